@@ -1,0 +1,97 @@
+"""The one error tree: every failure an operator can meet has a title, a message, a hint and an exit code."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit status of every command; scripts rely on these, so meanings never change."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    DATABASE = 3
+    PROVIDER = 4
+    NOT_CLEAN = 5
+    REFUSED = 6
+    INTERRUPTED = 130
+
+
+class EmbedtuiError(Exception):
+    """Base of all errors embedtui raises on purpose.
+
+    ``message`` says what is wrong, ``hint`` what to do about it. Neither ever contains a secret:
+    callers pass connection strings through :func:`embedtui.postgres.connect.redact` first.
+    """
+
+    title = "embedtui failed"
+    exit_code = ExitCode.UNEXPECTED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class SettingsError(EmbedtuiError):
+    """A setting is missing or wrong; the message names it and where it came from."""
+
+    title = "Settings"
+    exit_code = ExitCode.USAGE
+
+
+class TableError(SettingsError):
+    """The table, a column or the key named in the settings cannot be used."""
+
+    title = "Table"
+
+
+class DatabaseError(EmbedtuiError):
+    """The database is unreachable, too old, lacks pgvector, or refuses a right."""
+
+    title = "Database"
+    exit_code = ExitCode.DATABASE
+
+
+class DatabaseLost(DatabaseError):
+    """The connection broke; the work may go on once the database is back."""
+
+    title = "Database lost"
+
+
+class LockTimeout(DatabaseError):
+    """A DDL step could not get its lock within its patience without blocking production."""
+
+    title = "Waiting for a lock"
+
+
+class ProviderError(EmbedtuiError):
+    """The embedding provider cannot be used as configured."""
+
+    title = "Provider"
+    exit_code = ExitCode.PROVIDER
+
+
+class NotClean(EmbedtuiError):
+    """A check ran and found something: verify is not clean, or the gate did not pass."""
+
+    title = "Not clean"
+    exit_code = ExitCode.NOT_CLEAN
+
+
+class Refused(EmbedtuiError):
+    """The act is impossible in this state: wrong phase, or another operator was first."""
+
+    title = "Refused"
+    exit_code = ExitCode.REFUSED
+
+
+class Interrupted(EmbedtuiError):
+    """Stopped by the operator; everything paid for is stored and a rerun goes on from here."""
+
+    title = "Interrupted"
+    exit_code = ExitCode.INTERRUPTED
