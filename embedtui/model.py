@@ -537,9 +537,7 @@ class VerifyReport:
     @property
     def clean(self) -> bool:
         """Whether every row that can have a right vector has it."""
-        return not (
-            self.missing or self.stale or self.wrong_model or self.faulty or self.orphaned or self.mismatched
-        )
+        return not (self.missing or self.stale or self.wrong_model or self.faulty or self.orphaned or self.mismatched)
 
 
 # -------------------------------------------------------------------------------------------------- comparison

@@ -1,0 +1,47 @@
+"""A real PostgreSQL with pgvector for every test that needs one."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from embedtui.demo.database import EmbeddedServer
+
+_numbers = itertools.count(1)
+
+# Tests do not survive a power cut; production settings stay as they are.
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "120"}
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """PostgreSQL 18, shared by the session."""
+    folder = Path(tempfile.mkdtemp(prefix="embedtui-test-"))
+    with EmbeddedServer(folder / "pg", version=18, settings=FAST) as running:
+        yield running
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def empty_database(server: EmbeddedServer) -> Iterator[str]:
+    """DSN of a fresh database without pgvector."""
+    name = f"t{next(_numbers)}"
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    yield server.dsn(name)
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(empty_database: str) -> str:
+    """DSN of a fresh database with pgvector."""
+    with psycopg.connect(empty_database, autocommit=True) as conn:
+        conn.execute("CREATE EXTENSION vector")
+    return empty_database
