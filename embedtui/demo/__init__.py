@@ -1,0 +1,1 @@
+"""Everything `embedtui demo` brings along: a database, documents, questions, two models and some traffic."""

