@@ -1,0 +1,133 @@
+"""The nearest-neighbour query of either side, as one SELECT that an index can serve and a DBA can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from embedtui.model import Migration, PlacementKind, Side, TableName
+
+_SIDE = "embedtui_side"
+"""Alias of the side table; its columns are renamed, so that a filter's bare names mean the user's table."""
+
+
+def key_array(migration: Migration) -> sql.Composed:
+    """The row's key as ``text[]``, from the user's table."""
+    columns = [_column(migration.table, name) for name in migration.key_columns]
+    return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns))
+
+
+def key_equals(migration: Migration, parameter: str = "key") -> sql.Composed:
+    """A predicate: the row's key is the bound ``text[]`` parameter (cast back to the key's own types)."""
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = CAST(({}::text[])[{}] AS {})").format(
+            _column(migration.table, name),
+            sql.Placeholder(parameter),
+            sql.Literal(number),
+            sql.SQL(kind),  # as format_type printed it
+        )
+        for number, (name, kind) in enumerate(zip(migration.key_columns, migration.key_types, strict=True), 1)
+    )
+
+
+def vector_type(migration: Migration, side: Side) -> sql.Composed:
+    """The side's vector type with its dimensions, qualified with the schema pgvector lives in."""
+    name, model = (
+        (migration.old_vector_type, migration.old_model)
+        if side is Side.OLD
+        else (migration.vector_type, migration.new_model)
+    )
+    return sql.SQL("{}({})").format(sql.Identifier(migration.vector_schema, name), sql.Literal(model.dimensions))
+
+
+def search_sql(
+    migration: Migration,
+    side: Side,
+    *,
+    columns: Sequence[str] | None = None,
+    where: sql.Composable | None = None,
+    exact: bool = False,
+    without_key: bool = False,
+    iterative_scan: str = "",
+) -> sql.Composed:
+    """Nearest rows of one side: ``key text[]``, ``distance float8`` and the requested ``columns``, nearest first.
+
+    Bound parameters: ``%(vector)s`` (pgvector's text form, ``[1,2,…]``, of the side's dimensions), ``%(k)s`` (rows)
+    and with ``without_key`` also ``%(key)s`` (``text[]``: the row left out of its own neighbours). Rows without a
+    vector are left out.
+
+    Args:
+        migration: the migration as stored.
+        side: which side's vectors to search. The old side is always the table's old column; the new side is the new
+            column, or the side table joined by the key.
+        columns: columns of the user's table to return as well.
+        where: a trusted filter on the user's table, evaluated inside the search; bare column names mean that table.
+        exact: read every vector and never an approximate index; ties are then broken by key.
+        iterative_scan: ``strict_order`` or ``relaxed_order`` makes a filtered index scan go on until ``k`` rows pass
+            (pgvector 0.8 or later; ivfflat knows the relaxed order only), for the present transaction; empty leaves
+            the session's setting.
+    """
+    table, on_table = migration.table, side is Side.OLD or migration.placement is PlacementKind.COLUMN
+    if on_table:
+        vector: sql.Composable = _column(table, migration.old_column if side is Side.OLD else migration.new_column)
+        source: sql.Composable = sql.Identifier(table.schema, table.name)
+    else:
+        vector = sql.Identifier(_SIDE, "embedtui_vector")
+        keys = [sql.Identifier(f"embedtui_key_{number}") for number in range(1, len(migration.key_columns) + 1)]
+        source = sql.SQL(
+            "{table} JOIN (SELECT {keys}, {vector} AS embedtui_vector FROM {side}) AS {alias} ON {on}"
+        ).format(
+            table=sql.Identifier(table.schema, table.name),
+            keys=sql.SQL(", ").join(
+                sql.SQL("{} AS {}").format(sql.Identifier(name), key)
+                for name, key in zip(migration.key_columns, keys, strict=True)
+            ),
+            vector=sql.Identifier(migration.new_column),
+            side=sql.Identifier(migration.new_table.schema, migration.new_table.name),
+            alias=sql.Identifier(_SIDE),
+            on=sql.SQL(" AND ").join(
+                sql.SQL("{}.{} = {}").format(sql.Identifier(_SIDE), key, _column(table, name))
+                for name, key in zip(migration.key_columns, keys, strict=True)
+            ),
+        )
+    distance = sql.SQL("({} OPERATOR({}.{}) CAST({} AS {}))").format(
+        vector,
+        sql.Identifier(migration.vector_schema),
+        sql.SQL(migration.distance.operator),
+        sql.Placeholder("vector"),
+        vector_type(migration, side),
+    )
+    conditions: list[sql.Composable] = [sql.SQL("{} IS NOT NULL").format(vector)]
+    if without_key:
+        conditions.append(sql.SQL("NOT ({})").format(key_equals(migration)))
+    if where is not None:
+        conditions.append(sql.SQL("({})").format(where))
+    if iterative_scan:
+        # An uncorrelated subquery is evaluated once, before the scan below it starts: no SET, no second round trip.
+        conditions.append(
+            sql.SQL(
+                "(SELECT pg_catalog.set_config('hnsw.iterative_scan', {}, true)"
+                " || pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true)) IS NOT NULL"
+            ).format(sql.Literal(iterative_scan))
+        )
+    return sql.SQL(
+        "SELECT {outputs}\nFROM {source}\nWHERE {conditions}\nORDER BY {order}\nLIMIT CAST({k} AS bigint)"
+    ).format(
+        outputs=sql.SQL(", ").join(
+            [
+                sql.SQL("{} AS key").format(key_array(migration)),
+                sql.SQL("{} AS distance").format(distance),
+                *(_column(table, name) for name in columns or ()),
+            ]
+        ),
+        source=source,
+        conditions=sql.SQL(" AND ").join(conditions),
+        # An index serves the bare operator only; "+ 0" puts it out of every index's reach without a SET.
+        order=sql.SQL("{} + 0, {}").format(distance, key_array(migration)) if exact else distance,
+        k=sql.Placeholder("k"),
+    )
+
+
+def _column(table: TableName, name: str) -> sql.Identifier:
+    return sql.Identifier(table.schema, table.name, name)
