@@ -1,0 +1,259 @@
+"""DDL that never blocks production: waits for long transactions first, then takes its lock in short, bounded tries."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from embedtui.errors import Interrupted, LockTimeout
+from embedtui.model import TableName
+from embedtui.postgres.connect import Connection, redact
+
+FIRST_TRY = 0.2
+"""Seconds of lock_timeout at the first try."""
+LONGEST = 2.0
+"""Seconds a whole try may take, waiting and working: the most that a statement queued behind ours can be held up."""
+SECOND_LOCK = 0.5
+"""Seconds of lock_timeout once a lock is held. Below PostgreSQL's deadlock_timeout of 1 s, so that a deadlock with
+the application ends with our statement, never with the application's."""
+POLL = 0.2
+
+_LITERALS = re.compile(r"\$(\w*)\$.*?(?:\$\1\$|\Z)|'(?:[^']|'')*'?|(?<![\w$.])\d+(?:\.\d+)?\b", re.DOTALL)
+
+Statement = sql.SQL | sql.Composed
+
+_HOLDERS = """
+WITH RECURSIVE wanted AS (
+    SELECT to_regclass(name)::oid AS oid FROM unnest(%(names)s::text[]) AS name
+    UNION
+    SELECT edge.target
+    FROM wanted JOIN (
+        SELECT indexrelid AS source, indrelid AS target FROM pg_catalog.pg_index
+        UNION ALL
+        SELECT inhparent, inhrelid FROM pg_catalog.pg_inherits
+    ) AS edge ON edge.source = wanted.oid
+)
+SELECT DISTINCT ON (lock.virtualtransaction)
+       lock.virtualtransaction,
+       coalesce(lock.pid, 0),
+       coalesce(activity.application_name, ''),
+       extract(epoch FROM clock_timestamp() - coalesce(prepared.prepared, activity.xact_start))::float8,
+       coalesce(activity.state, ''),
+       coalesce(activity.query, ''),
+       coalesce(prepared.gid, '')
+FROM pg_catalog.pg_locks AS lock
+JOIN wanted ON wanted.oid = lock.relation
+LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = lock.pid
+LEFT JOIN pg_catalog.pg_prepared_xacts AS prepared ON lock.virtualtransaction = '-1/' || prepared.transaction
+WHERE lock.locktype = 'relation' AND lock.granted
+  AND lock.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND lock.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+  AND (%(reads)s OR lock.mode NOT IN ('AccessShareLock', 'RowShareLock'))
+  -- a plain autovacuum makes way by itself for a lock request of more than deadlock_timeout
+  AND NOT (activity.backend_type IS NOT DISTINCT FROM 'autovacuum worker'
+           AND activity.query NOT LIKE '%%to prevent wraparound%%')
+ORDER BY lock.virtualtransaction
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session or prepared transaction that something waits for."""
+
+    pid: int
+    """0 for a prepared transaction."""
+    application: str = ""
+    age_seconds: float | None = None
+    """Age of its transaction; None where the role may not see it (pg_read_all_stats)."""
+    state: str = ""
+    query: str = ""
+    """Head of its statement, literals taken out."""
+    gid: str = ""
+    """Name of a prepared transaction."""
+    transaction: str = ""
+    """Virtual transaction id: tells two transactions of one session apart."""
+
+    def __str__(self) -> str:
+        if self.gid:
+            what = f"prepared transaction {self.gid}"
+        else:
+            what = f"pid {self.pid}" + (f" ({self.application})" if self.application else "")
+        if self.age_seconds is not None:
+            what += f", open for {readable_seconds(self.age_seconds)}"
+        if self.state and self.state != "active":
+            what += f", {self.state}"
+        return what + (f": {self.query}" if self.query else "")
+
+
+def readable_seconds(seconds: float) -> str:
+    """A duration as an operator reads it: ``0.4 s``, ``75 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def query_head(query: str, length: int = 80) -> str:
+    """The first characters of somebody's statement on one line, with every literal replaced: it may hold secrets."""
+    return redact(" ".join(_LITERALS.sub("?", query).split()))[:length]
+
+
+def lock_holders(
+    conn: Connection, relations: Sequence[sql.Identifier], *, blocks_reads: bool = True
+) -> tuple[Session, ...]:
+    """Who holds locks on the relations (their partitions, the tables of indexes) that DDL would have to wait for.
+
+    ``blocks_reads`` False leaves out readers: for statements that take no more than SHARE ROW EXCLUSIVE.
+    """
+    rows = conn.execute(
+        _HOLDERS, {"names": [relation.as_string(conn) for relation in relations], "reads": blocks_reads}
+    ).fetchall()
+    return tuple(
+        Session(pid, redact(application), age, state, query_head(query), redact(gid), transaction)
+        for transaction, pid, application, age, state, query, gid in rows
+    )
+
+
+def session(conn: Connection, pid: int) -> Session:
+    """Names one backend, as far as the role may see it."""
+    row = conn.execute(
+        """SELECT coalesce(application_name, ''), extract(epoch FROM clock_timestamp() - xact_start)::float8,
+                  coalesce(state, ''), coalesce(query, '')
+           FROM pg_catalog.pg_stat_activity WHERE pid = %s""",
+        (pid,),
+    ).fetchone()
+    if row is None:
+        return Session(pid)
+    application, age, state, query = row
+    return Session(pid, redact(application), age, state, query_head(query))
+
+
+def run_ddl(
+    conn: Connection,
+    statements: Sequence[Statement],
+    *,
+    stop: threading.Event,
+    on_wait: Callable[[str], None] | None = None,
+    patience: float = 300.0,
+    relations: Sequence[TableName] | None = None,
+    blocks_reads: bool = True,
+) -> None:
+    """Runs all statements in one short transaction, without ever holding production up for more than ``LONGEST``.
+
+    Polls first, with no transaction open, until no transaction that outlives two polls holds a conflicting lock on
+    the relations; then tries with a lock_timeout growing from ``FIRST_TRY`` to ``LONGEST``, with jittered pauses.
+
+    ``conn`` is in autocommit with no transaction open. ``relations`` None: those that the statements name.
+    ``on_wait`` is called when those waited for change, with one line that names them. ``patience`` in seconds.
+
+    Raises LockTimeout (naming who holds the lock) when patience ends, Interrupted when ``stop`` is set, and whatever
+    psycopg raises for a statement that is wrong; in each case nothing has been done.
+    """
+    if not conn.autocommit or conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        raise ValueError("run_ddl needs a connection in autocommit with no transaction open")
+    named = (
+        [sql.Identifier(table.schema, table.name) for table in relations]
+        if relations is not None
+        else [found for statement in statements for found in _identifiers(statement)]
+    )
+    deadline = time.monotonic() + patience
+    wait = FIRST_TRY
+    while True:
+        holders = _wait_for_long_transactions(
+            conn, named, blocks_reads=blocks_reads, stop=stop, on_wait=on_wait, deadline=deadline
+        )
+        if holders:
+            raise LockTimeout(
+                f"Gave up after {readable_seconds(patience)}: the lock is held by {_names(holders)}.",
+                hint="End that transaction, or try again later; nothing was changed.",
+            )
+        try:
+            _attempt(conn, statements, wait)
+        except (
+            psycopg.errors.LockNotAvailable,
+            psycopg.errors.QueryCanceled,
+            psycopg.errors.DeadlockDetected,
+        ) as error:
+            holders = lock_holders(conn, named, blocks_reads=blocks_reads)
+            if time.monotonic() >= deadline:
+                raise LockTimeout(
+                    f"Gave up after {readable_seconds(patience)}: "
+                    + (f"the lock is held by {_names(holders)}." if holders else "the lock was always taken."),
+                    hint="Try again in a quieter moment; nothing was changed.",
+                ) from error
+            if on_wait is not None:
+                on_wait(f"lock not granted within {wait:.1f} s" + (f": {_names(holders)}" if holders else ""))
+            # those that queued behind us get at least as long to catch up as we held them up
+            if stop.wait(wait * random.uniform(1.0, 2.0)):
+                raise Interrupted("Stopped while waiting for a lock; nothing was changed.") from None
+            wait = min(LONGEST, wait * 1.6)
+        else:
+            return
+
+
+def _attempt(conn: Connection, statements: Sequence[Statement], wait: float) -> None:
+    """One try: the whole transaction, waits and work together, ends within ``LONGEST`` seconds."""
+    began = time.monotonic()
+    with conn.transaction():
+        for position, statement in enumerate(statements):
+            left = max(0.001, LONGEST - (time.monotonic() - began))
+            limit = min(left, wait if position == 0 else min(wait, SECOND_LOCK))
+            conn.execute(
+                "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
+                (str(max(1, int(limit * 1000))), str(max(1, int(left * 1000)))),
+            )
+            conn.execute(statement)
+
+
+def _wait_for_long_transactions(
+    conn: Connection,
+    relations: Sequence[sql.Identifier],
+    *,
+    blocks_reads: bool,
+    stop: threading.Event,
+    on_wait: Callable[[str], None] | None,
+    deadline: float,
+) -> tuple[Session, ...]:
+    """Returns () once no transaction seen in two polls running holds a lock, else who does when the deadline passes.
+
+    Told by the virtual transaction id, since the age of others' transactions is hidden from an unprivileged role.
+    """
+    before: set[str] = set()
+    told: set[str] = set()
+    while True:
+        if stop.is_set():
+            raise Interrupted("Stopped while waiting for a lock; nothing was changed.")
+        holders = lock_holders(conn, relations, blocks_reads=blocks_reads)
+        present = {holder.transaction for holder in holders}
+        long = tuple(holder for holder in holders if holder.transaction in before)
+        if not present or (before and not long):
+            return ()
+        if long and time.monotonic() >= deadline:
+            return long
+        if long and on_wait is not None and {holder.transaction for holder in long} != told:
+            told = {holder.transaction for holder in long}
+            on_wait(f"waiting for {_names(long)}")
+        before = present
+        stop.wait(POLL)
+
+
+def _names(holders: Sequence[Session], most: int = 3) -> str:
+    shown = "; ".join(str(holder) for holder in holders[:most])
+    return shown + (f"; and {len(holders) - most} more" if len(holders) > most else "")
+
+
+def _identifiers(statement: sql.Composable) -> Iterator[sql.Identifier]:
+    """The identifiers a statement is composed of; those that are no relation's name resolve to nothing."""
+    if isinstance(statement, sql.Identifier):
+        yield statement
+    elif isinstance(statement, sql.Composed):
+        for part in statement:
+            yield from _identifiers(part)
