@@ -51,7 +51,7 @@ def install(conn: Connection) -> None:
         for number in range(version + 1, VERSION + 1):
             text = resources.files("embedtui.postgres").joinpath(f"{number:04d}.sql").read_text("utf-8")
             try:
-                conn.execute(sql.SQL(text))  # type: ignore[arg-type]
+                conn.execute(sql.SQL(text))
             except psycopg.errors.DuplicateTable as error:
                 raise DatabaseError(
                     f"Schema embedtui holds something else: {error.diag.message_primary}.",

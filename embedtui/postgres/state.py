@@ -25,9 +25,20 @@ from embedtui.postgres.connect import Connection, host_name, operator_name, reda
 from embedtui.postgres.schema import installed_version
 
 _MODEL_FIELDS = (
-    "provider name dimensions base_url key_variable document_prefix query_prefix max_inputs max_tokens"
-    " max_input_tokens price_per_million send_dimensions retired"
-).split()
+    "provider",
+    "name",
+    "dimensions",
+    "base_url",
+    "key_variable",
+    "document_prefix",
+    "query_prefix",
+    "max_inputs",
+    "max_tokens",
+    "max_input_tokens",
+    "price_per_million",
+    "send_dimensions",
+    "retired",
+)
 
 
 def model_fingerprint(model: EmbeddingModel) -> str:
@@ -107,7 +118,7 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
 
 
 def load_migration(conn: Connection, name: str | None = None) -> Migration | None:
-    """The live migration called ``name`` (or the newest ended one of that name); without a name, the only or newest one."""
+    """The migration called ``name`` (any, without a name): live ones before ended ones, then the newest."""
     if installed_version(conn) == 0:
         return None
     with conn.cursor(row_factory=dict_row) as cursor:
