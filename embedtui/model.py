@@ -555,6 +555,8 @@ class RankedRow:
     """Content of the row, untrusted: show as plain text."""
     other_rank: int | None = None
     """Rank on the other side's top-k; None where it entered (new side) or left (old side)."""
+    missed: bool = False
+    """An exact result that the side's index did not return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -575,6 +577,12 @@ class QueryComparison:
     ndcg_new: float | None = None
     verdict: str = ""
     """``new``, ``old``, ``same``, ``bad`` or empty: the operator's."""
+    note: str = ""
+    """The operator's note to the verdict."""
+    row: Key | None = None
+    """Set where a row of the table is the query."""
+    index_recall: float | None = None
+    """Share of the exact new top-k that the new side's index returned; None where not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -584,6 +592,52 @@ class Interval:
     mean: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """One setting of the new side's index: what it finds and what it takes."""
+
+    setting: str
+    """``hnsw.ef_search`` or ``ivfflat.probes``."""
+    value: int
+    recall: float
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeenState:
+    """What a comparison saw of the table: enough to tell later, without a scan, whether it has moved."""
+
+    rows: int
+    """Rows, those with nothing to embed included."""
+    both: int
+    """Rows with an old and a new vector: those that were compared."""
+    one_sided: int
+    """Rows with one vector only: left out."""
+    digest: int
+    """Changes with any write to any row."""
+    heaps: str
+    """Changes when the table is truncated or rewritten."""
+    old_model: int
+    new_model: int
+    index: str
+    """Name of the new side's approximate index, empty without one."""
+    index_identity: str
+    """Changes when that index is dropped, built again or becomes invalid."""
+    inserted: int
+    """The server's counters of the table."""
+    updated: int
+    deleted: int
+    captured: bool
+    """Change capture was installed: the queue then tells updates better than the counters."""
+    queue_position: int
+    synced: int
+    backfilled: int
+    """Rows written by the backfill."""
+    request: str
+    """Digest of what was asked: queries, judgments, k, filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -613,6 +667,16 @@ class Measures:
     """Exact old against exact new: what the model changed."""
     index_recall: float | None = None
     """Exact new against index new: what the index lost."""
+    index_recall_old: float | None = None
+    """Exact old against index old."""
+    basis: str = "exact"
+    """What rankings and figures were made of: ``exact`` search, or ``served`` where that could not be had."""
+    exact_queries: int = 0
+    """Queries for which exact search was made."""
+    ndcg_served: Interval | None = None
+    """nDCG@10 of the new side as its index serves it; what it is below ``ndcg_new`` is the index's loss."""
+    sweep: tuple[SweepPoint, ...] = ()
+    """Recall against latency of the new side's index, made when the index is the culprit."""
     latency_old_ms: tuple[float, float] | None = None
     """(p50, p95)"""
     latency_new_ms: tuple[float, float] | None = None
@@ -637,6 +701,10 @@ class Comparison:
     evaluation_id: int | None = None
     verdict: str = ""
     checks: tuple[Check, ...] = ()
+    at: datetime | None = None
+    seen: SeenState | None = None
+    where: str = ""
+    """The application's filter, as given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -648,3 +716,5 @@ class QueryInput:
     """(key, gain)"""
     row: Key | None = None
     """Set where a row of the table is the query: its own vectors serve, itself left out."""
+    vector: tuple[float, ...] = ()
+    """The old model's vector where the query log kept it."""
