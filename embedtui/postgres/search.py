@@ -12,6 +12,11 @@ _SIDE = "embedtui_side"
 """Alias of the side table; its columns are renamed, so that a filter's bare names mean the user's table."""
 
 
+def quoted(*names: str) -> sql.Identifier:
+    """A quoted, qualified name for a statement with bound parameters, where psycopg reads ``%`` as a placeholder."""
+    return sql.Identifier(*(name.replace("%", "%%") for name in names))
+
+
 def key_array(migration: Migration) -> sql.Composed:
     """The row's key as ``text[]``, from the user's table."""
     columns = [_column(migration.table, name) for name in migration.key_columns]
@@ -38,7 +43,7 @@ def vector_type(migration: Migration, side: Side) -> sql.Composed:
         if side is Side.OLD
         else (migration.vector_type, migration.new_model)
     )
-    return sql.SQL("{}({})").format(sql.Identifier(migration.vector_schema, name), sql.Literal(model.dimensions))
+    return sql.SQL("{}({})").format(quoted(migration.vector_schema, name), sql.Literal(model.dimensions))
 
 
 def search_sql(
@@ -71,29 +76,29 @@ def search_sql(
     table, on_table = migration.table, side is Side.OLD or migration.placement is PlacementKind.COLUMN
     if on_table:
         vector: sql.Composable = _column(table, migration.old_column if side is Side.OLD else migration.new_column)
-        source: sql.Composable = sql.Identifier(table.schema, table.name)
+        source: sql.Composable = quoted(table.schema, table.name)
     else:
-        vector = sql.Identifier(_SIDE, "embedtui_vector")
-        keys = [sql.Identifier(f"embedtui_key_{number}") for number in range(1, len(migration.key_columns) + 1)]
+        vector = quoted(_SIDE, "embedtui_vector")
+        keys = [quoted(f"embedtui_key_{number}") for number in range(1, len(migration.key_columns) + 1)]
         source = sql.SQL(
             "{table} JOIN (SELECT {keys}, {vector} AS embedtui_vector FROM {side}) AS {alias} ON {on}"
         ).format(
-            table=sql.Identifier(table.schema, table.name),
+            table=quoted(table.schema, table.name),
             keys=sql.SQL(", ").join(
-                sql.SQL("{} AS {}").format(sql.Identifier(name), key)
+                sql.SQL("{} AS {}").format(quoted(name), key)
                 for name, key in zip(migration.key_columns, keys, strict=True)
             ),
-            vector=sql.Identifier(migration.new_column),
-            side=sql.Identifier(migration.new_table.schema, migration.new_table.name),
-            alias=sql.Identifier(_SIDE),
+            vector=quoted(migration.new_column),
+            side=quoted(migration.new_table.schema, migration.new_table.name),
+            alias=quoted(_SIDE),
             on=sql.SQL(" AND ").join(
-                sql.SQL("{}.{} = {}").format(sql.Identifier(_SIDE), key, _column(table, name))
+                sql.SQL("{}.{} = {}").format(quoted(_SIDE), key, _column(table, name))
                 for name, key in zip(migration.key_columns, keys, strict=True)
             ),
         )
     distance = sql.SQL("({} OPERATOR({}.{}) CAST({} AS {}))").format(
         vector,
-        sql.Identifier(migration.vector_schema),
+        quoted(migration.vector_schema),
         sql.SQL(migration.distance.operator),
         sql.Placeholder("vector"),
         vector_type(migration, side),
@@ -130,4 +135,4 @@ def search_sql(
 
 
 def _column(table: TableName, name: str) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name, name)
+    return quoted(table.schema, table.name, name)

@@ -1,0 +1,130 @@
+-- The route as any language reads it. {vector} stands for the schema that pgvector lives in.
+
+-- One row a route and side: everything a search needs, in one consistent look-up. The view runs with its owner's
+-- rights: an application needs SELECT on it and nothing on the tables behind.
+CREATE OR REPLACE VIEW embedtui.route_side AS
+SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch, r.changed_at,
+       -- the cleanup records in settings.gone which side it took away; an ended migration has one side
+       s.side IS DISTINCT FROM coalesce(m.settings ->> 'gone',
+                                        CASE m.phase WHEN 'done' THEN 'old' WHEN 'aborted' THEN 'new' END) AS present,
+       d.id AS model_id, d.name AS model, d.provider, d.dimensions, d.query_prefix, d.document_prefix,
+       CASE WHEN s.side = 'new' THEN m.new_schema ELSE m.table_schema END AS relation_schema,
+       CASE WHEN s.side = 'new' THEN m.new_table ELSE m.table_name END AS relation_name,
+       CASE WHEN s.side = 'new' THEN m.new_column ELSE m.old_column END AS column_name,
+       CASE WHEN s.side = 'new' THEN m.vector_type ELSE m.old_vector_type END AS vector_type,
+       m.vector_schema, m.distance, m.index_method, m.placement, m.table_schema, m.table_name, m.table_oid,
+       m.key_columns, m.key_types, m.content_columns, m.phase, m.id AS migration,
+       (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector') AS pgvector
+FROM embedtui.route r
+JOIN embedtui.migration m ON m.id = r.migration
+CROSS JOIN (VALUES ('old'), ('new')) AS s (side)
+JOIN embedtui.model d ON d.id = CASE WHEN s.side = 'new' THEN m.new_model ELSE m.old_model END;
+
+-- The side that a key reads: the active one, or the new one for the keys of the canary. The same key stays on its side,
+-- and a growing canary keeps the keys it has. bucket(key) = first four bytes of sha256(key), big-endian, modulo 100.
+CREATE OR REPLACE FUNCTION embedtui.side_for(name text, key text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT s.side
+    FROM embedtui.route_side s,
+         (SELECT pg_catalog.sha256(pg_catalog.convert_to(side_for.key, 'UTF8')) AS h) AS hashed
+    WHERE s.name = side_for.name
+      AND s.present
+    ORDER BY s.side = 'new' AND s.canary > (((get_byte(h, 0) * 256 + get_byte(h, 1))::bigint * 256 + get_byte(h, 2)) * 256
+                                           + get_byte(h, 3)) % 100 DESC NULLS LAST,
+             s.active DESC
+    LIMIT 1
+$$;
+
+-- What to embed a query with and where to search it; with a key, the canary is respected.
+CREATE OR REPLACE FUNCTION embedtui.route(name text, key text DEFAULT NULL)
+RETURNS TABLE (side text, model text, model_id integer, dimensions integer, column_name text, relation text,
+               canary integer, epoch bigint, query_prefix text, document_prefix text)
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT s.side, s.model, s.model_id, s.dimensions, s.column_name, format('%I.%I', s.relation_schema, s.relation_name),
+           s.canary, s.epoch, s.query_prefix, s.document_prefix
+    FROM embedtui.route_side s
+    WHERE s.name = route.name AND s.side = embedtui.side_for(route.name, route.key)
+$$;
+
+-- Nearest rows for a query vector. The vector's own model decides which side is searched, so a request embedded before a
+-- flip still searches the side its vector belongs to. "model" is the model's name, or its id as text where two models of
+-- the route share a name. "filter" is trusted SQL on the user's table, evaluated inside the search, with the caller's
+-- rights and search_path. "key" is the key column's text; of a composite key, a JSON array of the columns' texts.
+CREATE OR REPLACE FUNCTION embedtui.search(name text, model text, vector {vector}.vector, k integer DEFAULT 10,
+                                           filter text DEFAULT NULL)
+RETURNS TABLE (key text, distance double precision)
+LANGUAGE plpgsql STABLE SECURITY INVOKER AS $$
+#variable_conflict use_column
+DECLARE
+    side embedtui.route_side;
+    size integer := {vector}.vector_dims(search.vector);
+    scan text := coalesce(nullif(current_setting('hnsw.iterative_scan', true), ''), 'off');
+    iterative boolean;
+    source text;
+    column_sql text;
+    key_sql text;
+    distance_sql text;
+BEGIN
+    SELECT s.* INTO side
+    FROM embedtui.route_side s
+    WHERE s.name = search.name AND s.present AND search.model IN (s.model, s.model_id::text)
+    -- of two models with one name the dimensions tell; of one model on both sides the pointer
+    ORDER BY s.dimensions = size DESC, s.active DESC
+    LIMIT 1;
+    IF NOT FOUND THEN
+        IF NOT EXISTS (SELECT FROM embedtui.route_side s WHERE s.name = search.name) THEN
+            RAISE EXCEPTION 'embedtui has no route "%"', search.name USING ERRCODE = 'undefined_object';
+        END IF;
+        RAISE EXCEPTION 'model "%" is of no side of route "%"', search.model, search.name
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = (SELECT 'Its models: ' || string_agg(format('%s (id %s)', s.model, s.model_id), ', ')
+                          FROM embedtui.route_side s WHERE s.name = search.name AND s.present);
+    END IF;
+    IF EXISTS (SELECT FROM embedtui.route_side s
+               WHERE s.name = search.name AND s.present AND s.model = search.model AND s.model_id <> side.model_id
+                 AND s.dimensions = side.dimensions) AND search.model <> side.model_id::text THEN
+        RAISE EXCEPTION 'both models of route "%" are called "%"', search.name, search.model
+            USING ERRCODE = 'ambiguous_parameter', HINT = 'Give the model''s id as embedtui.route() tells it.';
+    END IF;
+    IF size <> side.dimensions THEN
+        RAISE EXCEPTION 'model "%" makes % dimensions, the vector has %', search.model, side.dimensions, size
+            USING ERRCODE = 'data_exception';
+    END IF;
+
+    SELECT string_agg(format('%I.%I.%I::text', side.table_schema, side.table_name, c), ', ' ORDER BY n)
+    INTO key_sql FROM unnest(side.key_columns) WITH ORDINALITY AS u (c, n);
+    IF cardinality(side.key_columns) > 1 THEN
+        key_sql := format('to_jsonb(ARRAY[%s])::text', key_sql);
+    END IF;
+    source := format('%I.%I', side.table_schema, side.table_name);
+    IF side.side = 'new' AND side.placement = 'table' THEN
+        column_sql := 'embedtui_side.embedtui_vector';
+        source := source || (
+            SELECT format(' JOIN (SELECT %s, %I AS embedtui_vector FROM %I.%I) AS embedtui_side ON %s',
+                          string_agg(format('%I AS embedtui_key_%s', c, n), ', ' ORDER BY n), side.column_name,
+                          side.relation_schema, side.relation_name,
+                          string_agg(format('embedtui_side.embedtui_key_%s = %I.%I.%I', n, side.table_schema,
+                                            side.table_name, c), ' AND ' ORDER BY n))
+            FROM unnest(side.key_columns) WITH ORDINALITY AS u (c, n));
+    ELSE
+        column_sql := format('%I.%I.%I', side.table_schema, side.table_name, side.column_name);
+    END IF;
+    distance_sql := format('(%s OPERATOR(%I.%s) $1::%I.%I(%s))', column_sql, side.vector_schema,
+                           CASE side.distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END,
+                           side.vector_schema, side.vector_type, side.dimensions);
+
+    -- With a filter a plain index scan stops after ef_search candidates, however few of them pass.
+    iterative := filter IS NOT NULL AND scan = 'off'
+                 AND (string_to_array(substring(side.pgvector FROM '^[0-9.]+'), '.')::integer[]) >= ARRAY[0, 8];
+    IF iterative THEN
+        PERFORM set_config('hnsw.iterative_scan', 'strict_order', true),
+                set_config('ivfflat.iterative_scan', 'relaxed_order', true);
+    END IF;
+    RETURN QUERY EXECUTE format('SELECT %s, %s FROM %s WHERE %s IS NOT NULL AND (%s) ORDER BY %s LIMIT $2',
+                                key_sql, distance_sql, source, column_sql, coalesce(filter, 'true'), distance_sql)
+        USING search.vector, search.k;
+    IF iterative THEN
+        PERFORM set_config('hnsw.iterative_scan', 'off', true), set_config('ivfflat.iterative_scan', 'off', true);
+    END IF;
+END
+$$;
