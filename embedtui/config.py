@@ -218,10 +218,12 @@ class Settings:
     """Side table's name; None is ``<table>_embedding_v2``."""
     placement: PlacementKind | None = None
     """None: as the plan recommends."""
+    foreign_key: bool = True
+    """Whether a side table refers to its table by a foreign key."""
     distance: Distance | None = None
     """None: as the old column's index."""
     halfvec: bool | None = None
-    """None: above 2,000 dimensions."""
+    """None: as the old column, and above 2,000 dimensions."""
     change_capture: str = "triggers"
     old_model: ModelSettings = ModelSettings()
     new_model: ModelSettings = ModelSettings()
@@ -268,7 +270,7 @@ class Settings:
         result: dict[str, object] = {}
         for spec in SPECS:
             head, _, rest = spec.path.rpartition(".")
-            if head in ("index", "throttle", "gate", "cutover") or spec.path == "change_capture":
+            if head in ("index", "throttle", "gate", "cutover") or spec.path in ("change_capture", "foreign_key"):
                 place = result.setdefault(head, {}) if head else result
                 assert isinstance(place, dict)
                 value = self.value(spec.path)
@@ -430,8 +432,9 @@ SPECS: tuple[Spec, ...] = (
     Spec("new_column", _text, "the column for the new vectors", "--new-column"),
     Spec("new_table", _text, "side table's name, for placement table; unset is <table>_embedding_v2"),
     Spec("placement", _placement, "auto, column (beside the old one) or table (a side table)", "--placement"),
+    Spec("foreign_key", _yes, "table: a foreign key keeps it in step; false: triggers do, and TRUNCATE still works"),
     Spec("distance", _distance, "cosine, l2 or ip; unset is that of the old column's index", "--distance"),
-    Spec("halfvec", _yes, "16-bit vectors; unset is: above 2,000 dimensions only", "--halfvec/--no-halfvec"),
+    Spec("halfvec", _yes, "16-bit vectors; unset: as the old ones, or above 2,000 dimensions", "--halfvec/--no-halfvec"),
     Spec("change_capture", _one_of("triggers", "scan"), "triggers, or a slower scan where triggers are not allowed"),
     *_model_specs(
         "old",
@@ -459,7 +462,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("throttle.max_replica_lag_seconds", _or_off(_number(0, float("inf"))), "hold while a replica lags more"),
     Spec("throttle.probe_query", _text, "a harmless query of production, timed now and then"),
     Spec("throttle.probe_latency_factor", _number(1, 1000), "hold while it takes this many times its own usual"),
-    Spec("throttle.max_lock_waits", _or_off(_whole(0, 10_000)), "hold while more application statements wait for our locks"),
+    Spec("throttle.max_lock_waits", _or_off(_whole(0, 10_000)), "hold while more statements wait for our locks"),
     Spec("throttle.long_transaction_seconds", _or_off(_number(0, float("inf"))), "hold while a transaction is older"),
     Spec("throttle.hold_for_autovacuum", _yes, "hold while autovacuum works on the table"),
     Spec("throttle.max_wal_mb_per_second", _number(0, float("inf"), above=True), "hold above this WAL rate"),
@@ -548,7 +551,7 @@ def load_settings(
 
 
 def _takes_openai_url(path: str, values: Mapping[str, Any]) -> bool:
-    """Whether OPENAI_BASE_URL is meant for this model: one with OpenAI's key; the old one only if named, with none set."""
+    """Whether OPENAI_BASE_URL is meant for this model: it has OpenAI's key, and the old one is named but has no URL."""
     side = path.partition(".")[0]
     known = KNOWN_MODELS.get(values.get(f"{side}.name", ""))
     variable = values.get(f"{side}.key_variable") or (known.key_variable if known else "OPENAI_API_KEY")
