@@ -106,6 +106,10 @@ class FaultKind(StrEnum):
     """400 while the request names ``encoding_format``."""
     NO_DIMENSIONS = "no_dimensions"
     """400 while the request names ``dimensions``."""
+    NO_USAGE = "no_usage"
+    """A reply without ``usage``: compatible servers may leave it out."""
+    BAD_REQUEST = "bad_request"
+    """400 that does not say what it is about."""
     REJECTED = "rejected"
     """400 for the whole request; give ``containing`` so that it is about particular texts."""
 
@@ -294,7 +298,7 @@ class LoopbackServer:
         self._server = _Server(("127.0.0.1", self._port), self)
         self._port = self._server.server_address[1]
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="loopback-api", daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="loopback-api", daemon=True
         )
         self._thread.start()
         return self
@@ -530,6 +534,8 @@ class LoopbackServer:
                 raise _Refusal(400, "Unknown name 'encoding_format': Cannot find field.", param="encoding_format")
             case FaultKind.NO_DIMENSIONS:
                 raise _Refusal(400, "This model does not support specifying dimensions.", param="dimensions")
+            case FaultKind.BAD_REQUEST:
+                raise _Refusal(fault.status or 400, "Bad Request")
             case FaultKind.REJECTED:
                 raise _Refusal(fault.status or 400, "The input was rejected by the content policy.", param="input")
             case _:
@@ -636,8 +642,8 @@ def _render(vectors: np.ndarray, request: _Request, tokens: int, fault: Fault | 
     elif kind is FaultKind.DUPLICATE_INDEX:
         items[-1:] = [(0, items[-1][1])] if len(items) > 1 else [items[0], items[0]]
     data = ",".join(f'{{"object":"embedding","index":{index},"embedding":{value}}}' for index, value in items)
-    usage = f'{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}'
-    return f'{{"object":"list","data":[{data}],"model":{json.dumps(request.model)},"usage":{usage}}}'.encode()
+    usage = "" if kind is FaultKind.NO_USAGE else f',"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}'
+    return f'{{"object":"list","data":[{data}],"model":{json.dumps(request.model)}{usage}}}'.encode()
 
 
 def _no_model(model: str) -> _Refusal:

@@ -1,0 +1,44 @@
+"""Embedding providers: one Protocol, one kind of fault, and the only place that knows openai."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from embedtui.model import EmbeddingModel, FaultClass
+from embedtui.providers.base import Embedder, EmbedReply, Kind, ProviderFault, RateLimits
+
+__all__ = ["EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "make_embedder"]
+
+
+def make_embedder(model: EmbeddingModel, *, timeout: float = 60, environ: Mapping[str, str] | None = None) -> Embedder:
+    """An embedder for ``model`` (``timeout`` in seconds per request).
+
+    The key is read from ``model.key_variable`` of ``environ`` (default: the process's); a model without one gets a
+    placeholder, as local servers want. The base URL is the model's, else ``OPENAI_BASE_URL`` for OpenAI, else the
+    provider's own. Raises ProviderFault (CONFIGURATION) for a missing key or an unknown endpoint.
+    """
+    # openai takes most of a second to import; the engine's import must not wait for it
+    from embedtui.providers.openai_client import ENDPOINTS, OpenAIEmbedder
+
+    environ = os.environ if environ is None else environ
+    base_url = model.base_url
+    if not base_url and model.provider == "openai":
+        base_url = environ.get("OPENAI_BASE_URL")
+    base_url = base_url or ENDPOINTS.get(model.provider)
+    if not base_url:
+        raise ProviderFault(
+            FaultClass.CONFIGURATION,
+            "no_endpoint",
+            f"No endpoint is known for the provider {model.provider!r} of {model.name}.",
+            hint="Set the model's base URL.",
+        )
+    key = environ.get(model.key_variable, "").strip() if model.key_variable else "none"
+    if not key:
+        raise ProviderFault(
+            FaultClass.CONFIGURATION,
+            "missing_key",
+            f"No key for {model.name}: the variable {model.key_variable} is not set.",
+            hint=f"Put the provider's key into {model.key_variable} (environment or .env).",
+        )
+    return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout)

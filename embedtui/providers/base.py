@@ -1,0 +1,95 @@
+"""What an embedding provider is to the rest: an embedder, its replies, and the one fault it raises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from embedtui.errors import ProviderError
+from embedtui.model import FaultClass
+
+Kind = Literal["document", "query"]
+"""Which of a model's prefixes a text gets."""
+
+BAD_VECTOR = "bad_vector"
+"""Code of a fault about some vectors of a reply: not finite, or zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """What a reply's ``x-ratelimit-*`` headers say; None where one is absent. Resets in seconds."""
+
+    limit_requests: float | None = None
+    """Requests per minute."""
+    limit_tokens: float | None = None
+    """Tokens per minute."""
+    remaining_requests: float | None = None
+    remaining_tokens: float | None = None
+    reset_requests: float | None = None
+    """Seconds until the whole limit is there again."""
+    reset_tokens: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedReply:
+    """Checked vectors of one request."""
+
+    vectors: np.ndarray
+    """float32 (n, d), C-contiguous, in the order of the texts, finite and not zero."""
+    tokens: int
+    """Tokens the provider counted; estimated where ``measured`` is false."""
+    limits: RateLimits | None
+    """None: the reply carries no rate headers."""
+    seconds: float
+    """From sending to the whole reply."""
+    measured: bool = True
+    """Whether ``tokens`` is the provider's own count."""
+
+
+class ProviderFault(ProviderError):
+    """A request failed; the class says whose fault it is and so what to do (invariant 4).
+
+    ``reason`` is one short line without secrets or control characters, ``code`` a stable word for it (``401``,
+    ``insufficient_quota``, ``timeout``, ``connection``, ``bad_reply``, ``bad_vector``, ``dimensions``, …), ``hint`` the
+    mend, ``retry_after`` seconds that the provider asked for.
+    """
+
+    def __init__(
+        self,
+        fault_class: FaultClass,
+        code: str,
+        reason: str,
+        *,
+        hint: str = "",
+        retry_after: float | None = None,
+        limits: RateLimits | None = None,
+    ) -> None:
+        super().__init__(reason, hint=hint)
+        self.fault_class = fault_class
+        self.code = code
+        self.reason = reason
+        self.retry_after = retry_after
+        self.limits = limits
+
+    @property
+    def isolable(self) -> bool:
+        """Whether some texts of the request may be the cause, so that halving it can tell which."""
+        return self.fault_class is FaultClass.ROW or self.code == BAD_VECTOR
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors with one model; thread-safe."""
+
+    def embed(self, texts: Sequence[str], *, kind: Kind) -> EmbedReply:
+        """Embed ``texts`` in one request; raises ProviderFault. The model's prefix for ``kind`` is put before each.
+
+        The caller keeps within the model's inputs and tokens per request.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close idle connections; the embedder is not used afterwards."""
+        ...

@@ -1,0 +1,155 @@
+"""Tells whose fault a failed request is, and reads what a provider says about when to come back."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from embedtui.model import EmbeddingModel, FaultClass
+from embedtui.providers.base import ProviderFault, RateLimits
+
+REASON_LENGTH = 240
+"""Characters of a reason at most."""
+
+ROW_HINT = "Skip, truncate or mend the text."
+
+EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+"""Error codes that say that waiting will not help: the account is empty."""
+
+_SECRETS = re.compile(r"\b(?:sk|pk|rk|key)-[\w*.-]{4,}|\bAIza[\w-]{10,}|(?i:\bbearer\s+)[^\s\"',]+")
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)")
+_TRY_AGAIN = re.compile(r"(?:try again|retry) in ((?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+)", re.IGNORECASE)
+_ABOUT_INPUT = re.compile(r"(?:maximum|too).{0,40}(?:length|long|tokens)|empty string", re.IGNORECASE)
+
+
+def clean(text: str, secret: str = "") -> str:
+    """One short line without secrets: ``secret`` and what looks like a key starred out, control characters dropped."""
+    if secret:
+        text = text.replace(secret, "***")
+    text = _SECRETS.sub("***", text)
+    # category C: controls, escapes, bidirectional marks, surrogates; a terminal must not meet any
+    text = "".join(" " if unicodedata.category(character)[0] == "C" else character for character in text[:4000])
+    text = " ".join(text.split())
+    return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of ``12ms``, ``1s``, ``6m0s``, ``1h2m`` or a bare number of seconds; None where it is none of these."""
+    text = text.strip()
+    parts = _DURATION.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+def parse_limits(headers: Mapping[str, str]) -> RateLimits | None:
+    """The x-ratelimit-* headers of a reply; None where there are none."""
+    limits = RateLimits(
+        limit_requests=_number(headers.get("x-ratelimit-limit-requests")),
+        limit_tokens=_number(headers.get("x-ratelimit-limit-tokens")),
+        remaining_requests=_number(headers.get("x-ratelimit-remaining-requests")),
+        remaining_tokens=_number(headers.get("x-ratelimit-remaining-tokens")),
+        reset_requests=parse_duration(headers.get("x-ratelimit-reset-requests", "")),
+        reset_tokens=parse_duration(headers.get("x-ratelimit-reset-tokens", "")),
+    )
+    return None if limits == RateLimits() else limits
+
+
+def parse_retry_after(headers: Mapping[str, str], message: str = "", now: datetime | None = None) -> float | None:
+    """Seconds to wait before the next try, however long; None where the provider does not say.
+
+    In this order: ``retry-after-ms``, ``Retry-After`` (seconds or an HTTP date), "try again in …" of the message, and
+    the resets of the exhausted limits (of any, where none is said to be exhausted).
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None and milliseconds >= 0:
+        return milliseconds / 1000
+    header = headers.get("retry-after")
+    if header is not None:
+        seconds = parse_duration(header)
+        if seconds is not None:
+            return seconds
+        try:
+            date = parsedate_to_datetime(header)
+        except ValueError:
+            date = None
+        if date is not None:
+            date = date if date.tzinfo else date.replace(tzinfo=UTC)
+            return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
+    told = _TRY_AGAIN.search(message)
+    if told:
+        return parse_duration(told[1])
+    limits = parse_limits(headers)
+    if limits is None:
+        return None
+    pairs = [
+        (limits.remaining_requests, limits.reset_requests),
+        (limits.remaining_tokens, limits.reset_tokens),
+    ]
+    resets = [reset for left, reset in pairs if reset is not None and left is not None and left <= 0]
+    resets = resets or [reset for _, reset in pairs if reset is not None]
+    return max(resets, default=None)
+
+
+def classify(
+    status: int,
+    message: str,
+    *,
+    error_code: str | None,
+    error_type: str | None,
+    param: str | None,
+    headers: Mapping[str, str],
+    texts: int,
+    model: EmbeddingModel,
+    secret: str,
+) -> ProviderFault:
+    """The fault of an error reply to a request of ``texts`` texts.
+
+    A 400, 413 or 422 to several texts is a ROW fault: halving the request shows which text it is. To a single text it
+    is one only where the reply clearly speaks of the input; otherwise it is CONFIGURATION with that status as its
+    code, until the caller has found that an innocent text is embedded.
+    """
+    reason = clean(f"{status}: {message}" if message else f"HTTP status {status}", secret)
+    limits = parse_limits(headers)
+    variable = model.key_variable or "the key's variable"
+
+    def configuration(code: str, hint: str) -> ProviderFault:
+        return ProviderFault(FaultClass.CONFIGURATION, code, reason, hint=hint, limits=limits)
+
+    if {error_code, error_type} & EXHAUSTED or status == 402:
+        return configuration("insufficient_quota", "Add credit to the provider's account or raise its limit.")
+    if status == 401 or "api key not valid" in message.lower():
+        return configuration("401", f"Put a valid key into {variable}.")
+    if status == 403:
+        return configuration("403", f"Give the key in {variable} the right to use the model {model.name}.")
+    if status in (404, 410):
+        mend = f"Check the model's name ({model.name}) and base URL; if it was shut down, mark it as retired."
+        return configuration(str(status), mend)
+    if status in (408, 409, 425, 429) or status >= 500:
+        wait = parse_retry_after(headers, message)
+        hint = "Wait, or lower the pace." if status == 429 else "Wait: the provider is tried again by itself."
+        return ProviderFault(FaultClass.PROVIDER, str(status), reason, hint=hint, retry_after=wait, limits=limits)
+    if status in (400, 413, 422):
+        if param == "dimensions" or "dimensions" in message.lower():
+            mend = f"Set dimensions that {model.name} can give, or set send_dimensions = false."
+            return configuration("dimensions", mend)
+        if param == "model":
+            return configuration("400", f"Check the model's name ({model.name}).")
+        if texts > 1 or param == "input" or _ABOUT_INPUT.search(message):
+            return ProviderFault(FaultClass.ROW, str(status), reason, hint=ROW_HINT, limits=limits)
+    return configuration(str(status), "The provider rejects the request itself: check the base URL and the model.")
