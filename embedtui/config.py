@@ -44,14 +44,14 @@ class KnownModel:
     max_inputs: int = 2048
     max_tokens: int = 300_000
     max_input_tokens: int = 8192
-    base_url: str | None = None
+    provider: str = "openai"
     key_variable: str = "OPENAI_API_KEY"
     retired: str = ""
     """Date of its shutdown."""
 
 
 _GEMINI = {
-    "base_url": "https://generativelanguage.googleapis.com/v1beta/openai/",
+    "provider": "gemini",
     "key_variable": "GEMINI_API_KEY",
     "max_inputs": 100,
     "max_input_tokens": 2048,
@@ -128,8 +128,8 @@ class ModelSettings:
         return EmbeddingModel(
             name=name,
             dimensions=size,
-            provider=self.provider or "openai",
-            base_url=self.base_url or base.base_url,
+            provider=self.provider or base.provider,
+            base_url=self.base_url,
             key_variable=self.key_variable or base.key_variable,
             document_prefix=self.document_prefix or "",
             query_prefix=self.query_prefix or "",
@@ -224,6 +224,8 @@ class Settings:
     """None: as the old column's index."""
     halfvec: bool | None = None
     """None: as the old column, and above 2,000 dimensions."""
+    accept: tuple[str, ...] = ()
+    """Checks of the plan that would fail, but which the operator has dealt with."""
     change_capture: str = "triggers"
     old_model: ModelSettings = ModelSettings()
     new_model: ModelSettings = ModelSettings()
@@ -303,6 +305,13 @@ def _names(value: object) -> tuple[str, ...]:
     if len(set(parts)) != len(parts):
         raise ValueError("names a column twice")
     return tuple(parts)
+
+
+def _accept(value: object) -> tuple[str, ...]:
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError('must be a list, e.g. ["publications"]')
+    return tuple(_one_of("publications")(part) for part in parts)
 
 
 def _whole(low: int, high: int) -> Callable[[object], int]:
@@ -403,7 +412,7 @@ def _model_specs(side: str, *, flags: Mapping[str, str], variables: Mapping[str,
     fields: tuple[tuple[str, Callable[[object], Any], str], ...] = (
         ("name", _text, "as the provider calls it"),
         ("dimensions", _whole(1, 16_000), "of its vectors"),
-        ("provider", _one_of("openai"), "openai, and all that speak its API"),
+        ("provider", _one_of("openai", "gemini"), "openai (and all that speak its API) or gemini"),
         ("base_url", _url, "endpoint; unset is the provider's own"),
         ("key_variable", _variable, "environment variable that holds the key"),
         ("document_prefix", _any_text, "put before each document"),
@@ -434,7 +443,8 @@ SPECS: tuple[Spec, ...] = (
     Spec("placement", _placement, "auto, column (beside the old one) or table (a side table)", "--placement"),
     Spec("foreign_key", _yes, "table: a foreign key keeps it in step; false: triggers do, and TRUNCATE still works"),
     Spec("distance", _distance, "cosine, l2 or ip; unset is that of the old column's index", "--distance"),
-    Spec("halfvec", _yes, "16-bit vectors; unset: as the old ones, or above 2,000 dimensions", "--halfvec/--no-halfvec"),
+    Spec("halfvec", _yes, "16-bit vectors; unset: as the old, or above 2,000 dimensions", "--halfvec/--no-halfvec"),
+    Spec("accept", _accept, "risks of the plan that are dealt with: publications"),
     Spec("change_capture", _one_of("triggers", "scan"), "triggers, or a slower scan where triggers are not allowed"),
     *_model_specs(
         "old",

@@ -172,7 +172,7 @@ class TableFacts:
     is_partition: bool
     leaves: tuple[Leaf, ...]
     inherits: bool
-    """Old-style inheritance, as parent or child."""
+    """Old-style inheritance: it has children, or is one."""
     rows: int | None
     heap_bytes: int
     total_bytes: int
@@ -185,6 +185,8 @@ class TableFacts:
     may_insert: bool
     may_update: bool
     may_delete: bool
+    may_trigger: bool
+    may_reference: bool
     may_create_in_schema: bool
     row_security: bool
     """Row security is enabled on it."""
@@ -443,6 +445,8 @@ SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::tex
        has_any_column_privilege(c.oid, 'INSERT') AS may_insert,
        has_any_column_privilege(c.oid, 'UPDATE') AS may_update,
        has_table_privilege(c.oid, 'DELETE') AS may_delete,
+       has_table_privilege(c.oid, 'TRIGGER') AS may_trigger,
+       has_any_column_privilege(c.oid, 'REFERENCES') AS may_reference,
        has_schema_privilege(c.relnamespace, 'CREATE') AS may_create_in_schema,
        c.relrowsecurity AS row_security, row_security_active(c.oid) AS row_security_applies,
        c.relreplident = 'f' AS replica_identity_full,
@@ -634,6 +638,8 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
         may_insert=relation["may_insert"],
         may_update=relation["may_update"],
         may_delete=relation["may_delete"],
+        may_trigger=relation["may_trigger"],
+        may_reference=relation["may_reference"],
         may_create_in_schema=relation["may_create_in_schema"],
         row_security=relation["row_security"],
         row_security_applies=relation["row_security_applies"],
