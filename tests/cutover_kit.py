@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import psycopg
 from psycopg import sql
 
@@ -24,7 +26,8 @@ DIMENSIONS = 8
 
 def vector(position: int, dimensions: int = DIMENSIONS) -> list[float]:
     """A direction of its own for each position, so that row ``position`` is nearest to it."""
-    return [1.0 if n == position % dimensions else 0.001 * ((position * 7 + n * 3) % 11) for n in range(dimensions)]
+    generator = random.Random(position)
+    return [round(generator.gauss(), 6) for _ in range(dimensions)]
 
 
 def make(

@@ -29,8 +29,10 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
          (SELECT pg_catalog.sha256(pg_catalog.convert_to(side_for.key, 'UTF8')) AS h) AS hashed
     WHERE s.name = side_for.name
       AND s.present
-    ORDER BY s.side = 'new' AND s.canary > (((get_byte(h, 0) * 256 + get_byte(h, 1))::bigint * 256 + get_byte(h, 2)) * 256
-                                           + get_byte(h, 3)) % 100 DESC NULLS LAST,
+    -- without a key there is no canary
+    ORDER BY s.side = 'new' AND h IS NOT NULL
+             AND s.canary > (((get_byte(h, 0) * 256 + get_byte(h, 1))::bigint * 256 + get_byte(h, 2)) * 256
+                             + get_byte(h, 3)) % 100 DESC,
              s.active DESC
     LIMIT 1
 $$;
