@@ -802,7 +802,7 @@ class Draft:
     index_method: IndexMethod
     stored: Mapping[str, object]
     notices: tuple[str, ...]
-    """What is worth saying, yet hinders nothing: an empty table, an unnamed old model."""
+    """What is worth saying, yet hinders nothing: an empty table, an empty column."""
 
     def migration(self, placement: PlacementKind) -> Migration:
         """The migration in that placement, not stored yet (id 0)."""
@@ -899,7 +899,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
         distance=settings.distance or index_distance(facts, old.name) or Distance.COSINE,
         index_method=settings.index.method,
         stored=settings.stored(),
-        notices=_notices(conn, facts, settings, old, dimensions),
+        notices=_notices(conn, facts, old, dimensions),
     )
 
 
@@ -1032,9 +1032,7 @@ def _new_type(settings: Settings, server: ServerFacts, old: Column, dimensions: 
     return kind
 
 
-def _notices(
-    conn: Connection[Any], facts: TableFacts, settings: Settings, old: Column, dimensions: int | None
-) -> tuple[str, ...]:
+def _notices(conn: Connection[Any], facts: TableFacts, old: Column, dimensions: int | None) -> tuple[str, ...]:
     notices = []
     table = sql.Identifier(facts.table.schema, facts.table.name)
     exists = _maybe_one(conn, sql.SQL("SELECT 1 AS found FROM {} LIMIT 1").format(table))
@@ -1042,8 +1040,6 @@ def _notices(
         notices.append(f"{shown(facts.table)} is empty: there is nothing to embed until rows arrive.")
     elif dimensions is None:
         notices.append(f"{shown_column(old.name)} holds no vectors among its first rows.")
-    if settings.old_model.name is None:
-        notices.append("The old model has no name: it counts as retired, and the old side cannot be kept current.")
     return tuple(notices)
 
 
