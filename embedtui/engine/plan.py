@@ -61,14 +61,10 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     price = migration.new_model.price_per_million
     provider, limits = _check_provider(settings, migration, check_provider)
     checks = [
-        *_check_server(draft),
-        *_check_rights(draft, placement),
-        *_check_table(draft, placement),
-        *_check_new_side(conn, draft, migration),
-        *_check_replication(draft, placement, settings),
+        *_standing_checks(conn, draft, migration, settings),
         *_check_load(conn, draft, migration, estimate),
-        *_check_models(draft, migration, estimate),
-        *provider,
+        *_check_texts(migration, estimate),
+        provider,
     ]
     return Plan(
         table=migration.table,
@@ -84,12 +80,15 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     )
 
 
-def require(plan: Plan) -> None:
-    """Refuse to start what the plan's checks say cannot work.
+def require_ready(conn: Connection[Any], draft: Draft, settings: Settings) -> PlacementKind:
+    """Refuse to begin what the plan's checks say cannot work; return the placement to begin with. Reads only.
 
     Raises the error of the first failed check: DatabaseError, ProviderError or Refused.
     """
-    for check in plan.checks:
+    placement, _ = choose_placement(draft, settings)
+    migration = draft.migration(placement)
+    provider, _ = _check_provider(settings, migration, ask=False)
+    for check in (*_standing_checks(conn, draft, migration, settings), provider):
         if check.result == "fail":
             kind: type[EmbedtuiError] = Refused
             if check.name in _DATABASE_CHECKS:
@@ -97,6 +96,17 @@ def require(plan: Plan) -> None:
             elif check.name == "provider":
                 kind = ProviderError
             raise kind(check.detail, hint=check.mend)
+    return placement
+
+
+def _standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings) -> Iterator[Check]:
+    """The checks that take no look at the rows."""
+    yield from _check_server(draft)
+    yield from _check_rights(draft, migration.placement)
+    yield from _check_table(draft, migration.placement)
+    yield from _check_new_side(conn, draft, migration)
+    yield from _check_replication(draft, migration.placement, settings)
+    yield from _check_models(migration)
 
 
 # --------------------------------------------------------------------------------------------------- placement
@@ -225,15 +235,19 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
     statements += [_text(conn, statement) for statement in make_placement(migration).prepare_sql()]
     if settings.change_capture == "triggers":
         statements += [_text(conn, statement) for statement in capture.install_sql(migration)]
-    statements += [_text(conn, statement) for statement in indexes.create_sql(conn, migration, index_options(settings))]
+    statements += [
+        _text(conn, statement) for statement in indexes.create_sql(conn, migration, index_options(migration))
+    ]
     return tuple(statements)
 
 
-def index_options(settings: Settings) -> indexes.IndexOptions:
-    """The index as the settings ask for it."""
-    chosen = settings.index
+def index_options(migration: Migration) -> indexes.IndexOptions:
+    """The index as the migration's settings ask for it."""
+    chosen = migration.settings.get("index")
+    values = chosen if isinstance(chosen, dict) else {}
     return indexes.IndexOptions(
-        method=chosen.method, m=chosen.m or 16, ef_construction=chosen.ef_construction or 64, lists=chosen.lists
+        method=migration.index_method,
+        **{name: values[name] for name in ("m", "ef_construction", "lists") if values.get(name) is not None},
     )
 
 
@@ -457,9 +471,8 @@ def _check_load(conn: Connection[Any], draft: Draft, migration: Migration, estim
     width = 2 if migration.vector_type == "halfvec" else 4
     vectors = rows * (migration.new_model.dimensions * width + 8)
     if migration.index_method is IndexMethod.HNSW:
-        options = migration.settings.get("index")
-        m = options.get("m") if isinstance(options, dict) else None
-        memory = indexes.forecast(rows, migration.new_model.dimensions, int(m or 16), migration.vector_type)
+        m = index_options(migration).m
+        memory = indexes.forecast(rows, migration.new_model.dimensions, m, migration.vector_type)
         if memory > server.maintenance_work_mem:
             yield Check(
                 "index memory",
@@ -499,15 +512,19 @@ def _check_load(conn: Connection[Any], draft: Draft, migration: Migration, estim
         )
 
 
-def _check_models(draft: Draft, migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
-    new, old = migration.new_model, migration.old_model
+def _check_texts(migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
+    model = migration.new_model
     if estimate.long:
         yield Check(
             "long texts",
             "warn",
-            f"About {estimate.long:,} texts are likely over {new.name}'s {new.max_input_tokens:,} tokens.",
+            f"About {estimate.long:,} texts are likely over {model.name}'s {model.max_input_tokens:,} tokens.",
             "They will be listed as faulty, to be truncated or skipped.",
         )
+
+
+def _check_models(migration: Migration) -> Iterator[Check]:
+    new, old = migration.new_model, migration.old_model
     if new.price_per_million is None:
         yield Check("price", "unknown", f"The price of {new.name} is not known.", "Set new_model.price_per_million.")
     if new.retired:
@@ -521,7 +538,7 @@ def _check_models(draft: Draft, migration: Migration, estimate: TextEstimate) ->
         )
 
 
-def _check_provider(settings: Settings, migration: Migration, ask: bool) -> tuple[tuple[Check, ...], RateLimits | None]:
+def _check_provider(settings: Settings, migration: Migration, ask: bool) -> tuple[Check, RateLimits | None]:
     """The provider's check, with one request if ``ask``; and the limits it told."""
     model = migration.new_model
     try:
@@ -531,18 +548,12 @@ def _check_provider(settings: Settings, migration: Migration, ask: bool) -> tupl
         finally:
             embedder.close()
     except ProviderFault as fault:
-        return (Check("provider", "fail", fault.reason, fault.hint),), None
+        return Check("provider", "fail", fault.reason, fault.hint), None
     if reply is None:
-        return (
-            Check(
-                "provider",
-                "unknown",
-                f"{model.key_variable or 'no key'} is set; {model.name} was not asked.",
-                "embedtui plan --check-provider asks it for one vector.",
-            ),
-        ), None
+        detail = f"{model.name} was not asked."
+        return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
     detail = f"{model.name} answered with {reply.vectors.shape[1]} dimensions in {reply.seconds:.1f} s"
-    return (Check("provider", "pass", detail),), reply.limits
+    return Check("provider", "pass", detail), reply.limits
 
 
 def readable_bytes(size: float) -> str:
