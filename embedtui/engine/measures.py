@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,7 @@ def top1_kept(old: Sequence[Hashable], new: Sequence[Hashable]) -> bool:
     return list(old[:1]) == list(new[:1])
 
 
-def ndcg(ranking: Sequence[Hashable], gains: Mapping[Hashable, float], k: int = 10) -> float:
+def ndcg(ranking: Sequence[Hashable], gains: Mapping[Any, float], k: int = 10) -> float:
     """Normalised discounted cumulative gain of the first k, 0..1, as trec_eval's ``ndcg_cut_k``.
 
     Järvelin and Kekäläinen, ACM TOIS 20(4), 2002, in trec_eval's convention: the gain is the judged value itself (not
@@ -101,7 +102,7 @@ def ndcg(ranking: Sequence[Hashable], gains: Mapping[Hashable, float], k: int = 
     return sum(max(gains.get(key, 0.0), 0.0) / math.log2(r + 1) for r, key in enumerate(ranking[:k], 1)) / ideal
 
 
-def recall(ranking: Sequence[Hashable], gains: Mapping[Hashable, float], k: int = 10) -> float:
+def recall(ranking: Sequence[Hashable], gains: Mapping[Any, float], k: int = 10) -> float:
     """Relevant rows among the first k / all relevant rows, as trec_eval's ``recall_k``; relevant is a gain above 0."""
     relevant = _positive(gains)
     if not relevant:
@@ -109,7 +110,7 @@ def recall(ranking: Sequence[Hashable], gains: Mapping[Hashable, float], k: int 
     return sum(key in relevant for key in ranking[:k]) / len(relevant)
 
 
-def reciprocal_rank(ranking: Sequence[Hashable], gains: Mapping[Hashable, float], k: int = 10) -> float:
+def reciprocal_rank(ranking: Sequence[Hashable], gains: Mapping[Any, float], k: int = 10) -> float:
     """1 / rank of the first relevant row among the first k, else 0; its mean over queries is the MRR.
 
     Voorhees, "The TREC-8 Question Answering Track Report", 1999; trec_eval's ``recip_rank`` on a run cut at k.
@@ -204,5 +205,5 @@ def sign_test(wins: int, losses: int) -> float | None:
     return min(1.0, float(2 * tail / 2**n))
 
 
-def _positive(gains: Mapping[Hashable, float]) -> dict[Hashable, float]:
+def _positive(gains: Mapping[Any, float]) -> dict[Any, float]:
     return {key: gain for key, gain in gains.items() if gain > 0}
