@@ -186,6 +186,14 @@ class Placement(Protocol):
         """Full scan."""
         ...
 
+    def forget_source(self, conn: Connection, keys: Sequence[Key]) -> None:
+        """Take the provenance off these rows' new vectors, so that sync replaces them; the vectors stay searchable."""
+        ...
+
+    def sample(self, conn: Connection, size: int) -> list[tuple[SourceRow, list[float]]]:
+        """Random rows that have content and a new vector, with that vector (full scan)."""
+        ...
+
 
 def make_placement(migration: Migration) -> Placement:
     """The placement of a migration."""
@@ -408,7 +416,32 @@ class _Common:
         )
         row = conn.execute(query).fetchone()
         assert row is not None
-        return SideCounts(*row, self._orphans(conn))
+        return SideCounts(*(*row, self._orphans(conn)))
+
+    def forget_source(self, conn: Connection, keys: Sequence[Key]) -> None:
+        for key in keys:
+            conn.execute(
+                self._format(
+                    "UPDATE {side} s SET {source_column} = 0 WHERE {key_join}",
+                    key_join=key_join_sql(self.migration, "s", sql.SQL("%(key)s::text[]")),
+                ),
+                {"key": list(key)},
+            )
+
+    def sample(self, conn: Connection, size: int) -> list[tuple[SourceRow, list[float]]]:
+        query = self._format(
+            """
+            SELECT {key}, {fingerprint}, left({content}, {limit_characters}), length({content}), {new_embedding}::real[]
+            FROM {side_from} WHERE {has_content} AND {new_embedding} IS NOT NULL
+              AND length({content}) <= {limit_characters} ORDER BY random() LIMIT {limit}
+            """,
+            limit=sql.Literal(size),
+            **self._side_columns(),
+        )
+        return [
+            (SourceRow(tuple(key), 0, 0, source, text, characters), vector)
+            for key, source, text, characters, vector in conn.execute(query)
+        ]
 
     def _orphans(self, conn: Connection) -> int:
         return 0

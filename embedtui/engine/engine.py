@@ -1,0 +1,463 @@
+"""The facade: commands down, snapshots and events up; synchronous, and safe to call from any thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import TypeVar
+
+import psycopg
+from psycopg import sql
+
+from embedtui.config import Settings, ThrottleSettings
+from embedtui.engine import queries as queries_module
+from embedtui.engine.compare import ad_hoc, compare
+from embedtui.engine.embedding import ConfigurationFault
+from embedtui.engine.evaluation import current_evaluation, remembered
+from embedtui.engine.gate import decide_gate
+from embedtui.engine.job import Job, now
+from embedtui.engine.pacing import Pacer
+from embedtui.engine.plan import make_plan
+from embedtui.engine.prepare import begin, prepare
+from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
+from embedtui.engine.stages import Stages, make_row_embedder, queue_keys
+from embedtui.engine.throttle import Throttle
+from embedtui.engine.verify import count_rows, sample_rows
+from embedtui.engine.worker import Worker
+from embedtui.errors import EmbedtuiError, Interrupted, ProviderError, Refused
+from embedtui.model import (
+    AuditEntry,
+    Comparison,
+    Condition,
+    Event,
+    EventSink,
+    Failed,
+    FaultClass,
+    FaultRow,
+    FaultState,
+    Key,
+    Migration,
+    Noted,
+    Phase,
+    PhaseChanged,
+    Plan,
+    QueryComparison,
+    QueryInput,
+    Side,
+    Snapshot,
+    VerifyReport,
+)
+from embedtui.postgres.connect import Connection, Link, connect, lost, translate
+from embedtui.postgres.placement import make_placement
+from embedtui.postgres.state import add_audit, load_migration, read_audit, set_condition, set_desired
+from embedtui.providers import Embedder, ProviderFault, make_embedder
+
+T = TypeVar("T")
+
+REPAIR_LIMIT = 100_000
+"""Rows that ``verify --repair`` queues at a time."""
+
+
+def connector(dsn: str, name: str) -> Callable[[], Connection]:
+    """Opens connections for work that takes longer than a screen waits."""
+    return lambda: connect(dsn, name=name, statement_timeout_ms=600_000)
+
+
+class Engine:
+    """One migration, as seen from one process. Several may work on it, on several hosts."""
+
+    def __init__(
+        self,
+        dsn: str,
+        name: str | None = None,
+        settings: Settings | None = None,
+        on_event: EventSink | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            dsn: connection string of the primary server.
+            name: the migration's name; None is the only (or newest) one.
+            settings: needed to plan and to begin; a migration that is under way knows all it needs but the secrets.
+            on_event: receives events from engine threads; must return at once.
+            environ: where the providers' keys are looked up; default the settings', else the process's.
+        """
+        self.dsn = dsn
+        self.settings = settings
+        self._name = name or (settings.name if settings else None)
+        self._on_event = on_event
+        self._environ = environ if environ is not None else (settings.environ if settings else os.environ)
+        self._meter = RateMeter()
+        self._reads = Link(dsn, "screen", statement_timeout_ms=10_000)
+        self._reads_lock = threading.Lock()
+        self._worker_id: int | None = None
+
+    def close(self) -> None:
+        """Close the connections this object keeps; running commands are stopped through their own signal."""
+        with self._reads_lock:
+            self._reads.drop()
+
+    # ------------------------------------------------------------------------------------------------------ reads
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        """Run a short read on the kept connection; one retry where it had gone stale."""
+        with self._reads_lock:
+            for attempt in (1, 2):
+                try:
+                    return work(self._reads.get())
+                except (psycopg.Error, EmbedtuiError) as error:
+                    if not lost(error) or attempt == 2:
+                        raise translate(error, dsn=self.dsn) from error
+                    self._reads.drop()
+            raise AssertionError("unreachable")
+
+    def _write(self, work: Callable[[Connection], T], *, name: str = "act") -> T:
+        """Run an act on a connection of its own, so that nothing else can hold it up."""
+        try:
+            with connect(self.dsn, name=name) as conn:
+                return work(conn)
+        except psycopg.Error as error:
+            raise translate(error, dsn=self.dsn) from error
+
+    def migration(self) -> Migration | None:
+        """The migration as stored; None where none was begun."""
+        return self._read(lambda conn: load_migration(conn, self._name))
+
+    def require(self) -> Migration:
+        """The migration as stored.
+
+        Raises:
+            Refused: none was begun.
+        """
+        migration = self.migration()
+        if migration is None:
+            raise Refused("No migration has begun in this database.", hint="Start with `embedtui run`.")
+        return migration
+
+    def snapshot(self) -> Snapshot:
+        """The state as of now; a few cheap statements."""
+        return self._read(
+            lambda conn: read_snapshot(conn, self._name, self._meter, current_evaluation, self._worker_id)
+        )
+
+    def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]:
+        """The audit log, newest first."""
+        migration = self.migration()
+        return self._read(lambda conn: read_audit(conn, migration.id, limit)) if migration else ()
+
+    def faults(
+        self, limit: int = 200, offset: int = 0, reason: str | None = None, state: FaultState | None = None
+    ) -> tuple[FaultRow, ...]:
+        """Faulty rows, oldest first, of one reason or state where given."""
+        migration = self.require()
+        return self._read(
+            lambda conn: tuple(
+                FaultRow(number, tuple(key), Side(side), FaultClass(kind), why, attempts, FaultState(now_is), seen)
+                for number, key, side, kind, why, attempts, now_is, seen in conn.execute(
+                    "SELECT id, key, side, class, reason, attempts, state, last_seen FROM embedtui.fault"
+                    " WHERE migration = %(m)s AND (%(r)s::text IS NULL OR reason = %(r)s)"
+                    " AND (%(s)s::text IS NULL OR state = %(s)s) ORDER BY id LIMIT %(n)s OFFSET %(o)s",
+                    {"m": migration.id, "r": reason, "s": state and state.value, "n": limit, "o": offset},
+                )
+            )
+        )
+
+    def plan(self) -> Plan:
+        """What a migration would do; read-only.
+
+        Raises:
+            EmbedtuiError: the settings, the table or the server cannot serve.
+        """
+        settings = self._require_settings()
+        try:
+            with connect(self.dsn, name="plan", read_only=True) as conn:
+                return make_plan(conn, settings)
+        except psycopg.Error as error:
+            raise translate(error, dsn=self.dsn) from error
+
+    def _require_settings(self) -> Settings:
+        if self.settings is None:
+            raise Refused("No settings are given.", hint="Make them with `embedtui init`.")
+        return self.settings
+
+    # ----------------------------------------------------------------------------------------------- small commands
+
+    def pause(self, reason: str = "") -> None:
+        """Hold the work everywhere until ``resume``; requests in flight are finished and stored."""
+        migration = self._live()
+        self._write(lambda conn: set_desired(conn, migration.id, "pause", reason or "paused by the operator"))
+
+    def resume(self) -> None:
+        """Let the work go on, everywhere."""
+        migration = self._live()
+        self._write(lambda conn: self._resume(conn, migration))
+
+    def _resume(self, conn: Connection, migration: Migration) -> None:
+        with conn.transaction():
+            set_desired(conn, migration.id, "run")
+            set_condition(conn, migration.id, Condition.IDLE)
+            conn.execute(
+                "UPDATE embedtui.pace SET blocked_until = NULL, blocked_why = '' WHERE migration = %s", [migration.id]
+            )
+
+    def _live(self) -> Migration:
+        migration = self.require()
+        if migration.phase.ended:
+            raise Refused(f"The migration of {migration.table} is {migration.phase}.")
+        return migration
+
+    def set_pace(
+        self,
+        *,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        max_concurrency: int | None = None,
+        spend_cap: float | None = None,
+    ) -> None:
+        """Change the pace of all workers while they run; None leaves a knob as it is, 0 takes the limit away."""
+        migration = self._live()
+        knobs: dict[str, float | int | None] = {
+            "requests_per_minute": requests_per_minute,
+            "tokens_per_minute": tokens_per_minute,
+            "max_concurrency": max_concurrency,
+            "spend_cap": spend_cap,
+        }
+        changed = {name: value for name, value in knobs.items() if value is not None}
+        if any(value < 0 for value in changed.values() if value is not None) or changed.get("max_concurrency") == 0:
+            raise Refused("A pace cannot be negative, and concurrency has to be at least 1.")
+
+        def work(conn: Connection) -> None:
+            with conn.transaction():
+                for name, value in changed.items():
+                    conn.execute(
+                        sql.SQL("UPDATE embedtui.pace SET {} = %s WHERE migration = %s").format(sql.Identifier(name)),
+                        [value or None, migration.id],
+                    )
+                add_audit(conn, migration.id, "pace", ", ".join(f"{name} {value}" for name, value in changed.items()))
+
+        if changed:
+            self._write(work)
+
+    def retry_faults(self, ids: Sequence[int] | None = None) -> int:
+        """Embed faulty rows again; how many."""
+        return self._decide_faults(ids, FaultState.RETRY)
+
+    def truncate_faults(self, ids: Sequence[int] | None = None) -> int:
+        """Embed faulty rows again, their texts cut to what the model takes; how many."""
+        return self._decide_faults(ids, FaultState.TRUNCATE)
+
+    def skip_faults(self, ids: Sequence[int] | None = None) -> int:
+        """Leave faulty rows without a new vector; how many."""
+        return self._decide_faults(ids, FaultState.SKIPPED)
+
+    def _decide_faults(self, ids: Sequence[int] | None, state: FaultState) -> int:
+        migration = self._live()
+
+        def work(conn: Connection) -> int:
+            with conn.transaction():
+                rows = conn.execute(
+                    "UPDATE embedtui.fault SET state = %(s)s WHERE migration = %(m)s"
+                    " AND (%(ids)s::bigint[] IS NULL AND state = 'open' OR id = ANY (%(ids)s)) RETURNING key",
+                    {"s": state.value, "m": migration.id, "ids": list(ids) if ids is not None else None},
+                ).fetchall()
+                if state is not FaultState.SKIPPED:
+                    queue_keys(conn, migration.id, [tuple(key) for (key,) in rows])
+                add_audit(conn, migration.id, f"faults {state}", f"{len(rows)} rows")
+            return len(rows)
+
+        return self._write(work)
+
+    # -------------------------------------------------------------------------------------------------------- work
+
+    def prepare(self, stop: threading.Event | None = None) -> Migration:
+        """Phase ``prepare`` alone; a no-op where it is done."""
+        stop = stop or threading.Event()
+        with connect(self.dsn, name="prepare") as conn:
+            try:
+                migration = begin(conn, self.dsn, self._require_settings()) if self.settings else self.require()
+                self._name = migration.name
+                if migration.phase is Phase.PREPARE:
+                    self._emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
+                    prepare(conn, migration, stop, lambda text: self._emit(Noted(now(), f"Waiting: {text}")))
+            except psycopg.Error as error:
+                raise translate(error, dsn=self.dsn) from error
+        return self.require()
+
+    def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
+        """Prepare, backfill, index; blocks. Goes on where it was left; other processes may work beside it.
+
+        Args:
+            stop: set it to stop; what is paid for is stored, and the next run goes on.
+            until: stop once this share of the rows is done, in percent.
+            follow: go on keeping both sides current until stopped, and wait out a pause or a wrong setting.
+
+        Raises:
+            Interrupted: stopped.
+            ProviderError: the provider refuses us as configured (without ``follow``).
+            EmbedtuiError: anything else that waiting does not mend.
+        """
+        migration = self.prepare(stop)
+        if migration.phase.ended:
+            raise Refused(f"The migration of {migration.table} is {migration.phase}.")
+        if migration.desired == "pause" and not follow:
+            self.resume()
+        while True:
+            try:
+                self._run_once(self.require(), stop, until, follow)
+                return self.snapshot()
+            except ConfigurationFault as fault:
+                self._pause_for(migration, fault)
+                if not follow:
+                    raise
+                while self.require().desired == "pause":
+                    if stop.wait(0.5):
+                        raise Interrupted("Stopped.", hint="Run again to go on.") from None
+
+    def _pause_for(self, migration: Migration, fault: ConfigurationFault) -> None:
+        def work(conn: Connection) -> None:
+            with conn.transaction():
+                set_desired(conn, migration.id, "pause", str(fault))
+                set_condition(conn, migration.id, Condition.FAILED, str(fault))
+
+        self._write(work)
+        self._emit(Failed(now(), fault.message, FaultClass.CONFIGURATION, fault.hint))
+
+    def _emit(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
+        job = Job(self.dsn, migration, self._on_event)
+        stages = Stages(
+            job,
+            environ=self._environ,
+            snapshot_share=lambda: done_share(self.snapshot()),
+            until=until,
+            follow=follow,
+        )
+        stored = migration.settings.get("throttle")
+        throttle = Throttle(ThrottleSettings(**stored) if isinstance(stored, dict) else ThrottleSettings(), migration)
+        with Worker(job, stop, throttle):
+            self._worker_id = job.worker_id
+            try:
+                stages.run()
+            finally:
+                self._worker_id = None
+        if job.pending_failure is not None:
+            raise job.pending_failure
+
+    # ----------------------------------------------------------------------------------------------------- evidence
+
+    def compare(
+        self,
+        queries: Sequence[QueryInput] | None = None,
+        *,
+        k: int = 10,
+        where: str = "",
+        source: str = "",
+        again: bool = False,
+        replica_dsn: str | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> Comparison:
+        """Compare both sides over ``queries`` (None: those kept, else rows of the table), decide the gate, record both.
+
+        Raises:
+            NotClean: no row has both vectors.
+            ProviderError: the new model does not answer.
+            Interrupted: ``stop`` was set.
+        """
+        migration = self._live()
+        try:
+            comparison = compare(
+                self._connect("compare"),
+                migration,
+                queries,
+                k=k,
+                embedders=self._query_embedders(migration),
+                where=where,
+                source=source,
+                again=again,
+                replica=connector(replica_dsn, "compare") if replica_dsn else None,
+                progress=progress,
+                stop=stop,
+            )
+            return decide_gate(self._connect("gate"), migration, comparison)
+        except psycopg.Error as error:
+            raise translate(error, dsn=self.dsn) from error
+
+    def last_comparison(self) -> Comparison | None:
+        """The newest recorded comparison with its rankings; None where there is none."""
+        migration = self.require()
+        return self._read(lambda conn: remembered(conn, migration))
+
+    def search_both(self, text: str, *, k: int = 10, where: str = "") -> QueryComparison:
+        """Both sides' results of a typed query."""
+        migration = self._live()
+        try:
+            return ad_hoc(
+                self._connect("compare"),
+                migration,
+                text,
+                k=k,
+                embedders=self._query_embedders(migration),
+                where=where,
+            )
+        except ProviderFault as fault:
+            raise ProviderError(fault.reason, hint=fault.hint) from None
+        except psycopg.Error as error:
+            raise translate(error, dsn=self.dsn) from error
+
+    def decide(self, query_id: int, verdict: str, note: str = "") -> None:
+        """Keep the operator's verdict on a query: ``new``, ``old``, ``same`` or ``bad``."""
+        self._write(lambda conn: queries_module.decide(conn, query_id, verdict, note))
+
+    def _query_embedders(self, migration: Migration) -> dict[Side, Embedder | None]:
+        found: dict[Side, Embedder | None] = {}
+        for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
+            try:
+                found[side] = None if model.retired else make_embedder(model, environ=self._environ)
+            except ProviderFault as fault:
+                if side is Side.NEW:
+                    raise ProviderError(fault.reason, hint=fault.hint) from None
+                found[side] = None
+        return found
+
+    def _connect(self, name: str) -> Callable[[], Connection]:
+        return connector(self.dsn, name)
+
+    # -------------------------------------------------------------------------------------------------------- proof
+
+    def verify(self, *, sample: int = 0, repair: bool = False, stop: threading.Event | None = None) -> VerifyReport:
+        """Scan every row; embed ``sample`` random rows again and compare; queue what is wrong where ``repair``.
+
+        Raises:
+            ProviderError: the provider refuses us (only with ``sample``).
+        """
+        migration = self.require()
+        placement = make_placement(migration)
+        stop = stop or threading.Event()
+        wrong: tuple[Key, ...] = ()
+        try:
+            with connect(self.dsn, name="verify", statement_timeout_ms=0) as conn:
+                report = count_rows(conn, placement)
+                if sample:
+                    job = Job(self.dsn, migration, self._on_event)
+                    with closing(Pacer(self.dsn, migration)) as pacer:
+                        embedder = make_row_embedder(migration.new_model, self._environ, pacer, job)
+                        compared, wrong = sample_rows(conn, placement, embedder, sample, stop)
+                    report = replace(report, sampled=compared, mismatched=len(wrong))
+                if repair:
+                    keys = list(dict.fromkeys([*placement.sweep(conn, REPAIR_LIMIT), *wrong]))
+                    with conn.transaction():
+                        placement.forget_source(conn, list(wrong))
+                        queue_keys(conn, migration.id, keys)
+                        add_audit(conn, migration.id, "repair", f"{len(keys)} rows queued")
+                add_audit(conn, migration.id, "verify", "clean" if report.clean else "not clean")
+                return report
+        except psycopg.Error as error:
+            raise translate(error, dsn=self.dsn) from error

@@ -1,0 +1,118 @@
+"""The phase ``prepare``: schema, new side, change capture, route and shards; repeatable after any interruption."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import psycopg
+from psycopg import sql
+
+from embedtui.config import Settings
+from embedtui.engine.backfill import plan_shards
+from embedtui.engine.plan import require_ready
+from embedtui.errors import Interrupted
+from embedtui.model import Migration, Phase
+from embedtui.postgres import capture, schema
+from embedtui.postgres.connect import Connection, require_session
+from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.discover import resolve
+from embedtui.postgres.placement import make_placement, relation
+from embedtui.postgres.route import create_route, install_functions
+from embedtui.postgres.state import add_audit, create_migration, load_migration, set_phase
+
+_LOCK = 0x656D7072  # advisory lock: one process prepares at a time
+_COUNT_TIMEOUT = "10min"
+
+
+def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
+    """The live migration that the settings describe, stored in phase ``prepare`` if it is new.
+
+    Raises:
+        EmbedtuiError: the settings, the table or the server cannot serve; nothing has been changed.
+    """
+    require_session(dsn)
+    draft = resolve(conn, settings)
+    known = load_migration(conn, draft.name)
+    if known is not None and not known.phase.ended:
+        return known
+    placement = require_ready(conn, draft, settings)
+    schema.install(conn)
+    install_functions(conn)
+    migration = create_migration(conn, replace(draft.migration(placement), phase=Phase.PREPARE))
+    conn.execute(
+        "UPDATE embedtui.pace SET tokens_per_minute = %s, requests_per_minute = %s, max_concurrency = %s,"
+        " spend_cap = %s WHERE migration = %s",
+        [
+            settings.pacing.tokens_per_minute,
+            settings.pacing.requests_per_minute,
+            settings.pacing.max_concurrency,
+            settings.pacing.spend_cap,
+            migration.id,
+        ],
+    )
+    add_audit(
+        conn,
+        migration.id,
+        "begin",
+        f"{migration.table}: {migration.old_model.name} ({migration.old_model.dimensions}) to "
+        f"{migration.new_model.name} ({migration.new_model.dimensions}), placement {placement}",
+    )
+    return migration
+
+
+def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wait: Callable[[str], None]) -> None:
+    """Make all that the backfill needs; change capture comes before the shards are planned, so nothing is missed.
+
+    Raises:
+        LockTimeout: a lock was not to be had without blocking production.
+        Interrupted: ``stop`` was set.
+    """
+    _one_at_a_time(conn, migration, stop)
+    try:
+        current = load_migration(conn, migration.name)
+        if current is None or current.phase is not Phase.PREPARE:
+            return  # another process did it meanwhile
+        placement = make_placement(migration)
+        statements = list(placement.prepare_sql())
+        if migration.settings.get("change_capture", "triggers") == "triggers":
+            statements += capture.install_sql(migration)
+        run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[migration.table])
+        create_route(conn, migration)
+        plan_shards(conn, migration.id, migration.table_oid)
+        count_total(conn, migration)
+        set_phase(conn, migration.id, Phase.BACKFILL, expect=(Phase.PREPARE,))
+    finally:
+        if not conn.closed:
+            conn.execute("SELECT pg_advisory_unlock(%s, %s)", [_LOCK & 0x7FFFFFFF, migration.id])
+
+
+def count_total(conn: Connection, migration: Migration) -> None:
+    """Count the rows with something to embed, reading no TOASTed text; the planner's estimate where it takes too long."""
+    filled = sql.SQL(" OR ").join(
+        sql.SQL("octet_length(t.{}::text) > 0").format(sql.Identifier(name)) for name in migration.content_columns
+    )
+    query = sql.SQL("SELECT count(*) FROM {} t WHERE {}").format(relation(migration.table), filled)
+    try:
+        with conn.transaction():
+            conn.execute("SELECT set_config('statement_timeout', %s, true)", [_COUNT_TIMEOUT])
+            row = conn.execute(query).fetchone()
+    except psycopg.errors.QueryCanceled:
+        row = conn.execute(
+            "SELECT sum(reltuples)::bigint FROM pg_catalog.pg_class"
+            " WHERE oid = %(t)s OR oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%(t)s::oid::regclass))",
+            {"t": migration.table_oid},
+        ).fetchone()
+    conn.execute(
+        "UPDATE embedtui.migration SET total_rows = %s WHERE id = %s", [max(0, row[0]) if row else None, migration.id]
+    )
+
+
+def _one_at_a_time(conn: Connection, migration: Migration, stop: threading.Event) -> None:
+    while True:
+        row = conn.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LOCK & 0x7FFFFFFF, migration.id]).fetchone()
+        if row and row[0]:
+            return
+        if stop.wait(0.2):
+            raise Interrupted("Stopped while another process prepares.", hint="Run again to go on.")

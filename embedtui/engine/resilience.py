@@ -1,0 +1,65 @@
+"""Riding out a lost database: try again with backoff, say why, lose nothing."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import psycopg
+
+from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
+from embedtui.postgres.connect import Connection, Link, lost, retryable, translate
+
+T = TypeVar("T")
+
+FIRST_WAIT = 0.2
+LONGEST_WAIT = 5.0
+
+
+def with_database(
+    link: Link,
+    work: Callable[[Connection], T],
+    *,
+    stop: threading.Event,
+    on_lost: Callable[[str], None] | None = None,
+    on_back: Callable[[], None] | None = None,
+) -> T:
+    """Run ``work`` on the link's connection; while the database is away, wait and run it again from its start.
+
+    ``work`` has to be safe to repeat: one transaction, or reads. Waiting happens with no transaction open.
+
+    Raises:
+        Interrupted: ``stop`` was set while waiting.
+        EmbedtuiError: anything that waiting does not mend.
+    """
+    wait = FIRST_WAIT
+    away = False
+    while True:
+        try:
+            result = work(link.get())
+        except (psycopg.Error, EmbedtuiError) as error:
+            if not (lost(error) or retryable(error)):
+                raise translate(error) from error
+            if lost(error):
+                link.drop()
+                away = True
+                if on_lost is not None:
+                    on_lost(translate(error).message)
+        else:
+            if away and on_back is not None:
+                on_back()
+            return result
+        if stop.wait(wait * random.uniform(0.5, 1.0)):
+            raise Interrupted("Stopped while waiting for the database.", hint="Run again to go on.")
+        wait = min(wait * 2, LONGEST_WAIT)
+
+
+def fatal(error: BaseException) -> EmbedtuiError:
+    """Any exception as one of ours, for a thread that has to hand its failure to another."""
+    if isinstance(error, EmbedtuiError):
+        return error
+    if isinstance(error, psycopg.Error):
+        return translate(error)
+    return DatabaseError(f"Unexpected {type(error).__name__}: {error}")

@@ -1,0 +1,317 @@
+"""Reading all that a screen shows: a few cheap statements, no scan of the user's table."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from embedtui.engine.backfill import ALIVE
+from embedtui.engine.throttle import xmin_holder
+from embedtui.model import (
+    BackfillStatus,
+    Condition,
+    EvaluationStatus,
+    FaultClass,
+    FaultGroup,
+    FaultState,
+    Hold,
+    Migration,
+    Phase,
+    PlacementKind,
+    RollbackStatus,
+    RouteStatus,
+    Side,
+    Snapshot,
+    SyncStatus,
+    WorkerStatus,
+)
+from embedtui.postgres.connect import Connection, host_name
+from embedtui.postgres.indexes import index_status
+from embedtui.postgres.route import read_listeners
+from embedtui.postgres.state import load_migration
+
+QUEUE_COUNTED = 100_000
+"""The queue is counted no further than this."""
+HOT_SHARE_EXPLAINED = 0.5
+"""Below this HOT share the holder of the xmin horizon is looked for."""
+RATE_SECONDS = 20.0
+"""The rate is that of the last so many seconds …"""
+RATE_WITHHELD_SECONDS = 3.0
+"""… and withheld until there are this many."""
+
+BEFORE_INDEX = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL)
+SERVING = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
+
+
+class RateMeter:
+    """Rate from the recent past of a counter; None until it is known."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def add(self, count: int) -> float | None:
+        """Add a reading; the rate per second over the window, None while unknown or at rest."""
+        now = self._clock()
+        if self._samples and count < self._samples[-1][1]:
+            self._samples.clear()
+        self._samples.append((now, count))
+        while self._samples and now - self._samples[0][0] > RATE_SECONDS:
+            self._samples.popleft()
+        (began, first), (ended, last) = self._samples[0], self._samples[-1]
+        if ended - began < RATE_WITHHELD_SECONDS or last == first:
+            return None
+        return (last - first) / (ended - began)
+
+
+EvaluationReader = Callable[[Connection, Migration], EvaluationStatus | None]
+
+
+def read_snapshot(
+    conn: Connection, name: str | None, meter: RateMeter, evaluation: EvaluationReader, own_worker: int | None
+) -> Snapshot:
+    """The state of the migration called ``name`` as of now."""
+    as_of = _one(conn, "SELECT now()")
+    migration = load_migration(conn, name)
+    if migration is None:
+        return Snapshot(as_of=as_of, next_act="run", next_why="Nothing is migrated yet: see the plan, then run it.")
+    workers = _workers(conn, migration, own_worker)
+    alive = any(worker.alive for worker in workers)
+    reasons = _holds(conn, migration)
+    backfill = _backfill(conn, migration, meter)
+    route = _route(conn, migration)
+    snapshot = Snapshot(
+        as_of=as_of,
+        migration=migration,
+        phase=migration.phase,
+        condition=_condition(migration, alive, reasons),
+        reasons=_reasons(migration, reasons),
+        backfill=backfill,
+        index=index_status(conn, migration),
+        sync=_sync(conn, migration),
+        faults=_faults(conn, migration),
+        route=route,
+        evaluation=evaluation(conn, migration),
+        workers=workers,
+        soak_seconds=_soak(conn, migration, as_of) if route.active is Side.NEW else None,
+    )
+    snapshot = replace(snapshot, rollback=_rollback(conn, snapshot))
+    act, why = next_act(snapshot)
+    return replace(snapshot, next_act=act, next_why=why)
+
+
+def _one(conn: Connection, query: str, *parameters: object) -> datetime:
+    row = conn.execute(query, parameters).fetchone()
+    assert row is not None
+    result: datetime = row[0]
+    return result
+
+
+def _condition(migration: Migration, alive: bool, holds: tuple[Hold, ...]) -> Condition:
+    if migration.desired == "pause":
+        return Condition.FAILED if migration.condition is Condition.FAILED else Condition.PAUSED
+    if not alive:
+        return Condition.IDLE
+    return Condition.THROTTLED if holds else Condition.RUNNING
+
+
+def _reasons(migration: Migration, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
+    if migration.desired == "pause":
+        name = "failure" if migration.condition is Condition.FAILED else "operator"
+        return (Hold(name, migration.reason), *holds)
+    return holds
+
+
+def _workers(conn: Connection, migration: Migration, own: int | None) -> tuple[WorkerStatus, ...]:
+    rows = conn.execute(
+        "SELECT w.id, w.host, w.pid, w.doing, w.since, extract(epoch FROM now() - w.heartbeat)::float8,"
+        f" w.rows, w.threads, w.stopped_at IS NULL AND {ALIVE.format('w.id')}"
+        " FROM embedtui.worker w WHERE migration = %s AND (stopped_at IS NULL AND heartbeat > now() - interval '1 day'"
+        "  OR stopped_at > now() - interval '5 minutes') ORDER BY (stopped_at IS NULL) DESC, w.id DESC LIMIT 50",
+        [migration.id],
+    )
+    here = (host_name(), os.getpid())
+    return tuple(
+        WorkerStatus(
+            id=number,
+            host=host,
+            pid=pid,
+            doing=doing,
+            since=since,
+            heartbeat_seconds=max(0.0, heartbeat),
+            alive=alive,
+            rows=count,
+            threads=tuple((thread, what) for thread, what in threads),
+            own=number == own or (host, pid) == here,
+        )
+        for number, host, pid, doing, since, heartbeat, count, threads, alive in rows
+    )
+
+
+def _holds(conn: Connection, migration: Migration) -> tuple[Hold, ...]:
+    rows = conn.execute(
+        "SELECT DISTINCT ON (h.name) h.name, h.detail, h.since FROM embedtui.hold h"
+        f" WHERE h.migration = %s AND {ALIVE.format('h.worker')} ORDER BY h.name, h.since",
+        [migration.id],
+    )
+    return tuple(Hold(*row) for row in rows)
+
+
+def _backfill(conn: Connection, migration: Migration, meter: RateMeter) -> BackfillStatus:
+    row = conn.execute(
+        "SELECT m.total_rows, coalesce(s.rows, 0), coalesce(s.updates, 0), coalesce(s.hot, 0), coalesce(s.done, 0),"
+        " coalesce(s.count, 0), p.spent_tokens, p.spend_cap, p.concurrency, p.requests_per_minute,"
+        " p.tokens_per_minute, p.characters_per_token"
+        " FROM embedtui.migration m LEFT JOIN embedtui.pace p ON p.migration = m.id"
+        " LEFT JOIN (SELECT migration, sum(rows)::bigint AS rows, sum(updates)::bigint AS updates,"
+        "   sum(hot_updates)::bigint AS hot, count(*) FILTER (WHERE state = 'done') AS done, count(*) AS count"
+        "   FROM embedtui.shard GROUP BY migration) s ON s.migration = m.id WHERE m.id = %s",
+        [migration.id],
+    ).fetchone()
+    assert row is not None
+    total, rows, updates, hot, done, shards, tokens, cap, concurrency, requests, per_minute, _ = row
+    if total is not None:
+        # Rows that sync embeds are not in the shards; the final sweep has counted them all.
+        rows = min(rows, total) if migration.phase in BEFORE_INDEX else total
+    rate = meter.add(rows) if migration.phase is Phase.BACKFILL else None
+    price = migration.new_model.price_per_million
+    spent = tokens * price / 1e6 if price is not None else None
+    estimate = spent / rows * total if spent is not None and rows and total else None
+    share = hot / updates if updates else None
+    holder = ""
+    if share is not None and share < HOT_SHARE_EXPLAINED and migration.phase is Phase.BACKFILL:
+        holder = xmin_holder(conn)
+    return BackfillStatus(
+        rows=rows,
+        total=total,
+        rate=rate,
+        eta_seconds=(total - rows) / rate if rate and total is not None else None,
+        tokens=tokens or 0,
+        spent=spent,
+        estimate=estimate,
+        cap=cap,
+        hot_share=share if migration.placement is PlacementKind.COLUMN else None,
+        hot_holder=holder,
+        shards_done=done,
+        shards=shards,
+        concurrency=concurrency,
+        requests_per_minute=requests,
+        tokens_per_minute=per_minute,
+    )
+
+
+def _sync(conn: Connection, migration: Migration) -> SyncStatus:
+    row = conn.execute(
+        "SELECT count(*), extract(epoch FROM now() - min(at))::float8,"
+        " (SELECT synced FROM embedtui.migration WHERE id = %(m)s)"
+        " FROM (SELECT at FROM embedtui.queue WHERE migration = %(m)s ORDER BY id LIMIT %(n)s) q",
+        {"m": migration.id, "n": QUEUE_COUNTED},
+    ).fetchone()
+    assert row is not None
+    queued, oldest, synced = row
+    return SyncStatus(queued, max(0.0, oldest) if oldest is not None else None, synced)
+
+
+def _faults(conn: Connection, migration: Migration) -> tuple[FaultGroup, ...]:
+    rows = conn.execute(
+        "SELECT class, reason, count(*), state FROM embedtui.fault WHERE migration = %s"
+        " GROUP BY class, reason, state ORDER BY count(*) DESC LIMIT 100",
+        [migration.id],
+    )
+    return tuple(
+        FaultGroup(FaultClass(fault_class), reason, count, FaultState(state))
+        for fault_class, reason, count, state in rows
+    )
+
+
+def _route(conn: Connection, migration: Migration) -> RouteStatus:
+    row = conn.execute(
+        "SELECT active, canary, epoch, changed_at, changed_by, pending FROM embedtui.route WHERE migration = %s",
+        [migration.id],
+    ).fetchone()
+    if row is None:
+        return RouteStatus()
+    active, canary, epoch, changed_at, changed_by, pending = row
+    waits = str(pending.get("why") or pending.get("when") or pending) if pending else ""
+    listeners = read_listeners(conn, migration.name)
+    return RouteStatus(Side(active), canary, epoch, changed_at, changed_by, listeners, waits)
+
+
+def _soak(conn: Connection, migration: Migration, as_of: datetime) -> float | None:
+    row = conn.execute(
+        "SELECT extract(epoch FROM now() - changed_at)::float8 FROM embedtui.route WHERE migration = %s",
+        [migration.id],
+    ).fetchone()
+    return max(0.0, float(row[0])) if row else None
+
+
+def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
+    """Honest about the old side: what waits in the queue, and what its dead model can no longer embed."""
+    migration = snapshot.migration
+    assert migration is not None
+    if migration.settings.get("change_capture", "triggers") != "triggers":
+        return RollbackStatus(None, 0, "unknown: no change capture")
+    row = conn.execute(
+        "SELECT count(*) FROM (SELECT FROM embedtui.stale WHERE migration = %s LIMIT %s) x",
+        [migration.id, QUEUE_COUNTED],
+    ).fetchone()
+    stale = int(row[0]) if row else 0
+    if snapshot.route.active is Side.OLD:
+        if stale:
+            return RollbackStatus(False, stale, f"{migration.old_model.name} did not answer while the new side served")
+        why = f"{migration.old_model.name} is retired: after a cutover, edited rows could not be rolled back"
+        return RollbackStatus(True, 0, why if migration.old_model.retired else "")
+    waiting = snapshot.sync.queued
+    if not stale and not waiting:
+        return RollbackStatus(True)
+    reasons = []
+    if stale:
+        dead = "is retired" if migration.old_model.retired else "does not answer"
+        reasons.append(f"{migration.old_model.name} {dead}")
+    if waiting:
+        reasons.append(f"{waiting} changes wait to be synced")
+    return RollbackStatus(False, stale + waiting, "; ".join(reasons))
+
+
+def next_act(snapshot: Snapshot) -> tuple[str, str]:
+    """The next sensible act and why, from the state alone."""
+    phase = snapshot.phase
+    if phase is Phase.DONE:
+        return "", "Done. Only the log and the registry stay."
+    if phase is Phase.ABORTED:
+        return "", "Aborted: the table is as it was before."
+    if snapshot.condition is Condition.FAILED:
+        reason = snapshot.reasons[0].detail if snapshot.reasons else ""
+        return "resume", f"Mend this, then resume: {reason}"
+    if snapshot.condition is Condition.PAUSED:
+        return "resume", "Paused by an operator."
+    if phase in (*BEFORE_INDEX, Phase.INDEX):
+        if snapshot.condition is Condition.IDLE:
+            return "run", "No worker is at work: run it, it goes on where it stopped."
+        return "wait", "The work is under way." if phase in BEFORE_INDEX else "The index is being built."
+    if snapshot.route.active is Side.NEW:
+        if phase is Phase.CLEANUP:
+            return "cleanup", "A cleanup was interrupted: run it again to complete it."
+        return "watch", "Soaking: watch searches and faults; roll back with one key if anything looks wrong."
+    if snapshot.faulty:
+        return "faults", f"{snapshot.faulty} rows are faulty: retry, truncate or skip them."
+    evaluation = snapshot.evaluation
+    if evaluation is None:
+        return "compare", "Compare old and new before the switch."
+    if not evaluation.valid:
+        return "compare", f"Compare again: {evaluation.why_void}"
+    if evaluation.verdict != "PASS":
+        return "compare", f"The gate says {evaluation.verdict}: look at the checks."
+    return "cutover", "The gate passed: cut over when ready."
+
+
+def done_share(snapshot: Snapshot) -> float | None:
+    """Share of the backfill that is done, 0..1; None where the total is unknown."""
+    backfill = snapshot.backfill
+    if backfill.total is None:
+        return None
+    return 1.0 if not backfill.total else min(1.0, backfill.rows / backfill.total)

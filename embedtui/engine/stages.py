@@ -1,0 +1,302 @@
+"""The working phases of one process in their order: backfill, final sweep, index, and keeping up beside them."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from embedtui.engine.backfill import Backfill, plan_shards
+from embedtui.engine.embedding import ConfigurationFault, RowEmbedder
+from embedtui.engine.job import Job, now
+from embedtui.engine.pacing import Pacer
+from embedtui.engine.prepare import count_total
+from embedtui.engine.resilience import fatal, with_database
+from embedtui.engine.sync import Sync
+from embedtui.errors import EmbedtuiError, Interrupted
+from embedtui.model import (
+    EmbeddingModel,
+    FaultClass,
+    IndexMethod,
+    IndexStatus,
+    Key,
+    Migration,
+    Phase,
+    PhaseChanged,
+    Progressed,
+)
+from embedtui.postgres import indexes
+from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.state import add_audit, load_migration, set_phase
+from embedtui.providers import Embedder, ProviderFault, make_embedder
+
+T = TypeVar("T")
+
+SWEEP_LIMIT = 5_000
+"""Rows that the final sweep queues at a time; where there are more, the shards are read anew."""
+IDLE_SECONDS = 0.25
+"""Pause between looks at an empty queue."""
+SWEEP_ROUNDS_WITHOUT_GAIN = 20
+"""Sweeps that find the same rows (locked by the application for long), each a second apart, before that is said."""
+
+
+def index_options(migration: Migration) -> indexes.IndexOptions:
+    """The index's options as stored with the migration, so that every host builds the same."""
+    stored = migration.settings.get("index")
+    values = {name: value for name, value in stored.items() if value is not None} if isinstance(stored, dict) else {}
+    values.pop("method", None)
+    return indexes.IndexOptions(method=migration.index_method, **values)
+
+
+def queue_keys(conn: Connection, migration_id: int, keys: list[Key]) -> None:
+    """Queue rows for repair."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO embedtui.queue (migration, key, kind) VALUES (%s, %s, 'r')",
+            [(migration_id, list(key)) for key in keys],
+        )
+
+
+def make_row_embedder(model: EmbeddingModel, environ: Mapping[str, str], pacer: Pacer, job: Job) -> RowEmbedder:
+    """An embedder of rows that waits out pauses and holds, and says what it waits for.
+
+    Raises:
+        ConfigurationFault: no key, or no endpoint.
+    """
+    try:
+        embedder: Embedder = make_embedder(model, environ=environ)
+    except ProviderFault as fault:
+        raise ConfigurationFault(fault.reason, hint=fault.hint) from None
+
+    def on_fault(fault: ProviderFault) -> None:
+        if fault.fault_class is FaultClass.PROVIDER:
+            job.failed(f"Provider: {fault.reason}", FaultClass.PROVIDER, fault.hint)
+
+    return RowEmbedder(model, embedder, pacer, gate=job.gate, on_fault=on_fault)
+
+
+class Stages:
+    """Runs the phases that one worker process takes part in."""
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        environ: Mapping[str, str],
+        snapshot_share: Callable[[], float | None],
+        until: float | None,
+        follow: bool,
+    ) -> None:
+        self._job, self._environ, self._share = job, environ, snapshot_share
+        self._until, self._follow = until, follow
+        self._stopped_at_share = False
+        self._pacer = Pacer(job.dsn, job.migration)
+        job.waits_for = lambda: self._pacer.hold
+        self._link = job.link("stage", statement_timeout_ms=0)
+        self._sync_idle = threading.Event()
+        self._sync_error: EmbedtuiError | None = None
+
+    def run(self) -> None:
+        """Work until the phase is past the index (and with ``follow`` until stopped).
+
+        Raises:
+            Interrupted: stopped, or ``until`` was reached.
+            ConfigurationFault: the provider refuses us as configured.
+        """
+        new = self._embedder(self._job.migration.new_model)
+        sync = Sync(self._job, new, self._old_embedder(), characters_per_token=lambda: self._pacer.characters_per_token)
+        syncing = threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True)
+        watching = threading.Thread(target=self._watch_share, name="until", daemon=True)
+        syncing.start()
+        if self._until is not None:
+            watching.start()
+        try:
+            self._phases(new)
+        except Interrupted:
+            if not self._stopped_at_share and self._sync_error is None:
+                raise
+        finally:
+            self._job.halt()
+            syncing.join()
+            if self._until is not None:
+                watching.join()
+            sync.close()
+            self._link.drop()
+            self._pacer.close()
+        if self._sync_error is not None:
+            raise self._sync_error
+
+    # -------------------------------------------------------------------------------------------------- embedders
+
+    def _embedder(self, model: EmbeddingModel) -> RowEmbedder:
+        return make_row_embedder(model, self._environ, self._pacer, self._job)
+
+    def _old_embedder(self) -> RowEmbedder | None:
+        """None where the old model is known to be dead, unnamed, or without a key: nothing may need it."""
+        model = self._job.migration.old_model
+        if model.retired:
+            return None
+        try:
+            return self._embedder(model)
+        except ConfigurationFault as fault:
+            self._job.note(f"The old model cannot be used: {fault.message}")
+            return None
+
+    # ----------------------------------------------------------------------------------------------------- phases
+
+    def _database(self, work: Callable[[Connection], T]) -> T:
+        return with_database(
+            self._link,
+            work,
+            stop=self._job.stop,
+            on_lost=lambda message: self._job.hold("database", message),
+            on_back=lambda: self._job.release("database"),
+        )
+
+    def _phase(self) -> Phase:
+        migration = self._database(lambda conn: load_migration(conn, self._job.migration.name))
+        assert migration is not None
+        return migration.phase
+
+    def _enter(self, phase: Phase, expect: Phase) -> None:
+        if self._database(lambda conn: set_phase(conn, self._job.migration.id, phase, expect=(expect,))):
+            self._job.emit(PhaseChanged(now(), f"Phase: {phase}", phase))
+
+    def _phases(self, new: RowEmbedder) -> None:
+        while not self._job.stop.is_set():
+            self._job.gate(self._job.stop)
+            phase = self._phase()
+            if phase is Phase.BACKFILL:
+                self._backfill(new)
+                self._sweep(new)
+                self._enter(Phase.INDEX, Phase.BACKFILL)
+            elif phase is Phase.INDEX:
+                self._index()
+                self._drain()
+                self._enter(Phase.VALIDATE, Phase.INDEX)
+            elif phase.ended:
+                return
+            elif not self._follow:
+                self._drain()
+                return
+            else:
+                self._job.doing("keeping both sides current")
+                self._job.stop.wait(1.0)
+        raise self._why_stopped()
+
+    def _why_stopped(self) -> EmbedtuiError:
+        return self._sync_error or Interrupted("Stopped.", hint="Run again to go on.")
+
+    def _backfill(self, new: RowEmbedder) -> None:
+        Backfill(
+            self._job,
+            new,
+            threads=self._pacer.max_concurrency,
+            characters_per_token=lambda: self._pacer.characters_per_token,
+        ).run()
+
+    def _sweep(self, new: RowEmbedder) -> None:
+        """Find what the shards left (rows locked, moved or changed meanwhile) until nothing is left."""
+        migration = self._job.migration
+        before: list[Key] = []
+        rounds = 0
+        while True:
+            self._job.doing("final sweep")
+            self._drain()
+            planned = self._database(lambda conn: plan_shards(conn, migration.id, migration.table_oid))
+            if planned:
+                self._backfill(new)
+                continue
+            keys = self._database(lambda conn: self._job.placement.sweep(conn, SWEEP_LIMIT))
+            if not keys:
+                self._database(lambda conn: count_total(conn, migration))
+                self._job.release("row_locks")
+                return
+            rounds = rounds + 1 if keys == before else 0
+            before = keys
+            if rounds >= SWEEP_ROUNDS_WITHOUT_GAIN:
+                self._job.note(f"{len(keys)} rows are still locked by the application, e.g. {', '.join(keys[0])}")
+                rounds = 0
+            self._database(functools.partial(queue_keys, migration_id=migration.id, keys=keys))
+            if rounds and self._job.stop.wait(1.0):
+                raise self._why_stopped()
+
+    def _drain(self) -> None:
+        """Wait until the sync thread, here or elsewhere, has worked the queue off as it stands now."""
+        last = self._database(self._last_entry)
+        if last is None:
+            return
+        self._job.doing("waiting for the sync")
+        while self._database(lambda conn: self._first_entry(conn, last)):
+            if self._job.stop.wait(IDLE_SECONDS):
+                raise self._why_stopped()
+
+    def _last_entry(self, conn: Connection) -> int | None:
+        row = conn.execute(
+            "SELECT max(id) FROM embedtui.queue WHERE migration = %s", [self._job.migration.id]
+        ).fetchone()
+        return row[0] if row else None
+
+    def _first_entry(self, conn: Connection, last: int) -> bool:
+        row = conn.execute(
+            "SELECT EXISTS (SELECT FROM embedtui.queue WHERE migration = %s AND id <= %s)",
+            [self._job.migration.id, last],
+        ).fetchone()
+        return bool(row and row[0])
+
+    def _index(self) -> None:
+        migration = self._job.migration
+        if migration.index_method is IndexMethod.NONE:
+            return
+        self._job.doing("building the index")
+
+        def progress(status: IndexStatus) -> None:
+            share = f" {status.done * 100 // status.total} %" if status.done is not None and status.total else ""
+            waiting = f", waiting for {status.waiting_for}" if status.waiting_for else ""
+            self._job.doing(f"index: {status.phase}{share}{waiting}")
+            self._job.emit(Progressed(now(), f"Index: {status.phase}{share}{waiting}", status.done or 0, status.total))
+
+        def build(_: Connection) -> indexes.IndexBuild:
+            return indexes.build(
+                lambda: connect(self._job.dsn, name="index", statement_timeout_ms=0, lock_timeout_ms=0),
+                migration,
+                index_options(migration),
+                self._job.stop,
+                progress,
+            )
+
+        done = self._database(build)
+        if done.built:
+            self._database(
+                lambda conn: add_audit(conn, migration.id, "index", f"{done.name} built in {done.seconds:.1f} s")
+            )
+        for notice in done.notices:
+            self._job.note(notice)
+
+    # ------------------------------------------------------------------------------------------------ side threads
+
+    def _keep_up(self, sync: Sync) -> None:
+        try:
+            while not self._job.stop.is_set():
+                self._job.gate(self._job.stop)
+                if not sync.step():
+                    self._job.doing("waiting for changes")
+                    self._job.stop.wait(IDLE_SECONDS)
+        except Interrupted:
+            pass
+        except BaseException as error:
+            self._sync_error = fatal(error)
+            self._job.halt()
+        finally:
+            self._job.idle()
+
+    def _watch_share(self) -> None:
+        while not self._job.stop.wait(0.2):
+            try:
+                share = self._share()
+            except EmbedtuiError:
+                continue  # the worker threads say it
+            if share is not None and self._until is not None and share * 100 >= self._until:
+                self._stopped_at_share = True
+                self._job.halt()

@@ -1,0 +1,64 @@
+"""Tables, migrations and settings that several tests need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from embedtui.config import Settings, load_settings
+from embedtui.demo.api import LoopbackServer, hash_model
+
+OLD, NEW = "old-model", "new-model"
+
+
+def vector_literal(vector: np.ndarray) -> str:
+    """pgvector's text form."""
+    return "[" + ",".join(repr(float(x)) for x in vector) + "]"
+
+
+def make_documents(
+    dsn: str,
+    rows: int,
+    *,
+    table: str = "documents",
+    key: str = "id bigint PRIMARY KEY",
+    text: str = "document number {n}",
+    dimensions: int = 8,
+    index: bool = False,
+) -> None:
+    """A table as the article has it, with the old model's vectors."""
+    model = hash_model(dimensions)
+    texts = [text.format(n=n) for n in range(1, rows + 1)]
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(
+            f"CREATE TABLE {table} ({key}, content text, metadata jsonb DEFAULT '{{}}', embedding vector({dimensions}))"
+        )
+        column = key.split()[0]
+        with conn.cursor().copy(f"COPY {table} ({column}, content, embedding) FROM STDIN") as copy:
+            vectors = model(texts, None) if rows else []
+            for number, (content, vector) in enumerate(zip(texts, vectors, strict=True), 1):
+                copy.write_row((number, content, vector_literal(vector)))
+        if index:
+            conn.execute(f"CREATE INDEX idx_{table}_embedding ON {table} USING hnsw (embedding vector_cosine_ops)")
+
+
+def settings_for(
+    dsn: str, api: LoopbackServer, folder: Path, flags: Mapping[str, Any] | None = None, **variables: str
+) -> Settings:
+    """Settings by flags and environment alone, as the command line makes them."""
+    return load_settings(
+        {"table": "documents", "old_model.name": OLD, **(flags or {})},
+        environ={
+            "DATABASE_URL": dsn,
+            "OPENAI_API_KEY": api.key,
+            "OPENAI_BASE_URL": api.base_url,
+            "EMBED_MODEL": NEW,
+            "EMBED_DIMENSIONS": "16",
+            **variables,
+        },
+        cwd=folder,
+    )
