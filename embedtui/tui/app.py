@@ -1,0 +1,447 @@
+"""The dashboard: holds one snapshot, hands views to screens, and turns keys into acts for the bridge."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.reactive import reactive
+from textual.screen import Screen
+
+from embedtui.model import Comparison, Event, Flip, Phase, PhaseChanged, Progressed, Snapshot, VerifyReport
+from embedtui.tui import acts, comforts, draw, safe, theme
+from embedtui.tui.bridge import (
+    ActAdvanced,
+    ActDone,
+    ActFailed,
+    ActStarted,
+    Bridge,
+    EngineSpoke,
+    Fetched,
+    FetchFailed,
+    OpenEngine,
+    SnapshotFailed,
+    SnapshotTaken,
+    Trouble,
+)
+from embedtui.tui.palette import ActsProvider
+from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.screens.compare import CompareScreen
+from embedtui.tui.screens.cutover import CutoverScreen
+from embedtui.tui.screens.dialogs import CutoverDialog, LimitsDialog, ReportDialog, TypedNameDialog
+from embedtui.tui.screens.faults import FaultsScreen
+from embedtui.tui.screens.help import HelpScreen
+from embedtui.tui.screens.log import LogScreen
+from embedtui.tui.screens.overview import OverviewScreen
+from embedtui.tui.screens.plan import PlanScreen
+from embedtui.tui.screens.workers import WorkersScreen
+from embedtui.tui.view import Link, View
+
+_RATES = 240
+"""Readings kept for the sparkline: two minutes."""
+_EVENTS = 2000
+"""Events of this process kept for Overview and Log."""
+
+
+class Dashboard(App[None]):
+    """The dashboard over one engine. Every change of the screen happens in the event loop, from a message."""
+
+    TITLE = "embedtui"
+    CSS_PATH = "app.tcss"
+    MODES: ClassVar[dict[str, Callable[[], Screen[None]]]] = {  # type: ignore[assignment]
+        "overview": OverviewScreen,
+        "compare": CompareScreen,
+        "cutover": CutoverScreen,
+        "faults": FaultsScreen,
+        "workers": WorkersScreen,
+        "log": LogScreen,
+        "plan": PlanScreen,
+    }
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-w0"),
+        (80, "-w80"),
+        (100, "-w100"),
+        (160, "-w160"),
+        (240, "-w240"),
+    ]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-h0"),
+        (24, "-h24"),
+        (30, "-h30"),
+        (45, "-h45"),
+        (60, "-h60"),
+    ]
+    COMMANDS = {ActsProvider}  # noqa: RUF012 - Textual's own way to declare providers
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(
+                act.key,
+                f"act('{act.name}')",
+                act.label,
+                show=False,
+                key_display=act.key_text,
+                priority=act.name == "rollback",
+            )
+            for act in acts.ACTS.values()
+        ),
+        *(Binding(key, f"goto('{name}')", title, show=False) for name, (key, title) in acts.SCREENS.items()),
+        Binding("f1", "act('help')", "Help", show=False),
+        Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
+    ]
+
+    snapshot: reactive[Snapshot | None] = reactive(None, init=False, always_update=True)
+
+    def __init__(
+        self,
+        open_engine: OpenEngine,
+        *,
+        readonly: bool = False,
+        autostart: bool = False,
+        remember: bool = True,
+        interval: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.bridge = Bridge(open_engine, self.post_message, interval=interval)
+        self.readonly = readonly
+        self.link = Link()
+        self.comparison: Comparison | None = None
+        self.advances: dict[str, tuple[int, int]] = {}
+        self._autostart = autostart
+        self._remember = remember
+        self._comforts = comforts.load() if remember else comforts.Comforts()
+        self._rates: deque[float] = deque(maxlen=_RATES)
+        self._events: deque[Event] = deque(maxlen=_EVENTS)
+        self._busy: tuple[str, ...] = ()
+        self.farewell = ""
+
+    # ------------------------------------------------------------------------------------------------ life
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return super().get_theme_variable_defaults() | theme.DEFAULTS
+
+    def on_mount(self) -> None:
+        for each in theme.THEMES:
+            self.register_theme(each)
+        self.theme = self._first_theme()
+        self._catch_signals()
+        self.bridge.start()
+        start = self._comforts.screen if self._comforts.screen in self.MODES else "overview"
+        self.switch_mode(start)
+
+    def _first_theme(self) -> str:
+        if self._comforts.theme in self.available_themes:
+            return self._comforts.theme
+        few = self.console.color_system == "standard" and not self.is_headless
+        return theme.PLAIN.name if few else theme.DARK.name
+
+    def _catch_signals(self) -> None:
+        # A closed terminal (SIGHUP) and SIGTERM leave the same way as the key: own threads stopped, terminal restored.
+        loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                    loop.add_signal_handler(number, self.exit)
+
+    async def on_unmount(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self.bridge.close)
+
+    @property
+    def view(self) -> View:
+        """What panels are shown."""
+        return View(
+            snapshot=self.snapshot,
+            link=self.link,
+            rates=tuple(self._rates),
+            events=tuple(self._events),
+            running=self.bridge.running,
+            busy=self._busy,
+            readonly=self.readonly,
+        )
+
+    @property
+    def remembered(self) -> comforts.Comforts:
+        """What this session will leave for the next."""
+        return self._comforts
+
+    @remembered.setter
+    def remembered(self, value: comforts.Comforts) -> None:
+        if value != self._comforts:
+            self._comforts = value
+            if self._remember:
+                comforts.save(value)
+
+    # -------------------------------------------------------------------------------------------- messages
+
+    def watch_snapshot(self) -> None:
+        self.show()
+
+    def show(self) -> None:
+        """Shows the present view on every screen of the front stack."""
+        view = self.view
+        for screen in self.screen_stack:
+            if isinstance(screen, DashboardScreen) and screen.is_mounted:
+                with self.batch_update():
+                    screen.show(view)
+
+    def tell(self, topic: str, payload: object) -> None:
+        """Hands something that arrived to the screens of the front stack."""
+        for screen in self.screen_stack:
+            if isinstance(screen, DashboardScreen) and screen.is_mounted:
+                screen.receive(topic, payload)
+
+    def on_snapshot_taken(self, message: SnapshotTaken) -> None:
+        again = not self.link.up and self.link.since is not None and self.snapshot is not None
+        first = self.snapshot is None
+        self.link = Link(up=True)
+        if message.snapshot.phase is Phase.BACKFILL and message.snapshot.backfill.rate is not None:
+            self._rates.append(message.snapshot.backfill.rate)
+        self.snapshot = message.snapshot
+        if again:
+            self.say("The database is back.", title="Connected")
+        if first:
+            self._first_snapshot()
+
+    def _first_snapshot(self) -> None:
+        if self._autostart and not self.readonly:
+            self.bridge.run()
+        if isinstance(self.screen, DashboardScreen):
+            self.screen.opened()
+
+    def on_snapshot_failed(self, message: SnapshotFailed) -> None:
+        self.link = Link(
+            False, message.since, message.seconds, message.trouble.message, message.trouble.hint, message.attempts
+        )
+        self.show()
+
+    def on_engine_spoke(self, message: EngineSpoke) -> None:
+        event = message.event
+        if isinstance(event, Progressed):
+            return
+        self._events.append(event)
+        self.tell("event", event)
+        if isinstance(event, PhaseChanged):
+            self.bridge.poke()
+        self.show()
+
+    def on_act_started(self, message: ActStarted) -> None:
+        self._busy = (*self._busy, message.name)
+        self.show()
+
+    def on_act_advanced(self, message: ActAdvanced) -> None:
+        self.advances[message.name] = (message.done, message.total)
+        self.tell("advance", message)
+
+    def on_act_done(self, message: ActDone) -> None:
+        self._ended(message.name)
+        name, result = message.name, message.result
+        if isinstance(result, Comparison):
+            self.comparison = result
+        if isinstance(result, VerifyReport):
+            self.push_screen(ReportDialog(result))
+        text = echo(name, result)
+        if text:
+            self.say(text)
+        self.tell(name, result)
+        self.show()
+
+    def on_act_failed(self, message: ActFailed) -> None:
+        self._ended(message.name)
+        self.trouble(message.trouble)
+        self.tell(f"{message.name} failed", message.trouble)
+        self.show()
+
+    def on_fetched(self, message: Fetched) -> None:
+        self.tell(message.topic, message.payload)
+
+    def on_fetch_failed(self, message: FetchFailed) -> None:
+        self.tell(f"{message.topic} failed", message.trouble)
+
+    def _ended(self, name: str) -> None:
+        self.advances.pop(name, None)
+        self._busy = tuple(each for each in self._busy if each != name)
+
+    # ---------------------------------------------------------------------------------------------- speech
+
+    def say(self, text: str, *, title: str = "", severity: str = "information") -> None:
+        """A short message in the corner; never read as markup."""
+        self.notify(safe.line(text), title=title, severity=severity, markup=False, timeout=5)  # type: ignore[arg-type]
+
+    def trouble(self, trouble: Trouble) -> None:
+        """An error in the corner: what, and what to do."""
+        text = safe.line(trouble.message) + (f"\n{safe.line(trouble.hint)}" if trouble.hint else "")
+        self.notify(text, title=trouble.title, severity="error", markup=False, timeout=10)
+
+    # ------------------------------------------------------------------------------------------------ acts
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Dims an act that is impossible now (None); trying it then says why, see :meth:`run_action`."""
+        if action == "act" and parameters and parameters[0] in acts.ACTS:
+            return None if acts.refusal(str(parameters[0]), self.view) else True
+        return super().check_action(action, parameters)
+
+    async def run_action(self, action, default_namespace=None, namespaces=None) -> bool:  # type: ignore[no-untyped-def]
+        if isinstance(action, str) and action.removeprefix("app.").startswith("act("):
+            name = action.split("'")[1]
+            reason = acts.refusal(name, self.view)
+            if reason:
+                self.say(reason, title=acts.ACTS[name].label, severity="warning")
+                return True
+        return await super().run_action(action, default_namespace, namespaces)
+
+    def action_goto(self, name: str) -> None:
+        """Brings a screen to the front."""
+        if isinstance(self.screen, DashboardScreen) and self.current_mode != name:
+            self.switch_mode(name)
+            self.remembered = comforts.Comforts(name, self.remembered.theme, self.remembered.queries)
+
+    def action_act(self, name: str) -> None:
+        """Does an act, or opens the dialog that it needs."""
+        getattr(self, f"_act_{name}")()
+
+    def _act_run(self) -> None:
+        self.bridge.run()
+
+    def _act_pause(self) -> None:
+        if self.view.paused:
+            self.bridge.act("resume", lambda engine, _: engine.resume())
+        else:
+            self.bridge.act("pause", lambda engine, _: engine.pause("paused from the dashboard"))
+
+    def _act_compare(self) -> None:
+        self.action_goto("compare")
+        report = self.bridge.advance("compare")
+        self.bridge.act("compare", lambda engine, stop: engine.compare(None, progress=report, stop=stop))
+
+    def _act_index(self) -> None:
+        self.bridge.act("index", lambda engine, stop: engine.build_index(stop))
+
+    def _act_rollback(self) -> None:
+        if "rollback" not in self._busy:
+            self.bridge.rollback()
+
+    def _act_cutover(self) -> None:
+        self.action_goto("cutover")
+
+        def answered(answer: tuple[int, str] | None) -> None:
+            if answer is not None:
+                percent, override = answer
+                self.bridge.act("cutover", lambda engine, _: engine.cutover(percent, override=override))
+
+        self.push_screen(CutoverDialog(self.view), answered)
+
+    def _act_verify(self) -> None:
+        self.say("Reading every row; the report opens when it is done.", title="Verify")
+        self.bridge.act("verify", lambda engine, _: engine.verify())
+
+    def _act_cleanup(self) -> None:
+        self._typed(
+            "cleanup",
+            "Clean up",
+            "Drops the old side for good: after this there is no rollback. The log and the registry stay.",
+            lambda name: lambda engine, stop: engine.cleanup(name, stop=stop),
+        )
+
+    def _act_abort(self) -> None:
+        self._typed(
+            "abort",
+            "Abort",
+            "Gives this migration up: the new side, its vectors and the triggers are dropped. The old side serves as before.",
+            lambda name: lambda engine, _: engine.abort(name),
+        )
+
+    def _typed(self, name: str, verb: str, text: str, work: Callable[[str], Callable[..., object]]) -> None:
+        def answered(typed: str | None) -> None:
+            if typed is not None:
+                self.bridge.act(name, work(typed))
+
+        self.push_screen(TypedNameDialog(verb, text, self.view.table), answered)
+
+    def _act_faster(self) -> None:
+        self._concurrency(1)
+
+    def _act_slower(self) -> None:
+        self._concurrency(-1)
+
+    def _concurrency(self, step: int) -> None:
+        now = self.snapshot.backfill.concurrency if self.snapshot else None
+        wanted = max(1, (now or 1) + step)
+        self.bridge.act("pace", lambda engine, _: engine.set_pace(max_concurrency=wanted) and None or wanted)
+
+    def _act_limits(self) -> None:
+        def answered(limits: dict[str, float] | None) -> None:
+            if limits:
+                self.bridge.act("limits", lambda engine, _: engine.set_pace(**limits) and None)  # type: ignore[arg-type]
+
+        self.push_screen(LimitsDialog(self.view), answered)
+
+    def _act_help(self) -> None:
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(self.screen if isinstance(self.screen, DashboardScreen) else None))
+
+    def _act_theme(self) -> None:
+        names = [each.name for each in theme.THEMES]
+        self.theme = names[(names.index(self.theme) + 1) % len(names)] if self.theme in names else names[0]
+        self.remembered = comforts.Comforts(self.remembered.screen, self.theme, self.remembered.queries)
+
+    def _act_palette(self) -> None:
+        self.action_command_palette()
+
+    def _act_quit(self) -> None:
+        self.exit()
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        yield SystemCommand("Picture", "Save this screen as an SVG file", lambda: self.deliver_screenshot())
+
+    # -------------------------------------------------------------------------------------------- handing out
+
+    def hand_out(self, text: str, name: str) -> Path | None:
+        """Copies ``text`` (OSC 52) and always saves it as a file too: over SSH and tmux copying can fail unseen."""
+        self.copy_to_clipboard(text)
+        path = comforts.state_path() / "exports" / name
+        try:
+            comforts.write_file(path, text)
+        except OSError as error:
+            self.say(f"Copied, but not saved: {error.strerror}", severity="warning")
+            return None
+        self.say(f"Copied, and saved as {path}")
+        return path
+
+
+def echo(name: str, result: object) -> str:
+    """What an act did, in one sentence; empty where the screen itself shows it."""
+    if isinstance(result, Flip):
+        took = f"in {result.milliseconds:,.0f} ms, epoch {result.epoch}"
+        if name == "rollback":
+            return (
+                f"Rolled back: the old side serves all reads ({took})."
+                if result.changed
+                else "The old side serves already: nothing to roll back."
+            )
+        if not result.changed:
+            return "The pointer is there already: nothing changed."
+        share = "all reads" if result.active == "new" else f"{result.canary} % of reads"
+        return f"The new side serves {share} ({took})."
+    if isinstance(result, Comparison):
+        return f"Compared {draw.number(len(result.queries))} queries: {result.verdict or 'no verdict'}."
+    return {
+        "pause": "Paused: workers finish the requests in flight.",
+        "resume": "Resumed.",
+        "run": "The work of this terminal ended.",
+        "index": "The index is built.",
+        "pace": f"Requests in flight: at most {result}.",
+        "limits": "Limits set.",
+        "cleanup": "Cleaned up: the old side is gone.",
+        "abort": "Aborted: the old side serves as before.",
+        "decide": "",
+        "retry": "Faulty rows will be tried again.",
+        "skip": "Skipped: they count as decided.",
+        "truncate": "They will be embedded shortened.",
+    }.get(name, "")

@@ -1,0 +1,170 @@
+"""Small pure helpers that turn values into styled text; unknown values stay visibly unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from rich.cells import cell_len, set_cell_size
+from textual.content import Content
+from textual.style import Style
+
+UNKNOWN = "—"
+_SPARKS = "▁▂▃▄▅▆▇█"
+
+Part = Content | str | tuple[str, str]
+"""A piece of a line: content, plain text, or (plain text, style)."""
+
+
+def line(*parts: Part) -> Content:
+    """One line from parts; no part is read as markup."""
+    return Content.assemble(*(Content(part) if isinstance(part, str) else part for part in parts))
+
+
+def lines(rows: Iterable[Content], height: int | None = None) -> Content:
+    """Rows one below the other, cut to ``height``."""
+    kept = list(rows)
+    return Content("\n").join(kept if height is None else kept[: max(0, height)])
+
+
+def row(left: Content, right: Content, width: int) -> Content:
+    """``left`` and, flush right where there is room, ``right``; ``left`` is cut first."""
+    room = width - right.cell_length
+    if right.cell_length == 0 or room < 4:
+        return cut(left, width)
+    left = cut(left, room - 1)
+    return Content.assemble(left, " " * (room - left.cell_length), right)
+
+
+def cut(content: Content, width: int) -> Content:
+    """``content`` on at most ``width`` cells, with an ellipsis where something was cut off."""
+    return content if content.cell_length <= width else content.truncate(max(0, width), ellipsis=True)
+
+
+def fit(text: str, width: int) -> str:
+    """``text`` on exactly ``width`` cells: cut with an ellipsis, or filled with spaces."""
+    if width <= 0:
+        return ""
+    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
+
+
+def field(name: str, *parts: Part, width: int = 9) -> Content:
+    """A label in the muted colour, then its value."""
+    return line((fit(name, width), "$muted"), *parts)
+
+
+def link(text: str, style: str, action: str) -> Content:
+    """Text that does ``action`` when it is clicked."""
+    return Content.styled(text, style).stylize(Style.from_meta({"@click": action}))
+
+
+def wrapped(text: str, width: int, style: str = "", limit: int = 3) -> list[Content]:
+    """``text`` broken between words on at most ``limit`` lines of ``width`` cells."""
+    if width <= 0:
+        return []
+    broken = [each.rstrip() for each in Content.styled(text, style).wrap(width)]
+    if len(broken) > limit:
+        last = broken[limit - 1]
+        broken = [*broken[: limit - 1], cut(last, width - 1).append_text("…", style)]
+    return broken
+
+
+def number(value: float | None) -> str:
+    """A count with thousands marked."""
+    return UNKNOWN if value is None else f"{value:,.0f}"
+
+
+def rate(value: float | None) -> str:
+    """Rows per second."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
+
+
+def short(value: float | None) -> str:
+    """A count on few cells: 812, 31.5k, 4.2M."""
+    if value is None:
+        return UNKNOWN
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            scaled = value / (1e3 if letter == "k" else size)
+            return f"{scaled:.0f}{letter}" if scaled >= 100 else f"{scaled:.1f}{letter}"
+    return f"{value:,.0f}"
+
+
+def money(value: float | None) -> str:
+    """An amount; small ones keep two significant digits, because an embedding job often costs cents."""
+    if value is None:
+        return UNKNOWN
+    if value == 0 or value >= 10:
+        return f"${value:,.2f}"
+    return f"${value:,.2f}" if value >= 1 else f"${value:.4f}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share 0..1 as a percentage; never says 100 before all is done."""
+    if share is None:
+        return UNKNOWN
+    if share < 1:
+        step = 10 ** (digits + 2)
+        share = min(int(share * step) / step, 1 - 1 / step)
+    return f"{share * 100:.{digits}f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as the two largest units: 48 s, 2 m 05 s, 3 h 20 m, 4 d 2 h."""
+    if seconds is None:
+        return UNKNOWN
+    whole = max(0, int(seconds + 0.5))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def clock(at: datetime | None) -> str:
+    """Time of day as the database told it, in the operator's zone where it carries one."""
+    return UNKNOWN if at is None else at.strftime("%H:%M:%S")
+
+
+def bar(share: float | None, width: int, style: str) -> Content:
+    """A bar of ``width`` cells. Done and open parts differ in glyph, not only in colour."""
+    if width <= 0:
+        return Content("")
+    if share is None:
+        return line(("╌" * width, "$faint"))
+    halves = int(max(0.0, min(1.0, share)) * width * 2)
+    if share < 1:
+        halves = min(halves, width * 2 - 1)
+    full, half = divmod(halves, 2)
+    return line(("━" * full + ("╸" if half else ""), style), ("─" * (width - full - half), "$faint"))
+
+
+def sparkline(values: Sequence[float], width: int, style: str) -> Content:
+    """The last ``width`` values as one line of eight levels, from zero up; padded on the left."""
+    shown = list(values[-width:]) if width > 0 else []
+    top = max(shown, default=0.0)
+    glyphs = "".join(_SPARKS[min(7, int(value / top * 7.999))] if top > 0 else _SPARKS[0] for value in shown)
+    return line((" " * (width - len(glyphs)), ""), (glyphs, style))
+
+
+def chart(values: Sequence[float], width: int, height: int, style: str) -> list[Content]:
+    """The last ``width`` values as columns on ``height`` lines, from zero up."""
+    shown = list(values[-width:])
+    top = max(shown, default=0.0)
+    rows = []
+    for level in range(height - 1, -1, -1):
+        parts: list[Part] = [" " * (width - len(shown))]
+        for value in shown:
+            eighths = int(value / top * height * 8 + 0.5) - level * 8 if top > 0 else 0
+            if level == 0:
+                eighths = max(1, eighths)
+            # The crest is bright and what is under it dim: a quiet picture at any height.
+            parts.append(
+                " " if eighths <= 0 else (_SPARKS[min(eighths, 8) - 1], style if eighths <= 8 else f"{style} 40%")
+            )
+        rows.append(line(*parts).simplify())
+    return rows

@@ -1,0 +1,1 @@
+"""Screens: what each arranges, and what its own keys do."""

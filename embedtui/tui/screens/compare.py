@@ -1,0 +1,434 @@
+"""Compare: queries of lowest overlap first, the two rankings side by side, and the operator's verdicts."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Input, Static
+
+from embedtui.model import Comparison, Measures, QueryComparison, QueryInput
+from embedtui.tui import draw, safe, theme
+from embedtui.tui.bridge import ActAdvanced
+from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.screens.dialogs import PromptDialog
+from embedtui.tui.view import View
+from embedtui.tui.widgets.listing import Listing
+from embedtui.tui.widgets.panel import Panel
+from embedtui.tui.widgets.rankings import Rankings
+
+VERDICTS = {
+    "new": ("◆", "new better", "$new"),
+    "old": ("◇", "old better", "$old"),
+    "same": ("=", "same", "$muted"),
+    "bad": ("✗", "both bad", "$error"),
+}
+
+
+class CompareScreen(DashboardScreen):
+    """Evidence: what the new model changes, query by query."""
+
+    NAME = "compare"
+    AUTO_FOCUS = "#queries"
+    KEYS = ("verdict('new')", "verdict('old')", "verdict('same')", "filter", "ask")
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "verdict('new')", "New better", tooltip="This query is served better by the new side."),
+        Binding("o", "verdict('old')", "Old better", tooltip="This query is served better by the old side."),
+        Binding("s", "verdict('same')", "Same", tooltip="Neither is better."),
+        Binding("b", "verdict('bad')", "Both bad", show=False, tooltip="Neither side finds what was asked for."),
+        Binding(
+            "slash", "filter", "Filter", show=False, key_display="/", tooltip="Only queries that contain the words."
+        ),
+        Binding("a", "ask", "Ask", show=False, tooltip="Compare a query of your own."),
+        Binding("u", "undecided", "Undecided", show=False, tooltip="Only queries without a verdict, or all."),
+        Binding("y", "copy", "Copy", show=False, tooltip="Copy both rankings, and save them as a file."),
+        Binding("escape", "leave_filter", "Leave", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._comparison: Comparison | None = None
+        self._shown: list[QueryComparison] = []
+        self._filter = ""
+        self._undecided = False
+        self._asked: Comparison | None = None
+
+    def body(self) -> ComposeResult:
+        yield Panel(self._summary, id="measures-line")
+        with Container(id="compare"):
+            with Vertical(id="queries-side", classes="box") as side:
+                side.border_title = "Queries, lowest overlap first"
+                yield Input(placeholder="filter", id="filter", compact=True)
+                yield Listing(
+                    self._paint_query,
+                    empty="Press c to compare both sides, a to ask a query of your own.",
+                    id="queries",
+                )
+            with Vertical(id="rankings-side"):
+                yield Rankings(id="rankings", classes="box")
+                with Horizontal(id="evidence"):
+                    with VerticalScroll(id="document", classes="box") as document:
+                        document.border_title = "Document"
+                        document.can_focus = True
+                        yield Static(id="document-text", markup=False)
+                    yield Panel(self._measures, title="Measures", id="measures", classes="box")
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.query_one("#rankings").border_title = "Top 10"
+        if self.dashboard.comparison is not None:
+            self._take(self.dashboard.comparison)
+
+    def opened(self) -> None:
+        comparison = self.dashboard.comparison
+        if comparison is not None and comparison is not self._comparison:
+            self._take(comparison)
+        if self.focused is None:
+            self.query_one("#queries").focus()
+
+    def receive(self, topic: str, payload: object) -> None:
+        if topic == "compare" and isinstance(payload, Comparison):
+            self._asked = None
+            self._take(payload)
+        elif topic == "ask" and isinstance(payload, Comparison):
+            self._asked = payload
+            self._take(payload)
+        elif topic == "advance" and isinstance(payload, ActAdvanced):
+            self.query_one("#measures-line", Panel).show(self.dashboard.view)
+
+    def refusal(self, action: str) -> str:
+        if action.startswith("verdict") and not self._shown:
+            return "No query is compared yet: press c."
+        if action.startswith("verdict") and self.dashboard.readonly:
+            return "Read-only: this terminal only watches."
+        return ""
+
+    # -------------------------------------------------------------------------------------------------- data
+
+    def _take(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        self._select(keep=False)
+        for panel in self.query(Panel):
+            panel.show(self.dashboard.view)
+
+    def _select(self, *, keep: bool) -> None:
+        words = self._filter.casefold().split()
+        every = self._comparison.queries if self._comparison else ()
+        chosen = self._chosen
+        self._shown = [
+            query
+            for query in every
+            if all(word in query.text.casefold() for word in words) and not (self._undecided and query.verdict)
+        ]
+        cursor = 0
+        if keep and chosen is not None:
+            cursor = next((i for i, query in enumerate(self._shown) if query.query_id == chosen.query_id), 0)
+        listing = self.query_one("#queries", Listing)
+        if every:
+            listing.empty = "No query matches; Esc clears the filter."
+        listing.reset(len(self._shown), cursor)
+        self._point()
+
+    @property
+    def _chosen(self) -> QueryComparison | None:
+        cursor = self.query_one("#queries", Listing).cursor
+        return self._shown[cursor] if cursor < len(self._shown) else None
+
+    def _point(self) -> None:
+        migration = self.dashboard.snapshot.migration if self.dashboard.snapshot else None
+        models = (migration.old_model.name, migration.new_model.name) if migration else ("", "")
+        chosen = self._chosen
+        rankings = self.query_one("#rankings", Rankings)
+        rankings.show_query(chosen, models)
+        rankings.border_title = f"Top {self._comparison.k}" if self._comparison else "Top 10"
+        if chosen is not None:
+            rankings.border_title = Content(f"“{safe.line(chosen.text, 60)}”")
+
+    @on(Listing.Moved, "#queries")
+    def moved(self) -> None:
+        """Another query."""
+        self._point()
+
+    @on(Listing.Chosen, "#queries")
+    def chosen(self) -> None:
+        """Enter goes on to the rankings."""
+        self.query_one("#rankings").focus()
+
+    @on(Rankings.Pointed)
+    def pointed(self, message: Rankings.Pointed) -> None:
+        """Shows the text of the document under the cursor."""
+        document = self.query_one("#document")
+        text = self.query_one("#document-text", Static)
+        if message.row is None:
+            text.update(Content.styled("The text of the chosen document appears here.", "$muted"))
+            document.border_title = "Document"
+            return
+        document.border_title = Content(f"Document {safe.line(', '.join(message.row.key))}")
+        text.update(Content(safe.block(message.row.text)))
+        document.scroll_home(animate=False)
+
+    # -------------------------------------------------------------------------------------------------- acts
+
+    def action_verdict(self, verdict: str) -> None:
+        """Records the operator's verdict; the same again takes nothing back, another one replaces it."""
+        reason = self.refusal("verdict")
+        chosen = self._chosen
+        if reason or chosen is None:
+            self.dashboard.say(reason or "Choose a query first.", severity="warning")
+            return
+        query_id = chosen.query_id
+        self.dashboard.bridge.act("decide", lambda engine, _: engine.decide(query_id, verdict))
+        self._replace(chosen, verdict)
+        listing = self.query_one("#queries", Listing)
+        listing.cursor += 1
+
+    def _replace(self, query: QueryComparison, verdict: str) -> None:
+        from dataclasses import replace
+
+        if self._comparison is None:
+            return
+        queries = tuple(
+            replace(q, verdict=verdict) if q.query_id == query.query_id else q for q in self._comparison.queries
+        )
+        self._comparison = replace(self._comparison, queries=queries)
+        if self._asked is None:
+            self.dashboard.comparison = self._comparison
+        index = next((i for i, q in enumerate(self._shown) if q.query_id == query.query_id), None)
+        if index is not None:
+            self._shown[index] = replace(query, verdict=verdict)
+            self.query_one("#queries", Listing).repaint(index)
+
+    def action_filter(self) -> None:
+        """Opens the filter."""
+        field = self.query_one("#filter", Input)
+        field.add_class("-open")
+        field.focus()
+
+    def action_leave_filter(self) -> None:
+        """Closes and clears the filter; shows the whole comparison again after an own query."""
+        field = self.query_one("#filter", Input)
+        field.value = ""
+        field.remove_class("-open")
+        if self._asked is not None and self.dashboard.comparison is not None:
+            self._asked = None
+            self._take(self.dashboard.comparison)
+        self.query_one("#queries").focus()
+
+    @on(Input.Changed, "#filter")
+    def filtered(self, event: Input.Changed) -> None:
+        """The list follows what is typed."""
+        self._filter = event.value
+        self._select(keep=True)
+
+    @on(Input.Submitted, "#filter")
+    def filter_done(self) -> None:
+        """Enter goes to the list."""
+        self.query_one("#queries").focus()
+
+    def action_undecided(self) -> None:
+        """Shows only queries without a verdict, or all again."""
+        self._undecided = not self._undecided
+        self.query_one("#queries-side").border_title = (
+            "Queries without a verdict" if self._undecided else "Queries, lowest overlap first"
+        )
+        self._select(keep=True)
+
+    def action_ask(self) -> None:
+        """Asks for a query and compares it alone."""
+
+        def answered(text: str | None) -> None:
+            if text is not None:
+                self.dashboard.remembered = self.dashboard.remembered.with_query(text)
+                self.dashboard.bridge.act("ask", lambda engine, stop: engine.compare([QueryInput(text)], stop=stop))
+
+        queries = self.dashboard.remembered.queries
+        self.dashboard.push_screen(
+            PromptDialog("Ask", "Query to compare on both sides:", queries[0] if queries else ""), answered
+        )
+
+    def action_copy(self) -> None:
+        """Both rankings as text."""
+        chosen = self._chosen
+        if chosen is not None:
+            self.dashboard.hand_out(as_text(chosen), f"query-{chosen.query_id}.txt")
+
+    # ------------------------------------------------------------------------------------------------ pictures
+
+    def _paint_query(self, index: int, width: int) -> Content | None:
+        query = self._shown[index]
+        k = self._comparison.k if self._comparison else 10
+        shared = round(query.overlap * k)
+        style = "$error" if query.overlap < 0.3 else "$warning" if query.overlap < 0.6 else "$success"
+        glyph, word, verdict_style = VERDICTS.get(query.verdict, ("·", "", "$faint"))
+        right = draw.line((f" {glyph}", verdict_style), (f" {word}" if width >= 50 else "", verdict_style))
+        left = draw.line(
+            (f"{shared:>2}/{k} ", f"bold {style}"), draw.bar(query.overlap, 5, style), " ", safe.line(query.text)
+        )
+        return draw.row(left, right, width)
+
+    def _summary(self, view: View, width: int, _height: int) -> Content:
+        advance = self.dashboard.advances.get("compare")
+        if "compare" in view.busy or "ask" in view.busy:
+            share = advance[0] / advance[1] if advance and advance[1] else None
+            text = f" {advance[0]} of {advance[1]} queries" if advance else " …"
+            return draw.line(
+                ("● comparing", "bold $primary"),
+                (text, "$muted"),
+                "  ",
+                draw.bar(share, min(30, width - 40), "$primary"),
+            )
+        comparison = self._comparison
+        if comparison is None:
+            return draw.line(("○ not compared in this session", "$muted"), "   ", *self._recorded(view))
+        m = comparison.measures
+        parts: list[draw.Part] = []
+        if self._asked is not None:
+            parts += [("own query", "bold $primary"), ("  Esc shows all again   ", "$muted")]
+        elif comparison.verdict:
+            glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(
+                comparison.verdict, ("?", "$warning")
+            )
+            parts += [(f"{glyph} {comparison.verdict}", f"bold {style}"), "  "]
+        parts += [
+            (f"{m.queries}", "bold"),
+            (" queries  ", "$muted"),
+            ("overlap ", "$muted"),
+            (draw.percent(m.overlap.mean), "bold"),
+            ("  ", ""),
+            (f"{m.low_overlap}", "bold $warning" if m.low_overlap else "bold"),
+            (" low  ", "$muted"),
+        ]
+        if m.ndcg_old is not None and m.ndcg_new is not None:
+            parts += [
+                ("nDCG ", "$muted"),
+                (f"◇ {m.ndcg_old.mean:.2f}", "$old"),
+                (" → ", "$muted"),
+                (f"◆ {m.ndcg_new.mean:.2f}", "bold $new"),
+                "  ",
+            ]
+        if comparison.partial:
+            parts.append(("! partial", "$warning"))
+        return draw.cut(draw.line(*parts), width)
+
+    @staticmethod
+    def _recorded(view: View) -> list[draw.Part]:
+        status = view.snapshot.evaluation if view.snapshot else None
+        if status is None:
+            return []
+        return [("recorded: ", "$muted"), (status.verdict, "bold"), (f" at {draw.clock(status.at)}", "$muted")]
+
+    def _measures(self, view: View, width: int, height: int) -> Content:
+        if self._comparison is None:
+            return draw.line(("Figures over all queries appear here.", "$muted"))
+        return draw.lines((draw.cut(each, width) for each in measure_lines(self._comparison.measures, width)), height)
+
+
+def measure_lines(m: Measures, width: int) -> list[Content]:
+    """The figures of a comparison, the telling ones first."""
+    rows = [
+        draw.field(
+            "overlap",
+            (draw.percent(m.overlap.mean), "bold"),
+            (f"  {draw.percent(m.overlap.low)} to {draw.percent(m.overlap.high)}", "$muted"),
+            width=10,
+        ),
+        draw.field("top 1", draw.percent(m.top1_kept), (" keep their first result", "$muted"), width=10),
+        draw.field("RBO", f"{m.rbo.mean:.2f}", (f"  {m.rbo.low:.2f} to {m.rbo.high:.2f}", "$muted"), width=10),
+    ]
+    if m.ndcg_old is not None and m.ndcg_new is not None:
+        rows.append(
+            draw.field(
+                "nDCG@10",
+                (f"◇ {m.ndcg_old.mean:.3f}", "$old"),
+                ("  ", ""),
+                (f"◆ {m.ndcg_new.mean:.3f}", "bold $new"),
+                (f"  {m.judged} judged", "$muted"),
+                width=10,
+            )
+        )
+        if m.ndcg_difference is not None:
+            d = m.ndcg_difference
+            sure = d.low > 0 or d.high < 0
+            word, style = (
+                ("better", "$success")
+                if d.low > 0
+                else ("worse", "$error")
+                if d.high < 0
+                else ("no clear difference", "$muted")
+            )
+            p = f"  p {m.p_value:.3f}" if m.p_value is not None else ""
+            rows.append(
+                draw.field(
+                    "change",
+                    (f"{d.mean:+.3f}", "bold" if sure else ""),
+                    (f"  {d.low:+.3f} to {d.high:+.3f}{p}", "$muted"),
+                    (f"  {word}", style),
+                    width=10,
+                )
+            )
+    else:
+        rows.append(
+            draw.field("quality", ("unknown: no judgments; overlap says different, not worse", "$muted"), width=10)
+        )
+    if m.recall_old is not None and m.recall_new is not None:
+        rows.append(
+            draw.field(
+                "recall",
+                (f"◇ {draw.percent(m.recall_old)}", "$old"),
+                "  ",
+                (f"◆ {draw.percent(m.recall_new)}", "$new"),
+                width=10,
+            )
+        )
+    if m.latency_old_ms is not None and m.latency_new_ms is not None:
+        rows.append(
+            draw.field(
+                "p95",
+                (f"◇ {m.latency_old_ms[1]:.1f} ms", "$old"),
+                "  ",
+                (f"◆ {m.latency_new_ms[1]:.1f} ms", "$new"),
+                width=10,
+            )
+        )
+    if m.index_recall is not None:
+        rows.append(
+            draw.field("index", draw.percent(m.index_recall), (" of the exact top 10 found", "$muted"), width=10)
+        )
+    if m.wins_new or m.wins_old:
+        p = f"  p {m.verdict_p:.2f}" if m.verdict_p is not None else ""
+        rows.append(
+            draw.field(
+                "verdicts", (f"◇ {m.wins_old}", "$old"), "  ", (f"◆ {m.wins_new}", "$new"), (p, "$muted"), width=10
+            )
+        )
+    if m.histogram:
+        rows.append(Content(""))
+        rows.append(draw.line(("queries by overlap", "$muted")))
+        top = max(m.histogram) or 1
+        for index, count in enumerate(m.histogram):
+            share = count / top
+            label = f"{index * 10:>3}–{index * 10 + 10:<3} % "
+            cells = max(1, round(share * max(4, width - 18))) if count else 0
+            rows.append(
+                draw.line(
+                    (label, "$muted"),
+                    ("█" * cells, "$warning" if index < 3 else "$primary"),
+                    (f" {count}" if count else " ·", "$muted"),
+                )
+            )
+    rows += [draw.line(("? ", "$warning"), (safe.line(each), "$muted")) for each in m.unknown]
+    return rows
+
+
+def as_text(query: QueryComparison) -> str:
+    """Both rankings of a query as plain text."""
+    out = [f"Query: {safe.line(query.text)}", f"Overlap: {query.overlap:.0%}", ""]
+    for side, rows in (("old", query.old), ("new", query.new)):
+        out.append(side)
+        out += [f"{row.rank:>3}  {row.distance:.4f}  {', '.join(row.key)}  {safe.line(row.text, 160)}" for row in rows]
+        out.append("")
+    return "\n".join(out)

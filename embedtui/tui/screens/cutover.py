@@ -1,0 +1,168 @@
+"""Cutover: may it be, what stands in the way and what releases it, what will happen, and the way back."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.content import Content
+
+from embedtui.model import Blocker, Check, PlacementKind, Side
+from embedtui.tui import acts, draw, panels, safe, theme
+from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.screens.dialogs import CutoverDialog
+from embedtui.tui.view import View
+from embedtui.tui.widgets.panel import Panel
+
+
+class CutoverScreen(DashboardScreen):
+    """The gate and the pointer."""
+
+    NAME = "cutover"
+    KEYS = ("share",)
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "share", "Share", tooltip="Let a share of reads use the new side first."),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._blockers: tuple[Blocker, ...] | None = None
+        self._beat = 0
+
+    def body(self) -> ComposeResult:
+        yield Panel(panels.advice, id="advice")
+        with Container(id="gateboard"):
+            yield Panel(panels.route, title="Route and rollback", id="route", classes="box")
+            yield Panel(self._happens, title="What a cutover does", id="happens", classes="box")
+            yield Panel(self._gate, title="Gate", id="gate", classes="box")
+            yield Panel(self._way, title="In the way", id="blockers", classes="box")
+
+    def opened(self) -> None:
+        self._fetch()
+
+    def show(self, view: View) -> None:
+        super().show(view)
+        # Blockers are read every few seconds only: each reading asks the database several questions.
+        self._beat += 1
+        if self._beat % 6 == 0 and view.link.up:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        act = (
+            "cleanup"
+            if self.dashboard.view.new_reads
+            and self.dashboard.view.snapshot is not None
+            and self.dashboard.view.snapshot.route.active is Side.NEW
+            else "cutover"
+        )
+        if self.dashboard.snapshot is not None and self.dashboard.snapshot.migration is not None:
+            self.dashboard.bridge.fetch("blockers", lambda engine: engine.blockers(act))
+
+    def receive(self, topic: str, payload: object) -> None:
+        if topic == "blockers" and isinstance(payload, tuple):
+            self._blockers = payload
+            self.query_one("#blockers", Panel).show(self.dashboard.view)
+        elif topic in ("cutover", "rollback", "compare"):
+            self._fetch()
+
+    def refusal(self, action: str) -> str:
+        return acts.refusal("cutover", self.dashboard.view) if action == "share" else ""
+
+    def action_share(self) -> None:
+        """Opens the cutover dialog with a small share filled in."""
+        reason = self.refusal("share")
+        if reason:
+            self.dashboard.say(reason, severity="warning")
+            return
+
+        def answered(answer: tuple[int, str] | None) -> None:
+            if answer is not None:
+                percent, override = answer
+                self.dashboard.bridge.act("cutover", lambda engine, _: engine.cutover(percent, override=override))
+
+        self.dashboard.push_screen(CutoverDialog(self.dashboard.view, percent=10), answered)
+
+    def _gate(self, view: View, width: int, height: int) -> Content:
+        comparison = self.dashboard.comparison
+        rows: list[Content] = [draw.cut(each, width) for each in panels.evaluation(view)]
+        if comparison is not None:
+            rows.append(Content(""))
+            for check in comparison.checks:
+                rows += check_lines(check, width)
+        return draw.lines(rows, height)
+
+    def _way(self, view: View, width: int, height: int) -> Content:
+        if view.snapshot is None or view.snapshot.migration is None:
+            return draw.line(("No migration yet.", "$muted"))
+        if self._blockers is None:
+            return draw.line(("◌ asking the database …", "$muted"))
+        if not self._blockers:
+            return draw.line(("✓ nothing is in the way", "bold $success"))
+        rows: list[Content] = []
+        for blocker in self._blockers:
+            style = "$warning" if blocker.overridable else "$error"
+            rows += [
+                draw.line((("! " if blocker.overridable else "✗ ") if not i else "  ", style), each)
+                for i, each in enumerate(draw.wrapped(safe.line(blocker.message), width - 2, "bold", 3))
+            ]
+            if blocker.release:
+                rows += [
+                    draw.line("  ", ("→ " if not i else "  ", "$muted"), each)
+                    for i, each in enumerate(draw.wrapped(safe.line(blocker.release), width - 4, "$muted", 3))
+                ]
+            if blocker.overridable:
+                rows.append(draw.line(("  → or override it with a reason", "$muted")))
+        return draw.lines(rows, height)
+
+    def _happens(self, view: View, width: int, height: int) -> Content:
+        snapshot = view.snapshot
+        if snapshot is None or snapshot.migration is None:
+            return draw.line(("Nothing to cut over yet.", "$muted"))
+        m = snapshot.migration
+        where = f"{m.new_table}.{m.new_column}" if m.placement is PlacementKind.TABLE else m.new_column
+        rows: list[Content] = []
+        steps: tuple[tuple[str, str], ...]
+        if snapshot.route.active is Side.NEW:
+            steps = (
+                ("F9", f"moves all reads back to {m.old_column} ({m.old_model.name}) at once"),
+                ("", "both sides are kept current while their models answer"),
+                ("K", f"drops {m.old_column} for good, when you are sure"),
+            )
+        else:
+            n = len(snapshot.route.listeners)
+            steps = (
+                ("1", f"one row is changed: searches use {where} with {m.new_model.name}"),
+                (
+                    "2",
+                    f"{n} Router{'s' if n != 1 else ''} hear{'s' if n == 1 else ''} of it, mostly within milliseconds"
+                    if n
+                    else "services with a Router hear of it; none has been heard from",
+                ),
+                (
+                    "3",
+                    f"{m.old_column} stays and is kept current"
+                    if not m.old_model.retired
+                    else f"{m.old_column} stays but ages: {m.old_model.name} no longer answers",
+                ),
+                ("F9", "takes it all back, at once"),
+            )
+        for key, text in steps:
+            for i, each in enumerate(draw.wrapped(safe.line(text), width - 4, "", 3)):
+                rows.append(draw.line((draw.fit(key if not i else "", 4), "bold $primary"), each))
+        return draw.lines(rows, height)
+
+
+def check_lines(check: Check, width: int) -> list[Content]:
+    """A check: glyph, word, name, and what it found."""
+    glyph, word, style = theme.RESULT.get(check.result, theme.RESULT["unknown"])
+    head = draw.line((f"{glyph} {draw.fit(word, 8)}", f"bold {style}"), (safe.line(check.name), "bold"))
+    rows = [draw.cut(head, width)]
+    rows += [draw.line("  ", each) for each in draw.wrapped(safe.line(check.detail), width - 2, "$muted", 2)]
+    if check.mend and check.result not in ("pass",):
+        rows += [
+            draw.line("  ", ("→ " if not i else "  ", style), each)
+            for i, each in enumerate(draw.wrapped(safe.line(check.mend), width - 4, "", 2))
+        ]
+    return rows

@@ -1,0 +1,125 @@
+"""Help: every key of the screen it was called from and of the app, and what the signs mean."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from embedtui.tui import acts, draw, theme
+from embedtui.tui.screens.base import DashboardScreen
+
+_KEY_WORDS = {
+    "question_mark": "?",
+    "plus": "+",
+    "minus": "-",
+    "slash": "/",
+    "escape": "Esc",
+    "enter": "Enter",
+    "pageup": "PgUp",
+    "pagedown": "PgDn",
+    "home": "Home",
+    "end": "End",
+    "up": "↑",
+    "down": "↓",
+    "left": "←",
+    "right": "→",
+    "tab": "Tab",
+    "space": "Space",
+    "f1": "F1",
+    "f9": "F9",
+}
+
+_SIGNS = (
+    ("◇", "$old", "old side"),
+    ("◆", "$new", "new side"),
+    ("✓", "$success", "done, passed, current"),
+    ("!", "$warning", "look at this"),
+    ("✗", "$error", "failed"),
+    ("?", "$warning", "not known"),
+    *(theme.CONDITION[each][::2] + (theme.CONDITION[each][1],) for each in theme.CONDITION),
+    ("—", "$muted", "unknown yet"),
+)
+
+
+def key_text(key: str) -> str:
+    """A key as a person reads it."""
+    return _KEY_WORDS.get(key, key.replace("ctrl+", "^"))
+
+
+class HelpScreen(ModalScreen[None]):
+    """A sheet over the screen it explains."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,q,f1", "close", "Close", show=False),
+    ]
+
+    def __init__(self, behind: DashboardScreen | None) -> None:
+        super().__init__()
+        self._behind = behind
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog sheet") as box:
+            box.border_title = "Keys"
+            box.border_subtitle = "Esc closes"
+            with VerticalScroll():
+                yield Static(self.text(), id="help-text")
+
+    def action_close(self) -> None:
+        """Leaves the help."""
+        self.dismiss(None)
+
+    def text(self) -> Content:
+        """Keys in groups: of this screen, of each group of acts, of lists, then the signs."""
+        rows: list[Content] = []
+        if self._behind is not None:
+            own = [
+                (key_text(binding.key_display or binding.key), binding.description, binding.tooltip or "")
+                for bindings in self._behind._bindings.key_to_bindings.values()
+                for binding in bindings
+                if binding.action not in ("copy_text", "app.focus_next", "app.focus_previous") and binding.description
+            ]
+            if own:
+                rows += _group(acts.SCREENS[self._behind.NAME][1] if self._behind.NAME in acts.SCREENS else "Here", own)
+        rows += _group(
+            "Rollback",
+            [("F9", acts.ACTS["rollback"].label, acts.ACTS["rollback"].doc + " Also while typing and in dialogs.")],
+        )
+        for group in dict.fromkeys(act.group for act in acts.ACTS.values()):
+            rows += _group(
+                group,
+                [
+                    (act.key_text, act.label, act.doc)
+                    for act in acts.ACTS.values()
+                    if act.group == group and act.name != "rollback"
+                ],
+            )
+        rows += _group("Screens", [(key, title, "") for key, title in acts.SCREENS.values()])
+        rows += _group(
+            "Lists and fields",
+            [
+                ("↑ ↓ PgUp PgDn", "Move", "k and j too; Home and End, g and G"),
+                ("Tab", "Next part", "Shift+Tab goes back"),
+                ("Enter", "Open", ""),
+                ("Esc", "Leave", "a field or a dialog"),
+                ("F1", "Help", "where ? would be typed"),
+                ("^q", "Quit", "from anywhere"),
+            ],
+        )
+        rows.append(Content.styled("Signs", "bold $primary"))
+        rows += [draw.line("  ", (f"{glyph}  ", f"bold {style}"), word) for glyph, style, word in _SIGNS]
+        return draw.lines(rows)
+
+
+def _group(title: str, keys: list[tuple[str, str, str]]) -> list[Content]:
+    rows = [Content.styled(title, "bold $primary")]
+    rows += [
+        draw.line("  ", (draw.fit(key, 14 if len(key) > 6 else 6), "bold"), (draw.fit(label, 13), ""), (doc, "$muted"))
+        for key, label, doc in keys
+    ]
+    return [*rows, Content("")]

@@ -1,0 +1,73 @@
+"""What a panel may show: the snapshot, and the few things only this terminal knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from embedtui.model import Condition, Event, Phase, Side, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How the screen stands with the database."""
+
+    up: bool = False
+    """The last reading succeeded."""
+    since: datetime | None = None
+    """When the link was lost; None while connecting for the first time, or up."""
+    seconds: float = 0.0
+    """How long it has been lost."""
+    problem: str = ""
+    """One line: what is wrong."""
+    hint: str = ""
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The input of every panel; equal views paint equal pictures."""
+
+    snapshot: Snapshot | None = None
+    """None until the first reading."""
+    link: Link = Link()
+    rates: tuple[float, ...] = ()
+    """Rows per second of the last readings, oldest first."""
+    events: tuple[Event, ...] = ()
+    """What the engine of this process told, oldest first."""
+    running: bool = False
+    """This terminal runs the migration's work."""
+    busy: tuple[str, ...] = ()
+    """Names of acts under way from this terminal."""
+    readonly: bool = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether what is shown is the last known state and not the present one."""
+        return not self.link.up and self.snapshot is not None
+
+    @property
+    def phase(self) -> Phase:
+        """The migration's phase; ``plan`` while none exists."""
+        return self.snapshot.phase if self.snapshot else Phase.PLAN
+
+    @property
+    def condition(self) -> Condition:
+        """The phase's condition."""
+        return self.snapshot.condition if self.snapshot else Condition.IDLE
+
+    @property
+    def paused(self) -> bool:
+        """Whether the operators want the work to pause."""
+        migration = self.snapshot.migration if self.snapshot else None
+        return self.condition is Condition.PAUSED or (migration is not None and migration.desired == "pause")
+
+    @property
+    def new_reads(self) -> bool:
+        """Whether any read is served by the new side: what a rollback would take back."""
+        return self.snapshot is not None and (self.snapshot.route.active is Side.NEW or self.snapshot.route.canary > 0)
+
+    @property
+    def table(self) -> str:
+        """Name of the migrating table; empty while none exists."""
+        return str(self.snapshot.migration.table) if self.snapshot and self.snapshot.migration else ""

@@ -1,0 +1,100 @@
+"""What every screen has: the status line on top, the names of the screens, and the keys at the bottom."""
+
+from __future__ import annotations
+
+from textual.content import Content
+
+from embedtui.model import Side
+from embedtui.tui import acts, draw, safe, theme
+from embedtui.tui.view import View
+
+
+def header(view: View, width: int, _height: int = 1) -> Content:
+    """One line: what migrates, how it stands, who serves, whether the screen is current."""
+    snapshot = view.snapshot
+    name = draw.line((" embedtui ", "bold $background on $primary"), "  ")
+    if snapshot is None:
+        if view.link.problem:
+            state = draw.line(("✗ no database ", "bold $error"), (f"for {draw.duration(view.link.seconds)}", "$error"))
+        else:
+            state = draw.line(("◌ connecting …", "$muted"))
+        return draw.row(draw.line(name, state), _watch(view), width)
+    parts: list[draw.Part] = [name, (safe.line(view.table) or "no migration yet", "bold"), "   "]
+    glyph, word, style = theme.CONDITION[snapshot.condition]
+    if snapshot.phase.ended:
+        parts.append((f"✓ {snapshot.phase}" if snapshot.phase == "done" else "■ aborted", "bold $success"))
+    elif snapshot.migration is not None:
+        parts += [(f"{glyph} {word} ", f"bold {style}"), (str(snapshot.phase), style)]
+    if snapshot.migration is not None and width >= 60:
+        parts += ["   ", serving(view)]
+    if view.stale:
+        right = draw.line(
+            (" ✗ database lost ", "bold $background on $error"),
+            (f" {draw.duration(view.link.seconds)}, seen {draw.clock(snapshot.as_of)} ", "$error"),
+        )
+        if width < 100:
+            parts = [name, (safe.line(view.table), "bold")]
+    else:
+        right = draw.line(_watch(view), (draw.clock(snapshot.as_of) + " ", "$muted"))
+    return draw.row(draw.line(*parts), right, width)
+
+
+def serving(view: View) -> Content:
+    """Which side serves, in a few words."""
+    assert view.snapshot is not None
+    route = view.snapshot.route
+    if route.active is Side.OLD and 0 < route.canary < 100:
+        return draw.line(
+            (f"◇ old {100 - route.canary} %", "$old"), (" · ", "$muted"), (f"◆ new {route.canary} %", "$new")
+        )
+    side = Side.NEW if route.active is Side.NEW or route.canary >= 100 else Side.OLD
+    return draw.line((f"{theme.SIDE_GLYPH[side]} {side} serves", f"bold {theme.SIDE_STYLE[side]}"))
+
+
+def _watch(view: View) -> Content:
+    return draw.line(("read-only  ", "$warning")) if view.readonly else Content("")
+
+
+def rail(active: str, faults: int, width: int) -> Content:
+    """The screens' keys and names; the active one is marked; faults are counted."""
+    parts: list[draw.Part] = [" "]
+    for name, (key, title) in acts.SCREENS.items():
+        shown = f"{title} {draw.short(faults)}" if name == "faults" and faults else title
+        text = f" {key} {shown} "
+        if name == active:
+            parts.append((text, "bold $foreground on $panel"))
+        else:
+            style = "$warning" if name == "faults" and faults else "$muted"
+            parts.append(draw.link(text, style, f"app.goto('{name}')"))
+        parts.append(" " if width >= 90 else "")
+    return draw.cut(draw.line(*parts), width)
+
+
+def footer(view: View, keys: tuple[tuple[str, str, str, bool], ...], width: int) -> Content:
+    """Keys with words, as many as fit; rollback keeps its place on the right on every screen.
+
+    ``keys`` are (key, label, action, possible).
+    """
+    live = view.new_reads
+    roll = draw.line(
+        draw.link(" F9 ", "bold $background on $warning" if live else "bold $muted on $panel", "app.act('rollback')"),
+        draw.link(" Roll back ", "bold $warning" if live else "$muted", "app.act('rollback')"),
+    )
+    gap = "  " if width < 100 else "   "
+    items = [
+        draw.line(
+            draw.link(key, "bold $primary" if possible else "$faint", action),
+            draw.link(f" {text}", "$foreground" if possible else "$faint", action),
+            gap,
+        )
+        for key, text, action, possible in keys
+    ]
+    # Help and quit are the way out: they keep their room, and what does not fit beside them is in the help.
+    room = width - 1 - roll.cell_length - sum(item.cell_length for item in items[-2:])
+    kept = []
+    for item in items[:-2]:
+        if item.cell_length > room:
+            break
+        room -= item.cell_length
+        kept.append(item)
+    return draw.row(draw.line(" ", *kept, *items[-2:]), roll, width)

@@ -1,0 +1,191 @@
+"""A list of one-line rows that paints only the rows on screen, so a hundred thousand scroll like ten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.geometry import Size
+from textual.message import Message
+from textual.reactive import var
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+from textual.style import Style
+from textual.visual import Visual
+
+PaintRow = Callable[[int, int], Content | None]
+"""Paints row number ``index`` on ``width`` cells; None while the row is not known yet."""
+
+
+class Listing(ScrollView, can_focus=True):
+    """Rows by number with a cursor. The rows' data stays with the owner; this asks for a picture of each."""
+
+    ALLOW_SELECT = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Up", show=False),
+        Binding("down,j", "move(1)", "Down", show=False),
+        Binding("pageup,ctrl+b", "page(-1)", "Page up", show=False),
+        Binding("pagedown,ctrl+f", "page(1)", "Page down", show=False),
+        Binding("home,g", "first", "First", show=False),
+        Binding("end,G", "last", "Last", show=False),
+        Binding("enter", "choose", "Choose", show=False),
+    ]
+
+    class Moved(Message):
+        """The cursor is on another row."""
+
+        def __init__(self, listing: Listing, index: int) -> None:
+            super().__init__()
+            self.listing = listing
+            self.index = index
+
+        @property
+        def control(self) -> Listing:
+            return self.listing
+
+        def can_replace(self, message: Message) -> bool:
+            return isinstance(message, Listing.Moved) and message.listing is self.listing
+
+    class Chosen(Message):
+        """Enter, or a second click, on a row."""
+
+        def __init__(self, listing: Listing, index: int) -> None:
+            super().__init__()
+            self.listing = listing
+            self.index = index
+
+        @property
+        def control(self) -> Listing:
+            return self.listing
+
+    cursor: var[int] = var(0)
+
+    def __init__(
+        self, paint: PaintRow, *, empty: str = "", title: str = "", id: str | None = None, classes: str | None = None
+    ) -> None:
+        super().__init__(id=id, classes=classes)
+        self.border_title = title or None
+        self._paint = paint
+        self._count = 0
+        self.empty = empty
+        """What is said where there are no rows."""
+        self._strips: dict[tuple[int, int, bool, bool], Strip] = {}
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self._count
+
+    def reset(self, count: int, cursor: int | None = None) -> None:
+        """There are ``count`` rows now, and their pictures may have changed."""
+        self._strips.clear()
+        self._count = count
+        self.virtual_size = Size(self.scrollable_content_region.width, count)
+        self.cursor = max(0, min(self.cursor if cursor is None else cursor, count - 1))
+        self.refresh()
+
+    def repaint(self, index: int) -> None:
+        """The picture of one row changed."""
+        self._strips = {key: strip for key, strip in self._strips.items() if key[0] != index}
+        self.refresh_line(index)
+
+    def validate_cursor(self, cursor: int) -> int:
+        return max(0, min(cursor, self._count - 1))
+
+    def watch_cursor(self, before: int, now: int) -> None:
+        if before == now:
+            return
+        self.refresh_line(before)
+        self.refresh_line(now)
+        self._follow()
+        self.post_message(self.Moved(self, now))
+
+    def action_move(self, step: int) -> None:
+        """Moves the cursor by ``step`` rows."""
+        self.cursor += step
+
+    def action_page(self, step: int) -> None:
+        """Moves the cursor by a page."""
+        self.cursor += step * max(1, self.scrollable_content_region.height - 1)
+
+    def action_first(self) -> None:
+        """Moves the cursor to the first row."""
+        self.cursor = 0
+
+    def action_last(self) -> None:
+        """Moves the cursor to the last row."""
+        self.cursor = self._count - 1
+
+    def action_choose(self) -> None:
+        """Chooses the row under the cursor."""
+        if self._count:
+            self.post_message(self.Chosen(self, self.cursor))
+
+    def render_line(self, y: int) -> Strip:
+        width = self.scrollable_content_region.width
+        index = self.scroll_offset.y + y
+        base = self.visual_style
+        if index >= self._count:
+            text = self.empty if y == 1 and not self._count else ""
+            return self._strip(Content.styled(f"  {text}", "$muted"), width, base)
+        chosen = index == self.cursor
+        key = (index, width, chosen, self.has_focus)
+        strip = self._strips.get(key)
+        if strip is None:
+            content = self._paint(index, width - 2)
+            known = content is not None
+            if chosen:
+                style = "$block-cursor-background" if self.has_focus else "$block-cursor-blurred-background"
+                mark = Content.styled("▌", "$primary" if self.has_focus else "$faint")
+                content = (
+                    (mark + Content(" ") + (content or Content("…"))).pad_right(width).stylize_before(f"on {style}")
+                )
+            else:
+                content = Content("  ") + (content or Content.styled("…", "$faint"))
+            strip = self._strip(content, width, base)
+            if known:
+                if len(self._strips) > 2000:
+                    self._strips.clear()
+                self._strips[key] = strip
+        return strip
+
+    def _strip(self, content: Content, width: int, base: Style) -> Strip:
+        strips = Visual.to_strips(self, content.truncate(width, pad=True), width, 1, base)
+        return strips[0] if strips else Strip.blank(width)
+
+    def notify_style_update(self) -> None:
+        self._strips.clear()
+        super().notify_style_update()
+
+    def on_resize(self) -> None:
+        self._strips.clear()
+        self.virtual_size = Size(self.scrollable_content_region.width, self._count)
+        self._follow()
+
+    def on_focus(self) -> None:
+        self.refresh_line(self.cursor)
+
+    def on_blur(self) -> None:
+        self.refresh_line(self.cursor)
+
+    def on_click(self, event: events.Click) -> None:
+        index = self.scroll_offset.y + event.get_content_offset_capture(self).y
+        if 0 <= index < self._count:
+            event.stop()
+            again = index == self.cursor
+            self.cursor = index
+            if again and event.chain > 1:
+                self.action_choose()
+
+    def _follow(self) -> None:
+        height = self.scrollable_content_region.height
+        if not height:
+            return
+        top = self.scroll_offset.y
+        if self.cursor < top:
+            self.scroll_to(y=self.cursor, animate=False)
+        elif self.cursor >= top + height:
+            self.scroll_to(y=self.cursor - height + 1, animate=False)
