@@ -21,9 +21,10 @@ Vectors = npt.NDArray[np.float32]
 """float32 (n, d)."""
 
 OLD_MODEL = "bag-of-words-004"
-OLD_DIMENSIONS = 256
+OLD_DIMENSIONS = 384
 NEW_MODEL = "lsa-3-large"
 NEW_DIMENSIONS = 384
+"""As many as the old one has: the column's type cannot tell the two apart, which is the usual case."""
 
 
 def load_models(texts: Sequence[str] | None = None) -> dict[str, ModelFunction]:
