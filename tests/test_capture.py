@@ -194,11 +194,11 @@ def test_without_a_foreign_key_truncate_and_delete_are_queued(prepared: Prepared
     assert prepared.queue() == [(("1",), "d"), ((), "t")]
 
 
-WEIRD = """
+WEIRD = '''
 CREATE SCHEMA "My App";
 CREATE TABLE "My App"."My Docs" ("The Key" text PRIMARY KEY, "Body ""x""" text, body2 json, "Old Vec" vector(8));
 INSERT INTO "My App"."My Docs" VALUES ('a''b', 'text', '{"k": 1}', NULL), ('[/]', NULL, NULL, NULL);
-"""
+'''
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from embedtui.providers import Embedder, ProviderFault
 # Texts rejected one after the other, with none accepted in between, before it is taken for a wrong setting.
 REJECTIONS_BEFORE_FIRST_SUCCESS = 4
 REJECTIONS_IN_A_ROW = 64
+BAD_VECTORS = 3
+"""Times a single text may come back as an unusable vector (NaN, zero) before the text is taken to be at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +64,18 @@ class RowEmbedder:
             ConfigurationFault: the key, the model or the account is at fault.
             Interrupted: ``stop`` was set.
         """
-        parts = [tuple(rows)]
+        parts = [(tuple(rows), 1)]
         while parts:
-            part = parts.pop()
+            part, attempt = parts.pop()
             try:
                 vectors, tokens = self._request([row.text for row in part], stop)
             except ProviderFault as fault:
                 if len(part) > 1:
                     middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
+                    parts += [(part[middle:], 1), (part[:middle], 1)]
+                    continue
+                if fault.fault_class is not FaultClass.ROW and attempt < BAD_VECTORS:
+                    parts.append((part, attempt + 1))
                     continue
                 self._count_rejection(fault)
                 yield Outcome(part, np.empty((0, self.model.dimensions), np.float32), 0, fault.reason)
@@ -103,7 +108,7 @@ class RowEmbedder:
                 except ProviderFault as fault:
                     slot.failed(fault)
                     self._on_fault(fault)
-                    if fault.fault_class is FaultClass.ROW:
+                    if fault.isolable:
                         raise
                     if fault.fault_class is FaultClass.CONFIGURATION:
                         raise ConfigurationFault(fault.reason, hint=fault.hint) from None

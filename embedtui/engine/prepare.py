@@ -89,7 +89,7 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
 
 
 def count_total(conn: Connection, migration: Migration) -> None:
-    """Count the rows with something to embed, reading no TOASTed text; the planner's estimate where it takes too long."""
+    """Count rows with something to embed, reading no TOASTed text; the planner's estimate where it takes too long."""
     filled = sql.SQL(" OR ").join(
         sql.SQL("octet_length(t.{}::text) > 0").format(sql.Identifier(name)) for name in migration.content_columns
     )
