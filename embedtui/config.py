@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class ModelSettings:
             dimensions=size,
             provider=self.provider or base.provider,
             base_url=self.base_url,
-            key_variable=self.key_variable or base.key_variable,
+            key_variable=base.key_variable if self.key_variable is None else self.key_variable,
             document_prefix=self.document_prefix or "",
             query_prefix=self.query_prefix or "",
             max_inputs=self.max_inputs or base.max_inputs,
@@ -251,7 +251,7 @@ class Settings:
         if not value:
             raise SettingsError(
                 f"{self.database_variable} is not set.",
-                hint=f"Put it into the environment or .env: {self.database_variable}=postgresql://user:password@host/database",
+                hint="Put it into the environment or .env, e.g. postgresql://user@host:5432/database",
             )
         # SQLAlchemy's spelling of a URL, which many services have in this variable
         return re.sub(r"^postgres(?:ql)?\+\w+://", "postgresql://", value)
@@ -266,6 +266,22 @@ class Settings:
         for part in path.split("."):
             found = getattr(found, part)
         return found
+
+    def with_values(self, values: Mapping[str, object], origin: str) -> Settings:
+        """A copy with these settings, by their names in the file.
+
+        Raises SettingsError: one is wrong.
+        """
+        changed = self
+        for path, raw in values.items():
+            try:
+                value = _BY_PATH[path].parse(raw)
+            except ValueError as error:
+                raise SettingsError(f"{path} = {_shown_value(raw)} ({origin}): {error}.") from None
+            head, _, name = path.rpartition(".")
+            change = {head: replace(getattr(changed, head), **{name: value})} if head else {name: value}
+            changed = replace(changed, **change, origins={**changed.origins, path: origin})
+        return changed
 
     def stored(self) -> dict[str, object]:
         """What a worker on another host has to know too, as JSON: no secret, no model, no table."""
@@ -387,6 +403,10 @@ def _variable(value: object) -> str:
     return value
 
 
+def _variable_or_none(value: object) -> str:
+    return "" if value == "" else _variable(value)
+
+
 def _url(value: object) -> str:
     text = _text(value).strip()
     parts = urlsplit(text)
@@ -414,7 +434,7 @@ def _model_specs(side: str, *, flags: Mapping[str, str], variables: Mapping[str,
         ("dimensions", _whole(1, 16_000), "of its vectors"),
         ("provider", _one_of("openai", "gemini"), "openai (and all that speak its API) or gemini"),
         ("base_url", _url, "endpoint; unset is the provider's own"),
-        ("key_variable", _variable, "environment variable that holds the key"),
+        ("key_variable", _variable_or_none, 'environment variable that holds the key; "" for none'),
         ("document_prefix", _any_text, "put before each document"),
         ("query_prefix", _any_text, "put before each query"),
         ("max_inputs", _whole(1, 100_000), "inputs per request (OpenAI 2048, Gemini 100)"),

@@ -913,6 +913,31 @@ def _same(one: EmbeddingModel, other: EmbeddingModel) -> bool:
     )
 
 
+_LIVE_NAMES = "SELECT name FROM embedtui.migration WHERE phase NOT IN ('done', 'aborted') ORDER BY name"
+
+_NAME_BY_TABLE = """
+SELECT name FROM embedtui.migration WHERE table_oid = %(oid)s ORDER BY phase IN ('done', 'aborted'), id DESC LIMIT 1
+"""
+
+
+def migration_name(conn: Connection[Any], settings: Settings) -> str | None:
+    """The name of the migration that the settings mean; None where nothing is said and at most one is live.
+
+    Raises SettingsError: nothing is said and several are live. TableError: no such table.
+    """
+    if settings.name is not None:
+        return settings.name
+    readable = _one(conn, "SELECT has_table_privilege(to_regclass('embedtui.migration'), 'SELECT') AS readable")
+    if settings.table is not None:
+        oid, table = find_table(conn, settings.table, settings.schema)
+        row = _maybe_one(conn, _NAME_BY_TABLE, {"oid": oid}) if readable["readable"] else None
+        return table.name if row is None else str(row["name"])
+    names = [row["name"] for row in _all(conn, _LIVE_NAMES)] if readable["readable"] else []
+    if len(names) > 1:
+        raise SettingsError(f"Several migrations are under way: {', '.join(names)}.", hint="Say which: --name NAME.")
+    return None
+
+
 def _candidates_hint(candidates: Sequence[Candidate]) -> str:
     if not candidates:
         return "This database has no table with a vector column that this role may read."

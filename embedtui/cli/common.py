@@ -1,0 +1,207 @@
+"""What commands share: their options, the settings and the engine made from them, confirmations, stop signals."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from embedtui.cli.output import plain
+from embedtui.config import Settings, load_settings
+from embedtui.errors import Refused
+from embedtui.model import EventSink, Migration
+from embedtui.postgres.connect import connect
+from embedtui.postgres.discover import migration_name, shown
+
+if TYPE_CHECKING:
+    from embedtui.engine import Engine
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class ExampleCommand(click.Command):
+    """A command whose help ends with an example, printed as it is typed."""
+
+    def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.example = example
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Example"):
+            for line in self.example.splitlines():
+                formatter.write(f"  {line}\n")  # never wrapped: it is there to be copied
+
+
+# ------------------------------------------------------------------------------------------------------ options
+
+_CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Settings file; without it ./embedtui.toml, then the user's.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+_NAME = click.option("--name", metavar="NAME", help="Route name of the migration; default is the table's name.")
+_TABLE = click.option("--table", metavar="TABLE", help='Table, e.g. documents or app."My Docs".')
+
+_SETTINGS: tuple[Callable[[Command], Command], ...] = (
+    _TABLE,
+    click.option("--schema", metavar="SCHEMA", help="Schema of the table; default is the search path."),
+    click.option(
+        "--key", metavar="COLUMN", multiple=True, help="Key columns, with commas or repeated; default: primary key."
+    ),
+    click.option("--content", metavar="COLUMN", multiple=True, help="Columns whose text is embedded, likewise."),
+    click.option("--column", metavar="COLUMN", help="Column with the old vectors."),
+    click.option("--new-column", metavar="COLUMN", help="Column for the new vectors; default embedding_v2."),
+    click.option("--new-model", metavar="MODEL", help="Model to move to; also EMBED_MODEL."),
+    click.option("--dimensions", type=int, help="Its dimensions; also EMBED_DIMENSIONS."),
+    click.option("--base-url", metavar="URL", help="Its endpoint; also OPENAI_BASE_URL."),
+    click.option("--old-model", metavar="MODEL", help="Model of the old vectors, where it is known."),
+    click.option("--old-dimensions", type=int, help="Its dimensions; found in the column."),
+    click.option("--old-base-url", metavar="URL", help="Its endpoint."),
+    click.option("--old-retired", is_flag=True, default=None, help="The old model no longer answers."),
+    click.option("--placement", metavar="KIND", help="auto, column (beside the old one) or table (a side table)."),
+    click.option("--index", metavar="METHOD", help="hnsw, ivfflat or none."),
+    click.option("--distance", metavar="KIND", help="cosine, l2 or ip; default as the old index."),
+    click.option("--halfvec/--no-halfvec", default=None, help="16-bit vectors or not."),
+    click.option("--spend-cap", type=float, metavar="MONEY", help="Stop at this much money."),
+    click.option("--strategy", metavar="KIND", help="pointer, env_file, hook or rename."),
+    _NAME,
+    _CONFIG,
+)
+
+_PATHS = {
+    "column": "old_column",
+    "new_model": "new_model.name",
+    "dimensions": "new_model.dimensions",
+    "base_url": "new_model.base_url",
+    "old_model": "old_model.name",
+    "old_dimensions": "old_model.dimensions",
+    "old_base_url": "old_model.base_url",
+    "old_retired": "old_model.retired",
+    "index": "index.method",
+    "spend_cap": "pacing.spend_cap",
+    "strategy": "cutover.strategy",
+}
+_FLAGS = {
+    "table", "schema", "key", "content", "new_column", "placement", "distance", "halfvec", "name", *_PATHS,
+}  # fmt: skip
+
+
+def json_option(command: Command) -> Command:
+    """``--json``, handed on as ``as_json``."""
+    return _JSON(command)
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """All flags that describe a migration, handed on as one ``settings``."""
+    wrapped = _collect(command)
+    for option in reversed(_SETTINGS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--name``, ``--table`` and ``--config``, handed on as one ``settings``: which migration is meant."""
+    return _TABLE(_NAME(_CONFIG(_collect(command))))
+
+
+def name_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As ``target_options``, for commands whose ``--table`` is the typed name that confirms."""
+    return _NAME(_CONFIG(_collect(command)))
+
+
+def _collect(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def run(*args: Any, config: Path | None = None, **values: Any) -> Any:
+        flags = {_PATHS.get(name, name): values.pop(name) for name in list(values) if name in _FLAGS}
+        for name in ("key", "content"):
+            flags[name] = tuple(part.strip() for each in flags.get(name) or () for part in each.split(","))
+        # `init` writes the file that it names; everywhere else it has to be there
+        missing = config is not None and not config.is_file() and command.__name__ == "init"
+        settings = load_settings(flags, config=None if missing else config)
+        if command.__name__ == "init":
+            values["config"] = config
+        return command(*args, settings=settings, **values)
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------------------- engine
+
+
+@contextmanager
+def engine_for(settings: Settings, on_event: EventSink | None = None) -> Iterator[Engine]:
+    """The engine of the migration that the settings mean; closed at the end."""
+    engine = open_engine(settings, on_event)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def open_engine(settings: Settings, on_event: EventSink | None = None) -> Engine:
+    """Find out which migration is meant, and make its engine.
+
+    Raises the settings' and the database's errors.
+    """
+    from embedtui.engine import Engine
+
+    with connect(settings.dsn, name="check", read_only=True) as conn:
+        name = migration_name(conn, settings)
+    return Engine(settings.dsn, name, settings if settings.table else None, on_event, environ=settings.environ)
+
+
+# ----------------------------------------------------------------------------------------- confirming, stopping
+
+
+def interactive() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirm_table(migration: Migration, typed: str | None, *, act: str) -> str:
+    """The typed name of the table, asked for where it was not given and somebody is there.
+
+    Raises Refused: it is not the table's name.
+    """
+    wanted = {migration.table.name, str(migration.table), shown(migration.table)}
+    if typed is None:
+        if not interactive():
+            raise Refused(
+                f"{act} changes {plain(migration.table)} for good.",
+                hint=f"Type its name to confirm: --table {plain(shown(migration.table))}",
+            )
+        typed = click.prompt(f"{act} of {plain(migration.table)}. Type the table's name to go on", default="", err=True)
+    if typed not in wanted:
+        raise Refused(f"{plain(typed) or 'Nothing'} is not the table's name; nothing was done.")
+    return migration.table.name
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM and a closed terminal set; a second signal ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {
+        each: signal.signal(each, handle)
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(each) is not signal.SIG_IGN  # nohup means it
+    }
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,149 @@
+"""`compare`, `decide` and `verify`: what changed, whether it is better, and whether every row is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from embedtui.cli.common import ExampleCommand, engine_for, json_option, stop_signals, target_options
+from embedtui.cli.output import ProgressLine, emit_json, number, plain, say, to_data
+from embedtui.config import Settings
+from embedtui.engine.queries import VERDICTS, from_file
+from embedtui.errors import ExitCode
+from embedtui.model import Comparison, Interval, VerifyReport
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(
+    cls=ExampleCommand, example="embedtui compare --queries questions.jsonl --html report.html\nembedtui compare --json"
+)
+@target_options
+@click.option("--queries", type=_FILE, metavar="FILE", help="Lines, JSONL or CSV (text, relevant); else those kept.")
+@click.option("--k", type=click.IntRange(1, 1000), default=10, show_default=True, help="Results per query.")
+@click.option("--show", type=click.IntRange(0), default=3, show_default=True, help="Queries to print in full.")
+@click.option("--csv", "csv_file", type=_FILE, metavar="FILE", help="Also write a row per query.")
+@click.option("--html", "html_file", type=_FILE, metavar="FILE", help="Also write a self-contained page.")
+@json_option
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    settings: Settings,
+    queries: Path | None,
+    k: int,
+    show: int,
+    csv_file: Path | None,
+    html_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Search every query on both sides, and record an evaluation.
+
+    The cutover asks for one. Without queries that are kept or given, rows of the table are the queries. Leaves with 5 unless the gate passes.
+    """
+    wanted = from_file(queries) if queries is not None else None
+    line = ProgressLine()
+    with engine_for(settings) as engine, stop_signals() as stop:
+        comparison = engine.compare(
+            wanted,
+            k=k,
+            progress=lambda what, done, total: line.show(f"{what} {number(done)}/{number(total)}"),
+            stop=stop,
+        )
+        line.clear()
+        if csv_file is not None or html_file is not None:
+            from embedtui.engine import report
+
+            if csv_file is not None:
+                report.write_csv(csv_file, comparison)
+            if html_file is not None:
+                report.write_html(html_file, comparison, engine.require())
+    if as_json:
+        emit_json(comparison)
+    else:
+        _print_comparison(comparison, show)
+    ctx.exit(ExitCode.OK if comparison.verdict == "PASS" else ExitCode.NOT_CLEAN)
+
+
+def _interval(value: Interval | None) -> str:
+    return "unknown" if value is None else f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _print_comparison(comparison: Comparison, show: int) -> None:
+    figures, k = comparison.measures, comparison.k
+    say(f"Queries      {number(figures.queries)}" + (", partial: not every row has both" if comparison.partial else ""))
+    say(f"Overlap@{k:<4} {_interval(figures.overlap)}, low in {number(figures.low_overlap)}")
+    say(f"Top 1 kept   {figures.top1_kept:.3f}")
+    if figures.judged:
+        say(f"nDCG@{k:<7} old {_interval(figures.ndcg_old)}, new {_interval(figures.ndcg_new)}")
+        say(f"Recall@{k:<5} old {_share(figures.recall_old)}, new {_share(figures.recall_new)}")
+        say(f"MRR          old {_share(figures.mrr_old)}, new {_share(figures.mrr_new)}")
+    say(f"Model        exact old against exact new: {_share(figures.model_overlap)}")
+    say(f"Index        exact new against index new: {_share(figures.index_recall)}")
+    for why in figures.unknown:
+        say(f"Unknown      {plain(why)}")
+    for query in comparison.queries[:show]:
+        say()
+        say(f"{query.overlap:.2f}  {plain(query.text, 200)}")
+        for rank in range(max(len(query.old), len(query.new))):
+            sides = []
+            for found in (query.old, query.new):
+                row = found[rank] if rank < len(found) else None
+                sides.append(f"{', '.join(row.key)} {plain(row.text, 30)}" if row else "")
+            say(f"  {rank + 1:>3}  {plain(sides[0]):<44.44}  {plain(sides[1]):<44.44}".rstrip())
+    say()
+    for check in comparison.checks:
+        say(f"{check.result:<12} {check.name}: {plain(check.detail)}" + (f" {plain(check.mend)}" if check.mend else ""))
+    say(f"Gate         {comparison.verdict or 'not judged'}")
+
+
+@click.command(cls=ExampleCommand, example='embedtui decide 12 new --note "finds the manual, not the blog"')
+@click.argument("query_id", type=int)
+@click.argument("verdict", type=click.Choice(VERDICTS))
+@target_options
+@click.option("--note", default="", help="Why; kept with the operator's name.")
+def decide(settings: Settings, query_id: int, verdict: str, note: str) -> None:
+    """Record your verdict on a query: new, old, same or bad."""
+    with engine_for(settings) as engine:
+        engine.decide(query_id, verdict, note)
+    say(f"Query {query_id}: {verdict}.")
+
+
+@click.command(cls=ExampleCommand, example="embedtui verify --sample 200\nembedtui verify --repair && embedtui run")
+@target_options
+@click.option("--sample", type=click.IntRange(0), default=0, help="Also embed this many rows again and compare.")
+@click.option("--repair", is_flag=True, help="Queue what is not right; the next run mends it.")
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, settings: Settings, sample: int, repair: bool, as_json: bool) -> None:
+    """Scan every row: missing, stale, of the wrong model, faulty. Leaves with 5 unless all is well."""
+    with engine_for(settings) as engine:
+        report = engine.verify(sample, repair)
+    if as_json:
+        emit_json({**to_data(report), "clean": report.clean})
+    else:
+        _print_report(report, repair)
+    ctx.exit(ExitCode.OK if report.clean else ExitCode.NOT_CLEAN)
+
+
+def _print_report(report: VerifyReport, repair: bool) -> None:
+    say(f"Rows         {number(report.rows)}, {number(report.empty)} with no text")
+    say(f"Embedded     {number(report.embedded)}")
+    for name in ("missing", "stale", "wrong_model", "unverified", "faulty", "skipped", "orphaned"):
+        count = getattr(report, name)
+        if count:
+            say(f"{name.replace('_', ' ').capitalize():<12} {number(count)}")
+    if report.sampled:
+        say(f"Sampled      {number(report.sampled)}, {number(report.mismatched)} disagree")
+    valid = {True: "valid", False: "NOT valid", None: "none"}[report.index_valid]
+    say(f"Index        {valid}")
+    if report.queued:
+        say(f"Queued       {number(report.queued)}")
+    if report.clean:
+        say("Clean.")
+    else:
+        say("Not clean." + (" Queued for repair: embedtui run" if repair else " Mend: embedtui verify --repair"))

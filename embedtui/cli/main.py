@@ -1,0 +1,148 @@
+"""The entry point: the dashboard without a command, and every error as one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import psycopg
+
+import embedtui
+from embedtui.cli.common import ExampleCommand, json_option, open_engine
+from embedtui.cli.evidence import compare, decide, verify
+from embedtui.cli.output import emit_json, plain, say
+from embedtui.cli.setup import init, plan
+from embedtui.cli.show import demo
+from embedtui.cli.switch import abort, cleanup, cutover, rollback
+from embedtui.cli.work import faults, log, pace, pause, resume, run, status
+from embedtui.config import load_settings
+from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, SettingsError
+from embedtui.postgres.connect import redact, translate
+
+_COMMANDS = (
+    demo, init, plan, run, status, compare, decide, verify, cutover, rollback, pause, resume, pace, faults, cleanup,
+    abort, log,
+)  # fmt: skip
+
+
+class _InOrder(click.Group):
+    """Commands in the order of the journey, and a near miss for a misspelt one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Example"):
+            formatter.write("  embedtui demo\n")
+            formatter.write("  embedtui init --table documents --new-model text-embedding-3-large --dimensions 768\n")
+        with formatter.section("Exit codes"):
+            formatter.write_text(
+                "0 well, 1 unexpected, 2 usage or settings, 3 database, 4 provider, 5 not clean or gate not passed, "
+                "6 refused in this state, 130 interrupted (run again to go on)"
+            )
+
+
+@click.group(
+    cls=_InOrder,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--readonly", is_flag=True, help="Only watch: no key changes anything.")
+@click.option("--name", metavar="NAME", help="Route name of the migration to show.")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="Settings file.")
+@click.version_option(embedtui.__version__, prog_name="embedtui", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, readonly: bool, name: str | None, config: Path | None) -> None:
+    """Move a production pgvector table to a new embedding model: no downtime, no lost data, rollback in one keystroke.
+
+    Without a command the dashboard opens. Settings come from flags, the environment and .env, then embedtui.toml.
+    """
+    if ctx.invoked_subcommand is not None:
+        if readonly or name or config:
+            raise click.UsageError(f"Write the options after {ctx.invoked_subcommand}.", ctx)
+        return
+    settings = load_settings({"name": name}, config=config)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise SettingsError(
+            "The dashboard needs a terminal.", hint="Without one there are commands, e.g. `embedtui status`."
+        )
+    _ = settings.dsn  # a missing one is said here, not on a screen that just opened
+    from embedtui.tui import run_dashboard
+
+    ctx.exit(run_dashboard(lambda on_event: open_engine(settings, on_event), readonly=readonly))
+
+
+@click.command(cls=ExampleCommand, example="embedtui version --json")
+@json_option
+def version(as_json: bool) -> None:
+    """Print the versions that a bug report should name."""
+    found = {
+        "embedtui": embedtui.__version__,
+        "python": platform.python_version(),
+        "psycopg": psycopg.__version__,
+        "libpq": psycopg.pq.version_pretty(psycopg.pq.version()),
+        "system": platform.platform(),
+    }
+    if as_json:
+        emit_json(found)
+    else:
+        for name, value in found.items():
+            say(f"{name} {value}")
+
+
+for _command in (*_COMMANDS, version):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit code (see :class:`embedtui.errors.ExitCode`); never a traceback.
+
+    ``EMBEDTUI_DEBUG=1`` adds one, with its secrets redacted.
+    """
+    sys.exit(run_command(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run a command; return its exit code."""
+    try:
+        result: Any = cli.main(arguments, prog_name="embedtui", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else ExitCode.OK
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        return _fail(SettingsError(f"{error.format_message()}".rstrip("."), hint=_usage_hint(error)), title="Usage")
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _fail(Interrupted("Stopped.", hint="Run the command again to go on."), cause=error)
+    except EmbedtuiError as error:
+        return _fail(error)
+    except psycopg.Error as error:
+        return _fail(translate(error), cause=error)
+    except BrokenPipeError:
+        # the reader has seen enough (`embedtui plan | head`); keep the interpreter from complaining on exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:  # the last resort: a bug is one line too
+        text = f"{type(error).__name__}: {error}"
+        return _fail(EmbedtuiError(text, hint="EMBEDTUI_DEBUG=1 shows where; please report it."), cause=error)
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"See `{context.command_path} --help`." if context is not None else "See `embedtui --help`."
+
+
+def _fail(error: EmbedtuiError, *, title: str = "", cause: BaseException | None = None) -> int:
+    message = plain(error.message).rstrip()
+    if error.hint and not message.endswith((".", "?", "!", ":", ";")):
+        message += "."
+    click.echo(f"embedtui: {title or error.title}: {message} {plain(error.hint)}".rstrip(), err=True)
+    if os.environ.get("EMBEDTUI_DEBUG") == "1":
+        click.echo(redact("".join(traceback.format_exception(cause or error))), err=True)
+    return error.exit_code

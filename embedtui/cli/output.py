@@ -1,0 +1,174 @@
+"""What the commands print: data on stdout, everything else on stderr, no control characters, JSON as one object."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedtui.engine.plan import readable_bytes
+from embedtui.model import Condition, Phase, Snapshot, TableName
+from embedtui.postgres.connect import redact
+
+__all__ = ["ProgressLine", "emit_json", "money", "note", "number", "plain", "readable_bytes", "say", "seconds", "table"]
+
+LINE_EVERY_SECONDS = 5.0
+"""Between two lines of progress where stderr is no terminal."""
+
+
+def plain(text: object, limit: int = 2000) -> str:
+    """Text from a database or provider as one harmless line: no control characters, no secrets, cut to ``limit``."""
+    line = re.sub(r"\s+", " ", redact(str(text)[: limit * 2])).strip()
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def say(text: str = "") -> None:
+    """A line of the command's result, on stdout."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """A line beside the result (progress, a hint), on stderr."""
+    click.echo(text, err=True)
+
+
+def to_data(value: Any) -> Any:
+    """Dataclasses, enums and times as what JSON knows; what is no number (NaN, infinity) as null."""
+    if isinstance(value, TableName):
+        return f"{value.schema}.{value.name}"
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: to_data(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(to_data(name)): to_data(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_data(each) for each in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if hasattr(value, "item") and callable(value.item):  # a numpy scalar
+        return value.item()
+    return value
+
+
+def emit_json(value: Any) -> None:
+    """One JSON object on stdout; non-ASCII escaped, so that nothing in it can drive a terminal."""
+    click.echo(json.dumps(to_data(value), allow_nan=False))
+
+
+def number(value: float | None) -> str:
+    """A count with thousands separated; unknown is a value."""
+    return "unknown" if value is None else f"{value:,.0f}"
+
+
+def money(value: float | None) -> str:
+    """An amount of money as the price's currency has it."""
+    if value is None:
+        return "unknown"
+    return f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.2g}" if value >= 0.0001 else "under 0.0001"
+
+
+def seconds(value: float | None) -> str:
+    """A duration as people say it."""
+    if value is None:
+        return "unknown"
+    if value < 90:
+        return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
+    if value < 5400:
+        return f"{value / 60:.0f} min"
+    return f"{value / 3600:.1f} h" if value < 172_800 else f"{value / 86_400:.1f} days"
+
+
+def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> Iterable[str]:
+    """Lines of a plain table, columns as wide as they need."""
+    widths = [max(len(row[place]) for row in (heads, *rows)) for place in range(len(heads))]
+    for row in (heads, *rows):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+# ---------------------------------------------------------------------------------------------------- progress
+
+
+def progress_text(snapshot: Snapshot) -> str:
+    """One line on where a migration stands."""
+    backfill, index = snapshot.backfill, snapshot.index
+    parts = [snapshot.phase.value]
+    if snapshot.phase in (Phase.PREPARE, Phase.BACKFILL, Phase.INDEX):
+        share = f" ({100 * backfill.rows / backfill.total:.1f} %)" if backfill.total else ""
+        parts.append(f"{number(backfill.rows)}/{number(backfill.total)} rows{share}")
+    if snapshot.phase is Phase.BACKFILL:
+        if backfill.rate is not None:
+            parts.append(f"{backfill.rate:,.0f} rows/s")
+        if backfill.eta_seconds is not None:
+            parts.append(f"ETA {seconds(backfill.eta_seconds)}")
+        parts.append(f"{number(backfill.tokens)} tokens")
+        if backfill.spent is not None:
+            parts.append(f"spent {money(backfill.spent)}")
+    if index.phase:
+        share = f" {100 * index.done / index.total:.0f} %" if index.done is not None and index.total else ""
+        parts.append(f"index: {plain(index.phase, 60)}{share}")
+        if index.waiting_for:
+            parts.append(f"waits for {plain(index.waiting_for, 80)}")
+    if snapshot.sync.queued:
+        parts.append(f"{number(snapshot.sync.queued)} queued")
+    if snapshot.faulty:
+        parts.append(f"{number(snapshot.faulty)} faulty")
+    if snapshot.condition not in (Condition.RUNNING, Condition.IDLE):
+        reasons = "; ".join(f"{hold.name}: {plain(hold.detail, 80)}" for hold in snapshot.reasons)
+        parts.append(snapshot.condition.value + (f" ({reasons})" if reasons else ""))
+    return " · ".join(parts)
+
+
+class ProgressLine:
+    """Progress on stderr: one line that is rewritten on a terminal, else a line every few seconds, only if changed."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._shown = ""
+        self._at = -math.inf
+
+    def show(self, text: str) -> None:
+        """Show ``text`` as the present state."""
+        if self._quiet or text == self._shown:
+            return
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1
+            cut = text if len(text) <= width else text[: width - 1] + "…"
+            click.echo(f"\r\x1b[K{cut}", nl=False, err=True)
+        elif time.monotonic() - self._at < LINE_EVERY_SECONDS:
+            return
+        else:
+            note(text)
+        self._shown, self._at = text, time.monotonic()
+
+    def line(self, text: str) -> None:
+        """A line that stays, e.g. a change of phase or a failure."""
+        if self._quiet:
+            return
+        self.clear()
+        note(text)
+
+    def clear(self) -> None:
+        """Take the rewritten line away."""
+        if self._terminal and self._shown:
+            click.echo("\r\x1b[K", nl=False, err=True)
+            self._shown = ""

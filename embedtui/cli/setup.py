@@ -1,0 +1,166 @@
+"""`init` and `plan`: choosing what is moved, and seeing what that means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from embedtui.cli.common import ExampleCommand, interactive, json_option, settings_options
+from embedtui.cli.output import emit_json, money, note, number, plain, readable_bytes, say, seconds, table, to_data
+from embedtui.config import CONFIG_NAME, Settings, write_toml
+from embedtui.engine.plan import make_plan
+from embedtui.errors import ExitCode, SettingsError
+from embedtui.model import Plan
+from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.discover import Candidate, find_candidates, inspect_table, resolve, shown
+
+_MARKS: Mapping[str, str] = {"pass": "ok  ", "warn": "warn", "fail": "FAIL", "unknown": "?   "}
+
+
+@click.command(
+    cls=ExampleCommand,
+    example="embedtui init --table documents --content title --content body "
+    "--new-model text-embedding-3-large --dimensions 768",
+)
+@settings_options
+@json_option
+def init(settings: Settings, config: Path | None, as_json: bool) -> None:
+    """Find a table's vectors, key and texts, and write embedtui.toml.
+
+    What is not said is looked up in the catalog; what could be meant in two ways is asked for, or without a terminal
+    refused with the choices. Changes nothing in the database. An existing file keeps its comments and other settings.
+    """
+    with connect(settings.dsn, name="init", read_only=True) as conn:
+        if settings.table is None:
+            settings = settings.with_values({"table": _choose_table(find_candidates(conn))}, "init")
+        if interactive() and not as_json:
+            settings = _ask_for_the_rest(conn, settings)
+        draft = resolve(conn, settings)
+    chosen = settings.with_values(
+        {
+            "table": draft.facts.table.name,
+            "schema": draft.facts.table.schema,
+            "key": draft.key.columns,
+            "content": draft.content,
+            "old_column": draft.old_column,
+            "old_model.dimensions": draft.old_model.dimensions,
+            "new_model.name": draft.new_model.name,
+            "new_model.dimensions": draft.new_model.dimensions,
+        },
+        "init",
+    )
+    path = config or Path.cwd() / CONFIG_NAME
+    write_toml(path, chosen)
+    if as_json:
+        emit_json(
+            {
+                "path": path,
+                "table": draft.facts.table,
+                "key": draft.key.columns,
+                "content": draft.content,
+                "old": {"column": draft.old_column, "type": draft.old_type, "model": draft.old_model},
+                "new": {"type": draft.new_type, "model": draft.new_model},
+                "notices": draft.notices,
+            }
+        )
+        return
+    say(f"{path} written:")
+    say(f"  table    {plain(shown(draft.facts.table))}, key {plain(', '.join(draft.key.columns))}")
+    say(f"  texts    {plain(', '.join(draft.content))}")
+    say(f"  vectors  {plain(draft.old_column)}, {draft.old_model.dimensions} dimensions, {plain(draft.old_model.name)}")
+    say(f"  new      {plain(draft.new_model.name)}, {draft.new_model.dimensions} dimensions ({draft.new_type})")
+    for notice in draft.notices:
+        note(plain(notice))
+    say("Next: embedtui plan")
+
+
+def _choose_table(candidates: tuple[Candidate, ...]) -> str:
+    """The only table with vectors, or the one that the operator picks.
+
+    Raises SettingsError: none, or several and nobody to ask.
+    """
+    tables = {shown(each.table): each for each in candidates}
+    if not tables:
+        raise SettingsError(
+            "This database has no table with a vector column that this role may read.",
+            hint="Check DATABASE_URL; `embedtui demo` shows the journey on data of its own.",
+        )
+    if len(tables) == 1:
+        return next(iter(tables))
+    if not interactive():
+        raise SettingsError(
+            f"{len(tables)} tables have vector columns: {', '.join(map(plain, tables))}.", hint="Say which: --table."
+        )
+    rows = [
+        [str(place), plain(name), plain(each.column), each.type, number(each.rows), readable_bytes(each.bytes)]
+        for place, (name, each) in enumerate(tables.items(), 1)
+    ]
+    for line in table(rows, ["", "table", "column", "type", "rows", "size"]):
+        note(line)
+    place = click.prompt("Which one", type=click.IntRange(1, len(tables)), err=True)
+    return list(tables)[place - 1]
+
+
+def _ask_for_the_rest(conn: Connection, settings: Settings) -> Settings:
+    """Ask for the texts and the model where they are open."""
+    assert settings.table is not None
+    facts = inspect_table(conn, settings.table, settings.schema)
+    texts = [column.name for column in facts.text_columns]
+    if not settings.content and len(texts) > 1:
+        note(f"Text columns: {', '.join(map(plain, texts))}")
+        answer = click.prompt("Which are embedded (with commas between)", err=True)
+        settings = settings.with_values({"content": tuple(part.strip() for part in answer.split(","))}, "init")
+    if settings.new_model.name is None:
+        name = click.prompt("Model to move to", default="text-embedding-3-large", err=True)
+        settings = settings.with_values({"new_model.name": name.strip()}, "init")
+        size = click.prompt("Its dimensions", type=click.IntRange(1, 16_000), default=768, err=True)
+        settings = settings.with_values({"new_model.dimensions": size}, "init")
+    return settings
+
+
+@click.command(cls=ExampleCommand, example="embedtui plan --check-provider\nembedtui plan --sql > review.sql")
+@settings_options
+@click.option("--check-provider", is_flag=True, help="Ask the new model for one vector: key, name, dimensions, limits.")
+@click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL only.")
+@json_option
+@click.pass_context
+def plan(ctx: click.Context, settings: Settings, check_provider: bool, only_sql: bool, as_json: bool) -> None:
+    """Show what a migration would do, find and cost; changes nothing.
+
+    Leaves with 5 where a check failed.
+    """
+    with connect(settings.dsn, name="plan", read_only=True) as conn:
+        found = make_plan(conn, settings, check_provider=check_provider)
+    failed = any(check.result == "fail" for check in found.checks)
+    if as_json:
+        emit_json({**to_data(found), "ready": not failed})
+    elif only_sql:
+        for statement in found.statements:
+            say(statement)
+    else:
+        _print_plan(found)
+    ctx.exit(ExitCode.NOT_CLEAN if failed else ExitCode.OK)
+
+
+def _print_plan(found: Plan) -> None:
+    say(f"Table      {plain(shown(found.table))}, {number(found.rows)} rows, {number(found.empty_rows)} with no text")
+    say(f"Tokens     about {number(found.estimated_tokens)}, cost about {money(found.estimated_cost)}")
+    say(f"Time       {seconds(found.estimated_seconds)}" + _why_unknown(found))
+    say(f"Placement  {found.placement.value}: {plain(found.placement_why)}")
+    say()
+    for check in found.checks:
+        say(f"{_MARKS.get(check.result, check.result)}  {check.name}: {plain(check.detail)}")
+        if check.mend:
+            say(f"      {plain(check.mend)}")
+    say()
+    say("SQL of prepare and index:")
+    for statement in found.statements:
+        say(f"  {plain(statement, 10_000)}")
+
+
+def _why_unknown(found: Plan) -> str:
+    if found.estimated_seconds is not None:
+        return " at the provider's quota"
+    return ": set by the provider's quota, which --check-provider may tell"

@@ -1,0 +1,122 @@
+"""`cutover`, `rollback`, `cleanup` and `abort`: moving the pointer, and ending a migration."""
+
+from __future__ import annotations
+
+import click
+
+from embedtui.cli.common import (
+    ExampleCommand,
+    confirm_table,
+    engine_for,
+    interactive,
+    json_option,
+    name_option,
+    stop_signals,
+    target_options,
+)
+from embedtui.cli.output import emit_json, note, plain, say
+from embedtui.config import Settings
+from embedtui.errors import Refused
+from embedtui.model import Flip
+from embedtui.postgres.discover import shown
+
+
+@click.command(cls=ExampleCommand, example="embedtui cutover --percent 10 --yes\nembedtui cutover")
+@target_options
+@click.option("--percent", type=click.IntRange(0, 100), default=100, show_default=True, help="Share of keys to move.")
+@click.option("--override", default="", metavar="REASON", help="Pass a gate that did not pass; audited.")
+@click.option("--table-name", "typed", metavar="NAME", help="The table's name, typed to confirm.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def cutover(settings: Settings, percent: int, override: str, typed: str | None, yes: bool, as_json: bool) -> None:
+    """Move reads to the new side: a pointer, in milliseconds. Asks for a recorded evaluation that passed."""
+    with engine_for(settings) as engine:
+        migration = engine.require()
+        if not yes:
+            for blocker in engine.blockers("cutover"):
+                note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.release)}".rstrip())
+            if typed is None and not interactive():
+                raise Refused(
+                    f"The cutover of {plain(shown(migration.table))} is not confirmed.",
+                    hint="Add --yes, or type the table's name: --table-name.",
+                )
+            confirm_table(migration, typed, act="Cutover")
+        flip = engine.cutover(percent, override=override)
+    _print_flip(flip, as_json, "Rollback: embedtui rollback")
+
+
+@click.command(cls=ExampleCommand, example="embedtui rollback")
+@target_options
+@json_option
+def rollback(settings: Settings, as_json: bool) -> None:
+    """Move all reads back to the old side, at once and unasked."""
+    with engine_for(settings) as engine:
+        flip = engine.rollback()
+    _print_flip(flip, as_json, "")
+
+
+def _print_flip(flip: Flip, as_json: bool, after: str) -> None:
+    if as_json:
+        emit_json(flip)
+        return
+    share = f", {flip.canary} % of keys read the new side" if flip.canary else ""
+    said = f"in {flip.milliseconds:.1f} ms" if flip.changed else "already: nothing to do"
+    say(f"The {flip.active.value} side serves{share} (epoch {flip.epoch}), {said}.")
+    if after and flip.changed:
+        say(after)
+
+
+@click.command(cls=ExampleCommand, example="embedtui cleanup --sql\nembedtui cleanup --table documents")
+@name_option
+@click.option("--table", "typed", metavar="NAME", help="The table's name, typed to confirm.")
+@click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL and do nothing.")
+@click.option("--keep-name", is_flag=True, help="Keep the new column's name; else it takes the old one's.")
+@click.option("--archive", metavar="TABLE|FILE", help="First keep the old vectors there, counted before the drop.")
+@click.option("--override", default="", metavar="REASON", help="Do it before the soak time is over; audited.")
+@json_option
+def cleanup(
+    settings: Settings,
+    typed: str | None,
+    only_sql: bool,
+    keep_name: bool,
+    archive: str | None,
+    override: str,
+    as_json: bool,
+) -> None:
+    """Drop the old side and finish. Asks for the table's name; run again, it completes what was interrupted."""
+    with engine_for(settings) as engine, stop_signals() as stop:
+        migration = engine.require()
+        if only_sql:
+            statements = engine.cleanup_sql(rename=not keep_name)
+            if as_json:
+                emit_json({"statements": statements})
+            else:
+                for statement in statements:
+                    say(statement)
+            return
+        name = confirm_table(migration, typed, act="Cleanup")
+        engine.cleanup(name, rename=not keep_name, override=override, archive=archive, stop=stop)
+        snapshot = engine.snapshot()
+    if as_json:
+        emit_json({"table": migration.table, "phase": snapshot.phase})
+    else:
+        say(f"{plain(shown(migration.table))}: done. The audit log stays: embedtui log")
+
+
+@click.command(cls=ExampleCommand, example="embedtui abort --table documents")
+@name_option
+@click.option("--table", "typed", metavar="NAME", help="The table's name, typed to confirm.")
+@json_option
+def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
+    """Give the migration up and take everything back.
+
+    Drops the new side and all that embedtui put on the table; the log stays.
+    """
+    with engine_for(settings) as engine:
+        migration = engine.require()
+        engine.abort(confirm_table(migration, typed, act="Abort"))
+        snapshot = engine.snapshot()
+    if as_json:
+        emit_json({"table": migration.table, "phase": snapshot.phase})
+    else:
+        say(f"{plain(shown(migration.table))}: aborted; it is as it was before.")

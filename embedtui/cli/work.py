@@ -1,0 +1,310 @@
+"""`run`, `status` and what steers the work: pause, resume, pace, faults, log."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Sequence
+
+import click
+
+from embedtui.cli.common import (
+    ExampleCommand,
+    engine_for,
+    json_option,
+    settings_options,
+    stop_signals,
+    target_options,
+)
+from embedtui.cli.output import (
+    ProgressLine,
+    emit_json,
+    money,
+    number,
+    plain,
+    progress_text,
+    say,
+    seconds,
+    table,
+    to_data,
+)
+from embedtui.config import Settings
+from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, SettingsError
+from embedtui.model import Event, Failed, FaultState, Held, Noted, PhaseChanged, Progressed, RouteFlipped, Snapshot
+from embedtui.postgres.discover import shown
+
+POLL_SECONDS = 0.5
+
+
+@click.command(cls=ExampleCommand, example="embedtui run\nembedtui run --until 5")
+@settings_options
+@click.option("--until", type=click.FloatRange(0, 100), metavar="PERCENT", help="Stop at this share of the rows.")
+@click.option("--follow", is_flag=True, help="Go on keeping both sides current until stopped.")
+@json_option
+@click.pass_context
+def run(ctx: click.Context, settings: Settings, until: float | None, follow: bool, as_json: bool) -> None:
+    """Do the work that is due: prepare, backfill, index. Goes on where it was left, also beside other processes.
+
+    Ctrl-C stops cleanly: what is paid for is stored. Progress goes to stderr. Leaves with 5 where rows are faulty.
+    """
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    progress = ProgressLine()
+    with engine_for(settings, events.put) as engine, stop_signals() as stop:
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                engine.run(stop, until=until, follow=follow)
+            except BaseException as error:  # handed to the main thread
+                failure.append(error)
+
+        thread = threading.Thread(target=work, name="run", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            _tell(events, progress)
+            # the database may be away for a while; the run itself says so
+            with contextlib.suppress(EmbedtuiError):
+                progress.show(progress_text(engine.snapshot()))
+        _tell(events, progress)
+        progress.clear()
+        if failure:
+            if isinstance(failure[0], Interrupted) or stop.is_set():
+                raise Interrupted("Stopped. What is paid for is stored.", hint="Go on with `embedtui run`.")
+            raise failure[0]
+        snapshot = engine.snapshot()
+    if as_json:
+        emit_json(_status_data(snapshot))
+    else:
+        _print_status(snapshot)
+    ctx.exit(ExitCode.NOT_CLEAN if snapshot.faulty else ExitCode.OK)
+
+
+def _tell(events: queue.SimpleQueue[Event], progress: ProgressLine) -> None:
+    """Print what happened; progress itself comes from the snapshots."""
+    while True:
+        try:
+            event = events.get_nowait()
+        except queue.Empty:
+            return
+        if isinstance(event, Progressed):
+            continue
+        text = plain(event.text)
+        if isinstance(event, Failed) and event.hint:
+            text = f"{text} {plain(event.hint)}"
+        if isinstance(event, PhaseChanged | Held | Failed | RouteFlipped | Noted):
+            progress.line(text)
+
+
+@click.command(cls=ExampleCommand, example="embedtui status --watch")
+@target_options
+@click.option("--watch", is_flag=True, help="Go on until Ctrl-C; with --json an object a line.")
+@click.option("--every", type=click.FloatRange(0.2, 3600), default=2.0, show_default=True, help="Seconds between two.")
+@json_option
+def status(settings: Settings, watch: bool, every: float, as_json: bool) -> None:
+    """Show where a migration stands, wherever its workers run."""
+    with engine_for(settings) as engine, stop_signals() as stop:
+        while True:
+            try:
+                snapshot = engine.snapshot()
+            except DatabaseError as error:
+                if not watch:
+                    raise
+                click.echo(f"embedtui: {error.title}: {plain(error.message)}", err=True)
+            else:
+                if as_json:
+                    emit_json(_status_data(snapshot))
+                else:
+                    if watch:
+                        click.clear()  # does nothing where stdout is no terminal
+                    _print_status(snapshot)
+            if not watch or stop.wait(every):
+                return
+
+
+def _status_data(snapshot: Snapshot) -> dict[str, object]:
+    data: dict[str, object] = to_data(snapshot)
+    data["faulty"] = snapshot.faulty
+    return data
+
+
+def _print_status(snapshot: Snapshot) -> None:
+    migration = snapshot.migration
+    if migration is None:
+        say("No migration has begun in this database.")
+        say("Next: embedtui plan, then embedtui run")
+        return
+    backfill, route = snapshot.backfill, snapshot.route
+    say(f"Migration  {plain(migration.name)}: {plain(shown(migration.table))}, {migration.placement.value} placement")
+    say(
+        f"Models     {plain(migration.old_model.name)} ({migration.old_model.dimensions}) to "
+        f"{plain(migration.new_model.name)} ({migration.new_model.dimensions})"
+    )
+    say(f"Phase      {snapshot.phase.value}, {snapshot.condition.value}")
+    for hold in snapshot.reasons:
+        say(f"           {plain(hold.name)}: {plain(hold.detail)}")
+    say(
+        f"Backfill   {number(backfill.rows)} of {number(backfill.total)} rows, {number(backfill.tokens)} tokens, "
+        f"spent {money(backfill.spent)}" + (f" of {money(backfill.cap)}" if backfill.cap is not None else "")
+    )
+    if backfill.rate is not None:
+        say(f"           {number(backfill.rate)} rows/s, ETA {seconds(backfill.eta_seconds)}")
+    index = snapshot.index
+    if index.exists or index.phase:
+        state = "valid" if index.valid else plain(index.phase) or "not valid"
+        say(f"Index      {plain(index.name)} ({index.method.value}), {state}")
+    say(f"Sync       {number(snapshot.sync.queued)} queued, oldest {seconds(snapshot.sync.oldest_seconds)}")
+    for group in snapshot.faults:
+        say(f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}")
+    canary = f", {route.canary} % of keys read the new side" if route.canary else ""
+    say(f"Route      {route.active.value} serves{canary}, {len(route.listeners)} listeners")
+    rollback = snapshot.rollback
+    if rollback.fresh is None:
+        said = "unknown"
+    else:
+        said = "fresh" if rollback.fresh else f"{number(rollback.stale)} rows stale"
+    say(f"Rollback   {said}" + (f": {plain(rollback.why)}" if rollback.why else ""))
+    evaluation = snapshot.evaluation
+    if evaluation is not None:
+        void = "" if evaluation.valid else f", void: {plain(evaluation.why_void)}"
+        say(
+            f"Evaluation {evaluation.verdict}, {number(evaluation.queries)} queries, "
+            f"mean overlap {evaluation.mean_overlap:.2f}{void}"
+        )
+    for worker in snapshot.workers:
+        alive = "" if worker.alive else f", silent for {seconds(worker.heartbeat_seconds)}"
+        say(f"Worker     {plain(worker.host)}:{worker.pid} {plain(worker.doing)}{alive}")
+    if snapshot.next_act:
+        say(f"Next       {plain(snapshot.next_act)}" + (f": {plain(snapshot.next_why)}" if snapshot.next_why else ""))
+
+
+# ---------------------------------------------------------------------------------------------------- steering
+
+
+@click.command(cls=ExampleCommand, example='embedtui pause --reason "sale starts at noon"')
+@target_options
+@click.option("--reason", default="", help="Said to everybody who looks, and kept in the log.")
+def pause(settings: Settings, reason: str) -> None:
+    """Hold the work of all workers.
+
+    Requests in flight are finished and stored.
+    """
+    with engine_for(settings) as engine:
+        engine.pause(reason)
+    say("Paused. Go on with `embedtui resume`.")
+
+
+@click.command(cls=ExampleCommand, example="embedtui resume")
+@target_options
+def resume(settings: Settings) -> None:
+    """Let held work go on."""
+    with engine_for(settings) as engine:
+        engine.resume()
+    say("Resumed; running workers go on. Without one: `embedtui run`.")
+
+
+@click.command(cls=ExampleCommand, example="embedtui pace --tokens-per-minute 500000 --spend-cap 20")
+@target_options
+@click.option("--requests-per-minute", type=click.FloatRange(0), help="0 takes the limit away.")
+@click.option("--tokens-per-minute", type=click.FloatRange(0), help="0 takes the limit away.")
+@click.option("--max-concurrency", type=click.IntRange(1, 256), help="Requests in flight at most.")
+@click.option("--spend-cap", type=click.FloatRange(0), metavar="MONEY", help="0 takes the cap away.")
+@json_option
+def pace(
+    settings: Settings,
+    requests_per_minute: float | None,
+    tokens_per_minute: float | None,
+    max_concurrency: int | None,
+    spend_cap: float | None,
+    as_json: bool,
+) -> None:
+    """Show the pace of all workers, or change it while they run."""
+    with engine_for(settings) as engine:
+        if any(each is not None for each in (requests_per_minute, tokens_per_minute, max_concurrency, spend_cap)):
+            engine.set_pace(
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                max_concurrency=max_concurrency,
+                spend_cap=spend_cap,
+            )
+        backfill = engine.snapshot().backfill
+    if as_json:
+        names = ("requests_per_minute", "tokens_per_minute", "concurrency", "spent", "cap")
+        emit_json({name: getattr(backfill, name) for name in names})
+        return
+    say(f"Requests per minute  {number(backfill.requests_per_minute)}")
+    say(f"Tokens per minute    {number(backfill.tokens_per_minute)}")
+    say(f"Requests in flight   {number(backfill.concurrency)} at most")
+    say(f"Spent                {money(backfill.spent)}, cap {'none' if backfill.cap is None else money(backfill.cap)}")
+
+
+@click.command(
+    cls=ExampleCommand,
+    example="embedtui faults\nembedtui faults retry --all\nembedtui faults skip 17 18",
+)
+@click.argument("act", type=click.Choice(["list", "retry", "skip", "truncate"]), default="list")
+@click.argument("ids", nargs=-1, type=int)
+@target_options
+@click.option("--all", "everything", is_flag=True, help="All that are open.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Listed at most.")
+@json_option
+def faults(settings: Settings, act: str, ids: tuple[int, ...], everything: bool, limit: int, as_json: bool) -> None:
+    """List rows that could not be embedded, and decide.
+
+    retry embeds them again, skip leaves them without a new vector, truncate cuts their text to what the model takes.
+    """
+    if act != "list" and bool(ids) == everything:
+        raise SettingsError(f"Which faults to {act} is not said.", hint="Name their numbers, or --all.")
+    with engine_for(settings) as engine:
+        if act == "list":
+            rows = engine.faults(limit)
+            if as_json:
+                emit_json({"faults": rows, "groups": engine.snapshot().faults})
+            elif not rows:
+                say("No faults.")
+            else:
+                heads = ["id", "key", "side", "class", "state", "attempts", "reason"]
+                for line in table(
+                    [
+                        [
+                            str(row.id), plain(", ".join(row.key), 40), row.side.value, row.fault_class.value,
+                            row.state.value, str(row.attempts), plain(row.reason, 120),
+                        ]
+                        for row in rows
+                    ],
+                    heads,
+                ):  # fmt: skip
+                    say(line)
+            return
+        chosen: Sequence[int] | None = None if everything else ids
+        count = {"retry": engine.retry_faults, "skip": engine.skip_faults, "truncate": engine.truncate_faults}[act](
+            chosen
+        )
+    if as_json:
+        emit_json({"act": act, "rows": count})
+    else:
+        say(f"{number(count)} rows: {_DECIDED[act]}")
+
+
+_DECIDED = {
+    "retry": "embedded again by the next run.",
+    "skip": "left without a new vector.",
+    "truncate": f"embedded again, cut to what the model takes ({FaultState.TRUNCATE.value}).",
+}
+
+
+@click.command(cls=ExampleCommand, example="embedtui log --limit 20")
+@target_options
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Newest first.")
+@json_option
+def log(settings: Settings, limit: int, as_json: bool) -> None:
+    """Show the audit log: when, who, where, which act, why."""
+    with engine_for(settings) as engine:
+        entries = engine.audit(limit)
+    if as_json:
+        emit_json({"entries": entries})
+        return
+    for entry in entries:
+        when = entry.at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        say(f"{when}  {plain(entry.who)}@{plain(entry.host)}  {plain(entry.act)}  {plain(entry.detail)}".rstrip())
