@@ -78,6 +78,14 @@ def test_a_quiet_database_holds_nothing(conn: Connection) -> None:
     assert xmin_holder(conn) == ""
 
 
+def test_stored_settings_are_the_ones_used(conn: Connection) -> None:
+    stored = {"max_wal_mb_per_second": 7.0, "long_transaction_seconds": None}
+    assert Throttle.of(replace(MIGRATION, settings={"throttle": stored}))._settings == ThrottleSettings(
+        max_wal_mb_per_second=7.0, long_transaction_seconds=None
+    )
+    assert Throttle.of(MIGRATION).check(conn) == ()
+
+
 def test_statements_that_wait_for_our_locks(dsn: str, conn: Connection) -> None:
     watcher = Throttle(replace(OFF, max_lock_waits=0), MIGRATION)
     with connect(dsn, name="writer", autocommit=False) as ours, psycopg.connect(dsn, application_name="shop") as shop:

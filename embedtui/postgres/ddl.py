@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -197,6 +198,45 @@ def run_ddl(
             wait = min(LONGEST, wait * 1.6)
         else:
             return
+
+
+@contextmanager
+def cancelled_by(
+    conn: Connection, stop: threading.Event, on_tick: Callable[[], None] | None = None, *, every: float = 0.5
+) -> Iterator[None]:
+    """Cancels the long statement that ``conn`` runs inside of this block once ``stop`` is set.
+
+    ``on_tick`` is called every so many seconds from a thread of its own; a psycopg error in it is dropped.
+
+    Raises Interrupted where the statement was cancelled so, or ``stop`` was set before it began.
+    """
+    if stop.is_set():
+        raise Interrupted("Stopped; a rerun goes on from here.")
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(every):
+            try:
+                if stop.is_set():
+                    # again and again: a cancel that arrives between two statements is lost
+                    conn.cancel_safe(timeout=5)
+                elif on_tick is not None:
+                    on_tick()
+            except psycopg.Error:
+                # only the view is lost; the statement itself tells if its own connection is
+                pass
+
+    thread = threading.Thread(target=look, name="embedtui-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    except psycopg.errors.QueryCanceled:
+        if stop.is_set():
+            raise Interrupted("Stopped; a rerun goes on from here.") from None
+        raise
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _attempt(conn: Connection, statements: Sequence[Statement], wait: float) -> None:

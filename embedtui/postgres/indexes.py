@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from psycopg import sql
 from embedtui.errors import DatabaseError, Interrupted, Refused
 from embedtui.model import IndexMethod, IndexStatus, Migration, Side, TableName
 from embedtui.postgres.connect import Connection, redact
-from embedtui.postgres.ddl import Statement, run_ddl, session
+from embedtui.postgres.ddl import Statement, cancelled_by, run_ddl, session
 from embedtui.postgres.placement import new_side, relation
 from embedtui.postgres.search import search_sql
 
@@ -490,35 +490,8 @@ class _Builder:
     def _drop(self, target: _Target) -> None:
         self._conn.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(relation(target.index)))
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Reports progress and passes on a stop from another thread, while this one waits for the server."""
-        if self._stop.is_set():
-            raise Interrupted("Stopped before the index was built; a rerun builds it.")
-        ended = threading.Event()
-
-        def look() -> None:
-            while not ended.wait(POLL):
-                try:
-                    if self._stop.is_set():
-                        self._conn.cancel_safe(timeout=5)
-                    else:
-                        self._on_progress(self._status_with_blockers())
-                except psycopg.Error:
-                    # only the view is lost; the build itself tells if its own connection is
-                    pass
-
-        thread = threading.Thread(target=look, name="embedtui-index-watch", daemon=True)
-        thread.start()
-        try:
-            yield
-        except psycopg.errors.QueryCanceled:
-            if self._stop.is_set():
-                raise Interrupted("The index build was stopped; a rerun builds it anew.") from None
-            raise
-        finally:
-            ended.set()
-            thread.join()
+    def _watched(self) -> AbstractContextManager[None]:
+        return cancelled_by(self._conn, self._stop, lambda: self._on_progress(self._status_with_blockers()), every=POLL)
 
     def _status_with_blockers(self) -> IndexStatus:
         """The status, and before the server reports progress whose lock the statement waits for."""
