@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 
 import numpy as np
 import psycopg
@@ -28,7 +27,7 @@ from embedtui.postgres.state import create_migration
 Vectors = NDArray[np.float32]
 
 
-def connector(dsn: str) -> Callable[[], AbstractContextManager[Connection]]:
+def connector(dsn: str) -> Callable[[], Connection]:
     return lambda: connect(dsn, name="compare")
 
 
