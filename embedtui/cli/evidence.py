@@ -39,7 +39,8 @@ def compare(
 ) -> None:
     """Search every query on both sides, and record an evaluation.
 
-    The cutover asks for one. Without queries that are kept or given, rows of the table are the queries. Leaves with 5 unless the gate passes.
+    The cutover asks for one. Without queries that are kept or given, rows of the table are the queries. Leaves with 5
+    unless the gate passes.
     """
     wanted = from_file(queries) if queries is not None else None
     line = ProgressLine()

