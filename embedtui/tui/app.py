@@ -64,14 +64,14 @@ class Dashboard(App[None]):
         "log": LogScreen,
         "plan": PlanScreen,
     }
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+    HORIZONTAL_BREAKPOINTS = [
         (0, "-w0"),
         (80, "-w80"),
         (100, "-w100"),
         (160, "-w160"),
         (240, "-w240"),
     ]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+    VERTICAL_BREAKPOINTS = [
         (0, "-h0"),
         (24, "-h24"),
         (30, "-h30"),
@@ -112,7 +112,7 @@ class Dashboard(App[None]):
         self.readonly = readonly
         self.link = Link()
         self.comparison: Comparison | None = None
-        self.advances: dict[str, tuple[int, int]] = {}
+        self.advances: dict[str, tuple[str, int, int]] = {}
         self._autostart = autostart
         self._remember = remember
         self._comforts = comforts.load() if remember else comforts.Comforts()
@@ -236,7 +236,7 @@ class Dashboard(App[None]):
         self.show()
 
     def on_act_advanced(self, message: ActAdvanced) -> None:
-        self.advances[message.name] = (message.done, message.total)
+        self.advances[message.name] = (message.step, message.done, message.total)
         self.tell("advance", message)
 
     def on_act_done(self, message: ActDone) -> None:

@@ -20,9 +20,11 @@ from embedtui.model import (
     Event,
     EventSink,
     FaultRow,
+    FaultState,
     Flip,
     Plan,
     Progressed,
+    QueryComparison,
     QueryInput,
     Snapshot,
     VerifyReport,
@@ -55,34 +57,30 @@ class Engine(Protocol):
     def build_index(self, stop: threading.Event) -> object: ...
     def compare(
         self,
-        queries: Sequence[QueryInput] | None,
+        queries: Sequence[QueryInput] | None = None,
         *,
         k: int = 10,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
         stop: threading.Event | None = None,
     ) -> Comparison: ...
+    def last_comparison(self) -> Comparison | None: ...
+    def search_both(self, text: str, *, k: int = 10) -> QueryComparison: ...
     def decide(self, query_id: int, verdict: str, note: str = "") -> object: ...
     def cutover(self, percent: int = 100, *, override: str = "") -> Flip: ...
     def rollback(self) -> Flip: ...
     def blockers(self, action: str) -> tuple[Blocker, ...]: ...
-    def cleanup(
-        self,
-        typed_name: str,
-        *,
-        rename: bool = True,
-        override: str = "",
-        archive: object = None,
-        stop: threading.Event | None = None,
-    ) -> object: ...
+    def cleanup(self, typed_name: str, *, stop: threading.Event | None = None) -> object: ...
     def cleanup_sql(self) -> tuple[str, ...]: ...
     def abort(self, typed_name: str) -> object: ...
-    def verify(self, sample: int = 0, repair: bool = False) -> VerifyReport: ...
-    def faults(self, limit: int, offset: int, group: str = "") -> tuple[FaultRow, ...]: ...
-    def retry_faults(self, ids: Sequence[int] | None) -> object: ...
-    def skip_faults(self, ids: Sequence[int] | None) -> object: ...
-    def truncate_faults(self, ids: Sequence[int] | None) -> object: ...
-    def audit(self, limit: int) -> tuple[AuditEntry, ...]: ...
-    def close(self) -> object: ...
+    def verify(self, *, sample: int = 0, repair: bool = False, stop: threading.Event | None = None) -> VerifyReport: ...
+    def faults(
+        self, limit: int = 200, offset: int = 0, reason: str | None = None, state: FaultState | None = None
+    ) -> tuple[FaultRow, ...]: ...
+    def retry_faults(self, ids: Sequence[int] | None = None) -> int: ...
+    def skip_faults(self, ids: Sequence[int] | None = None) -> int: ...
+    def truncate_faults(self, ids: Sequence[int] | None = None) -> int: ...
+    def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]: ...
+    def close(self) -> None: ...
 
 
 OpenEngine = Callable[[EventSink], Engine]
@@ -178,9 +176,10 @@ class ActFailed(Message):
 class ActAdvanced(Message):
     """A long act got on; the newest replaces older ones."""
 
-    def __init__(self, name: str, done: int, total: int) -> None:
+    def __init__(self, name: str, step: str, done: int, total: int) -> None:
         super().__init__()
         self.name = name
+        self.step = step
         self.done = done
         self.total = total
 
@@ -267,16 +266,16 @@ class Bridge:
         """Whether the work is under way in this process."""
         return self._run_thread is not None and self._run_thread.is_alive()
 
-    def advance(self, name: str) -> Callable[[int, int], None]:
-        """A progress callback that posts :class:`ActAdvanced` at most ten times a second, and the last step always."""
+    def advance(self, name: str) -> Callable[[str, int, int], None]:
+        """A progress callback that posts :class:`ActAdvanced` at most five times a second, and the last step always."""
         last = 0.0
 
-        def report(done: int, total: int) -> None:
+        def report(step: str, done: int, total: int) -> None:
             nonlocal last
             now = time.monotonic()
-            if done >= total or now - last >= 0.1:
+            if done >= total or now - last >= 0.2:
                 last = now
-                self._post(ActAdvanced(name, done, total))
+                self._post(ActAdvanced(name, step, done, total))
 
         return report
 

@@ -19,7 +19,8 @@ class ActsProvider(Provider):
     def _entries(self) -> list[tuple[str, str, str]]:
         """(name shown, action, help), possible acts first."""
         view = cast("Dashboard", self.app).view
-        possible, refused = [], []
+        possible: list[tuple[str, str, str]] = []
+        refused: list[tuple[str, str, str]] = []
         for act in acts.ACTS.values():
             if act.name == "palette":
                 continue

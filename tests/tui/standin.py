@@ -51,6 +51,12 @@ class StandIn:
         self.calls.append("compare")
         return states.COMPARISON
 
+    def last_comparison(self):
+        return states.COMPARISON if self.shown.evaluation else None
+
+    def search_both(self, text, *, k=10):
+        return replace(states.QUERIES[1], text=text)
+
     def decide(self, query_id, verdict, note=""):
         self.calls.append(f"decide {query_id} {verdict}")
 
@@ -77,13 +83,13 @@ class StandIn:
     def abort(self, typed_name):
         self.calls.append(f"abort {typed_name}")
 
-    def verify(self, sample=0, repair=False):
+    def verify(self, **options):
         from embedtui.model import VerifyReport
 
         return VerifyReport(520_340, 340, 520_000, 0, 0, 0, 0, 0, 0, 0)
 
-    def faults(self, limit, offset=0, group=""):
-        rows = [row for row in states.FAULT_ROWS if not group or row.reason == group]
+    def faults(self, limit=200, offset=0, reason=None, state=None):
+        rows = [row for row in states.FAULT_ROWS if reason in (None, row.reason) and state in (None, row.state)]
         return tuple(rows[offset : offset + limit]) if self.shown.faults else ()
 
     def retry_faults(self, ids):

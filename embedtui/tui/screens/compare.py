@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from textual import on
@@ -11,7 +12,7 @@ from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from embedtui.model import Comparison, Measures, QueryComparison, QueryInput
+from embedtui.model import Comparison, Measures, QueryComparison
 from embedtui.tui import draw, safe, theme
 from embedtui.tui.bridge import ActAdvanced
 from embedtui.tui.screens.base import DashboardScreen
@@ -55,7 +56,7 @@ class CompareScreen(DashboardScreen):
         self._shown: list[QueryComparison] = []
         self._filter = ""
         self._undecided = False
-        self._asked: Comparison | None = None
+        self._asked: QueryComparison | None = None
 
     def body(self) -> ComposeResult:
         yield Panel(self._summary, id="measures-line")
@@ -87,6 +88,12 @@ class CompareScreen(DashboardScreen):
         comparison = self.dashboard.comparison
         if comparison is not None and comparison is not self._comparison:
             self._take(comparison)
+        elif (
+            comparison is None
+            and self.dashboard.snapshot is not None
+            and self.dashboard.snapshot.evaluation is not None
+        ):
+            self.dashboard.bridge.fetch("last comparison", lambda engine: engine.last_comparison())
         if self.focused is None:
             self.query_one("#queries").focus()
 
@@ -94,13 +101,19 @@ class CompareScreen(DashboardScreen):
         if topic == "compare" and isinstance(payload, Comparison):
             self._asked = None
             self._take(payload)
-        elif topic == "ask" and isinstance(payload, Comparison):
+        elif topic == "ask" and isinstance(payload, QueryComparison):
             self._asked = payload
+            self._select(keep=False)
+            self._repaint()
+        elif topic == "last comparison" and isinstance(payload, Comparison) and self._comparison is None:
+            self.dashboard.comparison = payload
             self._take(payload)
         elif topic == "advance" and isinstance(payload, ActAdvanced):
             self.query_one("#measures-line", Panel).show(self.dashboard.view)
 
     def refusal(self, action: str) -> str:
+        if action.startswith("verdict") and self._asked is not None:
+            return "An own query is not kept; verdicts are for the kept ones."
         if action.startswith("verdict") and not self._shown:
             return "No query is compared yet: press c."
         if action.startswith("verdict") and self.dashboard.readonly:
@@ -112,12 +125,17 @@ class CompareScreen(DashboardScreen):
     def _take(self, comparison: Comparison) -> None:
         self._comparison = comparison
         self._select(keep=False)
+        self._repaint()
+
+    def _repaint(self) -> None:
         for panel in self.query(Panel):
             panel.show(self.dashboard.view)
 
     def _select(self, *, keep: bool) -> None:
         words = self._filter.casefold().split()
         every = self._comparison.queries if self._comparison else ()
+        if self._asked is not None:
+            every = (self._asked,)
         chosen = self._chosen
         self._shown = [
             query
@@ -187,16 +205,13 @@ class CompareScreen(DashboardScreen):
         listing.cursor += 1
 
     def _replace(self, query: QueryComparison, verdict: str) -> None:
-        from dataclasses import replace
-
         if self._comparison is None:
             return
         queries = tuple(
             replace(q, verdict=verdict) if q.query_id == query.query_id else q for q in self._comparison.queries
         )
         self._comparison = replace(self._comparison, queries=queries)
-        if self._asked is None:
-            self.dashboard.comparison = self._comparison
+        self.dashboard.comparison = self._comparison
         index = next((i for i, q in enumerate(self._shown) if q.query_id == query.query_id), None)
         if index is not None:
             self._shown[index] = replace(query, verdict=verdict)
@@ -243,7 +258,7 @@ class CompareScreen(DashboardScreen):
         def answered(text: str | None) -> None:
             if text is not None:
                 self.dashboard.remembered = self.dashboard.remembered.with_query(text)
-                self.dashboard.bridge.act("ask", lambda engine, stop: engine.compare([QueryInput(text)], stop=stop))
+                self.dashboard.bridge.act("ask", lambda engine, _: engine.search_both(text))
 
         queries = self.dashboard.remembered.queries
         self.dashboard.push_screen(
@@ -273,22 +288,21 @@ class CompareScreen(DashboardScreen):
     def _summary(self, view: View, width: int, _height: int) -> Content:
         advance = self.dashboard.advances.get("compare")
         if "compare" in view.busy or "ask" in view.busy:
-            share = advance[0] / advance[1] if advance and advance[1] else None
-            text = f" {advance[0]} of {advance[1]} queries" if advance else " …"
-            return draw.line(
-                ("● comparing", "bold $primary"),
-                (text, "$muted"),
-                "  ",
-                draw.bar(share, min(30, width - 40), "$primary"),
-            )
+            share = advance[1] / advance[2] if advance and advance[2] else None
+            text = f" {safe.line(advance[0])} {advance[1]} of {advance[2]}" if advance else " …"
+            head = draw.line(("● comparing", "bold $primary"), (text, "$muted"), "  ")
+            return draw.line(head, draw.bar(share, min(30, width - head.cell_length), "$primary"))
         comparison = self._comparison
+        if self._asked is not None:
+            shared = draw.percent(self._asked.overlap)
+            return draw.line(
+                ("own query", "bold $primary"), ("  overlap ", "$muted"), shared, ("   Esc shows all again", "$muted")
+            )
         if comparison is None:
             return draw.line(("○ not compared in this session", "$muted"), "   ", *self._recorded(view))
         m = comparison.measures
         parts: list[draw.Part] = []
-        if self._asked is not None:
-            parts += [("own query", "bold $primary"), ("  Esc shows all again   ", "$muted")]
-        elif comparison.verdict:
+        if comparison.verdict:
             glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(
                 comparison.verdict, ("?", "$warning")
             )

@@ -15,6 +15,7 @@ from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.dialogs import CutoverDialog
 from embedtui.tui.view import View
 from embedtui.tui.widgets.panel import Panel
+from embedtui.tui.widgets.sheet import Sheet
 
 
 class CutoverScreen(DashboardScreen):
@@ -35,15 +36,17 @@ class CutoverScreen(DashboardScreen):
         yield Panel(panels.advice, id="advice")
         with Container(id="gateboard"):
             yield Panel(panels.route, title="Route and rollback", id="route", classes="box")
-            yield Panel(self._happens, title="What a cutover does", id="happens", classes="box")
-            yield Panel(self._gate, title="Gate", id="gate", classes="box")
-            yield Panel(self._way, title="In the way", id="blockers", classes="box")
+            yield Sheet(self._happens, title="What a cutover does", id="happens", classes="box")
+            yield Sheet(self._gate, title="Gate", id="gate", classes="box")
+            yield Sheet(self._way, title="In the way", id="blockers", classes="box")
 
     def opened(self) -> None:
         self._fetch()
 
     def show(self, view: View) -> None:
         super().show(view)
+        for sheet in self.query(Sheet):
+            sheet.repaint()
         # Blockers are read every few seconds only: each reading asks the database several questions.
         self._beat += 1
         if self._beat % 6 == 0 and view.link.up:
@@ -63,7 +66,7 @@ class CutoverScreen(DashboardScreen):
     def receive(self, topic: str, payload: object) -> None:
         if topic == "blockers" and isinstance(payload, tuple):
             self._blockers = payload
-            self.query_one("#blockers", Panel).show(self.dashboard.view)
+            self.query_one("#blockers", Sheet).repaint()
         elif topic in ("cutover", "rollback", "compare"):
             self._fetch()
 
@@ -84,16 +87,18 @@ class CutoverScreen(DashboardScreen):
 
         self.dashboard.push_screen(CutoverDialog(self.dashboard.view, percent=10), answered)
 
-    def _gate(self, view: View, width: int, height: int) -> Content:
+    def _gate(self, width: int) -> Content:
+        view = self.dashboard.view
         comparison = self.dashboard.comparison
         rows: list[Content] = [draw.cut(each, width) for each in panels.evaluation(view)]
         if comparison is not None:
             rows.append(Content(""))
             for check in comparison.checks:
                 rows += check_lines(check, width)
-        return draw.lines(rows, height)
+        return draw.lines(rows)
 
-    def _way(self, view: View, width: int, height: int) -> Content:
+    def _way(self, width: int) -> Content:
+        view = self.dashboard.view
         if view.snapshot is None or view.snapshot.migration is None:
             return draw.line(("No migration yet.", "$muted"))
         if self._blockers is None:
@@ -114,10 +119,10 @@ class CutoverScreen(DashboardScreen):
                 ]
             if blocker.overridable:
                 rows.append(draw.line(("  → or override it with a reason", "$muted")))
-        return draw.lines(rows, height)
+        return draw.lines(rows)
 
-    def _happens(self, view: View, width: int, height: int) -> Content:
-        snapshot = view.snapshot
+    def _happens(self, width: int) -> Content:
+        snapshot = self.dashboard.snapshot
         if snapshot is None or snapshot.migration is None:
             return draw.line(("Nothing to cut over yet.", "$muted"))
         m = snapshot.migration
@@ -151,18 +156,18 @@ class CutoverScreen(DashboardScreen):
         for key, text in steps:
             for i, each in enumerate(draw.wrapped(safe.line(text), width - 4, "", 3)):
                 rows.append(draw.line((draw.fit(key if not i else "", 4), "bold $primary"), each))
-        return draw.lines(rows, height)
+        return draw.lines(rows)
 
 
-def check_lines(check: Check, width: int) -> list[Content]:
-    """A check: glyph, word, name, and what it found."""
+def check_lines(check: Check, width: int, limit: int = 3) -> list[Content]:
+    """A check: glyph, word, name, and what it found, on at most ``limit`` lines each."""
     glyph, word, style = theme.RESULT.get(check.result, theme.RESULT["unknown"])
     head = draw.line((f"{glyph} {draw.fit(word, 8)}", f"bold {style}"), (safe.line(check.name), "bold"))
     rows = [draw.cut(head, width)]
-    rows += [draw.line("  ", each) for each in draw.wrapped(safe.line(check.detail), width - 2, "$muted", 2)]
+    rows += [draw.line("  ", each) for each in draw.wrapped(safe.line(check.detail), width - 2, "$muted", limit)]
     if check.mend and check.result not in ("pass",):
         rows += [
             draw.line("  ", ("→ " if not i else "  ", style), each)
-            for i, each in enumerate(draw.wrapped(safe.line(check.mend), width - 4, "", 2))
+            for i, each in enumerate(draw.wrapped(safe.line(check.mend), width - 4, "", limit))
         ]
     return rows

@@ -35,6 +35,8 @@ _KEY_WORDS = {
     "f9": "F9",
 }
 
+_TEXTUALS_OWN = ("screen.copy_text", "copy_text", "app.focus_next", "app.focus_previous")
+
 _SIGNS = (
     ("◇", "$old", "old side"),
     ("◆", "$new", "new side"),
@@ -68,13 +70,17 @@ class HelpScreen(ModalScreen[None]):
             box.border_title = "Keys"
             box.border_subtitle = "Esc closes"
             with VerticalScroll():
-                yield Static(self.text(), id="help-text")
+                yield Static(id="help-text")
+
+    def on_resize(self) -> None:
+        """The words are wrapped to the sheet."""
+        self.query_one("#help-text", Static).update(self.text(min(self.size.width, 88) - 8))
 
     def action_close(self) -> None:
         """Leaves the help."""
         self.dismiss(None)
 
-    def text(self) -> Content:
+    def text(self, width: int) -> Content:
         """Keys in groups: of this screen, of each group of acts, of lists, then the signs."""
         rows: list[Content] = []
         if self._behind is not None:
@@ -82,16 +88,20 @@ class HelpScreen(ModalScreen[None]):
                 (key_text(binding.key_display or binding.key), binding.description, binding.tooltip or "")
                 for bindings in self._behind._bindings.key_to_bindings.values()
                 for binding in bindings
-                if binding.action not in ("copy_text", "app.focus_next", "app.focus_previous") and binding.description
+                if binding.action not in _TEXTUALS_OWN and binding.description
             ]
             if own:
-                rows += _group(acts.SCREENS[self._behind.NAME][1] if self._behind.NAME in acts.SCREENS else "Here", own)
+                rows += _group(
+                    width, acts.SCREENS[self._behind.NAME][1] if self._behind.NAME in acts.SCREENS else "Here", own
+                )
         rows += _group(
+            width,
             "Rollback",
             [("F9", acts.ACTS["rollback"].label, acts.ACTS["rollback"].doc + " Also while typing and in dialogs.")],
         )
         for group in dict.fromkeys(act.group for act in acts.ACTS.values()):
             rows += _group(
+                width,
                 group,
                 [
                     (act.key_text, act.label, act.doc)
@@ -99,8 +109,9 @@ class HelpScreen(ModalScreen[None]):
                     if act.group == group and act.name != "rollback"
                 ],
             )
-        rows += _group("Screens", [(key, title, "") for key, title in acts.SCREENS.values()])
+        rows += _group(width, "Screens", [(key, title, "") for key, title in acts.SCREENS.values()])
         rows += _group(
+            width,
             "Lists and fields",
             [
                 ("↑ ↓ PgUp PgDn", "Move", "k and j too; Home and End, g and G"),
@@ -116,10 +127,12 @@ class HelpScreen(ModalScreen[None]):
         return draw.lines(rows)
 
 
-def _group(title: str, keys: list[tuple[str, str, str]]) -> list[Content]:
+def _group(width: int, title: str, keys: list[tuple[str, str, str]]) -> list[Content]:
     rows = [Content.styled(title, "bold $primary")]
-    rows += [
-        draw.line("  ", (draw.fit(key, 14 if len(key) > 6 else 6), "bold"), (draw.fit(label, 13), ""), (doc, "$muted"))
-        for key, label, doc in keys
-    ]
+    wide = 16 if any(len(key) > 6 for key, _, _ in keys) else 7
+    for key, label, doc in keys:
+        lead = draw.line("  ", (draw.fit(key, wide), "bold"), draw.fit(label, 13))
+        words = draw.wrapped(doc, width - lead.cell_length, "$muted", 4) or [Content("")]
+        rows.append(draw.line(lead, words[0]))
+        rows += [draw.line(" " * lead.cell_length, each) for each in words[1:]]
     return [*rows, Content("")]

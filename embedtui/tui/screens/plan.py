@@ -1,11 +1,119 @@
-"""Plan screen."""
+"""Plan: what a migration would do, found read-only: checks, price, time and the exact SQL."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.content import Content
+
+from embedtui.model import Plan
+from embedtui.tui import draw, safe
+from embedtui.tui.bridge import Trouble
 from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.screens.cutover import check_lines
+from embedtui.tui.view import View
+from embedtui.tui.widgets.panel import Panel
+from embedtui.tui.widgets.sheet import Sheet
 
 
 class PlanScreen(DashboardScreen):
-    """Plan."""
+    """Nothing here changes anything."""
 
     NAME = "plan"
+    AUTO_FOCUS = "#plan-checks"
+    KEYS = ("again", "copy")
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "again", "Plan again", tooltip="Read the table, the server and the rights anew."),
+        Binding("y", "copy", "Copy SQL", tooltip="Copy the SQL, and save it as a file."),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._plan: Plan | None = None
+        self._trouble: Trouble | None = None
+        self._reading = False
+
+    def body(self) -> ComposeResult:
+        yield Panel(self._figures, id="plan-line")
+        with Container(id="plan"):
+            yield Sheet(self._checks, title="Checks", id="plan-checks", classes="box")
+            yield Sheet(self._statements, title="SQL of prepare and index", id="plan-sql", classes="box")
+
+    def opened(self) -> None:
+        if self._plan is None and not self._reading and self.dashboard.snapshot is not None:
+            self.action_again()
+
+    def action_again(self) -> None:
+        """Reads the plan anew."""
+        self._reading, self._trouble = True, None
+        self.dashboard.bridge.fetch("plan", lambda engine: engine.plan())
+        self._fill()
+
+    def receive(self, topic: str, payload: object) -> None:
+        if topic == "plan" and isinstance(payload, Plan):
+            self._plan, self._reading = payload, False
+            self._fill()
+        elif topic == "plan failed" and isinstance(payload, Trouble):
+            self._trouble, self._reading = payload, False
+            self._fill()
+
+    def action_copy(self) -> None:
+        """The SQL as text."""
+        if self._plan is not None:
+            self.dashboard.hand_out(sql_text(self._plan), "plan.sql")
+
+    def _fill(self) -> None:
+        self.query_one("#plan-line", Panel).show(self.dashboard.view)
+        for sheet in self.query(Sheet):
+            sheet.repaint()
+
+    def _checks(self, width: int) -> Content:
+        if self._trouble is not None:
+            rows = draw.wrapped(f"✗ {safe.line(self._trouble.message)}", width, "$error", 4)
+            return draw.lines([*rows, *draw.wrapped(safe.line(self._trouble.hint), width, "$muted", 4)])
+        if self._plan is None:
+            return draw.line(("◌ reading the table, the server and the rights …", "$muted"))
+        rows = []
+        for check in sorted(self._plan.checks, key=lambda each: each.result == "pass"):
+            rows += check_lines(check, width, 6)
+        return draw.lines(rows)
+
+    def _statements(self, _width: int) -> Content:
+        if self._plan is None:
+            return Content.styled("The exact statements appear here.", "$muted")
+        return Content(safe.block(sql_text(self._plan)))
+
+    def _figures(self, view: View, width: int, height: int) -> Content:
+        plan = self._plan
+        if plan is None:
+            return Content("")
+        failed = sum(check.result == "fail" for check in plan.checks)
+        warned = sum(check.result == "warn" for check in plan.checks)
+        if failed:
+            verdict = draw.line((f"✗ {failed} in the way", "bold $error"))
+        elif warned:
+            verdict = draw.line((f"! {warned} to look at", "bold $warning"))
+        else:
+            verdict = draw.line(("✓ ready", "bold $success"))
+        first = draw.line(
+            verdict,
+            "   ",
+            (draw.number(plan.rows - plan.empty_rows), "bold"),
+            (" rows  ", "$muted"),
+            (f"~{draw.short(plan.estimated_tokens)}", "bold"),
+            (" tokens  ", "$muted"),
+            (f"~{draw.money(plan.estimated_cost)}", "bold"),
+            ("  ", ""),
+            (f"~{draw.duration(plan.estimated_seconds)}", "bold"),
+            (f"   {plan.placement}", "bold $new"),
+        )
+        rows = [draw.cut(first, width), draw.cut(draw.line((safe.line(plan.placement_why), "$muted")), width)]
+        return draw.lines(rows, height)
+
+
+def sql_text(plan: Plan) -> str:
+    """The statements as a file would hold them."""
+    return "\n\n".join(f"{statement.rstrip().rstrip(';')};" for statement in plan.statements) + "\n"

@@ -1,11 +1,98 @@
-"""Workers screen."""
+"""Workers: every process and thread, what it does, since when."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.content import Content
+
+from embedtui.model import WorkerStatus
+from embedtui.tui import draw, safe
 from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.view import View
+from embedtui.tui.widgets.listing import Listing
+from embedtui.tui.widgets.panel import Panel
+
+Line = tuple[WorkerStatus, str, str] | tuple[WorkerStatus, None, str]
+"""(worker, thread, what it does); thread None is the process, with its age."""
 
 
 class WorkersScreen(DashboardScreen):
-    """Workers."""
+    """Who works on this migration, on every host."""
 
     NAME = "workers"
+    AUTO_FOCUS = "#workers"
+    BINDINGS: ClassVar[list[BindingType]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: tuple[Line, ...] = ()
+
+    def body(self) -> ComposeResult:
+        yield Panel(_summary, id="workers-line")
+        yield Listing(
+            self._paint,
+            empty="○ No worker is at work. Press r to work here, or start `embedtui run` on any host.",
+            title="Processes and threads",
+            id="workers",
+            classes="box",
+        )
+
+    def show(self, view: View) -> None:
+        super().show(view)
+        before, self._lines = self._lines, tuple(_lines(view))
+        self.query_one("#workers", Listing).update_rows(before, self._lines)
+
+    def _paint(self, index: int, width: int) -> Content | None:
+        worker, thread, what = self._lines[index]
+        if thread is not None:
+            last = index + 1 == len(self._lines) or self._lines[index + 1][1] is None
+            stem = "  └ " if last else "  ├ "
+            return draw.cut(draw.line((stem, "$faint"), (draw.fit(thread, 14), "$muted"), safe.line(what)), width)
+        mark = ("● ", "$success") if worker.alive else ("✗ ", "bold $warning")
+        doing = safe.line(worker.doing) if worker.alive else f"silent for {draw.duration(worker.heartbeat_seconds)}"
+        left = draw.line(
+            mark,
+            (safe.line(worker.host), "bold"),
+            (f" {worker.pid}", "$muted"),
+            (" this terminal" if worker.own else "", "$primary"),
+            "  ",
+            (doing, "" if worker.alive else "$warning"),
+            (f", {what}" if worker.alive else "", "$muted"),
+        )
+        return draw.row(left, draw.line((draw.number(worker.rows), "bold"), (" rows", "$muted")), width)
+
+
+def _lines(view: View) -> list[Line]:
+    snapshot = view.snapshot
+    if snapshot is None:
+        return []
+    lines: list[Line] = []
+    for worker in sorted(snapshot.workers, key=lambda each: (not each.alive, not each.own, each.id)):
+        lines.append((worker, None, f"since {draw.clock(worker.since)}"))
+        lines += [(worker, name, what) for name, what in worker.threads]
+    return lines
+
+
+def _summary(view: View, width: int, _height: int) -> Content:
+    snapshot = view.snapshot
+    if snapshot is None:
+        return draw.line(("◌ not read yet", "$muted"))
+    alive = [worker for worker in snapshot.workers if worker.alive]
+    threads = sum(len(worker.threads) for worker in alive)
+    status = snapshot.backfill
+    parts: list[draw.Part] = [
+        (f"{len(alive)}", "bold"),
+        (" at work, ", "$muted"),
+        (f"{threads}", "bold"),
+        (" threads   ", "$muted"),
+    ]
+    if status.concurrency is not None:
+        parts += [("in flight at most ", "$muted"), (f"{status.concurrency}", "bold"), ("   ", "")]
+    if status.requests_per_minute is not None:
+        parts += [(draw.short(status.requests_per_minute), "bold"), (" requests/min   ", "$muted")]
+    if status.tokens_per_minute is not None:
+        parts += [(draw.short(status.tokens_per_minute), "bold"), (" tokens/min", "$muted")]
+    return draw.cut(draw.line(*parts), width)

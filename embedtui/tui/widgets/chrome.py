@@ -97,4 +97,4 @@ def footer(view: View, keys: tuple[tuple[str, str, str, bool], ...], width: int)
             break
         room -= item.cell_length
         kept.append(item)
-    return draw.row(draw.line(" ", *kept, *items[-2:]), roll, width)
+    return draw.row(draw.line(" ", *kept, *items[-2:]).rstrip(), roll, width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual import events
@@ -86,6 +86,15 @@ class Listing(ScrollView, can_focus=True):
         self.virtual_size = Size(self.scrollable_content_region.width, count)
         self.cursor = max(0, min(self.cursor if cursor is None else cursor, count - 1))
         self.refresh()
+
+    def update_rows(self, before: Sequence[object], now: Sequence[object]) -> None:
+        """The rows' data went from ``before`` to ``now``: repaints what differs and keeps the place."""
+        if len(before) != self._count or len(now) != self._count:
+            self.reset(len(now))
+            return
+        for index, (old, new) in enumerate(zip(before, now, strict=True)):
+            if old != new:
+                self.repaint(index)
 
     def repaint(self, index: int) -> None:
         """The picture of one row changed."""
