@@ -821,7 +821,7 @@ class Draft:
             old_model=self.old_model,
             new_model=self.new_model,
             new_table=self.facts.table if beside else TableName(schema, self.new_table),
-            new_column=self.new_column or ("embedding_v2" if beside else "embedding"),
+            new_column=self.new_column or (_next_column(self.old_column) if beside else "embedding"),
             vector_schema=self.vector_schema,
             vector_type=self.new_type,
             old_vector_type=self.old_type,
@@ -833,6 +833,12 @@ class Draft:
             desired="run",
             settings=dict(self.stored),
         )
+
+
+def _next_column(old: str) -> str:
+    """``embedding_v2``; where a former migration has left that as the old column, ``embedding_v3`` and so on."""
+    match = re.fullmatch(r"embedding_v(\d+)", old)
+    return f"embedding_v{int(match[1]) + 1}" if match else "embedding_v2"
 
 
 def resolve(conn: Connection[Any], settings: Settings) -> Draft:
@@ -969,7 +975,8 @@ def _old_column(facts: TableFacts, settings: Settings) -> Column:
                 hint=f"Vector columns: {_listed(facts.vector_columns)}.",
             )
         return found
-    choices = [column for column in facts.vector_columns if column.name != settings.new_column]
+    others = [column for column in facts.vector_columns if column.name != settings.new_column]
+    choices = others or facts.vector_columns
     if not choices:
         raise TableError(
             f"{table} has no vector column.", hint="embedtui moves the vectors of an existing vector or halfvec column."
