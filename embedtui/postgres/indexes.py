@@ -227,6 +227,12 @@ def new_indexes(conn: Connection, migration: Migration) -> list[ExistingIndex]:
     return _existing(conn, side.table, side.embedding)
 
 
+def partition_indexes(conn: Connection, table: TableName, column: str) -> dict[int, TableName]:
+    """The first approximate index on a column, of the table and of each partition, by the relation's oid."""
+    found = {oid: _existing(conn, part, column) for oid, _, part, _ in _tree(conn, table)}
+    return {oid: TableName(indexes[0].schema, indexes[0].name) for oid, indexes in found.items() if indexes}
+
+
 def _tree(conn: Connection, table: TableName) -> list[tuple[int, int, TableName, bool]]:
     """(oid, parent's oid or 0, name, is a leaf) of a table and its partitions, parents first."""
     rows = conn.execute(_TREE, (_name(conn, table),)).fetchall()
