@@ -43,6 +43,7 @@ def make(
     phase: Phase = Phase.VALIDATE,
     old_model: EmbeddingModel | None = None,
     new_model: EmbeddingModel | None = None,
+    settings: dict[str, object] | None = None,
 ) -> Migration:
     """A table with both sides filled: row n has the old vector ``vector(n)`` and the new one ``vector(n + 1)``.
 
@@ -115,6 +116,7 @@ def make(
                 condition=Condition.IDLE,
                 reason="",
                 desired="run",
+                settings=settings or {},
             ),
         )
         fill(conn, migration, rows)

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from cutover_kit import flip, key_values, make, vector
 
 from embedtui.errors import DatabaseError, Refused
 from embedtui.model import EmbeddingModel, Flip, Phase, PlacementKind, Side
 from embedtui.postgres import route, state
 from embedtui.postgres.connect import connect
+from tests.cutover_kit import flip, key_values, make, vector
 
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
 

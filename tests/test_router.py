@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
-from cutover_kit import flip, key_values, make, vector
 from psycopg import sql
 
 import embedtui
@@ -25,6 +24,7 @@ from embedtui.postgres import route as pointer
 from embedtui.postgres import state
 from embedtui.postgres.connect import connect
 from embedtui.router import AsyncRouter, Router, put
+from tests.cutover_kit import flip, key_values, make, vector
 
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from cutover_kit import key_values, make, vector
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, Side
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.search import search_sql
+from tests.cutover_kit import key_values, make, vector
 
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
 
