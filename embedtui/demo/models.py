@@ -101,11 +101,11 @@ def _fit(texts: Sequence[str], power_iterations: int = 1) -> _Fitted:
     size = min(NEW_DIMENSIONS + 16, len(terms), len(matrix.filled))
     sketch = matrix.times(np.random.default_rng(3).standard_normal((len(terms), size), np.float32))
     for _ in range(power_iterations):
-        basis = np.linalg.qr(transposed.times(np.linalg.qr(sketch).Q)).Q
+        basis = _basis(transposed.times(_basis(sketch)))
         sketch = matrix.times(basis)
-    rotation = np.linalg.svd(sketch, full_matrices=False).Vh.T
     directions = np.zeros((len(terms), NEW_DIMENSIONS), np.float32)
-    directions[:, :size] = (basis @ rotation)[:, :NEW_DIMENSIONS]
+    found = (basis @ _axes(sketch)[0])[:, :NEW_DIMENSIONS]
+    directions[:, : found.shape[1]] = found
     return _Fitted(places, weights, directions)
 
 
@@ -153,6 +153,23 @@ class _Sparse:
             terms = dense[self.columns[part]] * self.values[part, None]
             product[low:high] = np.add.reduceat(terms, self.starts[low:high] - ends[low], axis=0)
         return product
+
+
+def _axes(vectors: Vectors) -> tuple[Vectors, Vectors]:
+    """Right singular vectors, largest first, and their singular values, without those that are numerically zero.
+
+    By the small Gram matrix: a QR or SVD of the tall one takes several times as long where cores are busy.
+    """
+    tall = vectors.astype(np.float64)
+    squares, axes = np.linalg.eigh(tall.T @ tall)
+    kept = np.flatnonzero(squares > squares[-1] * 1e-12)[::-1]
+    return axes[:, kept].astype(np.float32), np.sqrt(squares[kept]).astype(np.float32)
+
+
+def _basis(vectors: Vectors) -> Vectors:
+    """An orthonormal basis of the columns' span."""
+    axes, values = _axes(vectors)
+    return vectors @ (axes / values)
 
 
 def _width(wanted: int | None, own: int) -> int:
