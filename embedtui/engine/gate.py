@@ -38,9 +38,9 @@ class GateThresholds:
     min_overlap: float = 0.5
     """Unjudged: a mean overlap of the top 10 below this asks for verdicts. Two equally good models shared 46 % on a
     public set, so it says nothing against the new one: it says that somebody has to look."""
-    chance_overlap: float = 0.1
-    """Unjudged: below this fewer than one result in ten is kept. Vectors in the wrong order, or made of the wrong text,
-    look like that."""
+    chance_overlap: float = 0.03
+    """Unjudged: below this hardly any result is kept. Vectors in the wrong order, or made of the wrong text, look like
+    that; on the demo's corpus even a poor model and a good one share 5 to 9 %."""
     min_verdicts: int = 10
     """Verdicts for one side or the other from which they decide: with ten, 9 to 1 is the first split that the sign test
     finds significant (p = 0.02)."""
@@ -240,7 +240,7 @@ def _quality(figures: Measures, thresholds: GateThresholds) -> Check:
     return Check(
         "quality",
         "inconclusive",
-        f"It cannot be told whether the new model is worse by more than {thresholds.ndcg_margin:g}: {detail}",
+        f"Different; whether worse by more than {thresholds.ndcg_margin:g} cannot be told: {detail}",
         "Judge more queries.",
     )
 
