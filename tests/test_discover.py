@@ -62,10 +62,11 @@ def test_server_facts(conn: Connection) -> None:
     assert discover.require_server(facts) == "public"
 
 
-def test_a_read_only_role_and_our_schema_are_seen(database: str) -> None:
+def test_a_read_only_database_and_our_schema_are_seen(database: str) -> None:
     with connect(database, name="test") as conn:
         schema.install(conn)
-    with connect(database, name="test", read_only=True) as conn:
+        conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_read_only = on")
+    with connect(database, name="test") as conn:
         facts = discover.server_facts(conn)
     assert facts.read_only and facts.state_schema
 

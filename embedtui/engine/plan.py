@@ -21,7 +21,7 @@ from embedtui.postgres.discover import (
     shown_column,
     version_tuple,
 )
-from embedtui.postgres.placement import content_sql, has_content_sql, make_placement
+from embedtui.postgres.placement import content_sql, has_content_sql, make_placement, new_side, relation
 from embedtui.providers import EmbedReply, ProviderFault, RateLimits, make_embedder
 
 FULL_SCAN_BYTES = 64 * 2**20
@@ -76,7 +76,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         placement=placement,
         placement_why=why,
         checks=tuple(checks),
-        statements=plan_statements(conn, migration, settings),
+        statements=plan_statements(conn, migration, settings, estimate.rows - estimate.empty),
     )
 
 
@@ -224,10 +224,11 @@ def estimate_seconds(
 # -------------------------------------------------------------------------------------------------- statements
 
 
-def plan_statements(conn: Connection[Any], migration: Migration, settings: Settings) -> tuple[str, ...]:
+def plan_statements(conn: Connection[Any], migration: Migration, settings: Settings, rows: int) -> tuple[str, ...]:
     """The SQL that prepare and index would run, in order, as text.
 
-    The tables of schema ``embedtui`` are named, not spelled out: they are the same in every migration.
+    ``rows`` to embed decide the lists of an ivfflat index. The tables of schema ``embedtui`` are named, not spelled
+    out: they are the same in every migration.
     """
     statements: list[str] = [
         "CREATE SCHEMA IF NOT EXISTS embedtui; -- and its own tables, where they are not there yet"
@@ -235,10 +236,17 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
     statements += [_text(conn, statement) for statement in make_placement(migration).prepare_sql()]
     if settings.change_capture == "triggers":
         statements += [_text(conn, statement) for statement in capture.install_sql(migration)]
-    statements += [
-        _text(conn, statement) for statement in indexes.create_sql(conn, migration, index_options(migration))
-    ]
-    return tuple(statements)
+    options = replace(index_options(migration), lists=index_options(migration).lists or indexes.ivfflat_lists(rows))
+    side = new_side(migration).table
+    if migration.index_method is IndexMethod.NONE:
+        built: tuple[Any, ...] = ()
+    elif conn.execute("SELECT to_regclass(%s)", [relation(side).as_string(conn)]).fetchone() == (None,):
+        # create_sql reads its targets from the catalog, where a side table is not yet
+        name = indexes.index_name(conn, migration)
+        built = (indexes._create(conn, migration, options, indexes._Target(0, side, True, name, None)),)
+    else:
+        built = indexes.create_sql(conn, migration, options)
+    return (*statements, *(_text(conn, statement) for statement in built))
 
 
 def index_options(migration: Migration) -> indexes.IndexOptions:

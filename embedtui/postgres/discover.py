@@ -43,7 +43,8 @@ class ServerFacts:
     superuser: bool
     standby: bool
     read_only: bool
-    """Transactions are read-only here: a standby, or a role or database set so."""
+    """Transactions are read-only here: a standby, or a server, database or role set so (as managed services do when the
+    disk runs full). Our own read-only connections do not count."""
     pooled: bool
     """A connection pooler sits between: the backend's process is not the one the connection was told of."""
     reads_all_stats: bool
@@ -251,7 +252,8 @@ SELECT current_setting('server_version_num')::int AS version,
        current_user::text AS role,
        (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
        pg_is_in_recovery() AS standby,
-       current_setting('transaction_read_only')::bool AS read_only,
+       pg_is_in_recovery() OR (SELECT reset_val = 'on' FROM pg_settings
+                                WHERE name = 'default_transaction_read_only') AS read_only,
        pg_backend_pid() AS pid,
        pg_has_role('pg_read_all_stats', 'USAGE') AS reads_all_stats,
        coalesce((SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'embedtui'),
