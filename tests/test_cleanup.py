@@ -19,10 +19,12 @@ from embedtui.engine.cleanup import (
     abort,
     abort_blockers,
     abort_statements,
+    archive_target,
     cleanup,
     cleanup_blockers,
     cleanup_statements,
 )
+from embedtui.engine.strategies import rename_sql
 from embedtui.errors import Interrupted, LockTimeout, NotClean, Refused
 from embedtui.model import EmbeddingModel, Migration, Phase, PlacementKind, Side, TableName
 from embedtui.postgres import capture, route, schema, state
@@ -361,6 +363,20 @@ def test_keeping_both_sides(conn: Connection) -> None:
     assert sides == [("new", True, True), ("old", True, False)]
 
 
+def test_after_a_cutover_by_exchanged_names_nothing_is_renamed_again(conn: Connection) -> None:
+    migration = begun(conn, old="NOT NULL", cutover={"strategy": "rename"})
+    for statement in rename_sql(conn, migration, Side.NEW, epoch=1, changed_by="t@h"):
+        conn.execute(statement)
+    conn.execute("UPDATE embedtui.route SET changed_at = now() - interval '8 days'")
+    state.set_phase(conn, migration.id, Phase.SOAK)
+    found = state.load_migration(conn)
+    assert found is not None and (found.old_column, found.new_column) == ("embedding_v2", "embedding")
+    contract = cleanup_statements(conn, found, CleanupChoice())[1].statements
+    assert not [text for text in contract if "RENAME" in text]
+    cleanup(conn, found, CleanupChoice(), typed_name="documents", stop=threading.Event())
+    require_clean_end(conn, not_null=True)
+
+
 def test_the_indexes_of_partitions_take_the_old_names_too(conn: Connection) -> None:
     conn.execute(
         """
@@ -453,6 +469,21 @@ def test_an_archive_is_never_written_over(conn: Connection, tmp_path: Path) -> N
         (blocker,) = cleanup_blockers(conn, migration, CleanupChoice(archive=archive))
         assert blocker.name == "archive" and not blocker.overridable
     assert (tmp_path / "precious").read_text() == "keep me"
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("old_vectors", TableName("public", "old_vectors")),
+        ("Archive.Old", TableName("archive", "old")),
+        ('archive."Old"', TableName("archive", "Old")),
+        ("old.copy.gz", Path("old.copy.gz")),
+        ("/backup/old", Path("/backup/old")),
+        ("./old", Path("./old")),
+    ],
+)
+def test_what_an_archive_is_called_tells_what_it_is(text: str, target: TableName | Path) -> None:
+    assert archive_target(text) == target
 
 
 def test_a_short_archive_stops_before_anything_is_dropped(

@@ -15,24 +15,24 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from embedtui.errors import DatabaseError, Interrupted, LockTimeout, NotClean, Refused
+from embedtui.engine.strategies import cutover_settings
+from embedtui.errors import DatabaseError, Interrupted, LockTimeout, NotClean, Refused, SettingsError
 from embedtui.model import Blocker, Migration, Phase, PlacementKind, Side, TableName
 from embedtui.postgres import capture
 from embedtui.postgres.connect import Connection, host_name, operator_name, redact
 from embedtui.postgres.ddl import Statement, cancelled_by, readable_seconds, run_ddl
-from embedtui.postgres.discover import Dependent, TableFacts, inspect_oid
+from embedtui.postgres.discover import Dependent, TableFacts, inspect_oid, parse_name
 from embedtui.postgres.indexes import partition_indexes
 from embedtui.postgres.placement import follows_by_foreign_key, make_placement, new_side, relation
 from embedtui.postgres.route import CHANNEL, read_listeners, read_route
 from embedtui.postgres.state import add_audit
 
-SOAK_DAYS = 7.0
-"""Days the new side has to have served before the old one may go, unless the settings say otherwise."""
 DRAIN_PATIENCE = 60.0
 """Seconds in which the workers may bring the queue to zero, before the cleanup is refused."""
 
 _LOCK_CLASS = 0x656D636C  # advisory lock: one process cleans up or aborts at a time
 _DAY = 86400.0
+_FILE_SUFFIXES = (".copy", ".gz", ".tsv", ".txt")
 _QUEUE_FULL = "55006"  # object_in_use, raised by our own check inside the contract
 
 
@@ -137,8 +137,7 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
 
 def soak_days(migration: Migration) -> float:
     """Days that the new side has to serve before the old one may go."""
-    cutover = migration.settings.get("cutover")
-    return float(cutover.get("soak_days", SOAK_DAYS)) if isinstance(cutover, dict) else SOAK_DAYS
+    return cutover_settings(migration).soak_days
 
 
 def _dependent_blockers(conn: Connection, facts: TableFacts, *columns: str) -> Iterator[Blocker]:
@@ -266,6 +265,20 @@ def _refuse(blockers: Sequence[Blocker], override: str) -> None:
 # ------------------------------------------------------------------------------------------------------ statements
 
 
+def archive_target(text: str) -> TableName | Path:
+    """What an operator's word for the archive means: a file where it looks like a path, else a table.
+
+    Raises SettingsError where it is neither.
+    """
+    path = Path(text)
+    if path.name != text or path.suffix in _FILE_SUFFIXES:
+        return path.expanduser()
+    parts = [name if was_quoted else name.lower() for name, was_quoted in parse_name(text)]
+    if len(parts) not in (1, 2):
+        raise SettingsError(f"{text!r} is neither a table nor a file.", hint="Example: old_vectors, or ./old.copy.gz")
+    return TableName(*parts) if len(parts) == 2 else TableName("public", parts[0])
+
+
 def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupChoice) -> tuple[CleanupStep, ...]:
     """The steps that a cleanup would still take, with the exact SQL of each, in order."""
     state = _state(conn, migration)
@@ -286,7 +299,7 @@ def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupCh
         steps.append(CleanupStep("contract", "one short transaction", _shown(conn, contract)))
     if not_null and (not state.has("contracted") or _constraint_exists(conn, migration)):
         texts = [_validate_sql(migration), *_set_not_null_sql(migration)]
-        steps.append(CleanupStep("not null", f"{migration.old_column} NOT NULL again", _shown(conn, texts)))
+        steps.append(CleanupStep("not null", f"{_final_column(migration)} NOT NULL again", _shown(conn, texts)))
     if not state.has("finished"):
         steps.append(
             CleanupStep("finish", "embedtui's working rows go, the log stays", _shown(conn, _rows_sql(migration)))
@@ -311,13 +324,28 @@ def _shown(conn: Connection, statements: Sequence[Statement]) -> tuple[str, ...]
     return tuple(statement.as_string(conn) for statement in statements)
 
 
-def _renames(migration: Migration, choice: CleanupChoice) -> bool:
+def _exchanged(migration: Migration) -> bool:
+    """The cutover by strategy ``rename`` gave the new column the old one's name already."""
+    return cutover_settings(migration).strategy == "rename"
+
+
+def _named_as_before(migration: Migration, choice: CleanupChoice) -> bool:
+    """The column that is left has the name that the application has always known."""
     return choice.rename and not choice.keep_old and migration.placement is PlacementKind.COLUMN
+
+
+def _renames(migration: Migration, choice: CleanupChoice) -> bool:
+    return _named_as_before(migration, choice) and not _exchanged(migration)
+
+
+def _final_column(migration: Migration) -> str:
+    """Name of the column that is left, where it is named as before."""
+    return migration.new_column if _exchanged(migration) else migration.old_column
 
 
 def _restores_not_null(migration: Migration, choice: CleanupChoice, facts: TableFacts) -> bool:
     old = facts.column(migration.old_column)
-    return _renames(migration, choice) and old is not None and old.not_null
+    return _named_as_before(migration, choice) and old is not None and old.not_null
 
 
 def _contract_sql(
@@ -325,14 +353,13 @@ def _contract_sql(
 ) -> list[Statement]:
     """All that production could notice, in one transaction with the record of it: all of it is done, or nothing."""
     table, side = relation(migration.table), new_side(migration)
-    old = sql.Identifier(migration.old_column)
     statements: list[Statement] = [sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table)]
     if drains:
         statements.append(_queue_check_sql(migration))
     statements += capture.remove_sql(migration)
     renames = _index_renames(conn, migration) if _renames(migration, choice) else []
     if not choice.keep_old:
-        statements.append(sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, old))
+        statements.append(sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(migration.old_column)))
     pairs = [(side.embedding, migration.old_column)] if _renames(migration, choice) else []
     if migration.placement is PlacementKind.COLUMN:
         provenance = [(side.model, f"{migration.old_column}_model"), (side.source, f"{migration.old_column}_source")]
@@ -358,7 +385,7 @@ def _contract_sql(
         # checked for new rows at once and for the present ones later, without a long lock
         statements.append(
             sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({} IS NOT NULL) NOT VALID").format(
-                table, _constraint(migration), old
+                table, _constraint(migration), sql.Identifier(_final_column(migration))
             )
         )
     gone = "" if choice.keep_old else Side.OLD.value
@@ -430,7 +457,7 @@ def _set_not_null_sql(migration: Migration) -> list[Statement]:
     """Short: a valid CHECK spares SET NOT NULL its scan (PostgreSQL 12 or later)."""
     table = relation(migration.table)
     return [
-        sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET NOT NULL").format(table, sql.Identifier(migration.old_column)),
+        sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET NOT NULL").format(table, sql.Identifier(_final_column(migration))),
         sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, _constraint(migration)),
     ]
 
@@ -569,7 +596,13 @@ def _begin(
         "not_null": _restores_not_null(migration, choice, facts) and "not_null" not in passed,
         "overridden": passed,
     }
-    what = "keep both sides" if choice.keep_old else "rename" if _renames(migration, choice) else "keep the new name"
+    what = (
+        "keep both sides"
+        if choice.keep_old
+        else "the old name"
+        if _named_as_before(migration, choice)
+        else "the new name"
+    )
     detail = f"begun: {what}" + (f", archive to {choice.archive}" if choice.archive is not None else "")
     if passed:
         detail += f"; overridden ({', '.join(passed)}): {override.strip()}"
@@ -619,7 +652,7 @@ def _not_null(
             conn.execute(_validate_sql(migration))
     except psycopg.errors.CheckViolation:
         raise NotClean(
-            f"{migration.old_column} was NOT NULL, and rows without a vector have come in meanwhile.",
+            f"{_final_column(migration)} was NOT NULL, and rows without a vector have come in meanwhile.",
             hint="Fill them, then run the cleanup again: all else is done.",
         ) from None
     run_ddl(conn, _set_not_null_sql(migration), stop=stop, on_wait=on_wait, relations=[migration.table])
