@@ -438,7 +438,8 @@ def _search(
     began = time.perf_counter()
     rows = conn.execute(statement, values).fetchall()
     milliseconds = 1000 * (time.perf_counter() - began)
-    return [(tuple(key), distance) for key, distance in rows], milliseconds
+    # the cosine distance to a zero vector is NaN: sorted last, and nobody's neighbour
+    return [(tuple(key), distance) for key, distance in rows if distance == distance], milliseconds
 
 
 def _other_present(migration: Migration, side: Side) -> sql.Composable:

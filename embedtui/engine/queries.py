@@ -323,7 +323,8 @@ def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput],
         return ()
     entries = [
         {
-            "text": query.text.replace("\0", ""),
+            # neither NUL nor half a surrogate pair is text to PostgreSQL
+            "text": query.text.replace("\0", "").encode("utf-8", "replace").decode("utf-8"),
             "row": list(query.row) if query.row is not None else None,
             "relevant": [[list(key), gain] for key, gain in query.relevant],
         }
