@@ -44,6 +44,8 @@ from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.view import Link, View
 
+QUIT_SIGNALS = ("SIGTERM", "SIGHUP")
+"""Asked to end, and the terminal was closed."""
 _RATES = 240
 """Readings kept for the sparkline: two minutes."""
 _EVENTS = 2000
@@ -119,7 +121,7 @@ class Dashboard(App[None]):
         self._rates: deque[float] = deque(maxlen=_RATES)
         self._events: deque[Event] = deque(maxlen=_EVENTS)
         self._busy: tuple[str, ...] = ()
-        self.farewell = ""
+        self._worked = False
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -132,8 +134,9 @@ class Dashboard(App[None]):
         self.theme = self._first_theme()
         self._catch_signals()
         self.bridge.start()
-        start = self._comforts.screen if self._comforts.screen in self.MODES else "overview"
-        self.switch_mode(start)
+        # Work that starts by itself is watched from the Overview, wherever the last session ended.
+        known = self._comforts.screen in self.MODES and not self._autostart
+        self.switch_mode(self._comforts.screen if known else "overview")
 
     def _first_theme(self) -> str:
         if self._comforts.theme in self.available_themes:
@@ -144,7 +147,7 @@ class Dashboard(App[None]):
     def _catch_signals(self) -> None:
         # A closed terminal (SIGHUP) and SIGTERM leave the same way as the key: own threads stopped, terminal restored.
         loop = asyncio.get_running_loop()
-        for name in ("SIGTERM", "SIGHUP"):
+        for name in QUIT_SIGNALS:
             number = getattr(signal, name, None)
             if number is not None:
                 with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
@@ -177,6 +180,18 @@ class Dashboard(App[None]):
             self._comforts = value
             if self._remember:
                 comforts.save(value)
+
+    @property
+    def farewell(self) -> str:
+        """What is worth a line on the terminal after leaving; empty where nothing was under way."""
+        if self.snapshot is None or not self._worked or self.snapshot.phase.ended:
+            return ""
+        status = self.snapshot.backfill
+        if self.snapshot.phase is Phase.BACKFILL and status.total:
+            return (
+                f"Stopped with {draw.number(status.rows)} of {draw.number(status.total)} rows done. Go on: embedtui run"
+            )
+        return "Nobody keeps both sides in sync now. Go on: embedtui run --follow"
 
     # -------------------------------------------------------------------------------------------- messages
 
@@ -233,6 +248,7 @@ class Dashboard(App[None]):
 
     def on_act_started(self, message: ActStarted) -> None:
         self._busy = (*self._busy, message.name)
+        self._worked = self._worked or message.name == "run"
         self.show()
 
     def on_act_advanced(self, message: ActAdvanced) -> None:
@@ -373,7 +389,7 @@ class Dashboard(App[None]):
     def _concurrency(self, step: int) -> None:
         now = self.snapshot.backfill.concurrency if self.snapshot else None
         wanted = max(1, (now or 1) + step)
-        self.bridge.act("pace", lambda engine, _: engine.set_pace(max_concurrency=wanted) and None or wanted)
+        self.bridge.act("pace", lambda engine, _: (engine.set_pace(max_concurrency=wanted) and None) or wanted)
 
     def _act_limits(self) -> None:
         def answered(limits: dict[str, float] | None) -> None:

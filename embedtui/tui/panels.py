@@ -142,7 +142,7 @@ def backfill(view: View, width: int, height: int) -> Content:
     speed = draw.field(
         "rate", (draw.rate(status.rate) + (" rows/s" if status.rate is not None else ""), "bold" if here else "")
     )
-    if spare < 3:
+    if spare < 3 and here:
         room = width - speed.cell_length - 2
         speed = draw.row(speed, draw.sparkline(view.rates, min(room, 40), "$new"), width) if room > 5 else speed
     rows.append(speed)
@@ -277,7 +277,7 @@ def route(view: View, width: int, height: int) -> Content:
     rows.append(draw.field("routers", *_routers(status.listeners, status.epoch)))
     if status.pending:
         rows.append(draw.line(("◐ postponed: ", "bold $warning"), (safe.line(status.pending), "$warning")))
-    rows.append(rollback(view, width))
+    rows += rollback(view, width)
     if snapshot.evaluation is not None or height > len(rows):
         rows += evaluation(view)
     if snapshot.soak_seconds is not None:
@@ -287,28 +287,30 @@ def route(view: View, width: int, height: int) -> Content:
     return draw.lines((draw.cut(each, width) for each in rows), height)
 
 
-def rollback(view: View, width: int) -> Content:
-    """Honest words about what a rollback would find."""
+def rollback(view: View, width: int) -> list[Content]:
+    """Honest words about what a rollback would find, on one or two lines."""
     snapshot = view.snapshot
     if snapshot is None:
-        return Content("")
+        return []
     status = snapshot.rollback
     why = safe.line(status.why)
+    value: list[draw.Part]
     if not view.new_reads:
-        dead = snapshot.migration is not None and snapshot.migration.old_model.retired
-        if dead:
-            return draw.field("rollback", ("! the old model is dead: it will age", "$warning"))
-        return draw.field("rollback", ("nothing to roll back", "$muted"))
-    if status.fresh is None:
-        value: list[draw.Part] = [("? unknown", "bold $warning"), (f": {why or 'no change capture'}", "$muted")]
+        value = [(f"! {why}", "$warning")] if why else [("nothing to roll back", "$muted")]
+        why = ""
+    elif status.fresh is None:
+        value = [("? unknown", "bold $warning")]
     elif status.fresh:
-        value = [("✓ fresh", "bold $success"), ("  F9", "$muted")]
+        value, why = [("✓ fresh", "bold $success"), ("  F9 at any time", "$muted")], ""
     else:
-        value = [
-            (f"! {draw.number(status.stale)} rows stale", "bold $warning"),
-            (f", {why}" if why else "", "$warning"),
-        ]
-    return draw.field("rollback", *value)
+        value = [(f"! {draw.number(status.stale)} rows stale", "bold $warning")]
+    head = draw.field("rollback", *value)
+    if not why:
+        return [head]
+    one = draw.line(head, (", ", "$muted"), (why, "$warning"))
+    if one.cell_length <= width:
+        return [one]
+    return [head, *(draw.line(" " * 9, each) for each in draw.wrapped(why, width - 9, "$warning", 2))]
 
 
 def evaluation(view: View) -> list[Content]:

@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from embedtui.model import Comparison, Measures, QueryComparison
-from embedtui.tui import draw, safe, theme
+from embedtui.tui import draw, safe
 from embedtui.tui.bridge import ActAdvanced
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.dialogs import PromptDialog

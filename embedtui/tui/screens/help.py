@@ -44,7 +44,7 @@ _SIGNS = (
     ("!", "$warning", "look at this"),
     ("✗", "$error", "failed"),
     ("?", "$warning", "not known"),
-    *(theme.CONDITION[each][::2] + (theme.CONDITION[each][1],) for each in theme.CONDITION),
+    *((*theme.CONDITION[each][::2], theme.CONDITION[each][1]) for each in theme.CONDITION),
     ("—", "$muted", "unknown yet"),
 )
 

@@ -24,6 +24,9 @@ def move(row: RankedRow, side: Side) -> tuple[str, str, str]:
     return ("↑", f"up {before - after}", "$success") if after < before else ("↓", f"down {after - before}", "$warning")
 
 
+_SHORT = {"entered": "in", "left": "out"}
+
+
 class Rankings(Widget, can_focus=True):
     """The rankings of one query, with a cursor over both."""
 
@@ -148,7 +151,9 @@ class Rankings(Widget, can_focus=True):
         parts: list[draw.Part] = [(f"{row.rank:>2} ", "$muted")]
         if self._query is not None and self._query.relevant:
             parts.append(("★ " if judged else "  ", "bold $success"))
-        parts += [(f"{glyph} ", style), (draw.fit(word, 7 if width >= 34 else 0) + (" " if width >= 34 else ""), style)]
+        if width < 44:
+            word = _SHORT.get(word, word.replace("down", "dn"))
+        parts.append((f"{glyph} {draw.fit(word, 8 if width >= 44 else 5)}", style))
         if width >= 46:
             parts.append((f"{row.distance:.3f} ", "$muted"))
         lead = draw.line(*parts)

@@ -1,0 +1,226 @@
+"""The welcome screen where nothing is configured yet: choose a table found in the database, or the demo."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import on
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Button, Input, Label, Static
+
+from embedtui.tui import comforts, draw, safe, theme
+from embedtui.tui.bridge import Trouble
+from embedtui.tui.screens.dialogs import Dialog
+from embedtui.tui.widgets.listing import Listing
+
+DEFAULT_MODEL = "text-embedding-3-large"
+DEFAULT_DIMENSIONS = 768
+
+
+@dataclass(frozen=True, slots=True)
+class TableChoice:
+    """A table that could migrate."""
+
+    name: str
+    column: str
+    type: str
+    rows: int | None = None
+    """None: unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the operator wants: the demo, or a table and its new model."""
+
+    demo: bool = False
+    table: str = ""
+    model: str = ""
+    dimensions: int = 0
+
+
+FindTables = Callable[[], Sequence[TableChoice]]
+"""Looks for tables with a vector column; may block and may raise EmbedtuiError; called on its own thread."""
+
+
+def run_welcome(find_tables: FindTables | None, *, problem: str = "", hint: str = "") -> Choice | None:
+    """Asks what to migrate; None where the operator left. Without ``find_tables`` only the demo can be chosen.
+
+    ``problem`` and ``hint`` say what keeps the dashboard from opening, e.g. that no database is configured.
+    """
+    return Welcome(find_tables, problem=problem, hint=hint).run()
+
+
+class TablesFound(Message):
+    """The search for tables ended, well or not."""
+
+    def __init__(self, tables: tuple[TableChoice, ...], trouble: Trouble | None) -> None:
+        super().__init__()
+        self.tables = tables
+        self.trouble = trouble
+
+
+class ModelDialog(Dialog[tuple[str, int]]):
+    """Asks for the new model."""
+
+    AUTO_FOCUS = "#model"
+
+    def __init__(self, table: str) -> None:
+        super().__init__()
+        self._table = table
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog") as box:
+            box.border_title = Content(f"Move {safe.line(self._table)} to")
+            yield Static(
+                Content.styled("Writes embedtui.toml here and opens the plan. The database is not changed.", "$muted")
+            )
+            with Horizontal(classes="field"):
+                yield Label("Model")
+                yield Input(DEFAULT_MODEL, id="model", compact=True)
+            with Horizontal(classes="field"):
+                yield Label("Dimensions")
+                yield Input(str(DEFAULT_DIMENSIONS), id="dimensions", compact=True, type="integer", max_length=5)
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="cancel", compact=True)
+                yield Button("Go on", id="go", variant="primary", compact=True)
+
+    @on(Input.Submitted)
+    @on(Button.Pressed, "#go")
+    def confirmed(self) -> None:
+        """Both fields are needed."""
+        model = self.query_one("#model", Input).value.strip()
+        dimensions = self.query_one("#dimensions", Input).value.strip()
+        if model and dimensions.isdigit() and int(dimensions) > 0:
+            self.dismiss((model, int(dimensions)))
+
+
+class Welcome(App[Choice]):
+    """A short list; leaving it leaves everything as it is."""
+
+    CSS_PATH = "app.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("d", "demo", "Demo", show=False),
+        Binding("q,escape", "quit", "Quit", show=False),
+    ]
+
+    def __init__(self, find_tables: FindTables | None, *, problem: str = "", hint: str = "") -> None:
+        super().__init__()
+        self._find = find_tables
+        self._problem, self._hint = problem, hint
+        self._tables: tuple[TableChoice, ...] = ()
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return super().get_theme_variable_defaults() | theme.DEFAULTS
+
+    def compose(self) -> ComposeResult:
+        yield Static(self._head(), id="welcome-head", markup=False)
+        yield Listing(self._paint, empty="◌ looking for tables …", title="What to migrate", id="choices", classes="box")
+        yield Static(
+            draw.line(
+                (" Enter", "bold $primary"),
+                " Choose   ",
+                ("d", "bold $primary"),
+                " Demo   ",
+                ("q", "bold $primary"),
+                " Quit",
+            ),
+            id="footer",
+            markup=False,
+        )
+
+    def on_mount(self) -> None:
+        for each in theme.THEMES:
+            self.register_theme(each)
+        remembered = comforts.load().theme
+        few = self.console.color_system == "standard" and not self.is_headless
+        self.theme = remembered if remembered in self.available_themes else theme.PLAIN.name if few else theme.DARK.name
+        self._list()
+        if self._find is not None:
+            threading.Thread(target=self._search, name="embedtui-welcome", daemon=True).start()
+
+    def _search(self) -> None:
+        assert self._find is not None
+        try:
+            found = TablesFound(tuple(self._find()), None)
+        except Exception as error:
+            found = TablesFound((), Trouble.of(error))
+        with contextlib.suppress(RuntimeError):
+            self.post_message(found)
+
+    def on_tables_found(self, message: TablesFound) -> None:
+        """Shows what was found."""
+        self._tables = message.tables
+        if message.trouble is not None:
+            self._problem, self._hint = message.trouble.message, message.trouble.hint
+        elif not message.tables:
+            self._problem, self._hint = (
+                "No table with a vector column was found.",
+                "Look at DATABASE_URL, or try the demo.",
+            )
+        self.query_one("#welcome-head", Static).update(self._head())
+        self._list()
+
+    def _list(self) -> None:
+        listing = self.query_one("#choices", Listing)
+        listing.reset(len(self._tables) + 1)
+        listing.focus()
+
+    def _head(self) -> Content:
+        rows = [
+            draw.line(
+                (" embedtui ", "bold $background on $primary"), "  moves a pgvector table to a new embedding model"
+            ),
+            Content(""),
+            draw.line(("◇ old", "bold $old"), (" ━━━━━━━━━━━━━━━━━━━━━━▸ ", "$faint"), ("◆ new", "bold $new")),
+            draw.line(("no downtime, no lost data, rollback in one keystroke", "$muted")),
+        ]
+        if self._problem:
+            rows += [
+                Content(""),
+                draw.line(("! ", "bold $warning"), safe.line(self._problem)),
+                draw.line(("  " + safe.line(self._hint), "$muted")),
+            ]
+        return draw.lines(rows)
+
+    def _paint(self, index: int, width: int) -> Content | None:
+        if index == len(self._tables):
+            return draw.line(
+                ("Demo", "bold"),
+                ("   5,000 documents, a database and two models of its own; nothing to set up", "$muted"),
+            )
+        table = self._tables[index]
+        rows = f"{draw.number(table.rows)} rows" if table.rows is not None else "rows unknown"
+        left = draw.line(
+            (safe.line(table.name), "bold"),
+            ("  ", ""),
+            (safe.line(table.column), "$old"),
+            (f" {safe.line(table.type)}", "$muted"),
+        )
+        return draw.row(left, draw.line((rows, "$muted")), width)
+
+    @on(Listing.Chosen)
+    def chosen(self, message: Listing.Chosen) -> None:
+        """A table asks for its model; the demo starts."""
+        if message.index == len(self._tables):
+            self.action_demo()
+            return
+        table = self._tables[message.index].name
+
+        def answered(answer: tuple[str, int] | None) -> None:
+            if answer is not None:
+                self.exit(Choice(table=table, model=answer[0], dimensions=answer[1]))
+
+        self.push_screen(ModelDialog(table), answered)
+
+    def action_demo(self) -> None:
+        """Leaves for the demo."""
+        self.exit(Choice(demo=True))
