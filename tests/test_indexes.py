@@ -232,6 +232,46 @@ def test_a_killed_build_is_taken_over_and_its_leftover_rebuilt(
     assert done.built and valid(conn, "idx_documents_embedding_v2")
 
 
+def test_a_build_by_hand_is_watched_and_kept(database: str, conn: Connection, opener: Callable[[], Connection]) -> None:
+    def by_hand() -> None:
+        with psycopg.connect(database, autocommit=True) as hand:
+            hand.execute(
+                "CREATE INDEX CONCURRENTLY idx_documents_embedding_v2 ON documents"
+                " USING hnsw (embedding_v2 vector_cosine_ops) WITH (m = 4, ef_construction = 8)"
+            )
+
+    with psycopg.connect(database, application_name="shop") as shop:
+        shop.execute("UPDATE documents SET content = 'x' WHERE id = 1")
+        work = threading.Thread(target=by_hand)
+        work.start()
+        while conn.execute("SELECT 1 FROM pg_stat_progress_create_index").fetchone() is None:
+            pass
+        seen: list[int | None] = []
+
+        def on_progress(status: IndexStatus) -> None:
+            row = conn.execute("SELECT to_regclass('idx_documents_embedding_v2')::oid").fetchone()
+            seen.append(row and row[0])
+            shop.rollback()
+
+        done = indexes.build(opener, make_migration(), QUICK, threading.Event(), on_progress)
+        work.join()
+    assert not done.built and seen[0] == seen[-1] is not None
+
+
+def test_only_one_process_builds(database: str, conn: Connection, opener: Callable[[], Connection]) -> None:
+    with connect(database, name="other") as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended('embedtui.index.1', 0))")
+        exists: list[bool] = []
+
+        def on_progress(status: IndexStatus) -> None:
+            exists.append(status.exists)
+            if len(exists) == 2:
+                other.execute("SELECT pg_advisory_unlock_all()")
+
+        done = indexes.build(opener, make_migration(), QUICK, threading.Event(), on_progress)
+    assert exists[:2] == [False, False] and done.built
+
+
 def test_partitions_one_by_one(conn: Connection, opener: Callable[[], Connection]) -> None:
     conn.execute(
         f"""

@@ -296,7 +296,8 @@ def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupCh
         steps.append(CleanupStep("archive", f"old vectors to {choice.archive}, counted", _shown(conn, [text])))
     if not state.has("contracted"):
         contract = _contract_sql(conn, migration, choice, not_null, state.drains)
-        steps.append(CleanupStep("contract", "one short transaction", _shown(conn, contract)))
+        detail = "one short transaction; the old vectors' disk space comes back as rows are rewritten"
+        steps.append(CleanupStep("contract", detail, _shown(conn, contract)))
     if not_null and (not state.has("contracted") or _constraint_exists(conn, migration)):
         texts = [_validate_sql(migration), *_set_not_null_sql(migration)]
         steps.append(CleanupStep("not null", f"{_final_column(migration)} NOT NULL again", _shown(conn, texts)))
@@ -415,6 +416,7 @@ def _record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) 
     return [
         sql.SQL(
             "UPDATE embedtui.migration SET phase = {phase}, phase_at = now(), condition = 'idle', reason = '',"
+            " desired = 'run',"
             " new_column = {column}, settings = jsonb_set(settings, '{{cleanup,contracted}}', 'true')"
             " || jsonb_build_object('gone', {gone}::text) WHERE id = {id}"
         ).format(
@@ -519,7 +521,8 @@ def cleanup(
             return
         if not state.begun:
             on_step(CleanupStep("begin", "phase cleanup; workers stop"))
-            blockers = cleanup_blockers(conn, migration, choice, thorough=True)
+            with cancelled_by(conn, stop):
+                blockers = cleanup_blockers(conn, migration, choice, thorough=True)
             _refuse(blockers, override)
             _begin(conn, migration, choice, blockers, override)
             state = _state(conn, migration)

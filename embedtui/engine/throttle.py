@@ -132,10 +132,14 @@ def horizon_holders(conn: Connection) -> tuple[HorizonHolder, ...]:
     return tuple(found)
 
 
-def xmin_holder(conn: Connection) -> str:
-    """Names what holds the xmin horizon furthest back, to explain a poor HOT share; empty where nothing does."""
-    holders = horizon_holders(conn)
-    return holders[0].name if holders else ""
+def xmin_holder(conn: Connection, *, at_least: float = 1.0) -> str:
+    """Names what holds the xmin horizon furthest back, to explain a poor HOT share; empty where nothing does.
+
+    ``at_least``: seconds below which a transaction is the ordinary business of production.
+    """
+    return next(
+        (holder.name for holder in horizon_holders(conn) if holder.seconds is None or holder.seconds >= at_least), ""
+    )
 
 
 class Throttle:

@@ -243,6 +243,8 @@ def _attempt(conn: Connection, statements: Sequence[Statement], wait: float) -> 
     """One try: the whole transaction, waits and work together, ends within ``LONGEST`` seconds."""
     began = time.monotonic()
     with conn.transaction():
+        # a slow synchronous standby would have us keep the lock until it answers
+        conn.execute("SET LOCAL synchronous_commit = local")
         for position, statement in enumerate(statements):
             left = max(0.001, LONGEST - (time.monotonic() - began))
             limit = min(left, wait if position == 0 else min(wait, SECOND_LOCK))
@@ -250,7 +252,7 @@ def _attempt(conn: Connection, statements: Sequence[Statement], wait: float) -> 
                 "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
                 (str(max(1, int(limit * 1000))), str(max(1, int(left * 1000)))),
             )
-            conn.execute(statement)
+            conn.execute(statement, prepare=False)
 
 
 def _wait_for_long_transactions(

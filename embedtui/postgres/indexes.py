@@ -99,7 +99,7 @@ def forecast(rows: int, dimensions: int, m: int = 16, vector_type: str = "vector
 def index_name(conn: Connection, migration: Migration) -> str:
     """Name for the new side's index: ``X_v2`` where the old side's is called X, else ``<table>_<column>_idx``."""
     side = new_side(migration)
-    old = _existing(conn, migration.table, migration.old_column)
+    old = old_indexes(conn, migration)
     if old:
         stem, _, number = old[0].name.rpartition("_v")
         name = f"{stem}_v{int(number) + 1}" if stem and number.isdecimal() else f"{old[0].name}_v2"
@@ -135,6 +135,17 @@ def create_sql(conn: Connection, migration: Migration, options: IndexOptions) ->
 
 
 @dataclass(frozen=True, slots=True)
+class _Part:
+    """A table, or a partition at any depth."""
+
+    oid: int
+    parent: int
+    """0 for the table itself."""
+    table: TableName
+    leaf: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Target:
     """One relation of the new side's tree that is to have the index."""
 
@@ -162,7 +173,6 @@ class ExistingIndex:
     options: tuple[tuple[str, str], ...]
     attached: bool
     """It is part of a partitioned table's index."""
-    size_bytes: int
 
 
 _TREE = """
@@ -179,15 +189,15 @@ FROM tree JOIN pg_catalog.pg_namespace n ON n.oid = tree.relnamespace ORDER BY l
 """
 
 _INDEXES = """
-SELECT x.indexrelid::int8 AS oid, n.nspname, i.relname, x.indisvalid, m.amname, o.opcname,
-       coalesce(i.reloptions, '{}') AS reloptions, i.relispartition, pg_catalog.pg_relation_size(i.oid) AS size
+SELECT x.indrelid::int8, x.indexrelid::int8, n.nspname, i.relname, x.indisvalid, m.amname, o.opcname,
+       coalesce(i.reloptions, '{}'), i.relispartition
 FROM pg_catalog.pg_index x
 JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = i.relnamespace
 JOIN pg_catalog.pg_am m ON m.oid = i.relam
 JOIN pg_catalog.pg_opclass o ON o.oid = x.indclass[0]
 JOIN pg_catalog.pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[0]
-WHERE x.indrelid = to_regclass(%s) AND a.attname = %s AND m.amname IN ('hnsw', 'ivfflat')
+WHERE x.indrelid = ANY (%s::int8[]::oid[]) AND a.attname = %s AND m.amname IN ('hnsw', 'ivfflat')
   AND x.indpred IS NULL AND NOT a.attisdropped
 ORDER BY x.indisvalid DESC, x.indexrelid
 """
@@ -205,50 +215,62 @@ def _name(conn: Connection, table: TableName) -> str:
     return relation(table).as_string(conn)
 
 
-def _existing(conn: Connection, table: TableName, column: str) -> list[ExistingIndex]:
-    """Approximate indexes on a column, valid ones first."""
-    rows = conn.execute(_INDEXES, (_name(conn, table), column)).fetchall()
-    return [
-        ExistingIndex(
-            oid, schema, name, valid, method, opclass, tuple(tuple(o.split("=", 1)) for o in options), attached, size
-        )
-        for oid, schema, name, valid, method, opclass, options, attached, size in rows
-    ]
+def _existing(conn: Connection, oids: Sequence[int], column: str) -> dict[int, list[ExistingIndex]]:
+    """Approximate indexes on a column by relation, valid ones first; no relation is opened, so nothing can wait."""
+    found: dict[int, list[ExistingIndex]] = {oid: [] for oid in oids}
+    for table, oid, schema, name, valid, method, opclass, options, attached in conn.execute(
+        _INDEXES, (list(oids), column)
+    ).fetchall():
+        pairs = tuple((key, value) for key, _, value in (option.partition("=") for option in options))
+        found[table].append(ExistingIndex(oid, schema, name, valid, method, opclass, pairs, attached))
+    return found
+
+
+def _on_table(conn: Connection, table: TableName, column: str) -> list[ExistingIndex]:
+    tree = _tree(conn, table)
+    return _existing(conn, [tree[0].oid], column)[tree[0].oid] if tree else []
 
 
 def old_indexes(conn: Connection, migration: Migration) -> list[ExistingIndex]:
     """The old side's approximate indexes."""
-    return _existing(conn, migration.table, migration.old_column)
+    return _on_table(conn, migration.table, migration.old_column)
 
 
 def new_indexes(conn: Connection, migration: Migration) -> list[ExistingIndex]:
     """The new side's approximate indexes."""
     side = new_side(migration)
-    return _existing(conn, side.table, side.embedding)
+    return _on_table(conn, side.table, side.embedding)
 
 
 def partition_indexes(conn: Connection, table: TableName, column: str) -> dict[int, TableName]:
     """The first approximate index on a column, of the table and of each partition, by the relation's oid."""
-    found = {oid: _existing(conn, part, column) for oid, _, part, _ in _tree(conn, table)}
+    found = _existing(conn, _oids(conn, table), column)
     return {oid: TableName(indexes[0].schema, indexes[0].name) for oid, indexes in found.items() if indexes}
 
 
-def _tree(conn: Connection, table: TableName) -> list[tuple[int, int, TableName, bool]]:
-    """(oid, parent's oid or 0, name, is a leaf) of a table and its partitions, parents first."""
+def _tree(conn: Connection, table: TableName) -> list[_Part]:
+    """A table and its partitions, parents first; empty where there is no such table."""
     rows = conn.execute(_TREE, (_name(conn, table),)).fetchall()
-    return [(oid, parent, TableName(schema, name), leaf) for oid, parent, schema, name, leaf in rows]
+    return [_Part(oid, parent, TableName(schema, name), leaf) for oid, parent, schema, name, leaf in rows]
+
+
+def _oids(conn: Connection, table: TableName) -> list[int]:
+    return [part.oid for part in _tree(conn, table)]
 
 
 def _targets(conn: Connection, migration: Migration) -> list[_Target]:
     """Every relation that needs the index; an existing index on it lends its name, so that a rerun finds its own."""
     side = new_side(migration)
     root_name = index_name(conn, migration)
+    tree = _tree(conn, side.table)
+    existing = _existing(conn, [part.oid for part in tree], side.embedding)
     targets: dict[int, _Target] = {}
-    for oid, parent, table, leaf in _tree(conn, side.table):
-        present = _existing(conn, table, side.embedding)
-        wanted = root_name if parent == 0 else _fit(f"{table.name}_{side.embedding}_idx")
-        name = wanted if not present or wanted in {index.name for index in present} else present[0].name
-        targets[oid] = _Target(oid, table, leaf, name, targets[parent].index if parent else None)
+    for part in tree:
+        wanted = root_name if not part.parent else _fit(f"{part.table.name}_{side.embedding}_idx")
+        present = [index.name for index in existing[part.oid]]
+        name = wanted if not present or wanted in present else present[0]
+        above = targets[part.parent].index if part.parent else None
+        targets[part.oid] = _Target(part.oid, part.table, part.leaf, name, above)
     return list(targets.values())
 
 
@@ -332,22 +354,23 @@ def index_status(conn: Connection, migration: Migration) -> IndexStatus:
     """The index as it is now, building or not; a few catalog reads, fit for every snapshot."""
     side = new_side(migration)
     tree = _tree(conn, side.table)
-    indexes = [(leaf, index) for _, _, table, leaf in tree for index in _existing(conn, table, side.embedding)]
-    root = _existing(conn, side.table, side.embedding)
+    existing = _existing(conn, [part.oid for part in tree], side.embedding)
+    root = existing[tree[0].oid] if tree else []
     status = IndexStatus(
         name=root[0].name if root else "",
         method=IndexMethod(root[0].method) if root else migration.index_method,
         exists=bool(root),
         valid=bool(root) and root[0].valid,
     )
-    row = conn.execute(_PROGRESS, ([oid for oid, *_ in tree], [index.oid for _, index in indexes])).fetchone()
+    indexes = [index.oid for found in existing.values() for index in found]
+    row = conn.execute(_PROGRESS, (list(existing), indexes)).fetchone()
     if row is None:
         return status
     _, phase, blocks_done, blocks_total, lockers_done, lockers_total, locker = row
-    leaves = sum(leaf for *_, leaf in tree)
-    if leaves > 1 and phase:
-        ready = sum(leaf and index.valid for leaf, index in indexes)
-        phase = f"partition {min(ready + 1, leaves)} of {leaves}: {phase}"
+    leaves = [part for part in tree if part.leaf]
+    if len(leaves) > 1 and phase:
+        ready = sum(any(index.valid for index in existing[part.oid]) for part in leaves)
+        phase = f"partition {min(ready + 1, len(leaves))} of {len(leaves)}: {phase}"
     waiting = ""
     if locker:
         waiting = str(session(conn, locker))
@@ -393,9 +416,17 @@ def build(
         root = new_indexes(conn, migration)
         if not root or not root[0].valid:
             raise DatabaseError("The index did not become valid.", hint="Run it again: what is invalid is rebuilt.")
-        leaves = [table for _, _, table, leaf in _tree(conn, side.table) if leaf]
-        size = sum(index.size_bytes for table in leaves for index in _existing(conn, table, side.embedding))
-    return IndexBuild(root[0].name, built, time.monotonic() - began, size, tuple(notices))
+        row = conn.execute(
+            "SELECT sum(pg_relation_size(oid::oid::regclass))::int8 FROM unnest(%s::int8[]) AS oid",
+            (
+                [
+                    index.oid
+                    for found in _existing(conn, _oids(conn, side.table), side.embedding).values()
+                    for index in found
+                ],
+            ),
+        ).fetchone()
+    return IndexBuild(root[0].name, built, time.monotonic() - began, row[0] if row else 0, tuple(notices))
 
 
 class _Builder:
@@ -461,7 +492,8 @@ class _Builder:
     def _ensure(self, target: _Target) -> bool:
         """Makes one relation's index valid, and part of its parent's; True where it had to be built."""
         conn, column = self._conn, new_side(self._migration).embedding
-        found = next((index for index in _existing(conn, target.table, column) if index.name == target.name), None)
+        existing = _existing(conn, [target.oid], column)[target.oid]
+        found = next((index for index in existing if index.name == target.name), None)
         if found is not None and target.leaf and not found.valid:
             with self._watched():
                 self._drop(target)
@@ -520,10 +552,10 @@ def used_by_search(conn: Connection, migration: Migration, side: Side) -> Search
     else:
         place = new_side(migration)
         table, column, dimensions = place.table, place.embedding, migration.new_model.dimensions
-    names = {index.name for _, _, part, _ in _tree(conn, table) for index in _existing(conn, part, column)}
+    names = {index.name for found in _existing(conn, _oids(conn, table), column).values() for index in found}
     probe = np.eye(1, dimensions, dtype=np.float32)
     statement = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(search_sql(migration, side))
-    found: list[str] = []
+    plans: list[str] = []
     with conn.transaction(), psycopg.ClientCursor(conn) as cursor:
         for ruled_out in ("off", "on"):
             # a sort of everything read is what an ordered index scan saves
@@ -532,8 +564,8 @@ def used_by_search(conn: Connection, migration: Migration, side: Side) -> Search
                 cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
             row = cursor.execute(statement, {"vector": vector_text(probe[0]), "k": 10}).fetchone()
             assert row is not None
-            found.append(next((name for name in _index_names(row[0]) if name in names), ""))
-    return SearchUse(used=bool(found[0]), usable=bool(found[1]), index=found[0] or found[1])
+            plans.append(next((name for name in _index_names(row[0]) if name in names), ""))
+    return SearchUse(used=bool(plans[0]), usable=bool(plans[1]), index=plans[0] or plans[1])
 
 
 def _index_names(plan: Any) -> Iterator[str]:
