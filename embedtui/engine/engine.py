@@ -12,24 +12,28 @@ from typing import TypeVar
 import psycopg
 from psycopg import sql
 
-from embedtui.config import Settings, ThrottleSettings
+from embedtui.config import Settings
+from embedtui.engine import cleanup as cleanups
+from embedtui.engine import cutover as cutovers
 from embedtui.engine import queries as queries_module
 from embedtui.engine.compare import ad_hoc, compare
 from embedtui.engine.embedding import ConfigurationFault
 from embedtui.engine.evaluation import current_evaluation, remembered
-from embedtui.engine.gate import decide_gate
+from embedtui.engine.gate import GateThresholds, decide_gate
 from embedtui.engine.job import Job, now
 from embedtui.engine.pacing import Pacer
 from embedtui.engine.plan import make_plan
 from embedtui.engine.prepare import begin, prepare
 from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
-from embedtui.engine.stages import Stages, make_row_embedder, queue_keys
+from embedtui.engine.stages import Stages, index_options, make_row_embedder, queue_keys
 from embedtui.engine.throttle import Throttle
 from embedtui.engine.verify import count_rows, sample_rows
 from embedtui.engine.worker import Worker
 from embedtui.errors import EmbedtuiError, Interrupted, ProviderError, Refused
 from embedtui.model import (
     AuditEntry,
+    Blocker,
+    Check,
     Comparison,
     Condition,
     Event,
@@ -38,6 +42,8 @@ from embedtui.model import (
     FaultClass,
     FaultRow,
     FaultState,
+    Flip,
+    IndexStatus,
     Key,
     Migration,
     Noted,
@@ -46,10 +52,12 @@ from embedtui.model import (
     Plan,
     QueryComparison,
     QueryInput,
+    RouteFlipped,
     Side,
     Snapshot,
     VerifyReport,
 )
+from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.placement import make_placement
 from embedtui.postgres.state import add_audit, load_migration, read_audit, set_condition, set_desired
@@ -339,9 +347,7 @@ class Engine:
             until=until,
             follow=follow,
         )
-        stored = migration.settings.get("throttle")
-        throttle = Throttle(ThrottleSettings(**stored) if isinstance(stored, dict) else ThrottleSettings(), migration)
-        with Worker(job, stop, throttle):
+        with Worker(job, stop, Throttle.of(migration)):
             self._worker_id = job.worker_id
             try:
                 stages.run()
@@ -386,7 +392,7 @@ class Engine:
                 progress=progress,
                 stop=stop,
             )
-            return decide_gate(self._connect("gate"), migration, comparison)
+            return decide_gate(self._connect("gate"), migration, comparison, _thresholds(migration))
         except psycopg.Error as error:
             raise translate(error, dsn=self.dsn) from error
 
@@ -461,3 +467,179 @@ class Engine:
                 return report
         except psycopg.Error as error:
             raise translate(error, dsn=self.dsn) from error
+
+    # ------------------------------------------------------------------------------------------------------- switch
+
+    def blockers(self, action: str, percent: int = 100) -> tuple[Blocker, ...]:
+        """Why an act is impossible now and what would release it; empty where it is possible.
+
+        Args:
+            action: ``run``, ``index``, ``cutover``, ``rollback``, ``cleanup`` or ``abort``.
+            percent: share of the keys a cutover would move.
+        """
+        migration = self.migration()
+        if migration is None:
+            return () if action == "run" else (Blocker("no migration", "Nothing is migrated yet.", "embedtui run"),)
+        if migration.phase.ended:
+            return (Blocker("ended", f"The migration of {migration.table} is {migration.phase}."),)
+        try:
+            with connect(self.dsn, name="gate") as conn:
+                if action == "cutover":
+                    return cutovers.cutover_blockers(conn, migration, current_evaluation(conn, migration), percent)
+                if action == "rollback":
+                    return cutovers.rollback_blockers(conn, migration)
+                if action == "cleanup":
+                    return cleanups.cleanup_blockers(conn, migration, cleanups.CleanupChoice())
+                if action == "abort":
+                    return cleanups.abort_blockers(conn, migration)
+        except psycopg.Error as error:
+            raise translate(error, dsn=self.dsn) from error
+        return ()
+
+    def notices(self) -> tuple[Check, ...]:
+        """What an operator should know before the cutover, though it blocks nothing."""
+        migration = self._live()
+        return self._write(lambda conn: cutovers.cutover_notices(conn, migration), name="gate")
+
+    def cutover(self, percent: int = 100, *, override: str = "", stop: threading.Event | None = None) -> Flip:
+        """Move ``percent`` of the keys' reads, or all, to the new side; a repeat is a no-op.
+
+        Raises:
+            Refused: something blocks it (``override``, a reason, passes what may be passed), or another was first.
+        """
+        migration = self._live()
+        gate = self._read(lambda conn: current_evaluation(conn, migration))
+        flip = cutovers.cutover(
+            self.dsn, migration, percent, gate=gate, override=override, stop=stop, on_wait=self._say_waiting
+        )
+        return self._flipped(flip)
+
+    def rollback(self, *, stop: threading.Event | None = None) -> Flip:
+        """Move all reads back to the old side, at once, on a connection of its own; a repeat is a no-op."""
+        with connect(self.dsn, name="rollback") as conn:
+            migration = load_migration(conn, self._name)
+        if migration is None:
+            raise Refused("No migration has begun in this database.", hint="Start with `embedtui run`.")
+        return self._flipped(cutovers.rollback(self.dsn, migration, stop=stop, on_wait=self._say_waiting))
+
+    def postpone(self, percent: int = 100, *, override: str = "") -> None:
+        """Cut over by itself once the sync queue is empty; a worker has to be running."""
+        migration = self._live()
+        gate = self._read(lambda conn: current_evaluation(conn, migration))
+        cutovers.postpone(self.dsn, migration, percent, gate=gate, override=override)
+
+    def cancel_postponed(self) -> bool:
+        """Take a postponed cutover back; False where there is none."""
+        return cutovers.cancel_postponed(self.dsn, self._live())
+
+    def _say_waiting(self, text: str) -> None:
+        self._emit(Noted(now(), f"Waiting: {text}"))
+
+    def _flipped(self, flip: Flip) -> Flip:
+        text = f"The {flip.active} side serves" + (f", {flip.canary} % canary" if flip.canary not in (0, 100) else "")
+        self._emit(RouteFlipped(now(), text, flip.active, flip.canary, flip.epoch, flip.milliseconds))
+        return flip
+
+    def build_index(self, stop: threading.Event | None = None) -> IndexStatus:
+        """Build the new side's index now, whatever the phase; blocks until it is valid.
+
+        Raises:
+            Interrupted: ``stop`` was set; the build is cancelled.
+        """
+        migration = self._live()
+        if migration.phase in (Phase.PLAN, Phase.PREPARE):
+            raise Refused("There is no new side to index yet.", hint="Run the migration first.")
+        try:
+            indexes.build(
+                lambda: connect(self.dsn, name="index", statement_timeout_ms=0, lock_timeout_ms=0),
+                migration,
+                index_options(migration),
+                stop or threading.Event(),
+                None,
+            )
+        except psycopg.Error as error:
+            raise translate(error, dsn=self.dsn) from error
+        return self._read(lambda conn: indexes.index_status(conn, migration))
+
+    # ------------------------------------------------------------------------------------------------------ the end
+
+    def cleanup_sql(self, *, rename: bool = True, archive: str | None = None) -> tuple[str, ...]:
+        """The exact SQL that a cleanup would run, in order."""
+        migration = self.require()
+        choice = _choice(rename, archive)
+        steps = self._write(lambda conn: cleanups.cleanup_statements(conn, migration, choice), name="cleanup")
+        return tuple(statement for step in steps for statement in step.statements)
+
+    def cleanup(
+        self,
+        typed_name: str,
+        *,
+        rename: bool = True,
+        override: str = "",
+        archive: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Drop the old side and finish; run again after an interruption, it completes what was begun.
+
+        Args:
+            typed_name: has to be the table's name.
+            rename: the new column and its index take the old one's names.
+            override: a reason to do it before the soak time is over; audited.
+            archive: a table or file that keeps the old vectors.
+            stop: set it to interrupt between steps.
+
+        Raises:
+            Refused: something stands against it, or the name is another.
+        """
+        migration = self.require()
+        if migration.phase is Phase.DONE:
+            return
+
+        def work(conn: Connection) -> None:
+            cleanups.cleanup(
+                conn,
+                migration,
+                _choice(rename, archive),
+                typed_name=typed_name,
+                stop=stop or threading.Event(),
+                override=override,
+                on_step=lambda step: self._emit(Noted(now(), f"Cleanup: {step.name}: {step.detail}")),
+                on_wait=self._say_waiting,
+            )
+
+        self._write(work, name="cleanup")
+        self._emit(PhaseChanged(now(), "Done", Phase.DONE))
+
+    def abort(self, typed_name: str, *, stop: threading.Event | None = None) -> None:
+        """Take everything back to before ``prepare``.
+
+        Raises:
+            Refused: production reads the new side, something depends on it, or the name is another.
+        """
+        migration = self.require()
+        if migration.phase is Phase.ABORTED:
+            return
+
+        def work(conn: Connection) -> None:
+            cleanups.abort(
+                conn,
+                migration,
+                typed_name=typed_name,
+                stop=stop or threading.Event(),
+                on_step=lambda step: self._emit(Noted(now(), f"Abort: {step.name}: {step.detail}")),
+                on_wait=self._say_waiting,
+            )
+
+        self._write(work, name="abort")
+        self._emit(PhaseChanged(now(), "Aborted", Phase.ABORTED))
+
+
+def _choice(rename: bool, archive: str | None) -> cleanups.CleanupChoice:
+    return cleanups.CleanupChoice(
+        rename=rename, archive=cleanups.archive_target(archive) if archive is not None else None
+    )
+
+
+def _thresholds(migration: Migration) -> GateThresholds:
+    stored = migration.settings.get("gate")
+    return GateThresholds(**stored) if isinstance(stored, dict) else GateThresholds()

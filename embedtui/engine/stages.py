@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from embedtui.engine.backfill import Backfill, plan_shards
+from embedtui.engine.cutover import flip_if_due
 from embedtui.engine.embedding import ConfigurationFault, RowEmbedder
+from embedtui.engine.evaluation import current_evaluation
 from embedtui.engine.job import Job, now
 from embedtui.engine.pacing import Pacer
 from embedtui.engine.prepare import count_total
@@ -25,6 +28,7 @@ from embedtui.model import (
     Phase,
     PhaseChanged,
     Progressed,
+    RouteFlipped,
 )
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, connect
@@ -35,6 +39,9 @@ T = TypeVar("T")
 
 SWEEP_LIMIT = 5_000
 """Rows that the final sweep queues at a time; where there are more, the shards are read anew."""
+DRAIN_SECONDS = 90.0
+"""Longest wait for the queue; a key put off comes up again within a minute."""
+EVERY_KIND = "iudtr"
 IDLE_SECONDS = 0.25
 """Pause between looks at an empty queue."""
 SWEEP_ROUNDS_WITHOUT_GAIN = 20
@@ -173,20 +180,33 @@ class Stages:
                 self._enter(Phase.INDEX, Phase.BACKFILL)
             elif phase is Phase.INDEX:
                 self._index()
-                self._drain()
+                self._drain(EVERY_KIND)
                 self._enter(Phase.VALIDATE, Phase.INDEX)
             elif phase.ended:
                 return
             elif not self._follow:
-                self._drain()
+                self._drain(EVERY_KIND)
                 return
             else:
                 self._job.doing("keeping both sides current")
+                self._flip_if_due()
                 self._job.stop.wait(1.0)
         raise self._why_stopped()
 
     def _why_stopped(self) -> EmbedtuiError:
         return self._sync_error or Interrupted("Stopped.", hint="Run again to go on.")
+
+    def _flip_if_due(self) -> None:
+        """Carry out a cutover that an operator postponed until nothing waits to be synced."""
+        evaluation = self._database(lambda conn: current_evaluation(conn, self._job.migration))
+        try:
+            flip = flip_if_due(self._job.dsn, self._job.migration, evaluation)
+        except EmbedtuiError as error:
+            self._job.failed(f"The postponed cutover failed: {error.message}", hint=error.hint)
+            return
+        if flip is not None and flip.changed:
+            text = f"The {flip.active} side serves: the postponed cutover was due"
+            self._job.emit(RouteFlipped(now(), text, flip.active, flip.canary, flip.epoch, flip.milliseconds))
 
     def _backfill(self, new: RowEmbedder) -> None:
         Backfill(
@@ -203,7 +223,7 @@ class Stages:
         rounds = 0
         while True:
             self._job.doing("final sweep")
-            self._drain()
+            self._drain("r")
             planned = self._database(lambda conn: plan_shards(conn, migration.id, migration.table_oid))
             if planned:
                 self._backfill(new)
@@ -222,15 +242,23 @@ class Stages:
             if rounds and self._job.stop.wait(1.0):
                 raise self._why_stopped()
 
-    def _drain(self) -> None:
-        """Wait until the sync thread, here or elsewhere, has worked the queue off as it stands now."""
+    def _drain(self, kinds: str) -> None:
+        """Wait until the sync thread, here or elsewhere, has worked off the queued entries of these kinds.
+
+        Those that come meanwhile are not waited for, and not for ever: a key that the application touches all the
+        time is put off, and sync goes on beside every later phase.
+        """
         last = self._database(self._last_entry)
         if last is None:
             return
         self._job.doing("waiting for the sync")
-        while self._database(lambda conn: self._first_entry(conn, last)):
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self._database(lambda conn: self._pending(conn, last, kinds)):
             if self._job.stop.wait(IDLE_SECONDS):
                 raise self._why_stopped()
+            if time.monotonic() > deadline:
+                self._job.note("Some changes still wait to be synced; they are worked off beside what follows.")
+                return
 
     def _last_entry(self, conn: Connection) -> int | None:
         row = conn.execute(
@@ -238,10 +266,10 @@ class Stages:
         ).fetchone()
         return row[0] if row else None
 
-    def _first_entry(self, conn: Connection, last: int) -> bool:
+    def _pending(self, conn: Connection, last: int, kinds: str) -> bool:
         row = conn.execute(
-            "SELECT EXISTS (SELECT FROM embedtui.queue WHERE migration = %s AND id <= %s)",
-            [self._job.migration.id, last],
+            "SELECT EXISTS (SELECT FROM embedtui.queue WHERE migration = %s AND id <= %s AND kind = ANY (%s))",
+            [self._job.migration.id, last, list(kinds)],
         ).fetchone()
         return bool(row and row[0])
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from embedtui.engine.embedding import ConfigurationFault, Outcome, RowEmbedder
 from embedtui.engine.job import Job, record_faults
@@ -221,13 +222,14 @@ class Sync:
             with conn.transaction():
                 written = self._job.placement.replace(conn, outcome.rows, outcome.vectors, side)
                 self._settle_in(conn, todo, written, side)
-                keys = [list(key) for key in written]
-                table = sql.SQL("embedtui.fault" if side is Side.NEW else "embedtui.stale")
-                for key in keys:
-                    conn.execute(
-                        sql.SQL("DELETE FROM {} WHERE migration = %s AND side = %s AND key = %s").format(table),
-                        [self._job.migration.id, side.value, key],
-                    )
+                conn.execute(
+                    sql.SQL(
+                        "DELETE FROM {} f USING (SELECT DISTINCT ARRAY(SELECT jsonb_array_elements_text(e.value))"
+                        " AS key FROM jsonb_array_elements(%s::jsonb) e) w"
+                        " WHERE f.migration = %s AND f.side = %s AND f.key = w.key"
+                    ).format(sql.Identifier("embedtui", "fault" if side is Side.NEW else "stale")),
+                    [Jsonb([list(key) for key in written]), self._job.migration.id, side.value],
+                )
             return written
 
         written = self._database(work)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from embedtui.model import Key, Migration, PlacementKind, Side, TableName
 from embedtui.postgres.connect import Connection
@@ -179,7 +180,10 @@ class Placement(Protocol):
         ...
 
     def sweep(self, conn: Connection, limit: int) -> list[Key]:
-        """Keys of rows whose new vector is missing, stale or of another model, faults left out."""
+        """Keys of rows whose new vector is missing, stale or of another model, and that nothing else takes care of yet.
+
+        Faulty rows and queued ones are left out: an application that edits all the time cannot keep it from ending.
+        """
         ...
 
     def count(self, conn: Connection) -> SideCounts:
@@ -337,8 +341,6 @@ class _Common:
             """,
             **self._side_columns(),
         )
-        from psycopg.types.json import Jsonb
-
         result = []
         for key, source, text, characters, blank, fresh, new, old in conn.execute(
             query, [Jsonb([list(key) for key in keys])]
@@ -383,6 +385,7 @@ class _Common:
                    OR {new_model} IS DISTINCT FROM {model})
               AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new'
                               AND f.key = {key})
+              AND NOT EXISTS (SELECT FROM embedtui.queue q WHERE q.migration = {migration} AND q.key = {key})
             LIMIT {limit}
             """,
             limit=sql.Literal(limit),

@@ -53,7 +53,7 @@ def register_model(conn: Connection, model: EmbeddingModel) -> EmbeddingModel:
     values = ", ".join(f"%({name})s" for name in _MODEL_FIELDS)
     updates = ", ".join(f"{name} = excluded.{name}" for name in _MODEL_FIELDS)
     row = conn.execute(
-        f"INSERT INTO embedtui.model ({columns}, fingerprint) VALUES ({values}, %(fingerprint)s)"  # noqa: S608
+        f"INSERT INTO embedtui.model ({columns}, fingerprint) VALUES ({values}, %(fingerprint)s)"
         f" ON CONFLICT (fingerprint) DO UPDATE SET {updates} RETURNING id",
         {name: getattr(model, name) for name in _MODEL_FIELDS} | {"fingerprint": model_fingerprint(model)},
     ).fetchone()
