@@ -10,6 +10,8 @@ DECREASE = 0.95
 """Factor on a known limit at a rejection."""
 FLOOR = 0.05
 """Share of a known limit that rejections can bring it down to."""
+MEASURE_SECONDS = 3.0
+"""Between two rejections at least this long, what was accepted measures the limit."""
 GROWTH = 0.001
 """Growth a second towards the limit, or in search of it: 6 % a minute."""
 SEARCH_GROWTH = 0.05
@@ -27,18 +29,16 @@ class RateLearner:
     def __init__(self) -> None:
         self._limit: float | None = None
         self._rate: float | None = None
-        self._grown_at = 0.0
+        self._pressed_at = 0.0
         self._first: tuple[float, float] | None = None
         self._mark: tuple[float, float] | None = None
         self._measured = False
-        self._pressed = False
 
     def limit(self, per_minute: float | None) -> None:
-        """Take a known limit over; None: it is not known (any more), what was learnt stays."""
+        """Take a known limit over; None: it is not known, or no more."""
         if per_minute != self._limit:
-            self._limit = per_minute
-            if per_minute is not None:
-                self._rate = per_minute
+            self._limit = self._rate = per_minute
+            self._measured = False
 
     def observed(self, now: float, total: float) -> None:
         """Tell the running total of what the provider accepted, as the beginning to measure from."""
@@ -49,7 +49,7 @@ class RateLearner:
         """The provider said 429 after accepting ``total`` in all."""
         if self._mark is not None and now - self._mark[0] < MERGE_SECONDS:
             return
-        rate = self.rate(now)
+        rate = self._rate
         since, before = self._mark or self._first or (now - MERGE_SECONDS, total)
         throughput = max(0.0, total - before) * 60 / max(now - since, MERGE_SECONDS)
         if self._limit is not None and rate is not None:
@@ -57,26 +57,26 @@ class RateLearner:
         elif rate is None:
             # what came before was helped by a bucket that was full
             rate = throughput / 2
+        elif now - since < MEASURE_SECONDS:
+            rate *= 0.8
         else:
-            self._measured = self._measured or now - since >= 3 * MERGE_SECONDS
+            self._measured = True
             rate = max(rate / 2, min(rate * 0.99, throughput * 0.98))
         self._rate = max(rate, 1.0)
-        self._mark, self._grown_at = (now, total), now
+        self._mark, self._pressed_at = (now, total), now
 
-    def pressed(self) -> None:
+    def pressed(self, now: float) -> None:
         """Tell that a request waits for this budget; it grows only then, not in idle or blocked times."""
-        self._pressed = True
-
-    def rate(self, now: float) -> float | None:
-        """What may be sent a minute at present; None: nothing is known to limit it."""
-        if self._rate is None:
-            return None
-        if self._pressed:
+        if self._rate is not None:
             growth = GROWTH if self._measured or self._limit is not None else SEARCH_GROWTH
-            self._rate *= (1 + growth) ** min(1.0, max(0.0, now - self._grown_at))
-        self._pressed, self._grown_at = False, now
-        if self._limit is not None:
-            self._rate = min(self._rate, self._limit)
+            self._rate *= (1 + growth) ** min(1.0, max(0.0, now - self._pressed_at))
+            if self._limit is not None:
+                self._rate = min(self._rate, self._limit)
+        self._pressed_at = now
+
+    @property
+    def rate(self) -> float | None:
+        """What may be sent a minute at present; None: nothing is known to limit it."""
         return self._rate
 
 
@@ -93,7 +93,7 @@ class ConcurrencyFinder:
         self._proven = False
         self._window = (0.0, 0, 0)
         """Start, requests, tokens."""
-        self._wanted = False
+        self._wanted = self._starved = False
         self._before: tuple[int, float] | None = None
         """Limit and throughput before the last growth."""
         self._hold_until = 0.0
@@ -108,6 +108,10 @@ class ConcurrencyFinder:
         """Tell that a request waited only because of the limit."""
         self._wanted = True
 
+    def starved(self) -> None:
+        """Tell that a request waited for a budget: this window's throughput says nothing about concurrency."""
+        self._starved = True
+
     def finished(self, now: float, tokens: int) -> None:
         """Tell that a request ended well."""
         if not self._proven:
@@ -119,9 +123,12 @@ class ConcurrencyFinder:
         self._window = (began, requests + 1, sum_tokens + tokens)
         if now - began >= 1.0 and requests + 1 >= 2 * self.limit:
             self._judge(now, (sum_tokens + tokens) / (now - began))
-            self._window, self._wanted = (now, 0, 0), False
+            self._window, self._wanted, self._starved = (now, 0, 0), False, False
 
     def _judge(self, now: float, throughput: float) -> None:
+        if self._starved:
+            self._before = None
+            return
         if self._before is not None:
             limit, before = self._before
             # a third of what growth would give at best is worth having; less is noise, or another bottleneck
@@ -135,12 +142,16 @@ class ConcurrencyFinder:
         else:
             self._before = None
 
-    def trouble(self, now: float) -> None:
-        """Tell of a 429 or a time-out; those of one second count once."""
+    def trouble(self, now: float, *, limited: bool = False) -> None:
+        """Tell of a time-out or (``limited``) a 429; those of one second count once.
+
+        A 429 is mostly about the rate, which is learnt; so it does not bring concurrency below its start.
+        """
         if now - self._trouble_at < MERGE_SECONDS:
             return
         self._trouble_at = now
-        self._limit = max(1, self.limit * 7 // 10)
+        floor = min(self._start, self.limit) if limited else 1
+        self._limit = max(floor, self.limit * 7 // 10)
         self._before, self._wanted = None, False
         self._hold_until = now + 5
         self._window = (now, 0, 0)

@@ -73,8 +73,8 @@ WITH held AS MATERIALIZED (
     FROM filled
 )
 UPDATE embedtui.pace AS p SET
-    token_level = coalesce(tokens_there - tokens, 0),
-    request_level = coalesce(requests_there - leases, 0),
+    token_level = CASE WHEN %(rejected)s > 0 THEN 0 ELSE coalesce(tokens_there - tokens, 0) END,
+    request_level = CASE WHEN %(rejected)s > 0 THEN 0 ELSE coalesce(requests_there - leases, 0) END,
     filled_at = now,
     spent_tokens = p.spent_tokens + tokens::bigint + %(settle)s,
     requests = p.requests + leases::bigint,
@@ -169,6 +169,8 @@ class Pacer:
         # all below is guarded by _changed
         self._line: deque[_Ticket] = deque()
         self._in_flight = 0
+        self._reserved = 0
+        """Tokens of the requests in flight."""
         self._pool_tokens = 0
         self._pool_requests = 0
         self._finder = ConcurrencyFinder()
@@ -197,6 +199,7 @@ class Pacer:
         self._probing = False
         self._failures = 0
         self._blocks = 0
+        self._knows_row = False
         self._synced_at = -math.inf
         self._syncing = False
         self._obstacle: tuple[_Obstacle, float, datetime] | None = None
@@ -219,7 +222,7 @@ class Pacer:
     def max_concurrency(self) -> int:
         """The operator's limit for it, as last read from the row (read now, if never before)."""
         with self._changed:
-            if self._synced_at == -math.inf:
+            if not self._knows_row:
                 try:
                     self._sync()
                 except psycopg.Error as error:
@@ -249,8 +252,7 @@ class Pacer:
     def budget(self) -> tuple[float | None, float | None]:
         """(tokens, requests) a minute that are used at present; None: not limited."""
         with self._changed:
-            now = self._clock()
-            return self._tokens.rate(now), self._requests.rate(now)
+            return self._tokens.rate, self._requests.rate
 
     # ----------------------------------------------------------------------------------------------------- slots
 
@@ -270,6 +272,7 @@ class Pacer:
         finally:
             with self._changed:
                 self._in_flight -= 1
+                self._reserved -= slot._reserved
                 if not slot._settled:
                     self._pool_tokens += slot._reserved
                     self._pool_requests += 1
@@ -313,6 +316,7 @@ class Pacer:
         self._pool_requests -= 1
         self._drawn += ticket.need
         self._in_flight += 1
+        self._reserved += ticket.need
         probe = self._blocked
         self._probing = self._probing or probe
         return Slot(self, characters, ticket.need, probe, self._clock())
@@ -371,16 +375,16 @@ class Pacer:
                 spent = self._spent * self._price / 1e6
                 return _Obstacle("spend_cap", f"{spent:.2f} of {self._cap:.2f} is spent or reserved.", KNOB_SECONDS)
         now = self._clock()
+        self._finder.starved()
         waits = [(0.0, "the provider's budget")]
         for learner, lack, unit in (
             (self._tokens, missing, "tokens"),
             (self._requests, 1 - self._pool_requests, "requests"),
         ):
             if lack > 0:
-                learner.pressed()
-                rate = learner.rate(now)
-                if rate is not None:
-                    waits.append((lack * 60 / rate, f"{rate:,.0f} {unit} a minute"))
+                learner.pressed(now)
+                if learner.rate is not None:
+                    waits.append((lack * 60 / learner.rate, f"{learner.rate:,.0f} {unit} a minute"))
         wait, why = max(waits)
         return _Obstacle("rate", f"The pace is {why}." if wait else "Asking for budget.", max(wait, SYNC_SECONDS))
 
@@ -425,7 +429,7 @@ class Pacer:
             self._rejections += 1
             self._rejected_by_requests = _about_requests(fault)
         if limited or fault.code == "timeout":
-            self._finder.trouble(now)
+            self._finder.trouble(now, limited=limited)
         self._failures += 1
         old_news = slot._began < self._blocked_at  # asked before the present block began
         if fault.retry_after is not None:
@@ -494,14 +498,16 @@ class Pacer:
         waiting = list(self._line)[: max(1, self._finder.limit - self._in_flight)]
         want_tokens = sum(ticket.need for ticket in waiting) + ahead - self._pool_tokens
         want_requests = 2 * len(waiting) - self._pool_requests
-        if giving_back:
+        # nothing is asked for by the first look, which reads the knobs, nor with the news of a 429: the provider's
+        # bucket is empty then, so ours has to be
+        if giving_back or self._rejections or not self._knows_row:
             want_tokens, want_requests = -self._pool_tokens, -self._pool_requests
         characters, counted = self._sample
         rejected, block, clear, by_requests = self._rejections, self._block, self._clear, self._rejected_by_requests
         parameters: dict[str, object] = {
             "migration": self._migration,
-            "token_rate": self._tokens.rate(now),
-            "request_rate": self._requests.rate(now),
+            "token_rate": self._tokens.rate,
+            "request_rate": self._requests.rate,
             "burst": BURST_SECONDS,
             "price": self._price,
             "settle": settle,
@@ -545,6 +551,7 @@ class Pacer:
 
     def _merge(self, row: tuple[object, ...], rejected: int, by_requests: bool | None) -> None:
         """Take over what the row says."""
+        self._knows_row = True
         now = self._clock()
         (tokens, leases, *knobs, concurrency, cap, spent, requests, total, ratio, blocked, why, claimed) = row
         self._pool_tokens += _whole(tokens)
@@ -553,14 +560,17 @@ class Pacer:
         self._apply_limits()
         self._finder.maximum = max(1, _whole(concurrency))
         self._cap, self._spent, self._ratio = _maybe(cap), _whole(spent), _maybe(ratio) or self._ratio
-        for learner, accepted in ((self._tokens, self._spent), (self._requests, _whole(requests))):
-            learner.observed(now, accepted)
+        # what was accepted: neither what is only leased nor what is still in flight
+        accepted_tokens = self._spent - self._pool_tokens - self._reserved
+        accepted_requests = _whole(requests) - self._pool_requests - self._in_flight
+        self._tokens.observed(now, accepted_tokens)
+        self._requests.observed(now, accepted_requests)
         # 429s of other processes are news about the same budget
         if rejected or (self._rejected_total is not None and _whole(total) > self._rejected_total):
             if by_requests is not True:
-                self._tokens.rejected(now, self._spent)
+                self._tokens.rejected(now, accepted_tokens)
             if by_requests is not False:
-                self._requests.rejected(now, _whole(requests))
+                self._requests.rejected(now, accepted_requests)
         self._rejected_total = _whole(total)
         if self._block is not None or self._clear:
             return  # newer than what the row knows
@@ -582,7 +592,7 @@ class Pacer:
         """Give back what was leased and not used, and close the connection."""
         with self._changed:
             with suppress(DatabaseError, psycopg.Error):
-                if self._synced_at != -math.inf:
+                if self._knows_row:
                     self._sync(giving_back=True)
             self._link.drop()
 
