@@ -119,6 +119,17 @@ def test_the_statement_shown_is_the_one_run(conn: Connection) -> None:
     assert indexes.create_sql(conn, make_migration(), IndexOptions(IndexMethod.NONE)) == ()
 
 
+def test_the_statement_for_a_side_table_that_is_still_to_come(conn: Connection) -> None:
+    coming = make_migration(
+        placement=PlacementKind.TABLE, new_table=TableName("public", "documents_embedding_v2"), new_column="embedding"
+    )
+    (statement,) = indexes.create_sql(conn, coming, IndexOptions(IndexMethod.IVFFLAT))
+    assert statement.as_string(conn).startswith(
+        'CREATE INDEX CONCURRENTLY "idx_documents_embedding_v2" ON "public"."documents_embedding_v2" USING ivfflat'
+    )
+    assert statement.as_string(conn).endswith('WITH ("lists" = 2)')
+
+
 def test_no_time_out_applies_and_memory_is_set_for_the_build_alone(
     conn: Connection, opener: Callable[[], Connection]
 ) -> None:

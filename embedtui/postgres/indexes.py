@@ -262,7 +262,8 @@ def _targets(conn: Connection, migration: Migration) -> list[_Target]:
     """Every relation that needs the index; an existing index on it lends its name, so that a rerun finds its own."""
     side = new_side(migration)
     root_name = index_name(conn, migration)
-    tree = _tree(conn, side.table)
+    # a side table that is still to come is shown by the plan
+    tree = _tree(conn, side.table) or [_Part(0, 0, side.table, True)]
     existing = _existing(conn, [part.oid for part in tree], side.embedding)
     targets: dict[int, _Target] = {}
     for part in tree:
@@ -278,17 +279,19 @@ def _opclass(migration: Migration) -> str:
     return f"{migration.vector_type}_{migration.distance.value}_ops"
 
 
-def _storage(conn: Connection, options: IndexOptions, target: _Target) -> dict[str, str]:
+def _storage(conn: Connection, migration: Migration, options: IndexOptions, target: _Target) -> dict[str, str]:
     if options.method is IndexMethod.HNSW:
         return {"m": str(options.m), "ef_construction": str(options.ef_construction)}
-    return {"lists": str(options.lists or ivfflat_lists(_rows(conn, target)))}
+    return {"lists": str(options.lists or ivfflat_lists(_rows(conn, target.table if target.oid else migration.table)))}
 
 
-def _rows(conn: Connection, target: _Target) -> int:
+def _rows(conn: Connection, table: TableName) -> int:
     """The planner's count, or a real one where there is none yet."""
-    row = conn.execute("SELECT reltuples::int8 FROM pg_catalog.pg_class WHERE oid = %s", (target.oid,)).fetchone()
+    row = conn.execute(
+        "SELECT reltuples::int8 FROM pg_catalog.pg_class WHERE oid = to_regclass(%s)", (_name(conn, table),)
+    ).fetchone()
     if row is None or row[0] < 0:
-        row = conn.execute(sql.SQL("SELECT count(*) FROM {}").format(relation(target.table))).fetchone()
+        row = conn.execute(sql.SQL("SELECT count(*) FROM {}").format(relation(table))).fetchone()
     return int(row[0]) if row else 0
 
 
@@ -312,7 +315,7 @@ def _create(conn: Connection, migration: Migration, options: IndexOptions, targe
         opclass=sql.Identifier(migration.vector_schema, _opclass(migration)),
         with_=sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(key), sql.SQL(value))
-            for key, value in _storage(conn, options, target).items()
+            for key, value in _storage(conn, migration, options, target).items()
         ),
     )
 
