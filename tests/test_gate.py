@@ -75,7 +75,7 @@ def judged_comparison(
     index: str = "hnsw",
     judged: bool = True,
 ) -> tuple[Migration, Comparison]:
-    """The corpus with these vectors on its sides, compared over the demo's questions; their vectors are kept already."""
+    """The corpus with these vectors on its sides, compared over the demo's questions with kept vectors."""
     migration = make_table(dsn, corpus.texts, old, new, keys=corpus.keys, index=index)
     asked = corpus.questions if judged else tuple(QueryInput(query.text) for query in corpus.questions)
     with connect(dsn, name="test") as conn:

@@ -273,13 +273,13 @@ def _index_loss(migration: Migration, figures: Measures, thresholds: GateThresho
         return Check(
             "index loss", "inconclusive", "Not measured: no valid index, or no exact search to hold it against."
         )
-    detail = f"The index finds {_percent(recall)} of the exact top {figures.k}"
+    detail = f"As served, searches find {_percent(recall)} of the exact top {figures.k}"
     if figures.ndcg_served is not None and figures.ndcg_new is not None and figures.basis == "exact":
         detail += f"; nDCG@10 {_mean(figures.ndcg_new)} exact, {_mean(figures.ndcg_served)} as served"
     if recall >= least:
         return Check("index loss", "pass", detail + ".")
     if figures.index_recall_old is not None and recall >= figures.index_recall_old:
-        return Check("index loss", "warn", f"{detail}; the old side's finds {_percent(figures.index_recall_old)}.")
+        return Check("index loss", "warn", f"{detail}; on the old side {_percent(figures.index_recall_old)}.")
     enough = next((point for point in figures.sweep if point.recall >= least), None)
     mend = (
         f"{enough.setting} = {enough.value} finds {_percent(enough.recall)} at a p95 of {enough.p95_ms:.1f} ms."
