@@ -6,7 +6,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -27,6 +27,10 @@ NEW_DIMENSIONS = 384
 """As many as the old one has: the column's type cannot tell the two apart, which is the usual case."""
 
 
+def _demo_texts() -> list[str]:
+    return [document.text for document in documents()]
+
+
 def load_models(texts: Sequence[str] | None = None) -> dict[str, ModelFunction]:
     """Both models by name. The new one is fitted at its first use, on ``texts`` or else on the demo's documents.
 
@@ -34,7 +38,7 @@ def load_models(texts: Sequence[str] | None = None) -> dict[str, ModelFunction]:
     text always gets the same vector, and a text with any character but space never gets the zero vector. It raises
     ValueError for dimensions that it does not have.
     """
-    return {OLD_MODEL: bag_of_words, NEW_MODEL: LatentSemantics(texts)}
+    return {OLD_MODEL: bag_of_words, NEW_MODEL: LatentSemantics(_demo_texts if texts is None else lambda: texts)}
 
 
 def bag_of_words(texts: Sequence[str], dimensions: int | None = None) -> Vectors:
@@ -55,10 +59,11 @@ class LatentSemantics:
 
     Latent semantic analysis (Deerwester et al. 1990): words that occur in like documents end up near one another.
     Names are taken apart (``rmtree``, ``DictReader``), and a short thesaurus knows that a folder is a directory.
-    The components come in the order of their singular values, so fewer dimensions are the first ones.
+    The components come in the order of their singular values, so fewer dimensions are the first ones. ``texts`` is
+    asked at the first use for what to be fitted on.
     """
 
-    def __init__(self, texts: Sequence[str] | None = None) -> None:
+    def __init__(self, texts: Callable[[], Sequence[str]]) -> None:
         self._texts = texts
         self._lock = Lock()
         self._fitted: _Fitted | None = None
@@ -67,7 +72,7 @@ class LatentSemantics:
         width = _width(dimensions, NEW_DIMENSIONS)
         with self._lock:
             if self._fitted is None:
-                self._fitted = _fit(self._texts or [document.text for document in documents()])
+                self._fitted = _fit(self._texts())
         vectors = self._fitted.project([_terms(text) for text in texts])[:, :width]
         for row in np.flatnonzero(~vectors.any(axis=1)):  # no known word
             vectors[row] = _hashed([texts[int(row)]], width)
