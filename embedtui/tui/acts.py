@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from embedtui.model import Condition, FaultState, IndexMethod, Phase, Side
+from embedtui.model import Condition, IndexMethod, Phase, Side
 from embedtui.tui.view import View
 
 
@@ -210,11 +210,9 @@ _RULES = {
     "limits": _pace,
 }
 
-SETTLED = (FaultState.SKIPPED,)
-
 
 def footer(view: View) -> tuple[str, ...]:
-    """Acts worth a key in the footer now, the most important first; rollback is not among them, it has its own place."""
+    """Acts worth a key in the footer now, the most important first; rollback has its own place there."""
     after = view.phase in (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
     first, _ = next_act(view)
     wanted = [first] if first in ACTS else []

@@ -228,6 +228,7 @@ class Bridge:
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._wanted: dict[str, Callable[[Engine], object]] = {}
+        self._at_work = False
         self._read = threading.Event()
         self._roll = threading.Event()
         self._last_progress = 0.0
@@ -284,6 +285,12 @@ class Bridge:
         with self._lock:
             self._wanted[topic] = work
         self._read.set()
+
+    @property
+    def reading(self) -> bool:
+        """Whether something that a screen asked for has not arrived yet."""
+        with self._lock:
+            return bool(self._wanted) or self._at_work
 
     def close(self, patience: float = QUIT_PATIENCE) -> None:
         """Stops all threads and closes the engine; returns within about ``patience`` seconds whatever they do."""
@@ -376,7 +383,7 @@ class Bridge:
     def _reader(self) -> None:
         while engine := self._next(self._read):
             with self._lock:
-                wanted, self._wanted = self._wanted, {}
+                wanted, self._wanted, self._at_work = self._wanted, {}, True
             for topic, work in wanted.items():
                 if self._closing.is_set():
                     return
@@ -384,6 +391,8 @@ class Bridge:
                     self._post(Fetched(topic, work(engine)))
                 except Exception as error:
                     self._post(FetchFailed(topic, Trouble.of(error)))
+            with self._lock:
+                self._at_work = False
 
     def _roller(self) -> None:
         while self._next(self._roll):

@@ -107,7 +107,8 @@ def percent(share: float | None, digits: int = 0) -> str:
         return UNKNOWN
     if share < 1:
         step = 10 ** (digits + 2)
-        share = min(int(share * step) / step, 1 - 1 / step)
+        # A hair more, because 0.57 is 0.5699… in binary.
+        share = min(int(share * step + 1e-6) / step, 1 - 1 / step)
     return f"{share * 100:.{digits}f} %"
 
 

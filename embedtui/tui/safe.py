@@ -7,8 +7,8 @@ import unicodedata
 
 _SPACES = re.compile(r"[\t\n\r\v\f\x85\u2028\u2029]+")
 _MARK = "\N{MIDDLE DOT}"
-# Format characters (category Cf) hold the bidirectional overrides and the zero-width ones; ZWJ inside an emoji goes too,
-# because terminals disagree about the width of joined emoji and a wrong width breaks every line after it.
+# Format characters (category Cf) hold the bidirectional overrides and the zero-width ones. ZWJ inside an emoji goes
+# too: terminals disagree about the width of joined emoji, and a wrong width breaks every line after it.
 _HIDDEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn"))
 _VARIATION = frozenset(map(chr, range(0xFE00, 0xFE10)))
 # More combining marks than this on one letter ("zalgo") are not writing in any script.

@@ -6,10 +6,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
-import states
-
 from embedtui.errors import DatabaseLost
 from embedtui.model import Comparison, Flip, Side, Snapshot
+from tests.tui import states
 
 
 class StandIn:

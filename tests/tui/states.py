@@ -98,8 +98,8 @@ LISTENERS = (
 )
 
 BACKFILL = BackfillStatus(
-    rows=327_520, total=520_000, rate=1_284.0, eta_seconds=150.0, tokens=61_300_000, spent=7.97, estimate=12.66, cap=20.0,
-    hot_share=0.86, shards_done=630, shards=1_000, concurrency=6, requests_per_minute=3_000, tokens_per_minute=5_000_000,
+    rows=327_520, total=520_000, rate=1_284.0, eta_seconds=150.0, tokens=61_300_000, spent=7.97, estimate=12.66, cap=20.0,  # noqa: E501
+    hot_share=0.86, shards_done=630, shards=1_000, concurrency=6, requests_per_minute=3_000, tokens_per_minute=5_000_000,  # noqa: E501
 )  # fmt: skip
 
 FRESH = Snapshot(
@@ -157,7 +157,7 @@ PAUSED = replace(
 INDEXING = replace(
     RUNNING,
     phase=Phase.INDEX,
-    backfill=replace(BACKFILL, rows=520_000, rate=None, eta_seconds=None, spent=12.61, tokens=97_000_000, shards_done=1_000),
+    backfill=replace(BACKFILL, rows=520_000, rate=None, eta_seconds=None, spent=12.61, tokens=97_000_000, shards_done=1_000),  # noqa: E501
     index=IndexStatus(
         "documents_embedding_v2_idx", IndexMethod.HNSW, True, False, "building index: loading tuples", 18_400, 41_000,
         "pid 2213 “nightly-report”",
@@ -324,7 +324,7 @@ def _query(number: int, text: str, kept: int, verdict: str) -> QueryComparison:
 QUERIES = tuple(_query(i, *each) for i, each in enumerate(_QUERIES, 1))
 
 MEASURES = Measures(
-    queries=60, k=10, overlap=Interval(0.47, 0.42, 0.52), rbo=Interval(0.51, 0.46, 0.56), top1_kept=0.38, low_overlap=14,
+    queries=60, k=10, overlap=Interval(0.47, 0.42, 0.52), rbo=Interval(0.51, 0.46, 0.56), top1_kept=0.38, low_overlap=14,  # noqa: E501
     histogram=(1, 5, 8, 9, 11, 9, 7, 5, 3, 2), judged=60, ndcg_old=Interval(0.412, 0.36, 0.46),
     ndcg_new=Interval(0.587, 0.54, 0.63), ndcg_difference=Interval(0.175, 0.11, 0.24), recall_old=0.52, recall_new=0.71,
     mrr_old=0.44, mrr_new=0.61, p_value=0.001, model_overlap=0.48, index_recall=0.98, latency_old_ms=(2.1, 4.8),
@@ -386,12 +386,12 @@ PLAN = Plan(
         Check("Rights", "pass", "owner of documents, may create schema embedtui"),
         Check("Old column", "warn", "embedding is NOT NULL: rows inserted after the cutover need both vectors",
               "ALTER TABLE documents ALTER COLUMN embedding DROP NOT NULL"),
-        Check("Disk", "unknown", "free space cannot be read from here", "About 2.1 GB for vectors, 2.6 GB for the index."),
-        Check("Memory", "warn", "the index needs 2.4 GB, maintenance_work_mem is 64 MB", "SET maintenance_work_mem = '3GB'"),
+        Check("Disk", "unknown", "free space cannot be read from here", "About 2.1 GB for vectors, 2.6 GB for the index."),  # noqa: E501
+        Check("Memory", "warn", "the index needs 2.4 GB, maintenance_work_mem is 64 MB", "SET maintenance_work_mem = '3GB'"),  # noqa: E501
     ),
     (
-        "ALTER TABLE public.documents ADD COLUMN embedding_v2 public.vector(768), ADD COLUMN embedding_v2_model integer, ADD COLUMN embedding_v2_source bigint",
-        "CREATE TRIGGER embedtui_1_update AFTER UPDATE ON public.documents FOR EACH ROW WHEN (OLD.title IS DISTINCT FROM NEW.title OR OLD.body IS DISTINCT FROM NEW.body) EXECUTE FUNCTION embedtui.capture_1()",
-        "CREATE INDEX CONCURRENTLY documents_embedding_v2_idx ON public.documents USING hnsw (embedding_v2 public.vector_cosine_ops)",
+        "ALTER TABLE public.documents ADD COLUMN embedding_v2 public.vector(768), ADD COLUMN embedding_v2_model integer, ADD COLUMN embedding_v2_source bigint",  # noqa: E501
+        "CREATE TRIGGER embedtui_1_update AFTER UPDATE ON public.documents FOR EACH ROW WHEN (OLD.title IS DISTINCT FROM NEW.title OR OLD.body IS DISTINCT FROM NEW.body) EXECUTE FUNCTION embedtui.capture_1()",  # noqa: E501
+        "CREATE INDEX CONCURRENTLY documents_embedding_v2_idx ON public.documents USING hnsw (embedding_v2 public.vector_cosine_ops)",  # noqa: E501
     ),
 )  # fmt: skip
