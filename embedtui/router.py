@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 import os
 import random
@@ -27,7 +28,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -365,6 +366,25 @@ class _Pointer(Generic[R]):
         return next((side for side in found if side.side is self.active), found[0])
 
 
+_MOVING = ("epoch", "active", "canary")
+"""What a flip changes of a route's rows; all else is the migration's."""
+
+
+def _fixed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name not in _MOVING} for row in rows]
+
+
+def _moved(pointer: _Pointer[R], rows: list[dict[str, Any]]) -> _Pointer[R]:
+    """``pointer`` as ``rows`` have it, where nothing but the pointer moved: statements composed are kept."""
+    epoch = rows[0]["epoch"]
+    sides = {side: replace(route, epoch=epoch) for side, route in pointer.sides.items()}
+    return _Pointer(rows, epoch, _active(rows), rows[0]["canary"], sides, time.monotonic())
+
+
+def _active(rows: list[dict[str, Any]]) -> Side:
+    return next((Side(row["side"]) for row in rows if row["active"]), Side.OLD)
+
+
 _LOOK_UP = "SELECT * FROM embedtui.route_side"
 
 _LOOK_UP_TABLE = """
@@ -397,8 +417,8 @@ def _pointers(
     result = {}
     for name, both in by_name.items():
         both.sort(key=lambda row: row["side"] != "old")
-        if name in known and known[name].rows == both:
-            result[name] = known[name]
+        if name in known and _fixed(known[name].rows) == _fixed(both):
+            result[name] = known[name] if known[name].rows == both else _moved(known[name], both)
             continue
         migration = _migration(*both)
         sides = {}
@@ -421,8 +441,7 @@ def _pointers(
                     _sql=_Sql(migration, side, row["pgvector"] or ""),
                     _tally=tally(name),
                 )
-        active = next((Side(row["side"]) for row in both if row["active"]), Side.OLD)
-        result[name] = _Pointer(both, both[0]["epoch"], active, both[0]["canary"], sides, time.monotonic())
+        result[name] = _Pointer(both, both[0]["epoch"], _active(both), both[0]["canary"], sides, time.monotonic())
     return result
 
 
@@ -513,6 +532,7 @@ class _Follower(Generic[R]):
         self._lost_since: datetime | None = None
         self._error: EmbedtuiError | None = None
         self._report_error = ""
+        self._heard: list[str] = []
         for tally in self._tallies.values():
             tally.reset()
         self._close_wake()
@@ -633,6 +653,9 @@ class _Follower(Generic[R]):
     def _serve(self, conn: psycopg.Connection[Any]) -> None:
         """Follow the pointer on one connection until it is lost or the Router is closed."""
         self._report_error = ""
+        self._heard = []
+        # Also called for what arrives while another statement runs, which would otherwise wait for the poll.
+        conn.add_notify_handler(lambda notify: self._heard.append(notify.payload))
         if self._listen:
             try:
                 conn.execute(f"LISTEN {CHANNEL}")
@@ -640,21 +663,21 @@ class _Follower(Generic[R]):
             except (errors.ReadOnlySqlTransaction, errors.FeatureNotSupported):  # a standby
                 self._listening = False
         poll_at = report_at = 0.0
-        news = False
         while not self._stop:
-            now = time.monotonic()
-            if news or now >= poll_at:
-                if self._look_up(conn):
-                    report_at = 0.0
+            heard, self._heard = self._heard, []
+            news = self._apply(heard)
+            if heard or time.monotonic() >= poll_at:
+                news = self._look_up(conn) or news
                 poll_at = time.monotonic() + self._poll_seconds
-            if now >= report_at:
+            if news or time.monotonic() >= report_at:
                 self._report(conn)
                 report_at = time.monotonic() + _REPORT_SECONDS
-            news = self._wait(conn, max(0.0, min(poll_at, report_at) - time.monotonic()))
+            if not self._heard:
+                self._wait(conn, max(0.0, min(poll_at, report_at) - time.monotonic()))
         self._sign_off(conn)
 
-    def _wait(self, conn: psycopg.Connection[Any] | None, seconds: float) -> bool:
-        """Wait for a notification, a call to wake up, or the time; whether the pointer may have moved."""
+    def _wait(self, conn: psycopg.Connection[Any] | None, seconds: float) -> None:
+        """Wait for a notification, a call to wake up, or the time."""
         wake = self._wake_pair[0]
         with selectors.DefaultSelector() as selector:
             selector.register(wake, selectors.EVENT_READ)
@@ -664,10 +687,34 @@ class _Follower(Generic[R]):
         if wake in ready:
             with contextlib.suppress(BlockingIOError):
                 wake.recv(4096)
-        if conn is None or conn not in ready:
-            return False
-        # The generator is exhausted before any other statement: SQL inside its loop hangs.
-        return bool(list(conn.notifies(timeout=0)))
+        if conn is not None and conn in ready:
+            # Below psycopg's own generator, which gives the interpreter away to the searching threads once more.
+            conn.pgconn.consume_input()
+            while notify := conn.pgconn.notifies():
+                self._heard.append(notify.extra.decode())
+
+    def _apply(self, heard: list[str]) -> bool:
+        """Follow moves that were told in full, without a query; whether any was. A look-up comes after it anyway."""
+        moved = False
+        for payload in heard:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                told = json.loads(payload)
+                pointer = self._known[told["name"]]
+                # The very next epoch, or something else may have changed in between. Anyone may NOTIFY: check.
+                if (
+                    pointer.rows[0]["migration"] == told["migration"]
+                    and pointer.epoch + 1 == told["epoch"]
+                    and told["active"] in ("old", "new")
+                    and 0 <= told["canary"] <= 100
+                ):
+                    rows = [
+                        row
+                        | {"epoch": told["epoch"], "active": row["side"] == told["active"], "canary": told["canary"]}
+                        for row in pointer.rows
+                    ]
+                    self._known = self._known | {told["name"]: _moved(pointer, rows)}
+                    moved = True
+        return moved
 
     def _look_up(self, conn: psycopg.Connection[Any]) -> bool:
         """Read all routes in one statement; whether any changed."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-import psycopg
 from psycopg import sql
 
 from embedtui.model import (
@@ -185,7 +184,7 @@ def flip(dsn: str, name: str, side: str, canary: int | None = None) -> int:
     """Move the pointer; returns the epoch."""
     from embedtui.model import Side
 
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with connect(dsn, name="flip", lock_timeout_ms=1000) as conn:
         share = (100 if side == "new" else 0) if canary is None else canary
         return route.move_route(
             conn, name, expect_epoch=None, active=Side(side), canary=share, who="test", host="here"

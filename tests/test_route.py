@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,14 @@ def test_a_move_raises_the_epoch_once_and_tells_listeners(database: str) -> None
                 conn, "documents", expect_epoch=start.epoch, active=Side.NEW, canary=100, who="ann", host="pit"
             )
             assert (moved.active, moved.epoch, moved.changed) == (Side.NEW, start.epoch + 1, changed)
-        assert [n.payload for n in listener.notifies(timeout=5, stop_after=1)] == ["documents"]
+        [told] = [json.loads(notify.payload) for notify in listener.notifies(timeout=5, stop_after=1)]
+        assert told == {
+            "name": "documents",
+            "migration": start.migration,
+            "epoch": start.epoch + 1,
+            "active": "new",
+            "canary": 100,
+        }
         assert list(listener.notifies(timeout=0.1)) == []
         now = route.read_route(conn, "documents")
         assert now.changed_by == "ann@pit" and now.first_cutover_at is not None

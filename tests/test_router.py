@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -136,6 +137,41 @@ def test_plain_sql_text_for_other_drivers(database: str, conn: psycopg.Connectio
         assert conn.execute(f"EXECUTE q ('{route.bind(vector(5))}', 1)").fetchone()[0] == ["5"]
         pyformat = route.search_sql(style="pyformat", where="content LIKE 't%%'")
         assert conn.execute(pyformat, {"vector": route.bind(vector(5)), "k": 1}).fetchone()[0] == ["5"]
+
+
+def test_a_flip_told_in_full_is_followed_and_forged_news_is_put_right(database: str, conn: psycopg.Connection) -> None:
+    migration = make(database, rows=1)
+    with Router(database, poll_seconds=60) as router:
+        seen = []
+        look_up = router._look_up
+
+        def recorded(connection: psycopg.Connection) -> bool:
+            seen.append((router.route("documents").epoch, router.route("documents").side))
+            return look_up(connection)
+
+        router._look_up = recorded  # type: ignore[method-assign]
+        epoch = flip(database, "documents", "new")
+        eventually(lambda: seen, "the notification arrives")
+        assert seen == [(epoch, Side.NEW)], "in memory before any query"
+        true = {"name": "documents", "migration": migration.id, "epoch": epoch + 1, "active": "old", "canary": 0}
+        for forged in (
+            "documents",
+            "{",
+            "[]",
+            "null",
+            json.dumps({"name": "documents"}),
+            json.dumps(true | {"canary": "x"}),
+            json.dumps(true | {"active": "sideways"}),
+            json.dumps(true | {"epoch": epoch + 7}),
+            json.dumps(true | {"migration": 12345}),
+        ):
+            seen.clear()
+            conn.execute("SELECT pg_notify('embedtui_route', %s)", [forged])
+            eventually(lambda: seen, "the notification arrives")
+            assert seen[0] == (epoch, Side.NEW)
+        conn.execute("SELECT pg_notify('embedtui_route', %s)", [json.dumps(true)])
+        eventually(lambda: seen[-1][0] == epoch + 1, "believed for a moment")
+        eventually(lambda: router.route("documents").epoch == epoch, "and put right by the look-up")
 
 
 def test_canary_goes_by_key_and_is_the_same_as_in_sql(database: str, conn: psycopg.Connection) -> None:

@@ -343,6 +343,8 @@ def rename_sql(
             canary=sql.Literal(100 if active is Side.NEW else 0),
             name=sql.Literal(migration.name),
         ),
-        sql.SQL("SELECT pg_notify({}, {})").format(sql.Literal(CHANNEL), sql.Literal(migration.name)),
+        sql.SQL("SELECT pg_notify({}, json_build_object('name', {}::text)::text)").format(
+            sql.Literal(CHANNEL), sql.Literal(migration.name)
+        ),
     ]
     return tuple(statements)

@@ -28,16 +28,27 @@ from embedtui.model import Flip, ListenerStatus, Migration, Side
 from embedtui.postgres.connect import Connection
 
 CHANNEL = "embedtui_route"
-"""NOTIFY channel; the payload is the route's name."""
+"""NOTIFY channel. The payload is a JSON object: ``name``, and where nothing but the pointer moved also ``migration``,
+``epoch``, ``active`` and ``canary``, so that a listener who knows the epoch before can follow without a query."""
 
 LISTENER_ALIVE_SECONDS = 15.0
 """A listener not heard from for so long is no longer counted (Routers report every two seconds)."""
 
 _LISTENER_KEPT = "1 hour"
 
-# A flip waits for nobody longer than this: the row is only ever locked by other flips, for milliseconds.
-_LOCK_TIMEOUT = "2s"
-_STATEMENT_TIMEOUT = "5s"
+_MOVE = """
+WITH moved AS (
+    UPDATE embedtui.route
+    SET epoch = epoch + 1, active = %(active)s, canary = %(canary)s, changed_at = clock_timestamp(),
+        changed_by = %(by)s, pending = NULL,
+        first_cutover_at = CASE WHEN %(active)s = 'new' THEN coalesce(first_cutover_at, clock_timestamp())
+                                ELSE first_cutover_at END
+    WHERE name = %(name)s AND (%(expect)s::bigint IS NULL OR epoch = %(expect)s)
+      AND (active, canary) IS DISTINCT FROM (%(active)s, %(canary)s)
+    RETURNING name, migration, epoch, active, canary
+)
+SELECT epoch, pg_notify(%(channel)s, to_json(moved)::text) FROM moved
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +135,10 @@ def move_route(
     who: str,
     host: str,
 ) -> Flip:
-    """Move the pointer in one short transaction and tell all listeners; a pointer that is there already is left alone.
+    """Move the pointer in one statement and tell all listeners; a pointer that is there already is left alone.
 
     Args:
-        conn: a connection of its own, never one that a backfill uses.
+        conn: a connection of its own with short time-outs, never one that a backfill uses.
         name: the route.
         expect_epoch: the epoch the decision was made on; None moves it whatever happened meanwhile.
         active: the side that serves.
@@ -136,38 +147,33 @@ def move_route(
         host: the operator's host.
 
     Returns:
-        the move, with the milliseconds to its commit (less, where the caller's own transaction is still open).
+        the move, with the milliseconds it took (less the commit, where it is part of the caller's transaction).
 
     Raises:
         Refused: another operator moved it since ``expect_epoch``, or there is no such route.
     """
     started = time.perf_counter()
-    with conn.transaction():
-        conn.execute(
-            "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
-            [_LOCK_TIMEOUT, _STATEMENT_TIMEOUT],
-        )
-        row = conn.execute(
-            "UPDATE embedtui.route SET epoch = epoch + 1, active = %(active)s, canary = %(canary)s,"
-            " changed_at = clock_timestamp(), changed_by = %(by)s, pending = NULL, first_cutover_at ="
-            " CASE WHEN %(active)s = 'new' THEN coalesce(first_cutover_at, clock_timestamp()) ELSE first_cutover_at END"
-            " WHERE name = %(name)s AND (%(expect)s::bigint IS NULL OR epoch = %(expect)s)"
-            " AND (active, canary) IS DISTINCT FROM (%(active)s, %(canary)s)"
-            " RETURNING epoch",
-            {"name": name, "active": active.value, "canary": canary, "by": f"{who}@{host}", "expect": expect_epoch},
-        ).fetchone()
-        if row is None:
-            now = read_route(conn, name)
-            if (now.active, now.canary) != (active, canary):
-                raise Refused(
-                    f"{now.changed_by or 'Somebody'} moved route {name!r} meanwhile: it is on the {now.active} side,"
-                    f" {now.canary} % canary.",
-                    hint="Look again, then repeat if you still want it.",
-                )
-            epoch, changed = now.epoch, False
-        else:
-            epoch, changed = row[0], True
-            _notify(conn, name)
+    row = conn.execute(
+        _MOVE,
+        {
+            "name": name,
+            "active": active.value,
+            "canary": canary,
+            "by": f"{who}@{host}",
+            "expect": expect_epoch,
+            "channel": CHANNEL,
+        },
+    ).fetchone()
+    epoch, changed = (row[0], True) if row is not None else (0, False)
+    if not changed:
+        now = read_route(conn, name)
+        if (now.active, now.canary) != (active, canary):
+            raise Refused(
+                f"{now.changed_by or 'Somebody'} moved route {name!r} meanwhile: it is on the {now.active} side,"
+                f" {now.canary} % canary.",
+                hint="Look again, then repeat if you still want it.",
+            )
+        epoch = now.epoch
     return Flip(active, canary, epoch, (time.perf_counter() - started) * 1000, changed)
 
 
@@ -205,4 +211,4 @@ def forget_listeners(conn: Connection) -> None:
 
 
 def _notify(conn: Connection, name: str) -> None:
-    conn.execute("SELECT pg_notify(%s, %s)", [CHANNEL, name])
+    conn.execute("SELECT pg_notify(%s, json_build_object('name', %s::text)::text)", [CHANNEL, name])

@@ -3,7 +3,7 @@
 -- One row a route and side: everything a search needs, in one consistent look-up. The view runs with its owner's
 -- rights: an application needs SELECT on it and nothing on the tables behind.
 CREATE OR REPLACE VIEW embedtui.route_side AS
-SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch, r.changed_at,
+SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch,
        -- the cleanup records in settings.gone which side it took away; an ended migration has one side
        s.side IS DISTINCT FROM coalesce(m.settings ->> 'gone',
                                         CASE m.phase WHEN 'done' THEN 'old' WHEN 'aborted' THEN 'new' END) AS present,
