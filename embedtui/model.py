@@ -674,7 +674,8 @@ class Measures:
     exact_queries: int = 0
     """Queries for which exact search was made."""
     ndcg_served: Interval | None = None
-    """nDCG@10 of the new side as its index serves it; what it is below ``ndcg_new`` is the index's loss."""
+    """nDCG@10 of the new side as its index serves it; what it is below ``ndcg_new`` is the index's loss. None where
+    not all judged queries were searched as served."""
     sweep: tuple[SweepPoint, ...] = ()
     """Recall against latency of the new side's index, made when the index is the culprit."""
     latency_old_ms: tuple[float, float] | None = None

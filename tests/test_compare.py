@@ -157,6 +157,28 @@ def test_rows_as_queries_need_no_model(database: str) -> None:
     assert made.measures.latency_old_ms is not None
 
 
+def test_a_replica_is_only_read(database: str) -> None:
+    migration = random_table(database)
+    made = compare(
+        connector(database),
+        migration,
+        row_queries(database, migration),
+        replica=lambda: connect(database, name="replica", read_only=True),
+        iterative_scan="strict_order",
+    )
+    assert made.measures.queries == made.measures.exact_queries == 40
+
+
+def test_what_is_served_is_sampled_where_searches_are_slow(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    migration = random_table(database)
+    monkeypatch.setattr(comparing_module, "SERVED_ENOUGH", 10)
+    monkeypatch.setattr(comparing_module, "SERVED_SECONDS", 0.0)
+    made = compare(connector(database), migration, row_queries(database, migration))
+    assert (made.measures.basis, made.measures.queries) == ("exact", 40)
+    assert sum(query.index_recall is not None for query in made.queries) == 10
+    assert any("10 were searched as served" in line for line in made.measures.unknown)
+
+
 def test_the_filter_is_part_of_both_searches(database: str) -> None:
     migration = random_table(database)
     asked = row_queries(database, migration)

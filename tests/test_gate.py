@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from embedtui.config import GateSettings
 from embedtui.demo.corpus import documents
 from embedtui.demo.models import NEW_MODEL, OLD_MODEL, load_models
 from embedtui.demo.questions import QUESTIONS
@@ -248,6 +249,11 @@ def test_too_few_queries_are_not_a_pass() -> None:
     assert verdict_of((passed, replace(passed, result="warn"))) == "PASS"
     assert verdict_of((passed, replace(passed, result="unknown"))) == "INCONCLUSIVE"
     assert verdict_of((replace(passed, result="inconclusive"), replace(passed, result="fail"))) == "FAIL"
+
+
+def test_every_setting_is_a_threshold() -> None:
+    assert GateThresholds.of(GateSettings()) == GateThresholds()
+    assert GateThresholds.of(GateSettings(min_overlap=0.3)).min_overlap == 0.3
 
 
 def test_a_share_is_never_rounded_up_to_all() -> None:

@@ -41,6 +41,7 @@ from embedtui.errors import Interrupted, NotClean
 from embedtui.model import (
     Comparison,
     EmbeddingModel,
+    IndexMethod,
     Interval,
     Key,
     Measures,
@@ -81,6 +82,12 @@ SWEEP_BELOW = 0.95
 """Index recall below which the index's setting is swept."""
 
 SWEEP_QUERIES = 50
+
+SERVED_ENOUGH = 100
+"""Queries whose served results tell an index's recall well enough where exact ones are known: a thousand places."""
+
+SERVED_SECONDS = 4.0
+"""After these no more than that are searched as served."""
 
 BATCH = 256
 """Query texts per request."""
@@ -153,7 +160,9 @@ def compare(
         usable, vectors, unknown = _query_vectors(conn, run, asked, embedders or {})
     with (replica or connect)() as conn:
         exact = _exact(conn, run, usable, vectors, exact_bytes, unknown)
-        served, taken, indexes = _served(conn, run, usable, vectors, seen.one_sided > 0, unknown)
+        served, taken, indexes = _served(
+            conn, run, usable, vectors, both=seen.one_sided > 0, all_exact=len(exact) == len(usable), unknown=unknown
+        )
         sweep = _sweep(conn, run, usable, vectors, exact, served, indexes.get(Side.NEW))
     with connect() as conn:
         comparison = _put_together(conn, run, seen, usable, exact, served, taken, indexes, sweep, unknown)
@@ -469,10 +478,16 @@ def _served(
     run: _Run,
     queries: Sequence[StoredQuery],
     vectors: Mapping[Side, Vectors],
+    *,
     both: bool,
+    all_exact: bool,
     unknown: list[str],
 ) -> tuple[dict[int, dict[Side, Ranking]], dict[Side, list[float]], dict[Side, ApproximateIndex]]:
-    """Rankings as served and milliseconds of each search: both sides in turn, one connection, until time is over."""
+    """Rankings as served and milliseconds of each search: both sides in turn, on one connection.
+
+    Where exact rankings are there for all queries, a sample tells what the index loses and how long searches take: at
+    least :data:`SERVED_ENOUGH` queries, and as many more as :data:`SERVED_SECONDS` allow.
+    """
     indexes = {
         side: index
         for side in Side
@@ -480,21 +495,30 @@ def _served(
     }
     found: dict[int, dict[Side, Ranking]] = {}
     taken: dict[Side, list[float]] = {side: [] for side in Side}
-    # the first searches of a connection plan and read what later ones find in memory
-    for position in range(min(5, len(queries))):
-        for side in Side:
-            _search(conn, run, side, queries[position], vectors[side][position], both=both)
-    until = time.monotonic() + run.timeout
-    for position, query in enumerate(queries):
-        run.step("searching as served", position, len(queries))
-        if time.monotonic() > until:
-            unknown.append(f"Served results of {len(queries) - position} queries: {run.timeout:g} s were over.")
-            break
-        found[position] = {}
-        for side in Side:
-            ranking, milliseconds = _search(conn, run, side, query, vectors[side][position], both=both)
-            found[position][side] = ranking
-            taken[side].append(milliseconds)
+    # in an order of their own, so that a sample is one of all queries
+    order = np.random.default_rng(measures.SEED).permutation(len(queries)).tolist()
+    began = time.monotonic()
+    try:
+        # the first searches of a connection plan, and read what later ones find in memory
+        for position in order[:5]:
+            for side in Side:
+                _search(conn, run, side, queries[position], vectors[side][position], both=both)
+        for done, position in enumerate(order):
+            run.step("searching as served", done, len(queries))
+            spent = time.monotonic() - began
+            if spent > run.timeout or (all_exact and done >= SERVED_ENOUGH and spent > SERVED_SECONDS):
+                break
+            searched = {
+                side: _search(conn, run, side, queries[position], vectors[side][position], both=both) for side in Side
+            }
+            found[position] = {side: ranking for side, (ranking, _) in searched.items()}
+            for side, (_, milliseconds) in searched.items():
+                taken[side].append(milliseconds)
+    except psycopg.errors.QueryCanceled:
+        pass
+    if len(found) < len(queries):
+        left = len(queries) - len(found)
+        unknown.append(f"What {left} of {len(queries)} queries are served: {len(found)} were searched as served.")
     return found, taken, indexes
 
 
@@ -628,7 +652,7 @@ def _put_together(
         unknown.append(
             f"{seen.one_sided:,} of {seen.rows:,} rows have one vector only; they are left out on both sides."
         )
-    if Side.NEW not in indexes:
+    if Side.NEW not in indexes and run.migration.index_method is not IndexMethod.NONE:
         unknown.append("What an approximate index will lose, and its latency: the new side has none that is valid.")
     figures = _figures(run, made, judged, exact, recalls, taken, sweep, basis, tuple(unknown))
     return Comparison(
@@ -653,6 +677,7 @@ def _figures(
 ) -> Measures:
     overlaps = [query.overlap for query in made]
     differences = [new - old for old, new in zip(judged.get("ndcg_old", ()), judged.get("ndcg_new", ()), strict=True)]
+    served = judged.get("served", ())
     models = [
         measures.overlap([key for key, _ in found[Side.OLD]], [key for key, _ in found[Side.NEW]], run.k)
         for found in exact.values()
@@ -679,7 +704,7 @@ def _figures(
         index_recall_old=_mean(recalls.get(Side.OLD, {}).values()),
         basis=basis,
         exact_queries=len(exact),
-        ndcg_served=measures.bootstrap(judged.get("served", ())) if Side.NEW in recalls else None,
+        ndcg_served=measures.bootstrap(served) if Side.NEW in recalls and len(served) == len(differences) else None,
         sweep=sweep,
         latency_old_ms=_latency(taken[Side.OLD]),
         latency_new_ms=_latency(taken[Side.NEW]),

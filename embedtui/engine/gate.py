@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 import psycopg
 
+from embedtui.config import GateSettings
 from embedtui.engine.compare import Connect
 from embedtui.engine.evaluation import (
     VOID_SHARE,
@@ -58,6 +59,11 @@ class GateThresholds:
     """Share of rows with an undecided fault: these would vanish from the results."""
     max_drift: float = VOID_SHARE
     """Share of rows that may change before the evaluation is void."""
+
+    @classmethod
+    def of(cls, settings: GateSettings) -> GateThresholds:
+        """The thresholds that the settings name, the other ones as they are."""
+        return cls(**asdict(settings))
 
 
 class Quality(StrEnum):

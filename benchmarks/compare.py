@@ -1,0 +1,134 @@
+"""Times a comparison: 300 queries over 5,000 rows, both sides, exact and by index; cold, repeated, and shown.
+
+python -m benchmarks.compare [--rows 5000] [--queries 300] [--dimensions 768]
+
+Cold: query texts are embedded through the real client and a loopback API (0.2 s a request), nothing is cached.
+Repeated: asked the same of an unchanged table, by a new process' worth of connections. Shown: the next query of a
+comparison that is in memory, as a screen gets it. Targets: cold < 20 s, repeated < 2 s, next query < 100 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psycopg
+
+from embedtui.demo.api import LoopbackServer, ModelFunction, hash_model
+from embedtui.demo.database import EmbeddedServer
+from embedtui.engine.compare import ad_hoc, compare
+from embedtui.engine.evaluation import current_evaluation, remembered
+from embedtui.engine.gate import decide_gate
+from embedtui.engine.report import to_html
+from embedtui.model import EmbeddingModel, QueryInput, Side
+from embedtui.postgres.connect import connect
+from embedtui.providers import make_embedder
+from tests.comparing import Vectors, connector, make_table, unit
+
+
+def near_rows(rows: Vectors, seed: int) -> ModelFunction:
+    """A model under which text "… n" lies near row n."""
+    noise = hash_model(rows.shape[1], str(seed))
+
+    def embed(texts: Sequence[str], dimensions: int | None) -> Vectors:
+        return unit(rows[[int(text.rsplit(" ", 1)[1]) for text in texts]] + 0.5 * noise(texts, dimensions))
+
+    return embed
+
+
+def main() -> int:
+    """Exit status 0 where all targets are met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--dimensions", type=int, default=768)
+    given = parser.parse_args()
+    draw = np.random.default_rng(1)
+    meaning = draw.normal(size=(given.rows, 48))
+    old, new = (
+        unit(meaning @ draw.normal(size=(48, given.dimensions)) + 2 * draw.normal(size=(given.rows, given.dimensions)))
+        for _ in range(2)
+    )
+    missed = 0
+
+    def report(what: str, seconds: float, target: float) -> None:
+        nonlocal missed
+        missed += seconds > target
+        print(f"{'ok  ' if seconds <= target else 'SLOW'}  {what:<44} {seconds:8.3f} s   target {target:g} s")
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedServer(Path(folder) / "pg", version=18) as server,
+        LoopbackServer({"old-model": near_rows(old, 1), "new-model": near_rows(new, 2)}, latency=0.2) as api,
+    ):
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION vector")
+        models = [EmbeddingModel(name, given.dimensions, base_url=api.base_url) for name in ("old-model", "new-model")]
+        migration = make_table(
+            server.dsn(),
+            [f"document {number} " + "with some words to read " * 20 for number in range(given.rows)],
+            old,
+            new,
+            old_model=models[0],
+            new_model=models[1],
+        )
+        open_connection = connector(server.dsn())
+        embedders = {
+            side: make_embedder(model, environ={"OPENAI_API_KEY": api.key})
+            for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model))
+        }
+        step = given.rows / given.queries
+        asked = [QueryInput(f"query {int(n * step)}", (((str(int(n * step)),), 1.0),)) for n in range(given.queries)]
+
+        began = time.perf_counter()
+        made = compare(open_connection, migration, asked, embedders=embedders)
+        made = decide_gate(open_connection, migration, made)
+        report(f"cold: {given.queries} queries, {given.rows} rows", time.perf_counter() - began, 20)
+
+        began = time.perf_counter()
+        again = decide_gate(open_connection, migration, compare(open_connection, migration, asked, embedders=embedders))
+        report("repeated", time.perf_counter() - began, 2)
+        assert replace(again, checks=()) == replace(made, checks=())
+
+        began = time.perf_counter()
+        with open_connection() as conn:
+            assert remembered(conn, migration) is not None
+        report("the last comparison, when a screen opens", time.perf_counter() - began, 2)
+
+        began = time.perf_counter()
+        for query in made.queries:
+            assert [row.text for row in (*query.old, *query.new)]
+        report("next query, from memory", (time.perf_counter() - began) / len(made.queries), 0.1)
+
+        began = time.perf_counter()
+        measured = compare(open_connection, migration, asked, embedders=embedders, again=True)
+        report("measured again, query vectors kept", time.perf_counter() - began, 20)
+        assert measured.measures.overlap == made.measures.overlap
+
+        with connect(server.dsn(), name="benchmark") as conn:
+            current_evaluation(conn, migration)
+            began = time.perf_counter()
+            for _ in range(20):
+                assert current_evaluation(conn, migration) is not None
+            report("is it still valid? (every snapshot)", (time.perf_counter() - began) / 20, 0.02)
+
+        began = time.perf_counter()
+        ad_hoc(open_connection, migration, "query 17", embedders=embedders)
+        report("a typed query, two requests of 0.2 s", time.perf_counter() - began, 2)
+
+        began = time.perf_counter()
+        page = to_html(made, migration)
+        report(f"the page ({len(page) / 1e6:.1f} MB)", time.perf_counter() - began, 2)
+        figures = made.measures
+        print(f"      overlap {figures.overlap.mean:.3f}, index recall {figures.index_recall}, {made.verdict}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
