@@ -124,9 +124,8 @@ def run_command(arguments: list[str]) -> int:
         return _fail(error)
     except psycopg.Error as error:
         return _fail(translate(error), cause=error)
-    except BrokenPipeError:
-        # the reader has seen enough (`embedtui plan | head`); keep the interpreter from complaining on exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # click's way of saying that the reader has seen enough (`embedtui plan | head`)
         return ExitCode.OK
     except Exception as error:  # the last resort: a bug is one line too
         text = f"{type(error).__name__}: {error}"

@@ -30,8 +30,10 @@ from embedtui.cli.output import (
     to_data,
 )
 from embedtui.config import Settings
+from embedtui.engine.plan import require_startable
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, SettingsError
 from embedtui.model import Event, Failed, FaultState, Held, Noted, PhaseChanged, Progressed, RouteFlipped, Snapshot
+from embedtui.postgres.connect import connect
 from embedtui.postgres.discover import shown
 
 POLL_SECONDS = 0.5
@@ -51,6 +53,10 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     progress = ProgressLine()
     with engine_for(settings, events.put) as engine, stop_signals() as stop:
+        known = engine.migration()
+        if settings.table is not None or known is None:
+            with connect(settings.dsn, name="check", read_only=True) as conn:
+                require_startable(conn, settings, known)
         failure: list[BaseException] = []
 
         def work() -> None:
@@ -209,24 +215,25 @@ def resume(settings: Settings) -> None:
 @click.option("--requests-per-minute", type=click.FloatRange(0), help="0 takes the limit away.")
 @click.option("--tokens-per-minute", type=click.FloatRange(0), help="0 takes the limit away.")
 @click.option("--max-concurrency", type=click.IntRange(1, 256), help="Requests in flight at most.")
-@click.option("--spend-cap", type=click.FloatRange(0), metavar="MONEY", help="0 takes the cap away.")
+@click.option("--spend-cap", "cap", type=click.FloatRange(0), metavar="MONEY", help="0 takes the cap away.")
 @json_option
 def pace(
     settings: Settings,
     requests_per_minute: float | None,
     tokens_per_minute: float | None,
     max_concurrency: int | None,
-    spend_cap: float | None,
+    cap: float | None,
     as_json: bool,
 ) -> None:
     """Show the pace of all workers, or change it while they run."""
     with engine_for(settings) as engine:
-        if any(each is not None for each in (requests_per_minute, tokens_per_minute, max_concurrency, spend_cap)):
+        engine.require()
+        if any(each is not None for each in (requests_per_minute, tokens_per_minute, max_concurrency, cap)):
             engine.set_pace(
                 requests_per_minute=requests_per_minute,
                 tokens_per_minute=tokens_per_minute,
                 max_concurrency=max_concurrency,
-                spend_cap=spend_cap,
+                spend_cap=cap,
             )
         backfill = engine.snapshot().backfill
     if as_json:

@@ -11,7 +11,7 @@ from psycopg import Connection, sql
 
 from embedtui.config import CHARACTERS_PER_TOKEN, Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused
-from embedtui.model import Check, IndexMethod, Migration, PlacementKind, Plan
+from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Plan
 from embedtui.postgres import capture, indexes, state
 from embedtui.postgres.discover import (
     Draft,
@@ -21,7 +21,7 @@ from embedtui.postgres.discover import (
     shown_column,
     version_tuple,
 )
-from embedtui.postgres.placement import content_sql, has_content_sql, make_placement, new_side, relation
+from embedtui.postgres.placement import content_sql, has_content_sql, make_placement
 from embedtui.providers import EmbedReply, ProviderFault, RateLimits, make_embedder
 
 FULL_SCAN_BYTES = 64 * 2**20
@@ -76,18 +76,52 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         placement=placement,
         placement_why=why,
         checks=tuple(checks),
-        statements=plan_statements(conn, migration, settings, estimate.rows - estimate.empty),
+        statements=plan_statements(conn, migration, settings),
     )
 
 
-def require_ready(conn: Connection[Any], draft: Draft, settings: Settings) -> PlacementKind:
-    """Refuse to begin what the plan's checks say cannot work; return the placement to begin with. Reads only.
+def require_startable(conn: Connection[Any], settings: Settings, known: Migration | None) -> None:
+    """Refuse to start or go on by these settings before anything is changed. Reads only.
+
+    A new migration's provider is asked for one vector, so that a wrong key, model or size leaves nothing behind. One
+    that is under way (``known``) has to be the one that the settings describe.
+
+    Raises Refused, and what ``resolve`` and ``require_ready`` raise.
+    """
+    draft = resolve(conn, settings)
+    if known is None or known.phase.ended:
+        require_ready(conn, draft, settings, ask=True)
+        return
+    there = {
+        "table": shown(known.table),
+        "model": f"{known.new_model.name} ({known.new_model.dimensions})",
+        "old column": known.old_column,
+        "content": ", ".join(known.content_columns),
+    }
+    asked = {
+        "table": shown(draft.facts.table),
+        "model": f"{draft.new_model.name} ({draft.new_model.dimensions})",
+        "old column": draft.old_column,
+        "content": ", ".join(draft.content),
+    }
+    for what, stored in there.items():
+        if stored != asked[what]:
+            raise Refused(
+                f"The migration {known.name} is under way with {what} {stored}, and the settings say {asked[what]}.",
+                hint=f"Set it back, or give it up first: embedtui abort --table {shown_column(known.table.name)}",
+            )
+
+
+def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, ask: bool = False) -> PlacementKind:
+    """Refuse to begin what the plan's checks say cannot work; return the placement to begin with.
+
+    Reads only; ``ask`` makes one request for one vector. A provider that is only busy or away is no reason to refuse.
 
     Raises the error of the first failed check: DatabaseError, ProviderError or Refused.
     """
     placement, _ = choose_placement(draft, settings)
     migration = draft.migration(placement)
-    provider, _ = _check_provider(settings, migration, ask=False)
+    provider, _ = _check_provider(settings, migration, ask=ask)
     for check in (*_standing_checks(conn, draft, migration, settings), provider):
         if check.result == "fail":
             kind: type[EmbedtuiError] = Refused
@@ -224,11 +258,10 @@ def estimate_seconds(
 # -------------------------------------------------------------------------------------------------- statements
 
 
-def plan_statements(conn: Connection[Any], migration: Migration, settings: Settings, rows: int) -> tuple[str, ...]:
+def plan_statements(conn: Connection[Any], migration: Migration, settings: Settings) -> tuple[str, ...]:
     """The SQL that prepare and index would run, in order, as text.
 
-    ``rows`` to embed decide the lists of an ivfflat index. The tables of schema ``embedtui`` are named, not spelled
-    out: they are the same in every migration.
+    The tables of schema ``embedtui`` are named, not spelled out: they are the same in every migration.
     """
     statements: list[str] = [
         "CREATE SCHEMA IF NOT EXISTS embedtui; -- and its own tables, where they are not there yet"
@@ -236,17 +269,10 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
     statements += [_text(conn, statement) for statement in make_placement(migration).prepare_sql()]
     if settings.change_capture == "triggers":
         statements += [_text(conn, statement) for statement in capture.install_sql(migration)]
-    options = replace(index_options(migration), lists=index_options(migration).lists or indexes.ivfflat_lists(rows))
-    side = new_side(migration).table
-    if migration.index_method is IndexMethod.NONE:
-        built: tuple[Any, ...] = ()
-    elif conn.execute("SELECT to_regclass(%s)", [relation(side).as_string(conn)]).fetchone() == (None,):
-        # create_sql reads its targets from the catalog, where a side table is not yet
-        name = indexes.index_name(conn, migration)
-        built = (indexes._create(conn, migration, options, indexes._Target(0, side, True, name, None)),)
-    else:
-        built = indexes.create_sql(conn, migration, options)
-    return (*statements, *(_text(conn, statement) for statement in built))
+    statements += [
+        _text(conn, statement) for statement in indexes.create_sql(conn, migration, index_options(migration))
+    ]
+    return tuple(statements)
 
 
 def index_options(migration: Migration) -> indexes.IndexOptions:
@@ -556,7 +582,9 @@ def _check_provider(settings: Settings, migration: Migration, ask: bool) -> tupl
         finally:
             embedder.close()
     except ProviderFault as fault:
-        return Check("provider", "fail", fault.reason, fault.hint), None
+        # busy or away: the run waits for it and says so
+        result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"
+        return Check("provider", result, fault.reason, fault.hint), None
     if reply is None:
         detail = f"{model.name} was not asked."
         return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
