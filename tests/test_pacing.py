@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.adapt import ConcurrencyFinder, RateLearner
-from embedtui.engine.pacing import BURST_SECONDS, Pacer
+from embedtui.engine.pacing import BURST_SECONDS, Pacer, unblock
 from embedtui.engine.packing import UNCALIBRATED
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
 from embedtui.model import (
@@ -511,7 +514,7 @@ def test_retry_after_is_kept_by_every_process_however_long(kit: Kit) -> None:
     assert kit.row("blocked_until BETWEEN now() + '59 min' AND now() + '70 min'")
     assert not any(waiter.entered.is_set() for waiter in waiters)
     # an operator who knows better
-    first.unblock()
+    unblock(kit.conn, kit.migration.id)
     until(lambda: all(waiter.entered.is_set() for waiter in waiters))
     for waiter in waiters:
         waiter.end()
@@ -574,10 +577,10 @@ def test_a_failed_probe_blocks_for_longer_and_lets_nobody_else_through(kit: Kit)
     kit.set("blocked_until = clock_timestamp()")
     until(lambda: any(waiter.entered.is_set() for waiter in waiters))
     (probe,) = (waiter for waiter in waiters if waiter.entered.is_set())
-    probe.fault = provider_fault("503", retry_after=600)
+    probe.fault = provider_fault("503", retry_after=30)
     probe.end()
     # its own block, neither the claim's (90 s) nor the one before
-    until(lambda: kit.row("blocked_until BETWEEN now() + '9 min' AND now() + '12 min'"))
+    until(lambda: kit.row("blocked_until BETWEEN now() + '10 s' AND now() + '40 s'"))
     assert sum(waiter.entered.is_set() for waiter in waiters) == 1
     kit.stop.set()
     for waiter in waiters:
@@ -646,6 +649,27 @@ def test_a_lost_connection_is_waited_out(kit: Kit) -> None:
         kit.request(pacer, 5000)  # more than is leased ahead
     pacer.close()
     assert kit.row("spent_tokens") == 15_100
+
+
+def test_a_dead_database_is_named_and_waited_for() -> None:
+    with tempfile.TemporaryDirectory(prefix="embedtui-test-") as folder, EmbeddedServer(Path(folder) / "pg") as server:
+        kit = Kit(server.dsn("postgres"))
+        pacer = kit.pacer()
+        kit.request(pacer)
+        server.crash()
+        waiter = Waiter(kit, pacer, 5000)  # more than is leased ahead
+        until(lambda: pacer.hold is not None)
+        hold = pacer.hold
+        assert hold is not None
+        assert hold.name == "database"
+        server.start()
+        until(waiter.entered.is_set)
+        waiter.end()
+        pacer.close()
+        kit.conn.close()
+        kit.conn = connect(kit.dsn, name="test")
+        assert kit.row("spent_tokens") == 5100
+        kit.close()
 
 
 def test_a_missing_row_is_an_error(kit: Kit) -> None:

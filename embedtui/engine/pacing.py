@@ -182,9 +182,10 @@ class Pacer:
         self._ratio: float | None = None
         self._sample = (0, 0)
         """Characters and tokens of replies not yet told to the row."""
-        self._drawn = 0
-        self._use = 0.0
-        """Tokens a second, of late."""
+        self._drawn = (0, 0)
+        """Tokens and requests let go since the last sync."""
+        self._use = (0.0, 0.0)
+        """Tokens and requests a second, of late."""
         self._rejections = 0
         """429s not yet told to the row."""
         self._rejected_total: int | None = None
@@ -202,6 +203,7 @@ class Pacer:
         self._knows_row = False
         self._synced_at = -math.inf
         self._syncing = False
+        self._lost_until = -math.inf
         self._obstacle: tuple[_Obstacle, float, datetime] | None = None
         """What the first in line waits for, and since when."""
 
@@ -314,7 +316,7 @@ class Pacer:
         self._obstacle = None
         self._pool_tokens -= ticket.need
         self._pool_requests -= 1
-        self._drawn += ticket.need
+        self._drawn = (self._drawn[0] + ticket.need, self._drawn[1] + 1)
         self._in_flight += 1
         self._reserved += ticket.need
         probe = self._blocked
@@ -326,6 +328,8 @@ class Pacer:
         now = self._clock()
         if self._syncing:
             return _Obstacle(*self._present(), wait=SYNC_SECONDS)
+        if now < self._lost_until:
+            return self._lost()
         if self._in_flight >= self._finder.limit:
             self._finder.wanted()
             if now - self._synced_at >= KNOB_SECONDS:
@@ -479,7 +483,10 @@ class Pacer:
                 raise
         else:
             return None
-        self._synced_at = self._clock()
+        self._lost_until = self._clock() + KNOB_SECONDS
+        return self._lost()
+
+    def _lost(self) -> _Obstacle:
         return _Obstacle("database", "The database is lost; trying again.", KNOB_SECONDS)
 
     def _sync(self, *, claim: bool = False, giving_back: bool = False) -> None:
@@ -491,13 +498,16 @@ class Pacer:
         elapsed = now - self._synced_at
         if math.isfinite(elapsed) and elapsed > 0:
             weight = min(1.0, elapsed / KNOB_SECONDS)
-            self._use += weight * (self._drawn / elapsed - self._use)
+            tokens_used, requests_used = (
+                use + weight * (drawn / elapsed - use) for use, drawn in zip(self._use, self._drawn, strict=True)
+            )
+            self._use, self._drawn = (tokens_used, requests_used), (0, 0)
         # what was used beyond the lease is spent already, whatever the budget says
         settle, self._pool_tokens = max(0, -self._pool_tokens), max(0, self._pool_tokens)
-        ahead = int(self._use * PREFETCH_SECONDS)
+        tokens_ahead, requests_ahead = (math.ceil(use * PREFETCH_SECONDS) for use in self._use)
         waiting = list(self._line)[: max(1, self._finder.limit - self._in_flight)]
-        want_tokens = sum(ticket.need for ticket in waiting) + ahead - self._pool_tokens
-        want_requests = 2 * len(waiting) - self._pool_requests
+        want_tokens = sum(ticket.need for ticket in waiting) + tokens_ahead - self._pool_tokens
+        want_requests = len(waiting) + requests_ahead - self._pool_requests
         # nothing is asked for by the first look, which reads the knobs, nor with the news of a 429: the provider's
         # bucket is empty then, so ours has to be
         if giving_back or self._rejections or not self._knows_row:
@@ -523,7 +533,7 @@ class Pacer:
             "claim": claim,
             "probe": PROBE_SECONDS,
         }
-        drawn, self._drawn, self._sample = self._drawn, 0, (0, 0)
+        self._sample = (0, 0)
         self._rejections, self._block, self._clear = 0, None, False
         self._changed.release()
         row = None
@@ -535,7 +545,6 @@ class Pacer:
             self._synced_at = self._clock()
             if row is None:  # it goes into the next one
                 self._pool_tokens -= settle
-                self._drawn += drawn
                 self._rejections += rejected
                 self._block = self._block or block
                 self._clear = (self._clear or clear) and self._block is None
@@ -581,13 +590,6 @@ class Pacer:
             self._blocked_until = None if remaining is None else now + remaining
             self._blocked_why = str(why)
 
-    def unblock(self) -> None:
-        """End a backoff or a long Retry-After at an operator's word; the next request is tried at once."""
-        with self._changed:
-            self._clear, self._block = True, None
-            self._blocked_until, self._failures, self._blocks = None, 0, 0
-            self._changed.notify_all()
-
     def close(self) -> None:
         """Give back what was leased and not used, and close the connection."""
         with self._changed:
@@ -595,6 +597,11 @@ class Pacer:
                 if self._knows_row:
                     self._sync(giving_back=True)
             self._link.drop()
+
+
+def unblock(conn: Connection, migration_id: int) -> None:
+    """End a backoff or a long Retry-After for all processes, at an operator's word; seen within KNOB_SECONDS."""
+    conn.execute("UPDATE embedtui.pace SET blocked_until = NULL, blocked_why = '' WHERE migration = %s", [migration_id])
 
 
 def _about_requests(fault: ProviderFault) -> bool | None:
