@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ import pytest
 from psycopg import sql
 
 import embedtui
-from embedtui.demo.database import EmbeddedServer
+from embedtui.demo.database import EmbeddedServer, _account, _binaries
 from embedtui.errors import DatabaseError, DatabaseLost, Refused
 from embedtui.model import EmbeddingModel, Phase, PlacementKind, Side
 from embedtui.postgres import route as pointer
@@ -277,6 +279,42 @@ def test_lost_connection_keeps_the_last_route_and_says_so(tmp_path: Path) -> Non
             eventually(lambda: router.route("documents").epoch == epoch, "it catches up")
             eventually(lambda: router.status.connected and router.status.listening, "it listens again")
             assert router.status.lost_since is None and router.status.detail == ""
+
+
+def test_on_a_standby_the_poll_follows_and_its_bound_is_said() -> None:
+    binaries = _binaries(18)
+    account = _account(binaries)
+    folder = Path(tempfile.mkdtemp(prefix="embedtui-standby-"))
+    folder.chmod(0o755)
+    try:
+        with EmbeddedServer(folder / "primary", version=18) as primary:
+            with psycopg.connect(primary.dsn(), autocommit=True) as admin:
+                admin.execute("CREATE DATABASE shop")
+            with psycopg.connect(primary.dsn("shop"), autocommit=True) as admin:
+                admin.execute("CREATE EXTENSION vector")
+            make(primary.dsn("shop"), rows=4)
+            replica = folder / "replica"
+            replica.mkdir()
+            if account:
+                shutil.chown(replica, account["user"], account["group"])
+            command = [str(binaries / "pg_basebackup"), "--dbname", primary.dsn(), "--checkpoint", "fast", "--no-sync"]
+            command += ["--write-recovery-conf", "--pgdata", str(replica / "postgresql-18")]
+            subprocess.run(command, check=True, capture_output=True, cwd="/", **account)
+            with (
+                EmbeddedServer(replica, version=18) as standby,
+                Router(standby.dsn("shop"), poll_seconds=0.1) as router,
+                psycopg.connect(standby.dsn("shop"), autocommit=True) as conn,
+            ):
+                assert router.route("documents").search(conn, vector(3), 1)[0].key == ("3",)
+                status = router.status
+                assert status.connected and not status.listening and status.bound_seconds == 0.1
+                epoch = flip(primary.dsn("shop"), "documents", "new")
+                eventually(lambda: router.route("documents").epoch == epoch, "the poll finds the flip")
+                assert router.route("documents").search(conn, vector(3), 1)[0].key == ("2",)
+                eventually(lambda: not router.status.reporting, "it says that it cannot report")
+                assert "read-only" in router.status.detail
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_terminated_backend_misses_no_flip(database: str, conn: psycopg.Connection) -> None:
