@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pytest
@@ -251,9 +251,8 @@ def test_too_few_queries_are_not_a_pass() -> None:
     assert verdict_of((replace(passed, result="inconclusive"), replace(passed, result="fail"))) == "FAIL"
 
 
-def test_every_setting_is_a_threshold() -> None:
-    assert GateThresholds.of(GateSettings()) == GateThresholds()
-    assert GateThresholds.of(GateSettings(min_overlap=0.3)).min_overlap == 0.3
+def test_every_setting_is_a_threshold_with_the_same_default() -> None:
+    assert GateThresholds(**asdict(GateSettings())) == GateThresholds()
 
 
 def test_a_share_is_never_rounded_up_to_all() -> None:
@@ -424,6 +423,18 @@ def test_with_change_capture_only_changed_content_counts(database: str) -> None:
         status = current_evaluation(conn, migration)
     assert status is not None
     assert "11 of 200" in status.why_void
+
+
+def test_the_drift_that_voids_is_a_setting(database: str) -> None:
+    migration = small(database)
+    made = rows_compared(database, migration)
+    strict = GateThresholds(max_drift=0.01)
+    decide_gate(connector(database), migration, replace(made, evaluation_id=None), strict)
+    execute(database, "UPDATE docs SET content = 'x' || id WHERE id::int < 5")
+    with connect(database, name="test") as conn:
+        status = current_evaluation(conn, migration)
+    assert status is not None
+    assert status.why_void == "5 of 200 rows changed since (2 %, more than 1 %)"
 
 
 def test_an_evaluation_of_other_models_is_void(database: str) -> None:

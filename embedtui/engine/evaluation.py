@@ -189,8 +189,13 @@ def _counters(conn: Connection, migration: Migration, *, after: int | None, at_m
 # -------------------------------------------------------------------------------------------------------- kept
 
 
-def record(conn: Connection, migration: Migration, comparison: Comparison) -> Comparison:
-    """Append a judged comparison to embedtui.evaluation; returned with its id and time."""
+def record(
+    conn: Connection, migration: Migration, comparison: Comparison, void_share: float = VOID_SHARE
+) -> Comparison:
+    """Append a judged comparison to embedtui.evaluation; returned with its id and time.
+
+    It is void once more than ``void_share`` of the rows have changed.
+    """
     assert comparison.seen is not None
     figures = comparison.measures
     summary = {
@@ -218,7 +223,7 @@ def record(conn: Connection, migration: Migration, comparison: Comparison) -> Co
             Jsonb([asdict(check) for check in comparison.checks]),
             comparison.verdict,
             # the summary is kept apart from the rankings, so that a snapshot need not unpack them
-            Jsonb({"seen": asdict(comparison.seen), "summary": summary}),
+            Jsonb({"seen": asdict(comparison.seen), "summary": summary, "void_share": void_share}),
         ],
     ).fetchone()
     assert row is not None
@@ -393,21 +398,20 @@ def _unpacked(kept: Mapping[str, Any]) -> Measures:
 # -------------------------------------------------------------------------------------------------- still valid?
 
 
-def current_evaluation(
-    conn: Connection, migration: Migration, *, void_share: float = VOID_SHARE
-) -> EvaluationStatus | None:
+def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStatus | None:
     """The newest evaluation and whether it is still about the present state; None if there is none.
 
     Cheap enough for every snapshot: counters, catalog and the tail of the queue, never the table.
     """
     row = conn.execute(
-        "SELECT id, at, queries, verdict, state->'summary', state->'seen' FROM embedtui.evaluation"
+        "SELECT id, at, queries, verdict, state->'summary', state->'seen', (state->>'void_share')::float8"
+        " FROM embedtui.evaluation"
         " WHERE migration = %s ORDER BY id DESC LIMIT 1",
         [migration.id],
     ).fetchone()
     if row is None:
         return None
-    number, at, queries, verdict, summary, seen = row
+    number, at, queries, verdict, summary, seen, void_share = row
     why = _why_void(conn, migration, SeenState(**seen), void_share)
     return EvaluationStatus(
         id=number,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import psycopg
 
-from embedtui.config import GateSettings
 from embedtui.engine.compare import Connect
 from embedtui.engine.evaluation import (
     VOID_SHARE,
@@ -60,11 +59,6 @@ class GateThresholds:
     max_drift: float = VOID_SHARE
     """Share of rows that may change before the evaluation is void."""
 
-    @classmethod
-    def of(cls, settings: GateSettings) -> GateThresholds:
-        """The thresholds that the settings name, the other ones as they are."""
-        return cls(**asdict(settings))
-
 
 class Quality(StrEnum):
     """What the judgments say of the new model."""
@@ -90,7 +84,7 @@ def decide_gate(
         same = [(check.name, check.result) for check in checks] == [(c.name, c.result) for c in comparison.checks]
         if comparison.evaluation_id is not None and same and verdict == comparison.verdict:
             return replace(comparison, checks=checks)
-        judged = record(conn, migration, replace(comparison, checks=checks, verdict=verdict))
+        judged = record(conn, migration, replace(comparison, checks=checks, verdict=verdict), thresholds.max_drift)
         reasons = ", ".join(check.name for check in checks if check.result not in ("pass", "warn"))
         add_audit(
             conn, migration.id, "evaluation", f"{verdict}, {judged.measures.queries} queries; {reasons}".strip("; ")
