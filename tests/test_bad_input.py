@@ -23,6 +23,40 @@ def api() -> Iterator[LoopbackServer]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def unchanged(server: EmbeddedServer) -> Iterator[str]:
+    """A database that every test leaves as it found it."""
+    execute(server.dsn(), "CREATE DATABASE bad_input")
+    dsn = server.dsn("bad_input")
+    execute(dsn, "CREATE EXTENSION vector;" + DOCUMENTS)
+    execute(dsn, "CREATE TABLE nokey (id int, content text, embedding vector(4))")
+    yield dsn
+    execute(server.dsn(), "DROP DATABASE bad_input WITH (FORCE)")
+
+
+@pytest.fixture
+def still(
+    unchanged: str,
+    api: LoopbackServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[InProcess]:
+    """Commands that are refused; whatever they are, nothing is left behind."""
+    yield InProcess(tmp_path, _environ(unchanged, api), monkeypatch, capsys)
+    assert traces(unchanged) == []
+
+
+def _environ(dsn: str, api: LoopbackServer) -> dict[str, str]:
+    return {
+        "DATABASE_URL": dsn,
+        "OPENAI_BASE_URL": api.base_url,
+        "OPENAI_API_KEY": KEY,
+        "EMBED_MODEL": "m",
+        "EMBED_DIMENSIONS": "8",
+    }
+
+
 @pytest.fixture
 def run(
     database: str,
@@ -33,14 +67,7 @@ def run(
 ) -> InProcess:
     """Commands with all settings right: what a test gives is what is wrong."""
     api.faults.clear()
-    environ = {
-        "DATABASE_URL": database,
-        "OPENAI_BASE_URL": api.base_url,
-        "OPENAI_API_KEY": KEY,
-        "EMBED_MODEL": "m",
-        "EMBED_DIMENSIONS": "8",
-    }
-    return InProcess(tmp_path, environ, monkeypatch, capsys)
+    return InProcess(tmp_path, _environ(database, api), monkeypatch, capsys)
 
 
 RUN = ("run", "--table", "documents")
@@ -51,24 +78,26 @@ BOTH = pytest.mark.parametrize("command", ["plan", "run"])
 
 
 @BOTH
-def test_no_connection_string(run: InProcess, command: str) -> None:
-    run(command, "--table", "documents", DATABASE_URL="").refused(2, "DATABASE_URL is not set", ".env")
+def test_no_connection_string(still: InProcess, command: str) -> None:
+    still(command, "--table", "documents", DATABASE_URL="").refused(2, "DATABASE_URL is not set", ".env")
 
 
 @BOTH
-def test_no_database_there(run: InProcess, command: str) -> None:
-    result = run(command, "--table", "documents", DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/x")
+def test_no_database_there(still: InProcess, command: str) -> None:
+    result = still(command, "--table", "documents", DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/x")
     result.refused(3, "127.0.0.1:1", "Is the server running")
     assert "hunter2" not in result.err
 
 
-def test_no_such_database(run: InProcess) -> None:
-    dsn = run.environ["DATABASE_URL"].replace("@/t", "@/nosuch_t")
-    run("plan", "--table", "documents", DATABASE_URL=dsn).refused(3, "does not exist", "DATABASE_URL")
+def test_no_such_database(still: InProcess) -> None:
+    dsn = still.environ["DATABASE_URL"].replace("bad_input", "nosuch")
+    still("plan", "--table", "documents", DATABASE_URL=dsn).refused(3, "does not exist", "DATABASE_URL")
 
 
-def test_not_a_connection_string(run: InProcess) -> None:
-    run("plan", "--table", "documents", DATABASE_URL="nonsense").refused(3, "not a connection string", "postgresql://")
+def test_not_a_connection_string(still: InProcess) -> None:
+    still("plan", "--table", "documents", DATABASE_URL="nonsense").refused(
+        3, "not a connection string", "postgresql://"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +110,19 @@ def password_server() -> Iterator[EmbeddedServer]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_wrong_password(run: InProcess, password_server: EmbeddedServer) -> None:
+def test_wrong_password(still: InProcess, password_server: EmbeddedServer) -> None:
     dsn = password_server.tcp_dsn("postgres", "guest", "hunter2")
-    result = run("plan", "--table", "documents", DATABASE_URL=dsn)
+    result = still("plan", "--table", "documents", DATABASE_URL=dsn)
     result.refused(3, "refused the user or password", "DATABASE_URL")
     assert "hunter2" not in result.err
-    debug = run("plan", "--table", "documents", DATABASE_URL=dsn, EMBEDTUI_DEBUG="1")
+    debug = still("plan", "--table", "documents", DATABASE_URL=dsn, EMBEDTUI_DEBUG="1")
     assert "Traceback" in debug.err and "hunter2" not in debug.err
 
 
 @BOTH
-def test_no_pgvector(run: InProcess, empty_database: str, command: str) -> None:
+def test_no_pgvector(still: InProcess, empty_database: str, command: str) -> None:
     execute(empty_database, "DROP EXTENSION IF EXISTS vector CASCADE; CREATE TABLE documents (id int, content text)")
-    result = run(command, "--table", "documents", DATABASE_URL=empty_database)
+    result = still(command, "--table", "documents", DATABASE_URL=empty_database)
     result.refused(3, "pgvector is not in database", "CREATE EXTENSION vector")
     assert traces(empty_database) == []
 
@@ -116,11 +145,8 @@ def test_no_pgvector(run: InProcess, empty_database: str, command: str) -> None:
         ((), "No table is set"),
     ],
 )
-def test_a_wrong_table_column_or_key(run: InProcess, command: str, flags: tuple[str, ...], said: str) -> None:
-    dsn = run.environ["DATABASE_URL"]
-    execute(dsn, DOCUMENTS + "CREATE TABLE nokey (id int, content text, embedding vector(4))")
-    run(command, *flags).refused(2, said)
-    assert traces(dsn) == []
+def test_a_wrong_table_column_or_key(still: InProcess, command: str, flags: tuple[str, ...], said: str) -> None:
+    still(command, *flags).refused(2, said)
 
 
 def test_an_ambiguous_table_without_a_terminal(run: InProcess) -> None:
@@ -161,11 +187,8 @@ def test_no_permission(run: InProcess) -> None:
 # ---------------------------------------------------------------------------------------------------- provider
 
 
-def test_no_key(run: InProcess) -> None:
-    dsn = run.environ["DATABASE_URL"]
-    execute(dsn, DOCUMENTS)
-    run(*RUN, OPENAI_API_KEY="").refused(4, "OPENAI_API_KEY is not set", ".env")
-    assert traces(dsn) == []
+def test_no_key(still: InProcess) -> None:
+    still(*RUN, OPENAI_API_KEY="").refused(4, "OPENAI_API_KEY is not set", ".env")
 
 
 @pytest.mark.parametrize(
@@ -182,23 +205,21 @@ def test_a_wrong_key_model_or_size_is_mended_by_a_rerun(run: InProcess, wrong: d
     result = run(*RUN, **wrong)
     result.refused(4, said)
     assert "sk-not-the-right-one" not in result.err
-    assert rows(dsn, "SELECT count(*) FROM documents") == [(60,)]
+    assert traces(dsn) == []
     again = run(*RUN, "--json")
     assert again.code == 0, again
     assert again.json["backfill"]["rows"] == 60
     assert rows(dsn, "SELECT count(embedding_v2), min(vector_dims(embedding_v2)) FROM documents") == [(60, 8)]
 
 
-def test_no_model(run: InProcess) -> None:
-    execute(run.environ["DATABASE_URL"], DOCUMENTS)
-    run(*RUN, EMBED_MODEL="").refused(2, "The new model is not set", "EMBED_MODEL")
-    run(*RUN, EMBED_DIMENSIONS="").refused(2, "dimensions of m are not known", "EMBED_DIMENSIONS")
-    run(*RUN, EMBED_DIMENSIONS="many").refused(2, 'new_model.dimensions = "many" (EMBED_DIMENSIONS)')
+def test_no_model(still: InProcess) -> None:
+    still(*RUN, EMBED_MODEL="").refused(2, "The new model is not set", "EMBED_MODEL")
+    still(*RUN, EMBED_DIMENSIONS="").refused(2, "dimensions of m are not known", "EMBED_DIMENSIONS")
+    still(*RUN, EMBED_DIMENSIONS="many").refused(2, 'new_model.dimensions = "many" (EMBED_DIMENSIONS)')
 
 
-def test_wrong_old_dimensions(run: InProcess) -> None:
-    execute(run.environ["DATABASE_URL"], DOCUMENTS)
-    run(*RUN, "--old-dimensions", "5").refused(2, "old_model.dimensions = 5 (--old-dimensions)", "vectors of 4")
+def test_wrong_old_dimensions(still: InProcess) -> None:
+    still(*RUN, "--old-dimensions", "5").refused(2, "old_model.dimensions = 5 (--old-dimensions)", "vectors of 4")
 
 
 # -------------------------------------------------------------------------------------------------------- rows
@@ -272,12 +293,12 @@ def test_a_quoted_mixed_case_name_with_a_space(run: InProcess) -> None:
         (("status", "--config", "none.toml"), "No settings file none.toml"),
     ],
 )
-def test_a_wrong_command_line(run: InProcess, arguments: tuple[str, ...], said: str) -> None:
-    run(*arguments).refused(2, said)
+def test_a_wrong_command_line(still: InProcess, arguments: tuple[str, ...], said: str) -> None:
+    still(*arguments).refused(2, said)
 
 
-def test_the_dashboard_without_a_terminal(run: InProcess) -> None:
-    run().refused(2, "needs a terminal", "embedtui status")
+def test_the_dashboard_without_a_terminal(still: InProcess) -> None:
+    still().refused(2, "needs a terminal", "embedtui status")
 
 
 @pytest.mark.parametrize(
@@ -288,9 +309,8 @@ def test_the_dashboard_without_a_terminal(run: InProcess) -> None:
         ("decide", "1", "new"), ("pace", "--spend-cap", "1"),
     ],
 )  # fmt: skip
-def test_nothing_to_act_on(run: InProcess, arguments: tuple[str, ...]) -> None:
-    run(*arguments).refused(6, "embedtui run")
-    assert traces(run.environ["DATABASE_URL"]) == []
+def test_nothing_to_act_on(still: InProcess, arguments: tuple[str, ...]) -> None:
+    still(*arguments).refused(6, "embedtui run")
 
 
 def test_control_characters_from_the_database_never_reach_the_terminal(run: InProcess) -> None:

@@ -55,12 +55,18 @@ def run(
     return InProcess(tmp_path, environ, monkeypatch, capsys)
 
 
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> InProcess:
+    """Runs commands that need nothing."""
+    return InProcess(tmp_path, {}, monkeypatch, capsys)
+
+
 # -------------------------------------------------------------------------------------------------------- help
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_with_an_example(run: InProcess, name: str) -> None:
-    result = run(name, "--help", DATABASE_URL="")
+def test_every_command_has_help_with_an_example(offline: InProcess, name: str) -> None:
+    result = offline(name, "--help")
     assert result.code == 0 and result.err == ""
     head, _, examples = result.out.partition("\nExample:\n")
     assert head.split("\n\n")[1].strip().endswith("."), "a sentence says what it does"
@@ -87,8 +93,8 @@ def test_every_option_is_explained(name: str) -> None:
             assert parameter.help, parameter.name
 
 
-def test_help_lists_the_journey_and_the_exit_codes(run: InProcess) -> None:
-    out = run("--help").out
+def test_help_lists_the_journey_and_the_exit_codes(offline: InProcess) -> None:
+    out = offline("--help").out
     order = [out.index(f"\n  {name} ") for name in ("demo", "init", "plan", "run", "compare", "cutover", "cleanup")]
     assert order == sorted(order)
     assert "130 interrupted" in " ".join(out.split())
@@ -96,9 +102,9 @@ def test_help_lists_the_journey_and_the_exit_codes(run: InProcess) -> None:
         assert str(code.value) in out
 
 
-def test_version(run: InProcess) -> None:
-    assert run("--version").out.startswith("embedtui ")
-    assert set(run("version", "--json").json) >= {"embedtui", "python", "psycopg"}
+def test_version(offline: InProcess) -> None:
+    assert offline("--version").out.startswith("embedtui ")
+    assert set(offline("version", "--json").json) >= {"embedtui", "python", "psycopg"}
 
 
 # -------------------------------------------------------------------------------------------------------- init
@@ -339,7 +345,7 @@ def shell(environ: dict[str, str], tmp_path: Path) -> Shell:
     return Shell(tmp_path, environ)
 
 
-def slowly(dsn: str, api: LoopbackServer, count: int = 400) -> None:
+def slowly(dsn: str, api: LoopbackServer, count: int = 100) -> None:
     """A backfill that takes some seconds: long texts, few of which fit into a request."""
     execute(
         dsn,
@@ -370,7 +376,7 @@ def wait_until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_run_cleanly_and_the_next_goes_on(
-    shell: Shell, api: LoopbackServer, number: signal.Signals
+    shell: Shell, run: InProcess, api: LoopbackServer, number: signal.Signals
 ) -> None:
     dsn = shell.environ["DATABASE_URL"]
     slowly(dsn, api)
@@ -388,13 +394,15 @@ def test_a_signal_stops_the_run_cleanly_and_the_next_goes_on(
     (stored,) = rows(dsn, "SELECT count(embedding_v2) FROM documents")
     assert stored == (api.inputs - ASKED,), "every reply that was paid for is stored"
     api.latency = 0.0
-    finished = shell.spawn("run", "--table", "documents", "--json")
+    finished = run("run", "--table", "documents", "--json")
     assert finished.code == 0, finished
-    assert finished.json["backfill"]["rows"] == 400
-    assert api.inputs == 400 + ASKED
+    assert finished.json["backfill"]["rows"] == 100
+    assert api.inputs == 100 + ASKED
 
 
-def test_killed_outright_the_next_run_pays_again_only_for_what_was_in_flight(shell: Shell, api: LoopbackServer) -> None:
+def test_killed_outright_the_next_run_pays_again_only_for_what_was_in_flight(
+    shell: Shell, run: InProcess, api: LoopbackServer
+) -> None:
     dsn = shell.environ["DATABASE_URL"]
     slowly(dsn, api)
     slow_settings(shell)
@@ -405,11 +413,11 @@ def test_killed_outright_the_next_run_pays_again_only_for_what_was_in_flight(she
         process.kill()
         process.communicate()
     api.latency = 0.0
-    finished = shell.spawn("run", "--table", "documents", "--json")
+    finished = run("run", "--table", "documents", "--json")
     assert finished.code == 0, finished
-    assert finished.json["backfill"]["rows"] == 400
-    assert 400 <= api.inputs - ASKED <= 400 + 2 * 4
-    assert shell.spawn("verify").code == 0
+    assert finished.json["backfill"]["rows"] == 100
+    assert 100 <= api.inputs - ASKED <= 100 + 2 * 4
+    assert run("verify").code == 0
 
 
 def test_progress_goes_to_stderr_and_json_alone_to_stdout(shell: Shell, api: LoopbackServer) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from embedtui.config import load_settings
+from embedtui.config import Settings, load_settings
+from embedtui.demo.database import EmbeddedServer
 from embedtui.errors import DatabaseError, ExitCode, SettingsError, TableError
 from embedtui.model import Distance, PlacementKind, TableName
 from embedtui.postgres import discover, schema
@@ -30,6 +31,24 @@ CREATE TABLE app."My Docs" (
 """
 
 
+@pytest.fixture(scope="module")
+def known(server: EmbeddedServer) -> Iterator[Connection]:
+    """A database whose tables no test changes."""
+    with connect(server.dsn(), name="test") as admin:
+        admin.execute("CREATE DATABASE discover")
+        with connect(server.dsn("discover"), name="test") as connection:
+            connection.execute(
+                "CREATE EXTENSION vector;" + DOCUMENTS + MY_DOCS + "ALTER TABLE documents ADD title text;"
+                'CREATE TABLE "a.b" (id int); CREATE VIEW recent AS SELECT * FROM documents;'
+                "CREATE TABLE nokey (id int, content text, v vector(3));"
+                "CREATE TABLE novector (id int PRIMARY KEY, content text);"
+                "CREATE TABLE notext (id int PRIMARY KEY, v vector(3));"
+                "CREATE TABLE two (id int PRIMARY KEY, content text, v vector(3), w vector(3))"
+            )
+            yield connection
+        admin.execute("DROP DATABASE discover WITH (FORCE)")
+
+
 @pytest.fixture
 def conn(database: str) -> Iterator[Connection]:
     with connect(database, name="test") as connection:
@@ -41,13 +60,15 @@ def resolve(conn: Connection, tmp_path: Path) -> Resolve:
     """Resolves flags against the database, with a new model of 8 dimensions unless said otherwise."""
 
     def run(**flags: Any) -> Draft:
-        named = {name.replace("__", "."): value for name, value in flags.items()}
-        settings = load_settings(
-            {"new_model.name": "m", "new_model.dimensions": 8, **named}, environ={}, cwd=tmp_path / "none"
-        )
-        return discover.resolve(conn, settings)
+        return discover.resolve(conn, settings_of(tmp_path, flags))
 
     return run
+
+
+def settings_of(folder: Path, flags: Mapping[str, Any]) -> Settings:
+    """Settings with a new model of 8 dimensions unless said otherwise."""
+    named = {name.replace("__", "."): value for name, value in flags.items()}
+    return load_settings({"new_model.name": "m", "new_model.dimensions": 8, **named}, environ={}, cwd=folder / "none")
 
 
 # ------------------------------------------------------------------------------------------------------ server
@@ -132,10 +153,9 @@ def test_parse_name(name: str, parts: tuple[tuple[str, bool], ...]) -> None:
     ],
 )
 def test_a_table_is_found_as_people_write_it(
-    conn: Connection, name: str, schema_name: str | None, found: TableName
+    known: Connection, name: str, schema_name: str | None, found: TableName
 ) -> None:
-    conn.execute(DOCUMENTS + MY_DOCS + 'CREATE TABLE "a.b" (id int)')
-    assert discover.find_table(conn, name, schema_name)[1] == found
+    assert discover.find_table(known, name, schema_name)[1] == found
 
 
 @pytest.mark.parametrize(
@@ -152,13 +172,12 @@ def test_a_table_is_found_as_people_write_it(
         ("recent", "recent is a view, not a table"),
     ],
 )
-def test_a_missing_table_comes_with_near_misses(conn: Connection, name: str, said: str) -> None:
-    conn.execute(DOCUMENTS + MY_DOCS + "CREATE VIEW recent AS SELECT * FROM documents")
+def test_a_missing_table_comes_with_near_misses(known: Connection, name: str, said: str) -> None:
     with pytest.raises(TableError) as caught:
-        discover.find_table(conn, name)
+        discover.find_table(known, name)
     assert said in str(caught.value)
     assert caught.value.exit_code is ExitCode.USAGE
-    assert discover.find_table(conn, "documents")
+    assert discover.find_table(known, "documents")
 
 
 def test_shown_quotes_only_what_needs_it() -> None:
@@ -385,17 +404,10 @@ def test_quoted_names_and_a_composite_key(conn: Connection, resolve: Resolve) ->
     ],
 )  # fmt: skip
 def test_a_wrong_or_open_choice_names_setting_and_candidates(
-    conn: Connection, resolve: Resolve, flags: dict[str, Any], said: str
+    known: Connection, tmp_path: Path, flags: dict[str, Any], said: str
 ) -> None:
-    conn.execute(
-        DOCUMENTS + "ALTER TABLE documents ADD title text;"
-        "CREATE TABLE nokey (id int, content text, v vector(3));"
-        "CREATE TABLE novector (id int PRIMARY KEY, content text);"
-        "CREATE TABLE notext (id int PRIMARY KEY, v vector(3));"
-        "CREATE TABLE two (id int PRIMARY KEY, content text, v vector(3), w vector(3))"
-    )
     with pytest.raises(SettingsError) as caught:
-        resolve(**flags)
+        discover.resolve(known, settings_of(tmp_path, flags))
     assert said in str(caught.value)
     assert caught.value.exit_code is ExitCode.USAGE
 
