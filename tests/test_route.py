@@ -108,7 +108,7 @@ def test_canary_share_is_right_stable_growing_and_the_same_in_sql(database: str)
     keys = [f"user-{n}" for n in range(9_990)] + ["", "ключ", "🙂", "a'b", "%", "user 42", "1", "2", "3", "x" * 500]
     chosen: set[str] = set()
     with connect(database, name="test") as conn:
-        for percent in (0, 1, 10, 25, 50, 99, 100):
+        for percent in (0, 10, 50):
             flip(database, "documents", "old", canary=percent)
             rows = conn.execute(
                 "SELECT key, embedtui.side_for('documents', key) FROM unnest(%s::text[]) AS u (key)", [keys]
