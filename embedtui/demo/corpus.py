@@ -10,6 +10,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from embedtui.demo.questions import ANSWERS
@@ -67,14 +68,21 @@ def documents(limit: int = 5000) -> list[Document]:
 
     Where there are more, all answers to the demo's questions stay, then the longest.
     """
-    found: dict[str, str] = {}
-    for name, text in (*_from_source(Path(sysconfig.get_path("stdlib"))), *_from_interpreter()):
-        found.setdefault(name, text)
+    found = _found()
 
     def standing(name: str) -> tuple[bool, bool, int, str]:
         return name not in ANSWERS, name.partition(".")[0] in LEAST_WANTED, -len(found[name]), name
 
     return [Document(name, found[name]) for name in sorted(sorted(found, key=standing)[:limit])]
+
+
+@cache
+def _found() -> dict[str, str]:
+    """Text by name of all there is; takes seconds, so it is read once."""
+    found: dict[str, str] = {}
+    for name, text in (*_from_source(Path(sysconfig.get_path("stdlib"))), *_from_interpreter()):
+        found.setdefault(name, text)
+    return found
 
 
 def _from_source(library: Path) -> Iterator[tuple[str, str]]:

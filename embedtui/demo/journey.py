@@ -62,6 +62,8 @@ INPUTS_PER_REQUEST = 100
 """As Gemini's endpoint allows; with OpenAI's 2,048 the whole demo would be three requests."""
 WATCHABLE_TOKENS_PER_MINUTE = 600_000.0
 """A pace at which the backfill of the demo's documents takes about half a minute on the screen."""
+LEAVING_SECONDS = 0.5
+"""What leaving waits for the application; a model that is being fitted could hold it for seconds."""
 SAY_SECONDS = 1.0
 """Least time between two lines of progress."""
 SEARCHES_SEEN = 5
@@ -119,7 +121,8 @@ class Demo:
             if not self._reusable():
                 self._fill()
             self.traffic = Traffic(self.dsn, *self._embedding_models(), environ=self.environ, table=TABLE)
-            stack.enter_context(self.traffic)
+            self.traffic.start()
+            stack.callback(self.traffic.stop, LEAVING_SECONDS)
             self._exit = stack.pop_all()
         return self
 

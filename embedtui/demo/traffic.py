@@ -130,11 +130,15 @@ class Traffic:
             client = _Client(self, random.Random(f"write {self._seed} {number}"), ids[number :: self._writers])
             self._spawn(f"demo-writer-{number}", client, client.write, self._pace["write"])
 
-    def stop(self) -> None:
-        """Let every thread finish what it is doing, then close its connection."""
+    def stop(self, patience: float = 30) -> None:
+        """Let every thread finish what it is doing, for ``patience`` seconds at most, then close its connection.
+
+        A thread that is still waiting for an answer then is left to itself, and ends with that answer.
+        """
         self._stop.set()
+        deadline = time.monotonic() + patience
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._threads.clear()
         if self._router is not None:
             self._router.close()
@@ -144,8 +148,9 @@ class Traffic:
 
     @property
     def router(self) -> Router:
-        """The application's Router, one for all its threads."""
-        assert self._router is not None, "started"
+        """The application's Router, one for all its threads; raises Refused once it has stopped."""
+        if self._router is None:
+            raise Refused("The application has stopped.")
         return self._router
 
     def count(self, what: str) -> None:
