@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,12 +27,19 @@ LEASE_SECONDS = 30
 LOCK_CLASS = 0x656D  # advisory lock class of live workers; the object is the worker's id
 READ_BYTES = 16 << 20
 """Text read ahead of the requests, about; bounds memory whatever the table's size."""
-SHARD_BLOCKS = (128, 2048)
-SHARDS_AT_LEAST = 8
-"""Blocks a shard (one request's worth of pages at least), and shards a table where that allows, so hosts can share."""
+SHARD_BLOCKS = (1024, 4096)
+SHARDS_AT_LEAST = 16
+"""Blocks a shard, and shards a table where that allows, so that hosts can share it."""
+ROWS_PER_REQUEST = 512
+"""Rows of a request at most: few enough that their write is short, and that many requests are under way at once."""
+REQUESTS_PER_WAVE = 12
+"""Requests in which all pages of a shard come up once. With as many as there are writers, two of them would meet on
+the same pages, and the second would find the first one's dead rows still visible and have no room for a HOT update."""
+WRITE_SECONDS = 0.25
+"""A write transaction may take so long; requests shrink and grow to keep to it."""
 MAX_PASSES = 3
 """Times a shard is read for rows that were locked, before they are left to the final sweep."""
-WRITERS = 3
+WRITERS = 2
 
 ALIVE = (
     f"EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.classid = {LOCK_CLASS}"
@@ -135,6 +143,7 @@ class Backfill:
         self._stop = job.child_stop()
         self._error: EmbedtuiError | None = None
         self._outstanding = 0
+        self._rows_per_request = ROWS_PER_REQUEST
         self._lock = threading.Lock()
         self._writers = [job.link("write", writes=True) for _ in range(WRITERS)]
         self._free: queue.LifoQueue[int] = queue.LifoQueue()
@@ -282,8 +291,12 @@ class Backfill:
 
     def _pack(self, rows: Sequence[SourceRow]) -> Iterator[Sequence[SourceRow]]:
         model = self._job.migration.new_model
-        limits = Limits(model.max_inputs, model.max_tokens, model.max_input_tokens)
         spread = self._job.migration.placement is PlacementKind.COLUMN
+        most = min(model.max_inputs, self._rows_per_request)
+        if spread:
+            pages = len({row.block for row in rows})
+            most = min(most, max(32, pages // REQUESTS_PER_WAVE))
+        limits = Limits(most, model.max_tokens, model.max_input_tokens)
         yield from pack(rows, limits, self._characters_per_token(), one_per_page=spread)
 
     def _put(self, batch: Batch) -> None:
@@ -329,10 +342,19 @@ class Backfill:
         if outcome.fault:
             self._reject(outcome.rows, outcome.fault)
             return len(outcome.rows)
+        began = time.monotonic()
         written = self._with_writer(lambda conn: self._write(conn, shard, outcome))
+        self._adapt(len(outcome.rows), time.monotonic() - began)
         self._job.add_rows(written.rows)
         self._job.emit(Progressed(now(), f"{written.rows} rows written", written.rows, None))
         return written.rows
+
+    def _adapt(self, rows: int, seconds: float) -> None:
+        """Aim at writes of WRITE_SECONDS; small ones say nothing about large ones."""
+        if seconds > 2 * WRITE_SECONDS:
+            self._rows_per_request = max(32, min(self._rows_per_request, rows) // 2)
+        elif seconds < WRITE_SECONDS and rows >= self._rows_per_request // 2:
+            self._rows_per_request = min(ROWS_PER_REQUEST, self._rows_per_request * 5 // 4)
 
     def _write(self, conn: Connection, shard: Shard, outcome: Outcome) -> Written:
         with conn.transaction():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ CHARACTERS_PER_TOKEN_AT_MOST = 16
 
 _COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_TAIL = b"\xff\xff"
+_TEXT_OID = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,6 @@ class SourceRow:
     key: Key
     block: int
     """Heap page it was read from; 0 where read by key."""
-    tid: int
-    """Its place: block << 16 | offset; 0 where read by key."""
     source: int
     """Fingerprint of the content that ``text`` was made of."""
     text: str
@@ -210,8 +210,7 @@ def prepare_batch(conn: Connection, migration: Migration) -> None:
         for name, vector_type in (("batch", migration.vector_type), ("batch_old", migration.old_vector_type)):
             conn.execute(
                 sql.SQL(
-                    "CREATE TEMP TABLE IF NOT EXISTS {} (key text[], tid tid, source bigint, embedding {})"
-                    " ON COMMIT DELETE ROWS"
+                    "CREATE TEMP TABLE IF NOT EXISTS {} (key text[], source bigint, embedding {}) ON COMMIT DELETE ROWS"
                 ).format(sql.Identifier(f"embedtui_{name}"), sql.Identifier(migration.vector_schema, vector_type))
             )
         # The batch has no statistics; without these a small table would be read whole for every batch.
@@ -219,35 +218,22 @@ def prepare_batch(conn: Connection, migration: Migration) -> None:
         conn.execute("SET enable_mergejoin = off")
 
 
-def copy_by_tid(rows: Sequence[SourceRow], vectors: Vectors, half: bool) -> bytes:
-    """Binary COPY data of (tid, source, embedding) for all rows at once; no Python float is made."""
+def copy_data(rows: Sequence[SourceRow], vectors: Vectors, half: bool) -> bytes:
+    """Binary COPY data of (key text[], source bigint, embedding) for all rows; no Python float is made."""
     dimensions = vectors.shape[1]
     number = np.dtype(">f2" if half else ">f4")
-    record = np.dtype(
-        [
-            ("fields", ">i2"),
-            ("tid_length", ">i4"),
-            ("block", ">u4"),
-            ("offset", ">u2"),
-            ("source_length", ">i4"),
-            ("source", ">i8"),
-            ("length", ">i4"),
-            ("dimensions", ">i2"),
-            ("unused", ">i2"),
-            ("vector", number, (dimensions,)),
-        ]
-    )
-    data = np.zeros(len(rows), record)
-    data["fields"] = 3
-    data["tid_length"] = 6
-    data["block"] = [row.tid >> 16 for row in rows]
-    data["offset"] = [row.tid & 0xFFFF for row in rows]
-    data["source_length"] = 8
-    data["source"] = [row.source for row in rows]
-    data["length"] = 4 + number.itemsize * dimensions
-    data["dimensions"] = dimensions
-    data["vector"] = vectors
-    return _COPY_HEAD + data.tobytes() + _COPY_TAIL
+    width = number.itemsize * dimensions
+    numbers = memoryview(vectors.astype(number).tobytes())
+    head = struct.pack("!iHH", 4 + width, dimensions, 0)
+    parts: list[bytes | memoryview] = [_COPY_HEAD]
+    for position, row in enumerate(rows):
+        values = b"".join(struct.pack("!i", len(value)) + value for value in (part.encode() for part in row.key))
+        # an array: dimensions, has NULLs, element type (text), length, lower bound
+        array = struct.pack("!iiIii", 1, 0, _TEXT_OID, len(row.key), 1) + values
+        parts.append(struct.pack("!hi", 3, len(array)) + array + struct.pack("!iq", 8, row.source) + head)
+        parts.append(numbers[position * width : (position + 1) * width])
+    parts.append(_COPY_TAIL)
+    return b"".join(parts)
 
 
 class _Common:
@@ -308,24 +294,18 @@ class _Common:
         rows = []
         with conn.cursor(binary=True) as cursor:
             for tid, key, source, text, characters in cursor.execute(query, prepare=False):
-                block, offset = int.from_bytes(tid[:4], "big"), int.from_bytes(tid[4:], "big")
-                rows.append(SourceRow(tuple(key), block, block << 16 | offset, source, text, characters))
+                rows.append(SourceRow(tuple(key), int.from_bytes(tid[:4], "big"), source, text, characters))
         return rows
 
-    def _copy_tids(self, conn: Connection, rows: Sequence[SourceRow], vectors: Vectors) -> None:
-        data = copy_by_tid(rows, vectors, half=self.migration.vector_type == "halfvec")
+    def _copy(self, conn: Connection, rows: Sequence[SourceRow], vectors: Vectors, side: Side = Side.NEW) -> None:
+        new = side is Side.NEW
+        kind = self.migration.vector_type if new else self.migration.old_vector_type
         with conn.cursor().copy(
-            "COPY pg_temp.embedtui_batch (tid, source, embedding) FROM STDIN (FORMAT BINARY)"
+            sql.SQL("COPY {} (key, source, embedding) FROM STDIN (FORMAT BINARY)").format(
+                sql.Identifier("pg_temp", "embedtui_batch" if new else "embedtui_batch_old")
+            )
         ) as copy:
-            copy.write(data)
-
-    def _copy_keys(self, conn: Connection, rows: Sequence[SourceRow], vectors: Vectors, side: Side) -> None:
-        table = "embedtui_batch" if side is Side.NEW else "embedtui_batch_old"
-        with conn.cursor().copy(
-            sql.SQL("COPY {} (key, source, embedding) FROM STDIN").format(sql.Identifier("pg_temp", table))
-        ) as copy:
-            for row, vector in zip(rows, vectors, strict=True):
-                copy.write_row((list(row.key), row.source, "[" + ",".join(map(repr, vector.tolist())) + "]"))
+            copy.write(copy_data(rows, vectors, half=kind == "halfvec"))
 
     def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
         query = self._format(
@@ -345,7 +325,7 @@ class _Common:
         for key, source, text, characters, blank, fresh, new, old in conn.execute(
             query, [Jsonb([list(key) for key in keys])]
         ):
-            row = SourceRow(tuple(key), 0, 0, source, text, characters)
+            row = SourceRow(tuple(key), 0, source, text, characters)
             result.append(QueuedRow(row, blank, fresh, new, old))
         return result
 
@@ -358,7 +338,7 @@ class _Common:
     def replace(self, conn: Connection, rows: Sequence[SourceRow], vectors: Vectors, side: Side) -> set[Key]:
         if not rows:
             return set()
-        self._copy_keys(conn, rows, vectors, side)
+        self._copy(conn, rows, vectors, side)
         if side is Side.NEW:
             cursor = self._replace_new(conn)
         else:
@@ -442,7 +422,7 @@ class _Common:
             **self._side_columns(),
         )
         return [
-            (SourceRow(tuple(key), 0, 0, source, text, characters), vector)
+            (SourceRow(tuple(key), 0, source, text, characters), vector)
             for key, source, text, characters, vector in conn.execute(query)
         ]
 
@@ -485,13 +465,16 @@ class ColumnPlacement(_Common):
         )
 
     def write(self, conn: Connection, leaf: TableName, rows: Sequence[SourceRow], vectors: Vectors) -> Written:
-        self._copy_tids(conn, rows, vectors)
+        self._copy(conn, rows, vectors)
+        before = self._hot_updates(conn, leaf)
         cursor = conn.execute(
             self._format(
                 """
+                -- Found by key: an index scan prunes the page it comes to, a TID scan does not, and an unpruned page
+                -- has no room for a HOT update.
                 WITH locked AS MATERIALIZED (
                     SELECT t.ctid AS tid, b.embedding, b.source
-                    FROM pg_temp.embedtui_batch b JOIN {leaf} t ON t.ctid = b.tid
+                    FROM pg_temp.embedtui_batch b JOIN {leaf} t ON {batch_key_join}
                     WHERE t.{embedding} IS NULL AND {fingerprint} = b.source
                     FOR NO KEY UPDATE OF t SKIP LOCKED)
                 UPDATE {leaf} t SET {embedding} = l.embedding, {model_column} = {model}, {source_column} = l.source
@@ -500,11 +483,14 @@ class ColumnPlacement(_Common):
                 leaf=relation(leaf),
             )
         )
-        hot = conn.execute(
-            "SELECT pg_stat_get_xact_tuples_hot_updated(%s::regclass)",
-            [sql.Identifier(leaf.schema, leaf.name).as_string(conn)],
+        return Written(cursor.rowcount, cursor.rowcount, self._hot_updates(conn, leaf) - before)
+
+    def _hot_updates(self, conn: Connection, leaf: TableName) -> int:
+        """A counter that also holds this backend's earlier transactions until they are reported: only differences count."""
+        row = conn.execute(
+            "SELECT pg_stat_get_xact_tuples_hot_updated(%s::regclass)", [relation(leaf).as_string(conn)]
         ).fetchone()
-        return Written(cursor.rowcount, cursor.rowcount, int(hot[0]) if hot else 0)
+        return int(row[0]) if row else 0
 
     def _replace_new(self, conn: Connection) -> Any:
         return conn.execute(
@@ -578,13 +564,13 @@ class TablePlacement(_Common):
         return (self._format("DROP TABLE IF EXISTS {side}"),)
 
     def write(self, conn: Connection, leaf: TableName, rows: Sequence[SourceRow], vectors: Vectors) -> Written:
-        self._copy_tids(conn, rows, vectors)
+        self._copy(conn, rows, vectors)
         cursor = conn.execute(
             self._format(
                 """
                 WITH locked AS MATERIALIZED (
                     SELECT {t_keys}, b.embedding, b.source
-                    FROM pg_temp.embedtui_batch b JOIN {leaf} t ON t.ctid = b.tid
+                    FROM pg_temp.embedtui_batch b JOIN {leaf} t ON {batch_key_join}
                     WHERE {fingerprint} = b.source FOR KEY SHARE OF t SKIP LOCKED)
                 INSERT INTO {side} ({key_columns}, {embedding}, {model_column}, {source_column})
                 SELECT {key_columns}, embedding, {model}, source FROM locked ON CONFLICT DO NOTHING
