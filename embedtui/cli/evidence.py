@@ -13,7 +13,7 @@ from embedtui.config import Settings
 from embedtui.engine import report
 from embedtui.engine.queries import VERDICTS, from_file, from_sql
 from embedtui.errors import ExitCode, SettingsError
-from embedtui.model import Comparison, Interval, VerifyReport
+from embedtui.model import Comparison, Interval, QueryComparison, VerifyReport
 from embedtui.postgres.connect import connect
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -122,17 +122,39 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
         say(f"Unknown      {plain(why)}")
     for query in comparison.queries[:show]:
         say()
-        say(f"{query.overlap:.2f}  {plain(query.text, 200)}")
-        for rank in range(max(len(query.old), len(query.new))):
-            sides = []
-            for found in (query.old, query.new):
-                row = found[rank] if rank < len(found) else None
-                sides.append(f"{', '.join(row.key)} {plain(row.text, 30)}" if row else "")
-            say(f"  {rank + 1:>3}  {plain(sides[0]):<44.44}  {plain(sides[1]):<44.44}".rstrip())
+        _print_rankings(query)
     say()
     for check in comparison.checks:
         say(f"{check.result:<12} {check.name}: {plain(check.detail)}" + (f" {plain(check.mend)}" if check.mend else ""))
     say(f"Gate         {comparison.verdict or 'not judged'}")
+
+
+def _print_rankings(query: QueryComparison) -> None:
+    number_of = f" (query {query.query_id})" if query.query_id else ""
+    say(f"overlap {query.overlap:.2f}  {plain(query.text, 200)}{number_of}")
+    say(f"       {'old':<48}  new")
+    for rank in range(max(len(query.old), len(query.new))):
+        sides = []
+        for found in (query.old, query.new):
+            row = found[rank] if rank < len(found) else None
+            sides.append(plain(f"{', '.join(row.key)}  {row.text}", 48) if row else "")
+        say(f"  {rank + 1:>3}  {sides[0]:<48}  {sides[1]}".rstrip())
+
+
+@click.command(cls=ExampleCommand, example='embedtui search "split a path into folder and file"')
+@click.argument("text")
+@target_options
+@click.option("--k", type=click.IntRange(1, 1000), default=10, show_default=True, help="Results per side.")
+@click.option("--where", default="", metavar="SQL", help="The application's own filter, part of both searches.")
+@json_option
+def search(settings: Settings, text: str, k: int, where: str, as_json: bool) -> None:
+    """Search both sides for a text of your own, and see the two rankings."""
+    with engine_for(settings) as engine:
+        found = engine.search_both(text, k=k, where=where)
+    if as_json:
+        emit_json(found)
+    else:
+        _print_rankings(found)
 
 
 @click.command(cls=ExampleCommand, example='embedtui decide 12 new --note "finds the manual, not the blog"')

@@ -17,31 +17,64 @@ from embedtui.cli.common import (
 from embedtui.cli.output import emit_json, note, plain, say
 from embedtui.config import Settings
 from embedtui.errors import Refused
-from embedtui.model import Flip
+from embedtui.model import Event, Flip, Noted
 from embedtui.postgres.discover import shown
+
+
+def _tell(event: Event) -> None:
+    """What an act does and waits for, on stderr."""
+    if isinstance(event, Noted):
+        note(plain(event.text))
 
 
 @click.command(cls=ExampleCommand, example="embedtui cutover --percent 10 --yes\nembedtui cutover")
 @target_options
-@click.option("--percent", type=click.IntRange(0, 100), default=100, show_default=True, help="Share of keys to move.")
+@click.option("--percent", type=click.IntRange(1, 100), default=100, show_default=True, help="Share of keys to move.")
 @click.option("--override", default="", metavar="REASON", help="Pass a gate that did not pass; audited.")
 @click.option("--table-name", "typed", metavar="NAME", help="The table's name, typed to confirm.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--postpone", is_flag=True, help="Flip by itself once nothing is queued; a worker has to be running.")
+@click.option("--cancel", is_flag=True, help="Take a postponed cutover back.")
 @json_option
-def cutover(settings: Settings, percent: int, override: str, typed: str | None, yes: bool, as_json: bool) -> None:
+def cutover(
+    settings: Settings,
+    percent: int,
+    override: str,
+    typed: str | None,
+    yes: bool,
+    postpone: bool,
+    cancel: bool,
+    as_json: bool,
+) -> None:
     """Move reads to the new side: a pointer, in milliseconds. Asks for a recorded evaluation that passed."""
-    with engine_for(settings) as engine:
+    with engine_for(settings, _tell) as engine, stop_signals() as stop:
         migration = engine.require()
+        if cancel:
+            cancelled = engine.cancel_postponed()
+            if as_json:
+                emit_json({"cancelled": cancelled})
+            else:
+                say("The postponed cutover is taken back." if cancelled else "No cutover is postponed.")
+            return
         if not yes:
-            for blocker in engine.blockers("cutover"):
-                note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.release)}".rstrip())
             if typed is None and not interactive():
                 raise Refused(
                     f"The cutover of {plain(shown(migration.table))} is not confirmed.",
                     hint="Add --yes, or type the table's name: --table-name.",
                 )
+            for blocker in engine.blockers("cutover", percent):
+                note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.release)}".rstrip())
+            for notice in engine.notices():
+                note(f"{plain(notice.name)}: {plain(notice.detail)} {plain(notice.mend)}".rstrip())
             confirm_table(migration, typed, act="Cutover")
-        flip = engine.cutover(percent, override=override)
+        if postpone:
+            engine.postpone(percent, override=override)
+            if as_json:
+                emit_json({"postponed": percent})
+            else:
+                say("Postponed until nothing is queued. Take it back: embedtui cutover --cancel")
+            return
+        flip = engine.cutover(percent, override=override, stop=stop)
     _print_flip(flip, as_json, "Rollback: embedtui rollback")
 
 
@@ -50,7 +83,7 @@ def cutover(settings: Settings, percent: int, override: str, typed: str | None, 
 @json_option
 def rollback(settings: Settings, as_json: bool) -> None:
     """Move all reads back to the old side, at once and unasked."""
-    with engine_for(settings) as engine:
+    with engine_for(settings, _tell) as engine:
         flip = engine.rollback()
     _print_flip(flip, as_json, "")
 
@@ -84,10 +117,10 @@ def cleanup(
     as_json: bool,
 ) -> None:
     """Drop the old side and finish. Asks for the table's name; run again, it completes what was interrupted."""
-    with engine_for(settings) as engine, stop_signals() as stop:
+    with engine_for(settings, _tell) as engine, stop_signals() as stop:
         migration = engine.require()
         if only_sql:
-            statements = engine.cleanup_sql(rename=not keep_name)
+            statements = engine.cleanup_sql(rename=not keep_name, archive=archive)
             if as_json:
                 emit_json({"statements": statements})
             else:
@@ -112,9 +145,9 @@ def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
 
     Drops the new side and all that embedtui put on the table; the log stays.
     """
-    with engine_for(settings) as engine:
+    with engine_for(settings, _tell) as engine, stop_signals() as stop:
         migration = engine.require()
-        engine.abort(confirm_table(migration, typed, act="Abort"))
+        engine.abort(confirm_table(migration, typed, act="Abort"), stop=stop)
         snapshot = engine.snapshot()
     if as_json:
         emit_json({"table": migration.table, "phase": snapshot.phase})

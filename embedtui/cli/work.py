@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -32,9 +34,24 @@ from embedtui.cli.output import (
 from embedtui.config import Settings
 from embedtui.engine.plan import require_startable
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, SettingsError
-from embedtui.model import Event, Failed, FaultState, Held, Noted, PhaseChanged, Progressed, RouteFlipped, Snapshot
+from embedtui.model import (
+    Event,
+    Failed,
+    FaultState,
+    Held,
+    Noted,
+    PhaseChanged,
+    Progressed,
+    RouteFlipped,
+    Snapshot,
+)
 from embedtui.postgres.connect import connect
 from embedtui.postgres.discover import shown
+
+if TYPE_CHECKING:
+    from embedtui.engine import Engine
+
+T = TypeVar("T")
 
 POLL_SECONDS = 0.5
 
@@ -57,28 +74,12 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
         if settings.table is not None or known is None:
             with connect(settings.dsn, name="check", read_only=True) as conn:
                 require_startable(conn, settings, known)
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                engine.run(stop, until=until, follow=follow)
-            except BaseException as error:  # handed to the main thread
-                failure.append(error)
-
-        thread = threading.Thread(target=work, name="run", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
-            _tell(events, progress)
-            # the database may be away for a while; the run itself says so
-            with contextlib.suppress(EmbedtuiError):
-                progress.show(progress_text(engine.snapshot()))
-        _tell(events, progress)
-        progress.clear()
-        if failure:
-            if isinstance(failure[0], Interrupted) or stop.is_set():
-                raise Interrupted("Stopped. What is paid for is stored.", hint="Go on with `embedtui run`.")
-            raise failure[0]
+        try:
+            _watched(engine, lambda: engine.run(stop, until=until, follow=follow), progress, events)
+        except EmbedtuiError:
+            if stop.is_set():
+                raise Interrupted("Stopped. What is paid for is stored.", hint="Go on with `embedtui run`.") from None
+            raise
         snapshot = engine.snapshot()
     if as_json:
         emit_json(_status_data(snapshot))
@@ -87,9 +88,34 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
     ctx.exit(ExitCode.NOT_CLEAN if snapshot.faulty else ExitCode.OK)
 
 
-def _tell(events: queue.SimpleQueue[Event], progress: ProgressLine) -> None:
+def _watched(
+    engine: Engine, act: Callable[[], T], progress: ProgressLine, events: queue.SimpleQueue[Event] | None = None
+) -> T:
+    """Do something long on a thread, while this one shows how far it is and stays free for signals."""
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(act())
+        except BaseException as error:  # raised again below
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=work, name="act", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        _tell(events, progress)
+        # the database may be away for a while; the act itself says so
+        with contextlib.suppress(EmbedtuiError):
+            progress.show(progress_text(engine.snapshot()))
+    _tell(events, progress)
+    progress.clear()
+    return outcome.result()
+
+
+def _tell(events: queue.SimpleQueue[Event] | None, progress: ProgressLine) -> None:
     """Print what happened; progress itself comes from the snapshots."""
-    while True:
+    while events is not None:
         try:
             event = events.get_nowait()
         except queue.Empty:
@@ -183,6 +209,23 @@ def _print_status(snapshot: Snapshot) -> None:
         say(f"Worker     {plain(worker.host)}:{worker.pid} {plain(worker.doing)}{alive}")
     if snapshot.next_act:
         say(f"Next       {plain(snapshot.next_act)}" + (f": {plain(snapshot.next_why)}" if snapshot.next_why else ""))
+
+
+@click.command(cls=ExampleCommand, example="embedtui index")
+@target_options
+@json_option
+def index(settings: Settings, as_json: bool) -> None:
+    """Build the new side's index now, without waiting for the run.
+
+    Reads and writes go on meanwhile; Ctrl-C takes the half-built index away.
+    """
+    progress = ProgressLine()
+    with engine_for(settings) as engine, stop_signals() as stop:
+        built = _watched(engine, lambda: engine.build_index(stop), progress)
+    if as_json:
+        emit_json(built)
+    else:
+        say(f"{plain(built.name) or 'No index is wanted'}: {'valid' if built.valid else 'not valid'}.")
 
 
 # ---------------------------------------------------------------------------------------------------- steering

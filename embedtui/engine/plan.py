@@ -16,6 +16,7 @@ from embedtui.postgres import capture, indexes, state
 from embedtui.postgres.discover import (
     Draft,
     RowTrigger,
+    find_table,
     resolve,
     shown,
     shown_column,
@@ -88,27 +89,21 @@ def require_startable(conn: Connection[Any], settings: Settings, known: Migratio
 
     Raises Refused, and what ``resolve`` and ``require_ready`` raise.
     """
-    draft = resolve(conn, settings)
     if known is None or known.phase.ended:
-        require_ready(conn, draft, settings, ask=True)
+        require_ready(conn, resolve(conn, settings), settings, ask=True)
         return
-    there = {
-        "table": shown(known.table),
-        "model": f"{known.new_model.name} ({known.new_model.dimensions})",
-        "old column": known.old_column,
-        "content": ", ".join(known.content_columns),
-    }
-    asked = {
-        "table": shown(draft.facts.table),
-        "model": f"{draft.new_model.name} ({draft.new_model.dimensions})",
-        "old column": draft.old_column,
-        "content": ", ".join(draft.content),
-    }
-    for what, stored in there.items():
-        if stored != asked[what]:
+    model, table = known.new_model, known.table
+    if settings.table is not None and find_table(conn, settings.table, settings.schema)[0] != known.table_oid:
+        raise Refused(f"The migration {known.name} is that of {shown(table)}.", hint="Say which one: --name.")
+    for what, stored, asked in (
+        ("model", model.name, settings.new_model.name),
+        ("dimensions", str(model.dimensions), str(settings.new_model.dimensions or model.dimensions)),
+        ("content", ", ".join(known.content_columns), ", ".join(settings.content)),
+    ):
+        if asked and asked != stored:
             raise Refused(
-                f"The migration {known.name} is under way with {what} {stored}, and the settings say {asked[what]}.",
-                hint=f"Set it back, or give it up first: embedtui abort --table {shown_column(known.table.name)}",
+                f"The migration {known.name} is under way with {what} {stored}, and the settings say {asked}.",
+                hint=f"Set it back, or give it up first: embedtui abort --table {shown_column(table.name)}",
             )
 
 
