@@ -114,8 +114,8 @@ class _Tally:
 class _Sql:
     """The statements of one side, composed once and kept as text."""
 
-    def __init__(self, migration: Migration, side: Side, pgvector: str) -> None:
-        self.migration, self.side = migration, side
+    def __init__(self, migration: Migration, side: Side, pgvector: str, stamped: bool) -> None:
+        self.migration, self.side, self.stamped = migration, side, stamped
         self.iterates = tuple(int(part) for part in pgvector.split(".")[:2] if part.isdigit()) >= (0, 8)
         self.search = functools.lru_cache(maxsize=256)(self._search)
         self.write = functools.lru_cache(maxsize=4)(self._write)
@@ -165,18 +165,20 @@ class _Sql:
             text = (
                 "WITH embedtui_row AS MATERIALIZED (SELECT {keys}, {fingerprint} AS embedtui_source FROM {table}"
                 " WHERE {where}{guard} FOR NO KEY UPDATE)"
-                " INSERT INTO {side} ({keys}, {embedding}, {model_column}, {source_column})"
-                " SELECT {keys}, {vector}, {model}, embedtui_source FROM embedtui_row"
-                " ON CONFLICT ({keys}) DO UPDATE SET {embedding} = excluded.{embedding},"
-                " {model_column} = excluded.{model_column}, {source_column} = excluded.{source_column}"
+                " INSERT INTO {side} ({keys}, {embedding}{stamp_columns}) SELECT {keys}, {vector}{stamp_values}"
+                " FROM embedtui_row"
+                " ON CONFLICT ({keys}) DO UPDATE SET {embedding} = excluded.{embedding}{stamp_updates}"
             )
-        elif migration.phase is Phase.DONE:  # the cleanup took the provenance columns away
-            text = "UPDATE {table} SET {embedding} = {vector} WHERE {where}{guard}"
         else:
-            text = (
-                "UPDATE {table} SET {embedding} = {vector}, {model_column} = {model}, {source_column} = {fingerprint}"
-                " WHERE {where}{guard}"
-            )
+            text = "UPDATE {table} SET {embedding} = {vector}{stamp_sets} WHERE {where}{guard}"
+        stamps = {
+            "stamp_columns": ", {model_column}, {source_column}",
+            "stamp_values": ", {model}, embedtui_source",
+            "stamp_updates": ", {model_column} = excluded.{model_column}, {source_column} = excluded.{source_column}",
+            "stamp_sets": ", {model_column} = {model}, {source_column} = {fingerprint}",
+        }
+        for name, stamp in stamps.items():
+            text = text.replace("{" + name + "}", stamp if self.stamped else "")
         return sql.SQL(text).format(**names).as_string(None)
 
 
@@ -438,7 +440,7 @@ def _pointers(
                     column=row["column_name"],
                     placement=migration.placement,
                     epoch=row["epoch"],
-                    _sql=_Sql(migration, side, row["pgvector"] or ""),
+                    _sql=_Sql(migration, side, row["pgvector"] or "", row["stamped"]),
                     _tally=tally(name),
                 )
         result[name] = _Pointer(both, both[0]["epoch"], _active(both), both[0]["canary"], sides, time.monotonic())

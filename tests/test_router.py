@@ -462,6 +462,17 @@ def test_two_models_of_one_name_are_told_by_their_dimensions(database: str, conn
             router.route("documents", model="m")
 
 
+def test_without_provenance_columns_the_vector_alone_is_written(database: str, conn: psycopg.Connection) -> None:
+    make(database, rows=3)
+    conn.execute("ALTER TABLE documents DROP embedding_v2_model, DROP embedding_v2_source")
+    make(database, PlacementKind.TABLE, rows=3, table="other")
+    conn.execute("ALTER TABLE other_embedding_v2 DROP model, DROP source")
+    with Router(database) as router:
+        for name in ("documents", "other"):
+            assert put(conn, name, 2, "new-model", vector(70))
+            assert router.route(name, model="new-model").search(conn, vector(70), 1)[0].key == ("2",)
+
+
 def test_after_the_cleanup_the_route_goes_on_under_the_new_name(database: str, conn: psycopg.Connection) -> None:
     migration = make(database, rows=8)
     with Router(database, poll_seconds=60) as router:

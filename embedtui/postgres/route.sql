@@ -14,7 +14,13 @@ SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch,
        CASE WHEN s.side = 'new' THEN m.vector_type ELSE m.old_vector_type END AS vector_type,
        m.vector_schema, m.distance, m.index_method, m.placement, m.table_schema, m.table_name, m.table_oid,
        m.key_columns, m.key_types, m.content_columns, m.phase, m.id AS migration,
-       (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector') AS pgvector
+       (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector') AS pgvector,
+       -- whether vectors carry model and fingerprint: the cleanup may have taken these columns away
+       s.side = 'new' AND EXISTS (
+           SELECT FROM pg_catalog.pg_attribute a
+           WHERE a.attrelid = to_regclass(format('%I.%I', m.new_schema, m.new_table)) AND NOT a.attisdropped
+             AND a.attname = CASE m.placement WHEN 'table' THEN 'source' ELSE m.new_column || '_source' END
+       ) AS stamped
 FROM embedtui.route r
 JOIN embedtui.migration m ON m.id = r.migration
 CROSS JOIN (VALUES ('old'), ('new')) AS s (side)
