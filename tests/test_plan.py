@@ -229,6 +229,7 @@ def test_a_healthy_table_has_no_failed_check(conn: Connection, plan: MakePlan, t
         ("CREATE TABLE documents_embedding_v2 ()", {"placement": "table"}, "new side", "exists already", Refused),
         ("CREATE TABLE child () INHERITS (documents)", {}, "inheritance", "old-style inheritance", Refused),
         ("ALTER TABLE documents RENAME id TO source", {"placement": "table"}, "key", "side table's own", Refused),
+        ("", {"pacing__spend_cap": 5.0}, "price", "A spend cap is set (--spend-cap), but the price of m", Refused),
         ("", {"new_model__retired": True}, "new model", "m is retired", Refused),
         ("", {"new_model__key_variable": "NO_SUCH_KEY"}, "provider", "NO_SUCH_KEY is not set", ProviderError),
     ],

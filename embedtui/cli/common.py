@@ -179,7 +179,12 @@ def confirm_table(migration: Migration, typed: str | None, *, act: str) -> str:
                 f"{act} changes {plain(migration.table)} for good.",
                 hint=f"Type its name to confirm: --table {plain(shown(migration.table))}",
             )
-        typed = click.prompt(f"{act} of {plain(migration.table)}. Type the table's name to go on", default="", err=True)
+        typed = click.prompt(
+            f"{act} of {plain(migration.table)}. Type the table's name to go on",
+            default="",
+            show_default=False,
+            err=True,
+        )
     if typed not in wanted:
         raise Refused(f"{plain(typed) or 'Nothing'} is not the table's name; nothing was done.")
     return migration.table.name

@@ -186,7 +186,10 @@ def _print_status(snapshot: Snapshot) -> None:
     if index.exists or index.phase:
         state = "valid" if index.valid else plain(index.phase) or "not valid"
         say(f"Index      {plain(index.name)} ({index.method.value}), {state}")
-    say(f"Sync       {number(snapshot.sync.queued)} queued, oldest {seconds(snapshot.sync.oldest_seconds)}")
+    sync = snapshot.sync
+    say(
+        f"Sync       {number(sync.queued)} queued" + (f", oldest {seconds(sync.oldest_seconds)}" if sync.queued else "")
+    )
     for group in snapshot.faults:
         say(f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}")
     canary = f", {route.canary} % of keys read the new side" if route.canary else ""
@@ -205,8 +208,8 @@ def _print_status(snapshot: Snapshot) -> None:
             f"mean overlap {evaluation.mean_overlap:.2f}{void}"
         )
     for worker in snapshot.workers:
-        alive = "" if worker.alive else f", silent for {seconds(worker.heartbeat_seconds)}"
-        say(f"Worker     {plain(worker.host)}:{worker.pid} {plain(worker.doing)}{alive}")
+        if worker.alive:
+            say(f"Worker     {plain(worker.host)}:{worker.pid} {plain(worker.doing)}")
     if snapshot.next_act:
         say(f"Next       {plain(snapshot.next_act)}" + (f": {plain(snapshot.next_why)}" if snapshot.next_why else ""))
 

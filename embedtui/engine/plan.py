@@ -135,7 +135,7 @@ def _standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, 
     yield from _check_table(draft, migration.placement)
     yield from _check_new_side(conn, draft, migration)
     yield from _check_replication(draft, migration.placement, settings)
-    yield from _check_models(migration)
+    yield from _check_models(migration, settings)
 
 
 # --------------------------------------------------------------------------------------------------- placement
@@ -552,9 +552,16 @@ def _check_texts(migration: Migration, estimate: TextEstimate) -> Iterator[Check
         )
 
 
-def _check_models(migration: Migration) -> Iterator[Check]:
+def _check_models(migration: Migration, settings: Settings) -> Iterator[Check]:
     new, old = migration.new_model, migration.old_model
-    if new.price_per_million is None:
+    if new.price_per_million is None and settings.pacing.spend_cap is not None:
+        yield Check(
+            "price",
+            "fail",
+            f"A spend cap is set ({settings.origin('pacing.spend_cap')}), but the price of {new.name} is not known.",
+            "Set new_model.price_per_million.",
+        )
+    elif new.price_per_million is None:
         yield Check("price", "unknown", f"The price of {new.name} is not known.", "Set new_model.price_per_million.")
     if new.retired:
         yield Check("new model", "fail", f"{new.name} is retired.", "Choose a model that is served.")
