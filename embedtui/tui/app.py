@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
 
-from embedtui.model import Comparison, Event, Flip, Phase, PhaseChanged, Progressed, Snapshot, VerifyReport
+from embedtui.model import Blocker, Comparison, Event, Flip, Phase, PhaseChanged, Progressed, Snapshot, VerifyReport
 from embedtui.tui import acts, comforts, draw, safe, theme
 from embedtui.tui.bridge import (
     ActAdvanced,
@@ -35,7 +35,14 @@ from embedtui.tui.palette import ActsProvider
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.cutover import CutoverScreen
-from embedtui.tui.screens.dialogs import CutoverDialog, LimitsDialog, ReportDialog, TypedNameDialog
+from embedtui.tui.screens.dialogs import (
+    CutoverAnswer,
+    CutoverDialog,
+    LimitsDialog,
+    ReportDialog,
+    Typed,
+    TypedNameDialog,
+)
 from embedtui.tui.screens.faults import FaultsScreen
 from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.log import LogScreen
@@ -99,7 +106,7 @@ class Dashboard(App[None]):
         Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
     ]
 
-    snapshot: reactive[Snapshot | None] = reactive(None, init=False, always_update=True)
+    snapshot: reactive[Snapshot | None] = reactive(None, init=False, always_update=True, repaint=False)
 
     def __init__(
         self,
@@ -122,6 +129,7 @@ class Dashboard(App[None]):
         self._rates: deque[float] = deque(maxlen=_RATES)
         self._events: deque[Event] = deque(maxlen=_EVENTS)
         self._busy: tuple[str, ...] = ()
+        self._asking = ""
         self._worked = False
 
     # ------------------------------------------------------------------------------------------------ life
@@ -276,9 +284,18 @@ class Dashboard(App[None]):
         self.show()
 
     def on_fetched(self, message: Fetched) -> None:
+        verb, _, name = message.topic.partition(" ")
+        if verb == "ask":
+            # A dialog opens only while it is still the last thing asked for, and never over another one.
+            if self._asking == name and isinstance(self.screen, DashboardScreen):
+                self._asking = ""
+                getattr(self, f"_ask_{name}")(message.payload)
+            return
         self.tell(message.topic, message.payload)
 
     def on_fetch_failed(self, message: FetchFailed) -> None:
+        if message.topic.startswith("ask "):
+            self.trouble(message.trouble)
         self.tell(f"{message.topic} failed", message.trouble)
 
     def _ended(self, name: str) -> None:
@@ -345,42 +362,55 @@ class Dashboard(App[None]):
             self.bridge.rollback()
 
     def _act_cutover(self) -> None:
-        self.action_goto("cutover")
+        self.ask_cutover(100)
 
-        def answered(answer: tuple[int, str] | None) -> None:
-            if answer is not None:
-                percent, override = answer
+    def ask_cutover(self, percent: int) -> None:
+        """Opens the cutover's dialog once it is known what stands against it."""
+        self.action_goto("cutover")
+        self._asking = "cutover"
+        self.bridge.fetch("ask cutover", lambda engine: (percent, engine.blockers("cutover", percent)))
+
+    def _ask_cutover(self, found: tuple[int, tuple[Blocker, ...]]) -> None:
+        def answered(answer: CutoverAnswer | None) -> None:
+            if answer is None:
+                return
+            percent, override = answer.percent, answer.override
+            if answer.postponed:
+                self.bridge.act("postpone", lambda engine, _: engine.postpone(percent, override=override))
+            else:
                 self.bridge.act("cutover", lambda engine, _: engine.cutover(percent, override=override))
 
-        self.push_screen(CutoverDialog(self.view), answered)
+        self.push_screen(CutoverDialog(self.view, *found), answered)
 
     def _act_verify(self) -> None:
         self.say("Reading every row; the report opens when it is done.", title="Verify")
         self.bridge.act("verify", lambda engine, _: engine.verify())
 
     def _act_cleanup(self) -> None:
-        self._typed(
-            "cleanup",
-            "Clean up",
-            "Drops the old side for good: after this there is no rollback. The log and the registry stay.",
-            lambda name: lambda engine, stop: engine.cleanup(name, stop=stop),
-        )
+        self._asking = "cleanup"
+        self.bridge.fetch("ask cleanup", lambda engine: (engine.cleanup_sql(), engine.blockers("cleanup")))
+
+    def _ask_cleanup(self, found: tuple[tuple[str, ...], tuple[Blocker, ...]]) -> None:
+        def answered(typed: Typed | None) -> None:
+            if typed is not None:
+                name, override = typed.name, typed.override
+                self.bridge.act("cleanup", lambda engine, stop: engine.cleanup(name, override=override, stop=stop))
+
+        text = "Drops the old side for good: after this there is no rollback. Log and registry stay."
+        self.push_screen(TypedNameDialog("Clean up", text, self.view.table, *found), answered)
 
     def _act_abort(self) -> None:
-        self._typed(
-            "abort",
-            "Abort",
-            "Gives this migration up: the new side, its vectors and the triggers are dropped. "
-            "The old side serves as before.",
-            lambda name: lambda engine, _: engine.abort(name),
-        )
+        self._asking = "abort"
+        self.bridge.fetch("ask abort", lambda engine: engine.blockers("abort"))
 
-    def _typed(self, name: str, verb: str, text: str, work: Callable[[str], Callable[..., object]]) -> None:
-        def answered(typed: str | None) -> None:
+    def _ask_abort(self, blockers: tuple[Blocker, ...]) -> None:
+        def answered(typed: Typed | None) -> None:
             if typed is not None:
-                self.bridge.act(name, work(typed))
+                name = typed.name
+                self.bridge.act("abort", lambda engine, _: engine.abort(name))
 
-        self.push_screen(TypedNameDialog(verb, text, self.view.table), answered)
+        text = "The new side, its vectors and the triggers are dropped. The old side serves as before."
+        self.push_screen(TypedNameDialog("Abort", text, self.view.table, (), blockers), answered)
 
     def _act_faster(self) -> None:
         self._concurrency(1)
@@ -458,7 +488,8 @@ def echo(name: str, result: object) -> str:
         "limits": "Limits set.",
         "cleanup": "Cleaned up: the old side is gone.",
         "abort": "Aborted: the old side serves as before.",
-        "decide": "",
+        "postpone": "Postponed: it cuts over by itself once nothing waits for the sync.",
+        "cancel": "The postponed cutover is taken back." if result else "No cutover was postponed.",
         "retry": "Faulty rows will be tried again.",
         "skip": "Skipped: they count as decided.",
         "truncate": "They will be embedded shortened.",

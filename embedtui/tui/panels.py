@@ -84,6 +84,8 @@ def advice(view: View, width: int, height: int = 1) -> Content:
     if view.link.problem and not view.link.up:
         head = draw.line(("✗ ", "bold $error"), (safe.line(view.link.problem), "$error"))
         hint = safe.line(view.link.hint) or "Trying again by itself."
+        if height == 1:
+            return draw.cut(draw.line(head, "  ", (hint, "$muted")), width)
         return draw.lines([draw.cut(head, width), draw.line((draw.fit(hint, width), "$muted"))], height)
     if name in acts.SCREENS and name not in acts.ACTS:
         key, title = acts.SCREENS[name]
@@ -176,7 +178,7 @@ def backfill(view: View, width: int, height: int) -> Content:
         )
     rows = [draw.cut(each, width) for each in rows]
     if spare >= 3 and len(view.rates) > 1:
-        tall = min(spare - 1, 8)
+        tall = min(spare - 1, 12)
         top = max(view.rates)
         rows.append(draw.row(Content(""), draw.line((f"peak {draw.rate(top)} rows/s", "$faint")), width))
         rows += draw.chart(view.rates, width, tall, "$new")

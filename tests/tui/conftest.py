@@ -49,4 +49,5 @@ async def until(pilot: Pilot[None], condition: Callable[[], object], seconds: fl
             await pilot.pause()
             return
         await pilot.pause(0.01)
-    raise AssertionError("it never came true")
+    said = [notification.message for notification in pilot.app._notifications]
+    raise AssertionError(f"it never came true; said: {said}; on {pilot.app.screen}")

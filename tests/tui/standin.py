@@ -70,8 +70,18 @@ class StandIn:
         self.shown = replace(states.READY, route=replace(states.READY.route, epoch=4))
         return Flip(Side.OLD, 0, 4, 2.4, changed)
 
-    def blockers(self, action):
+    def blockers(self, action, percent=100):
         return self.blocked
+
+    def notices(self):
+        return ()
+
+    def postpone(self, percent=100, *, override=""):
+        self.calls.append(f"postpone {percent}")
+
+    def cancel_postponed(self):
+        self.calls.append("cancel_postponed")
+        return True
 
     def cleanup(self, typed_name, **options):
         self.calls.append(f"cleanup {typed_name}")

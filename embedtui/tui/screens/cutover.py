@@ -9,10 +9,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 
-from embedtui.model import Blocker, Check, PlacementKind, Side
+from embedtui.model import Blocker, Check, Comparison, PlacementKind, Side
 from embedtui.tui import acts, draw, panels, safe, theme
 from embedtui.tui.screens.base import DashboardScreen
-from embedtui.tui.screens.dialogs import CutoverDialog
 from embedtui.tui.view import View
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.sheet import Sheet
@@ -25,11 +24,13 @@ class CutoverScreen(DashboardScreen):
     KEYS = ("share",)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "share", "Share", tooltip="Let a share of reads use the new side first."),
+        Binding("z", "cancel_postponed", "Take back", show=False, tooltip="Take a postponed cutover back."),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self._blockers: tuple[Blocker, ...] | None = None
+        self._notices: tuple[Check, ...] = ()
         self._beat = 0
 
     def body(self) -> ComposeResult:
@@ -53,25 +54,36 @@ class CutoverScreen(DashboardScreen):
             self._fetch()
 
     def _fetch(self) -> None:
-        act = (
-            "cleanup"
-            if self.dashboard.view.new_reads
-            and self.dashboard.view.snapshot is not None
-            and self.dashboard.view.snapshot.route.active is Side.NEW
-            else "cutover"
-        )
-        if self.dashboard.snapshot is not None and self.dashboard.snapshot.migration is not None:
-            self.dashboard.bridge.fetch("blockers", lambda engine: engine.blockers(act))
+        snapshot = self.dashboard.snapshot
+        if snapshot is None or snapshot.migration is None or snapshot.phase.ended:
+            return
+        act = "cleanup" if snapshot.route.active is Side.NEW else "cutover"
+        self.dashboard.bridge.fetch("blockers", lambda engine: engine.blockers(act))
+        self.dashboard.bridge.fetch("notices", lambda engine: engine.notices())
+        if self.dashboard.comparison is None and snapshot.evaluation is not None:
+            self.dashboard.bridge.fetch("last comparison", lambda engine: engine.last_comparison())
 
     def receive(self, topic: str, payload: object) -> None:
         if topic == "blockers" and isinstance(payload, tuple):
             self._blockers = payload
             self.query_one("#blockers", Sheet).repaint()
+        elif topic == "notices" and isinstance(payload, tuple):
+            self._notices = payload
+            self.query_one("#happens", Sheet).repaint()
+        elif topic == "last comparison" and isinstance(payload, Comparison):
+            self.dashboard.comparison = payload
+            self.query_one("#gate", Sheet).repaint()
         elif topic in ("cutover", "rollback", "compare"):
             self._fetch()
 
     def refusal(self, action: str) -> str:
-        return acts.refusal("cutover", self.dashboard.view) if action == "share" else ""
+        view = self.dashboard.view
+        if action == "share":
+            return acts.refusal("cutover", view)
+        if action == "cancel_postponed":
+            pending = view.snapshot is not None and view.snapshot.route.pending
+            return acts.refusal("limits", view) or ("" if pending else "No cutover is postponed.")
+        return ""
 
     def action_share(self) -> None:
         """Opens the cutover dialog with a small share filled in."""
@@ -80,12 +92,15 @@ class CutoverScreen(DashboardScreen):
             self.dashboard.say(reason, severity="warning")
             return
 
-        def answered(answer: tuple[int, str] | None) -> None:
-            if answer is not None:
-                percent, override = answer
-                self.dashboard.bridge.act("cutover", lambda engine, _: engine.cutover(percent, override=override))
+        self.dashboard.ask_cutover(10)
 
-        self.dashboard.push_screen(CutoverDialog(self.dashboard.view, percent=10), answered)
+    def action_cancel_postponed(self) -> None:
+        """Takes a postponed cutover back."""
+        reason = self.refusal("cancel_postponed")
+        if reason:
+            self.dashboard.say(reason, severity="warning")
+            return
+        self.dashboard.bridge.act("cancel", lambda engine, _: engine.cancel_postponed())
 
     def _gate(self, width: int) -> Content:
         view = self.dashboard.view
@@ -101,6 +116,8 @@ class CutoverScreen(DashboardScreen):
         view = self.dashboard.view
         if view.snapshot is None or view.snapshot.migration is None:
             return draw.line(("No migration yet.", "$muted"))
+        if view.phase.ended:
+            return draw.line((f"This migration is {view.phase}: the pointer stays where it is.", "$muted"))
         if self._blockers is None:
             return draw.line(("◌ asking the database …", "$muted"))
         if not self._blockers:
@@ -156,6 +173,8 @@ class CutoverScreen(DashboardScreen):
         for key, text in steps:
             for i, each in enumerate(draw.wrapped(safe.line(text), width - 4, "", 3)):
                 rows.append(draw.line((draw.fit(key if not i else "", 4), "bold $primary"), each))
+        for notice in self._notices:
+            rows += check_lines(notice, width)
         return draw.lines(rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from textual import events, on
@@ -12,7 +13,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
-from embedtui.model import VerifyReport
+from embedtui.model import Blocker, VerifyReport
 from embedtui.tui import draw, safe
 from embedtui.tui.view import View
 
@@ -24,6 +25,8 @@ class Dialog(ModalScreen[T]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss_dialog", "Cancel", show=False)]
     AUTO_FOCUS = "#cancel"
+    TYPED: ClassVar[str] = "Input"
+    """The field that gets what is typed while a button has the focus."""
 
     def action_dismiss_dialog(self) -> None:
         """Leaves without an answer."""
@@ -32,10 +35,11 @@ class Dialog(ModalScreen[T]):
     def on_key(self, event: events.Key) -> None:
         # Cancel is focused so that Enter is harmless; what is typed goes to the first field all the same.
         if isinstance(self.focused, Button) and event.character and event.is_printable and event.character != " ":
-            field = next(iter(self.query(Input)), None)
+            field = next(iter(self.query(self.TYPED).results(Input)), None)
             if field is not None:
                 event.stop()
                 field.focus()
+                # Such a field must not select its text on focus, or the next character would replace this one.
                 field.insert_text_at_cursor(event.character)
 
     @on(Button.Pressed, "#cancel")
@@ -44,125 +48,55 @@ class Dialog(ModalScreen[T]):
         self.dismiss(None)
 
 
-class TypedNameDialog(Dialog[str]):
-    """Asks for the table's name before something that cannot be taken back."""
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """The table's name as typed, and the reason for an override where one was asked for."""
 
-    def __init__(self, verb: str, text: str, table: str, statements: tuple[str, ...] = ()) -> None:
+    name: str
+    override: str = ""
+
+
+class TypedNameDialog(Dialog[Typed]):
+    """Asks for the table's name before something that cannot be taken back.
+
+    Blockers that may be overridden ask for a reason; any other keeps the button closed and says what releases it.
+    """
+
+    def __init__(
+        self, verb: str, text: str, table: str, statements: tuple[str, ...] = (), blockers: tuple[Blocker, ...] = ()
+    ) -> None:
         super().__init__()
-        self._verb, self._text, self._table, self._statements = verb, text, table, statements
+        self._verb, self._text, self._table = verb, text, table
+        self._statements, self._blockers = statements, blockers
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog -danger") as box:
-            box.border_title = f"{self._verb} {safe.line(self._table)}"
+            box.border_title = Content(f"{self._verb} {safe.line(self._table)}")
             yield Static(Content(self._text))
             if self._statements:
                 with VerticalScroll(classes="sql"):
-                    yield Static(Content(safe.block(";\n".join(self._statements))))
-            yield Label(Content.assemble("Type ", (safe.line(self._table), "bold"), " to go on:"))
-            yield Input(id="typed", compact=True)
+                    yield Static(Content(safe.block(";\n".join(self._statements) + ";")))
+            yield from _obstacles(self._blockers)
+            with Horizontal(classes="field"):
+                yield Label(Content.assemble("Type ", (safe.line(self._table), "bold")))
+                yield Input(id="typed", compact=True, select_on_focus=False)
+            if _overridable(self._blockers):
+                yield from _reason()
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
                 yield Button(self._verb, id="go", variant="error", disabled=True, compact=True)
 
     @property
-    def _matches(self) -> bool:
-        return self.query_one("#typed", Input).value.strip() == self._table
-
-    @on(Input.Changed, "#typed")
-    def typed(self) -> None:
-        """Only the whole name releases the button."""
-        self.query_one("#go", Button).disabled = not self._matches
-
-    @on(Input.Submitted, "#typed")
-    @on(Button.Pressed, "#go")
-    def confirmed(self) -> None:
-        """The name was typed and confirmed."""
-        if self._matches:
-            self.dismiss(self.query_one("#typed", Input).value.strip())
-
-
-class CutoverDialog(Dialog[tuple[int, str]]):
-    """Says what a cutover will do, and takes share, table name and, where the gate is not passed, a reason."""
-
-    def __init__(self, view: View, percent: int = 100) -> None:
-        super().__init__()
-        self._view, self._percent = view, percent
-
-    def compose(self) -> ComposeResult:
-        snapshot = self._view.snapshot
-        table = self._view.table
-        evaluation = snapshot.evaluation if snapshot else None
-        passed = evaluation is not None and evaluation.valid and evaluation.verdict == "PASS"
-        dead = snapshot is not None and snapshot.migration is not None and snapshot.migration.old_model.retired
-        with Vertical(classes="dialog") as box:
-            box.border_title = f"Cut over {safe.line(table)}"
-            yield Static(
-                Content.assemble(
-                    "The pointer moves; searches then use ",
-                    ("◆ new", "bold $new"),
-                    ". No DDL, no lock on the table.\n",
-                    "Rollback: ",
-                    ("F9", "bold"),
-                    ", from anywhere, unasked.",
-                )
-            )
-            if dead:
-                yield Static(
-                    Content.styled(
-                        "! The old model is dead: rows written from now on will be stale after a rollback.", "$warning"
-                    )
-                )
-            with Horizontal(classes="field"):
-                yield Label("Share of reads in %")
-                yield Input(str(self._percent), id="percent", compact=True, type="integer", max_length=3)
-            with Horizontal(classes="field"):
-                yield Label(Content.assemble("Type ", (safe.line(table), "bold")))
-                yield Input(id="typed", compact=True)
-            if not passed:
-                verdict = (
-                    "there is no evaluation yet"
-                    if evaluation is None
-                    else (
-                        f"the evaluation says {evaluation.verdict}"
-                        if evaluation.valid
-                        else "the evaluation no longer fits the state"
-                    )
-                )
-                yield Static(
-                    Content.styled(
-                        f"! The gate is not passed: {verdict}. An override needs a reason; it is kept in the log.",
-                        "$warning",
-                    )
-                )
-                with Horizontal(classes="field"):
-                    yield Label("Reason")
-                    yield Input(id="override", compact=True)
-            with Horizontal(classes="buttons"):
-                yield Button("Cancel", id="cancel", compact=True)
-                yield Button("Cut over", id="go", variant="primary", disabled=True, compact=True)
-
-    def on_key(self, event: events.Key) -> None:
-        # What is typed on Cancel goes to the name, not to the share.
-        if isinstance(self.focused, Button) and event.character and event.is_printable and event.character != " ":
-            event.stop()
-            field = self.query_one("#typed", Input)
-            field.focus()
-            field.insert_text_at_cursor(event.character)
-
-    @property
-    def _answer(self) -> tuple[int, str] | None:
-        text = self.query_one("#percent", Input).value
-        if not text.isdigit() or not 1 <= int(text) <= 100:
+    def _answer(self) -> Typed | None:
+        typed = self.query_one("#typed", Input).value.strip()
+        reasons = [field.value.strip() for field in self.query("#override").results(Input)]
+        if typed != self._table or not all(reasons) or _hard(self._blockers):
             return None
-        if self.query_one("#typed", Input).value.strip() != self._view.table:
-            return None
-        reasons = list(self.query("#override").results(Input))
-        reason = reasons[0].value.strip() if reasons else ""
-        return (int(text), reason) if reason or not reasons else None
+        return Typed(typed, reasons[0] if reasons else "")
 
     @on(Input.Changed)
     def typed(self) -> None:
-        """The button is released by a whole answer only."""
+        """Only a whole answer releases the button."""
         self.query_one("#go", Button).disabled = self._answer is None
 
     @on(Input.Submitted)
@@ -171,6 +105,113 @@ class CutoverDialog(Dialog[tuple[int, str]]):
         """Enter in a field goes on only with a whole answer."""
         if self._answer is not None:
             self.dismiss(self._answer)
+
+
+@dataclass(frozen=True, slots=True)
+class CutoverAnswer:
+    """What the operator wants of a cutover."""
+
+    percent: int
+    override: str = ""
+    postponed: bool = False
+    """Only once the sync queue is empty."""
+
+
+class CutoverDialog(Dialog[CutoverAnswer]):
+    """Says what a cutover will do, and takes share, table name and, where something stands against it, a reason."""
+
+    TYPED = "#typed"
+
+    def __init__(self, view: View, percent: int = 100, blockers: tuple[Blocker, ...] = ()) -> None:
+        super().__init__()
+        self._view, self._percent, self._blockers = view, percent, blockers
+
+    def compose(self) -> ComposeResult:
+        table = safe.line(self._view.table)
+        with Vertical(classes="dialog") as box:
+            box.border_title = Content(f"Cut over {table}")
+            yield Static(
+                Content.assemble(
+                    "The pointer moves; searches then use ",
+                    ("◆ new", "bold $new"),
+                    ". No DDL, no lock on the table.\nRollback: ",
+                    ("F9", "bold"),
+                    ", from anywhere, unasked.",
+                )
+            )
+            yield from _obstacles(self._blockers)
+            with Horizontal(classes="field"):
+                yield Label("Share of reads in %")
+                yield Input(str(self._percent), id="percent", compact=True, type="integer", max_length=3)
+            with Horizontal(classes="field"):
+                yield Label(Content.assemble("Type ", (table, "bold")))
+                yield Input(id="typed", compact=True, select_on_focus=False)
+            if _overridable(self._blockers):
+                yield from _reason()
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="cancel", compact=True)
+                if any(blocker.name == "sync" for blocker in self._blockers):
+                    yield Button("When in sync", id="postpone", disabled=True, compact=True)
+                yield Button("Cut over", id="go", variant="primary", disabled=True, compact=True)
+
+    def _answer(self, postponed: bool = False) -> CutoverAnswer | None:
+        text = self.query_one("#percent", Input).value
+        if not text.isdigit() or not 1 <= int(text) <= 100 or _hard(self._blockers):
+            return None
+        if self.query_one("#typed", Input).value.strip() != self._view.table:
+            return None
+        reasons = [field.value.strip() for field in self.query("#override").results(Input)]
+        # Waiting for the sync is what releases the sync blocker: alone, it needs no reason then.
+        needed = any(blocker.name != "sync" for blocker in self._blockers) or not postponed
+        if needed and not all(reasons):
+            return None
+        return CutoverAnswer(int(text), reasons[0] if reasons else "", postponed)
+
+    @on(Input.Changed)
+    def typed(self) -> None:
+        """The buttons are released by a whole answer only."""
+        self.query_one("#go", Button).disabled = self._answer() is None
+        for button in self.query("#postpone").results(Button):
+            button.disabled = self._answer(postponed=True) is None
+
+    @on(Input.Submitted)
+    @on(Button.Pressed, "#go")
+    def confirmed(self) -> None:
+        """Enter in a field goes on only with a whole answer."""
+        answer = self._answer()
+        if answer is not None:
+            self.dismiss(answer)
+
+    @on(Button.Pressed, "#postpone")
+    def postponed(self) -> None:
+        """The engine cuts over by itself once nothing waits."""
+        answer = self._answer(postponed=True)
+        if answer is not None:
+            self.dismiss(answer)
+
+
+def _hard(blockers: tuple[Blocker, ...]) -> bool:
+    return any(not blocker.overridable for blocker in blockers)
+
+
+def _overridable(blockers: tuple[Blocker, ...]) -> bool:
+    return bool(blockers) and not _hard(blockers)
+
+
+def _obstacles(blockers: tuple[Blocker, ...]) -> ComposeResult:
+    """What stands against it, with what would release it."""
+    for blocker in blockers:
+        mark, style = ("! ", "$warning") if blocker.overridable else ("✗ ", "$error")
+        parts: list[draw.Part] = [(mark, f"bold {style}"), (safe.line(blocker.message), style)]
+        if blocker.release:
+            parts.append((f" {safe.line(blocker.release)}", "$muted"))
+        yield Static(draw.line(*parts), classes="obstacle")
+
+
+def _reason() -> ComposeResult:
+    with Horizontal(classes="field"):
+        yield Label("Reason to override")
+        yield Input(id="override", placeholder="kept in the log", compact=True)
 
 
 class LimitsDialog(Dialog[dict[str, float]]):
@@ -198,7 +239,7 @@ class LimitsDialog(Dialog[dict[str, float]]):
         }
         with Vertical(classes="dialog") as box:
             box.border_title = f"Limits of {safe.line(self._view.table)}"
-            yield Static(Content.styled("Shared by all workers, at once. An empty field stays as it is.", "$muted"))
+            yield Static(Content.styled("For all workers, at once. Empty: as it is. 0: no limit.", "$muted"))
             for name, text in self.FIELDS:
                 value = now[name]
                 with Horizontal(classes="field"):
@@ -207,7 +248,7 @@ class LimitsDialog(Dialog[dict[str, float]]):
                         id=name,
                         compact=True,
                         type="integer" if name == "max_concurrency" else "number",
-                        placeholder="no limit" if value is None else f"{value:g}",
+                        placeholder="no limit" if value is None else f"{value:,.10g}",
                     )
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
@@ -216,7 +257,7 @@ class LimitsDialog(Dialog[dict[str, float]]):
     @on(Input.Submitted)
     @on(Button.Pressed, "#go")
     def confirmed(self) -> None:
-        """Takes the fields that hold a positive number."""
+        """Takes the fields that hold a number; 0 takes a limit away."""
         limits: dict[str, float] = {}
         for name, _ in self.FIELDS:
             text = self.query_one(f"#{name}", Input).value.strip()
@@ -225,10 +266,10 @@ class LimitsDialog(Dialog[dict[str, float]]):
             try:
                 value = float(text)
             except ValueError:
-                value = 0
-            if value <= 0:
+                value = -1
+            if value < 0 or (name == "max_concurrency" and value < 1):
                 self.query_one(f"#{name}", Input).focus()
-                self.notify("A limit is a number above zero.", severity="warning")
+                self.notify("A limit is a number, and at least one request has to be in flight.", severity="warning")
                 return
             limits[name] = int(value) if name == "max_concurrency" else value
         self.dismiss(limits)

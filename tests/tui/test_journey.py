@@ -1,0 +1,313 @@
+"""Keys against the real engine on a real database: what an operator presses is what happens there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Button, Input
+
+from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.engine import Engine
+from embedtui.model import Condition, Phase, QueryInput, Side
+from embedtui.postgres.connect import connect
+from embedtui.tui.app import Dashboard
+from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.screens.dialogs import CutoverDialog, LimitsDialog, PromptDialog, ReportDialog, TypedNameDialog
+from embedtui.tui.screens.faults import FaultsScreen
+from embedtui.tui.screens.help import HelpScreen
+from embedtui.tui.screens.log import LogScreen
+from embedtui.tui.screens.plan import PlanScreen
+from tests.support import NEW, OLD, make_documents, settings_for
+from tests.tui.conftest import until
+
+ROWS = 300
+
+
+@pytest.fixture
+def api() -> Iterator[LoopbackServer]:
+    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
+        yield server
+
+
+@asynccontextmanager
+async def dashboard(
+    database: str, api: LoopbackServer, folder: Path, *, size: tuple[int, int] = (100, 30), readonly: bool = False
+) -> AsyncIterator[tuple[Dashboard, Pilot[None]]]:
+    settings = settings_for(database, api, folder)
+    app = Dashboard(
+        lambda sink: Engine(database, settings=settings, on_event=sink), readonly=readonly, remember=False, interval=0.1
+    )
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: app.snapshot is not None)
+        yield app, pilot
+
+
+async def ready(app: Dashboard, pilot: Pilot[None]) -> None:
+    """Runs the migration by its key until it can be validated."""
+    await pilot.press("r")
+    await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.VALIDATE, 60)
+
+
+async def type_text(pilot: Pilot[None], text: str) -> None:
+    await pilot.press(*(("space" if character == " " else character) for character in text))
+
+
+def said(app: Dashboard) -> str:
+    return " ".join(notification.message for notification in app._notifications)
+
+
+def route(database: str) -> tuple[str, int]:
+    with psycopg.connect(database) as conn:
+        row = conn.execute("SELECT active, canary FROM embedtui.route").fetchone()
+    assert row is not None
+    return row
+
+
+async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    """Run, compare, judge, cut over with a reason, roll back while typing and in a dialog, cut over again, clean up."""
+    make_documents(database, ROWS, index=True)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        # before there is a migration, everything but running is refused with a reason
+        await pilot.press("x")
+        assert "run it first" in said(app)
+        await ready(app, pilot)
+        assert app.view.running
+
+        await pilot.press("c")
+        await until(pilot, lambda: app.comparison is not None, 60)
+        assert app.current_mode == "compare"
+        first = app.comparison.queries[0]
+        await pilot.press("n")
+        with connect(database, name="test") as conn:
+            await until(pilot, lambda: conn.execute("SELECT count(*) FROM embedtui.verdict").fetchone() == (1,))
+        assert app.comparison.queries[0].query_id == first.query_id
+        assert app.comparison.queries[0].verdict == "new"
+
+        # an own query, asked while the comparison is open, and left again
+        await pilot.press("a")
+        await until(pilot, lambda: isinstance(app.screen, PromptDialog))
+        await type_text(pilot, "number 7")
+        await pilot.press("enter")
+        await until(pilot, lambda: "ask" not in app.view.busy and app.screen._asked is not None)  # type: ignore[attr-defined]
+        await pilot.press("escape")
+        assert app.remembered.queries == ("number 7",)
+
+        # the dialog: Cancel is focused, Enter is harmless, only the whole name and a reason release the button
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
+        assert isinstance(app.focused, Button) and app.focused.id == "cancel"
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        assert route(database) == ("old", 0)
+
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
+        await type_text(pilot, "document")
+        await pilot.press("enter")
+        assert isinstance(app.screen, CutoverDialog)
+        await type_text(pilot, "s")
+        for field in app.screen.query("#override").results(Input):
+            field.focus()
+            await type_text(pilot, "so ordered")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.snapshot and app.snapshot.route.active is Side.NEW)
+        assert route(database)[0] == "new"
+
+        # rollback while an input has the focus
+        await pilot.press("6", "slash")
+        assert isinstance(app.focused, Input)
+        await pilot.press("f9")
+        await until(pilot, lambda: route(database)[0] == "old")
+        await until(pilot, lambda: "rollback" not in app.view.busy)
+        await pilot.press("escape")
+        # pressed again it is a no-op that says so
+        await pilot.press("f9")
+        await until(pilot, lambda: "nothing to roll back" in said(app))
+
+        # a share of reads first, and a rollback from inside a dialog
+        await pilot.press("3", "s")
+        await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
+        assert app.screen.query_one("#percent", Input).value == "10"
+        await type_text(pilot, "documents")
+        for field in app.screen.query("#override").results(Input):
+            field.focus()
+            await type_text(pilot, "a few")
+        await pilot.press("enter")
+        await until(pilot, lambda: route(database) == ("old", 10))
+        await until(pilot, lambda: app.view.new_reads)
+        await pilot.press("l")
+        await until(pilot, lambda: isinstance(app.screen, LimitsDialog))
+        await pilot.press("f9")
+        await until(pilot, lambda: route(database) == ("old", 0))
+        await pilot.press("escape")
+
+        # the log has it all, with names
+        await pilot.press("6")
+        await until(
+            pilot, lambda: isinstance(app.screen, LogScreen) and any("rollback" in e.text for e in app.screen._entries)
+        )
+
+
+async def test_cleanup_shows_its_sql_and_asks_for_the_name(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, ROWS)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await ready(app, pilot)
+        await pilot.press("K")
+        assert "after the cutover" in said(app)
+        app.bridge.act("cutover", lambda engine, _: engine.cutover(override="test"))
+        await until(pilot, lambda: app.snapshot and app.snapshot.route.active is Side.NEW)
+        await pilot.press("K")
+        await until(pilot, lambda: isinstance(app.screen, TypedNameDialog))
+        assert any("DROP COLUMN" in statement for statement in app.screen._statements)  # type: ignore[attr-defined]
+        await type_text(pilot, "documents")
+        app.screen.query_one("#override", Input).focus()
+        await type_text(pilot, "seen enough")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.DONE, 60)
+        await pilot.press("p")
+        assert "is done" in said(app)
+
+
+async def test_abort_takes_everything_back(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, ROWS)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await ready(app, pilot)
+        await pilot.press("A")
+        await until(pilot, lambda: isinstance(app.screen, TypedNameDialog))
+        await type_text(pilot, "documents")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.ABORTED, 60)
+
+
+async def test_pace_and_pause_by_keys(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, ROWS)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await ready(app, pilot)
+        await pilot.press("p")
+        await until(pilot, lambda: app.snapshot and app.snapshot.condition is Condition.PAUSED)
+        await pilot.press("p")
+        await until(pilot, lambda: app.snapshot and app.snapshot.condition is not Condition.PAUSED)
+
+        def pace(column: str) -> object:
+            with psycopg.connect(database) as conn:
+                row = conn.execute(f"SELECT {column} FROM embedtui.pace").fetchone()
+            return row and row[0]
+
+        before = pace("max_concurrency")
+        await pilot.press("plus")
+        await until(pilot, lambda: pace("max_concurrency") != before)
+        await until(pilot, lambda: "pace" not in app.view.busy)
+        await pilot.press("minus")
+        await until(pilot, lambda: "pace" not in app.view.busy)
+        await pilot.press("l")
+        await until(pilot, lambda: isinstance(app.screen, LimitsDialog))
+        await type_text(pilot, "120")
+        app.screen.query_one("#spend_cap", Input).focus()
+        await type_text(pilot, "7.5")
+        await pilot.press("enter")
+        await until(pilot, lambda: (pace("requests_per_minute"), pace("spend_cap")) == (120, 7.5))
+
+
+async def test_verify_index_plan_theme_help_and_palette(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, ROWS)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await pilot.press("7")
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen._plan is not None)
+        await pilot.press("y")
+        assert "CREATE INDEX CONCURRENTLY" in (tmp_path / "exports" / "plan.sql").read_text("utf-8")
+        await pilot.press("i")
+        assert "run it first" in said(app)
+        await ready(app, pilot)
+        await pilot.press("i")
+        assert "there and valid" in said(app)
+        await pilot.press("v")
+        await until(pilot, lambda: isinstance(app.screen, ReportDialog))
+        await pilot.press("escape", "t")
+        assert app.theme == "embedtui-light"
+        for key, back in (("question_mark", "escape"), ("f1", "q")):
+            await pilot.press(key)
+            await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+            await pilot.press(back)
+            await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: not isinstance(app.screen, DashboardScreen))
+        await type_text(pilot, "faults")
+        await pilot.pause(0.5)
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: app.current_mode == "faults")
+
+
+async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, ROWS)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await ready(app, pilot)
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute(
+                "INSERT INTO embedtui.fault (migration, key, class, reason) SELECT m.id, ARRAY[n::text], 'row',"
+                " CASE WHEN n <= 250 THEN 'too long' ELSE 'refused [/] \x1b[31m' END"
+                " FROM embedtui.migration m, generate_series(1, 260) n"
+            )
+
+            def states() -> dict[str, int]:
+                return dict(conn.execute("SELECT state, count(*) FROM embedtui.fault GROUP BY 1").fetchall())
+
+            await pilot.press("4")
+            screen = app.screen
+            assert isinstance(screen, FaultsScreen)
+            await until(pilot, lambda: [group.count for group in screen._groups] == [250, 10])
+            await pilot.press("tab", "end")
+            await until(pilot, lambda: screen._row(249) is not None)
+            await pilot.press("s")
+            await until(pilot, lambda: states() == {"open": 259, "skipped": 1})
+            await until(pilot, lambda: any(group.count == 249 for group in screen._groups))
+            screen.query_one("#groups").focus()
+            await pilot.press("home", "s")
+            await until(pilot, lambda: states() == {"open": 10, "skipped": 250})
+
+
+async def test_readonly_changes_nothing(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, ROWS)
+    async with dashboard(database, api, tmp_path, readonly=True) as (app, pilot):
+        await pilot.press("r", "f9", "A", "p")
+        assert said(app).count("only watches") == 4
+        assert not app.view.running
+        with psycopg.connect(database) as conn:
+            assert conn.execute("SELECT to_regnamespace('embedtui')").fetchone() == (None,)
+
+
+async def test_a_lost_database_is_shown_and_found_again(
+    database: str, api: LoopbackServer, tmp_path: Path, server: object
+) -> None:
+    make_documents(database, ROWS)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await ready(app, pilot)
+        name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:  # type: ignore[attr-defined]
+            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            await until(pilot, lambda: app.view.stale)
+            assert app.screen.has_class("-stale")
+            assert app.snapshot is not None, "the last known state stays"
+            await pilot.press("p")
+            assert "out of reach" in said(app)
+            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await until(pilot, lambda: app.link.up)
+        assert not app.screen.has_class("-stale")
+
+
+async def test_hostile_documents_stay_text(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 40, text="[red]{n}[/] [/nothing] \x1b[2J \u202e boo [@click=app.quit]x[/]")
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await ready(app, pilot)
+        app.bridge.act("compare", lambda engine, stop: engine.compare([QueryInput("[/] boo \x1b]0;x\x07")], stop=stop))
+        await until(pilot, lambda: app.comparison is not None, 60)
+        await pilot.press("2", "tab", "down", "left")
+        await pilot.pause(0.2)
+        picture = app.export_screenshot()
+        assert "[red]" in picture.replace("&#160;", " ").replace("&#91;", "[")
+        assert "\x1b" not in picture and "\u202e" not in picture

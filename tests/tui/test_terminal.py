@@ -1,0 +1,168 @@
+"""The program in a pseudo terminal: it leaves at once, by key and by signal, and gives the terminal back."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from textual._compositor import LayoutUpdate
+from textual.screen import Screen
+
+from embedtui.tui.bridge import SnapshotTaken
+from tests.tui import states
+from tests.tui.conftest import Open, until
+
+PROGRAM = """
+import sys
+from embedtui.tui import run_dashboard
+from tests.tui import states
+from tests.tui.standin import StandIn
+engine = StandIn(states.RUNNING)
+code = run_dashboard(lambda sink: engine, autostart=True)
+sys.stderr.write("closed\\n" if "close" in engine.calls else "left open\\n")
+sys.exit(code)
+"""
+PATIENCE = 60.0
+LEAVES_ALTERNATE_SCREEN = b"\x1b[?1049l"
+
+
+class Terminal:
+    """The program, and what it wrote."""
+
+    def __init__(self, folder: Path, **environ: str) -> None:
+        self.master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (24, 80))
+        self.before = termios.tcgetattr(slave)
+        root = str(Path(__file__).parents[2])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            cwd=root,
+            preexec_fn=_controls_its_terminal,
+            env={
+                "PATH": os.environ["PATH"], "HOME": str(folder), "XDG_STATE_HOME": str(folder), "PYTHONPATH": root,
+                "TERM": "xterm-256color", "LANG": "C.UTF-8", **environ,
+            },
+        )  # fmt: skip
+        self.slave = slave
+        self.output = b""
+
+    def wait_for(self, text: bytes) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.output:
+            assert time.monotonic() < deadline, self.output[-2000:]
+            self._read(0.1)
+
+    def _read(self, seconds: float) -> None:
+        if select.select([self.master], [], [], seconds)[0]:
+            try:
+                self.output += os.read(self.master, 65536)
+            except OSError:
+                time.sleep(seconds)
+
+    def ended(self) -> int:
+        deadline = time.monotonic() + PATIENCE
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, "it hangs"
+            if self.master >= 0:
+                self._read(0.05)
+            else:
+                time.sleep(0.05)
+        if self.master >= 0:
+            self._read(0.2)
+        return self.process.returncode
+
+    def hang_up(self) -> None:
+        os.close(self.slave)
+        os.close(self.master)
+        self.master = self.slave = -1
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for descriptor in (self.slave, self.master):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _controls_its_terminal() -> None:
+    import fcntl
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    running = Terminal(tmp_path)
+    yield running
+    running.close()
+
+
+@pytest.mark.parametrize("how", ["q", "ctrl+q", "SIGTERM"])
+def test_it_leaves_and_gives_the_terminal_back(terminal: Terminal, how: str) -> None:
+    terminal.wait_for(b"documents")
+    if how == "SIGTERM":
+        terminal.process.send_signal(signal.SIGTERM)
+    else:
+        os.write(terminal.master, b"q" if how == "q" else b"\x11")
+    assert terminal.ended() == 0
+    assert LEAVES_ALTERNATE_SCREEN in terminal.output
+    assert termios.tcgetattr(terminal.slave) == terminal.before
+    after = terminal.output.split(LEAVES_ALTERNATE_SCREEN)[-1]
+    assert b"327,520 of 520,000 rows done" in after, "it says what became of the work"
+    assert b"closed" in after
+    assert b"Traceback" not in terminal.output
+
+
+def test_a_closed_terminal_ends_it(terminal: Terminal) -> None:
+    terminal.wait_for(b"documents")
+    terminal.hang_up()
+    terminal.ended()
+
+
+@pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "xterm"}, {"TERM": "linux"}], ids=str)
+def test_poor_terminals_are_served(tmp_path: Path, environ: dict[str, str]) -> None:
+    terminal = Terminal(tmp_path, **environ)
+    try:
+        terminal.wait_for(b"documents")
+        terminal.wait_for(b"old")
+        os.write(terminal.master, b"q")
+        assert terminal.ended() == 0
+        assert b"38;2;" not in terminal.output or "NO_COLOR" in environ, "no true colour where there are 16"
+    finally:
+        terminal.close()
+
+
+async def test_a_snapshot_that_changes_nothing_repaints_nothing(shown: Open) -> None:
+    async with shown(states.READY, (160, 45)) as (app, pilot, _):
+        await pilot.pause(0.3)
+        painted: list[object] = []
+        display = app._display
+
+        def count(screen: Screen[object], update: object) -> None:
+            painted.append(update)
+            display(screen, update)  # type: ignore[arg-type]
+
+        app._display = count  # type: ignore[method-assign, assignment]
+        for _ in range(10):
+            app.post_message(SnapshotTaken(states.READY))
+            await pilot.pause(0.02)
+        assert not any(painted)
+        app.post_message(SnapshotTaken(replace(states.READY, as_of=states.NOW + timedelta(seconds=1))))
+        await until(pilot, lambda: any(painted))
+        assert not any(isinstance(update, LayoutUpdate) for update in painted), "only the clock changed"
