@@ -75,7 +75,7 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
             with connect(settings.dsn, name="check", read_only=True) as conn:
                 require_startable(conn, settings, known)
         try:
-            _watched(engine, lambda: engine.run(stop, until=until, follow=follow), progress, events)
+            _watched(engine, lambda: engine.run(stop, until=until, follow=follow), progress, stop, events)
         except EmbedtuiError:
             if stop.is_set():
                 raise Interrupted("Stopped. What is paid for is stored.", hint="Go on with `embedtui run`.") from None
@@ -89,7 +89,11 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
 
 
 def _watched(
-    engine: Engine, act: Callable[[], T], progress: ProgressLine, events: queue.SimpleQueue[Event] | None = None
+    engine: Engine,
+    act: Callable[[], T],
+    progress: ProgressLine,
+    stop: threading.Event,
+    events: queue.SimpleQueue[Event] | None = None,
 ) -> T:
     """Do something long on a thread, while this one shows how far it is and stays free for signals."""
     outcome: Future[T] = Future()
@@ -102,8 +106,12 @@ def _watched(
 
     thread = threading.Thread(target=work, name="act", daemon=True)
     thread.start()
+    stopping = False
     while thread.is_alive():
         thread.join(POLL_SECONDS)
+        if stop.is_set() and not stopping and thread.is_alive():
+            stopping = True
+            progress.line("Stopping: requests in flight are finished and stored. Ctrl-C again leaves at once.")
         _tell(events, progress)
         # the database may be away for a while; the act itself says so
         with contextlib.suppress(EmbedtuiError):
@@ -224,7 +232,7 @@ def index(settings: Settings, as_json: bool) -> None:
     """
     progress = ProgressLine()
     with engine_for(settings) as engine, stop_signals() as stop:
-        built = _watched(engine, lambda: engine.build_index(stop), progress)
+        built = _watched(engine, lambda: engine.build_index(stop), progress, stop)
     if as_json:
         emit_json(built)
     else:
