@@ -168,7 +168,10 @@ def test_a_deleted_row_takes_its_side_row_along(prepared: Prepared) -> None:
 
 
 @pytest.mark.parametrize(
-    "prepared", [{**COLUMN, "setup": PARTITIONED}, {**TABLE, "setup": PARTITIONED}], indirect=True, ids=["column", "table"]
+    "prepared",
+    [{**COLUMN, "setup": PARTITIONED}, {**TABLE, "setup": PARTITIONED}],
+    indirect=True,
+    ids=["column", "table"],
 )
 def test_a_row_moved_between_partitions_is_followed(prepared: Prepared) -> None:
     placement = make_placement(prepared.migration)
@@ -196,7 +199,7 @@ def test_without_a_foreign_key_truncate_and_delete_are_queued(prepared: Prepared
 
 WEIRD = '''
 CREATE SCHEMA "My App";
-CREATE TABLE "My App"."My Docs" ("The Key" text PRIMARY KEY, "Body ""x""" text, body2 json, "Old Vec" vector(8));
+CREATE TABLE "My App"."My Docs" ("The %s Key" text PRIMARY KEY, "Body ""x""" text, body2 json, "Old Vec" vector(8));
 INSERT INTO "My App"."My Docs" VALUES ('a''b', 'text', '{"k": 1}', NULL), ('[/]', NULL, NULL, NULL);
 '''
 
@@ -216,9 +219,10 @@ INSERT INTO "My App"."My Docs" VALUES ('a''b', 'text', '{"k": 1}', NULL), ('[/]'
     ids=["column", "table"],
 )
 def test_quoted_names_and_a_text_key(prepared: Prepared) -> None:
-    prepared.conn.execute("""UPDATE "My App"."My Docs" SET body2 = '{"k": 2}' WHERE "The Key" = 'a''b'""")
+    prepared.conn.execute("""UPDATE "My App"."My Docs" SET body2 = '{"k": 2}' WHERE "The %s Key" = 'a''b'""")
     assert prepared.queue() == [(("a'b",), "u")]
     placement = make_placement(prepared.migration)
     [row] = placement.read_shard(prepared.conn, prepared.migration.table, 0, 10)
     assert row.text == 'text\n{"k": 2}'
+    assert [item.row.key for item in placement.read_keys(prepared.conn, [("a'b",)])] == [("a'b",)]
     assert placement.count(prepared.conn).empty == 1

@@ -21,11 +21,12 @@ from embedtui.engine.embedding import ConfigurationFault
 from embedtui.engine.evaluation import current_evaluation, remembered
 from embedtui.engine.gate import GateThresholds, decide_gate
 from embedtui.engine.job import Job, now
-from embedtui.engine.pacing import Pacer
+from embedtui.engine.pacing import Pacer, unblock
 from embedtui.engine.plan import make_plan
 from embedtui.engine.prepare import begin, prepare
 from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
-from embedtui.engine.stages import Stages, index_options, make_row_embedder, queue_keys
+from embedtui.engine.stages import Stages, index_options, make_row_embedder
+from embedtui.engine.sync import queue_keys
 from embedtui.engine.throttle import Throttle
 from embedtui.engine.verify import count_rows, sample_rows
 from embedtui.engine.worker import Worker
@@ -208,9 +209,7 @@ class Engine:
         with conn.transaction():
             set_desired(conn, migration.id, "run")
             set_condition(conn, migration.id, Condition.IDLE)
-            conn.execute(
-                "UPDATE embedtui.pace SET blocked_until = NULL, blocked_why = '' WHERE migration = %s", [migration.id]
-            )
+            unblock(conn, migration.id)
 
     def _live(self) -> Migration:
         migration = self.require()
@@ -450,6 +449,7 @@ class Engine:
         wrong: tuple[Key, ...] = ()
         try:
             with connect(self.dsn, name="verify", statement_timeout_ms=0) as conn:
+                placement.forget_gone(conn)
                 report = count_rows(conn, placement)
                 if sample:
                     job = Job(self.dsn, migration, self._on_event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from embedtui.model import Key, Migration, PlacementKind, Side, TableName
 from embedtui.postgres.connect import Connection
@@ -194,6 +194,10 @@ class Placement(Protocol):
         """Take the provenance off these rows' new vectors, so that sync replaces them; the vectors stay searchable."""
         ...
 
+    def forget_gone(self, conn: Connection) -> None:
+        """Remove faults and stale marks of rows that are no longer there; no trigger tells of every delete."""
+        ...
+
     def sample(self, conn: Connection, size: int) -> list[tuple[SourceRow, list[float]]]:
         """Random rows that have content and a new vector, with that vector (full scan)."""
         ...
@@ -315,16 +319,16 @@ class _Common:
                    NOT {has_content},
                    coalesce({new_source} = {fingerprint} AND {new_model} = {model}, false),
                    {new_embedding} IS NOT NULL, t.{old} IS NOT NULL
-            FROM (SELECT DISTINCT k.key FROM pg_catalog.jsonb_array_elements(%s::jsonb) e,
+            FROM (SELECT DISTINCT k.key FROM pg_catalog.jsonb_array_elements({keys}::jsonb) e,
                   LATERAL (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key) k) b
             JOIN {table} t ON {batch_key_join}{side_left_join}
             """,
+            # a literal: with parameters, a % in an identifier would be taken for a placeholder
+            keys=sql.Literal(json.dumps([list(key) for key in keys])),
             **self._side_columns(),
         )
         result = []
-        for key, source, text, characters, blank, fresh, new, old in conn.execute(
-            query, [Jsonb([list(key) for key in keys])]
-        ):
+        for key, source, text, characters, blank, fresh, new, old in conn.execute(query):
             row = SourceRow(tuple(key), 0, source, text, characters)
             result.append(QueuedRow(row, blank, fresh, new, old))
         return result
@@ -406,9 +410,19 @@ class _Common:
             conn.execute(
                 self._format(
                     "UPDATE {side} s SET {source_column} = 0 WHERE {key_join}",
-                    key_join=key_join_sql(self.migration, "s", sql.SQL("%(key)s::text[]")),
+                    key_join=key_join_sql(self.migration, "s", sql.SQL("{}::text[]").format(sql.Literal(list(key)))),
                 ),
-                {"key": list(key)},
+            )
+
+    def forget_gone(self, conn: Connection) -> None:
+        for marks in ("fault", "stale"):
+            conn.execute(
+                self._format(
+                    "DELETE FROM {marks} m WHERE m.migration = {migration}"
+                    " AND NOT EXISTS (SELECT FROM {table} t WHERE {key_join})",
+                    marks=sql.Identifier("embedtui", marks),
+                    key_join=key_join_sql(self.migration, "t", sql.SQL("m.key")),
+                )
             )
 
     def sample(self, conn: Connection, size: int) -> list[tuple[SourceRow, list[float]]]:
