@@ -500,7 +500,7 @@ class ColumnPlacement(_Common):
         return Written(cursor.rowcount, cursor.rowcount, self._hot_updates(conn, leaf) - before)
 
     def _hot_updates(self, conn: Connection, leaf: TableName) -> int:
-        """A counter that also holds this backend's earlier transactions until they are reported: only differences count."""
+        """A counter that also holds earlier transactions until they are reported: only differences count."""
         row = conn.execute(
             "SELECT pg_stat_get_xact_tuples_hot_updated(%s::regclass)", [relation(leaf).as_string(conn)]
         ).fetchone()
