@@ -13,6 +13,8 @@ from embedtui.postgres.placement import Placement, make_placement, prepare_batch
 
 POLL = 0.1
 """Seconds between looks at the stop signal while waiting."""
+WRITE_LOCK_MS = 500
+"""Longest wait for a lock in a transaction that writes vectors."""
 
 
 def now() -> datetime:
@@ -47,7 +49,10 @@ class Job:
 
     def link(self, name: str, *, writes: bool = False, statement_timeout_ms: int = 60_000) -> Link:
         """A connection of its own for one thread; one that writes gets its temporary tables."""
-        link = Link(self.dsn, name, statement_timeout_ms=statement_timeout_ms)
+        # A write that waits while it holds row locks ends before PostgreSQL looks for deadlocks (after 1 s), so that
+        # one with the application ends ours and never the application's.
+        options = {"lock_timeout_ms": WRITE_LOCK_MS} if writes else {}
+        link = Link(self.dsn, name, statement_timeout_ms=statement_timeout_ms, **options)
         if writes:
             link.on_open = lambda conn: prepare_batch(conn, self.migration)
         return link

@@ -18,7 +18,7 @@ from embedtui.engine.adapt import ConcurrencyFinder, RateLearner
 from embedtui.engine.packing import UNCALIBRATED
 from embedtui.errors import DatabaseError, Interrupted
 from embedtui.model import FaultClass, Hold, Migration
-from embedtui.postgres.connect import Connection, Link, lost, translate
+from embedtui.postgres.connect import Connection, Link, lost, retryable, translate
 from embedtui.providers import ProviderFault, RateLimits
 
 SYNC_SECONDS = 0.05
@@ -474,9 +474,10 @@ class Pacer:
         try:
             self._sync(claim=claim)
         except psycopg.Error as error:
-            self._link.drop()
-            if not lost(error):
-                raise translate(error) from error
+            if not retryable(error):
+                self._link.drop()
+                if not lost(error):
+                    raise translate(error) from error
         except DatabaseError as error:
             self._link.drop()
             if not lost(error):

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 FIRST_WAIT = 0.2
 LONGEST_WAIT = 5.0
+TOLD_AFTER = 3
+"""Failures in a row of a statement that may be repeated (lock time-outs, cancelled) after which that is said."""
 
 
 def with_database(
@@ -36,14 +38,17 @@ def with_database(
     """
     wait = FIRST_WAIT
     away = False
+    failures = 0
     while True:
         try:
             result = work(link.get())
         except (psycopg.Error, EmbedtuiError) as error:
             if not (lost(error) or retryable(error)):
                 raise translate(error) from error
+            failures += 1
             if lost(error):
                 link.drop()
+            if lost(error) or failures >= TOLD_AFTER:
                 away = True
                 if on_lost is not None:
                     on_lost(translate(error).message)

@@ -16,7 +16,7 @@ from embedtui.engine.job import Job, now
 from embedtui.engine.pacing import Pacer
 from embedtui.engine.prepare import count_total
 from embedtui.engine.resilience import fatal, with_database
-from embedtui.engine.sync import Sync
+from embedtui.engine.sync import Sync, queue_keys
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import (
     EmbeddingModel,
@@ -56,17 +56,8 @@ def index_options(migration: Migration) -> indexes.IndexOptions:
     return indexes.IndexOptions(method=migration.index_method, **values)
 
 
-def queue_keys(conn: Connection, migration_id: int, keys: list[Key]) -> None:
-    """Queue rows for repair."""
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO embedtui.queue (migration, key, kind) VALUES (%s, %s, 'r')",
-            [(migration_id, list(key)) for key in keys],
-        )
-
-
-def make_row_embedder(model: EmbeddingModel, environ: Mapping[str, str], pacer: Pacer, job: Job) -> RowEmbedder:
-    """An embedder of rows that waits out pauses and holds, and says what it waits for.
+def make_row_embedder(model: EmbeddingModel, environ: Mapping[str, str], pacer: Pacer | None, job: Job) -> RowEmbedder:
+    """An embedder of rows that waits out pauses and holds, and says what it waits for; without a pacer it never waits.
 
     Raises:
         ConfigurationFault: no key, or no endpoint.
@@ -111,7 +102,7 @@ class Stages:
             Interrupted: stopped, or ``until`` was reached.
             ConfigurationFault: the provider refuses us as configured.
         """
-        new = self._embedder(self._job.migration.new_model)
+        new = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job)
         sync = Sync(self._job, new, self._old_embedder(), characters_per_token=lambda: self._pacer.characters_per_token)
         syncing = threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True)
         watching = threading.Thread(target=self._watch_share, name="until", daemon=True)
@@ -136,16 +127,16 @@ class Stages:
 
     # -------------------------------------------------------------------------------------------------- embedders
 
-    def _embedder(self, model: EmbeddingModel) -> RowEmbedder:
-        return make_row_embedder(model, self._environ, self._pacer, self._job)
-
     def _old_embedder(self) -> RowEmbedder | None:
-        """None where the old model is known to be dead, unnamed, or without a key: nothing may need it."""
+        """None where the old model is known to be dead, unnamed, or without a key: nothing may need it.
+
+        It has no pacer: an outage of the old model, or its price, must not hold up the new side.
+        """
         model = self._job.migration.old_model
         if model.retired:
             return None
         try:
-            return self._embedder(model)
+            return make_row_embedder(model, self._environ, None, self._job)
         except ConfigurationFault as fault:
             self._job.note(f"The old model cannot be used: {fault.message}")
             return None
@@ -231,6 +222,7 @@ class Stages:
             keys = self._database(lambda conn: self._job.placement.sweep(conn, SWEEP_LIMIT))
             if not keys:
                 self._database(lambda conn: count_total(conn, migration))
+                self._database(self._job.placement.forget_gone)
                 self._job.release("row_locks")
                 return
             rounds = rounds + 1 if keys == before else 0

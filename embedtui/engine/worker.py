@@ -11,15 +11,18 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from embedtui.engine.backfill import LEASE_SECONDS, LOCK_CLASS
-from embedtui.engine.job import Job
+from embedtui.engine.job import Job, now
 from embedtui.engine.resilience import with_database
 from embedtui.engine.throttle import NAMES, Throttle
 from embedtui.errors import EmbedtuiError
+from embedtui.model import Hold
 from embedtui.postgres.connect import Connection, host_name, operator_name
 
 BEAT_SECONDS = 1.0
-PACER_NAMES = ("provider", "spend_cap")
-"""Holds that the pacer waits out by itself; keeping within a quota is no hold, only a pace."""
+PACER_NAMES = ("provider", "spend_cap", "rate")
+"""Holds that the pacer waits out by itself."""
+RATE_SECONDS = 5.0
+"""Keeping within a quota is a pace, not a hold, unless no request went out for so long (a long Retry-After)."""
 LOOK_SECONDS = 0.1
 
 
@@ -109,8 +112,7 @@ class Worker:
 
     def _beat(self, conn: Connection, beats: int) -> None:
         self._job.replace_holds(NAMES, self._throttle.check(conn))
-        waits = self._job.waits_for()
-        self._job.replace_holds(PACER_NAMES, [waits] if waits is not None and waits.name in PACER_NAMES else [])
+        self._job.replace_holds(PACER_NAMES, self._pacer_holds())
         doing = self._job.activity()
         row = conn.execute(
             "WITH beat AS (UPDATE embedtui.worker SET heartbeat = now(), rows = %(rows)s, threads = %(threads)s,"
@@ -132,6 +134,15 @@ class Worker:
                 [LEASE_SECONDS, self._job.worker_id],
             )
         self._store_holds(conn)
+
+    def _pacer_holds(self) -> list[Hold]:
+        waits = self._job.waits_for()
+        if waits is None or waits.name not in PACER_NAMES:
+            return []
+        brief = (
+            waits.name == "rate" and waits.since is not None and (now() - waits.since).total_seconds() < RATE_SECONDS
+        )
+        return [] if brief else [waits]
 
     def _store_holds(self, conn: Connection) -> None:
         holds = self._job.holds

@@ -5,6 +5,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.placement import follows_by_foreign_key, new_side, relation
 
 # Types whose text form does not depend on the application's session settings.
@@ -111,6 +112,23 @@ def _row_fingerprint(migration: Migration, row: str) -> sql.Composed:
         sql.SQL("{}.{}::text").format(sql.SQL(row), sql.Identifier(name)) for name in migration.content_columns
     )
     return sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(parts)
+
+
+def _events(migration: Migration) -> tuple[str, ...]:
+    if migration.placement is PlacementKind.TABLE and not follows_by_foreign_key(migration):
+        return ("insert", "update", "delete", "truncate")
+    return ("insert", "update")
+
+
+def state(conn: Connection, migration: Migration) -> tuple[str, bool]:
+    """(phase, whether all triggers are there and enabled), of one moment."""
+    names = [_name(migration, event) for event in _events(migration)]
+    row = conn.execute(
+        "SELECT phase, (SELECT count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = m.table_oid"
+        " AND t.tgname = ANY (%s) AND t.tgenabled = 'A') FROM embedtui.migration m WHERE id = %s",
+        [names, migration.id],
+    ).fetchone()
+    return (row[0], row[1] == len(names)) if row else ("", False)
 
 
 def remove_sql(migration: Migration) -> tuple[sql.Composed, ...]:

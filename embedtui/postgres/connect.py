@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import conninfo, errors, sql
 
-from embedtui.errors import DatabaseError, DatabaseLost, EmbedtuiError, LockTimeout, Refused, TableError
+from embedtui.errors import DatabaseError, DatabaseLost, EmbedtuiError, LockTimeout, Refused
 
 APPLICATION = "embedtui"
 
@@ -87,7 +87,9 @@ def connect(
             "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
             " set_config('idle_in_transaction_session_timeout', '60s', false),"
             " set_config('DateStyle', 'ISO, MDY', false), set_config('IntervalStyle', 'postgres', false),"
-            " set_config('row_security', 'off', false), set_config('default_transaction_read_only', %s, false)",
+            " set_config('row_security', 'off', false), set_config('default_transaction_read_only', %s, false),"
+            # the guards re-read a row that changed meanwhile, which a serializable transaction would not
+            " set_config('default_transaction_isolation', 'read committed', false)",
             [f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", "on" if read_only else "off"],
         )
         conn.autocommit = autocommit
@@ -156,7 +158,9 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
     if isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName) and "embedtui." in lower:
         return Refused("embedtui has not been prepared in this database.", hint="Start with `embedtui run`.")
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
-        return TableError(f"{line}.", hint="The table changed under the migration; see `embedtui plan`.")
+        return DatabaseError(
+            f"{line}.", hint="The table changed under the migration: restore it, or `embedtui abort`."
+        )
     if isinstance(error, errors.DiskFull):
         return DatabaseLost(f"The server's disk is full: {line}.", hint="Free disk space; the work goes on by itself.")
     if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:
