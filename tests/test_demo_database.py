@@ -130,8 +130,33 @@ def test_nothing_survives_an_interpreter_that_forgot_to_stop(place: Path, end: s
     assert servers_on(place) == []
 
 
-def test_leftover_of_a_killed_process_is_taken_over(place: Path) -> None:
+def guards_on(path: Path) -> list[psutil.Process]:
+    """The guards of servers under ``path``."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "guard" in (process.info["cmdline"] or []) and any(str(path) in word for word in process.info["cmdline"])
+    ]
+
+
+def test_server_ends_with_a_starter_that_is_killed_outright(place: Path) -> None:
     process = start_in_another_process(place / "db", "time.sleep(600)")
+    left = [psutil.Process(pid) for pid in servers_on(place)] + guards_on(place)
+    assert len(left) >= 2
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(left, timeout=60)
+    assert alive == []
+    with EmbeddedServer(place / "db") as server, psycopg.connect(server.dsn()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert "was not properly shut down" not in (place / "db" / "log").read_text()
+    assert guards_on(place) == []
+
+
+def test_leftover_without_a_guard_is_taken_over(place: Path) -> None:
+    process = start_in_another_process(place / "db", "time.sleep(600)")
+    for guard in guards_on(place):
+        guard.kill()
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     left = servers_on(place)
@@ -140,6 +165,18 @@ def test_leftover_of_a_killed_process_is_taken_over(place: Path) -> None:
         assert connection.execute("SELECT 1").fetchone() == (1,)
         assert server.pid not in left
     assert servers_on(place) == []
+
+
+def test_server_that_ended_by_itself_starts_again(place: Path) -> None:
+    with EmbeddedServer(place / "db") as server:
+        assert server.pid is not None
+        before = psutil.Process(server.pid)
+        before.send_signal(signal.SIGQUIT)
+        before.wait(60)
+        assert not server.running
+        server.start()
+        assert server.running and server.pid != before.pid
+        assert len(guards_on(place)) == 1
 
 
 def test_stale_pid_file_with_a_foreign_pid_harms_nobody(place: Path) -> None:

@@ -32,12 +32,15 @@ SOCKET_PATH_BYTES = 100
 SMALL_SHARED_MEMORY = 256 * 2**20
 """Containers often give /dev/shm 64 MB, too little for a parallel index build."""
 
+_GUARD = 'read -r _; read -r pid < "$1" && [ "$pid" = "$2" ] && kill -INT "$2"'
+"""Shell: once the pipe from the starter closes, end the server, if that is still the one its pid file names."""
+
 
 class EmbeddedServer:
     """One PostgreSQL server under ``path``, reached through a Unix socket; ``tcp`` adds a port on 127.0.0.1.
 
     The data folder is made when missing and reused otherwise, one for each version. Nothing outlives the process
-    that started it unless that is killed outright, and then the next start takes over what was left running.
+    that started it: a guard ends the server even when that process is killed outright.
     ``settings`` are server settings such as ``{"fsync": "off"}``. Local connections are trusted (the socket is the
     owner's alone); connections over TCP need the password of a role.
 
@@ -56,6 +59,7 @@ class EmbeddedServer:
         self._data = self.path / f"postgresql-{version}"
         self._log = self.path / "log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
         self._owner = 0
 
@@ -91,6 +95,7 @@ class EmbeddedServer:
         """Make the data folder if it is missing, start, and return once connections are accepted."""
         if self.running:
             return
+        self._shut_down(signal.SIGINT)  # what is left of one that ended by itself
         binaries = _binaries(self.version)
         account = _account(binaries)
         self._take_lock()
@@ -164,7 +169,7 @@ class EmbeddedServer:
         self._lock = lock
 
     def _end_leftover(self) -> None:
-        """End a server whose starter was killed; remove a stale pid file (after a reboot its pid may be anyone's)."""
+        """End a server that nobody guards; remove a stale pid file (after a reboot its pid may be anyone's)."""
         pid_file = self._data / "postmaster.pid"
         if not pid_file.exists():
             return
@@ -218,6 +223,15 @@ class EmbeddedServer:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, **account
             )
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "guard", str(self._data / "postmaster.pid"), str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            **account,
+        )
         self._owner = os.getpid()
         atexit.register(self._stop_at_exit)
         deadline = time.monotonic() + START_SECONDS
@@ -240,14 +254,17 @@ class EmbeddedServer:
 
     def _shut_down(self, first: signal.Signals) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        for step in (first, signal.SIGQUIT, signal.SIGKILL):
-            if process.poll() is None:
-                process.send_signal(step)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-                return
+        guard, self._guard = self._guard, None
+        if process is not None:
+            for step in (first, signal.SIGQUIT, signal.SIGKILL):
+                if process.poll() is None:
+                    process.send_signal(step)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
+                    break
+        if guard is not None:
+            guard.kill()
+            guard.communicate()
 
     def _stop_at_exit(self) -> None:
         if os.getpid() == self._owner:  # not in a forked child
