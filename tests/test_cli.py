@@ -309,7 +309,6 @@ def test_verify_finds_and_repairs(run: InProcess) -> None:
     assert run("verify").code == 0
 
 
-@pytest.mark.xfail(strict=True, reason="sync takes a row for fresh whose vector alone was removed")
 def test_a_vector_that_was_removed_behind_our_back_is_repaired(run: InProcess) -> None:
     dsn = run.environ["DATABASE_URL"]
     execute(dsn, DOCUMENTS)

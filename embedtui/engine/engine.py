@@ -22,10 +22,10 @@ from embedtui.engine.evaluation import current_evaluation, remembered
 from embedtui.engine.gate import GateThresholds, decide_gate
 from embedtui.engine.job import Job, now
 from embedtui.engine.pacing import Pacer, unblock
-from embedtui.engine.plan import make_plan
+from embedtui.engine.plan import index_options, make_plan
 from embedtui.engine.prepare import begin, prepare
 from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
-from embedtui.engine.stages import Stages, index_options, make_row_embedder
+from embedtui.engine.stages import Stages, make_row_embedder
 from embedtui.engine.sync import queue_keys
 from embedtui.engine.throttle import Throttle
 from embedtui.engine.verify import count_rows, sample_rows

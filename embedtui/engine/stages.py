@@ -14,6 +14,7 @@ from embedtui.engine.embedding import ConfigurationFault, RowEmbedder
 from embedtui.engine.evaluation import current_evaluation
 from embedtui.engine.job import Job, now
 from embedtui.engine.pacing import Pacer
+from embedtui.engine.plan import index_options
 from embedtui.engine.prepare import count_total
 from embedtui.engine.resilience import fatal, with_database
 from embedtui.engine.sync import Sync, queue_keys
@@ -24,7 +25,6 @@ from embedtui.model import (
     IndexMethod,
     IndexStatus,
     Key,
-    Migration,
     Phase,
     PhaseChanged,
     Progressed,
@@ -46,14 +46,6 @@ IDLE_SECONDS = 0.25
 """Pause between looks at an empty queue."""
 SWEEP_ROUNDS_WITHOUT_GAIN = 20
 """Sweeps that find the same rows (locked by the application for long), each a second apart, before that is said."""
-
-
-def index_options(migration: Migration) -> indexes.IndexOptions:
-    """The index's options as stored with the migration, so that every host builds the same."""
-    stored = migration.settings.get("index")
-    values = {name: value for name, value in stored.items() if value is not None} if isinstance(stored, dict) else {}
-    values.pop("method", None)
-    return indexes.IndexOptions(method=migration.index_method, **values)
 
 
 def make_row_embedder(model: EmbeddingModel, environ: Mapping[str, str], pacer: Pacer | None, job: Job) -> RowEmbedder:

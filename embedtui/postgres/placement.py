@@ -317,7 +317,8 @@ class _Common:
             SELECT {key}, {fingerprint},
                    left({content}, {limit_characters}), length({content}),
                    NOT {has_content},
-                   coalesce({new_source} = {fingerprint} AND {new_model} = {model}, false),
+                   coalesce({new_source} = {fingerprint} AND {new_model} = {model}, false)
+                       AND {new_embedding} IS NOT NULL,
                    {new_embedding} IS NOT NULL, t.{old} IS NOT NULL
             FROM (SELECT DISTINCT k.key FROM pg_catalog.jsonb_array_elements({keys}::jsonb) e,
                   LATERAL (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key) k) b
