@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.engine import backfill
 from embedtui.engine.engine import Engine
 from embedtui.errors import Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Event, Phase, PhaseChanged
@@ -57,7 +58,7 @@ def test_every_row_gets_the_vector_of_its_text(
     assert (report.rows, report.empty, report.embedded, report.sampled) == (1503, 3, 1500, 50)
     assert api.inputs - 50 == 1500, "nothing is paid for twice"
     phases = [event.phase for event in events if isinstance(event, PhaseChanged)]
-    assert phases == [Phase.PREPARE, Phase.INDEX, Phase.VALIDATE]
+    assert phases == [Phase.PREPARE, Phase.BACKFILL, Phase.INDEX, Phase.VALIDATE]
     if placement == "column":
         vectors = stored(database)
         want = hash_model(16)(["document number 77"], None)[0]
@@ -208,7 +209,10 @@ def test_a_rejected_text_is_isolated_and_can_be_decided(database: str, api: Loop
     engine.close()
 
 
-def test_two_engines_share_the_work(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+def test_two_engines_share_the_work(
+    database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfill, "SHARD_BLOCKS", (64, 2048))  # as many shards as a large table has
     make_documents(database, 6000, text="row {n} " + "x" * 900)
     api.latency = 0.1
     engines = [engine_for(database, api, tmp_path, **{"pacing.max_concurrency": 4}) for _ in range(2)]

@@ -52,10 +52,12 @@ class RowEmbedder:
         *,
         gate: Callable[[threading.Event], None],
         on_fault: Callable[[ProviderFault], None],
+        urgent: bool = False,
     ) -> None:
         """Without a pacer there is no patience either: a request is sent at once, and an outage raises NoAnswer."""
         self.model = model
         self._embedder, self._pacer, self._gate, self._on_fault = embedder, pacer, gate, on_fault
+        self._urgent = urgent
         self._succeeded = False
         self._rejected = 0
         self._lock = threading.Lock()
@@ -110,7 +112,7 @@ class RowEmbedder:
         characters = sum(map(len, set(texts)))  # identical texts are sent once
         while True:
             self._gate(stop)
-            with self._pacer.slot(characters, len(texts), stop) as slot:
+            with self._pacer.slot(characters, len(texts), stop, urgent=self._urgent) as slot:
                 if stop.is_set():
                     raise Interrupted("Stopped.", hint="Run again to go on.")
                 began = time.monotonic()

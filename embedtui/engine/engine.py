@@ -290,6 +290,7 @@ class Engine:
                 if migration.phase is Phase.PREPARE:
                     self._emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
                     prepare(conn, migration, stop, lambda text: self._emit(Noted(now(), f"Waiting: {text}")))
+                    self._emit(PhaseChanged(now(), "Phase: backfill", Phase.BACKFILL))
             except psycopg.Error as error:
                 raise translate(error, dsn=self.dsn) from error
         return self.require()

@@ -259,8 +259,10 @@ class Pacer:
     # ----------------------------------------------------------------------------------------------------- slots
 
     @contextmanager
-    def slot(self, characters: int, inputs: int, stop: threading.Event) -> Iterator[Slot]:
+    def slot(self, characters: int, inputs: int, stop: threading.Event, *, urgent: bool = False) -> Iterator[Slot]:
         """Wait until a request of ``inputs`` distinct texts with ``characters`` in all may go; then hold its place.
+
+        An ``urgent`` one goes before those that wait: one request of the sync for every round of the backfill's.
 
         No transaction is open while it waits. A slot left without ``done`` or ``failed`` gives back what it reserved.
 
@@ -268,7 +270,7 @@ class Pacer:
             Interrupted: ``stop`` was set meanwhile.
             DatabaseError: the pace row cannot be used; a lost connection is waited out.
         """
-        slot = self._enter(characters, inputs, stop)
+        slot = self._enter(characters, inputs, stop, urgent)
         try:
             yield slot
         finally:
@@ -282,10 +284,13 @@ class Pacer:
                     self._probing = False
                 self._changed.notify_all()
 
-    def _enter(self, characters: int, inputs: int, stop: threading.Event) -> Slot:
+    def _enter(self, characters: int, inputs: int, stop: threading.Event, urgent: bool) -> Slot:
         with self._changed:
             ticket = _Ticket(self._reserve(characters, inputs))
-            self._line.append(ticket)
+            if urgent:
+                self._line.appendleft(ticket)
+            else:
+                self._line.append(ticket)
             try:
                 while True:
                     if stop.is_set():

@@ -82,7 +82,8 @@ def read_snapshot(
     workers = _workers(conn, migration, own_worker)
     alive = any(worker.alive for worker in workers)
     reasons = _holds(conn, migration)
-    backfill = _backfill(conn, migration, meter)
+    sync = _sync(conn, migration)
+    backfill = _backfill(conn, migration, meter, sync.queued)
     route = _route(conn, migration)
     snapshot = Snapshot(
         as_of=as_of,
@@ -92,7 +93,7 @@ def read_snapshot(
         reasons=_reasons(migration, reasons),
         backfill=backfill,
         index=index_status(conn, migration),
-        sync=_sync(conn, migration),
+        sync=sync,
         faults=_faults(conn, migration),
         route=route,
         evaluation=evaluation(conn, migration),
@@ -130,8 +131,9 @@ def _workers(conn: Connection, migration: Migration, own: int | None) -> tuple[W
     rows = conn.execute(
         "SELECT w.id, w.host, w.pid, w.doing, w.since, extract(epoch FROM now() - w.heartbeat)::float8,"
         f" w.rows, w.threads, w.stopped_at IS NULL AND {ALIVE.format('w.id')}"
-        " FROM embedtui.worker w WHERE migration = %s AND (stopped_at IS NULL AND heartbeat > now() - interval '1 day'"
-        "  OR stopped_at > now() - interval '5 minutes') ORDER BY (stopped_at IS NULL) DESC, w.id DESC LIMIT 50",
+        # one that was killed stays on the list for a while: somebody may look for it
+        " FROM embedtui.worker w WHERE migration = %s AND stopped_at IS NULL"
+        " AND heartbeat > now() - interval '10 minutes' ORDER BY w.id DESC LIMIT 50",
         [migration.id],
     )
     here = (host_name(), os.getpid())
@@ -161,13 +163,15 @@ def _holds(conn: Connection, migration: Migration) -> tuple[Hold, ...]:
     return tuple(Hold(*row) for row in rows)
 
 
-def _backfill(conn: Connection, migration: Migration, meter: RateMeter) -> BackfillStatus:
+def _backfill(conn: Connection, migration: Migration, meter: RateMeter, queued: int) -> BackfillStatus:
     row = conn.execute(
         "SELECT m.total_rows, coalesce(s.rows, 0), coalesce(s.updates, 0), coalesce(s.hot, 0), coalesce(s.done, 0),"
-        " coalesce(s.count, 0), p.spent_tokens, p.spend_cap, p.concurrency, p.requests_per_minute,"
+        " coalesce(s.count, 0),"
+        " coalesce(s.tokens, 0) + m.synced_tokens, p.spend_cap, p.concurrency, p.requests_per_minute,"
         " p.tokens_per_minute, p.characters_per_token"
         " FROM embedtui.migration m LEFT JOIN embedtui.pace p ON p.migration = m.id"
         " LEFT JOIN (SELECT migration, sum(rows)::bigint AS rows, sum(updates)::bigint AS updates,"
+        "   sum(tokens)::bigint AS tokens,"
         "   sum(hot_updates)::bigint AS hot, count(*) FILTER (WHERE state = 'done') AS done, count(*) AS count"
         "   FROM embedtui.shard GROUP BY migration) s ON s.migration = m.id WHERE m.id = %s",
         [migration.id],
@@ -175,8 +179,8 @@ def _backfill(conn: Connection, migration: Migration, meter: RateMeter) -> Backf
     assert row is not None
     total, rows, updates, hot, done, shards, tokens, cap, concurrency, requests, per_minute, _ = row
     if total is not None:
-        # Rows that sync embeds are not in the shards; the final sweep has counted them all.
-        rows = min(rows, total) if migration.phase in BEFORE_INDEX else total
+        # Rows that sync embeds are not in the shards; the final sweep saw that none but the queued ones are left.
+        rows = min(rows, total) if migration.phase in BEFORE_INDEX else max(0, total - queued)
     rate = meter.add(rows) if migration.phase is Phase.BACKFILL else None
     price = migration.new_model.price_per_million
     spent = tokens * price / 1e6 if price is not None else None
@@ -263,7 +267,9 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
     if snapshot.route.active is Side.OLD:
         if stale:
             return RollbackStatus(False, stale, f"{migration.old_model.name} did not answer while the new side served")
-        why = f"{migration.old_model.name} is retired: after a cutover, edited rows could not be rolled back"
+        why = (
+            f"nothing to roll back yet; {migration.old_model.name} is retired, so edits after a cutover would be stale"
+        )
         return RollbackStatus(True, 0, why if migration.old_model.retired else "")
     waiting = snapshot.sync.queued
     if not stale and not waiting:

@@ -48,7 +48,9 @@ SWEEP_ROUNDS_WITHOUT_GAIN = 20
 """Sweeps that find the same rows (locked by the application for long), each a second apart, before that is said."""
 
 
-def make_row_embedder(model: EmbeddingModel, environ: Mapping[str, str], pacer: Pacer | None, job: Job) -> RowEmbedder:
+def make_row_embedder(
+    model: EmbeddingModel, environ: Mapping[str, str], pacer: Pacer | None, job: Job, *, urgent: bool = False
+) -> RowEmbedder:
     """An embedder of rows that waits out pauses and holds, and says what it waits for; without a pacer it never waits.
 
     Raises:
@@ -63,7 +65,7 @@ def make_row_embedder(model: EmbeddingModel, environ: Mapping[str, str], pacer: 
         if fault.fault_class is FaultClass.PROVIDER:
             job.failed(f"Provider: {fault.reason}", FaultClass.PROVIDER, fault.hint)
 
-    return RowEmbedder(model, embedder, pacer, gate=job.gate, on_fault=on_fault)
+    return RowEmbedder(model, embedder, pacer, gate=job.gate, on_fault=on_fault, urgent=urgent)
 
 
 class Stages:
@@ -95,7 +97,11 @@ class Stages:
             ConfigurationFault: the provider refuses us as configured.
         """
         new = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job)
-        sync = Sync(self._job, new, self._old_embedder(), characters_per_token=lambda: self._pacer.characters_per_token)
+        # An application's edit does not queue behind the whole backfill for the provider's budget.
+        urgent = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job, urgent=True)
+        sync = Sync(
+            self._job, urgent, self._old_embedder(), characters_per_token=lambda: self._pacer.characters_per_token
+        )
         syncing = threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True)
         watching = threading.Thread(target=self._watch_share, name="until", daemon=True)
         syncing.start()

@@ -351,6 +351,11 @@ class Sync:
                 written = self._job.placement.replace(conn, outcome.rows, outcome.vectors, side)
                 self._settle_in(conn, todo, written, side)
                 self._clear(conn, written, side)
+                if side is Side.NEW:
+                    conn.execute(
+                        "UPDATE embedtui.migration SET synced_tokens = synced_tokens + %s WHERE id = %s",
+                        [outcome.tokens, self._job.migration.id],
+                    )
             return written
 
         written = self._database(work)

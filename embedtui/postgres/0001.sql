@@ -47,6 +47,7 @@ CREATE TABLE embedtui.migration (
     desired text NOT NULL DEFAULT 'run' CHECK (desired IN ('run', 'pause')),
     total_rows bigint,
     synced bigint NOT NULL DEFAULT 0,
+    synced_tokens bigint NOT NULL DEFAULT 0,
     settings jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     phase_at timestamptz NOT NULL DEFAULT now()
