@@ -30,10 +30,7 @@ def engine_for(database: str, api: LoopbackServer, folder: Path, **flags: object
 
 def stored(database: str, column: str = "embedding_v2") -> dict[int, list[float]]:
     with psycopg.connect(database) as conn:
-        return {
-            number: vector
-            for number, vector in conn.execute(f"SELECT id, {column}::real[] FROM documents WHERE {column} IS NOT NULL")
-        }
+        return dict(conn.execute(f"SELECT id, {column}::real[] FROM documents WHERE {column} IS NOT NULL"))
 
 
 PLACEMENTS = pytest.mark.parametrize("placement", ["column", "table"])
