@@ -347,7 +347,8 @@ class Hold:
     """A named reason that holds the backfill."""
 
     name: str
-    """``replica_lag``, ``probe_latency``, ``lock_waits``, ``long_transactions``, ``autovacuum``, ``wal_rate``, ``provider``, ``operator``, ``spend_cap``."""
+    """Why, e.g. ``replica_lag``, ``probe_latency``, ``lock_waits``, ``long_transactions``, ``autovacuum``,
+    ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``operator``."""
     detail: str
     since: datetime | None = None
 

@@ -1,4 +1,4 @@
-"""Runs every command that the README shows, in its order, against a real table; not a test module: the gate calls it.
+"""Runs every command that the README shows, in its order, against a real table: python -m tests.readme_commands.
 
 The table is ``documents`` with the demo's corpus; the API answers for the README's model names with the demo's models.
 """
@@ -83,5 +83,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(README.parent))
     sys.exit(main())
