@@ -105,6 +105,8 @@ def index_name(conn: Connection, migration: Migration) -> str:
         name = f"{stem}_v{int(number) + 1}" if stem and number.isdecimal() else f"{old[0].name}_v2"
     else:
         name = f"{side.table.name}_{side.embedding}_idx"
+    if name == side.table.name:  # the old index may be called as the side table is, without the suffix
+        name += "_idx"
     return _fit(name)
 
 
