@@ -10,12 +10,24 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import App, ScreenStackError, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
 
-from embedtui.model import Blocker, Comparison, Event, Flip, Phase, PhaseChanged, Progressed, Snapshot, VerifyReport
+from embedtui.model import (
+    Blocker,
+    Comparison,
+    Event,
+    Failed,
+    Flip,
+    Phase,
+    PhaseChanged,
+    Progressed,
+    RouteFlipped,
+    Snapshot,
+    VerifyReport,
+)
 from embedtui.tui import acts, comforts, draw, safe, theme
 from embedtui.tui.bridge import (
     ActAdvanced,
@@ -63,7 +75,7 @@ class Dashboard(App[None]):
     """The dashboard over one engine. Every change of the screen happens in the event loop, from a message."""
 
     TITLE = "embedtui"
-    CSS_PATH = "app.tcss"
+    CSS_PATH = Path(__file__).with_name("app.tcss")
     MODES: ClassVar[dict[str, Callable[[], Screen[None]]]] = {  # type: ignore[assignment]
         "overview": OverviewScreen,
         "compare": CompareScreen,
@@ -210,10 +222,20 @@ class Dashboard(App[None]):
     def show(self) -> None:
         """Shows the present view on every screen of the front stack."""
         view = self.view
+        # Panels report themselves one by one; beside a busy engine that spreads over some rounds of the loop. The
+        # picture waits for all of them: one repaint a snapshot.
+        batch = contextlib.ExitStack()
+        batch.enter_context(self.batch_update())
+
+        def paint() -> None:
+            batch.close()
+            with contextlib.suppress(ScreenStackError):
+                self.screen.check_idle()
+
+        self.set_timer(0.03, paint)
         for screen in self.screen_stack:
             if isinstance(screen, DashboardScreen) and screen.is_mounted:
-                with self.batch_update():
-                    screen.show(view)
+                screen.show(view)
 
     def tell(self, topic: str, payload: object) -> None:
         """Hands something that arrived to the screens of the front stack."""
@@ -251,9 +273,9 @@ class Dashboard(App[None]):
             return
         self._events.append(event)
         self.tell("event", event)
-        if isinstance(event, PhaseChanged):
+        # The next snapshot shows it; what changes the picture as a whole gets one now.
+        if isinstance(event, PhaseChanged | Failed | RouteFlipped):
             self.bridge.poke()
-        self.show()
 
     def on_act_started(self, message: ActStarted) -> None:
         self._busy = (*self._busy, message.name)
@@ -329,6 +351,10 @@ class Dashboard(App[None]):
                 self.say(reason, title=acts.ACTS[name].label, severity="warning")
                 return True
         return await super().run_action(action, default_namespace, namespaces)
+
+    def delay_update(self, delay: float = 0.05) -> None:
+        """Textual holds the picture back for 50 ms at every change of screen; ours are whole after one round."""
+        super().delay_update(min(delay, 0.01))
 
     def action_goto(self, name: str) -> None:
         """Brings a screen to the front."""

@@ -35,7 +35,7 @@ POLL_SECONDS = 0.5
 """Two readings a second: as lively as a progress bar needs, and cheap for the database."""
 RETRY_SECONDS = (0.5, 1.0, 2.0)
 """Waits between attempts to reach a lost database; the last one repeats."""
-QUIT_PATIENCE = 0.6
+QUIT_PATIENCE = 0.4
 """Seconds that quitting waits for threads, all together. They are daemons: what is left dies with the process."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -156,16 +157,18 @@ def chart(values: Sequence[float], width: int, height: int, style: str) -> list[
     """The last ``width`` values as columns on ``height`` lines, from zero up."""
     shown = list(values[-width:])
     top = max(shown, default=0.0)
+    filled = [int(value / top * height * 8 + 0.5) if top > 0 else 0 for value in shown]
     rows = []
     for level in range(height - 1, -1, -1):
+        cells = []
+        for eighths in filled:
+            # The bottom line shows something for every reading, so that a gap means no reading.
+            here = max(1, eighths - level * 8) if level == 0 else eighths - level * 8
+            cells.append(0 if here <= 0 else min(here, 9))
         parts: list[Part] = [" " * (width - len(shown))]
-        for value in shown:
-            eighths = int(value / top * height * 8 + 0.5) - level * 8 if top > 0 else 0
-            if level == 0:
-                eighths = max(1, eighths)
-            # The crest is bright and what is under it dim: a quiet picture at any height.
-            parts.append(
-                " " if eighths <= 0 else (_SPARKS[min(eighths, 8) - 1], style if eighths <= 8 else f"{style} 40%")
-            )
-        rows.append(line(*parts).simplify())
+        # The crest is bright and what is under it dim: a quiet picture at any height.
+        for dim, run in itertools.groupby(cells, key=lambda cell: cell > 8):
+            text = "".join(" " if cell == 0 else _SPARKS[min(cell, 8) - 1] for cell in run)
+            parts.append((text, f"{style} 40%" if dim else style))
+        rows.append(line(*parts))
     return rows

@@ -1,0 +1,280 @@
+"""Measures the dashboard while an engine ingests at full speed in the same process, in a real (pseudo) terminal.
+
+python -m benchmarks.screen [--rows 40000] [--size 160x45] [--json]
+
+1. Lag of the event loop: how much later than asked a 5 ms sleep ends. Target: p99 <= 50 ms.
+2. Key to screen: from writing a key into the terminal to the first of the output that shows its screen, screens having
+   been opened once. Target: p95 <= 100 ms.
+3. Repaints a second, and the drawing thread's share of a core, while nothing is pressed. Targets: <= 4, and <= 5 %.
+4. Lists: 100,000 rows, a page down at a time. Target: p95 <= 100 ms a page, drawn.
+5. Leaving while it ingests: from the key to the end of the process. Target: <= 1 s.
+
+The API is a process of its own, as in life; the database shares the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common
+
+TARGETS = {
+    "lag_p99_ms": 50.0,
+    "key_p95_ms": 100.0,
+    "repaints_per_second": 4.0,
+    "drawing_share": 0.05,
+    "page_p95_ms": 100.0,
+    "quit_ms": 1000.0,
+}
+SCREENS = (("5", b"Processes and threads"), ("6", b"lines, "), ("4", b"Reasons"), ("1", b"Route and rollback"))
+SETTLE = 2.0
+QUIET = 6.0
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that ``share`` of ``values`` does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+# ------------------------------------------------------------------------------------------------ inside the program
+
+
+def child(dsn: str, base_url: str, out: str) -> None:
+    """The dashboard with probes; writes what they saw as JSON lines to ``out``."""
+    from embedtui.engine import Engine
+    from embedtui.tui.app import Dashboard
+
+    class Probed(Dashboard):
+        """Counts repaints and measures how late the loop wakes up."""
+
+        lags: list[tuple[float, float]]
+        paints: list[float]
+
+        def on_mount(self) -> None:
+            self.lags, self.paints = [], []
+            super().on_mount()
+            self._probe = asyncio.create_task(self._watch_loop())
+            threading.Thread(target=self._report, daemon=True).start()
+
+        async def _watch_loop(self) -> None:
+            while True:
+                began = time.perf_counter()
+                await asyncio.sleep(0.005)
+                now = time.perf_counter()
+                self.lags.append((time.time(), (now - began - 0.005) * 1000))
+
+        def _display(self, screen: Any, renderable: Any) -> None:
+            if renderable:
+                self.paints.append(time.time())
+            super()._display(screen, renderable)
+
+        def _report(self) -> None:
+            clock = time.pthread_getcpuclockid(threading.main_thread().ident or 0)
+            while True:
+                time.sleep(0.25)
+                snapshot = self.snapshot
+                figures = {
+                    "at": time.time(),
+                    "cpu": time.clock_gettime(clock),
+                    "phase": str(snapshot.phase) if snapshot else "",
+                    "rows": snapshot.backfill.rows if snapshot else 0,
+                    "rate": snapshot.backfill.rate if snapshot else None,
+                    "lags": self.lags[:],
+                    "paints": self.paints[:],
+                }
+                Path(out + ".new").write_text(json.dumps(figures))
+                Path(out + ".new").replace(out)
+
+    settings = common.settings_for(dsn, base_url)
+    Probed(lambda sink: Engine(dsn, settings=settings, on_event=sink), autostart=True, remember=False).run()
+
+
+# ------------------------------------------------------------------------------------------------ outside
+
+
+class Terminal:
+    """A pseudo terminal of some size with the program in it."""
+
+    def __init__(self, arguments: list[str], size: tuple[int, int]) -> None:
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+        self.process = subprocess.Popen(
+            arguments, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
+        )  # fmt: skip
+        os.close(slave)
+        self.seen = b""
+
+    def read(self, seconds: float) -> bytes:
+        """What was written within ``seconds``, as soon as there is anything."""
+        if not select.select([self.master], [], [], seconds)[0]:
+            return b""
+        try:
+            data = os.read(self.master, 1 << 20)
+        except OSError:
+            return b""
+        self.seen = (self.seen + data)[-200_000:]
+        return data
+
+    def wait(self, text: bytes, seconds: float = 120.0) -> None:
+        """Reads until ``text`` was written."""
+        deadline = time.monotonic() + seconds
+        while text not in self.seen:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{text!r} did not appear: {self.seen[-500:]!r}")
+            self.read(0.05)
+
+    def drain(self, seconds: float) -> None:
+        """Reads on for so long."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.read(left)
+
+    def key(self, key: str, shows: bytes) -> float:
+        """Milliseconds from the key to the output that shows its screen."""
+        self.drain(0.15)
+        self.seen = b""
+        began = time.perf_counter()
+        os.write(self.master, key.encode())
+        self.wait(shows)
+        return (time.perf_counter() - began) * 1000
+
+
+def measure_run(rows: int, size: tuple[int, int]) -> dict[str, float]:
+    """Figures 1, 2, 3 and 5."""
+    with (
+        tempfile.TemporaryDirectory(prefix="embedtui-bench-") as folder,
+        common.database() as server,
+        common.api(0.2) as base_url,
+    ):
+        dsn = common.fresh(server, "screen")
+        common.fill(dsn, rows, index=False)
+        out = str(Path(folder) / "figures.json")
+        terminal = Terminal([sys.executable, "-m", "benchmarks.screen", "--child", dsn, base_url, out], size)
+        try:
+            terminal.wait(b"Route and rollback")
+
+            def figures() -> dict[str, Any]:
+                terminal.read(0.05)
+                return json.loads(Path(out).read_text()) if Path(out).exists() else {}
+
+            while not figures().get("rate"):
+                pass
+            for key, shows in SCREENS:
+                terminal.key(key, shows)
+            terminal.drain(SETTLE)
+            first = figures()
+            terminal.drain(QUIET)
+            second = figures()
+            keys = []
+            while figures().get("phase") == "backfill" and len(keys) < 40:
+                keys += [terminal.key(key, shows) for key, shows in SCREENS]
+            ended = figures()
+            began = time.perf_counter()
+            os.write(terminal.master, b"q")
+            while terminal.process.poll() is None:
+                terminal.read(0.01)
+            left = (time.perf_counter() - began) * 1000
+        finally:
+            if terminal.process.poll() is None:
+                terminal.process.kill()
+            terminal.process.wait()
+            os.close(terminal.master)
+    seconds = second["at"] - first["at"]
+    lags = [lag for at, lag in ended["lags"] if at >= first["at"]]
+    paints = [at for at in second["paints"] if first["at"] <= at <= second["at"]]
+    return {
+        "rows_per_second": (ended["rows"] - first["rows"]) / (ended["at"] - first["at"]),
+        "lag_p50_ms": percentile(lags, 0.5),
+        "lag_p99_ms": percentile(lags, 0.99),
+        "lag_max_ms": max(lags),
+        "keys": len(keys),
+        "key_p50_ms": percentile(keys, 0.5),
+        "key_p95_ms": percentile(keys, 0.95),
+        "repaints_per_second": len(paints) / seconds,
+        "drawing_share": (second["cpu"] - first["cpu"]) / seconds,
+        "quit_ms": left,
+    }
+
+
+async def measure_list() -> float:
+    """Figure 4: milliseconds for a page of a list of 100,000 rows, p95."""
+    from textual.app import App, ComposeResult
+
+    from embedtui.tui import draw, theme
+    from embedtui.tui.widgets.listing import Listing
+
+    class Long(App[None]):
+        def get_theme_variable_defaults(self) -> dict[str, str]:
+            return super().get_theme_variable_defaults() | theme.DEFAULTS
+
+        def compose(self) -> ComposeResult:
+            yield Listing(
+                lambda index, width: draw.row(draw.line(("✗ ", "$error"), f"row {index}"), draw.line("3×"), width)
+            )
+
+        def _display(self, screen: Any, renderable: Any) -> None:
+            super()._display(screen, renderable)
+            if renderable:
+                drawn.set()
+
+    drawn = asyncio.Event()
+    app, times = Long(), []
+    async with app.run_test(size=(160, 45)) as pilot:
+        listing = app.query_one(Listing)
+        listing.reset(100_000)
+        listing.focus()
+        await pilot.pause(0.2)
+        for _ in range(200):
+            drawn.clear()
+            began = time.perf_counter()
+            listing.action_page(1)
+            await drawn.wait()
+            times.append((time.perf_counter() - began) * 1000)
+            await asyncio.sleep(0.01)
+        assert listing.cursor > 1000
+    return percentile(times, 0.95)
+
+
+def main() -> None:
+    """Runs the measurements and says which targets hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--size", default="160x45")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(*arguments.child)
+        return
+    width, height = map(int, arguments.size.split("x"))
+    found = measure_run(arguments.rows, (width, height))
+    found["page_p95_ms"] = asyncio.run(measure_list())
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    print(f"{common.machine()}; load {os.getloadavg()[0]:.1f}; {arguments.rows:,} rows at {width}x{height}\n")
+    for name, value in found.items():
+        target = TARGETS.get(name)
+        verdict = "" if target is None else f"   target {target:g}: {'holds' if value <= target else 'MISSED'}"
+        print(f"{name:22} {value:10,.2f}{verdict}")
+
+
+if __name__ == "__main__":
+    main()
