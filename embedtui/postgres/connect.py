@@ -229,7 +229,11 @@ class Link:
             self.drop()
             self._conn = connect(self._dsn, name=self._name, **self._options)
             if self.on_open is not None:
-                self.on_open(self._conn)
+                try:
+                    self.on_open(self._conn)
+                except BaseException:
+                    self.drop()  # half opened is not open: the next call does all of it again
+                    raise
         return self._conn
 
     def drop(self) -> None:
