@@ -116,7 +116,7 @@ class TestBothPlacements:
         rows = placement.read_shard(prepared.conn, leaf, 0, 100)
         assert len(rows) == 20
         vectors = hash_model(16)([row.text for row in rows], None).astype(np.float32)
-        prepare_batch(prepared.conn, prepared.migration)
+        prepare_batch(prepared.conn)
         with psycopg.connect(prepared.dsn) as app:
             app.execute("UPDATE documents SET content = 'changed' WHERE id = 7")
             app.commit()
@@ -136,7 +136,7 @@ class TestBothPlacements:
 
     def test_sync_replaces_only_what_is_still_the_same(self, prepared: Prepared) -> None:
         placement = make_placement(prepared.migration)
-        prepare_batch(prepared.conn, prepared.migration)
+        prepare_batch(prepared.conn)
         found = placement.read_keys(prepared.conn, [("1",), ("2",), ("999",)])
         assert [item.row.key for item in found] == [("1",), ("2",)]
         prepared.conn.execute("UPDATE documents SET content = 'changed' WHERE id = 2")
@@ -154,7 +154,7 @@ class TestBothPlacements:
 @pytest.mark.parametrize("prepared", [TABLE], indirect=True)
 def test_a_deleted_row_takes_its_side_row_along(prepared: Prepared) -> None:
     placement = make_placement(prepared.migration)
-    prepare_batch(prepared.conn, prepared.migration)
+    prepare_batch(prepared.conn)
     rows = placement.read_shard(prepared.conn, TableName("public", "documents"), 0, 100)
     vectors = hash_model(16)([row.text for row in rows], None).astype(np.float32)
     prepared.conn.execute("DELETE FROM documents WHERE id = 1")
@@ -175,7 +175,7 @@ def test_a_deleted_row_takes_its_side_row_along(prepared: Prepared) -> None:
 )
 def test_a_row_moved_between_partitions_is_followed(prepared: Prepared) -> None:
     placement = make_placement(prepared.migration)
-    prepare_batch(prepared.conn, prepared.migration)
+    prepare_batch(prepared.conn)
     found = placement.read_keys(prepared.conn, [("1", "eu"), ("2", "us")])
     rows = [item.row for item in found]
     vectors = hash_model(16)([row.text for row in rows], None).astype(np.float32)

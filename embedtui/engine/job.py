@@ -48,13 +48,13 @@ class Job:
         """Rows written by this process."""
 
     def link(self, name: str, *, writes: bool = False, statement_timeout_ms: int = 60_000) -> Link:
-        """A connection of its own for one thread; one that writes gets its temporary tables."""
+        """A connection of its own for one thread; one that writes is made ready for it."""
         # A write that waits while it holds row locks ends before PostgreSQL looks for deadlocks (after 1 s), so that
         # one with the application ends ours and never the application's.
         options = {"lock_timeout_ms": WRITE_LOCK_MS} if writes else {}
         link = Link(self.dsn, name, statement_timeout_ms=statement_timeout_ms, **options)
         if writes:
-            link.on_open = lambda conn: prepare_batch(conn, self.migration)
+            link.on_open = prepare_batch
         return link
 
     # --------------------------------------------------------------------------------------------------- stopping
