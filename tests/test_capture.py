@@ -16,7 +16,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.model import Key, Migration, Side, TableName
 from embedtui.postgres.connect import connect
-from embedtui.postgres.placement import make_placement, prepare_batch
+from embedtui.postgres.placement import TablePlacement, make_placement, prepare_batch
 from tests.support import NEW, OLD, make_documents, settings_for
 
 
@@ -191,10 +191,27 @@ NO_FOREIGN_KEY = {**TABLE, "foreign_key": False}
 
 
 @pytest.mark.parametrize("prepared", [NO_FOREIGN_KEY], indirect=True)
-def test_without_a_foreign_key_truncate_and_delete_are_queued(prepared: Prepared) -> None:
+def test_without_a_foreign_key_deletes_key_changes_and_truncate_are_queued(prepared: Prepared) -> None:
     prepared.conn.execute("DELETE FROM documents WHERE id = 1")
+    prepared.conn.execute("UPDATE documents SET id = 200 WHERE id = 2")
     prepared.conn.execute("TRUNCATE documents")
-    assert prepared.queue() == [(("1",), "d"), ((), "t")]
+    assert prepared.queue() == [(("1",), "d"), (("2",), "d"), (("200",), "u"), ((), "t")]
+
+
+@pytest.mark.parametrize("prepared", [NO_FOREIGN_KEY], indirect=True)
+def test_without_a_foreign_key_orphans_are_removed(prepared: Prepared) -> None:
+    placement = make_placement(prepared.migration)
+    assert isinstance(placement, TablePlacement)
+    prepare_batch(prepared.conn)
+    rows = placement.read_shard(prepared.conn, TableName("public", "documents"), 0, 100)
+    vectors = hash_model(16)([row.text for row in rows], None).astype(np.float32)
+    with prepared.conn.transaction():
+        placement.write(prepared.conn, TableName("public", "documents"), rows, vectors)
+    prepared.conn.execute("DELETE FROM documents WHERE id IN (1, 2)")
+    assert placement.count(prepared.conn).orphaned == 2
+    assert placement.remove_orphans(prepared.conn, [("1",), ("5",)]) == 1
+    assert placement.remove_orphans(prepared.conn) == 1
+    assert placement.count(prepared.conn).embedded == 18
 
 
 WEIRD = '''

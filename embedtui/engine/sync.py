@@ -237,7 +237,8 @@ class Sync:
         placement = self._job.placement
         with conn.transaction():
             if isinstance(placement, TablePlacement):
-                placement.remove_orphans(conn)
+                truncated = any(entry.kind == "t" for entry in entries)
+                placement.remove_orphans(conn, None if truncated else [entry.key for entry in entries])
             self._forget(conn, [entry.id for entry in entries])
 
     def _forget(self, conn: Connection, ids: Iterable[int]) -> None:

@@ -51,13 +51,15 @@ def install_sql(migration: Migration) -> tuple[sql.Composed, ...]:
             )
         )
 
-    def trigger(event: str, what: str, kind: str, when: sql.Composable | None, level: str = "ROW") -> None:
-        name = sql.Identifier(_name(migration, event.lower()))
+    def trigger(
+        event: str, what: str, kind: str, when: sql.Composable | None, level: str = "ROW", name: str = ""
+    ) -> None:
+        identifier = sql.Identifier(_name(migration, name or event.lower()))
         table = relation(migration.table)
-        statements.append(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(name, table))
+        statements.append(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(identifier, table))
         statements.append(
             sql.SQL("CREATE TRIGGER {} AFTER {} ON {} FOR EACH {}{} EXECUTE FUNCTION {}({})").format(
-                name,
+                identifier,
                 sql.SQL(event),
                 table,
                 sql.SQL(level),
@@ -66,7 +68,7 @@ def install_sql(migration: Migration) -> tuple[sql.Composed, ...]:
                 sql.Literal(kind),
             )
         )
-        statements.append(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table, name))
+        statements.append(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table, identifier))
 
     def distinct(columns: tuple[str, ...], cast: str) -> sql.Composed:
         return sql.SQL(" OR ").join(
@@ -95,6 +97,7 @@ def install_sql(migration: Migration) -> tuple[sql.Composed, ...]:
     if migration.placement is PlacementKind.TABLE and not follows_by_foreign_key(migration):
         function("old_row", _row_key(migration, "OLD"))
         trigger("DELETE", "old_row", "d", None)
+        trigger("UPDATE", "old_row", "d", distinct(migration.key_columns, ""), name="rekey")
         function("all", sql.SQL("'{}'::text[]"))
         trigger("TRUNCATE", "all", "t", None, level="STATEMENT")
     return tuple(statements)
@@ -136,7 +139,7 @@ def remove_sql(migration: Migration) -> tuple[sql.Composed, ...]:
     table = relation(migration.table)
     statements = [
         sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(_name(migration, event)), table)
-        for event in ("insert", "update", "delete", "truncate")
+        for event in ("insert", "update", "rekey", "delete", "truncate")
     ]
     statements += [
         sql.SQL("DROP FUNCTION IF EXISTS {}()").format(_function(migration, what)) for what in ("row", "old_row", "all")

@@ -560,7 +560,7 @@ class ColumnPlacement(_Common):
         return Written(cursor.rowcount, cursor.rowcount, _number(after) - _number(before))
 
     def _hot_updates(self, conn: Connection, leaf: TableName) -> psycopg.Cursor[Any]:
-        """A counter that holds this backend's earlier transactions too until they are reported: only differences count."""
+        """A counter that holds this backend's earlier transactions too until it is reported: only differences count."""
         return conn.execute(
             "SELECT pg_stat_get_xact_tuples_hot_updated(%s::regclass)", [relation(leaf).as_string(conn)]
         )
@@ -670,10 +670,21 @@ class TablePlacement(_Common):
         SELECT text_key FROM locked
         """
 
-    def remove_orphans(self, conn: Connection) -> int:
-        """Delete side rows without a source row (only where no foreign key does it)."""
+    def remove_orphans(self, conn: Connection, keys: Sequence[Key] | None = None) -> int:
+        """Delete side rows without a source row, all or of these keys (only where no foreign key does it)."""
         return conn.execute(
-            self._format("DELETE FROM {side} s WHERE NOT EXISTS (SELECT FROM {table} t WHERE {side_join})")
+            self._format(
+                "DELETE FROM {side} s{given} WHERE NOT EXISTS (SELECT FROM {table} t WHERE {side_join}){of_given}",
+                given=sql.SQL("")
+                if keys is None
+                else sql.SQL(
+                    " USING (SELECT DISTINCT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key"
+                    " FROM pg_catalog.jsonb_array_elements({}::jsonb) e) b"
+                ).format(sql.Literal(json.dumps([list(key) for key in keys]))),
+                of_given=sql.SQL("")
+                if keys is None
+                else sql.SQL(" AND {}").format(key_join_sql(self.migration, "s", sql.SQL("b.key"))),
+            )
         ).rowcount
 
     def _orphans(self, conn: Connection) -> int:
