@@ -20,6 +20,9 @@ JOURNEY = (
     Phase.DONE,
 )
 
+LATE_SECONDS = 60.0
+"""A change that waits longer is worth a warning: the sync normally takes seconds."""
+
 _HOLD_WORDS = {
     "replica_lag": "replica lag",
     "probe_latency": "slow searches",
@@ -236,7 +239,7 @@ def sync(view: View, width: int, height: int) -> Content:
     if snapshot.phase in (Phase.PLAN, Phase.PREPARE):
         return draw.line(("○ change capture is not installed yet", "$muted"))
     status = snapshot.sync
-    late = (status.oldest_seconds or 0) > 60
+    late = (status.oldest_seconds or 0) >= LATE_SECONDS
     if status.queued == 0:
         head = draw.line(("✓ in sync ", "bold $success"), ("no change waits", "$muted"))
     else:
@@ -304,8 +307,12 @@ def rollback(view: View, width: int) -> list[Content]:
         value = [("? unknown", "bold $warning")]
     elif status.fresh:
         value, why = [("✓ fresh", "bold $success"), ("  F9 at any time", "$muted")], ""
+    elif status.stale <= snapshot.sync.queued and (snapshot.sync.oldest_seconds or 0) < LATE_SECONDS:
+        # A live table always has a change or two on the way: no reason for an alarm.
+        value, why = [("✓ fresh", "bold $success"), (f" but for {draw.number(status.stale)} on the way", "$muted")], ""
     else:
-        value = [(f"! {draw.number(status.stale)} rows stale", "bold $warning")]
+        rows = "row" if status.stale == 1 else "rows"
+        value = [(f"! {draw.number(status.stale)} {rows} stale", "bold $warning")]
     head = draw.field("rollback", *value)
     if not why:
         return [head]

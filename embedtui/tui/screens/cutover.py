@@ -31,6 +31,7 @@ class CutoverScreen(DashboardScreen):
         super().__init__()
         self._blockers: tuple[Blocker, ...] | None = None
         self._notices: tuple[Check, ...] = ()
+        self._after = False
         self._beat = 0
 
     def body(self) -> ComposeResult:
@@ -46,6 +47,11 @@ class CutoverScreen(DashboardScreen):
 
     def show(self, view: View) -> None:
         super().show(view)
+        after = view.snapshot is not None and view.snapshot.route.active is Side.NEW
+        if after != self._after:
+            self._after = after
+            self.query_one("#happens").border_title = "What can be done now" if after else "What a cutover does"
+            self.query_one("#blockers").border_title = "In the way of a cleanup" if after else "In the way"
         for sheet in self.query(Sheet):
             sheet.repaint()
         # Blockers are read every few seconds only: each reading asks the database several questions.
