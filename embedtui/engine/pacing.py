@@ -34,8 +34,8 @@ BURST_SECONDS = 2.0
 FAILURES_TO_OPEN = 3
 """Provider faults in a row, with no success in between, that stop all but a probe."""
 LONGEST_BACKOFF = 60.0
-PROBE_SECONDS = 90.0
-"""For how long a process may take over the probe; then another tries."""
+PROBE_SECONDS = 20.0
+"""For how long a process may take over the probe; then another tries, for it may have been killed."""
 ESTIMATE_MARGIN = 1.1
 """A request reserves this much more than its calibrated estimate, so that the spend cap holds."""
 NOTICEABLE_SECONDS = 1.0
@@ -114,10 +114,12 @@ class _Obstacle:
 class _Ticket:
     """One thread's place in the line."""
 
-    __slots__ = ("need",)
+    __slots__ = ("need", "turn")
 
-    def __init__(self, need: int) -> None:
+    def __init__(self, need: int, lock: threading.RLock) -> None:
         self.need = need
+        self.turn = threading.Condition(lock)
+        """Its own, so that news wake the first in line only: with many threads, waking all takes their interpreter."""
 
 
 class Slot:
@@ -165,7 +167,8 @@ class Pacer:
         self._price = migration.new_model.price_per_million
         self._clock, self._chance = clock, chance
         self._link = Link(dsn, "pace")
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         # all below is guarded by _changed
         self._line: deque[_Ticket] = deque()
         self._in_flight = 0
@@ -286,7 +289,7 @@ class Pacer:
 
     def _enter(self, characters: int, inputs: int, stop: threading.Event, urgent: bool) -> Slot:
         with self._changed:
-            ticket = _Ticket(self._reserve(characters, inputs))
+            ticket = _Ticket(self._reserve(characters, inputs), self._lock)
             if urgent:
                 self._line.appendleft(ticket)
             else:
@@ -298,7 +301,7 @@ class Pacer:
                             "Stopped while waiting for the provider's budget.", hint="Run again to go on."
                         )
                     if self._line[0] is not ticket:
-                        self._changed.wait(POLL_SECONDS)
+                        ticket.turn.wait(POLL_SECONDS)
                         continue
                     ticket.need = self._reserve(characters, inputs)
                     obstacle = self._look(ticket)
@@ -311,6 +314,8 @@ class Pacer:
                     self._changed.wait(min(max(obstacle.wait, 0.001), POLL_SECONDS))
             finally:
                 self._line.remove(ticket)
+                if self._line:
+                    self._line[0].turn.notify()
                 self._changed.notify_all()
 
     def _reserve(self, characters: int, inputs: int) -> int:
