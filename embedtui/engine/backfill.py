@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +21,7 @@ from embedtui.engine.resilience import fatal, with_database
 from embedtui.errors import EmbedtuiError, Interrupted, TableError
 from embedtui.model import PlacementKind, Progressed, TableName
 from embedtui.postgres.connect import Connection, Link
-from embedtui.postgres.placement import SourceRow, Written
+from embedtui.postgres.placement import SourceRow, Vectors, Written
 
 T = TypeVar("T")
 
@@ -30,16 +32,19 @@ READ_BYTES = 16 << 20
 SHARD_BLOCKS = (1024, 4096)
 SHARDS_AT_LEAST = 16
 """Blocks a shard, and shards a table where that allows, so that hosts can share it."""
+FIRST_READ_SHARE = 4
+"""The first read is of so small a part of a shard, so that the first requests go out soon."""
 ROWS_PER_REQUEST = 512
-"""Rows of a request at most: few enough that their write is short, and that many requests are under way at once."""
-REQUESTS_PER_WAVE = 12
-"""Requests in which all pages of a shard come up once. With as many as there are writers, two of them would meet on
-the same pages, and the second would find the first one's dead rows still visible and have no room for a HOT update."""
+"""Rows of a request at most: few enough that many requests are under way at once."""
 WRITE_SECONDS = 0.25
-"""A write transaction may take so long; requests shrink and grow to keep to it."""
+"""A write transaction may take so long; they shrink and grow to keep to it."""
+ROWS_PER_WRITE = (32, 512)
+"""Rows of a write transaction, least and most."""
 MAX_PASSES = 3
 """Times a shard is read for rows that were locked, before they are left to the final sweep."""
-WRITERS = 2
+WRITERS = {PlacementKind.COLUMN: 2, PlacementKind.TABLE: 4}
+"""Connections that write. In a column each entry that an update leaves in an HNSW index takes milliseconds of a core,
+so there they are kept few; a side table has no such index yet."""
 
 ALIVE = (
     f"EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.classid = {LOCK_CLASS}"
@@ -129,6 +134,14 @@ class _Running:
 Batch = tuple[_Running, Sequence[SourceRow]]
 
 
+def cut(rows: int, most: int, writers: int) -> list[slice]:
+    """Slices of ``rows`` of equal size, ``most`` rows at most, as many as keep ``writers`` equally busy."""
+    parts = -(-rows // max(1, most))
+    parts = min(rows, -(-parts // writers) * writers)
+    bounds = [number * rows // parts for number in range(parts + 1)] if parts else [0]
+    return [slice(first, end) for first, end in itertools.pairwise(bounds)]
+
+
 class Backfill:
     """Works shards off until none is open; one per process."""
 
@@ -138,17 +151,25 @@ class Backfill:
         self._job, self._embedder = job, embedder
         self._threads = threads
         self._characters_per_token = characters_per_token
-        self._batches: queue.Queue[Batch] = queue.Queue(maxsize=max(2, threads // 4))
-        self._finished = threading.Event()
+        self._batches: queue.Queue[Batch | None] = queue.Queue(maxsize=max(2, threads // 4))
+        """None: nothing more will come."""
         self._stop = job.child_stop()
         self._error: EmbedtuiError | None = None
         self._outstanding = 0
-        self._rows_per_request = ROWS_PER_REQUEST
+        """Shards being read or with requests under way."""
+        self._settled = threading.Condition()
+        self._rows_per_write = ROWS_PER_WRITE[1] // 2
+        self._first_read = True
         self._lock = threading.Lock()
-        self._writers = [job.link("write", writes=True) for _ in range(WRITERS)]
-        self._free: queue.LifoQueue[int] = queue.LifoQueue()
-        for number in range(WRITERS):
-            self._free.put(number)
+        placement = job.migration.placement
+        self._spread = placement is PlacementKind.COLUMN
+        self._writers = [job.link("write", writes=True) for _ in range(WRITERS[placement])]
+        self._free: queue.LifoQueue[Link] = queue.LifoQueue()
+        for link in self._writers:
+            self._free.put(link)
+        self._pool = ThreadPoolExecutor(len(self._writers), thread_name_prefix="write")
+        self._turn = threading.Lock()
+        """Held while a reply is written to a column, see :meth:`_store`."""
 
     def run(self) -> None:
         """Work until no shard of the migration is open, here or elsewhere.
@@ -169,9 +190,10 @@ class Backfill:
         except BaseException as error:
             self._fail(error)
         finally:
-            self._finished.set()
+            self._put(None)
             for worker in workers:
                 worker.join()
+            self._pool.shutdown()
             for link in self._writers:
                 link.drop()
             self._job.idle()
@@ -195,20 +217,19 @@ class Backfill:
                 self._job.doing("claiming a shard")
                 shard = with_database(link, self._claim, stop=self._stop, on_lost=self._lost, on_back=self._back)
                 if shard is None:
-                    if self._settled() and with_database(
+                    self._job.doing("waiting for the last requests")
+                    with self._settled:
+                        settled = self._settled.wait_for(lambda: not self._outstanding, POLL)
+                    if settled and with_database(
                         link, self._all_done, stop=self._stop, on_lost=self._lost, on_back=self._back
                     ):
                         return
-                    self._job.doing("waiting for the last requests")
-                    self._stop.wait(POLL)
+                    if settled:  # other processes are at work on the rest
+                        self._stop.wait(POLL)
                     continue
                 self._read_shard(link, shard)
         finally:
             link.drop()
-
-    def _settled(self) -> bool:
-        with self._lock:
-            return self._outstanding == 0
 
     def _claim(self, conn: Connection) -> Shard | None:
         while True:
@@ -249,7 +270,7 @@ class Backfill:
 
     def _read_shard(self, link: Link, shard: Shard) -> None:
         running = _Running(shard)
-        with self._lock:
+        with self._settled:
             self._outstanding += 1
         try:
             self._job.doing(f"reading blocks {shard.first_block}-{shard.last_block} of {shard.leaf}")
@@ -270,6 +291,9 @@ class Backfill:
     def _chunks(self, link: Link, shard: Shard) -> Iterator[list[SourceRow]]:
         """The shard's rows in block ranges of about READ_BYTES of text each."""
         first, blocks = shard.first_block, shard.last_block - shard.first_block + 1
+        whole = blocks
+        if self._first_read:
+            self._first_read, blocks = False, -(-blocks // FIRST_READ_SHARE)
         while first <= shard.last_block and not self._stop.is_set():
             last = min(first + blocks - 1, shard.last_block)
 
@@ -284,28 +308,23 @@ class Backfill:
                 on_back=self._back,
             )
             size = sum(len(row.text) for row in rows)
-            if size > READ_BYTES:  # wide rows: read fewer blocks at a time from here on
-                blocks = max(1, blocks * READ_BYTES // size)
+            # wide rows: read fewer blocks at a time
+            blocks = max(1, min(whole, (last - first + 1) * READ_BYTES // max(1, size)))
             yield rows
             first = last + 1
 
     def _pack(self, rows: Sequence[SourceRow]) -> Iterator[Sequence[SourceRow]]:
         model = self._job.migration.new_model
-        spread = self._job.migration.placement is PlacementKind.COLUMN
-        most = min(model.max_inputs, self._rows_per_request)
-        if spread:
-            pages = len({row.block for row in rows})
-            most = min(most, max(32, pages // REQUESTS_PER_WAVE))
-        limits = Limits(most, model.max_tokens, model.max_input_tokens)
-        yield from pack(rows, limits, self._characters_per_token(), one_per_page=spread)
+        limits = Limits(min(model.max_inputs, ROWS_PER_REQUEST), model.max_tokens, model.max_input_tokens)
+        yield from pack(rows, limits, self._characters_per_token(), one_per_page=self._spread)
 
-    def _put(self, batch: Batch) -> None:
+    def _put(self, batch: Batch | None) -> None:
         while not self._stop.is_set():
             with contextlib.suppress(queue.Full):
                 self._batches.put(batch, timeout=POLL)
                 return
         # Not handed over: settle it, or its shard would stay counted as under way.
-        if batch[0].settle(left=len(batch[1])):
+        if batch is not None and batch[0].settle(left=len(batch[1])):
             self._close(batch[0])
 
     # -------------------------------------------------------------------------------------- embedding and writing
@@ -315,11 +334,13 @@ class Backfill:
             while not self._stop.is_set():
                 self._job.doing("waiting for rows")
                 try:
-                    running, rows = self._batches.get(timeout=POLL)
+                    batch = self._batches.get(timeout=POLL)
                 except queue.Empty:
-                    if self._finished.is_set():
-                        return
                     continue
+                if batch is None:
+                    self._put(None)  # for the next thread
+                    return
+                running, rows = batch
                 left = len(rows)
                 try:
                     if not self._stop.is_set():
@@ -337,33 +358,54 @@ class Backfill:
             self._job.idle()
 
     def _store(self, shard: Shard, outcome: Outcome) -> int:
-        """Store one outcome; the rows settled by it."""
-        self._job.doing(f"writing {len(outcome.rows)} rows")
+        """Store one outcome; the rows settled by it.
+
+        In a column no two rows of a reply share a page, and a page's row finds room for a HOT update only once its
+        neighbour's dead version can be pruned, that is when every transaction that ran beside the neighbour's has
+        ended. So replies are written one after the other, each by all writers at once.
+        """
         if outcome.fault:
+            self._job.doing("noting a rejected row")
             self._reject(outcome.rows, outcome.fault)
             return len(outcome.rows)
-        began = time.monotonic()
-        written = self._with_writer(lambda conn: self._write(conn, shard, outcome))
-        self._adapt(len(outcome.rows), time.monotonic() - began)
+        self._job.doing(f"writing {len(outcome.rows)} rows")
+        if not self._spread:
+            return sum(
+                self._store_part(shard, outcome, part) for part in cut(len(outcome.rows), self._rows_per_write, 1)
+            )
+        with self._turn:
+            parts = cut(len(outcome.rows), self._rows_per_write, len(self._writers))
+            return sum(self._pool.map(lambda part: self._store_part(shard, outcome, part), parts))
+
+    def _store_part(self, shard: Shard, outcome: Outcome, part: slice) -> int:
+        rows = outcome.rows[part]
+        # each part has its share of the tokens, without a rest
+        tokens = outcome.tokens * part.stop // len(outcome.rows) - outcome.tokens * part.start // len(outcome.rows)
+        written = self._with_writer(lambda conn: self._write(conn, shard, rows, outcome.vectors[part], tokens))
         self._job.add_rows(written.rows)
         self._job.emit(Progressed(now(), f"{written.rows} rows written", written.rows, None))
         return written.rows
 
     def _adapt(self, rows: int, seconds: float) -> None:
         """Aim at writes of WRITE_SECONDS; small ones say nothing about large ones."""
+        least, most = ROWS_PER_WRITE
         if seconds > 2 * WRITE_SECONDS:
-            self._rows_per_request = max(32, min(self._rows_per_request, rows) // 2)
-        elif seconds < WRITE_SECONDS and rows >= self._rows_per_request // 2:
-            self._rows_per_request = min(ROWS_PER_REQUEST, self._rows_per_request * 5 // 4)
+            self._rows_per_write = max(least, min(self._rows_per_write, rows) // 2)
+        elif seconds < WRITE_SECONDS and rows >= self._rows_per_write // 2:
+            self._rows_per_write = min(most, self._rows_per_write * 5 // 4)
 
-    def _write(self, conn: Connection, shard: Shard, outcome: Outcome) -> Written:
-        with conn.transaction():
-            written = self._job.placement.write(conn, shard.leaf, outcome.rows, outcome.vectors)
+    def _write(
+        self, conn: Connection, shard: Shard, rows: Sequence[SourceRow], vectors: Vectors, tokens: int
+    ) -> Written:
+        began = time.monotonic()
+        with conn.pipeline(), conn.transaction():
+            written = self._job.placement.write(conn, shard.leaf, rows, vectors)
             conn.execute(
                 "UPDATE embedtui.shard SET rows = rows + %s, updates = updates + %s, hot_updates = hot_updates + %s,"
                 " tokens = tokens + %s, lease_until = now() + make_interval(secs => %s) WHERE id = %s",
-                [written.rows, written.updates, written.hot_updates, outcome.tokens, LEASE_SECONDS, shard.id],
+                [written.rows, written.updates, written.hot_updates, tokens, LEASE_SECONDS, shard.id],
             )
+        self._adapt(len(rows), time.monotonic() - began)
         return written
 
     def _reject(self, rows: Sequence[SourceRow], reason: str = "") -> None:
@@ -376,12 +418,12 @@ class Backfill:
             self._job.failed(f"Row {', '.join(key)} is rejected: {why}")
 
     def _with_writer(self, work: Callable[[Connection], T]) -> T:
-        number = self._free.get()
+        link = self._free.get()
         try:
             # What is paid for is stored even while stopping; only a database that stays away ends that.
-            return with_database(self._writers[number], work, stop=self._stop, on_lost=self._lost, on_back=self._back)
+            return with_database(link, work, stop=self._stop, on_lost=self._lost, on_back=self._back)
         finally:
-            self._free.put(number)
+            self._free.put(link)
 
     def _close(self, running: _Running) -> None:
         """Everything of a shard is settled: done, or open again for the rows that were left."""
@@ -402,8 +444,9 @@ class Backfill:
             if not isinstance(error, Interrupted):
                 self._fail(error)
         finally:
-            with self._lock:
+            with self._settled:
                 self._outstanding -= 1
+                self._settled.notify_all()
 
     def _lost(self, message: str) -> None:
         self._job.hold("database", message)

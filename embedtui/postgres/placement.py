@@ -420,9 +420,9 @@ class _Common:
         query = self._format(
             """
             SELECT {key} FROM {side_from}
-            WHERE {has_content}
-              AND ({new_embedding} IS NULL OR {new_source} IS DISTINCT FROM {fingerprint}
+            WHERE ({new_embedding} IS NULL OR {new_source} IS DISTINCT FROM {fingerprint}
                    OR {new_model} IS DISTINCT FROM {model})
+              AND {has_content}
               AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new'
                               AND f.key = {key})
               AND NOT EXISTS (SELECT FROM embedtui.queue q WHERE q.migration = {migration} AND q.key = {key})
