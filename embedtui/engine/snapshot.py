@@ -202,7 +202,7 @@ def _backfill(conn: Connection, migration: Migration, meter: RateMeter, queued: 
         hot_holder=holder,
         shards_done=done,
         shards=shards,
-        concurrency=concurrency,
+        concurrency=concurrency if migration.phase is Phase.BACKFILL else None,
         requests_per_minute=requests,
         tokens_per_minute=per_minute,
     )

@@ -87,10 +87,12 @@ def connect(
             "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
             " set_config('idle_in_transaction_session_timeout', '60s', false),"
             " set_config('DateStyle', 'ISO, MDY', false), set_config('IntervalStyle', 'postgres', false),"
-            " set_config('row_security', 'off', false), set_config('default_transaction_read_only', %s, false),"
+            " set_config('row_security', 'off', false), set_config('default_transaction_read_only',"
+            # never off: a database that its administrator made read-only stays so
+            " CASE WHEN %s THEN 'on' ELSE current_setting('default_transaction_read_only') END, false),"
             # the guards re-read a row that changed meanwhile, which a serializable transaction would not
             " set_config('default_transaction_isolation', 'read committed', false)",
-            [f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", "on" if read_only else "off"],
+            [f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", read_only],
         )
         conn.autocommit = autocommit
     except psycopg.Error as error:
