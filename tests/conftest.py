@@ -29,6 +29,14 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
+def server_folder() -> Iterator[Path]:
+    """A folder for a server of a test's own: pytest makes the parents of ``tmp_path`` private at every start, and then
+    a server that runs as another user cannot reach its data."""
+    with tempfile.TemporaryDirectory(prefix="embedtui-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def empty_database(server: EmbeddedServer) -> Iterator[str]:
     """DSN of a fresh database without pgvector."""
     name = f"t{next(_numbers)}"

@@ -259,8 +259,8 @@ def test_unreachable_database_is_said_and_its_secret_is_not() -> None:
         router.close()
 
 
-def test_lost_connection_keeps_the_last_route_and_says_so(tmp_path: Path) -> None:
-    with EmbeddedServer(tmp_path / "pg", version=18) as server:
+def test_lost_connection_keeps_the_last_route_and_says_so(server_folder: Path) -> None:
+    with EmbeddedServer(server_folder / "pg", version=18) as server:
         with psycopg.connect(server.dsn(), autocommit=True) as admin:
             admin.execute("CREATE DATABASE lost")
         dsn = server.dsn("lost")
