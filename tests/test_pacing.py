@@ -622,7 +622,7 @@ def test_the_first_request_goes_alone_so_a_bad_key_costs_one(kit: Kit) -> None:
     until(lambda: kit.row(statements) > before + 1)
     (first,) = (waiter for waiter in waiters if waiter.entered.is_set())
     first.end()
-    until(lambda: sum(waiter.entered.is_set() for waiter in waiters) == 5)  # four at once now, and the first
+    until(lambda: all(waiter.entered.is_set() for waiter in waiters))
     for waiter in waiters:
         waiter.leave.set()
     for waiter in waiters:

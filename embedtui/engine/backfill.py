@@ -35,7 +35,9 @@ SHARDS_AT_LEAST = 16
 FIRST_READ_SHARE = 4
 """The first read is of so small a part of a shard, so that the first requests go out soon."""
 ROWS_PER_REQUEST = 512
-"""Rows of a request at most: few enough that many requests are under way at once."""
+"""Rows of a request at most: few enough that many requests are under way at once …"""
+REPLY_BYTES = 2 << 20
+"""… and that their replies, base64 of 4 bytes a number, are so long at most; bounds memory whatever the model."""
 WRITE_SECONDS = 0.25
 """A write transaction may take so long; they shrink and grow to keep to it."""
 ROWS_PER_WRITE = (32, 512)
@@ -315,7 +317,8 @@ class Backfill:
 
     def _pack(self, rows: Sequence[SourceRow]) -> Iterator[Sequence[SourceRow]]:
         model = self._job.migration.new_model
-        limits = Limits(min(model.max_inputs, ROWS_PER_REQUEST), model.max_tokens, model.max_input_tokens)
+        most = min(model.max_inputs, ROWS_PER_REQUEST, max(1, REPLY_BYTES // (model.dimensions * 4 * 4 // 3)))
+        limits = Limits(most, model.max_tokens, model.max_input_tokens)
         yield from pack(rows, limits, self._characters_per_token(), one_per_page=self._spread)
 
     def _put(self, batch: Batch | None) -> None:
