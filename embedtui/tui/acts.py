@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from embedtui.model import Condition, IndexMethod, Phase, Side
@@ -94,7 +95,9 @@ def next_act(view: View) -> tuple[str, str]:
     wanted = snapshot.next_act
     name = _SPOKEN.get(wanted, wanted)
     if name == "run" and view.running:
-        return "", snapshot.next_why or "The work is under way in this terminal."
+        return "", ""
+    if name == "cutover" and snapshot.route.canary:
+        return name, f"{snapshot.route.canary} % of reads use the new side: watch them, then move the rest."
     return (name if name in ACTS or name in SCREENS else ""), snapshot.next_why
 
 
@@ -110,6 +113,16 @@ SCREENS = {
 """Screens in the order of their keys: name, key, title."""
 
 _SPOKEN = {"resume": "pause", "validate": "compare", "prepare": "run", "backfill": "run", "build_index": "index"}
+
+
+def keyed(text: str) -> str:
+    """The engine's words, which name commands, with the keys of this screen instead where there are any."""
+
+    def key(found: re.Match[str]) -> str:
+        act = ACTS.get(_SPOKEN.get(found[1], found[1]))
+        return f"{act.key_text} ({act.label})" if act else found[0]
+
+    return re.sub(r"`embedtui (\w+)[^`]*`", key, text)
 
 
 def _live(view: View) -> str:

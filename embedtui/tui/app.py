@@ -128,6 +128,7 @@ class Dashboard(App[None]):
         autostart: bool = False,
         remember: bool = True,
         interval: float = 0.5,
+        again: str = "embedtui run --follow",
     ) -> None:
         super().__init__()
         self.bridge = Bridge(open_engine, self.post_message, interval=interval)
@@ -135,6 +136,7 @@ class Dashboard(App[None]):
         self.link = Link()
         self.comparison: Comparison | None = None
         self.advances: dict[str, tuple[str, int, int]] = {}
+        self._again = again
         self._autostart = autostart
         self._remember = remember
         self._comforts = comforts.load() if remember else comforts.Comforts()
@@ -209,10 +211,9 @@ class Dashboard(App[None]):
             return ""
         status = self.snapshot.backfill
         if self.snapshot.phase is Phase.BACKFILL and status.total:
-            return (
-                f"Stopped with {draw.number(status.rows)} of {draw.number(status.total)} rows done. Go on: embedtui run"
-            )
-        return "Nobody keeps both sides in sync now. Go on: embedtui run --follow"
+            done = f"{draw.number(status.rows)} of {draw.number(status.total)}"
+            return f"Stopped with {done} rows done. Go on: {self._again}"
+        return f"This terminal no longer keeps the sides in sync. Go on: {self._again}"
 
     # -------------------------------------------------------------------------------------------- messages
 
@@ -332,7 +333,7 @@ class Dashboard(App[None]):
 
     def trouble(self, trouble: Trouble) -> None:
         """An error in the corner: what, and what to do."""
-        text = safe.line(trouble.message) + (f"\n{safe.line(trouble.hint)}" if trouble.hint else "")
+        text = safe.line(trouble.message) + (f"\n{acts.keyed(safe.line(trouble.hint))}" if trouble.hint else "")
         self.notify(text, title=trouble.title, severity="error", markup=False, timeout=10)
 
     # ------------------------------------------------------------------------------------------------ acts

@@ -63,7 +63,7 @@ def journey(view: View, width: int, _height: int = 1) -> Content:
     # Two cells of glyph a phase where there is room, one where there is not; joints take what is left.
     gap = " " if width >= names + 3 * len(JOURNEY) + 8 else ""
     joints = len(JOURNEY) - 1
-    joint = max(1, min(7, (width - names - (1 + len(gap)) * len(JOURNEY)) // joints - 2 * len(gap)))
+    joint = max(1, min(9, (width - names - (1 + len(gap)) * len(JOURNEY)) // joints - 2 * len(gap)))
     parts: list[draw.Part] = []
     for index, phase in enumerate(JOURNEY):
         if index:
@@ -109,15 +109,39 @@ def advice(view: View, width: int, height: int = 1) -> Content:
         if refused:
             why = refused
     else:
-        glyph, _, style = theme.CONDITION[view.condition]
-        calm = view.condition in (Condition.RUNNING, Condition.IDLE)
-        head = draw.line((f"{glyph} ", style), ("Nothing to do" if calm else "Nothing to do now", "bold"))
+        glyph, word, style, why = _waiting(view, why)
+        head = draw.line((f"{glyph} ", f"bold {style}"), (word, "bold"))
     rows = [head]
     if height > 1:
         rows += draw.wrapped(why, width, "$muted", limit=height - 1)
     elif why:
         rows = [draw.cut(draw.line(head, "  ", (why, "$muted")), width)]
     return draw.lines(rows, height)
+
+
+def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
+    """Glyph, word, colour and words of a state in which there is nothing to do but watch."""
+    glyph, _, style = theme.CONDITION[view.condition]
+    snapshot = view.snapshot
+    if snapshot is None:
+        return "◌", "Connecting", "$muted", "to the database …"
+    if snapshot.phase.ended:
+        done = snapshot.phase is Phase.DONE
+        return ("✓", "Done", "$success", why) if done else ("■", "Aborted", "$warning", why)
+    if snapshot.route.active is Side.NEW:
+        for_ = f"for {draw.duration(snapshot.soak_seconds)}" if snapshot.soak_seconds is not None else ""
+        return "●", "Soaking", "$success", f"{for_}: F9 rolls back at once, K cleans up when you are sure.".lstrip(": ")
+    if view.condition is Condition.THROTTLED:
+        names = ", ".join(_HOLD_WORDS.get(hold.name, safe.line(hold.name)) for hold in snapshot.reasons)
+        return glyph, "Held back", style, f"by {names}: goes on by itself."
+    if view.condition is Condition.RUNNING:
+        status = snapshot.backfill
+        if snapshot.phase is Phase.BACKFILL and status.total is not None:
+            left = f"{draw.number(max(0, status.total - status.rows))} rows to go"
+            time = f", about {draw.duration(status.eta_seconds)}" if status.eta_seconds is not None else ""
+            return glyph, "Working", style, f"{left}{time}. p pauses, + and - change the pace."
+        return glyph, "Working", style, why
+    return "◌", "Starting", "$primary", "the work begins in a moment."
 
 
 def backfill(view: View, width: int, height: int) -> Content:
@@ -169,7 +193,8 @@ def backfill(view: View, width: int, height: int) -> Content:
     rows.append(draw.field("tokens", draw.short(status.tokens), *_pace(snapshot)))
     if status.hot_share is not None:
         low = status.hot_share < 0.5
-        hot: list[draw.Part] = [(draw.percent(status.hot_share), "$warning" if low else "")]
+        # The server counts both figures on its own time, so that their quotient can be above 1 for a moment.
+        hot: list[draw.Part] = [(draw.percent(min(1.0, status.hot_share)), "$warning" if low else "")]
         if low:
             hot.append((f" ! {safe.line(status.hot_holder) or 'updates leave their page'}", "$warning"))
         else:
@@ -204,16 +229,13 @@ def index(view: View, width: int, height: int) -> Content:
         share = status.done / status.total if status.done is not None and status.total else None
         step = next((i for i, name in enumerate(_INDEX_PHASES, 1) if status.phase.startswith(name)), None)
         text = safe.line(status.phase)
-        head = draw.line(
-            ("● ", "bold $primary"),
-            (text, "bold"),
-            (f"  step {step} of {len(_INDEX_PHASES)}" if step else "", "$muted"),
-        )
-        rows.append(head)
+        rows.append(draw.line(("● ", "bold $primary"), (text, "bold")))
         right = draw.line((draw.percent(share), "bold $new"))
         rows.append(draw.row(draw.bar(share, width - right.cell_length - 1, "$new"), right, width))
         if status.done is not None:
             rows.append(draw.field("blocks", draw.number(status.done), (" of ", "$muted"), draw.number(status.total)))
+        if step:
+            rows.append(draw.field("step", str(step), (f" of {len(_INDEX_PHASES)}", "$muted")))
     elif status.exists and status.valid:
         rows.append(draw.line(("✓ valid ", "bold $success"), (f"{method}", "")))
     elif status.exists:

@@ -12,13 +12,16 @@ from embedtui.tui.app import QUIT_SIGNALS, Dashboard
 from embedtui.tui.bridge import OpenEngine
 
 
-def run_dashboard(open_engine: OpenEngine, *, readonly: bool = False, autostart: bool = False) -> int:
+def run_dashboard(
+    open_engine: OpenEngine, *, readonly: bool = False, autostart: bool = False, again: str = "embedtui run --follow"
+) -> int:
     """Shows the dashboard until the operator leaves; returns an exit code.
 
     ``open_engine(on_event)`` makes the engine; it is called on a thread of its own, may block, and is called again
-    while it fails. The engine is closed on leaving. ``autostart`` begins the work at once, ``readonly`` only watches.
+    while it fails. The engine is closed on leaving. ``autostart`` begins the work at once, ``readonly`` only watches,
+    ``again`` is the command that goes on with the work.
     """
-    app = Dashboard(open_engine, readonly=readonly, autostart=autostart)
+    app = Dashboard(open_engine, readonly=readonly, autostart=autostart, again=again)
     with _signals_kept():
         app.run()
     if app.farewell:

@@ -43,6 +43,8 @@ class Choice:
 
     demo: bool = False
     table: str = ""
+    column: str = ""
+    """Its column with the old vectors."""
     model: str = ""
     dimensions: int = 0
 
@@ -81,7 +83,7 @@ class ModelDialog(Dialog[tuple[str, int]]):
         with Vertical(classes="dialog") as box:
             box.border_title = Content(f"Move {safe.line(self._table)} to")
             yield Static(
-                Content.styled("Writes embedtui.toml here and opens the plan. The database is not changed.", "$muted")
+                Content.styled("Writes embedtui.toml here. The database is not changed before you say run.", "$muted")
             )
             with Horizontal(classes="field"):
                 yield Label("Model")
@@ -214,13 +216,13 @@ class Welcome(App[Choice]):
         if message.index == len(self._tables):
             self.action_demo()
             return
-        table = self._tables[message.index].name
+        table = self._tables[message.index]
 
         def answered(answer: tuple[str, int] | None) -> None:
             if answer is not None:
-                self.exit(Choice(table=table, model=answer[0], dimensions=answer[1]))
+                self.exit(Choice(table=table.name, column=table.column, model=answer[0], dimensions=answer[1]))
 
-        self.push_screen(ModelDialog(table), answered)
+        self.push_screen(ModelDialog(table.name), answered)
 
     def action_demo(self) -> None:
         """Leaves for the demo."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -29,6 +30,25 @@ VERDICTS = {
     "bad": ("✗", "both bad", "$error"),
 }
 
+LOW_SHARE = 0.3
+"""An overlap below this is marked: worth a look, not bad."""
+PARTIAL_SHARE = 0.01
+"""A live table always has a row or two with one vector only; more of them are worth a word."""
+
+
+def gain(query: QueryComparison) -> float | None:
+    """nDCG@10 of the new side less that of the old one; None without judgments."""
+    if query.ndcg_old is None or query.ndcg_new is None:
+        return None
+    return query.ndcg_new - query.ndcg_old
+
+
+ORDERS: tuple[tuple[str, Callable[[QueryComparison], tuple[float, str]]], ...] = (
+    ("lowest overlap first", lambda query: (query.overlap, "")),
+    ("biggest loss first", lambda query: (gain(query) or 0.0, "")),
+    ("by text", lambda query: (0.0, query.text.casefold())),
+)
+
 
 class CompareScreen(DashboardScreen):
     """Evidence: what the new model changes, query by query."""
@@ -46,6 +66,7 @@ class CompareScreen(DashboardScreen):
         ),
         Binding("a", "ask", "Ask", show=False, tooltip="Compare a query of your own."),
         Binding("u", "undecided", "Undecided", show=False, tooltip="Only queries without a verdict, or all."),
+        Binding("w", "order", "Order", show=False, tooltip="By overlap, by what got worse, or by text."),
         Binding("y", "copy", "Copy", show=False, tooltip="Copy both rankings, and save them as a file."),
         Binding("escape", "leave_filter", "Leave", show=False),
     ]
@@ -56,13 +77,14 @@ class CompareScreen(DashboardScreen):
         self._shown: list[QueryComparison] = []
         self._filter = ""
         self._undecided = False
+        self._order = 0
         self._asked: QueryComparison | None = None
 
     def body(self) -> ComposeResult:
         yield Panel(self._summary, id="measures-line")
         with Container(id="compare"):
             with Vertical(id="queries-side", classes="box") as side:
-                side.border_title = "Queries, lowest overlap first"
+                side.border_title = f"Queries, {ORDERS[0][0]}"
                 yield Input(placeholder="filter", id="filter", compact=True)
                 yield Listing(
                     self._paint_query,
@@ -142,6 +164,7 @@ class CompareScreen(DashboardScreen):
             for query in every
             if all(word in query.text.casefold() for word in words) and not (self._undecided and query.verdict)
         ]
+        self._shown.sort(key=ORDERS[self._order][1])
         cursor = 0
         if keep and chosen is not None:
             cursor = next((i for i, query in enumerate(self._shown) if query.query_id == chosen.query_id), 0)
@@ -247,10 +270,18 @@ class CompareScreen(DashboardScreen):
     def action_undecided(self) -> None:
         """Shows only queries without a verdict, or all again."""
         self._undecided = not self._undecided
-        self.query_one("#queries-side").border_title = (
-            "Queries without a verdict" if self._undecided else "Queries, lowest overlap first"
-        )
+        self._entitle()
         self._select(keep=True)
+
+    def action_order(self) -> None:
+        """The next order of the list; the chosen query stays chosen."""
+        self._order = (self._order + 1) % len(ORDERS)
+        self._entitle()
+        self._select(keep=True)
+
+    def _entitle(self) -> None:
+        what = "Queries without a verdict" if self._undecided else "Queries"
+        self.query_one("#queries-side").border_title = f"{what}, {ORDERS[self._order][0]}"
 
     def action_ask(self) -> None:
         """Asks for a query and compares it alone."""
@@ -277,9 +308,15 @@ class CompareScreen(DashboardScreen):
         query = self._shown[index]
         k = self._comparison.k if self._comparison else 10
         shared = round(query.overlap * k)
-        style = "$error" if query.overlap < 0.3 else "$warning" if query.overlap < 0.6 else "$success"
+        # Little in common is a difference and no failure: only judgments may be green or red.
+        style = "$warning" if query.overlap < LOW_SHARE else "$primary"
         glyph, word, verdict_style = VERDICTS.get(query.verdict, ("·", "", "$faint"))
-        right = draw.line((f" {glyph}", verdict_style), (f" {word}" if width >= 50 else "", verdict_style))
+        change = gain(query)
+        right = draw.line(
+            (f" {change:+.2f}" if change else "", "$success" if (change or 0) > 0 else "$error"),
+            (f" {glyph}", verdict_style),
+            (f" {word}" if width >= 76 else "", verdict_style),
+        )
         left = draw.line(
             (f"{shared:>2}/{k} ", f"bold {style}"), draw.bar(query.overlap, 5, style), " ", safe.line(query.text)
         )
@@ -324,7 +361,8 @@ class CompareScreen(DashboardScreen):
                 (f"◆ {m.ndcg_new.mean:.2f}", "bold $new"),
                 "  ",
             ]
-        if comparison.partial:
+        seen = comparison.seen
+        if comparison.partial and (seen is None or seen.one_sided > seen.rows * PARTIAL_SHARE):
             parts.append(("! partial", "$warning"))
         return draw.cut(draw.line(*parts), width)
 
@@ -374,16 +412,18 @@ def measure_lines(m: Measures, width: int) -> list[Content]:
                 if d.high < 0
                 else ("no clear difference", "$muted")
             )
-            p = f"  p {m.p_value:.3f}" if m.p_value is not None else ""
             rows.append(
                 draw.field(
                     "change",
                     (f"{d.mean:+.3f}", "bold" if sure else ""),
-                    (f"  {d.low:+.3f} to {d.high:+.3f}{p}", "$muted"),
                     (f"  {word}", style),
+                    (f"  {d.low:+.3f} to {d.high:+.3f}", "$muted"),
                     width=10,
                 )
             )
+            if m.p_value is not None:
+                p = f"{m.p_value:.3f}" if m.p_value >= 0.001 else "< 0.001"
+                rows.append(draw.field("p", p, ("  randomisation test", "$muted"), width=10))
     else:
         rows.append(
             draw.field("quality", ("unknown: no judgments; overlap says different, not worse", "$muted"), width=10)
@@ -401,7 +441,7 @@ def measure_lines(m: Measures, width: int) -> list[Content]:
     if m.latency_old_ms is not None and m.latency_new_ms is not None:
         rows.append(
             draw.field(
-                "p95",
+                "p95 time",
                 (f"◇ {m.latency_old_ms[1]:.1f} ms", "$old"),
                 "  ",
                 (f"◆ {m.latency_new_ms[1]:.1f} ms", "$new"),
@@ -434,7 +474,12 @@ def measure_lines(m: Measures, width: int) -> list[Content]:
                     (f" {count}" if count else " ·", "$muted"),
                 )
             )
-    rows += [draw.line(("? ", "$warning"), (safe.line(each), "$muted")) for each in m.unknown]
+    for each in m.unknown:
+        rows.append(Content(""))
+        rows += [
+            draw.line(("? " if not i else "  ", "$warning"), part)
+            for i, part in enumerate(draw.wrapped(safe.line(each), width - 2, "$muted"))
+        ]
     return rows
 
 

@@ -135,10 +135,11 @@ class CutoverScreen(DashboardScreen):
                 draw.line((("! " if blocker.overridable else "✗ ") if not i else "  ", style), each)
                 for i, each in enumerate(draw.wrapped(safe.line(blocker.message), width - 2, "bold", 3))
             ]
-            if blocker.release:
+            release = acts.keyed(safe.line(blocker.release))
+            if release:
                 rows += [
                     draw.line("  ", ("→ " if not i else "  ", "$muted"), each)
-                    for i, each in enumerate(draw.wrapped(safe.line(blocker.release), width - 4, "$muted", 3))
+                    for i, each in enumerate(draw.wrapped(release, width - 4, "$muted", 3))
                 ]
             if blocker.overridable:
                 rows.append(draw.line(("  → or override it with a reason", "$muted")))
@@ -193,6 +194,6 @@ def check_lines(check: Check, width: int, limit: int = 3) -> list[Content]:
     if check.mend and check.result != "pass":
         rows += [
             draw.line("  ", ("→ " if not i else "  ", style), each)
-            for i, each in enumerate(draw.wrapped(safe.line(check.mend), width - 4, "", limit))
+            for i, each in enumerate(draw.wrapped(acts.keyed(safe.line(check.mend)), width - 4, "", limit))
         ]
     return rows

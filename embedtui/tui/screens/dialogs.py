@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
 from embedtui.model import Blocker, VerifyReport
-from embedtui.tui import draw, safe
+from embedtui.tui import acts, draw, safe
 from embedtui.tui.view import View
 
 T = TypeVar("T")
@@ -204,7 +204,7 @@ def _obstacles(blockers: tuple[Blocker, ...]) -> ComposeResult:
         mark, style = ("! ", "$warning") if blocker.overridable else ("✗ ", "$error")
         parts: list[draw.Part] = [(mark, f"bold {style}"), (safe.line(blocker.message), style)]
         if blocker.release:
-            parts.append((f" {safe.line(blocker.release)}", "$muted"))
+            parts.append((f" {acts.keyed(safe.line(blocker.release))}", "$muted"))
         yield Static(draw.line(*parts), classes="obstacle")
 
 

@@ -44,6 +44,7 @@ class FaultsScreen(DashboardScreen):
         Binding("e", "decide('retry')", "Retry", tooltip="Embed this row again; on a group, all its open rows."),
         Binding("s", "decide('skip')", "Skip", tooltip="Leave it without a new vector, on purpose."),
         Binding("h", "decide('truncate')", "Shorten", tooltip="Embed it again, its text cut to what the model takes."),
+        Binding("w", "order", "Order", show=False, tooltip="Reasons by number of rows, or by their words."),
         Binding("y", "copy", "Copy", show=False, tooltip="Copy the rows read so far, and save them as a file."),
     ]
 
@@ -53,6 +54,7 @@ class FaultsScreen(DashboardScreen):
         self._pages: dict[int, tuple[FaultRow, ...]] = {}
         self._asked: set[int] = set()
         self._group: FaultGroup | None = None
+        self._by_words = False
 
     def body(self) -> ComposeResult:
         with Container(id="faults"):
@@ -67,7 +69,8 @@ class FaultsScreen(DashboardScreen):
 
     def show(self, view: View) -> None:
         super().show(view)
-        groups = tuple(sorted(view.snapshot.faults if view.snapshot else (), key=_order))
+        order = _by_words if self._by_words else _by_count
+        groups = tuple(sorted(view.snapshot.faults if view.snapshot else (), key=order))
         if groups == self._groups:
             return
         before, self._groups = self._groups, groups
@@ -185,6 +188,12 @@ class FaultsScreen(DashboardScreen):
         else:
             self.dashboard.bridge.act(what, lambda engine, _: _decide_group(engine, what, group))
 
+    def action_order(self) -> None:
+        """Orders the reasons by number of rows, or by their words."""
+        self._by_words = not self._by_words
+        self.query_one("#groups").border_title = "Reasons, by their words" if self._by_words else "Reasons"
+        self.show(self.dashboard.view)
+
     def action_copy(self) -> None:
         """The rows of this reason that were read."""
         rows = [row for number in sorted(self._pages) for row in self._pages[number]]
@@ -214,8 +223,12 @@ class FaultsScreen(DashboardScreen):
         return draw.row(left, right, width)
 
 
-def _order(group: FaultGroup) -> tuple[bool, int, str]:
+def _by_count(group: FaultGroup) -> tuple[bool, int, str]:
     return group.state is not FaultState.OPEN, -group.count, group.reason
+
+
+def _by_words(group: FaultGroup) -> tuple[bool, int, str]:
+    return group.state is not FaultState.OPEN, 0, group.reason
 
 
 def _decide(engine: object, what: str, ids: list[int]) -> object:
