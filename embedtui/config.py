@@ -150,6 +150,10 @@ class IndexSettings:
     m: int | None = None
     ef_construction: int | None = None
     lists: int | None = None
+    maintenance_work_mem: str | None = None
+    """For the build alone, e.g. ``4GB``; None leaves the server's."""
+    parallel_workers: int | None = None
+    """For the build alone; None leaves the server's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +373,13 @@ def _yes(value: object) -> bool:
     raise ValueError("must be true or false")
 
 
+def _memory(value: object) -> str:
+    """A size as PostgreSQL writes it."""
+    if not isinstance(value, str) or not re.fullmatch(r"[1-9]\d*(kB|MB|GB|TB)", value):
+        raise ValueError("must be a size such as 512MB or 4GB")
+    return value
+
+
 def _or_off(parse: Callable[[object], Any]) -> Callable[[object], Any]:
     """``false`` switches the reason off."""
     return lambda value: None if value is False or value == "false" else parse(value)
@@ -485,6 +496,8 @@ SPECS: tuple[Spec, ...] = (
     Spec("index.m", _whole(2, 100), "hnsw: connections per layer (pgvector's default is 16)"),
     Spec("index.ef_construction", _whole(4, 1000), "hnsw: candidates while building (default 64)"),
     Spec("index.lists", _whole(1, 32_768), "ivfflat: lists; unset is by the number of rows"),
+    Spec("index.maintenance_work_mem", _memory, "for the build alone, e.g. 4GB; unset is the server's"),
+    Spec("index.parallel_workers", _whole(0, 1024), "for the build alone; unset is the server's"),
     Spec("pacing.requests_per_minute", _number(0, float("inf"), above=True), "unset is learnt from the provider"),
     Spec("pacing.tokens_per_minute", _number(0, float("inf"), above=True), "unset is learnt from the provider"),
     Spec("pacing.max_concurrency", _whole(1, 256), "requests in flight at most"),

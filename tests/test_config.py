@@ -267,9 +267,17 @@ def test_stored_settings_are_plain_json_without_secrets(load: Load) -> None:
 
     stored = load(env={"OPENAI_API_KEY": "sk-verysecret"}, index__method="ivfflat", index__lists=7).stored()
     assert json.loads(json.dumps(stored)) == stored
-    assert stored["index"] == {"method": "ivfflat", "m": None, "ef_construction": None, "lists": 7}
+    chosen = {name: value for name, value in stored["index"].items() if value is not None}
+    assert chosen == {"method": "ivfflat", "lists": 7}
     assert stored["change_capture"] == "triggers"
     assert "sk-verysecret" not in json.dumps(stored)
+
+
+def test_the_memory_of_the_index_build_is_a_size(load: Load) -> None:
+    settings = load(index__maintenance_work_mem="4GB", index__parallel_workers=3)
+    assert (settings.index.maintenance_work_mem, settings.index.parallel_workers) == ("4GB", 3)
+    with pytest.raises(SettingsError, match="must be a size"):
+        load(index__maintenance_work_mem="lots")
 
 
 def test_every_setting_has_a_place_and_a_comment() -> None:

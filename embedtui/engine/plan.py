@@ -276,7 +276,7 @@ def index_options(migration: Migration) -> indexes.IndexOptions:
     values = chosen if isinstance(chosen, dict) else {}
     return indexes.IndexOptions(
         method=migration.index_method,
-        **{name: values[name] for name in ("m", "ef_construction", "lists") if values.get(name) is not None},
+        **{name: value for name, value in values.items() if name != "method" and value is not None},
     )
 
 
@@ -500,16 +500,20 @@ def _check_load(conn: Connection[Any], draft: Draft, migration: Migration, estim
     width = 2 if migration.vector_type == "halfvec" else 4
     vectors = rows * (migration.new_model.dimensions * width + 8)
     if migration.index_method is IndexMethod.HNSW:
-        m = index_options(migration).m
-        memory = indexes.forecast(rows, migration.new_model.dimensions, m, migration.vector_type)
-        if memory > server.maintenance_work_mem:
+        options = index_options(migration)
+        memory = indexes.forecast(rows, migration.new_model.dimensions, options.m, migration.vector_type)
+        allowed = server.maintenance_work_mem
+        if options.maintenance_work_mem is not None:
+            row = conn.execute("SELECT pg_size_bytes(%s)", [options.maintenance_work_mem]).fetchone()
+            allowed = int(row[0]) if row else allowed
+        if memory > allowed:
             yield Check(
                 "index memory",
                 "warn",
                 f"The HNSW build wants about {readable_bytes(memory)}; maintenance_work_mem is "
-                f"{readable_bytes(server.maintenance_work_mem)}, beyond which it slows to a crawl.",
-                f"Raise it for the role, if the server has the memory: ALTER ROLE {shown_column(server.role)} "
-                f"SET maintenance_work_mem = '{math.ceil(memory / 2**20)}MB';",
+                f"{readable_bytes(allowed)}, beyond which it slows to a crawl.",
+                "Raise it for the build, if the server has the memory: "
+                f'index.maintenance_work_mem = "{math.ceil(memory / 2**20)}MB".',
             )
         else:
             yield Check("index memory", "pass", f"about {readable_bytes(memory)} for the HNSW build")
