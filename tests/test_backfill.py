@@ -1,0 +1,76 @@
+"""The backfill's own promises: HOT updates page by page, with the culprit named, and transactions of equal parts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.engine import Engine
+from embedtui.engine.backfill import cut
+from tests.support import NEW, OLD, make_documents, settings_for
+
+
+@pytest.fixture
+def api() -> Iterator[LoopbackServer]:
+    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
+        yield server
+
+
+def engine_for(database: str, api: LoopbackServer, folder: Path, **flags: object) -> Engine:
+    return Engine(database, settings=settings_for(database, api, folder, {"placement": "column", **flags}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "writers", "sizes"),
+    [
+        (0, 10, 2, []),
+        (1, 10, 2, [1]),
+        (10, 10, 1, [10]),
+        (10, 10, 2, [5, 5]),
+        (11, 5, 2, [2, 3, 3, 3]),
+        (3, 1, 2, [1] * 3),
+    ],
+)
+def test_a_reply_is_cut_into_equal_parts_for_all_writers(rows: int, most: int, writers: int, sizes: list[int]) -> None:
+    parts = cut(rows, most, writers)
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [number for part in parts for number in range(rows)[part]] == list(range(rows))
+
+
+def test_updates_stay_on_their_pages(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 4000, text="row {n} " + "x" * 500, index=True)
+    engine = engine_for(database, api, tmp_path, **{"index.method": "none"})
+    engine.prepare()
+    size = "SELECT pg_relation_size('idx_documents_embedding')"
+    with psycopg.connect(database, autocommit=True) as conn:
+        before = conn.execute(size).fetchone()
+        engine.run(threading.Event())
+        after = conn.execute(size).fetchone()
+        shards = conn.execute("SELECT rows, updates, hot_updates FROM embedtui.shard").fetchall()
+    assert sum(rows for rows, _, _ in shards) == 4000
+    assert all(updates == rows for rows, updates, _ in shards)
+    assert sum(hot for _, _, hot in shards) >= 0.75 * 4000
+    assert engine.snapshot().backfill.hot_share == pytest.approx(sum(hot for _, _, hot in shards) / 4000)
+    assert before and after and after[0] <= 1.1 * before[0]
+    engine.close()
+
+
+def test_an_old_snapshot_spoils_the_hot_share_and_is_named(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 4000, text="row {n} " + "x" * 500)
+    engine = engine_for(database, api, tmp_path)
+    engine.prepare()
+    api.latency = 0.05
+    with psycopg.connect(database, application_name="nightly report") as other:
+        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        other.execute("SELECT count(*) FROM documents")
+        snapshot = engine.run(threading.Event(), until=50)
+        seen = snapshot.backfill
+        other.rollback()
+    assert seen.hot_share is not None and seen.hot_share < 0.5
+    assert "nightly report" in seen.hot_holder
+    engine.close()
