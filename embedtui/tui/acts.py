@@ -198,6 +198,8 @@ def _rollback(view: View) -> str:
 def _pace(view: View) -> str:
     if ended := _live(view):
         return ended
+    if view.snapshot is None or view.snapshot.backfill.concurrency is None:
+        return "Only a backfill that is under way can be made faster or slower; l sets limits at any time."
     return ""
 
 
@@ -220,7 +222,6 @@ _RULES = {
     "rollback": _rollback,
     "faster": _pace,
     "slower": _pace,
-    "limits": _pace,
 }
 
 

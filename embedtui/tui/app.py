@@ -54,6 +54,8 @@ from embedtui.tui.screens.dialogs import (
     ReportDialog,
     Typed,
     TypedNameDialog,
+    VerifyAnswer,
+    VerifyDialog,
 )
 from embedtui.tui.screens.faults import FaultsScreen
 from embedtui.tui.screens.help import HelpScreen
@@ -410,21 +412,39 @@ class Dashboard(App[None]):
         self.push_screen(CutoverDialog(self.view, *found), answered)
 
     def _act_verify(self) -> None:
-        self.say("Reading every row; the report opens when it is done.", title="Verify")
-        self.bridge.act("verify", lambda engine, _: engine.verify())
+        def answered(answer: VerifyAnswer | None) -> None:
+            if answer is None:
+                return
+            sample, repair = answer.sample, answer.repair
+            self.say("Reading every row; the report opens when it is done.", title="Verify")
+            self.bridge.act("verify", lambda engine, stop: engine.verify(sample=sample, repair=repair, stop=stop))
+
+        self.push_screen(VerifyDialog(self.view), answered)
 
     def _act_cleanup(self) -> None:
         self._asking = "cleanup"
-        self.bridge.fetch("ask cleanup", lambda engine: (engine.cleanup_sql(), engine.blockers("cleanup")))
+        self.bridge.fetch(
+            "ask cleanup",
+            lambda engine: (engine.cleanup_sql(), engine.blockers("cleanup"), engine.cleanup_sql(rename=False)),
+        )
 
-    def _ask_cleanup(self, found: tuple[tuple[str, ...], tuple[Blocker, ...]]) -> None:
+    def _ask_cleanup(self, found: tuple[tuple[str, ...], tuple[Blocker, ...], tuple[str, ...]]) -> None:
+        statements, blockers, keeping = found
+
         def answered(typed: Typed | None) -> None:
             if typed is not None:
-                name, override = typed.name, typed.override
-                self.bridge.act("cleanup", lambda engine, stop: engine.cleanup(name, override=override, stop=stop))
+                name, override, rename, archive = typed.name, typed.override, typed.rename, typed.archive or None
+                self.bridge.act(
+                    "cleanup",
+                    lambda engine, stop: engine.cleanup(
+                        name, rename=rename, override=override, archive=archive, stop=stop
+                    ),
+                )
 
         text = "Drops the old side for good: after this there is no rollback. Log and registry stay."
-        self.push_screen(TypedNameDialog("Clean up", text, self.view.table, *found), answered)
+        self.push_screen(
+            TypedNameDialog("Clean up", text, self.view.table, statements, blockers, keeping=keeping), answered
+        )
 
     def _act_abort(self) -> None:
         self._asking = "abort"
@@ -447,7 +467,9 @@ class Dashboard(App[None]):
 
     def _concurrency(self, step: int) -> None:
         now = self.snapshot.backfill.concurrency if self.snapshot else None
-        wanted = max(1, (now or 1) + step)
+        if now is None:
+            return
+        wanted = max(1, now + step)
         self.bridge.act("pace", lambda engine, _: (engine.set_pace(max_concurrency=wanted) and None) or wanted)
 
     def _act_limits(self) -> None:
@@ -505,7 +527,8 @@ def echo(name: str, result: object) -> str:
         share = "all reads" if result.active == "new" else f"{result.canary} % of reads"
         return f"The new side serves {share} ({took})."
     if isinstance(result, Comparison):
-        return f"Compared {draw.number(len(result.queries))} queries: {result.verdict or 'no verdict'}."
+        why = "" if result.verdict == "PASS" else " Screen 3 says why."
+        return f"Compared {draw.number(len(result.queries))} queries: {result.verdict or 'no verdict'}.{why}"
     return {
         "pause": "Paused: workers finish the requests in flight.",
         "resume": "Resumed.",

@@ -156,6 +156,10 @@ def backfill(view: View, width: int, height: int) -> Content:
         else (1.0 if status.total == 0 and snapshot.phase in acts.EMBEDDED else None)
     )
     here = snapshot.phase is Phase.BACKFILL
+    # Once the backfill is done, what is missing is what the application wrote just now: the Sync panel counts it.
+    coming = snapshot.sync.queued if snapshot.phase in acts.EMBEDDED else 0
+    if status.total and coming and status.rows + coming >= status.total:
+        share = 1.0
     right = draw.line((draw.percent(share, 1 if width >= 60 else 0), "bold $new"))
     rows = [draw.row(draw.bar(share, width - right.cell_length - 1, "$new"), right, width)]
     of = draw.line(
@@ -294,8 +298,8 @@ def route(view: View, width: int, height: int) -> Content:
             (f" ◆ new {share:>3} %", "bold $new" if share else "$muted"),
         )
     ]
-    if status.changed_at is not None:
-        who = f" by {safe.line(status.changed_by)}" if status.changed_by else ""
+    if status.changed_at is not None and status.changed_by:
+        who = f" by {safe.line(status.changed_by)}"
         rows.append(
             draw.field("moved", draw.clock(status.changed_at), (who, "$muted"), (f"  epoch {status.epoch}", "$muted"))
         )

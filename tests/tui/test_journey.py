@@ -17,7 +17,14 @@ from embedtui.model import Condition, Phase, QueryInput, Side
 from embedtui.postgres.connect import connect
 from embedtui.tui.app import Dashboard
 from embedtui.tui.screens.base import DashboardScreen
-from embedtui.tui.screens.dialogs import CutoverDialog, LimitsDialog, PromptDialog, ReportDialog, TypedNameDialog
+from embedtui.tui.screens.dialogs import (
+    CutoverDialog,
+    LimitsDialog,
+    PromptDialog,
+    ReportDialog,
+    TypedNameDialog,
+    VerifyDialog,
+)
 from embedtui.tui.screens.faults import FaultsScreen
 from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.log import LogScreen
@@ -87,6 +94,15 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
             await until(pilot, lambda: conn.execute("SELECT count(*) FROM embedtui.verdict").fetchone() == (1,))
         assert app.comparison.queries[0].query_id == first.query_id
         assert app.comparison.queries[0].verdict == "new"
+
+        def listed() -> list[str]:
+            return [query.text for query in app.screen._shown]  # type: ignore[attr-defined]
+
+        by_overlap = listed()
+        await pilot.press("w", "w")
+        assert listed() == sorted(by_overlap, key=str.casefold)
+        await pilot.press("w")
+        assert listed() == by_overlap
 
         # an own query, asked while the comparison is open, and left again
         await pilot.press("a")
@@ -165,10 +181,20 @@ async def test_cleanup_shows_its_sql_and_asks_for_the_name(database: str, api: L
         await until(pilot, lambda: isinstance(app.screen, TypedNameDialog))
         assert any("DROP COLUMN" in statement for statement in app.screen._statements)  # type: ignore[attr-defined]
         await type_text(pilot, "documents")
-        app.screen.query_one("#override", Input).focus()
+        await pilot.press("enter")
+        assert app.focused is app.screen.query_one("#override", Input), "Enter goes to what is missing"
         await type_text(pilot, "seen enough")
+        assert "RENAME" in str(app.screen._sql)  # type: ignore[attr-defined]
+        await pilot.press("tab")
+        await type_text(pilot, "old_vectors")
+        await pilot.press("tab", "space")
+        assert "old_vectors" in str(app.screen._sql) and "RENAME" not in str(app.screen._sql)  # type: ignore[attr-defined]
+        app.screen.query_one("#override", Input).focus()
         await pilot.press("enter")
         await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.DONE, 60)
+        with psycopg.connect(database) as conn:
+            assert conn.execute("SELECT count(*) FROM old_vectors").fetchone() == (ROWS,)
+            conn.execute("SELECT embedding_v2 FROM documents")
         await pilot.press("p")
         assert "is done" in said(app)
 
@@ -187,23 +213,30 @@ async def test_abort_takes_everything_back(database: str, api: LoopbackServer, t
 async def test_pace_and_pause_by_keys(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, ROWS)
     async with dashboard(database, api, tmp_path) as (app, pilot):
-        await ready(app, pilot)
-        await pilot.press("p")
-        await until(pilot, lambda: app.snapshot and app.snapshot.condition is Condition.PAUSED)
-        await pilot.press("p")
-        await until(pilot, lambda: app.snapshot and app.snapshot.condition is not Condition.PAUSED)
 
         def pace(column: str) -> object:
             with psycopg.connect(database) as conn:
                 row = conn.execute(f"SELECT {column} FROM embedtui.pace").fetchone()
             return row and row[0]
 
-        before = pace("max_concurrency")
+        api.latency = 3.0  # the backfill stays under way meanwhile
+        await pilot.press("r")
+        await until(pilot, lambda: app.snapshot and app.snapshot.backfill.concurrency is not None)
+        for key in ("plus", "minus"):
+            before = app.snapshot.backfill.concurrency
+            await pilot.press(key)
+            wanted = max(1, before + 1 if key == "plus" else before - 1)
+            await until(pilot, lambda wanted=wanted: pace("max_concurrency") == wanted)
+            await until(pilot, lambda: "pace" not in app.view.busy)
+        api.latency = 0.0
+        await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.VALIDATE, 60)
         await pilot.press("plus")
-        await until(pilot, lambda: pace("max_concurrency") != before)
-        await until(pilot, lambda: "pace" not in app.view.busy)
-        await pilot.press("minus")
-        await until(pilot, lambda: "pace" not in app.view.busy)
+        assert "Only a backfill" in said(app)
+
+        await pilot.press("p")
+        await until(pilot, lambda: app.snapshot and app.snapshot.condition is Condition.PAUSED)
+        await pilot.press("p")
+        await until(pilot, lambda: app.snapshot and app.snapshot.condition is not Condition.PAUSED)
         await pilot.press("l")
         await until(pilot, lambda: isinstance(app.screen, LimitsDialog))
         await type_text(pilot, "120")
@@ -226,7 +259,11 @@ async def test_verify_index_plan_theme_help_and_palette(database: str, api: Loop
         await pilot.press("i")
         assert "there and valid" in said(app)
         await pilot.press("v")
+        await until(pilot, lambda: isinstance(app.screen, VerifyDialog))
+        await type_text(pilot, "5")
+        await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ReportDialog))
+        assert app.screen._report.sampled == 5  # type: ignore[attr-defined]
         await pilot.press("escape", "t")
         assert app.theme == "embedtui-light"
         for key, back in (("question_mark", "escape"), ("f1", "q")):
@@ -260,6 +297,10 @@ async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer
             screen = app.screen
             assert isinstance(screen, FaultsScreen)
             await until(pilot, lambda: [group.count for group in screen._groups] == [250, 10])
+            await pilot.press("w")
+            assert [group.reason[:3] for group in screen._groups] == ["ref", "too"]
+            await pilot.press("w")
+            assert [group.reason[:3] for group in screen._groups] == ["too", "ref"]
             await pilot.press("tab", "end")
             await until(pilot, lambda: screen._row(249) is not None)
             await pilot.press("s")

@@ -11,9 +11,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Button, Input, Label, Static
+from textual.widgets import Button, Checkbox, Input, Label, Static
 
-from embedtui.model import Blocker, VerifyReport
+from embedtui.model import BackfillStatus, Blocker, VerifyReport
 from embedtui.tui import acts, draw, safe
 from embedtui.tui.view import View
 
@@ -54,20 +54,32 @@ class Typed:
 
     name: str
     override: str = ""
+    rename: bool = True
+    """The new column takes the old one's name."""
+    archive: str = ""
+    """Table or file that keeps the old vectors; empty: they are gone."""
 
 
 class TypedNameDialog(Dialog[Typed]):
     """Asks for the table's name before something that cannot be taken back.
 
     Blockers that may be overridden ask for a reason; any other keeps the button closed and says what releases it.
+    ``keeping`` is the SQL where the new column keeps its name: with it, a cleanup's choices are offered.
     """
 
     def __init__(
-        self, verb: str, text: str, table: str, statements: tuple[str, ...] = (), blockers: tuple[Blocker, ...] = ()
+        self,
+        verb: str,
+        text: str,
+        table: str,
+        statements: tuple[str, ...] = (),
+        blockers: tuple[Blocker, ...] = (),
+        *,
+        keeping: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
         self._verb, self._text, self._table = verb, text, table
-        self._statements, self._blockers = statements, blockers
+        self._statements, self._blockers, self._keeping = statements, blockers, keeping
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog -danger") as box:
@@ -75,16 +87,29 @@ class TypedNameDialog(Dialog[Typed]):
             yield Static(Content(self._text))
             if self._statements:
                 with VerticalScroll(classes="sql"):
-                    yield Static(Content(safe.block(";\n".join(self._statements) + ";")))
+                    yield Static(self._sql, id="sql")
             yield from _obstacles(self._blockers)
             with Horizontal(classes="field"):
                 yield Label(Content.assemble("Type ", (safe.line(self._table), "bold")))
-                yield Input(id="typed", compact=True, select_on_focus=False)
+                yield Input(id="typed", placeholder="the table's name", compact=True, select_on_focus=False)
             if _overridable(self._blockers):
                 yield from _reason()
+            if self._keeping is not None:
+                with Horizontal(classes="field"):
+                    yield Label("Keep old vectors in")
+                    yield Input(id="archive", placeholder="no; or a table or a file", compact=True)
+                yield Checkbox("The new column takes the old one's name", value=True, id="rename", compact=True)
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
                 yield Button(self._verb, id="go", variant="error", disabled=True, compact=True)
+
+    @property
+    def _sql(self) -> Content:
+        rename = all(box.value for box in self.query("#rename").results(Checkbox))
+        statements = self._statements if rename or self._keeping is None else self._keeping
+        archive = "".join(field.value.strip() for field in self.query("#archive").results(Input))
+        first = f"-- first the old vectors are kept in {archive}, and counted\n" if archive else ""
+        return Content(safe.block(first + ";\n".join(statements) + ";"))
 
     @property
     def _answer(self) -> Typed | None:
@@ -92,19 +117,26 @@ class TypedNameDialog(Dialog[Typed]):
         reasons = [field.value.strip() for field in self.query("#override").results(Input)]
         if typed != self._table or not all(reasons) or _hard(self._blockers):
             return None
-        return Typed(typed, reasons[0] if reasons else "")
+        rename = all(box.value for box in self.query("#rename").results(Checkbox))
+        archive = "".join(field.value.strip() for field in self.query("#archive").results(Input))
+        return Typed(typed, reasons[0] if reasons else "", rename, archive)
 
     @on(Input.Changed)
+    @on(Checkbox.Changed)
     def typed(self) -> None:
-        """Only a whole answer releases the button."""
+        """Only a whole answer releases the button; the SQL follows the choices."""
+        for sql in self.query("#sql").results(Static):
+            sql.update(self._sql)
         self.query_one("#go", Button).disabled = self._answer is None
 
     @on(Input.Submitted)
     @on(Button.Pressed, "#go")
     def confirmed(self) -> None:
-        """Enter in a field goes on only with a whole answer."""
+        """Enter in a field goes on only with a whole answer; else to what is missing."""
         if self._answer is not None:
             self.dismiss(self._answer)
+        else:
+            _go_to_gap(self, self._table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +177,7 @@ class CutoverDialog(Dialog[CutoverAnswer]):
                 yield Input(str(self._percent), id="percent", compact=True, type="integer", max_length=3)
             with Horizontal(classes="field"):
                 yield Label(Content.assemble("Type ", (table, "bold")))
-                yield Input(id="typed", compact=True, select_on_focus=False)
+                yield Input(id="typed", placeholder="the table's name", compact=True, select_on_focus=False)
             if _overridable(self._blockers):
                 yield from _reason()
             with Horizontal(classes="buttons"):
@@ -181,6 +213,8 @@ class CutoverDialog(Dialog[CutoverAnswer]):
         answer = self._answer()
         if answer is not None:
             self.dismiss(answer)
+        else:
+            _go_to_gap(self, self._view.table)
 
     @on(Button.Pressed, "#postpone")
     def postponed(self) -> None:
@@ -188,6 +222,17 @@ class CutoverDialog(Dialog[CutoverAnswer]):
         answer = self._answer(postponed=True)
         if answer is not None:
             self.dismiss(answer)
+
+
+def _go_to_gap(dialog: Dialog[T], table: str) -> None:
+    """Brings the cursor to the first field that keeps the answer from being whole."""
+    typed = dialog.query_one("#typed", Input)
+    if typed.value.strip() != table:
+        typed.focus()
+        return
+    for field in dialog.query("#override").results(Input):
+        if not field.value.strip():
+            field.focus()
 
 
 def _hard(blockers: tuple[Blocker, ...]) -> bool:
@@ -230,12 +275,12 @@ class LimitsDialog(Dialog[dict[str, float]]):
         self._view = view
 
     def compose(self) -> ComposeResult:
-        status = self._view.snapshot.backfill if self._view.snapshot else None
-        now = {
-            "requests_per_minute": status and status.requests_per_minute,
-            "tokens_per_minute": status and status.tokens_per_minute,
-            "max_concurrency": status and status.concurrency,
-            "spend_cap": status and status.cap,
+        status = self._view.snapshot.backfill if self._view.snapshot else BackfillStatus()
+        now: dict[str, float | None] = {
+            "requests_per_minute": status.requests_per_minute,
+            "tokens_per_minute": status.tokens_per_minute,
+            "max_concurrency": status.concurrency,
+            "spend_cap": status.cap,
         }
         with Vertical(classes="dialog") as box:
             box.border_title = f"Limits of {safe.line(self._view.table)}"
@@ -248,7 +293,7 @@ class LimitsDialog(Dialog[dict[str, float]]):
                         id=name,
                         compact=True,
                         type="integer" if name == "max_concurrency" else "number",
-                        placeholder="no limit" if value is None else f"{value:,.10g}",
+                        placeholder=_as_it_is(name, value),
                     )
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
@@ -273,6 +318,57 @@ class LimitsDialog(Dialog[dict[str, float]]):
                 return
             limits[name] = int(value) if name == "max_concurrency" else value
         self.dismiss(limits)
+
+
+def _as_it_is(name: str, value: float | None) -> str:
+    """What an empty field leaves; requests in flight are told only while there are any."""
+    if value is not None:
+        return f"{value:,.10g}"
+    return "as it is" if name == "max_concurrency" else "no limit"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyAnswer:
+    """How a scan is made."""
+
+    sample: int = 0
+    """Rows that are embedded again and compared."""
+    repair: bool = False
+    """What is wrong is queued to be embedded again."""
+
+
+class VerifyDialog(Dialog[VerifyAnswer]):
+    """Asks how thorough a scan of every row should be."""
+
+    AUTO_FOCUS = "#sample"
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self._table = view.table
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog") as box:
+            box.border_title = Content(f"Verify {safe.line(self._table)}")
+            yield Static(
+                Content.styled(
+                    "Reads every row: missing, stale, of the wrong model, faulty. Changes nothing.", "$muted"
+                )
+            )
+            with Horizontal(classes="field"):
+                yield Label("Embed again, rows")
+                yield Input("0", id="sample", compact=True, type="integer", max_length=6)
+            yield Checkbox("Queue what is wrong, to be embedded again", id="repair", compact=True)
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="cancel", compact=True)
+                yield Button("Verify", id="go", variant="primary", compact=True)
+
+    @on(Input.Submitted)
+    @on(Button.Pressed, "#go")
+    def confirmed(self) -> None:
+        """An empty number is none."""
+        text = self.query_one("#sample", Input).value.strip() or "0"
+        if text.isdigit():
+            self.dismiss(VerifyAnswer(int(text), self.query_one("#repair", Checkbox).value))
 
 
 class PromptDialog(Dialog[str]):

@@ -124,7 +124,9 @@ class LogScreen(DashboardScreen):
 
     def _title(self) -> None:
         state = "following" if self._follow else "f follows"
-        self.query_one("#log-side").border_title = f"Log  {draw.number(len(self._entries))} lines, {state}"
+        self.query_one(
+            "#log-side"
+        ).border_title = f"Log  {draw.number(len(self._entries))} line{'s' if len(self._entries) != 1 else ''}, {state}"
 
     @on(Listing.Moved, "#log")
     def moved(self, message: Listing.Moved) -> None:
