@@ -352,7 +352,7 @@ class Mischief:
             (5, self._kill),
             (2, self._crash),
             (1, self._restart),
-            (9, self._provider_fails),
+            (5, self._provider_fails),
             (1, self._provider_refuses),
             (4, self._cut_connections),
             (3, self._cancel),
@@ -388,7 +388,11 @@ class Mischief:
         self.counts[f"provider {kind}"] += 1
         retry_after = self._dice.choice((None, 1)) if kind is FaultKind.RATE_LIMITED else None
         self._api.faults.add(
-            kind, times=self._dice.randrange(1, 6), retry_after=retry_after, seconds=1.0, model=self._either_model()
+            kind,
+            times=self._dice.choice((1, 1, 2, 4)),
+            retry_after=retry_after,
+            seconds=1.0,
+            model=self._either_model(),
         )
 
     def _either_model(self) -> str | None:

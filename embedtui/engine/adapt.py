@@ -51,7 +51,13 @@ class RateLearner:
             return
         rate = self._rate
         since, before = self._mark or self._first or (now - MERGE_SECONDS, total)
-        throughput = max(0.0, total - before) * 60 / max(now - since, MERGE_SECONDS)
+        total = max(total, before)
+        if total <= before and self._limit is None:
+            # Nothing was accepted, so nothing was measured: somebody else uses the budget, or it is an outage. The
+            # backoff waits for that; a rate learnt from it would be next to nothing, and last.
+            self._mark = (now, total)
+            return
+        throughput = (total - before) * 60 / max(now - since, MERGE_SECONDS)
         if self._limit is not None and rate is not None:
             rate = max(rate * DECREASE, self._limit * FLOOR)
         elif rate is None:

@@ -62,6 +62,10 @@ class RowEmbedder:
         self._rejected = 0
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        """Close the provider's idle connections."""
+        self._embedder.close()
+
     def embed(self, rows: Sequence[SourceRow], stop: threading.Event) -> Iterator[Outcome]:
         """Yield an outcome as soon as it is known, so that what is paid for can be stored at once.
 

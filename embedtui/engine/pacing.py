@@ -582,7 +582,7 @@ class Pacer:
         self._cap, self._spent, self._ratio = _maybe(cap), _whole(spent), _maybe(ratio) or self._ratio
         # what was accepted: neither what is only leased nor what is still in flight
         accepted_tokens = self._spent - self._pool_tokens - self._reserved
-        accepted_requests = _whole(requests) - self._pool_requests - self._in_flight
+        accepted_requests = _whole(requests) - _whole(total) - self._pool_requests - self._in_flight
         self._tokens.observed(now, accepted_tokens)
         self._requests.observed(now, accepted_requests)
         # 429s of other processes are news about the same budget

@@ -12,7 +12,7 @@ from psycopg import sql
 from embedtui.config import Settings
 from embedtui.engine.backfill import plan_shards
 from embedtui.engine.plan import require_ready
-from embedtui.errors import Interrupted
+from embedtui.errors import Interrupted, Refused
 from embedtui.model import Migration, Phase
 from embedtui.postgres import capture, schema
 from embedtui.postgres.connect import Connection, require_session
@@ -40,7 +40,18 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
     placement = require_ready(conn, draft, settings)
     schema.install(conn)
     install_functions(conn)
-    migration = create_migration(conn, replace(draft.migration(placement), phase=Phase.PREPARE))
+    try:
+        with conn.transaction():
+            return _create(conn, replace(draft.migration(placement), phase=Phase.PREPARE), settings)
+    except Refused:
+        known = load_migration(conn, draft.name)  # another process may have been first
+        if known is None or known.phase.ended:
+            raise
+        return known
+
+
+def _create(conn: Connection, draft: Migration, settings: Settings) -> Migration:
+    migration = create_migration(conn, draft)
     conn.execute(
         "UPDATE embedtui.pace SET tokens_per_minute = %s, requests_per_minute = %s, max_concurrency = %s,"
         " spend_cap = %s WHERE migration = %s",
@@ -57,7 +68,7 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
         migration.id,
         "begin",
         f"{migration.table}: {migration.old_model.name} ({migration.old_model.dimensions}) to "
-        f"{migration.new_model.name} ({migration.new_model.dimensions}), placement {placement}",
+        f"{migration.new_model.name} ({migration.new_model.dimensions}), placement {migration.placement}",
     )
     return migration
 

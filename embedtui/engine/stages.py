@@ -169,7 +169,6 @@ class Stages:
                 self._enter(Phase.INDEX, Phase.BACKFILL)
             elif phase is Phase.INDEX:
                 self._index()
-                self._drain(EVERY_KIND)
                 self._enter(Phase.VALIDATE, Phase.INDEX)
             elif phase.ended:
                 return
