@@ -62,13 +62,13 @@ def test_updates_stay_on_their_pages(database: str, api: LoopbackServer, tmp_pat
 
 def test_an_old_snapshot_spoils_the_hot_share_and_is_named(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, 4000, text="row {n} " + "x" * 500)
-    engine = engine_for(database, api, tmp_path)
+    engine = engine_for(database, api, tmp_path, **{"pacing.max_concurrency": 1})
     engine.prepare()
-    api.latency = 0.05
+    api.latency = 0.5
     with psycopg.connect(database, application_name="nightly report") as other:
         other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         other.execute("SELECT count(*) FROM documents")
-        snapshot = engine.run(threading.Event(), until=50)
+        snapshot = engine.run(threading.Event(), until=25)
         seen = snapshot.backfill
         other.rollback()
     assert seen.hot_share is not None and seen.hot_share < 0.5

@@ -29,9 +29,10 @@ LEASE_SECONDS = 30
 LOCK_CLASS = 0x656D  # advisory lock class of live workers; the object is the worker's id
 READ_BYTES = 16 << 20
 """Text read ahead of the requests, about; bounds memory whatever the table's size."""
-SHARD_BLOCKS = (1024, 4096)
+SHARD_BLOCKS = (256, 4096)
 SHARDS_AT_LEAST = 16
-"""Blocks a shard, and shards a table where that allows, so that hosts can share it."""
+"""Blocks a shard, and shards a table where that allows, so that hosts can share it; in a column a request has no more
+rows than a shard has blocks."""
 FIRST_READ_SHARE = 4
 """The first read is of so small a part of a shard, so that the first requests go out soon."""
 ROWS_PER_REQUEST = 512
