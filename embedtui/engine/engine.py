@@ -454,8 +454,10 @@ class Engine:
                 report = count_rows(conn, placement)
                 if sample:
                     job = Job(self.dsn, migration, self._on_event)
-                    with closing(Pacer(self.dsn, migration)) as pacer:
-                        embedder = make_row_embedder(migration.new_model, self._environ, pacer, job)
+                    with (
+                        closing(Pacer(self.dsn, migration)) as pacer,
+                        closing(make_row_embedder(migration.new_model, self._environ, pacer, job)) as embedder,
+                    ):
                         compared, wrong = sample_rows(conn, placement, embedder, sample, stop)
                     report = replace(report, sampled=compared, mismatched=len(wrong))
                 if repair:

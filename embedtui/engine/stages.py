@@ -99,9 +99,8 @@ class Stages:
         new = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job)
         # An application's edit does not queue behind the whole backfill for the provider's budget.
         urgent = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job, urgent=True)
-        sync = Sync(
-            self._job, urgent, self._old_embedder(), characters_per_token=lambda: self._pacer.characters_per_token
-        )
+        old = self._old_embedder()
+        sync = Sync(self._job, urgent, old, characters_per_token=lambda: self._pacer.characters_per_token)
         syncing = threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True)
         watching = threading.Thread(target=self._watch_share, name="until", daemon=True)
         syncing.start()
@@ -118,6 +117,9 @@ class Stages:
             if self._until is not None:
                 watching.join()
             sync.close()
+            for embedder in (new, urgent, old):
+                if embedder is not None:
+                    embedder.close()
             self._link.drop()
             self._pacer.close()
         if self._sync_error is not None:
