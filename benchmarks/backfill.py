@@ -47,13 +47,12 @@ def article(dsn: str, base_url: str, seconds: float, sleep: float) -> float:
 
 def ceiling(dsn: str, base_url: str, threads: int = 16, batch: int = 256) -> float:
     """No guard, no provenance, no resume: embed and COPY into a bare table, as fast as this machine can."""
-    texts = [row for row in psycopg.connect(dsn).execute("SELECT id, content FROM documents ORDER BY id")]
+    with psycopg.connect(dsn) as conn:
+        texts = list(conn.execute("SELECT id, content FROM documents ORDER BY id"))
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(f"CREATE TABLE bare (id bigint, embedding vector({NEW_DIMENSIONS}))")
-    record = np.dtype(
-        [("n", ">i2"), ("l1", ">i4"), ("id", ">i8"), ("l2", ">i4"), ("d", ">i2"), ("u", ">i2")]
-        + [("v", ">f4", (NEW_DIMENSIONS,))]
-    )
+    head = [("n", ">i2"), ("l1", ">i4"), ("id", ">i8"), ("l2", ">i4"), ("d", ">i2"), ("u", ">i2")]
+    record = np.dtype([*head, ("v", ">f4", (NEW_DIMENSIONS,))])
     client = httpx2.Client(
         base_url=base_url,
         headers={"Authorization": f"Bearer {DEFAULT_KEY}"},

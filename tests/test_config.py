@@ -115,7 +115,10 @@ def test_openai_base_url_goes_to_models_with_openais_key(load: Load, file: str, 
         ("[pacing]\nmax_concurrency = 0", "pacing.max_concurrency = 0 (embedtui.toml): must be a whole number from 1 "
          "to 256."),
         ("[pacing]\nmax_concurrency = true", "must be a whole number"),
-        ("[pacing]\nspend_cap = \"free\"", 'pacing.spend_cap = "free" (embedtui.toml): must be a number of at least 0.'),
+        (
+            '[pacing]\nspend_cap = "free"',
+            'pacing.spend_cap = "free" (embedtui.toml): must be a number of at least 0.',
+        ),
         ("[pacing]\nspend_cap = nan", "must be a number"),
         ('placement = "colum"', "must be auto, column, table; did you mean column?"),
         ('distance = "cos"', "must be cosine, l2, ip"),
@@ -167,7 +170,7 @@ def test_a_wrong_value_from_the_environment_names_its_variable(load: Load) -> No
 
 
 def test_no_connection_string_names_the_variable_and_the_mend(load: Load) -> None:
-    with pytest.raises(SettingsError, match="DATABASE_URL is not set.*environment or .env"):
+    with pytest.raises(SettingsError, match=r"DATABASE_URL is not set.*environment or \.env"):
         _ = load().dsn
     with pytest.raises(SettingsError, match="PRIMARY_DSN is not set"):
         _ = load('database_variable = "PRIMARY_DSN"', env={"DATABASE_URL": "postgresql://h/d"}).dsn

@@ -160,9 +160,7 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
     if isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName) and "embedtui." in lower:
         return Refused("embedtui has not been prepared in this database.", hint="Start with `embedtui run`.")
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
-        return DatabaseError(
-            f"{line}.", hint="The table changed under the migration: restore it, or `embedtui abort`."
-        )
+        return DatabaseError(f"{line}.", hint="The table changed under the migration: restore it, or `embedtui abort`.")
     if isinstance(error, errors.DiskFull):
         return DatabaseLost(f"The server's disk is full: {line}.", hint="Free disk space; the work goes on by itself.")
     if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:
