@@ -106,7 +106,7 @@ def advice(view: View, width: int, height: int = 1) -> Content:
             draw.link(f" {act.key_text} ", style, f"app.act('{name}')"),
             (f" {acts.label(name, view)}", "bold"),
         )
-        if refused:
+        if refused and not view.readonly:
             why = refused
     else:
         glyph, word, style, why = _waiting(view, why)
@@ -170,7 +170,7 @@ def backfill(view: View, width: int, height: int) -> Content:
         if status.shards
         else Content("")
     )
-    rows.append(draw.row(of, shards, width))
+    rows.append(draw.row(of, shards, width) if of.cell_length + shards.cell_length < width else of)
     spare = height - 7
     speed = draw.field(
         "rate", (draw.rate(status.rate) + (" rows/s" if status.rate is not None else ""), "bold" if here else "")

@@ -141,7 +141,7 @@ class CutoverScreen(DashboardScreen):
                     draw.line("  ", ("→ " if not i else "  ", "$muted"), each)
                     for i, each in enumerate(draw.wrapped(release, width - 4, "$muted", 3))
                 ]
-            if blocker.overridable:
+            if blocker.overridable and "override" not in release:
                 rows.append(draw.line(("  → or override it with a reason", "$muted")))
         return draw.lines(rows)
 

@@ -48,6 +48,17 @@ class Dialog(ModalScreen[T]):
         self.dismiss(None)
 
 
+class Tick(Checkbox):
+    """A checkbox that tells on from off by a glyph; Textual's own does by colour only."""
+
+    def on_mount(self) -> None:
+        self.watch_value()
+
+    def watch_value(self) -> None:
+        self.BUTTON_INNER = "✓" if self.value else " "
+        super().watch_value()
+
+
 @dataclass(frozen=True, slots=True)
 class Typed:
     """The table's name as typed, and the reason for an override where one was asked for."""
@@ -98,7 +109,7 @@ class TypedNameDialog(Dialog[Typed]):
                 with Horizontal(classes="field"):
                     yield Label("Keep old vectors in")
                     yield Input(id="archive", placeholder="no; or a table or a file", compact=True)
-                yield Checkbox("The new column takes the old one's name", value=True, id="rename", compact=True)
+                yield Tick("The new column takes the old one's name", value=True, id="rename", compact=True)
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
                 yield Button(self._verb, id="go", variant="error", disabled=True, compact=True)
@@ -247,7 +258,9 @@ def _obstacles(blockers: tuple[Blocker, ...]) -> ComposeResult:
     """What stands against it, with what would release it."""
     for blocker in blockers:
         mark, style = ("! ", "$warning") if blocker.overridable else ("✗ ", "$error")
-        parts: list[draw.Part] = [(mark, f"bold {style}"), (safe.line(blocker.message), style)]
+        message = safe.line(blocker.message)
+        message += "" if message.endswith((".", "!", "?")) else "."
+        parts: list[draw.Part] = [(mark, f"bold {style}"), (message, style)]
         if blocker.release:
             parts.append((f" {acts.keyed(safe.line(blocker.release))}", "$muted"))
         yield Static(draw.line(*parts), classes="obstacle")
@@ -357,7 +370,7 @@ class VerifyDialog(Dialog[VerifyAnswer]):
             with Horizontal(classes="field"):
                 yield Label("Embed again, rows")
                 yield Input("0", id="sample", compact=True, type="integer", max_length=6)
-            yield Checkbox("Queue what is wrong, to be embedded again", id="repair", compact=True)
+            yield Tick("Queue what is wrong, to be embedded again", id="repair", compact=True)
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
                 yield Button("Verify", id="go", variant="primary", compact=True)
