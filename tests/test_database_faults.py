@@ -1,0 +1,293 @@
+"""The database cut, crashed, locked, read-only or changed under a run: it waits or says why, and loses nothing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.database import EmbeddedServer
+from embedtui.engine.engine import Engine
+from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
+from embedtui.model import Phase
+from embedtui.postgres.connect import require_session
+from tests.conftest import FAST
+from tests.support import NEW, OLD, make_documents, settings_for
+
+ROWS = 600
+
+
+@pytest.fixture
+def api() -> Iterator[LoopbackServer]:
+    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, latency=0.05) as server:
+        yield server
+
+
+def engine_for(dsn: str, api: LoopbackServer, folder: Path, **flags: object) -> Engine:
+    flags = {"placement": "table", "pacing.max_concurrency": 2, "new_model.max_inputs": 20, **flags}
+    return Engine(dsn, settings=settings_for(dsn, api, folder, flags))
+
+
+class Running:
+    """A run in a thread of its own, at work on the backfill."""
+
+    def __init__(self, engine: Engine, api: LoopbackServer) -> None:
+        self.error: EmbedtuiError | None = None
+        self._engine, self._api = engine, api
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self._engine.run(self._stop)
+        except EmbedtuiError as error:
+            self.error = error
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        wait_for(lambda: self._api.inputs > 60 or not self._thread.is_alive())
+        return self
+
+    def ends(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "the run hangs"
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self.ends()
+
+
+def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
+    end = time.monotonic() + 45
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def clean(engine: Engine) -> bool:
+    report = engine.verify()
+    return report.clean and report.embedded == ROWS
+
+
+OURS = "FROM pg_stat_activity WHERE application_name LIKE 'embedtui/%' AND datname = current_database()"
+
+
+@pytest.mark.parametrize("placement", ["column", "table"])
+@pytest.mark.parametrize("function", ["pg_terminate_backend", "pg_cancel_backend"])
+def test_cut_connections_and_cancelled_statements_are_ridden_out(
+    database: str, api: LoopbackServer, tmp_path: Path, function: str, placement: str
+) -> None:
+    make_documents(database, ROWS)
+    engine = engine_for(database, api, tmp_path, placement=placement)
+    with Running(engine, api) as running, psycopg.connect(database, autocommit=True) as admin:
+        for _ in range(5):
+            admin.execute(f"SELECT {function}(pid) {OURS}")
+            time.sleep(0.15)
+        running.ends()
+        assert running.error is None
+    assert clean(engine)
+    assert api.inputs <= ROWS + 1 + 5 * 2 * 20, "only what was in flight is paid for again"
+    engine.close()
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedServer]:
+    folder = Path(tempfile.mkdtemp(prefix="embedtui-fault-"))
+    with EmbeddedServer(folder / "pg", settings={**FAST, "synchronous_commit": "on"}) as running:
+        with psycopg.connect(running.dsn(), autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION vector")
+        yield running
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_crash_and_a_restart_in_the_middle_lose_nothing(
+    own_server: EmbeddedServer, api: LoopbackServer, tmp_path: Path
+) -> None:
+    dsn = own_server.dsn()
+    make_documents(dsn, ROWS)
+    engine = engine_for(dsn, api, tmp_path)
+    with Running(engine, api) as running:
+        own_server.crash()
+        time.sleep(1.0)
+        with pytest.raises(DatabaseError) as caught:
+            engine.snapshot()
+        assert caught.value.hint
+        own_server.start()
+        paid = api.inputs
+        wait_for(lambda: api.inputs > paid, "it does not go on by itself")
+        own_server.restart()
+        running.ends()
+        assert running.error is None
+    assert engine.snapshot().phase is Phase.VALIDATE
+    assert clean(engine)
+    assert api.inputs <= ROWS + 1 + 2 * 2 * 20, "only what was in flight is paid for again"
+    engine.close()
+
+
+def test_a_standby_is_refused_with_the_mend(own_server: EmbeddedServer, api: LoopbackServer, tmp_path: Path) -> None:
+    """A server that starts as a standby of nothing: read-only, as a replica is."""
+    make_documents(own_server.dsn(), 5)
+    own_server.stop()
+    signal_file = next(own_server.path.glob("postgresql-*")) / "standby.signal"
+    signal_file.touch()
+    signal_file.chmod(0o644)
+    shutil.chown(signal_file, signal_file.parent.owner(), signal_file.parent.group())
+    own_server.start()
+    engine = engine_for(own_server.dsn(), api, tmp_path)
+    with pytest.raises(EmbedtuiError) as caught:
+        engine.run(threading.Event())
+    assert "standby" in str(caught.value) and "primary" in str(caught.value)
+    assert caught.value.exit_code == ExitCode.DATABASE
+    engine.close()
+
+
+def test_a_table_kept_locked_is_waited_for_and_said(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, ROWS)
+    engine = engine_for(database, api, tmp_path, placement="column")
+    with Running(engine, api) as running, psycopg.connect(database) as app:
+        app.execute("LOCK TABLE documents IN EXCLUSIVE MODE")
+        wait_for(lambda: bool(engine.snapshot().reasons), "no hold is shown")
+        app.rollback()
+        running.ends()
+        assert running.error is None
+    assert clean(engine)
+    engine.close()
+
+
+CHANGES = {
+    "table dropped": (
+        "ALTER TABLE documents RENAME TO gone",
+        "ALTER TABLE gone RENAME TO documents",
+    ),
+    "column renamed": (
+        "ALTER TABLE documents RENAME COLUMN content TO body",
+        "ALTER TABLE documents RENAME COLUMN body TO content",
+    ),
+    "new side dropped": (
+        "ALTER TABLE documents_embedding_v2 RENAME COLUMN source TO origin",
+        "ALTER TABLE documents_embedding_v2 RENAME COLUMN origin TO source",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_table_changed_under_it_ends_the_run_with_the_reason(
+    database: str, api: LoopbackServer, tmp_path: Path, change: str
+) -> None:
+    make_documents(database, ROWS)
+    worse, better = CHANGES[change]
+    engine = engine_for(database, api, tmp_path)
+    with Running(engine, api) as running, psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(worse)
+        running.ends()
+        assert running.error is not None
+        assert running.error.exit_code == ExitCode.DATABASE, running.error
+        assert running.error.hint
+        conn.execute(better)
+    engine.run(threading.Event())
+    assert clean(engine)
+    engine.close()
+
+
+def test_a_revoked_right_ends_the_run_with_the_reason(
+    server: EmbeddedServer, database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, ROWS)
+    role = f"worker_{database.rpartition('/t')[2].partition('?')[0]}"
+    with psycopg.connect(database, autocommit=True) as conn:
+        name = conn.info.dbname
+        conn.execute(
+            f"CREATE ROLE {role} LOGIN; GRANT ALL ON DATABASE {name} TO {role}; ALTER TABLE documents OWNER TO {role}"
+        )
+        conn.execute(f"GRANT ALL ON SCHEMA public TO {role}")
+        engine = engine_for(server.dsn(name, role), api, tmp_path)
+        with Running(engine, api) as running:
+            conn.execute(f"ALTER TABLE documents OWNER TO postgres; REVOKE ALL ON documents FROM {role}")
+            running.ends()
+            assert running.error is not None and running.error.exit_code == ExitCode.DATABASE
+            assert "permi" in running.error.message and running.error.hint
+        conn.execute(f"GRANT ALL ON documents TO {role}; ALTER TABLE documents OWNER TO {role}")
+        engine.run(threading.Event())
+        assert clean(engine)
+        engine.close()
+        conn.execute(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_serializable_by_default_changes_nothing(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, ROWS)
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_isolation = 'serializable'")
+    engines = [engine_for(database, api, tmp_path) for _ in range(2)]
+    engines[0].prepare()
+    with Running(engines[0], api) as one, Running(engines[1], api) as other:
+        with psycopg.connect(database, autocommit=True) as conn:
+            for number in range(1, ROWS, 7):
+                conn.execute("UPDATE documents SET content = content || '.' WHERE id = %s", [number])
+        one.ends()
+        other.ends()
+        assert one.error is None and other.error is None
+    assert clean(engines[0])
+    for engine in engines:
+        engine.close()
+
+
+def test_ddl_behind_a_long_transaction_never_holds_others_up(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 20)
+    longest = 0.0
+    engine = engine_for(database, api, tmp_path, placement="column")
+    prepared = threading.Thread(target=engine.prepare)
+    with psycopg.connect(database) as blocker, psycopg.connect(database, autocommit=True) as app:
+        blocker.execute("SELECT count(*) FROM documents")
+        prepared.start()
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            began = time.monotonic()
+            app.execute("UPDATE documents SET metadata = '{}' WHERE id = 1")
+            longest = max(longest, time.monotonic() - began)
+            time.sleep(0.02)
+        assert prepared.is_alive(), "it waits for the long transaction"
+        blocker.rollback()
+        prepared.join(30)
+    assert not prepared.is_alive()
+    assert longest < 2.0
+    assert engine.snapshot().phase is Phase.BACKFILL
+    engine.close()
+
+
+@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_transaction_pooling_is_refused(own_server: EmbeddedServer, tmp_path: Path, mode: str) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="embedtui-bouncer-"))
+    folder.chmod(0o777)
+    (folder / "users.txt").write_text('"postgres" ""\n')
+    (folder / "ini").write_text(
+        f"[databases]\n* = host={own_server.path} user=postgres\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\n"
+        f"listen_port = 6432\nauth_type = any\npool_mode = {mode}\nauth_file = {folder}/users.txt\n"
+        "ignore_startup_parameters = extra_float_digits,options\n"
+    )
+    account = {"user": own_server.path.stat().st_uid} if own_server.path.stat().st_uid else {}
+    bouncer = subprocess.Popen(
+        ["pgbouncer", str(folder / "ini")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **account
+    )
+    try:
+        dsn = f"postgresql://postgres@/postgres?host={folder}&port=6432"
+        wait_for(lambda: (folder / ".s.PGSQL.6432").exists(), "pgbouncer does not start")
+        if mode == "session":
+            require_session(dsn)
+        else:
+            with pytest.raises(DatabaseError, match="transaction pooler"):
+                require_session(dsn)
+    finally:
+        bouncer.terminate()
+        bouncer.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
