@@ -92,6 +92,8 @@ def next_act(view: View) -> tuple[str, str]:
     snapshot = view.snapshot
     if snapshot is None:
         return "", "Connecting to the database …"
+    if snapshot.migration is None:
+        return "run", "Nothing is changed yet. 7 shows the plan first: checks, exact SQL, price."
     wanted = snapshot.next_act
     name = _SPOKEN.get(wanted, wanted)
     if name == "run" and view.running:

@@ -191,7 +191,7 @@ def backfill(view: View, width: int, height: int) -> Content:
     if status.cap is not None:
         near = status.spent is not None and status.cap > 0 and status.spent / status.cap >= 0.8
         cost += [(", cap ", "$muted"), (draw.money(status.cap), "$warning" if near else "")]
-    if status.spent is None:
+    if status.spent is None and snapshot.migration is not None:
         cost += [(" price unknown", "$muted")]
     rows.append(draw.field("spent", *cost))
     rows.append(draw.field("tokens", draw.short(status.tokens), *_pace(snapshot)))
@@ -244,6 +244,8 @@ def index(view: View, width: int, height: int) -> Content:
         rows.append(draw.line(("✓ valid ", "bold $success"), (f"{method}", "")))
     elif status.exists:
         rows.append(draw.line(("✗ INVALID ", "bold $error"), ("a failed build left it; i builds it again", "$muted")))
+    elif snapshot.migration is None:
+        rows.append(draw.line(("○ comes after the data", "$muted")))
     elif method is IndexMethod.NONE:
         rows.append(draw.line(("○ none wanted ", "$muted"), ("searches are exact", "$muted")))
     elif snapshot.phase in (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL):
