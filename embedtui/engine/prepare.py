@@ -38,8 +38,10 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
     if known is not None and not known.phase.ended:
         return known
     placement = require_ready(conn, draft, settings)
-    schema.install(conn)
-    install_functions(conn)
+    with conn.transaction():  # CREATE OR REPLACE is not safe against itself
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        schema.install(conn)
+        install_functions(conn)
     try:
         with conn.transaction():
             return _create(conn, replace(draft.migration(placement), phase=Phase.PREPARE), settings)

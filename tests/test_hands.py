@@ -1,0 +1,198 @@
+"""Several operators and workers on one migration: one truth, one winner, and a log of who did what."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.engine.engine import Engine
+from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, Refused
+from embedtui.model import Condition, Flip, Phase, Side
+from embedtui.postgres.connect import host_name
+from tests.cli_kit import InProcess
+from tests.support import NEW, OLD, make_documents, settings_for
+
+
+@pytest.fixture
+def api() -> Iterator[LoopbackServer]:
+    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
+        yield server
+
+
+@pytest.fixture
+def ready(database: str, api: LoopbackServer, tmp_path: Path) -> str:
+    """A migration that waits for its cutover."""
+    make_documents(database, 30)
+    engine = Engine(database, settings=settings_for(database, api, tmp_path))
+    engine.run(threading.Event())
+    engine.close()
+    return database
+
+
+def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
+    end = time.monotonic() + 45
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def test_two_cutovers_at_once_one_wins_and_the_other_is_told(ready: str) -> None:
+    flips: list[Flip] = []
+    refused: list[EmbedtuiError] = []
+    start = threading.Barrier(2)
+
+    def act(percent: int) -> None:
+        engine = Engine(ready)
+        start.wait()
+        try:
+            flips.append(engine.cutover(percent, override="at once"))
+        except EmbedtuiError as error:
+            refused.append(error)
+        engine.close()
+
+    for first, second in ((20, 30), (40, 50), (60, 70)):
+        threads = [threading.Thread(target=act, args=(percent,)) for percent in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(flips) + len(refused) == 6 and len(flips) >= 3
+    assert all(isinstance(error, Refused) and error.exit_code == ExitCode.REFUSED for error in refused)
+    epochs = [flip.epoch for flip in flips]
+    assert len(set(epochs)) == len(epochs), "each move has an epoch of its own"
+
+
+def test_a_decision_made_on_an_old_state_is_refused(ready: str) -> None:
+    from embedtui.postgres.connect import connect
+    from embedtui.postgres.route import move_route, read_route
+
+    with connect(ready, name="test") as conn:
+        seen = read_route(conn, "documents").epoch
+        with closing(Engine(ready)) as engine:
+            engine.cutover(10, override="first")
+        with pytest.raises(Refused, match="meanwhile"):
+            move_route(
+                conn, "documents", expect_epoch=seen, active=Side.NEW, canary=100, who="second", host="elsewhere"
+            )
+
+
+def test_a_run_elsewhere_is_paused_retuned_and_rolled_back(ready: str, api: LoopbackServer, tmp_path: Path) -> None:
+    worker = Engine(ready, settings=settings_for(ready, api, tmp_path))
+    elsewhere = Engine(ready)
+    stop = threading.Event()
+    ended: list[EmbedtuiError] = []
+
+    def follow() -> None:
+        try:
+            worker.run(stop, follow=True)
+        except Interrupted as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        wait_for(lambda: elsewhere.snapshot().condition is Condition.RUNNING)
+        elsewhere.cutover(override="test")
+        assert worker.snapshot().route.active is Side.NEW
+        elsewhere.pause("noon")
+        wait_for(lambda: worker.snapshot().condition is Condition.PAUSED)
+        assert worker.snapshot().reasons[0].detail == "noon"
+        time.sleep(2.0)  # two beats: the worker has seen it
+        with psycopg.connect(ready, autocommit=True) as conn:
+            conn.execute("UPDATE documents SET content = 'edited' WHERE id = 1")
+        time.sleep(1.0)
+        assert elsewhere.snapshot().sync.queued == 1, "nothing is worked off while it is paused"
+        elsewhere.set_pace(max_concurrency=3)
+        elsewhere.rollback()
+        assert worker.snapshot().route.active is Side.OLD
+        elsewhere.resume()
+        wait_for(lambda: elsewhere.snapshot().sync.queued == 0)
+    finally:
+        stop.set()
+        thread.join(20)
+    assert ended, "the worker hangs"
+    entries = {entry.act: entry for entry in elsewhere.audit()}
+    assert {"begin", "phase", "pause", "resume", "pace"} <= set(entries)
+    assert any("cutover" in act for act in entries) and any("rollback" in act for act in entries)
+    assert entries["pause"].detail == "noon"
+    assert all(entry.who and entry.host == host_name() and entry.at for entry in entries.values())
+    worker.close()
+    elsewhere.close()
+
+
+def test_closing_one_worker_leaves_the_others_at_work(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 400, text="row {n} " + "x" * 900)
+    api.latency = 0.1
+    flags = {"pacing.max_concurrency": 2, "new_model.max_inputs": 10}
+    first, second = (Engine(database, settings=settings_for(database, api, tmp_path, flags)) for _ in range(2))
+    first.prepare()
+    stop = threading.Event()
+    interrupted: list[Interrupted] = []
+
+    def run_first() -> None:
+        try:
+            first.run(stop)
+        except Interrupted as error:
+            interrupted.append(error)
+
+    threads = [
+        threading.Thread(target=run_first),
+        threading.Thread(target=lambda: second.run(threading.Event())),
+    ]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: sum(worker.alive for worker in second.snapshot().workers) == 2 and api.inputs > 20)
+    stop.set()
+    threads[0].join(20)
+    assert interrupted and "run" in interrupted[0].hint.lower()
+    threads[1].join(60)
+    assert not threads[1].is_alive()
+    assert second.snapshot().phase is Phase.VALIDATE
+    assert second.verify().clean
+    first.close()
+    second.close()
+
+
+def test_two_first_runs_at_once_share_one_migration(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 30)
+    engines = [Engine(database, settings=settings_for(database, api, tmp_path)) for _ in range(3)]
+    errors: list[BaseException] = []
+    start = threading.Barrier(3)
+
+    def run(engine: Engine) -> None:
+        start.wait()
+        try:
+            engine.run(threading.Event())
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors
+    with psycopg.connect(database) as conn:
+        assert conn.execute("SELECT count(*) FROM embedtui.migration").fetchone() == (1,)
+    assert engines[0].verify().clean
+    for engine in engines:
+        engine.close()
+
+
+def test_the_other_operator_is_told_by_the_exit_code(
+    ready: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = InProcess(tmp_path, {"DATABASE_URL": ready}, monkeypatch, capsys)
+    with closing(Engine(ready)) as engine:
+        engine.cutover(override="first")
+    assert shell("cleanup", "--table", "another").code == ExitCode.REFUSED
+    assert shell("abort", "--table", "documents").code == ExitCode.REFUSED, "production reads the new side"
+    assert shell("rollback").code == ExitCode.OK
+    assert shell("rollback").code == ExitCode.OK, "a repeat is a no-op"
