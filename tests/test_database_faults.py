@@ -101,7 +101,9 @@ def test_cut_connections_and_cancelled_statements_are_ridden_out(
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
     folder = Path(tempfile.mkdtemp(prefix="embedtui-fault-"))
-    with EmbeddedServer(folder / "pg", settings={**FAST, "synchronous_commit": "on"}) as running:
+    with EmbeddedServer(
+        folder / "pg", settings={**FAST, "synchronous_commit": "on", "unix_socket_permissions": "0777"}
+    ) as running:
         with psycopg.connect(running.dsn(), autocommit=True) as conn:
             conn.execute("CREATE EXTENSION vector")
         yield running
@@ -271,10 +273,12 @@ def test_transaction_pooling_is_refused(own_server: EmbeddedServer, tmp_path: Pa
     folder.chmod(0o777)
     (folder / "users.txt").write_text('"postgres" ""\n')
     (folder / "ini").write_text(
-        f"[databases]\n* = host={own_server.path} user=postgres\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\n"
+        f"[databases]\n* = host={own_server.path} user=postgres\n[pgbouncer]\n"
+        f"listen_addr =\nunix_socket_dir = {folder}\n"
         f"listen_port = 6432\nauth_type = any\npool_mode = {mode}\nauth_file = {folder}/users.txt\n"
         "ignore_startup_parameters = extra_float_digits,options\n"
     )
+    own_server.path.chmod(0o755)
     account = {"user": own_server.path.stat().st_uid} if own_server.path.stat().st_uid else {}
     bouncer = subprocess.Popen(
         ["pgbouncer", str(folder / "ini")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **account
