@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -101,9 +102,7 @@ def test_cut_connections_and_cancelled_statements_are_ridden_out(
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
     folder = Path(tempfile.mkdtemp(prefix="embedtui-fault-"))
-    with EmbeddedServer(
-        folder / "pg", settings={**FAST, "synchronous_commit": "on", "unix_socket_permissions": "0777"}
-    ) as running:
+    with EmbeddedServer(folder / "pg", settings={**FAST, "synchronous_commit": "on"}) as running:
         with psycopg.connect(running.dsn(), autocommit=True) as conn:
             conn.execute("CREATE EXTENSION vector")
         yield running
@@ -278,8 +277,8 @@ def test_transaction_pooling_is_refused(own_server: EmbeddedServer, tmp_path: Pa
         f"listen_port = 6432\nauth_type = any\npool_mode = {mode}\nauth_file = {folder}/users.txt\n"
         "ignore_startup_parameters = extra_float_digits,options\n"
     )
-    own_server.path.chmod(0o755)
-    account = {"user": own_server.path.stat().st_uid} if own_server.path.stat().st_uid else {}
+    owner = own_server.path.stat()
+    account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
     bouncer = subprocess.Popen(
         ["pgbouncer", str(folder / "ini")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **account
     )
