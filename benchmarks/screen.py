@@ -1,6 +1,6 @@
 """Measures the dashboard while an engine ingests at full speed in the same process, in a real (pseudo) terminal.
 
-python -m benchmarks.screen [--rows 40000] [--size 160x45] [--json]
+python -m benchmarks.screen [--rows 150000] [--size 160x45] [--json]
 
 1. Lag of the event loop: how much later than asked a 5 ms sleep ends. Target: p99 <= 50 ms.
 2. Key to screen: from writing a key into the terminal to the first of the output that shows its screen, screens having
@@ -196,6 +196,8 @@ def measure_run(rows: int, size: tuple[int, int]) -> dict[str, float]:
                 terminal.process.kill()
             terminal.process.wait()
             os.close(terminal.master)
+    if not keys:
+        sys.exit("The backfill was over before a key was measured: take more --rows.")
     seconds = second["at"] - first["at"]
     lags = [lag for at, lag in ended["lags"] if at >= first["at"]]
     paints = [at for at in second["paints"] if first["at"] <= at <= second["at"]]
@@ -255,7 +257,7 @@ async def measure_list() -> float:
 def main() -> None:
     """Runs the measurements and says which targets hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--rows", type=int, default=150_000)
     parser.add_argument("--size", default="160x45")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
