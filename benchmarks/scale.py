@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--placement", default="table")
-    parser.add_argument("--slow-rows", type=int, default=20_000)
+    parser.add_argument("--slow-rows", type=int, default=80_000)
     parser.add_argument("--skip-size", action="store_true")
     options = parser.parse_args()
     print(f"{machine()}; {NEW_DIMENSIONS} dimensions, placement {options.placement}")

@@ -176,7 +176,7 @@ class Pacer:
         """Tokens of the requests in flight."""
         self._pool_tokens = 0
         self._pool_requests = 0
-        self._finder = ConcurrencyFinder(start=8)
+        self._finder = ConcurrencyFinder(start=16)
         self._tokens, self._requests = RateLearner(), RateLearner()
         self._told = RateLimits()
         self._operator: tuple[float | None, float | None] = (None, None)
