@@ -19,7 +19,7 @@ from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
 from embedtui.model import Phase
-from embedtui.postgres.connect import require_session
+from embedtui.postgres.connect import connect, require_session
 from tests.conftest import FAST
 from tests.support import NEW, OLD, make_documents, settings_for
 
@@ -226,6 +226,8 @@ def test_serializable_by_default_changes_nothing(database: str, api: LoopbackSer
     make_documents(database, ROWS)
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_isolation = 'serializable'")
+    with connect(database, name="test") as conn:
+        assert conn.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
     engines = [engine_for(database, api, tmp_path) for _ in range(2)]
     engines[0].prepare()
     with Running(engines[0], api) as one, Running(engines[1], api) as other:
