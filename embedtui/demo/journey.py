@@ -23,7 +23,7 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 
 from embedtui import __version__
-from embedtui.config import ModelSettings, PacingSettings, Settings
+from embedtui.config import GateSettings, ModelSettings, PacingSettings, Settings
 from embedtui.demo.api import LoopbackServer
 from embedtui.demo.corpus import Document, documents
 from embedtui.demo.database import EmbeddedServer
@@ -163,6 +163,8 @@ class Demo:
             placement=PlacementKind.COLUMN,
             old_model=old,
             new_model=new,
+            # The application of the demo edits 6 % of this small table in 75 s: nobody looks around so fast.
+            gate=GateSettings(max_drift=0.5),
             pacing=PacingSettings(tokens_per_minute=self._tokens_per_minute, max_concurrency=4),
             environ=self.environ,
         )
