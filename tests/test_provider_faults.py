@@ -235,6 +235,7 @@ def test_a_rejected_text_stands_alone_and_can_be_retried(
 def test_rejected_texts_at_the_very_beginning_do_not_pass_for_a_wrong_setting(
     engine: Engine, api: LoopbackServer
 ) -> None:
+    engine.set_pace(max_concurrency=1)  # so that none is accepted before them
     api.faults.add(
         FaultKind.REJECTED, predicate=lambda text: text.split()[-1].isdigit() and int(text.split()[-1]) <= 20
     )
