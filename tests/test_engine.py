@@ -75,9 +75,10 @@ def test_a_second_run_pays_nothing(database: str, api: LoopbackServer, tmp_path:
 
 def test_until_stops_early_and_the_rest_follows(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, 3000, text="row {n} " + "x" * 600)
-    api.latency = 0.02
-    engine = engine_for(database, api, tmp_path)
+    api.latency = 0.5  # what is in flight when the share is reached is stored as well
+    engine = engine_for(database, api, tmp_path, **{"pacing.max_concurrency": 1})
     snapshot = engine.run(threading.Event(), until=10)
+    api.latency = 0.0
     assert snapshot.phase is Phase.BACKFILL
     assert snapshot.backfill.rows >= 300
     engine.run(threading.Event())
