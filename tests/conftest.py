@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,10 @@ import pytest
 from embedtui.demo.database import EmbeddedServer
 
 _numbers = itertools.count(1)
+
+# Started in the background by a script, we would hand our ignored SIGINT on to the programs that tests interrupt.
+with contextlib.suppress(ValueError):  # not in the main thread
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests do not survive a power cut; production settings stay as they are.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "120"}
