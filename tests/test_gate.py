@@ -287,6 +287,24 @@ def rows_compared(dsn: str, migration: Migration) -> Comparison:
         (("UPDATE docs SET embedding_v2 = NULL WHERE id = '1'",), "coverage", "fail", "199 of 200"),
         (
             (
+                "UPDATE docs SET embedding_v2 = NULL, embedding_v2_source = NULL WHERE id = '1'",
+                "INSERT INTO embedtui.queue (migration, key, kind) VALUES (1, '{1}', 'i'), (1, '{1}', 'u')",
+            ),
+            "coverage",
+            "pass",
+            "199 of 200 rows with content have a new vector (99.5 %). 1 just written waits for one.",
+        ),
+        (
+            (
+                "UPDATE docs SET embedding_v2 = NULL WHERE id IN ('1', '2')",
+                "INSERT INTO embedtui.queue (migration, key, kind) VALUES (1, '{1}', 'i')",
+            ),
+            "coverage",
+            "fail",
+            "198 of 200",
+        ),
+        (
+            (
                 "UPDATE docs SET embedding_v2 = NULL WHERE id = '1'",
                 "INSERT INTO embedtui.fault (migration, key, class, reason, state)"
                 " VALUES (1, '{1}', 'row', 'x', 'skipped')",
