@@ -473,3 +473,22 @@ def test_an_index_built_after_the_evaluation_makes_it_void(database: str) -> Non
         status = current_evaluation(conn, migration)
     assert status is not None
     assert "docs_new was built since" in status.why_void
+
+
+def test_an_index_that_became_valid_during_the_comparison_is_the_one_it_saw(database: str) -> None:
+    """Compared in the second in which a build ends: what was searched counts, not what there was at the start."""
+    migration = small(database)
+    with connect(database, name="test") as conn:
+        asked = queries.from_rows(conn, migration, 40)
+        conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'docs_new'::regclass")
+
+        def build_ends(what: str, done: int, total: int) -> None:
+            if what == "reading vectors":
+                conn.execute("UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'docs_new'::regclass")
+
+        made = compare(connector(database), migration, asked, progress=build_ends)
+        decide_gate(connector(database), migration, made)
+        status = current_evaluation(conn, migration)
+    assert made.measures.index_recall == 1
+    assert status is not None
+    assert status.valid, status.why_void

@@ -164,6 +164,9 @@ def compare(
             conn, run, usable, vectors, both=seen.one_sided > 0, all_exact=len(exact) == len(usable), unknown=unknown
         )
         sweep = _sweep(conn, run, usable, vectors, exact, served, indexes.get(Side.NEW))
+    if (searched := indexes.get(Side.NEW)) is not None:
+        # a build that ended since it was observed: what was measured is this index
+        seen = replace(seen, index=searched.name, index_identity=searched.identity)
     with connect() as conn:
         comparison = _put_together(conn, run, seen, usable, exact, served, taken, indexes, sweep, unknown)
         return with_verdicts(conn, replace(comparison, where=where))
