@@ -79,7 +79,7 @@ def ours(dsn: str) -> int:
         for first in range(0, blocks[0], 1024):
             rows = placement.read_shard(conn, migration.table, first, first + 1023)
             limits = Limits(BATCH, 10**9, 10**9)
-            for batch in pack(rows, limits, 4.0, one_per_page=migration.placement.value == "column"):
+            for batch in pack(rows, limits, 4.0, per_page=1 if migration.placement.value == "column" else None):
                 vectors = model([row.text for row in batch], None)
                 with conn.pipeline(), conn.transaction():
                     done += placement.write(conn, migration.table, batch, vectors).rows

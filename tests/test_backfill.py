@@ -60,6 +60,17 @@ def test_updates_stay_on_their_pages(database: str, api: LoopbackServer, tmp_pat
     engine.close()
 
 
+@pytest.mark.parametrize("text", ["row {n}", "row {n} " + "x" * 500], ids=["2 pages", "10 pages"])
+def test_a_small_table_takes_a_few_requests(database: str, api: LoopbackServer, tmp_path: Path, text: str) -> None:
+    make_documents(database, 130, text=text, index=True)
+    engine = engine_for(database, api, tmp_path)
+    engine.prepare()
+    engine.run(threading.Event())
+    assert api.inputs == 130
+    assert api.requests <= 4
+    engine.close()
+
+
 def test_an_old_snapshot_spoils_the_hot_share_and_is_named(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, 4000, text="row {n} " + "x" * 500)
     engine = engine_for(database, api, tmp_path, **{"pacing.max_concurrency": 1})

@@ -1,4 +1,4 @@
-"""Requests are full, deterministic, and never hold two rows of a page; bisection finds exactly the rejected texts."""
+"""Requests are full, deterministic, and never hold more rows of a page than they may."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 
-from embedtui.engine.packing import Limits, bisect, estimate_tokens, pack
-from embedtui.model import FaultClass
-from embedtui.providers import EmbedReply, ProviderFault
+from embedtui.engine.packing import Limits, estimate_tokens, pack
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,15 @@ def test_pages_come_up_in_waves() -> None:
 
 def test_without_pages_rows_keep_their_order() -> None:
     rows = rows_of([50, 50])
-    batches = list(pack(rows, Limits(30, 1_000_000, 8192), 4.0, one_per_page=False))
+    batches = list(pack(rows, Limits(30, 1_000_000, 8192), 4.0, per_page=None))
     assert [len(batch) for batch in batches] == [30, 30, 30, 10]
     assert [row for batch in batches for row in batch] == rows
+
+
+def test_a_page_may_give_several_rows_to_a_batch() -> None:
+    batches = list(pack(rows_of([7, 3, 1]), WIDE, 4.0, per_page=3))
+    assert [[row.block for row in batch] for batch in batches] == [[0, 0, 0, 1, 1, 1, 2], [0, 0, 0], [0]]
+    assert sorted(row.number for batch in batches for row in batch) == list(range(11))
 
 
 def test_tokens_fill_a_request_up_to_the_margin() -> None:
@@ -79,68 +82,3 @@ def test_rows_that_seem_too_long_go_alone_and_last() -> None:
 
 def test_nothing_packs_into_nothing() -> None:
     assert list(pack([], WIDE, 4.0)) == []
-
-
-# --------------------------------------------------------------------------------------------------------- bisection
-
-
-class Provider:
-    """Rejects requests that hold one of ``bad``; counts."""
-
-    def __init__(self, bad: set[str], code: str = "400") -> None:
-        self.bad, self.code, self.requests = bad, code, 0
-
-    def embed(self, texts: Sequence[str]) -> EmbedReply:
-        self.requests += 1
-        if self.bad & set(texts):
-            single = len(texts) == 1
-            fault_class = FaultClass.ROW if single or self.code != "bad_vector" else FaultClass.PROVIDER
-            raise ProviderFault(fault_class, self.code, "rejected")
-        return EmbedReply(np.array([[float(text)] for text in texts], np.float32), len(texts), None, 0.0)
-
-
-@pytest.mark.parametrize("code", ["400", "bad_vector"])
-@pytest.mark.parametrize("bad", [set(), {0}, {99}, {3, 4}, {1, 50, 98}, set(range(100))])
-def test_exactly_the_rejected_texts_are_blamed(bad: set[int], code: str) -> None:
-    texts = [str(n) for n in range(100)]
-    provider = Provider({str(n) for n in bad}, code)
-    results = dict(bisect(texts, provider.embed))
-    assert list(results) == list(range(100))
-    for index, result in results.items():
-        if index in bad:
-            assert isinstance(result, ProviderFault)
-            assert result.fault_class is FaultClass.ROW
-        else:
-            assert isinstance(result, np.ndarray)
-            assert result == [index]
-    assert provider.requests <= 1 + 2 * math.ceil(math.log2(100)) * len(bad)
-
-
-def test_a_request_known_to_fail_is_not_repeated() -> None:
-    provider = Provider({"1"})
-    results = dict(bisect(["0", "1"], provider.embed, failed=True))
-    assert provider.requests == 2
-    assert isinstance(results[1], ProviderFault)
-
-
-def test_an_outage_ends_the_search_and_keeps_what_is_paid_for() -> None:
-    provider = Provider({"5"})
-    yielded = []
-
-    def embed(texts: Sequence[str]) -> EmbedReply:
-        if provider.requests == 3:
-            raise ProviderFault(FaultClass.PROVIDER, "503", "overloaded")
-        return provider.embed(texts)
-
-    with pytest.raises(ProviderFault, match="overloaded"):
-        for index, _ in bisect([str(n) for n in range(8)], embed):
-            yielded.append(index)
-    assert yielded == [0, 1, 2, 3]
-
-
-def test_a_broken_provider_is_not_a_texts_fault() -> None:
-    def embed(texts: Sequence[str]) -> EmbedReply:
-        raise ProviderFault(FaultClass.PROVIDER, "bad_vector", "zero")
-
-    with pytest.raises(ProviderFault, match="zero"):
-        list(bisect(["a", "b", "c"], embed))

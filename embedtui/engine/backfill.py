@@ -32,9 +32,12 @@ READ_BYTES = 16 << 20
 SHARD_BLOCKS = (256, 4096)
 SHARDS_AT_LEAST = 16
 """Blocks a shard, and shards a table where that allows, so that hosts can share it; in a column a request has no more
-rows than a shard has blocks."""
+rows than a shard has blocks (but see SMALL_TABLE_PAGES)."""
 FIRST_READ_SHARE = 4
 """The first read is of so small a part of a shard, so that the first requests go out soon."""
+SMALL_TABLE_PAGES = 128
+"""A table of fewer pages sends several rows of each in a request, about so many in all: it loses some of its HOT share,
+but takes a few requests, where one row a page would take as many as its fullest page has rows."""
 ROWS_PER_REQUEST = 512
 """Rows of a request at most: few enough that many requests are under way at once …"""
 REPLY_BYTES = 2 << 20
@@ -135,6 +138,13 @@ class _Running:
 
 
 Batch = tuple[_Running, Sequence[SourceRow]]
+
+
+def rows_per_page(shard: Shard, rows: Sequence[SourceRow]) -> int:
+    """Rows of a page in one request: one, but several in a table so small that requests would hold next to nothing."""
+    if shard.first_block or shard.last_block >= SMALL_TABLE_PAGES:  # a large table, or the rest of one
+        return 1
+    return -(-SMALL_TABLE_PAGES // max(1, len({row.block for row in rows})))
 
 
 def cut(rows: int, most: int, writers: int) -> list[slice]:
@@ -282,7 +292,7 @@ class Backfill:
                 if too_long:
                     self._reject(too_long)
                 rows = [row for row in rows if row.characters <= len(row.text)]
-                for batch in self._pack(rows):
+                for batch in self._pack(shard, rows):
                     running.begin()
                     self._put((running, batch))
                     if self._stop.is_set():
@@ -316,11 +326,12 @@ class Backfill:
             yield rows
             first = last + 1
 
-    def _pack(self, rows: Sequence[SourceRow]) -> Iterator[Sequence[SourceRow]]:
+    def _pack(self, shard: Shard, rows: Sequence[SourceRow]) -> Iterator[Sequence[SourceRow]]:
         model = self._job.migration.new_model
         most = min(model.max_inputs, ROWS_PER_REQUEST, max(1, REPLY_BYTES // (model.dimensions * 4 * 4 // 3)))
         limits = Limits(most, model.max_tokens, model.max_input_tokens)
-        yield from pack(rows, limits, self._characters_per_token(), one_per_page=self._spread)
+        per_page = rows_per_page(shard, rows) if self._spread else None
+        yield from pack(rows, limits, self._characters_per_token(), per_page=per_page)
 
     def _put(self, batch: Batch | None) -> None:
         while not self._stop.is_set():

@@ -1,18 +1,13 @@
-"""Packs rows into requests: as full as the provider allows, with at most one row of each page."""
+"""Packs rows into requests: as full as the provider allows, with at most one row (or few) of each page."""
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
-
-import numpy as np
-
-from embedtui.model import FaultClass
-from embedtui.providers import EmbedReply, ProviderFault
 
 UNCALIBRATED = 3.0
 """Characters per token until ``usage`` has told; cautious, for English has about four."""
@@ -55,29 +50,34 @@ def estimate_tokens(characters: int, characters_per_token: float) -> int:
 
 
 def pack(
-    rows: Iterable[Row], limits: Limits, characters_per_token: float, *, one_per_page: bool = True
+    rows: Iterable[Row], limits: Limits, characters_per_token: float, *, per_page: int | None = 1
 ) -> Iterator[tuple[Row, ...]]:
     """Yield each row once, in batches for one request each, a batch's rows in the order of their pages.
 
-    With ``one_per_page`` no two rows of a batch share a page: an UPDATE of one row a page and transaction leaves room
-    on the page for the next (HOT). The pages with most rows left are served first, which takes the fewest batches and
-    goes over all pages in waves, so that a page comes up again as late as can be. Rows that seem too long for one
-    input are sent all the same, alone and last: the provider decides, and a rejection then costs one request.
+    No more than ``per_page`` rows of a batch share a page (None: any number): an UPDATE of one row a page and
+    transaction leaves room on the page for the next (HOT); with k rows a page, the first k of each page find none. The
+    pages with most rows left are served first, which takes the fewest batches and goes over all pages in waves, so that
+    a page comes up again as late as can be. Rows that seem too long for one input are sent all the same, alone and
+    last: the provider decides, and a rejection then costs one request.
     """
-    pages: dict[int, deque[tuple[int, Row]]] = {}
+    # a page that gives several rows to a batch is served as so many pages
+    pages: dict[tuple[int, int], deque[tuple[int, Row]]] = {}
+    found: Counter[int] = Counter()
     suspects: list[Row] = []
     for number, row in enumerate(rows):
         tokens = estimate_tokens(row.characters, characters_per_token)
         if tokens > limits.input_tokens:
             suspects.append(row)
         else:
-            pages.setdefault(row.block if one_per_page else number, deque()).append((tokens, row))
+            page = (0, number) if per_page is None else (row.block, found[row.block] % per_page)
+            pages.setdefault(page, deque()).append((tokens, row))
+            found[row.block] += 1
     most = max(1, int(limits.tokens * TOKEN_MARGIN))
     # (rows left, negated; page): every page at most once in the heap, and once in a batch
     heap = [(-len(waiting), page) for page, waiting in pages.items()]
     heapq.heapify(heap)
     while heap:
-        batch: list[tuple[int, Row]] = []
+        batch: list[tuple[tuple[int, int], Row]] = []
         used, rest = 0, []
         while heap and len(batch) < limits.inputs:
             left, page = heap[0]
@@ -96,37 +96,3 @@ def pack(
         yield tuple(row for _, row in batch)
     for row in suspects:
         yield (row,)
-
-
-def bisect(
-    texts: Sequence[str],
-    embed: Callable[[Sequence[str]], EmbedReply],
-    *,
-    failed: bool = False,
-) -> Iterator[tuple[int, np.ndarray | ProviderFault]]:
-    """Yield (index, vector or ROW fault) of each text, halving requests until a rejected text stands alone.
-
-    A text that is to blame costs about 2 log2(n) more requests, and its neighbours are embedded. ``failed``: all texts
-    together were rejected already, so the first request is a half. What was yielded is paid for: store it at once.
-
-    Raises:
-        ProviderFault: one that no text can be blamed for; the texts not yet yielded are still to be embedded.
-    """
-    middle = len(texts) // 2
-    parts = [(middle, len(texts)), (0, middle)] if failed and len(texts) > 1 else [(0, len(texts))]
-    while parts:
-        first, end = parts.pop()
-        try:
-            reply = embed(texts[first:end])
-        except ProviderFault as fault:
-            if not fault.isolable:
-                raise
-            if end - first > 1:
-                middle = (first + end) // 2
-                parts += [(middle, end), (first, middle)]
-            elif fault.fault_class is FaultClass.ROW:
-                yield first, fault
-            else:
-                raise
-        else:
-            yield from enumerate(reply.vectors, first)

@@ -313,7 +313,7 @@ class Sync:
         open_keys = {row.key for row in rows}
         limits = Limits(embedder.model.max_inputs, embedder.model.max_tokens, embedder.model.max_input_tokens)
         try:
-            for batch in pack(rows, limits, self._characters_per_token(), one_per_page=False):
+            for batch in pack(rows, limits, self._characters_per_token(), per_page=None):
                 for outcome in embedder.embed(batch, self._job.stop):
                     keys = {row.key for row in outcome.rows}
                     open_keys -= keys
