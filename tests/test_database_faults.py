@@ -16,6 +16,7 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
+from embedtui.engine import backfill
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
 from embedtui.model import Phase
@@ -131,6 +132,35 @@ def test_a_crash_and_a_restart_in_the_middle_lose_nothing(
     assert clean(engine)
     assert api.inputs <= ROWS + 1 + 2 * 2 * 20, "only what was in flight is paid for again"
     engine.close()
+
+
+def test_after_a_crash_live_workers_keep_their_shards(
+    own_server: EmbeddedServer, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The locks that tell a live worker are gone until it is back: the other must not take that for its death."""
+    monkeypatch.setattr(backfill, "GRACE_SECONDS", 60)  # however slow the machine is
+    dsn = own_server.dsn()
+    make_documents(dsn, ROWS)
+    engines = [engine_for(dsn, api, tmp_path) for _ in range(2)]
+    api.latency = 0.3
+    with Running(engines[0], api) as one, Running(engines[1], api) as other:
+        with psycopg.connect(dsn) as conn:
+            assert conn.execute("SELECT count(*) FROM embedtui.shard").fetchone() == (1,), "one has all, one waits"
+        wait_for(lambda: sum(worker.alive for worker in engines[0].snapshot().workers) == 2)
+        own_server.crash()
+        own_server.start()
+        with psycopg.connect(dsn, autocommit=True) as admin:
+            for _ in range(30):  # the locks stay away until the other has looked for them
+                admin.execute(f"SELECT pg_terminate_backend(pid) {OURS} AND application_name = 'embedtui/worker'")
+                time.sleep(0.05)
+        api.latency = 0.05
+        one.ends()
+        other.ends()
+        assert one.error is None and other.error is None
+    assert clean(engines[0])
+    assert api.inputs <= ROWS + 2 + 2 * 20, "only what was in flight is paid for again"
+    for engine in engines:
+        engine.close()
 
 
 def test_a_standby_is_refused_with_the_mend(own_server: EmbeddedServer, api: LoopbackServer, tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 LEASE_SECONDS = 30
 LOCK_CLASS = 0x656D  # advisory lock class of live workers; the object is the worker's id
+GRACE_SECONDS = 3
+"""A live worker whose connection was cut holds its lock again after so long; after a crash of the server, or its
+restart, every worker's is gone at first, and each lease may have run out meanwhile."""
 READ_BYTES = 16 << 20
 """Text read ahead of the requests, about; bounds memory whatever the table's size."""
 SHARD_BLOCKS = (256, 4096)
@@ -58,6 +61,15 @@ ALIVE = (
     " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))"
 )
 """SQL: the worker whose id is {0} holds its advisory lock, so its process lives."""
+
+_ABANDONED = f"""
+    (SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_backend_pid())
+        < now() - make_interval(secs => %(grace)s)
+    AND (x.lease_until < now() OR NOT {ALIVE.format("x.worker")} AND NOT EXISTS (
+        SELECT FROM embedtui.worker b WHERE b.id = x.worker AND b.heartbeat > now() - make_interval(secs => %(grace)s)))
+"""
+"""SQL: nobody works on the leased shard x any more. A session that is new itself cannot tell: the server, or the way
+to it, may have been away for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +263,7 @@ class Backfill:
                 UPDATE embedtui.shard s SET state = 'leased', worker = %(w)s, passes = passes + 1,
                        lease_until = now() + make_interval(secs => %(lease)s)
                 FROM (SELECT id FROM embedtui.shard x WHERE migration = %(m)s AND (state = 'open'
-                          OR state = 'leased' AND worker <> %(w)s
-                             AND (lease_until < now() OR NOT {ALIVE.format("x.worker")}))
+                          OR state = 'leased' AND worker <> %(w)s AND {_ABANDONED})
                       ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) free
                 WHERE s.id = free.id
                 RETURNING s.id, s.leaf, s.filenode, s.first_block, s.last_block, s.passes,
@@ -261,7 +272,12 @@ class Backfill:
                            ON n.oid = c.relnamespace WHERE c.oid = s.leaf),
                           (SELECT relname FROM pg_catalog.pg_class WHERE oid = s.leaf)
                 """,
-                {"w": self._job.worker_id, "m": self._job.migration.id, "lease": LEASE_SECONDS},
+                {
+                    "w": self._job.worker_id,
+                    "m": self._job.migration.id,
+                    "lease": LEASE_SECONDS,
+                    "grace": GRACE_SECONDS,
+                },
             ).fetchone()
             if row is None:
                 return None

@@ -27,6 +27,7 @@ def with_database(
     stop: threading.Event,
     on_lost: Callable[[str], None] | None = None,
     on_back: Callable[[], None] | None = None,
+    longest_wait: float = LONGEST_WAIT,
 ) -> T:
     """Run ``work`` on the link's connection; while the database is away, wait and run it again from its start.
 
@@ -58,7 +59,7 @@ def with_database(
             return result
         if stop.wait(wait * random.uniform(0.5, 1.0)):
             raise Interrupted("Stopped while waiting for the database.", hint="Run again to go on.")
-        wait = min(wait * 2, LONGEST_WAIT)
+        wait = min(wait * 2, longest_wait)
 
 
 def fatal(error: BaseException) -> EmbedtuiError:

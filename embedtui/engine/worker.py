@@ -30,7 +30,7 @@ class Worker:
     """Context in which a process works on a migration; its thread beats once a second.
 
     While it is entered, an advisory lock tells every other process that this one lives: a killed worker's shards are
-    free at once, not when their lease runs out.
+    free after a few seconds, not when their lease runs out.
     """
 
     def __init__(self, job: Job, stop: threading.Event, throttle: Throttle) -> None:
@@ -102,6 +102,8 @@ class Worker:
                         stop=self._outer if not self._outer.is_set() else self._ended,
                         on_lost=lambda message: self._job.hold("database", message),
                         on_back=lambda: self._job.release("database"),
+                        # the lock has to be held again before others take it that this process died
+                        longest_wait=BEAT_SECONDS,
                     )
                 except EmbedtuiError as error:
                     if not self._outer.is_set() and not self._ended.is_set():
