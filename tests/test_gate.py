@@ -311,7 +311,7 @@ def rows_compared(dsn: str, migration: Migration) -> Comparison:
             ),
             "coverage",
             "warn",
-            "1 were skipped on purpose",
+            "1 was skipped on purpose",
         ),
         (
             (
@@ -320,7 +320,7 @@ def rows_compared(dsn: str, migration: Migration) -> Comparison:
             ),
             "faults",
             "fail",
-            "1 rows have an undecided fault",
+            "1 row has an undecided fault",
         ),
         (
             ("UPDATE docs SET content = 'n' || id WHERE id::int < 3",),
@@ -328,8 +328,18 @@ def rows_compared(dsn: str, migration: Migration) -> Comparison:
             "fail",
             "3 vectors are of earlier",
         ),
-        (("UPDATE docs SET content = 'new' WHERE id = '3'",), "freshness", "pass", "1 vectors are of earlier"),
-        (("UPDATE docs SET embedding_v2_model = 1 WHERE id = '3'",), "freshness", "fail", "1 new vectors were made by"),
+        (
+            ("UPDATE docs SET content = 'new' WHERE id = '3'",),
+            "freshness",
+            "pass",
+            "1 vector is of earlier content, 0 changes wait",
+        ),
+        (
+            ("UPDATE docs SET embedding_v2_model = 1 WHERE id = '3'",),
+            "freshness",
+            "fail",
+            "1 new vector was made by another model. 0 vectors are",
+        ),
         (
             ("UPDATE docs SET embedding_v2_model = NULL, embedding_v2_source = NULL WHERE id = '3'",),
             "freshness",

@@ -56,6 +56,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.placement import key_join_sql, new_side, relation
 from embedtui.postgres.search import search_sql
 from embedtui.providers.base import Embedder, ProviderFault
+from embedtui.words import counted
 
 Connect = Callable[[], Connection]
 """Opens a connection in autocommit; who opens it closes it."""
@@ -286,8 +287,8 @@ def _query_vectors(
                 why = fault.reason
         if missing:
             unknown.append(
-                f"How {len(missing)} of {len(real)} queries fared under {model.name}: it made no vector for them"
-                f" ({why}); they are left out."
+                f"How {len(missing):,} of {_queries(real)} fared under {model.name}: it made no vector there ({why});"
+                " left out."
             )
     usable = _with_vectors(conn, migration, asked, known)
     if not usable and real:
@@ -297,8 +298,8 @@ def _query_vectors(
     rows = sum(query.query.row is not None for query, _ in usable)
     if rows:
         unknown.append(
-            f"How real queries fare: in {rows} of {len(usable)} rows of the table stand in for them, searched by"
-            " their own stored vectors, each left out of its own results."
+            f"How real queries fare: for {rows:,} of {_queries(usable)} a row of the table stands in, searched by its"
+            " own stored vectors and left out of its own results."
         )
     vectors = {side: np.stack([found[side] for _, found in usable]) for side in Side}
     return tuple(query for query, _ in usable), vectors, unknown
@@ -373,7 +374,7 @@ def _exact(
         found = {}
     if len(found) < len(queries):
         unknown.append(
-            f"Exact results of {len(queries) - len(found)} of {len(queries)} queries: the table is too big for more"
+            f"Exact results of {len(queries) - len(found):,} of {_queries(queries)}: the table is too big for more"
             f" within {run.timeout:g} s. Figures are made of what the searches serve."
         )
     return found
@@ -520,8 +521,8 @@ def _served(
     except psycopg.errors.QueryCanceled:
         pass
     if len(found) < len(queries):
-        left = len(queries) - len(found)
-        unknown.append(f"What {left} of {len(queries)} queries are served: {len(found)} were searched as served.")
+        left, known = len(queries) - len(found), counted(len(found), "was", "were")
+        unknown.append(f"What is served for {left:,} of {_queries(queries)}: {known} searched as served.")
     return found, taken, indexes
 
 
@@ -650,10 +651,12 @@ def _put_together(
             "Which model is better: there are no judgments. Overlap says how much changed, not for the worse."
         )
     elif gone := _gone(conn, run.migration, compared.values()):
-        unknown.append(f"{gone} judged rows are not in {run.migration.table}; they count as not found on both sides.")
+        rows = counted(gone, "judged row is", "judged rows are")
+        unknown.append(f"{rows} not in {run.migration.table}: not found, on both sides.")
     if seen.one_sided:
         unknown.append(
-            f"{seen.one_sided:,} of {seen.rows:,} rows have one vector only; they are left out on both sides."
+            f"{seen.one_sided:,} of {counted(seen.rows, 'row', 'rows')} {'has' if seen.one_sided == 1 else 'have'} one"
+            " vector only: left out, on both sides."
         )
     if Side.NEW not in indexes and run.migration.index_method is not IndexMethod.NONE:
         unknown.append("What an approximate index will lose, and its latency: the new side has none that is valid.")
@@ -713,6 +716,10 @@ def _figures(
         latency_new_ms=_latency(taken[Side.NEW]),
         unknown=unknown,
     )
+
+
+def _queries(queries: Sequence[object]) -> str:
+    return counted(len(queries), "query", "queries")
 
 
 def _interval(values: Sequence[float]) -> Interval:

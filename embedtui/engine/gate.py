@@ -19,6 +19,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import used_by_search
 from embedtui.postgres.placement import SideCounts, make_placement
 from embedtui.postgres.state import add_audit
+from embedtui.words import counted
 
 NDCG_MARGIN = 0.02
 """See :attr:`GateThresholds.ndcg_margin`."""
@@ -89,7 +90,10 @@ def decide_gate(
         judged = record(conn, migration, replace(comparison, checks=checks, verdict=verdict), thresholds.max_drift)
         reasons = ", ".join(check.name for check in checks if check.result not in ("pass", "warn"))
         add_audit(
-            conn, migration.id, "evaluation", f"{verdict}, {judged.measures.queries} queries; {reasons}".strip("; ")
+            conn,
+            migration.id,
+            "evaluation",
+            f"{verdict}, {counted(judged.measures.queries, 'query', 'queries')}; {reasons}".strip("; "),
         )
         return judged
 
@@ -149,11 +153,13 @@ def _coverage(counts: SideCounts, queued: int, thresholds: GateThresholds) -> Ch
     without = counts.missing + counts.faulty + counts.skipped
     awaited = min(counts.missing, queued)
     share = 1 - without / filled
-    detail = f"{filled - without:,} of {filled:,} rows with content have a new vector ({_percent(share)})."
+    done = filled - without
+    detail = f"{done:,} of {counted(filled, 'row', 'rows')} with content {'has' if done == 1 else 'have'} a new vector"
+    detail += f" ({_percent(share)})."
     if awaited:
-        detail += f" {awaited:,} just written {'waits' if awaited == 1 else 'wait'} for one."
+        detail += f" {counted(awaited, 'just written waits', 'just written wait')} for one."
     if counts.skipped:
-        detail += f" {counts.skipped:,} were skipped on purpose."
+        detail += f" {counted(counts.skipped, 'was', 'were')} skipped on purpose."
     if 1 - (without - awaited - counts.skipped) / filled < thresholds.min_coverage:
         return Check("coverage", "fail", detail, "Let the backfill run to its end: `embedtui run`.")
     return Check("coverage", "warn" if counts.skipped else "pass", detail)
@@ -161,9 +167,13 @@ def _coverage(counts: SideCounts, queued: int, thresholds: GateThresholds) -> Ch
 
 def _freshness(counts: SideCounts, queued: int, thresholds: GateThresholds) -> Check:
     filled = max(1, counts.rows - counts.empty)
-    detail = f"{counts.stale:,} vectors are of earlier content, {queued:,} changes wait to be embedded."
+    detail = (
+        f"{counted(counts.stale, 'vector is', 'vectors are')} of earlier content,"
+        f" {counted(queued, 'change waits', 'changes wait')} to be embedded."
+    )
     if counts.wrong_model:
-        detail = f"{counts.wrong_model:,} new vectors were made by another model. " + detail
+        wrong = counted(counts.wrong_model, "new vector was", "new vectors were")
+        detail = f"{wrong} made by another model. {detail}"
         return Check("freshness", "fail", detail, "`embedtui verify --repair` queues them.")
     if max(counts.stale, queued) / filled > thresholds.max_stale:
         return Check("freshness", "fail", detail, "Let sync catch up: `embedtui run`.")
@@ -176,7 +186,7 @@ def _freshness(counts: SideCounts, queued: int, thresholds: GateThresholds) -> C
 def _faults(counts: SideCounts, thresholds: GateThresholds) -> Check:
     if not counts.faulty:
         return Check("faults", "pass", "No row has an undecided fault.")
-    detail = f"{counts.faulty:,} rows have an undecided fault and would vanish from the results."
+    detail = f"{counted(counts.faulty, 'row has', 'rows have')} an undecided fault and would vanish from the results."
     share = counts.faulty / max(1, counts.rows - counts.empty)
     return Check("faults", "fail" if share > thresholds.max_faulty else "warn", detail, "Retry, truncate or skip them.")
 
@@ -206,7 +216,7 @@ def _index(conn: Connection, migration: Migration) -> Check:
 
 
 def _enough(figures: Measures, thresholds: GateThresholds) -> Check:
-    detail = f"{figures.queries:,} queries compared, {figures.judged:,} of them judged."
+    detail = f"{counted(figures.queries, 'query', 'queries')} compared, {figures.judged:,} of them judged."
     if figures.queries < thresholds.min_queries:
         return Check("queries", "inconclusive", detail, f"Compare at least {thresholds.min_queries}.")
     return Check("queries", "pass", detail)
@@ -237,7 +247,8 @@ def _quality(figures: Measures, thresholds: GateThresholds) -> Check:
     assert figures.ndcg_difference is not None
     detail = (
         f"nDCG@10 {_mean(figures.ndcg_old)} → {_mean(figures.ndcg_new)}"
-        f" ({_signed(figures.ndcg_difference)}, p = {figures.p_value:.4f}, {figures.judged:,} judged queries)."
+        f" ({_signed(figures.ndcg_difference)}, p = {figures.p_value:.4f},"
+        f" {counted(figures.judged, 'judged query', 'judged queries')})."
     )
     if found is Quality.WORSE:
         return Check(
@@ -265,8 +276,8 @@ def _unjudged(figures: Measures, thresholds: GateThresholds) -> Check:
     decided = figures.wins_new + figures.wins_old
     if decided >= thresholds.min_verdicts and figures.verdict_p is not None:
         verdicts = (
-            f"{figures.wins_new} verdicts for the new side, {figures.wins_old} for the old (sign test"
-            f" p = {figures.verdict_p:.3f}). {overlap}."
+            f"{counted(figures.wins_new, 'verdict', 'verdicts')} for the new side, {figures.wins_old:,} for the old"
+            f" (sign test p = {figures.verdict_p:.3f}). {overlap}."
         )
         if figures.wins_old > figures.wins_new:
             told = figures.verdict_p < 0.05

@@ -20,6 +20,7 @@ from embedtui.errors import Refused, SettingsError
 from embedtui.model import Key, Migration, QueryInput, Side
 from embedtui.postgres.connect import Connection, operator_name
 from embedtui.postgres.placement import content_sql, has_content_sql, key_join_sql, key_sql, new_side, relation
+from embedtui.words import counted
 
 Vector = NDArray[np.float32]
 
@@ -316,7 +317,8 @@ def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput],
         for key, _ in query.relevant:
             if len(key) != width:
                 raise SettingsError(
-                    f"The key of {migration.table} has {width} column(s), a judged key has {len(key)}: {list(key)}.",
+                    f"The key of {migration.table} has {counted(width, 'column', 'columns')},"
+                    f" a judged key has {len(key)}: {list(key)}.",
                     hint="A key of several columns is a JSON array.",
                 )
     if not queries:
@@ -358,8 +360,8 @@ def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput],
     if len(fitting) < len(logged):
         wrong = len(next(vector for n, vector in logged.items() if n not in fitting))
         raise SettingsError(
-            f"Logged query vectors have {wrong} dimensions, {migration.old_model.name} has"
-            f" {migration.old_model.dimensions}."
+            f"Logged query vectors have {counted(wrong, 'dimension', 'dimensions')}, {migration.old_model.name} has"
+            f" {migration.old_model.dimensions:,}."
         )
     store_vectors(conn, migration.old_model.id, fitting)
     return ids

@@ -15,6 +15,7 @@ from string import Template
 
 from embedtui.errors import SettingsError
 from embedtui.model import Check, Comparison, Interval, Measures, Migration, QueryComparison, RankedRow, Side
+from embedtui.words import counted
 
 FORMAT = 1
 """Version of the JSON's shape; grows when a name changes its meaning."""
@@ -154,11 +155,11 @@ def to_html(comparison: Comparison, migration: Migration) -> str:
 
 
 def _made(comparison: Comparison) -> str:
-    parts = [f"{comparison.measures.queries:,} queries, top {comparison.k}"]
+    parts = [f"{counted(comparison.measures.queries, 'query', 'queries')}, top {comparison.k}"]
     if comparison.measures.judged:
         parts.append(f"{comparison.measures.judged:,} judged")
     if comparison.seen is not None:
-        parts.append(f"{comparison.seen.both:,} rows compared")
+        parts.append(f"{counted(comparison.seen.both, 'row', 'rows')} compared")
     if comparison.partial:
         parts.append("partial: not every row has both vectors")
     if comparison.where:
@@ -194,7 +195,11 @@ def _figures(figures: Measures) -> str:
     cards = [
         ("mean overlap", f"{figures.overlap.mean:.3f}", _range(figures.overlap)),
         ("rank-biased overlap", f"{figures.rbo.mean:.3f}", _range(figures.rbo)),
-        ("first result kept", f"{100 * figures.top1_kept:.0f} %", f"{figures.low_overlap:,} queries of low overlap"),
+        (
+            "first result kept",
+            f"{100 * figures.top1_kept:.0f} %",
+            f"{counted(figures.low_overlap, 'query', 'queries')} of low overlap",
+        ),
     ]
     if figures.ndcg_old is not None and figures.ndcg_new is not None:
         told = "" if figures.p_value is None else f"p = {figures.p_value:.4f}"
@@ -254,7 +259,7 @@ def _charts(comparison: Comparison) -> str:
             if query.ndcg_old is not None and query.ndcg_new is not None
         )
         gained, lost = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
-        charts.append((f"nDCG@10 per query: {gained} gain, {lost} lose, the rest keep", _changes(changes)))
+        charts.append((f"nDCG@10 per query: gained {gained:,}, lost {lost:,}, the rest kept", _changes(changes)))
     made = "".join(f"<div class=card><h3>{_html(name)}</h3>{chart}</div>" for name, chart in charts)
     return f"<div class=charts>{made}</div>"
 
