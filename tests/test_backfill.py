@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
-from embedtui.engine import Engine
+from embedtui.engine import Engine, backfill
 from embedtui.engine.backfill import cut
 from tests.support import NEW, OLD, make_documents, settings_for
 
@@ -84,4 +84,43 @@ def test_an_old_snapshot_spoils_the_hot_share_and_is_named(database: str, api: L
         other.rollback()
     assert seen.hot_share is not None and seen.hot_share < 0.5
     assert "nightly report" in seen.hot_holder
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("silent", "leased", "grace", "free"),
+    [(9, 9, 0, True), (-9, 9, 0, False), (9, 9, 60, False), (-9, -9, 0, True), (9, -9, 60, False)],
+    ids=["killed", "its connection was cut", "nobody was here", "out of reach", "the lease ran out as nobody was here"],
+)
+def test_the_shard_of_a_live_worker_is_not_taken_over(
+    database: str,
+    api: LoopbackServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    silent: int,
+    leased: int,
+    grace: int,
+    free: bool,
+) -> None:
+    """Without its advisory lock it counts since when it is silent, and since when the one who looks is here."""
+    monkeypatch.setattr(backfill, "GRACE_SECONDS", grace)
+    make_documents(database, 5)
+    engine = engine_for(database, api, tmp_path)
+    migration = engine.prepare()
+    with psycopg.connect(database, autocommit=True) as conn:
+        worker, other = (
+            conn.execute(
+                "INSERT INTO embedtui.worker (migration, host, pid, heartbeat)"
+                " VALUES (%s, 'elsewhere', 1, now() - make_interval(secs => %s)) RETURNING id",
+                [migration.id, silent],
+            ).fetchone()[0]  # type: ignore[index]
+            for _ in range(2)
+        )
+        assert backfill.claim(conn, migration, worker), "open"
+        assert backfill.claim(conn, migration, worker) is None, "its own"
+        conn.execute("SELECT pg_advisory_lock(%s, %s)", [backfill.LOCK_CLASS, worker])
+        assert backfill.claim(conn, migration, other) is None, "alive"
+        conn.execute("SELECT pg_advisory_unlock_all()")
+        conn.execute("UPDATE embedtui.shard SET lease_until = now() + make_interval(secs => %s)", [leased])
+        assert (backfill.claim(conn, migration, other) is not None) == free
     engine.close()

@@ -19,7 +19,7 @@ from embedtui.engine.job import POLL, Job, now, record_faults
 from embedtui.engine.packing import Limits, pack
 from embedtui.engine.resilience import fatal, with_database
 from embedtui.errors import EmbedtuiError, Interrupted, TableError
-from embedtui.model import PlacementKind, Progressed, TableName
+from embedtui.model import Migration, PlacementKind, Progressed, TableName
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.placement import SourceRow, Vectors, Written
 
@@ -126,6 +126,42 @@ def plan_shards(conn: Connection, migration_id: int, table_oid: int) -> int:
                 )
             planned += -(-blocks // size)
     return planned
+
+
+def claim(conn: Connection, migration: Migration, worker: int | None) -> Shard | None:
+    """Lease a shard to ``worker``: an open one, or one that nobody works on any more; None where there is none."""
+    while True:
+        row = conn.execute(
+            f"""
+            UPDATE embedtui.shard s SET state = 'leased', worker = %(w)s, passes = passes + 1,
+                   lease_until = now() + make_interval(secs => %(lease)s)
+            FROM (SELECT id FROM embedtui.shard x WHERE migration = %(m)s AND (state = 'open'
+                      OR state = 'leased' AND worker <> %(w)s AND {_ABANDONED})
+                  ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) free
+            WHERE s.id = free.id
+            RETURNING s.id, s.leaf, s.filenode, s.first_block, s.last_block, s.passes,
+                      pg_catalog.pg_relation_filenode(s.leaf),
+                      (SELECT nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+                       ON n.oid = c.relnamespace WHERE c.oid = s.leaf),
+                      (SELECT relname FROM pg_catalog.pg_class WHERE oid = s.leaf)
+            """,
+            {
+                "w": worker,
+                "m": migration.id,
+                "lease": LEASE_SECONDS,
+                "grace": GRACE_SECONDS,
+            },
+        ).fetchone()
+        if row is None:
+            return None
+        number, leaf, filenode, first, last, passes, current, schema, name = row
+        if current == filenode:
+            return Shard(number, TableName(schema, name), first, last, passes)
+        conn.execute("UPDATE embedtui.shard SET state = 'done' WHERE id = %s", [number])
+        if current is not None:  # rewritten; a dropped leaf simply goes
+            plan_shards(conn, migration.id, migration.table_oid)
+        elif leaf == migration.table_oid:
+            raise TableError(f"Table {migration.table} is gone.", hint="`embedtui abort` ends this.")
 
 
 class _Running:
@@ -240,7 +276,13 @@ class Backfill:
         try:
             while not self._stop.is_set():
                 self._job.doing("claiming a shard")
-                shard = with_database(link, self._claim, stop=self._stop, on_lost=self._lost, on_back=self._back)
+                shard = with_database(
+                    link,
+                    lambda conn: claim(conn, self._job.migration, self._job.worker_id),
+                    stop=self._stop,
+                    on_lost=self._lost,
+                    on_back=self._back,
+                )
                 if shard is None:
                     self._job.doing("waiting for the last requests")
                     with self._settled:
@@ -255,40 +297,6 @@ class Backfill:
                 self._read_shard(link, shard)
         finally:
             link.drop()
-
-    def _claim(self, conn: Connection) -> Shard | None:
-        while True:
-            row = conn.execute(
-                f"""
-                UPDATE embedtui.shard s SET state = 'leased', worker = %(w)s, passes = passes + 1,
-                       lease_until = now() + make_interval(secs => %(lease)s)
-                FROM (SELECT id FROM embedtui.shard x WHERE migration = %(m)s AND (state = 'open'
-                          OR state = 'leased' AND worker <> %(w)s AND {_ABANDONED})
-                      ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) free
-                WHERE s.id = free.id
-                RETURNING s.id, s.leaf, s.filenode, s.first_block, s.last_block, s.passes,
-                          pg_catalog.pg_relation_filenode(s.leaf),
-                          (SELECT nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
-                           ON n.oid = c.relnamespace WHERE c.oid = s.leaf),
-                          (SELECT relname FROM pg_catalog.pg_class WHERE oid = s.leaf)
-                """,
-                {
-                    "w": self._job.worker_id,
-                    "m": self._job.migration.id,
-                    "lease": LEASE_SECONDS,
-                    "grace": GRACE_SECONDS,
-                },
-            ).fetchone()
-            if row is None:
-                return None
-            number, leaf, filenode, first, last, passes, current, schema, name = row
-            if current == filenode:
-                return Shard(number, TableName(schema, name), first, last, passes)
-            conn.execute("UPDATE embedtui.shard SET state = 'done' WHERE id = %s", [number])
-            if current is not None:  # rewritten; a dropped leaf simply goes
-                plan_shards(conn, self._job.migration.id, self._job.migration.table_oid)
-            elif leaf == self._job.migration.table_oid:
-                raise TableError(f"Table {self._job.migration.table} is gone.", hint="`embedtui abort` ends this.")
 
     def _all_done(self, conn: Connection) -> bool:
         row = conn.execute(
