@@ -16,22 +16,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import json
 import os
-import pty
-import select
-import struct
-import subprocess
 import sys
 import tempfile
-import termios
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from benchmarks.terminal import Terminal, percentile
 
 TARGETS = {
     "lag_p99_ms": 50.0,
@@ -44,12 +39,6 @@ TARGETS = {
 SCREENS = (("5", b"Processes and threads"), ("6", b"lines, "), ("4", b"Reasons"), ("1", b"Route and rollback"))
 SETTLE = 2.0
 QUIET = 6.0
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value that ``share`` of ``values`` does not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 # ------------------------------------------------------------------------------------------------ inside the program
@@ -108,54 +97,6 @@ def child(dsn: str, base_url: str, out: str) -> None:
 # ------------------------------------------------------------------------------------------------ outside
 
 
-class Terminal:
-    """A pseudo terminal of some size with the program in it."""
-
-    def __init__(self, arguments: list[str], size: tuple[int, int]) -> None:
-        self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
-        self.process = subprocess.Popen(
-            arguments, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
-        )  # fmt: skip
-        os.close(slave)
-        self.seen = b""
-
-    def read(self, seconds: float) -> bytes:
-        """What was written within ``seconds``, as soon as there is anything."""
-        if not select.select([self.master], [], [], seconds)[0]:
-            return b""
-        try:
-            data = os.read(self.master, 1 << 20)
-        except OSError:
-            return b""
-        self.seen = (self.seen + data)[-200_000:]
-        return data
-
-    def wait(self, text: bytes, seconds: float = 120.0) -> None:
-        """Reads until ``text`` was written."""
-        deadline = time.monotonic() + seconds
-        while text not in self.seen:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{text!r} did not appear: {self.seen[-500:]!r}")
-            self.read(0.05)
-
-    def drain(self, seconds: float) -> None:
-        """Reads on for so long."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            self.read(left)
-
-    def key(self, key: str, shows: bytes) -> float:
-        """Milliseconds from the key to the output that shows its screen."""
-        self.drain(0.15)
-        self.seen = b""
-        began = time.perf_counter()
-        os.write(self.master, key.encode())
-        self.wait(shows)
-        return (time.perf_counter() - began) * 1000
-
-
 def measure_run(rows: int, size: tuple[int, int]) -> dict[str, float]:
     """Figures 1, 2, 3 and 5."""
     with (
@@ -192,10 +133,7 @@ def measure_run(rows: int, size: tuple[int, int]) -> dict[str, float]:
                 terminal.read(0.01)
             left = (time.perf_counter() - began) * 1000
         finally:
-            if terminal.process.poll() is None:
-                terminal.process.kill()
-            terminal.process.wait()
-            os.close(terminal.master)
+            terminal.close()
     if not keys:
         sys.exit("The backfill was over before a key was measured: take more --rows.")
     seconds = second["at"] - first["at"]
