@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -19,8 +20,9 @@ from embedtui.demo.database import EmbeddedServer
 from embedtui.engine import backfill
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
-from embedtui.model import Phase
+from embedtui.model import Condition, Phase
 from embedtui.postgres.connect import connect, require_session
+from tests.cli_kit import Shell
 from tests.conftest import FAST
 from tests.support import NEW, OLD, make_documents, settings_for
 
@@ -160,6 +162,51 @@ def test_after_a_crash_live_workers_keep_their_shards(
     assert clean(engines[0])
     assert api.inputs <= ROWS + 2 + 2 * 20, "only what was in flight is paid for again"
     for engine in engines:
+        engine.close()
+
+
+@pytest.fixture
+def small_disk(server_folder: Path) -> Iterator[Path]:
+    """A file system of its own that is soon full."""
+    folder = server_folder / "disk"
+    folder.mkdir()
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    try:
+        subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", folder], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run([*sudo, "umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_holds_the_run_until_there_is_room(small_disk: Path, api: LoopbackServer, tmp_path: Path) -> None:
+    filler = small_disk / "filler"
+
+    def fill() -> None:
+        with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    with EmbeddedServer(small_disk / "pg", settings=FAST) as own:
+        with psycopg.connect(own.dsn(), autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION vector")
+        make_documents(own.dsn(), ROWS, text="row {n} " + "x" * 600)
+        engine = engine_for(own.dsn(), api, tmp_path, placement="column")
+        shell = Shell(tmp_path, {"DATABASE_URL": own.dsn()})
+
+        def held() -> bool:
+            fill()  # a checkpoint may have freed some
+            return any("disk is full" in hold.detail for hold in engine.snapshot().reasons)
+
+        with Running(engine, api) as running:
+            wait_for(held, "no hold is shown")
+            assert engine.snapshot().condition is Condition.THROTTLED
+            assert "The server's disk is full" in shell.spawn("status").out
+            filler.unlink()
+            running.ends()
+            assert running.error is None
+        assert clean(engine)
+        assert api.inputs == ROWS + 1, "nothing is paid for twice"
         engine.close()
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import psycopg
 
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
-from embedtui.postgres.connect import Connection, Link, lost, retryable, translate
+from embedtui.postgres.connect import Connection, Link, exhausted, lost, retryable, translate
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def with_database(
             if not (lost(error) or retryable(error)):
                 raise translate(error) from error
             failures += 1
-            if lost(error):
+            if lost(error) and not exhausted(error):
                 link.drop()
             if lost(error) or failures >= TOLD_AFTER:
                 away = True

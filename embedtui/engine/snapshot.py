@@ -156,8 +156,9 @@ def _workers(conn: Connection, migration: Migration, own: int | None) -> tuple[W
 
 def _holds(conn: Connection, migration: Migration) -> tuple[Hold, ...]:
     rows = conn.execute(
-        "SELECT DISTINCT ON (h.name) h.name, h.detail, h.since FROM embedtui.hold h"
-        f" WHERE h.migration = %s AND {ALIVE.format('h.worker')} ORDER BY h.name, h.since",
+        "SELECT DISTINCT ON (h.name) h.name, h.detail, h.since FROM embedtui.worker w,"
+        " jsonb_to_recordset(w.holds) AS h (name text, detail text, since timestamptz)"
+        f" WHERE w.migration = %s AND w.stopped_at IS NULL AND {ALIVE.format('w.id')} ORDER BY h.name, h.since",
         [migration.id],
     )
     return tuple(Hold(*row) for row in rows)

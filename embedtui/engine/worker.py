@@ -79,10 +79,9 @@ class Worker:
                 " WHERE worker = %s AND state = 'leased'",
                 [self._job.worker_id],
             )
-            conn.execute("DELETE FROM embedtui.hold WHERE worker = %s", [self._job.worker_id])
             conn.execute(
                 "UPDATE embedtui.worker SET stopped_at = now(), heartbeat = now(), rows = %s, doing = '',"
-                " threads = '[]' WHERE id = %s",
+                " threads = '[]', holds = '[]' WHERE id = %s",
                 [self._job.rows, self._job.worker_id],
             )
 
@@ -118,11 +117,18 @@ class Worker:
         doing = self._job.activity()
         row = conn.execute(
             "WITH beat AS (UPDATE embedtui.worker SET heartbeat = now(), rows = %(rows)s, threads = %(threads)s,"
+            " holds = %(holds)s,"
             " since = CASE WHEN doing = %(doing)s THEN since ELSE now() END, doing = %(doing)s WHERE id = %(w)s)"
             " SELECT desired FROM embedtui.migration WHERE id = %(m)s",
             {
                 "rows": self._job.rows,
                 "threads": Jsonb(doing),
+                "holds": Jsonb(
+                    [
+                        {"name": hold.name, "detail": hold.detail, "since": hold.since and hold.since.isoformat()}
+                        for hold in self._job.holds
+                    ]
+                ),
                 "doing": dict(doing).get("MainThread") or (doing[0][1] if doing else "idle"),
                 "w": self._job.worker_id,
                 "m": self._job.migration.id,
@@ -135,7 +141,6 @@ class Worker:
                 " WHERE worker = %s AND state = 'leased'",
                 [LEASE_SECONDS, self._job.worker_id],
             )
-        self._store_holds(conn)
 
     def _pacer_holds(self) -> list[Hold]:
         waits = self._job.waits_for()
@@ -145,17 +150,3 @@ class Worker:
             waits.name == "rate" and waits.since is not None and (now() - waits.since).total_seconds() < RATE_SECONDS
         )
         return [] if brief else [waits]
-
-    def _store_holds(self, conn: Connection) -> None:
-        holds = self._job.holds
-        with conn.transaction():
-            conn.execute(
-                "DELETE FROM embedtui.hold WHERE worker = %s AND name <> ALL (%s)",
-                [self._job.worker_id, [hold.name for hold in holds]],
-            )
-            for hold in holds:
-                conn.execute(
-                    "INSERT INTO embedtui.hold (migration, name, worker, detail, since) VALUES (%s, %s, %s, %s, %s)"
-                    " ON CONFLICT (migration, name, worker) DO UPDATE SET detail = excluded.detail",
-                    [self._job.migration.id, hold.name, self._job.worker_id, hold.detail, hold.since],
-                )

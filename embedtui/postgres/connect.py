@@ -114,6 +114,11 @@ def lost(error: BaseException) -> bool:
     return isinstance(error, psycopg.InterfaceError)
 
 
+def exhausted(error: BaseException) -> bool:
+    """Whether the server is out of disk or memory: the session itself is well, and its locks tell that we live."""
+    return (getattr(error, "sqlstate", None) or "").startswith("53")
+
+
 def retryable(error: BaseException) -> bool:
     """Whether the same transaction may be tried again as it is: serialization, deadlock, lock time-out, cancelled."""
     return isinstance(
