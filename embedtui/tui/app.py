@@ -132,7 +132,7 @@ class Dashboard(App[None]):
         interval: float = 0.5,
         again: str = "embedtui run --follow",
     ) -> None:
-        super().__init__()
+        super().__init__(ansi_color=theme.native_colors())
         self.bridge = Bridge(open_engine, self.post_message, interval=interval)
         self.readonly = readonly
         self.link = Link()
@@ -156,18 +156,12 @@ class Dashboard(App[None]):
     def on_mount(self) -> None:
         for each in theme.THEMES:
             self.register_theme(each)
-        self.theme = self._first_theme()
+        self.theme = theme.first(self, self._comforts.theme)
         self._catch_signals()
         self.bridge.start()
         # Work that starts by itself is watched from the Overview, wherever the last session ended.
         known = self._comforts.screen in self.MODES and not self._autostart
         self.switch_mode(self._comforts.screen if known else "overview")
-
-    def _first_theme(self) -> str:
-        if self._comforts.theme in self.available_themes:
-            return self._comforts.theme
-        few = self.console.color_system == "standard" and not self.is_headless
-        return theme.PLAIN.name if few else theme.DARK.name
 
     def _catch_signals(self) -> None:
         # A closed terminal (SIGHUP) and SIGTERM leave the same way as the key: own threads stopped, terminal restored.

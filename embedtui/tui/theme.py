@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
+from textual.app import App
 from textual.theme import Theme
 
 from embedtui.model import Condition, Side
@@ -129,6 +133,24 @@ THEMES = (DARK, LIGHT, PLAIN)
 
 DEFAULTS = {name: DARK.variables[name] for name in ("old", "new", "muted", "faint")}
 """What our variables are while one of Textual's own themes is chosen."""
+
+
+def native_colors() -> bool | None:
+    """``ansi_color`` of an app: under NO_COLOR the terminal's own foreground and background, and no greys of ours.
+
+    Textual would turn every colour into a grey instead, and the terminal's default ones into black on black.
+    """
+    return True if "NO_COLOR" in os.environ else None
+
+
+def first(app: App[Any], remembered: str) -> str:
+    """The theme to begin with: the remembered one, where the terminal can show it."""
+    if app.no_color:
+        return PLAIN.name
+    if remembered in app.available_themes:
+        return remembered
+    few = app.console.color_system == "standard" and not app.is_headless
+    return PLAIN.name if few else DARK.name
 
 SIDE_GLYPH = {Side.OLD: "◇", Side.NEW: "◆"}
 SIDE_STYLE = {Side.OLD: "$old", Side.NEW: "$new"}

@@ -116,7 +116,7 @@ class Welcome(App[Choice]):
     ]
 
     def __init__(self, find_tables: FindTables | None, *, problem: str = "", hint: str = "") -> None:
-        super().__init__()
+        super().__init__(ansi_color=theme.native_colors())
         self._find = find_tables
         self._problem, self._hint = problem, hint
         self._tables: tuple[TableChoice, ...] = ()
@@ -143,9 +143,7 @@ class Welcome(App[Choice]):
     def on_mount(self) -> None:
         for each in theme.THEMES:
             self.register_theme(each)
-        remembered = comforts.load().theme
-        few = self.console.color_system == "standard" and not self.is_headless
-        self.theme = remembered if remembered in self.available_themes else theme.PLAIN.name if few else theme.DARK.name
+        self.theme = theme.first(self, comforts.load().theme)
         self._list()
         if self._find is not None:
             threading.Thread(target=self._search, name="embedtui-welcome", daemon=True).start()

@@ -194,7 +194,9 @@ class Listing(ScrollView, can_focus=True):
         if not height:
             return
         top = self.scroll_offset.y
+        # At once, because behind a dialog there is no next refresh; and by force, because rows that have just come may
+        # not have their scrollbar yet.
         if self.cursor < top:
-            self.scroll_to(y=self.cursor, animate=False)
+            self.scroll_to(y=self.cursor, animate=False, immediate=True, force=True)
         elif self.cursor >= top + height:
-            self.scroll_to(y=self.cursor - height + 1, animate=False)
+            self.scroll_to(y=self.cursor - height + 1, animate=False, immediate=True, force=True)
