@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,9 +20,10 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine import backfill
 from embedtui.engine.engine import Engine
+from embedtui.engine.resilience import with_database
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
 from embedtui.model import Condition, Phase
-from embedtui.postgres.connect import connect, require_session
+from embedtui.postgres.connect import Link, connect, require_session
 from tests.cli_kit import Shell
 from tests.conftest import FAST
 from tests.support import NEW, OLD, make_documents, settings_for
@@ -208,6 +210,22 @@ def test_a_full_disk_holds_the_run_until_there_is_room(small_disk: Path, api: Lo
         assert clean(engine)
         assert api.inputs == ROWS + 1, "nothing is paid for twice"
         engine.close()
+
+
+def test_want_of_room_does_not_cost_a_session_its_locks(database: str) -> None:
+    link = Link(database, "worker")
+    sessions: list[int] = []
+
+    def work(conn: psycopg.Connection[Any]) -> None:
+        sessions.append(conn.info.backend_pid)
+        if len(sessions) == 1:
+            conn.execute("DO $$ BEGIN RAISE 'no room' USING ERRCODE = 'disk_full'; END $$")
+
+    told: list[str] = []
+    with_database(link, work, stop=threading.Event(), on_lost=told.append)
+    assert len(sessions) == 2 and len(set(sessions)) == 1
+    assert told == ["The server's disk is full: no room."]
+    link.drop()
 
 
 def test_a_standby_is_refused_with_the_mend(own_server: EmbeddedServer, api: LoopbackServer, tmp_path: Path) -> None:
