@@ -152,7 +152,7 @@ def leftovers(conn: Connection) -> int:
         "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'embedtui%')"
         " + (SELECT count(*) FROM pg_proc WHERE proname LIKE 'capture%')"
         " + (SELECT count(*) FROM pg_constraint WHERE conname LIKE 'embedtui%')"
-        + "".join(f" + (SELECT count(*) FROM embedtui.{table})" for table in ("queue", "shard", "hold", "stale")),
+        + "".join(f" + (SELECT count(*) FROM embedtui.{table})" for table in ("queue", "shard", "stale")),
     )
 
 

@@ -469,7 +469,7 @@ def _rows_sql(migration: Migration) -> list[Statement]:
         sql.SQL("DELETE FROM {} WHERE migration = {}").format(
             sql.Identifier("embedtui", table), sql.Literal(migration.id)
         )
-        for table in ("queue", "shard", "hold", "stale")
+        for table in ("queue", "shard", "stale")
     ]
 
 
