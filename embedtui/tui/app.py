@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -67,6 +69,8 @@ from embedtui.tui.view import Link, View
 
 QUIT_SIGNALS = ("SIGTERM", "SIGHUP")
 """Asked to end, and the terminal was closed."""
+HANGUP_SECONDS = 2.0
+"""Between looks whether the terminal is still there."""
 _RATES = 240
 """Readings kept for the sparkline: two minutes."""
 _EVENTS = 2000
@@ -158,6 +162,7 @@ class Dashboard(App[None]):
             self.register_theme(each)
         self.theme = theme.first(self, self._comforts.theme)
         self._catch_signals()
+        self._watch_terminal()
         self.bridge.start()
         # Work that starts by itself is watched from the Overview, wherever the last session ended.
         known = self._comforts.screen in self.MODES and not self._autostart
@@ -171,6 +176,19 @@ class Dashboard(App[None]):
             if number is not None:
                 with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                     loop.add_signal_handler(number, self.exit)
+
+    def _watch_terminal(self) -> None:
+        # Where nobody sends SIGHUP (a container, a session of its own), only the input tells that the terminal closed.
+        if self.is_headless or sys.__stdin__ is None or not hasattr(select, "poll"):
+            return
+        terminal = select.poll()
+        terminal.register(sys.__stdin__.fileno(), 0)
+
+        def look() -> None:
+            if terminal.poll(0):
+                self.exit()
+
+        self.set_interval(HANGUP_SECONDS, look)
 
     async def on_unmount(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self.bridge.close)
@@ -404,6 +422,9 @@ class Dashboard(App[None]):
                 self.bridge.act("cutover", lambda engine, _: engine.cutover(percent, override=override))
 
         self.push_screen(CutoverDialog(self.view, *found), answered)
+
+    def _act_takeback(self) -> None:
+        self.bridge.act("cancel", lambda engine, _: engine.cancel_postponed())
 
     def _act_verify(self) -> None:
         def answered(answer: VerifyAnswer | None) -> None:

@@ -41,7 +41,7 @@ LEAVES_ALTERNATE_SCREEN = b"\x1b[?1049l"
 class Terminal:
     """The program, and what it wrote."""
 
-    def __init__(self, folder: Path, **environ: str) -> None:
+    def __init__(self, folder: Path, controlling: bool = True, **environ: str) -> None:
         self.master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (24, 80))
         self.before = termios.tcgetattr(slave)
@@ -53,7 +53,7 @@ class Terminal:
             stderr=slave,
             start_new_session=True,
             cwd=root,
-            preexec_fn=_controls_its_terminal,
+            preexec_fn=_controls_its_terminal if controlling else None,
             env={
                 "PATH": os.environ["PATH"], "HOME": str(folder), "XDG_STATE_HOME": str(folder), "PYTHONPATH": root,
                 "TERM": "xterm-256color", "LANG": "C.UTF-8", **environ,
@@ -130,10 +130,16 @@ def test_it_leaves_and_gives_the_terminal_back(terminal: Terminal, how: str) -> 
     assert b"Traceback" not in terminal.output
 
 
-def test_a_closed_terminal_ends_it(terminal: Terminal) -> None:
-    terminal.wait_for(b"documents")
-    terminal.hang_up()
-    terminal.ended()
+@pytest.mark.parametrize("controlling", [True, False])
+def test_a_closed_terminal_ends_it(tmp_path: Path, controlling: bool) -> None:
+    """Where it is not the controlling one, as in a container, nobody sends SIGHUP."""
+    terminal = Terminal(tmp_path, controlling)
+    try:
+        terminal.wait_for(b"documents")
+        terminal.hang_up()
+        terminal.ended()
+    finally:
+        terminal.close()
 
 
 def colours(output: bytes) -> set[bytes]:
