@@ -16,7 +16,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.model import Key, Migration, Side, TableName
 from embedtui.postgres.connect import connect
-from embedtui.postgres.placement import TablePlacement, make_placement, prepare_batch
+from embedtui.postgres.placement import ColumnPlacement, TablePlacement, make_placement, prepare_batch
 from tests.support import NEW, OLD, make_documents, settings_for
 
 
@@ -149,6 +149,50 @@ class TestBothPlacements:
         [again] = placement.read_keys(prepared.conn, [("1",)])
         assert again.new_fresh and again.new_present and again.old_present
         assert ("1",) not in placement.sweep(prepared.conn, 100)
+
+
+@pytest.mark.parametrize("prepared", [COLUMN, TABLE], indirect=True, ids=["column", "table"])
+def test_what_is_wrong_with_a_vector_is_counted_by_its_kind_and_found_by_the_sweep(prepared: Prepared) -> None:
+    migration = prepared.migration
+    placement = make_placement(migration)
+    leaf = TableName("public", "documents")
+    prepare_batch(prepared.conn)
+    rows = placement.read_shard(prepared.conn, leaf, 0, 100)
+    vectors = hash_model(16)([row.text for row in rows], None).astype(np.float32)
+    with prepared.conn.transaction():
+        placement.write(prepared.conn, leaf, rows, vectors)
+    in_column = isinstance(placement, ColumnPlacement)
+    side, prefix = ("documents", "embedding_v2_") if in_column else ("documents_embedding_v2", "")
+    prepared.conn.execute("UPDATE documents SET content = '  ' WHERE id = 1")
+    prepared.conn.execute("UPDATE documents SET content = 'edited' WHERE id IN (2, 3)")
+    prepared.conn.execute(f"UPDATE {side} SET {prefix}model = {migration.old_model.id} WHERE id IN (4, 5, 6)")
+    prepared.conn.execute(
+        "UPDATE documents SET embedding_v2 = NULL WHERE id = 7" if in_column else f"DELETE FROM {side} WHERE id = 7"
+    )
+    if in_column:
+        prepared.conn.execute("UPDATE documents SET embedding_v2_source = NULL WHERE id = 8")
+    prepared.queue()
+    counts = placement.count(prepared.conn)
+    assert (counts.rows, counts.empty, counts.stale, counts.wrong_model, counts.missing) == (20, 1, 2, 3, 1)
+    assert (counts.unverified, counts.embedded) == ((1, 12) if in_column else (0, 13))
+    wrong = range(2, 9) if in_column else range(2, 8)
+    assert sorted(placement.sweep(prepared.conn, 100)) == [(str(number),) for number in wrong]
+
+
+@pytest.mark.parametrize("prepared", [TABLE], indirect=True)
+def test_a_truncate_takes_the_side_table_along(prepared: Prepared) -> None:
+    """The foreign key asks for CASCADE, as the plan says; then nothing is left behind."""
+    placement = make_placement(prepared.migration)
+    prepare_batch(prepared.conn)
+    rows = placement.read_shard(prepared.conn, TableName("public", "documents"), 0, 100)
+    vectors = hash_model(16)([row.text for row in rows], None).astype(np.float32)
+    with prepared.conn.transaction():
+        placement.write(prepared.conn, TableName("public", "documents"), rows, vectors)
+    prepared.conn.execute("TRUNCATE documents CASCADE")
+    prepared.conn.execute("INSERT INTO documents (id, content) VALUES (1, 'again')")
+    assert prepared.queue() == [(("1",), "i")]
+    counts = placement.count(prepared.conn)
+    assert (counts.rows, counts.missing, counts.orphaned) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("prepared", [TABLE], indirect=True)

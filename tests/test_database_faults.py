@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
+import embedtui
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine import backfill
@@ -24,7 +25,7 @@ from embedtui.engine.resilience import with_database
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
 from embedtui.model import Condition, Phase
 from embedtui.postgres.connect import Link, connect, require_session
-from tests.cli_kit import Shell
+from tests.cli_kit import Shell, traces
 from tests.conftest import FAST
 from tests.support import NEW, OLD, make_documents, settings_for
 
@@ -212,6 +213,67 @@ def test_a_full_disk_holds_the_run_until_there_is_room(small_disk: Path, api: Lo
         engine.close()
 
 
+@pytest.mark.parametrize(
+    "condition", ["serialization_failure", "deadlock_detected", "lock_not_available", "query_canceled", "disk_full"]
+)
+def test_what_passes_is_repeated_and_said_from_the_third_time_on(database: str, condition: str) -> None:
+    link = Link(database, "worker")
+    tried: list[int] = []
+    told: list[str] = []
+    back: list[int] = []
+
+    def work(conn: psycopg.Connection[Any]) -> str:
+        tried.append(len(tried))
+        if len(tried) <= 3:
+            conn.execute(f"DO $$ BEGIN RAISE 'as staged' USING ERRCODE = '{condition}'; END $$")
+        return "done"
+
+    stop = threading.Event()
+    result = with_database(link, work, stop=stop, on_lost=told.append, on_back=lambda: back.append(len(tried)))
+    assert (result, len(tried), back) == ("done", 4, [4])
+    assert told and "as staged" in told[-1] and len(told) == (3 if condition == "disk_full" else 1)
+    link.drop()
+
+
+def test_what_does_not_pass_is_not_repeated(database: str) -> None:
+    link = Link(database, "worker")
+    with pytest.raises(DatabaseError, match="permission denied"):
+        with_database(
+            link,
+            lambda conn: conn.execute("DO $$ BEGIN RAISE 'permission denied' USING ERRCODE = '42501'; END $$"),
+            stop=threading.Event(),
+        )
+    link.drop()
+
+
+def test_every_connection_has_a_name_time_outs_and_keepalives(database: str) -> None:
+    with connect(database, name="test") as conn:
+        settings = dict(
+            conn.execute(
+                "SELECT name, setting FROM pg_settings WHERE name IN ('application_name', 'statement_timeout',"
+                " 'lock_timeout', 'idle_in_transaction_session_timeout', 'row_security')"
+            ).fetchall()
+        )
+        parameters = conn.info.get_parameters()
+    assert settings == {
+        "application_name": "embedtui/test",
+        "statement_timeout": "60000",
+        "lock_timeout": "5000",
+        "idle_in_transaction_session_timeout": "60000",
+        "row_security": "off",
+    }
+    # a peer that is gone is noticed within 30 s, also where what was sent last is not acknowledged
+    assert int(parameters["keepalives_idle"]) + 4 * int(parameters["keepalives_interval"]) <= 30
+    assert int(parameters["tcp_user_timeout"]) <= 30_000
+    package = Path(embedtui.__file__).parent
+    elsewhere = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "psycopg.connect(" in path.read_text() and "demo" not in path.parts
+    }
+    assert elsewhere == {"postgres/connect.py", "router.py"}, "everything else goes through the one that sets them"
+
+
 def test_want_of_room_does_not_cost_a_session_its_locks(database: str) -> None:
     link = Link(database, "worker")
     sessions: list[int] = []
@@ -290,6 +352,22 @@ def test_a_table_changed_under_it_ends_the_run_with_the_reason(
         conn.execute(better)
     engine.run(threading.Event())
     assert clean(engine)
+    engine.close()
+
+
+@pytest.mark.parametrize("placement", ["column", "table"])
+def test_a_table_that_is_gone_for_good_is_said_and_the_migration_can_be_ended(
+    database: str, api: LoopbackServer, tmp_path: Path, placement: str
+) -> None:
+    make_documents(database, ROWS)
+    engine = engine_for(database, api, tmp_path, placement=placement)
+    with Running(engine, api) as running, psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("DROP TABLE documents CASCADE")
+        running.ends()
+        assert running.error is not None and running.error.exit_code == ExitCode.DATABASE
+        assert "abort" in running.error.hint, running.error
+        engine.abort("documents")
+        assert traces(database) == ["schema embedtui"], "the log stays"
     engine.close()
 
 

@@ -313,7 +313,7 @@ def abort_statements(conn: Connection, migration: Migration) -> tuple[CleanupSte
     state = _state(conn, migration)
     steps = [] if state.begun else [CleanupStep("begin", "workers stop")]
     if not state.has("contracted"):
-        steps.append(CleanupStep("remove", "one short transaction", _shown(conn, _remove_sql(migration))))
+        steps.append(CleanupStep("remove", "one short transaction", _shown(conn, _remove_sql(conn, migration))))
     if not state.has("finished"):
         steps.append(
             CleanupStep("finish", "embedtui's working rows go, the log stays", _shown(conn, _rows_sql(migration)))
@@ -436,15 +436,17 @@ def _record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) 
     ]
 
 
-def _remove_sql(migration: Migration) -> list[Statement]:
+def _remove_sql(conn: Connection, migration: Migration) -> list[Statement]:
     """Takes everything back to before ``prepare``."""
+    there = _one(conn, "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = %s)", (migration.table_oid,))
+    statements: list[Statement] = []
+    if there:
+        statements.append(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(relation(migration.table)))
+    statements += capture.remove_sql(migration)
+    if there or migration.placement is PlacementKind.TABLE:  # a dropped table took its columns along
+        statements += make_placement(migration).undo_sql()
     # a column takes its indexes along, a table its foreign key
-    return [
-        sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(relation(migration.table)),
-        *capture.remove_sql(migration),
-        *make_placement(migration).undo_sql(),
-        *_record_sql(migration, Phase.ABORTED, Side.NEW.value, migration.new_column),
-    ]
+    return [*statements, *_record_sql(migration, Phase.ABORTED, Side.NEW.value, migration.new_column)]
 
 
 def _constraint(migration: Migration) -> sql.Identifier:
@@ -572,7 +574,7 @@ def abort(
                 _cancel_own_build(conn, migration)
                 run_ddl(
                     conn,
-                    _remove_sql(migration),
+                    _remove_sql(conn, migration),
                     stop=stop,
                     on_wait=on_wait,
                     relations=[migration.table, new_side(migration).table],

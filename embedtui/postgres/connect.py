@@ -17,8 +17,15 @@ APPLICATION = "embedtui"
 
 Connection = psycopg.Connection[Any]
 
-# A dead peer is noticed within about 30 s even while the client only waits.
-_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
+# A dead peer is noticed within about 30 s even while the client only waits; keepalives say nothing while something
+# that was sent is not acknowledged, there the time-out does (in milliseconds).
+_KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 
 _DSN_PASSWORD = re.compile(r"(?P<head>\w+://[^\s:/@]*:)[^\s@]*(?=@)")
 _DSN_PARAMETER = re.compile(
