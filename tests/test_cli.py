@@ -345,6 +345,24 @@ def test_a_run_by_other_settings_is_refused(run: InProcess) -> None:
     assert run("run").code == 0, "without settings it goes on as it began"
 
 
+@pytest.mark.parametrize("placement", ["column", "table"])
+def test_without_settings_the_migration_under_way_is_planned(run: InProcess, placement: str) -> None:
+    execute(run.environ["DATABASE_URL"], DOCUMENTS + "ALTER TABLE documents ADD title text")
+    bare = {"EMBED_MODEL": "", "EMBED_DIMENSIONS": "", "OPENAI_BASE_URL": ""}
+    run("plan", **bare).refused(2, "No table is set", "documents")
+    run("run", **bare).refused(2, "No table is set", "documents")
+    flags = ("--table", "documents", "--content", "content", "--placement", placement, "--strategy", "rename")
+    assert run("run", *flags, "--until", "10").code == 0
+    assert run("run", *flags, "--until", "10", EMBED_DIMENSIONS="7").code == 6
+    said = run("plan", *flags, "--json").json
+    found = run("plan", "--json", **bare)
+    assert found.code == 0, found
+    assert "under way" in str(found.json["checks"])
+    assert {name: found.json[name] for name in ("table", "rows", "placement", "statements")} == {
+        name: said[name] for name in ("table", "rows", "placement", "statements")
+    }
+
+
 def test_index_and_search(run: InProcess) -> None:
     execute(run.environ["DATABASE_URL"], DOCUMENTS)
     run("index").refused(6, "embedtui run")

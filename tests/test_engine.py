@@ -53,7 +53,7 @@ def test_every_row_gets_the_vector_of_its_text(
     report = engine.verify(sample=50)
     assert report.clean
     assert (report.rows, report.empty, report.embedded, report.sampled) == (1503, 3, 1500, 50)
-    assert api.inputs - 50 == 1500, "nothing is paid for twice"
+    assert api.inputs - 50 - 1 == 1500, "one for the question whether the model answers; nothing is paid for twice"
     phases = [event.phase for event in events if isinstance(event, PhaseChanged)]
     assert phases == [Phase.PREPARE, Phase.BACKFILL, Phase.INDEX, Phase.VALIDATE]
     if placement == "column":
@@ -171,6 +171,7 @@ def test_a_wrong_key_stops_at_once_and_poisons_no_row(database: str, api: Loopba
     make_documents(database, 1000)
     settings = settings_for(database, api, tmp_path, OPENAI_API_KEY="sk-wrong-key-123456")
     engine = Engine(database, settings=settings)
+    engine.prepare()
     with pytest.raises(ProviderError) as caught:
         engine.run(threading.Event())
     assert "sk-wrong" not in str(caught.value)
@@ -183,6 +184,25 @@ def test_a_wrong_key_stops_at_once_and_poisons_no_row(database: str, api: Loopba
     mended.run(threading.Event())
     assert mended.verify().clean
     mended.close()
+
+
+def test_what_cannot_work_is_refused_before_anything_is_changed(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    """By whatever face the run is started."""
+    make_documents(database, 10)
+    engine = Engine(database, settings=settings_for(database, api, tmp_path, OPENAI_API_KEY="sk-wrong-key-123456"))
+    with pytest.raises(ProviderError):
+        engine.run(threading.Event(), follow=True)
+    assert engine.migration() is None
+    engine.close()
+    first = engine_for(database, api, tmp_path)
+    first.prepare()
+    first.close()
+    other = engine_for(database, api, tmp_path, **{"new_model.dimensions": 12})
+    with pytest.raises(Refused, match="under way with dimensions 16"):
+        other.run(threading.Event())
+    other.close()
 
 
 def test_a_rejected_text_is_isolated_and_can_be_decided(database: str, api: LoopbackServer, tmp_path: Path) -> None:

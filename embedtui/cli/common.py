@@ -156,7 +156,7 @@ def open_engine(settings: Settings, on_event: EventSink | None = None) -> Engine
 
     with connect(settings.dsn, name="check", read_only=True) as conn:
         name = migration_name(conn, settings)
-    return Engine(settings.dsn, name, settings if settings.table else None, on_event, environ=settings.environ)
+    return Engine(settings.dsn, name, settings, on_event)
 
 
 # ----------------------------------------------------------------------------------------- confirming, stopping

@@ -32,7 +32,6 @@ from embedtui.cli.output import (
     to_data,
 )
 from embedtui.config import Settings
-from embedtui.engine.plan import require_startable
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, SettingsError
 from embedtui.model import (
     Event,
@@ -45,7 +44,6 @@ from embedtui.model import (
     RouteFlipped,
     Snapshot,
 )
-from embedtui.postgres.connect import connect
 from embedtui.postgres.discover import shown
 
 if TYPE_CHECKING:
@@ -70,10 +68,6 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     progress = ProgressLine()
     with engine_for(settings, events.put) as engine, stop_signals() as stop:
-        known = engine.migration()
-        if settings.table is not None or known is None:
-            with connect(settings.dsn, name="check", read_only=True) as conn:
-                require_startable(conn, settings, known)
         try:
             _watched(engine, lambda: engine.run(stop, until=until, follow=follow), progress, stop, events)
         except EmbedtuiError:

@@ -22,7 +22,7 @@ from embedtui.engine.evaluation import current_evaluation, remembered
 from embedtui.engine.gate import GateThresholds, decide_gate
 from embedtui.engine.job import Job, now
 from embedtui.engine.pacing import Pacer, unblock
-from embedtui.engine.plan import index_options, make_plan
+from embedtui.engine.plan import index_options, make_plan, require_startable
 from embedtui.engine.prepare import begin, prepare
 from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
 from embedtui.engine.stages import Stages, make_row_embedder
@@ -193,6 +193,12 @@ class Engine:
             raise Refused("No settings are given.", hint="Make them with `embedtui init`.")
         return self.settings
 
+    def _to_begin_by(self) -> Settings | None:
+        """The settings, where they say what to migrate; None: a migration goes on as it was begun."""
+        if self.settings is not None and self.settings.table is None and self.migration() is not None:
+            return None
+        return self.settings
+
     # ----------------------------------------------------------------------------------------------- small commands
 
     def pause(self, reason: str = "") -> None:
@@ -285,7 +291,8 @@ class Engine:
         stop = stop or threading.Event()
         with connect(self.dsn, name="prepare") as conn:
             try:
-                migration = begin(conn, self.dsn, self._require_settings()) if self.settings else self.require()
+                settings = self._to_begin_by()
+                migration = begin(conn, self.dsn, settings) if settings is not None else self.require()
                 self._name = migration.name
                 if migration.phase is Phase.PREPARE:
                     self._emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
@@ -305,9 +312,11 @@ class Engine:
 
         Raises:
             Interrupted: stopped.
-            ProviderError: the provider refuses us as configured (without ``follow``).
+            Refused: the settings describe another migration than the one under way, or it has ended.
+            ProviderError: the provider refuses us as configured (without ``follow``, or before anything has begun).
             EmbedtuiError: anything else that waiting does not mend.
         """
+        self._require_startable()
         migration = self.prepare(stop)
         if migration.phase.ended:
             raise Refused(f"The migration of {migration.table} is {migration.phase}.")
@@ -324,6 +333,17 @@ class Engine:
                 while self.require().desired == "pause":
                     if stop.wait(0.5):
                         raise Interrupted("Stopped.", hint="Run again to go on.") from None
+
+    def _require_startable(self) -> None:
+        """Whoever starts it, a wrong key or another migration's settings are said before anything is changed."""
+        settings = self._to_begin_by()
+        if settings is None:
+            return
+        try:
+            with connect(self.dsn, name="check", read_only=True) as conn:
+                require_startable(conn, settings)
+        except psycopg.Error as error:
+            raise translate(error, dsn=self.dsn) from error
 
     def _pause_for(self, migration: Migration, fault: ConfigurationFault) -> None:
         def work(conn: Connection) -> None:

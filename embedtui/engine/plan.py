@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from psycopg import Connection, sql
 
-from embedtui.config import CHARACTERS_PER_TOKEN, Settings
+from embedtui.config import CHARACTERS_PER_TOKEN, SPECS, ModelSettings, Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Plan
 from embedtui.postgres import capture, indexes, state
@@ -17,6 +17,7 @@ from embedtui.postgres.discover import (
     Draft,
     RowTrigger,
     find_table,
+    migration_name,
     resolve,
     shown,
     shown_column,
@@ -52,8 +53,12 @@ class TextEstimate:
 def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool = False) -> Plan:
     """What a migration by these settings would do. Reads only; no request unless ``check_provider`` (one, of a word).
 
+    Settings that name no table mean the migration under way, where there is one.
+
     Raises the errors of :func:`embedtui.postgres.discover.resolve`: no plan without a table, a key and two models.
     """
+    if settings.table is None:
+        settings = _of_live_migration(conn, settings)
     draft = resolve(conn, settings)
     placement, why = choose_placement(draft, settings)
     migration = _numbered(conn, draft.migration(placement))
@@ -81,14 +86,48 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     )
 
 
-def require_startable(conn: Connection[Any], settings: Settings, known: Migration | None) -> None:
+def _of_live_migration(conn: Connection[Any], settings: Settings) -> Settings:
+    """The settings with all that the migration under way has stored; as they are where there is none."""
+    live = state.load_migration(conn, migration_name(conn, settings))
+    if live is None or live.phase.ended:
+        return settings
+    values: dict[str, object] = {
+        "name": live.name,
+        "table": live.table.name,
+        "schema": live.table.schema,
+        "key": live.key_columns,
+        "content": live.content_columns,
+        "old_column": live.old_column,
+        "placement": live.placement.value,
+        "distance": live.distance.value,
+        "halfvec": live.vector_type == "halfvec",
+    }
+    if live.placement is PlacementKind.TABLE:
+        values["new_table"] = live.new_table.name
+    if live.new_column != live.old_column:  # a side table's may well have the same name
+        values["new_column"] = live.new_column
+    for side, model in (("old_model", live.old_model), ("new_model", live.new_model)):
+        values |= {f"{side}.{each.name}": getattr(model, each.name) for each in fields(ModelSettings)}
+    for head, stored in live.settings.items():
+        values |= (
+            {f"{head}.{name}": value for name, value in stored.items()} if isinstance(stored, dict) else {head: stored}
+        )
+    known = {spec.path for spec in SPECS}
+    return settings.with_values(
+        {path: value for path, value in values.items() if path in known and value is not None},
+        "the migration under way",
+    )
+
+
+def require_startable(conn: Connection[Any], settings: Settings) -> None:
     """Refuse to start or go on by these settings before anything is changed. Reads only.
 
     A new migration's provider is asked for one vector, so that a wrong key, model or size leaves nothing behind. One
-    that is under way (``known``) has to be the one that the settings describe.
+    that is under way has to be the one that the settings describe.
 
     Raises Refused, and what ``resolve`` and ``require_ready`` raise.
     """
+    known = state.load_migration(conn, migration_name(conn, settings))
     if known is None or known.phase.ended:
         require_ready(conn, resolve(conn, settings), settings, ask=True)
         return
