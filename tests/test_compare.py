@@ -319,6 +319,13 @@ def test_ad_hoc_shows_both_sides(database: str) -> None:
         assert {int(row.key[0]) % 3 for row in alone.new} == {0}
 
 
+def test_ad_hoc_with_a_dead_old_model_shows_the_new_side(database: str) -> None:
+    with LoopbackServer({"new-model": both_models()["new-model"]}) as api:
+        migration = served_table(database, api)
+        found = ad_hoc(connector(database), migration, "query 17", embedders=embedders(migration, api))
+    assert (found.old, found.new[0].key) == ((), ("17",))
+
+
 def test_judged_rows_that_are_gone_are_told(database: str) -> None:
     with LoopbackServer(both_models(), log_texts=100) as api:
         migration = served_table(database, api)

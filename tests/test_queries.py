@@ -200,6 +200,11 @@ def test_verdicts(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
         queries.decide(conn, one, "old", "at first")
         queries.decide(conn, one, "new", "on second thought")
         assert queries.verdicts(conn, [one, two]) == {one: queries.Verdict("new", "on second thought", "ann")}
+        queries.decide(conn, one, "new")
+        assert queries.verdicts(conn, [one])[one].note == "on second thought", "pressed again, it keeps its note"
+        queries.decide(conn, two, "old", "at first")
+        queries.decide(conn, two, "new")
+        assert queries.verdicts(conn, [two])[two].note == "", "another verdict does not"
         monkeypatch.setenv("EMBEDTUI_OPERATOR", "bob")
         queries.decide(conn, one, "bad")
         assert queries.verdicts(conn, [one])[one].who == "bob", "the newest counts"

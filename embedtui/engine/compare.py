@@ -183,18 +183,24 @@ def ad_hoc(
     where: str = "",
     iterative_scan: str = "",
 ) -> QueryComparison:
-    """Both sides' results of a typed query, as served. A side without an embedder stays empty. Nothing is kept.
+    """Both sides' results of a typed query, as served; nothing is kept.
+
+    A side without an embedder stays empty, and so does the old one where its model does not answer.
 
     Raises:
-        ProviderError: a model that was asked does not answer.
+        ProviderError: the new model does not answer.
     """
     filtered = sql.SQL(where.replace("%", "%%")) if where.strip() else None
     found: dict[Side, Ranking] = {Side.OLD: [], Side.NEW: []}
-    vectors = {
-        side: embedder.embed([text], kind="query").vectors[0]
-        for side, embedder in embedders.items()
-        if embedder is not None
-    }
+    vectors: dict[Side, Vector] = {}
+    for side, embedder in embedders.items():
+        if embedder is None:
+            continue
+        try:
+            vectors[side] = embedder.embed([text], kind="query").vectors[0]
+        except ProviderFault:
+            if side is Side.NEW:
+                raise
     with connect() as conn:
         for side, vector in vectors.items():
             statement = search_sql(migration, side, where=filtered, iterative_scan=iterative_scan)

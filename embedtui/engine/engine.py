@@ -18,7 +18,7 @@ from embedtui.engine import cutover as cutovers
 from embedtui.engine import queries as queries_module
 from embedtui.engine.compare import ad_hoc, compare
 from embedtui.engine.embedding import ConfigurationFault
-from embedtui.engine.evaluation import current_evaluation, remembered
+from embedtui.engine.evaluation import current_evaluation, remembered, with_verdicts
 from embedtui.engine.gate import GateThresholds, decide_gate
 from embedtui.engine.job import Job, now
 from embedtui.engine.pacing import Pacer, unblock
@@ -420,6 +420,10 @@ class Engine:
         """The newest recorded comparison with its rankings; None where there is none."""
         migration = self.require()
         return self._read(lambda conn: remembered(conn, migration))
+
+    def with_verdicts(self, comparison: Comparison) -> Comparison:
+        """``comparison`` with the operators' present verdicts, summed up."""
+        return self._read(lambda conn: with_verdicts(conn, comparison))
 
     def search_both(self, text: str, *, k: int = 10, where: str = "") -> QueryComparison:
         """Both sides' results of a typed query."""

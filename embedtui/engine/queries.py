@@ -453,6 +453,8 @@ def row_vectors(conn: Connection, migration: Migration, keys: Sequence[Key]) -> 
 def decide(conn: Connection, query: int, verdict: str, note: str = "") -> None:
     """Record the operator's verdict on a query; a new one replaces the operator's own earlier one, empty takes it back.
 
+    Given again without a note, it keeps the one it had.
+
     Raises:
         SettingsError: no such verdict.
         Refused: no such query.
@@ -464,9 +466,10 @@ def decide(conn: Connection, query: int, verdict: str, note: str = "") -> None:
     if verdict not in VERDICTS:
         raise SettingsError(f"No verdict {verdict!r}.", hint=f"One of: {', '.join(VERDICTS)}.")
     stored = conn.execute(
-        "INSERT INTO embedtui.verdict (query, who, verdict, note)"
+        "INSERT INTO embedtui.verdict AS v (query, who, verdict, note)"
         " SELECT id, %(who)s, %(verdict)s, %(note)s FROM embedtui.query WHERE id = %(query)s"
-        " ON CONFLICT (query, who) DO UPDATE SET verdict = excluded.verdict, note = excluded.note, at = now()",
+        " ON CONFLICT (query, who) DO UPDATE SET verdict = excluded.verdict, at = now(), note ="
+        " CASE WHEN excluded.note = '' AND excluded.verdict = v.verdict THEN v.note ELSE excluded.note END",
         {"who": who, "verdict": verdict, "note": note, "query": query},
     ).rowcount
     if not stored:
