@@ -57,7 +57,10 @@ PASSING = (
     FaultKind.NAN, FaultKind.ZERO, FaultKind.FLOATS, FaultKind.HANG,
 )  # fmt: skip
 """Faults that go on by themselves."""
-STOPPING = (FaultKind.UNAUTHORIZED, FaultKind.INSUFFICIENT_QUOTA, FaultKind.RETIRED)
+STOPPING = (
+    FaultKind.UNAUTHORIZED, FaultKind.FORBIDDEN, FaultKind.MODEL_NOT_FOUND, FaultKind.INSUFFICIENT_QUOTA,
+    FaultKind.RETIRED, FaultKind.WRONG_DIMENSIONS,
+)  # fmt: skip
 """Faults that pause the run until somebody resumes it."""
 
 T = TypeVar("T")

@@ -650,6 +650,7 @@ class _Follower(Generic[R]):
             keepalives_idle=10,
             keepalives_interval=5,
             keepalives_count=4,
+            tcp_user_timeout=30_000,  # a statement that is never acknowledged must not keep an old route for minutes
         )
 
     def _serve(self, conn: psycopg.Connection[Any]) -> None:
