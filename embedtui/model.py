@@ -324,6 +324,15 @@ class EvaluationStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadStatus:
+    """A thread of a worker process."""
+
+    name: str
+    doing: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """A worker process, with what each of its threads does."""
 
@@ -336,8 +345,7 @@ class WorkerStatus:
     """Seconds since it was last heard from."""
     alive: bool
     rows: int = 0
-    threads: tuple[tuple[str, str], ...] = ()
-    """(thread name, what it does)."""
+    threads: tuple[ThreadStatus, ...] = ()
     own: bool = False
     """This very process."""
 

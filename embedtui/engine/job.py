@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from embedtui.errors import EmbedtuiError, Interrupted
-from embedtui.model import Event, EventSink, Failed, FaultClass, Held, Hold, Key, Migration, Noted, Side
+from embedtui.model import Event, EventSink, Failed, FaultClass, Held, Hold, Key, Migration, Noted, Side, ThreadStatus
 from embedtui.postgres.connect import Connection, Link, redact
 from embedtui.postgres.placement import Placement, make_placement, prepare_batch
 
@@ -109,10 +109,10 @@ class Job:
         with self._lock:
             self._doing.pop(threading.current_thread().name, None)
 
-    def activity(self) -> list[tuple[str, str]]:
-        """(thread, what it does), sorted by thread."""
+    def activity(self) -> tuple[ThreadStatus, ...]:
+        """What each thread does, sorted by name."""
         with self._lock:
-            return sorted((name, what) for name, (what, _) in self._doing.items())
+            return tuple(ThreadStatus(name, what, since) for name, (what, since) in sorted(self._doing.items()))
 
     # ------------------------------------------------------------------------------------------------------ holds
 

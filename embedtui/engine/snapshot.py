@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from embedtui.engine.backfill import ALIVE
 from embedtui.engine.throttle import xmin_holder
@@ -27,12 +27,14 @@ from embedtui.model import (
     Side,
     Snapshot,
     SyncStatus,
+    ThreadStatus,
     WorkerStatus,
 )
 from embedtui.postgres.connect import Connection, host_name
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.route import read_listeners
 from embedtui.postgres.state import load_migration
+from embedtui.words import counted
 
 QUEUE_COUNTED = 100_000
 """The queue is counted no further than this."""
@@ -129,7 +131,7 @@ def _reasons(migration: Migration, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
 
 def _workers(conn: Connection, migration: Migration, own: int | None) -> tuple[WorkerStatus, ...]:
     rows = conn.execute(
-        "SELECT w.id, w.host, w.pid, w.doing, w.since, extract(epoch FROM now() - w.heartbeat)::float8,"
+        "SELECT w.id, w.host, w.pid, w.doing, w.since, w.heartbeat, extract(epoch FROM now() - w.heartbeat)::float8,"
         f" w.rows, w.threads, w.stopped_at IS NULL AND {ALIVE.format('w.id')}"
         # one that was killed stays on the list for a while: somebody may look for it
         " FROM embedtui.worker w WHERE migration = %s AND stopped_at IS NULL"
@@ -144,13 +146,13 @@ def _workers(conn: Connection, migration: Migration, own: int | None) -> tuple[W
             pid=pid,
             doing=doing,
             since=since,
-            heartbeat_seconds=max(0.0, heartbeat),
+            heartbeat_seconds=max(0.0, silent),
             alive=alive,
             rows=count,
-            threads=tuple((thread, what) for thread, what in threads),
+            threads=tuple(ThreadStatus(name, what, beat - timedelta(seconds=age)) for name, what, age in threads),
             own=number == own or (host, pid) == here,
         )
-        for number, host, pid, doing, since, heartbeat, count, threads, alive in rows
+        for number, host, pid, doing, since, beat, silent, count, threads, alive in rows
     )
 
 
@@ -280,7 +282,7 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
         dead = "is retired" if migration.old_model.retired else "does not answer"
         reasons.append(f"{migration.old_model.name} {dead}")
     if waiting:
-        reasons.append(f"{waiting} changes wait to be synced")
+        reasons.append(f"{counted(waiting, 'change waits', 'changes wait')} to be synced")
     return RollbackStatus(False, stale + waiting, "; ".join(reasons))
 
 
@@ -305,7 +307,7 @@ def next_act(snapshot: Snapshot) -> tuple[str, str]:
             return "cleanup", "A cleanup was interrupted: run it again to complete it."
         return "watch", "Soaking: watch searches and faults; roll back with one key if anything looks wrong."
     if snapshot.faulty:
-        return "faults", f"{snapshot.faulty} rows are faulty: retry, truncate or skip them."
+        return "faults", f"{counted(snapshot.faulty, 'row is', 'rows are')} faulty: retry, truncate or skip."
     evaluation = snapshot.evaluation
     if evaluation is None:
         return "compare", "Compare old and new before the switch."

@@ -41,7 +41,11 @@ class Worker:
         self._ended = threading.Event()
 
     def __enter__(self) -> Worker:
-        with_database(self._link, self._register, stop=self._outer)
+        try:
+            with_database(self._link, self._register, stop=self._outer)
+        except BaseException:
+            self._link.drop()
+            raise
         self._thread.start()
         return self
 
@@ -114,7 +118,8 @@ class Worker:
     def _beat(self, conn: Connection, beats: int) -> None:
         self._job.replace_holds(NAMES, self._throttle.check(conn))
         self._job.replace_holds(PACER_NAMES, self._pacer_holds())
-        doing = self._job.activity()
+        threads = self._job.activity()
+        main = next((each.doing for each in threads if each.name == "MainThread"), "")
         row = conn.execute(
             "WITH beat AS (UPDATE embedtui.worker SET heartbeat = now(), rows = %(rows)s, threads = %(threads)s,"
             " holds = %(holds)s,"
@@ -122,14 +127,15 @@ class Worker:
             " SELECT desired FROM embedtui.migration WHERE id = %(m)s",
             {
                 "rows": self._job.rows,
-                "threads": Jsonb(doing),
+                # ages and not times: hosts' clocks differ, and the database's is what the screens count from
+                "threads": Jsonb([[each.name, each.doing, (now() - each.since).total_seconds()] for each in threads]),
                 "holds": Jsonb(
                     [
                         {"name": hold.name, "detail": hold.detail, "since": hold.since and hold.since.isoformat()}
                         for hold in self._job.holds
                     ]
                 ),
-                "doing": dict(doing).get("MainThread") or (doing[0][1] if doing else "idle"),
+                "doing": main or (threads[0].doing if threads else "idle"),
                 "w": self._job.worker_id,
                 "m": self._job.migration.id,
             },

@@ -37,6 +37,7 @@ from embedtui.model import (
     Snapshot,
     SyncStatus,
     TableName,
+    ThreadStatus,
     WorkerStatus,
 )
 
@@ -79,15 +80,16 @@ WORKERS = (
     WorkerStatus(
         1, "ops-1", 41_207, "embedding", ago(minutes=7), 0.8, True, rows=218_400, own=True,
         threads=(
-            ("embed-1", "waits for a reply, 412 rows"),
-            ("embed-2", "waits for a reply, 398 rows"),
-            ("embed-3", "writes shard 512"),
-            ("embed-4", "reads shard 513"),
-            ("sync", "idle, 3 s"),
+            ThreadStatus("embed-1", "embedding 412 rows", ago(seconds=1)),
+            ThreadStatus("embed-2", "embedding 398 rows", ago(seconds=2)),
+            ThreadStatus("embed-3", "writing 405 rows", ago(seconds=0)),
+            ThreadStatus("embed-4", "waiting for rows", ago(seconds=4)),
+            ThreadStatus("sync", "waiting for changes", ago(seconds=3)),
         ),
     ),
     WorkerStatus(2, "batch-3", 1_188, "embedding", ago(minutes=6), 1.4, True, rows=97_120,
-                 threads=(("embed-1", "waits for a reply, 405 rows"), ("embed-2", "writes shard 901"))),
+                 threads=(ThreadStatus("embed-1", "embedding 405 rows", ago(minutes=3)),
+                          ThreadStatus("embed-2", "writing 380 rows", ago(seconds=1)))),
     WorkerStatus(3, "batch-4", 902, "embedding", ago(minutes=6), 94.0, False, rows=12_000),
 )  # fmt: skip
 

@@ -8,15 +8,15 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
 
-from embedtui.model import WorkerStatus
+from embedtui.model import ThreadStatus, WorkerStatus
 from embedtui.tui import draw, safe
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 
-Line = tuple[WorkerStatus, str, str] | tuple[WorkerStatus, None, str]
-"""(worker, thread, what it does); thread None is the process, with its age."""
+Line = tuple[WorkerStatus, ThreadStatus | None, str]
+"""(worker, thread, since when it does what it does); thread None is the process."""
 
 
 class WorkersScreen(DashboardScreen):
@@ -46,11 +46,12 @@ class WorkersScreen(DashboardScreen):
         self.query_one("#workers", Listing).update_rows(before, self._lines)
 
     def _paint(self, index: int, width: int) -> Content | None:
-        worker, thread, what = self._lines[index]
+        worker, thread, since = self._lines[index]
         if thread is not None:
             last = index + 1 == len(self._lines) or self._lines[index + 1][1] is None
             stem = "  └ " if last else "  ├ "
-            return draw.cut(draw.line((stem, "$faint"), (draw.fit(thread, 14), "$muted"), safe.line(what)), width)
+            left = draw.line((stem, "$faint"), (draw.fit(thread.name, 14), "$muted"), safe.line(thread.doing))
+            return draw.row(left, draw.line((since, "$muted")), width)
         mark = ("● ", "$success") if worker.alive else ("✗ ", "bold $warning")
         doing = safe.line(worker.doing) if worker.alive else f"silent for {draw.duration(worker.heartbeat_seconds)}"
         left = draw.line(
@@ -60,7 +61,7 @@ class WorkersScreen(DashboardScreen):
             (" this terminal" if worker.own else "", "$primary"),
             "  ",
             (doing, "" if worker.alive else "$warning"),
-            (f", {what}" if worker.alive else "", "$muted"),
+            (f"  since {since}" if worker.alive else "", "$muted"),
         )
         return draw.row(left, draw.line((draw.number(worker.rows), "bold"), (" rows", "$muted")), width)
 
@@ -71,8 +72,8 @@ def _lines(view: View) -> list[Line]:
         return []
     lines: list[Line] = []
     for worker in sorted(snapshot.workers, key=lambda each: (not each.alive, not each.own, each.id)):
-        lines.append((worker, None, f"since {draw.clock(worker.since)}"))
-        lines += [(worker, name, what) for name, what in worker.threads]
+        lines.append((worker, None, draw.clock(worker.since)))
+        lines += [(worker, thread, f"since {draw.clock(thread.since)}") for thread in worker.threads]
     return lines
 
 
