@@ -108,6 +108,12 @@ class TestBothPlacements:
             app.execute("UPDATE public.documents SET content = 'by the app' WHERE id = 4")
             app.execute("DELETE FROM public.documents WHERE id = 5")
         assert prepared.queue() == [(("4",), "u")]
+        # what runs with the owner's rights must not look names up where the application can put some
+        functions = prepared.conn.execute(
+            "SELECT prosecdef, proconfig[1] FROM pg_proc WHERE pronamespace = 'embedtui'::regnamespace"
+            " AND prorettype = 'trigger'::regtype"
+        ).fetchall()
+        assert functions and set(functions) == {(True, "search_path=pg_catalog, pg_temp")}
         prepared.conn.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
     def test_a_write_is_refused_where_the_content_changed_or_the_row_is_locked(self, prepared: Prepared) -> None:

@@ -290,20 +290,35 @@ def test_want_of_room_does_not_cost_a_session_its_locks(database: str) -> None:
     link.drop()
 
 
-def test_a_standby_is_refused_with_the_mend(own_server: EmbeddedServer, api: LoopbackServer, tmp_path: Path) -> None:
-    """A server that starts as a standby of nothing: read-only, as a replica is."""
-    make_documents(own_server.dsn(), 5)
-    own_server.stop()
-    signal_file = next(own_server.path.glob("postgresql-*")) / "standby.signal"
-    signal_file.touch()
-    signal_file.chmod(0o644)
-    shutil.chown(signal_file, signal_file.parent.owner(), signal_file.parent.group())
-    own_server.start()
+def test_a_server_that_became_a_standby_is_refused_with_the_mend(
+    own_server: EmbeddedServer, api: LoopbackServer, tmp_path: Path
+) -> None:
+    """In the middle of a run, as after a failover, and at its start; nothing is lost once there is a primary again."""
+    make_documents(own_server.dsn(), ROWS)
     engine = engine_for(own_server.dsn(), api, tmp_path)
+    data = next(own_server.path.glob("postgresql-*"))
+    signal_file = data / "standby.signal"
+
+    def refused(error: EmbedtuiError | None) -> bool:
+        assert error is not None and error.exit_code == ExitCode.DATABASE
+        return "standby" in str(error) and "primary" in str(error)
+
+    with Running(engine, api) as running:
+        own_server.stop()
+        signal_file.touch()
+        shutil.chown(signal_file, data.owner(), data.group())
+        own_server.start()
+        running.ends()
+        assert refused(running.error), running.error
     with pytest.raises(EmbedtuiError) as caught:
         engine.run(threading.Event())
-    assert "standby" in str(caught.value) and "primary" in str(caught.value)
-    assert caught.value.exit_code == ExitCode.DATABASE
+    assert refused(caught.value), caught.value
+    own_server.stop()
+    signal_file.unlink()
+    own_server.start()
+    engine.run(threading.Event())
+    assert clean(engine)
+    assert api.inputs <= ROWS + 1 + 2 * 20, "only what was in flight is paid for again"
     engine.close()
 
 
