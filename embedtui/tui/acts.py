@@ -40,6 +40,7 @@ ACTS: dict[str, Act] = {
         Act("compare", "c", "Compare", "Search every query on both sides and record an evaluation."),
         Act("index", "i", "Build index", "Build the new side's index now, without blocking reads or writes."),
         Act("cutover", "x", "Cut over", "Move reads to the new side: all, or a share of them."),
+        Act("takeback", "z", "Take back", "Take a postponed cutover back before it is due."),
         Act("rollback", "f9", "Roll back", "Move all reads back to the old side, at once and unasked.", shown="F9"),
         Act("verify", "v", "Verify", "Scan every row: missing, stale, wrong model, faulty."),
         Act("cleanup", "K", "Clean up", "Drop the old side and finish. Asks for the table's name."),
@@ -176,6 +177,13 @@ def _cutover(view: View) -> str:
     return ""
 
 
+def _takeback(view: View) -> str:
+    if ended := _live(view):
+        return ended
+    assert view.snapshot is not None
+    return "" if view.snapshot.route.pending else "No cutover is postponed."
+
+
 def _cleanup(view: View) -> str:
     if ended := _live(view):
         return ended
@@ -219,6 +227,7 @@ _RULES = {
     "index": _index,
     "compare": _compare,
     "cutover": _cutover,
+    "takeback": _takeback,
     "cleanup": _cleanup,
     "abort": _abort,
     "rollback": _rollback,
@@ -232,6 +241,8 @@ def footer(view: View) -> tuple[str, ...]:
     after = view.phase in (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
     first, _ = next_act(view)
     wanted = [first] if first in ACTS else []
+    if view.snapshot is not None and view.snapshot.route.pending:
+        wanted = ["takeback"]
     wanted += ["compare", "cleanup"] if after else ["pause", "compare", "cutover"]
     if view.phase in (Phase.PLAN, Phase.PREPARE):
         wanted = ["run"]

@@ -94,9 +94,11 @@ def short(value: float | None) -> str:
 
 
 def money(value: float | None) -> str:
-    """An amount; small ones keep two significant digits, because an embedding job often costs cents."""
+    """An amount; small ones keep four digits, because an embedding job often costs cents; big ones need no cents."""
     if value is None:
         return UNKNOWN
+    if value >= 1000:
+        return f"${value:,.0f}"
     if value == 0 or value >= 10:
         return f"${value:,.2f}"
     return f"${value:,.2f}" if value >= 1 else f"${value:.4f}"

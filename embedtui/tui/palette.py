@@ -17,11 +17,12 @@ class ActsProvider(Provider):
     """Acts and screens by name."""
 
     def _entries(self) -> list[tuple[str, str, str]]:
-        """(name shown, action, help), possible acts first."""
+        """(name shown, action, help): what is sensible next, what is possible, screens, and what is not possible."""
         view = cast("Dashboard", self.app).view
+        sensible = acts.footer(view)
         possible: list[tuple[str, str, str]] = []
         refused: list[tuple[str, str, str]] = []
-        for act in acts.ACTS.values():
+        for act in sorted(acts.ACTS.values(), key=lambda act: act.name not in sensible[:-2]):
             if act.name == "palette":
                 continue
             reason = acts.refusal(act.name, view)

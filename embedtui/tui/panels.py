@@ -139,7 +139,7 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
         if snapshot.phase is Phase.BACKFILL and status.total is not None:
             left = f"{draw.number(max(0, status.total - status.rows))} rows to go"
             time = f", about {draw.duration(status.eta_seconds)}" if status.eta_seconds is not None else ""
-            return glyph, "Working", style, f"{left}{time}. p pauses, + and - change the pace."
+            return glyph, "Working", style, f"{left}{time}. p pauses, + - change the pace."
         return glyph, "Working", style, why
     return "◌", "Starting", "$primary", "the work begins in a moment."
 
@@ -190,11 +190,11 @@ def backfill(view: View, width: int, height: int) -> Content:
         cost += [(" of ~", "$muted"), draw.money(status.estimate)]
     if status.cap is not None:
         near = status.spent is not None and status.cap > 0 and status.spent / status.cap >= 0.8
-        cost += [(", cap ", "$muted"), (draw.money(status.cap), "$warning" if near else "")]
+        cost += [(" cap ", "$muted"), (draw.money(status.cap), "$warning" if near else "")]
     if status.spent is None and snapshot.migration is not None:
         cost += [(" price unknown", "$muted")]
     rows.append(draw.field("spent", *cost))
-    rows.append(draw.field("tokens", draw.short(status.tokens), *_pace(snapshot)))
+    rows.append(draw.field("tokens", draw.short(status.tokens), *_pace(snapshot, width)))
     if status.hot_share is not None:
         low = status.hot_share < 0.5
         # The server counts both figures on its own time, so that their quotient can be above 1 for a moment.
@@ -202,7 +202,7 @@ def backfill(view: View, width: int, height: int) -> Content:
         if low:
             hot.append((f" ! {safe.line(status.hot_holder) or 'updates leave their page'}", "$warning"))
         else:
-            hot.append((" of updates stay on their page", "$muted"))
+            hot.append((" stay on their page", "$muted"))
         rows.append(draw.field("HOT", *hot))
     else:
         rows.append(
@@ -277,7 +277,7 @@ def sync(view: View, width: int, height: int) -> Content:
             (", oldest ", "$muted"),
             (draw.duration(status.oldest_seconds), style if late else ""),
         )
-    rows = [head, draw.field("done", draw.number(status.synced), (" changes since the start", "$muted"))]
+    rows = [head, draw.field("done", draw.number(status.synced), (" changes so far", "$muted"))]
     return draw.lines((draw.cut(each, width) for each in rows), height)
 
 
@@ -295,7 +295,7 @@ def route(view: View, width: int, height: int) -> Content:
     rows = [
         draw.line(
             (f"◇ old {100 - share:>3} % ", "bold $old" if share < 100 else "$muted"),
-            ("━" * (tracks - cells), "$old"),
+            ("─" * (tracks - cells), "$old"),
             ("━" * cells, "$new"),
             (f" ◆ new {share:>3} %", "bold $new" if share else "$muted"),
         )
@@ -437,9 +437,13 @@ def workers(view: View, width: int, height: int) -> Content:
         where = "here" if worker.own else safe.line(worker.host)
         mark = ("● ", "$success") if worker.alive else ("✗ ", "$warning")
         doing = safe.line(worker.doing) if worker.alive else f"silent for {draw.duration(worker.heartbeat_seconds)}"
-        left = draw.line(mark, (where, "bold" if worker.own else ""), (f" {worker.pid}  ", "$muted"), doing)
-        rows.append(draw.row(left, draw.line((f"{draw.short(worker.rows)} rows", "$muted")), width))
-    return _clipped(rows, height)
+        wide = width >= 46
+        left = draw.line(
+            mark, (where, "bold" if worker.own else ""), (f" {worker.pid}  " if wide else "  ", "$muted"), doing
+        )
+        rows.append(draw.row(left, draw.line((draw.short(worker.rows) + (" rows" if wide else ""), "$muted")), width))
+    # The first line counts them all, so nothing has to say that some are left out.
+    return draw.lines(rows, height)
 
 
 def feed(view: View, width: int, height: int) -> Content:
@@ -469,7 +473,7 @@ def event_line(event: object, width: int) -> Content:
     )
 
 
-def _pace(snapshot: Snapshot) -> list[draw.Part]:
+def _pace(snapshot: Snapshot, width: int) -> list[draw.Part]:
     status = snapshot.backfill
     limits = []
     if status.requests_per_minute is not None:
@@ -478,7 +482,8 @@ def _pace(snapshot: Snapshot) -> list[draw.Part]:
         limits.append(f"{draw.short(status.tokens_per_minute)} tok")
     parts: list[draw.Part] = []
     if limits:
-        parts.append((f"  limit {' '.join(limits)}/min", "$muted"))
+        limit = "  limit " if width >= 46 else "  ≤"
+        parts.append((f"{limit}{' '.join(limits).replace('.0', '')}/min", "$muted"))
     elif status.concurrency is not None:
         parts.append((f"  {status.concurrency} in flight", "$muted"))
     return parts
@@ -499,7 +504,7 @@ def _routers(listeners: tuple[ListenerStatus, ...], epoch: int) -> list[draw.Par
     else:
         parts.append((" ✓ all current", "$success"))
         if flips:
-            parts.append((f", slowest {max(flips):,.0f} ms", "$muted"))
+            parts.append((f" in {max(flips):,.0f} ms", "$muted"))
     return parts
 
 

@@ -152,6 +152,7 @@ def first(app: App[Any], remembered: str) -> str:
     few = app.console.color_system == "standard" and not app.is_headless
     return PLAIN.name if few else DARK.name
 
+
 SIDE_GLYPH = {Side.OLD: "◇", Side.NEW: "◆"}
 SIDE_STYLE = {Side.OLD: "$old", Side.NEW: "$new"}
 

@@ -15,6 +15,7 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from embedtui.model import Event, Failed, Held, Noted, Phase, PhaseChanged, RouteFlipped, Side
+from embedtui.tui import acts
 from embedtui.tui.app import Dashboard
 from embedtui.tui.bridge import SnapshotFailed, SnapshotTaken, Trouble
 from embedtui.tui.welcome import TableChoice, Welcome
@@ -23,6 +24,8 @@ from tests.tui.conftest import Open, until
 
 FOLDER = Path(__file__).parents[2] / "snapshots"
 SMALL, LARGE = (80, 24), (160, 45)
+SCREENS = tuple(name for name in acts.SCREENS if name != "compare")
+"""Compare has pictures of its own below."""
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=lambda size: f"{size[0]}x{size[1]}")
 
 EVENTS: tuple[Event, ...] = (
@@ -95,20 +98,53 @@ async def test_overview_at_other_sizes(shown: Open, size: tuple[int, int], tmp_p
 
 @pytest.mark.parametrize("theme", ["embedtui-light", "embedtui-16"])
 async def test_overview_in_other_themes(shown: Open, theme: str, tmp_path: Path) -> None:
-    async with shown(states.STALE, (100, 30), theme) as (app, pilot, _):
+    async with shown(states.FRESH, (100, 30), theme) as (app, pilot, _):
         await settle(app, pilot)
-        compare_picture(app, f"overview-stale-{theme}", tmp_path)
+        for state, snapshot in states.STATES.items():
+            app.post_message(SnapshotTaken(snapshot))
+            await until(pilot, lambda snapshot=snapshot: app.snapshot is snapshot)
+            app._rates.clear()
+            app._rates.extend(RATES)
+            app.show()
+            await pilot.pause()
+            compare_picture(app, f"overview-{state}-{theme}", tmp_path)
 
 
 @SIZES
 async def test_lost_database(shown: Open, size: tuple[int, int], tmp_path: Path) -> None:
-    """The last known state recedes; since when and what happens now is on top."""
-    async with shown(states.RUNNING, size) as (app, pilot, _):
+    """The last known state recedes, on every screen; since when and what happens now is on top."""
+    async with shown(states.FAULTED, size) as (app, pilot, _):
         await settle(app, pilot)
+        for screen in SCREENS:
+            app.action_goto(screen)
+            await pilot.pause()
+            await quiet(pilot)
         trouble = Trouble("Database lost", "The server closed the connection.", "Trying again by itself.")
         app.post_message(SnapshotFailed(trouble, states.NOW, 42.0, 9))
         await until(pilot, lambda: app.view.stale)
-        compare_picture(app, f"overview-lost-{size[0]}x{size[1]}", tmp_path)
+        for screen in SCREENS:
+            app.action_goto(screen)
+            await pilot.pause()
+            compare_picture(app, f"{screen}-lost-{size[0]}x{size[1]}", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "theme"),
+    [((100, 30), "embedtui-dark"), ((240, 60), "embedtui-dark"), ((160, 45), "embedtui-light"), (SMALL, "embedtui-16")],
+    ids=["100x30", "240x60", "light", "16"],
+)
+async def test_every_screen_at_other_sizes_and_in_other_themes(
+    shown: Open, size: tuple[int, int], theme: str, tmp_path: Path
+) -> None:
+    snapshot = replace(states.READY, faults=states.FAULTS, workers=states.WORKERS)
+    async with shown(snapshot, size, theme) as (app, pilot, _):
+        app.comparison = states.COMPARISON
+        await settle(app, pilot)
+        for screen in SCREENS:
+            app.action_goto(screen)
+            await pilot.pause()
+            await quiet(pilot)
+            compare_picture(app, f"{screen}-{theme.removeprefix('embedtui-')}-{size[0]}x{size[1]}", tmp_path)
 
 
 async def test_never_connected(tmp_path: Path) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from textual.widgets import Input, Static
+
 from embedtui.model import Noted
-from embedtui.tui.bridge import EngineSpoke
+from embedtui.tui.app import Dashboard
+from embedtui.tui.bridge import EngineSpoke, SnapshotTaken
+from embedtui.tui.palette import ActsProvider
 from embedtui.tui.screens.dialogs import LimitsDialog
 from embedtui.tui.widgets.listing import Listing
+from embedtui.tui.widgets.panel import Panel
 from tests.tui import states
 from tests.tui.conftest import Open, until
 
@@ -25,3 +32,51 @@ async def test_the_log_follows_also_behind_a_dialog(shown: Open) -> None:
         await until(pilot, lambda: listing.count == len(states.AUDIT) + 40)
         await until(pilot, lambda: listing.scroll_offset.y + listing.size.height >= listing.count)
         assert "Note 39" in app.export_screenshot().replace("&#160;", " ")
+
+
+def footer(app: Dashboard) -> str:
+    return str(app.screen.query_one("#footer", Panel).render())
+
+
+async def test_while_typing_the_footer_has_the_keys_that_leave_the_field(shown: Open) -> None:
+    """The others would be typed; those of the screen are back afterwards."""
+    async with shown(states.RUNNING) as (app, pilot, _):
+        await pilot.press("6")
+        await until(pilot, lambda: "f Follow" in footer(app))
+        await pilot.press("slash")
+        await until(pilot, lambda: "Esc Clear" in footer(app))
+        assert "f Follow" not in footer(app) and "F9" in footer(app)
+        await pilot.press("f", "enter")
+        await until(pilot, lambda: "f Follow" in footer(app))
+        assert app.screen.query_one("#log-filter", Input).value == "f"
+
+
+async def test_help_begins_with_the_part_that_has_the_focus(shown: Open) -> None:
+    async with shown(states.READY) as (app, pilot, _):
+        await pilot.press("4", "question_mark")
+        first, second, *_ = str(app.screen.query_one("#help-text", Static).content).splitlines()
+        assert first == "Reasons" and "PgDn ^f Page down" in second
+        await pilot.press("escape", "7", "question_mark")
+        first, second, *_ = str(app.screen.query_one("#help-text", Static).content).splitlines()
+        assert first == "Checks" and "↓ Scroll down" in second
+
+
+async def test_the_palette_has_what_is_sensible_first_and_what_is_impossible_last(shown: Open) -> None:
+    async with shown(states.READY) as (app, _, __):
+        entries = [name for name, _, _ in ActsProvider(app.screen)._entries()]
+        assert entries[0].startswith(("Cut over", "Pause", "Compare"))
+        impossible = [text.startswith("not now: ") for _, _, text in ActsProvider(app.screen)._entries()]
+        assert impossible == sorted(impossible) and any(impossible)
+
+
+async def test_a_postponed_cutover_can_be_taken_back_from_anywhere(shown: Open) -> None:
+    """Its key is in the footer while there is something to take back, and refused with a reason otherwise."""
+    async with shown(states.READY) as (app, pilot, engine):
+        await pilot.press("z")
+        assert "No cutover is postponed" in " ".join(each.message for each in app._notifications)
+        pending = replace(states.READY, route=replace(states.READY.route, pending="100 % when the queue is empty"))
+        app.post_message(SnapshotTaken(pending))
+        await until(pilot, lambda: "z Take back" in footer(app))
+        assert "postponed: 100 %" in str(app.screen.query_one("#route", Panel).render())
+        await pilot.press("z")
+        await until(pilot, lambda: "cancel_postponed" in engine.calls)

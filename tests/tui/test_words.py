@@ -73,7 +73,9 @@ def test_durations(seconds: float | None, shown: str) -> None:
     assert draw.duration(seconds) == shown
 
 
-@pytest.mark.parametrize(("value", "shown"), [(None, "—"), (0, "$0.00"), (0.0453, "$0.0453"), (1234.5, "$1,234.50")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "—"), (0, "$0.00"), (0.0453, "$0.0453"), (1234.56, "$1,235"), (12.5, "$12.50")]
+)
 def test_money(value: float | None, shown: str) -> None:
     assert draw.money(value) == shown
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widget import Widget
+from textual.widgets import Input
 
 from embedtui.tui import acts
 from embedtui.tui.view import View
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str, str, bool]
 """(key as written, label, action, possible) for the footer."""
+
+_TYPING: tuple[Key, ...] = (
+    ("Enter", "To the list", "app.simulate_key('enter')", True),
+    ("Esc", "Clear", "app.simulate_key('escape')", True),
+    ("F1", "Help", "app.act('help')", True),
+    ("^q", "Quit", "app.act('quit')", True),
+)
 
 
 class DashboardScreen(Screen[None]):
@@ -58,7 +66,12 @@ class DashboardScreen(Screen[None]):
         """The screen was brought to the front; fetches what it needs."""
 
     def keys(self, view: View) -> tuple[Key, ...]:
-        """At most six keys for the footer: the screen's own first, then what the state suggests, help and quit last."""
+        """At most six keys for the footer: the screen's own first, then what the state suggests, help and quit last.
+
+        While a field has the focus they would be typed: then it has the keys that leave the field.
+        """
+        if isinstance(self.focused, Input):
+            return _TYPING
         own = []
         for binding in self._bindings.key_to_bindings.values():
             own += [each for each in binding if each.show]
@@ -83,6 +96,9 @@ class DashboardScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self.show(self.dashboard.view)
+
+    def on_descendant_focus(self) -> None:
+        self.query_one("#footer", Panel).show(self.dashboard.view)
 
     def on_screen_resume(self) -> None:
         self.show(self.dashboard.view)

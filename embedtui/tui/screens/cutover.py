@@ -21,10 +21,10 @@ class CutoverScreen(DashboardScreen):
     """The gate and the pointer."""
 
     NAME = "cutover"
+    AUTO_FOCUS = "#gate"
     KEYS = ("share",)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "share", "Share", tooltip="Let a share of reads use the new side first."),
-        Binding("z", "cancel_postponed", "Take back", show=False, tooltip="Take a postponed cutover back."),
     ]
 
     def __init__(self) -> None:
@@ -83,13 +83,7 @@ class CutoverScreen(DashboardScreen):
             self._fetch()
 
     def refusal(self, action: str) -> str:
-        view = self.dashboard.view
-        if action == "share":
-            return acts.refusal("cutover", view)
-        if action == "cancel_postponed":
-            pending = view.snapshot is not None and view.snapshot.route.pending
-            return acts.refusal("limits", view) or ("" if pending else "No cutover is postponed.")
-        return ""
+        return acts.refusal("cutover", self.dashboard.view)
 
     def action_share(self) -> None:
         """Opens the cutover dialog with a small share filled in."""
@@ -100,22 +94,22 @@ class CutoverScreen(DashboardScreen):
 
         self.dashboard.ask_cutover(10)
 
-    def action_cancel_postponed(self) -> None:
-        """Takes a postponed cutover back."""
-        reason = self.refusal("cancel_postponed")
-        if reason:
-            self.dashboard.say(reason, severity="warning")
-            return
-        self.dashboard.bridge.act("cancel", lambda engine, _: engine.cancel_postponed())
-
     def _gate(self, width: int) -> Content:
-        view = self.dashboard.view
         comparison = self.dashboard.comparison
-        rows: list[Content] = [draw.cut(each, width) for each in panels.evaluation(view)]
-        if comparison is not None:
-            rows.append(Content(""))
-            for check in comparison.checks:
-                rows += check_lines(check, width)
+        if comparison is None:
+            snapshot = self.dashboard.snapshot
+            known = snapshot is not None and snapshot.evaluation is not None
+            text = "◌ reading the last comparison …" if known else "○ c compares both sides; its checks appear here."
+            return draw.lines(draw.wrapped(text, width, "$muted"))
+        checks = sorted(comparison.checks, key=lambda check: check.result == "pass")
+        left = sum(check.result != "pass" for check in checks)
+        if left:
+            head = draw.line((f"! {left} of {len(checks)} checks to look at", "bold $warning"))
+        else:
+            head = draw.line((f"✓ all {len(checks)} checks passed", "bold $success"))
+        rows = [head]
+        for check in checks:
+            rows += check_lines(check, width)
         return draw.lines(rows)
 
     def _way(self, width: int) -> Content:

@@ -27,6 +27,7 @@ _STATE = {
     FaultState.SKIPPED: ("·", "skipped", "$muted"),
 }
 _WORDS = {"retry": "try again", "skip": "leave out", "truncate": "embed shortened"}
+_NONE = "A row that the provider rejects would be here, with its reason; it never stops the others."
 _WHOSE = {
     FaultClass.ROW: "the row's own",
     FaultClass.PROVIDER: "the provider's",
@@ -154,7 +155,8 @@ class FaultsScreen(DashboardScreen):
         row = self._row(self.query_one("#fault-rows", Listing).cursor) if self._group else None
         text = self.query_one("#fault-text", Static)
         if row is None:
-            text.update(Content.styled("Reasons on one side, rows on the other: Tab changes.", "$muted"))
+            known = "Reasons on one side, rows on the other: Tab changes." if self._groups else _NONE
+            text.update(Content.styled(known, "$muted"))
             return
         glyph, word, style = _STATE[row.state]
         text.update(
@@ -163,8 +165,12 @@ class FaultsScreen(DashboardScreen):
                     draw.field("key", (safe.line(", ".join(row.key)), "bold"), (f"  {row.side} side", "$muted")),
                     draw.field("reason", safe.line(row.reason)),
                     draw.field("whose", _WHOSE[row.fault_class]),
-                    draw.field("state", (f"{glyph} {word}", style), (f"  {row.attempts} attempts", "$muted")),
-                    draw.field("last", draw.clock(row.last_seen)),
+                    draw.field(
+                        "state",
+                        (f"{glyph} {word}", style),
+                        (f"  {row.attempts} attempt{'s' if row.attempts != 1 else ''}", "$muted"),
+                    ),
+                    draw.field("seen", draw.clock(row.last_seen)),
                 ]
             )
         )

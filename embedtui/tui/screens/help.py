@@ -9,7 +9,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Static
+from textual.widget import Widget
+from textual.widgets import Input, Static
 
 from embedtui.tui import acts, draw, theme
 from embedtui.tui.screens.base import DashboardScreen
@@ -36,6 +37,9 @@ _KEY_WORDS = {
 }
 
 _TEXTUALS_OWN = ("screen.copy_text", "copy_text", "app.focus_next", "app.focus_previous")
+
+_SIDEWAYS = ("scroll_left", "scroll_right", "page_left", "page_right")
+"""What parts inherit and have no use for: their lines are cut or wrapped."""
 
 _SIGNS = (
     ("◇", "$old", "old side"),
@@ -81,9 +85,10 @@ class HelpScreen(ModalScreen[None]):
         self.dismiss(None)
 
     def text(self, width: int) -> Content:
-        """Keys in groups: of this screen, of each group of acts, of lists, then the signs."""
+        """Keys in groups: of the part that has the focus, of its screen, of each group of acts, then the signs."""
         rows: list[Content] = []
         if self._behind is not None:
+            rows += _focused(width, self._behind.focused)
             own = [
                 (key_text(binding.key_display or binding.key), binding.description, binding.tooltip or "")
                 for bindings in self._behind._bindings.key_to_bindings.values()
@@ -125,6 +130,26 @@ class HelpScreen(ModalScreen[None]):
         rows.append(Content.styled("Signs", "bold $primary"))
         rows += [draw.line("  ", (f"{glyph}  ", f"bold {style}"), word) for glyph, style, word in _SIGNS]
         return draw.lines(rows)
+
+
+def _focused(width: int, widget: Widget | None) -> list[Content]:
+    """The keys of the part that has the focus, by its title, on few lines."""
+    if widget is None or isinstance(widget, Input):
+        return []
+    keys: dict[str, list[str]] = {}
+    for binding in Binding.make_bindings(type(widget).BINDINGS or VerticalScroll.BINDINGS):
+        if binding.action in _SIDEWAYS:
+            continue
+        keys.setdefault(binding.description.capitalize(), []).append(key_text(binding.key))
+    named = next((each for each in widget.ancestors_with_self if isinstance(each, Widget) and each.border_title), None)
+    title = Content.from_markup(named.border_title).plain if named is not None and named.border_title else "This part"
+    rows = [Content.styled(draw.fit(title, min(width, 60)).rstrip(), "bold $primary"), Content(" ")]
+    for label, names in keys.items():
+        item = draw.line(" ", (" ".join(names), "bold"), (f" {label}  ", "$muted"))
+        if rows[-1].cell_length + item.cell_length > width:
+            rows.append(Content(" "))
+        rows[-1] = rows[-1] + item
+    return [*rows, Content("")]
 
 
 def _group(width: int, title: str, keys: list[tuple[str, str, str]]) -> list[Content]:

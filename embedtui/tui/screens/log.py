@@ -116,7 +116,7 @@ class LogScreen(DashboardScreen):
         ]
         listing = self.query_one("#log", Listing)
         if self._audit is not None:
-            listing.empty = "No line matches." if words else "Nothing has happened yet."
+            listing.empty = "No line matches; Esc clears the filter." if words else "Nothing has happened yet."
         if before == self._entries and before:
             return
         listing.reset(len(self._entries), len(self._entries) - 1 if self._follow else None)

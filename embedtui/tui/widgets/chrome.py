@@ -62,7 +62,7 @@ def rail(active: str, faults: int, width: int) -> Content:
         shown = f"{title} {draw.short(faults)}" if name == "faults" and faults else title
         text = f" {key} {shown} "
         if name == active:
-            parts.append((text, "bold $foreground on $panel"))
+            parts.append((f"▸{text[1:]}", "bold $foreground on $panel"))
         else:
             style = "$warning" if name == "faults" and faults else "$muted"
             parts.append(draw.link(text, style, f"app.goto('{name}')"))

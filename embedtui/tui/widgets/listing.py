@@ -144,14 +144,11 @@ class Listing(ScrollView, can_focus=True):
         key = (index, width, chosen, self.has_focus)
         strip = self._strips.get(key)
         if strip is None:
-            content = self._paint(index, width - 2)
+            # Two cells for the mark, and one between the row and the scrollbar.
+            content = self._paint(index, width - 3)
             known = content is not None
             if chosen:
-                style = "$block-cursor-background" if self.has_focus else "$block-cursor-blurred-background"
-                mark = Content.styled("▌", "$primary" if self.has_focus else "$faint")
-                content = (
-                    (mark + Content(" ") + (content or Content("…"))).pad_right(width).stylize_before(f"on {style}")
-                )
+                content = self._under_cursor(content or Content("…"), width)
             else:
                 content = Content("  ") + (content or Content.styled("…", "$faint"))
             strip = self._strip(content, width, base)
@@ -160,6 +157,20 @@ class Listing(ScrollView, can_focus=True):
                     self._strips.clear()
                 self._strips[key] = strip
         return strip
+
+    def _under_cursor(self, content: Content, width: int) -> Content:
+        if not self.has_focus:
+            mark, style = ("▌", "$faint"), "on $block-cursor-blurred-background"
+        elif self.app.native_ansi_color:
+            # Of 16 colours, hardly any two can be told apart in front of each other.
+            content, mark, style = (
+                Content(content.plain),
+                ("▌", ""),
+                "bold $block-cursor-foreground on $block-cursor-background",
+            )
+        else:
+            mark, style = ("▌", "$primary"), "on $block-cursor-background"
+        return (Content.styled(*mark) + Content(" ") + content).pad_right(width).stylize_before(style)
 
     def _strip(self, content: Content, width: int, base: Style) -> Strip:
         strips = Visual.to_strips(self, content.truncate(width, pad=True), width, 1, base)
