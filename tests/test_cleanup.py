@@ -269,7 +269,7 @@ def test_the_soak_time_passes_only_by_an_audited_reason(conn: Connection) -> Non
     migration = soaked(conn)
     conn.execute("UPDATE embedtui.route SET changed_at = now() - interval '1 day'")
     (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
-    assert blocker.name == "soak" and blocker.overridable and "24.0 h" in blocker.message
+    assert blocker.name == "soak" and blocker.overridable and "24 h of 7 days" in blocker.message
     with pytest.raises(Refused, match="served"):
         cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
     short = replace(migration, settings={"cutover": {"soak_days": 0.5}})
@@ -531,7 +531,7 @@ def test_changes_still_queued_are_never_dropped(conn: Connection, monkeypatch: p
     migration = soaked(conn)
     conn.execute("UPDATE documents SET content = 'changed' WHERE id = 1")
     (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
-    assert blocker.name == "queue" and "1 changes" in blocker.message
+    assert blocker.name == "queue" and "1 change still" in blocker.message
     conn.execute("DELETE FROM embedtui.queue")
     monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.0)
 

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import numpy as np
 import psycopg
 import pytest
 
@@ -352,8 +351,17 @@ def test_use_by_the_planner_and_prewarming(conn: Connection, opener: Callable[[]
     small = indexes.used_by_search(conn, migration, Side.NEW)
     assert (small.used, small.usable) == (False, True)
     assert conn.execute("SHOW enable_seqscan").fetchone() == ("on",)
-    vectors = list(np.random.default_rng(1).random((3, DIMENSIONS), dtype=np.float32))
-    assert len(indexes.prewarm(conn, migration, vectors)) == 3
+
+
+def test_a_cold_index_is_warmed_within_its_time(conn: Connection, opener: Callable[[], Connection]) -> None:
+    migration = make_migration()
+    assert not indexes.is_cold(conn, migration), "there is none"
+    indexes.build(opener, migration, QUICK, threading.Event())
+    assert indexes.is_cold(conn, migration)
+    assert indexes.prewarm(conn, migration) == indexes.WARM_SEARCHES
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    assert not indexes.is_cold(conn, migration)
+    assert indexes.prewarm(conn, migration, seconds=0) == 0
 
 
 def test_dimensions_beyond_the_type_are_refused(conn: Connection) -> None:

@@ -115,7 +115,7 @@ def test_an_empty_table_is_fine_with_a_notice(plan: MakePlan) -> None:
 def test_long_texts_are_announced(conn: Connection, plan: MakePlan) -> None:
     conn.execute("INSERT INTO documents VALUES (1, repeat('x', 500)), (2, 'short')")
     check = found(plan(new_model__max_input_tokens=100), "long texts")
-    assert check and check.detail.startswith("About 1 texts are likely over m's 100 tokens")
+    assert check and check.detail.startswith("About 1 text is likely over m's 100 tokens")
 
 
 # ---------------------------------------------------------------------------------------------------- placement

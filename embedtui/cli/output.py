@@ -21,6 +21,7 @@ import click
 from embedtui.engine.plan import readable_bytes
 from embedtui.model import Condition, Phase, Snapshot, TableName
 from embedtui.postgres.connect import redact
+from embedtui.postgres.ddl import readable_seconds
 
 __all__ = ["ProgressLine", "emit_json", "money", "note", "number", "plain", "readable_bytes", "say", "seconds", "table"]
 
@@ -88,13 +89,7 @@ def money(value: float | None) -> str:
 
 def seconds(value: float | None) -> str:
     """A duration as people say it."""
-    if value is None:
-        return "unknown"
-    if value < 90:
-        return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
-    if value < 5400:
-        return f"{value / 60:.0f} min"
-    return f"{value / 3600:.1f} h" if value < 172_800 else f"{value / 86_400:.1f} days"
+    return "unknown" if value is None else readable_seconds(value)
 
 
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> Iterable[str]:

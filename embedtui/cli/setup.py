@@ -15,6 +15,7 @@ from embedtui.errors import ExitCode, SettingsError
 from embedtui.model import Plan
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.discover import Candidate, Draft, find_candidates, inspect_table, resolve, shown
+from embedtui.words import counted
 
 _MARKS: Mapping[str, str] = {"pass": "ok  ", "warn": "warn", "fail": "FAIL", "unknown": "?   "}
 
@@ -154,7 +155,8 @@ def plan(ctx: click.Context, settings: Settings, check_provider: bool, only_sql:
 
 
 def _print_plan(found: Plan) -> None:
-    say(f"Table      {plain(shown(found.table))}, {number(found.rows)} rows, {number(found.empty_rows)} with no text")
+    rows = counted(found.rows, "row", "rows")
+    say(f"Table      {plain(shown(found.table))}, {rows}, {number(found.empty_rows)} with no text")
     say(f"Tokens     about {number(found.estimated_tokens)}, cost about {money(found.estimated_cost)}")
     say(f"Time       {seconds(found.estimated_seconds)}" + _why_unknown(found))
     say(f"Placement  {found.placement.value}: {plain(found.placement_why)}")

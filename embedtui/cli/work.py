@@ -45,6 +45,7 @@ from embedtui.model import (
     Snapshot,
 )
 from embedtui.postgres.discover import shown
+from embedtui.words import counted
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine
@@ -195,12 +196,12 @@ def _print_status(snapshot: Snapshot) -> None:
     for group in snapshot.faults:
         say(f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}")
     canary = f", {route.canary} % of keys read the new side" if route.canary else ""
-    say(f"Route      {route.active.value} serves{canary}, {len(route.listeners)} listeners")
+    say(f"Route      {route.active.value} serves{canary}, {counted(len(route.listeners), 'listener', 'listeners')}")
     rollback = snapshot.rollback
     if rollback.fresh is None:
         said = "unknown"
     else:
-        said = "fresh" if rollback.fresh else f"{number(rollback.stale)} rows stale"
+        said = "fresh" if rollback.fresh else f"{counted(rollback.stale, 'row', 'rows')} stale"
     say(f"Rollback   {said}" + (f": {plain(rollback.why)}" if rollback.why else ""))
     evaluation = snapshot.evaluation
     if evaluation is not None:
@@ -216,14 +217,21 @@ def _print_status(snapshot: Snapshot) -> None:
         say(f"Next       {plain(snapshot.next_act)}" + (f": {plain(snapshot.next_why)}" if snapshot.next_why else ""))
 
 
-@click.command(cls=ExampleCommand, example="embedtui index")
+@click.command(cls=ExampleCommand, example="embedtui index\nembedtui index --hold")
 @target_options
+@click.option("--hold", "held", flag_value=True, default=None, help="Keep the workers from building it.")
+@click.option("--release", "held", flag_value=False, help="Let the workers build it.")
 @json_option
-def index(settings: Settings, as_json: bool) -> None:
-    """Build the new side's index now, without waiting for the run.
+def index(settings: Settings, held: bool | None, as_json: bool) -> None:
+    """Build the new side's index now, without waiting for the run; or hold it back.
 
     Reads and writes go on meanwhile; Ctrl-C takes the half-built index away.
     """
+    if held is not None:
+        with engine_for(settings) as engine:
+            engine.hold_index(held)
+        say("The index is held back." if held else "The workers may build the index.")
+        return
     progress = ProgressLine()
     with engine_for(settings) as engine, stop_signals() as stop:
         built = _watched(engine, lambda: engine.build_index(stop), progress, stop)
@@ -339,7 +347,7 @@ def faults(settings: Settings, act: str, ids: tuple[int, ...], everything: bool,
     if as_json:
         emit_json({"act": act, "rows": count})
     else:
-        say(f"{number(count)} rows: {_DECIDED[act]}")
+        say(f"{counted(count, 'row', 'rows')}: {_DECIDED[act]}")
 
 
 _DECIDED = {

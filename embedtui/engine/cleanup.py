@@ -26,6 +26,7 @@ from embedtui.postgres.indexes import partition_indexes
 from embedtui.postgres.placement import follows_by_foreign_key, make_placement, new_side, relation
 from embedtui.postgres.route import CHANNEL, read_listeners, read_route
 from embedtui.postgres.state import add_audit
+from embedtui.words import counted
 
 DRAIN_PATIENCE = 60.0
 """Seconds in which the workers may bring the queue to zero, before the cleanup is refused."""
@@ -108,7 +109,7 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
     if route.active is not Side.NEW or migration.phase not in (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP):
         yield Blocker("route", "The new side does not serve yet.", "Cut over first, and let it soak.")
         return
-    served = _one(conn, "SELECT extract(epoch FROM clock_timestamp() - %s)::float8", (route.changed_at,))
+    served = _one(conn, "SELECT extract(epoch FROM clock_timestamp() - %s)::int8", (route.changed_at,))
     wanted = soak_days(migration) * _DAY
     if served < wanted:
         yield Blocker(
@@ -121,7 +122,7 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
     if queued:
         yield Blocker(
             "queue",
-            f"{queued} changes still wait for their new vectors.",
+            f"{counted(queued, 'change still waits for its new vector', 'changes still wait for their new vectors')}.",
             "Let a worker catch up: `embedtui run --follow`.",
             overridable=True,
         )
@@ -129,7 +130,8 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
     if behind:
         yield Blocker(
             "listeners",
-            f"{behind} Routers have not heard of the switch yet and may still search the old side.",
+            f"{counted(behind, 'Router has', 'Routers have')} not heard of the switch yet, and may still search the old"
+            " side.",
             "Wait for them, or end them.",
             overridable=True,
         )
@@ -219,14 +221,14 @@ def _row_blockers(
     if uncovered:
         yield Blocker(
             "coverage",
-            f"{uncovered} rows have an old vector and no new one: they would be found no more.",
+            f"{counted(uncovered, 'row has', 'rows have')} an old vector and no new one, and would be found no more.",
             "See `embedtui verify`, or give a reason to override.",
             overridable=True,
         )
     if missing and _restores_not_null(migration, choice, facts):
         yield Blocker(
             "not_null",
-            f"{migration.old_column} is NOT NULL, and {missing} rows have no new vector.",
+            f"{migration.old_column} is NOT NULL, and {counted(missing, 'row has', 'rows have')} no new vector.",
             "Fill them, or give a reason to override: the column then stays nullable.",
             overridable=True,
         )

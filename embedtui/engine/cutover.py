@@ -26,7 +26,7 @@ from embedtui.model import Blocker, Check, EvaluationStatus, Flip, IndexMethod, 
 from embedtui.postgres.connect import Connection, connect, host_name, operator_name, redact, translate
 from embedtui.postgres.ddl import readable_seconds, run_ddl
 from embedtui.postgres.discover import inspect_oid
-from embedtui.postgres.indexes import index_status, new_indexes
+from embedtui.postgres.indexes import index_status, is_cold, prewarm
 from embedtui.postgres.placement import make_placement
 from embedtui.postgres.route import (
     RouteRow,
@@ -37,6 +37,7 @@ from embedtui.postgres.route import (
     set_pending,
 )
 from embedtui.postgres.state import add_audit, load_migration, set_phase
+from embedtui.words import counted
 
 # A flip waits for nobody: beyond this something is wrong, and the operator is better told.
 _STATEMENT_MS = 5_000
@@ -52,7 +53,6 @@ LAG_NONE = 2.0
 QUEUE_COUNTED = 10_000
 MISSING_TOLERATED = 0.001
 """Share of the rows that may lack a current vector beside those in the queue, as in the gate."""
-WARM_SEARCHES = 10
 
 
 # ----------------------------------------------------------------------------------------------------- blockers
@@ -120,11 +120,15 @@ def _sync(conn: Connection, migration: Migration) -> list[Blocker]:
     waiting, oldest = _lag(conn, migration)
     if waiting < QUEUE_COUNTED and oldest <= LAG_TOLERATED:
         return []
-    count = f"{waiting} or more" if waiting >= QUEUE_COUNTED else str(waiting)
+    changes = (
+        f"{waiting:,} or more changes wait"
+        if waiting >= QUEUE_COUNTED
+        else counted(waiting, "change waits", "changes wait")
+    )
     return [
         Blocker(
             "sync",
-            f"{count} changes wait for the new side, the oldest for {readable_seconds(oldest)}.",
+            f"{changes} for the new side, the oldest for {readable_seconds(oldest)}.",
             "Keep `embedtui run --follow` going, or postpone the cutover until the queue is empty.",
             True,
         )
@@ -137,7 +141,7 @@ def _faults(conn: Connection, migration: Migration) -> list[Blocker]:
     ).fetchone()
     if not row or not row[0]:
         return []
-    message = f"{row[0]} rows could not be embedded: the new side does not find them."
+    message = f"{counted(row[0], 'row', 'rows')} could not be embedded: the new side does not find what is in it."
     return [Blocker("faults", message, "Retry, truncate or skip them.", True)]
 
 
@@ -157,7 +161,7 @@ def _coverage(conn: Connection, migration: Migration) -> list[Blocker]:
         return []
     if len(behind) <= allowed:
         return []
-    message = f"{len(behind)} rows or more have no current new vector, and none is on its way."
+    message = f"{counted(len(behind), 'row has', 'rows or more have')} no current new vector, and none is on its way."
     return [Blocker("coverage", message, "`embedtui verify --repair`, then `embedtui run`.", True)]
 
 
@@ -194,19 +198,13 @@ def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]
         found.append(
             Check("listeners", "warn", "No Router has been heard from: nothing seems to follow this route by Router.")
         )
-    indexes = [index.oid for index in new_indexes(conn, migration)]
-    row = conn.execute(
-        "SELECT coalesce(sum(idx_scan), 0) FROM pg_catalog.pg_stat_all_indexes"
-        " WHERE indexrelid = ANY (%s::int8[]::oid[])",
-        [indexes],
-    ).fetchone()
-    if indexes and row and row[0] < WARM_SEARCHES:
+    if is_cold(conn, migration):
         found.append(
             Check(
                 "index_warmth",
                 "warn",
-                "The new index has hardly been searched: the first searches will read it from disk.",
-                "`embedtui compare` searches it.",
+                "The new index has hardly been searched: the first searches would read it from disk.",
+                "The cutover searches it a few times first; `embedtui compare` does more.",
             )
         )
     return tuple(found)
@@ -276,6 +274,8 @@ def cutover(
                 raise Refused("The new side serves every read already.", hint="Roll back first, then set a canary.")
             passed = _pass(cutover_blockers(conn, migration, gate, percent), override)
             forget_listeners(conn)
+            if is_cold(conn, migration):
+                prewarm(conn, migration)
         act = "cutover" if percent == 100 else "canary"
         detail = f"{percent} % of the keys read the new side"
         if passed:

@@ -61,8 +61,9 @@ from embedtui.model import (
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.placement import make_placement
-from embedtui.postgres.state import add_audit, load_migration, read_audit, set_condition, set_desired
+from embedtui.postgres.state import add_audit, load_migration, read_audit, set_condition, set_desired, set_index_held
 from embedtui.providers import Embedder, ProviderFault, make_embedder
+from embedtui.words import counted
 
 T = TypeVar("T")
 
@@ -279,7 +280,7 @@ class Engine:
                 ).fetchall()
                 if state is not FaultState.SKIPPED:
                     queue_keys(conn, migration.id, [tuple(key) for (key,) in rows])
-                add_audit(conn, migration.id, f"faults {state}", f"{len(rows)} rows")
+                add_audit(conn, migration.id, f"faults {state}", counted(len(rows), "row", "rows"))
             return len(rows)
 
         return self._write(work)
@@ -489,7 +490,7 @@ class Engine:
                     with conn.transaction():
                         placement.forget_source(conn, list(wrong))
                         queue_keys(conn, migration.id, keys)
-                        add_audit(conn, migration.id, "repair", f"{len(keys)} rows queued")
+                        add_audit(conn, migration.id, "repair", f"{counted(len(keys), 'row', 'rows')} queued")
                 add_audit(conn, migration.id, "verify", "clean" if report.clean else "not clean")
                 return report
         except psycopg.Error as error:
@@ -567,8 +568,16 @@ class Engine:
         self._emit(RouteFlipped(now(), text, flip.active, flip.canary, flip.epoch, flip.milliseconds))
         return flip
 
+    def hold_index(self, held: bool = True) -> None:
+        """Keep the workers from building the index, and take back a build under way; or let them."""
+        migration = self._live()
+        if held and migration.phase not in (Phase.PREPARE, Phase.BACKFILL, Phase.INDEX):
+            raise Refused(f"The migration is in phase {migration.phase}: the workers build no index any more.")
+        if held != migration.index_held:
+            self._write(lambda conn: set_index_held(conn, migration.id, held))
+
     def build_index(self, stop: threading.Event | None = None) -> IndexStatus:
-        """Build the new side's index now, whatever the phase; blocks until it is valid.
+        """Build the new side's index now, whatever the phase, and also where it was held; blocks until it is valid.
 
         Raises:
             Interrupted: ``stop`` was set; the build is cancelled.
@@ -576,6 +585,7 @@ class Engine:
         migration = self._live()
         if migration.phase in (Phase.PLAN, Phase.PREPARE):
             raise Refused("There is no new side to index yet.", hint="Run the migration first.")
+        self.hold_index(False)
         try:
             indexes.build(
                 lambda: connect(self.dsn, name="index", statement_timeout_ms=0, lock_timeout_ms=0),

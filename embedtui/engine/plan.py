@@ -13,6 +13,7 @@ from embedtui.config import CHARACTERS_PER_TOKEN, SPECS, ModelSettings, Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Plan
 from embedtui.postgres import capture, indexes, state
+from embedtui.postgres.ddl import readable_seconds
 from embedtui.postgres.discover import (
     Draft,
     RowTrigger,
@@ -25,6 +26,7 @@ from embedtui.postgres.discover import (
 )
 from embedtui.postgres.placement import content_sql, has_content_sql, make_placement
 from embedtui.providers import EmbedReply, ProviderFault, RateLimits, make_embedder
+from embedtui.words import counted
 
 FULL_SCAN_BYTES = 64 * 2**20
 """A table up to this size is read as a whole for the estimate (a fraction of a second); of a bigger one, a sample."""
@@ -566,8 +568,9 @@ def _check_load(conn: Connection[Any], draft: Draft, migration: Migration, estim
         yield Check(
             "prepared transactions",
             "warn",
-            f"{server.prepared_transactions} prepared transactions hold back pruning and the index build.",
-            "See pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED them.",
+            f"{counted(server.prepared_transactions, 'prepared transaction holds', 'prepared transactions hold')} back"
+            " pruning and the index build.",
+            "See pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED what is there.",
         )
     row = conn.execute(
         "SELECT count(*), coalesce(max(extract(epoch FROM now() - xact_start)), 0)::int FROM pg_stat_activity"
@@ -579,7 +582,7 @@ def _check_load(conn: Connection[Any], draft: Draft, migration: Migration, estim
         yield Check(
             "long transactions",
             "warn",
-            f"{row[0]} open for up to {row[1]} s: DDL and the index build wait for them.",
+            f"{row[0]} open for up to {readable_seconds(row[1])}: DDL and the index build wait until they end.",
             "Look for `idle in transaction` in pg_stat_activity.",
         )
 
@@ -590,7 +593,8 @@ def _check_texts(migration: Migration, estimate: TextEstimate) -> Iterator[Check
         yield Check(
             "long texts",
             "warn",
-            f"About {estimate.long:,} texts are likely over {model.name}'s {model.max_input_tokens:,} tokens.",
+            f"About {counted(estimate.long, 'text is', 'texts are')} likely over {model.name}'s"
+            f" {model.max_input_tokens:,} tokens.",
             "They will be listed as faulty, to be truncated or skipped.",
         )
 

@@ -34,6 +34,7 @@ from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.state import add_audit, load_migration, set_phase
 from embedtui.providers import Embedder, ProviderFault, make_embedder
+from embedtui.words import counted
 
 T = TypeVar("T")
 
@@ -227,7 +228,8 @@ class Stages:
             rounds = rounds + 1 if keys == before else 0
             before = keys
             if rounds >= SWEEP_ROUNDS_WITHOUT_GAIN:
-                self._job.note(f"{len(keys)} rows are still locked by the application, e.g. {', '.join(keys[0])}")
+                locked = counted(len(keys), "row is", "rows are")
+                self._job.note(f"{locked} still locked by the application, e.g. {', '.join(keys[0])}")
                 rounds = 0
             self._database(functools.partial(queue_keys, migration_id=migration.id, keys=keys))
             if rounds and self._job.stop.wait(1.0):
@@ -268,30 +270,56 @@ class Stages:
         migration = self._job.migration
         if migration.index_method is IndexMethod.NONE:
             return
-        self._job.doing("building the index")
-
-        def progress(status: IndexStatus) -> None:
-            share = f" {status.done * 100 // status.total} %" if status.done is not None and status.total else ""
-            waiting = f", waiting for {status.waiting_for}" if status.waiting_for else ""
-            self._job.doing(f"index: {status.phase}{share}{waiting}")
-            self._job.emit(Progressed(now(), f"Index: {status.phase}{share}{waiting}", status.done or 0, status.total))
-
-        def build(_: Connection) -> indexes.IndexBuild:
-            return indexes.build(
-                lambda: connect(self._job.dsn, name="index", statement_timeout_ms=0, lock_timeout_ms=0),
-                migration,
-                index_options(migration),
-                self._job.stop,
-                progress,
-            )
-
-        done = self._database(build)
+        done = None
+        while done is None:
+            self._await_release()
+            done = self._build(migration)
         if done.built:
             self._database(
                 lambda conn: add_audit(conn, migration.id, "index", f"{done.name} built in {done.seconds:.1f} s")
             )
         for notice in done.notices:
             self._job.note(notice)
+
+    def _await_release(self) -> None:
+        """Wait while the operators hold the index back; sync goes on meanwhile."""
+        while self._database(lambda conn: load_migration(conn, self._job.migration.name)).index_held:
+            self._job.doing("waiting: the index is held")
+            self._job.hold("index", "an operator holds it back")
+            if self._job.stop.wait(IDLE_SECONDS):
+                break
+        self._job.release("index")
+        if self._job.stop.is_set():
+            raise self._why_stopped()
+
+    def _build(self, migration: Migration) -> indexes.IndexBuild | None:
+        """Build the index; None where an operator held it back meanwhile, and the build was cancelled."""
+        self._job.doing("building the index")
+        stop = self._job.child_stop()
+
+        def progress(status: IndexStatus) -> None:
+            share = f" {status.done * 100 // status.total} %" if status.done is not None and status.total else ""
+            waiting = f", waiting for {status.waiting_for}" if status.waiting_for else ""
+            self._job.doing(f"index: {status.phase}{share}{waiting}")
+            self._job.emit(Progressed(now(), f"Index: {status.phase}{share}{waiting}", status.done or 0, status.total))
+            if self._job.index_held:
+                stop.set()
+
+        def build(_: Connection) -> indexes.IndexBuild:
+            return indexes.build(
+                lambda: connect(self._job.dsn, name="index", statement_timeout_ms=0, lock_timeout_ms=0),
+                migration,
+                index_options(migration),
+                stop,
+                progress,
+            )
+
+        try:
+            return self._database(build)
+        except Interrupted:
+            if self._job.stop.is_set():
+                raise
+            return None
 
     # ------------------------------------------------------------------------------------------------ side threads
 

@@ -24,6 +24,7 @@ from embedtui.postgres.discover import inspect_oid
 from embedtui.postgres.indexes import new_indexes, old_indexes
 from embedtui.postgres.placement import new_side
 from embedtui.postgres.route import CHANNEL
+from embedtui.words import counted
 
 LIMITS: Mapping[str, str] = {
     "pointer": "",
@@ -280,7 +281,11 @@ def rename_blockers(conn: Connection, migration: Migration, settings: CutoverSet
     ).fetchone()
     if workers and workers[0]:
         found.append(
-            Blocker("rename_workers", f"{workers[0]} worker(s) know the columns by their present names.", "Stop them.")
+            Blocker(
+                "rename_workers",
+                f"{counted(workers[0], 'worker knows', 'workers know')} the columns by their present names.",
+                "Stop all workers.",
+            )
         )
     if migration.old_model.dimensions == migration.new_model.dimensions and not settings.hook:
         found.append(

@@ -94,12 +94,14 @@ class Session:
 
 
 def readable_seconds(seconds: float) -> str:
-    """A duration as an operator reads it: ``0.4 s``, ``75 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
+    """A duration as an operator reads it: ``0.4 s``, ``75 s``, ``12 min``, ``3.5 h``, ``7 days``."""
     if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{round(seconds, 1):g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172_800:
+        return f"{round(seconds / 3600, 1):g} h"
+    return f"{round(seconds / 86_400, 1):g} days"
 
 
 def query_head(query: str, length: int = 80) -> str:

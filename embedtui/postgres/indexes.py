@@ -30,6 +30,11 @@ MAX_DIMENSIONS = {"vector": 2000, "halfvec": 4000}
 """What HNSW and ivfflat index (pgvector README, "Limitations")."""
 NAME_BYTES = 63
 
+WARM_SEARCHES = 10
+"""An index that was searched less often is cold; so many searches warm it …"""
+WARM_SECONDS = 5.0
+"""… and are given so long, even where each has to read from a slow disk."""
+
 _LOCK = "embedtui.index"
 _DEFAULTS = {IndexMethod.HNSW: {"m": "16", "ef_construction": "64"}, IndexMethod.IVFFLAT: {"lists": "100"}}
 
@@ -590,17 +595,58 @@ def vector_text(vector: npt.NDArray[np.float32]) -> str:
     return "[" + ",".join(map(repr, vector.tolist())) + "]"
 
 
-def prewarm(
-    conn: Connection, migration: Migration, vectors: Sequence[npt.NDArray[np.float32]], *, side: Side = Side.NEW
-) -> tuple[float, ...]:
-    """Searches a side once with each vector, so that its index is in memory before production meets it.
+def is_cold(conn: Connection, migration: Migration) -> bool:
+    """Whether the new side has an index that was hardly ever searched on this server."""
+    side = new_side(migration)
+    oids = [index.oid for found in _existing(conn, _oids(conn, side.table), side.embedding).values() for index in found]
+    row = conn.execute(
+        "SELECT sum(idx_scan) FROM pg_catalog.pg_stat_all_indexes WHERE indexrelid = ANY (%s::int8[]::oid[])", (oids,)
+    ).fetchone()
+    return row is not None and row[0] is not None and row[0] < WARM_SEARCHES
 
-    Returns milliseconds of each search: the last ones tell whether it is warm.
+
+def prewarm(conn: Connection, migration: Migration, *, seconds: float = WARM_SECONDS) -> int:
+    """Search the new side by some of its own vectors, so that not production is the first to read it from disk.
+
+    Returns how many searches ended within ``seconds``, WARM_SEARCHES at most.
     """
-    statement = search_sql(migration, side)
-    taken = []
-    for vector in vectors:
-        began = time.perf_counter()
-        conn.execute(statement, {"vector": vector_text(vector), "k": 10}).fetchall()
-        taken.append((time.perf_counter() - began) * 1000)
-    return tuple(taken)
+    deadline = time.monotonic() + seconds
+    side = new_side(migration)
+    known = conn.execute(
+        "SELECT reltuples::float8 FROM pg_catalog.pg_class WHERE oid = to_regclass(%s)", (_name(conn, side.table),)
+    ).fetchone()
+    rows = known[0] if known else 0
+    statement = search_sql(migration, Side.NEW)
+    done = 0
+    try:
+        # from pages all over the table; where it is not known how large it is, from its beginning
+        vectors = _within(
+            conn,
+            deadline,
+            sql.SQL(
+                "SELECT {column}::text FROM {table} TABLESAMPLE SYSTEM ({percent}) WHERE {column} IS NOT NULL LIMIT {n}"
+            ).format(
+                column=sql.Identifier(side.embedding),
+                table=relation(side.table),
+                percent=sql.Literal(min(100.0, 100 * 50 * WARM_SEARCHES / max(1, rows))),
+                n=sql.Literal(WARM_SEARCHES),
+            ),
+        )
+        for (vector,) in vectors:
+            if time.monotonic() >= deadline:
+                break
+            _within(conn, deadline, statement, {"vector": vector, "k": 10})
+            done += 1
+    except psycopg.errors.QueryCanceled:
+        pass  # a slow disk: what was read is read
+    return done
+
+
+def _within(
+    conn: Connection, deadline: float, query: sql.Composed, parameters: dict[str, object] | None = None
+) -> list[tuple[Any, ...]]:
+    """The rows of a query that is cancelled at the deadline."""
+    with conn.transaction():
+        left = max(1, int((deadline - time.monotonic()) * 1000))
+        conn.execute("SELECT set_config('statement_timeout', %s, true)", (f"{left}ms",))
+        return conn.execute(query, parameters).fetchall()
