@@ -46,6 +46,9 @@ class StandIn:
     def build_index(self, stop):
         self.calls.append("build_index")
 
+    def hold_index(self, held=True):
+        self.calls.append(f"hold_index {held}")
+
     def compare(self, queries: Sequence | None, *, k=10, progress=None, stop=None) -> Comparison:
         self.calls.append("compare")
         return states.COMPARISON
@@ -60,7 +63,7 @@ class StandIn:
         return replace(states.QUERIES[1], text=text)
 
     def decide(self, query_id, verdict, note=""):
-        self.calls.append(f"decide {query_id} {verdict}")
+        self.calls.append(f"decide {query_id} {verdict} {note}".strip())
 
     def cutover(self, percent=100, *, override="") -> Flip:
         self.calls.append(f"cutover {percent} {override}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
@@ -25,6 +26,7 @@ def move(row: RankedRow, side: Side) -> tuple[str, str, str]:
 
 
 _SHORT = {"entered": "in", "left": "out"}
+_BETWEEN = (" │ ", "$faint")
 
 
 class Rankings(Widget, can_focus=True):
@@ -65,7 +67,6 @@ class Rankings(Widget, can_focus=True):
             self._at = 0
         self._query, self._models = query, models
         self.refresh()
-        self._tell()
 
     def _rows(self, side: Side) -> tuple[RankedRow, ...]:
         if self._query is None:
@@ -124,44 +125,45 @@ class Rankings(Widget, can_focus=True):
             )
             for side, name in zip((Side.OLD, Side.NEW), self._models, strict=True)
         ]
-        rows = [self._pair(heads[0], heads[1], half)]
+        old, new = (draw.cut(head, half) for head in heads)
+        rows = [draw.line(old.pad_right(half - old.cell_length), _BETWEEN, new)]
         depth = max(len(self._query.old), len(self._query.new))
         room = max(1, height - 1)
         first = max(0, min(self._at - room + 1, depth - room)) if depth > room else 0
-        pointed, _ = self.pointed
         for index in range(first, min(depth, first + room)):
-            old = self._row(self._query.old, index, Side.OLD, half, pointed)
-            new = self._row(self._query.new, index, Side.NEW, half, pointed)
-            rows.append(self._pair(old, new, half))
+            old_row, new_row = self._row(Side.OLD, index, half), self._row(Side.NEW, index, half)
+            rows.append(draw.line(*old_row, _BETWEEN, *new_row))
         return draw.lines(rows, height)
 
-    @staticmethod
-    def _pair(old: Content, new: Content, half: int) -> Content:
-        old = draw.cut(old, half)
-        return draw.line(old.pad_right(half - old.cell_length), (" │ ", "$faint"), draw.cut(new, half))
-
-    def _row(
-        self, rows: tuple[RankedRow, ...], index: int, side: Side, width: int, pointed: RankedRow | None
-    ) -> Content:
-        if index >= len(rows):
-            return Content("")
-        row = rows[index]
+    def _row(self, side: Side, index: int, width: int) -> list[draw.Part]:
+        """A result on exactly ``width`` cells."""
+        rows = self._rows(side)
+        if self._query is None or index >= len(rows):
+            nothing = "nothing found" if not index else ""
+            return [(draw.fit(nothing, width), "$muted")]
+        row, roomy = rows[index], width >= 44
         glyph, word, style = move(row, side)
-        judged = self._query is not None and row.key in self._query.relevant
-        parts: list[draw.Part] = [(f"{row.rank:>2} ", "$muted")]
-        if self._query is not None and self._query.relevant:
-            parts.append(("★ " if judged else "  ", "bold $success"))
-        if width < 44:
+        judged = row.key in self._query.relevant
+        if not roomy:
             word = _SHORT.get(word, word.replace("down", "dn"))
-        parts.append((f"{glyph} {draw.fit(word, 8 if width >= 44 else 5)}", style))
-        if width >= 46:
-            parts.append((f"{row.distance:.3f} ", "$muted"))
-        lead = draw.line(*parts)
-        text = draw.fit(safe.line(row.text) or "(empty)", width - lead.cell_length)
-        shared_pointed = pointed is not None and row.key == pointed.key
-        content = draw.line(lead, (text, "bold" if judged else ""))
-        if shared_pointed:
-            here = side is self._side
-            style = "$block-cursor-background" if self.has_focus and here else "$block-cursor-blurred-background"
-            content = content.stylize_before(f"bold on {style}" if here else f"on {style}")
-        return content
+        parts = [(f"{row.rank:>2} ", "$muted")]
+        if self._query.relevant:
+            parts.append(("★ " if judged else "  ", "bold $success"))
+        parts.append((f"{glyph} {draw.fit(word, 8 if roomy else 5)}", style))
+        if width >= 32:
+            parts.append((draw.fit(score(row.distance, 5 if roomy else 4), 6 if roomy else 5), "$muted"))
+        left = width - sum(cell_len(text) for text, _ in parts)
+        # Twice as many characters as cells leave room for those that take none.
+        parts.append((draw.fit(safe.line(row.text, 2 * width) or "(empty)", left), "bold" if judged else ""))
+        pointed, at = self.pointed
+        if pointed is None or pointed.key != row.key:
+            return [*parts]
+        here = side is at
+        lit = "$block-cursor-background" if self.has_focus and here else "$block-cursor-blurred-background"
+        return [(text, f"{'bold ' if here else ''}{style} on {lit}") for text, style in parts]
+
+
+def score(distance: float, cells: int) -> str:
+    """A distance with as many decimals as fit on ``cells``, three at most."""
+    texts = [f"{distance:.{digits}f}" for digits in (3, 2, 1, 0)]
+    return next((text for text in texts if len(text) <= cells), texts[-1])

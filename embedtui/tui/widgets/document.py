@@ -1,0 +1,51 @@
+"""The text of one document in a box: scrolls, and paints by the line, so that the next document is there at once."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+from textual.visual import Visual
+
+
+class Document(ScrollView, can_focus=True):
+    """Shows a text, wrapped between words."""
+
+    ALLOW_SELECT = False
+
+    def __init__(self, *, title: str = "", id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.border_title = title or None
+        self._text = Content("")
+        self._lines: list[Content] = []
+
+    @property
+    def text(self) -> Content:
+        """What is shown, with its marks."""
+        return self._text
+
+    def show(self, text: Content, title: Content) -> None:
+        """Shows another text from its beginning."""
+        self._text = text
+        self.border_title = title
+        self._wrap()
+        self.scroll_home(animate=False, immediate=True)
+
+    def _wrap(self) -> None:
+        # One cell stays free, so that a scrollbar that comes or goes does not break the lines anew.
+        width = self.size.width - self.gutter.width - 1
+        self._lines = self._text.wrap(width) if width > 0 else []
+        self.virtual_size = Size(max(0, width), len(self._lines))
+        self.refresh()
+
+    def on_resize(self) -> None:
+        self._wrap()
+
+    def render_line(self, y: int) -> Strip:
+        width = self.scrollable_content_region.width
+        index = self.scroll_offset.y + y
+        if index >= len(self._lines):
+            return Strip.blank(width, self.rich_style)
+        line = self._lines[index].rstrip().truncate(width, pad=True)
+        return Visual.to_strips(self, line, width, 1, self.visual_style)[0]

@@ -1,0 +1,165 @@
+"""The Compare screen: the query's words in the document, notes and sums of verdicts, and a move is one picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from textual.pilot import Pilot
+
+from embedtui.model import Check, RankedRow, Side, SweepPoint
+from embedtui.tui.app import Dashboard
+from embedtui.tui.screens.compare import CompareScreen, headline, marked, measure_lines, whereabouts
+from embedtui.tui.screens.dialogs import PromptDialog
+from embedtui.tui.widgets.document import Document
+from embedtui.tui.widgets.rankings import Rankings, move, score
+from tests.tui import states
+from tests.tui.conftest import Open, until
+
+LONG = 60.0
+
+
+async def opened(app: Dashboard, pilot: Pilot[None]) -> CompareScreen:
+    await pilot.press("2")
+    await until(pilot, lambda: app.comparison is not None, LONG)
+    assert isinstance(app.screen, CompareScreen)
+    return app.screen
+
+
+def picture(app: Dashboard) -> str:
+    return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
+
+
+def test_the_querys_words_are_marked_in_the_document() -> None:
+    text = "The GATEWAY rotates keys; gateways do not. [b]Keys[/b] of a gateway_x, an über-key."
+    found = marked(text, "gateway keys, [b] Über of")
+    assert found.plain == text, "untrusted text is not markup"
+    assert [text[span.start : span.end] for span in found.spans] == ["GATEWAY", "keys", "Keys", "über"]
+    assert {str(span.style) for span in found.spans} == {"bold underline"}
+    assert not marked(text, "").spans
+
+
+def test_what_became_of_a_result_is_told_by_glyph_word_and_colour() -> None:
+    row = RankedRow(("1",), 4, 0.5, "x", 2)
+    told = [
+        move(row, Side.NEW),
+        move(row, Side.OLD),
+        move(replace(row, other_rank=4), Side.NEW),
+        move(replace(row, other_rank=None), Side.NEW),
+        move(replace(row, other_rank=None), Side.OLD),
+    ]
+    assert [each[:2] for each in told] == [
+        ("↓", "down 2"), ("↑", "up 2"), ("=", "same"), ("+", "entered"), ("−", "left"),
+    ]  # fmt: skip
+    assert len({style for _, _, style in told}) == 5
+
+
+@pytest.mark.parametrize(
+    ("distance", "cells", "text"),
+    [(0.12345, 5, "0.123"), (0.12345, 4, "0.12"), (123.456, 5, "123.5"), (1e6, 4, "1000000")],
+)
+def test_a_score_has_the_decimals_that_fit(distance: float, cells: int, text: str) -> None:
+    assert score(distance, cells) == text
+
+
+def test_a_documents_place_on_both_sides() -> None:
+    query = states.QUERIES[0]
+    shared = next(row for row in query.new if row.other_rank is not None)
+    assert whereabouts(shared, query).plain == (
+        f"Document {shared.key[0]}  ◇ {shared.other_rank} at {query.old[0].distance:.3f}"
+        f"  ◆ {shared.rank} at {shared.distance:.3f}"
+    )
+    entered = replace(next(row for row in query.new if row.other_rank is None), missed=True)
+    told = whereabouts(entered, replace(query, new=(entered,))).plain
+    assert "◇ not there" in told and "missed by the index" in told
+
+
+def test_the_headline_has_verdict_and_note() -> None:
+    query = replace(states.QUERIES[0], verdict="old", note="knows\x1b the manual")
+    assert headline(query).plain == f"“{query.text}”  ◇ old better: knows· the manual"
+    assert headline(replace(query, verdict="")).plain == f"“{query.text}”"
+
+
+def test_measures_say_what_the_gate_says() -> None:
+    said = Check("quality", "pass", "Different, not worse: 54 % of the results differ, nDCG@10 …")
+    sweep = (SweepPoint("hnsw.ef_search", 80, 0.97, 1.0, 2.0),)
+    judged = replace(states.COMPARISON, checks=(said,), measures=replace(states.MEASURES, sweep=sweep))
+    text = "\n".join(line.plain for line in measure_lines(judged, 46))
+    for words in ("Different, not worse", "MRR", "52 % changed", "2.0 % of the exact results lost", "2.1, 4.8 ms"):
+        assert words in text
+    assert "hnsw.ef_search 80: 97 % found at 2.0 ms" in text
+    bare = replace(states.MEASURES, judged=0, ndcg_old=None, ndcg_new=None, unknown=("How real queries fare",))
+    lines = [line.plain for line in measure_lines(replace(judged, measures=bare), 46)]
+    assert "different, not worse" in "\n".join(lines)
+    assert lines.index("? How real queries fare") < lines.index("queries by overlap"), "cut off last"
+
+
+async def test_moving_to_the_next_query_is_one_picture_and_fetches_nothing(shown: Open) -> None:
+    async with shown(states.READY, (160, 45)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        await pilot.pause(0.2)
+        painted: list[object] = []
+        display = app._display
+
+        def count(screen: object, update: object) -> None:
+            if update:
+                painted.append(update)
+            display(screen, update)  # type: ignore[arg-type]
+
+        app._display = count  # type: ignore[method-assign]
+        engine.calls.clear()
+        for number in range(1, 6):
+            painted.clear()
+            await pilot.press("down")
+            query = states.QUERIES[number]
+            await until(pilot, lambda text=query.text: f"“{text}”" in picture(app), LONG)
+            await until(pilot, lambda: painted, LONG)
+            assert len(painted) == 1, "list, rankings and document change together"
+            assert screen.query_one(Document).text.plain == query.new[0].text
+        assert not engine.calls
+
+
+async def test_the_document_follows_the_cursor_and_scrolls(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        screen = await opened(app, pilot)
+        document = screen.query_one(Document)
+        await pilot.press("tab", "down", "left")
+        row, side = screen.query_one(Rankings).pointed
+        assert row is not None
+        assert side is Side.OLD
+        await until(pilot, lambda: document.text.plain == row.text, LONG)
+        assert document.virtual_size.height > document.size.height
+        document.focus()
+        await pilot.press("end")
+        await until(pilot, lambda: document.scroll_offset.y > 0, LONG)
+        screen.query_one(Rankings).focus()
+        await pilot.press("up")
+        await until(pilot, lambda: document.scroll_offset.y == 0, LONG)
+
+
+async def test_a_verdict_takes_a_note(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        await pilot.press("down", "e")
+        assert "Give a verdict first" in str(app._notifications._notifications)
+        await pilot.press("o", "e")
+        await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
+        assert "old better: “customer paid twice”" in picture(app), "the cursor went on, the note is for the last one"
+        await pilot.press(*"no refund", "enter")
+        await until(pilot, lambda: "decide 2 old no refund" in engine.calls, LONG)
+        await until(pilot, lambda: app.screen is screen, LONG)
+        await pilot.press("up")
+        await until(pilot, lambda: "“customer paid twice”  ◇ old better: no refund" in picture(app), LONG)
+        await pilot.press("o")
+        await until(pilot, lambda: engine.calls.count("decide 2 old no refund") == 2, LONG)
+
+
+async def test_small_screens_have_all_measures_too(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        await opened(app, pilot)
+        assert "RBO" not in picture(app)
+        await pilot.press("m")
+        await until(pilot, lambda: "RBO" in picture(app) and "90–100 %" in picture(app), LONG)
+        assert "│ ◆ new" not in picture(app)
+        await pilot.press("m")
+        await until(pilot, lambda: "RBO" not in picture(app) and "│ ◆ new" in picture(app), LONG)
