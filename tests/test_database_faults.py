@@ -175,7 +175,8 @@ def small_disk(server_folder: Path) -> Iterator[Path]:
     folder.mkdir()
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
     try:
-        subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", folder], check=True)
+        command = [*sudo, "mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", folder]
+        subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("mounting a small disk needs root")
     yield folder
@@ -246,22 +247,26 @@ def test_what_does_not_pass_is_not_repeated(database: str) -> None:
     link.drop()
 
 
-def test_every_connection_has_a_name_time_outs_and_keepalives(database: str) -> None:
-    with connect(database, name="test") as conn:
-        settings = dict(
-            conn.execute(
-                "SELECT name, setting FROM pg_settings WHERE name IN ('application_name', 'statement_timeout',"
-                " 'lock_timeout', 'idle_in_transaction_session_timeout', 'row_security')"
-            ).fetchall()
-        )
-        parameters = conn.info.get_parameters()
-    assert settings == {
+def test_every_connection_has_a_name_time_outs_and_keepalives(server_folder: Path) -> None:
+    wanted = {
         "application_name": "embedtui/test",
         "statement_timeout": "60000",
         "lock_timeout": "5000",
         "idle_in_transaction_session_timeout": "60000",
         "row_security": "off",
+        # the server's side, over TCP only
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "4",
+        "tcp_user_timeout": "30000",
     }
+    with EmbeddedServer(server_folder / "pg", settings=FAST, tcp=True) as own:
+        with psycopg.connect(own.dsn(), autocommit=True) as admin:
+            admin.execute("CREATE ROLE remote LOGIN PASSWORD 'secret'")
+        with connect(own.tcp_dsn("postgres", "remote", "secret"), name="test") as conn:
+            found = conn.execute("SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", [list(wanted)])
+            assert dict(found.fetchall()) == wanted
+            parameters = conn.info.get_parameters()
     # a peer that is gone is noticed within 30 s, also where what was sent last is not acknowledged
     assert int(parameters["keepalives_idle"]) + 4 * int(parameters["keepalives_interval"]) <= 30
     assert int(parameters["tcp_user_timeout"]) <= 30_000

@@ -98,7 +98,10 @@ def connect(
             # never off: a database that its administrator made read-only stays so
             " CASE WHEN %s THEN 'on' ELSE current_setting('default_transaction_read_only') END, false),"
             # the guards re-read a row that changed meanwhile, which a serializable transaction would not
-            " set_config('default_transaction_isolation', 'read committed', false)",
+            " set_config('default_transaction_isolation', 'read committed', false),"
+            # the same for the server: what a host that lost its power had locked would stay so for hours
+            " set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),"
+            " set_config('tcp_keepalives_count', '4', false), set_config('tcp_user_timeout', '30000', false)",
             [f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", read_only],
         )
         conn.autocommit = autocommit
