@@ -174,6 +174,8 @@ class Migration:
     desired: str
     """``run`` or ``pause``: what the operators want."""
     settings: dict[str, object] = field(default_factory=dict)
+    index_held: bool = False
+    """The operators do not want the workers to build the index yet."""
     phase_at: datetime | None = None
     created_at: datetime | None = None
 

@@ -272,6 +272,10 @@ def test_pause_resume_and_pace(run: InProcess) -> None:
     assert status["condition"] == "paused" and "sale at noon" in json.dumps(status["reasons"])
     assert run("resume").code == 0
     assert run("status", "--json").json["condition"] != "paused"
+    assert "held back" in run("index", "--hold").out
+    assert run("status", "--json").json["migration"]["index_held"] is True
+    assert run("index", "--release").code == 0
+    assert run("status", "--json").json["migration"]["index_held"] is False
     changed = run("pace", "--tokens-per-minute", "5000", "--spend-cap", "2.5", "--max-concurrency", "3", "--json")
     assert changed.code == 0, changed
     assert (changed.json["tokens_per_minute"], changed.json["cap"]) == (5000, 2.5)

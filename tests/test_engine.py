@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -255,3 +256,46 @@ def test_acts_without_a_migration_are_refused(database: str) -> None:
     with pytest.raises(Refused):
         engine.pause()
     engine.close()
+
+
+def test_the_index_is_held_back_and_let_go(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    """Held before it begins, and while it is being built; sync goes on meanwhile, and what was begun is taken away."""
+    make_documents(database, 300, index=True)
+    engine, operator = engine_for(database, api, tmp_path), engine_for(database, api, tmp_path)
+    engine.prepare()
+    operator.hold_index()
+    stop = threading.Event()
+
+    def work() -> None:
+        with contextlib.suppress(Interrupted):
+            engine.run(stop, follow=True)
+
+    working = threading.Thread(target=work)
+    working.start()
+    try:
+        wait_for(lambda: [hold.name for hold in operator.snapshot().reasons] == ["index"])
+        assert operator.snapshot().phase is Phase.INDEX
+        assert operator.snapshot().migration.index_held
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("UPDATE documents SET content = 'edited while held' WHERE id = 1")
+            wait_for(lambda: operator.snapshot().sync.queued == 0)
+            # an open writer keeps the build waiting, so that it can be held in the midst of it
+            with psycopg.connect(database) as writer:
+                writer.execute("UPDATE documents SET content = 'open' WHERE id = 2")
+                operator.hold_index(False)
+                wait_for(lambda: operator.snapshot().index.phase)
+                operator.hold_index()
+                wait_for(lambda: [hold.name for hold in operator.snapshot().reasons] == ["index"])
+                wait_for(lambda: not operator.snapshot().index.phase)
+            operator.hold_index(False)
+        wait_for(lambda: operator.snapshot().phase is Phase.VALIDATE)
+        assert operator.snapshot().index.valid
+        with pytest.raises(Refused, match="no index any more"):
+            operator.hold_index()
+        acts = [entry.act for entry in operator.audit()]
+        assert acts.count("hold index") == acts.count("release index") == 2
+    finally:
+        stop.set()
+        working.join()
+        engine.close()
+        operator.close()

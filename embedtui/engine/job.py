@@ -34,6 +34,8 @@ class Job:
         self.worker_id: int | None = None
         self.paused = False
         """What the operators want, as last read."""
+        self.index_held = False
+        """Whether they keep the index from being built."""
         self.pending_failure: EmbedtuiError | None = None
         """Why this process paused the run itself."""
         self.waits_for: Callable[[], Hold | None] = lambda: None
@@ -161,8 +163,8 @@ class Job:
 
     def _blocking(self) -> bool:
         with self._lock:
-            # the pacer waits for these by itself
-            return any(name not in ("provider", "rate", "spend_cap") for name in self._holds)
+            # the pacer waits for these by itself, and only the index waits for its own
+            return any(name not in ("provider", "rate", "spend_cap", "index") for name in self._holds)
 
 
 def record_faults(

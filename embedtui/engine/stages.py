@@ -25,6 +25,7 @@ from embedtui.model import (
     IndexMethod,
     IndexStatus,
     Key,
+    Migration,
     Phase,
     PhaseChanged,
     Progressed,
@@ -153,10 +154,10 @@ class Stages:
             on_back=lambda: self._job.release("database"),
         )
 
-    def _phase(self) -> Phase:
+    def _migration(self) -> Migration:
         migration = self._database(lambda conn: load_migration(conn, self._job.migration.name))
         assert migration is not None
-        return migration.phase
+        return migration
 
     def _enter(self, phase: Phase, expect: Phase) -> None:
         if self._database(lambda conn: set_phase(conn, self._job.migration.id, phase, expect=(expect,))):
@@ -165,7 +166,7 @@ class Stages:
     def _phases(self, new: RowEmbedder) -> None:
         while not self._job.stop.is_set():
             self._job.gate(self._job.stop)
-            phase = self._phase()
+            phase = self._migration().phase
             if phase is Phase.BACKFILL:
                 self._backfill(new)
                 self._sweep(new)
@@ -283,7 +284,7 @@ class Stages:
 
     def _await_release(self) -> None:
         """Wait while the operators hold the index back; sync goes on meanwhile."""
-        while self._database(lambda conn: load_migration(conn, self._job.migration.name)).index_held:
+        while self._migration().index_held:
             self._job.doing("waiting: the index is held")
             self._job.hold("index", "an operator holds it back")
             if self._job.stop.wait(IDLE_SECONDS):

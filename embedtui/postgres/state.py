@@ -24,6 +24,7 @@ from embedtui.model import (
 from embedtui.postgres.connect import Connection, host_name, operator_name, redact
 from embedtui.postgres.schema import installed_version
 
+_INDEX_HELD = "index_held"
 _MODEL_FIELDS = (
     "provider",
     "name",
@@ -153,6 +154,7 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
         reason=row["reason"],
         desired=row["desired"],
         settings=row["settings"],
+        index_held=bool(row["settings"].get(_INDEX_HELD)),
         phase_at=row["phase_at"],
         created_at=row["created_at"],
     )
@@ -195,6 +197,15 @@ def set_condition(conn: Connection, migration_id: int, condition: Condition, rea
         " AND (condition, reason) IS DISTINCT FROM (%(c)s, %(r)s)",
         {"c": condition.value, "r": redact(reason), "m": migration_id},
     )
+
+
+def set_index_held(conn: Connection, migration_id: int, held: bool) -> None:
+    """Record whether the workers may build the index; audited."""
+    conn.execute(
+        "UPDATE embedtui.migration SET settings = settings || jsonb_build_object(%s::text, %s::boolean) WHERE id = %s",
+        [_INDEX_HELD, held, migration_id],
+    )
+    add_audit(conn, migration_id, "hold index" if held else "release index")
 
 
 def set_desired(conn: Connection, migration_id: int, desired: str, reason: str = "") -> None:

@@ -39,6 +39,12 @@ ACTS: dict[str, Act] = {
         Act("pause", "p", "Pause", "Pause all workers; again to resume. Nothing paid for is lost."),
         Act("compare", "c", "Compare", "Search every query on both sides and record an evaluation."),
         Act("index", "i", "Build index", "Build the new side's index now, without blocking reads or writes."),
+        Act(
+            "hold",
+            "I",
+            "Hold index",
+            "Keep the workers from building the index, or take the build back; again lets them.",
+        ),
         Act("cutover", "x", "Cut over", "Move reads to the new side: all, or a share of them."),
         Act("takeback", "z", "Take back", "Take a postponed cutover back before it is due."),
         Act("rollback", "f9", "Roll back", "Move all reads back to the old side, at once and unasked.", shown="F9"),
@@ -83,6 +89,8 @@ def label(name: str, view: View) -> str:
     """The act's label, which for a toggle follows the state."""
     if name == "pause" and view.paused:
         return "Resume"
+    if name == "hold" and view.index_held:
+        return "Release index"
     if name == "run" and view.phase not in (Phase.PLAN, Phase.PREPARE) and not view.phase.ended:
         return "Work here" if view.phase in (Phase.CUTOVER, Phase.SOAK, Phase.VALIDATE) else "Run"
     return ACTS[name].label
@@ -97,6 +105,8 @@ def next_act(view: View) -> tuple[str, str]:
         return "run", "Nothing is changed yet. 7 shows the plan first: checks, exact SQL, price."
     wanted = snapshot.next_act
     name = _SPOKEN.get(wanted, wanted)
+    if view.index_held and view.phase is Phase.INDEX:
+        return "index", "An operator holds the index back: i builds it now, I lets the workers build it."
     if name == "run" and view.running:
         return "", ""
     if name == "cutover" and snapshot.route.canary:
@@ -155,6 +165,17 @@ def _index(view: View) -> str:
         return "The index is built once every row is embedded; before that it would slow the backfill many times over."
     if view.snapshot.index.valid:
         return "The index is there and valid."
+    return ""
+
+
+def _hold(view: View) -> str:
+    if ended := _live(view):
+        return ended
+    assert view.snapshot is not None and view.snapshot.migration is not None
+    if view.snapshot.migration.index_method is IndexMethod.NONE:
+        return "This migration is set to have no index."
+    if view.phase not in (Phase.PREPARE, Phase.BACKFILL, Phase.INDEX):
+        return "The workers build no index any more."
     return ""
 
 
@@ -225,6 +246,7 @@ _RULES = {
     "run": _run,
     "pause": _pause,
     "index": _index,
+    "hold": _hold,
     "compare": _compare,
     "cutover": _cutover,
     "takeback": _takeback,

@@ -398,6 +398,10 @@ class Dashboard(App[None]):
     def _act_index(self) -> None:
         self.bridge.act("index", lambda engine, stop: engine.build_index(stop))
 
+    def _act_hold(self) -> None:
+        held = not self.view.index_held
+        self.bridge.act("hold", lambda engine, _: engine.hold_index(held) or held)
+
     def _act_rollback(self) -> None:
         if "rollback" not in self._busy:
             self.bridge.rollback()
@@ -549,6 +553,7 @@ def echo(name: str, result: object) -> str:
         "resume": "Resumed.",
         "run": "The work of this terminal ended.",
         "index": "The index is built.",
+        "hold": "The index is held back: workers wait before it." if result else "The workers may build the index.",
         "pace": f"Requests in flight: at most {result}.",
         "limits": "Limits set.",
         "cleanup": "Cleaned up: the old side is gone.",

@@ -32,6 +32,7 @@ _HOLD_WORDS = {
     "wal_rate": "WAL rate",
     "provider": "provider",
     "operator": "operator",
+    "index": "index",
     "spend_cap": "spend cap",
 }
 
@@ -252,6 +253,8 @@ def index(view: View, width: int, height: int) -> Content:
         rows.append(draw.line((f"○ {method}", ""), (" comes after the data", "$muted")))
     else:
         rows.append(draw.line((f"○ {method}", ""), (" not built yet", "$muted")))
+    if view.index_held and not status.valid:
+        rows.append(draw.line(("‖ held back", "bold $warning"), ("  I releases it", "$muted")))
     if status.waiting_for:
         rows.append(draw.line(("◐ waits for ", "$warning"), (safe.line(status.waiting_for), "$warning")))
     if status.name:

@@ -63,6 +63,11 @@ class View:
         return self.condition is Condition.PAUSED or (migration is not None and migration.desired == "pause")
 
     @property
+    def index_held(self) -> bool:
+        """Whether the operators keep the workers from building the index."""
+        return self.snapshot is not None and self.snapshot.migration is not None and self.snapshot.migration.index_held
+
+    @property
     def new_reads(self) -> bool:
         """Whether any read is served by the new side: what a rollback would take back."""
         return self.snapshot is not None and (self.snapshot.route.active is Side.NEW or self.snapshot.route.canary > 0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from textual.widgets import Input, Static
 
-from embedtui.model import Noted
+from embedtui.model import Noted, Phase
 from embedtui.tui.app import Dashboard
 from embedtui.tui.bridge import EngineSpoke, SnapshotTaken
 from embedtui.tui.palette import ActsProvider
@@ -80,3 +80,20 @@ async def test_a_postponed_cutover_can_be_taken_back_from_anywhere(shown: Open) 
         assert "postponed: 100 %" in str(app.screen.query_one("#route", Panel).render())
         await pilot.press("z")
         await until(pilot, lambda: "cancel_postponed" in engine.calls)
+
+
+async def test_the_index_is_held_back_and_let_go_by_key(shown: Open) -> None:
+    async with shown(states.RUNNING) as (app, pilot, engine):
+        await pilot.press("I")
+        await until(pilot, lambda: "hold_index True" in engine.calls)
+        held = replace(states.RUNNING, migration=replace(states.MIGRATION, index_held=True))
+        app.post_message(SnapshotTaken(held))
+        await until(pilot, lambda: "held back" in str(app.screen.query_one("#index", Panel).render()))
+        await pilot.press("I")
+        await until(pilot, lambda: "hold_index False" in engine.calls)
+        app.post_message(SnapshotTaken(replace(held, phase=Phase.INDEX)))
+        await until(pilot, lambda: "i  Build index" in str(app.screen.query_one("#advice", Panel).render()))
+        app.post_message(SnapshotTaken(states.READY))
+        await until(pilot, lambda: app.snapshot is states.READY)
+        await pilot.press("I")
+        assert "no index any more" in " ".join(each.message for each in app._notifications)
