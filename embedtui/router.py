@@ -83,7 +83,8 @@ class RouterStatus:
     connected: bool
     """False: it goes on with the last known routes."""
     listening: bool
-    """False on standbys and with ``listen=False``: the poll alone brings news."""
+    """False on standbys and with ``listen=False``: the poll alone brings news. Behind a connection pooler False until a
+    notification has come through it, since transaction pooling lets none through."""
     bound_seconds: float | None
     """A flip is noticed within milliseconds while listening, and within this many seconds at the latest; None while the
     connection is lost."""
@@ -504,8 +505,9 @@ class _Follower(Generic[R]):
             dsn: connection string of the database that holds the route (a standby will do).
             application_name: how this service is called on the operator's screen.
             poll_seconds: how often the route is read even if nothing was heard. It bounds how late a flip is noticed
-                where LISTEN brings nothing: on standbys, and behind transaction pooling.
-            listen: False behind transaction pooling, where LISTEN works on another client's session.
+                where LISTEN brings nothing: on standbys, and behind transaction pooling (PgBouncer), which is found
+                out. Search there as you like; a server's own port for the Router makes it follow within milliseconds.
+            listen: False spares a transaction pooler the LISTEN, which there stays on a session that others use.
         """
         self._dsn, self._application = dsn, application_name
         self._poll_seconds, self._listen = poll_seconds, listen
@@ -662,7 +664,7 @@ class _Follower(Generic[R]):
         if self._listen:
             try:
                 conn.execute(f"LISTEN {CHANNEL}")
-                self._listening = True
+                self._listening = not _is_pooled(conn)
             except (errors.ReadOnlySqlTransaction, errors.FeatureNotSupported):  # a standby
                 self._listening = False
         poll_at = report_at = 0.0
@@ -695,6 +697,7 @@ class _Follower(Generic[R]):
             conn.pgconn.consume_input()
             while notify := conn.pgconn.notifies():
                 self._heard.append(notify.extra.decode())
+                self._listening = True  # heard at rest: a pooler, if any, keeps our session
 
     def _apply(self, heard: list[str]) -> bool:
         """Follow moves that were told in full, without a query; whether any was. A look-up comes after it anyway."""
@@ -768,6 +771,12 @@ class _Follower(Generic[R]):
             ids = [uuid.uuid5(self._id, name) for name in self._tallies]
             with contextlib.suppress(psycopg.Error):
                 conn.execute("DELETE FROM embedtui.listener WHERE id = ANY (%s)", [ids])
+
+
+def _is_pooled(conn: psycopg.Connection[Any]) -> bool:
+    """Whether a pooler sits between: it names a backend of its own making, not the server's."""
+    row = conn.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+    return row is not None and row[0] != conn.info.backend_pid
 
 
 def _key(key: object) -> list[str]:

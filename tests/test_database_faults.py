@@ -27,7 +27,7 @@ from embedtui.model import Condition, Phase
 from embedtui.postgres.connect import Link, connect, require_session
 from tests.cli_kit import Shell, traces
 from tests.conftest import FAST
-from tests.support import NEW, OLD, make_documents, settings_for
+from tests.support import NEW, OLD, make_documents, needs_pgbouncer, pooled, settings_for
 
 ROWS = 600
 
@@ -460,32 +460,12 @@ def test_ddl_behind_a_long_transaction_never_holds_others_up(
     engine.close()
 
 
-@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
+@needs_pgbouncer
 @pytest.mark.parametrize("mode", ["transaction", "session"])
-def test_transaction_pooling_is_refused(own_server: EmbeddedServer, tmp_path: Path, mode: str) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="embedtui-bouncer-"))
-    folder.chmod(0o777)
-    (folder / "users.txt").write_text('"postgres" ""\n')
-    (folder / "ini").write_text(
-        f"[databases]\n* = host={own_server.path} user=postgres\n[pgbouncer]\n"
-        f"listen_addr =\nunix_socket_dir = {folder}\n"
-        f"listen_port = 6432\nauth_type = any\npool_mode = {mode}\nauth_file = {folder}/users.txt\n"
-        "ignore_startup_parameters = extra_float_digits,options\n"
-    )
-    owner = own_server.path.stat()
-    account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-    bouncer = subprocess.Popen(
-        ["pgbouncer", str(folder / "ini")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **account
-    )
-    try:
-        dsn = f"postgresql://postgres@/postgres?host={folder}&port=6432"
-        wait_for(lambda: (folder / ".s.PGSQL.6432").exists(), "pgbouncer does not start")
+def test_transaction_pooling_is_refused(server: EmbeddedServer, mode: str) -> None:
+    with pooled(server, "postgres", mode) as dsn:
         if mode == "session":
             require_session(dsn)
         else:
             with pytest.raises(DatabaseError, match="transaction pooler"):
                 require_session(dsn)
-    finally:
-        bouncer.terminate()
-        bouncer.wait(10)
-        shutil.rmtree(folder, ignore_errors=True)

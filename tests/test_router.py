@@ -28,6 +28,7 @@ from embedtui.postgres import state
 from embedtui.postgres.connect import connect
 from embedtui.router import AsyncRouter, Router, put
 from tests.cutover_kit import flip, key_values, make, vector
+from tests.support import needs_pgbouncer, pooled
 
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
 
@@ -225,6 +226,21 @@ def test_poll_alone_brings_the_flip(database: str) -> None:
         assert not router.status.listening and router.status.bound_seconds == 0.1
         epoch = flip(database, "documents", "new")
         eventually(lambda: router.route("documents").epoch == epoch, "the poll finds it")
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_behind_a_pooler_it_is_known_whether_notifications_come(
+    database: str, conn: psycopg.Connection, server: EmbeddedServer, mode: str
+) -> None:
+    make(database, rows=4)
+    poll = 0.2 if mode == "transaction" else 600.0
+    with pooled(server, conn.info.dbname, mode) as dsn, Router(dsn, poll_seconds=poll) as router:
+        assert router.route("documents").search(conn, vector(3), 1)[0].key == ("3",)
+        assert not router.status.listening and router.status.bound_seconds == poll
+        epoch = flip(database, "documents", "new")
+        eventually(lambda: router.route("documents").epoch == epoch, "the flip is noticed", 60)
+        assert router.status.listening is (mode == "session")
 
 
 def test_a_route_made_later_is_found(database: str) -> None:
