@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psycopg
@@ -125,6 +125,38 @@ def test_a_run_elsewhere_is_paused_retuned_and_rolled_back(ready: str, api: Loop
     assert all(entry.who and entry.host == host_name() and entry.at for entry in entries.values())
     worker.close()
     elsewhere.close()
+
+
+def test_a_worker_that_writes_nothing_for_long_keeps_its_shards(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 400, text="row {n} " + "x" * 900)
+    api.latency = 0.1
+    flags = {"pacing.max_concurrency": 2, "new_model.max_inputs": 10}
+    engine = Engine(database, settings=settings_for(database, api, tmp_path, flags))
+    engine.prepare()
+    stop = threading.Event()
+
+    def run() -> None:
+        with suppress(Interrupted):
+            engine.run(stop)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        wait_for(lambda: api.inputs > 20)
+        engine.pause()
+        time.sleep(2.0)  # two beats: the worker has seen it, and nothing is under way
+        with psycopg.connect(database, autocommit=True) as conn:
+            lease = "SELECT coalesce(bool_or(lease_until > now()), false) FROM embedtui.shard WHERE state = 'leased'"
+            conn.execute("UPDATE embedtui.shard SET lease_until = now() - interval '1 hour' WHERE state = 'leased'")
+            assert conn.execute(lease).fetchone() == (False,)
+            wait_for(lambda: conn.execute(lease).fetchone() == (True,), "the lease runs out")
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+    engine.close()
 
 
 def test_closing_one_worker_leaves_the_others_at_work(database: str, api: LoopbackServer, tmp_path: Path) -> None:
