@@ -336,6 +336,8 @@ class Mischief:
         self, server: EmbeddedServer, api: LoopbackServer, workers: Workers, application: Application, seed: str
     ) -> None:
         self.counts: Counter[str] = Counter()
+        self.rarity = 1.0
+        """How many times longer the breaks between two acts are."""
         self._server, self._api, self._workers, self._application = server, api, workers, application
         self._dice = random.Random(f"{seed} mischief")
         self._stop = threading.Event()
@@ -362,7 +364,7 @@ class Mischief:
             (4, self._lock_rows),
         ]
         weights = [weight for weight, _ in acts]
-        while not self._stop.wait(self._dice.uniform(0.5, 2.5)):
+        while not self._stop.wait(self._dice.uniform(0.5, 2.5) * self.rarity):
             [(_, act)] = self._dice.choices(acts, weights)
             act()
             self._resume()
@@ -493,15 +495,24 @@ def check_rows(
     return len(rows)
 
 
-def journey(engine: Engine, seconds: float, began: float, problems: Problems) -> None:
-    """Canary, cutover, rollback and cutover again, at their times; waits for the backfill first."""
+def journey(engine: Engine, mischief: Mischief, seconds: float, began: float, problems: Problems) -> None:
+    """Canary, cutover, rollback and cutover again, at their times; waits for the backfill first.
+
+    A machine so slow that the backfill does not get on between two acts of mischief has them rarer after a while.
+    """
 
     def at(share: float) -> None:
         time.sleep(max(0.0, began + seconds * share - time.monotonic()))
 
-    ready = wait_until(lambda: engine.snapshot().phase is Phase.VALIDATE, seconds * 3 + 120)
-    problems.need(ready, "the backfill did not end")
-    if not ready:
+    def ready() -> bool:
+        return engine.snapshot().phase is Phase.VALIDATE
+
+    done = wait_until(ready, seconds * 3)
+    while not done and mischief.rarity < 20:
+        mischief.rarity *= 4
+        done = wait_until(ready, seconds + 90)
+    problems.need(done, "the backfill did not end")
+    if not done:
         return
     at(0.4)
     patiently(lambda: engine.cutover(30, override="chaos"))
@@ -547,7 +558,7 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], P
             problems.need(begun, "the run did not begin")
             application.follow()
             mischief.start()
-            journey(engine, options.seconds, began, problems)
+            journey(engine, mischief, options.seconds, began, problems)
         finally:
             with suppress(RuntimeError):
                 mischief.stop()
@@ -590,6 +601,7 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], P
             "placement": placement,
             "seconds of chaos": f"{chaos_seconds:.0f}",
             "seconds until calm": f"{calm_seconds:.0f}",
+            "breaks between faults": f"{mischief.rarity:g}x",
             "rows at the end": rows,
             "acknowledged transactions": application.counts["transactions"],
             "acknowledged row writes": application.counts["writes"],
