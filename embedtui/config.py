@@ -57,9 +57,6 @@ _GEMINI = {
     "max_input_tokens": 2048,
 }
 
-# Prices per million tokens, standard tier: platform.openai.com/docs/pricing and ai.google.dev/gemini-api/docs/pricing,
-# as of May 2026. They change: `new_model.price_per_million` overrides them.
-# text-embedding-004's shutdown: ai.google.dev/gemini-api/docs/deprecations.
 KNOWN_MODELS: Mapping[str, KnownModel] = {
     "text-embedding-3-small": KnownModel(1536, 0.02),
     "text-embedding-3-large": KnownModel(3072, 0.13),
@@ -67,6 +64,13 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {
     "gemini-embedding-001": KnownModel(3072, 0.15, **_GEMINI),  # type: ignore[arg-type]
     "text-embedding-004": KnownModel(768, None, retired="2026-01-14", **_GEMINI),  # type: ignore[arg-type]
 }
+"""Prices of the standard tier, per million tokens; they change: ``new_model.price_per_million`` overrides them.
+
+Checked in November 2026: OpenAI's 3-large and 3-small at developers.openai.com/api/docs/models/text-embedding-3-large;
+ada-002 at openrouter.ai/openai/text-embedding-ada-002 (list price passed on); gemini-embedding-001 at
+vercel.com/ai-gateway/models/gemini-embedding-001 and, with text-embedding-004's shutdown, in Google's announcement as
+quoted in github.com/simonw/llm-gemini/issues/102.
+"""
 
 
 # ---------------------------------------------------------------------------------------------------- settings

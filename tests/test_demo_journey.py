@@ -57,8 +57,11 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_dashboard_gets_a_prepared_migration_with_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    opened: list[str] = []
+
     def dashboard(open_engine: journey.OpenEngine) -> int:
         engine = open_engine(None)
+        opened.append(engine.dsn)
         snapshot = engine.snapshot()
         assert snapshot.migration is not None
         assert snapshot.migration.old_model.name == OLD_MODEL and snapshot.migration.new_model.name == NEW_MODEL
@@ -69,7 +72,10 @@ def test_dashboard_gets_a_prepared_migration_with_questions(capsys: pytest.Captu
         return 7
 
     assert run_demo(headless=False, as_json=False, reset=False, dashboard=dashboard) == 7
-    assert capsys.readouterr().out == ""
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = [line for line in printed.err.splitlines() if "second terminal" in line]
+    assert f'DATABASE_URL="{opened[0]}" embedtui status --watch' in line
 
 
 def test_headless_journey_ends_well(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

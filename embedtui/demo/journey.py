@@ -404,6 +404,7 @@ def run_demo(*, headless: bool, as_json: bool, reset: bool, dashboard: Callable[
 
     if not headless:
         with Demo(reset=reset, tokens_per_minute=WATCHABLE_TOKENS_PER_MINUTE, out=out) as demo:
+            out(f'From a second terminal: DATABASE_URL="{demo.dsn}" embedtui status --watch')
             return dashboard(demo.open_engine)
     with Demo(reset=True, out=out) as demo:
         report = run_journey(demo, out=out)
