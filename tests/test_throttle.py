@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,14 @@ import psycopg
 import pytest
 
 from embedtui.config import ThrottleSettings
+from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer, _account, _binaries
-from embedtui.engine import throttle
+from embedtui.engine import Engine, throttle
 from embedtui.engine.throttle import RELEASE_CHECKS, Throttle, xmin_holder
 from embedtui.errors import SettingsError
-from embedtui.model import Hold
+from embedtui.model import Condition, Hold
 from embedtui.postgres.connect import Connection, connect
+from tests.support import NEW, OLD, make_documents, settings_for
 from tests.test_indexes import make_migration
 
 OFF = ThrottleSettings(max_replica_lag_seconds=None, max_lock_waits=None, long_transaction_seconds=None)
@@ -284,3 +286,38 @@ def test_a_standby_that_lags_and_one_that_holds_the_horizon(
             clock.now += 601
             (hold,) = patient.check(conn)
             assert hold.name == "long_transactions" and "replication slot replica" in hold.detail
+
+
+def test_a_reason_holds_the_backfill_is_shown_and_lets_it_go_on(database: str, tmp_path: Path) -> None:
+    make_documents(database, 3000, text="row {n} " + "x" * 500)
+    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, latency=0.3) as api:
+        flags = {"throttle.long_transaction_seconds": 0, "pacing.max_concurrency": 1}
+        engine = Engine(database, settings=settings_for(database, api, tmp_path, flags))
+        engine.prepare()
+        running = threading.Thread(target=lambda: engine.run(threading.Event()))
+        with psycopg.connect(database, application_name="nightly report") as report:
+            report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            report.execute("SELECT count(*) FROM documents")
+            running.start()
+            wait_for(lambda: engine.snapshot().condition is Condition.THROTTLED, "it does not hold")
+            (reason,) = engine.snapshot().reasons
+            assert reason.name == "long_transactions" and "(nightly report)" in reason.detail
+            wait_for(lambda: not grows(api), "requests go on")
+            assert engine.snapshot().backfill.rows < 3000 and running.is_alive()
+        api.latency = 0
+        running.join(120)
+        assert not running.is_alive() and engine.verify().clean
+        engine.close()
+
+
+def grows(api: LoopbackServer) -> bool:
+    before = api.requests
+    time.sleep(1.5)
+    return api.requests > before
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
