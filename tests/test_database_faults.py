@@ -34,7 +34,7 @@ ROWS = 600
 
 @pytest.fixture
 def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, latency=0.05) as server:
+    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
         yield server
 
 
@@ -44,11 +44,11 @@ def engine_for(dsn: str, api: LoopbackServer, folder: Path, **flags: object) -> 
 
 
 class Running:
-    """A run in a thread of its own, at work on the backfill."""
+    """A run in a thread of its own, at work on the backfill: slowly, so that it is met there, until it is to end."""
 
-    def __init__(self, engine: Engine, api: LoopbackServer) -> None:
+    def __init__(self, engine: Engine, api: LoopbackServer, latency: float = 0.5) -> None:
         self.error: EmbedtuiError | None = None
-        self._engine, self._api = engine, api
+        self._engine, self._api, self._latency = engine, api, latency
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -59,11 +59,13 @@ class Running:
             self.error = error
 
     def __enter__(self) -> Running:
+        self._api.latency = self._latency
         self._thread.start()
         wait_for(lambda: self._api.inputs > 60 or not self._thread.is_alive())
         return self
 
     def ends(self) -> None:
+        self._api.latency = 0.02
         self._thread.join(60)
         assert not self._thread.is_alive(), "the run hangs"
 
@@ -94,7 +96,7 @@ def test_cut_connections_and_cancelled_statements_are_ridden_out(
 ) -> None:
     make_documents(database, ROWS)
     engine = engine_for(database, api, tmp_path, placement=placement)
-    with Running(engine, api) as running, psycopg.connect(database, autocommit=True) as admin:
+    with Running(engine, api, latency=0.05) as running, psycopg.connect(database, autocommit=True) as admin:
         for _ in range(5):
             admin.execute(f"SELECT {function}(pid) {OURS}")
             time.sleep(0.15)
@@ -147,7 +149,6 @@ def test_after_a_crash_live_workers_keep_their_shards(
     dsn = own_server.dsn()
     make_documents(dsn, ROWS)
     engines = [engine_for(dsn, api, tmp_path) for _ in range(2)]
-    api.latency = 0.3
     with Running(engines[0], api) as one, Running(engines[1], api) as other:
         with psycopg.connect(dsn) as conn:
             assert conn.execute("SELECT count(*) FROM embedtui.shard").fetchone() == (1,), "one has all, one waits"
@@ -158,7 +159,6 @@ def test_after_a_crash_live_workers_keep_their_shards(
             for _ in range(30):  # the locks stay away until the other has looked for them
                 admin.execute(f"SELECT pg_terminate_backend(pid) {OURS} AND application_name = 'embedtui/worker'")
                 time.sleep(0.05)
-        api.latency = 0.05
         one.ends()
         other.ends()
         assert one.error is None and other.error is None
