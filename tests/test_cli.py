@@ -233,7 +233,8 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
     assert run("cutover", "--yes", "--override", "a test").code == 0
 
     statements = run("cleanup", "--sql")
-    assert statements.code == 0 and "DROP" in statements.out
+    assert statements.code == 0 and "DROP COLUMN" in statements.out
+    assert "DROP COLUMN" not in run("cleanup", "--sql", "--keep-old", "--keep-provenance").out
     run("cleanup").refused(6, "for good", "--table docs")
     run("cleanup", "--table", "dogs").refused(6, "is not the table's name")
     run("cleanup", "--table", "docs").refused(6)

@@ -196,7 +196,15 @@ def test_session_reads_as_a_sentence() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0, "0 s"), (0.42, "0.4 s"), (1.04, "1 s"), (75.4, "75 s"), (720, "12 min"), (12_600, "3.5 h"), (604_800, "7 days")],
+    [
+        (0, "0 s"),
+        (0.42, "0.4 s"),
+        (1.04, "1 s"),
+        (75.4, "75 s"),
+        (720, "12 min"),
+        (12_600, "3.5 h"),
+        (604_800, "7 days"),
+    ],
 )
 def test_durations_are_for_people(seconds: float, said: str) -> None:
     assert ddl.readable_seconds(seconds) == said

@@ -104,6 +104,8 @@ def _print_flip(flip: Flip, as_json: bool, after: str) -> None:
 @click.option("--table", "typed", metavar="NAME", help="The table's name, typed to confirm.")
 @click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL and do nothing.")
 @click.option("--keep-name", is_flag=True, help="Keep the new column's name; else it takes the old one's.")
+@click.option("--keep-old", is_flag=True, help="Leave the old column too; only embedtui's own traces go.")
+@click.option("--keep-provenance", is_flag=True, help="Leave the columns with each vector's model and fingerprint.")
 @click.option("--archive", metavar="TABLE|FILE", help="First keep the old vectors there, counted before the drop.")
 @click.option("--override", default="", metavar="REASON", help="Do it before the soak time is over; audited.")
 @json_option
@@ -112,6 +114,8 @@ def cleanup(
     typed: str | None,
     only_sql: bool,
     keep_name: bool,
+    keep_old: bool,
+    keep_provenance: bool,
     archive: str | None,
     override: str,
     as_json: bool,
@@ -120,7 +124,9 @@ def cleanup(
     with engine_for(settings, _tell) as engine, stop_signals() as stop:
         migration = engine.require()
         if only_sql:
-            statements = engine.cleanup_sql(rename=not keep_name, archive=archive)
+            statements = engine.cleanup_sql(
+                rename=not keep_name, archive=archive, keep_old=keep_old, keep_provenance=keep_provenance
+            )
             if as_json:
                 emit_json({"statements": statements})
             else:
@@ -128,7 +134,15 @@ def cleanup(
                     say(statement)
             return
         name = confirm_table(migration, typed, act="Cleanup")
-        engine.cleanup(name, rename=not keep_name, override=override, archive=archive, stop=stop)
+        engine.cleanup(
+            name,
+            rename=not keep_name,
+            override=override,
+            archive=archive,
+            keep_old=keep_old,
+            keep_provenance=keep_provenance,
+            stop=stop,
+        )
         snapshot = engine.snapshot()
     if as_json:
         emit_json({"table": migration.table, "phase": snapshot.phase})

@@ -600,10 +600,17 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------------ the end
 
-    def cleanup_sql(self, *, rename: bool = True, archive: str | None = None) -> tuple[str, ...]:
-        """The exact SQL that a cleanup would run, in order."""
+    def cleanup_sql(
+        self,
+        *,
+        rename: bool = True,
+        archive: str | None = None,
+        keep_old: bool = False,
+        keep_provenance: bool = False,
+    ) -> tuple[str, ...]:
+        """The exact SQL that a cleanup would run, in order; arguments as in :meth:`cleanup`."""
         migration = self.require()
-        choice = _choice(rename, archive)
+        choice = _choice(rename, archive, keep_old, keep_provenance)
         steps = self._write(lambda conn: cleanups.cleanup_statements(conn, migration, choice), name="cleanup")
         return tuple(statement for step in steps for statement in step.statements)
 
@@ -614,6 +621,8 @@ class Engine:
         rename: bool = True,
         override: str = "",
         archive: str | None = None,
+        keep_old: bool = False,
+        keep_provenance: bool = False,
         stop: threading.Event | None = None,
     ) -> None:
         """Drop the old side and finish; run again after an interruption, it completes what was begun.
@@ -623,6 +632,8 @@ class Engine:
             rename: the new column and its index take the old one's names.
             override: a reason to do it before the soak time is over; audited.
             archive: a table or file that keeps the old vectors.
+            keep_old: leave the old column and its index; only embedtui's own traces go.
+            keep_provenance: leave the columns that say of each new vector its model and the content's fingerprint.
             stop: set it to interrupt between steps.
 
         Raises:
@@ -636,7 +647,7 @@ class Engine:
             cleanups.cleanup(
                 conn,
                 migration,
-                _choice(rename, archive),
+                _choice(rename, archive, keep_old, keep_provenance),
                 typed_name=typed_name,
                 stop=stop or threading.Event(),
                 override=override,
@@ -671,9 +682,12 @@ class Engine:
         self._emit(PhaseChanged(now(), "Aborted", Phase.ABORTED))
 
 
-def _choice(rename: bool, archive: str | None) -> cleanups.CleanupChoice:
+def _choice(rename: bool, archive: str | None, keep_old: bool, keep_provenance: bool) -> cleanups.CleanupChoice:
     return cleanups.CleanupChoice(
-        rename=rename, archive=cleanups.archive_target(archive) if archive is not None else None
+        rename=rename,
+        keep_old=keep_old,
+        keep_provenance=keep_provenance,
+        archive=cleanups.archive_target(archive) if archive is not None else None,
     )
 
 
