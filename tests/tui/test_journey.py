@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.model import Condition, Phase, QueryInput, Side
 from embedtui.postgres.connect import connect
+from embedtui.tui import acts
 from embedtui.tui.app import Dashboard
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.dialogs import (
@@ -29,6 +31,7 @@ from embedtui.tui.screens.faults import FaultsScreen
 from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.log import LogScreen
 from embedtui.tui.screens.plan import PlanScreen
+from embedtui.tui.screens.workers import WorkersScreen
 from tests.support import NEW, OLD, make_documents, settings_for
 from tests.tui.conftest import until
 
@@ -94,6 +97,15 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
             await until(pilot, lambda: conn.execute("SELECT count(*) FROM embedtui.verdict").fetchone() == (1,))
         assert app.comparison.queries[0].query_id == first.query_id
         assert app.comparison.queries[0].verdict == "new"
+        # its note, though the cursor went on; and the sums follow
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, PromptDialog))
+        await type_text(pilot, "finds the manual")
+        await pilot.press("enter")
+        with connect(database, name="test") as conn:
+            kept = "SELECT verdict, note, query FROM embedtui.verdict"
+            await until(pilot, lambda: conn.execute(kept).fetchall() == [("new", "finds the manual", first.query_id)])
+        await until(pilot, lambda: app.comparison and app.comparison.measures.wins_new == 1)
 
         def listed() -> list[str]:
             return [query.text for query in app.screen._shown]  # type: ignore[attr-defined]
@@ -228,6 +240,10 @@ async def test_pace_and_pause_by_keys(database: str, api: LoopbackServer, tmp_pa
             wanted = max(1, before + 1 if key == "plus" else before - 1)
             await until(pilot, lambda wanted=wanted: pace("max_concurrency") == wanted)
             await until(pilot, lambda: "pace" not in app.view.busy)
+        await pilot.press("I")
+        await until(pilot, lambda: app.view.index_held)
+        await pilot.press("I")
+        await until(pilot, lambda: not app.view.index_held and "hold" not in app.view.busy)
         api.latency = 0.0
         await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.VALIDATE, 60)
         await pilot.press("plus")
@@ -352,3 +368,132 @@ async def test_hostile_documents_stay_text(database: str, api: LoopbackServer, t
         picture = app.export_screenshot()
         assert "[red]" in picture.replace("&#160;", " ").replace("&#91;", "[")
         assert "\x1b" not in picture and "\u202e" not in picture
+
+
+async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    """Verdicts and filters, the log's and the plan's keys, workers and their threads, copies that are files too."""
+    make_documents(database, ROWS, index=True)
+    exports = tmp_path / "exports"
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await pilot.press("7")
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen._plan is not None)
+        first = app.screen._plan  # type: ignore[attr-defined]
+        await pilot.press("n")
+        await until(pilot, lambda: app.screen._plan is not first)  # type: ignore[attr-defined]
+        await ready(app, pilot)
+
+        await pilot.press("5")
+        screen = app.screen
+        assert isinstance(screen, WorkersScreen)
+        await until(pilot, lambda: any(thread is not None and "since" in since for _, thread, since in screen._lines))
+
+        await pilot.press("c")
+        await until(pilot, lambda: app.comparison is not None, 60)
+        with connect(database, name="test") as conn:
+            for key, verdict in (("o", "old"), ("s", "same"), ("b", "bad"), ("n", "new")):
+                await pilot.press(key)
+                given = "SELECT count(*) FROM embedtui.verdict WHERE verdict = %s"
+                await until(
+                    pilot, lambda verdict=verdict, given=given: conn.execute(given, [verdict]).fetchone() == (1,)
+                )
+                await until(pilot, lambda: "decide" not in app.view.busy)
+        await pilot.press("m")
+        assert app.screen.has_class("-figures")
+        await pilot.press("m", "1", "2")
+        assert not app.screen.has_class("-figures")
+        every = len(app.comparison.queries)
+
+        def listed() -> int:
+            return len(app.screen._shown)  # type: ignore[attr-defined]
+
+        await pilot.press("u")
+        await until(pilot, lambda: listed() == every - 4)
+        await pilot.press("u")
+        await until(pilot, lambda: listed() == every)
+        await pilot.press("slash")
+        await type_text(pilot, app.comparison.queries[-1].text[:40])
+        await until(pilot, lambda: listed() < every)
+        await pilot.press("enter", "y", "escape")
+        await until(pilot, lambda: any(exports.glob("*")))
+
+        await pilot.press("6")
+        log = app.screen
+        assert isinstance(log, LogScreen)
+        await until(pilot, lambda: any("evaluation" in entry.text for entry in log._entries))
+        await pilot.press("f")
+        assert not log._follow
+        await pilot.press("f", "e")
+        await until(pilot, (exports / "log.tsv").is_file)
+        assert "evaluation" in (exports / "log.tsv").read_text("utf-8")
+
+
+async def test_faults_are_tried_again_and_shortened(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, ROWS)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await ready(app, pilot)
+        await pilot.press("p")  # what is decided stays as it is, for the test to see
+        await until(pilot, lambda: app.view.paused and app.snapshot.condition is Condition.PAUSED)
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute(
+                "INSERT INTO embedtui.fault (migration, key, class, reason)"
+                " SELECT m.id, ARRAY[n::text], 'row', 'too long' FROM embedtui.migration m, generate_series(1, 3) n"
+            )
+
+            def states() -> dict[str, int]:
+                return dict(conn.execute("SELECT state, count(*) FROM embedtui.fault GROUP BY 1").fetchall())
+
+            await pilot.press("4")
+            screen = app.screen
+            assert isinstance(screen, FaultsScreen)
+            await until(pilot, lambda: [group.count for group in screen._groups] == [3])
+            await pilot.press("tab")
+            await until(pilot, lambda: screen._row(0) is not None)
+            await pilot.press("y", "h")
+            assert (tmp_path / "exports" / "faults.tsv").read_text("utf-8").count("too long") == 3
+            await until(pilot, lambda: states() == {"open": 2, "truncate": 1})
+            await until(pilot, lambda: [group.count for group in screen._groups] == [2, 1])
+            screen.query_one("#groups").focus()
+            await pilot.press("home", "e")
+            await until(pilot, lambda: states() == {"retry": 2, "truncate": 1})
+
+
+async def test_a_cutover_is_postponed_and_taken_back(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    """While changes wait, the dialog offers to cut over once they are in; z takes that back."""
+    make_documents(database, ROWS, index=True)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await ready(app, pilot)
+        await pilot.press("p")
+        await until(pilot, lambda: app.snapshot.condition is Condition.PAUSED)
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("UPDATE documents SET content = 'edited meanwhile' WHERE id <= 50")
+            conn.execute("UPDATE embedtui.queue SET at = at - interval '5 minutes'")
+        await until(pilot, lambda: app.snapshot.sync.queued)
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
+        await type_text(pilot, "documents")
+        for field in app.screen.query("#override").results(Input):
+            field.focus()
+            await type_text(pilot, "so ordered")
+        app.screen.query_one("#postpone", Button).press()
+        await until(pilot, lambda: app.snapshot.route.pending)
+        assert route(database) == ("old", 0)
+        await pilot.press("z")
+        await until(pilot, lambda: not app.snapshot.route.pending)
+        assert "taken back" in said(app)
+
+
+def test_every_key_is_pressed_here() -> None:
+    """Against the real engine: the keys of all acts, of all screens, and those of each screen's own."""
+    tree = ast.parse(Path(__file__).read_text("utf-8"))
+    pressed = {
+        constant.value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "press"
+        for constant in ast.walk(call)
+        if isinstance(constant, ast.Constant)
+    }
+    pressed |= {"plus", "minus", "o", "b", "question_mark", "f1"}  # in loops above
+    keys = {act.key for act in acts.ACTS.values()} | {key for key, _ in acts.SCREENS.values()}
+    for factory in Dashboard.MODES.values():
+        keys |= set(factory()._bindings.key_to_bindings) - {"tab", "shift+tab", "ctrl+c", "super+c"}
+    assert keys - pressed <= {"q"}, "leaving is tested in a real terminal"

@@ -46,6 +46,6 @@ class Document(ScrollView, can_focus=True):
         width = self.scrollable_content_region.width
         index = self.scroll_offset.y + y
         if index >= len(self._lines):
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.visual_style.rich_style)
         line = self._lines[index].rstrip().truncate(width, pad=True)
         return Visual.to_strips(self, line, width, 1, self.visual_style)[0]
