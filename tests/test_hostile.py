@@ -62,6 +62,7 @@ def test_hostile_texts_are_embedded_as_they_are_and_told_without_harm(
     assert snapshot.phase is Phase.VALIDATE
     faults = {fault.key: fault for fault in engine.faults()}
     assert set(faults) == {("2",), ("6",)}, "the ten megabytes are told without being sent"
+    assert faults["6",].reason.startswith("10,500,000 characters: more than"), "not the provider's words"
     assert max(map(len, api.texts)) < 10_000
     assert all(harmless(event.text) for event in events)
     with psycopg.connect(database) as conn:
