@@ -18,7 +18,7 @@ class Document(ScrollView, can_focus=True):
         super().__init__(id=id, classes=classes)
         self.border_title = title or None
         self._text = Content("")
-        self._lines: list[Content] = []
+        self._strips: list[Strip] = []
 
     @property
     def text(self) -> Content:
@@ -35,17 +35,20 @@ class Document(ScrollView, can_focus=True):
     def _wrap(self) -> None:
         # One cell stays free, so that a scrollbar that comes or goes does not break the lines anew.
         width = self.size.width - self.gutter.width - 1
-        self._lines = self._text.wrap(width) if width > 0 else []
-        self.virtual_size = Size(max(0, width), len(self._lines))
+        self._strips = Visual.to_strips(self, self._text, width, None, self.visual_style) if width > 0 else []
+        self.virtual_size = Size(max(0, width), len(self._strips))
         self.refresh()
+
+    def notify_style_update(self) -> None:
+        self._wrap()
+        super().notify_style_update()
 
     def on_resize(self) -> None:
         self._wrap()
 
     def render_line(self, y: int) -> Strip:
-        width = self.scrollable_content_region.width
+        width, style = self.scrollable_content_region.width, self.visual_style.rich_style
         index = self.scroll_offset.y + y
-        if index >= len(self._lines):
-            return Strip.blank(width, self.visual_style.rich_style)
-        line = self._lines[index].rstrip().truncate(width, pad=True)
-        return Visual.to_strips(self, line, width, 1, self.visual_style)[0]
+        if index >= len(self._strips):
+            return Strip.blank(width, style)
+        return self._strips[index].adjust_cell_length(width, style)
