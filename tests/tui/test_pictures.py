@@ -24,8 +24,6 @@ from tests.tui.conftest import Open, until
 
 FOLDER = Path(__file__).parents[2] / "snapshots"
 SMALL, LARGE = (80, 24), (160, 45)
-SCREENS = tuple(name for name in acts.SCREENS if name != "compare")
-"""Compare has pictures of its own below."""
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=lambda size: f"{size[0]}x{size[1]}")
 
 EVENTS: tuple[Event, ...] = (
@@ -115,14 +113,14 @@ async def test_lost_database(shown: Open, size: tuple[int, int], tmp_path: Path)
     """The last known state recedes, on every screen; since when and what happens now is on top."""
     async with shown(states.FAULTED, size) as (app, pilot, _):
         await settle(app, pilot)
-        for screen in SCREENS:
+        for screen in acts.SCREENS:
             app.action_goto(screen)
             await pilot.pause()
             await quiet(pilot)
         trouble = Trouble("Database lost", "The server closed the connection.", "Trying again by itself.")
         app.post_message(SnapshotFailed(trouble, states.NOW, 42.0, 9))
         await until(pilot, lambda: app.view.stale)
-        for screen in SCREENS:
+        for screen in acts.SCREENS:
             app.action_goto(screen)
             await pilot.pause()
             compare_picture(app, f"{screen}-lost-{size[0]}x{size[1]}", tmp_path)
@@ -140,7 +138,7 @@ async def test_every_screen_at_other_sizes_and_in_other_themes(
     async with shown(snapshot, size, theme) as (app, pilot, _):
         app.comparison = states.COMPARISON
         await settle(app, pilot)
-        for screen in SCREENS:
+        for screen in acts.SCREENS:
             app.action_goto(screen)
             await pilot.pause()
             await quiet(pilot)
@@ -168,15 +166,6 @@ async def test_compare(shown: Open, size: tuple[int, int], tmp_path: Path) -> No
         await pilot.press("down", "down", "tab", "down")
         await quiet(pilot)
         compare_picture(app, f"compare-{size[0]}x{size[1]}", tmp_path)
-
-
-async def test_compare_in_light(shown: Open, tmp_path: Path) -> None:
-    async with shown(states.READY, LARGE, "embedtui-light") as (app, pilot, _):
-        await settle(app, pilot)
-        await pilot.press("2")
-        await until(pilot, lambda: app.comparison is not None)
-        await quiet(pilot)
-        compare_picture(app, "compare-light-160x45", tmp_path)
 
 
 @SIZES
