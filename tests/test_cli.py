@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import signal
@@ -17,7 +18,7 @@ import tomlkit
 from embedtui.cli.main import cli
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.errors import ExitCode
-from tests.cli_kit import DOCUMENTS, InProcess, Shell, execute, rows, traces
+from tests.cli_kit import DOCUMENTS, InProcess, Result, Shell, execute, rows, traces
 
 KEY = "sk-loopback-test"
 COMMANDS = sorted(cli.commands)
@@ -248,6 +249,25 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
         assert traces(dsn) == ["schema embedtui"]
     else:
         assert rows(dsn, "SELECT count(*), min(vector_dims(embedding)) FROM docs_embedding_v2") == [(300, 8)]
+
+
+def test_a_person_sees_what_will_happen_before_typing_the_name(run: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(run.environ["DATABASE_URL"], DOCUMENTS)
+    assert run("run", "--table", "documents").code == 0
+    for module in ("common", "switch"):
+        monkeypatch.setattr(f"embedtui.cli.{module}.interactive", lambda: True)
+
+    def answered(*arguments: str, name: str) -> Result:
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{name}\n"))
+        return run(*arguments)
+
+    asked = answered("cutover", "--percent", "10", name="dogs")
+    assert asked.code == 6 and "blocked by gate" in asked.err
+    assert "The reads of 10 % of the keys of documents move from" in asked.err.replace("public.", "")
+    assert answered("cutover", "--override", "a test", name="documents").code == 0
+    asked = answered("cleanup", name="dogs")
+    assert asked.code == 6 and "blocked by soak" in asked.err and "DROP COLUMN" in asked.err
+    assert "DROP COLUMN" not in answered("cleanup", "--keep-old", "--keep-provenance", name="dogs").err
 
 
 def test_abort_takes_everything_back(run: InProcess) -> None:

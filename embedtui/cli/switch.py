@@ -17,8 +17,9 @@ from embedtui.cli.common import (
 from embedtui.cli.output import emit_json, note, plain, say
 from embedtui.config import Settings
 from embedtui.errors import Refused
-from embedtui.model import Event, Flip, Noted
+from embedtui.model import Event, Flip, Migration, Noted
 from embedtui.postgres.discover import shown
+from embedtui.postgres.placement import new_side
 
 
 def _tell(event: Event) -> None:
@@ -62,6 +63,7 @@ def cutover(
                     f"The cutover of {plain(shown(migration.table))} is not confirmed.",
                     hint="Add --yes, or type the table's name: --table-name.",
                 )
+            note(_what_moves(migration, percent))
             for blocker in engine.blockers("cutover", percent):
                 note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.release)}".rstrip())
             for notice in engine.notices():
@@ -76,6 +78,16 @@ def cutover(
             return
         flip = engine.cutover(percent, override=override, stop=stop)
     _print_flip(flip, as_json, "Rollback: embedtui rollback")
+
+
+def _what_moves(migration: Migration, percent: int) -> str:
+    """What a cutover would do, in words."""
+    side = new_side(migration)
+    reads = "All reads" if percent == 100 else f"The reads of {percent} % of the keys"
+    return plain(
+        f"{reads} of {shown(migration.table)} move from {migration.old_model.name} ({migration.old_column}) to "
+        f"{migration.new_model.name} ({shown(side.table)}, {side.embedding}). Back: embedtui rollback"
+    )
 
 
 @click.command(cls=ExampleCommand, example="embedtui rollback")
@@ -123,16 +135,25 @@ def cleanup(
     """Drop the old side and finish. Asks for the table's name; run again, it completes what was interrupted."""
     with engine_for(settings, _tell) as engine, stop_signals() as stop:
         migration = engine.require()
-        if only_sql:
-            statements = engine.cleanup_sql(
+
+        def statements() -> tuple[str, ...]:
+            return engine.cleanup_sql(
                 rename=not keep_name, archive=archive, keep_old=keep_old, keep_provenance=keep_provenance
             )
+
+        if only_sql:
             if as_json:
-                emit_json({"statements": statements})
+                emit_json({"statements": statements()})
             else:
-                for statement in statements:
+                for statement in statements():
                     say(statement)
             return
+        if typed is None and interactive():
+            for blocker in engine.blockers("cleanup"):
+                note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.release)}".rstrip())
+            note("This SQL is run:")
+            for statement in statements():
+                note(f"  {plain(statement, 10_000)}")
         name = confirm_table(migration, typed, act="Cleanup")
         engine.cleanup(
             name,
