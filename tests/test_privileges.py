@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
 from embedtui.model import Phase
+from embedtui.router import Router
 from tests.support import NEW, OLD, make_documents, settings_for
 
 DOCUMENTED = Path(__file__).parent.parent / "docs" / "privileges.md"
@@ -41,6 +43,13 @@ class Roles:
             script = re.sub(rf"\b{name}\b", real, script)
         with psycopg.connect(self.admin, autocommit=True) as conn:
             conn.execute(script)  # type: ignore[arg-type]
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -96,6 +105,16 @@ def test_owner_prepares_worker_embeds_application_needs_nothing_new(
     owner.cutover(override="test")
     with psycopg.connect(roles.application, autocommit=True) as conn:
         conn.execute("UPDATE documents SET content = 'edited again' WHERE id = 1")
+    roles.grant("The application, with a Router or in SQL")
+    if placement == "table":
+        roles.grant("The application, side table")
+    query = hash_model(16)(["document number 7"], None)[0]
+    with Router(roles.application) as router, psycopg.connect(roles.application, autocommit=True) as conn:
+        assert router.route("documents").search(conn, query, 1)[0].key == ("7",)
+        assert router.write(conn, "documents", 7, query, model=NEW, content="document number 7")
+        call = "SELECT key FROM embedtui.search('documents', %s, %s, 1)"
+        assert conn.execute(call, [NEW, router.route("documents").bind(query)]).fetchone() == ("7",)
+        wait_for(lambda: owner.snapshot().route.listeners, "the operator sees who follows")
     worker.run(threading.Event())
     assert worker.snapshot().rollback.fresh is True
     owner.close()
