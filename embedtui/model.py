@@ -668,10 +668,10 @@ class Measures:
     ndcg_old: Interval | None = None
     ndcg_new: Interval | None = None
     ndcg_difference: Interval | None = None
-    recall_old: float | None = None
-    recall_new: float | None = None
-    mrr_old: float | None = None
-    mrr_new: float | None = None
+    recall_old: Interval | None = None
+    recall_new: Interval | None = None
+    mrr_old: Interval | None = None
+    mrr_new: Interval | None = None
     p_value: float | None = None
     """Paired randomisation test on nDCG."""
     model_overlap: float | None = None

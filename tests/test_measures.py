@@ -12,7 +12,8 @@ import pytest
 from ir_measures import RR, R, nDCG
 
 from embedtui.engine import measures
-from embedtui.engine.measures import Move
+from embedtui.engine.evaluation import ranked_query
+from embedtui.model import Side
 
 
 def made_up_run(seed: int) -> tuple[dict[str, dict[str, int]], dict[str, list[str]]]:
@@ -81,10 +82,18 @@ def test_rbo_weighs_the_top_most() -> None:
     assert measures.rbo("abcdef", "xbcdef") < measures.rbo("abcdef", "abcdex")
 
 
-def test_moves() -> None:
-    found = measures.moves("abc", "bxa")
-    assert found == (Move("b", 2, 1), Move("x", None, 2), Move("a", 1, 3), Move("c", 3, None))
-    assert [move.moved for move in found] == [1, None, -2, None]
+def test_position_changes() -> None:
+    """Per result its rank on the other side: moved, entered (new side) or left (old side)."""
+    sides = [[((key,), 0.1) for key in keys] for keys in ("abc", "bxa")]
+    found = ranked_query(
+        1, "q", *sides, {}, 3, missed={side: set() for side in Side}, gains={}, row=None, ndcg_old=None, ndcg_new=None,
+        index_recall=None,
+    )  # fmt: skip
+    assert [(*row.key, row.rank, row.other_rank) for row in found.old] == [("a", 1, 3), ("b", 2, 1), ("c", 3, None)]
+    assert [(*row.key, row.rank, row.other_rank) for row in found.new] == [("b", 1, 2), ("x", 2, None), ("a", 3, 1)]
+
+
+def test_top1_kept() -> None:
     assert measures.top1_kept("ab", "ax")
     assert not measures.top1_kept("ab", "ba")
     assert not measures.top1_kept("", "a")

@@ -91,10 +91,10 @@ COMPARISON = Comparison(
         ndcg_old=Interval(0.0, 0.0, 0.0),
         ndcg_new=Interval(1.0, 1.0, 1.0),
         ndcg_difference=Interval(1.0, 1.0, 1.0),
-        recall_old=0.0,
-        recall_new=1.0,
-        mrr_old=0.0,
-        mrr_new=1.0,
+        recall_old=Interval(0.0, 0.0, 0.0),
+        recall_new=Interval(1.0, 1.0, 1.0),
+        mrr_old=Interval(0.0, 0.0, 0.0),
+        mrr_new=Interval(0.75, 0.5, 1.0),
         p_value=0.25,
         model_overlap=0.75,
         index_recall=0.5,
@@ -174,7 +174,7 @@ def test_the_page_tells_both_rankings() -> None:
     page = Page(to_html(COMPARISON, MIGRATION))
     for words in ("▼ 1", "− left", "+ new", "judged relevant", "missed by the index", "new better", "✗ FAIL", "row"):
         assert words in page.text
-    for words in ("nDCG@10", "hnsw.ef_search", "lang = '<en>'", "2026-01-02 03:04 UTC", "partial"):
+    for words in ("nDCG@10", "0.500 to 1.000", "hnsw.ef_search", "lang = '<en>'", "2026-01-02 03:04 UTC", "partial"):
         assert (words in page.text) == (words != "partial")
     assert page.tags.count("details") == 2
     assert page.tags.count("svg") == 3
@@ -192,7 +192,7 @@ def test_the_page_without_judgments() -> None:
 
 def test_json_holds_everything() -> None:
     document = json.loads(to_json(COMPARISON, MIGRATION))
-    assert (document["format"], document["verdict"], document["at"]) == (1, "FAIL", "2026-01-02T03:04:00+00:00")
+    assert (document["format"], document["verdict"], document["at"]) == (2, "FAIL", "2026-01-02T03:04:00+00:00")
     assert (document["old_model"], document["new_dimensions"]) == ("old&model", 3)
     assert document["queries"][0]["text"] == EVIL
     assert document["queries"][0]["new"][0] == {

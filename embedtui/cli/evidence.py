@@ -113,9 +113,9 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
     say(f"Overlap@{k:<4} {_interval(figures.overlap)}, low in {number(figures.low_overlap)}")
     say(f"Top 1 kept   {figures.top1_kept:.3f}")
     if figures.judged:
-        say(f"nDCG@{k:<7} old {_interval(figures.ndcg_old)}, new {_interval(figures.ndcg_new)}")
-        say(f"Recall@{k:<5} old {_share(figures.recall_old)}, new {_share(figures.recall_new)}")
-        say(f"MRR          old {_share(figures.mrr_old)}, new {_share(figures.mrr_new)}")
+        say(f"nDCG@10      old {_interval(figures.ndcg_old)}, new {_interval(figures.ndcg_new)}")
+        say(f"Recall@10    old {_interval(figures.recall_old)}, new {_interval(figures.recall_new)}")
+        say(f"MRR@10       old {_interval(figures.mrr_old)}, new {_interval(figures.mrr_new)}")
     say(f"Model        exact old against exact new: {_share(figures.model_overlap)}")
     say(f"Index        exact new against index new: {_share(figures.index_recall)}")
     for why in figures.unknown:

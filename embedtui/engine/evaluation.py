@@ -383,11 +383,18 @@ def _packed(query: QueryComparison) -> dict[str, object]:
     }
 
 
+_INTERVALS = (
+    *("overlap", "rbo", "ndcg_old", "ndcg_new", "ndcg_difference", "ndcg_served"),
+    *("recall_old", "recall_new", "mrr_old", "mrr_new"),
+)
+
+
 def _unpacked(kept: Mapping[str, Any]) -> Measures:
     values = {field.name: kept[field.name] for field in fields(Measures) if field.name in kept}
-    for name in ("overlap", "rbo", "ndcg_old", "ndcg_new", "ndcg_difference", "ndcg_served"):
-        if values.get(name) is not None:
-            values[name] = Interval(**values[name])
+    for name in _INTERVALS:
+        figure = values.get(name)
+        # recorded by an earlier version, recall and MRR had no interval: they are unknown until compared again
+        values[name] = Interval(**figure) if isinstance(figure, Mapping) else None
     for name in ("histogram", "latency_old_ms", "latency_new_ms", "unknown"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])

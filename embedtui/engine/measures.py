@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,22 +16,6 @@ RBO_P = 0.9
 
 SEED = 20100901
 """Resampling is seeded, so that the same rankings always give the same figures."""
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """How one row's position changed; ranks count from 1, None is outside the top k."""
-
-    key: Hashable
-    old_rank: int | None
-    new_rank: int | None
-
-    @property
-    def moved(self) -> int | None:
-        """Places gained (positive: nearer the top) on the new side; None where it entered or left."""
-        if self.old_rank is None or self.new_rank is None:
-            return None
-        return self.old_rank - self.new_rank
 
 
 def overlap(old: Sequence[Hashable], new: Sequence[Hashable], k: int) -> float:
@@ -73,15 +56,6 @@ def rbo(old: Sequence[Hashable], new: Sequence[Hashable], p: float = RBO_P) -> f
     total += sum(shared[s] * (d - s) / (s * d) * p**d for d in range(s + 1, length + 1))
     tail = (shared[length] - shared[s]) / length + shared[s] / s
     return (1 - p) / p * total + tail * p**length
-
-
-def moves(old: Sequence[Hashable], new: Sequence[Hashable]) -> tuple[Move, ...]:
-    """Every key of two rankings with its rank on both sides, in the order of the new one; those that left come last."""
-    old_ranks = {key: rank for rank, key in enumerate(old, 1)}
-    new_ranks = {key: rank for rank, key in enumerate(new, 1)}
-    stayed = tuple(Move(key, old_ranks.get(key), rank) for key, rank in new_ranks.items())
-    left = tuple(Move(key, rank, None) for key, rank in old_ranks.items() if key not in new_ranks)
-    return stayed + left
 
 
 def top1_kept(old: Sequence[Hashable], new: Sequence[Hashable]) -> bool:

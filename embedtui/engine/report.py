@@ -17,7 +17,7 @@ from embedtui.errors import SettingsError
 from embedtui.model import Check, Comparison, Interval, Measures, Migration, QueryComparison, RankedRow, Side
 from embedtui.words import counted
 
-FORMAT = 1
+FORMAT = 2
 """Version of the JSON's shape; grows when a name changes its meaning."""
 
 EXCERPT = 280
@@ -204,9 +204,13 @@ def _figures(figures: Measures) -> str:
     if figures.ndcg_old is not None and figures.ndcg_new is not None:
         told = "" if figures.p_value is None else f"p = {figures.p_value:.4f}"
         cards += [
-            ("nDCG@10", _pair(figures.ndcg_old.mean, figures.ndcg_new.mean, 4), told),
-            ("recall@10", _pair(figures.recall_old, figures.recall_new, 4), "old → new"),
-            ("MRR@10", _pair(figures.mrr_old, figures.mrr_new, 4), "old → new"),
+            ("nDCG@10", _pair(figures.ndcg_old, figures.ndcg_new), told),
+            (
+                "recall@10",
+                _pair(figures.recall_old, figures.recall_new),
+                _ranges(figures.recall_old, figures.recall_new),
+            ),
+            ("MRR@10", _pair(figures.mrr_old, figures.mrr_new), _ranges(figures.mrr_old, figures.mrr_new)),
         ]
     if figures.model_overlap is not None:
         cards.append(("the model changed", f"{100 * (1 - figures.model_overlap):.0f} %", "exact old against exact new"))
@@ -229,8 +233,12 @@ def _range(interval: Interval) -> str:
     return f"95 %: {interval.low:.3f} to {interval.high:.3f}"
 
 
-def _pair(old: float | None, new: float | None, digits: int) -> str:
-    return " → ".join("?" if figure is None else f"{figure:.{digits}f}" for figure in (old, new))
+def _pair(old: Interval | None, new: Interval | None) -> str:
+    return " → ".join("?" if figure is None else f"{figure.mean:.4f}" for figure in (old, new))
+
+
+def _ranges(*figures: Interval | None) -> str:
+    return " → ".join("?" if figure is None else f"{figure.low:.3f} to {figure.high:.3f}" for figure in figures)
 
 
 def _sweep(figures: Measures) -> str:

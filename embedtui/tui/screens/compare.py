@@ -511,9 +511,9 @@ def figure_lines(comparison: Comparison, width: int) -> list[Content]:
     else:
         rows.append(field("quality", ("unknown: no judgments; overlap says different, not worse", "$muted")))
     if m.recall_old is not None and m.recall_new is not None:
-        rows.append(field("recall", *sides(draw.percent(m.recall_old), draw.percent(m.recall_new))))
+        rows.append(field("recall", *sides(draw.percent(m.recall_old.mean), draw.percent(m.recall_new.mean))))
     if m.mrr_old is not None and m.mrr_new is not None:
-        rows.append(field("MRR", *sides(f"{m.mrr_old:.3f}", f"{m.mrr_new:.3f}")))
+        rows.append(field("MRR", *sides(f"{m.mrr_old.mean:.3f}", f"{m.mrr_new.mean:.3f}")))
     if m.model_overlap is not None:
         changed = draw.percent(1 - m.model_overlap)
         rows.append(field("model", (changed, "bold"), (" changed, by exact search", "$muted")))
