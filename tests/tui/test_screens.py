@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from textual.widgets import Input, Static
 
 from embedtui.model import Noted, Phase
+from embedtui.tui import comforts
 from embedtui.tui.app import Dashboard
 from embedtui.tui.bridge import EngineSpoke, SnapshotTaken
 from embedtui.tui.palette import ActsProvider
-from embedtui.tui.screens.dialogs import LimitsDialog
+from embedtui.tui.screens.dialogs import CutoverDialog, LimitsDialog
+from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from tests.tui import states
 from tests.tui.conftest import Open, until
+from tests.tui.standin import StandIn
 
 
 async def test_the_log_follows_also_behind_a_dialog(shown: Open) -> None:
@@ -97,3 +102,57 @@ async def test_the_index_is_held_back_and_let_go_by_key(shown: Open) -> None:
         await until(pilot, lambda: app.snapshot is states.READY)
         await pilot.press("I")
         assert "no index any more" in " ".join(each.message for each in app._notifications)
+
+
+async def test_the_mouse_does_what_keys_do(shown: Open) -> None:
+    async with shown(states.READY, (100, 30)) as (app, pilot, _):
+
+        async def click(panel: str, text: str) -> None:
+            shown_text = str(app.screen.query_one(panel, Panel).render())
+            await pilot.click(panel, offset=(shown_text.index(text) + 1, 0))
+
+        await click("#rail", "4 Faults")
+        await until(pilot, lambda: app.current_mode == "faults")
+        await click("#rail", "1 Overview")
+        await until(pilot, lambda: app.current_mode == "overview")
+        await click("#footer", "Cut over")
+        await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
+
+
+async def test_what_is_copied_is_a_file_too(shown: Open, remembered: Path) -> None:
+    async with shown(states.READY) as (app, pilot, _):
+        await pilot.press("7")
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen._plan is not None)
+        await pilot.press("y")
+        kept = (remembered / "exports" / "plan.sql").read_text("utf-8")
+        assert app.clipboard == kept and "CREATE INDEX CONCURRENTLY" in kept
+        assert "plan.sql" in " ".join(each.message for each in app._notifications)
+
+
+async def test_the_next_session_begins_where_this_one_was(remembered: Path) -> None:
+    """Screen and theme are kept at once, not on a clean leave; a broken file is as good as none."""
+    for expected in ("overview", "faults", "overview"):
+        app = Dashboard(lambda sink: StandIn(states.READY), interval=3600)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda app=app: app.snapshot is not None)
+            assert app.current_mode == expected
+            if expected == "faults":
+                assert app.theme == "embedtui-light"
+                (remembered / "session.json").write_text("{broken", "utf-8")
+                continue
+            await pilot.press("4", "t")
+            kept = comforts.load()
+            assert (kept.screen, kept.theme) == ("faults", "embedtui-light")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comforts.write_file(tmp_path / "kept", "before")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        comforts.write_file(tmp_path / "kept", "after")
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept").read_text("utf-8") == "before"

@@ -142,6 +142,16 @@ def test_a_closed_terminal_ends_it(tmp_path: Path, controlling: bool) -> None:
         terminal.close()
 
 
+def test_copying_asks_the_terminal(terminal: Terminal) -> None:
+    """By OSC 52, which also works through SSH; it is saved as a file in any case."""
+    terminal.wait_for(b"documents")
+    os.write(terminal.master, b"7")
+    terminal.wait_for(b"CONCURRENTLY")
+    os.write(terminal.master, b"y")
+    terminal.wait_for(b"\x1b]52;c;")
+    terminal.wait_for(b"plan.sql")
+
+
 def colours(output: bytes) -> set[bytes]:
     """Codes of the colours that were asked for; the terminal's own ones (39, 49) are none."""
     codes = {code for found in re.findall(rb"\x1b\[([0-9;]*)m", output) for code in found.split(b";") if code}
