@@ -30,7 +30,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--replica", metavar="VARIABLE", help="Environment variable with a replica's connection string.")
 @click.option("--k", type=click.IntRange(1, 1000), default=10, show_default=True, help="Results per query.")
 @click.option("--show", type=click.IntRange(0), default=3, show_default=True, help="Queries to print in full.")
-@click.option("--csv", "csv_file", type=_FILE, metavar="FILE", help="Also write a row per query.")
+@click.option("--csv", "csv_file", type=_FILE, metavar="FILE", help="Also write a line per result.")
 @click.option("--html", "html_file", type=_FILE, metavar="FILE", help="Also write a self-contained page.")
 @json_option
 @click.pass_context
