@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -12,12 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import psycopg
 import pytest
 import tomlkit
 
 from embedtui.cli.main import cli
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.errors import ExitCode
+from embedtui.router import Router
 from tests.cli_kit import DOCUMENTS, InProcess, Result, Shell, execute, rows, traces
 
 KEY = "sk-loopback-test"
@@ -358,6 +361,27 @@ def test_status_before_anything_began(run: InProcess) -> None:
     result = run("status", "--json")
     assert result.code == 0 and result.json["migration"] is None
     assert "embedtui plan" in run("status").out
+
+
+def test_status_says_who_follows_and_how_fast(run: InProcess) -> None:
+    dsn = run.environ["DATABASE_URL"]
+    execute(dsn, DOCUMENTS)
+    assert run("run", "--table", "documents").code == 0
+    assert ", 0 listeners\n" in run("status").out
+    with Router(dsn) as router, psycopg.connect(dsn, autocommit=True) as conn:
+        router.route("documents").search(conn, [1, 1, 1, 2], 1)
+        assert run("cutover", "--yes", "--override", "a test").code == 0
+        current = r"1 listener \(the last flip reached all in [\d,]+ ms\), searches 1 old, 0 new"
+        end = time.monotonic() + 60
+        while not re.search(current, said := run("status").out):
+            assert time.monotonic() < end, said
+        execute(
+            dsn,
+            "INSERT INTO embedtui.listener (id, name, host, pid, application, epoch, epoch_seen_at, searches_old,"
+            " searches_new) SELECT gen_random_uuid(), name, host, 1, 'behind', epoch - 1, epoch_seen_at, 5, 0"
+            " FROM embedtui.listener",
+        )
+        assert "2 listeners (1 still on an older epoch), searches 6 old, 0 new" in run("status").out
 
 
 def test_a_run_by_other_settings_is_refused(run: InProcess) -> None:

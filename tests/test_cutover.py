@@ -139,6 +139,17 @@ def test_rollback_waits_for_no_backfill_and_no_locked_migration(database: str, c
     assert now(conn, migration).phase is Phase.VALIDATE, "a repeat brings it in line"
 
 
+def test_a_cold_index_is_searched_before_the_flip_and_never_before_a_rollback(
+    database: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = make(database)
+    warmed: list[Side] = []
+    monkeypatch.setattr(acts, "prewarm", lambda conn, _: warmed.append(route.read_route(conn, "documents").active))
+    assert cutover(database, migration, gate=PASS).changed
+    assert rollback(database, migration).changed
+    assert warmed == [Side.OLD]
+
+
 def test_rollback_needs_an_old_side(database: str, conn: Connection) -> None:
     migration = make(database)
     cutover(database, migration, gate=PASS)

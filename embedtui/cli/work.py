@@ -42,6 +42,7 @@ from embedtui.model import (
     PhaseChanged,
     Progressed,
     RouteFlipped,
+    RouteStatus,
     Snapshot,
 )
 from embedtui.postgres.discover import shown
@@ -164,6 +165,21 @@ def _status_data(snapshot: Snapshot) -> dict[str, object]:
     return data
 
 
+def _followers(route: RouteStatus) -> str:
+    """Who follows the pointer, and how well."""
+    said = counted(len(route.listeners), "listener", "listeners")
+    if not route.listeners:
+        return said
+    behind = sum(each.epoch < route.epoch for each in route.listeners)
+    flips = [each.flip_ms for each in route.listeners if each.flip_ms is not None]
+    if behind:
+        said += f" ({behind} still on an older epoch)"
+    elif flips:
+        said += f" (the last flip reached all in {max(flips):,.0f} ms)"
+    old, new = (sum(getattr(each, name) for each in route.listeners) for name in ("searches_old", "searches_new"))
+    return f"{said}, searches {number(old)} old, {number(new)} new"
+
+
 def _print_status(snapshot: Snapshot) -> None:
     migration = snapshot.migration
     if migration is None:
@@ -196,7 +212,7 @@ def _print_status(snapshot: Snapshot) -> None:
     for group in snapshot.faults:
         say(f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}")
     canary = f", {route.canary} % of keys read the new side" if route.canary else ""
-    say(f"Route      {route.active.value} serves{canary}, {counted(len(route.listeners), 'listener', 'listeners')}")
+    say(f"Route      {route.active.value} serves{canary}, {_followers(route)}")
     rollback = snapshot.rollback
     if rollback.fresh is None:
         said = "unknown"
