@@ -138,8 +138,9 @@ class Listing(ScrollView, can_focus=True):
         index = self.scroll_offset.y + y
         base = self.visual_style
         if index >= self._count:
-            text = self.empty if y == 1 and not self._count else ""
-            return self._strip(Content.styled(f"  {text}", "$muted"), width, base)
+            if self._count or y != 1:
+                return Strip.blank(width, base.rich_style)
+            return self._strip(Content.styled(f"  {self.empty}", "$muted"), width, base)
         chosen = index == self.cursor
         key = (index, width, chosen, self.has_focus)
         strip = self._strips.get(key)
