@@ -156,3 +156,31 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         comforts.write_file(tmp_path / "kept", "after")
     assert [each.name for each in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept").read_text("utf-8") == "before"
+
+
+async def test_reasons_are_filtered_by_their_words(shown: Open) -> None:
+    async with shown(states.FAULTED) as (app, pilot, _):
+        await pilot.press("4", "slash", *"content")
+        groups = app.screen.query_one("#groups", Listing)
+        await until(pilot, lambda: groups.count == 1)
+        await until(pilot, lambda: app.screen.query_one("#fault-rows", Listing).count == 12)
+        await pilot.press("x", "x")
+        await until(pilot, lambda: groups.count == 0 and "Esc clears" in groups.empty)
+        await pilot.press("escape")
+        await until(pilot, lambda: groups.count == len(states.FAULTS) and groups.has_focus)
+
+
+async def test_workers_are_ordered_and_copied(shown: Open, remembered: Path) -> None:
+    busiest = replace(states.WORKERS[1], rows=900_000)
+    async with shown(replace(states.FAULTED, workers=(states.WORKERS[0], busiest))) as (app, pilot, _):
+
+        def hosts() -> list[str]:
+            return list(dict.fromkeys(worker.host for worker, _, _ in app.screen._lines))  # type: ignore[attr-defined]
+
+        await pilot.press("5")
+        await until(pilot, lambda: hosts() == ["ops-1", "batch-3"])
+        await pilot.press("w")
+        assert hosts() == ["batch-3", "ops-1"]
+        await pilot.press("y")
+        kept = (remembered / "exports" / "workers.tsv").read_text("utf-8").splitlines()
+        assert kept[0].split("\t")[:2] == ["batch-3", "1188"] and "embedding 405 rows" in kept[1]

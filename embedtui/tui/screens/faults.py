@@ -7,9 +7,9 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, VerticalScroll
+from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from embedtui.model import FaultClass, FaultGroup, FaultRow, FaultState
 from embedtui.tui import acts, draw, safe, theme
@@ -45,8 +45,10 @@ class FaultsScreen(DashboardScreen):
         Binding("e", "decide('retry')", "Retry", tooltip="Embed this row again; on a group, all its open rows."),
         Binding("s", "decide('skip')", "Skip", tooltip="Leave it without a new vector, on purpose."),
         Binding("h", "decide('truncate')", "Shorten", tooltip="Embed it again, its text cut to what the model takes."),
+        Binding("slash", "filter", "Filter", key_display="/", show=False, tooltip="Only reasons with these words."),
         Binding("w", "order", "Order", show=False, tooltip="Reasons by number of rows, or by their words."),
         Binding("y", "copy", "Copy", show=False, tooltip="Copy the rows read so far, and save them as a file."),
+        Binding("escape", "leave_filter", "Leave", show=False),
     ]
 
     def __init__(self) -> None:
@@ -56,11 +58,14 @@ class FaultsScreen(DashboardScreen):
         self._asked: set[int] = set()
         self._group: FaultGroup | None = None
         self._by_words = False
+        self._filter = ""
 
     def body(self) -> ComposeResult:
         with Container(id="faults"):
-            groups = Listing(self._paint_group, empty="✓ No faulty rows.", title="Reasons", id="groups", classes="box")
-            yield groups
+            with Vertical(id="groups-side", classes="box") as side:
+                side.border_title = "Reasons"
+                yield Input(placeholder="filter", id="faults-filter", classes="filter", compact=True)
+                yield Listing(self._paint_group, empty="✓ No faulty rows.", id="groups")
             rows = Listing(self._paint_row, empty="No rows.", title="Rows", id="fault-rows", classes="box")
             yield rows
             with VerticalScroll(id="fault-detail", classes="box") as detail:
@@ -71,11 +76,15 @@ class FaultsScreen(DashboardScreen):
     def show(self, view: View) -> None:
         super().show(view)
         order = _by_words if self._by_words else _by_count
-        groups = tuple(sorted(view.snapshot.faults if view.snapshot else (), key=order))
+        words = self._filter.casefold().split()
+        known = view.snapshot.faults if view.snapshot else ()
+        fitting = (group for group in known if all(word in group.reason.casefold() for word in words))
+        groups = tuple(sorted(fitting, key=order))
+        listing = self.query_one("#groups", Listing)
+        listing.empty = "No reason matches; Esc clears the filter." if words and known else "✓ No faulty rows."
         if groups == self._groups:
             return
         before, self._groups = self._groups, groups
-        listing = self.query_one("#groups", Listing)
         listing.update_rows(before, groups)
         self._choose(listing.cursor, again=True)
 
@@ -197,8 +206,32 @@ class FaultsScreen(DashboardScreen):
     def action_order(self) -> None:
         """Orders the reasons by number of rows, or by their words."""
         self._by_words = not self._by_words
-        self.query_one("#groups").border_title = "Reasons, by their words" if self._by_words else "Reasons"
+        self.query_one("#groups-side").border_title = "Reasons, by their words" if self._by_words else "Reasons"
         self.show(self.dashboard.view)
+
+    def action_filter(self) -> None:
+        """Opens the filter of the reasons."""
+        field = self.query_one("#faults-filter", Input)
+        field.add_class("-open")
+        field.focus()
+
+    def action_leave_filter(self) -> None:
+        """Closes and clears the filter."""
+        field = self.query_one("#faults-filter", Input)
+        field.value = ""
+        field.remove_class("-open")
+        self.query_one("#groups").focus()
+
+    @on(Input.Changed, "#faults-filter")
+    def filtered(self, event: Input.Changed) -> None:
+        """The reasons follow what is typed."""
+        self._filter = event.value
+        self.show(self.dashboard.view)
+
+    @on(Input.Submitted, "#faults-filter")
+    def filter_done(self) -> None:
+        """Enter goes to the reasons."""
+        self.query_one("#groups").focus()
 
     def action_copy(self) -> None:
         """The rows of this reason that were read."""

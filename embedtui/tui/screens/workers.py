@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from embedtui.model import ThreadStatus, WorkerStatus
@@ -24,11 +25,15 @@ class WorkersScreen(DashboardScreen):
 
     NAME = "workers"
     AUTO_FOCUS = "#workers"
-    BINDINGS: ClassVar[list[BindingType]] = []
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("w", "order", "Order", tooltip="This terminal first, or the busiest."),
+        Binding("y", "copy", "Copy", tooltip="Copy the list, and save it as a file."),
+    ]
 
     def __init__(self) -> None:
         super().__init__()
         self._lines: tuple[Line, ...] = ()
+        self._by_rows = False
 
     def body(self) -> ComposeResult:
         yield Panel(_summary, id="workers-line")
@@ -42,8 +47,25 @@ class WorkersScreen(DashboardScreen):
 
     def show(self, view: View) -> None:
         super().show(view)
-        before, self._lines = self._lines, tuple(_lines(view))
+        before, self._lines = self._lines, tuple(_lines(view, _by_rows if self._by_rows else _own_first))
         self.query_one("#workers", Listing).update_rows(before, self._lines)
+
+    def action_order(self) -> None:
+        """This terminal's process first, or the one that wrote most."""
+        self._by_rows = not self._by_rows
+        title = "Processes and threads, the busiest first" if self._by_rows else "Processes and threads"
+        self.query_one("#workers").border_title = title
+        self.show(self.dashboard.view)
+
+    def action_copy(self) -> None:
+        """The list as text."""
+        lines = [
+            (worker.host, str(worker.pid), thread.name if thread else "", since, _doing(worker, thread))
+            for worker, thread, since in self._lines
+        ]
+        if lines:
+            text = "".join("\t".join(map(safe.line, line)) + "\n" for line in lines)
+            self.dashboard.hand_out(text, "workers.tsv")
 
     def _paint(self, index: int, width: int) -> Content | None:
         worker, thread, since = self._lines[index]
@@ -53,7 +75,7 @@ class WorkersScreen(DashboardScreen):
             left = draw.line((stem, "$faint"), (draw.fit(thread.name, 14), "$muted"), safe.line(thread.doing))
             return draw.row(left, draw.line((since, "$muted")), width)
         mark = ("● ", "$success") if worker.alive else ("✗ ", "bold $warning")
-        doing = safe.line(worker.doing) if worker.alive else f"silent for {draw.duration(worker.heartbeat_seconds)}"
+        doing = safe.line(_doing(worker, None))
         left = draw.line(
             mark,
             (safe.line(worker.host), "bold"),
@@ -66,12 +88,26 @@ class WorkersScreen(DashboardScreen):
         return draw.row(left, draw.line((draw.number(worker.rows), "bold"), (" rows", "$muted")), width)
 
 
-def _lines(view: View) -> list[Line]:
+def _own_first(worker: WorkerStatus) -> tuple[bool, bool, int]:
+    return not worker.alive, not worker.own, worker.id
+
+
+def _by_rows(worker: WorkerStatus) -> tuple[bool, bool, int]:
+    return not worker.alive, False, -worker.rows
+
+
+def _doing(worker: WorkerStatus, thread: ThreadStatus | None) -> str:
+    if thread is not None:
+        return thread.doing
+    return worker.doing if worker.alive else f"silent for {draw.duration(worker.heartbeat_seconds)}"
+
+
+def _lines(view: View, order: Callable[[WorkerStatus], tuple[bool, bool, int]]) -> list[Line]:
     snapshot = view.snapshot
     if snapshot is None:
         return []
     lines: list[Line] = []
-    for worker in sorted(snapshot.workers, key=lambda each: (not each.alive, not each.own, each.id)):
+    for worker in sorted(snapshot.workers, key=order):
         lines.append((worker, None, draw.clock(worker.since)))
         lines += [(worker, thread, f"since {draw.clock(thread.since)}") for thread in worker.threads]
     return lines
