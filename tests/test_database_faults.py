@@ -149,16 +149,23 @@ def test_after_a_crash_live_workers_keep_their_shards(
     dsn = own_server.dsn()
     make_documents(dsn, ROWS)
     engines = [engine_for(dsn, api, tmp_path) for _ in range(2)]
+
+    def both_are_alive() -> bool:
+        return sum(worker.alive for worker in engines[0].snapshot().workers) == 2
+
     with Running(engines[0], api) as one, Running(engines[1], api) as other:
         with psycopg.connect(dsn) as conn:
             assert conn.execute("SELECT count(*) FROM embedtui.shard").fetchone() == (1,), "one has all, one waits"
-        wait_for(lambda: sum(worker.alive for worker in engines[0].snapshot().workers) == 2)
+        wait_for(both_are_alive)
         own_server.crash()
         own_server.start()
         with psycopg.connect(dsn, autocommit=True) as admin:
             for _ in range(30):  # the locks stay away until the other has looked for them
                 admin.execute(f"SELECT pg_terminate_backend(pid) {OURS} AND application_name = 'embedtui/worker'")
                 time.sleep(0.05)
+        engines[0].pause()  # so that they do not end meanwhile
+        wait_for(both_are_alive, "a worker's lock does not come back")
+        engines[0].resume()
         one.ends()
         other.ends()
         assert one.error is None and other.error is None
