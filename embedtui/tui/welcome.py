@@ -194,10 +194,8 @@ class Welcome(App[Choice]):
 
     def _paint(self, index: int, width: int) -> Content | None:
         if index == len(self._tables):
-            return draw.line(
-                ("Demo", "bold"),
-                ("   5,000 documents, a database and two models of its own; nothing to set up", "$muted"),
-            )
+            what = "   5,000 documents with a database and two models; nothing to set up"
+            return draw.cut(draw.line(("Demo", "bold"), (what, "$muted")), width)
         table = self._tables[index]
         rows = f"{draw.number(table.rows)} rows" if table.rows is not None else "rows unknown"
         left = draw.line(

@@ -9,7 +9,7 @@ import pytest
 from textual.widgets import Input, Static
 
 from embedtui.model import Noted, Phase
-from embedtui.tui import comforts
+from embedtui.tui import acts, comforts
 from embedtui.tui.app import Dashboard
 from embedtui.tui.bridge import EngineSpoke, SnapshotTaken
 from embedtui.tui.palette import ActsProvider
@@ -17,6 +17,7 @@ from embedtui.tui.screens.dialogs import CutoverDialog, LimitsDialog
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
+from embedtui.tui.widgets.sheet import Sheet
 from tests.tui import states
 from tests.tui.conftest import Open, until
 from tests.tui.standin import StandIn
@@ -184,3 +185,24 @@ async def test_workers_are_ordered_and_copied(shown: Open, remembered: Path) -> 
         await pilot.press("y")
         kept = (remembered / "exports" / "workers.tsv").read_text("utf-8").splitlines()
         assert kept[0].split("\t")[:2] == ["batch-3", "1188"] and "embedding 405 rows" in kept[1]
+
+
+async def test_every_screen_says_something_before_anything_is_known() -> None:
+    """Neither a database that was never reached nor one without a migration leaves a screen, or a list on it, blank."""
+
+    def unreachable(_: object) -> StandIn:
+        raise OSError("refused")
+
+    for open_engine in (unreachable, lambda sink: StandIn(states.FRESH)):
+        app = Dashboard(open_engine, remember=False, interval=3600)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda app=app: app.link.problem or app.snapshot)
+            for name in acts.SCREENS:
+                app.action_goto(name)
+                await until(pilot, lambda app=app, name=name: app.current_mode == name)
+                lists = [each for each in app.screen.query(Listing) if not each.count]
+                assert all(each.empty for each in lists), name
+                body = [each for each in app.screen.query(Panel) if each.id not in ("header", "rail", "footer")]
+                said = [each.empty for each in lists] + [str(each.render()) for each in body]
+                said += [str(each.query_one(Static).content) for each in app.screen.query(Sheet)]
+                assert any(each.strip() for each in said), name

@@ -368,7 +368,7 @@ class VerifyDialog(Dialog[VerifyAnswer]):
                 )
             )
             with Horizontal(classes="field"):
-                yield Label("Embed again, rows")
+                yield Label("Rows to embed again")
                 yield Input("0", id="sample", compact=True, type="integer", max_length=6)
             yield Tick("Queue what is wrong, to be embedded again", id="repair", compact=True)
             with Horizontal(classes="buttons"):
