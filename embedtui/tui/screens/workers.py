@@ -80,7 +80,7 @@ class WorkersScreen(DashboardScreen):
             mark,
             (safe.line(worker.host), "bold"),
             (f" {worker.pid}", "$muted"),
-            (" this terminal" if worker.own else "", "$primary"),
+            ((" this terminal" if width >= 90 else " here") if worker.own else "", "$primary"),
             "  ",
             (doing, "" if worker.alive else "$warning"),
             (f"  since {since}" if worker.alive else "", "$muted"),
