@@ -296,6 +296,8 @@ def test_pause_resume_and_pace(run: InProcess) -> None:
     assert status["condition"] == "paused" and "sale at noon" in json.dumps(status["reasons"])
     assert run("resume").code == 0
     assert run("status", "--json").json["condition"] != "paused"
+    # however few requests the rows took
+    execute(run.environ["DATABASE_URL"], "UPDATE embedtui.migration SET phase = 'backfill'")
     assert "held back" in run("index", "--hold").out
     assert run("status", "--json").json["migration"]["index_held"] is True
     assert run("index", "--release").code == 0

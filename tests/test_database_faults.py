@@ -27,7 +27,8 @@ from embedtui.model import Condition, Phase
 from embedtui.postgres.connect import Link, connect, require_session
 from tests.cli_kit import Shell, traces
 from tests.conftest import FAST
-from tests.support import NEW, OLD, make_documents, needs_pgbouncer, pooled, settings_for
+from tests.pooling import needs_pgbouncer, pooled
+from tests.support import NEW, OLD, make_documents, settings_for
 
 ROWS = 600
 

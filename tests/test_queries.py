@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from embedtui.engine import queries
 from embedtui.errors import Refused, SettingsError
 from embedtui.model import Migration, PlacementKind, QueryInput, Side
 from embedtui.postgres.connect import connect
+from embedtui.postgres.state import register_model
 from tests.comparing import execute, make_table, unit
 
 
@@ -190,6 +192,21 @@ def test_vectors_are_kept_exactly(database: str) -> None:
         ids = queries.store(conn, migration, [QueryInput("a")])
         queries.store_vectors(conn, migration.new_model.id, {ids[0]: vector})
         assert queries.load_vectors(conn, migration.new_model.id, ids)[ids[0]].tobytes() == vector.tobytes()
+
+
+def test_another_query_prefix_forgets_the_vectors_kept(database: str) -> None:
+    """The rows' vectors are the same model's, but queries are embedded otherwise."""
+    migration = small_table(database)
+    with connect(database, name="test") as conn:
+        ids = queries.store(conn, migration, [QueryInput("a")])
+        for model in (migration.old_model, migration.new_model):
+            queries.store_vectors(conn, model.id, {ids[0]: np.ones(model.dimensions, "<f4")})
+        assert register_model(conn, migration.new_model).id == migration.new_model.id
+        assert queries.load_vectors(conn, migration.new_model.id, ids)
+        again = register_model(conn, replace(migration.new_model, query_prefix="query: "))
+        assert again.id == migration.new_model.id
+        assert not queries.load_vectors(conn, migration.new_model.id, ids)
+        assert queries.load_vectors(conn, migration.old_model.id, ids)
 
 
 def test_verdicts(database: str, monkeypatch: pytest.MonkeyPatch) -> None:

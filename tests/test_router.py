@@ -28,7 +28,7 @@ from embedtui.postgres import state
 from embedtui.postgres.connect import connect
 from embedtui.router import AsyncRouter, Router, put
 from tests.cutover_kit import flip, key_values, make, vector
-from tests.support import needs_pgbouncer, pooled
+from tests.pooling import needs_pgbouncer, pooled
 
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
 

@@ -49,12 +49,17 @@ def model_fingerprint(model: EmbeddingModel) -> str:
 
 
 def register_model(conn: Connection, model: EmbeddingModel) -> EmbeddingModel:
-    """Store ``model`` or bring its stored settings up to date; returned with its id."""
+    """Store ``model`` or bring its stored settings up to date; returned with its id.
+
+    Vectors kept of queries are those of the query prefix, so another one forgets them.
+    """
     columns = ", ".join(_MODEL_FIELDS)
     values = ", ".join(f"%({name})s" for name in _MODEL_FIELDS)
     updates = ", ".join(f"{name} = excluded.{name}" for name in _MODEL_FIELDS)
     row = conn.execute(
-        f"INSERT INTO embedtui.model ({columns}, fingerprint) VALUES ({values}, %(fingerprint)s)"
+        "WITH forgotten AS (DELETE FROM embedtui.query_vector USING embedtui.model m WHERE model = m.id"
+        " AND m.fingerprint = %(fingerprint)s AND m.query_prefix <> %(query_prefix)s)"
+        f" INSERT INTO embedtui.model ({columns}, fingerprint) VALUES ({values}, %(fingerprint)s)"
         f" ON CONFLICT (fingerprint) DO UPDATE SET {updates} RETURNING id",
         {name: getattr(model, name) for name in _MODEL_FIELDS} | {"fingerprint": model_fingerprint(model)},
     ).fetchone()
