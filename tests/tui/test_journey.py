@@ -223,7 +223,7 @@ async def test_abort_takes_everything_back(database: str, api: LoopbackServer, t
 
 
 async def test_pace_and_pause_by_keys(database: str, api: LoopbackServer, tmp_path: Path) -> None:
-    make_documents(database, ROWS)
+    make_documents(database, 10 * ROWS, text="row {n} " + "x" * 600)
     async with dashboard(database, api, tmp_path) as (app, pilot):
 
         def pace(column: str) -> object:
@@ -234,14 +234,15 @@ async def test_pace_and_pause_by_keys(database: str, api: LoopbackServer, tmp_pa
         api.latency = 3.0  # the backfill stays under way meanwhile
         await pilot.press("r")
         await until(pilot, lambda: app.snapshot and app.snapshot.backfill.concurrency is not None)
+        # held first: until it is let go the index cannot be past, however slow the machine
+        await pilot.press("I")
+        await until(pilot, lambda: app.view.index_held and "hold" not in app.view.busy)
         for key in ("plus", "minus"):
             before = app.snapshot.backfill.concurrency
             await pilot.press(key)
             wanted = max(1, before + 1 if key == "plus" else before - 1)
             await until(pilot, lambda wanted=wanted: pace("max_concurrency") == wanted)
             await until(pilot, lambda: "pace" not in app.view.busy)
-        await pilot.press("I")
-        await until(pilot, lambda: app.view.index_held)
         await pilot.press("I")
         await until(pilot, lambda: not app.view.index_held and "hold" not in app.view.busy)
         api.latency = 0.0
