@@ -1,6 +1,6 @@
 """Measures the dashboard while an engine ingests at full speed in the same process, in a real (pseudo) terminal.
 
-python -m benchmarks.screen [--rows 150000] [--size 160x45] [--json]
+python -m benchmarks.screen [--rows 250000] [--size 160x45] [--json]
 
 1. Lag of the event loop, idle for 3 s and then with keys pressed: how much later than asked a 5 ms sleep ends. Target:
    p99 <= 50 ms.
@@ -206,7 +206,7 @@ async def measure_list() -> float:
 def main() -> None:
     """Runs the measurements and says which targets hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=150_000)
+    parser.add_argument("--rows", type=int, default=250_000)
     parser.add_argument("--size", default="160x45")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
