@@ -14,8 +14,10 @@ import pytest
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import backfill
 from embedtui.engine.engine import Engine
-from embedtui.errors import Interrupted, ProviderError, Refused
+from embedtui.errors import DatabaseError, Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Event, Phase, PhaseChanged
+from embedtui.postgres import schema
+from embedtui.postgres.connect import connect
 from tests.support import NEW, OLD, make_documents, settings_for
 
 
@@ -116,6 +118,26 @@ def test_edits_and_inserts_during_the_backfill_are_followed(database: str, api: 
     assert report.clean, report
     assert report.sampled == 100
     engine.close()
+
+
+def test_an_older_schema_is_said_and_the_next_run_upgrades_it(
+    database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_documents(database, 40)
+    with connect(database, name="test") as conn, monkeypatch.context() as older:
+        older.setattr(schema, "VERSION", 1)
+        schema.install(conn)
+        assert conn.execute("SELECT to_regclass('embedtui.hold')::text").fetchone() == ("embedtui.hold",)
+    with contextlib.closing(engine_for(database, api, tmp_path)) as engine:
+        with pytest.raises(DatabaseError, match="is version 1, this program knows 2") as refused:
+            engine.snapshot()
+        assert "embedtui run" in refused.value.hint
+        assert engine.run(threading.Event()).phase is Phase.VALIDATE
+        with connect(database, name="test") as conn:
+            assert schema.installed_version(conn) == schema.VERSION
+            conn.execute("INSERT INTO embedtui.schema_version (version) VALUES (99)")
+        with pytest.raises(DatabaseError, match="is version 99"):
+            engine.run(threading.Event())
 
 
 def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, tmp_path: Path) -> None:

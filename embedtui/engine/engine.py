@@ -23,7 +23,7 @@ from embedtui.engine.gate import GateThresholds, decide_gate
 from embedtui.engine.job import Job, now
 from embedtui.engine.pacing import Pacer, unblock
 from embedtui.engine.plan import index_options, make_plan, require_startable
-from embedtui.engine.prepare import begin, prepare
+from embedtui.engine.prepare import begin, prepare, upgrade
 from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
 from embedtui.engine.stages import Stages, make_row_embedder
 from embedtui.engine.sync import queue_keys
@@ -292,6 +292,7 @@ class Engine:
         stop = stop or threading.Event()
         with connect(self.dsn, name="prepare") as conn:
             try:
+                upgrade(conn)
                 settings = self._to_begin_by()
                 migration = begin(conn, self.dsn, settings) if settings is not None else self.require()
                 self._name = migration.name
@@ -317,6 +318,7 @@ class Engine:
             ProviderError: the provider refuses us as configured (without ``follow``, or before anything has begun).
             EmbedtuiError: anything else that waiting does not mend.
         """
+        self._write(upgrade, name="upgrade")
         self._require_startable()
         migration = self.prepare(stop)
         if migration.phase.ended:

@@ -38,10 +38,7 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
     if known is not None and not known.phase.ended:
         return known
     placement = require_ready(conn, draft, settings)
-    with conn.transaction():  # CREATE OR REPLACE is not safe against itself
-        conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        schema.install(conn)
-        install_functions(conn)
+    _install(conn)
     try:
         with conn.transaction():
             return _create(conn, replace(draft.migration(placement), phase=Phase.PREPARE), settings)
@@ -50,6 +47,19 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
         if known is None or known.phase.ended:
             raise
         return known
+
+
+def _install(conn: Connection) -> None:
+    with conn.transaction():  # CREATE OR REPLACE is not safe against itself
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        schema.install(conn)
+        install_functions(conn)
+
+
+def upgrade(conn: Connection) -> None:
+    """Bring the schema that an older program left up to date; a no-op where there is none."""
+    if 0 < schema.installed_version(conn) < schema.VERSION:
+        _install(conn)
 
 
 def _create(conn: Connection, draft: Migration, settings: Settings) -> Migration:

@@ -65,8 +65,6 @@ CREATE TABLE embedtui.worker (
     doing text NOT NULL DEFAULT '',
     since timestamptz NOT NULL DEFAULT now(),
     threads jsonb NOT NULL DEFAULT '[]',
-    -- what it waits for: here and not in a table of its own, because on a full disk only an update finds room
-    holds jsonb NOT NULL DEFAULT '[]',
     rows bigint NOT NULL DEFAULT 0,
     started_at timestamptz NOT NULL DEFAULT now(),
     heartbeat timestamptz NOT NULL DEFAULT now(),
@@ -141,6 +139,15 @@ CREATE TABLE embedtui.pace (
     spend_cap double precision,
     characters_per_token double precision
 ) WITH (fillfactor = 20);
+
+CREATE TABLE embedtui.hold (
+    migration integer NOT NULL REFERENCES embedtui.migration,
+    name text NOT NULL,
+    worker integer NOT NULL,
+    detail text NOT NULL,
+    since timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (migration, name, worker)
+);
 
 -- the pointer: one row a route name, moved by compare-and-set on the epoch
 CREATE TABLE embedtui.route (

@@ -10,7 +10,7 @@ from psycopg import sql
 from embedtui.errors import DatabaseError
 from embedtui.postgres.connect import Connection
 
-VERSION = 1
+VERSION = 2
 # Any fixed number; only embedtui processes that install the schema at the same time share it.
 _LOCK = 0x656D6274
 
@@ -26,6 +26,24 @@ def installed_version(conn: Connection) -> int:
     return int(row[0])
 
 
+def require_current(conn: Connection) -> bool:
+    """Whether there is a schema at all.
+
+    Raises:
+        DatabaseError: it is that of an older or a newer program.
+    """
+    version = installed_version(conn)
+    if version in (0, VERSION):
+        return version == VERSION
+    if version > VERSION:
+        hint = "Upgrade embedtui."
+    else:
+        hint = (
+            "Stop what runs with the older program; the next `embedtui run`, as the owner of the schema, upgrades it."
+        )
+    raise DatabaseError(f"Schema embedtui is version {version}, this program knows {VERSION}.", hint=hint)
+
+
 def install(conn: Connection) -> None:
     """Create or upgrade the schema ``embedtui`` in one transaction; a no-op where it is current.
 
@@ -33,11 +51,8 @@ def install(conn: Connection) -> None:
         DatabaseError: the schema is newer than this program, or belongs to something else.
     """
     version = installed_version(conn)
-    if version > VERSION:
-        raise DatabaseError(
-            f"Schema embedtui is version {version}, this program knows {VERSION}.", hint="Upgrade embedtui."
-        )
-    if version == VERSION:
+    if version >= VERSION:
+        require_current(conn)
         return
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])

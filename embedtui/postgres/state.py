@@ -22,7 +22,7 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.postgres.connect import Connection, host_name, operator_name, redact
-from embedtui.postgres.schema import installed_version
+from embedtui.postgres.schema import require_current
 
 _INDEX_HELD = "index_held"
 _MODEL_FIELDS = (
@@ -124,8 +124,12 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
 
 
 def load_migration(conn: Connection, name: str | None = None) -> Migration | None:
-    """The migration called ``name`` (any, without a name): live ones before ended ones, then the newest."""
-    if installed_version(conn) == 0:
+    """The migration called ``name`` (any, without a name): live ones before ended ones, then the newest.
+
+    Raises:
+        DatabaseError: the schema is that of an older or a newer program.
+    """
+    if not require_current(conn):
         return None
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
