@@ -362,6 +362,10 @@ def test_a_cold_index_is_warmed_within_its_time(conn: Connection, opener: Callab
     conn.execute("SELECT pg_stat_force_next_flush()")
     assert not indexes.is_cold(conn, migration)
     assert indexes.prewarm(conn, migration, seconds=0) == 0
+    with psycopg.connect(conn.info.dsn) as other:
+        other.execute("LOCK TABLE documents")
+        conn.execute("SET lock_timeout = '50ms'")
+        assert indexes.prewarm(conn, migration) == 0, "it is a favour, no condition"
 
 
 def test_dimensions_beyond_the_type_are_refused(conn: Connection) -> None:

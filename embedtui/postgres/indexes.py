@@ -608,27 +608,29 @@ def is_cold(conn: Connection, migration: Migration) -> bool:
 def prewarm(conn: Connection, migration: Migration, *, seconds: float = WARM_SECONDS) -> int:
     """Search the new side by some of its own vectors, so that not production is the first to read it from disk.
 
-    Returns how many searches ended within ``seconds``, WARM_SEARCHES at most.
+    Returns how many searches ended within ``seconds``, WARM_SEARCHES at most. It is a favour: nothing fails by it.
     """
     deadline = time.monotonic() + seconds
     side = new_side(migration)
-    known = conn.execute(
-        "SELECT reltuples::float8 FROM pg_catalog.pg_class WHERE oid = to_regclass(%s)", (_name(conn, side.table),)
-    ).fetchone()
-    rows = known[0] if known else 0
     statement = search_sql(migration, Side.NEW)
     done = 0
     try:
-        # from pages all over the table; where it is not known how large it is, from its beginning
+        known = conn.execute(
+            "SELECT sum(pg_relation_size(oid::oid)) / current_setting('block_size')::int FROM unnest(%s::int8[]) AS oid",
+            (_oids(conn, side.table),),
+        ).fetchone()
+        pages = float(known[0] or 0) if known else 0.0
+        # from a few pages all over the table, not all from the first of these
         vectors = _within(
             conn,
             deadline,
             sql.SQL(
-                "SELECT {column}::text FROM {table} TABLESAMPLE SYSTEM ({percent}) WHERE {column} IS NOT NULL LIMIT {n}"
+                "SELECT {column}::text FROM (SELECT {column} FROM {table} TABLESAMPLE SYSTEM ({percent})"
+                " WHERE {column} IS NOT NULL ORDER BY random() LIMIT {n}) v"
             ).format(
                 column=sql.Identifier(side.embedding),
                 table=relation(side.table),
-                percent=sql.Literal(min(100.0, 100 * 50 * WARM_SEARCHES / max(1, rows))),
+                percent=sql.Literal(min(100.0, 100 * 10 * WARM_SEARCHES / max(1.0, pages))),
                 n=sql.Literal(WARM_SEARCHES),
             ),
         )
@@ -637,8 +639,8 @@ def prewarm(conn: Connection, migration: Migration, *, seconds: float = WARM_SEC
                 break
             _within(conn, deadline, statement, {"vector": vector, "k": 10})
             done += 1
-    except psycopg.errors.QueryCanceled:
-        pass  # a slow disk: what was read is read
+    except psycopg.Error:
+        pass  # a slow disk, a lock: what was read is read
     return done
 
 
