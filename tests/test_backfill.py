@@ -89,8 +89,22 @@ def test_an_old_snapshot_spoils_the_hot_share_and_is_named(database: str, api: L
 
 @pytest.mark.parametrize(
     ("silent", "leased", "grace", "free"),
-    [(9, 9, 0, True), (-9, 9, 0, False), (9, 9, 60, False), (-9, -9, 0, True), (9, -9, 60, False)],
-    ids=["killed", "its connection was cut", "nobody was here", "out of reach", "the lease ran out as nobody was here"],
+    [
+        (9, 9, 0, True),
+        (-9, 9, 0, False),
+        (9, 9, 60, False),
+        (9, -9, 0, True),
+        (-9, -9, 0, False),
+        (9, -9, 60, False),
+    ],
+    ids=[
+        "killed",
+        "its connection was cut",
+        "nobody was here",
+        "out of reach",
+        "it is back, and renews its lease soon",
+        "the lease ran out as nobody was here",
+    ],
 )
 def test_the_shard_of_a_live_worker_is_not_taken_over(
     database: str,

@@ -65,11 +65,12 @@ ALIVE = (
 _ABANDONED = f"""
     (SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_backend_pid())
         < now() - make_interval(secs => %(grace)s)
-    AND (x.lease_until < now() OR NOT {ALIVE.format("x.worker")} AND NOT EXISTS (
-        SELECT FROM embedtui.worker b WHERE b.id = x.worker AND b.heartbeat > now() - make_interval(secs => %(grace)s)))
+    AND (x.lease_until < now() OR NOT {ALIVE.format("x.worker")})
+    AND NOT EXISTS (
+        SELECT FROM embedtui.worker b WHERE b.id = x.worker AND b.heartbeat > now() - make_interval(secs => %(grace)s))
 """
 """SQL: nobody works on the leased shard x any more. A session that is new itself cannot tell: the server, or the way
-to it, may have been away for all."""
+to it, may have been away for all. Who has just been heard from renews what ran out meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +146,7 @@ def claim(conn: Connection, migration: Migration, worker: int | None) -> Shard |
                        ON n.oid = c.relnamespace WHERE c.oid = s.leaf),
                       (SELECT relname FROM pg_catalog.pg_class WHERE oid = s.leaf)
             """,
-            {
-                "w": worker,
-                "m": migration.id,
-                "lease": LEASE_SECONDS,
-                "grace": GRACE_SECONDS,
-            },
+            {"w": worker, "m": migration.id, "lease": LEASE_SECONDS, "grace": GRACE_SECONDS},
         ).fetchone()
         if row is None:
             return None
