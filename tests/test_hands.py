@@ -159,6 +159,26 @@ def test_a_worker_that_writes_nothing_for_long_keeps_its_shards(
     engine.close()
 
 
+def test_an_abort_while_the_index_is_held_ends_the_worker(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 30)
+    worker, operator = (Engine(database, settings=settings_for(database, api, tmp_path)) for _ in range(2))
+    worker.prepare()
+    operator.hold_index()
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: worker.run(stop, follow=True))
+    thread.start()
+    try:
+        wait_for(lambda: [hold.name for hold in operator.snapshot().reasons] == ["index"])
+        operator.abort("documents")
+        thread.join(60)
+        assert not thread.is_alive(), "it waits for an index that is not wanted any more"
+    finally:
+        stop.set()
+        thread.join(60)
+    worker.close()
+    operator.close()
+
+
 def test_closing_one_worker_leaves_the_others_at_work(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, 400, text="row {n} " + "x" * 900)
     api.latency = 0.1

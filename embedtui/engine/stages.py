@@ -273,7 +273,8 @@ class Stages:
             return
         done = None
         while done is None:
-            self._await_release()
+            if not self._await_release():
+                return
             done = self._build(migration)
         if done.built:
             self._database(
@@ -282,9 +283,9 @@ class Stages:
         for notice in done.notices:
             self._job.note(notice)
 
-    def _await_release(self) -> None:
-        """Wait while the operators hold the index back; sync goes on meanwhile."""
-        while self._migration().index_held:
+    def _await_release(self) -> bool:
+        """Wait while the operators hold the index back; sync goes on meanwhile. Whether it is still to be built."""
+        while (present := self._migration()).index_held and present.phase is Phase.INDEX:
             self._job.doing("waiting: the index is held")
             self._job.hold("index", "an operator holds it back")
             if self._job.stop.wait(IDLE_SECONDS):
@@ -292,6 +293,8 @@ class Stages:
         self._job.release("index")
         if self._job.stop.is_set():
             raise self._why_stopped()
+        self._job.index_held = False  # the last heartbeat may not know yet, and would cancel the build
+        return present.phase is Phase.INDEX
 
     def _build(self, migration: Migration) -> indexes.IndexBuild | None:
         """Build the index; None where an operator held it back meanwhile, and the build was cancelled."""
