@@ -219,6 +219,8 @@ def test_verdicts(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert queries.verdicts(conn, [one, two]) == {one: queries.Verdict("new", "on second thought", "ann")}
         queries.decide(conn, one, "new")
         assert queries.verdicts(conn, [one])[one].note == "on second thought", "pressed again, it keeps its note"
+        queries.decide(conn, one, "new", "")
+        assert queries.verdicts(conn, [one])[one].note == "", "taken away"
         queries.decide(conn, two, "old", "at first")
         queries.decide(conn, two, "new")
         assert queries.verdicts(conn, [two])[two].note == "", "another verdict does not"

@@ -25,7 +25,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @target_options
 @click.option("--queries", type=_FILE, metavar="FILE", help="Lines, JSONL or CSV (text, relevant); else those kept.")
 @click.option("--query-sql", metavar="SQL", help="A SELECT of texts, and of the old model's vectors if kept.")
-@click.option("--where", default="", metavar="SQL", help="The application's own filter, part of both searches.")
+@click.option("--where", metavar="SQL", help="The application's own filter, part of both searches; else gate.where.")
 @click.option("--again", is_flag=True, help="Measure anew even where nothing has changed.")
 @click.option("--replica", metavar="VARIABLE", help="Environment variable with a replica's connection string.")
 @click.option("--k", type=click.IntRange(1, 1000), default=10, show_default=True, help="Results per query.")
@@ -40,7 +40,7 @@ def compare(
     queries: Path | None,
     query_sql: str | None,
     k: int,
-    where: str,
+    where: str | None,
     again: bool,
     replica: str | None,
     show: int,
@@ -145,9 +145,9 @@ def _print_rankings(query: QueryComparison) -> None:
 @click.argument("text")
 @target_options
 @click.option("--k", type=click.IntRange(1, 1000), default=10, show_default=True, help="Results per side.")
-@click.option("--where", default="", metavar="SQL", help="The application's own filter, part of both searches.")
+@click.option("--where", metavar="SQL", help="The application's own filter, part of both searches; else gate.where.")
 @json_option
-def search(settings: Settings, text: str, k: int, where: str, as_json: bool) -> None:
+def search(settings: Settings, text: str, k: int, where: str | None, as_json: bool) -> None:
     """Search both sides for a text of your own, and see the two rankings."""
     with engine_for(settings) as engine:
         found = engine.search_both(text, k=k, where=where)
@@ -161,8 +161,8 @@ def search(settings: Settings, text: str, k: int, where: str, as_json: bool) -> 
 @click.argument("query_id", type=int)
 @click.argument("verdict", type=click.Choice(VERDICTS))
 @target_options
-@click.option("--note", default="", help="Why; kept with the operator's name.")
-def decide(settings: Settings, query_id: int, verdict: str, note: str) -> None:
+@click.option("--note", help="Why; kept with the operator's name. An empty one takes it away.")
+def decide(settings: Settings, query_id: int, verdict: str, note: str | None) -> None:
     """Record your verdict on a query: new, old, same or bad."""
     with engine_for(settings) as engine:
         engine.decide(query_id, verdict, note)

@@ -246,7 +246,10 @@ def index(settings: Settings, held: bool | None, as_json: bool) -> None:
     if held is not None:
         with engine_for(settings) as engine:
             engine.hold_index(held)
-        say("The index is held back." if held else "The workers may build the index.")
+        if as_json:
+            emit_json({"index_held": held})
+        else:
+            say("The index is held back." if held else "The workers may build the index.")
         return
     progress = ProgressLine()
     with engine_for(settings) as engine, stop_signals() as stop:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -44,6 +44,7 @@ from embedtui.model import (
     FaultRow,
     FaultState,
     Flip,
+    IndexMethod,
     IndexStatus,
     Key,
     Migration,
@@ -386,7 +387,7 @@ class Engine:
         queries: Sequence[QueryInput] | None = None,
         *,
         k: int = 10,
-        where: str = "",
+        where: str | None = None,
         source: str = "",
         again: bool = False,
         replica_dsn: str | None = None,
@@ -394,6 +395,8 @@ class Engine:
         stop: threading.Event | None = None,
     ) -> Comparison:
         """Compare both sides over ``queries`` (None: those kept, else rows of the table), decide the gate, record both.
+
+        ``where`` is the application's own filter, trusted SQL (None: that of the settings).
 
         Raises:
             NotClean: no row has both vectors.
@@ -408,7 +411,7 @@ class Engine:
                 queries,
                 k=k,
                 embedders=self._query_embedders(migration),
-                where=where,
+                where=_filter(migration, where),
                 source=source,
                 again=again,
                 replica=connector(replica_dsn, "compare") if replica_dsn else None,
@@ -428,8 +431,8 @@ class Engine:
         """``comparison`` with the operators' present verdicts, summed up."""
         return self._read(lambda conn: with_verdicts(conn, comparison))
 
-    def search_both(self, text: str, *, k: int = 10, where: str = "") -> QueryComparison:
-        """Both sides' results of a typed query."""
+    def search_both(self, text: str, *, k: int = 10, where: str | None = None) -> QueryComparison:
+        """Both sides' results of a typed query, ``where`` as in :meth:`compare`."""
         migration = self._live()
         try:
             return ad_hoc(
@@ -438,15 +441,15 @@ class Engine:
                 text,
                 k=k,
                 embedders=self._query_embedders(migration),
-                where=where,
+                where=_filter(migration, where),
             )
         except ProviderFault as fault:
             raise ProviderError(fault.reason, hint=fault.hint) from None
         except psycopg.Error as error:
             raise translate(error, dsn=self.dsn) from error
 
-    def decide(self, query_id: int, verdict: str, note: str = "") -> None:
-        """Keep the operator's verdict on a query: ``new``, ``old``, ``same`` or ``bad``."""
+    def decide(self, query_id: int, verdict: str, note: str | None = None) -> None:
+        """Keep the operator's verdict on a query: ``new``, ``old``, ``same`` or ``bad``. Without a note it keeps its."""
         self._write(lambda conn: queries_module.decide(conn, query_id, verdict, note))
 
     def _query_embedders(self, migration: Migration) -> dict[Side, Embedder | None]:
@@ -573,6 +576,8 @@ class Engine:
     def hold_index(self, held: bool = True) -> None:
         """Keep the workers from building the index, and take back a build under way; or let them."""
         migration = self._live()
+        if held and migration.index_method is IndexMethod.NONE:
+            raise Refused("This migration is set to have no index.")
         if held and migration.phase not in (Phase.PREPARE, Phase.BACKFILL, Phase.INDEX):
             raise Refused(f"The migration is in phase {migration.phase}: the workers build no index any more.")
         if held != migration.index_held:
@@ -694,5 +699,13 @@ def _choice(rename: bool, archive: str | None, keep_old: bool, keep_provenance: 
 
 
 def _thresholds(migration: Migration) -> GateThresholds:
+    return GateThresholds(**{name: value for name, value in _gate(migration).items() if name != "where"})
+
+
+def _filter(migration: Migration, where: str | None) -> str:
+    return str(_gate(migration).get("where", "")) if where is None else where
+
+
+def _gate(migration: Migration) -> Mapping[str, Any]:
     stored = migration.settings.get("gate")
-    return GateThresholds(**stored) if isinstance(stored, dict) else GateThresholds()
+    return stored if isinstance(stored, dict) else {}

@@ -450,10 +450,10 @@ def row_vectors(conn: Connection, migration: Migration, keys: Sequence[Key]) -> 
 # ------------------------------------------------------------------------------------------------------ verdicts
 
 
-def decide(conn: Connection, query: int, verdict: str, note: str = "") -> None:
+def decide(conn: Connection, query: int, verdict: str, note: str | None = None) -> None:
     """Record the operator's verdict on a query; a new one replaces the operator's own earlier one, empty takes it back.
 
-    Given again without a note, it keeps the one it had.
+    Given again without a note (None), it keeps the one it had; an empty one takes it away.
 
     Raises:
         SettingsError: no such verdict.
@@ -467,9 +467,9 @@ def decide(conn: Connection, query: int, verdict: str, note: str = "") -> None:
         raise SettingsError(f"No verdict {verdict!r}.", hint=f"One of: {', '.join(VERDICTS)}.")
     stored = conn.execute(
         "INSERT INTO embedtui.verdict AS v (query, who, verdict, note)"
-        " SELECT id, %(who)s, %(verdict)s, %(note)s FROM embedtui.query WHERE id = %(query)s"
+        " SELECT id, %(who)s, %(verdict)s, coalesce(%(note)s, '') FROM embedtui.query WHERE id = %(query)s"
         " ON CONFLICT (query, who) DO UPDATE SET verdict = excluded.verdict, at = now(), note ="
-        " CASE WHEN excluded.note = '' AND excluded.verdict = v.verdict THEN v.note ELSE excluded.note END",
+        " CASE WHEN %(note)s::text IS NULL AND excluded.verdict = v.verdict THEN v.note ELSE excluded.note END",
         {"who": who, "verdict": verdict, "note": note, "query": query},
     ).rowcount
     if not stored:
