@@ -120,6 +120,20 @@ def test_edits_and_inserts_during_the_backfill_are_followed(database: str, api: 
     engine.close()
 
 
+def test_both_sides_are_compared_under_the_applications_filter(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 60)
+    with contextlib.closing(engine_for(database, api, tmp_path, **{"gate.where": "id % 2 = 0"})) as engine:
+        engine.run(threading.Event())
+    with contextlib.closing(Engine(database, environ={"OPENAI_API_KEY": api.key})) as screen:  # knows no settings
+        made = screen.compare()
+        assert made.where == "id % 2 = 0"
+        found = [int(row.key[0]) for query in made.queries for row in (*query.old, *query.new)]
+        assert found and all(key % 2 == 0 for key in found)
+        assert screen.compare(where="").where == ""
+
+
 def test_an_older_schema_is_said_and_the_next_run_upgrades_it(
     database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
