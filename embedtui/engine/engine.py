@@ -449,7 +449,7 @@ class Engine:
             raise translate(error, dsn=self.dsn) from error
 
     def decide(self, query_id: int, verdict: str, note: str | None = None) -> None:
-        """Keep the operator's verdict on a query: ``new``, ``old``, ``same`` or ``bad``. Without a note it keeps its."""
+        """Keep the operator's verdict on a query: ``new``, ``old``, ``same`` or ``bad``; note None keeps its own."""
         self._write(lambda conn: queries_module.decide(conn, query_id, verdict, note))
 
     def _query_embedders(self, migration: Migration) -> dict[Side, Embedder | None]:

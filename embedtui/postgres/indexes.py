@@ -616,7 +616,7 @@ def prewarm(conn: Connection, migration: Migration, *, seconds: float = WARM_SEC
     done = 0
     try:
         known = conn.execute(
-            "SELECT sum(pg_relation_size(oid::oid)) / current_setting('block_size')::int FROM unnest(%s::int8[]) AS oid",
+            "SELECT sum(pg_relation_size(o::oid)) / current_setting('block_size')::int FROM unnest(%s::int8[]) AS o",
             (_oids(conn, side.table),),
         ).fetchone()
         pages = float(known[0] or 0) if known else 0.0
