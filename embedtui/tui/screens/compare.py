@@ -41,7 +41,12 @@ PARTIAL_SHARE = 0.01
 FIGURES = 46
 """Cells that a line of figures takes."""
 MARKED = 3
-"""Words of the query with fewer letters are not marked in a document: most of them are in every text."""
+"""Words of the query with fewer letters are not marked in a document: most of them are in every text, …"""
+COMMON = frozenset(
+    "and are can does for from has have how into not that the this use was what when where which who why with"
+    " you your".split()  # noqa: SIM905 - a list of quoted words is harder to read
+)
+"""… as are these."""
 
 
 def gain(query: QueryComparison) -> float | None:
@@ -456,7 +461,7 @@ def whereabouts(row: RankedRow, query: QueryComparison) -> Content:
 
 def marked(text: str, query: str) -> Content:
     """``text`` with the query's words marked: whole words, whatever their case."""
-    words = {word for word in re.findall(r"\w+", query.casefold()) if len(word) >= MARKED}
+    words = {word for word in re.findall(r"\w+", query.casefold()) if len(word) >= MARKED} - COMMON
     found = (each for each in re.finditer(r"\w+", text) if each[0].casefold() in words)
     return Content(text, [Span(each.start(), each.end(), "bold underline") for each in found])
 
