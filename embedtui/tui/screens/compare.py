@@ -42,10 +42,10 @@ FIGURES = 46
 """Cells that a line of figures takes."""
 MARKED = 3
 """Words of the query with fewer letters are not marked in a document: most of them are in every text, …"""
-COMMON = frozenset(
-    "and are can does for from has have how into not that the this use was what when where which who why with"
-    " you your".split()  # noqa: SIM905 - a list of quoted words is harder to read
-)
+_COMMON = """
+and are can does for from has have how into not that the this use was what when where which who why with you your
+"""
+COMMON = frozenset(_COMMON.split())
 """… as are these."""
 
 
