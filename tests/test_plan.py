@@ -12,7 +12,7 @@ import pytest
 from embedtui.config import Settings, load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import plan as plans
-from embedtui.engine.plan import make_plan, require_ready
+from embedtui.engine.plan import make_plan, require_ready, require_startable
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, ProviderError, Refused
 from embedtui.model import Check, Phase, PlacementKind, Plan
 from embedtui.postgres import schema, state
@@ -344,6 +344,26 @@ def test_a_migration_under_way_is_said_and_its_new_side_is_no_collision(
     assert f"embedtui_{stored.id}_insert" in "\n".join(made.statements)
     conn.execute('CREATE TABLE "other" (id int PRIMARY KEY, content text, embedding vector(3))')
     assert "name" in failed(plan(table="other", name="documents"))
+
+
+def test_the_settings_of_a_finished_migration_do_not_begin_it_again(
+    conn: Connection, plan: MakePlan, tmp_path: Path
+) -> None:
+    """What is in the column now would be searched with vectors of the model that was there before."""
+    schema.install(conn)
+    names = {"old_model__name": "before", "new_model__name": "m"}
+    draft = resolve(conn, settings_of(tmp_path, **names))
+    done = state.create_migration(conn, draft.migration(PlacementKind.COLUMN))
+    conn.execute("UPDATE embedtui.migration SET phase = 'done', new_column = old_column WHERE id = %s", [done.id])
+    check = found(plan(**names), "old model")
+    assert check and check.result == "fail" and "left vectors of m in embedding" in check.detail
+    with pytest.raises(Refused, match="the settings say before"):
+        require_startable(conn, settings_of(tmp_path, **names))
+    assert "old model" in failed(plan())
+    assert (check := found(plan(new_model__name="next"), "old model")) and check.result == "warn"
+    assert found(plan(old_model__name="m", new_model__name="next"), "old model") is None
+    conn.execute("UPDATE embedtui.migration SET phase = 'aborted' WHERE id = %s", [done.id])
+    assert found(plan(**names), "old model") is None
 
 
 # ---------------------------------------------------------------------------------------------------- provider

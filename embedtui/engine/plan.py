@@ -175,6 +175,7 @@ def _standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, 
     yield from _check_rights(draft, migration.placement)
     yield from _check_table(draft, migration.placement)
     yield from _check_new_side(conn, draft, migration)
+    yield from _check_old_side(conn, draft, migration, settings)
     yield from _check_replication(draft, migration.placement, settings)
     yield from _check_models(migration, settings)
 
@@ -504,6 +505,25 @@ def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -
                 f"{shown(migration.new_table)} exists already.",
                 "Choose another name (new_table), or drop what is left of an earlier attempt.",
             )
+
+
+def _check_old_side(conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings) -> Iterator[Check]:
+    """What a finished migration left in the old column is known: by another model's name it would be searched wrongly.
+
+    The settings of that migration, used once more, say just that, or would pay for the same vectors again.
+    """
+    left = state.finished_model(conn, draft.facts.oid, draft.old_column)
+    named, new = settings.old_model.name, migration.new_model
+    if left is None or left.name == named:
+        return
+    detail = f"A finished migration left vectors of {left.name} in {shown_column(draft.old_column)}"
+    mend = f'For another migration set old_model.name = "{left.name}" and another new model.'
+    if named is not None:
+        yield Check("old model", "fail", f"{detail}; the settings say {named}.", mend)
+    elif (left.name, left.dimensions, left.document_prefix) == (new.name, new.dimensions, new.document_prefix):
+        yield Check("old model", "fail", f"{detail}: nothing is left to do.", mend)
+    else:
+        yield Check("old model", "warn", f"{detail}; the settings name no old model.", mend)
 
 
 def _check_replication(draft: Draft, placement: PlacementKind, settings: Settings) -> Iterator[Check]:

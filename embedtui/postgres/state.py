@@ -169,6 +169,18 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
     )
 
 
+def finished_model(conn: Connection, table_oid: int, column: str) -> EmbeddingModel | None:
+    """The model whose vectors the last finished migration left in a column of the table; None where there was none."""
+    if not require_current(conn):
+        return None
+    row = conn.execute(
+        "SELECT new_model FROM embedtui.migration WHERE phase = 'done' AND placement = 'column'"
+        " AND table_oid = %s AND new_column = %s ORDER BY id DESC LIMIT 1",
+        [table_oid, column],
+    ).fetchone()
+    return None if row is None else load_model(conn, row[0])
+
+
 def add_audit(conn: Connection, migration_id: int | None, act: str, detail: str = "") -> None:
     """Append a line to the audit log; secrets are redacted."""
     conn.execute(
