@@ -42,6 +42,6 @@ def pooled(server: EmbeddedServer, database: str, mode: str) -> Iterator[str]:
             time.sleep(0.05)
         yield f"postgresql://postgres@/{database}?host={folder}&port=6432"
     finally:
-        bouncer.terminate()
-        bouncer.wait(10)
+        bouncer.kill()  # asked politely, newer ones wait for their clients
+        bouncer.wait()
         shutil.rmtree(folder, ignore_errors=True)

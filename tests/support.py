@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,18 @@ def make_documents(
                 copy.write_row((number, content, vector_literal(vector)))
         if index:
             conn.execute(f"CREATE INDEX idx_{table}_embedding ON {table} USING hnsw (embedding vector_cosine_ops)")
+
+
+def two_beats(dsn: str) -> None:
+    """Wait until every worker has seen what operators want now, and acts on it."""
+    end = time.monotonic() + 60
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for _ in range(2):
+            since = conn.execute("SELECT clock_timestamp()").fetchone()
+            beat = "SELECT bool_and(heartbeat > %s) FROM embedtui.worker WHERE stopped_at IS NULL"
+            while conn.execute(beat, since).fetchone() != (True,):
+                assert time.monotonic() < end, "no heartbeat"
+                time.sleep(0.05)
 
 
 def settings_for(

@@ -29,7 +29,7 @@ def call(
 ) -> tuple[int, Any, http.client.HTTPMessage]:
     """One request on a fresh connection: (status, JSON, headers)."""
     port = int(api.base_url.split(":")[2].split("/")[0])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         body = None if payload is None else json.dumps(payload)
@@ -160,7 +160,7 @@ def test_spoiling_a_reply_leaves_the_models_own_array_alone() -> None:
 
 def test_latencies_overlap(api: LoopbackServer) -> None:
     """Requests sleep side by side: eight of them meet, or the barrier breaks."""
-    meeting = threading.Barrier(8, timeout=10)
+    meeting = threading.Barrier(8, timeout=60)
 
     def model(texts: Any, dimensions: int | None) -> np.ndarray:
         meeting.wait()
@@ -201,7 +201,7 @@ def test_stop_ends_hanging_requests(api: LoopbackServer) -> None:
     while api.counters()["in_flight"] == 0:
         pass
     api.stop()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert len(ended) == 1
 
 
@@ -238,6 +238,6 @@ def test_own_process_with_control() -> None:
         assert call(remote, path="/control", key="k")[1]["models"] == ["hash:16", "new"]
     finally:
         process.terminate()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
         if process.stdout is not None:
             process.stdout.close()

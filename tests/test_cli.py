@@ -487,7 +487,7 @@ def test_a_signal_stops_the_run_cleanly_and_the_next_goes_on(
     try:
         wait_until(lambda: api.inputs >= 12, process)
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == ExitCode.INTERRUPTED, err
@@ -536,7 +536,7 @@ def test_status_watch_ends_on_a_signal(shell: Shell) -> None:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(2)]
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert all(json.loads(line)["migration"] is None for line in lines)
@@ -550,5 +550,5 @@ def test_a_closed_pipe_is_no_error(shell: Shell) -> None:
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert err == ""

@@ -412,7 +412,7 @@ def test_hook_that_hangs_is_ended_with_its_children(database: str, conn: Connect
     assert route.read_route(conn, "documents").active is Side.OLD
     started = [int(pid) for pid in pids.read_text().split()]
     assert len(started) == 2
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(running(pid) for pid in started):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -551,11 +551,11 @@ def test_rename_waits_for_a_reader_without_blocking_others(database: str, conn: 
         assert conn.execute("SELECT count(*) FROM documents").fetchone() is not None
         assert not done.is_set()
         reader.execute("COMMIT")
-        thread.join(30)
+        thread.join(60)
     assert done.is_set() and now(conn, migration).old_column == "embedding_v2"
 
 
-def eventually(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+def eventually(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what

@@ -76,7 +76,7 @@ class Running:
 
 
 def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
-    end = time.monotonic() + 45
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.02)
@@ -447,23 +447,20 @@ def test_ddl_behind_a_long_transaction_never_holds_others_up(
     database: str, api: LoopbackServer, tmp_path: Path
 ) -> None:
     make_documents(database, 20)
-    longest = 0.0
     engine = engine_for(database, api, tmp_path, placement="column")
     prepared = threading.Thread(target=engine.prepare)
     with psycopg.connect(database) as blocker, psycopg.connect(database, autocommit=True) as app:
         blocker.execute("SELECT count(*) FROM documents")
+        app.execute("SET lock_timeout = '2500ms'")  # by the server's clock, and only while it waits for a lock
         prepared.start()
         end = time.monotonic() + 4
         while time.monotonic() < end:
-            began = time.monotonic()
             app.execute("UPDATE documents SET metadata = '{}' WHERE id = 1")
-            longest = max(longest, time.monotonic() - began)
             time.sleep(0.02)
         assert prepared.is_alive(), "it waits for the long transaction"
         blocker.rollback()
-        prepared.join(30)
+        prepared.join(60)
     assert not prepared.is_alive()
-    assert longest < 2.0
     assert engine.snapshot().phase is Phase.BACKFILL
     engine.close()
 

@@ -70,7 +70,7 @@ def service(database: str, api: LoopbackServer, monkeypatch: pytest.MonkeyPatch)
     return database
 
 
-def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

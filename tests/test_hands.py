@@ -17,7 +17,7 @@ from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, Refused
 from embedtui.model import Condition, Flip, Phase, Side
 from embedtui.postgres.connect import host_name
 from tests.cli_kit import InProcess
-from tests.support import NEW, OLD, make_documents, settings_for
+from tests.support import NEW, OLD, make_documents, settings_for, two_beats
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def ready(database: str, api: LoopbackServer, tmp_path: Path) -> str:
 
 
 def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
-    end = time.monotonic() + 45
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.05)
@@ -104,7 +104,7 @@ def test_a_run_elsewhere_is_paused_retuned_and_rolled_back(ready: str, api: Loop
         elsewhere.pause("noon")
         wait_for(lambda: worker.snapshot().condition is Condition.PAUSED)
         assert worker.snapshot().reasons[0].detail == "noon"
-        time.sleep(2.0)  # two beats: the worker has seen it
+        two_beats(ready)
         with psycopg.connect(ready, autocommit=True) as conn:
             conn.execute("UPDATE documents SET content = 'edited' WHERE id = 1")
         time.sleep(1.0)
@@ -116,7 +116,7 @@ def test_a_run_elsewhere_is_paused_retuned_and_rolled_back(ready: str, api: Loop
         wait_for(lambda: elsewhere.snapshot().sync.queued == 0)
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
     assert ended, "the worker hangs"
     entries = {entry.act: entry for entry in elsewhere.audit()}
     assert {"begin", "phase", "pause", "resume", "pace"} <= set(entries)
@@ -131,7 +131,7 @@ def test_a_worker_that_writes_nothing_for_long_keeps_its_shards(
     database: str, api: LoopbackServer, tmp_path: Path
 ) -> None:
     make_documents(database, 400, text="row {n} " + "x" * 900)
-    api.latency = 0.1
+    api.latency = 0.5  # the pause meets it at work
     flags = {"pacing.max_concurrency": 2, "new_model.max_inputs": 10}
     engine = Engine(database, settings=settings_for(database, api, tmp_path, flags))
     engine.prepare()
@@ -146,11 +146,11 @@ def test_a_worker_that_writes_nothing_for_long_keeps_its_shards(
     try:
         wait_for(lambda: api.inputs > 20)
         engine.pause()
-        time.sleep(2.0)  # two beats: the worker has seen it, and nothing is under way
+        two_beats(database)  # and nothing is under way
         with psycopg.connect(database, autocommit=True) as conn:
             lease = "SELECT coalesce(bool_or(lease_until > now()), false) FROM embedtui.shard WHERE state = 'leased'"
-            conn.execute("UPDATE embedtui.shard SET lease_until = now() - interval '1 hour' WHERE state = 'leased'")
-            assert conn.execute(lease).fetchone() == (False,)
+            expired = "UPDATE embedtui.shard SET lease_until = now() - interval '1 hour' WHERE state = 'leased'"
+            assert conn.execute(expired).rowcount
             wait_for(lambda: conn.execute(lease).fetchone() == (True,), "the lease runs out")
     finally:
         stop.set()
@@ -181,7 +181,7 @@ def test_an_abort_while_the_index_is_held_ends_the_worker(database: str, api: Lo
 
 def test_closing_one_worker_leaves_the_others_at_work(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, 400, text="row {n} " + "x" * 900)
-    api.latency = 0.1
+    api.latency = 1.0  # the first is not done before the second is there
     flags = {"pacing.max_concurrency": 2, "new_model.max_inputs": 10}
     first, second = (Engine(database, settings=settings_for(database, api, tmp_path, flags)) for _ in range(2))
     first.prepare()
@@ -202,7 +202,8 @@ def test_closing_one_worker_leaves_the_others_at_work(database: str, api: Loopba
         thread.start()
     wait_for(lambda: sum(worker.alive for worker in second.snapshot().workers) == 2 and api.inputs > 20)
     stop.set()
-    threads[0].join(20)
+    api.latency = 0.0
+    threads[0].join(60)
     assert interrupted and "run" in interrupted[0].hint.lower()
     threads[1].join(60)
     assert not threads[1].is_alive()

@@ -17,7 +17,7 @@ from embedtui.engine.engine import Engine
 from embedtui.errors import Interrupted
 from embedtui.model import Side
 from embedtui.router import put
-from tests.support import NEW, OLD, make_documents, settings_for, vector_literal
+from tests.support import NEW, OLD, make_documents, settings_for, two_beats, vector_literal
 
 ROWS = 60
 MODELS = {OLD: hash_model(8), NEW: hash_model(16)}
@@ -49,7 +49,7 @@ class Following:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(60)
         self.conn.close()
         self.engine.close()
 
@@ -79,7 +79,7 @@ def following(
 
 
 def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
-    end = time.monotonic() + 45
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.05)
@@ -106,7 +106,7 @@ def test_after_it_both_are_and_a_rollback_finds_nothing_stale(following: Followi
 def test_what_waits_when_it_is_rolled_back_still_reaches_the_old_side(following: Following) -> None:
     following.engine.cutover(override="test")
     following.engine.pause()
-    time.sleep(1.5)  # seen by the worker
+    two_beats(following.engine.dsn)
     following.edit(1)
     assert following.engine.snapshot().rollback.stale == 1
     following.engine.rollback()

@@ -110,11 +110,12 @@ def test_half_precision_beyond_2000_dimensions(
 @PLACEMENTS
 def test_a_table_rewritten_in_the_middle(database: str, api: LoopbackServer, tmp_path: Path, placement: str) -> None:
     make_documents(database, 3000, text="row {n} " + "x" * 500, index=True)
-    engine = engine_for(database, api, tmp_path, placement, **{"pacing.max_concurrency": 2})
+    flags = {"pacing.max_concurrency": 2, "new_model.max_inputs": 100}
+    engine = engine_for(database, api, tmp_path, placement, **flags)
     engine.prepare()
     with psycopg.connect(database, autocommit=True) as conn:
         before = conn.execute("SELECT pg_relation_filenode('documents')").fetchone()
-        api.latency = 0.2
+        api.latency = 0.4
         stop = threading.Event()
         running = threading.Thread(target=lambda: engine.run(stop))
         running.start()

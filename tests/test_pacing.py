@@ -248,7 +248,7 @@ def kit(database: str) -> Iterator[Kit]:
 
 def until(condition: Callable[[], object]) -> None:
     """Wait for something that other threads bring about."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
@@ -265,7 +265,7 @@ class Waiter:
             try:
                 with pacer.slot(tokens * 4, 1, kit.stop) as slot:
                     self.entered.set()
-                    self.leave.wait(30)
+                    self.leave.wait(60)
                     if self.fault is None:
                         slot.done(tokens, None, 0.1)
                     else:

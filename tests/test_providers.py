@@ -124,7 +124,7 @@ def test_rate_headers_are_read(api: LoopbackServer, embedder: Embedder) -> None:
 
 def test_one_embedder_serves_many_threads(api: LoopbackServer, embedder: Embedder) -> None:
     """All 32 requests are in flight at once, or the barrier breaks and they fail."""
-    meeting = threading.Barrier(32, timeout=20)
+    meeting = threading.Barrier(32, timeout=60)
     model = hash_model(WIDTH)
 
     def waiting(texts: Any, dimensions: int | None) -> np.ndarray:

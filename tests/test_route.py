@@ -30,7 +30,7 @@ def test_a_move_raises_the_epoch_once_and_tells_listeners(database: str) -> None
                 conn, "documents", expect_epoch=start.epoch, active=Side.NEW, canary=100, who="ann", host="pit"
             )
             assert (moved.active, moved.epoch, moved.changed) == (Side.NEW, start.epoch + 1, changed)
-        [told] = [json.loads(notify.payload) for notify in listener.notifies(timeout=5, stop_after=1)]
+        [told] = [json.loads(notify.payload) for notify in listener.notifies(timeout=60, stop_after=1)]
         assert told == {
             "name": "documents",
             "migration": start.migration,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
+from textual.screen import Screen
 
 from embedtui.model import Snapshot
 from embedtui.tui.app import Dashboard
@@ -40,6 +41,25 @@ def shown() -> Open:
             yield app, pilot, engine
 
     return open_frozen
+
+
+async def painting(app: Dashboard, pilot: Pilot[None]) -> list[object]:
+    """A list that every update of the screen is added to from now on, when all that was under way is painted."""
+    painted: list[object] = []
+    display = app._display
+
+    def count(screen: Screen[object], update: object) -> None:
+        if update:
+            painted.append(update)
+        display(screen, update)  # type: ignore[arg-type]
+
+    app._display = count  # type: ignore[method-assign, assignment]
+    for _ in range(200):
+        painted.clear()
+        await pilot.pause(0.2)
+        if not painted:
+            return painted
+    raise AssertionError("it never comes to rest")
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], object], seconds: float = 30.0) -> None:

@@ -14,7 +14,7 @@ from embedtui.tui.screens.dialogs import PromptDialog
 from embedtui.tui.widgets.document import Document
 from embedtui.tui.widgets.rankings import Rankings, move, score
 from tests.tui import states
-from tests.tui.conftest import Open, until
+from tests.tui.conftest import Open, painting, until
 
 LONG = 60.0
 
@@ -32,7 +32,7 @@ def picture(app: Dashboard) -> str:
 
 def test_the_querys_words_are_marked_in_the_document() -> None:
     text = "The GATEWAY rotates keys; gateways do not. [b]Keys[/b] of a gateway_x, an über-key."
-    found = marked(text, "gateway keys, [b] Über of")
+    found = marked(text, "gateway keys, [b] the Über of")
     assert found.plain == text, "untrusted text is not markup"
     assert [text[span.start : span.end] for span in found.spans] == ["GATEWAY", "keys", "Keys", "über"]
     assert {str(span.style) for span in found.spans} == {"bold underline"}
@@ -97,16 +97,7 @@ def test_measures_say_what_the_gate_says() -> None:
 async def test_moving_to_the_next_query_is_one_picture_and_fetches_nothing(shown: Open) -> None:
     async with shown(states.READY, (160, 45)) as (app, pilot, engine):
         screen = await opened(app, pilot)
-        await pilot.pause(0.2)
-        painted: list[object] = []
-        display = app._display
-
-        def count(screen: object, update: object) -> None:
-            if update:
-                painted.append(update)
-            display(screen, update)  # type: ignore[arg-type]
-
-        app._display = count  # type: ignore[method-assign]
+        painted = await painting(app, pilot)
         engine.calls.clear()
         for number in range(1, 6):
             painted.clear()

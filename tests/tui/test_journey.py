@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Button, Input
+from textual.widgets import Button, Input, OptionList
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
@@ -291,7 +291,8 @@ async def test_verify_index_plan_theme_help_and_palette(database: str, api: Loop
         await pilot.press("ctrl+p")
         await until(pilot, lambda: not isinstance(app.screen, DashboardScreen))
         await type_text(pilot, "faults")
-        await pilot.pause(0.5)
+        found = app.screen.query_one(OptionList)
+        await until(pilot, lambda: found.highlighted is not None and "Faults" in str(found.highlighted_option.prompt))
         await pilot.press("enter", "enter")
         await until(pilot, lambda: app.current_mode == "faults")
 
@@ -365,9 +366,8 @@ async def test_hostile_documents_stay_text(database: str, api: LoopbackServer, t
         app.bridge.act("compare", lambda engine, stop: engine.compare([QueryInput("[/] boo \x1b]0;x\x07")], stop=stop))
         await until(pilot, lambda: app.comparison is not None, 60)
         await pilot.press("2", "tab", "down", "left")
-        await pilot.pause(0.2)
+        await until(pilot, lambda: "[red]" in app.export_screenshot().replace("&#91;", "["))
         picture = app.export_screenshot()
-        assert "[red]" in picture.replace("&#160;", " ").replace("&#91;", "[")
         assert "\x1b" not in picture and "\u202e" not in picture
 
 

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import pytest
 from textual._compositor import LayoutUpdate
-from textual.screen import Screen
 
 from embedtui.tui.bridge import SnapshotTaken
 from tests.tui import states
-from tests.tui.conftest import Open, until
+from tests.tui.conftest import Open, painting, until
 
 PROGRAM = """
 import sys
@@ -181,19 +180,11 @@ def test_poor_terminals_are_served(tmp_path: Path, environ: dict[str, str]) -> N
 
 async def test_a_snapshot_that_changes_nothing_repaints_nothing(shown: Open) -> None:
     async with shown(states.READY, (160, 45)) as (app, pilot, _):
-        await pilot.pause(0.3)
-        painted: list[object] = []
-        display = app._display
-
-        def count(screen: Screen[object], update: object) -> None:
-            painted.append(update)
-            display(screen, update)  # type: ignore[arg-type]
-
-        app._display = count  # type: ignore[method-assign, assignment]
+        painted = await painting(app, pilot)
         for _ in range(10):
             app.post_message(SnapshotTaken(states.READY))
             await pilot.pause(0.02)
-        assert not any(painted)
+        assert not painted
         app.post_message(SnapshotTaken(replace(states.READY, as_of=states.NOW + timedelta(seconds=1))))
-        await until(pilot, lambda: any(painted))
+        await until(pilot, lambda: painted)
         assert not any(isinstance(update, LayoutUpdate) for update in painted), "only the clock changed"
