@@ -594,6 +594,8 @@ class QueryComparison:
     """Set where a row of the table is the query."""
     index_recall: float | None = None
     """Share of the exact new top-k that the new side's index returned; None where not measured."""
+    old_unknown: str = ""
+    """Why the old side could not be searched; empty where it was."""
 
 
 @dataclass(frozen=True, slots=True)

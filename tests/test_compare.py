@@ -323,7 +323,12 @@ def test_ad_hoc_with_a_dead_old_model_shows_the_new_side(database: str) -> None:
     with LoopbackServer({"new-model": both_models()["new-model"]}) as api:
         migration = served_table(database, api)
         found = ad_hoc(connector(database), migration, "query 17", embedders=embedders(migration, api))
+        alone = ad_hoc(
+            connector(database), migration, "query 17", embedders={**embedders(migration, api), Side.OLD: None}
+        )
     assert (found.old, found.new[0].key) == ((), ("17",))
+    assert found.old_unknown.startswith("old-model does not answer: ")
+    assert alone.old_unknown == "old-model cannot be asked"
 
 
 def test_judged_rows_that_are_gone_are_told(database: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from embedtui.cli.common import ExampleCommand, engine_for, json_option, stop_signals, target_options
-from embedtui.cli.output import ProgressLine, emit_json, number, plain, say, to_data
+from embedtui.cli.output import ProgressLine, emit_json, note, number, plain, say, to_data
 from embedtui.config import Settings
 from embedtui.engine import report
 from embedtui.engine.queries import VERDICTS, from_file, from_sql
@@ -131,7 +131,10 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
 
 def _print_rankings(query: QueryComparison) -> None:
     number_of = f" (query {query.query_id})" if query.query_id else ""
-    say(f"overlap {query.overlap:.2f}  {plain(query.text, 200)}{number_of}")
+    overlap = "unknown" if query.old_unknown else f"{query.overlap:.2f}"
+    say(f"overlap {overlap}  {plain(query.text, 200)}{number_of}")
+    if query.old_unknown:
+        note(f"the old side was not searched: {plain(query.old_unknown)}")
     say(f"       {'old':<48}  new")
     for rank in range(max(len(query.old), len(query.new))):
         sides = []

@@ -185,7 +185,7 @@ def ad_hoc(
 ) -> QueryComparison:
     """Both sides' results of a typed query, as served; nothing is kept.
 
-    A side without an embedder stays empty, and so does the old one where its model does not answer.
+    The old side stays empty, with the reason, where its model does not answer.
 
     Raises:
         ProviderError: the new model does not answer.
@@ -193,21 +193,24 @@ def ad_hoc(
     filtered = sql.SQL(where.replace("%", "%%")) if where.strip() else None
     found: dict[Side, Ranking] = {Side.OLD: [], Side.NEW: []}
     vectors: dict[Side, Vector] = {}
+    old_unknown = ""
     for side, embedder in embedders.items():
         if embedder is None:
+            old_unknown = f"{migration.old_model.name} cannot be asked"
             continue
         try:
             vectors[side] = embedder.embed([text], kind="query").vectors[0]
-        except ProviderFault:
+        except ProviderFault as fault:
             if side is Side.NEW:
                 raise
+            old_unknown = f"{migration.old_model.name} does not answer: {fault.reason}"
     with connect() as conn:
         for side, vector in vectors.items():
             statement = search_sql(migration, side, where=filtered, iterative_scan=iterative_scan)
             rows = conn.execute(statement, {"vector": _literal(vector), "k": k})
             found[side] = [(tuple(key), distance) for key, distance in rows]
         contents = texts(conn, migration, [key for ranking in found.values() for key, _ in ranking])
-    return ranked_query(
+    ranked = ranked_query(
         0,
         text,
         found[Side.OLD],
@@ -221,6 +224,7 @@ def ad_hoc(
         ndcg_new=None,
         index_recall=None,
     )
+    return replace(ranked, old_unknown=old_unknown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -389,7 +389,7 @@ class CompareScreen(DashboardScreen):
             return draw.line(head, draw.bar(share, min(30, width - head.cell_length), "$primary"))
         comparison = self._comparison
         if self._asked is not None:
-            shared = draw.percent(self._asked.overlap)
+            shared = draw.UNKNOWN if self._asked.old_unknown else draw.percent(self._asked.overlap)
             return draw.line(
                 ("own query", "bold $primary"), ("  overlap ", "$muted"), shared, ("   Esc shows all again", "$muted")
             )

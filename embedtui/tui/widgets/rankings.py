@@ -127,7 +127,7 @@ class Rankings(Widget, can_focus=True):
         ]
         old, new = (draw.cut(head, half) for head in heads)
         rows = [draw.line(old.pad_right(half - old.cell_length), _BETWEEN, new)]
-        depth = max(len(self._query.old), len(self._query.new))
+        depth = max(len(self._query.old), len(self._query.new), 1)
         room = max(1, height - 1)
         first = max(0, min(self._at - room + 1, depth - room)) if depth > room else 0
         for index in range(first, min(depth, first + room)):
@@ -139,8 +139,8 @@ class Rankings(Widget, can_focus=True):
         """A result on exactly ``width`` cells."""
         rows = self._rows(side)
         if self._query is None or index >= len(rows):
-            nothing = "nothing found" if not index else ""
-            return [(draw.fit(nothing, width), "$muted")]
+            unknown = safe.line(self._query.old_unknown) if self._query is not None and side is Side.OLD else ""
+            return [(draw.fit("" if index else unknown or "nothing found", width), "$muted")]
         row, roomy = rows[index], width >= 44
         glyph, word, style = move(row, side)
         judged = row.key in self._query.relevant
