@@ -286,6 +286,25 @@ def test_postponed_cutover_can_be_cancelled(database: str, conn: Connection) -> 
     assert [act for act, _ in log(conn)] == ["postpone", "cancel"]
 
 
+@pytest.mark.parametrize("gate", [PASS, None], ids=["due", "blocked"])
+def test_a_postponed_cutover_can_be_cancelled_to_the_last(
+    database: str, conn: Connection, monkeypatch: pytest.MonkeyPatch, gate: EvaluationStatus | None
+) -> None:
+    """While a worker looks whether it is due, and warms the index for it."""
+    migration = make(database)
+    postpone(database, migration, 100, gate=PASS)
+    look = acts.cutover_blockers
+
+    def taken_back_meanwhile(*arguments: object) -> object:
+        assert cancel_postponed(database, migration) is True
+        return look(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(acts, "cutover_blockers", taken_back_meanwhile)
+    assert flip_if_due(database, migration, gate) is None
+    found = route.read_route(conn, "documents")
+    assert (found.active, found.pending) == (Side.OLD, None)
+
+
 # ------------------------------------------------------------------------------------------------------ strategies
 
 ENV = """# service settings

@@ -237,6 +237,7 @@ def cutover(
     override: str = "",
     who: str | None = None,
     host: str | None = None,
+    postponed: str = "",
     stop: threading.Event | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> Flip:
@@ -250,6 +251,7 @@ def cutover(
         override: reason to pass the blockers that may be passed; audited.
         who: operator, by default this process's.
         host: by default this host.
+        postponed: when it was postponed; it is done only while that stands.
         stop: ends the waiting for a lock (strategy ``rename`` only).
         on_wait: told what is waited for (strategy ``rename`` only).
 
@@ -276,6 +278,8 @@ def cutover(
             forget_listeners(conn)
             if is_cold(conn, migration):
                 prewarm(conn, migration)
+            if postponed and not _stands(conn, migration, postponed):
+                raise Refused("The postponed cutover was taken back.")
         act = "cutover" if percent == 100 else "canary"
         detail = f"{percent} % of the keys read the new side"
         if passed:
@@ -392,11 +396,12 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
                 override=pending["override"],
                 who=pending["who"],
                 host=pending["host"],
+                postponed=pending["at"],
             )
         except Refused as refused:
             why = f"{pending['percent']} % waits: {refused.message}"
-            if why != pending["why"]:
-                with connect(dsn, name="act") as conn:
+            with connect(dsn, name="act") as conn:
+                if why != pending["why"] and _stands(conn, migration, pending["at"]):
                     set_pending(conn, migration.name, pending | {"why": why})
             return None
     except psycopg.Error as error:
@@ -404,6 +409,12 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
+
+
+def _stands(conn: Connection, migration: Migration, postponed: str) -> bool:
+    """Whether the cutover postponed at that time was not taken back: the checks before a flip take their time."""
+    pending = read_route(conn, migration.name).pending
+    return pending is not None and pending["at"] == postponed
 
 
 def _own(dsn: str) -> Connection:
