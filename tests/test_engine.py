@@ -156,7 +156,7 @@ def test_an_older_schema_is_said_and_the_next_run_upgrades_it(
 
 def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, 3000, text="row {n} " + "x" * 600)
-    api.latency = 0.1
+    api.latency = 0.3  # the pause meets it at work
     engine = engine_for(database, api, tmp_path, **{"pacing.max_concurrency": 1})
     other = Engine(database)
     stop = threading.Event()
@@ -184,7 +184,7 @@ def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, 
         wait_for(lambda: other.snapshot().phase is Phase.VALIDATE)
     finally:
         stop.set()
-        worker.join(20)
+        worker.join(60)
     assert ended, "the worker hangs"
     assert other.verify().clean
     engine.close()
@@ -269,7 +269,7 @@ def test_two_engines_share_the_work(
 ) -> None:
     monkeypatch.setattr(backfill, "SHARD_BLOCKS", (64, 2048))  # as many shards as a large table has
     make_documents(database, 6000, text="row {n} " + "x" * 900)
-    api.latency = 0.1
+    api.latency = 0.5  # until both are there
     engines = [engine_for(database, api, tmp_path, **{"pacing.max_concurrency": 4}) for _ in range(2)]
     engines[0].prepare()
     threads = [threading.Thread(target=lambda e=e: e.run(threading.Event())) for e in engines]
@@ -278,6 +278,8 @@ def test_two_engines_share_the_work(
     seen = 0
     while any(thread.is_alive() for thread in threads):
         seen = max(seen, sum(worker.alive and worker.rows > 0 for worker in engines[0].snapshot().workers))
+        if seen == 2:
+            api.latency = 0.0
         time.sleep(0.05)
     assert seen == 2
     assert api.inputs == 6000
