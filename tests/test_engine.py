@@ -142,6 +142,11 @@ def test_an_older_schema_is_said_and_the_next_run_upgrades_it(
         older.setattr(schema, "VERSION", 1)
         schema.install(conn)
         assert conn.execute("SELECT to_regclass('embedtui.hold')::text").fetchone() == ("embedtui.hold",)
+        # a worker of the migration that will be the first, killed
+        conn.execute(
+            "SET session_replication_role = replica; INSERT INTO embedtui.worker (migration, host, pid, threads)"
+            """ VALUES (1, 'elsewhere', 1, '[["embed-1", "embedding 5 rows"]]')"""
+        )
     with contextlib.closing(engine_for(database, api, tmp_path)) as engine:
         with pytest.raises(DatabaseError, match="is version 1, this program knows 2") as refused:
             engine.snapshot()
