@@ -25,6 +25,7 @@ from embedtui.engine.cleanup import (
     cleanup_statements,
 )
 from embedtui.engine.strategies import rename_sql
+from embedtui.engine.worker import LOCK_CLASS
 from embedtui.errors import Interrupted, LockTimeout, NotClean, Refused
 from embedtui.model import EmbeddingModel, Migration, Phase, PlacementKind, Side, TableName
 from embedtui.postgres import capture, route, schema, state
@@ -552,6 +553,32 @@ def test_changes_still_queued_are_never_dropped(conn: Connection, monkeypatch: p
     cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), on_wait=drained)
     assert waited == ["waiting for the queue to be empty"]
     require_clean_end(conn)
+
+
+def test_what_a_worker_is_about_to_embed_is_waited_for_and_not_overridden(database: str, conn: Connection) -> None:
+    """A busy table always has a few changes queued: a reason given for the soak must not lose their vectors."""
+    migration = soaked(conn)
+    conn.execute("UPDATE embedtui.route SET changed_at = now()")
+    conn.execute(f"INSERT INTO documents (content, embedding) SELECT 'fresh', {vector('77')}")
+    names = {each.name for each in cleanup_blockers(conn, migration, CleanupChoice(), thorough=True)}
+    assert names == {"soak", "queue", "coverage"}
+    with connect(database, name="worker") as worker:
+        row = worker.execute(
+            "INSERT INTO embedtui.worker (migration, host, pid) VALUES (%s, 'h', 1) RETURNING id", (migration.id,)
+        ).fetchone()
+        assert row is not None
+        worker.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, row[0]))
+        paused = replace(migration, desired="pause")
+        assert "queue" in {each.name for each in cleanup_blockers(conn, paused, CleanupChoice())}
+        assert [each.name for each in cleanup_blockers(conn, migration, CleanupChoice(), thorough=True)] == ["soak"]
+
+        def embedded(text: str) -> None:
+            worker.execute("UPDATE documents SET embedding_v2 = embedding WHERE embedding_v2 IS NULL")
+            worker.execute("DELETE FROM embedtui.queue")
+
+        stop = threading.Event()
+        cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=stop, override=REASON, on_wait=embedded)
+    assert conn.execute("SELECT count(*) FROM documents WHERE embedding IS NULL").fetchone() == (0,)
 
 
 def test_one_process_at_a_time(database: str, conn: Connection) -> None:

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from embedtui.engine.backfill import ALIVE
 from embedtui.engine.strategies import cutover_settings
 from embedtui.errors import DatabaseError, Interrupted, LockTimeout, NotClean, Refused, SettingsError
 from embedtui.model import Blocker, Migration, Phase, PlacementKind, Side, TableName
@@ -33,6 +34,7 @@ DRAIN_PATIENCE = 60.0
 
 _LOCK_CLASS = 0x656D636C  # advisory lock: one process cleans up or aborts at a time
 _DAY = 86400.0
+_ALIVE = ALIVE.format("w.id")
 _FILE_SUFFIXES = (".copy", ".gz", ".tsv", ".txt")
 _QUEUE_FULL = "55006"  # object_in_use, raised by our own check inside the contract
 
@@ -119,7 +121,7 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
             overridable=True,
         )
     queued = _one(conn, "SELECT count(*) FROM embedtui.queue WHERE migration = %s", (migration.id,))
-    if queued:
+    if queued and not _drained_by_a_worker(conn, migration):
         yield Blocker(
             "queue",
             f"{counted(queued, 'change still waits for its new vector', 'changes still wait for their new vectors')}.",
@@ -135,6 +137,12 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
             "Wait for them, or end them.",
             overridable=True,
         )
+
+
+def _drained_by_a_worker(conn: Connection, migration: Migration) -> bool:
+    """Whether what is queued will be embedded before the old side goes: the contract waits for that."""
+    alive = f"SELECT EXISTS (SELECT FROM embedtui.worker w WHERE migration = %s AND stopped_at IS NULL AND {_ALIVE})"
+    return migration.desired == "run" and bool(_one(conn, alive, (migration.id,)))
 
 
 def soak_days(migration: Migration) -> float:
@@ -212,6 +220,11 @@ def _row_blockers(
             ),
         )
     )
+    if _drained_by_a_worker(conn, migration):  # a busy table always has some rows on their way
+        present += sql.SQL(" OR ARRAY[{}]::text[] IN (SELECT key FROM embedtui.queue WHERE migration = {})").format(
+            sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(key)) for key in migration.key_columns),
+            sql.Literal(migration.id),
+        )
     query = sql.SQL(
         "SELECT count(*) FILTER (WHERE t.{old} IS NOT NULL AND NOT ({present})),"
         " count(*) FILTER (WHERE NOT ({present})) FROM {table} t"
@@ -289,7 +302,7 @@ def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupCh
         not_null = state.has("not_null")
     else:
         not_null = _restores_not_null(migration, choice, inspect_oid(conn, migration.table_oid))
-    steps = [] if state.begun else [CleanupStep("begin", "phase cleanup; workers stop")]
+    steps = [] if state.begun else [CleanupStep("begin", "phase cleanup; workers bring the queue to zero")]
     if choice.archive is not None and not state.has("archived"):
         if isinstance(choice.archive, TableName):
             text = _archive_table_sql(migration, choice.archive)
@@ -524,10 +537,10 @@ def cleanup(
         if state.phase is Phase.DONE and not state.begun:
             return
         if not state.begun:
-            on_step(CleanupStep("begin", "phase cleanup; workers stop"))
             with cancelled_by(conn, stop):
                 blockers = cleanup_blockers(conn, migration, choice, thorough=True)
             _refuse(blockers, override)
+            on_step(CleanupStep("begin", "phase cleanup; workers bring the queue to zero"))
             _begin(conn, migration, choice, blockers, override)
             state = _state(conn, migration)
         choice = _stored_choice(state.record)
