@@ -185,6 +185,20 @@ def test_a_judged_key_must_fit_the_table(database: str) -> None:
         queries.store(conn, migration, [QueryInput("a", ((("x", "1"), 1.0),))])
 
 
+def test_a_judged_key_is_kept_as_the_table_writes_it(database: str) -> None:
+    """A key of another type would stop every later comparison; one written otherwise would judge nothing."""
+    migration = small_table(database)
+    with connect(database, name="test") as conn:
+        key = "6F9619FF-8B86-D011-B42D-00C04FC964FF"
+        uuids = replace(migration, key_types=("uuid",))
+        with pytest.raises(SettingsError, match="invalid input syntax for type uuid"):
+            queries.store(conn, uuids, [QueryInput("a", ((("17",), 1.0),))])
+        assert queries.load(conn, migration) == ()
+        queries.store(conn, uuids, [QueryInput("a", (((key,), 1.0),))])
+        (kept,) = queries.load(conn, migration)
+        assert kept.query.relevant == (((key.lower(),), 1.0),)
+
+
 def test_vectors_are_kept_exactly(database: str) -> None:
     migration = small_table(database)
     vector = np.array([0.1, -1e-30, 3.4e38, 1 / 3, 0, 5], np.float32)

@@ -304,31 +304,53 @@ def both_present_sql(migration: Migration) -> sql.Composed:
 # -------------------------------------------------------------------------------------------------------- kept
 
 
+def _judged_keys(conn: Connection, migration: Migration, queries: Sequence[QueryInput]) -> dict[Key, Key]:
+    """Each judged key as the table writes it: results are told by their keys' text, and a uuid has several.
+
+    Raises:
+        SettingsError: as ``store``.
+    """
+    given = list({key for query in queries for key, _ in query.relevant})
+    width = len(migration.key_columns)
+    for key in given:
+        if len(key) != width:
+            raise SettingsError(
+                f"The key of {migration.table} has {counted(width, 'column', 'columns')},"
+                f" a judged key has {len(key)}: {list(key)}.",
+                hint="A key of several columns is a JSON array.",
+            )
+    parts = sql.SQL(", ").join(
+        sql.SQL("k.key[{}]::{}::text").format(sql.Literal(position), sql.SQL(kind))
+        for position, kind in enumerate(migration.key_types, 1)
+    )
+    query = sql.SQL("SELECT k.key, ARRAY[{}] FROM {}").format(parts, keys_sql())
+    try:
+        rows = conn.execute(query, {"keys": Jsonb([list(key) for key in given])}).fetchall()
+    except psycopg.DataError as error:
+        raise SettingsError(
+            f"A judged key is not one of {migration.table}: {error.diag.message_primary or error}.",
+            hint=f"The key is {', '.join(migration.key_columns)} ({', '.join(migration.key_types)}).",
+        ) from None
+    return {tuple(key): tuple(stored) for key, stored in rows}
+
+
 def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput], source: str = "") -> tuple[int, ...]:
     """Keep queries, with the old model's vectors where the log had them; returns their ids in the same order.
 
     A query stored before keeps its id, vectors and verdicts; judgments that come with it replace the stored ones.
 
     Raises:
-        SettingsError: a judged key does not have as many parts as the table's key.
+        SettingsError: a judged key is not one that the table could have.
     """
-    width = len(migration.key_columns)
-    for query in queries:
-        for key, _ in query.relevant:
-            if len(key) != width:
-                raise SettingsError(
-                    f"The key of {migration.table} has {counted(width, 'column', 'columns')},"
-                    f" a judged key has {len(key)}: {list(key)}.",
-                    hint="A key of several columns is a JSON array.",
-                )
     if not queries:
         return ()
+    keys = _judged_keys(conn, migration, queries)
     entries = [
         {
             # neither NUL nor half a surrogate pair is text to PostgreSQL
             "text": query.text.replace("\0", "").encode("utf-8", "replace").decode("utf-8"),
             "row": list(query.row) if query.row is not None else None,
-            "relevant": [[list(key), gain] for key, gain in query.relevant],
+            "relevant": [[list(keys[key]), gain] for key, gain in query.relevant],
         }
         for query in queries
     ]
