@@ -23,7 +23,7 @@ from embedtui.tui.bridge import (
 from tests.tui import states
 from tests.tui.standin import StandIn
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Post:
