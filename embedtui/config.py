@@ -18,7 +18,7 @@ from dotenv import dotenv_values
 from tomlkit.exceptions import TOMLKitError
 
 from embedtui.errors import SettingsError
-from embedtui.model import Distance, EmbeddingModel, IndexMethod, PlacementKind
+from embedtui.model import UNNAMED, Distance, EmbeddingModel, IndexMethod, PlacementKind
 
 CONFIG_NAME = "embedtui.toml"
 FLAG_VARIABLE = "USE_V2_EMBEDDINGS"
@@ -109,7 +109,7 @@ class ModelSettings:
                 hint="Set EMBED_MODEL, or --new-model, or new_model.name in embedtui.toml; "
                 f"for instance {', '.join(list(KNOWN_MODELS)[:2])}.",
             )
-        name = self.name or "unknown"
+        name = self.name or UNNAMED
         if size is None:
             raise SettingsError(
                 f"The dimensions of {name} are not known.",

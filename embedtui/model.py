@@ -102,6 +102,10 @@ class FaultState(StrEnum):
     SKIPPED = "skipped"
 
 
+UNNAMED = "unknown"
+"""Name of an old model that nobody knows; it counts as retired."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddingModel:
     """An embedding model and how to reach it. The secret itself is never held here, only its variable's name."""
@@ -128,6 +132,11 @@ class EmbeddingModel:
     """The provider no longer answers for it."""
     id: int | None = None
     """Id in embedtui.model once registered."""
+
+    @property
+    def called(self) -> str:
+        """Its name in a sentence."""
+        return self.name if self.name != UNNAMED else "the unnamed old model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,6 +558,12 @@ class VerifyReport:
     def clean(self) -> bool:
         """Whether every row that can have a right vector has it."""
         return not (self.missing or self.stale or self.wrong_model or self.faulty or self.orphaned or self.mismatched)
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether what is queued may well be all that is wrong: edits not embedded yet."""
+        other = self.wrong_model or self.faulty or self.orphaned or self.mismatched
+        return not self.clean and not other and self.missing + self.stale <= self.queued
 
 
 # -------------------------------------------------------------------------------------------------- comparison

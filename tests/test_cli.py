@@ -218,7 +218,8 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
     assert compared.json["measures"]["queries"] == 2
     assert (run.folder / "out.csv").read_text("utf-8").count("\n") > 2
     assert "<html" in (run.folder / "out.html").read_text("utf-8")
-    again = run("compare", "--show", "1")
+    again = run("compare", "--show", "1", "--csv", "again.csv")
+    assert "Written      again.csv" in again.out
     assert again.code in (0, 5) and "Gate" in again.out
 
     run("cutover").refused(6, "not confirmed", "--yes")
@@ -332,11 +333,14 @@ def test_verify_finds_and_repairs(run: InProcess) -> None:
     assert run("run", "--table", "documents").code == 0
     execute(dsn, "UPDATE documents SET embedding_v2 = NULL, embedding_v2_source = NULL WHERE id <= 3")
     execute(dsn, "UPDATE documents SET content = 'new' WHERE id = 9")
+    assert "Mend: embedtui verify --repair" in run("verify").out
     found = run("verify", "--json")
     assert found.code == 5 and (found.json["missing"], found.json["stale"]) == (3, 1)
     assert "Not clean" in run("verify", "--repair").out
     assert run("run", "--table", "documents").code == 0
     assert run("verify").code == 0
+    execute(dsn, "UPDATE documents SET content = 'newer' WHERE id = 9")
+    assert "Mend: embedtui run" in run("verify").out
 
 
 def test_a_vector_that_was_removed_behind_our_back_is_repaired(run: InProcess) -> None:

@@ -236,6 +236,12 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
     conn.execute("DELETE FROM documents WHERE embedding IS NULL")
     conn.execute("ALTER TABLE documents ALTER embedding SET NOT NULL")
     assert names(conn, migration) == {"not_null"}
+    with pytest.raises(Refused, match=r"^No comparison has been recorded\. embedding is NOT NULL"):
+        acts.cutover(database, now(conn, migration), gate=None)
+    conn.execute('ALTER TABLE documents RENAME embedding TO "Old One"')
+    conn.execute("UPDATE embedtui.migration SET old_column = 'Old One'")
+    (blocker,) = acts.cutover_blockers(conn, now(conn, migration), PASS)
+    assert 'ALTER COLUMN "Old One" DROP NOT NULL;' in blocker.release
     assert all(blocker.message and blocker.release for blocker in acts.cutover_blockers(conn, migration, None))
 
 

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -13,8 +15,9 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
+from embedtui.engine.snapshot import next_act
 from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, Refused
-from embedtui.model import Condition, Flip, Phase, Side
+from embedtui.model import Condition, Flip, Phase, RouteStatus, Side, Snapshot, SyncStatus
 from embedtui.postgres.connect import host_name
 from tests.cli_kit import InProcess
 from tests.support import NEW, OLD, make_documents, settings_for, two_beats
@@ -177,6 +180,47 @@ def test_an_abort_while_the_index_is_held_ends_the_worker(database: str, api: Lo
         thread.join(60)
     worker.close()
     operator.close()
+
+
+def test_an_abort_beside_edits_ends_a_following_worker_well(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    """The side table goes from under a statement of the sync: no error, since that is what was wanted."""
+    make_documents(database, 30)
+    worker, operator = (
+        Engine(database, settings=settings_for(database, api, tmp_path, {"placement": "table"})) for _ in range(2)
+    )
+    stop, phases = threading.Event(), []
+    thread = threading.Thread(target=lambda: phases.append(worker.run(stop, follow=True).phase))
+
+    def edit() -> None:
+        with psycopg.connect(database, autocommit=True) as conn:
+            while not stop.wait(0.005):
+                conn.execute("INSERT INTO documents SELECT max(id) + 1, 'edit' FROM documents")
+
+    writer = threading.Thread(target=edit)
+    thread.start()
+    writer.start()
+    try:
+        wait_for(lambda: operator.snapshot().phase is Phase.VALIDATE)
+        operator.abort("documents")
+        thread.join(60)
+    finally:
+        stop.set()
+        thread.join(60)
+        writer.join(60)
+    assert phases == [Phase.ABORTED]
+    with pytest.raises(Refused, match="is aborted"):
+        operator.verify()
+    worker.close()
+    operator.close()
+
+
+def test_changes_that_nobody_embeds_are_the_next_thing_said() -> None:
+    """After `run` has ended nothing keeps the sides in sync, and a rollback would go stale in silence."""
+    for side, phase, otherwise in ((Side.OLD, Phase.VALIDATE, "compare"), (Side.NEW, Phase.SOAK, "watch")):
+        state = Snapshot(datetime.now(UTC), phase=phase, route=RouteStatus(side), sync=SyncStatus(13, 61.0))
+        assert next_act(state)[0] == "run" and "13 changes wait" in next_act(state)[1]
+        assert next_act(replace(state, condition=Condition.RUNNING))[0] == otherwise
+        assert next_act(replace(state, sync=SyncStatus(13, 5.0)))[0] == otherwise
 
 
 def test_closing_one_worker_leaves_the_others_at_work(database: str, api: LoopbackServer, tmp_path: Path) -> None:

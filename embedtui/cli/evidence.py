@@ -82,6 +82,9 @@ def compare(
         emit_json(json.loads(report.to_json(comparison, migration)))
     else:
         _print_comparison(comparison, show)
+        for path in (csv_file, html_file):
+            if path is not None:
+                say(f"Written      {path}")
     ctx.exit(ExitCode.OK if comparison.verdict == "PASS" else ExitCode.NOT_CLEAN)
 
 
@@ -204,5 +207,9 @@ def _print_report(report: VerifyReport, repair: bool) -> None:
         say(f"Queued       {number(report.queued)}")
     if report.clean:
         say("Clean.")
+    elif repair:
+        say("Not clean. Queued for repair: embedtui run")
+    elif report.in_hand:
+        say("Not clean: the changes that wait are not embedded yet. Mend: embedtui run")
     else:
-        say("Not clean." + (" Queued for repair: embedtui run" if repair else " Mend: embedtui verify --repair"))
+        say("Not clean. Mend: embedtui verify --repair")

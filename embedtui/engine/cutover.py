@@ -25,7 +25,7 @@ from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import Blocker, Check, EvaluationStatus, Flip, IndexMethod, Migration, Phase, Side
 from embedtui.postgres.connect import Connection, connect, host_name, operator_name, redact, translate
 from embedtui.postgres.ddl import readable_seconds, run_ddl
-from embedtui.postgres.discover import inspect_oid
+from embedtui.postgres.discover import inspect_oid, shown, shown_column
 from embedtui.postgres.indexes import index_status, is_cold, prewarm
 from embedtui.postgres.placement import make_placement
 from embedtui.postgres.route import (
@@ -169,11 +169,12 @@ def _not_null(conn: Connection, migration: Migration) -> list[Blocker]:
     column = inspect_oid(conn, migration.table_oid).column(migration.old_column)
     if column is None or not column.not_null:
         return []
+    column_name = shown_column(migration.old_column)
     return [
         Blocker(
             "not_null",
-            f"{migration.old_column} is NOT NULL: an INSERT that brings the new vector alone would fail.",
-            f"ALTER TABLE {migration.table} ALTER COLUMN {migration.old_column} DROP NOT NULL, or an override where the"
+            f"{column_name} is NOT NULL: an INSERT that brings the new vector alone would fail.",
+            f"ALTER TABLE {shown(migration.table)} ALTER COLUMN {column_name} DROP NOT NULL; or an override where the"
             " application writes both or neither.",
             True,
         )
@@ -188,7 +189,7 @@ def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]
             Check(
                 "old_model",
                 "warn",
-                f"{migration.old_model.name} no longer answers: rows edited after the cutover age on its side.",
+                f"{migration.old_model.called} no longer answers: rows edited after the cutover age on its side.",
             )
         )
     limit = LIMITS[cutover_settings(migration).strategy]
@@ -436,13 +437,13 @@ def _pass(blockers: tuple[Blocker, ...], override: str) -> tuple[str, ...]:
         Refused: one that cannot be passed, or no reason given.
     """
     override = override.strip()
-    for blocker in blockers:
-        if not (blocker.overridable and override):
-            more = len(blockers) - 1
-            raise Refused(
-                blocker.message + (f" ({more} more)" if more else ""),
-                hint=blocker.release or ("Give an override with a reason." if blocker.overridable else ""),
-            )
+    left = [blocker for blocker in blockers if not (blocker.overridable and override)]
+    if left:
+        first = left[0]
+        raise Refused(
+            " ".join(blocker.message for blocker in left),
+            hint=first.release or ("Give an override with a reason." if first.overridable else ""),
+        )
     return tuple(dict.fromkeys(blocker.name for blocker in blockers))
 
 

@@ -473,8 +473,9 @@ class Engine:
 
         Raises:
             ProviderError: the provider refuses us (only with ``sample``).
+            Refused: the migration has ended, and with it what tells a vector's model and content.
         """
-        migration = self.require()
+        migration = self._live()
         placement = make_placement(migration)
         stop = stop or threading.Event()
         wrong: tuple[Key, ...] = ()

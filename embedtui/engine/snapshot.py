@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from embedtui.engine.backfill import ALIVE
+from embedtui.engine.cutover import LAG_TOLERATED
 from embedtui.engine.throttle import xmin_holder
 from embedtui.model import (
     BackfillStatus,
@@ -270,9 +271,7 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
     if snapshot.route.active is Side.OLD:
         if stale:
             return RollbackStatus(False, stale, f"{migration.old_model.name} did not answer while the new side served")
-        why = (
-            f"nothing to roll back yet; {migration.old_model.name} is retired, so edits after a cutover would be stale"
-        )
+        why = f"nothing to roll back yet; {migration.old_model.called} is retired: later edits would be stale"
         return RollbackStatus(True, 0, why if migration.old_model.retired else "")
     waiting = snapshot.sync.queued
     if not stale and not waiting:
@@ -280,7 +279,7 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
     reasons = []
     if stale:
         dead = "is retired" if migration.old_model.retired else "does not answer"
-        reasons.append(f"{migration.old_model.name} {dead}")
+        reasons.append(f"{migration.old_model.called} {dead}")
     if waiting:
         reasons.append(f"{counted(waiting, 'change waits', 'changes wait')} to be synced")
     return RollbackStatus(False, stale + waiting, "; ".join(reasons))
@@ -305,9 +304,13 @@ def next_act(snapshot: Snapshot) -> tuple[str, str]:
     if snapshot.route.active is Side.NEW:
         if phase is Phase.CLEANUP:
             return "cleanup", "A cleanup was interrupted: run it again to complete it."
+        if _left_behind(snapshot):
+            return "run", f"No worker keeps the sides in sync: {_waiting(snapshot)}, and a rollback would be stale."
         return "watch", "Soaking: watch searches and faults; roll back with one key if anything looks wrong."
     if snapshot.faulty:
         return "faults", f"{counted(snapshot.faulty, 'row is', 'rows are')} faulty: retry, truncate or skip."
+    if _left_behind(snapshot):
+        return "run", f"No worker keeps the new side in sync: {_waiting(snapshot)}."
     evaluation = snapshot.evaluation
     if evaluation is None:
         return "compare", "Compare old and new before the switch."
@@ -316,6 +319,16 @@ def next_act(snapshot: Snapshot) -> tuple[str, str]:
     if evaluation.verdict != "PASS":
         return "compare", f"The gate says {evaluation.verdict}: look at the checks."
     return "cutover", "The gate passed: cut over when ready."
+
+
+def _left_behind(snapshot: Snapshot) -> bool:
+    """Changes wait, and nobody is there to embed them."""
+    oldest = snapshot.sync.oldest_seconds
+    return snapshot.condition is Condition.IDLE and oldest is not None and oldest > LAG_TOLERATED
+
+
+def _waiting(snapshot: Snapshot) -> str:
+    return counted(snapshot.sync.queued, "change waits", "changes wait")
 
 
 def done_share(snapshot: Snapshot) -> float | None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import psycopg
+
 from embedtui.engine.backfill import Backfill, plan_shards
 from embedtui.engine.cutover import flip_if_due
 from embedtui.engine.embedding import ConfigurationFault, RowEmbedder
@@ -337,10 +339,20 @@ class Stages:
         except Interrupted:
             pass
         except BaseException as error:
-            self._sync_error = fatal(error)
-            self._job.halt()
+            if not self._ended():  # a cleanup takes the old names from under a statement
+                self._sync_error = fatal(error)
+                self._job.halt()
         finally:
             self._job.idle()
+
+    def _ended(self) -> bool:
+        """Whether the migration is over; on a connection of its own, for the side threads."""
+        try:
+            with connect(self._job.dsn, name="sync") as conn:
+                migration = load_migration(conn, self._job.migration.name)
+        except (psycopg.Error, EmbedtuiError):
+            return False
+        return migration is not None and migration.phase.ended
 
     def _watch_share(self) -> None:
         while not self._job.stop.wait(0.2):

@@ -167,7 +167,7 @@ class CutoverScreen(DashboardScreen):
                     "3",
                     f"{m.old_column} stays and is kept current"
                     if not m.old_model.retired
-                    else f"{m.old_column} stays but ages: {m.old_model.name} no longer answers",
+                    else f"{m.old_column} stays but ages: {m.old_model.called} no longer answers",
                 ),
                 ("F9", "takes it all back, at once"),
             )
