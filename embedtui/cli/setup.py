@@ -157,7 +157,8 @@ def plan(ctx: click.Context, settings: Settings, check_provider: bool, only_sql:
 def _print_plan(found: Plan) -> None:
     rows = counted(found.rows, "row", "rows")
     say(f"Table      {plain(shown(found.table))}, {rows}, {number(found.empty_rows)} with no text")
-    say(f"Tokens     about {number(found.estimated_tokens)}, cost about {money(found.estimated_cost)}")
+    about = "" if found.estimated_cost is None else "about "
+    say(f"Tokens     about {number(found.estimated_tokens)}, cost {about}{money(found.estimated_cost)}")
     say(f"Time       {seconds(found.estimated_seconds)}" + _why_unknown(found))
     say(f"Placement  {found.placement.value}: {plain(found.placement_why)}")
     say()

@@ -146,7 +146,7 @@ def cleanup(
                 emit_json({"statements": statements()})
             else:
                 for statement in statements():
-                    say(statement)
+                    say(f"{statement};")
             return
         if typed is None and interactive():
             for blocker in engine.blockers("cleanup"):

@@ -221,7 +221,7 @@ class Dashboard(App[None]):
     @property
     def farewell(self) -> str:
         """What is worth a line on the terminal after leaving; empty where nothing was under way."""
-        if self.snapshot is None or not self._worked or self.snapshot.phase.ended:
+        if self.snapshot is None or not self._worked or self.snapshot.phase.ended or self.snapshot.migration is None:
             return ""
         status = self.snapshot.backfill
         if self.snapshot.phase is Phase.BACKFILL and status.total:

@@ -72,7 +72,8 @@ class WorkersScreen(DashboardScreen):
         if thread is not None:
             last = index + 1 == len(self._lines) or self._lines[index + 1][1] is None
             stem = "  └ " if last else "  ├ "
-            left = draw.line((stem, "$faint"), (draw.fit(thread.name, 14), "$muted"), safe.line(thread.doing))
+            name = draw.fit(thread.name.removeprefix("embedtui-"), 14)
+            left = draw.line((stem, "$faint"), (name, "$muted"), safe.line(thread.doing))
             return draw.row(left, draw.line((since, "$muted")), width)
         mark = ("● ", "$success") if worker.alive else ("✗ ", "bold $warning")
         doing = safe.line(_doing(worker, None))
