@@ -34,7 +34,7 @@ class Document(ScrollView, can_focus=True):
 
     def _wrap(self) -> None:
         # One cell stays free, so that a scrollbar that comes or goes does not break the lines anew.
-        width = self.size.width - self.gutter.width - 1
+        width = self.size.width - 1
         self._strips = Visual.to_strips(self, self._text, width, None, self.visual_style) if width > 0 else []
         self.virtual_size = Size(max(0, width), len(self._strips))
         self.refresh()

@@ -28,7 +28,7 @@ class Sheet(VerticalScroll, can_focus=True):
     def repaint(self) -> None:
         """Paints anew, if that changes the picture."""
         # One cell stays free, so that a scrollbar that comes or goes does not break the lines anew.
-        width = self.size.width - self.gutter.width - 1
+        width = self.size.width - 1
         if width <= 0:
             return
         content = self._paint(width)
