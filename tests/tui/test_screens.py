@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from textual.events import Key
 from textual.widgets import Input, Static
 
 from embedtui.model import Noted, Phase
@@ -42,6 +43,18 @@ async def test_the_log_follows_also_behind_a_dialog(shown: Open) -> None:
 
 def footer(app: Dashboard) -> str:
     return str(app.screen.query_one("#footer", Panel).render())
+
+
+async def test_a_burst_of_keys_keeps_its_spaces(shown: Open) -> None:
+    """A table's name may have some; a slow line delivers all of it before the focus has moved to the field."""
+    async with shown(states.READY) as (app, pilot, _):
+        await pilot.press("3", "x")
+        await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
+        for character in " Doc Chunks":
+            app.post_message(Key("space" if character == " " else character, character))
+        field = app.screen.query_one("#typed", Input)
+        await until(pilot, lambda: field.value.endswith("s"))
+        assert field.value == "Doc Chunks"
 
 
 async def test_while_typing_the_footer_has_the_keys_that_leave_the_field(shown: Open) -> None:

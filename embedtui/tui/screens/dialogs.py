@@ -33,10 +33,11 @@ class Dialog(ModalScreen[T]):
         self.dismiss(None)
 
     def on_key(self, event: events.Key) -> None:
-        # Cancel is focused so that Enter is harmless; what is typed goes to the first field all the same.
-        if isinstance(self.focused, Button) and event.character and event.is_printable and event.character != " ":
+        # Cancel is focused so that Enter is harmless; what is typed goes to the first field all the same. Of a whole
+        # burst (a slow line, a paste) the rest comes here too, before the focus has moved: its spaces belong to it.
+        if isinstance(self.focused, Button) and event.character and event.is_printable:
             field = next(iter(self.query(self.TYPED).results(Input)), None)
-            if field is not None:
+            if field is not None and (event.character != " " or field.value):
                 event.stop()
                 field.focus()
                 # Such a field must not select its text on focus, or the next character would replace this one.
