@@ -245,6 +245,9 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
     run("cleanup", "--table", "docs").refused(6)
     done = run("cleanup", "--table", "docs", "--override", "a test", "--json")
     assert (done.code, done.json["phase"]) == (0, "done"), done
+    assert "Rollback   the old side is gone" in run("status").out
+    again = run("run")  # the settings of what is finished begin nothing, and pay for nothing
+    assert again.code in (2, 6) and "index" not in again.out, again
     acts = [entry["act"] for entry in run("log", "--json").json["entries"]]
     assert {"begin", "cutover", "rollback"} <= set(acts)
     assert "cutover" in run("log").out

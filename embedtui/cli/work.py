@@ -39,6 +39,7 @@ from embedtui.model import (
     FaultState,
     Held,
     Noted,
+    Phase,
     PhaseChanged,
     Progressed,
     RouteFlipped,
@@ -165,6 +166,16 @@ def _status_data(snapshot: Snapshot) -> dict[str, object]:
     return data
 
 
+def _rollback(snapshot: Snapshot) -> str:
+    status, why = snapshot.rollback, plain(snapshot.rollback.why)
+    if snapshot.phase is Phase.DONE:
+        return why
+    said = f"{counted(status.stale, 'row', 'rows')} stale"
+    if status.fresh is not False:
+        said = "unknown" if status.fresh is None else "fresh"
+    return f"{said}: {why}" if why else said
+
+
 def _followers(route: RouteStatus) -> str:
     """Who follows the pointer, and how well."""
     said = counted(len(route.listeners), "listener", "listeners")
@@ -213,12 +224,7 @@ def _print_status(snapshot: Snapshot) -> None:
         say(f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}")
     canary = f", {route.canary} % of keys read the new side" if route.canary else ""
     say(f"Route      {route.active.value} serves{canary}, {_followers(route)}")
-    rollback = snapshot.rollback
-    if rollback.fresh is None:
-        said = "unknown"
-    else:
-        said = "fresh" if rollback.fresh else f"{counted(rollback.stale, 'row', 'rows')} stale"
-    say(f"Rollback   {said}" + (f": {plain(rollback.why)}" if rollback.why else ""))
+    say(f"Rollback   {_rollback(snapshot)}")
     evaluation = snapshot.evaluation
     if evaluation is not None:
         void = "" if evaluation.valid else f", void: {plain(evaluation.why_void)}"

@@ -101,7 +101,7 @@ def read_snapshot(
         route=route,
         evaluation=evaluation(conn, migration),
         workers=workers,
-        soak_seconds=_soak(conn, migration, as_of) if route.active is Side.NEW else None,
+        soak_seconds=_soak(conn, migration, as_of) if route.active is Side.NEW and not migration.phase.ended else None,
     )
     snapshot = replace(snapshot, rollback=_rollback(conn, snapshot))
     act, why = next_act(snapshot)
@@ -261,6 +261,9 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
     """Honest about the old side: what waits in the queue, and what its dead model can no longer embed."""
     migration = snapshot.migration
     assert migration is not None
+    if migration.phase is Phase.DONE:
+        gone = migration.settings.get("gone") == Side.OLD.value
+        return RollbackStatus(None, 0, "the old side is gone" if gone else "nothing keeps the old side current")
     if migration.settings.get("change_capture", "triggers") != "triggers":
         return RollbackStatus(None, 0, "unknown: no change capture")
     row = conn.execute(

@@ -334,6 +334,8 @@ def rollback(view: View, width: int) -> list[Content]:
     if not view.new_reads:
         value = [(f"! {why}", "$warning")] if why else [("nothing to roll back", "$muted")]
         why = ""
+    elif why and snapshot.phase is Phase.DONE:
+        value, why = [(why, "$muted")], ""
     elif status.fresh is None:
         value = [("? unknown", "bold $warning")]
     elif status.fresh:

@@ -224,6 +224,8 @@ def test_rollback_freshness_is_in_words() -> None:
     assert "✓ fresh" in words(states.CUT_OVER)
     assert "1,204 rows stale" in words(states.STALE) and "no longer answers" in words(states.STALE)
     assert "nothing to roll back" in words(states.RUNNING)
+    done = replace(states.DONE, rollback=replace(states.DONE.rollback, why="the old side is gone"))
+    assert "the old side is gone" in words(done) and "F9" not in words(done)
 
 
 def test_phases_before_are_done_and_after_are_open() -> None:
