@@ -59,10 +59,9 @@ def child(dsn: str, base_url: str, out: str) -> None:
 
         paints = 0
 
-        def on_mount(self) -> None:
+        def on_mount(self) -> None:  # beside the dashboard's own: Textual calls both
             self.lags: list[float] = []
             self.probing = asyncio.Event()
-            super().on_mount()
             self._probe = asyncio.create_task(self._watch_loop())
             self._reporter = threading.Thread(target=self._report, args=[asyncio.get_running_loop()], daemon=True)
             self._reporter.start()
