@@ -236,6 +236,8 @@ class Dashboard(App[None]):
 
     def show(self) -> None:
         """Shows the present view on every screen of the front stack."""
+        if not self.is_running:  # leaving: the screens' parts go one by one
+            return
         view = self.view
         # Panels report themselves one by one; beside a busy engine that spreads over some rounds of the loop. The
         # picture waits for all of them: one repaint a snapshot.
@@ -254,6 +256,8 @@ class Dashboard(App[None]):
 
     def tell(self, topic: str, payload: object) -> None:
         """Hands something that arrived to the screens of the front stack."""
+        if not self.is_running:
+            return
         for screen in self.screen_stack:
             if isinstance(screen, DashboardScreen) and screen.is_mounted:
                 screen.receive(topic, payload)
