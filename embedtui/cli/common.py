@@ -147,15 +147,20 @@ def engine_for(settings: Settings, on_event: EventSink | None = None) -> Iterato
         engine.close()
 
 
-def open_engine(settings: Settings, on_event: EventSink | None = None) -> Engine:
+def open_engine(settings: Settings, on_event: EventSink | None = None, *, apart: bool = False) -> Engine:
     """Find out which migration is meant, and make its engine.
+
+    ``apart``: its work is done in a process of its own, which goes on when the terminal dies.
 
     Raises the settings' and the database's errors.
     """
     from embedtui.engine import Engine
+    from embedtui.engine.apart import EngineApart
 
     with connect(settings.dsn, name="check", read_only=True) as conn:
         name = migration_name(conn, settings)
+    if apart:
+        return EngineApart(settings.dsn, name, settings, on_event, outlives=True)
     return Engine(settings.dsn, name, settings, on_event)
 
 

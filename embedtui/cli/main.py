@@ -20,14 +20,14 @@ from embedtui.cli.output import emit_json, plain, say
 from embedtui.cli.setup import init, plan
 from embedtui.cli.show import demo, show
 from embedtui.cli.switch import abort, cleanup, cutover, rollback
-from embedtui.cli.work import faults, index, log, pace, pause, resume, run, status
+from embedtui.cli.work import faults, index, log, pace, pause, resume, run, status, stop
 from embedtui.config import load_settings
 from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, SettingsError
 from embedtui.postgres.connect import redact, translate
 
 _COMMANDS = (
-    demo, init, plan, run, status, index, compare, search, decide, verify, cutover, rollback, pause, resume, pace,
-    faults, cleanup, abort, log,
+    demo, init, plan, run, status, index, compare, search, decide, verify, cutover, rollback, pause, resume, stop,
+    pace, faults, cleanup, abort, log,
 )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def show(settings: Settings, *, readonly: bool, config: Path | None) -> int:
         else:
             settings = load_settings(config=path)
     _ = settings.dsn  # a missing one is said here, not on a screen that just opened
-    return run_dashboard(lambda on_event: open_engine(settings, on_event), readonly=readonly)
+    return run_dashboard(lambda on_event: open_engine(settings, on_event, apart=True), readonly=readonly)
 
 
 def _chosen(settings: Settings) -> bool:

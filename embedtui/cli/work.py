@@ -32,7 +32,7 @@ from embedtui.cli.output import (
     to_data,
 )
 from embedtui.config import Settings
-from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, SettingsError
+from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, Refused, SettingsError
 from embedtui.model import (
     Event,
     Failed,
@@ -280,6 +280,29 @@ def pause(settings: Settings, reason: str) -> None:
     with engine_for(settings) as engine:
         engine.pause(reason)
     say("Paused. Go on with `embedtui resume`.")
+
+
+@click.command(cls=ExampleCommand, example="embedtui stop\nembedtui stop --worker web1:4711")
+@target_options
+@click.option("--worker", metavar="HOST:PID", help="Only this one, as `embedtui status` names it.")
+@json_option
+def stop(settings: Settings, worker: str | None, as_json: bool) -> None:
+    """End the processes that do the work, wherever they run: also one that outlived its terminal.
+
+    Requests in flight are finished and stored; `embedtui run` goes on.
+    """
+    with engine_for(settings) as engine:
+        at_work = {f"{each.host}:{each.pid}": each.id for each in engine.snapshot().workers if each.alive}
+        if worker is not None and worker not in at_work:
+            raise Refused(
+                f"No worker {plain(worker)} is at work.",
+                hint=f"There are: {plain(', '.join(at_work))}" if at_work else "There are none.",
+            )
+        asked = engine.stop_workers(None if worker is None else [at_work[worker]])
+    if as_json:
+        emit_json({"stopping": asked})
+    else:
+        say(f"{counted(asked, 'process stops', 'processes stop')}. Go on with `embedtui run`.")
 
 
 @click.command(cls=ExampleCommand, example="embedtui resume")

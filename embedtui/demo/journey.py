@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from embedtui.demo.questions import QUESTIONS
 from embedtui.demo.traffic import Traffic
 from embedtui.engine import Engine
 from embedtui.engine import queries as kept_queries
+from embedtui.engine.apart import EngineApart
 from embedtui.errors import ExitCode, Interrupted, NotClean
 from embedtui.model import (
     Comparison,
@@ -169,9 +171,13 @@ class Demo:
             environ=self.environ,
         )
 
-    def open_engine(self, on_event: EventSink | None = None) -> Engine:
-        """An engine whose migration is prepared and holds the demo's questions, to compare with."""
-        engine = Engine(self.dsn, settings=self.settings, on_event=on_event, environ=self.environ)
+    def open_engine(self, on_event: EventSink | None = None, *, apart: bool = False) -> Engine:
+        """An engine whose migration is prepared and holds the demo's questions, to compare with.
+
+        ``apart``: it works in a process of its own, as beside a dashboard.
+        """
+        kind = EngineApart if apart else Engine
+        engine = kind(self.dsn, settings=self.settings, on_event=on_event, environ=self.environ)
         try:
             engine.prepare()
             with psycopg.connect(self.dsn, autocommit=True) as conn:
@@ -405,7 +411,7 @@ def run_demo(*, headless: bool, as_json: bool, reset: bool, dashboard: Callable[
     if not headless:
         with Demo(reset=reset, tokens_per_minute=WATCHABLE_TOKENS_PER_MINUTE, out=out) as demo:
             out(f'From a second terminal: DATABASE_URL="{demo.dsn}" embedtui status --watch')
-            return dashboard(demo.open_engine)
+            return dashboard(functools.partial(demo.open_engine, apart=True))
     with Demo(reset=True, out=out) as demo:
         report = run_journey(demo, out=out)
     sys.stdout.write(f"{json.dumps(asdict(report)) if as_json else report.text()}\n")

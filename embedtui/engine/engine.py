@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from embedtui.config import Settings
 from embedtui.engine import cleanup as cleanups
 from embedtui.engine import cutover as cutovers
 from embedtui.engine import queries as queries_module
+from embedtui.engine.backfill import ALIVE
 from embedtui.engine.compare import ad_hoc, compare
 from embedtui.engine.embedding import ConfigurationFault
 from embedtui.engine.evaluation import current_evaluation, remembered, with_verdicts
@@ -30,7 +32,7 @@ from embedtui.engine.sync import queue_keys
 from embedtui.engine.throttle import Throttle
 from embedtui.engine.verify import count_rows, sample_rows
 from embedtui.engine.worker import Worker
-from embedtui.errors import EmbedtuiError, Interrupted, ProviderError, Refused
+from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted, ProviderError, Refused
 from embedtui.model import (
     AuditEntry,
     Blocker,
@@ -80,6 +82,9 @@ def connector(dsn: str, name: str) -> Callable[[], Connection]:
 class Engine:
     """One migration, as seen from one process. Several may work on it, on several hosts."""
 
+    outlives = False
+    """Whether the work of :meth:`run` can go on without this process, see :meth:`detach`."""
+
     def __init__(
         self,
         dsn: str,
@@ -105,12 +110,16 @@ class Engine:
         self._meter = RateMeter()
         self._reads = Link(dsn, "screen", statement_timeout_ms=10_000)
         self._reads_lock = threading.Lock()
-        self._worker_id: int | None = None
+        self._own_pids = {os.getpid()}
+        """Processes of this host that work for this object."""
 
     def close(self) -> None:
         """Close the connections this object keeps; running commands are stopped through their own signal."""
         with self._reads_lock:
             self._reads.drop()
+
+    def detach(self) -> None:
+        """Let the work under way go on when this process ends; without effect where it cannot (``outlives``)."""
 
     # ------------------------------------------------------------------------------------------------------ reads
 
@@ -152,7 +161,7 @@ class Engine:
     def snapshot(self) -> Snapshot:
         """The state as of now; a few cheap statements."""
         return self._read(
-            lambda conn: read_snapshot(conn, self._name, self._meter, current_evaluation, self._worker_id)
+            lambda conn: read_snapshot(conn, self._name, self._meter, current_evaluation, self._own_pids)
         )
 
     def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]:
@@ -218,6 +227,26 @@ class Engine:
             set_desired(conn, migration.id, "run")
             set_condition(conn, migration.id, Condition.IDLE)
             unblock(conn, migration.id)
+
+    def stop_workers(self, ids: Sequence[int] | None = None) -> int:
+        """Ask worker processes (None: all), wherever they run, to stop cleanly; how many were asked.
+
+        Each hears it within about a second, finishes its requests in flight, stores them and ends.
+        """
+        migration = self.require()
+
+        def work(conn: Connection) -> int:
+            with conn.transaction():
+                asked = conn.execute(
+                    "UPDATE embedtui.worker w SET stop_wanted = true WHERE migration = %s AND stopped_at IS NULL"
+                    f" AND {ALIVE.format('w.id')} AND (%s::integer[] IS NULL OR id = ANY (%s)) RETURNING host, pid",
+                    [migration.id, *[list(ids) if ids is not None else None] * 2],
+                ).fetchall()
+                if asked:
+                    add_audit(conn, migration.id, "stop", ", ".join(f"{host}:{pid}" for host, pid in asked))
+            return len(asked)
+
+        return self._write(work)
 
     def _live(self) -> Migration:
         migration = self.require()
@@ -334,9 +363,21 @@ class Engine:
                 self._pause_for(migration, fault)
                 if not follow:
                     raise
-                while self.require().desired == "pause":
-                    if stop.wait(0.5):
-                        raise Interrupted("Stopped.", hint="Run again to go on.") from None
+                self._wait_for_mend(stop)
+
+    def _wait_for_mend(self, stop: threading.Event) -> None:
+        """Wait, as a worker that everybody sees, until somebody resumes or the migration has ended."""
+        migration = self.require()
+        job = Job(self.dsn, migration, self._on_event)
+        with Worker(job, stop, Throttle.of(migration)):
+            job.doing("waiting to be resumed")
+            while migration.desired == "pause" and not migration.phase.ended:
+                if stop.wait(0.5):
+                    raise Interrupted("Stopped.", hint="Run again to go on.") from None
+                with contextlib.suppress(DatabaseError):  # the worker says so, and waits for it
+                    migration = self.require()
+        if migration.phase.ended:
+            raise Refused(f"The migration of {migration.table} is {migration.phase}.")
 
     def _require_startable(self) -> None:
         """Whoever starts it, a wrong key or another migration's settings are said before anything is changed."""
@@ -372,11 +413,7 @@ class Engine:
             follow=follow,
         )
         with Worker(job, stop, Throttle.of(migration)):
-            self._worker_id = job.worker_id
-            try:
-                stages.run()
-            finally:
-                self._worker_id = None
+            stages.run()
         if job.pending_failure is not None:
             raise job.pending_failure
 

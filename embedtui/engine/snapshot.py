@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -75,14 +74,14 @@ EvaluationReader = Callable[[Connection, Migration], EvaluationStatus | None]
 
 
 def read_snapshot(
-    conn: Connection, name: str | None, meter: RateMeter, evaluation: EvaluationReader, own_worker: int | None
+    conn: Connection, name: str | None, meter: RateMeter, evaluation: EvaluationReader, own_pids: Collection[int]
 ) -> Snapshot:
-    """The state of the migration called ``name`` as of now."""
+    """The state of the migration called ``name`` as of now; workers with one of ``own_pids`` on this host are ours."""
     as_of = _one(conn, "SELECT now()")
     migration = load_migration(conn, name)
     if migration is None:
         return Snapshot(as_of=as_of, next_act="run", next_why="Nothing is migrated yet: see the plan, then run it.")
-    workers = _workers(conn, migration, own_worker)
+    workers = _workers(conn, migration, own_pids)
     alive = any(worker.alive for worker in workers)
     reasons = _holds(conn, migration)
     sync = _sync(conn, migration)
@@ -130,7 +129,7 @@ def _reasons(migration: Migration, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
     return holds
 
 
-def _workers(conn: Connection, migration: Migration, own: int | None) -> tuple[WorkerStatus, ...]:
+def _workers(conn: Connection, migration: Migration, own_pids: Collection[int]) -> tuple[WorkerStatus, ...]:
     rows = conn.execute(
         "SELECT w.id, w.host, w.pid, w.doing, w.since, w.heartbeat, extract(epoch FROM now() - w.heartbeat)::float8,"
         f" w.rows, w.threads, w.stopped_at IS NULL AND {ALIVE.format('w.id')}"
@@ -139,7 +138,7 @@ def _workers(conn: Connection, migration: Migration, own: int | None) -> tuple[W
         " AND heartbeat > now() - interval '10 minutes' ORDER BY w.id DESC LIMIT 50",
         [migration.id],
     )
-    here = (host_name(), os.getpid())
+    here = host_name()
     return tuple(
         WorkerStatus(
             id=number,
@@ -151,7 +150,7 @@ def _workers(conn: Connection, migration: Migration, own: int | None) -> tuple[W
             alive=alive,
             rows=count,
             threads=tuple(ThreadStatus(name, what, beat - timedelta(seconds=age)) for name, what, age in threads),
-            own=number == own or (host, pid) == here,
+            own=host == here and pid in own_pids,
         )
         for number, host, pid, doing, since, beat, silent, count, threads, alive in rows
     )

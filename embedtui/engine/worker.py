@@ -123,9 +123,10 @@ class Worker:
         row = conn.execute(
             "WITH beat AS (UPDATE embedtui.worker SET heartbeat = now(), rows = %(rows)s, threads = %(threads)s,"
             " holds = %(holds)s,"
-            " since = CASE WHEN doing = %(doing)s THEN since ELSE now() END, doing = %(doing)s WHERE id = %(w)s)"
-            " SELECT desired, coalesce((settings->>'index_held')::boolean, false) FROM embedtui.migration"
-            " WHERE id = %(m)s",
+            " since = CASE WHEN doing = %(doing)s THEN since ELSE now() END, doing = %(doing)s WHERE id = %(w)s"
+            " RETURNING stop_wanted)"
+            " SELECT desired, coalesce((settings->>'index_held')::boolean, false), (SELECT stop_wanted FROM beat)"
+            " FROM embedtui.migration WHERE id = %(m)s",
             {
                 "rows": self._job.rows,
                 # ages and not times: hosts' clocks differ, and the database's is what the screens count from
@@ -143,6 +144,8 @@ class Worker:
         ).fetchone()
         self._job.paused = row is None or row[0] == "pause"
         self._job.index_held = row is not None and row[1]
+        if row is not None and row[2]:
+            self._outer.set()
         if beats % 5 == 0:
             conn.execute(
                 "UPDATE embedtui.shard SET lease_until = now() + make_interval(secs => %s)"

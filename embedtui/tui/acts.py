@@ -54,6 +54,7 @@ ACTS: dict[str, Act] = {
         Act("faster", "plus", "Faster", "One more request in flight.", "Pace", shown="+"),
         Act("slower", "minus", "Slower", "One request in flight fewer.", "Pace", shown="-"),
         Act("limits", "l", "Limits", "Set requests and tokens per minute, concurrency and spend cap.", "Pace"),
+        Act("detach", "D", "Detach", "Leave; the work of this terminal goes on without it.", changes=False),
         Act("help", "question_mark", "Help", "All keys, and what the signs mean.", "Screen", "?", changes=False),
         Act("theme", "t", "Theme", "Change between dark, light and 16 colours.", "Screen", changes=False),
         Act("palette", "ctrl+p", "Commands", "Find any act by its name.", "Screen", "^p", changes=False),
@@ -71,6 +72,8 @@ def refusal(name: str, view: View) -> str:
     The snapshot decides, so this is quick and may be a second old: the engine checks again when the act is done.
     """
     act = ACTS[name]
+    if name == "detach":
+        return _detach(view)
     if not act.changes:
         return ""
     if view.readonly:
@@ -232,6 +235,12 @@ def _pace(view: View) -> str:
     if view.snapshot is None or view.snapshot.backfill.concurrency is None:
         return "Only a backfill that is under way can be made faster or slower; l sets limits at any time."
     return ""
+
+
+def _detach(view: View) -> str:
+    if not view.running:
+        return "No work is under way in this terminal: leave with q."
+    return "" if view.detachable else "This work ends with its terminal, as all of the demo does."
 
 
 def _pause(view: View) -> str:

@@ -67,8 +67,8 @@ from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.view import Link, View
 
-QUIT_SIGNALS = ("SIGTERM", "SIGHUP")
-"""Asked to end, and the terminal was closed."""
+QUIT_SIGNALS = {"SIGTERM": "_act_quit", "SIGHUP": "_act_detach"}
+"""Asked to end, and the terminal was closed: what is done then."""
 HANGUP_SECONDS = 2.0
 """Between looks whether the terminal is still there."""
 _RATES = 240
@@ -151,6 +151,7 @@ class Dashboard(App[None]):
         self._busy: tuple[str, ...] = ()
         self._asking = ""
         self._worked = False
+        self._detached = False
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -169,13 +170,13 @@ class Dashboard(App[None]):
         self.switch_mode(self._comforts.screen if known else "overview")
 
     def _catch_signals(self) -> None:
-        # A closed terminal (SIGHUP) and SIGTERM leave the same way as the key: own threads stopped, terminal restored.
+        # SIGTERM leaves the same way as the key, a closed terminal (SIGHUP) without stopping the work.
         loop = asyncio.get_running_loop()
-        for name in QUIT_SIGNALS:
+        for name, leave in QUIT_SIGNALS.items():
             number = getattr(signal, name, None)
             if number is not None:
                 with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                    loop.add_signal_handler(number, self.exit)
+                    loop.add_signal_handler(number, getattr(self, leave))
 
     def _watch_terminal(self) -> None:
         # Where nobody sends SIGHUP (a container, a session of its own), only the input tells that the terminal closed.
@@ -186,7 +187,7 @@ class Dashboard(App[None]):
 
         def look() -> None:
             if terminal.poll(0):
-                self.exit()
+                self._act_detach()
 
         self.set_interval(HANGUP_SECONDS, look)
 
@@ -202,6 +203,7 @@ class Dashboard(App[None]):
             rates=tuple(self._rates),
             events=tuple(self._events),
             running=self.bridge.running,
+            detachable=self.bridge.detachable,
             busy=self._busy,
             readonly=self.readonly,
         )
@@ -223,6 +225,8 @@ class Dashboard(App[None]):
         """What is worth a line on the terminal after leaving; empty where nothing was under way."""
         if self.snapshot is None or not self._worked or self.snapshot.phase.ended or self.snapshot.migration is None:
             return ""
+        if self._detached:
+            return "The work goes on without this terminal. Watch it: embedtui. End it: embedtui stop"
         status = self.snapshot.backfill
         if self.snapshot.phase is Phase.BACKFILL and status.total:
             done = f"{draw.number(status.rows)} of {draw.number(status.total)}"
@@ -514,6 +518,10 @@ class Dashboard(App[None]):
     def _act_palette(self) -> None:
         self.action_command_palette()
 
+    def _act_detach(self) -> None:
+        self._detached = self.bridge.detach()
+        self.exit()
+
     def _act_quit(self) -> None:
         self.exit()
 
@@ -560,6 +568,7 @@ def echo(name: str, result: object) -> str:
         "hold": "The index is held back: workers wait before it." if result else "The workers may build the index.",
         "pace": f"Requests in flight: at most {result}.",
         "limits": "Limits set.",
+        "stop": f"{result} stops; requests in flight are stored." if result else "It was at work no more.",
         "cleanup": "Cleaned up: the old side is gone.",
         "abort": "Aborted: the old side serves as before.",
         "postpone": "Postponed: it cuts over by itself once nothing waits for the sync.",

@@ -42,11 +42,15 @@ QUIT_PATIENCE = 0.4
 class Engine(Protocol):
     """What the screen needs of an engine; every call may block and is made on the bridge's threads only."""
 
+    @property
+    def outlives(self) -> bool: ...
+    def detach(self) -> None: ...
     def snapshot(self) -> Snapshot: ...
     def plan(self) -> Plan: ...
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> object: ...
     def pause(self, reason: str = "") -> object: ...
     def resume(self) -> object: ...
+    def stop_workers(self, ids: Sequence[int] | None = None) -> int: ...
     def set_pace(
         self,
         *,
@@ -247,6 +251,7 @@ class Bridge:
         self._roll = threading.Event()
         self._last_progress = 0.0
         self._run_thread: threading.Thread | None = None
+        self._detached = False
 
     def start(self) -> None:
         """Starts polling; the first snapshot opens the engine."""
@@ -281,6 +286,18 @@ class Bridge:
         """Whether the work is under way in this process."""
         return self._run_thread is not None and self._run_thread.is_alive()
 
+    @property
+    def detachable(self) -> bool:
+        """Whether the work under way can go on without this terminal."""
+        return self.running and self._engine is not None and self._engine.outlives
+
+    def detach(self) -> bool:
+        """Lets the work go on when the bridge is closed; whether it will."""
+        self._detached = self.detachable
+        if self._engine is not None:
+            self._engine.detach()
+        return self._detached
+
     def advance(self, name: str) -> Callable[[str, int, int], None]:
         """A progress callback that posts :class:`ActAdvanced` at most five times a second, and the last step always."""
         last = 0.0
@@ -309,12 +326,13 @@ class Bridge:
     def close(self, patience: float = QUIT_PATIENCE) -> None:
         """Stops all threads and closes the engine; returns within about ``patience`` seconds whatever they do."""
         self._closing.set()
-        self._stop_work.set()
+        if not self._detached:
+            self._stop_work.set()
         for event in (self._wake, self._read, self._roll, self._opened):
             event.set()
         deadline = time.monotonic() + patience
         with self._lock:
-            threads = list(self._threads)
+            threads = self._threads - ({self._run_thread} if self._detached else set())
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         if self._engine is not None:

@@ -37,6 +37,8 @@ class View:
     """What the engine of this process told, oldest first."""
     running: bool = False
     """This terminal runs the migration's work."""
+    detachable: bool = False
+    """… and it can go on without the terminal."""
     busy: tuple[str, ...] = ()
     """Names of acts under way from this terminal."""
     readonly: bool = False

@@ -19,6 +19,10 @@ class StandIn:
         self.lost = lost
         self.calls: list[str] = []
         self.blocked = ()
+        self.outlives = False
+
+    def detach(self):
+        self.calls.append("detach")
 
     def snapshot(self) -> Snapshot:
         if self.lost:
@@ -31,6 +35,10 @@ class StandIn:
     def run(self, stop: threading.Event, *, until=None, follow=False):
         self.calls.append("run")
         stop.wait()
+
+    def stop_workers(self, ids=None):
+        self.calls.append(f"stop {ids}")
+        return 1
 
     def pause(self, reason=""):
         self.calls.append("pause")

@@ -14,6 +14,7 @@ from textual.widgets import Button, Input, OptionList
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
+from embedtui.engine.apart import EngineApart
 from embedtui.model import Condition, Phase, QueryInput, Side
 from embedtui.postgres.connect import connect
 from embedtui.tui import acts
@@ -481,6 +482,37 @@ async def test_a_cutover_is_postponed_and_taken_back(database: str, api: Loopbac
         await pilot.press("z")
         await until(pilot, lambda: not app.snapshot.route.pending)
         assert "taken back" in said(app)
+
+
+async def test_the_work_goes_on_without_its_terminal(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    """D leaves it at work; the next terminal finds it, and stops it by s among the workers."""
+    make_documents(database, ROWS)
+    api.latency = 0.2
+    settings = settings_for(database, api, tmp_path, {"new_model.max_inputs": 10})
+    app = Dashboard(
+        lambda sink: EngineApart(database, settings=settings, on_event=sink, outlives=True),
+        remember=False,
+        interval=0.1,
+    )
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: app.snapshot is not None)
+        await pilot.press("D")
+        assert "leave with q" in said(app)
+        await pilot.press("r")
+        await until(pilot, lambda: app.snapshot and app.snapshot.backfill.rows > 20)
+        await until(pilot, lambda: app.view.detachable)
+        assert [worker.own for worker in app.snapshot.workers] == [True]
+        await pilot.press("D")
+    assert app.farewell.startswith("The work goes on")
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await until(pilot, lambda: app.snapshot.phase is Phase.VALIDATE, 60)
+        assert app.snapshot.backfill.rows == ROWS
+        assert [(worker.alive, worker.own) for worker in app.snapshot.workers] == [(True, False)]
+        await pilot.press("5", "s")
+        await until(pilot, lambda: not app.snapshot.workers, 60)
+        assert "stops; requests in flight are stored" in said(app)
+        await pilot.press("s")
+        assert "No process at work" in said(app)
 
 
 def test_every_key_is_pressed_here() -> None:

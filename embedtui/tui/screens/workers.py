@@ -26,6 +26,7 @@ class WorkersScreen(DashboardScreen):
     NAME = "workers"
     AUTO_FOCUS = "#workers"
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "stop", "Stop", tooltip="Stop the marked process, wherever it runs. What is paid for is stored."),
         Binding("w", "order", "Order", tooltip="This terminal first, or the busiest."),
         Binding("y", "copy", "Copy", tooltip="Copy the list, and save it as a file."),
     ]
@@ -47,8 +48,16 @@ class WorkersScreen(DashboardScreen):
 
     def show(self, view: View) -> None:
         super().show(view)
+        listing = self.query_one("#workers", Listing)
         before, self._lines = self._lines, tuple(_lines(view, _by_rows if self._by_rows else _own_first))
-        self.query_one("#workers", Listing).update_rows(before, self._lines)
+        marked = _identity(before[listing.cursor]) if before else None
+        listing.update_rows(before, self._lines)
+        # Threads come and go: the cursor stays with its line, or a stop would meet another process.
+        identities = [_identity(line) for line in self._lines]
+        for wanted in (marked, marked and (marked[0], "")):
+            if wanted in identities:
+                listing.cursor = identities.index(wanted)
+                break
 
     def action_order(self) -> None:
         """This terminal's process first, or the one that wrote most."""
@@ -56,6 +65,26 @@ class WorkersScreen(DashboardScreen):
         title = "Processes and threads, the busiest first" if self._by_rows else "Processes and threads"
         self.query_one("#workers").border_title = title
         self.show(self.dashboard.view)
+
+    def action_stop(self) -> None:
+        """Asks the process under the cursor to stop."""
+        reason = self.refusal("stop")
+        if reason:
+            self.dashboard.say(reason, title="Stop", severity="warning")
+            return
+        worker = self._lines[self.query_one("#workers", Listing).cursor][0]
+        name = f"{worker.host}:{worker.pid}"
+        self.dashboard.bridge.act("stop", lambda engine, _: name if engine.stop_workers([worker.id]) else "")
+
+    def refusal(self, action: str) -> str:
+        if action != "stop":
+            return ""
+        if self.dashboard.readonly:
+            return "Read-only: this terminal only watches."
+        if not self.dashboard.link.up:
+            return "The database is out of reach."
+        line = self._lines[self.query_one("#workers", Listing).cursor] if self._lines else None
+        return "" if line and line[0].alive else "No process at work is marked."
 
     def action_copy(self) -> None:
         """The list as text."""
@@ -87,6 +116,11 @@ class WorkersScreen(DashboardScreen):
             (f"  since {since}" if worker.alive else "", "$muted"),
         )
         return draw.row(left, draw.line((draw.number(worker.rows), "bold"), (" rows", "$muted")), width)
+
+
+def _identity(line: Line) -> tuple[int, str]:
+    worker, thread, _ = line
+    return worker.id, thread.name if thread else ""
 
 
 def _own_first(worker: WorkerStatus) -> tuple[bool, bool, int]:
