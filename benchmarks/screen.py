@@ -1,6 +1,6 @@
-"""Measures the dashboard while an engine ingests at full speed in the same process, in a real (pseudo) terminal.
+"""Measures the dashboard while its work ingests at full speed, in a real (pseudo) terminal.
 
-python -m benchmarks.screen [--rows 250000] [--size 160x45] [--json]
+python -m benchmarks.screen [--rows 250000] [--size 160x45] [--same-process] [--json]
 
 1. Lag of the event loop, idle for 3 s and then with keys pressed: how much later than asked a 5 ms sleep ends. Target:
    p99 <= 50 ms.
@@ -10,7 +10,8 @@ python -m benchmarks.screen [--rows 250000] [--size 160x45] [--json]
 4. Lists: 100,000 rows, a page down at a time. Target: p95 <= 100 ms a page, drawn.
 5. Leaving while it ingests: from the key to the end of the process. Target: <= 1 s.
 
-The API is a process of its own, as in life; the database shares the machine.
+The API is a process of its own, as in life, and so is the work, unless ``--same-process`` puts it on threads beside the
+screen; the database shares the machine.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ PROBED = 3.0
 # ------------------------------------------------------------------------------------------------ inside the program
 
 
-def child(dsn: str, base_url: str, out: str) -> None:
+def child(dsn: str, base_url: str, out: str, kind: str) -> None:
     """The dashboard with probes; keeps what they saw in ``out``, and looks for the wish to measure the loop there."""
     from embedtui.engine import Engine
+    from embedtui.engine.apart import EngineApart
     from embedtui.tui.app import Dashboard
     from embedtui.tui.run import responsive
 
@@ -99,14 +101,15 @@ def child(dsn: str, base_url: str, out: str) -> None:
                     loop.call_soon_threadsafe(self.probing.set)
 
     settings = common.settings_for(dsn, base_url)
+    engine = Engine if kind == "same" else EngineApart
     with responsive():
-        Probed(lambda sink: Engine(dsn, settings=settings, on_event=sink), autostart=True, remember=False).run()
+        Probed(lambda sink: engine(dsn, settings=settings, on_event=sink), autostart=True, remember=False).run()
 
 
 # ------------------------------------------------------------------------------------------------ outside
 
 
-def measure_run(rows: int, size: tuple[int, int]) -> dict[str, float]:
+def measure_run(rows: int, size: tuple[int, int], kind: str) -> dict[str, float]:
     """Figures 1, 2, 3 and 5."""
     with (
         tempfile.TemporaryDirectory(prefix="embedtui-bench-") as folder,
@@ -116,7 +119,7 @@ def measure_run(rows: int, size: tuple[int, int]) -> dict[str, float]:
         dsn = common.fresh(server, "screen")
         common.fill(dsn, rows, index=False)
         out = Path(folder)
-        terminal = Terminal([sys.executable, "-m", "benchmarks.screen", "--child", dsn, base_url, folder], size)
+        terminal = Terminal([sys.executable, "-m", "benchmarks.screen", "--child", dsn, base_url, folder, kind], size)
         try:
             terminal.wait(b"Route and rollback")
 
@@ -138,12 +141,12 @@ def measure_run(rows: int, size: tuple[int, int]) -> dict[str, float]:
             while figures().get("phase") == "backfill" and len(keys) < 40:
                 keys += [terminal.key(key, shows) for key, shows in SCREENS]
             ended = figures()
+            lags = [float(line) for line in (out / "lags").read_text().split()]
             began = time.perf_counter()
             os.write(terminal.master, b"q")
             while terminal.process.poll() is None:
                 terminal.read(0.01)
             left = (time.perf_counter() - began) * 1000
-            lags = [float(line) for line in (out / "lags").read_text().split()]
         finally:
             terminal.close()
     if not keys:
@@ -208,13 +211,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=250_000)
     parser.add_argument("--size", default="160x45")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--same-process", action="store_const", const="same", default="apart", dest="kind")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(*arguments.child)
         return
     width, height = map(int, arguments.size.split("x"))
-    found = measure_run(arguments.rows, (width, height))
+    found = measure_run(arguments.rows, (width, height), arguments.kind)
     found["page_p95_ms"] = asyncio.run(measure_list())
     if arguments.json:
         print(json.dumps(found))

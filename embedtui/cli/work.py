@@ -302,7 +302,8 @@ def stop(settings: Settings, worker: str | None, as_json: bool) -> None:
     if as_json:
         emit_json({"stopping": asked})
     else:
-        say(f"{counted(asked, 'process stops', 'processes stop')}. Go on with `embedtui run`.")
+        stops = f"{counted(asked, 'process stops', 'processes stop')}. Go on with `embedtui run`."
+        say(stops if asked else "No worker is at work.")
 
 
 @click.command(cls=ExampleCommand, example="embedtui resume")

@@ -160,9 +160,7 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """The state as of now; a few cheap statements."""
-        return self._read(
-            lambda conn: read_snapshot(conn, self._name, self._meter, current_evaluation, self._own_pids)
-        )
+        return self._read(lambda conn: read_snapshot(conn, self._name, self._meter, current_evaluation, self._own_pids))
 
     def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]:
         """The audit log, newest first."""

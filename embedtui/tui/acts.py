@@ -58,7 +58,14 @@ ACTS: dict[str, Act] = {
         Act("help", "question_mark", "Help", "All keys, and what the signs mean.", "Screen", "?", changes=False),
         Act("theme", "t", "Theme", "Change between dark, light and 16 colours.", "Screen", changes=False),
         Act("palette", "ctrl+p", "Commands", "Find any act by its name.", "Screen", "^p", changes=False),
-        Act("quit", "q", "Quit", "Leave. Work of this terminal stops and can be resumed.", "Screen", changes=False),
+        Act(
+            "quit",
+            "q",
+            "Quit",
+            "Leave. Work of this terminal stops and can be resumed; D leaves it running.",
+            "Screen",
+            changes=False,
+        ),
     )
 }
 
