@@ -174,7 +174,7 @@ def test_errors_arrive_with_hint_and_exit_code(database: str, api: LoopbackServe
     engine = EngineApart(database, settings=settings)
     with pytest.raises(WorkFailed) as refused:
         engine.run(threading.Event())
-    with pytest.raises(Exception) as inside:  # noqa: PT011 - whatever it is, it has to be the same
+    with pytest.raises(Exception) as inside:
         Engine(database, settings=settings).run(threading.Event())
     for name in ("title", "message", "hint", "exit_code"):
         assert getattr(refused.value, name) == getattr(inside.value, name)
