@@ -289,12 +289,17 @@ def test_a_quoted_mixed_case_name_with_a_space(run: InProcess) -> None:
         (("faults", "retry"), "Which faults to retry is not said"),
         (("faults", "mend"), "mend"),
         (("compare", "--queries", "none.txt"), "none.txt"),
+        (("compare", "--html", "nowhere/report.html"), "no folder nowhere"),
         (("--config", "x.toml", "status"), "Write the options after status"),
         (("status", "--config", "none.toml"), "No settings file none.toml"),
     ],
 )
 def test_a_wrong_command_line(still: InProcess, arguments: tuple[str, ...], said: str) -> None:
     still(*arguments).refused(2, said)
+
+
+def test_a_name_that_nothing_has(still: InProcess) -> None:
+    still("status", "--name", "nobody").refused(6, "No migration called nobody")
 
 
 def test_the_dashboard_without_a_terminal(still: InProcess) -> None:

@@ -60,6 +60,9 @@ def compare(
     if query_sql is not None:
         with connect(replica_dsn or settings.dsn, name="queries", read_only=True) as conn:
             wanted = from_sql(conn, query_sql)
+    for path in (csv_file, html_file):
+        if path is not None and not path.parent.is_dir():
+            raise SettingsError(f"There is no folder {plain(path.parent)} for {plain(path.name)}.")
     line = ProgressLine()
     with engine_for(settings) as engine, stop_signals() as stop:
         comparison = engine.compare(

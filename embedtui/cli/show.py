@@ -85,6 +85,7 @@ def show(settings: Settings, *, readonly: bool, config: Path | None) -> int:
             "old_column": choice.column,
             "new_model.name": choice.model,
             "new_model.dimensions": choice.dimensions,
+            **({"old_model.name": choice.old_model} if choice.old_model else {}),
         }
         path = config or Path.cwd() / CONFIG_NAME
         try:

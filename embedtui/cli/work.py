@@ -145,6 +145,8 @@ def status(settings: Settings, watch: bool, every: float, as_json: bool) -> None
         while True:
             try:
                 snapshot = engine.snapshot()
+                if snapshot.migration is None and settings.name is not None:
+                    engine.require()  # says that there is none of this name
             except DatabaseError as error:
                 if not watch:
                     raise

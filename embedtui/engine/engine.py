@@ -155,7 +155,8 @@ class Engine:
         """
         migration = self.migration()
         if migration is None:
-            raise Refused("No migration has begun in this database.", hint="Start with `embedtui run`.")
+            called = f" called {self._name}" if self._name else ""
+            raise Refused(f"No migration{called} has begun in this database.", hint="Start with `embedtui run`.")
         return migration
 
     def snapshot(self) -> Snapshot:
@@ -326,7 +327,7 @@ class Engine:
                 self._name = migration.name
                 if migration.phase is Phase.PREPARE:
                     self._emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
-                    prepare(conn, migration, stop, lambda text: self._emit(Noted(now(), f"Waiting: {text}")))
+                    prepare(conn, migration, stop, self._say_waiting)
                     self._emit(PhaseChanged(now(), "Phase: backfill", Phase.BACKFILL))
             except psycopg.Error as error:
                 raise translate(error, dsn=self.dsn) from error
@@ -602,7 +603,7 @@ class Engine:
         return cutovers.cancel_postponed(self.dsn, self._live())
 
     def _say_waiting(self, text: str) -> None:
-        self._emit(Noted(now(), f"Waiting: {text}"))
+        self._emit(Noted(now(), f"{text[:1].upper()}{text[1:]}"))
 
     def _flipped(self, flip: Flip) -> Flip:
         text = f"The {flip.active} side serves" + (f", {flip.canary} % canary" if flip.canary not in (0, 100) else "")

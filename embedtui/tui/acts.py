@@ -54,7 +54,7 @@ ACTS: dict[str, Act] = {
         Act("faster", "plus", "Faster", "One more request in flight.", "Pace", shown="+"),
         Act("slower", "minus", "Slower", "One request in flight fewer.", "Pace", shown="-"),
         Act("limits", "l", "Limits", "Set requests and tokens per minute, concurrency and spend cap.", "Pace"),
-        Act("detach", "D", "Detach", "Leave; the work of this terminal goes on without it.", changes=False),
+        Act("detach", "D", "Detach", "Leave; the work of this terminal goes on without it.", "Screen"),
         Act("help", "question_mark", "Help", "All keys, and what the signs mean.", "Screen", "?", changes=False),
         Act("theme", "t", "Theme", "Change between dark, light and 16 colours.", "Screen", changes=False),
         Act("palette", "ctrl+p", "Commands", "Find any act by its name.", "Screen", "^p", changes=False),
@@ -69,7 +69,7 @@ ACTS: dict[str, Act] = {
     )
 }
 
-BEFORE_CUTOVER = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL, Phase.INDEX, Phase.VALIDATE)
+READONLY = "Read-only: this terminal only watches."
 EMBEDDED = (Phase.INDEX, Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
 
 
@@ -79,15 +79,13 @@ def refusal(name: str, view: View) -> str:
     The snapshot decides, so this is quick and may be a second old: the engine checks again when the act is done.
     """
     act = ACTS[name]
-    if name == "detach":
-        return _detach(view)
     if not act.changes:
         return ""
     if view.readonly:
-        return "Read-only: this terminal only watches."
+        return READONLY
     if view.snapshot is None:
         return "Not connected to the database yet."
-    if not view.link.up and name != "rollback":
+    if not view.link.up and name not in ("rollback", "detach"):
         return "The database is out of reach; the act would fail."
     if name in view.busy:
         return f"{act.label} is under way already."
@@ -261,6 +259,7 @@ def _pause(view: View) -> str:
 _RULES = {
     "run": _run,
     "pause": _pause,
+    "detach": _detach,
     "index": _index,
     "hold": _hold,
     "compare": _compare,
@@ -285,5 +284,7 @@ def footer(view: View) -> tuple[str, ...]:
     if view.phase in (Phase.PLAN, Phase.PREPARE):
         wanted = ["run"]
     wanted += ["faster", "slower"] if view.phase is Phase.BACKFILL else []
+    if view.readonly:
+        wanted = []
     kept = [name for index, name in enumerate(wanted) if name not in wanted[:index] and name != "rollback"]
     return (*kept[:4], "help", "quit")

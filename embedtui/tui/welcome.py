@@ -47,6 +47,8 @@ class Choice:
     """Its column with the old vectors."""
     model: str = ""
     dimensions: int = 0
+    old_model: str = ""
+    """The model of the old vectors; empty where nobody knows it."""
 
 
 FindTables = Callable[[], Sequence[TableChoice]]
@@ -70,8 +72,8 @@ class TablesFound(Message):
         self.trouble = trouble
 
 
-class ModelDialog(Dialog[tuple[str, int]]):
-    """Asks for the new model."""
+class ModelDialog(Dialog[tuple[str, int, str]]):
+    """Asks for the new model, its dimensions and the old model."""
 
     AUTO_FOCUS = "#model"
 
@@ -86,11 +88,14 @@ class ModelDialog(Dialog[tuple[str, int]]):
                 Content.styled("Writes embedtui.toml here. The database is not changed before you say run.", "$muted")
             )
             with Horizontal(classes="field"):
-                yield Label("Model")
+                yield Label("New model")
                 yield Input(DEFAULT_MODEL, id="model", compact=True)
             with Horizontal(classes="field"):
-                yield Label("Dimensions")
+                yield Label("Its dimensions")
                 yield Input(str(DEFAULT_DIMENSIONS), id="dimensions", compact=True, type="integer", max_length=5)
+            with Horizontal(classes="field"):
+                yield Label("Old model, if known")
+                yield Input(id="old-model", compact=True, placeholder="kept current after the cutover")
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
                 yield Button("Go on", id="go", variant="primary", compact=True)
@@ -98,11 +103,11 @@ class ModelDialog(Dialog[tuple[str, int]]):
     @on(Input.Submitted)
     @on(Button.Pressed, "#go")
     def confirmed(self) -> None:
-        """Both fields are needed."""
+        """New model and dimensions are needed."""
         model = self.query_one("#model", Input).value.strip()
         dimensions = self.query_one("#dimensions", Input).value.strip()
         if model and dimensions.isdigit() and int(dimensions) > 0:
-            self.dismiss((model, int(dimensions)))
+            self.dismiss((model, int(dimensions), self.query_one("#old-model", Input).value.strip()))
 
 
 class Welcome(App[Choice]):
@@ -214,9 +219,10 @@ class Welcome(App[Choice]):
             return
         table = self._tables[message.index]
 
-        def answered(answer: tuple[str, int] | None) -> None:
+        def answered(answer: tuple[str, int, str] | None) -> None:
             if answer is not None:
-                self.exit(Choice(table=table.name, column=table.column, model=answer[0], dimensions=answer[1]))
+                model, dimensions, old = answer
+                self.exit(Choice(False, table.name, table.column, model, dimensions, old))
 
         self.push_screen(ModelDialog(table.name), answered)
 

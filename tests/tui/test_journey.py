@@ -336,6 +336,12 @@ async def test_readonly_changes_nothing(database: str, api: LoopbackServer, tmp_
         await pilot.press("r", "f9", "A", "p")
         assert said(app).count("only watches") == 4
         assert not app.view.running
+        for key in "12345":
+            await pilot.press(key)
+            await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+            offered = {label for _, label, _, _ in app.screen.keys(app.view)}  # type: ignore[attr-defined]
+            assert not offered & {"Run", "Stop", "Share", "Retry", "Skip", "New better", "Compare"}, offered
+            assert {"Help", "Quit"} <= offered
         with psycopg.connect(database) as conn:
             assert conn.execute("SELECT to_regnamespace('embedtui')").fetchone() == (None,)
 

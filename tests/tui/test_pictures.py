@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from textual.app import App
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from embedtui.model import Event, Failed, Held, Noted, Phase, PhaseChanged, RouteFlipped, Side
 from embedtui.tui import acts
 from embedtui.tui.app import Dashboard
 from embedtui.tui.bridge import SnapshotFailed, SnapshotTaken, Trouble
-from embedtui.tui.welcome import TableChoice, Welcome
+from embedtui.tui.welcome import ModelDialog, TableChoice, Welcome
 from tests.tui import states
 from tests.tui.conftest import Open, until
 
@@ -239,3 +240,8 @@ async def test_welcome(tmp_path: Path) -> None:
         app.theme = "embedtui-dark"
         await pilot.pause()
         compare_picture(app, "welcome-80x24", tmp_path)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ModelDialog))
+        app.screen.query_one("#model", Input).cursor_blink = False
+        await pilot.pause()
+        compare_picture(app, "welcome-model-80x24", tmp_path)

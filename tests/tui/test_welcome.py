@@ -71,7 +71,9 @@ def test_a_chosen_table_is_configured_and_opened(
     screens: Screens, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_documents(database, 3)
-    answer = Choice(table="documents", column="embedding", model="text-embedding-3-large", dimensions=16)
+    answer = Choice(
+        table="documents", column="embedding", model="text-embedding-3-large", dimensions=16, old_model="ada-2"
+    )
     screens.answers = [Choice(table="no_such_table", column="x", model="m", dimensions=16), answer]
     assert bare(tmp_path, monkeypatch, database) == OPENED
     found, problem = screens.welcomed[0]
@@ -79,6 +81,7 @@ def test_a_chosen_table_is_configured_and_opened(
     assert problem == ""
     assert "no_such_table" in screens.welcomed[1][1], "what could not be is said, and asked again"
     written = load_settings(config=tmp_path / "embedtui.toml")
+    assert written.old_model.name == "ada-2"
     assert (written.table, written.new_model.name, written.new_model.dimensions) == (
         "documents",
         "text-embedding-3-large",
@@ -125,5 +128,7 @@ async def test_the_screen_gives_the_answer_by_keys(tmp_path: Path) -> None:
     assert await asked("down", "enter") == Choice(demo=True)
     assert await asked("q") is None
     assert await asked("enter", "escape", "escape") is None
+    known = await asked("enter", "tab", "tab", *"ada-2", "enter")
+    assert known is not None and known.old_model == "ada-2"
     chosen = await asked("enter", "enter")
     assert chosen == Choice(table="documents", column="embedding", model="text-embedding-3-large", dimensions=768)

@@ -80,6 +80,8 @@ class DashboardScreen(Screen[None]):
         for binding in self._bindings.key_to_bindings.values():
             own += [each for each in binding if each.show]
         own.sort(key=lambda each: self.KEYS.index(each.action) if each.action in self.KEYS else 99)
+        if view.readonly:  # what never does anything here takes no room
+            own = [each for each in own if self.refusal(each.action) != acts.READONLY]
         keys: list[Key] = [
             (each.key_display or each.key, each.description, f"screen.{each.action}", not self.refusal(each.action))
             for each in own[:3]

@@ -16,7 +16,7 @@ from textual.content import Content, Span
 from textual.widgets import Input
 
 from embedtui.model import Comparison, QueryComparison, RankedRow, Side
-from embedtui.tui import draw, safe, theme
+from embedtui.tui import acts, draw, safe, theme
 from embedtui.tui.bridge import ActAdvanced
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.dialogs import PromptDialog
@@ -156,12 +156,12 @@ class CompareScreen(DashboardScreen):
     def refusal(self, action: str) -> str:
         if not action.startswith(("verdict", "note")):
             return ""
+        if self.dashboard.readonly:
+            return acts.READONLY
         if self._asked is not None:
             return "An own query is not kept; verdicts are for the kept ones."
         if not self._shown:
             return "No query is compared yet: press c."
-        if self.dashboard.readonly:
-            return "Read-only: this terminal only watches."
         if action == "note" and self._to_note is None:
             return "Give a verdict first, then its note: n, o, s or b."
         return ""

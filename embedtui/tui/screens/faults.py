@@ -106,9 +106,8 @@ class FaultsScreen(DashboardScreen):
     def refusal(self, action: str) -> str:
         if not action.startswith("decide"):
             return ""
-        if not self._groups:
-            return "There are no faulty rows."
-        return acts.refusal("limits", self.dashboard.view)
+        refused = acts.refusal("limits", self.dashboard.view)
+        return refused if refused or self._groups else "There are no faulty rows."
 
     # -------------------------------------------------------------------------------------------------- data
 

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from embedtui.model import ThreadStatus, WorkerStatus
-from embedtui.tui import draw, safe
+from embedtui.tui import acts, draw, safe
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing
@@ -80,7 +80,7 @@ class WorkersScreen(DashboardScreen):
         if action != "stop":
             return ""
         if self.dashboard.readonly:
-            return "Read-only: this terminal only watches."
+            return acts.READONLY
         if not self.dashboard.link.up:
             return "The database is out of reach."
         line = self._lines[self.query_one("#workers", Listing).cursor] if self._lines else None
