@@ -7,6 +7,7 @@ away. It takes about two minutes.
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import tempfile
 import time
@@ -32,7 +33,7 @@ VERDICTS = 5
 
 async def take(demo: Demo) -> None:
     """Runs the journey as far as the comparison, and takes the pictures on the way."""
-    app = Dashboard(demo.open_engine, autostart=True, remember=False)
+    app = Dashboard(functools.partial(demo.open_engine, apart=True), autostart=True, remember=False)
     async with app.run_test(size=SIZE, notifications=False) as pilot:
         await until(pilot, lambda: app.snapshot is not None)
         app.theme = "embedtui-dark"

@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.1
 LAST_WORDS = 2000
 """Bytes of what a process that died had written to stderr."""
 STOP = "stop"
-_ENTRY = "from embedtui.engine.apart import serve; serve()"
+_ENTRY = "import sys; sys.path[:] = sys.argv[2:]; from embedtui.engine.apart import serve; serve(int(sys.argv[1]))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +157,14 @@ class EngineApart(Engine):
 
 def _start(pipe: Pipe, stderr: BinaryIO) -> subprocess.Popen[bytes]:
     """A new interpreter in a session of its own: no signal of the terminal reaches it."""
-    found = [os.path.abspath(folder) for folder in sys.path]  # noqa: PTH100 - "" is where we are
+    # Modules are found where we found ours; by arguments, for a variable would reach the operator's hooks as well.
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _ENTRY, str(pipe.fileno())],
+        [sys.executable, "-c", _ENTRY, str(pipe.fileno()), *sys.path],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=stderr,
         pass_fds=[pipe.fileno()],
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(found)},
     )
 
 
@@ -181,9 +180,9 @@ def _died(process: subprocess.Popen[bytes], said: BinaryIO) -> Ended:
 # --------------------------------------------------------------------------------------------- in the new process
 
 
-def serve() -> None:
-    """Carries out the order that comes through the pipe whose number is the only argument."""
-    pipe = Pipe(int(sys.argv[1]))
+def serve(descriptor: int) -> None:
+    """Carries out the order that comes through the pipe ``descriptor``."""
+    pipe = Pipe(descriptor)
     order: Order = pipe.recv()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
