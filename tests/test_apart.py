@@ -17,8 +17,8 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
-from embedtui.engine.apart import EngineApart, WorkFailed
-from embedtui.errors import ExitCode, Interrupted
+from embedtui.engine.apart import EngineApart
+from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted
 from embedtui.model import Condition, Event, Phase, PhaseChanged
 from tests.support import NEW, OLD, make_documents, settings_for
 
@@ -149,10 +149,10 @@ def test_its_own_death_is_told_and_mended_by_the_next_run(database: str, api: Lo
     make_documents(database, ROWS)
     api.latency = 0.2
     engine = EngineApart(database, settings=settings_for(database, api, tmp_path, {"new_model.max_inputs": 10}))
-    told: list[WorkFailed] = []
+    told: list[EmbedtuiError] = []
 
     def work() -> None:
-        with pytest.raises(WorkFailed) as ended:
+        with pytest.raises(EmbedtuiError) as ended:
             engine.run(threading.Event())
         told.append(ended.value)
 
@@ -172,10 +172,11 @@ def test_errors_arrive_with_hint_and_exit_code(database: str, api: LoopbackServe
     make_documents(database, 10)
     settings = settings_for(database, api, tmp_path, OPENAI_API_KEY="sk-wrong")
     engine = EngineApart(database, settings=settings)
-    with pytest.raises(WorkFailed) as refused:
+    with pytest.raises(EmbedtuiError) as refused:
         engine.run(threading.Event())
-    with pytest.raises(Exception) as inside:
+    with pytest.raises(EmbedtuiError) as inside:
         Engine(database, settings=settings).run(threading.Event())
+    assert type(refused.value) is type(inside.value)
     for name in ("title", "message", "hint", "exit_code"):
         assert getattr(refused.value, name) == getattr(inside.value, name)
     assert refused.value.exit_code is ExitCode.PROVIDER
@@ -251,3 +252,99 @@ def test_waiting_for_a_mended_setting_it_is_seen_and_can_be_stopped(
         assert engine.stop_workers() == 1
         thread.join(PATIENCE)
         assert ended
+
+
+def test_a_worker_whose_presence_fails_ends_with_the_reason(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    """Also where it only waits: nobody could see or stop it any more."""
+    make_documents(database, ROWS)
+    settings = settings_for(database, api, tmp_path, {"new_model.max_inputs": 10})
+    with contextlib.closing(Engine(database, settings=settings)) as engine:
+        engine.run(threading.Event(), until=5)
+        engine.pause()
+        api.faults.add("unauthorized")
+        engine.resume()
+        ended: list[EmbedtuiError] = []
+
+        def work() -> None:
+            with pytest.raises(DatabaseError) as error:
+                engine.run(threading.Event(), follow=True)
+            ended.append(error.value)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_for(lambda: "waiting to be resumed" in [worker.doing for worker in engine.snapshot().workers])
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("ALTER TABLE embedtui.worker RENAME COLUMN stop_wanted TO stop_wanted_no_more")
+        thread.join(PATIENCE)
+        assert "stop_wanted" in ended[0].message
+
+
+def test_while_it_waits_to_prepare_it_is_seen_and_can_be_stopped(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    """A long transaction keeps it waiting before anything is changed."""
+    make_documents(database, ROWS)
+    engine = EngineApart(database, settings=settings_for(database, api, tmp_path), outlives=True)
+    with psycopg.connect(database) as conn:
+        conn.execute("SELECT 1 FROM documents")
+        ended: list[Interrupted] = []
+
+        def work() -> None:
+            with pytest.raises(Interrupted) as error:
+                engine.run(threading.Event())
+            ended.append(error.value)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_for(lambda: "preparing" in [worker.doing for worker in engine.snapshot().workers])
+        assert engine.stop_workers() == 1
+        thread.join(PATIENCE)
+        assert ended
+    engine.close()
+
+
+def test_one_of_two_is_stopped_alone(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    """Though both got the same stop signal from their caller, which stays unset."""
+    make_documents(database, ROWS)
+    api.latency = 0.1
+    settings = settings_for(database, api, tmp_path, {"new_model.max_inputs": 10})
+    stop = threading.Event()
+    engines = [Engine(database, settings=settings) for _ in range(2)]
+    engines[0].prepare()
+    interrupted: list[int] = []
+
+    def work(number: int) -> None:
+        try:
+            engines[number].run(stop, follow=True)
+        except Interrupted:
+            interrupted.append(number)
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    alive = lambda: [worker.id for worker in engines[0].snapshot().workers if worker.alive]  # noqa: E731
+    wait_for(lambda: len(alive()) == 2)
+    first, second = sorted(alive())
+    assert engines[0].stop_workers([second]) == 1
+    wait_for(lambda: alive() == [first])
+    assert len(interrupted) == 1 and not stop.is_set()
+    wait_for(lambda: stored(database) == ROWS)
+    stop.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sorted(interrupted) == [0, 1]
+    for engine in engines:
+        engine.close()
+
+
+def test_stopped_or_closed_before_it_starts_no_work_begins(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 10)
+    stop = threading.Event()
+    stop.set()
+    engine = EngineApart(database, settings=settings_for(database, api, tmp_path), outlives=True)
+    with pytest.raises(Interrupted):
+        engine.run(stop)
+    engine.close(detach=True)
+    with pytest.raises(Interrupted):
+        engine.run(threading.Event())
+    assert one(database, "SELECT to_regnamespace('embedtui')") is None

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from typing import Any, BinaryIO
 
@@ -28,6 +28,8 @@ from embedtui.postgres.connect import redact
 
 LOOK_SECONDS = 0.1
 """Between looks at the stop signal."""
+HEARD_SECONDS = 60.0
+"""How long the last word waits for a reader that is suspended."""
 LAST_WORDS = 2000
 """Bytes of what a process that died had written to stderr."""
 STOP = "stop"
@@ -50,31 +52,17 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The work's end, as the other side tells it; all empty when it ended well."""
+    """The work's end: well, or by an error."""
 
-    title: str = ""
-    message: str = ""
-    hint: str = ""
-    exit_code: int = 0
-    interrupted: bool = False
+    error: EmbedtuiError | None = None
 
     @classmethod
     def by(cls, error: Exception) -> Ended:
         """The end that ``error`` brought."""
         if isinstance(error, EmbedtuiError):
-            interrupted = isinstance(error, Interrupted)
-            return cls(error.title, error.message, error.hint, int(error.exit_code), interrupted)
+            return cls(error)
         text = redact(f"{type(error).__name__}: {error}".splitlines()[0])
-        return cls("Unexpected", text, "Please report this.", int(EmbedtuiError.exit_code))
-
-
-class WorkFailed(EmbedtuiError):
-    """The work ended with an error in its own process."""
-
-    def __init__(self, ended: Ended) -> None:
-        super().__init__(ended.message, hint=ended.hint)
-        self.title = ended.title
-        self.exit_code = type(self.exit_code)(ended.exit_code)
+        return cls(EmbedtuiError(text, hint="Please report this."))
 
 
 class EngineApart(Engine):
@@ -93,32 +81,26 @@ class EngineApart(Engine):
         """As :class:`Engine`; with ``outlives`` the work goes on when this process ends without stopping it."""
         super().__init__(dsn, name, settings, on_event, environ)
         self.outlives = outlives
+        self._closed = False
         self._pipe: Pipe | None = None
         self._pipe_lock = threading.Lock()
-        self._detached = False
+        """The order, the stop and closing exclude each other: no work begins that nobody could stop."""
 
-    def detach(self) -> None:
-        """Let the work go on when this process ends, where it may (``outlives``)."""
-        self._detached = self.outlives
-
-    def close(self) -> None:
-        """As :meth:`Engine.close`; work under way is told to stop, unless it was detached. Waits for nothing."""
-        self._tell_stop()
+    def close(self, *, detach: bool = False) -> None:
+        """As :meth:`Engine.close`; work under way is told to stop, unless it is detached. Waits for nothing."""
+        with self._pipe_lock:
+            self._closed = True
+        if not (detach and self.outlives):
+            self._tell_stop()
         super().close()
-
-    def _tell_stop(self) -> None:
-        with self._pipe_lock, contextlib.suppress(OSError):
-            if self._pipe is not None and not self._detached:
-                self._pipe.send(STOP)
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
         """As :meth:`Engine.run`; stopping lets requests in flight end and be stored.
 
         Raises:
-            Interrupted: stopped.
-            WorkFailed: what ended the work, or that its process died.
+            EmbedtuiError: as :meth:`Engine.run`, or the work's process died.
         """
-        settings = self.settings
+        settings = replace(self.settings, environ={}) if self.settings is not None else None
         order = Order(self.dsn, self._name, settings, dict(self._environ), until, follow, self.outlives)
         ours, theirs = multiprocessing.Pipe()
         # Its stderr is a file: the screen must not be written over, and a dead process leaves its last words there.
@@ -127,19 +109,25 @@ class EngineApart(Engine):
                 process = _start(theirs, said)
             self._own_pids.add(process.pid)
             try:
-                ours.send(order)
-                self._pipe = ours
+                with self._pipe_lock:
+                    if stop.is_set() or self._closed:
+                        raise Interrupted("Stopped.", hint="Run again to go on.")
+                    ours.send(order)
+                    self._pipe = ours
                 ended = self._follow(ours, stop)
             except (EOFError, OSError):
-                ended = _died(process, said)
+                ended = Ended(_died(process, said))
+            except BaseException:
+                process.terminate()
+                raise
             finally:
                 with self._pipe_lock:
                     self._pipe = None
                 self._own_pids.discard(process.pid)
-            process.wait()
-            if not ended.message:
-                return self.snapshot()
-            raise Interrupted(ended.message, hint=ended.hint) if ended.interrupted else WorkFailed(ended)
+                process.wait()
+        if ended.error is not None:
+            raise ended.error
+        return self.snapshot()
 
     def _follow(self, pipe: Pipe, stop: threading.Event) -> Ended:
         """Passes events on and the stop signal down, until the work has ended."""
@@ -153,6 +141,11 @@ class EngineApart(Engine):
                 if isinstance(message, Ended):
                     return message
                 self._emit(message)
+
+    def _tell_stop(self) -> None:
+        with self._pipe_lock, contextlib.suppress(OSError):
+            if self._pipe is not None:
+                self._pipe.send(STOP)
 
 
 def _start(pipe: Pipe, stderr: BinaryIO) -> subprocess.Popen[bytes]:
@@ -168,13 +161,13 @@ def _start(pipe: Pipe, stderr: BinaryIO) -> subprocess.Popen[bytes]:
     )
 
 
-def _died(process: subprocess.Popen[bytes], said: BinaryIO) -> Ended:
+def _died(process: subprocess.Popen[bytes], said: BinaryIO) -> EmbedtuiError:
     code = process.wait()
     said.seek(max(0, said.seek(0, os.SEEK_END) - LAST_WORDS))
     words = [line for line in said.read().decode(errors="replace").splitlines() if line.strip()]
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
     last = f": {redact(words[-1])}" if words else ""
-    return Ended("Worker", f"The work's process was ended {how}{last}", "Run it again: what is paid for is stored.", 1)
+    return EmbedtuiError(f"The work's process was ended {how}{last}", hint="Run it again: what is paid for is stored.")
 
 
 # --------------------------------------------------------------------------------------------- in the new process
@@ -185,11 +178,15 @@ def serve(descriptor: int) -> None:
     pipe = Pipe(descriptor)
     order: Order = pipe.recv()
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    signal.signal(signal.SIGINT, lambda number, frame: stop.set())
+    # A handler may not set an event that its own thread waits for; a queue of this kind is made for it.
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: signals.put(number))
     speaker = _Speaker(pipe)
-    threading.Thread(target=_listen, args=(pipe, order, stop), name="orders", daemon=True).start()
-    engine = Engine(order.dsn, order.name, order.settings, speaker.tell, order.environ)
+    for body in (lambda: _obey(signals, stop), lambda: _listen(pipe, order, stop)):
+        threading.Thread(target=body, daemon=True).start()
+    settings = replace(order.settings, environ=order.environ) if order.settings is not None else None
+    engine = Engine(order.dsn, order.name, settings, speaker.tell, order.environ)
     try:
         engine.run(stop, until=order.until, follow=order.follow)
         ended = Ended()
@@ -198,6 +195,13 @@ def serve(descriptor: int) -> None:
     finally:
         engine.close()
     speaker.end(ended)
+
+
+def _obey(signals: queue.SimpleQueue[int], stop: threading.Event) -> None:
+    """The first signal stops cleanly, the second at once."""
+    signals.get()
+    stop.set()
+    os._exit(128 + signals.get())
 
 
 def _listen(pipe: Pipe, order: Order, stop: threading.Event) -> None:
@@ -227,7 +231,7 @@ class _Speaker:
     def end(self, ended: Ended) -> None:
         """Says the last word, and waits a little for it to be heard."""
         self._said.put(ended)
-        self._thread.join(1.0)
+        self._thread.join(HEARD_SECONDS)
 
     def _send(self) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more: the database knows all that matters

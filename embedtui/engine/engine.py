@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from embedtui.engine.sync import queue_keys
 from embedtui.engine.throttle import Throttle
 from embedtui.engine.verify import count_rows, sample_rows
 from embedtui.engine.worker import Worker
-from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted, ProviderError, Refused
+from embedtui.errors import DatabaseLost, EmbedtuiError, Interrupted, ProviderError, Refused
 from embedtui.model import (
     AuditEntry,
     Blocker,
@@ -83,7 +83,7 @@ class Engine:
     """One migration, as seen from one process. Several may work on it, on several hosts."""
 
     outlives = False
-    """Whether the work of :meth:`run` can go on without this process, see :meth:`detach`."""
+    """Whether the work of :meth:`run` can go on without this process."""
 
     def __init__(
         self,
@@ -113,13 +113,13 @@ class Engine:
         self._own_pids = {os.getpid()}
         """Processes of this host that work for this object."""
 
-    def close(self) -> None:
-        """Close the connections this object keeps; running commands are stopped through their own signal."""
+    def close(self, *, detach: bool = False) -> None:
+        """Close the connections this object keeps; running commands are stopped through their own signal.
+
+        ``detach``: work that can outlive this process (``outlives``) goes on.
+        """
         with self._reads_lock:
             self._reads.drop()
-
-    def detach(self) -> None:
-        """Let the work under way go on when this process ends; without effect where it cannot (``outlives``)."""
 
     # ------------------------------------------------------------------------------------------------------ reads
 
@@ -327,7 +327,8 @@ class Engine:
                 self._name = migration.name
                 if migration.phase is Phase.PREPARE:
                     self._emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
-                    prepare(conn, migration, stop, self._say_waiting)
+                    with self._at_work(migration, stop, "preparing") as job:
+                        prepare(conn, migration, job.stop, self._say_waiting)
                     self._emit(PhaseChanged(now(), "Phase: backfill", Phase.BACKFILL))
             except psycopg.Error as error:
                 raise translate(error, dsn=self.dsn) from error
@@ -362,21 +363,33 @@ class Engine:
                 self._pause_for(migration, fault)
                 if not follow:
                     raise
-                self._wait_for_mend(stop)
+                if not self._wait_for_mend(stop):
+                    return self.snapshot()
 
-    def _wait_for_mend(self, stop: threading.Event) -> None:
-        """Wait, as a worker that everybody sees, until somebody resumes or the migration has ended."""
-        migration = self.require()
+    @contextlib.contextmanager
+    def _at_work(self, migration: Migration, stop: threading.Event, doing: str) -> Iterator[Job]:
+        """Inside, this process is a worker that everybody sees and can stop, through ``job.stop``."""
         job = Job(self.dsn, migration, self._on_event)
-        with Worker(job, stop, Throttle.of(migration)):
-            job.doing("waiting to be resumed")
+        try:
+            with Worker(job, stop, Throttle.of(migration)):
+                job.doing(doing)
+                yield job
+        except Interrupted:
+            if job.pending_failure is None:
+                raise
+        if job.pending_failure is not None:
+            raise job.pending_failure
+
+    def _wait_for_mend(self, stop: threading.Event) -> bool:
+        """Wait until somebody resumes; False: the migration has ended meanwhile."""
+        migration = self.require()
+        with self._at_work(migration, stop, "waiting to be resumed") as job:
             while migration.desired == "pause" and not migration.phase.ended:
-                if stop.wait(0.5):
-                    raise Interrupted("Stopped.", hint="Run again to go on.") from None
-                with contextlib.suppress(DatabaseError):  # the worker says so, and waits for it
+                if job.stop.wait(0.5):
+                    raise Interrupted("Stopped.", hint="Run again to go on.")
+                with contextlib.suppress(DatabaseLost):  # the worker says so
                     migration = self.require()
-        if migration.phase.ended:
-            raise Refused(f"The migration of {migration.table} is {migration.phase}.")
+        return not migration.phase.ended
 
     def _require_startable(self) -> None:
         """Whoever starts it, a wrong key or another migration's settings are said before anything is changed."""
@@ -403,18 +416,14 @@ class Engine:
             self._on_event(event)
 
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
-        job = Job(self.dsn, migration, self._on_event)
-        stages = Stages(
-            job,
-            environ=self._environ,
-            snapshot_share=lambda: done_share(self.snapshot()),
-            until=until,
-            follow=follow,
-        )
-        with Worker(job, stop, Throttle.of(migration)):
-            stages.run()
-        if job.pending_failure is not None:
-            raise job.pending_failure
+        with self._at_work(migration, stop, "starting") as job:
+            Stages(
+                job,
+                environ=self._environ,
+                snapshot_share=lambda: done_share(self.snapshot()),
+                until=until,
+                follow=follow,
+            ).run()
 
     # ----------------------------------------------------------------------------------------------------- evidence
 

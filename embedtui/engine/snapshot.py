@@ -132,7 +132,7 @@ def _reasons(migration: Migration, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
 def _workers(conn: Connection, migration: Migration, own_pids: Collection[int]) -> tuple[WorkerStatus, ...]:
     rows = conn.execute(
         "SELECT w.id, w.host, w.pid, w.doing, w.since, w.heartbeat, extract(epoch FROM now() - w.heartbeat)::float8,"
-        f" w.rows, w.threads, w.stopped_at IS NULL AND {ALIVE.format('w.id')}"
+        f" w.rows, w.threads, w.stopped_at IS NULL AND {ALIVE.format('w.id')}, w.stop_wanted"
         # one that was killed stays on the list for a while: somebody may look for it
         " FROM embedtui.worker w WHERE migration = %s AND stopped_at IS NULL"
         " AND heartbeat > now() - interval '10 minutes' ORDER BY w.id DESC LIMIT 50",
@@ -144,7 +144,7 @@ def _workers(conn: Connection, migration: Migration, own_pids: Collection[int]) 
             id=number,
             host=host,
             pid=pid,
-            doing=doing,
+            doing=f"stopping: {doing}" if stop else doing,
             since=since,
             heartbeat_seconds=max(0.0, silent),
             alive=alive,
@@ -152,7 +152,7 @@ def _workers(conn: Connection, migration: Migration, own_pids: Collection[int]) 
             threads=tuple(ThreadStatus(name, what, beat - timedelta(seconds=age)) for name, what, age in threads),
             own=host == here and pid in own_pids,
         )
-        for number, host, pid, doing, since, beat, silent, count, threads, alive in rows
+        for number, host, pid, doing, since, beat, silent, count, threads, alive, stop in rows
     )
 
 

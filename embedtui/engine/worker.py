@@ -102,14 +102,14 @@ class Worker:
                     with_database(
                         self._link,
                         lambda conn, beats=beats: self._beat(conn, beats),  # type: ignore[misc]
-                        stop=self._outer if not self._outer.is_set() else self._ended,
+                        stop=self._job.stop if not self._job.stop.is_set() else self._ended,
                         on_lost=lambda message: self._job.hold("database", message),
                         on_back=lambda: self._job.release("database"),
                         # the lock has to be held again before others take it that this process died
                         longest_wait=BEAT_SECONDS,
                     )
                 except EmbedtuiError as error:
-                    if not self._outer.is_set() and not self._ended.is_set():
+                    if not self._job.stop.is_set() and not self._ended.is_set():
                         self._job.pending_failure = error
                         self._job.halt()
                         return
@@ -145,7 +145,7 @@ class Worker:
         self._job.paused = row is None or row[0] == "pause"
         self._job.index_held = row is not None and row[1]
         if row is not None and row[2]:
-            self._outer.set()
+            self._job.halt()
         if beats % 5 == 0:
             conn.execute(
                 "UPDATE embedtui.shard SET lease_until = now() + make_interval(secs => %s)"

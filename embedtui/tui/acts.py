@@ -54,7 +54,7 @@ ACTS: dict[str, Act] = {
         Act("faster", "plus", "Faster", "One more request in flight.", "Pace", shown="+"),
         Act("slower", "minus", "Slower", "One request in flight fewer.", "Pace", shown="-"),
         Act("limits", "l", "Limits", "Set requests and tokens per minute, concurrency and spend cap.", "Pace"),
-        Act("detach", "D", "Detach", "Leave; the work of this terminal goes on without it.", "Screen"),
+        Act("detach", "D", "Detach", "Leave; what r started goes on without this terminal.", "Screen"),
         Act("help", "question_mark", "Help", "All keys, and what the signs mean.", "Screen", "?", changes=False),
         Act("theme", "t", "Theme", "Change between dark, light and 16 colours.", "Screen", changes=False),
         Act("palette", "ctrl+p", "Commands", "Find any act by its name.", "Screen", "^p", changes=False),

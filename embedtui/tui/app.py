@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import select
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual.app import App, ScreenStackError, SystemCommand
 from textual.binding import Binding, BindingType
@@ -151,7 +152,8 @@ class Dashboard(App[None]):
         self._busy: tuple[str, ...] = ()
         self._asking = ""
         self._worked = False
-        self._detached = False
+        self._detached: bool | None = None
+        """How it was left, once that is decided; a crash decides nothing, and then, too, the work goes on."""
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -192,7 +194,8 @@ class Dashboard(App[None]):
         self.set_interval(HANGUP_SECONDS, look)
 
     async def on_unmount(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self.bridge.close)
+        close = functools.partial(self.bridge.close, detach=self._detached is not False)
+        await asyncio.get_running_loop().run_in_executor(None, close)
 
     @property
     def view(self) -> View:
@@ -223,10 +226,12 @@ class Dashboard(App[None]):
     @property
     def farewell(self) -> str:
         """What is worth a line on the terminal after leaving; empty where nothing was under way."""
+        if self._detached:
+            own = next((worker.pid for worker in self.snapshot.workers if worker.own), None) if self.snapshot else None
+            named = f" as process {own}" if own else ""
+            return f"The work goes on{named}. Watch it: embedtui. End it: embedtui stop"
         if self.snapshot is None or not self._worked or self.snapshot.phase.ended or self.snapshot.migration is None:
             return ""
-        if self._detached:
-            return "The work goes on without this terminal. Watch it: embedtui. End it: embedtui stop"
         status = self.snapshot.backfill
         if self.snapshot.phase is Phase.BACKFILL and status.total:
             done = f"{draw.number(status.rows)} of {draw.number(status.total)}"
@@ -519,8 +524,15 @@ class Dashboard(App[None]):
         self.action_command_palette()
 
     def _act_detach(self) -> None:
-        self._detached = self.bridge.detach()
+        if self._detached is None:
+            self._detached = self.bridge.detachable
         self.exit()
+
+    def exit(self, *arguments: Any, **options: Any) -> None:
+        """Leaves; unless it was detached first, the work of this terminal stops."""
+        if self._detached is None:
+            self._detached = False
+        super().exit(*arguments, **options)
 
     def _act_quit(self) -> None:
         self.exit()

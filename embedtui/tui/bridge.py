@@ -44,7 +44,6 @@ class Engine(Protocol):
 
     @property
     def outlives(self) -> bool: ...
-    def detach(self) -> None: ...
     def snapshot(self) -> Snapshot: ...
     def plan(self) -> Plan: ...
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> object: ...
@@ -98,7 +97,7 @@ class Engine(Protocol):
     def skip_faults(self, ids: Sequence[int] | None = None) -> int: ...
     def truncate_faults(self, ids: Sequence[int] | None = None) -> int: ...
     def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]: ...
-    def close(self) -> None: ...
+    def close(self, *, detach: bool = False) -> None: ...
 
 
 OpenEngine = Callable[[EventSink], Engine]
@@ -251,7 +250,6 @@ class Bridge:
         self._roll = threading.Event()
         self._last_progress = 0.0
         self._run_thread: threading.Thread | None = None
-        self._detached = False
 
     def start(self) -> None:
         """Starts polling; the first snapshot opens the engine."""
@@ -291,13 +289,6 @@ class Bridge:
         """Whether the work under way can go on without this terminal."""
         return self.running and self._engine is not None and self._engine.outlives
 
-    def detach(self) -> bool:
-        """Lets the work go on when the bridge is closed; whether it will."""
-        self._detached = self.detachable
-        if self._engine is not None:
-            self._engine.detach()
-        return self._detached
-
     def advance(self, name: str) -> Callable[[str, int, int], None]:
         """A progress callback that posts :class:`ActAdvanced` at most five times a second, and the last step always."""
         last = 0.0
@@ -323,20 +314,24 @@ class Bridge:
         with self._lock:
             return bool(self._wanted) or self._at_work
 
-    def close(self, patience: float = QUIT_PATIENCE) -> None:
-        """Stops all threads and closes the engine; returns within about ``patience`` seconds whatever they do."""
+    def close(self, patience: float = QUIT_PATIENCE, *, detach: bool = False) -> None:
+        """Stops all threads and closes the engine; returns within about ``patience`` seconds whatever they do.
+
+        ``detach``: work that can do without this terminal goes on.
+        """
+        detach = detach and self.detachable
         self._closing.set()
-        if not self._detached:
+        if not detach:
             self._stop_work.set()
         for event in (self._wake, self._read, self._roll, self._opened):
             event.set()
         deadline = time.monotonic() + patience
         with self._lock:
-            threads = self._threads - ({self._run_thread} if self._detached else set())
+            threads = self._threads - ({self._run_thread} if detach else set())
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         if self._engine is not None:
-            closer = threading.Thread(target=self._close_engine, name="embedtui-close", daemon=True)
+            closer = threading.Thread(target=self._close_engine, args=(detach,), name="embedtui-close", daemon=True)
             closer.start()
             closer.join(max(0.1, deadline - time.monotonic()))
 
@@ -370,10 +365,10 @@ class Bridge:
             self._last_progress = now
         self._post(EngineSpoke(event))
 
-    def _close_engine(self) -> None:
+    def _close_engine(self, detach: bool) -> None:
         if self._engine is not None:
             with contextlib.suppress(Exception):
-                self._engine.close()
+                self._engine.close(detach=detach)
 
     def _ready(self) -> Engine | None:
         self._opened.wait()

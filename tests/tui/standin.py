@@ -21,9 +21,6 @@ class StandIn:
         self.blocked = ()
         self.outlives = False
 
-    def detach(self):
-        self.calls.append("detach")
-
     def snapshot(self) -> Snapshot:
         if self.lost:
             raise DatabaseLost("The server closed the connection.", hint="Trying again by itself.")
@@ -127,5 +124,5 @@ class StandIn:
     def audit(self, limit):
         return states.AUDIT if self.shown.migration else ()
 
-    def close(self):
+    def close(self, *, detach=False):
         self.calls.append("close")

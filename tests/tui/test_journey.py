@@ -25,6 +25,7 @@ from embedtui.tui.screens.dialogs import (
     LimitsDialog,
     PromptDialog,
     ReportDialog,
+    StopDialog,
     TypedNameDialog,
     VerifyDialog,
 )
@@ -515,6 +516,13 @@ async def test_the_work_goes_on_without_its_terminal(database: str, api: Loopbac
         assert app.snapshot.backfill.rows == ROWS
         assert [(worker.alive, worker.own) for worker in app.snapshot.workers] == [(True, False)]
         await pilot.press("5", "s")
+        await until(pilot, lambda: isinstance(app.screen, StopDialog))
+        await pilot.press("s", "enter")  # Cancel is focused
+        await until(pilot, lambda: isinstance(app.screen, WorkersScreen))
+        assert app.snapshot.workers[0].alive
+        await pilot.press("s")
+        await until(pilot, lambda: isinstance(app.screen, StopDialog))
+        await pilot.press("tab", "enter")
         await until(pilot, lambda: not app.snapshot.workers, 60)
         assert "stops; requests in flight are stored" in said(app)
         await pilot.press("s")

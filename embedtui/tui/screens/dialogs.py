@@ -385,6 +385,28 @@ class VerifyDialog(Dialog[VerifyAnswer]):
             self.dismiss(VerifyAnswer(int(text), self.query_one("#repair", Checkbox).value))
 
 
+class StopDialog(Dialog[bool]):
+    """Asks whether a process at work is to stop; names it."""
+
+    def __init__(self, name: str, doing: str) -> None:
+        super().__init__()
+        self._process, self._doing = name, doing
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog") as box:
+            box.border_title = Content("Stop a process")
+            yield Static(draw.line((safe.line(self._process), "bold"), "  ", (safe.line(self._doing), "$muted")))
+            yield Static(Content("It finishes its requests in flight, stores them and ends. Others go on."))
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="cancel", compact=True)
+                yield Button("Stop", id="go", variant="warning", compact=True)
+
+    @on(Button.Pressed, "#go")
+    def confirmed(self) -> None:
+        """Yes."""
+        self.dismiss(True)
+
+
 class PromptDialog(Dialog[str]):
     """Asks for one line of text."""
 

@@ -12,6 +12,7 @@ from textual.content import Content
 from embedtui.model import ThreadStatus, WorkerStatus
 from embedtui.tui import acts, draw, safe
 from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.screens.dialogs import StopDialog
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
@@ -74,7 +75,13 @@ class WorkersScreen(DashboardScreen):
             return
         worker = self._lines[self.query_one("#workers", Listing).cursor][0]
         name = f"{worker.host}:{worker.pid}"
-        self.dashboard.bridge.act("stop", lambda engine, _: name if engine.stop_workers([worker.id]) else "")
+
+        def answered(stop: bool | None) -> None:
+            if stop:
+                act = self.dashboard.bridge.act
+                act("stop", lambda engine, _: name if engine.stop_workers([worker.id]) else "")
+
+        self.dashboard.push_screen(StopDialog(name, worker.doing), answered)
 
     def refusal(self, action: str) -> str:
         if action != "stop":
