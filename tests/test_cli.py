@@ -292,6 +292,29 @@ def test_abort_takes_everything_back(run: InProcess) -> None:
 # ---------------------------------------------------------------------------------------------------- steering
 
 
+def test_stop_ends_a_worker_wherever_it_runs(run: InProcess, environ: dict[str, str], tmp_path: Path) -> None:
+    """With the status that Ctrl-C has there; what is not at work is said."""
+    execute(environ["DATABASE_URL"], DOCUMENTS)
+    assert run("run", "--table", "documents", "--until", "0").code == 0
+    assert run("stop").out == "No worker is at work.\n"
+    with Shell(tmp_path, environ).start("run", "--follow") as worker:
+        try:
+            name = ""
+            end = time.monotonic() + 60
+            while not name:
+                assert worker.poll() is None and time.monotonic() < end
+                workers = run("status", "--json").json["workers"]
+                alive = [each for each in workers if each["alive"]]
+                name = f"{alive[0]['host']}:{alive[0]['pid']}" if alive else ""
+            run("stop", "--worker", "elsewhere:1").refused(6, "No worker elsewhere:1", name)
+            assert run("stop", "--worker", name, "--json").json == {"stopping": 1}
+            _, err = worker.communicate(timeout=60)
+        finally:
+            worker.kill()
+    assert worker.returncode == 130, err
+    assert "Traceback" not in err
+
+
 def test_pause_resume_and_pace(run: InProcess) -> None:
     execute(run.environ["DATABASE_URL"], DOCUMENTS)
     assert run("run", "--table", "documents", "--until", "20").code == 0

@@ -11,15 +11,20 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from textual._compositor import LayoutUpdate
 
+from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.engine import Engine
+from embedtui.model import Phase
 from embedtui.tui.bridge import SnapshotTaken
+from tests.support import NEW, OLD, make_documents
 from tests.tui import states
 from tests.tui.conftest import Open, painting, until
 
@@ -33,6 +38,19 @@ code = run_dashboard(lambda sink: engine, autostart=True)
 sys.stderr.write("closed\\n" if "close" in engine.calls else "left open\\n")
 sys.exit(code)
 """
+AT_WORK = """
+import sys
+from embedtui.config import load_settings
+from embedtui.engine.apart import EngineApart
+from embedtui.tui import run_dashboard
+from embedtui.tui.app import Dashboard
+Dashboard._act_theme = lambda self: 1 / 0
+settings = load_settings({"table": "documents", "old_model.name": "old-model", "new_model.max_inputs": 10})
+sys.exit(run_dashboard(
+    lambda sink: EngineApart(settings.dsn, settings=settings, on_event=sink, outlives=True), autostart=True
+))
+"""
+ROWS = 1500
 PATIENCE = 60.0
 LEAVES_ALTERNATE_SCREEN = b"\x1b[?1049l"
 
@@ -40,13 +58,13 @@ LEAVES_ALTERNATE_SCREEN = b"\x1b[?1049l"
 class Terminal:
     """The program, and what it wrote."""
 
-    def __init__(self, folder: Path, controlling: bool = True, **environ: str) -> None:
+    def __init__(self, folder: Path, controlling: bool = True, program: str = PROGRAM, **environ: str) -> None:
         self.master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (24, 80))
         self.before = termios.tcgetattr(slave)
         root = str(Path(__file__).parents[2])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", program],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -139,6 +157,77 @@ def test_a_closed_terminal_ends_it(tmp_path: Path, controlling: bool) -> None:
         terminal.ended()
     finally:
         terminal.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "goes_on"),
+    [
+        ("D", True),
+        ("the terminal closes", True),
+        ("it crashes", True),
+        ("it is killed", True),
+        ("q", False),
+        ("SIGTERM", False),
+    ],
+)
+def test_what_becomes_of_the_work(database: str, tmp_path: Path, how: str, goes_on: bool) -> None:
+    """It ends only where that was wanted; and then everything that is paid for is stored."""
+    make_documents(database, ROWS)
+    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, latency=0.5, log_texts=10_000) as api:
+        terminal = Terminal(
+            tmp_path, program=AT_WORK, DATABASE_URL=database, OPENAI_API_KEY=api.key, OPENAI_BASE_URL=api.base_url,
+            EMBED_MODEL=NEW, EMBED_DIMENSIONS="16", NO_PROXY="127.0.0.1",
+        )  # fmt: skip
+        engine = Engine(database)
+        try:
+            wait_until(lambda: api.inputs > 100)
+            (worker,) = engine.snapshot().workers
+            assert worker.alive and worker.pid != terminal.process.pid
+            if how in ("D", "q"):
+                os.write(terminal.master, how.encode())
+            elif how == "the terminal closes":
+                terminal.hang_up()
+            elif how == "it crashes":
+                os.write(terminal.master, b"t")
+            elif how in ("SIGTERM", "it is killed"):
+                terminal.process.send_signal(signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
+            terminal.ended()
+            api.latency = 0.01
+            if goes_on:
+                wait_until(lambda: engine.snapshot().phase is Phase.VALIDATE)
+                assert [each.id for each in engine.snapshot().workers] == [worker.id]
+                assert engine.stop_workers() == 1
+            wait_until(lambda: not engine.snapshot().workers)
+            with psycopg.connect(database) as conn:
+                row = conn.execute("SELECT count(*) FROM documents WHERE embedding_v2 IS NOT NULL").fetchone()
+            assert row is not None
+            assert row[0] == sum(text.startswith("document ") for text in api.texts)
+            assert (row[0] == ROWS) is goes_on
+            if how == "D":
+                assert b"The work goes on as process %d" % worker.pid in terminal.output
+        finally:
+            terminal.close()
+            engine.close()
+
+
+@pytest.mark.parametrize("first", ["q", "D"])
+async def test_the_first_way_of_leaving_counts(shown: Open, first: str) -> None:
+    """A window is often closed right after q; that must not leave the work running after all."""
+    async with shown(states.RUNNING) as (app, pilot, engine):
+        engine.outlives = True
+        app.bridge.run()
+        await until(pilot, lambda: app.view.detachable)
+        await pilot.press(first)
+        app._act_detach()  # as the closed terminal does
+        app.exit()
+        assert app._detached is (first == "D")
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.02)
 
 
 def test_copying_asks_the_terminal(terminal: Terminal) -> None:
