@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
 
 def counted(number: int, one: str, many: str) -> str:
     """A count with the words that go with it: ``1 row has``, ``2,000 rows have``."""
     return f"{number:,} {one if number == 1 else many}"
+
+
+def called() -> str:
+    """How to call this program so that a printed command runs as it stands: by its name where the shell finds this
+    very program under it, else by the path that it was called by."""
+    own, found = Path(sys.argv[0]), shutil.which("embedtui")
+    if own.name != "embedtui" or (found is not None and own.exists() and own.samefile(found)):
+        return "embedtui"
+    return shlex.quote(sys.argv[0])

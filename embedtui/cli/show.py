@@ -20,6 +20,7 @@ from embedtui.model import EventSink
 from embedtui.postgres.connect import connect
 from embedtui.postgres.discover import find_candidates, shown
 from embedtui.postgres.state import load_migration
+from embedtui.words import called
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine
@@ -54,7 +55,7 @@ def _demo(*, headless: bool = False, as_json: bool = False, reset: bool = False)
 def _dashboard(open_engine: Callable[[EventSink], Engine]) -> int:
     from embedtui.tui import run_dashboard
 
-    return run_dashboard(open_engine, autostart=True, again="embedtui demo")
+    return run_dashboard(open_engine, autostart=True, again=f"{called()} demo")
 
 
 # ---------------------------------------------------------------------------------------------------- dashboard
@@ -95,7 +96,11 @@ def show(settings: Settings, *, readonly: bool, config: Path | None) -> int:
         else:
             settings = load_settings(config=path)
     _ = settings.dsn  # a missing one is said here, not on a screen that just opened
-    return run_dashboard(lambda on_event: open_engine(settings, on_event, apart=True), readonly=readonly)
+    return run_dashboard(
+        lambda on_event: open_engine(settings, on_event, apart=True),
+        readonly=readonly,
+        again=f"{called()} run --follow",
+    )
 
 
 def _chosen(settings: Settings) -> bool:

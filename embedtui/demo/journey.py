@@ -51,6 +51,7 @@ from embedtui.model import (
     VerifyReport,
 )
 from embedtui.postgres.state import load_migration, register_model
+from embedtui.words import called
 
 CORPUS_SIZE = 5000
 """Documents of the demo, where the library has so many."""
@@ -410,7 +411,7 @@ def run_demo(*, headless: bool, as_json: bool, reset: bool, dashboard: Callable[
 
     if not headless:
         with Demo(reset=reset, tokens_per_minute=WATCHABLE_TOKENS_PER_MINUTE, out=out) as demo:
-            out(f'From a second terminal: DATABASE_URL="{demo.dsn}" embedtui status --watch')
+            out(f'From a second terminal: DATABASE_URL="{demo.dsn}" {called()} status --watch')
             return dashboard(functools.partial(demo.open_engine, apart=True))
     with Demo(reset=True, out=out) as demo:
         report = run_journey(demo, out=out)

@@ -353,6 +353,7 @@ class Engine:
         migration = self.prepare(stop)
         if migration.phase.ended:
             raise Refused(f"The migration of {migration.table} is {migration.phase}.")
+        self._require_provider(migration)
         if migration.desired == "pause" and not follow:
             self.resume()
         while True:
@@ -401,6 +402,20 @@ class Engine:
                 require_startable(conn, settings)
         except psycopg.Error as error:
             raise translate(error, dsn=self.dsn) from error
+
+    def _require_provider(self, migration: Migration) -> None:
+        """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody."""
+        others = any(worker.alive for worker in self.snapshot().workers)
+        try:
+            embedder = make_embedder(migration.new_model, timeout=20, environ=self._environ)
+            try:
+                if others:
+                    embedder.embed(["embedtui"], kind="document")
+            finally:
+                embedder.close()
+        except ProviderFault as fault:
+            if fault.fault_class is FaultClass.CONFIGURATION:
+                raise ProviderError(fault.reason, hint=fault.hint) from None
 
     def _pause_for(self, migration: Migration, fault: ConfigurationFault) -> None:
         def work(conn: Connection) -> None:
@@ -616,7 +631,8 @@ class Engine:
 
     def _flipped(self, flip: Flip) -> Flip:
         text = f"The {flip.active} side serves" + (f", {flip.canary} % canary" if flip.canary not in (0, 100) else "")
-        self._emit(RouteFlipped(now(), text, flip.active, flip.canary, flip.epoch, flip.milliseconds))
+        if flip.changed:
+            self._emit(RouteFlipped(now(), text, flip.active, flip.canary, flip.epoch, flip.milliseconds))
         return flip
 
     def hold_index(self, held: bool = True) -> None:

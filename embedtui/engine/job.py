@@ -112,9 +112,12 @@ class Job:
             self._doing.pop(threading.current_thread().name, None)
 
     def activity(self) -> tuple[ThreadStatus, ...]:
-        """What each thread does, sorted by name."""
+        """What each thread does, sorted by name; one that has ended does nothing any more."""
+        alive = {thread.name for thread in threading.enumerate()}
         with self._lock:
-            return tuple(ThreadStatus(name, what, since) for name, (what, since) in sorted(self._doing.items()))
+            return tuple(
+                ThreadStatus(name, what, since) for name, (what, since) in sorted(self._doing.items()) if name in alive
+            )
 
     # ------------------------------------------------------------------------------------------------------ holds
 

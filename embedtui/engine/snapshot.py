@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from embedtui.engine.backfill import ALIVE
-from embedtui.engine.cutover import LAG_TOLERATED
 from embedtui.engine.throttle import xmin_holder
 from embedtui.model import (
     BackfillStatus,
@@ -44,6 +43,9 @@ RATE_SECONDS = 20.0
 """The rate is that of the last so many seconds …"""
 RATE_WITHHELD_SECONDS = 3.0
 """… and withheld until there are this many."""
+
+LEFT_BEHIND_SECONDS = 5.0
+"""A change that waited so long while no worker lives is nobody's."""
 
 BEFORE_INDEX = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL)
 SERVING = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
@@ -326,7 +328,7 @@ def next_act(snapshot: Snapshot) -> tuple[str, str]:
 def _left_behind(snapshot: Snapshot) -> bool:
     """Changes wait, and nobody is there to embed them."""
     oldest = snapshot.sync.oldest_seconds
-    return snapshot.condition is Condition.IDLE and oldest is not None and oldest > LAG_TOLERATED
+    return snapshot.condition is Condition.IDLE and oldest is not None and oldest > LEFT_BEHIND_SECONDS
 
 
 def _waiting(snapshot: Snapshot) -> str:

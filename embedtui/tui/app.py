@@ -11,8 +11,10 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
+from textual import events
 from textual.app import App, ScreenStackError, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.reactive import reactive
@@ -38,6 +40,7 @@ from embedtui.tui.bridge import (
     ActFailed,
     ActStarted,
     Bridge,
+    Engine,
     EngineSpoke,
     Fetched,
     FetchFailed,
@@ -51,6 +54,7 @@ from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.cutover import CutoverScreen
 from embedtui.tui.screens.dialogs import (
+    AskingDialog,
     CutoverAnswer,
     CutoverDialog,
     LimitsDialog,
@@ -67,9 +71,12 @@ from embedtui.tui.screens.overview import OverviewScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.view import Link, View
+from embedtui.words import called
 
-QUIT_SIGNALS = {"SIGTERM": "_act_quit", "SIGHUP": "_act_detach"}
+QUIT_SIGNALS = {"SIGTERM": "_act_quit", "SIGHUP": "_hung_up"}
 """Asked to end, and the terminal was closed: what is done then."""
+HUNG_UP_SECONDS = 5.0
+"""What leaving may take once the terminal is gone."""
 HANGUP_SECONDS = 2.0
 """Between looks whether the terminal is still there."""
 _RATES = 240
@@ -150,7 +157,6 @@ class Dashboard(App[None]):
         self._rates: deque[float] = deque(maxlen=_RATES)
         self._events: deque[Event] = deque(maxlen=_EVENTS)
         self._busy: tuple[str, ...] = ()
-        self._asking = ""
         self._worked = False
         self._detached: bool | None = None
         """How it was left, once that is decided; a crash decides nothing, and then, too, the work goes on."""
@@ -189,7 +195,7 @@ class Dashboard(App[None]):
 
         def look() -> None:
             if terminal.poll(0):
-                self._act_detach()
+                self._hung_up()
 
         self.set_interval(HANGUP_SECONDS, look)
 
@@ -229,7 +235,7 @@ class Dashboard(App[None]):
         if self._detached:
             own = next((worker.pid for worker in self.snapshot.workers if worker.own), None) if self.snapshot else None
             named = f" as process {own}" if own else ""
-            return f"The work goes on{named}. Watch it: embedtui. End it: embedtui stop"
+            return f"The work goes on{named}. Watch it: {called()}. End it: {called()} stop"
         if self.snapshot is None or not self._worked or self.snapshot.phase.ended or self.snapshot.migration is None:
             return ""
         status = self.snapshot.backfill
@@ -336,17 +342,30 @@ class Dashboard(App[None]):
     def on_fetched(self, message: Fetched) -> None:
         verb, _, name = message.topic.partition(" ")
         if verb == "ask":
-            # A dialog opens only while it is still the last thing asked for, and never over another one.
-            if self._asking == name and isinstance(self.screen, DashboardScreen):
-                self._asking = ""
+            # A dialog opens only where its place is still kept.
+            if isinstance(self.screen, AskingDialog) and self.screen.about == name:
+                typed = self.screen.typed
+                self.pop_screen()
                 getattr(self, f"_ask_{name}")(message.payload)
+                self.screen.call_after_refresh(self._type, typed)
             return
         self.tell(message.topic, message.payload)
 
     def on_fetch_failed(self, message: FetchFailed) -> None:
         if message.topic.startswith("ask "):
+            if isinstance(self.screen, AskingDialog):
+                self.pop_screen()
             self.trouble(message.trouble)
         self.tell(f"{message.topic} failed", message.trouble)
+
+    def _ask(self, name: str, read: Callable[[Engine], object]) -> None:
+        """Reads what a dialog has to say, and keeps its place meanwhile: what is typed ahead is for it."""
+        self.push_screen(AskingDialog(name))
+        self.bridge.fetch(f"ask {name}", read)
+
+    def _type(self, characters: list[str]) -> None:
+        for character in characters:
+            self.post_message(events.Key("space" if character == " " else character, character))
 
     def _ended(self, name: str) -> None:
         self.advances.pop(name, None)
@@ -425,8 +444,7 @@ class Dashboard(App[None]):
     def ask_cutover(self, percent: int) -> None:
         """Opens the cutover's dialog once it is known what stands against it."""
         self.action_goto("cutover")
-        self._asking = "cutover"
-        self.bridge.fetch("ask cutover", lambda engine: (percent, engine.blockers("cutover", percent)))
+        self._ask("cutover", lambda engine: (percent, engine.blockers("cutover", percent)))
 
     def _ask_cutover(self, found: tuple[int, tuple[Blocker, ...]]) -> None:
         def answered(answer: CutoverAnswer | None) -> None:
@@ -454,9 +472,8 @@ class Dashboard(App[None]):
         self.push_screen(VerifyDialog(self.view), answered)
 
     def _act_cleanup(self) -> None:
-        self._asking = "cleanup"
-        self.bridge.fetch(
-            "ask cleanup",
+        self._ask(
+            "cleanup",
             lambda engine: (engine.cleanup_sql(), engine.blockers("cleanup"), engine.cleanup_sql(rename=False)),
         )
 
@@ -479,8 +496,7 @@ class Dashboard(App[None]):
         )
 
     def _act_abort(self) -> None:
-        self._asking = "abort"
-        self.bridge.fetch("ask abort", lambda engine: engine.blockers("abort"))
+        self._ask("abort", lambda engine: engine.blockers("abort"))
 
     def _ask_abort(self, blockers: tuple[Blocker, ...]) -> None:
         def answered(typed: Typed | None) -> None:
@@ -528,11 +544,21 @@ class Dashboard(App[None]):
             self._detached = self.bridge.detachable
         self.exit()
 
+    def _hung_up(self) -> None:
+        # The thread that writes to a terminal that is gone may have died of it; Textual then waits for it for ever.
+        signal.signal(signal.SIGALRM, _give_up)
+        signal.setitimer(signal.ITIMER_REAL, HUNG_UP_SECONDS)
+        self._act_detach()
+
     def exit(self, *arguments: Any, **options: Any) -> None:
         """Leaves; unless it was detached first, the work of this terminal stops."""
         if self._detached is None:
             self._detached = False
         super().exit(*arguments, **options)
+
+    def action_help_quit(self) -> None:
+        """Ctrl-C does not interrupt production's migration by reflex; it says how to leave."""
+        self.say("q quits; D leaves the work running.")
 
     def _act_quit(self) -> None:
         self.exit()
@@ -553,6 +579,10 @@ class Dashboard(App[None]):
             return None
         self.say(f"Copied, and saved as {path}")
         return path
+
+
+def _give_up(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + signal.SIGHUP)
 
 
 def echo(name: str, result: object) -> str:

@@ -31,7 +31,10 @@ def run_dashboard(
     """
     app = Dashboard(open_engine, readonly=readonly, autostart=autostart, again=again)
     with _signals_kept(), responsive():
-        app.run()
+        try:
+            app.run()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # see the dashboard's hang-up
     if app.farewell:
         sys.stderr.write(f"{app.farewell}\n")
     return app.return_code or ExitCode.OK

@@ -135,9 +135,11 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
         await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
         assert route(database) == ("old", 0)
 
-        await pilot.press("x")
+        # typed ahead of the dialog: for it, and for nothing else
+        await pilot.press("x", *"docum")
         await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
-        await type_text(pilot, "document")
+        await until(pilot, lambda: "docum" in [field.value for field in app.screen.query(Input)])
+        await type_text(pilot, "ent")
         await pilot.press("enter")
         assert isinstance(app.screen, CutoverDialog)
         await type_text(pilot, "s")

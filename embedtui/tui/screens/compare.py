@@ -158,6 +158,8 @@ class CompareScreen(DashboardScreen):
             return ""
         if self.dashboard.readonly:
             return acts.READONLY
+        if self.has_class("-figures"):
+            return "The queries are hidden: m or Esc shows them again."
         if self._asked is not None:
             return "An own query is not kept; verdicts are for the kept ones."
         if not self._shown:
@@ -297,12 +299,14 @@ class CompareScreen(DashboardScreen):
 
     def action_filter(self) -> None:
         """Opens the filter."""
+        self.remove_class("-figures")
         field = self.query_one("#filter", Input)
         field.add_class("-open")
         field.focus()
 
     def action_leave_filter(self) -> None:
         """Closes and clears the filter; shows the whole comparison again after an own query."""
+        self.remove_class("-figures")
         field = self.query_one("#filter", Input)
         field.value = ""
         field.remove_class("-open")

@@ -52,6 +52,8 @@ class CutoverScreen(DashboardScreen):
             self._after = after
             self.query_one("#happens").border_title = "What can be done now" if after else "What a cutover does"
             self.query_one("#blockers").border_title = "In the way of a cleanup" if after else "In the way"
+            self._blockers = None  # they were those of the other act
+            self._fetch()
         for sheet in self.query(Sheet):
             sheet.repaint()
         # Blockers are read every few seconds only: each reading asks the database several questions.
@@ -107,7 +109,8 @@ class CutoverScreen(DashboardScreen):
             head = draw.line((f"! {left} of {len(checks)} checks to look at", "bold $warning"))
         else:
             head = draw.line((f"✓ all {len(checks)} checks passed", "bold $success"))
-        rows = [head]
+        at = f"compared at {draw.clock(comparison.at)}" if comparison.at is not None else ""
+        rows = [draw.row(head, draw.line((at, "$muted")), width)]
         for check in checks:
             rows += check_lines(check, width)
         return draw.lines(rows)

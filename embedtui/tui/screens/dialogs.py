@@ -385,6 +385,28 @@ class VerifyDialog(Dialog[VerifyAnswer]):
             self.dismiss(VerifyAnswer(int(text), self.query_one("#repair", Checkbox).value))
 
 
+class AskingDialog(Dialog[None]):
+    """Keeps the place of a dialog while the database is asked, and what is typed meanwhile."""
+
+    AUTO_FOCUS = ""
+
+    def __init__(self, about: str) -> None:
+        super().__init__()
+        self.about = about
+        """Name of the act whose dialog is to come."""
+        self.typed: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(draw.line(("◌ asking the database …", "$muted")))
+
+    def on_key(self, event: events.Key) -> None:
+        """Typed ahead; Enter and the like are for what can be seen, and Escape leaves."""
+        if event.character and event.is_printable:
+            self.typed.append(event.character)
+            event.stop()
+
+
 class StopDialog(Dialog[bool]):
     """Asks whether a process at work is to stop; names it."""
 
