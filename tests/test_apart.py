@@ -18,7 +18,7 @@ import pytest
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.engine.apart import EngineApart
-from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted
+from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, ProviderError
 from embedtui.model import Condition, Event, Phase, PhaseChanged
 from tests.support import NEW, OLD, make_documents, settings_for
 
@@ -348,3 +348,31 @@ def test_stopped_or_closed_before_it_starts_no_work_begins(database: str, api: L
     with pytest.raises(Interrupted):
         engine.run(threading.Event())
     assert one(database, "SELECT to_regnamespace('embedtui')") is None
+
+
+@pytest.mark.parametrize("key", ["", "sk-wrong"], ids=["no key", "wrong key"])
+def test_who_joins_without_the_right_key_disturbs_nobody(
+    database: str, api: LoopbackServer, tmp_path: Path, key: str
+) -> None:
+    make_documents(database, ROWS)
+    api.latency = 0.1
+    good = settings_for(database, api, tmp_path, {"new_model.max_inputs": 10})
+    stop = threading.Event()
+    working = Engine(database, settings=good)
+
+    def work() -> None:
+        with pytest.raises(Interrupted):
+            working.run(stop, follow=True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_for(lambda: paid(api) > 50)
+    with contextlib.closing(Engine(database, environ={"OPENAI_API_KEY": key})) as joining:
+        with pytest.raises(ProviderError):
+            joining.run(threading.Event(), follow=True)
+        snapshot = joining.snapshot()
+        assert snapshot.migration is not None and snapshot.migration.desired == "run"
+        wait_for(lambda: stored(database) == ROWS)
+    stop.set()
+    thread.join(PATIENCE)
+    working.close()

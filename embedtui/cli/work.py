@@ -304,8 +304,8 @@ def stop(settings: Settings, worker: str | None, as_json: bool) -> None:
     if as_json:
         emit_json({"stopping": asked})
     else:
-        stops = f"{counted(asked, 'process stops', 'processes stop')}. Go on with `embedtui run`."
-        say(stops if asked else "No worker is at work.")
+        names = plain(", ".join(at_work if worker is None else [worker]))
+        say(f"Stopping: {names}. Go on with `embedtui run`." if asked else "No worker is at work.")
 
 
 @click.command(cls=ExampleCommand, example="embedtui resume")

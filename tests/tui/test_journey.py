@@ -529,6 +529,13 @@ async def test_the_work_goes_on_without_its_terminal(database: str, api: Loopbac
         assert "stops; requests in flight are stored" in said(app)
         await pilot.press("s")
         assert "No process at work" in said(app)
+        # nobody keeps the new side current any more: that comes before all else
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("UPDATE documents SET content = 'edited' WHERE id = 1")
+            conn.execute("UPDATE embedtui.queue SET at = at - interval '6 seconds'")
+        await until(pilot, lambda: app.snapshot.next_act == "run")
+        await pilot.press("ctrl+c")
+        assert "q quits" in said(app)
 
 
 def test_every_key_is_pressed_here() -> None:

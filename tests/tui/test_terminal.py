@@ -230,6 +230,18 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def test_a_closed_terminal_ends_it_also_where_the_writing_thread_died(tmp_path: Path) -> None:
+    """Textual waits for it without end; seen once in a dozen closed windows."""
+    dead = "import textual.drivers._writer_thread as w\nw.WriterThread.stop = lambda self: w.Queue().get()\n"
+    terminal = Terminal(tmp_path, program=dead + PROGRAM)
+    try:
+        terminal.wait_for(b"documents")
+        terminal.hang_up()
+        terminal.ended()
+    finally:
+        terminal.close()
+
+
 def test_copying_asks_the_terminal(terminal: Terminal) -> None:
     """By OSC 52, which also works through SSH; it is saved as a file in any case."""
     terminal.wait_for(b"documents")
