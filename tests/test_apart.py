@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
-from embedtui.engine.apart import EngineApart
+from embedtui.engine.apart import Ended, EngineApart
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, ProviderError
-from embedtui.model import Condition, Event, Phase, PhaseChanged
+from embedtui.model import Condition, Event, FaultClass, Phase, PhaseChanged
+from embedtui.providers import ProviderFault
 from tests.support import NEW, OLD, make_documents, settings_for
 
 ROWS = 600
@@ -376,3 +378,18 @@ def test_who_joins_without_the_right_key_disturbs_nobody(
     stop.set()
     thread.join(PATIENCE)
     working.close()
+
+
+def every_error(kind: type[EmbedtuiError] = EmbedtuiError) -> list[type[EmbedtuiError]]:
+    return [kind, *(each for sub in kind.__subclasses__() for each in every_error(sub))]
+
+
+@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
+def test_every_error_can_travel(kind: type[EmbedtuiError]) -> None:
+    if kind is ProviderFault:
+        error: EmbedtuiError = ProviderFault(FaultClass.CONFIGURATION, "401", "what", hint="mend")
+    else:
+        error = kind("what", hint="mend")
+    arrived = pickle.loads(pickle.dumps(Ended.by(error))).error
+    assert (arrived.message, arrived.hint, arrived.title) == ("what", "mend", error.title)
+    assert arrived.exit_code == error.exit_code

@@ -22,9 +22,10 @@ from typing import Any, BinaryIO
 
 from embedtui.config import Settings
 from embedtui.engine.engine import Engine
-from embedtui.errors import EmbedtuiError, Interrupted
+from embedtui.errors import EmbedtuiError, Interrupted, ProviderError
 from embedtui.model import Event, EventSink, Progressed, Snapshot
 from embedtui.postgres.connect import redact
+from embedtui.providers import ProviderFault
 
 LOOK_SECONDS = 0.1
 """Between looks at the stop signal."""
@@ -59,6 +60,8 @@ class Ended:
     @classmethod
     def by(cls, error: Exception) -> Ended:
         """The end that ``error`` brought."""
+        if isinstance(error, ProviderFault):  # holds more than an error that travels
+            error = ProviderError(error.reason, hint=error.hint)
         if isinstance(error, EmbedtuiError):
             return cls(error)
         text = redact(f"{type(error).__name__}: {error}".splitlines()[0])
