@@ -109,7 +109,7 @@ class CutoverScreen(DashboardScreen):
             head = draw.line((f"! {left} of {len(checks)} checks to look at", "bold $warning"))
         else:
             head = draw.line((f"✓ all {len(checks)} checks passed", "bold $success"))
-        at = f"compared at {draw.clock(comparison.at)}" if comparison.at is not None else ""
+        at = f"{'compared ' if width >= 50 else ''}at {draw.clock(comparison.at)}" if comparison.at is not None else ""
         rows = [draw.row(head, draw.line((at, "$muted")), width)]
         for check in checks:
             rows += check_lines(check, width)
