@@ -142,6 +142,7 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
         await type_text(pilot, "ent")
         await pilot.press("enter")
         assert isinstance(app.screen, CutoverDialog)
+        assert "not the table's name" in str(app.screen.query_one(".dialog").border_subtitle)
         await type_text(pilot, "s")
         for field in app.screen.query("#override").results(Input):
             field.focus()

@@ -43,6 +43,11 @@ class Dialog(ModalScreen[T]):
                 # Such a field must not select its text on focus, or the next character would replace this one.
                 field.insert_text_at_cursor(event.character)
 
+    @on(Input.Changed)
+    def corrected(self) -> None:
+        """What was said of a wrong answer no longer holds."""
+        self.query_one(".dialog").border_subtitle = ""
+
     @on(Button.Pressed, "#cancel")
     def cancelled(self) -> None:
         """Cancel was chosen."""
@@ -241,6 +246,8 @@ def _go_to_gap(dialog: Dialog[T], table: str) -> None:
     typed = dialog.query_one("#typed", Input)
     if typed.value.strip() != table:
         typed.focus()
+        if typed.value.strip():
+            dialog.query_one(".dialog").border_subtitle = "That is not the table's name"
         return
     for field in dialog.query("#override").results(Input):
         if not field.value.strip():

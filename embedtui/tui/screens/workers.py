@@ -21,6 +21,10 @@ Line = tuple[WorkerStatus, ThreadStatus | None, str]
 """(worker, thread, since when it does what it does); thread None is the process."""
 
 
+_NOBODY = "○ No worker is at work. Press r to work here, or start `embedtui run` on any host."
+_NOT_READ = "◌ Not read from the database yet."
+
+
 class WorkersScreen(DashboardScreen):
     """Who works on this migration, on every host."""
 
@@ -41,7 +45,7 @@ class WorkersScreen(DashboardScreen):
         yield Panel(_summary, id="workers-line")
         yield Listing(
             self._paint,
-            empty="○ No worker is at work. Press r to work here, or start `embedtui run` on any host.",
+            empty=_NOT_READ,
             title="Processes and threads",
             id="workers",
             classes="box",
@@ -51,6 +55,7 @@ class WorkersScreen(DashboardScreen):
         super().show(view)
         listing = self.query_one("#workers", Listing)
         before, self._lines = self._lines, tuple(_lines(view, _by_rows if self._by_rows else _own_first))
+        listing.empty = _NOBODY if view.snapshot is not None else _NOT_READ
         marked = _identity(before[listing.cursor]) if before else None
         listing.update_rows(before, self._lines)
         # Threads come and go: the cursor stays with its line, or a stop would meet another process.
