@@ -76,8 +76,8 @@ def at_work(dsn: str) -> list[int]:
 
 @contextlib.contextmanager
 def operator(database: str, api: LoopbackServer, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The program at work, some rows embedded; what it started is ended afterwards."""
-    api.latency = 0.1
+    """The program at work, some rows embedded, seconds before it is done; what it started is ended afterwards."""
+    api.latency = 1.0
     root = str(Path(__file__).parents[1])
     environ = {
         "DATABASE_URL": database,
@@ -121,7 +121,7 @@ def test_it_is_a_run_like_any_other(database: str, api: LoopbackServer, tmp_path
 
 def test_stopped_it_stores_what_is_paid_for(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, ROWS)
-    api.latency = 0.2
+    api.latency = 1.0
     engine = EngineApart(
         database, settings=settings_for(database, api, tmp_path, {"new_model.max_inputs": 10}), on_event=None
     )
@@ -149,7 +149,7 @@ def test_stopped_it_stores_what_is_paid_for(database: str, api: LoopbackServer, 
 
 def test_its_own_death_is_told_and_mended_by_the_next_run(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, ROWS)
-    api.latency = 0.2
+    api.latency = 1.0
     engine = EngineApart(database, settings=settings_for(database, api, tmp_path, {"new_model.max_inputs": 10}))
     told: list[EmbedtuiError] = []
 
@@ -192,6 +192,7 @@ def test_it_outlives_its_terminal_and_can_be_stopped_from_elsewhere(
     with operator(database, api, tmp_path, "outlives", "stay") as process:
         process.kill()
         process.wait()
+        api.latency = 0.02
         engine = Engine(database)
         wait_for(lambda: engine.snapshot().phase is Phase.VALIDATE)
         assert stored(database) == paid(api) == ROWS
@@ -211,6 +212,7 @@ def test_a_suspended_terminal_does_not_hold_it_up(database: str, api: LoopbackSe
     make_documents(database, ROWS)
     with operator(database, api, tmp_path, "outlives", "stay") as process:
         process.send_signal(signal.SIGSTOP)
+        api.latency = 0.02
         wait_for(lambda: stored(database) == ROWS)
 
 
