@@ -353,7 +353,7 @@ class Dashboard(App[None]):
 
     def on_fetch_failed(self, message: FetchFailed) -> None:
         if message.topic.startswith("ask "):
-            if isinstance(self.screen, AskingDialog):
+            if isinstance(self.screen, AskingDialog) and message.topic == f"ask {self.screen.about}":
                 self.pop_screen()
             self.trouble(message.trouble)
         self.tell(f"{message.topic} failed", message.trouble)
