@@ -26,14 +26,14 @@ from benchmarks import common
 from benchmarks.terminal import Terminal, percentile
 from embedtui.demo.api import LoopbackServer, ModelFunction, hash_model
 from embedtui.demo.database import EmbeddedServer
-from embedtui.engine.compare import ad_hoc, compare
-from embedtui.engine.evaluation import current_evaluation, remembered
-from embedtui.engine.gate import decide_gate
-from embedtui.engine.report import to_html
+from embedtui.engine.validate.compare import ad_hoc, compare
+from embedtui.engine.validate.evaluation import current_evaluation, remembered
+from embedtui.engine.validate.gate import decide_gate
+from embedtui.engine.validate.report import to_html
 from embedtui.model import Comparison, EmbeddingModel, QueryInput, Side
 from embedtui.postgres.connect import connect
 from embedtui.providers import make_embedder
-from tests.comparing import Vectors, connector, make_table, unit
+from tests.kits.comparing import Vectors, connector, make_table, unit
 
 
 def near_rows(rows: Vectors, seed: int) -> ModelFunction:

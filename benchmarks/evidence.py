@@ -29,13 +29,13 @@ from ir_measures import RR, R, nDCG
 from embedtui.demo.api import LoopbackServer, ModelFunction
 from embedtui.demo.database import EmbeddedServer
 from embedtui.demo.models import NEW_MODEL, OLD_MODEL, load_models
-from embedtui.engine.compare import compare
-from embedtui.engine.gate import decide_gate
-from embedtui.engine.report import to_csv, write_html
+from embedtui.engine.validate.compare import compare
+from embedtui.engine.validate.gate import decide_gate
+from embedtui.engine.validate.report import to_csv, write_html
 from embedtui.model import Comparison, EmbeddingModel, Migration, QueryInput, Side
 from embedtui.postgres.connect import connect
 from embedtui.providers import make_embedder
-from tests.comparing import Vectors, connector, literal, make_table
+from tests.kits.comparing import Vectors, connector, literal, make_table
 
 MINILM = "minilm"
 

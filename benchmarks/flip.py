@@ -36,7 +36,7 @@ import psycopg
 from embedtui.config import load_settings
 from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
-from embedtui.engine.cutover import cutover, rollback
+from embedtui.engine.cutover.cutover import cutover, rollback
 from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError
 from embedtui.model import (
@@ -50,8 +50,9 @@ from embedtui.model import (
     Side,
     TableName,
 )
-from embedtui.postgres import route, schema, state
 from embedtui.postgres.connect import connect
+from embedtui.postgres.state import migrations as state
+from embedtui.postgres.state import route, schema
 from embedtui.router import AsyncRouter, Router
 
 DIMENSIONS = 64

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from embedtui.demo.api import DEFAULT_KEY
 from embedtui.demo.database import EmbeddedServer
-from embedtui.engine.pacing import Pacer
+from embedtui.engine.backfill.pacing import Pacer
 from embedtui.errors import Interrupted
 from embedtui.model import (
     Condition,
@@ -36,8 +36,8 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.postgres.connect import connect
-from embedtui.postgres.schema import install
-from embedtui.postgres.state import create_migration, load_migration
+from embedtui.postgres.state.migrations import create_migration, load_migration
+from embedtui.postgres.state.schema import install
 from embedtui.providers import ProviderFault, make_embedder
 
 CHARACTERS = 540

@@ -16,9 +16,9 @@ import psycopg
 
 from benchmarks.common import NEW_DIMENSIONS, database, fill, fresh, machine, pool_model, settings_for, spread
 from embedtui.engine import Engine
-from embedtui.engine.packing import Limits, pack
+from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.postgres.connect import connect
-from embedtui.postgres.placement import make_placement, prepare_batch
+from embedtui.postgres.sides.placement import make_placement, prepare_batch
 
 SIDES = ("one UPDATE per row", "column", "table")
 BATCH = 512

@@ -51,8 +51,8 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.postgres.connect import host_name, redact, translate
-from embedtui.postgres.route import CHANNEL, bucket
-from embedtui.postgres.search import key_equals, quoted, search_sql, vector_type
+from embedtui.postgres.sides.search import key_equals, quoted, search_sql, vector_type
+from embedtui.postgres.state.route import CHANNEL, bucket
 
 __all__ = ["AsyncRoute", "AsyncRouter", "Hit", "Route", "Router", "RouterStatus", "put"]
 
@@ -134,7 +134,7 @@ class _Sql:
 
     def _write(self, guarded: bool) -> str:
         # Here and not above: it imports numpy, which searching does not need.
-        from embedtui.postgres.placement import content_sql, fingerprint_sql, new_side
+        from embedtui.postgres.sides.placement import content_sql, fingerprint_sql, new_side
 
         migration, table = self.migration, self.migration.table
 

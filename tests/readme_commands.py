@@ -20,7 +20,7 @@ from embedtui.demo.corpus import documents
 from embedtui.demo.database import EmbeddedServer
 from embedtui.demo.models import NEW_MODEL, OLD_MODEL, load_models
 from embedtui.demo.questions import QUESTIONS
-from tests.support import vector_literal
+from tests.kits.support import vector_literal
 
 README = Path(__file__).parent.parent / "README.md"
 ROWS = 2000

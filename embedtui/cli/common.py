@@ -18,8 +18,8 @@ from embedtui.cli.output import plain
 from embedtui.config import Settings, load_settings
 from embedtui.errors import Refused
 from embedtui.model import EventSink, Migration
+from embedtui.postgres.catalog.discover import migration_name, shown
 from embedtui.postgres.connect import connect
-from embedtui.postgres.discover import migration_name, shown
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine
@@ -155,7 +155,7 @@ def open_engine(settings: Settings, on_event: EventSink | None = None, *, apart:
     Raises the settings' and the database's errors.
     """
     from embedtui.engine import Engine
-    from embedtui.engine.apart import EngineApart
+    from embedtui.engine.process import EngineApart
 
     with connect(settings.dsn, name="check", read_only=True) as conn:
         name = migration_name(conn, settings)

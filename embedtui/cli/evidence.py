@@ -10,8 +10,8 @@ import click
 from embedtui.cli.common import ExampleCommand, engine_for, json_option, stop_signals, target_options
 from embedtui.cli.output import ProgressLine, emit_json, note, number, plain, say, to_data
 from embedtui.config import Settings
-from embedtui.engine import report
-from embedtui.engine.queries import VERDICTS, from_file, from_sql
+from embedtui.engine.validate import report
+from embedtui.engine.validate.queries import VERDICTS, from_file, from_sql
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.model import Comparison, Interval, QueryComparison, VerifyReport
 from embedtui.postgres.connect import connect

@@ -16,11 +16,11 @@ from embedtui.cli.output import plain
 from embedtui.cli.setup import configure
 from embedtui.config import CONFIG_NAME, Settings, load_settings
 from embedtui.errors import DatabaseError, ExitCode, SettingsError
+from embedtui.formatting import called
 from embedtui.model import EventSink
+from embedtui.postgres.catalog.discover import find_candidates, shown
 from embedtui.postgres.connect import connect
-from embedtui.postgres.discover import find_candidates, shown
-from embedtui.postgres.state import load_migration
-from embedtui.words import called
+from embedtui.postgres.state.migrations import load_migration
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine

@@ -18,8 +18,8 @@ from embedtui.cli.output import emit_json, note, plain, say
 from embedtui.config import Settings
 from embedtui.errors import Refused
 from embedtui.model import Event, Flip, Migration, Noted
-from embedtui.postgres.discover import shown
-from embedtui.postgres.placement import new_side
+from embedtui.postgres.catalog.discover import shown
+from embedtui.postgres.sides.placement import new_side
 
 
 def _tell(event: Event) -> None:

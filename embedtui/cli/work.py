@@ -33,6 +33,7 @@ from embedtui.cli.output import (
 )
 from embedtui.config import Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, Refused, SettingsError
+from embedtui.formatting import counted
 from embedtui.model import (
     Event,
     Failed,
@@ -46,8 +47,7 @@ from embedtui.model import (
     RouteStatus,
     Snapshot,
 )
-from embedtui.postgres.discover import shown
-from embedtui.words import counted
+from embedtui.postgres.catalog.discover import shown
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine

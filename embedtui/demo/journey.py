@@ -32,9 +32,10 @@ from embedtui.demo.models import NEW_DIMENSIONS, NEW_MODEL, OLD_DIMENSIONS, OLD_
 from embedtui.demo.questions import QUESTIONS
 from embedtui.demo.traffic import Traffic
 from embedtui.engine import Engine
-from embedtui.engine import queries as kept_queries
-from embedtui.engine.apart import EngineApart
+from embedtui.engine.process import EngineApart
+from embedtui.engine.validate import queries as kept_queries
 from embedtui.errors import ExitCode, Interrupted, NotClean
+from embedtui.formatting import called
 from embedtui.model import (
     Comparison,
     EmbeddingModel,
@@ -50,8 +51,7 @@ from embedtui.model import (
     Snapshot,
     VerifyReport,
 )
-from embedtui.postgres.state import load_migration, register_model
-from embedtui.words import called
+from embedtui.postgres.state.migrations import load_migration, register_model
 
 CORPUS_SIZE = 5000
 """Documents of the demo, where the library has so many."""

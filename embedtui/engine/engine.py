@@ -14,25 +14,26 @@ import psycopg
 from psycopg import sql
 
 from embedtui.config import Settings
-from embedtui.engine import cleanup as cleanups
-from embedtui.engine import cutover as cutovers
-from embedtui.engine import queries as queries_module
-from embedtui.engine.backfill import ALIVE
-from embedtui.engine.compare import ad_hoc, compare
-from embedtui.engine.embedding import ConfigurationFault
-from embedtui.engine.evaluation import current_evaluation, remembered, with_verdicts
-from embedtui.engine.gate import GateThresholds, decide_gate
-from embedtui.engine.job import Job, now
-from embedtui.engine.pacing import Pacer, unblock
-from embedtui.engine.plan import index_options, make_plan, require_startable
+from embedtui.engine.backfill.backfill import ALIVE
+from embedtui.engine.backfill.embedding import ConfigurationFault
+from embedtui.engine.backfill.job import Job, now
+from embedtui.engine.backfill.pacing import Pacer, unblock
+from embedtui.engine.backfill.stages import Stages, make_row_embedder
+from embedtui.engine.backfill.sync import queue_keys
+from embedtui.engine.backfill.throttle import Throttle
+from embedtui.engine.backfill.worker import Worker
+from embedtui.engine.cleanup import cleanup as cleanups
+from embedtui.engine.cutover import cutover as cutovers
+from embedtui.engine.plan.plan import index_options, make_plan, require_startable
 from embedtui.engine.prepare import begin, prepare, upgrade
 from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
-from embedtui.engine.stages import Stages, make_row_embedder
-from embedtui.engine.sync import queue_keys
-from embedtui.engine.throttle import Throttle
-from embedtui.engine.verify import count_rows, sample_rows
-from embedtui.engine.worker import Worker
+from embedtui.engine.validate import queries as queries_module
+from embedtui.engine.validate.compare import ad_hoc, compare
+from embedtui.engine.validate.evaluation import current_evaluation, remembered, with_verdicts
+from embedtui.engine.validate.gate import GateThresholds, decide_gate
+from embedtui.engine.validate.verify import count_rows, sample_rows
 from embedtui.errors import DatabaseLost, EmbedtuiError, Interrupted, ProviderError, Refused
+from embedtui.formatting import counted
 from embedtui.model import (
     AuditEntry,
     Blocker,
@@ -63,10 +64,16 @@ from embedtui.model import (
 )
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
-from embedtui.postgres.placement import make_placement
-from embedtui.postgres.state import add_audit, load_migration, read_audit, set_condition, set_desired, set_index_held
+from embedtui.postgres.sides.placement import make_placement
+from embedtui.postgres.state.migrations import (
+    add_audit,
+    load_migration,
+    read_audit,
+    set_condition,
+    set_desired,
+    set_index_held,
+)
 from embedtui.providers import Embedder, ProviderFault, make_embedder
-from embedtui.words import counted
 
 T = TypeVar("T")
 

@@ -10,17 +10,18 @@ import psycopg
 from psycopg import sql
 
 from embedtui.config import Settings
-from embedtui.engine.backfill import plan_shards
-from embedtui.engine.plan import require_ready
+from embedtui.engine.backfill.backfill import plan_shards
+from embedtui.engine.plan.plan import require_ready
 from embedtui.errors import Interrupted, Refused
 from embedtui.model import Migration, Phase
-from embedtui.postgres import capture, schema
+from embedtui.postgres.catalog.discover import resolve
 from embedtui.postgres.connect import Connection, require_session
 from embedtui.postgres.ddl import run_ddl
-from embedtui.postgres.discover import resolve
-from embedtui.postgres.placement import make_placement, relation
-from embedtui.postgres.route import create_route, install_functions
-from embedtui.postgres.state import add_audit, create_migration, load_migration, set_phase
+from embedtui.postgres.sides import capture
+from embedtui.postgres.sides.placement import make_placement, relation
+from embedtui.postgres.state import schema
+from embedtui.postgres.state.migrations import add_audit, create_migration, load_migration, set_phase
+from embedtui.postgres.state.route import create_route, install_functions
 
 _LOCK = 0x656D7072  # advisory lock: one process prepares at a time
 _COUNT_TIMEOUT = "10min"

@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from embedtui.engine.backfill import ALIVE
-from embedtui.engine.throttle import xmin_holder
+from embedtui.engine.backfill.backfill import ALIVE
+from embedtui.engine.backfill.throttle import xmin_holder
+from embedtui.formatting import counted
 from embedtui.model import (
     BackfillStatus,
     Condition,
@@ -31,9 +32,8 @@ from embedtui.model import (
 )
 from embedtui.postgres.connect import Connection, host_name
 from embedtui.postgres.indexes import index_status
-from embedtui.postgres.route import read_listeners
-from embedtui.postgres.state import load_migration
-from embedtui.words import counted
+from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.route import read_listeners
 
 QUEUE_COUNTED = 100_000
 """The queue is counted no further than this."""

@@ -19,8 +19,8 @@ from embedtui.errors import DatabaseError, Interrupted, Refused
 from embedtui.model import IndexMethod, IndexStatus, Migration, Side, TableName
 from embedtui.postgres.connect import Connection, redact
 from embedtui.postgres.ddl import Statement, cancelled_by, run_ddl, session
-from embedtui.postgres.placement import new_side, relation
-from embedtui.postgres.search import search_sql
+from embedtui.postgres.sides.placement import new_side, relation
+from embedtui.postgres.sides.search import search_sql
 
 POLL = 0.5
 """Seconds between two looks at a running build."""

@@ -20,6 +20,7 @@ from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
 
+from embedtui.formatting import called
 from embedtui.model import (
     Blocker,
     Comparison,
@@ -71,7 +72,6 @@ from embedtui.tui.screens.overview import OverviewScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.view import Link, View
-from embedtui.words import called
 
 QUIT_SIGNALS = {"SIGTERM": "_act_quit", "SIGHUP": "_hung_up"}
 """Asked to end, and the terminal was closed: what is done then."""

@@ -24,7 +24,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.model import Phase
 from embedtui.tui.bridge import SnapshotTaken
-from tests.support import NEW, OLD, make_documents
+from tests.kits.support import NEW, OLD, make_documents
 from tests.tui import states
 from tests.tui.conftest import Open, painting, until
 
@@ -41,7 +41,7 @@ sys.exit(code)
 AT_WORK = """
 import sys
 from embedtui.config import load_settings
-from embedtui.engine.apart import EngineApart
+from embedtui.engine.process import EngineApart
 from embedtui.tui import run_dashboard
 from embedtui.tui.app import Dashboard
 Dashboard._act_theme = lambda self: 1 / 0

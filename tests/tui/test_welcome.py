@@ -16,7 +16,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.tui import Choice, TableChoice
 from embedtui.tui.welcome import ModelDialog, Welcome
-from tests.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, make_documents, settings_for
 from tests.tui.conftest import until
 
 Found = Sequence[TableChoice]

@@ -15,6 +15,7 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content, Span
 from textual.widgets import Input
 
+from embedtui.formatting import counted
 from embedtui.model import Comparison, QueryComparison, RankedRow, Side
 from embedtui.tui import acts, draw, safe, theme
 from embedtui.tui.bridge import ActAdvanced
@@ -25,7 +26,6 @@ from embedtui.tui.widgets.document import Document
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.rankings import Rankings, score
-from embedtui.words import counted
 
 VERDICTS = {
     "new": ("◆", "new better", "$new"),

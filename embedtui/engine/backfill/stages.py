@@ -1,0 +1,365 @@
+"""The working phases of one process in their order: backfill, final sweep, index, and keeping up beside them."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import psycopg
+
+from embedtui.engine.backfill.backfill import Backfill, plan_shards
+from embedtui.engine.backfill.embedding import ConfigurationFault, RowEmbedder
+from embedtui.engine.backfill.job import Job, now
+from embedtui.engine.backfill.pacing import Pacer
+from embedtui.engine.backfill.sync import Sync, queue_keys
+from embedtui.engine.cutover.cutover import flip_if_due
+from embedtui.engine.plan.plan import index_options
+from embedtui.engine.prepare import count_total
+from embedtui.engine.resilience import fatal, with_database
+from embedtui.engine.validate.evaluation import current_evaluation
+from embedtui.errors import EmbedtuiError, Interrupted
+from embedtui.formatting import counted
+from embedtui.model import (
+    EmbeddingModel,
+    FaultClass,
+    IndexMethod,
+    IndexStatus,
+    Key,
+    Migration,
+    Phase,
+    PhaseChanged,
+    Progressed,
+    RouteFlipped,
+)
+from embedtui.postgres import indexes
+from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.state.migrations import add_audit, load_migration, set_phase
+from embedtui.providers import Embedder, ProviderFault, make_embedder
+
+T = TypeVar("T")
+
+SWEEP_LIMIT = 5_000
+"""Rows that the final sweep queues at a time; where there are more, the shards are read anew."""
+DRAIN_SECONDS = 90.0
+"""Longest wait for the queue; a key put off comes up again within a minute."""
+EVERY_KIND = "iudtr"
+IDLE_SECONDS = 0.25
+"""Pause between looks at an empty queue."""
+SWEEP_ROUNDS_WITHOUT_GAIN = 20
+"""Sweeps that find the same rows (locked by the application for long), each a second apart, before that is said."""
+
+
+def make_row_embedder(
+    model: EmbeddingModel, environ: Mapping[str, str], pacer: Pacer | None, job: Job, *, urgent: bool = False
+) -> RowEmbedder:
+    """An embedder of rows that waits out pauses and holds, and says what it waits for; without a pacer it never waits.
+
+    Raises:
+        ConfigurationFault: no key, or no endpoint.
+    """
+    try:
+        embedder: Embedder = make_embedder(model, environ=environ)
+    except ProviderFault as fault:
+        raise ConfigurationFault(fault.reason, hint=fault.hint) from None
+
+    def on_fault(fault: ProviderFault) -> None:
+        if fault.fault_class is FaultClass.PROVIDER:
+            job.failed(f"Provider: {fault.reason}", FaultClass.PROVIDER, fault.hint)
+
+    return RowEmbedder(model, embedder, pacer, gate=job.gate, on_fault=on_fault, urgent=urgent)
+
+
+class Stages:
+    """Runs the phases that one worker process takes part in."""
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        environ: Mapping[str, str],
+        snapshot_share: Callable[[], float | None],
+        until: float | None,
+        follow: bool,
+    ) -> None:
+        self._job, self._environ, self._share = job, environ, snapshot_share
+        self._until, self._follow = until, follow
+        self._stopped_at_share = False
+        self._pacer = Pacer(job.dsn, job.migration)
+        job.waits_for = lambda: self._pacer.hold
+        self._link = job.link("stage", statement_timeout_ms=0)
+        self._sync_idle = threading.Event()
+        self._sync_error: EmbedtuiError | None = None
+
+    def run(self) -> None:
+        """Work until the phase is past the index (and with ``follow`` until stopped).
+
+        Raises:
+            Interrupted: stopped, or ``until`` was reached.
+            ConfigurationFault: the provider refuses us as configured.
+        """
+        new = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job)
+        # An application's edit does not queue behind the whole backfill for the provider's budget.
+        urgent = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job, urgent=True)
+        old = self._old_embedder()
+        sync = Sync(self._job, urgent, old, characters_per_token=lambda: self._pacer.characters_per_token)
+        syncing = threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True)
+        watching = threading.Thread(target=self._watch_share, name="until", daemon=True)
+        syncing.start()
+        if self._until is not None:
+            watching.start()
+        try:
+            self._phases(new)
+        except Interrupted:
+            if not self._stopped_at_share and self._sync_error is None:
+                raise
+        finally:
+            self._job.halt()
+            syncing.join()
+            if self._until is not None:
+                watching.join()
+            sync.close()
+            for embedder in (new, urgent, old):
+                if embedder is not None:
+                    embedder.close()
+            self._link.drop()
+            self._pacer.close()
+        if self._sync_error is not None:
+            raise self._sync_error
+
+    # -------------------------------------------------------------------------------------------------- embedders
+
+    def _old_embedder(self) -> RowEmbedder | None:
+        """None where the old model is known to be dead, unnamed, or without a key: nothing may need it.
+
+        It has no pacer: an outage of the old model, or its price, must not hold up the new side.
+        """
+        model = self._job.migration.old_model
+        if model.retired:
+            return None
+        try:
+            return make_row_embedder(model, self._environ, None, self._job)
+        except ConfigurationFault as fault:
+            self._job.note(f"The old model cannot be used: {fault.message}")
+            return None
+
+    # ----------------------------------------------------------------------------------------------------- phases
+
+    def _database(self, work: Callable[[Connection], T]) -> T:
+        return with_database(
+            self._link,
+            work,
+            stop=self._job.stop,
+            on_lost=lambda message: self._job.hold("database", message),
+            on_back=lambda: self._job.release("database"),
+        )
+
+    def _migration(self) -> Migration:
+        migration = self._database(lambda conn: load_migration(conn, self._job.migration.name))
+        assert migration is not None
+        return migration
+
+    def _enter(self, phase: Phase, expect: Phase) -> None:
+        if self._database(lambda conn: set_phase(conn, self._job.migration.id, phase, expect=(expect,))):
+            self._job.emit(PhaseChanged(now(), f"Phase: {phase}", phase))
+
+    def _phases(self, new: RowEmbedder) -> None:
+        while not self._job.stop.is_set():
+            self._job.gate(self._job.stop)
+            phase = self._migration().phase
+            if phase is Phase.BACKFILL:
+                self._backfill(new)
+                self._sweep(new)
+                self._enter(Phase.INDEX, Phase.BACKFILL)
+            elif phase is Phase.INDEX:
+                self._index()
+                self._enter(Phase.VALIDATE, Phase.INDEX)
+            elif phase.ended:
+                return
+            elif not self._follow:
+                self._drain(EVERY_KIND)
+                return
+            else:
+                self._job.doing("keeping both sides current")
+                self._flip_if_due()
+                self._job.stop.wait(1.0)
+        raise self._why_stopped()
+
+    def _why_stopped(self) -> EmbedtuiError:
+        return self._sync_error or Interrupted("Stopped.", hint="Run again to go on.")
+
+    def _flip_if_due(self) -> None:
+        """Carry out a cutover that an operator postponed until nothing waits to be synced."""
+        evaluation = self._database(lambda conn: current_evaluation(conn, self._job.migration))
+        try:
+            flip = flip_if_due(self._job.dsn, self._job.migration, evaluation)
+        except EmbedtuiError as error:
+            self._job.failed(f"The postponed cutover failed: {error.message}", hint=error.hint)
+            return
+        if flip is not None and flip.changed:
+            text = f"The {flip.active} side serves: the postponed cutover was due"
+            self._job.emit(RouteFlipped(now(), text, flip.active, flip.canary, flip.epoch, flip.milliseconds))
+
+    def _backfill(self, new: RowEmbedder) -> None:
+        Backfill(
+            self._job,
+            new,
+            threads=self._pacer.max_concurrency,
+            characters_per_token=lambda: self._pacer.characters_per_token,
+        ).run()
+
+    def _sweep(self, new: RowEmbedder) -> None:
+        """Find what the shards left (rows locked, moved or changed meanwhile) until nothing is left."""
+        migration = self._job.migration
+        before: list[Key] = []
+        rounds = 0
+        while True:
+            self._job.doing("final sweep")
+            self._drain("r")
+            planned = self._database(lambda conn: plan_shards(conn, migration.id, migration.table_oid))
+            if planned:
+                self._backfill(new)
+                continue
+            keys = self._database(lambda conn: self._job.placement.sweep(conn, SWEEP_LIMIT))
+            if not keys:
+                self._database(lambda conn: count_total(conn, migration))
+                self._database(self._job.placement.forget_gone)
+                self._job.release("row_locks")
+                return
+            rounds = rounds + 1 if keys == before else 0
+            before = keys
+            if rounds >= SWEEP_ROUNDS_WITHOUT_GAIN:
+                locked = counted(len(keys), "row is", "rows are")
+                self._job.note(f"{locked} still locked by the application, e.g. {', '.join(keys[0])}")
+                rounds = 0
+            self._database(functools.partial(queue_keys, migration_id=migration.id, keys=keys))
+            if rounds and self._job.stop.wait(1.0):
+                raise self._why_stopped()
+
+    def _drain(self, kinds: str) -> None:
+        """Wait until the sync thread, here or elsewhere, has worked off the queued entries of these kinds.
+
+        Those that come meanwhile are not waited for, and not for ever: a key that the application touches all the
+        time is put off, and sync goes on beside every later phase.
+        """
+        last = self._database(self._last_entry)
+        if last is None:
+            return
+        self._job.doing("waiting for the sync")
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self._database(lambda conn: self._pending(conn, last, kinds)):
+            if self._job.stop.wait(IDLE_SECONDS):
+                raise self._why_stopped()
+            if time.monotonic() > deadline:
+                self._job.note("Some changes still wait to be synced; they are worked off beside what follows.")
+                return
+
+    def _last_entry(self, conn: Connection) -> int | None:
+        row = conn.execute(
+            "SELECT max(id) FROM embedtui.queue WHERE migration = %s", [self._job.migration.id]
+        ).fetchone()
+        return row[0] if row else None
+
+    def _pending(self, conn: Connection, last: int, kinds: str) -> bool:
+        row = conn.execute(
+            "SELECT EXISTS (SELECT FROM embedtui.queue WHERE migration = %s AND id <= %s AND kind = ANY (%s))",
+            [self._job.migration.id, last, list(kinds)],
+        ).fetchone()
+        return bool(row and row[0])
+
+    def _index(self) -> None:
+        migration = self._job.migration
+        if migration.index_method is IndexMethod.NONE:
+            return
+        done = None
+        while done is None:
+            if not self._await_release():
+                return
+            done = self._build(migration)
+        if done.built:
+            self._database(
+                lambda conn: add_audit(conn, migration.id, "index", f"{done.name} built in {done.seconds:.1f} s")
+            )
+        for notice in done.notices:
+            self._job.note(notice)
+
+    def _await_release(self) -> bool:
+        """Wait while the operators hold the index back; sync goes on meanwhile. Whether it is still to be built."""
+        while (present := self._migration()).index_held and present.phase is Phase.INDEX:
+            self._job.doing("waiting: the index is held")
+            self._job.hold("index", "an operator holds it back")
+            if self._job.stop.wait(IDLE_SECONDS):
+                break
+        self._job.release("index")
+        if self._job.stop.is_set():
+            raise self._why_stopped()
+        self._job.index_held = False  # the last heartbeat may not know yet, and would cancel the build
+        return present.phase is Phase.INDEX
+
+    def _build(self, migration: Migration) -> indexes.IndexBuild | None:
+        """Build the index; None where an operator held it back meanwhile, and the build was cancelled."""
+        self._job.doing("building the index")
+        stop = self._job.child_stop()
+
+        def progress(status: IndexStatus) -> None:
+            share = f" {status.done * 100 // status.total} %" if status.done is not None and status.total else ""
+            waiting = f", waiting for {status.waiting_for}" if status.waiting_for else ""
+            self._job.doing(f"index: {status.phase}{share}{waiting}")
+            self._job.emit(Progressed(now(), f"Index: {status.phase}{share}{waiting}", status.done or 0, status.total))
+            if self._job.index_held:
+                stop.set()
+
+        def build(_: Connection) -> indexes.IndexBuild:
+            return indexes.build(
+                lambda: connect(self._job.dsn, name="index", statement_timeout_ms=0, lock_timeout_ms=0),
+                migration,
+                index_options(migration),
+                stop,
+                progress,
+            )
+
+        try:
+            return self._database(build)
+        except Interrupted:
+            if self._job.stop.is_set():
+                raise
+            return None
+
+    # ------------------------------------------------------------------------------------------------ side threads
+
+    def _keep_up(self, sync: Sync) -> None:
+        try:
+            while not self._job.stop.is_set():
+                self._job.gate(self._job.stop)
+                if not sync.step():
+                    self._job.doing("waiting for changes")
+                    self._job.stop.wait(IDLE_SECONDS)
+        except Interrupted:
+            pass
+        except BaseException as error:
+            if not self._ended():  # a cleanup takes the old names from under a statement
+                self._sync_error = fatal(error)
+                self._job.halt()
+        finally:
+            self._job.idle()
+
+    def _ended(self) -> bool:
+        """Whether the migration is over; on a connection of its own, for the side threads."""
+        try:
+            with connect(self._job.dsn, name="sync") as conn:
+                migration = load_migration(conn, self._job.migration.name)
+        except (psycopg.Error, EmbedtuiError):
+            return False
+        return migration is not None and migration.phase.ended
+
+    def _watch_share(self) -> None:
+        while not self._job.stop.wait(0.2):
+            try:
+                share = self._share()
+            except EmbedtuiError:
+                continue  # the worker threads say it
+            if share is not None and self._until is not None and share * 100 >= self._until:
+                self._stopped_at_share = True
+                self._job.halt()

@@ -1,0 +1,432 @@
+"""Keeping up with the application: drains the change-capture queue, on both sides after the cutover."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
+from embedtui.engine.backfill.job import Job, record_faults
+from embedtui.engine.backfill.packing import Limits, pack
+from embedtui.engine.resilience import with_database
+from embedtui.errors import DatabaseError
+from embedtui.model import FaultClass, Key, Side
+from embedtui.postgres.connect import Connection, Link
+from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.sides import capture
+from embedtui.postgres.sides.placement import QueuedRow, SourceRow, TablePlacement, follows_by_foreign_key
+from embedtui.postgres.state.migrations import add_audit
+
+T = TypeVar("T")
+
+BATCH = 256
+"""Queue entries taken at a time."""
+EMBEDS_PER_KEY = 6
+"""A key is embedded again at most so often a minute; a trigger that touches the content at every write ends there."""
+WINDOW_SECONDS = 60.0
+TEND_SECONDS = 5.0
+"""While nothing is queued: how often rows that are gone are forgotten, and stale ones tried again."""
+RETRY_SECONDS = (2.0, 60.0)
+"""An old model that does not answer is asked again after the first, doubling up to the second."""
+SCANNED = ("index", "validate", "cutover", "soak")
+"""Phases with scans for changes: before them the final sweep finds all, after them nothing is maintained."""
+SCAN_LIMIT = 5_000
+"""Rows that one scan queues."""
+SCAN_SHARE = 20.0
+"""Between two scans passes this many times what one took, so that they cost a twentieth of the time."""
+MEND_PATIENCE = 20.0
+"""Seconds to wait for the lock that installing change capture takes."""
+LOCK_CLASS = 0x6571  # advisory lock class: one process syncs a migration at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the queue."""
+
+    id: int
+    key: Key
+    kind: str
+
+
+@dataclass
+class _Todo:
+    """What is left for one key of a batch."""
+
+    ids: list[int] = field(default_factory=list)
+    kinds: set[str] = field(default_factory=set)
+    sides: set[Side] = field(default_factory=set)
+
+
+def queue_keys(conn: Connection, migration_id: int, keys: Iterable[Key], kind: str = "r") -> None:
+    """Queue rows: for repair of the new side, or (kind ``u``) as edited."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO embedtui.queue (migration, key, kind) VALUES (%s, %s, %s)",
+            [(migration_id, list(key), kind) for key in keys],
+        )
+
+
+class Sync:
+    """Drains the queue of one migration; used by one thread at a time."""
+
+    def __init__(
+        self, job: Job, new: RowEmbedder, old: RowEmbedder | None, *, characters_per_token: Callable[[], float]
+    ) -> None:
+        self._job, self._characters_per_token = job, characters_per_token
+        self._embedders = {Side.NEW: new, Side.OLD: old}
+        self._link: Link = job.link("sync", writes=True)
+        self._recent: dict[Key, list[float]] = defaultdict(list)
+        self._after = 0
+        """Id of the last entry that was put off in this round."""
+        self._tend_at = 0.0
+        self._old_retry_at = 0.0
+        self._old_retry_wait = RETRY_SECONDS[0]
+        self._scan_at = 0.0
+        self._capture_lost = False
+        self._old_lost = ""
+        """Why the old model does not answer at present."""
+
+    def close(self) -> None:
+        """Release the connection, and with it the right to sync."""
+        self._link.drop()
+
+    def step(self) -> int:
+        """Work off up to ``BATCH`` entries; the number taken (0: nothing to do now, or another process syncs).
+
+        Raises:
+            Interrupted: the job was stopped.
+            ConfigurationFault: the new model's provider refuses us as configured.
+        """
+        entries = self._database(self._take)
+        if entries is None:
+            return 0
+        if not entries:
+            self._after = 0
+            return self._tend()
+        self._after = entries[-1].id
+        self._job.doing(f"syncing {len(entries)} changes")
+        structural = [entry for entry in entries if entry.kind in "dt"]
+        if structural:
+            self._database(lambda conn: self._remove(conn, structural))
+        todo: dict[Key, _Todo] = {}
+        for entry in entries:
+            if entry.kind not in "dt" and not self._too_often(entry.key):
+                known = todo.setdefault(entry.key, _Todo())
+                known.ids.append(entry.id)
+                known.kinds.add(entry.kind)
+        if todo:
+            self._work(todo)
+        elif not structural and len(entries) < BATCH:
+            self._after = 0
+            return 0  # only entries that were put off
+        return len(entries)
+
+    def _database(self, work: Callable[[Connection], T]) -> T:
+        return with_database(
+            self._link,
+            work,
+            stop=self._job.stop,
+            on_lost=lambda message: self._job.hold("database", message),
+            on_back=lambda: self._job.release("database"),
+        )
+
+    def _take(self, conn: Connection) -> list[Entry] | None:
+        """The next entries; None where another process syncs."""
+        got = conn.execute(
+            "SELECT pg_try_advisory_lock(%(c)s, %(m)s) FROM (SELECT 1) x WHERE NOT EXISTS"
+            " (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND classid = %(c)s AND objid = %(m)s"
+            "  AND objsubid = 2 AND granted AND pid = pg_backend_pid()"
+            "  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))",
+            {"c": LOCK_CLASS, "m": self._job.migration.id},
+        ).fetchone()
+        if got is not None and not got[0]:
+            return None
+        rows = conn.execute(
+            "SELECT id, key, kind::text FROM embedtui.queue WHERE migration = %s AND id > %s ORDER BY id LIMIT %s",
+            [self._job.migration.id, self._after, BATCH],
+        )
+        return [Entry(number, tuple(key), kind) for number, key, kind in rows]
+
+    def _too_often(self, key: Key) -> bool:
+        moments = [at for at in self._recent[key] if time.monotonic() - at < WINDOW_SECONDS]
+        if moments:
+            self._recent[key] = moments
+        else:
+            del self._recent[key]
+        return len(moments) >= EMBEDS_PER_KEY
+
+    def _tend(self) -> int:
+        """With nothing queued: forget what rows that are gone left behind, and try the old side's stale rows again."""
+        moment = time.monotonic()
+        if moment < self._tend_at:
+            return 0
+        self._tend_at = moment + TEND_SECONDS
+        self._recent = defaultdict(
+            list, {key: at for key, at in self._recent.items() if moment - at[-1] < WINDOW_SECONDS}
+        )
+        self._database(self._job.placement.forget_gone)
+        scanned = self._scan()
+        if scanned:
+            return scanned
+        if self._embedders[Side.OLD] is None or moment < self._old_retry_at:
+            return 0
+        stale = self._database(self._stale)
+        if stale:
+            self._work({key: _Todo(kinds={"u"}) for key in stale})
+            self._tend_at = 0.0
+        return len(stale)
+
+    def _scan(self) -> int:
+        """Find by their fingerprints what no trigger told of: where there are none, or somebody took them away."""
+        migration = self._job.migration
+        phase, captured = self._database(lambda conn: capture.state(conn, migration))
+        if phase not in SCANNED or time.monotonic() < self._scan_at:
+            return 0
+        if migration.settings.get("change_capture", "triggers") == "triggers":
+            if captured:
+                return 0
+            self._mend_capture()
+        began = time.monotonic()
+        keys = self._database(lambda conn: self._job.placement.sweep(conn, SCAN_LIMIT))
+        if isinstance(self._job.placement, TablePlacement) and not follows_by_foreign_key(migration):
+            self._database(self._job.placement.remove_orphans)
+        self._database(lambda conn: queue_keys(conn, migration.id, keys, "u"))
+        self._scan_at = time.monotonic() + SCAN_SHARE * (time.monotonic() - began)
+        return len(keys)
+
+    def _mend_capture(self) -> None:
+        """Install change capture anew; where this role may not, the scan stands in for it."""
+
+        def install(conn: Connection) -> None:
+            run_ddl(
+                conn,
+                capture.install_sql(self._job.migration),
+                stop=self._job.stop,
+                relations=[self._job.migration.table],
+                patience=MEND_PATIENCE,
+            )
+            add_audit(conn, self._job.migration.id, "capture", "its triggers were missing or disabled: installed anew")
+
+        gone = f"Change capture was taken off {self._job.migration.table}"
+        try:
+            self._database(install)
+        except DatabaseError as error:
+            if not self._capture_lost:
+                self._job.failed(f"{gone}: changes are scanned for. {error.message}", hint=error.hint)
+            self._capture_lost = True
+        else:
+            self._capture_lost = False
+            self._job.failed(f"{gone}, and installed anew; what changed meanwhile is scanned for.")
+
+    def _stale(self, conn: Connection) -> list[Key]:
+        rows = conn.execute(
+            "SELECT key FROM embedtui.stale s WHERE migration = %(m)s AND NOT EXISTS (SELECT FROM embedtui.fault f"
+            " WHERE f.migration = %(m)s AND f.side = 'old' AND f.key = s.key AND f.state <> 'retry')"
+            " ORDER BY at LIMIT %(n)s",
+            {"m": self._job.migration.id, "n": BATCH},
+        )
+        return [tuple(key) for (key,) in rows]
+
+    def _remove(self, conn: Connection, entries: Sequence[Entry]) -> None:
+        placement = self._job.placement
+        with conn.transaction():
+            if isinstance(placement, TablePlacement):
+                truncated = any(entry.kind == "t" for entry in entries)
+                placement.remove_orphans(conn, None if truncated else [entry.key for entry in entries])
+            self._forget(conn, [entry.id for entry in entries])
+
+    def _forget(self, conn: Connection, ids: Iterable[int]) -> None:
+        count = conn.execute("DELETE FROM embedtui.queue WHERE id = ANY (%s)", [list(ids)]).rowcount
+        conn.execute(
+            "UPDATE embedtui.migration SET synced = synced + %s WHERE id = %s", [count, self._job.migration.id]
+        )
+
+    # -------------------------------------------------------------------------------------------------- embedding
+
+    def _work(self, todo: dict[Key, _Todo]) -> None:
+        rows = self._database(lambda conn: self._read(conn, list(todo)))
+        wanted: dict[Side, list[SourceRow]] = {Side.NEW: [], Side.OLD: []}
+        for item, old_wanted, truncated in rows:
+            entry = todo[item.row.key]
+            if item.blank:
+                continue
+            if not item.new_fresh:
+                entry.sides.add(Side.NEW)
+                wanted[Side.NEW].append(self._cut(item.row, truncated))
+            # an inserted row whose new vector is stale was moved between partitions and edited
+            edited = "u" in entry.kinds or (item.new_present and not item.new_fresh)
+            if old_wanted and (edited or not item.old_present):
+                entry.sides.add(Side.OLD)
+                wanted[Side.OLD].append(item.row)
+        # Nothing to embed: fresh already, blank, or deleted meanwhile.
+        settled = [key for key, entry in todo.items() if not entry.sides]
+        blank = [item.row.key for item, _, _ in rows if item.blank]
+        self._settle(todo, settled, None, blank)
+        for side, needed in wanted.items():
+            if needed:
+                self._side(todo, side, needed)
+
+    def _read(self, conn: Connection, keys: list[Key]) -> list[tuple[QueuedRow, bool, int]]:
+        """(row, whether the old side is ours to maintain, attempts of a row to be truncated or 0)."""
+        # Once reads were moved to the new side, if only a share of them, the application may have left old vectors
+        # behind; that stays so after a rollback, for what was written before it.
+        route = conn.execute(
+            "SELECT active = 'new' OR changed_by <> '' FROM embedtui.route WHERE migration = %s",
+            [self._job.migration.id],
+        ).fetchone()
+        maintain_old = bool(route and route[0])
+        truncated = {
+            tuple(key): attempts
+            for key, attempts in conn.execute(
+                "SELECT key, attempts FROM embedtui.fault WHERE migration = %s AND side = 'new' AND state = 'truncate'",
+                [self._job.migration.id],
+            )
+        }
+        return [
+            (item, maintain_old, truncated.get(item.row.key, 0)) for item in self._job.placement.read_keys(conn, keys)
+        ]
+
+    def _cut(self, row: SourceRow, attempts: int) -> SourceRow:
+        if not attempts:
+            return row
+        # The calibrated ratio is an average; each further attempt cuts deeper.
+        most = int(self._job.migration.new_model.max_input_tokens * self._characters_per_token() * 0.8**attempts)
+        text = row.text[: max(1, most)]
+        return replace(row, text=text, characters=len(text))
+
+    def _side(self, todo: dict[Key, _Todo], side: Side, rows: list[SourceRow]) -> None:
+        embedder = self._embedders[side]
+        too_long = [row for row in rows if row.characters > len(row.text)]
+        if too_long:
+            reason = "longer than any text the model could take"
+            self._fault(todo, side, [row.key for row in too_long], reason)
+            rows = [row for row in rows if row.characters <= len(row.text)]
+        if embedder is None or (side is Side.OLD and time.monotonic() < self._old_retry_at):
+            self._mark_stale(todo, [row.key for row in rows])
+            return
+        open_keys = {row.key for row in rows}
+        limits = Limits(embedder.model.max_inputs, embedder.model.max_tokens, embedder.model.max_input_tokens)
+        try:
+            for batch in pack(rows, limits, self._characters_per_token(), per_page=None):
+                for outcome in embedder.embed(batch, self._job.stop):
+                    keys = {row.key for row in outcome.rows}
+                    open_keys -= keys
+                    if outcome.fault:
+                        self._fault(todo, side, list(keys), outcome.fault)
+                    else:
+                        self._store(todo, side, outcome)
+        except (ConfigurationFault, NoAnswer) as fault:
+            if side is Side.NEW:
+                raise
+            self._lose_old(fault.message)
+            self._mark_stale(todo, list(open_keys))
+
+    def _lose_old(self, why: str) -> None:
+        """The old model does not answer now: its rows are stale until it does; the new side must not wait for it."""
+        self._old_retry_at = time.monotonic() + self._old_retry_wait
+        self._old_retry_wait = min(self._old_retry_wait * 2, RETRY_SECONDS[1])
+        if why != self._old_lost:
+            self._old_lost = why
+            self._job.failed(f"The old side cannot be kept current: {why}", FaultClass.CONFIGURATION)
+            self._database(lambda conn: add_audit(conn, self._job.migration.id, "old model lost", why))
+
+    def _old_answers(self) -> None:
+        self._old_retry_wait = RETRY_SECONDS[0]
+        if self._old_lost:
+            self._old_lost = ""
+            self._job.note("The old model answers again: its stale rows are brought up to date.")
+
+    def _store(self, todo: dict[Key, _Todo], side: Side, outcome: Outcome) -> None:
+        moment = time.monotonic()
+        for row in outcome.rows:
+            self._recent[row.key].append(moment)
+
+        def work(conn: Connection) -> set[Key]:
+            with conn.transaction():
+                written = self._job.placement.replace(conn, outcome.rows, outcome.vectors, side)
+                self._settle_in(conn, todo, written, side)
+                self._clear(conn, written, side)
+                if side is Side.NEW:
+                    conn.execute(
+                        "UPDATE embedtui.migration SET synced_tokens = synced_tokens + %s WHERE id = %s",
+                        [outcome.tokens, self._job.migration.id],
+                    )
+            return written
+
+        written = self._database(work)
+        if side is Side.OLD:
+            self._old_answers()
+        for key in written:
+            todo[key].sides.discard(side)
+        if side is Side.NEW:
+            self._job.add_rows(len(written))
+
+    def _clear(self, conn: Connection, keys: Iterable[Key], side: Side) -> None:
+        """These rows have no fault any more, and are not stale, on this side."""
+        for table in ("fault", "stale"):
+            conn.execute(
+                sql.SQL(
+                    "DELETE FROM {} f USING (SELECT DISTINCT ARRAY(SELECT jsonb_array_elements_text(e.value))"
+                    " AS key FROM jsonb_array_elements(%s::jsonb) e) w"
+                    " WHERE f.migration = %s AND f.side = %s AND f.key = w.key"
+                ).format(sql.Identifier("embedtui", table)),
+                [Jsonb([list(key) for key in keys]), self._job.migration.id, side.value],
+            )
+
+    def _fault(self, todo: dict[Key, _Todo], side: Side, keys: list[Key], reason: str) -> None:
+        def work(conn: Connection) -> None:
+            with conn.transaction():
+                record_faults(conn, self._job.migration, [(key, reason) for key in keys], side)
+                if side is Side.OLD:
+                    self._insert_stale(conn, keys)
+                self._settle_in(conn, todo, keys, side)
+
+        self._database(work)
+        for key in keys:
+            todo[key].sides.discard(side)
+        self._job.failed(f"Row {', '.join(keys[0])} is rejected: {reason}", FaultClass.ROW)
+
+    def _mark_stale(self, todo: dict[Key, _Todo], keys: list[Key]) -> None:
+        """The old model no longer answers: a rollback would find these rows' old vectors stale."""
+
+        def work(conn: Connection) -> None:
+            with conn.transaction():
+                self._insert_stale(conn, keys)
+                self._settle_in(conn, todo, keys, Side.OLD)
+
+        self._database(work)
+        for key in keys:
+            todo[key].sides.discard(Side.OLD)
+
+    def _insert_stale(self, conn: Connection, keys: Iterable[Key]) -> None:
+        with conn.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO embedtui.stale (migration, key) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                [(self._job.migration.id, list(key)) for key in keys],
+            )
+
+    def _settle(
+        self, todo: dict[Key, _Todo], keys: Sequence[Key], side: Side | None, blank: Sequence[Key] = ()
+    ) -> None:
+        """Forget entries that need nothing; ``blank`` rows have no fault either, for there is nothing to embed."""
+        if not keys:
+            return
+
+        def work(conn: Connection) -> None:
+            with conn.transaction():
+                self._settle_in(conn, todo, keys, side)
+                if blank:
+                    self._clear(conn, blank, Side.NEW)
+                    self._clear(conn, blank, Side.OLD)
+
+        self._database(work)
+
+    def _settle_in(self, conn: Connection, todo: dict[Key, _Todo], keys: Iterable[Key], side: Side | None) -> None:
+        """Forget the entries of keys for which nothing but ``side`` was left; repeatable."""
+        self._forget(conn, [number for key in keys if not todo[key].sides - {side} for number in todo[key].ids])

@@ -1,0 +1,1 @@
+"""Phases cutover and soak: the pointer moved, and moved back."""

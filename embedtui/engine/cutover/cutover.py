@@ -1,0 +1,559 @@
+"""Cutover and rollback: the pointer moved on a connection of its own, audited, with all that must hold before."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from embedtui.config import CutoverSettings
+from embedtui.engine.cutover.strategies import (
+    LIMITS,
+    cutover_settings,
+    rename_blockers,
+    rename_sql,
+    settings_blockers,
+    tell_services,
+)
+from embedtui.errors import EmbedtuiError, Refused
+from embedtui.formatting import counted
+from embedtui.model import Blocker, Check, EvaluationStatus, Flip, IndexMethod, Migration, Phase, Side
+from embedtui.postgres.catalog.discover import inspect_oid, shown, shown_column
+from embedtui.postgres.connect import Connection, connect, host_name, operator_name, redact, translate
+from embedtui.postgres.ddl import readable_seconds, run_ddl
+from embedtui.postgres.indexes import index_status, is_cold, prewarm
+from embedtui.postgres.sides.placement import make_placement
+from embedtui.postgres.state.migrations import add_audit, load_migration, set_phase
+from embedtui.postgres.state.route import (
+    RouteRow,
+    forget_listeners,
+    move_route,
+    read_listeners,
+    read_route,
+    set_pending,
+)
+
+# A flip waits for nobody: beyond this something is wrong, and the operator is better told.
+_STATEMENT_MS = 5_000
+_LOCK_MS = 2_000
+_PHASE_LOCK = "500ms"
+_CHECK_MS = 3_000
+"""For the scan that looks for rows without a current vector; where it takes longer, the gate's own count serves."""
+
+LAG_TOLERATED = 60.0
+"""Seconds that the oldest change may wait for the sync when the cutover begins."""
+LAG_NONE = 2.0
+"""Younger changes than this do not hold up a postponed flip: in a busy table the queue is never empty."""
+QUEUE_COUNTED = 10_000
+MISSING_TOLERATED = 0.001
+"""Share of the rows that may lack a current vector beside those in the queue, as in the gate."""
+
+
+# ----------------------------------------------------------------------------------------------------- blockers
+
+
+def cutover_blockers(
+    conn: Connection, migration: Migration, gate: EvaluationStatus | None, percent: int = 100
+) -> tuple[Blocker, ...]:
+    """Why reads cannot move to the new side now, each with what would release it; empty where they can.
+
+    Args:
+        conn: an idle connection in autocommit.
+        migration: as stored now.
+        gate: the newest evaluation; None where there is none.
+        percent: share of keys to move.
+    """
+    if migration.phase not in (Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK):
+        release = "" if migration.phase.ended else "`embedtui run` brings it there."
+        return (Blocker("phase", f"The migration is in phase {migration.phase}; a cutover needs validate.", release),)
+    settings = cutover_settings(migration)
+    found = [*settings_blockers(settings, percent), *_gate(gate), *_sync(conn, migration), *_faults(conn, migration)]
+    if not any(blocker.name == "sync" for blocker in found):
+        found += _coverage(conn, migration)
+    if migration.index_method is not IndexMethod.NONE:
+        status = index_status(conn, migration)
+        if not status.exists:
+            found.append(
+                Blocker(
+                    "index", "The new side has no index: every search would read all of it.", "`embedtui run`", True
+                )
+            )
+        elif not status.valid:
+            found.append(
+                Blocker("index", f"Index {status.name} is not valid: searches do not use it.", "`embedtui run`", True)
+            )
+    found += _not_null(conn, migration)
+    if settings.strategy == "rename":
+        found += rename_blockers(conn, migration, settings)
+    return tuple(found)
+
+
+def _gate(gate: EvaluationStatus | None) -> list[Blocker]:
+    release = "`embedtui compare`, or an override with a reason."
+    if gate is None:
+        return [Blocker("gate", "No comparison has been recorded.", release, True)]
+    if not gate.valid:
+        return [Blocker("gate", f"The evaluation is void: {gate.why_void}", release, True)]
+    if gate.verdict != "PASS":
+        return [Blocker("gate", f"The gate says {gate.verdict}.", release, True)]
+    return []
+
+
+def _lag(conn: Connection, migration: Migration) -> tuple[int, float]:
+    """Changes that wait for the sync (at most QUEUE_COUNTED are counted), and the age of the oldest in seconds."""
+    row = conn.execute(
+        "SELECT count(*), coalesce(max(extract(epoch FROM clock_timestamp() - at)), 0)::float8 FROM"
+        " (SELECT at FROM embedtui.queue WHERE migration = %s ORDER BY id LIMIT %s) q",
+        [migration.id, QUEUE_COUNTED],
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def _sync(conn: Connection, migration: Migration) -> list[Blocker]:
+    waiting, oldest = _lag(conn, migration)
+    if waiting < QUEUE_COUNTED and oldest <= LAG_TOLERATED:
+        return []
+    changes = (
+        f"{waiting:,} or more changes wait"
+        if waiting >= QUEUE_COUNTED
+        else counted(waiting, "change waits", "changes wait")
+    )
+    return [
+        Blocker(
+            "sync",
+            f"{changes} for the new side, the oldest for {readable_seconds(oldest)}.",
+            "Keep `embedtui run --follow` going, or postpone the cutover until the queue is empty.",
+            True,
+        )
+    ]
+
+
+def _faults(conn: Connection, migration: Migration) -> list[Blocker]:
+    row = conn.execute(
+        "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = 'new' AND state = 'open'", [migration.id]
+    ).fetchone()
+    if not row or not row[0]:
+        return []
+    message = f"{counted(row[0], 'row', 'rows')} could not be embedded: the new side does not find what is in it."
+    return [Blocker("faults", message, "Retry, truncate or skip them.", True)]
+
+
+def _coverage(conn: Connection, migration: Migration) -> list[Blocker]:
+    row = conn.execute(
+        "SELECT coalesce(total_rows, 0) FROM embedtui.migration WHERE id = %s", [migration.id]
+    ).fetchone()
+    allowed = int((row[0] if row else 0) * MISSING_TOLERATED)
+    waiting, _ = _lag(conn, migration)
+    try:
+        with conn.transaction():
+            conn.execute("SELECT set_config('statement_timeout', %s, true)", [f"{_CHECK_MS}ms"])
+            behind = {tuple(key) for key in make_placement(migration).sweep(conn, allowed + waiting + 1)}
+            queued = conn.execute("SELECT key FROM embedtui.queue WHERE migration = %s", [migration.id])
+            behind -= {tuple(key) for (key,) in queued}
+    except errors.QueryCanceled:
+        return []
+    if len(behind) <= allowed:
+        return []
+    message = f"{counted(len(behind), 'row has', 'rows or more have')} no current new vector, and none is on its way."
+    return [Blocker("coverage", message, "`embedtui verify --repair`, then `embedtui run`.", True)]
+
+
+def _not_null(conn: Connection, migration: Migration) -> list[Blocker]:
+    column = inspect_oid(conn, migration.table_oid).column(migration.old_column)
+    if column is None or not column.not_null:
+        return []
+    column_name = shown_column(migration.old_column)
+    return [
+        Blocker(
+            "not_null",
+            f"{column_name} is NOT NULL: an INSERT that brings the new vector alone would fail.",
+            f"ALTER TABLE {shown(migration.table)} ALTER COLUMN {column_name} DROP NOT NULL; or an override where the"
+            " application writes both or neither.",
+            True,
+        )
+    ]
+
+
+def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]:
+    """What an operator should know before the cutover, though it blocks nothing."""
+    found = []
+    if migration.old_model.retired:
+        found.append(
+            Check(
+                "old_model",
+                "warn",
+                f"{migration.old_model.called} no longer answers: rows edited after the cutover age on its side.",
+            )
+        )
+    limit = LIMITS[cutover_settings(migration).strategy]
+    if limit:
+        found.append(Check("strategy", "warn", limit))
+    elif not read_listeners(conn, migration.name):
+        found.append(
+            Check("listeners", "warn", "No Router has been heard from: nothing seems to follow this route by Router.")
+        )
+    if is_cold(conn, migration):
+        found.append(
+            Check(
+                "index_warmth",
+                "warn",
+                "The new index has hardly been searched: the first searches would read it from disk.",
+                "The cutover searches it a few times first; `embedtui compare` does more.",
+            )
+        )
+    return tuple(found)
+
+
+def rollback_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...]:
+    """Why reads cannot move back to the old side; empty where they can."""
+    row = conn.execute(
+        "SELECT present FROM embedtui.route_side WHERE name = %s AND side = 'old' AND migration = %s",
+        [migration.name, migration.id],
+    ).fetchone()
+    if row is None:
+        return (Blocker("route", "There is no route yet: the old side serves."),)
+    if not row[0]:
+        return (Blocker("cleaned", "The old side has been dropped by the cleanup."),)
+    if migration.phase is Phase.ABORTED:
+        return (Blocker("phase", "The migration was aborted: the old side serves."),)
+    return ()
+
+
+# --------------------------------------------------------------------------------------------------------- acts
+
+
+def cutover(
+    dsn: str,
+    migration: Migration,
+    percent: int = 100,
+    *,
+    gate: EvaluationStatus | None,
+    override: str = "",
+    who: str | None = None,
+    host: str | None = None,
+    postponed: str = "",
+    stop: threading.Event | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> Flip:
+    """Move ``percent`` of the keys' reads, or all, to the new side; a repeat is a no-op.
+
+    Args:
+        dsn: the primary server.
+        migration: which one; its present state is read anew.
+        percent: 1..99 is a canary while the old side stays active; 100 moves everything; 0 is a rollback.
+        gate: the newest evaluation.
+        override: reason to pass the blockers that may be passed; audited.
+        who: operator, by default this process's.
+        host: by default this host.
+        postponed: when it was postponed; it is done only while that stands.
+        stop: ends the waiting for a lock (strategy ``rename`` only).
+        on_wait: told what is waited for (strategy ``rename`` only).
+
+    Raises:
+        Refused: something blocks it, or another operator moved the pointer at the same time.
+        HookFailed: the hook failed; the flip has been undone.
+        EmbedtuiError: anything else; nothing has been moved.
+    """
+    if not 0 <= percent <= 100:
+        raise Refused(f"{percent} % is not a share of 0 to 100.")
+    if percent == 0:
+        return rollback(dsn, migration, who=who, host=host, stop=stop, on_wait=on_wait)
+    who, host = who or operator_name(), host or host_name()
+    side = Side.NEW if percent == 100 else Side.OLD
+    try:
+        with connect(dsn, name="check") as conn:
+            migration = _present(conn, migration)
+            before = read_route(conn, migration.name)
+            if (before.active, before.canary) == (side, percent):
+                return Flip(side, percent, before.epoch, 0.0, False)
+            if before.active is Side.NEW:
+                raise Refused("The new side serves every read already.", hint="Roll back first, then set a canary.")
+            passed = _pass(cutover_blockers(conn, migration, gate, percent), override)
+            forget_listeners(conn)
+            if is_cold(conn, migration):
+                prewarm(conn, migration)
+            if postponed and not _stands(conn, migration, postponed):
+                raise Refused("The postponed cutover was taken back.")
+        act = "cutover" if percent == 100 else "canary"
+        detail = f"{percent} % of the keys read the new side"
+        if passed:
+            detail += f"; override: {override.strip()} (passed: {', '.join(passed)})"
+        switch = _Switch(dsn, migration, cutover_settings(migration), who, host, stop, on_wait)
+        flip = switch.move(before, side, percent, act, detail)
+        try:
+            tell_services(migration, side, switch.settings, act)
+        except BaseException as error:
+            switch.undo(flip, before, error)
+            raise
+        return flip
+    except psycopg.Error as error:
+        raise translate(error, dsn=dsn) from error
+
+
+def rollback(
+    dsn: str,
+    migration: Migration,
+    *,
+    who: str | None = None,
+    host: str | None = None,
+    stop: threading.Event | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> Flip:
+    """Move all reads back to the old side, at once and whatever else goes on; a repeat is a no-op.
+
+    Arguments as in :func:`cutover`. No check but that there is an old side.
+
+    Raises:
+        Refused: the old side is gone, or another operator moved the pointer at the same time.
+        HookFailed: the hook failed; the pointer stays on the old side, but services may not know.
+        EmbedtuiError: anything else.
+    """
+    who, host = who or operator_name(), host or host_name()
+    try:
+        with _own(dsn) as conn:
+            migration = _present(conn, migration)
+            for blocker in rollback_blockers(conn, migration):
+                raise Refused(blocker.message)
+            before = read_route(conn, migration.name)
+            settings = cutover_settings(migration)
+            switch = _Switch(dsn, migration, settings, who, host, stop, on_wait)
+            flip = switch.move(before, Side.OLD, 0, "rollback", "all reads are on the old side", conn)
+        if flip.changed:
+            tell_services(migration, Side.OLD, settings, "rollback")
+        return flip
+    except psycopg.Error as error:
+        raise translate(error, dsn=dsn) from error
+
+
+def postpone(
+    dsn: str, migration: Migration, percent: int, *, gate: EvaluationStatus | None, override: str = ""
+) -> None:
+    """Cut over by itself once the sync queue is empty; all other blockers have to be released (or passed) now.
+
+    :func:`flip_if_due` is what does it, called by the workers. Any other flip takes it back.
+
+    Raises:
+        Refused: something else than the queue blocks it, or the new side serves already.
+    """
+    try:
+        with connect(dsn, name="act") as conn:
+            migration = _present(conn, migration)
+            if read_route(conn, migration.name).active is Side.NEW:
+                raise Refused("The new side serves every read already.")
+            blockers = cutover_blockers(conn, migration, gate, percent)
+            _pass(tuple(blocker for blocker in blockers if blocker.name != "sync"), override)
+            pending: dict[str, Any] = {
+                "percent": percent,
+                "override": override,
+                "who": operator_name(),
+                "host": host_name(),
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "why": f"{percent} % when the queue is empty",
+            }
+            with conn.transaction():
+                set_pending(conn, migration.name, pending)
+                add_audit(conn, migration.id, "postpone", pending["why"])
+    except psycopg.Error as error:
+        raise translate(error, dsn=dsn) from error
+
+
+def cancel_postponed(dsn: str, migration: Migration) -> bool:
+    """Take a postponed cutover back; False where there is none."""
+    try:
+        with connect(dsn, name="act") as conn:
+            if read_route(conn, migration.name).pending is None:
+                return False
+            with conn.transaction():
+                set_pending(conn, migration.name, None)
+                add_audit(conn, migration.id, "cancel", "the postponed cutover")
+            return True
+    except psycopg.Error as error:
+        raise translate(error, dsn=dsn) from error
+
+
+def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -> Flip | None:
+    """Carry out a postponed cutover whose queue is empty (no change older than LAG_NONE waits); None where it waits.
+
+    Cheap where nothing is postponed. What blocks it now is written into the postponement, for the screens.
+    """
+    try:
+        with connect(dsn, name="act") as conn:
+            pending = read_route(conn, migration.name).pending
+            if pending is None or _lag(conn, migration)[1] > LAG_NONE:
+                return None
+        try:
+            return cutover(
+                dsn,
+                migration,
+                pending["percent"],
+                gate=gate,
+                override=pending["override"],
+                who=pending["who"],
+                host=pending["host"],
+                postponed=pending["at"],
+            )
+        except Refused as refused:
+            why = f"{pending['percent']} % waits: {refused.message}"
+            with connect(dsn, name="act") as conn:
+                if why != pending["why"] and _stands(conn, migration, pending["at"]):
+                    set_pending(conn, migration.name, pending | {"why": why})
+            return None
+    except psycopg.Error as error:
+        raise translate(error, dsn=dsn) from error
+
+
+# ------------------------------------------------------------------------------------------------------ helpers
+
+
+def _stands(conn: Connection, migration: Migration, postponed: str) -> bool:
+    """Whether the cutover postponed at that time was not taken back: the checks before a flip take their time."""
+    pending = read_route(conn, migration.name).pending
+    return pending is not None and pending["at"] == postponed
+
+
+def _own(dsn: str) -> Connection:
+    """A fresh connection for nothing but a flip."""
+    return connect(dsn, name="flip", statement_timeout_ms=_STATEMENT_MS, lock_timeout_ms=_LOCK_MS, connect_timeout=5)
+
+
+def _present(conn: Connection, migration: Migration) -> Migration:
+    now = load_migration(conn, migration.name)
+    if now is None or now.id != migration.id:
+        raise Refused(f"Migration {migration.name} is no longer the present one.", hint="Look again.")
+    return now
+
+
+def _pass(blockers: tuple[Blocker, ...], override: str) -> tuple[str, ...]:
+    """Names of the blockers that ``override`` passes.
+
+    Raises:
+        Refused: one that cannot be passed, or no reason given.
+    """
+    override = override.strip()
+    left = [blocker for blocker in blockers if not (blocker.overridable and override)]
+    if left:
+        first = left[0]
+        raise Refused(
+            " ".join(blocker.message for blocker in left),
+            hint=first.release or ("Give an override with a reason." if first.overridable else ""),
+        )
+    return tuple(dict.fromkeys(blocker.name for blocker in blockers))
+
+
+class _Switch:
+    """One flip by one operator, in the way of the migration's strategy."""
+
+    def __init__(
+        self,
+        dsn: str,
+        migration: Migration,
+        settings: CutoverSettings,
+        who: str,
+        host: str,
+        stop: threading.Event | None,
+        on_wait: Callable[[str], None] | None,
+    ) -> None:
+        self.dsn, self.migration, self.settings = dsn, migration, settings
+        self.who, self.host, self.stop, self.on_wait = who, host, stop, on_wait
+
+    def move(
+        self, before: RouteRow, side: Side, canary: int, act: str, detail: str, conn: Connection | None = None
+    ) -> Flip:
+        """Move pointer, audit and phase together; the milliseconds are those of the transaction, commit included."""
+        if conn is None:
+            with _own(self.dsn) as own:
+                return self.move(before, side, canary, act, detail, own)
+        exchanged = self.settings.strategy == "rename" and before.active is not side
+        if exchanged:
+            return self._exchange(conn, before, side, act, detail)
+        started = time.perf_counter()
+        phase_done = True
+        with conn.transaction():
+            flip = move_route(
+                conn,
+                self.migration.name,
+                expect_epoch=before.epoch,
+                active=side,
+                canary=canary,
+                who=self.who,
+                host=self.host,
+            )
+            if flip.changed:
+                self._audit(conn, act, detail)
+            phase_done = self._set_phase(conn, side, canary)
+        flip = replace(flip, milliseconds=(time.perf_counter() - started) * 1000)
+        if not phase_done:  # a worker held the migration's row; the pointer did not wait for it
+            self._set_phase(conn, side, canary)
+        return flip
+
+    def _audit(self, conn: Connection, act: str, detail: str) -> None:
+        conn.execute(
+            "INSERT INTO embedtui.audit (migration, who, host, act, detail) VALUES (%s, %s, %s, %s, %s)",
+            [self.migration.id, self.who, self.host, act, redact(detail)],
+        )
+
+    def _set_phase(self, conn: Connection, side: Side, canary: int) -> bool:
+        """Bring the phase in line with the pointer; False where the migration's row was locked for too long."""
+        phase = Phase.SOAK if side is Side.NEW else Phase.CUTOVER if canary else Phase.VALIDATE
+        try:
+            with conn.transaction():
+                conn.execute("SELECT set_config('lock_timeout', %s, true)", [_PHASE_LOCK])
+                set_phase(conn, self.migration.id, phase, expect=(Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK))
+        except errors.LockNotAvailable:
+            return False
+        return True
+
+    def _exchange(self, conn: Connection, before: RouteRow, side: Side, act: str, detail: str) -> Flip:
+        for blocker in rename_blockers(conn, self.migration, self.settings):
+            if not blocker.overridable:
+                raise Refused(blocker.message, hint=blocker.release)
+        statements = rename_sql(conn, self.migration, side, epoch=before.epoch, changed_by=f"{self.who}@{self.host}")
+        started = time.perf_counter()
+        try:
+            run_ddl(
+                conn,
+                statements,
+                stop=self.stop or threading.Event(),
+                on_wait=self.on_wait,
+                relations=[self.migration.table],
+            )
+        except errors.NotNullViolation:
+            now = read_route(conn, self.migration.name)
+            raise Refused(f"{now.changed_by or 'Somebody'} moved the route meanwhile.", hint="Look again.") from None
+        taken = (time.perf_counter() - started) * 1000
+        canary = 100 if side is Side.NEW else 0
+        with conn.transaction():
+            self._audit(conn, act, f"{detail}; column and index names exchanged")
+            self._set_phase(conn, side, canary)
+        return Flip(side, canary, before.epoch + 1, taken, True)
+
+    def undo(self, flip: Flip, before: RouteRow, why: BaseException) -> None:
+        """Take a flip back whose hook or file failed."""
+        if not flip.changed:
+            return
+        try:
+            with _own(self.dsn) as conn:
+                migration = _present(conn, self.migration)
+                now = read_route(conn, migration.name)
+                if now.epoch != flip.epoch:  # another operator was here since: theirs stands
+                    return
+                _Switch(self.dsn, migration, self.settings, self.who, self.host, self.stop, self.on_wait).move(
+                    now,
+                    before.active,
+                    before.canary,
+                    "undo",
+                    f"the services were not told: {getattr(why, 'message', type(why).__name__)}",
+                    conn,
+                )
+        except (psycopg.Error, EmbedtuiError) as error:
+            raise EmbedtuiError(
+                f"{why} The flip could not be undone either: {translate(error).message}",
+                hint="Roll back once the database answers.",
+            ) from why

@@ -1,0 +1,355 @@
+"""How services that use no Router learn of a flip: a settings file, a command, or exchanged column names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg import sql
+
+from embedtui.config import CutoverSettings
+from embedtui.errors import EmbedtuiError, SettingsError
+from embedtui.formatting import counted
+from embedtui.model import Blocker, Migration, PlacementKind, Side
+from embedtui.postgres.catalog.discover import inspect_oid
+from embedtui.postgres.connect import Connection, redact
+from embedtui.postgres.indexes import new_indexes, old_indexes
+from embedtui.postgres.sides.placement import new_side
+from embedtui.postgres.state.route import CHANNEL
+
+LIMITS: Mapping[str, str] = {
+    "pointer": "",
+    "env_file": (
+        "Not instant: a service follows when it next reads the file. Until then it embeds and searches with the old"
+        " settings, and services that read it at different times serve different models."
+    ),
+    "hook": (
+        "As instant as the command: while it runs, some services may serve the old model and some the new one. Its"
+        " failure undoes the flip here, but not what it had done already."
+    ),
+    "rename": (
+        "Not zero-downtime: readers wait for the lock, and a query vector of the old model that arrives after the"
+        " exchange searches new vectors; at equal dimensions nothing notices."
+    ),
+}
+"""What each strategy cannot promise, for the screen and the command line; empty where the invariants hold."""
+
+_OUTPUT_SHOWN = 2000
+_TERMINATE_SECONDS = 5.0
+# A worker silent for so long is dead: it reports every few seconds.
+_WORKER_ALIVE = "60 seconds"
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/@+,-]+")
+
+
+class HookFailed(EmbedtuiError):
+    """The hook failed or took too long."""
+
+    title = "Hook failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file as it was, to be put back."""
+
+    path: Path
+    content: bytes | None
+    """None: there was no such file."""
+
+
+def service_settings(migration: Migration, side: Side) -> dict[str, str]:
+    """What a service has to know of the side that serves: flag, model and dimensions, together."""
+    model = migration.new_model if side is Side.NEW else migration.old_model
+    return {
+        "USE_V2_EMBEDDINGS": "true" if side is Side.NEW else "false",
+        "EMBED_MODEL": model.name,
+        "EMBED_DIMENSIONS": str(model.dimensions),
+    }
+
+
+def cutover_settings(migration: Migration) -> CutoverSettings:
+    """How this migration was set to switch; the same for every operator and host."""
+    stored = migration.settings.get("cutover")
+    return CutoverSettings(**stored) if isinstance(stored, dict) else CutoverSettings()
+
+
+def settings_blockers(settings: CutoverSettings, percent: int) -> tuple[Blocker, ...]:
+    """What the strategy lacks, or cannot do."""
+    found = []
+    if settings.strategy == "env_file" and not settings.env_file:
+        found.append(Blocker("strategy", "Strategy env_file has no file.", "Set cutover.env_file."))
+    if settings.strategy == "hook" and not settings.hook:
+        found.append(Blocker("strategy", "Strategy hook has no command.", "Set cutover.hook."))
+    if settings.strategy != "pointer" and 0 < percent < 100:
+        found.append(
+            Blocker("strategy", f"Strategy {settings.strategy} knows no canary.", "Cut over to 100 %, or use pointer.")
+        )
+    return tuple(found)
+
+
+def tell_services(migration: Migration, side: Side, settings: CutoverSettings, act: str) -> None:
+    """Carry out what the strategy does outside the database: write the file, then run the hook, as far as set.
+
+    A hook that fails at a cutover leaves the file as it was before; at a rollback the file stays rolled back.
+
+    Raises:
+        SettingsError: the file cannot be written.
+        HookFailed: the hook failed; its output is in the message.
+    """
+    if settings.strategy == "pointer":
+        return
+    values = service_settings(migration, side)
+    kept = None
+    if settings.env_file and settings.strategy != "rename":
+        kept = write_env_file(Path(settings.env_file), values)
+    if settings.hook:
+        try:
+            run_hook(
+                settings.hook,
+                values | {"EMBEDTUI_ACT": act, "EMBEDTUI_ROUTE": migration.name, "EMBEDTUI_SIDE": side.value},
+                settings.hook_timeout_seconds,
+            )
+        except BaseException:
+            if kept is not None and side is Side.NEW:
+                restore(kept)
+            raise
+
+
+def write_env_file(path: Path, values: Mapping[str, str]) -> Kept:
+    """Set ``values`` in a ``.env`` file in one atomic replacement; all other lines, mode and owner stay.
+
+    Raises:
+        SettingsError: the file cannot be read or written.
+    """
+    path = Path(os.path.realpath(path))  # a link stays a link
+    try:
+        before = path.read_bytes() if path.exists() else None
+        _replace(path, env_text((before or b"").decode(), values).encode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"Cannot write {path}: {error}.", hint="Check cutover.env_file and its rights.") from None
+    return Kept(path, before)
+
+
+def restore(kept: Kept) -> None:
+    """Put a file back as it was."""
+    if kept.content is None:
+        kept.path.unlink(missing_ok=True)
+    else:
+        _replace(kept.path, kept.content)
+
+
+def env_text(text: str, values: Mapping[str, str]) -> str:
+    """``text`` of a ``.env`` file with ``values`` set: replaced where the last such line stands, else added."""
+    lines = text.splitlines(keepends=True)
+    missing = dict(values)
+    for position in range(len(lines) - 1, -1, -1):
+        match = re.match(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=", lines[position])
+        if match and match[1] in missing:
+            end = lines[position][len(lines[position].rstrip("\r\n")) :]
+            lines[position] = f"{match[0]}{_quoted(missing.pop(match[1]))}{end}"
+    if missing and lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    return "".join(lines) + "".join(f"{name}={_quoted(value)}\n" for name, value in missing.items())
+
+
+def _quoted(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, name)
+            with contextlib.suppress(OSError, AttributeError):  # only root may give a file away
+                status = path.stat()
+                os.chown(name, status.st_uid, status.st_gid)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def run_hook(command: str, values: Mapping[str, str], timeout: float) -> str:
+    """Run ``command`` (no shell) with ``values`` added to its environment; its output, standard error included.
+
+    Raises:
+        HookFailed: it cannot be started, ends with another status than 0, or takes longer than ``timeout`` seconds
+            (it and its children are then ended).
+    """
+    try:
+        process = subprocess.Popen(
+            shlex.split(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **values},
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise HookFailed(f"The hook cannot be started: {error}.", hint="Check cutover.hook.") from None
+    with process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            output = _end(process)
+            raise HookFailed(
+                f"The hook did not end within {timeout:g} s and was stopped. {_shown(output)}".strip(),
+                hint="Mend it, or raise cutover.hook_timeout_seconds.",
+            ) from None
+        except BaseException:
+            _end(process)
+            raise
+    if process.returncode:
+        raise HookFailed(
+            f"The hook ended with status {process.returncode}. {_shown(output)}".strip(), hint="Mend it and try again."
+        )
+    return _shown(output)
+
+
+def _end(process: subprocess.Popen[bytes]) -> bytes:
+    output = b""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            output, _ = process.communicate(timeout=_TERMINATE_SECONDS)
+            break
+        except subprocess.TimeoutExpired as error:
+            output = error.output or b""
+    return output
+
+
+def _shown(output: bytes) -> str:
+    text = redact(output.decode(errors="replace")).strip()
+    return text if len(text) <= _OUTPUT_SHOWN else f"…{text[-_OUTPUT_SHOWN:]}"
+
+
+# ------------------------------------------------------------------------------------------------------- rename
+
+
+def rename_blockers(conn: Connection, migration: Migration, settings: CutoverSettings) -> tuple[Blocker, ...]:
+    """Why column names cannot be exchanged now; what depends on a column keeps it under its old identity."""
+    found = []
+    if migration.placement is not PlacementKind.COLUMN:
+        return (
+            Blocker(
+                "rename_placement",
+                "Names can only be exchanged between columns of one table; this migration has a side table.",
+                "Use another strategy, or begin again with placement column.",
+            ),
+        )
+    facts = inspect_oid(conn, migration.table_oid)
+    side = new_side(migration)
+    for column in (migration.old_column, side.embedding):
+        found += [
+            Blocker(
+                "rename_dependents",
+                f"The {dependent.kind} {dependent.name} would go on meaning today's {column}.",
+                "Drop it and create it again after the exchange.",
+            )
+            for dependent in facts.dependents_on(column)
+            if dependent.kind != "statistics"
+        ]
+    found += [
+        Blocker(
+            "rename_names", f"The table has a column {name} already.", "Rename that column, or use another strategy."
+        )
+        for _, name in _provenance(migration)
+        if facts.column(name) is not None
+    ]
+    workers = conn.execute(
+        "SELECT count(*) FROM embedtui.worker WHERE migration = %s AND stopped_at IS NULL"
+        " AND heartbeat > clock_timestamp() - %s::interval",
+        [migration.id, _WORKER_ALIVE],
+    ).fetchone()
+    if workers and workers[0]:
+        found.append(
+            Blocker(
+                "rename_workers",
+                f"{counted(workers[0], 'worker knows', 'workers know')} the columns by their present names.",
+                "Stop all workers.",
+            )
+        )
+    if migration.old_model.dimensions == migration.new_model.dimensions and not settings.hook:
+        found.append(
+            Blocker(
+                "rename_equal_dimensions",
+                "Both models have the same dimensions: a service that is not told searches wrong vectors unnoticed.",
+                "Stop the services and give a reason, or set cutover.hook to switch them.",
+                overridable=True,
+            )
+        )
+    return tuple(found)
+
+
+def _provenance(migration: Migration) -> tuple[tuple[str, str], ...]:
+    """The new side's provenance columns, and their names once the columns are exchanged."""
+    side, old = new_side(migration), migration.old_column
+    return (side.model, f"{old}_model"), (side.source, f"{old}_source")
+
+
+def rename_sql(
+    conn: Connection, migration: Migration, active: Side, *, epoch: int, changed_by: str
+) -> tuple[sql.Composed, ...]:
+    """One transaction's statements: exchange the names of both columns and of their indexes, move the pointer, tell.
+
+    The old column's name afterwards means ``active``'s vectors; a rollback exchanges them back. A pointer whose epoch
+    is no longer ``epoch`` fails the transaction with a NOT NULL violation.
+    """
+    side = new_side(migration)
+    table = sql.Identifier(migration.table.schema, migration.table.name)
+    spare = "embedtui_exchange"
+
+    def column(old: str, new: str) -> sql.Composed:
+        return sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(table, sql.Identifier(old), sql.Identifier(new))
+
+    def index(old: str, new: str) -> sql.Composed:
+        return sql.SQL("ALTER INDEX {} RENAME TO {}").format(
+            sql.Identifier(migration.table.schema, old), sql.Identifier(new)
+        )
+
+    statements = [
+        column(migration.old_column, spare),
+        column(side.embedding, migration.old_column),
+        column(spare, side.embedding),
+        *(column(old, new) for old, new in _provenance(migration)),
+    ]
+    for one, other in zip(old_indexes(conn, migration), new_indexes(conn, migration), strict=False):
+        statements += [index(one.name, spare), index(other.name, one.name), index(spare, other.name)]
+    statements += [
+        sql.SQL("UPDATE embedtui.migration SET old_column = {}, new_column = {} WHERE id = {}").format(
+            sql.Literal(side.embedding), sql.Literal(migration.old_column), sql.Literal(migration.id)
+        ),
+        sql.SQL(
+            "UPDATE embedtui.route SET epoch = CASE WHEN epoch = {epoch} THEN epoch + 1 END, active = {active},"
+            " canary = {canary}, pending = NULL, changed_at = clock_timestamp(), changed_by = {by},"
+            " first_cutover_at = coalesce(first_cutover_at, clock_timestamp()) WHERE name = {name}"
+        ).format(
+            epoch=sql.Literal(epoch),
+            by=sql.Literal(changed_by),
+            active=sql.Literal(active.value),
+            canary=sql.Literal(100 if active is Side.NEW else 0),
+            name=sql.Literal(migration.name),
+        ),
+        sql.SQL("SELECT pg_notify({}, json_build_object('name', {}::text)::text)").format(
+            sql.Literal(CHANNEL), sql.Literal(migration.name)
+        ),
+    ]
+    return tuple(statements)

@@ -1,0 +1,1 @@
+"""Phase plan: what a migration would do, read-only."""

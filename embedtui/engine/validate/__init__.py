@@ -1,0 +1,1 @@
+"""Phase validate: old against new, measures, verdicts and the gate."""

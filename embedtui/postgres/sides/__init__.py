@@ -1,0 +1,1 @@
+"""The two sides of a migration in SQL: placements, change capture, search."""

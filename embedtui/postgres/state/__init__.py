@@ -1,0 +1,1 @@
+"""Our own tables in schema ``embedtui``."""

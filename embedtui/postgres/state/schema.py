@@ -1,0 +1,75 @@
+"""The schema ``embedtui``: its own versioned migrations, applied under a lock."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import psycopg
+from psycopg import sql
+
+from embedtui.errors import DatabaseError
+from embedtui.postgres.connect import Connection
+
+VERSION = 3
+# Any fixed number; only embedtui processes that install the schema at the same time share it.
+_LOCK = 0x656D6274
+
+
+def installed_version(conn: Connection) -> int:
+    """Version of the schema in this database; 0 where there is none."""
+    row = conn.execute("SELECT to_regclass('embedtui.schema_version') IS NOT NULL").fetchone()
+    assert row is not None
+    if not row[0]:
+        return 0
+    row = conn.execute("SELECT coalesce(max(version), 0) FROM embedtui.schema_version").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def require_current(conn: Connection) -> bool:
+    """Whether there is a schema at all.
+
+    Raises:
+        DatabaseError: it is that of an older or a newer program.
+    """
+    version = installed_version(conn)
+    if version in (0, VERSION):
+        return version == VERSION
+    if version > VERSION:
+        hint = "Upgrade embedtui."
+    else:
+        hint = (
+            "Stop what runs with the older program; the next `embedtui run`, as the owner of the schema, upgrades it."
+        )
+    raise DatabaseError(f"Schema embedtui is version {version}, this program knows {VERSION}.", hint=hint)
+
+
+def install(conn: Connection) -> None:
+    """Create or upgrade the schema ``embedtui`` in one transaction; a no-op where it is current.
+
+    Raises:
+        DatabaseError: the schema is newer than this program, or belongs to something else.
+    """
+    version = installed_version(conn)
+    if version >= VERSION:
+        require_current(conn)
+        return
+    with conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        if installed_version(conn) == VERSION:  # another process was first
+            return
+        conn.execute("CREATE SCHEMA IF NOT EXISTS embedtui")
+        conn.execute(
+            "CREATE TABLE IF NOT EXISTS embedtui.schema_version"
+            " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        for number in range(version + 1, VERSION + 1):
+            text = resources.files("embedtui.postgres.state").joinpath(f"{number:04d}.sql").read_text("utf-8")
+            try:
+                conn.execute(sql.SQL(text))
+            except psycopg.errors.DuplicateTable as error:
+                raise DatabaseError(
+                    f"Schema embedtui holds something else: {error.diag.message_primary}.",
+                    hint="Rename or drop that schema.",
+                ) from None
+            conn.execute("INSERT INTO embedtui.schema_version (version) VALUES (%s)", [number])

@@ -1,0 +1,684 @@
+"""Pacing: budgets, cap, concurrency and breaker; the finders in simulated time, the shared row on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedtui.demo.database import EmbeddedServer
+from embedtui.engine.backfill.adapt import ConcurrencyFinder, RateLearner
+from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer, unblock
+from embedtui.engine.backfill.packing import UNCALIBRATED
+from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
+from embedtui.model import (
+    Condition,
+    Distance,
+    EmbeddingModel,
+    FaultClass,
+    IndexMethod,
+    Migration,
+    Phase,
+    PlacementKind,
+    TableName,
+)
+from embedtui.postgres.connect import connect
+from embedtui.postgres.state.migrations import create_migration
+from embedtui.postgres.state.schema import install
+from embedtui.providers import ProviderFault, RateLimits
+
+# ---------------------------------------------------------------------------------------- rates, in simulated time
+
+
+def test_a_known_limit_is_used_in_full() -> None:
+    learner = RateLearner()
+    assert learner.rate is None
+    learner.limit(6000)
+    assert learner.rate == 6000
+    learner.limit(9000)
+    learner.pressed(1)
+    assert learner.rate == 9000
+    learner.limit(None)
+    assert learner.rate is None
+
+
+def test_a_rejection_takes_a_little_off_a_known_limit_and_it_recovers_under_pressure_only() -> None:
+    learner = RateLearner()
+    learner.limit(1000)
+    learner.rejected(10, 0)
+    learner.rejected(10.5, 0)  # in flight together with the first: the same event
+    assert learner.rate == pytest.approx(950)
+    learner.pressed(1000)  # at most a second's growth: nobody was waiting before
+    assert learner.rate == pytest.approx(951, abs=0.1)
+    for second in range(1001, 1100):
+        learner.pressed(second)
+    assert learner.rate == 1000
+    for second in range(2000, 3000, 2):
+        learner.rejected(second, 0)
+    assert learner.rate == pytest.approx(50)
+
+
+@pytest.mark.parametrize("burst", [5, 60])
+@pytest.mark.parametrize("limit", [100_000, 6_000_000])
+def test_an_unknown_limit_is_measured_from_rejections(limit: int, burst: int) -> None:
+    """A simulated server that only ever says 429: its quota is used, and hardly a request is rejected."""
+    learner = RateLearner()
+    size = limit / 600  # ten requests a second would be the limit
+    level, capacity = limit * burst / 60, limit * burst / 60
+    ours, accepted, sent, rejected, blocked = 0.0, 0.0, 0, 0, 0.0
+    measured_from = (0.0, 0, 0)
+    learner.observed(0, 0)
+    step, end, warm = 0.02, 1800, 600
+    for tick in range(int(end / step)):
+        now = tick * step
+        if now == warm:
+            measured_from = (accepted, sent, rejected)
+        level = min(capacity, level + limit / 60 * step)
+        ours = min(ours + (learner.rate or limit * 4) / 60 * step, size * 2)
+        if now < blocked:
+            continue
+        if ours < size:
+            learner.pressed(now)
+            continue
+        ours -= size
+        sent += 1
+        if level >= size:
+            level -= size
+            accepted += size
+        else:
+            rejected += 1
+            learner.rejected(now, accepted)
+            blocked = now + 0.75
+    used = (accepted - measured_from[0]) / (limit / 60 * (end - warm))
+    assert used >= 0.95
+    assert (rejected - measured_from[2]) / (sent - measured_from[1]) <= 0.01
+
+
+# ------------------------------------------------------------------------------------ concurrency, in simulated time
+
+
+def drive(finder: ConcurrencyFinder, seconds: float, useful: int, now: float = 0.0) -> float:
+    """A provider with 0.2 s a request that serves up to ``useful`` requests at once; returns the time at the end."""
+    end = now + seconds
+    while now < end:
+        finder.wanted()
+        now += 0.2 / min(finder.limit, useful)
+        finder.finished(now, 1000)
+    return now
+
+
+@pytest.mark.parametrize(("useful", "low", "high"), [(64, 32, 32), (12, 9, 13), (4, 4, 4), (1, 4, 4)])
+def test_concurrency_grows_while_throughput_does(useful: int, low: int, high: int) -> None:
+    finder = ConcurrencyFinder()
+    finder.maximum = 32
+    now = drive(finder, 60, useful)
+    seen = set()
+    for _ in range(100):  # a trial beyond is taken back
+        now = drive(finder, 0.5, useful, now)
+        seen.add(finder.limit)
+    assert low <= min(seen) <= high
+    assert max(seen) <= 32
+
+
+def test_the_first_request_goes_alone() -> None:
+    finder = ConcurrencyFinder()
+    assert finder.limit == 1
+    finder.finished(1.0, 10)
+    assert finder.limit == 4
+
+
+def test_concurrency_shrinks_in_trouble_and_comes_back() -> None:
+    finder = ConcurrencyFinder()
+    finder.maximum = 16
+    now = drive(finder, 60, 100)
+    assert finder.limit == 16
+    for late in range(5):
+        finder.trouble(now + late / 10)
+    assert finder.limit == 11
+    finder.trouble(now + 1.5)
+    assert finder.limit == 7
+    now = drive(finder, 60, 100, now + 2)
+    assert finder.limit == 16
+    finder.maximum = 3
+    assert finder.limit == 3
+
+
+def test_a_429_is_about_the_rate_and_leaves_a_working_concurrency() -> None:
+    finder = ConcurrencyFinder()
+    finder.maximum = 16
+    finder.finished(0, 1)
+    for second in range(10):
+        finder.trouble(float(second), limited=True)
+    assert finder.limit == 4
+    for second in range(10, 20):
+        finder.trouble(float(second))
+    assert finder.limit == 1
+
+
+def test_a_window_short_of_budget_says_nothing_about_concurrency() -> None:
+    finder = ConcurrencyFinder()
+    finder.maximum = 16
+    now = drive(finder, 2.5, 100)
+    trial = finder.limit
+    assert trial > 4
+    for _ in range(100):  # the budget binds: no more throughput, yet no verdict
+        now += 0.2
+        finder.wanted()
+        finder.starved()
+        finder.finished(now, 1000)
+    assert finder.limit >= trial
+
+
+def test_concurrency_nobody_asks_for_does_not_grow() -> None:
+    finder = ConcurrencyFinder()
+    finder.maximum = 32
+    for tick in range(1000):
+        finder.finished(tick / 10, 1000)
+    assert finder.limit == 4
+
+
+# ----------------------------------------------------------------------------------------------------- the shared row
+
+
+def migration_for(price: float | None = 1e6) -> Migration:
+    """Price 1e6 per million: a token costs one."""
+    model = EmbeddingModel("m", 8, price_per_million=price)
+    table = TableName("public", "documents")
+    return Migration(
+        id=0, name="documents", table=table, table_oid=1, key_columns=("id",), key_types=("bigint",),
+        content_columns=("content",), placement=PlacementKind.COLUMN, old_column="embedding", old_model=model,
+        new_model=model, new_table=table, new_column="embedding_v2", vector_schema="public", vector_type="vector",
+        old_vector_type="vector", distance=Distance.COSINE, index_method=IndexMethod.HNSW, phase=Phase.BACKFILL,
+        condition=Condition.RUNNING, reason="", desired="run",
+    )  # fmt: skip
+
+
+class Kit:
+    """A migration's pace row, and pacers on it that are closed at the end."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.conn = connect(dsn, name="test")
+        install(self.conn)
+        self.migration = create_migration(self.conn, migration_for())
+        self.pacers: list[Pacer] = []
+        self.stop = threading.Event()
+
+    def pacer(self, **changes: Any) -> Pacer:
+        model = replace(self.migration.new_model, **changes)
+        self.pacers.append(Pacer(self.dsn, replace(self.migration, new_model=model)))
+        return self.pacers[-1]
+
+    def row(self, column: str) -> Any:
+        found = self.conn.execute(f"SELECT {column} FROM embedtui.pace").fetchone()
+        assert found is not None
+        return found[0]
+
+    def set(self, assignment: str) -> None:
+        self.conn.execute(f"UPDATE embedtui.pace SET {assignment}")
+
+    def request(self, pacer: Pacer, tokens: int = 100, *, limits: RateLimits | None = None) -> None:
+        """A request that succeeds, of texts of four characters a token."""
+        with pacer.slot(tokens * 4, 1, self.stop) as slot:
+            slot.done(tokens, limits, 0.1)
+
+    def fail(self, pacer: Pacer, fault: ProviderFault, tokens: int = 100) -> None:
+        with pacer.slot(tokens * 4, 1, self.stop) as slot:
+            slot.failed(fault)
+
+    def close(self) -> None:
+        self.stop.set()
+        for pacer in self.pacers:
+            pacer.close()
+        self.conn.close()
+
+
+@pytest.fixture
+def kit(database: str) -> Iterator[Kit]:
+    made = Kit(database)
+    yield made
+    made.close()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something that other threads bring about."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+class Waiter:
+    """A thread that wants one slot, holds it until told, and then ends as told."""
+
+    def __init__(self, kit: Kit, pacer: Pacer, tokens: int = 100) -> None:
+        self.entered, self.leave, self.interrupted = threading.Event(), threading.Event(), False
+        self.fault: ProviderFault | None = None
+
+        def run() -> None:
+            try:
+                with pacer.slot(tokens * 4, 1, kit.stop) as slot:
+                    self.entered.set()
+                    self.leave.wait(60)
+                    if self.fault is None:
+                        slot.done(tokens, None, 0.1)
+                    else:
+                        slot.failed(self.fault)
+            except Interrupted:
+                self.interrupted = True
+
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
+
+    def end(self) -> None:
+        self.leave.set()
+        self.thread.join()
+
+
+def provider_fault(code: str = "503", retry_after: float | None = None) -> ProviderFault:
+    return ProviderFault(FaultClass.PROVIDER, code, f"{code}: trouble.", retry_after=retry_after)
+
+
+def test_what_is_spent_is_what_the_provider_counted(kit: Kit) -> None:
+    pacer = kit.pacer()
+    for tokens in (100, 250, 7):
+        kit.request(pacer, tokens)
+    with pacer.slot(4000, 1, kit.stop):
+        pass  # left without a word: as if never asked
+    pacer.close()
+    assert kit.row("spent_tokens") == 357
+    assert kit.row("requests") == 3
+    assert kit.row("rejected") == 0
+    assert kit.row("blocked_until") is None
+
+
+def test_many_threads_of_many_processes_lose_no_token(kit: Kit) -> None:
+    kit.set("max_concurrency = 16")
+    pacers = [kit.pacer() for _ in range(3)]
+
+    def work(pacer: Pacer, seed: int) -> None:
+        for number in range(30):
+            kit.request(pacer, 10 + (seed * 7 + number) % 90)
+
+    threads = [threading.Thread(target=work, args=(pacers[n % 3], n)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for pacer in pacers:
+        pacer.close()
+    assert kit.row("spent_tokens") == sum(10 + (seed * 7 + n) % 90 for seed in range(12) for n in range(30))
+    assert kit.row("requests") == 12 * 30
+
+
+def test_characters_per_token_are_calibrated_and_shared(kit: Kit) -> None:
+    first, second = kit.pacer(), kit.pacer()
+    assert first.characters_per_token == UNCALIBRATED
+    with first.slot(5000, 10, kit.stop) as slot:
+        slot.done(1000, None, 0.1)
+    assert first.characters_per_token == 5
+    with first.slot(5000, 10, kit.stop) as slot:
+        slot.done(9999, None, 0.1, measured=False)
+    first.close()
+    assert kit.row("characters_per_token") == 5
+    kit.request(second)
+    assert second.characters_per_token == 5
+
+
+def test_the_budget_is_shared_and_kept(kit: Kit) -> None:
+    """Whatever the interleaving, all processes together never get more than the rate and the burst allow."""
+    kit.set("tokens_per_minute = 60000, max_concurrency = 8")
+    began = time.monotonic()
+    pacers = [kit.pacer(), kit.pacer()]
+    granted: list[int] = []
+    ended = threading.Event()
+
+    def work(pacer: Pacer) -> None:
+        while not ended.is_set():
+            kit.request(pacer, 50)
+            granted.append(50)
+
+    threads = [threading.Thread(target=work, args=(pacer,)) for pacer in pacers for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(granted) >= 60)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    # the pacers read the knob before they grant anything, so nothing went out unpaced
+    assert sum(granted) <= 1000 * (time.monotonic() - began + BURST_SECONDS)
+    assert pacers[0].budget()[0] == 60000
+
+
+def test_requests_are_paced_too(kit: Kit) -> None:
+    kit.set("requests_per_minute = 1200")
+    pacer = kit.pacer()
+    began = time.monotonic()
+    for _ in range(30):
+        kit.request(pacer)
+    assert kit.row("requests") >= 30
+    assert kit.row("requests") <= 20 * (time.monotonic() - began + BURST_SECONDS)
+
+
+def test_limits_are_learnt_from_headers_unless_the_operator_set_them(kit: Kit) -> None:
+    pacer = kit.pacer()
+    kit.request(pacer, limits=RateLimits(limit_tokens=5_000_000, limit_requests=3000))
+    assert pacer.budget() == (5_000_000, 3000)
+    kit.set("tokens_per_minute = 700000")
+    pacer._synced_at = float("-inf")  # as if a second had passed
+    kit.request(pacer, limits=RateLimits(limit_tokens=5_000_000))
+    assert pacer.budget() == (700_000, 3000)
+
+
+def test_a_request_larger_than_the_burst_gets_its_turn(kit: Kit) -> None:
+    kit.set("tokens_per_minute = 60000")
+    pacer = kit.pacer()
+    kit.request(pacer, 3000)
+    pacer.close()
+    assert kit.row("spent_tokens") == 3000
+
+
+def test_stop_ends_a_wait_and_no_transaction_is_open_during_it(kit: Kit) -> None:
+    kit.set("tokens_per_minute = 1")
+    pacer = kit.pacer()
+    waiter = Waiter(kit, pacer)
+    until(lambda: pacer.hold is not None)
+    hold = pacer.hold
+    assert hold is not None
+    assert hold.name == "rate"
+    states = kit.conn.execute(
+        "SELECT DISTINCT xact_start IS NULL OR state <> 'idle in transaction' FROM pg_stat_activity"
+        " WHERE application_name = 'embedtui/pace'"
+    ).fetchall()
+    assert states == [(True,)]
+    kit.stop.set()
+    waiter.thread.join()
+    assert waiter.interrupted
+    assert not waiter.entered.is_set()
+    assert pacer.hold is None
+
+
+def test_knobs_turn_while_it_runs(kit: Kit) -> None:
+    kit.set("tokens_per_minute = 1, max_concurrency = 6")
+    pacer = kit.pacer()
+    waiter = Waiter(kit, pacer)
+    assert pacer.max_concurrency == 6
+    kit.set("tokens_per_minute = NULL, max_concurrency = 2")
+    until(waiter.entered.is_set)
+    assert pacer.max_concurrency == 2
+    waiter.end()
+    assert pacer.concurrency == 2
+
+
+# ------------------------------------------------------------------------------------------------------- spend cap
+
+
+def test_the_spend_cap_holds_is_named_survives_and_can_be_raised(kit: Kit) -> None:
+    kit.set("spend_cap = 1000, characters_per_token = 4, max_concurrency = 8")
+    spent: list[int] = []
+
+    def work(pacer: Pacer) -> None:
+        try:
+            while True:
+                kit.request(pacer, 90)
+                spent.append(90)
+        except Interrupted:
+            pass
+
+    pacers = [kit.pacer(), kit.pacer()]
+    threads = [threading.Thread(target=work, args=(pacer,)) for pacer in pacers for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    until(lambda: all(pacer.hold is not None and pacer.hold.name == "spend_cap" for pacer in pacers))
+    kit.stop.set()
+    for thread in threads:
+        thread.join()
+    assert 600 <= sum(spent) <= 1000
+    for pacer in pacers:
+        pacer.close()
+    assert kit.row("spent_tokens") == sum(spent)
+
+    kit.stop.clear()
+    again = kit.pacer()  # as after a restart
+    waiter = Waiter(kit, again, 500)
+    until(lambda: again.hold is not None)
+    hold = again.hold
+    assert hold is not None
+    assert hold.name == "spend_cap"
+    assert f"{sum(spent)}.00 of 1000.00" in hold.detail
+    assert not waiter.entered.is_set()
+    kit.set("spend_cap = 2000")
+    until(waiter.entered.is_set)
+    waiter.end()
+
+
+def test_without_a_price_a_cap_lets_nothing_through(kit: Kit) -> None:
+    kit.set("spend_cap = 1000")
+    pacer = kit.pacer(price_per_million=None)
+    waiter = Waiter(kit, pacer)
+    until(lambda: pacer.hold is not None)
+    hold = pacer.hold
+    assert hold is not None
+    assert hold.name == "spend_cap"
+    assert "price" in hold.detail
+    kit.stop.set()
+    waiter.thread.join()
+    assert waiter.interrupted
+
+
+def test_a_free_model_needs_no_cap(kit: Kit) -> None:
+    kit.set("spend_cap = 1")
+    kit.request(kit.pacer(price_per_million=0.0), 5000)
+
+
+@pytest.mark.parametrize(
+    ("fault", "spent"),
+    [
+        (provider_fault("503"), 0),
+        (provider_fault("429"), 0),
+        (provider_fault("timeout"), 133 + 1),
+        (provider_fault("bad_reply"), 133 + 1),
+        (ProviderFault(FaultClass.ROW, "400", "400: rejected"), 0),
+        (ProviderFault(FaultClass.CONFIGURATION, "401", "401: bad key"), 0),
+    ],
+)
+def test_what_a_failed_request_may_have_cost_stays_spent(kit: Kit, fault: ProviderFault, spent: int) -> None:
+    pacer = kit.pacer()
+    kit.fail(pacer, fault)
+    pacer.close()
+    # uncalibrated: 400 characters at three a token, and one for the input
+    assert kit.row("spent_tokens") == (0 if spent == 0 else -(-400 // 3) + 1)
+    assert kit.row("requests") == 1
+    assert kit.row("rejected") == (1 if fault.code == "429" else 0)
+
+
+# --------------------------------------------------------------------------------------------------- outages
+
+
+def test_retry_after_is_kept_by_every_process_however_long(kit: Kit) -> None:
+    first, second = kit.pacer(), kit.pacer()
+    kit.request(first)
+    kit.request(second)
+    kit.fail(first, provider_fault("429", retry_after=3600))
+    waiters = [Waiter(kit, first), Waiter(kit, second)]
+    until(lambda: first.hold is not None and second.hold is not None)
+    for pacer in (first, second):
+        assert pacer.hold is not None
+        assert (pacer.hold.name, pacer.hold.detail[:12]) == ("rate", "429: trouble")
+    assert kit.row("blocked_until BETWEEN now() + '59 min' AND now() + '70 min'")
+    assert not any(waiter.entered.is_set() for waiter in waiters)
+    # an operator who knows better
+    unblock(kit.conn, kit.migration.id)
+    until(lambda: all(waiter.entered.is_set() for waiter in waiters))
+    for waiter in waiters:
+        waiter.end()
+    assert first.hold is None
+
+
+def test_faults_in_a_row_open_the_breaker_single_ones_do_not(kit: Kit) -> None:
+    pacer = kit.pacer()
+    for _ in range(3):
+        kit.fail(pacer, provider_fault())
+        kit.fail(pacer, provider_fault())
+        kit.request(pacer)
+    assert kit.row("blocked_until") is None
+    kit.fail(pacer, provider_fault())
+    kit.fail(pacer, provider_fault())
+    kit.fail(pacer, provider_fault("timeout"))
+    waiter = Waiter(kit, pacer)
+    until(lambda: kit.row("blocked_until") is not None)
+    hold = pacer.hold
+    assert hold is None or hold.name == "provider"  # None: the probe is on its way already
+    until(waiter.entered.is_set)
+    waiter.end()
+    kit.request(pacer)
+    assert kit.row("blocked_until") is None
+
+
+def blocked(kit: Kit, pacers: list[Pacer]) -> list[Waiter]:
+    """Four threads of each pacer behind an open breaker."""
+    for pacer in pacers:
+        kit.request(pacer)
+    kit.fail(pacers[0], provider_fault("503", retry_after=3600))
+    waiters = [Waiter(kit, pacer) for pacer in pacers for _ in range(4)]
+    until(lambda: all(pacer.hold is not None and pacer.hold.name == "provider" for pacer in pacers))
+    return waiters
+
+
+def test_one_probe_of_all_processes_closes_the_breaker(kit: Kit) -> None:
+    pacers = [kit.pacer(), kit.pacer()]
+    waiters = blocked(kit, pacers)
+    kit.set("blocked_until = clock_timestamp()")
+    until(lambda: any(waiter.entered.is_set() for waiter in waiters))
+    # each pacer has looked at the row since
+    requests = kit.row("(SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'pace')")
+    until(lambda: kit.row("(SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'pace')") >= requests + 4)
+    assert sum(waiter.entered.is_set() for waiter in waiters) == 1
+    for waiter in waiters:
+        waiter.leave.set()
+    until(lambda: all(waiter.entered.is_set() for waiter in waiters))
+    for waiter in waiters:
+        waiter.end()
+    for pacer in pacers:
+        pacer.close()
+    assert kit.row("blocked_until") is None
+    assert kit.row("blocked_why") == ""
+
+
+def test_a_failed_probe_blocks_for_longer_and_lets_nobody_else_through(kit: Kit) -> None:
+    pacers = [kit.pacer(), kit.pacer()]
+    waiters = blocked(kit, pacers)
+    kit.set("blocked_until = clock_timestamp()")
+    until(lambda: any(waiter.entered.is_set() for waiter in waiters))
+    (probe,) = (waiter for waiter in waiters if waiter.entered.is_set())
+    probe.fault = provider_fault("503", retry_after=30)
+    probe.end()
+    # its own block, neither the claim's (90 s) nor the one before
+    until(lambda: kit.row("blocked_until BETWEEN now() + '10 s' AND now() + '40 s'"))
+    assert sum(waiter.entered.is_set() for waiter in waiters) == 1
+    kit.stop.set()
+    for waiter in waiters:
+        waiter.end()
+
+
+def test_a_dead_provider_costs_a_handful_of_requests(kit: Kit) -> None:
+    """Everything fails while the breaker's backoff passes five times over; the number of requests stays small."""
+    kit.set("max_concurrency = 8")
+    pacer = kit.pacer()
+    kit.request(pacer)
+    failed = 0
+    for _ in range(8):
+        kit.fail(pacer, provider_fault())
+        failed += 1
+        if pacer._blocked_until is not None:
+            break
+    assert failed == 3
+    for _ in range(4):
+        waiter = Waiter(kit, pacer)
+        until(lambda: kit.row("blocked_until") is not None)
+        kit.set("blocked_until = clock_timestamp()")
+        waiter.fault = provider_fault()
+        until(waiter.entered.is_set)
+        waiter.end()
+        failed += 1
+        assert pacer._blocked_until is not None
+    assert failed == 7
+    assert pacer._blocks == 5
+
+
+def test_the_first_request_goes_alone_so_a_bad_key_costs_one(kit: Kit) -> None:
+    kit.set("max_concurrency = 8")
+    pacer = kit.pacer()
+    waiters = [Waiter(kit, pacer) for _ in range(6)]
+    until(lambda: any(waiter.entered.is_set() for waiter in waiters))
+    statements = "(SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'pace')"
+    before = kit.row(statements)
+    until(lambda: kit.row(statements) > before + 1)
+    (first,) = (waiter for waiter in waiters if waiter.entered.is_set())
+    first.end()
+    until(lambda: all(waiter.entered.is_set() for waiter in waiters))
+    for waiter in waiters:
+        waiter.leave.set()
+    for waiter in waiters:
+        waiter.end()
+
+
+@pytest.mark.parametrize("fault_class", [FaultClass.ROW, FaultClass.CONFIGURATION])
+def test_other_classes_block_nobody(kit: Kit, fault_class: FaultClass) -> None:
+    pacer = kit.pacer()
+    for _ in range(5):
+        kit.fail(pacer, ProviderFault(fault_class, "400", "400: no"))
+    kit.request(pacer)
+    assert kit.row("blocked_until") is None
+
+
+# ---------------------------------------------------------------------------------------------------- the database
+
+
+def test_a_lost_connection_is_waited_out(kit: Kit) -> None:
+    pacer = kit.pacer()
+    kit.request(pacer)
+    kit.conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'embedtui/pace'")
+    for _ in range(3):
+        kit.request(pacer, 5000)  # more than is leased ahead
+    pacer.close()
+    assert kit.row("spent_tokens") == 15_100
+
+
+def test_a_dead_database_is_named_and_waited_for() -> None:
+    with tempfile.TemporaryDirectory(prefix="embedtui-test-") as folder, EmbeddedServer(Path(folder) / "pg") as server:
+        kit = Kit(server.dsn("postgres"))
+        pacer = kit.pacer()
+        kit.request(pacer)
+        server.crash()
+        waiter = Waiter(kit, pacer, 5000)  # more than is leased ahead
+        until(lambda: pacer.hold is not None)
+        hold = pacer.hold
+        assert hold is not None
+        assert hold.name == "database"
+        server.start()
+        until(waiter.entered.is_set)
+        waiter.end()
+        pacer.close()
+        kit.conn.close()
+        kit.conn = connect(kit.dsn, name="test")
+        assert kit.row("spent_tokens") == 5100
+        kit.close()
+
+
+def test_a_missing_row_is_an_error(kit: Kit) -> None:
+    kit.conn.execute("DELETE FROM embedtui.pace")
+    with pytest.raises(DatabaseError, match="pace"):
+        kit.request(kit.pacer())
+
+
+def test_a_missing_table_is_an_error(kit: Kit) -> None:
+    kit.conn.execute("ALTER TABLE embedtui.pace RENAME TO pace_gone")
+    with pytest.raises(EmbedtuiError, match="prepared"):
+        kit.request(kit.pacer())

@@ -1,0 +1,216 @@
+"""After the cutover both sides are kept current, and the rollback says the truth about the old one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+
+from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
+from embedtui.engine.backfill import sync
+from embedtui.engine.engine import Engine
+from embedtui.errors import Interrupted
+from embedtui.model import Side
+from embedtui.router import put
+from tests.kits.support import NEW, OLD, make_documents, settings_for, two_beats, vector_literal
+
+ROWS = 60
+MODELS = {OLD: hash_model(8), NEW: hash_model(16)}
+
+
+@pytest.fixture
+def api() -> Iterator[LoopbackServer]:
+    with LoopbackServer(MODELS) as server:
+        yield server
+
+
+class Following:
+    """An engine that has migrated the table and goes on keeping both sides current."""
+
+    def __init__(self, database: str, api: LoopbackServer, folder: Path, **flags: object) -> None:
+        make_documents(database, ROWS)
+        self.engine = Engine(database, settings=settings_for(database, api, folder, {"placement": "column", **flags}))
+        self.engine.run(threading.Event())
+        self.conn = psycopg.connect(database, autocommit=True)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        try:
+            self.engine.run(self._stop, follow=True)
+        except Interrupted:
+            pass
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(60)
+        self.conn.close()
+        self.engine.close()
+
+    def edit(self, *numbers: int) -> None:
+        self.conn.execute(
+            "UPDATE documents SET content = 'edited ' || id || ' ' || clock_timestamp() WHERE id = ANY (%s)",
+            [list(numbers)],
+        )
+
+    def vector_is(self, number: int, side: Side) -> bool:
+        column = "embedding" if side is Side.OLD else "embedding_v2"
+        row = self.conn.execute(f"SELECT content, {column}::real[] FROM documents WHERE id = %s", [number]).fetchone()
+        assert row is not None
+        model = MODELS[OLD if side is Side.OLD else NEW]
+        return row[1] is not None and bool(np.allclose(row[1], model([row[0]], None)[0], atol=1e-6))
+
+
+@pytest.fixture
+def following(
+    database: str, api: LoopbackServer, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Following]:
+    monkeypatch.setattr(sync, "TEND_SECONDS", 0.2)
+    monkeypatch.setattr(sync, "RETRY_SECONDS", (0.2, 0.5))
+    found = Following(database, api, tmp_path, **getattr(request, "param", {}))
+    yield found
+    found.close()
+
+
+def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def test_before_the_cutover_only_the_new_side_is_ours(following: Following) -> None:
+    following.edit(1)
+    wait_for(lambda: following.vector_is(1, Side.NEW))
+    assert not following.vector_is(1, Side.OLD), "the application's own"
+
+
+@pytest.mark.parametrize("percent", [10, 100])
+def test_after_it_both_are_and_a_rollback_finds_nothing_stale(following: Following, percent: int) -> None:
+    following.engine.cutover(percent, override="test")
+    following.edit(1, 2, 3)
+    following.conn.execute("INSERT INTO documents (id, content) VALUES (1000, 'inserted')")
+    for number in (1, 2, 3, 1000):
+        wait_for(lambda number=number: following.vector_is(number, Side.OLD) and following.vector_is(number, Side.NEW))
+    wait_for(lambda: following.engine.snapshot().rollback.fresh is True)
+    following.engine.rollback()
+    assert following.engine.snapshot().rollback.stale == 0
+
+
+def test_what_waits_when_it_is_rolled_back_still_reaches_the_old_side(following: Following) -> None:
+    following.engine.cutover(override="test")
+    following.engine.pause()
+    two_beats(following.engine.dsn)
+    following.edit(1)
+    assert following.engine.snapshot().rollback.stale == 1
+    following.engine.rollback()
+    following.engine.resume()
+    wait_for(lambda: following.vector_is(1, Side.OLD) and following.vector_is(1, Side.NEW))
+
+
+@pytest.mark.parametrize("following", [{"old_model.retired": True}], indirect=True)
+def test_with_a_retired_old_model_the_rows_a_rollback_would_lose_are_counted(following: Following) -> None:
+    assert "retired" in following.engine.snapshot().rollback.why
+    assert any(notice.name == "old_model" for notice in following.engine.notices()), "said before the cutover"
+    following.engine.cutover(override="test")
+    following.edit(1, 2, 3)
+    following.edit(3)
+    wait_for(lambda: following.vector_is(3, Side.NEW) and following.engine.snapshot().sync.queued == 0)
+    rollback = following.engine.snapshot().rollback
+    assert (rollback.fresh, rollback.stale) == (False, 3)
+    assert "retired" in rollback.why
+    following.conn.execute("DELETE FROM documents WHERE id = 2")
+    wait_for(lambda: following.engine.snapshot().rollback.stale == 2, "a deleted row is still counted")
+    following.engine.rollback()
+    assert following.engine.snapshot().rollback.stale == 2, "a rollback does not make them fresh"
+
+
+@pytest.mark.parametrize("kind", [FaultKind.RETIRED, FaultKind.UNAVAILABLE, FaultKind.RESET])
+def test_an_old_model_that_is_away_never_holds_up_the_new_side(
+    following: Following, api: LoopbackServer, kind: FaultKind
+) -> None:
+    following.engine.cutover(override="test")
+    api.faults.add(kind, model=OLD)
+    following.edit(1)
+    wait_for(lambda: following.vector_is(1, Side.NEW), "the new side waits for the old model")
+    wait_for(lambda: following.engine.snapshot().rollback.stale == 1 and not following.engine.snapshot().sync.queued)
+    assert "does not answer" in following.engine.snapshot().rollback.why
+    following.edit(2)
+    wait_for(lambda: following.vector_is(2, Side.NEW))
+    api.faults.clear()
+    wait_for(lambda: following.engine.snapshot().rollback.fresh is True, "it does not come back by itself")
+    assert following.vector_is(1, Side.OLD) and following.vector_is(2, Side.OLD)
+
+
+def test_a_text_the_old_model_rejects_is_counted_as_stale(following: Following, api: LoopbackServer) -> None:
+    following.engine.cutover(override="test")
+    api.faults.add(FaultKind.REJECTED, containing="edited 7 ", model=OLD)
+    following.edit(7)
+    wait_for(lambda: any(fault.side is Side.OLD for fault in following.engine.faults()))
+    assert following.engine.snapshot().rollback.stale == 1
+    api.faults.clear()
+    following.engine.retry_faults()
+    wait_for(lambda: following.vector_is(7, Side.OLD) and following.engine.snapshot().rollback.fresh is True)
+    assert not following.engine.faults()
+
+
+def test_a_row_edited_all_the_time_is_embedded_a_few_times_a_minute(following: Following, api: LoopbackServer) -> None:
+    paid = api.inputs
+    for _ in range(12):
+        following.edit(5)
+        time.sleep(0.3)
+    following.edit(6)
+    wait_for(lambda: following.vector_is(6, Side.NEW), "another row waits behind it")
+    assert api.inputs - paid <= sync.EMBEDS_PER_KEY + 1
+    assert following.engine.snapshot().sync.oldest_seconds is not None, "the lag is shown"
+
+
+def test_a_vector_of_the_wrong_model_is_found_by_the_sample_and_repaired(following: Following) -> None:
+    wrong = vector_literal(hash_model(16, salt="another")(["document number 4"], None)[0])
+    following.conn.execute("UPDATE documents SET embedding_v2 = %s WHERE id = 4", [wrong])
+    report = following.engine.verify(sample=ROWS)
+    assert report.mismatched == 1 and not report.clean
+    following.engine.verify(sample=ROWS, repair=True)
+    wait_for(lambda: following.vector_is(4, Side.NEW))
+    assert following.engine.verify(sample=ROWS).clean
+
+
+def test_a_vector_written_by_put_is_stamped_and_not_paid_for_again(following: Following, api: LoopbackServer) -> None:
+    following.engine.cutover(override="test")
+    paid = api.inputs
+    with following.conn.transaction():
+        following.conn.execute("UPDATE documents SET content = 'by put' WHERE id = 8")
+        put(following.conn, "documents", 8, NEW, MODELS[NEW](["by put"], None)[0].tolist())
+    wait_for(lambda: following.vector_is(8, Side.OLD))
+    assert following.vector_is(8, Side.NEW)
+    assert api.inputs - paid == 1, "the old side's vector only"
+
+
+@pytest.mark.parametrize("following", [{"change_capture": "scan"}], indirect=True)
+def test_without_triggers_a_scan_finds_what_changed(following: Following) -> None:
+    triggers = following.conn.execute("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'embedtui%'").fetchone()
+    assert triggers == (0,)
+    following.edit(1)
+    following.conn.execute("INSERT INTO documents (id, content) VALUES (1000, 'inserted')")
+    wait_for(lambda: following.vector_is(1, Side.NEW) and following.vector_is(1000, Side.NEW))
+    following.engine.cutover(override="test")
+    following.edit(2)
+    wait_for(lambda: following.vector_is(2, Side.NEW) and following.vector_is(2, Side.OLD))
+    assert following.engine.snapshot().rollback.fresh is None, "unknown: what it wrote itself is not seen"
+
+
+def test_triggers_that_were_taken_away_come_back_and_nothing_is_missed(following: Following) -> None:
+    following.conn.execute("ALTER TABLE documents DISABLE TRIGGER ALL")
+    following.edit(1)
+    wait_for(lambda: following.vector_is(1, Side.NEW))
+    enabled = following.conn.execute(
+        "SELECT bool_and(tgenabled = 'A') FROM pg_trigger WHERE tgname LIKE 'embedtui%'"
+    ).fetchone()
+    assert enabled == (True,)
+    assert any(entry.act == "capture" for entry in following.engine.audit())

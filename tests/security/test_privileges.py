@@ -1,0 +1,144 @@
+"""The least-privilege set-up of docs/privileges.md: owner, worker and application, each with no more than it says."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.database import EmbeddedServer
+from embedtui.engine.engine import Engine
+from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
+from embedtui.model import Phase
+from embedtui.router import Router
+from tests.kits.support import NEW, OLD, make_documents, settings_for
+
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "privileges.md"
+
+
+@dataclass
+class Roles:
+    """DSNs of three roles on one database."""
+
+    admin: str
+    owner: str
+    worker: str
+    application: str
+    names: dict[str, str]
+
+    def grant(self, heading: str) -> None:
+        """Run the SQL that the documentation gives under ``heading``."""
+        text = DOCUMENTED.read_text().partition(f"## {heading}\n")[2]
+        found = re.search(r"```sql\n(.*?)```", text, re.DOTALL)
+        assert found is not None
+        script = found[1]
+        for name, real in self.names.items():
+            script = re.sub(rf"\b{name}\b", real, script)
+        with psycopg.connect(self.admin, autocommit=True) as conn:
+            conn.execute(script)  # type: ignore[arg-type]
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def api() -> Iterator[LoopbackServer]:
+    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
+        yield server
+
+
+@pytest.fixture
+def roles(server: EmbeddedServer, database: str) -> Iterator[Roles]:
+    with psycopg.connect(database, autocommit=True) as conn:
+        base = conn.info.dbname
+        names = {role: f"{role}_{base}" for role in ("migration_owner", "embedtui_worker", "application")}
+        for name in names.values():
+            conn.execute(f"CREATE ROLE {name} LOGIN")
+        make_documents(database, 100)
+        conn.execute(f"ALTER TABLE documents OWNER TO {names['migration_owner']}")
+        conn.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON documents TO {names['application']}")
+        dsns = [server.dsn(base, name) for name in names.values()]
+        yield Roles(database, *dsns, {**names, "mydb": base})
+        every = ", ".join(names.values())
+        conn.execute(f"REASSIGN OWNED BY {every} TO postgres")
+        conn.execute(f"DROP OWNED BY {every}")
+        conn.execute(f"DROP ROLE {every}")
+
+
+@pytest.mark.parametrize("placement", ["column", "table"])
+def test_owner_prepares_worker_embeds_application_needs_nothing_new(
+    roles: Roles, api: LoopbackServer, tmp_path: Path, placement: str
+) -> None:
+    roles.grant("The owner")
+    settings = settings_for(roles.owner, api, tmp_path, {"placement": placement})
+    owner = Engine(roles.owner, settings=settings)
+    owner.prepare()
+    roles.grant("A worker")
+    if placement == "table":
+        roles.grant("A worker, side table")
+    worker = Engine(roles.worker, environ=settings.environ)
+    # the index is the owner's: the worker says so and leaves the rest done
+    with pytest.raises(EmbedtuiError) as caught:
+        worker.run(threading.Event())
+    assert caught.value.exit_code == ExitCode.DATABASE and "owner" in str(caught.value)
+    assert owner.snapshot().phase is Phase.INDEX
+    with psycopg.connect(roles.application, autocommit=True) as conn:
+        conn.execute("UPDATE documents SET content = 'edited' WHERE id = 1")
+        conn.execute("INSERT INTO documents (id, content) VALUES (1000, 'inserted')")
+        conn.execute("DELETE FROM documents WHERE id = 2")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute("SELECT FROM embedtui.queue")
+    owner.run(threading.Event())
+    worker.run(threading.Event())
+    assert worker.verify(sample=20).clean
+    owner.cutover(override="test")
+    with psycopg.connect(roles.application, autocommit=True) as conn:
+        conn.execute("UPDATE documents SET content = 'edited again' WHERE id = 1")
+    roles.grant("The application, with a Router or in SQL")
+    if placement == "table":
+        roles.grant("The application, side table")
+    query = hash_model(16)(["document number 7"], None)[0]
+    with Router(roles.application) as router, psycopg.connect(roles.application, autocommit=True) as conn:
+        assert router.route("documents").search(conn, query, 1)[0].key == ("7",)
+        assert router.write(conn, "documents", 7, query, model=NEW, content="document number 7")
+        call = "SELECT key FROM embedtui.search('documents', %s, %s, 1)"
+        assert conn.execute(call, [NEW, router.route("documents").bind(query)]).fetchone() == ("7",)
+        wait_for(lambda: owner.snapshot().route.listeners, "the operator sees who follows")
+    worker.run(threading.Event())
+    assert worker.snapshot().rollback.fresh is True
+    owner.close()
+    worker.close()
+
+
+def test_row_security_is_an_error_and_never_fewer_rows(roles: Roles, api: LoopbackServer, tmp_path: Path) -> None:
+    roles.grant("The owner")
+    with psycopg.connect(roles.admin, autocommit=True) as conn:
+        conn.execute("ALTER TABLE documents ENABLE ROW LEVEL SECURITY; ALTER TABLE documents FORCE ROW LEVEL SECURITY")
+        conn.execute("CREATE POLICY even_rows ON documents USING (id % 2 = 0)")
+    engine = Engine(roles.owner, settings=settings_for(roles.owner, api, tmp_path))
+    with pytest.raises(EmbedtuiError, match=r"(?i)row.(level )?security"):
+        engine.run(threading.Event())
+    engine.close()
+
+
+def test_without_the_documented_rights_it_says_which_is_missing(
+    roles: Roles, api: LoopbackServer, tmp_path: Path
+) -> None:
+    engine = Engine(roles.worker, settings=settings_for(roles.worker, api, tmp_path))
+    with pytest.raises(EmbedtuiError) as caught:
+        engine.run(threading.Event())
+    assert isinstance(caught.value, DatabaseError) or caught.value.hint
+    with psycopg.connect(roles.admin) as conn:
+        assert conn.execute("SELECT to_regnamespace('embedtui')").fetchone() == (None,), "nothing was made"
+    engine.close()
