@@ -134,7 +134,7 @@ class _Sql:
 
     def _write(self, guarded: bool) -> str:
         # Here and not above: it imports numpy, which searching does not need.
-        from embedtui.postgres.sides.placement import content_sql, fingerprint_sql, new_side
+        from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, new_side
 
         migration, table = self.migration, self.migration.table
 

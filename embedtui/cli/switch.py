@@ -19,7 +19,7 @@ from embedtui.config import Settings
 from embedtui.errors import Refused
 from embedtui.model import Event, Flip, Migration, Noted
 from embedtui.postgres.catalog.discover import shown
-from embedtui.postgres.sides.placement import new_side
+from embedtui.postgres.sides.layout import new_side
 
 
 def _tell(event: Event) -> None:

@@ -17,8 +17,9 @@ from embedtui.model import Migration, Phase
 from embedtui.postgres.catalog.discover import resolve
 from embedtui.postgres.connect import Connection, require_session
 from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture
-from embedtui.postgres.sides.placement import make_placement, relation
+from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import schema
 from embedtui.postgres.state.migrations import add_audit, create_migration, load_migration, set_phase
 from embedtui.postgres.state.route import create_route, install_functions

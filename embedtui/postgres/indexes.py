@@ -19,7 +19,8 @@ from embedtui.errors import DatabaseError, Interrupted, Refused
 from embedtui.model import IndexMethod, IndexStatus, Migration, Side, TableName
 from embedtui.postgres.connect import Connection, redact
 from embedtui.postgres.ddl import Statement, cancelled_by, run_ddl, session
-from embedtui.postgres.sides.placement import new_side, relation
+from embedtui.postgres.names import relation
+from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.sides.search import search_sql
 
 POLL = 0.5

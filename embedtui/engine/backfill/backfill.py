@@ -21,7 +21,7 @@ from embedtui.engine.resilience import fatal, with_database
 from embedtui.errors import EmbedtuiError, Interrupted, TableError
 from embedtui.model import Migration, PlacementKind, Progressed, TableName
 from embedtui.postgres.connect import Connection, Link
-from embedtui.postgres.sides.placement import SourceRow, Vectors, Written
+from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import numpy as np
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.errors import Interrupted, ProviderError
 from embedtui.model import EmbeddingModel, FaultClass
-from embedtui.postgres.sides.placement import SourceRow, Vectors
+from embedtui.postgres.sides.protocol import SourceRow, Vectors
 from embedtui.providers import Embedder, ProviderFault
 
 # Texts rejected one after the other, with none accepted in between, before it is taken for a wrong setting.

@@ -20,7 +20,9 @@ from embedtui.model import FaultClass, Key, Side
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.sides import capture
-from embedtui.postgres.sides.placement import QueuedRow, SourceRow, TablePlacement, follows_by_foreign_key
+from embedtui.postgres.sides.layout import follows_by_foreign_key
+from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
+from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.migrations import add_audit
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ from embedtui.errors import SettingsError
 from embedtui.model import Hold, Migration
 from embedtui.postgres.connect import Connection, redact
 from embedtui.postgres.ddl import Session, query_head, readable_seconds
-from embedtui.postgres.sides.placement import new_side, relation
+from embedtui.postgres.names import relation
+from embedtui.postgres.sides.layout import new_side
 
 NAMES = ("replica_lag", "probe_latency", "lock_waits", "long_transactions", "autovacuum", "wal_rate")
 """Every reason that :meth:`Throttle.check` can name."""

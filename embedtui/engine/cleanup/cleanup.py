@@ -24,8 +24,10 @@ from embedtui.postgres.catalog.discover import Dependent, TableFacts, inspect_oi
 from embedtui.postgres.connect import Connection, host_name, operator_name, redact
 from embedtui.postgres.ddl import Statement, cancelled_by, readable_seconds, run_ddl
 from embedtui.postgres.indexes import partition_indexes
+from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture
-from embedtui.postgres.sides.placement import follows_by_foreign_key, make_placement, new_side, relation
+from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
+from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.migrations import add_audit
 from embedtui.postgres.state.route import CHANNEL, read_listeners, read_route
 

@@ -23,7 +23,7 @@ from embedtui.model import Blocker, Migration, PlacementKind, Side
 from embedtui.postgres.catalog.discover import inspect_oid
 from embedtui.postgres.connect import Connection, redact
 from embedtui.postgres.indexes import new_indexes, old_indexes
-from embedtui.postgres.sides.placement import new_side
+from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.route import CHANNEL
 
 LIMITS: Mapping[str, str] = {

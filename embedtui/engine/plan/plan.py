@@ -26,7 +26,8 @@ from embedtui.postgres.catalog.discover import (
 )
 from embedtui.postgres.ddl import readable_seconds
 from embedtui.postgres.sides import capture
-from embedtui.postgres.sides.placement import content_sql, has_content_sql, make_placement
+from embedtui.postgres.sides.layout import content_sql, has_content_sql
+from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import EmbedReply, ProviderFault, RateLimits, make_embedder
 

@@ -54,7 +54,8 @@ from embedtui.model import (
     SweepPoint,
 )
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.sides.placement import key_join_sql, new_side, relation
+from embedtui.postgres.names import key_join_sql, relation
+from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.sides.search import search_sql
 from embedtui.providers.base import Embedder, ProviderFault
 

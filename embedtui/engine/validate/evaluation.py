@@ -27,7 +27,8 @@ from embedtui.model import (
     SweepPoint,
 )
 from embedtui.postgres.connect import Connection, operator_name
-from embedtui.postgres.sides.placement import content_sql, key_join_sql, new_side
+from embedtui.postgres.names import key_join_sql
+from embedtui.postgres.sides.layout import content_sql, new_side
 
 VOID_SHARE = 0.05
 """Share of the rows that may change before an evaluation is void: a twentieth of the rows holds, on average, a

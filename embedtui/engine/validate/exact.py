@@ -13,7 +13,7 @@ from psycopg import sql
 from embedtui.engine.validate.queries import both_present_sql, both_sides_sql, vector_column, vector_number
 from embedtui.model import Distance, Key, Migration, Side
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.sides.placement import key_sql
+from embedtui.postgres.names import key_sql
 
 Vectors = NDArray[np.float32]
 

@@ -18,7 +18,8 @@ from embedtui.formatting import counted
 from embedtui.model import Check, Comparison, IndexMethod, Interval, Measures, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import used_by_search
-from embedtui.postgres.sides.placement import SideCounts, make_placement
+from embedtui.postgres.sides.placement import make_placement
+from embedtui.postgres.sides.protocol import SideCounts
 from embedtui.postgres.state.migrations import add_audit
 
 NDCG_MARGIN = 0.02

@@ -20,7 +20,8 @@ from embedtui.errors import Refused, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Key, Migration, QueryInput, Side
 from embedtui.postgres.connect import Connection, operator_name
-from embedtui.postgres.sides.placement import content_sql, has_content_sql, key_join_sql, key_sql, new_side, relation
+from embedtui.postgres.names import key_join_sql, key_sql, relation
+from embedtui.postgres.sides.layout import content_sql, has_content_sql, new_side
 
 Vector = NDArray[np.float32]
 

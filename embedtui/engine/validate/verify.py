@@ -10,7 +10,7 @@ from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.model import Key, VerifyReport
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
-from embedtui.postgres.sides.placement import Placement
+from embedtui.postgres.sides.protocol import Placement
 
 SAME_COSINE = 0.99
 """Below it a re-embedded text is not by the same model: providers' own noise stays above 0.999."""

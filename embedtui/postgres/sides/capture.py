@@ -6,7 +6,8 @@ from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.sides.placement import follows_by_foreign_key, new_side, relation
+from embedtui.postgres.names import relation
+from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 
 # Types whose text form does not depend on the application's session settings.
 _STABLE_TEXT = ("smallint", "integer", "bigint", "uuid", "text", "character", "numeric", "boolean", "oid")

@@ -1,0 +1,60 @@
+"""Names and types of the new side, and what of a source row is embedded: its content and its fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from embedtui.model import Migration, PlacementKind, TableName
+
+
+@dataclass(frozen=True, slots=True)
+class NewSide:
+    """Where the new side's vectors are found."""
+
+    table: TableName
+    embedding: str
+    model: str
+    source: str
+
+
+def new_side(migration: Migration) -> NewSide:
+    """Names of the new side's table and columns."""
+    if migration.placement is PlacementKind.COLUMN:
+        column = migration.new_column
+        return NewSide(migration.table, column, f"{column}_model", f"{column}_source")
+    return NewSide(migration.new_table, migration.new_column, "model", "source")
+
+
+def follows_by_foreign_key(migration: Migration) -> bool:
+    """Whether deletes and key changes reach the side table by a foreign key (else by triggers)."""
+    return migration.placement is PlacementKind.TABLE and migration.settings.get("foreign_key", True) is True
+
+
+def vector_sql_type(migration: Migration) -> sql.Composed:
+    """Type of the new side with its dimensions, qualified by pgvector's schema."""
+    return sql.SQL("{}({})").format(
+        sql.Identifier(migration.vector_schema, migration.vector_type), sql.Literal(migration.new_model.dimensions)
+    )
+
+
+def fingerprint_sql(migration: Migration, alias: str) -> sql.Composed:
+    """Fingerprint (bigint) of the content of the row called ``alias``: method 1, over the columns' text forms."""
+    columns = sql.SQL(", ").join(
+        sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in migration.content_columns
+    )
+    return sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(columns)
+
+
+def content_sql(migration: Migration, alias: str) -> sql.Composed:
+    """The text to embed: content columns one under the other, NULLs left out."""
+    columns = sql.SQL(", ").join(
+        sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in migration.content_columns
+    )
+    return sql.SQL("pg_catalog.concat_ws(E'\\n', {})").format(columns)
+
+
+def has_content_sql(migration: Migration, alias: str) -> sql.Composed:
+    """True where there is something to embed: any character that is not white space."""
+    return sql.SQL("({} ~ '\\S')").format(content_sql(migration, alias))

@@ -1,0 +1,121 @@
+"""What the engine asks of a placement, and the rows that pass between them: one pipeline, two placements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from psycopg import sql
+
+from embedtui.model import Key, Migration, Side, TableName
+from embedtui.postgres.connect import Connection
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """A row to embed, as read."""
+
+    key: Key
+    block: int
+    """Heap page it was read from; 0 where read by key."""
+    source: int
+    """Fingerprint of the content that ``text`` was made of."""
+    text: str
+    """Cut where it is longer than any text the model could take: then ``characters`` exceeds ``len(text)``."""
+    characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRow:
+    """A row that change capture named, with what each side still needs."""
+
+    row: SourceRow
+    blank: bool
+    """Nothing to embed."""
+    new_fresh: bool
+    """Its new vector is that of its content and of the right model."""
+    new_present: bool
+    old_present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one write transaction did."""
+
+    rows: int
+    updates: int = 0
+    hot_updates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SideCounts:
+    """Rows of a table by the state of their new vector."""
+
+    rows: int
+    empty: int
+    embedded: int
+    missing: int
+    stale: int
+    wrong_model: int
+    unverified: int
+    faulty: int
+    skipped: int
+    orphaned: int
+
+
+class Placement(Protocol):
+    """What the engine asks of a placement; all SQL of it lives here."""
+
+    migration: Migration
+
+    def prepare_sql(self) -> tuple[sql.Composed, ...]:
+        """DDL that makes the new side."""
+        ...
+
+    def undo_sql(self) -> tuple[sql.Composed, ...]:
+        """DDL that takes the new side back."""
+        ...
+
+    def read_shard(self, conn: Connection, leaf: TableName, first: int, last: int) -> list[SourceRow]:
+        """Rows of blocks first..last (inclusive) that have no new vector, something to embed, and no open fault."""
+        ...
+
+    def write(self, conn: Connection, leaf: TableName, rows: Sequence[SourceRow], vectors: Vectors) -> Written:
+        """Store vectors of rows read by ``read_shard``, guarded; runs inside the caller's transaction."""
+        ...
+
+    def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
+        """The rows with these keys, as far as they exist."""
+        ...
+
+    def replace(self, conn: Connection, rows: Sequence[SourceRow], vectors: Vectors, side: Side) -> set[Key]:
+        """Store or replace vectors of rows read by ``read_keys``; keys whose row was locked or changed are left out."""
+        ...
+
+    def sweep(self, conn: Connection, limit: int) -> list[Key]:
+        """Keys of rows whose new vector is missing, stale or of another model, and that nothing else takes care of yet.
+
+        Faulty rows and queued ones are left out: an application that edits all the time cannot keep it from ending.
+        """
+        ...
+
+    def count(self, conn: Connection) -> SideCounts:
+        """Full scan."""
+        ...
+
+    def forget_source(self, conn: Connection, keys: Sequence[Key]) -> None:
+        """Take the provenance off these rows' new vectors, so that sync replaces them; the vectors stay searchable."""
+        ...
+
+    def forget_gone(self, conn: Connection) -> None:
+        """Remove faults and stale marks of rows that are no longer there; no trigger tells of every delete."""
+        ...
+
+    def sample(self, conn: Connection, size: int) -> list[tuple[SourceRow, list[float]]]:
+        """Random rows that have content and a new vector, with that vector (full scan)."""
+        ...
