@@ -20,3 +20,12 @@ def called() -> str:
     if own.name != "embedtui" or (found is not None and own.exists() and own.samefile(found)):
         return "embedtui"
     return shlex.quote(sys.argv[0])
+
+
+def readable_bytes(size: float) -> str:
+    """A size as people say it, in powers of 1,024."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TB"

@@ -16,10 +16,11 @@ import click
 
 from embedtui.cli.output import plain
 from embedtui.config import Settings, load_settings
+from embedtui.engine.plan.existing import migration_name
 from embedtui.errors import Refused
 from embedtui.model import EventSink, Migration
-from embedtui.postgres.catalog.discover import migration_name, shown
 from embedtui.postgres.connect import connect
+from embedtui.postgres.names import shown
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from embedtui.engine.plan.plan import readable_bytes
+from embedtui.formatting import readable_bytes
 from embedtui.model import Condition, Phase, Snapshot, TableName
 from embedtui.postgres.connect import redact
 from embedtui.postgres.ddl import readable_seconds

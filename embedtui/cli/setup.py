@@ -10,12 +10,16 @@ import click
 from embedtui.cli.common import ExampleCommand, interactive, json_option, settings_options
 from embedtui.cli.output import emit_json, money, note, number, plain, readable_bytes, say, seconds, table, to_data
 from embedtui.config import CONFIG_NAME, Settings, write_toml
+from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.plan import make_plan
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Plan
-from embedtui.postgres.catalog.discover import Candidate, Draft, find_candidates, inspect_table, resolve, shown
+from embedtui.postgres.catalog.facts import Candidate
+from embedtui.postgres.catalog.inspect import inspect_table
+from embedtui.postgres.catalog.tables import find_candidates
 from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.names import shown
 
 _MARKS: Mapping[str, str] = {"pass": "ok  ", "warn": "warn", "fail": "FAIL", "unknown": "?   "}
 

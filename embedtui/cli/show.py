@@ -18,8 +18,9 @@ from embedtui.config import CONFIG_NAME, Settings, load_settings
 from embedtui.errors import DatabaseError, ExitCode, SettingsError
 from embedtui.formatting import called
 from embedtui.model import EventSink
-from embedtui.postgres.catalog.discover import find_candidates, shown
+from embedtui.postgres.catalog.tables import find_candidates
 from embedtui.postgres.connect import connect
+from embedtui.postgres.names import shown
 from embedtui.postgres.state.migrations import load_migration
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from embedtui.cli.output import emit_json, note, plain, say
 from embedtui.config import Settings
 from embedtui.errors import Refused
 from embedtui.model import Event, Flip, Migration, Noted
-from embedtui.postgres.catalog.discover import shown
+from embedtui.postgres.names import shown
 from embedtui.postgres.sides.layout import new_side
 
 

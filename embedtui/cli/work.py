@@ -47,7 +47,7 @@ from embedtui.model import (
     RouteStatus,
     Snapshot,
 )
-from embedtui.postgres.catalog.discover import shown
+from embedtui.postgres.names import shown
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine

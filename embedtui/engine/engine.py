@@ -24,7 +24,9 @@ from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
 from embedtui.engine.cleanup import cleanup as cleanups
 from embedtui.engine.cutover import cutover as cutovers
-from embedtui.engine.plan.plan import index_options, make_plan, require_startable
+from embedtui.engine.plan.plan import make_plan
+from embedtui.engine.plan.start import require_startable
+from embedtui.engine.plan.statements import index_options
 from embedtui.engine.prepare import begin, prepare, upgrade
 from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
 from embedtui.engine.validate import queries as queries_module

@@ -11,10 +11,10 @@ from psycopg import sql
 
 from embedtui.config import Settings
 from embedtui.engine.backfill.backfill import plan_shards
-from embedtui.engine.plan.plan import require_ready
+from embedtui.engine.plan.draft import resolve
+from embedtui.engine.plan.start import require_ready
 from embedtui.errors import Interrupted, Refused
 from embedtui.model import Migration, Phase
-from embedtui.postgres.catalog.discover import resolve
 from embedtui.postgres.connect import Connection, require_session
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.names import relation

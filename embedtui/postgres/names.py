@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -11,6 +13,58 @@ from embedtui.model import Migration, TableName
 if TYPE_CHECKING:  # the Router imports this module, and searching needs no numpy
     import numpy as np
     from numpy.typing import NDArray
+
+_IDENTIFIER_BYTES = 63
+
+_LONGEST_SUFFIX = len("_source")
+
+_PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^".]+?))\s*(?:\.|$)')
+
+
+def parse_name(name: str) -> tuple[tuple[str, bool], ...]:
+    """Split a possibly qualified, possibly in_quotes name into (text, was in_quotes) parts.
+
+    ``app."My Docs"`` gives (("app", False), ("My Docs", True)). An impossible name gives ().
+    """
+    parts: list[tuple[str, bool]] = []
+    position = 0
+    while position < len(name):
+        match = _PART.match(name, position)
+        if match is None or match.end() == position:
+            return ()
+        in_quotes, plain = match.groups()
+        parts.append((in_quotes.replace('""', '"'), True) if in_quotes is not None else (plain, False))
+        position = match.end()
+    return tuple(parts)
+
+
+def in_quotes(name: str) -> str:
+    """A name in double quotes for a message."""
+    return name if name.startswith('"') else f'"{name}"'
+
+
+def shown(table: TableName) -> str:
+    """A table's name as SQL would need it written, schema left out where it is public."""
+    name = shown_column(table.name)
+    return name if table.schema == "public" else f"{shown_column(table.schema)}.{name}"
+
+
+def shown_column(name: str) -> str:
+    """An identifier as SQL would need it written (in_quotes only where it must be)."""
+    if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def either(names: Iterable[str]) -> str:
+    found = list(dict.fromkeys(names))
+    return found[0] if len(found) == 1 else ", ".join(found[:-1]) + " or " + found[-1]
+
+
+def suffixed(name: str, suffix: str) -> str:
+    """``name`` with a suffix, within PostgreSQL's 63 bytes for it and what else is made from it."""
+    room = _IDENTIFIER_BYTES - len(suffix) - _LONGEST_SUFFIX
+    return name.encode()[:room].decode(errors="ignore") + suffix
 
 
 def relation(name: TableName) -> sql.Identifier:

@@ -21,8 +21,8 @@ from embedtui.model import (
 )
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.names import relation
-from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.sides.layout import fingerprint_sql, new_side
+from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.migrations import create_migration
 from embedtui.postgres.state.schema import install
 

@@ -16,7 +16,7 @@ from embedtui.engine.backfill.job import Job, now
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.engine.backfill.sync import Sync, queue_keys
 from embedtui.engine.cutover.cutover import flip_if_due
-from embedtui.engine.plan.plan import index_options
+from embedtui.engine.plan.statements import index_options
 from embedtui.engine.prepare import count_total
 from embedtui.engine.resilience import fatal, with_database
 from embedtui.engine.validate.evaluation import current_evaluation

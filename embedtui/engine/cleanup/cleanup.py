@@ -20,11 +20,12 @@ from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import DatabaseError, Interrupted, LockTimeout, NotClean, Refused, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Migration, Phase, PlacementKind, Side, TableName
-from embedtui.postgres.catalog.discover import Dependent, TableFacts, inspect_oid, parse_name
+from embedtui.postgres.catalog.facts import Dependent, TableFacts
+from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection, host_name, operator_name, redact
 from embedtui.postgres.ddl import Statement, cancelled_by, readable_seconds, run_ddl
 from embedtui.postgres.indexes import partition_indexes
-from embedtui.postgres.names import relation
+from embedtui.postgres.names import parse_name, relation
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.sides.placement import make_placement

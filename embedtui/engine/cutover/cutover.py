@@ -24,10 +24,11 @@ from embedtui.engine.cutover.strategies import (
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Check, EvaluationStatus, Flip, IndexMethod, Migration, Phase, Side
-from embedtui.postgres.catalog.discover import inspect_oid, shown, shown_column
+from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection, connect, host_name, operator_name, redact, translate
 from embedtui.postgres.ddl import readable_seconds, run_ddl
 from embedtui.postgres.indexes import index_status, is_cold, prewarm
+from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.migrations import add_audit, load_migration, set_phase
 from embedtui.postgres.state.route import (

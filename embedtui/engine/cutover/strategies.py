@@ -20,7 +20,7 @@ from embedtui.config import CutoverSettings
 from embedtui.errors import EmbedtuiError, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Migration, PlacementKind, Side
-from embedtui.postgres.catalog.discover import inspect_oid
+from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection, redact
 from embedtui.postgres.indexes import new_indexes, old_indexes
 from embedtui.postgres.sides.layout import new_side

@@ -265,5 +265,5 @@ class SharedPlacement:
             for key, source, text, characters, vector in conn.execute(query)
         ]
 
-    def _orphans(self, conn: Connection) -> int:  # noqa: ARG002 (a side table has some)
+    def _orphans(self, conn: Connection) -> int:
         return 0

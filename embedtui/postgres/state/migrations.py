@@ -169,6 +169,43 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
     )
 
 
+def _readable(conn: Connection) -> bool:
+    """Whether the table is there and this role may read it."""
+    row = conn.execute("SELECT has_table_privilege(to_regclass('embedtui.migration'), 'SELECT')").fetchone()
+    return row is not None and bool(row[0])
+
+
+def live_migrations(conn: Connection) -> list[str]:
+    """Names of the migrations under way; none where the table cannot be read."""
+    if not _readable(conn):
+        return []
+    rows = conn.execute("SELECT name FROM embedtui.migration WHERE phase NOT IN ('done', 'aborted') ORDER BY name")
+    return [name for (name,) in rows]
+
+
+def migration_of_table(conn: Connection, table_oid: int) -> str | None:
+    """Name of a table's migration, a live one before ended ones; None where none is known or may be read."""
+    if not _readable(conn):
+        return None
+    row = conn.execute(
+        "SELECT name FROM embedtui.migration WHERE table_oid = %s"
+        " ORDER BY phase IN ('done', 'aborted'), id DESC LIMIT 1",
+        [table_oid],
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def columns_being_filled(conn: Connection) -> set[tuple[str, str, str]]:
+    """(schema, table, column) of the new sides under way; empty where the table cannot be read."""
+    if not _readable(conn):
+        return set()
+    return set(
+        conn.execute(
+            "SELECT new_schema, new_table, new_column FROM embedtui.migration WHERE phase NOT IN ('done', 'aborted')"
+        )
+    )
+
+
 def finished_model(conn: Connection, table_oid: int, column: str) -> EmbeddingModel | None:
     """The model whose vectors the last finished migration left in a column of the table; None where there was none."""
     if not require_current(conn):

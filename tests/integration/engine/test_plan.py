@@ -11,11 +11,13 @@ import pytest
 
 from embedtui.config import Settings, load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
-from embedtui.engine.plan import plan as plans
-from embedtui.engine.plan.plan import make_plan, require_ready, require_startable
+from embedtui.engine.plan import checks, estimates
+from embedtui.engine.plan.draft import resolve
+from embedtui.engine.plan.placement import choose_placement
+from embedtui.engine.plan.plan import make_plan
+from embedtui.engine.plan.start import require_ready, require_startable
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, ProviderError, Refused
 from embedtui.model import Check, Phase, PlacementKind, Plan
-from embedtui.postgres.catalog.discover import resolve
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import schema
@@ -94,8 +96,8 @@ def test_time_is_what_the_set_quota_imposes(conn: Connection, plan: MakePlan) ->
 
 
 def test_a_big_table_is_sampled(conn: Connection, plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "FULL_SCAN_BYTES", 0)
-    monkeypatch.setattr(plans, "SAMPLE_ROWS", 3000)
+    monkeypatch.setattr(estimates, "FULL_SCAN_BYTES", 0)
+    monkeypatch.setattr(estimates, "SAMPLE_ROWS", 3000)
     conn.execute(
         "INSERT INTO documents SELECT i, CASE WHEN i % 2 = 0 THEN repeat('abcd', 50) END"
         " FROM generate_series(1, 20000) i;"
@@ -169,8 +171,8 @@ def test_a_big_old_index_speaks_for_a_side_table(
     settings = settings_of(tmp_path)
     draft = resolve(conn, settings)
     small = replace(draft, server=replace(draft.server, shared_buffers=1))
-    assert plans.choose_placement(draft, settings)[0] is PlacementKind.COLUMN
-    placement, why = plans.choose_placement(small, settings)
+    assert choose_placement(draft, settings)[0] is PlacementKind.COLUMN
+    placement, why = choose_placement(small, settings)
     assert placement is PlacementKind.TABLE and "bigger than shared_buffers" in why
 
 
@@ -295,7 +297,7 @@ def test_index_memory_is_forecast(conn: Connection, plan: MakePlan, database: st
 def test_old_transactions_are_said(
     conn: Connection, plan: MakePlan, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans, "LONG_TRANSACTION_SECONDS", 0)
+    monkeypatch.setattr(checks, "LONG_TRANSACTION_SECONDS", 0)
     assert found(plan(), "long transactions") is None
     with psycopg.connect(database) as other:
         other.execute("SELECT 1")

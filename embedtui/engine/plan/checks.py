@@ -1,0 +1,357 @@
+"""The checks of the plan: each with a result, a reason and a hint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from psycopg import Connection
+
+from embedtui.config import Settings
+from embedtui.engine.plan.draft import Draft
+from embedtui.engine.plan.estimates import TextEstimate
+from embedtui.engine.plan.placement import fired_by_update
+from embedtui.engine.plan.statements import index_options
+from embedtui.formatting import counted, readable_bytes
+from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind
+from embedtui.postgres import indexes
+from embedtui.postgres.catalog.server import long_transactions, size_in_bytes, version_tuple
+from embedtui.postgres.catalog.tables import exists
+from embedtui.postgres.ddl import readable_seconds
+from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.state import migrations as state
+from embedtui.providers import EmbedReply, ProviderFault, RateLimits, make_embedder
+
+LONG_TRANSACTION_SECONDS = 600
+"""Older than any request of an application: what is open for so long was forgotten, or is a dump."""
+
+DATABASE_CHECKS = {"server", "rights", "writable", "state schema", "row security"}
+
+
+def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings) -> Iterator[Check]:
+    """The checks that take no look at the rows."""
+    yield from _check_server(draft)
+    yield from _check_rights(draft, migration.placement)
+    yield from _check_table(draft, migration.placement)
+    yield from _check_new_side(conn, draft, migration)
+    yield from _check_old_side(conn, draft, migration, settings)
+    yield from _check_replication(draft, migration.placement, settings)
+    yield from _check_models(migration, settings)
+
+
+def _check_server(draft: Draft) -> Iterator[Check]:
+    server = draft.server
+    yield Check("server", "pass", f"PostgreSQL {server.version_text}, pgvector {server.vector_version}")
+    if version_tuple(server.vector_version or "0") < (0, 8, 4):
+        yield Check(
+            "pgvector",
+            "warn",
+            f"pgvector {server.vector_version}: before 0.8.4 a vacuum could corrupt HNSW indexes.",
+            "Upgrade pgvector first: ALTER EXTENSION vector UPDATE;",
+        )
+    if server.standby or server.read_only:
+        yield Check(
+            "writable",
+            "fail",
+            "This server is a standby." if server.standby else "Transactions are read-only here.",
+            f"Point the connection string at the primary, as a role that may write to {server.database}.",
+        )
+    if server.pooled:
+        yield Check(
+            "pooling",
+            "warn",
+            "A connection pooler sits between; transaction pooling would lose temporary tables and locks.",
+            "Connect to the server's own port.",
+        )
+    if not server.reads_all_stats:
+        yield Check(
+            "statistics",
+            "warn",
+            f"Role {server.role} does not see other sessions' statements, so holders of locks stay unnamed.",
+            f"GRANT pg_read_all_stats TO {shown_column(server.role)};",
+        )
+
+
+def _check_rights(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
+    facts, server = draft.facts, draft.server
+    role, table = shown_column(server.role), shown(facts.table)
+    missing: list[str] = []
+    grants: list[str] = []
+
+    def need(held: bool, what: str, grant: str) -> None:
+        if not held:
+            missing.append(what)
+            grants.append(grant)
+
+    if placement is PlacementKind.COLUMN:
+        need(facts.is_owner, f"own {table}", f"GRANT {shown_column(facts.owner)} TO {role}")
+        need(facts.may_update, f"update {table}", f"GRANT UPDATE ON {table} TO {role}")
+    else:
+        schema = shown_column(facts.table.schema)
+        need(facts.may_create_in_schema, f"create in schema {schema}", f"GRANT CREATE ON SCHEMA {schema} TO {role}")
+        need(facts.may_trigger or facts.is_owner, f"put triggers on {table}", f"GRANT TRIGGER ON {table} TO {role}")
+        need(facts.may_reference or facts.is_owner, f"refer to {table}", f"GRANT REFERENCES ON {table} TO {role}")
+        need(facts.may_update, f"lock rows of {table}", f"GRANT UPDATE ON {table} TO {role}")
+    if missing:
+        yield Check("rights", "fail", f"Role {role} may not {', '.join(missing)}.", "; ".join(grants) + ";")
+    else:
+        yield Check("rights", "pass", f"{role} has what it needs on {table}")
+    if not server.may_create_schema:
+        hint = f"GRANT CREATE ON DATABASE {shown_column(server.database)} TO {role};"
+        if server.state_schema:
+            hint = f"GRANT CREATE, USAGE ON SCHEMA embedtui TO {role};"
+        yield Check("state schema", "fail", f"Role {role} may not create in schema embedtui.", hint)
+
+
+def _check_table(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
+    facts = draft.facts
+    key = ", ".join(map(shown_column, draft.key.columns))
+    yield Check("key", "pass", f"{key} ({draft.key.name})")
+    if facts.inherits:
+        yield Check(
+            "inheritance",
+            "fail",
+            f"{shown(facts.table)} takes part in old-style inheritance, whose children a backfill would not reach.",
+            "Use declarative partitioning, or migrate each table by itself after NO INHERIT.",
+        )
+    if facts.rules:
+        yield Check(
+            "rules",
+            "warn",
+            f"Rules rewrite statements on the table: {', '.join(facts.rules)}.",
+            "Make sure that they leave INSERT, UPDATE and DELETE their usual effect.",
+        )
+    if facts.persistence == "u":
+        yield Check("unlogged", "warn", "The table is unlogged: a crash of the server empties it.")
+    collisions = {"embedding", "model", "source"} & set(draft.key.columns)
+    if placement is PlacementKind.TABLE and collisions:
+        yield Check(
+            "key",
+            "fail",
+            f"The key column {', '.join(sorted(collisions))} has the name of one of the side table's own.",
+            "Use placement column.",
+        )
+    yield from _check_columns(draft, placement)
+    for notice in draft.notices:
+        yield Check("notice", "warn", notice)
+
+
+def _check_columns(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
+    facts = draft.facts
+    if placement is PlacementKind.COLUMN:
+        fired = fired_by_update(draft)
+        if fired:
+            yield Check(
+                "triggers",
+                "warn",
+                f"The backfill updates every row and fires {', '.join(trigger.name for trigger in fired)}.",
+                "Use placement table, unless that is harmless.",
+            )
+        yield Check(
+            "new column",
+            "warn",
+            "A new column breaks prepared SELECT * and RETURNING *, and COPY and INSERT … SELECT * without columns.",
+            "Name the columns there, or use placement table.",
+        )
+    old = facts.column(draft.old_column)
+    if old is not None and old.not_null and not old.has_default:
+        yield Check(
+            "old column",
+            "warn",
+            f"{shown_column(old.name)} is NOT NULL: after the cutover, an insert that brings only a new vector fails.",
+            f"ALTER TABLE {shown(facts.table)} ALTER {shown_column(old.name)} DROP NOT NULL;",
+        )
+    dependents = facts.dependents_on(draft.old_column)
+    if dependents:
+        yield Check(
+            "dependents",
+            "warn",
+            f"Depend on {shown_column(draft.old_column)}: "
+            f"{', '.join(f'{each.kind} {each.name}' for each in dependents)}.",
+            "The cleanup will stop at them: change them to the new side before it.",
+        )
+
+
+def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -> Iterator[Check]:
+    live = state.load_migration(conn, migration.name)
+    if live is not None and not live.phase.ended and live.table_oid == draft.facts.oid:
+        yield Check(
+            "migration",
+            "warn",
+            f"A migration of {shown(migration.table)} is under way (phase {live.phase.value}).",
+            "`embedtui run` goes on with it; `embedtui abort` takes it back.",
+        )
+        return
+    if live is not None and not live.phase.ended:
+        yield Check(
+            "name",
+            "fail",
+            f"The name {live.name} is that of {shown(live.table)}'s migration, which is under way.",
+            "Choose another one: --name.",
+        )
+    if migration.placement is PlacementKind.COLUMN:
+        names = [migration.new_column, f"{migration.new_column}_model", f"{migration.new_column}_source"]
+        taken = [name for name in names if draft.facts.column(name)]
+        if taken:
+            yield Check(
+                "new side",
+                "fail",
+                f"{shown(migration.table)} has a column {', '.join(map(shown_column, taken))} already.",
+                "Choose another name (--new-column), or drop what is left of an earlier attempt.",
+            )
+    elif exists(conn, migration.new_table):
+        yield Check(
+            "new side",
+            "fail",
+            f"{shown(migration.new_table)} exists already.",
+            "Choose another name (new_table), or drop what is left of an earlier attempt.",
+        )
+
+
+def _check_old_side(conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings) -> Iterator[Check]:
+    """What a finished migration left in the old column is known: by another model's name it would be searched wrongly.
+
+    The settings of that migration, used once more, say just that, or would pay for the same vectors again.
+    """
+    left = state.finished_model(conn, draft.facts.oid, draft.old_column)
+    named, new = settings.old_model.name, migration.new_model
+    if left is None or left.name == named:
+        return
+    detail = f"A finished migration left vectors of {left.name} in {shown_column(draft.old_column)}"
+    hint = f'For another migration set old_model.name = "{left.name}" and another new model.'
+    if named is not None:
+        yield Check("old model", "fail", f"{detail}; the settings say {named}.", hint)
+    elif (left.name, left.dimensions, left.document_prefix) == (new.name, new.dimensions, new.document_prefix):
+        yield Check("old model", "fail", f"{detail}: nothing is left to do.", hint)
+    else:
+        yield Check("old model", "warn", f"{detail}; the settings name no old model.", hint)
+
+
+def _check_replication(draft: Draft, placement: PlacementKind, settings: Settings) -> Iterator[Check]:
+    facts = draft.facts
+    # embedtui's own tables, and a side table in the same schema, would be carried to a subscriber without them
+    wide = [each.name for each in facts.publications if each.scope == "all"]
+    wide += [each.name for each in facts.publications if each.scope == "schema" and placement is PlacementKind.TABLE]
+    if wide:
+        accepted = "publications" in settings.accept
+        yield Check(
+            "publications",
+            "warn" if accepted else "fail",
+            f"Publication {', '.join(wide)} carries new tables too: its subscribers stop until they have them.",
+            'Create schema embedtui and the new side on the subscribers first, then set accept = ["publications"].',
+        )
+    carried = [each.name for each in facts.publications if not each.columns and each.name not in wide]
+    if carried and placement is PlacementKind.COLUMN:
+        yield Check(
+            "publications",
+            "warn",
+            f"Publication {', '.join(carried)} would carry the new column: subscribers stop until they have it.",
+            "Add the column on the subscribers first, or use placement table.",
+        )
+    if facts.subscribed:
+        yield Check(
+            "subscription",
+            "warn",
+            f"{shown(facts.table)} is filled by a subscription; its rows are captured too (ENABLE ALWAYS).",
+        )
+
+
+def _check_models(migration: Migration, settings: Settings) -> Iterator[Check]:
+    new, old = migration.new_model, migration.old_model
+    if new.price_per_million is None and settings.pacing.spend_cap is not None:
+        yield Check(
+            "price",
+            "fail",
+            f"A spend cap is set ({settings.origin('pacing.spend_cap')}), but the price of {new.name} is not known.",
+            "Set new_model.price_per_million.",
+        )
+    elif new.price_per_million is None:
+        yield Check("price", "unknown", f"The price of {new.name} is not known.", "Set new_model.price_per_million.")
+    if new.retired:
+        yield Check("new model", "fail", f"{new.name} is retired.", "Choose a model that is served.")
+    if old.retired:
+        yield Check(
+            "old model",
+            "warn",
+            f"The old model ({old.name}) does not answer: after the cutover, a rollback finds edited rows stale.",
+            "Nothing to do; the screen counts them.",
+        )
+
+
+def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
+    server = draft.server
+    rows = estimate.rows - estimate.empty
+    width = 2 if migration.vector_type == "halfvec" else 4
+    vectors = rows * (migration.new_model.dimensions * width + 8)
+    if migration.index_method is IndexMethod.HNSW:
+        options = index_options(migration)
+        memory = indexes.forecast(rows, migration.new_model.dimensions, options.m, migration.vector_type)
+        allowed = server.maintenance_work_mem
+        if options.maintenance_work_mem is not None:
+            allowed = size_in_bytes(conn, options.maintenance_work_mem)
+        if memory > allowed:
+            yield Check(
+                "index memory",
+                "warn",
+                f"The HNSW build wants about {readable_bytes(memory)}; maintenance_work_mem is "
+                f"{readable_bytes(allowed)}, beyond which it slows to a crawl.",
+                "Raise it for the build, if the server has the memory: "
+                f'index.maintenance_work_mem = "{math.ceil(memory / 2**20)}MB".',
+            )
+        else:
+            yield Check("index memory", "pass", f"about {readable_bytes(memory)} for the HNSW build")
+    yield Check(
+        "disk",
+        "unknown",
+        f"The new vectors take about {readable_bytes(vectors)}, an HNSW index on them about as much again; "
+        "the server does not say what is free.",
+    )
+    if server.prepared_transactions:
+        yield Check(
+            "prepared transactions",
+            "warn",
+            f"{counted(server.prepared_transactions, 'prepared transaction holds', 'prepared transactions hold')} back"
+            " pruning and the index build.",
+            "See pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED what is there.",
+        )
+    transactions, oldest = long_transactions(conn, LONG_TRANSACTION_SECONDS)
+    if transactions:
+        yield Check(
+            "long transactions",
+            "warn",
+            f"{transactions} open for up to {readable_seconds(oldest)}: DDL and the index build wait until they end.",
+            "Look for `idle in transaction` in pg_stat_activity.",
+        )
+
+
+def text_checks(migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
+    model = migration.new_model
+    if estimate.long:
+        yield Check(
+            "long texts",
+            "warn",
+            f"About {counted(estimate.long, 'text is', 'texts are')} likely over {model.name}'s"
+            f" {model.max_input_tokens:,} tokens.",
+            "They will be listed as faulty, to be truncated or skipped.",
+        )
+
+
+def provider_check(settings: Settings, migration: Migration, ask: bool) -> tuple[Check, RateLimits | None]:
+    """The provider's check, with one request if ``ask``; and the limits it told."""
+    model = migration.new_model
+    try:
+        embedder = make_embedder(model, timeout=20, environ=settings.environ)
+        try:
+            reply: EmbedReply | None = embedder.embed(["embedtui"], kind="document") if ask else None
+        finally:
+            embedder.close()
+    except ProviderFault as fault:
+        # busy or away: the run waits for it and says so
+        result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"
+        return Check("provider", result, fault.reason, fault.hint), None
+    if reply is None:
+        detail = f"{model.name} was not asked."
+        return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
+    detail = f"{model.name} answered with {reply.vectors.shape[1]} dimensions in {reply.seconds:.1f} s"
+    return Check("provider", "pass", detail), reply.limits

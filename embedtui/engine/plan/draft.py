@@ -1,0 +1,326 @@
+"""A migration as the settings and the catalog make it: every choice that has only one answer is made here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from psycopg import Connection
+
+from embedtui.config import Settings
+from embedtui.errors import DatabaseError, SettingsError, TableError
+from embedtui.model import (
+    Condition,
+    Distance,
+    EmbeddingModel,
+    IndexMethod,
+    Migration,
+    Phase,
+    PlacementKind,
+    TableName,
+)
+from embedtui.postgres.catalog.facts import Candidate, Column, ServerFacts, TableFacts, UniqueKey
+from embedtui.postgres.catalog.inspect import index_distance, inspect_table, stored_dimensions
+from embedtui.postgres.catalog.server import require_server, server_facts, version_tuple
+from embedtui.postgres.catalog.tables import find_candidates, has_rows
+from embedtui.postgres.indexes import MAX_DIMENSIONS
+from embedtui.postgres.names import either, in_quotes, shown, shown_column, suffixed
+
+STORED_DIMENSIONS = 16_000
+"""Dimensions that a vector or halfvec can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A migration as it would be, all choices made but the placement."""
+
+    server: ServerFacts
+    facts: TableFacts
+    name: str
+    key: UniqueKey
+    """Columns in the order in which they were asked for."""
+    content: tuple[str, ...]
+    old_column: str
+    old_type: str
+    """``vector`` or ``halfvec``."""
+    old_model: EmbeddingModel
+    new_model: EmbeddingModel
+    new_column: str | None
+    """None: by placement."""
+    new_table: str
+    new_type: str
+    vector_schema: str
+    distance: Distance
+    index_method: IndexMethod
+    stored: Mapping[str, object]
+    notices: tuple[str, ...]
+    """What is worth saying, yet hinders nothing: an empty table, an empty column."""
+
+    def migration(self, placement: PlacementKind) -> Migration:
+        """The migration in that placement, not stored yet (id 0)."""
+        beside = placement is PlacementKind.COLUMN
+        schema = self.facts.table.schema
+        return Migration(
+            id=0,
+            name=self.name,
+            table=self.facts.table,
+            table_oid=self.facts.oid,
+            key_columns=self.key.columns,
+            key_types=self.key.types,
+            content_columns=self.content,
+            placement=placement,
+            old_column=self.old_column,
+            old_model=self.old_model,
+            new_model=self.new_model,
+            new_table=self.facts.table if beside else TableName(schema, self.new_table),
+            new_column=self.new_column or (_next_column(self.old_column) if beside else "embedding"),
+            vector_schema=self.vector_schema,
+            vector_type=self.new_type,
+            old_vector_type=self.old_type,
+            distance=self.distance,
+            index_method=self.index_method,
+            phase=Phase.PLAN,
+            condition=Condition.IDLE,
+            reason="",
+            desired="run",
+            settings=dict(self.stored),
+        )
+
+
+def _next_column(old: str) -> str:
+    """``embedding_v2``; where a former migration has left that as the old column, ``embedding_v3`` and so on."""
+    match = re.fullmatch(r"embedding_v(\d+)", old)
+    return f"embedding_v{int(match[1]) + 1}" if match else "embedding_v2"
+
+
+def resolve(conn: Connection[Any], settings: Settings) -> Draft:
+    """Make all choices that the settings leave open from the catalog, where only one is possible.
+
+    Reads only.
+
+    Raises:
+        TableError: a table, column or key is wrong or ambiguous; the candidates are named.
+        SettingsError: another setting is; it and its origin are named.
+        DatabaseError: the server or a right is missing.
+    """
+    server = server_facts(conn)
+    vector_schema = require_server(server)
+    if settings.table is None:
+        raise SettingsError("No table is set.", hint=_candidates_hint(find_candidates(conn)))
+    facts = inspect_table(conn, settings.table, settings.schema)
+    _require_readable(server, facts)
+    old = _old_column(facts, settings)
+    content = _content_columns(facts, settings)
+    key = _key(facts, settings)
+    dimensions = stored_dimensions(conn, facts, old.name, vector_schema)
+    old_model, new_model = _models(settings, old, dimensions)
+    return Draft(
+        server=server,
+        facts=facts,
+        name=settings.name or facts.table.name,
+        key=key,
+        content=content,
+        old_column=old.name,
+        old_type=old.base_type,
+        old_model=old_model,
+        new_model=new_model,
+        new_column=_new_column(settings, old),
+        new_table=settings.new_table or suffixed(facts.table.name, "_embedding_v2"),
+        new_type=_new_type(settings, server, old, new_model.dimensions),
+        vector_schema=vector_schema,
+        distance=settings.distance or index_distance(facts, old.name) or Distance.COSINE,
+        index_method=settings.index.method,
+        stored=settings.stored(),
+        notices=_notices(conn, facts, old, dimensions),
+    )
+
+
+def _require_readable(server: ServerFacts, facts: TableFacts) -> None:
+    """Refuse a table whose rows this role would not see, or only some of them."""
+    table = shown(facts.table)
+    if facts.persistence == "t":
+        raise TableError(f"{table} is a temporary table.", hint="Name one that other sessions can see.")
+    if not facts.may_select:
+        raise DatabaseError(
+            f"Role {server.role} may not read {table}.", hint=f"GRANT SELECT ON {table} TO {shown_column(server.role)};"
+        )
+    if facts.row_security_applies:
+        raise DatabaseError(
+            f"Row security would hide rows of {table} from role {server.role}.",
+            hint="Use the table's owner, or a role with BYPASSRLS.",
+        )
+
+
+def _models(settings: Settings, old: Column, dimensions: int | None) -> tuple[EmbeddingModel, EmbeddingModel]:
+    """Old and new model; ``dimensions`` are those that the old column holds, where it holds any."""
+    if dimensions and settings.old_model.dimensions and settings.old_model.dimensions != dimensions:
+        raise SettingsError(
+            f"old_model.dimensions = {settings.old_model.dimensions} ({settings.origin('old_model.dimensions')}): "
+            f"{shown_column(old.name)} holds vectors of {dimensions}.",
+            hint=f"Set it to {dimensions}, or leave it out.",
+        )
+    new_model = settings.new_model.complete("new")
+    # an old column that is empty and untyped holds nothing to mix up; the new model's size stands in
+    old_model = settings.old_model.complete("old", dimensions=dimensions or new_model.dimensions)
+    if _same(old_model, new_model):
+        raise SettingsError(
+            f"The old and the new model are the same: {new_model.name} with {new_model.dimensions} dimensions.",
+            hint="Set EMBED_MODEL (or new_model.name) to the model to move to.",
+        )
+    return old_model, new_model
+
+
+def _same(one: EmbeddingModel, other: EmbeddingModel) -> bool:
+    """Whether their vectors could not be told apart by the registry (see ``state.model_fingerprint``)."""
+    return (one.provider, one.name, one.dimensions, one.document_prefix) == (
+        other.provider,
+        other.name,
+        other.dimensions,
+        other.document_prefix,
+    )
+
+
+def _candidates_hint(candidates: Sequence[Candidate]) -> str:
+    if not candidates:
+        return "This database has no table with a vector column that this role may read."
+    names = dict.fromkeys(shown(each.table) for each in candidates[:5])
+    return f"Set --table, or table in embedtui.toml; tables with vectors: {', '.join(names)}."
+
+
+def _missing(setting: str, settings: Settings, facts: TableFacts, name: str) -> TableError:
+    close = get_close_matches(name, [column.name for column in facts.columns], n=2) or [
+        column.name for column in facts.columns if column.name.lower() == name.lower()
+    ]
+    near = f"; did you mean {either(shown_column(match) for match in close)}?" if close else "."
+    return TableError(
+        f"no column {in_quotes(name)} in {shown(facts.table)}{near}",
+        hint=f"Setting: {setting} ({settings.origin(setting)}).",
+    )
+
+
+def _old_column(facts: TableFacts, settings: Settings) -> Column:
+    table = shown(facts.table)
+    if settings.old_column is not None:
+        found = facts.column(settings.old_column)
+        if found is None:
+            raise _missing("old_column", settings, facts, settings.old_column)
+        if not found.is_vector:
+            raise TableError(
+                f"{shown_column(found.name)} of {table} is {found.type}, not a vector (old_column, "
+                f"{settings.origin('old_column')}).",
+                hint=f"Vector columns: {_listed(facts.vector_columns)}.",
+            )
+        return found
+    others = [column for column in facts.vector_columns if column.name != settings.new_column]
+    choices = others or facts.vector_columns
+    if not choices:
+        raise TableError(
+            f"{table} has no vector column.", hint="embedtui moves the vectors of an existing vector or halfvec column."
+        )
+    if len(choices) > 1:
+        raise TableError(
+            f"{table} has {len(choices)} vector columns: {_listed(choices)}.",
+            hint="Say which one holds the old vectors: --column, or old_column in embedtui.toml.",
+        )
+    return choices[0]
+
+
+def _content_columns(facts: TableFacts, settings: Settings) -> tuple[str, ...]:
+    table = shown(facts.table)
+    for name in settings.content:
+        found = facts.column(name)
+        if found is None:
+            raise _missing("content", settings, facts, name)
+        if found.is_vector or found.base_type == "bytea":
+            raise TableError(
+                f"{shown_column(name)} of {table} is {found.type}, nothing to embed (content, "
+                f"{settings.origin('content')}).",
+                hint=f"Text columns: {_listed(facts.text_columns)}.",
+            )
+    if settings.content:
+        return settings.content
+    keys = facts.keys[0].columns if facts.keys else ()
+    choices = [column for column in facts.text_columns if column.name not in keys] or list(facts.text_columns)
+    if not choices:
+        raise TableError(
+            f"{table} has no text column.", hint="Say what is embedded: --content, or content in embedtui.toml."
+        )
+    if len(choices) > 1:
+        raise TableError(
+            f"{table} has {len(choices)} text columns: {_listed(choices)}.",
+            hint="Say which are embedded, in their order: --content, or content in embedtui.toml.",
+        )
+    return (choices[0].name,)
+
+
+def _key(facts: TableFacts, settings: Settings) -> UniqueKey:
+    table = shown(facts.table)
+    for name in settings.key:
+        if facts.column(name) is None:
+            raise _missing("key", settings, facts, name)
+    if not facts.keys:
+        column = settings.key[0] if settings.key else "id"
+        raise TableError(
+            f"{table} has no unique key over NOT NULL columns.",
+            hint=f"Add one, e.g. ALTER TABLE {table} ADD PRIMARY KEY ({shown_column(column)});",
+        )
+    if not settings.key:
+        return facts.keys[0]
+    for key in facts.keys:
+        if set(key.columns) == set(settings.key):
+            types = dict(zip(key.columns, key.types, strict=True))
+            return UniqueKey(key.name, settings.key, tuple(types[name] for name in settings.key), key.primary)
+    keys = "; ".join(", ".join(map(shown_column, key.columns)) for key in facts.keys)
+    asked = ", ".join(map(shown_column, settings.key))
+    raise TableError(
+        f"{asked} is not a unique key over NOT NULL columns of {table} (key, {settings.origin('key')}).",
+        hint=f"Unique keys: {keys}.",
+    )
+
+
+def _new_column(settings: Settings, old: Column) -> str | None:
+    """The new column's name where one is set; None leaves it to the placement."""
+    name = settings.new_column if settings.origin("new_column") != "default" else None
+    if name is not None and name == old.name:
+        raise SettingsError(
+            f'new_column = "{name}" ({settings.origin("new_column")}) is the old column.', hint="Choose another."
+        )
+    return name
+
+
+def _new_type(settings: Settings, server: ServerFacts, old: Column, dimensions: int) -> str:
+    half = settings.halfvec
+    if half is None:
+        half = old.base_type == "halfvec" or dimensions > MAX_DIMENSIONS["vector"]
+    kind = "halfvec" if half else "vector"
+    where = f"new_model.dimensions = {dimensions} ({settings.origin('new_model.dimensions')})"
+    if dimensions > STORED_DIMENSIONS:
+        raise SettingsError(f"{where}: pgvector holds at most {STORED_DIMENSIONS}.", hint="Choose fewer.")
+    if settings.index.method is not IndexMethod.NONE and dimensions > MAX_DIMENSIONS[kind]:
+        raise SettingsError(
+            f"{where}: {settings.index.method.value} indexes {kind} only to {MAX_DIMENSIONS[kind]}.",
+            hint="Choose fewer (EMBED_DIMENSIONS), "
+            + ("or drop --no-halfvec." if not half and dimensions <= 4000 else 'or index.method = "none".'),
+        )
+    if half and version_tuple(server.vector_version or "0") < (0, 7, 0):
+        raise DatabaseError(
+            f"halfvec needs pgvector 0.7.0; this database has {server.vector_version}.",
+            hint="Upgrade pgvector, or choose at most 2,000 dimensions.",
+        )
+    return kind
+
+
+def _notices(conn: Connection[Any], facts: TableFacts, old: Column, dimensions: int | None) -> tuple[str, ...]:
+    notices = []
+    if not has_rows(conn, facts.table):
+        notices.append(f"{shown(facts.table)} is empty: there is nothing to embed until rows arrive.")
+    elif dimensions is None:
+        notices.append(f"{shown_column(old.name)} holds no vectors among its first rows.")
+    return tuple(notices)
+
+
+def _listed(columns: Iterable[Column]) -> str:
+    return ", ".join(shown_column(column.name) for column in columns) or "none"

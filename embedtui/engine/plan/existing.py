@@ -1,0 +1,65 @@
+"""The migration that the settings mean, where there is one already."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from psycopg import Connection
+
+from embedtui.config import SPECS, ModelSettings, Settings
+from embedtui.errors import SettingsError
+from embedtui.model import PlacementKind
+from embedtui.postgres.catalog.tables import find_table
+from embedtui.postgres.state import migrations as state
+
+
+def migration_name(conn: Connection[Any], settings: Settings) -> str | None:
+    """The name of the migration that the settings mean; None where nothing is said and at most one is live.
+
+    Raises:
+        SettingsError: nothing is said and several are live.
+        TableError: no such table.
+    """
+    if settings.name is not None:
+        return settings.name
+    if settings.table is not None:
+        oid, table = find_table(conn, settings.table, settings.schema)
+        return state.migration_of_table(conn, oid) or table.name
+    names = state.live_migrations(conn)
+    if len(names) > 1:
+        raise SettingsError(f"Several migrations are under way: {', '.join(names)}.", hint="Say which: --name NAME.")
+    return None
+
+
+def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Settings:
+    """The settings with all that the migration under way has stored; as they are where there is none."""
+    live = state.load_migration(conn, migration_name(conn, settings))
+    if live is None or live.phase.ended:
+        return settings
+    values: dict[str, object] = {
+        "name": live.name,
+        "table": live.table.name,
+        "schema": live.table.schema,
+        "key": live.key_columns,
+        "content": live.content_columns,
+        "old_column": live.old_column,
+        "placement": live.placement.value,
+        "distance": live.distance.value,
+        "halfvec": live.vector_type == "halfvec",
+    }
+    if live.placement is PlacementKind.TABLE:
+        values["new_table"] = live.new_table.name
+    if live.new_column != live.old_column:  # a side table's may well have the same name
+        values["new_column"] = live.new_column
+    for side, model in (("old_model", live.old_model), ("new_model", live.new_model)):
+        values |= {f"{side}.{each.name}": getattr(model, each.name) for each in fields(ModelSettings)}
+    for head, stored in live.settings.items():
+        values |= (
+            {f"{head}.{name}": value for name, value in stored.items()} if isinstance(stored, dict) else {head: stored}
+        )
+    known = {spec.path for spec in SPECS}
+    return settings.with_values(
+        {path: value for path, value in values.items() if path in known and value is not None},
+        "the migration under way",
+    )

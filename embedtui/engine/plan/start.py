@@ -1,0 +1,69 @@
+"""Whether a migration may start, or go on, by these settings; asked before anything is changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection
+
+from embedtui.config import Settings
+from embedtui.engine.plan.checks import DATABASE_CHECKS, provider_check, standing_checks
+from embedtui.engine.plan.draft import Draft, resolve
+from embedtui.engine.plan.existing import migration_name
+from embedtui.engine.plan.placement import choose_placement
+from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused
+from embedtui.model import PlacementKind
+from embedtui.postgres.catalog.tables import find_table
+from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.state import migrations as state
+
+
+def require_startable(conn: Connection[Any], settings: Settings) -> None:
+    """Refuse to start or go on by these settings before anything is changed. Reads only.
+
+    A new migration's provider is asked for one vector, so that a wrong key, model or size leaves nothing behind. One
+    that is under way has to be the one that the settings describe.
+
+    Raises:
+        Refused: another migration, or another model or content, than that under way.
+        EmbedtuiError: what ``resolve`` and ``require_ready`` raise.
+    """
+    known = state.load_migration(conn, migration_name(conn, settings))
+    if known is None or known.phase.ended:
+        require_ready(conn, resolve(conn, settings), settings, ask=True)
+        return
+    model, table = known.new_model, known.table
+    if settings.table is not None and find_table(conn, settings.table, settings.schema)[0] != known.table_oid:
+        raise Refused(f"The migration {known.name} is that of {shown(table)}.", hint="Say which one: --name.")
+    for what, stored, asked in (
+        ("model", model.name, settings.new_model.name),
+        ("dimensions", str(model.dimensions), str(settings.new_model.dimensions or model.dimensions)),
+        ("content", ", ".join(known.content_columns), ", ".join(settings.content)),
+    ):
+        if asked and asked != stored:
+            raise Refused(
+                f"The migration {known.name} is under way with {what} {stored}, and the settings say {asked}.",
+                hint=f"Set it back, or give it up first: embedtui abort --table {shown_column(table.name)}",
+            )
+
+
+def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, ask: bool = False) -> PlacementKind:
+    """Refuse to begin what the plan's checks say cannot work; return the placement to begin with.
+
+    Reads only; ``ask`` makes one request for one vector. A provider that is only busy or away is no reason to refuse.
+
+    Raises:
+        DatabaseError, ProviderError, Refused: by the first check that failed.
+    """
+    placement, _ = choose_placement(draft, settings)
+    migration = draft.migration(placement)
+    provider, _ = provider_check(settings, migration, ask=ask)
+    for check in (*standing_checks(conn, draft, migration, settings), provider):
+        if check.result == "fail":
+            kind: type[EmbedtuiError] = Refused
+            if check.name in DATABASE_CHECKS:
+                kind = DatabaseError
+            elif check.name == "provider":
+                kind = ProviderError
+            raise kind(check.detail, hint=check.mend)
+    return placement

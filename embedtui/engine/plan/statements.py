@@ -1,0 +1,45 @@
+"""The SQL that prepare and index would run, as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection, sql
+
+from embedtui.config import Settings
+from embedtui.model import Migration
+from embedtui.postgres import indexes
+from embedtui.postgres.sides import capture
+from embedtui.postgres.sides.placement import make_placement
+
+
+def plan_statements(conn: Connection[Any], migration: Migration, settings: Settings) -> tuple[str, ...]:
+    """The SQL that prepare and index would run, in order, as text.
+
+    The tables of schema ``embedtui`` are named, not spelled out: they are the same in every migration.
+    """
+    statements: list[str] = [
+        "CREATE SCHEMA IF NOT EXISTS embedtui; -- and its own tables, where they are not there yet"
+    ]
+    statements += [_text(conn, statement) for statement in make_placement(migration).prepare_sql()]
+    if settings.change_capture == "triggers":
+        statements += [_text(conn, statement) for statement in capture.install_sql(migration)]
+    statements += [
+        _text(conn, statement) for statement in indexes.create_sql(conn, migration, index_options(migration))
+    ]
+    return tuple(statements)
+
+
+def index_options(migration: Migration) -> indexes.IndexOptions:
+    """The index as the migration's settings ask for it."""
+    chosen = migration.settings.get("index")
+    values = chosen if isinstance(chosen, dict) else {}
+    return indexes.IndexOptions(
+        method=migration.index_method,
+        **{name: value for name, value in values.items() if name != "method" and value is not None},
+    )
+
+
+def _text(conn: Connection[Any], statement: sql.Composable | str) -> str:
+    text = statement if isinstance(statement, str) else statement.as_string(conn)
+    return text.strip().rstrip(";") + ";"

@@ -1,0 +1,27 @@
+"""Rows of catalog queries by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, LiteralString
+
+from psycopg import Connection, sql
+from psycopg.rows import dict_row
+
+
+def read_all(
+    conn: Connection[Any], query: LiteralString | sql.Composed, params: Mapping[str, object] | Sequence[object] = ()
+) -> list[dict[str, Any]]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query, params or None).fetchall()
+
+
+def read_first(
+    conn: Connection[Any], query: LiteralString | sql.Composed, params: Mapping[str, object] | Sequence[object] = ()
+) -> dict[str, Any] | None:
+    rows = read_all(conn, query, params)
+    return rows[0] if rows else None
+
+
+def read_one(conn: Connection[Any], query: LiteralString) -> dict[str, Any]:
+    return read_all(conn, query)[0]

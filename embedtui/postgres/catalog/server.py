@@ -1,0 +1,95 @@
+"""What the server, its settings and our role allow; read-only."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from psycopg import Connection
+
+from embedtui.errors import DatabaseError
+from embedtui.postgres.catalog.facts import ServerFacts
+from embedtui.postgres.catalog.read import read_one
+
+MINIMUM_SERVER = 140000
+"""PostgreSQL 14: ``hash_record_extended``, pg_stat_progress_copy and the psycopg features that we rely on."""
+
+_SERVER = """
+SELECT current_setting('server_version_num')::int AS version,
+       current_setting('server_version') AS version_text,
+       current_database()::text AS database,
+       current_user::text AS role,
+       (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
+       pg_is_in_recovery() AS standby,
+       pg_is_in_recovery() OR (SELECT reset_val = 'on' FROM pg_settings
+                                WHERE name = 'default_transaction_read_only') AS read_only,
+       pg_backend_pid() AS pid,
+       pg_has_role('pg_read_all_stats', 'USAGE') AS reads_all_stats,
+       coalesce((SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'embedtui'),
+                has_database_privilege(current_database(), 'CREATE')) AS may_create_schema,
+       EXISTS (SELECT FROM pg_namespace WHERE nspname = 'embedtui') AS state_schema,
+       (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector_version,
+       (SELECT n.nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+         WHERE e.extname = 'vector') AS vector_schema,
+       EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector') AS vector_available,
+       pg_size_bytes(current_setting('maintenance_work_mem')) AS maintenance_work_mem,
+       pg_size_bytes(current_setting('shared_buffers')) AS shared_buffers,
+       current_setting('max_parallel_maintenance_workers')::int AS max_parallel_maintenance_workers,
+       current_setting('wal_level') AS wal_level,
+       (SELECT count(*)::int FROM pg_prepared_xacts WHERE database = current_database()) AS prepared_transactions
+"""
+
+
+def server_facts(conn: Connection[Any]) -> ServerFacts:
+    """Read the facts of the server behind ``conn``.
+
+    A pooler gives itself away by the process id: PgBouncer and its like hand out a cancel key of their own, so that the
+    id told at connection differs from ``pg_backend_pid()``.
+    """
+    row = read_one(conn, _SERVER)
+    pid = row.pop("pid")
+    told = conn.info.backend_pid
+    return ServerFacts(pooled=bool(told) and told != pid, **row)
+
+
+def require_server(facts: ServerFacts) -> str:
+    """Refuse a server that cannot be worked with; return the schema of pgvector.
+
+    Raises:
+        DatabaseError: older than PostgreSQL 14, or without pgvector.
+    """
+    if facts.version < MINIMUM_SERVER:
+        raise DatabaseError(
+            f"PostgreSQL {facts.version_text} is too old.", hint="embedtui needs PostgreSQL 14 or newer."
+        )
+    if facts.vector_schema is None:
+        if facts.vector_available:
+            hint = "Create it as a privileged role: CREATE EXTENSION vector;"
+        else:
+            hint = "Install pgvector on the server (github.com/pgvector/pgvector), then: CREATE EXTENSION vector;"
+        raise DatabaseError(f"pgvector is not in database {facts.database}.", hint=hint)
+    return facts.vector_schema
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """``0.8.5`` as (0, 8, 5), for comparing."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def size_in_bytes(conn: Connection[Any], size: str) -> int:
+    """Bytes of a size as PostgreSQL's settings have it, e.g. ``4GB``."""
+    row = conn.execute("SELECT pg_size_bytes(%s)", [size]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def long_transactions(conn: Connection[Any], seconds: float) -> tuple[int, int]:
+    """How many transactions of others are open for longer than that, and the age of the oldest in seconds."""
+    row = conn.execute(
+        "SELECT count(*), coalesce(max(extract(epoch FROM now() - xact_start)), 0)::int FROM pg_stat_activity"
+        " WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        " AND xact_start < now() - make_interval(secs => %s)",
+        [seconds],
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]

@@ -1,0 +1,52 @@
+"""Texts of source rows: how many there are, how long they are, and what stands in given rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from embedtui.model import Migration
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.names import relation
+from embedtui.postgres.sides.layout import content_sql, has_content_sql
+
+
+@dataclass(frozen=True, slots=True)
+class TextCounts:
+    """Rows of a table, or of a sample of it, by their texts."""
+
+    rows: int
+    empty: int
+    """Rows with nothing to embed."""
+    bytes: int
+    """UTF-8 bytes of the texts to embed."""
+    long: int
+    """Rows with a text of more bytes than was asked."""
+
+
+def count_texts(conn: Connection, migration: Migration, long: int, sample_percent: float | None = None) -> TextCounts:
+    """Count rows and their texts.
+
+    Args:
+        conn: any connection.
+        migration: the migration, stored or not.
+        long: bytes above which a text counts as long.
+        sample_percent: share of the table's blocks to read, 0..100; None reads all of it.
+    """
+    row = conn.execute(
+        sql.SQL(
+            "SELECT count(*), count(*) FILTER (WHERE NOT {has}),"
+            " coalesce(sum(octet_length({text})) FILTER (WHERE {has}), 0)::int8,"
+            " count(*) FILTER (WHERE {has} AND octet_length({text}) > {limit})"
+            " FROM {table} AS t{sample}"
+        ).format(
+            has=has_content_sql(migration, "t"),
+            text=content_sql(migration, "t"),
+            limit=sql.Literal(long),
+            table=relation(migration.table),
+            sample=sql.SQL("" if sample_percent is None else f" TABLESAMPLE SYSTEM ({sample_percent:.6f})"),
+        )
+    ).fetchone()
+    assert row is not None
+    return TextCounts(*row)
