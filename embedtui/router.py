@@ -51,7 +51,8 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.postgres.connect import host_name, redact, translate
-from embedtui.postgres.sides.search import key_equals, quoted, search_sql, vector_type
+from embedtui.postgres.names import key_equals_sql, quoted
+from embedtui.postgres.sides.search import search_sql, vector_type
 from embedtui.postgres.state.route import CHANNEL, bucket
 
 __all__ = ["AsyncRoute", "AsyncRouter", "Hit", "Route", "Router", "RouterStatus", "put"]
@@ -148,7 +149,7 @@ class _Sql:
             "vector": sql.SQL("CAST({} AS {})").format(sql.Placeholder("vector"), vector_type(migration, self.side)),
             "model": sql.Literal(migration.new_model.id),
             "fingerprint": percent(fingerprint_sql(migration, table.name)),
-            "where": key_equals(migration),
+            "where": key_equals_sql(migration),
             "guard": sql.SQL(" AND {} = %(content)s").format(percent(content_sql(migration, table.name)))
             if guarded
             else sql.SQL(""),

@@ -22,7 +22,7 @@ _PART = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^".]+?))\s*(?:\.|$)')
 
 
 def parse_name(name: str) -> tuple[tuple[str, bool], ...]:
-    """Split a possibly qualified, possibly in_quotes name into (text, was in_quotes) parts.
+    """Split a possibly qualified, possibly quoted name into (text, was quoted) parts.
 
     ``app."My Docs"`` gives (("app", False), ("My Docs", True)). An impossible name gives ().
     """
@@ -32,8 +32,8 @@ def parse_name(name: str) -> tuple[tuple[str, bool], ...]:
         match = _PART.match(name, position)
         if match is None or match.end() == position:
             return ()
-        in_quotes, plain = match.groups()
-        parts.append((in_quotes.replace('""', '"'), True) if in_quotes is not None else (plain, False))
+        quoted_part, plain = match.groups()
+        parts.append((quoted_part.replace('""', '"'), True) if quoted_part is not None else (plain, False))
         position = match.end()
     return tuple(parts)
 
@@ -50,13 +50,14 @@ def shown(table: TableName) -> str:
 
 
 def shown_column(name: str) -> str:
-    """An identifier as SQL would need it written (in_quotes only where it must be)."""
+    """An identifier as SQL would need it written (quoted only where it must be)."""
     if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
         return name
     return '"' + name.replace('"', '""') + '"'
 
 
 def either(names: Iterable[str]) -> str:
+    """``a, b or c``, each once."""
     found = list(dict.fromkeys(names))
     return found[0] if len(found) == 1 else ", ".join(found[:-1]) + " or " + found[-1]
 
@@ -67,16 +68,32 @@ def suffixed(name: str, suffix: str) -> str:
     return name.encode()[:room].decode(errors="ignore") + suffix
 
 
+def fitted(name: str) -> str:
+    """``name`` within PostgreSQL's 63 bytes: cut in the middle, keeping the telling end."""
+    if len(name.encode()) <= _IDENTIFIER_BYTES:
+        return name
+    end = name[-20:]
+    return name.encode()[: _IDENTIFIER_BYTES - len(end.encode())].decode(errors="ignore") + end
+
+
 def relation(name: TableName) -> sql.Identifier:
     """A quoted, qualified relation."""
     return sql.Identifier(name.schema, name.name)
 
 
-def key_sql(migration: Migration, alias: str) -> sql.Composed:
-    """The row's key as text[]."""
-    parts = sql.SQL(", ").join(
-        sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in migration.key_columns
-    )
+def escaped(part: sql.Composable) -> sql.SQL:
+    """SQL for a statement with bound parameters, where psycopg reads ``%`` as a placeholder."""
+    return sql.SQL(part.as_string(None).replace("%", "%%"))
+
+
+def quoted(*names: str) -> sql.Identifier:
+    """A quoted, qualified name for a statement with bound parameters, see :func:`escaped`."""
+    return sql.Identifier(*(name.replace("%", "%%") for name in names))
+
+
+def key_sql(migration: Migration, *row: str) -> sql.Composed:
+    """The key as text[] of the row called ``row``: an alias, or schema and table."""
+    parts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(*row, name)) for name in migration.key_columns)
     return sql.SQL("ARRAY[{}]").format(parts)
 
 
@@ -90,6 +107,22 @@ def key_join_sql(migration: Migration, alias: str, key: sql.Composable) -> sql.C
             sql.SQL(kind),
         )
         for position, (name, kind) in enumerate(zip(migration.key_columns, migration.key_types, strict=True), 1)
+    )
+
+
+def key_equals_sql(migration: Migration, parameter: str = "key") -> sql.Composed:
+    """Condition that a row of the user's table has the key in the bound ``text[]`` parameter.
+
+    For a statement with bound parameters: names are escaped.
+    """
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = CAST(({}::text[])[{}] AS {})").format(
+            quoted(migration.table.schema, migration.table.name, name),
+            sql.Placeholder(parameter),
+            sql.Literal(number),
+            sql.SQL(kind),  # as format_type printed it
+        )
+        for number, (name, kind) in enumerate(zip(migration.key_columns, migration.key_types, strict=True), 1)
     )
 
 

@@ -17,7 +17,7 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.postgres.connect import Connection, connect
-from embedtui.postgres.sides.search import quoted
+from embedtui.postgres.names import quoted
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route, schema
 

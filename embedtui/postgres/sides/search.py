@@ -7,33 +7,10 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, Side, TableName
+from embedtui.postgres.names import escaped, key_equals_sql, key_sql, quoted
 
 _SIDE = "embedtui_side"
 """Alias of the side table; its columns are renamed, so that a filter's bare names mean the user's table."""
-
-
-def quoted(*names: str) -> sql.Identifier:
-    """A quoted, qualified name for a statement with bound parameters, where psycopg reads ``%`` as a placeholder."""
-    return sql.Identifier(*(name.replace("%", "%%") for name in names))
-
-
-def key_array(migration: Migration) -> sql.Composed:
-    """The row's key as ``text[]``, from the user's table."""
-    columns = [_column(migration.table, name) for name in migration.key_columns]
-    return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns))
-
-
-def key_equals(migration: Migration, parameter: str = "key") -> sql.Composed:
-    """A predicate: the row's key is the bound ``text[]`` parameter (cast back to the key's own types)."""
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = CAST(({}::text[])[{}] AS {})").format(
-            _column(migration.table, name),
-            sql.Placeholder(parameter),
-            sql.Literal(number),
-            sql.SQL(kind),  # as format_type printed it
-        )
-        for number, (name, kind) in enumerate(zip(migration.key_columns, migration.key_types, strict=True), 1)
-    )
 
 
 def vector_type(migration: Migration, side: Side) -> sql.Composed:
@@ -69,33 +46,12 @@ def search_sql(
         columns: columns of the user's table to return as well.
         where: a trusted filter on the user's table, evaluated inside the search; bare column names mean that table.
         exact: read every vector and never an approximate index; ties are then broken by key.
+        without_key: leave out the row whose key is bound as ``key``: a row that is itself the query.
         iterative_scan: ``strict_order`` or ``relaxed_order`` makes a filtered index scan go on until ``k`` rows pass
             (pgvector 0.8 or later; ivfflat knows the relaxed order only), for the present transaction; empty leaves
             the session's setting.
     """
-    table, on_table = migration.table, side is Side.OLD or migration.placement is PlacementKind.COLUMN
-    if on_table:
-        vector: sql.Composable = _column(table, migration.old_column if side is Side.OLD else migration.new_column)
-        source: sql.Composable = quoted(table.schema, table.name)
-    else:
-        vector = quoted(_SIDE, "embedtui_vector")
-        keys = [quoted(f"embedtui_key_{number}") for number in range(1, len(migration.key_columns) + 1)]
-        source = sql.SQL(
-            "{table} JOIN (SELECT {keys}, {vector} AS embedtui_vector FROM {side}) AS {alias} ON {on}"
-        ).format(
-            table=quoted(table.schema, table.name),
-            keys=sql.SQL(", ").join(
-                sql.SQL("{} AS {}").format(quoted(name), key)
-                for name, key in zip(migration.key_columns, keys, strict=True)
-            ),
-            vector=quoted(migration.new_column),
-            side=quoted(migration.new_table.schema, migration.new_table.name),
-            alias=quoted(_SIDE),
-            on=sql.SQL(" AND ").join(
-                sql.SQL("{}.{} = {}").format(quoted(_SIDE), key, _column(table, name))
-                for name, key in zip(migration.key_columns, keys, strict=True)
-            ),
-        )
+    vector, source = _vector_and_source(migration, side)
     distance = sql.SQL("({} OPERATOR({}.{}) CAST({} AS {}))").format(
         vector,
         quoted(migration.vector_schema),
@@ -105,7 +61,7 @@ def search_sql(
     )
     conditions: list[sql.Composable] = [sql.SQL("{} IS NOT NULL").format(vector)]
     if without_key:
-        conditions.append(sql.SQL("NOT ({})").format(key_equals(migration)))
+        conditions.append(sql.SQL("NOT ({})").format(key_equals_sql(migration)))
     if where is not None:
         conditions.append(sql.SQL("({})").format(where))
     if iterative_scan:
@@ -116,22 +72,41 @@ def search_sql(
                 " || pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true)) IS NOT NULL"
             ).format(sql.Literal(iterative_scan))
         )
+    key = escaped(key_sql(migration, migration.table.schema, migration.table.name))
+    outputs = [sql.SQL("{} AS key").format(key), sql.SQL("{} AS distance").format(distance)]
     return sql.SQL(
         "SELECT {outputs}\nFROM {source}\nWHERE {conditions}\nORDER BY {order}\nLIMIT CAST({k} AS bigint)"
     ).format(
-        outputs=sql.SQL(", ").join(
-            [
-                sql.SQL("{} AS key").format(key_array(migration)),
-                sql.SQL("{} AS distance").format(distance),
-                *(_column(table, name) for name in columns or ()),
-            ]
-        ),
+        outputs=sql.SQL(", ").join([*outputs, *(_column(migration.table, name) for name in columns or ())]),
         source=source,
         conditions=sql.SQL(" AND ").join(conditions),
         # An index serves the bare operator only; "+ 0" puts it out of every index's reach without a SET.
-        order=sql.SQL("{} + 0, {}").format(distance, key_array(migration)) if exact else distance,
+        order=sql.SQL("{} + 0, {}").format(distance, key) if exact else distance,
         k=sql.Placeholder("k"),
     )
+
+
+def _vector_and_source(migration: Migration, side: Side) -> tuple[sql.Composable, sql.Composable]:
+    """The side's vector and the FROM item it is found in, where bare names mean the user's table."""
+    table = migration.table
+    source: sql.Composable = quoted(table.schema, table.name)
+    if side is Side.OLD or migration.placement is PlacementKind.COLUMN:
+        return _column(table, migration.old_column if side is Side.OLD else migration.new_column), source
+    keys = [quoted(f"embedtui_key_{number}") for number in range(1, len(migration.key_columns) + 1)]
+    joined = sql.SQL("{table} JOIN (SELECT {keys}, {vector} AS embedtui_vector FROM {side}) AS {alias} ON {on}").format(
+        table=source,
+        keys=sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(quoted(name), key) for name, key in zip(migration.key_columns, keys, strict=True)
+        ),
+        vector=quoted(migration.new_column),
+        side=quoted(migration.new_table.schema, migration.new_table.name),
+        alias=quoted(_SIDE),
+        on=sql.SQL(" AND ").join(
+            sql.SQL("{}.{} = {}").format(quoted(_SIDE), key, _column(table, name))
+            for name, key in zip(migration.key_columns, keys, strict=True)
+        ),
+    )
+    return quoted(_SIDE, "embedtui_vector"), joined
 
 
 def _column(table: TableName, name: str) -> sql.Identifier:

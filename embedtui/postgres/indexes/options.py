@@ -1,0 +1,46 @@
+"""How an approximate index is built, and what it takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from embedtui.model import IndexMethod
+
+MAX_DIMENSIONS = {"vector": 2000, "halfvec": 4000}
+"""What HNSW and ivfflat index (pgvector README, "Limitations")."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """How the index is built; the defaults are pgvector's own."""
+
+    method: IndexMethod = IndexMethod.HNSW
+    m: int = 16
+    ef_construction: int = 64
+    lists: int | None = None
+    """Of ivfflat; None: by the number of rows, see :func:`ivfflat_lists`."""
+    maintenance_work_mem: str | None = None
+    """For the build alone, e.g. ``4GB``; None leaves the server's setting."""
+    parallel_workers: int | None = None
+    """``max_parallel_maintenance_workers`` for the build alone."""
+
+
+def ivfflat_lists(rows: int) -> int:
+    """Lists of an ivfflat index: rows / 1000 up to a million rows, the square root above (pgvector README)."""
+    return min(32768, max(1, round(rows / 1000) if rows <= 1_000_000 else round(math.sqrt(rows))))
+
+
+def forecast(rows: int, dimensions: int, m: int = 16, vector_type: str = "vector") -> int:
+    """Bytes of maintenance_work_mem that an HNSW build wants, to stay in its fast in-memory phase.
+
+    Per row, after pgvector 0.8's src/hnsw.h on a 64-bit server: HnswElementData 128; the vector itself 8 + 4 bytes a
+    dimension (halfvec: 2); on the ground layer a pointer and a HnswNeighborArray of 2m candidates, 8 + 8 + 16 * 2m; on
+    each higher layer, of which a row has 1 / (m - 1) on average, 8 + 8 + 16m; the allocator's chunk headers, 8 bytes
+    each. Plus the 4 MiB that a parallel build keeps free (hnswbuild.c, estother and memoryMargin). Within 1 % of where
+    pgvector 0.8.5 says that the graph no longer fits, with workers and without.
+    """
+    vector = 8 + dimensions * (2 if vector_type == "halfvec" else 4)
+    ground = 16 + 16 * 2 * m
+    higher = (24 + 16 * m) / (m - 1)
+    return math.ceil(rows * (128 + vector + ground + higher + 3 * 8)) + 4 * 2**20

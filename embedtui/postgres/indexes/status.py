@@ -1,0 +1,54 @@
+"""The new side's index as it is now, building or not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from embedtui.model import IndexMethod, IndexStatus, Migration
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.ddl import session
+from embedtui.postgres.indexes.existing import indexes_of, tree_of
+from embedtui.postgres.sides.layout import new_side
+
+_PROGRESS = """
+SELECT pid, phase, blocks_done, blocks_total, lockers_done, lockers_total, current_locker_pid
+FROM pg_catalog.pg_stat_progress_create_index
+WHERE relid = ANY (%s::int8[]::oid[]) AND command LIKE 'CREATE INDEX%%'
+  AND (index_relid = 0 OR index_relid = ANY (%s::int8[]::oid[]))
+ORDER BY pid LIMIT 1
+"""
+
+
+def index_status(conn: Connection, migration: Migration) -> IndexStatus:
+    """The index as it is now, building or not; a few catalog reads, fit for every snapshot."""
+    side = new_side(migration)
+    tree = tree_of(conn, side.table)
+    existing = indexes_of(conn, [part.oid for part in tree], side.embedding)
+    root = existing[tree[0].oid] if tree else []
+    status = IndexStatus(
+        name=root[0].name if root else "",
+        method=IndexMethod(root[0].method) if root else migration.index_method,
+        exists=bool(root),
+        valid=bool(root) and root[0].valid,
+    )
+    indexes = [index.oid for found in existing.values() for index in found]
+    row = conn.execute(_PROGRESS, (list(existing), indexes)).fetchone()
+    if row is None:
+        return status
+    _, phase, blocks_done, blocks_total, lockers_done, lockers_total, locker = row
+    leaves = [part for part in tree if part.leaf]
+    if len(leaves) > 1 and phase:
+        ready = sum(any(index.valid for index in existing[part.oid]) for part in leaves)
+        phase = f"partition {min(ready + 1, len(leaves))} of {len(leaves)}: {phase}"
+    waiting = ""
+    if locker:
+        waiting = str(session(conn, locker))
+        if lockers_total > 1:
+            waiting += f" ({lockers_done + 1} of {lockers_total})"
+    return replace(
+        status,
+        phase=phase or "building",
+        done=min(blocks_done, blocks_total) if blocks_total else None,
+        total=blocks_total or None,
+        waiting_for=waiting,
+    )

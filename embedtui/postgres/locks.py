@@ -1,0 +1,67 @@
+"""Every advisory lock that embedtui takes, and what a held one tells: whether a worker is alive.
+
+PostgreSQL keeps keys of one bigint and keys of two integers apart, so a number may stand in both lists. The numbers are
+part of the protocol between processes of different versions: never change one, never use one twice.
+"""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from embedtui.postgres.connect import Connection
+
+# Keys of one bigint, for a whole database.
+
+INSTALL = 0x656D6274
+"""One process at a time installs or upgrades the schema ``embedtui``."""
+
+CREATE = 0x656D7072
+"""One process at a time makes functions and a migration's row."""
+
+# Classes of keys of two integers; the second one is the migration's id, for workers the worker's.
+
+PREPARE_CLASS = 0x656D7072
+"""One process at a time prepares a migration."""
+
+WORKER_CLASS = 0x656D
+"""Held by a worker as long as it lives: see :data:`ALIVE`."""
+
+SHARDS_CLASS = 0x656E
+"""One process at a time plans a migration's shards."""
+
+SYNC_CLASS = 0x6571
+"""One process at a time syncs a migration."""
+
+CLEANUP_CLASS = 0x656D636C
+"""One process at a time cleans up or aborts a migration."""
+
+ALIVE = (
+    f"EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.classid = {WORKER_CLASS}"
+    " AND l.objid = {0}::oid AND l.objsubid = 2 AND l.granted"
+    " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))"
+)
+"""SQL: the worker whose id is {0} holds its advisory lock, so its process lives.
+
+The one definition of "alive". A heartbeat would call a worker dead that a full disk or a long statement keeps silent,
+and alive one that was killed a moment ago.
+"""
+
+
+def try_index_build(conn: Connection, migration_id: int) -> bool:
+    """Become the one session that builds a migration's index; False while another one does. Never waits."""
+    row = conn.execute(
+        sql.SQL("SELECT pg_catalog.pg_try_advisory_lock({})").format(_INDEX_KEY), (_index_key(migration_id),)
+    ).fetchone()
+    return row == (True,)
+
+
+def release_index_build(conn: Connection, migration_id: int) -> None:
+    """Let another session build the index."""
+    conn.execute(sql.SQL("SELECT pg_catalog.pg_advisory_unlock({})").format(_INDEX_KEY), (_index_key(migration_id),))
+
+
+_INDEX_KEY = sql.SQL("pg_catalog.hashtextextended(%s, 0)")
+
+
+def _index_key(migration_id: int) -> str:
+    return f"embedtui.index.{migration_id}"
