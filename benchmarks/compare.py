@@ -30,6 +30,7 @@ from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered
 from embedtui.engine.validate.gate import decide_gate
 from embedtui.engine.validate.report import to_html
+from embedtui.engine.validate.run import CompareOptions
 from embedtui.model import Comparison, EmbeddingModel, QueryInput, Side
 from embedtui.postgres.connect import connect
 from embedtui.providers import make_embedder
@@ -151,7 +152,7 @@ def main() -> int:
             report(f"next query on the screen, p95 of {len(taken)}", percentile(taken, 0.95) / 1000, 0.1)
 
         began = time.perf_counter()
-        measured = compare(open_connection, migration, asked, embedders=embedders, again=True)
+        measured = compare(open_connection, migration, asked, CompareOptions(again=True), embedders=embedders)
         report("measured again, query vectors kept", time.perf_counter() - began, 20)
         assert measured.measures.overlap == made.measures.overlap
 

@@ -16,7 +16,6 @@ import json
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,8 @@ from embedtui.demo.database import EmbeddedServer
 from embedtui.demo.models import NEW_MODEL, OLD_MODEL, load_models
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.gate import decide_gate
-from embedtui.engine.validate.report import to_csv, write_html
+from embedtui.engine.validate.report import to_csv, to_html
+from embedtui.engine.validate.run import CompareOptions
 from embedtui.model import Comparison, EmbeddingModel, Migration, QueryInput, Side
 from embedtui.postgres.connect import connect
 from embedtui.providers import make_embedder
@@ -118,7 +118,7 @@ def compared(
             Side.NEW: make_embedder(migration.new_model, environ=environ),
         }
         made = compare(
-            connector(dsn), migration, collection.queries, embedders=embedders, source="scifact", stop=threading.Event()
+            connector(dsn), migration, collection.queries, CompareOptions(source="scifact"), embedders=embedders
         )
         return dsn, migration, decide_gate(connector(dsn), migration, made)
 
@@ -189,7 +189,7 @@ def main() -> int:
         better = says(made, "quality", "The new model is better")
         hold("a better model is called better, and passes", better and made.verdict == "PASS")
         if given.html is not None:
-            write_html(given.html, made, migration)
+            given.html.write_text(to_html(made, migration), "utf-8")
 
         _, _, made = compared(server, collection, "equal", NEW_MODEL, MINILM)
         report(made)
@@ -215,7 +215,7 @@ def says(made: Comparison, name: str, text: str) -> bool:
 def report(made: Comparison) -> None:
     """The checks, indented."""
     for check in made.checks:
-        print(f"       {check.result:<12} {check.name}: {check.detail} {check.mend if check.result == 'fail' else ''}")
+        print(f"       {check.result:<12} {check.name}: {check.detail} {check.hint if check.result == 'fail' else ''}")
     print(f"       {made.verdict}")
 
 

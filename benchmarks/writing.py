@@ -18,8 +18,8 @@ from benchmarks.common import NEW_DIMENSIONS, database, fill, fresh, machine, po
 from embedtui.engine import Engine
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.postgres.connect import connect
-from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.sides.batch import prepare_batch
+from embedtui.postgres.sides.placement import make_placement
 
 SIDES = ("one UPDATE per row", "column", "table")
 BATCH = 512

@@ -496,7 +496,7 @@ class Check:
     result: str
     """``pass``, ``warn``, ``fail`` or ``unknown``; for the gate also ``inconclusive``."""
     detail: str
-    mend: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

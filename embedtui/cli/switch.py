@@ -67,7 +67,7 @@ def cutover(
             for blocker in engine.blockers("cutover", percent):
                 note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.release)}".rstrip())
             for notice in engine.notices():
-                note(f"{plain(notice.name)}: {plain(notice.detail)} {plain(notice.mend)}".rstrip())
+                note(f"{plain(notice.name)}: {plain(notice.detail)} {plain(notice.hint)}".rstrip())
             confirm_table(migration, typed, act="Cutover")
         if postpone:
             engine.postpone(percent, override=override)

@@ -33,6 +33,7 @@ from embedtui.engine.validate import queries as queries_module
 from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered, with_verdicts
 from embedtui.engine.validate.gate import GateThresholds, decide_gate
+from embedtui.engine.validate.run import CompareOptions
 from embedtui.engine.validate.verify import count_rows, sample_rows
 from embedtui.errors import DatabaseLost, EmbedtuiError, Interrupted, ProviderError, Refused
 from embedtui.formatting import counted
@@ -478,11 +479,8 @@ class Engine:
                 self._connect("compare"),
                 migration,
                 queries,
-                k=k,
+                CompareOptions(k=k, where=_filter(migration, where), source=source, again=again),
                 embedders=self._query_embedders(migration),
-                where=_filter(migration, where),
-                source=source,
-                again=again,
                 replica=connector(replica_dsn, "compare") if replica_dsn else None,
                 progress=progress,
                 stop=stop,

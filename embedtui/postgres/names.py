@@ -126,6 +126,14 @@ def key_equals_sql(migration: Migration, parameter: str = "key") -> sql.Composed
     )
 
 
+def keys_sql(parameter: str = "keys") -> sql.Composed:
+    """FROM item ``k(key text[])`` of the bound jsonb list of keys (arrays of arrays are not ragged in SQL)."""
+    return sql.SQL(
+        "(SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key"
+        " FROM pg_catalog.jsonb_array_elements({}::jsonb) e) k"
+    ).format(sql.Placeholder(parameter))
+
+
 def same_key_sql(migration: Migration, left: str, right: str) -> sql.Composed:
     """Condition that the rows called ``left`` and ``right``, both with the key's columns, have the same key."""
     return sql.SQL(" AND ").join(

@@ -65,5 +65,5 @@ def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, as
                 kind = DatabaseError
             elif check.name == "provider":
                 kind = ProviderError
-            raise kind(check.detail, hint=check.mend)
+            raise kind(check.detail, hint=check.hint)
     return placement

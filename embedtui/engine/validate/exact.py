@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from embedtui.engine.validate.queries import both_present_sql, both_sides_sql, vector_column, vector_number
 from embedtui.model import Distance, Key, Migration, Side
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.names import key_sql
-
-Vectors = NDArray[np.float32]
+from embedtui.postgres.sides.protocol import Vectors
+from embedtui.postgres.sides.stream import copy_sql, keys_of, places_of, read_records, row_record
 
 Ranking = list[tuple[Key, float]]
 """Key and distance, nearest first."""
-
-# A block of vectors in memory, both sides together.
-_BLOCK_BYTES = 16 << 20
 
 # Equal vectors have equal distances up to this many decimals; ties are then broken by key.
 _DECIMALS = 9
@@ -37,6 +30,13 @@ class Nearest:
     """
 
     def __init__(self, distance: Distance, queries: Vectors, depth: int) -> None:
+        """Begin with no candidates.
+
+        Args:
+            distance: how rows are ordered.
+            queries: query vectors (n, d).
+            depth: rows to find for each.
+        """
         self._distance, self._depth = distance, depth
         self._queries = queries.astype(np.float64)
         self._norms = np.linalg.norm(self._queries, axis=1)
@@ -126,21 +126,21 @@ def read_nearest(
     # a row that is a query comes out as its own nearest
     deeper = depth + any(key is not None for key in leave_out)
     nearest = {side: Nearest(migration.distance, vectors[side], deeper) for side in Side}
-    record = _record(migration)
+    record = row_record(migration)
     leaves: dict[int, int] = {}
     read = 0
     with conn.transaction():
         # rows are known by their place, which means the same row only within one snapshot
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         conn.execute("SELECT set_config('statement_timeout', %s, true)", [f"{max(1, int(timeout * 1000))}ms"])
-        with conn.cursor().copy(_copy_sql(conn, migration, where)) as copy:
-            for block in _records(copy, record):
+        with conn.cursor().copy(copy_sql(conn, migration, where)) as copy:
+            for block in read_records(copy, record):
                 read += len(block)
                 step(read)
                 for side in Side:
-                    nearest[side].add(block[side.value].astype(np.float32), _places(block, leaves))
+                    nearest[side].add(block[side.value].astype(np.float32), places_of(block, leaves))
         wanted = {place for side in Side for found in nearest[side].places for place in found.tolist()}
-        keys = _keys(conn, migration, leaves, wanted)
+        keys = keys_of(conn, migration, leaves, wanted)
     return [
         {
             side: _ranking(nearest[side].distances[number], nearest[side].places[number], keys, left_out)[:depth]
@@ -148,91 +148,6 @@ def read_nearest(
         }
         for number, left_out in enumerate(leave_out)
     ]
-
-
-def _record(migration: Migration) -> np.dtype[np.void]:
-    """A row of the binary COPY: tableoid, ctid, old and new vector; all fields have a fixed width."""
-    parts: list[tuple[str, object] | tuple[str, object, tuple[int]]] = [
-        ("fields", ">i2"),
-        *(("leaf_length", ">i4"), ("leaf", ">u4")),
-        *(("tid_length", ">i4"), ("block", ">u4"), ("offset", ">u2")),
-    ]
-    for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
-        parts += [(f"{side}_length", ">i4"), (f"{side}_head", "V4")]
-        parts.append((side.value, vector_number(migration, side), (model.dimensions,)))
-    return np.dtype(parts)
-
-
-def _copy_sql(conn: Connection, migration: Migration, where: sql.Composable | None) -> sql.Composed:
-    table = migration.table.name
-    conditions: list[sql.Composable] = [both_present_sql(migration)]
-    declared = conn.execute(
-        "SELECT atttypmod FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attname = %s",
-        [migration.table_oid, migration.old_column],
-    ).fetchone()
-    if declared is None or declared[0] != migration.old_model.dimensions:
-        # a column declared without dimensions may hold vectors of others; asking each costs a detoasting
-        conditions.append(
-            sql.SQL("{}({}) = {}").format(
-                sql.Identifier(migration.vector_schema, "vector_dims"),
-                vector_column(migration, Side.OLD),
-                sql.Literal(migration.old_model.dimensions),
-            )
-        )
-    if where is not None:
-        conditions.append(sql.SQL("({})").format(where))
-    return sql.SQL("COPY (SELECT {}, {}, {}, {} FROM {} WHERE {}) TO STDOUT (FORMAT BINARY)").format(
-        sql.Identifier(table, "tableoid"),
-        sql.Identifier(table, "ctid"),
-        vector_column(migration, Side.OLD),
-        vector_column(migration, Side.NEW),
-        both_sides_sql(migration),
-        sql.SQL(" AND ").join(conditions),
-    )
-
-
-def _records(copy: psycopg.Copy, record: np.dtype[np.void]) -> Iterator[NDArray[np.void]]:
-    """Rows of a binary COPY in blocks; it begins with 19 bytes of head and ends with 2 of tail."""
-    size = max(1, _BLOCK_BYTES // record.itemsize) * record.itemsize
-    pending, head = bytearray(), 19
-    for data in copy:
-        pending += data
-        if len(pending) >= head + size:
-            yield np.frombuffer(bytes(pending[head : head + size]), record)
-            del pending[: head + size]
-            head = 0
-    rest = max(0, len(pending) - head) // record.itemsize * record.itemsize
-    if rest:
-        yield np.frombuffer(bytes(pending[head : head + rest]), record)
-
-
-def _places(block: NDArray[np.void], leaves: dict[int, int]) -> NDArray[np.uint64]:
-    """Place of each row as one number: leaf (numbered as met) << 48 | block << 16 | offset."""
-    places = block["block"].astype(np.uint64) * np.uint64(1 << 16) + block["offset"].astype(np.uint64)
-    for leaf in np.unique(block["leaf"]).tolist():
-        number = leaves.setdefault(leaf, len(leaves))
-        places[block["leaf"] == leaf] += np.uint64(number << 48)
-    return places
-
-
-def _keys(conn: Connection, migration: Migration, leaves: Mapping[int, int], places: Iterable[int]) -> dict[int, Key]:
-    by_leaf: dict[int, list[int]] = defaultdict(list)
-    for place in places:
-        by_leaf[place >> 48].append(place)
-    found: dict[int, Key] = {}
-    for oid, number in leaves.items():
-        row = conn.execute("SELECT %s::oid::regclass::text", [oid]).fetchone()
-        assert row is not None
-        tids = {f"({place >> 16 & 0xFFFFFFFF},{place & 0xFFFF})": place for place in by_leaf[number]}
-        rows = conn.execute(
-            sql.SQL("SELECT r.ctid::text, {} FROM ONLY {} r WHERE r.ctid = ANY (%s::tid[])").format(
-                key_sql(migration, "r"),
-                sql.SQL(row[0]),  # printed by regclass, which quotes what needs it
-            ),
-            [list(tids)],
-        )
-        found |= {tids[tid]: tuple(key) for tid, key in rows}
-    return found
 
 
 def _ranking(

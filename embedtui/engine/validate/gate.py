@@ -7,20 +7,17 @@ from enum import StrEnum
 
 import psycopg
 
-from embedtui.engine.validate.compare import Connect
-from embedtui.engine.validate.evaluation import (
-    VOID_SHARE,
-    approximate_index,
-    record,
-    with_verdicts,
-)
+from embedtui.engine.validate.evaluation import VOID_SHARE, record, with_verdicts
+from embedtui.engine.validate.run import Connect
 from embedtui.formatting import counted
 from embedtui.model import Check, Comparison, IndexMethod, Interval, Measures, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import used_by_search
+from embedtui.postgres.indexes.existing import approximate_index
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.sides.protocol import SideCounts
 from embedtui.postgres.state.migrations import add_audit
+from embedtui.postgres.state.queue import count_rows_waiting
 
 NDCG_MARGIN = 0.02
 """See :attr:`GateThresholds.ndcg_margin`."""
@@ -116,7 +113,7 @@ def judge(
             # the rows and the queue as of one instant, else a row embedded in between would be in neither
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             counts = make_placement(migration).count(conn)
-            queued = _queued(conn, migration)
+            queued = count_rows_waiting(conn, migration.id)
         state = [
             _coverage(counts, queued, thresholds),
             _freshness(counts, queued, thresholds),
@@ -137,14 +134,6 @@ def judge(
 
 
 # ------------------------------------------------------------------------------------------------- the table's state
-
-
-def _queued(conn: Connection, migration: Migration) -> int:
-    """Rows whose change waits to be embedded."""
-    query = "SELECT count(DISTINCT key) FROM embedtui.queue WHERE migration = %s AND kind <> 'd'"
-    row = conn.execute(query, [migration.id]).fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 def _coverage(counts: SideCounts, queued: int, thresholds: GateThresholds) -> Check:
@@ -284,12 +273,12 @@ def _unjudged(figures: Measures, thresholds: GateThresholds) -> Check:
             told = figures.verdict_p < 0.05
             return Check("quality", "fail" if told else "inconclusive", verdicts, "Look at the queries it lost.")
         return Check("quality", "pass" if figures.verdict_p < 0.05 else "warn", verdicts)
-    mend = f"Judge queries, or give at least {thresholds.min_verdicts} verdicts."
+    hint = f"Judge queries, or give at least {thresholds.min_verdicts} verdicts."
     if figures.overlap.mean < thresholds.chance_overlap:
         detail = f"{overlap}: the results have almost nothing in common, which two working models do not do."
-        return Check("quality", "fail", detail, "Check that vectors and rows belong together. " + mend)
+        return Check("quality", "fail", detail, "Check that vectors and rows belong together. " + hint)
     detail = f"{overlap}: different; without judgments nothing here knows whether for better or worse."
-    return Check("quality", "warn" if figures.overlap.mean >= thresholds.min_overlap else "inconclusive", detail, mend)
+    return Check("quality", "warn" if figures.overlap.mean >= thresholds.min_overlap else "inconclusive", detail, hint)
 
 
 def _index_loss(migration: Migration, figures: Measures, thresholds: GateThresholds) -> Check:
@@ -308,12 +297,12 @@ def _index_loss(migration: Migration, figures: Measures, thresholds: GateThresho
     if figures.index_recall_old is not None and recall >= figures.index_recall_old:
         return Check("index loss", "warn", f"{detail}; on the old side {_percent(figures.index_recall_old)}.")
     enough = next((point for point in figures.sweep if point.recall >= least), None)
-    mend = (
+    hint = (
         f"{enough.setting} = {enough.value} finds {_percent(enough.recall)} at a p95 of {enough.p95_ms:.1f} ms."
         if enough is not None
         else "Build the index again, on the full table."
     )
-    return Check("index loss", "fail", f"{detail}: this loss is the index's, not the model's.", mend)
+    return Check("index loss", "fail", f"{detail}: this loss is the index's, not the model's.", hint)
 
 
 def _latency(figures: Measures, thresholds: GateThresholds) -> Check:

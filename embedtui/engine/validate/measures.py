@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,12 @@ def index_recall(exact: Sequence[float], served: Sequence[float], k: int) -> flo
         return 1.0
     bound = max(wanted) + 1e-5 * max(1.0, abs(max(wanted)))
     return min(1.0, sum(distance <= bound for distance in served[:k]) / len(wanted))
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Arithmetic mean; None without values."""
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None
 
 
 def histogram(values: Sequence[float], bins: int = 10) -> tuple[int, ...]:

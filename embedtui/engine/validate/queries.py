@@ -1,61 +1,32 @@
-"""Where the queries of a comparison come from, and what is kept of them: texts, judgments, vectors, verdicts."""
+"""Where the queries of a comparison come from: a file, a query log, rows of the table; and the operator's verdicts."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
-from numpy.typing import NDArray
-from psycopg import sql
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 from embedtui.errors import Refused, SettingsError
 from embedtui.formatting import counted
-from embedtui.model import Key, Migration, QueryInput, Side
+from embedtui.model import Key, Migration, QueryInput
 from embedtui.postgres.connect import Connection, operator_name
-from embedtui.postgres.names import key_join_sql, key_sql, relation
-from embedtui.postgres.sides.layout import content_sql, has_content_sql, new_side
-
-Vector = NDArray[np.float32]
+from embedtui.postgres.sides.both import draw_rows, keys_as_stored
+from embedtui.postgres.state.queries import store_queries, store_vectors
+from embedtui.postgres.state.verdicts import Verdict, remove_verdict, store_verdict
 
 VERDICTS = ("new", "old", "same", "bad")
+"""What an operator may say of a query: a side is better, both are alike, both are bad."""
 
 ROW_TEXT = 400
 """Characters of a row's content that stand for it in the list of queries; what is searched by are its vectors."""
 
 _TEXT_NAMES = ("text", "query")
-
-_SIDE = "embedtui_side"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredQuery:
-    """A query as kept in embedtui.query."""
-
-    id: int
-    query: QueryInput
-    source: str
-    """Where it came from: a file's name, ``sql``, ``rows``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an operator decided about a query."""
-
-    verdict: str
-    """``new``, ``old``, ``same`` or ``bad``."""
-    note: str
-    who: str
-
-
-# --------------------------------------------------------------------------------------------------- from a file
 
 
 def from_file(path: Path) -> tuple[QueryInput, ...]:
@@ -170,9 +141,6 @@ def _key(value: object, where: str) -> Key:
     return tuple(str(part) for part in parts)
 
 
-# --------------------------------------------------------------------------------------- from SQL, from the table
-
-
 def from_sql(conn: Connection, query: str, *, limit: int = 10_000) -> tuple[QueryInput, ...]:
     """Queries of a query log: column ``text`` (or ``query``, or the first), optionally ``relevant`` and ``vector``.
 
@@ -224,85 +192,13 @@ def from_rows(conn: Connection, migration: Migration, count: int) -> tuple[Query
 
     The same rows are drawn again as long as they exist, so that a repeated comparison is one. Needs no model.
     """
-    alias = migration.table.name
-    drawn = conn.execute(
-        sql.SQL(
-            "SELECT {key}, pg_catalog.left({content}, {length}) FROM {both}"
-            " WHERE {present} AND {has_content} ORDER BY pg_catalog.hashtextextended(({key})::text, 5), 1 LIMIT {count}"
-        ).format(
-            key=key_sql(migration, alias),
-            content=content_sql(migration, alias),
-            has_content=has_content_sql(migration, alias),
-            length=sql.Literal(ROW_TEXT),
-            both=both_sides_sql(migration),
-            present=both_present_sql(migration),
-            count=sql.Literal(count),
-        )
-    ).fetchall()
+    drawn = draw_rows(conn, migration, count, ROW_TEXT)
     if not drawn:
         raise Refused(
             f"No row of {migration.table} has both vectors yet.",
             hint="Let the backfill run first.",
         )
-    return tuple(QueryInput(text, row=tuple(key)) for key, text in drawn)
-
-
-def both_sides_sql(migration: Migration) -> sql.Composed:
-    """FROM item with both sides; bare column names mean the user's table, which keeps its own name.
-
-    A side table is joined as ``embedtui_side`` with its columns renamed; rows without a new vector are kept.
-    """
-    side = new_side(migration)
-    if side.table == migration.table:
-        return sql.SQL("{}").format(relation(migration.table))
-    keys = [(name, f"embedtui_key_{number}") for number, name in enumerate(migration.key_columns, 1)]
-    return sql.SQL(
-        "{table} LEFT JOIN (SELECT {keys}, {vector} AS embedtui_vector, xmin AS embedtui_xmin FROM {side}) AS {alias}"
-        " ON {match}"
-    ).format(
-        table=relation(migration.table),
-        keys=sql.SQL(", ").join(
-            sql.SQL("{} AS {}").format(sql.Identifier(name), sql.Identifier(alias)) for name, alias in keys
-        ),
-        vector=sql.Identifier(side.embedding),
-        side=relation(side.table),
-        alias=sql.Identifier(_SIDE),
-        match=sql.SQL(" AND ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(_SIDE, alias), sql.Identifier(migration.table.name, name))
-            for name, alias in keys
-        ),
-    )
-
-
-def vector_column(migration: Migration, side: Side) -> sql.Identifier:
-    """A side's vector in :func:`both_sides_sql`."""
-    found = new_side(migration)
-    if side is Side.NEW and found.table != migration.table:
-        return sql.Identifier(_SIDE, "embedtui_vector")
-    return sql.Identifier(migration.table.name, migration.old_column if side is Side.OLD else found.embedding)
-
-
-def vector_bytes_sql(migration: Migration, side: Side) -> sql.Composed:
-    """A side's vector in :func:`both_sides_sql` as bytea, in pgvector's binary form."""
-    kind = migration.old_vector_type if side is Side.OLD else migration.vector_type
-    send = sql.Identifier(migration.vector_schema, f"{kind}_send")
-    return sql.SQL("{}({})").format(send, vector_column(migration, side))
-
-
-def vector_number(migration: Migration, side: Side) -> np.dtype[Any]:
-    """Type of the numbers in :func:`vector_bytes_sql`; they begin after four bytes of head."""
-    kind = migration.old_vector_type if side is Side.OLD else migration.vector_type
-    return np.dtype(">f2" if kind == "halfvec" else ">f4")
-
-
-def both_present_sql(migration: Migration) -> sql.Composed:
-    """Condition over :func:`both_sides_sql`: a row has both vectors."""
-    return sql.SQL("{} IS NOT NULL AND {} IS NOT NULL").format(
-        vector_column(migration, Side.OLD), vector_column(migration, Side.NEW)
-    )
-
-
-# -------------------------------------------------------------------------------------------------------- kept
+    return tuple(QueryInput(text, row=key) for key, text in drawn)
 
 
 def _judged_keys(conn: Connection, migration: Migration, queries: Sequence[QueryInput]) -> dict[Key, Key]:
@@ -320,19 +216,13 @@ def _judged_keys(conn: Connection, migration: Migration, queries: Sequence[Query
                 f" a judged key has {len(key)}: {list(key)}.",
                 hint="A key of several columns is a JSON array.",
             )
-    parts = sql.SQL(", ").join(
-        sql.SQL("k.key[{}]::{}::text").format(sql.Literal(position), sql.SQL(kind))
-        for position, kind in enumerate(migration.key_types, 1)
-    )
-    query = sql.SQL("SELECT k.key, ARRAY[{}] FROM {}").format(parts, keys_sql())
     try:
-        rows = conn.execute(query, {"keys": Jsonb([list(key) for key in given])}).fetchall()
+        return keys_as_stored(conn, migration, given)
     except psycopg.DataError as error:
         raise SettingsError(
             f"A judged key is not one of {migration.table}: {error.diag.message_primary or error}.",
             hint=f"The key is {', '.join(migration.key_columns)} ({', '.join(migration.key_types)}).",
         ) from None
-    return {tuple(key): tuple(stored) for key, stored in rows}
 
 
 def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput], source: str = "") -> tuple[int, ...]:
@@ -355,27 +245,7 @@ def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput],
         }
         for query in queries
     ]
-    rows = conn.execute(
-        """
-        WITH given AS (
-            SELECT number, entry->>'text' AS text, entry->'relevant' AS relevant,
-                   CASE WHEN pg_catalog.jsonb_typeof(entry->'row') = 'array'
-                        THEN ARRAY(SELECT pg_catalog.jsonb_array_elements_text(entry->'row')) END AS row_key
-            FROM pg_catalog.jsonb_array_elements(%(entries)s::jsonb) WITH ORDINALITY AS e(entry, number)),
-        stored AS (
-            INSERT INTO embedtui.query AS q (migration, text, row_key, relevant, source)
-            SELECT DISTINCT ON (md5(text), coalesce(row_key, '{}')) %(migration)s, text, row_key, relevant, %(source)s
-            FROM given ORDER BY md5(text), coalesce(row_key, '{}'), number DESC
-            ON CONFLICT (migration, md5(text), coalesce(row_key, '{}')) DO UPDATE SET
-                relevant = CASE WHEN excluded.relevant = '[]' THEN q.relevant ELSE excluded.relevant END,
-                source = CASE WHEN excluded.source = '' THEN q.source ELSE excluded.source END
-            RETURNING id, text, row_key)
-        SELECT stored.id FROM given JOIN stored ON md5(given.text) = md5(stored.text)
-           AND coalesce(given.row_key, '{}') = coalesce(stored.row_key, '{}') ORDER BY given.number
-        """,
-        {"entries": Jsonb(entries), "migration": migration.id, "source": source},
-    ).fetchall()
-    ids = tuple(row[0] for row in rows)
+    ids = store_queries(conn, migration.id, entries, source)
     logged = {
         number: np.asarray(query.vector, np.float32) for number, query in zip(ids, queries, strict=True) if query.vector
     }
@@ -390,89 +260,6 @@ def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput],
     return ids
 
 
-def load(conn: Connection, migration: Migration, ids: Iterable[int] | None = None) -> tuple[StoredQuery, ...]:
-    """Stored queries, oldest first: those with these ids, or all of this migration."""
-    rows = conn.execute(
-        "SELECT id, text, row_key, relevant, source FROM embedtui.query"
-        " WHERE migration = %(m)s AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s)) ORDER BY id",
-        {"m": migration.id, "ids": None if ids is None else list(ids)},
-    )
-    return tuple(
-        StoredQuery(
-            number,
-            QueryInput(
-                text,
-                tuple((tuple(key), float(gain)) for key, gain in relevant),
-                tuple(row_key) if row_key is not None else None,
-            ),
-            source,
-        )
-        for number, text, row_key, relevant, source in rows
-    )
-
-
-def load_vectors(conn: Connection, model: int | None, ids: Sequence[int]) -> dict[int, Vector]:
-    """Kept vectors of these queries under this model (id in embedtui.model); those without are absent."""
-    rows = conn.execute(
-        "SELECT query, pg_catalog.array_send(vector) FROM embedtui.query_vector WHERE model = %s AND query = ANY (%s)",
-        [model, list(ids)],
-        binary=True,
-    )
-    # array_send: 20 bytes of head for one dimension, then length and value of each number
-    element = np.dtype([("length", ">i4"), ("value", ">f4")])
-    return {query: np.frombuffer(data, element, offset=20)["value"].astype(np.float32) for query, data in rows}
-
-
-def store_vectors(conn: Connection, model: int | None, vectors: Mapping[int, Vector]) -> None:
-    """Keep vectors of queries under a model, so that they are paid for once."""
-    if not vectors:
-        return
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO embedtui.query_vector (query, model, vector) VALUES (%s, %s, %s::text::real[])"
-            " ON CONFLICT (query, model) DO UPDATE SET vector = excluded.vector",
-            [(query, model, "{" + ",".join(map(repr, vector.tolist())) + "}") for query, vector in vectors.items()],
-        )
-
-
-def keys_sql(parameter: str = "keys") -> sql.Composed:
-    """FROM item ``k(key text[])`` of the bound jsonb list of keys (arrays of arrays are not ragged in SQL)."""
-    return sql.SQL(
-        "(SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key"
-        " FROM pg_catalog.jsonb_array_elements({}::jsonb) e) k"
-    ).format(sql.Placeholder(parameter))
-
-
-def row_vectors(conn: Connection, migration: Migration, keys: Sequence[Key]) -> dict[Key, dict[Side, Vector]]:
-    """Both vectors of rows; rows that are gone or lack one are absent."""
-    rows = conn.execute(
-        sql.SQL("SELECT k.key, {old}, {new} FROM {both} JOIN {keys} ON {match} WHERE {present}").format(
-            old=vector_bytes_sql(migration, Side.OLD),
-            new=vector_bytes_sql(migration, Side.NEW),
-            keys=keys_sql(),
-            both=both_sides_sql(migration),
-            match=key_join_sql(migration, migration.table.name, sql.SQL("k.key")),
-            present=both_present_sql(migration),
-        ),
-        {"keys": Jsonb([list(key) for key in keys])},
-        binary=True,
-    )
-    sides = ((Side.OLD, migration.old_model.dimensions), (Side.NEW, migration.new_model.dimensions))
-    found: dict[Key, dict[Side, Vector]] = {}
-    for key, *data in rows:
-        pair = {
-            side: np.frombuffer(raw, vector_number(migration, side), offset=4).astype(np.float32)
-            for (side, _), raw in zip(sides, data, strict=True)
-        }
-        # a column declared without dimensions may hold vectors of others
-        if all(len(pair[side]) == dimensions for side, dimensions in sides):
-            found[tuple(key)] = pair
-    return found
-
-
-# ------------------------------------------------------------------------------------------------------ verdicts
-
-
 def decide(conn: Connection, query: int, verdict: str, note: str | None = None) -> None:
     """Record the operator's verdict on a query; a new one replaces the operator's own earlier one, empty takes it back.
 
@@ -484,26 +271,9 @@ def decide(conn: Connection, query: int, verdict: str, note: str | None = None) 
     """
     who = operator_name()
     if not verdict:
-        conn.execute("DELETE FROM embedtui.verdict WHERE query = %s AND who = %s", [query, who])
+        remove_verdict(conn, query, who)
         return
     if verdict not in VERDICTS:
         raise SettingsError(f"No verdict {verdict!r}.", hint=f"One of: {', '.join(VERDICTS)}.")
-    stored = conn.execute(
-        "INSERT INTO embedtui.verdict AS v (query, who, verdict, note)"
-        " SELECT id, %(who)s, %(verdict)s, coalesce(%(note)s, '') FROM embedtui.query WHERE id = %(query)s"
-        " ON CONFLICT (query, who) DO UPDATE SET verdict = excluded.verdict, at = now(), note ="
-        " CASE WHEN %(note)s::text IS NULL AND excluded.verdict = v.verdict THEN v.note ELSE excluded.note END",
-        {"who": who, "verdict": verdict, "note": note, "query": query},
-    ).rowcount
-    if not stored:
+    if not store_verdict(conn, query, Verdict(verdict, note, who)):
         raise Refused(f"There is no query {query}.")
-
-
-def verdicts(conn: Connection, ids: Sequence[int]) -> dict[int, Verdict]:
-    """The verdict on each of these queries; where several operators gave one, the newest."""
-    rows = conn.execute(
-        "SELECT DISTINCT ON (query) query, verdict, note, who FROM embedtui.verdict WHERE query = ANY (%s)"
-        " ORDER BY query, at DESC, who",
-        [list(ids)],
-    )
-    return {query: Verdict(verdict, note, who) for query, verdict, note, who in rows}

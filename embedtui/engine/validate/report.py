@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 
-from embedtui.errors import SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Check, Comparison, Interval, Measures, Migration, QueryComparison, RankedRow, Side
 
-FORMAT = 2
+FORMAT = 3
 """Version of the JSON's shape; grows when a name changes its meaning."""
 
 EXCERPT = 280
@@ -76,31 +74,6 @@ def to_csv(comparison: Comparison) -> str:
                 place = [side.value, row.rank, _cell(_key(row)), repr(row.distance), row.other_rank or "", relevant]
                 writer.writerow([*about, *place, int(row.missed), _cell(row.text)])
     return out.getvalue()
-
-
-def write_csv(path: Path, comparison: Comparison) -> None:
-    """Write :func:`to_csv` to a file.
-
-    Raises:
-        SettingsError: it cannot be written.
-    """
-    _write(path, to_csv(comparison))
-
-
-def write_html(path: Path, comparison: Comparison, migration: Migration) -> None:
-    """Write :func:`to_html` to a file.
-
-    Raises:
-        SettingsError: it cannot be written.
-    """
-    _write(path, to_html(comparison, migration))
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, "utf-8", newline="")
-    except OSError as error:
-        raise SettingsError(f"Cannot write {path}: {error.strerror}.") from None
 
 
 def _cell(text: str) -> str:
@@ -183,10 +156,10 @@ def _checks(checks: Sequence[Check]) -> str:
     rows = []
     for check in checks:
         style, word = _RESULTS.get(check.result, ("unsure", check.result))
-        mend = f"<br><span class=soft>{_html(check.mend)}</span>" if check.mend and check.result != "pass" else ""
+        hint = f"<br><span class=soft>{_html(check.hint)}</span>" if check.hint and check.result != "pass" else ""
         rows.append(
             f'<tr><td class="state {style}">{_html(word)}<td class=name>{_html(check.name)}'
-            f"<td>{_html(check.detail)}{mend}</tr>"
+            f"<td>{_html(check.detail)}{hint}</tr>"
         )
     return f"<div class=card><table>{''.join(rows)}</table></div>"
 

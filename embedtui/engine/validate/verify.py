@@ -11,6 +11,7 @@ from embedtui.model import Key, VerifyReport
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.sides.protocol import Placement
+from embedtui.postgres.state.queue import count_entries
 
 SAME_COSINE = 0.99
 """Below it a re-embedded text is not by the same model: providers' own noise stays above 0.999."""
@@ -21,7 +22,6 @@ def count_rows(conn: Connection, placement: Placement) -> VerifyReport:
     migration = placement.migration
     conn.execute("SET statement_timeout = 0")
     counts = placement.count(conn)
-    queued = conn.execute("SELECT count(*) FROM embedtui.queue WHERE migration = %s", [migration.id]).fetchone()
     status = index_status(conn, migration)
     return VerifyReport(
         rows=counts.rows,
@@ -35,7 +35,7 @@ def count_rows(conn: Connection, placement: Placement) -> VerifyReport:
         skipped=counts.skipped,
         orphaned=counts.orphaned,
         index_valid=status.valid if status.exists else None,
-        queued=int(queued[0]) if queued else 0,
+        queued=count_entries(conn, migration.id),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from embedtui.model import Migration, TableName
+from embedtui.model import Migration, Side, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
@@ -111,3 +111,42 @@ def partition_indexes(conn: Connection, table: TableName, column: str) -> dict[i
     """The first approximate index on a column, of the table and of each partition, by the relation's oid."""
     found = indexes_of(conn, oids_of(conn, table), column)
     return {oid: TableName(indexes[0].schema, indexes[0].name) for oid, indexes in found.items() if indexes}
+
+
+@dataclass(frozen=True, slots=True)
+class ApproximateIndex:
+    """An hnsw or ivfflat index on a side's vectors."""
+
+    oid: int
+    name: str
+    method: str
+    valid: bool
+    lists: int | None
+    """Of ivfflat."""
+    identity: str
+    """Changes when it is dropped, built again or becomes invalid."""
+
+
+def approximate_index(conn: Connection, migration: Migration, side: Side) -> ApproximateIndex | None:
+    """The approximate index on a side's vector column; a valid one before an invalid one, then the newest."""
+    found = new_side(migration)
+    table, column = (migration.table, migration.old_column) if side is Side.OLD else (found.table, found.embedding)
+    row = conn.execute(
+        """
+        SELECT c.oid::bigint, c.relname, am.amname, i.indisvalid,
+               (SELECT option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions)
+                WHERE option_name = 'lists'),
+               c.oid::text || ':' || i.indisvalid::int || ':' || coalesce(
+                   pg_catalog.pg_relation_filenode(c.oid)::text,
+                   (SELECT pg_catalog.string_agg(pg_catalog.pg_relation_filenode(p.relid)::text, ',' ORDER BY p.relid)
+                    FROM pg_catalog.pg_partition_tree(c.oid) p), '')
+        FROM pg_catalog.pg_class t JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+        JOIN pg_catalog.pg_index i ON i.indrelid = t.oid JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+        JOIN pg_catalog.pg_am am ON am.oid = c.relam
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
+        WHERE n.nspname = %s AND t.relname = %s AND a.attname = %s AND am.amname IN ('hnsw', 'ivfflat')
+        ORDER BY i.indisvalid DESC, c.oid DESC LIMIT 1
+        """,
+        [table.schema, table.name, column],
+    ).fetchone()
+    return ApproximateIndex(*row) if row is not None else None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
-from embedtui.model import Migration
+from embedtui.model import Key, Migration
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.names import relation
+from embedtui.postgres.names import key_join_sql, keys_sql, relation
 from embedtui.postgres.sides.layout import content_sql, has_content_sql
+
+TEXT = 2000
+"""Characters of a result's content that are read: what a screen or a report shows of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +55,19 @@ def count_texts(conn: Connection, migration: Migration, long: int, sample_percen
     ).fetchone()
     assert row is not None
     return TextCounts(*row)
+
+
+def row_texts(conn: Connection, migration: Migration, keys: Sequence[Key]) -> dict[Key, str]:
+    """The first characters (:data:`TEXT`) of these rows' content, in one statement; rows that are gone are absent."""
+    alias = migration.table.name
+    rows = conn.execute(
+        sql.SQL("SELECT k.key, pg_catalog.left({content}, {length}) FROM {keys} JOIN {table} ON {match}").format(
+            content=content_sql(migration, alias),
+            length=sql.Literal(TEXT),
+            keys=keys_sql(),
+            table=sql.Identifier(migration.table.schema, migration.table.name),
+            match=key_join_sql(migration, alias, sql.SQL("k.key")),
+        ),
+        {"keys": Jsonb([list(key) for key in keys])},
+    )
+    return {tuple(key): text for key, text in rows}

@@ -188,9 +188,9 @@ def check_lines(check: Check, width: int, limit: int = 3) -> list[Content]:
     head = draw.line((f"{glyph} {draw.fit(word, 8)}", f"bold {style}"), (safe.line(check.name), "bold"))
     rows = [draw.cut(head, width)]
     rows += [draw.line("  ", each) for each in draw.wrapped(safe.line(check.detail), width - 2, "$muted", limit)]
-    if check.mend and check.result != "pass":
+    if check.hint and check.result != "pass":
         rows += [
             draw.line("  ", ("→ " if not i else "  ", style), each)
-            for i, each in enumerate(draw.wrapped(acts.keyed(safe.line(check.mend)), width - 4, "", limit))
+            for i, each in enumerate(draw.wrapped(acts.keyed(safe.line(check.hint)), width - 4, "", limit))
         ]
     return rows

@@ -11,10 +11,10 @@ import pytest
 from psycopg import sql
 
 from embedtui.demo.api import LoopbackServer, ModelFunction
-from embedtui.engine.validate import compare as comparing_module
-from embedtui.engine.validate import gate, queries
+from embedtui.engine.validate import gate, queries, query_vectors, searching
 from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.exact import Nearest, read_nearest
+from embedtui.engine.validate.run import CompareOptions
 from embedtui.errors import Interrupted, NotClean, ProviderError
 from embedtui.model import Comparison, Distance, EmbeddingModel, Interval, Migration, PlacementKind, QueryInput, Side
 from embedtui.postgres.connect import connect
@@ -125,8 +125,8 @@ def test_a_big_table_is_searched_for_a_sample_of_queries(database: str, monkeypa
     migration = random_table(database)
     asked = row_queries(database, migration)
     whole = compare(connector(database), migration, asked)
-    monkeypatch.setattr(comparing_module, "EXACT_SAMPLE", 8)
-    sampled = compare(connector(database), migration, asked, exact_bytes=0)
+    monkeypatch.setattr(searching, "EXACT_SAMPLE", 8)
+    sampled = compare(connector(database), migration, asked, CompareOptions(exact_bytes=0))
     assert (whole.measures.basis, whole.measures.exact_queries) == ("exact", 40)
     assert (sampled.measures.basis, sampled.measures.exact_queries, sampled.measures.queries) == ("served", 8, 40)
     assert sampled.measures.index_recall is not None
@@ -163,16 +163,16 @@ def test_a_replica_is_only_read(database: str) -> None:
         connector(database),
         migration,
         row_queries(database, migration),
+        CompareOptions(iterative_scan="strict_order"),
         replica=lambda: connect(database, name="replica", read_only=True),
-        iterative_scan="strict_order",
     )
     assert made.measures.queries == made.measures.exact_queries == 40
 
 
 def test_what_is_served_is_sampled_where_searches_are_slow(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     migration = random_table(database)
-    monkeypatch.setattr(comparing_module, "SERVED_ENOUGH", 10)
-    monkeypatch.setattr(comparing_module, "SERVED_SECONDS", 0.0)
+    monkeypatch.setattr(searching, "SERVED_ENOUGH", 10)
+    monkeypatch.setattr(searching, "SERVED_SECONDS", 0.0)
     made = compare(connector(database), migration, row_queries(database, migration))
     assert (made.measures.basis, made.measures.queries) == ("exact", 40)
     assert sum(query.index_recall is not None for query in made.queries) == 10
@@ -182,7 +182,9 @@ def test_what_is_served_is_sampled_where_searches_are_slow(database: str, monkey
 def test_the_filter_is_part_of_both_searches(database: str) -> None:
     migration = random_table(database)
     asked = row_queries(database, migration)
-    made = compare(connector(database), migration, asked, where="category = 1 AND content LIKE 'text %'")
+    made = compare(
+        connector(database), migration, asked, CompareOptions(where="category = 1 AND content LIKE 'text %'")
+    )
     keys = {int(row.key[0]) for query in made.queries for row in (*query.old, *query.new)}
     assert {key % 3 for key in keys} == {1}
     assert made.where.startswith("category")
@@ -196,7 +198,7 @@ def test_during_the_backfill_only_rows_with_both_vectors_count(database: str, pl
     assert made.partial
     assert max(keys) < 150
     assert any("250 of 400 rows have one vector only" in line for line in made.measures.unknown)
-    served = compare(connector(database), migration, row_queries(database, migration), exact_bytes=0)
+    served = compare(connector(database), migration, row_queries(database, migration), CompareOptions(exact_bytes=0))
     assert max(int(row.key[0]) for query in served.queries for row in (*query.old, *query.new)) < 150
 
 
@@ -276,7 +278,7 @@ def test_a_dead_old_model_leaves_rows_and_says_so(database: str) -> None:
         migration = served_table(database, api)
         made = compare(connector(database), migration, ASKED, embedders=embedders(migration, api))
     assert all(query.row is not None for query in made.queries)
-    assert made.measures.queries == comparing_module.ROWS
+    assert made.measures.queries == query_vectors.ROWS
     unknown = " ".join(made.measures.unknown)
     assert "How 20 of 20 queries fared under old-model" in unknown
     assert "How real queries fare" in unknown
@@ -374,7 +376,8 @@ def test_an_unchanged_state_is_not_measured_twice(database: str) -> None:
     def measure(**options: Any) -> Comparison:
         steps.clear()
         made = compare(
-            connector(database), migration, asked, progress=lambda what, done, total: steps.append(what), **options
+            connector(database), migration, asked, CompareOptions(**options),
+            progress=lambda what, done, total: steps.append(what),
         )  # fmt: skip
         return gate.decide_gate(connector(database), migration, made)
 

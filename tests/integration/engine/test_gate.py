@@ -28,6 +28,7 @@ from embedtui.model import (
 )
 from embedtui.postgres.connect import connect
 from embedtui.postgres.sides.capture import install_sql
+from embedtui.postgres.state.queries import store_vectors
 from tests.kits.comparing import Vectors, build_index, connector, execute, make_table, unit
 
 
@@ -81,8 +82,8 @@ def judged_comparison(
     asked = corpus.questions if judged else tuple(QueryInput(query.text) for query in corpus.questions)
     with connect(dsn, name="test") as conn:
         ids = queries.store(conn, migration, asked, "demo")
-        queries.store_vectors(conn, migration.old_model.id, dict(zip(ids, asked_old, strict=True)))
-        queries.store_vectors(conn, migration.new_model.id, dict(zip(ids, asked_new, strict=True)))
+        store_vectors(conn, migration.old_model.id, dict(zip(ids, asked_old, strict=True)))
+        store_vectors(conn, migration.new_model.id, dict(zip(ids, asked_new, strict=True)))
     made = compare(connector(dsn), migration, asked)
     return migration, decide_gate(connector(dsn), migration, made)
 
@@ -150,7 +151,7 @@ def test_a_bad_index_is_blamed_instead_of_the_model(database: str, corpus: Corpu
     assert check(made, "quality").detail.startswith("The new model is better")
     lost = check(made, "index loss")
     assert "this loss is the index's, not the model's" in lost.detail
-    assert lost.mend.startswith("ivfflat.probes = ")
+    assert lost.hint.startswith("ivfflat.probes = ")
 
 
 def test_without_judgments_nothing_is_called_worse(database: str, corpus: Corpus) -> None:
@@ -231,7 +232,7 @@ def test_index_loss_check(given: dict[str, float | None], result: str, database:
     point = SweepPoint("hnsw.ef_search", 80, 0.97, 1.0, 2.04)
     found = gate._index_loss(migration, figures(sweep=(point,), **given), GateThresholds())
     assert found.result == result
-    assert ("hnsw.ef_search = 80 finds 97 % at a p95 of 2.0 ms" in found.mend) == (result == "fail")
+    assert ("hnsw.ef_search = 80 finds 97 % at a p95 of 2.0 ms" in found.hint) == (result == "fail")
 
 
 @pytest.mark.parametrize(

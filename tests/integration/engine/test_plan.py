@@ -251,7 +251,7 @@ def test_what_cannot_work_fails_and_is_refused(
         conn.execute(prepare)
     made = plan(**flags)
     check = next(check for check in made.checks if check.name == name and check.result == "fail")
-    assert said in check.detail and check.mend
+    assert said in check.detail and check.hint
     settings = settings_of(tmp_path, **flags)
     with pytest.raises(error) as caught:
         require_ready(conn, resolve(conn, settings), settings)
@@ -291,7 +291,7 @@ def test_index_memory_is_forecast(conn: Connection, plan: MakePlan, database: st
     conn.execute(f"ALTER DATABASE {conn.info.dbname} SET maintenance_work_mem = '1MB'")
     check = found(plan(), "index memory")
     assert check and check.result == "warn"
-    assert "maintenance_work_mem is 1.0 MB" in check.detail and "index.maintenance_work_mem" in check.mend
+    assert "maintenance_work_mem is 1.0 MB" in check.detail and "index.maintenance_work_mem" in check.hint
 
 
 def test_old_transactions_are_said(
@@ -316,7 +316,7 @@ def test_a_role_without_rights_gets_the_grants_it_needs(conn: Connection, databa
                 with pytest.raises(DatabaseError) as caught:
                     require_ready(other, resolve(other, settings), settings)
                 assert caught.value.exit_code is ExitCode.DATABASE
-            grants = (check := found(made, "rights")) and check.mend
+            grants = (check := found(made, "rights")) and check.hint
             assert grants and f"GRANT TRIGGER ON documents TO {role}" in grants
             # without ownership a side table is the one that can be had
             conn.execute(grants + f"GRANT CREATE ON DATABASE {conn.info.dbname} TO {role};")  # type: ignore[arg-type]
@@ -398,5 +398,5 @@ def test_a_wrong_key_model_or_size_is_found_by_the_check(
     with LoopbackServer({"m": hash_model(8)}, key="sk-test") as api:
         made = plan(env={"OPENAI_BASE_URL": api.base_url, **env}, check_provider=True, **flags)
     check = found(made, "provider")
-    assert check and check.result == "fail" and said in f"{check.detail} {check.mend}".lower()
+    assert check and check.result == "fail" and said in f"{check.detail} {check.hint}".lower()
     assert "sk-wrong" not in check.detail

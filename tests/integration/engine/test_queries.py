@@ -12,7 +12,10 @@ from embedtui.engine.validate import queries
 from embedtui.errors import Refused, SettingsError
 from embedtui.model import Migration, PlacementKind, QueryInput, Side
 from embedtui.postgres.connect import connect
+from embedtui.postgres.sides.both import row_vectors
 from embedtui.postgres.state.migrations import register_model
+from embedtui.postgres.state.queries import StoredQuery, load_queries, load_vectors, store_vectors
+from embedtui.postgres.state.verdicts import Verdict, load_verdicts
 from tests.kits.comparing import execute, make_table, unit
 
 
@@ -103,9 +106,9 @@ def test_from_sql_with_logged_vectors(database: str) -> None:
             QueryInput("like 100%", ((("3",), 1.0),)),
         )
         ids = queries.store(conn, migration, found, "sql")
-        kept = queries.load_vectors(conn, migration.old_model.id, ids)
+        kept = load_vectors(conn, migration.old_model.id, ids)
         assert {number: vector.tolist() for number, vector in kept.items()} == {ids[0]: [1, 2, 3, 4]}
-        assert queries.load_vectors(conn, migration.new_model.id, ids) == {}
+        assert load_vectors(conn, migration.new_model.id, ids) == {}
         assert queries.from_sql(conn, "SELECT 'a' AS whatever")[0].text == "a"
 
 
@@ -143,7 +146,7 @@ def test_rows_as_queries_have_both_vectors(database: str, placement: PlacementKi
         assert drawn == queries.from_rows(conn, migration, 10), "drawn again, they are the same"
         assert len(queries.from_rows(conn, migration, 100)) == 15
         keys = [query.row for query in drawn if query.row is not None]
-        vectors = queries.row_vectors(conn, migration, [*keys, ("17",), ("gone",)])
+        vectors = row_vectors(conn, migration, [*keys, ("17",), ("gone",)])
         assert set(vectors) == set(keys)
         row = conn.execute("SELECT embedding::text FROM docs WHERE id = %s", [keys[0][0]]).fetchone()
         assert row is not None
@@ -173,8 +176,8 @@ def test_a_query_stored_again_keeps_its_id(database: str) -> None:
         row_query = QueryInput("a", row=("5",))
         other = queries.store(conn, migration, [row_query], "rows")
         assert other[0] not in first
-        kept = {query.id: query for query in queries.load(conn, migration)}
-        assert kept[first[0]] == queries.StoredQuery(first[0], judged, "two")
+        kept = {query.id: query for query in load_queries(conn, migration)}
+        assert kept[first[0]] == StoredQuery(first[0], judged, "two")
         assert kept[other[0]].query == row_query
         assert len(kept) == 3
 
@@ -193,9 +196,9 @@ def test_a_judged_key_is_kept_as_the_table_writes_it(database: str) -> None:
         uuids = replace(migration, key_types=("uuid",))
         with pytest.raises(SettingsError, match="invalid input syntax for type uuid"):
             queries.store(conn, uuids, [QueryInput("a", ((("17",), 1.0),))])
-        assert queries.load(conn, migration) == ()
+        assert load_queries(conn, migration) == ()
         queries.store(conn, uuids, [QueryInput("a", (((key,), 1.0),))])
-        (kept,) = queries.load(conn, migration)
+        (kept,) = load_queries(conn, migration)
         assert kept.query.relevant == (((key.lower(),), 1.0),)
 
 
@@ -204,8 +207,8 @@ def test_vectors_are_kept_exactly(database: str) -> None:
     vector = np.array([0.1, -1e-30, 3.4e38, 1 / 3, 0, 5], np.float32)
     with connect(database, name="test") as conn:
         ids = queries.store(conn, migration, [QueryInput("a")])
-        queries.store_vectors(conn, migration.new_model.id, {ids[0]: vector})
-        assert queries.load_vectors(conn, migration.new_model.id, ids)[ids[0]].tobytes() == vector.tobytes()
+        store_vectors(conn, migration.new_model.id, {ids[0]: vector})
+        assert load_vectors(conn, migration.new_model.id, ids)[ids[0]].tobytes() == vector.tobytes()
 
 
 def test_another_query_prefix_forgets_the_vectors_kept(database: str) -> None:
@@ -214,13 +217,13 @@ def test_another_query_prefix_forgets_the_vectors_kept(database: str) -> None:
     with connect(database, name="test") as conn:
         ids = queries.store(conn, migration, [QueryInput("a")])
         for model in (migration.old_model, migration.new_model):
-            queries.store_vectors(conn, model.id, {ids[0]: np.ones(model.dimensions, "<f4")})
+            store_vectors(conn, model.id, {ids[0]: np.ones(model.dimensions, "<f4")})
         assert register_model(conn, migration.new_model).id == migration.new_model.id
-        assert queries.load_vectors(conn, migration.new_model.id, ids)
+        assert load_vectors(conn, migration.new_model.id, ids)
         again = register_model(conn, replace(migration.new_model, query_prefix="query: "))
         assert again.id == migration.new_model.id
-        assert not queries.load_vectors(conn, migration.new_model.id, ids)
-        assert queries.load_vectors(conn, migration.old_model.id, ids)
+        assert not load_vectors(conn, migration.new_model.id, ids)
+        assert load_vectors(conn, migration.old_model.id, ids)
 
 
 def test_verdicts(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,19 +233,19 @@ def test_verdicts(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EMBEDTUI_OPERATOR", "ann")
         queries.decide(conn, one, "old", "at first")
         queries.decide(conn, one, "new", "on second thought")
-        assert queries.verdicts(conn, [one, two]) == {one: queries.Verdict("new", "on second thought", "ann")}
+        assert load_verdicts(conn, [one, two]) == {one: Verdict("new", "on second thought", "ann")}
         queries.decide(conn, one, "new")
-        assert queries.verdicts(conn, [one])[one].note == "on second thought", "pressed again, it keeps its note"
+        assert load_verdicts(conn, [one])[one].note == "on second thought", "pressed again, it keeps its note"
         queries.decide(conn, one, "new", "")
-        assert queries.verdicts(conn, [one])[one].note == "", "taken away"
+        assert load_verdicts(conn, [one])[one].note == "", "taken away"
         queries.decide(conn, two, "old", "at first")
         queries.decide(conn, two, "new")
-        assert queries.verdicts(conn, [two])[two].note == "", "another verdict does not"
+        assert load_verdicts(conn, [two])[two].note == "", "another verdict does not"
         monkeypatch.setenv("EMBEDTUI_OPERATOR", "bob")
         queries.decide(conn, one, "bad")
-        assert queries.verdicts(conn, [one])[one].who == "bob", "the newest counts"
+        assert load_verdicts(conn, [one])[one].who == "bob", "the newest counts"
         queries.decide(conn, one, "")
-        assert queries.verdicts(conn, [one])[one].who == "ann"
+        assert load_verdicts(conn, [one])[one].who == "ann"
         with pytest.raises(SettingsError, match="No verdict"):
             queries.decide(conn, one, "better")
         with pytest.raises(Refused):

@@ -30,7 +30,7 @@ def test_a_read_only_database_and_our_schema_are_seen(database: str) -> None:
     assert facts.read_only and facts.state_schema
 
 
-def test_without_pgvector_the_mend_is_named(empty_database: str) -> None:
+def test_without_pgvector_the_hint_says_how_to_get_it(empty_database: str) -> None:
     with connect(empty_database, name="test") as conn, pytest.raises(DatabaseError) as caught:
         require_server(server_facts(conn))
     assert "pgvector is not in database" in str(caught.value) and "CREATE EXTENSION vector" in str(caught.value)

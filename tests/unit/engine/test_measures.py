@@ -12,8 +12,9 @@ import pytest
 from ir_measures import RR, R, nDCG
 
 from embedtui.engine.validate import measures
-from embedtui.engine.validate.evaluation import ranked_query
-from embedtui.model import Side
+from embedtui.engine.validate.ranking import SearchedQuery, rank
+from embedtui.model import QueryInput, Side
+from embedtui.postgres.state.queries import StoredQuery
 
 
 def made_up_run(seed: int) -> tuple[dict[str, dict[str, int]], dict[str, list[str]]]:
@@ -84,11 +85,8 @@ def test_rbo_weighs_the_top_most() -> None:
 
 def test_position_changes() -> None:
     """Per result its rank on the other side: moved, entered (new side) or left (old side)."""
-    sides = [[((key,), 0.1) for key in keys] for keys in ("abc", "bxa")]
-    found = ranked_query(
-        1, "q", *sides, {}, 3, missed={side: set() for side in Side}, gains={}, row=None, ndcg_old=None, ndcg_new=None,
-        index_recall=None,
-    )  # fmt: skip
+    rankings = {side: [((key,), 0.1) for key in keys] for side, keys in ((Side.OLD, "abc"), (Side.NEW, "bxa"))}
+    found = rank(SearchedQuery(StoredQuery(1, QueryInput("q"), ""), rankings), {}, 3)
     assert [(*row.key, row.rank, row.other_rank) for row in found.old] == [("a", 1, 3), ("b", 2, 1), ("c", 3, None)]
     assert [(*row.key, row.rank, row.other_rank) for row in found.new] == [("b", 1, 2), ("x", 2, None), ("a", 3, 1)]
 

@@ -8,12 +8,10 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
-from embedtui.engine.validate.report import to_csv, to_html, to_json, write_csv, write_html
-from embedtui.errors import SettingsError
+from embedtui.engine.validate.report import to_csv, to_html, to_json
 from embedtui.model import (
     Check,
     Comparison,
@@ -192,7 +190,7 @@ def test_the_page_without_judgments() -> None:
 
 def test_json_holds_everything() -> None:
     document = json.loads(to_json(COMPARISON, MIGRATION))
-    assert (document["format"], document["verdict"], document["at"]) == (2, "FAIL", "2026-01-02T03:04:00+00:00")
+    assert (document["format"], document["verdict"], document["at"]) == (3, "FAIL", "2026-01-02T03:04:00+00:00")
     assert (document["old_model"], document["new_dimensions"]) == ("old&model", 3)
     assert document["queries"][0]["text"] == EVIL
     assert document["queries"][0]["new"][0] == {
@@ -216,12 +214,3 @@ def test_csv_has_a_line_per_result_and_no_formula() -> None:
     composite = replace(COMPARISON.queries[0], new=(RankedRow(("a", "1"), 1, 0.1, "x"),))
     last = list(csv.DictReader(io.StringIO(to_csv(replace(COMPARISON, queries=(composite,))))))[-1]
     assert json.loads(last["key"]) == ["a", "1"]
-
-
-def test_written_files(tmp_path: Path) -> None:
-    write_csv(tmp_path / "a.csv", COMPARISON)
-    write_html(tmp_path / "a.html", COMPARISON, MIGRATION)
-    assert (tmp_path / "a.csv").read_bytes().decode() == to_csv(COMPARISON)
-    assert (tmp_path / "a.html").read_text("utf-8") == to_html(COMPARISON, MIGRATION)
-    with pytest.raises(SettingsError, match="Cannot write"):
-        write_html(tmp_path / "none" / "a.html", COMPARISON, MIGRATION)

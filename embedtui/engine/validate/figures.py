@@ -1,0 +1,179 @@
+"""Rankings put together: measures per query and over all, and what could not be known."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from embedtui.engine.validate import measures
+from embedtui.engine.validate.measures import mean
+from embedtui.engine.validate.ranking import SearchedQuery, rank
+from embedtui.engine.validate.run import Queries, Run
+from embedtui.engine.validate.searching import Searched
+from embedtui.errors import NotClean
+from embedtui.formatting import counted
+from embedtui.model import Comparison, IndexMethod, Interval, Key, Measures, QueryComparison, SeenState, Side
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.sides.both import count_gone
+from embedtui.postgres.sides.texts import row_texts
+from embedtui.postgres.state.queries import StoredQuery
+
+LOW_OVERLAP = 0.3
+"""Below this overlap@k a query counts as low: fewer than three of ten results kept."""
+
+_Judged = defaultdict[str, list[float]]
+"""A figure of each judged query, in their order, by its name."""
+
+
+def put_together(
+    conn: Connection, run: Run, seen: SeenState, asked: Queries, searched: Searched, unknown: Sequence[str]
+) -> Comparison:
+    """The comparison that the searches came to, not recorded yet.
+
+    Args:
+        conn: connection to the primary, for the rows' texts.
+        run: what was compared, and how.
+        seen: the state of the table that was searched.
+        asked: the queries.
+        searched: what was found.
+        unknown: what could not be had so far.
+
+    Raises:
+        NotClean: not one search came back in time.
+    """
+    k = run.options.k
+    basis = "exact" if len(searched.exact) == len(asked) else "served"
+    rankings = searched.exact if basis == "exact" else searched.served
+    if not rankings:
+        raise NotClean("Not one search came back in time.", hint="Allow more time, or compare on a replica.")
+    shown = {key for found in rankings.values() for side in Side for key, _ in found[side][:k]}
+    texts = row_texts(conn, run.migration, sorted(shown))
+    recalls = {side: searched.index_recalls(side, k) for side in searched.indexes}
+    made: list[QueryComparison] = []
+    judged: _Judged = defaultdict(list)
+    for position in sorted(rankings):
+        query = asked.queries[position]
+        keys = {side: [key for key, _ in rankings[position][side]] for side in Side}
+        served = {side: [key for key, _ in found] for side, found in searched.served.get(position, {}).items()}
+        missed: dict[Side, set[Key]] = {}
+        for side, of_side in recalls.items():
+            if basis == "exact" and of_side.get(position, 1.0) < 1:
+                missed[side] = set(keys[side][:k]) - set(served[side])
+        found = SearchedQuery(
+            query=query,
+            rankings=rankings[position],
+            missed=missed,
+            ndcg=_judge(query, keys, served, judged),
+            index_recall=recalls.get(Side.NEW, {}).get(position),
+        )
+        made.append(rank(found, texts, k))
+    told = (
+        *unknown,
+        *searched.unknown,
+        *_unknown(conn, run, seen, [asked.queries[position] for position in rankings], bool(judged), searched),
+    )
+    return Comparison(
+        k=k,
+        queries=tuple(sorted(made, key=lambda query: (query.overlap, query.rbo, query.query_id))),
+        measures=_figures(made, judged, searched, recalls, k, basis, told),
+        partial=seen.one_sided > 0,
+        seen=seen,
+    )
+
+
+def _judge(
+    query: StoredQuery,
+    keys: Mapping[Side, Sequence[Key]],
+    served: Mapping[Side, Sequence[Key]],
+    judged: _Judged,
+) -> dict[Side, float | None]:
+    """nDCG of both rankings where the query has judgments; all judged figures are added to ``judged``."""
+    gains = dict(query.query.relevant)
+    if not any(gain > 0 for gain in gains.values()):
+        return {}
+    ndcg: dict[Side, float | None] = {}
+    for side in Side:
+        ndcg[side] = figure = measures.ndcg(keys[side], gains)
+        judged[f"ndcg_{side}"].append(figure)
+        judged[f"recall_{side}"].append(measures.recall(keys[side], gains))
+        judged[f"mrr_{side}"].append(measures.reciprocal_rank(keys[side], gains))
+    if served:
+        judged["served"].append(measures.ndcg(served[Side.NEW], gains))
+    return ndcg
+
+
+def _unknown(
+    conn: Connection, run: Run, seen: SeenState, compared: Sequence[StoredQuery], judged: bool, searched: Searched
+) -> Iterable[str]:
+    migration = run.migration
+    if not judged:
+        yield "Which model is better: there are no judgments. Overlap says how much changed, not for the worse."
+    else:
+        relevant = {key for query in compared for key, gain in query.query.relevant if gain > 0}
+        if gone := count_gone(conn, migration, relevant):
+            rows = counted(gone, "judged row is", "judged rows are")
+            yield f"{rows} not in {migration.table}: not found, on both sides."
+    if seen.one_sided:
+        has = "has" if seen.one_sided == 1 else "have"
+        rows = counted(seen.rows, "row", "rows")
+        yield f"{seen.one_sided:,} of {rows} {has} one vector only: left out, on both sides."
+    if Side.NEW not in searched.indexes and migration.index_method is not IndexMethod.NONE:
+        yield "What an approximate index will lose, and its latency: the new side has none that is valid."
+
+
+def _figures(
+    made: Sequence[QueryComparison],
+    judged: Mapping[str, list[float]],
+    searched: Searched,
+    recalls: Mapping[Side, Mapping[int, float]],
+    k: int,
+    basis: str,
+    unknown: tuple[str, ...],
+) -> Measures:
+    overlaps = [query.overlap for query in made]
+    differences = [new - old for old, new in zip(judged.get("ndcg_old", ()), judged.get("ndcg_new", ()), strict=True)]
+    served = judged.get("served", ())
+    models = [
+        measures.overlap([key for key, _ in found[Side.OLD]], [key for key, _ in found[Side.NEW]], k)
+        for found in searched.exact.values()
+    ]
+    return Measures(
+        queries=len(made),
+        k=k,
+        overlap=_interval(overlaps),
+        rbo=_interval([query.rbo for query in made]),
+        top1_kept=sum(query.top1_kept for query in made) / len(made),
+        low_overlap=sum(overlap < LOW_OVERLAP for overlap in overlaps),
+        histogram=measures.histogram(overlaps),
+        judged=len(differences),
+        ndcg_old=measures.bootstrap(judged.get("ndcg_old", ())),
+        ndcg_new=measures.bootstrap(judged.get("ndcg_new", ())),
+        ndcg_difference=measures.bootstrap(differences),
+        recall_old=measures.bootstrap(judged.get("recall_old", ())),
+        recall_new=measures.bootstrap(judged.get("recall_new", ())),
+        mrr_old=measures.bootstrap(judged.get("mrr_old", ())),
+        mrr_new=measures.bootstrap(judged.get("mrr_new", ())),
+        p_value=measures.randomisation_test(differences),
+        model_overlap=mean(models),
+        index_recall=mean(recalls.get(Side.NEW, {}).values()),
+        index_recall_old=mean(recalls.get(Side.OLD, {}).values()),
+        basis=basis,
+        exact_queries=len(searched.exact),
+        ndcg_served=measures.bootstrap(served) if Side.NEW in recalls and len(served) == len(differences) else None,
+        sweep=searched.sweep,
+        latency_old_ms=_latency(searched.milliseconds[Side.OLD]),
+        latency_new_ms=_latency(searched.milliseconds[Side.NEW]),
+        unknown=unknown,
+    )
+
+
+def _interval(values: Sequence[float]) -> Interval:
+    found = measures.bootstrap(values)
+    assert found is not None, "there is at least one query"
+    return found
+
+
+def _latency(milliseconds: Sequence[float]) -> tuple[float, float] | None:
+    if not milliseconds:
+        return None
+    return measures.percentile(milliseconds, 50), measures.percentile(milliseconds, 95)

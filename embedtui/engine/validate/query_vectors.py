@@ -1,0 +1,122 @@
+"""The queries of a comparison with their vectors under both models; what is missing is embedded and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from embedtui.engine.validate.queries import from_rows, store
+from embedtui.engine.validate.run import Queries, Run, count_queries
+from embedtui.errors import NotClean
+from embedtui.model import EmbeddingModel, Migration, QueryInput, Side
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.sides.both import row_vectors
+from embedtui.postgres.state.queries import StoredQuery, Vector, load_queries, load_vectors, store_vectors
+from embedtui.providers.base import Embedder, ProviderFault
+
+ROWS = 100
+"""Rows taken as queries where none are given."""
+
+BATCH = 256
+"""Query texts per request."""
+
+
+def asked_queries(
+    conn: Connection, migration: Migration, queries: Sequence[QueryInput] | None, source: str
+) -> tuple[StoredQuery, ...]:
+    """The given queries, once kept; without any those kept before, real ones before rows; without these, rows."""
+    if queries:
+        return load_queries(conn, migration, store(conn, migration, queries, source))
+    kept = load_queries(conn, migration)
+    real = tuple(query for query in kept if query.query.row is None)
+    return real or kept or _rows_as_queries(conn, migration)
+
+
+def _rows_as_queries(conn: Connection, migration: Migration) -> tuple[StoredQuery, ...]:
+    return load_queries(conn, migration, store(conn, migration, from_rows(conn, migration, ROWS), "rows"))
+
+
+def with_vectors(
+    conn: Connection, run: Run, asked: Sequence[StoredQuery], embedders: Mapping[Side, Embedder | None]
+) -> tuple[Queries, list[str]]:
+    """Queries with their vectors on both sides, and what could not be had.
+
+    Raises:
+        ProviderError: the new model does not answer.
+        NotClean: no query has both vectors.
+        Interrupted: the run was stopped.
+    """
+    migration, unknown = run.migration, []
+    real = [query for query in asked if query.query.row is None]
+    known = {
+        Side.OLD: load_vectors(conn, migration.old_model.id, [query.id for query in real]),
+        Side.NEW: load_vectors(conn, migration.new_model.id, [query.id for query in real]),
+    }
+    for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
+        missing = [query for query in real if query.id not in known[side]]
+        embedder = embedders.get(side)
+        why = "it is retired" if model.retired else "it is not to be asked"
+        if missing and embedder is not None:
+            try:
+                known[side] |= _embed(conn, run, side, model, embedder, missing)
+                continue
+            except ProviderFault as fault:
+                if side is Side.NEW:
+                    raise
+                known[side] = load_vectors(conn, model.id, [query.id for query in real])
+                missing = [query for query in real if query.id not in known[side]]
+                why = fault.reason
+        if missing:
+            unknown.append(
+                f"How {len(missing):,} of {count_queries(real)} fared under {model.name}: it made no vector there"
+                f" ({why}); left out."
+            )
+    usable = _pairs(conn, migration, asked, known)
+    if not usable and real:
+        usable = _pairs(conn, migration, _rows_as_queries(conn, migration), known)
+    if not usable:
+        raise NotClean("No query has a vector of both models.", hint="Take rows of the table as queries.")
+    rows = sum(query.query.row is not None for query, _ in usable)
+    if rows:
+        unknown.append(
+            f"How real queries fare: for {rows:,} of {count_queries(usable)} a row of the table stands in, searched by"
+            " its own stored vectors and left out of its own results."
+        )
+    vectors = {side: np.stack([found[side] for _, found in usable]) for side in Side}
+    return Queries(tuple(query for query, _ in usable), vectors), unknown
+
+
+def _pairs(
+    conn: Connection, migration: Migration, asked: Sequence[StoredQuery], known: Mapping[Side, Mapping[int, Vector]]
+) -> list[tuple[StoredQuery, Mapping[Side, Vector]]]:
+    of_rows = row_vectors(conn, migration, [query.query.row for query in asked if query.query.row is not None])
+    usable: list[tuple[StoredQuery, Mapping[Side, Vector]]] = []
+    for query in asked:
+        if query.query.row is not None:
+            if query.query.row in of_rows:
+                usable.append((query, of_rows[query.query.row]))
+        elif all(query.id in known[side] for side in Side):
+            usable.append((query, {side: known[side][query.id] for side in Side}))
+    return usable
+
+
+def _embed(
+    conn: Connection,
+    run: Run,
+    side: Side,
+    model: EmbeddingModel,
+    embedder: Embedder,
+    queries: Sequence[StoredQuery],
+) -> dict[int, Vector]:
+    """Embed texts in batches; each batch is kept as soon as it is there. No transaction is open meanwhile."""
+    made: dict[int, Vector] = {}
+    size = min(BATCH, model.max_inputs)
+    for start in range(0, len(queries), size):
+        run.step(f"embedding queries ({side.value})", start, len(queries))
+        batch = queries[start : start + size]
+        reply = embedder.embed([query.query.text for query in batch], kind="query")
+        found = {query.id: vector for query, vector in zip(batch, reply.vectors, strict=True)}
+        store_vectors(conn, model.id, found)
+        made |= found
+    return made
