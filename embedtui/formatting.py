@@ -14,8 +14,10 @@ def counted(number: int, one: str, many: str) -> str:
 
 
 def called() -> str:
-    """How to call this program so that a printed command runs as it stands: by its name where the shell finds this
-    very program under it, else by the path that it was called by."""
+    """How to call this program so that a printed command runs as it stands.
+
+    By its name where the shell finds this very program under it, else by the path that it was called by.
+    """
     own, found = Path(sys.argv[0]), shutil.which("embedtui")
     if own.name != "embedtui" or (found is not None and own.exists() and own.samefile(found)):
         return "embedtui"

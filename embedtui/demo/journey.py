@@ -51,7 +51,8 @@ from embedtui.model import (
     Snapshot,
     VerifyReport,
 )
-from embedtui.postgres.state.migrations import load_migration, register_model
+from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.models import register_model
 
 CORPUS_SIZE = 5000
 """Documents of the demo, where the library has so many."""

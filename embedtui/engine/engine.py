@@ -68,14 +68,8 @@ from embedtui.model import (
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.sides.placement import make_placement
-from embedtui.postgres.state.migrations import (
-    add_audit,
-    load_migration,
-    read_audit,
-    set_condition,
-    set_desired,
-    set_index_held,
-)
+from embedtui.postgres.state.audit import add_audit, read_audit
+from embedtui.postgres.state.migrations import load_migration, set_condition, set_desired, set_index_held
 from embedtui.providers import Embedder, ProviderFault, make_embedder
 
 T = TypeVar("T")

@@ -21,7 +21,8 @@ from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import schema
-from embedtui.postgres.state.migrations import add_audit, create_migration, load_migration, set_phase
+from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.migrations import create_migration, load_migration, set_phase
 from embedtui.postgres.state.route import create_route, install_functions
 
 _LOCK = 0x656D7072  # advisory lock: one process prepares at a time

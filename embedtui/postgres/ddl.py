@@ -82,6 +82,7 @@ class Session:
     """Virtual transaction id: tells two transactions of one session apart."""
 
     def __str__(self) -> str:
+        """Who it is, for how long, and what it does: one line for an operator."""
         if self.gid:
             what = f"prepared transaction {self.gid}"
         else:
@@ -149,10 +150,10 @@ def run_ddl(
     relations: Sequence[TableName] | None = None,
     blocks_reads: bool = True,
 ) -> None:
-    """Runs all statements in one short transaction, without ever holding production up for more than ``LONGEST``.
+    """Run all statements in one short transaction, without ever holding production up for more than ``LONGEST``.
 
-    Polls first, with no transaction open, until no transaction that outlives two polls holds a conflicting lock on
-    the relations; then tries with a lock_timeout growing from ``FIRST_TRY`` to ``LONGEST``, with jittered pauses.
+    Poll first, with no transaction open, until no transaction that outlives two polls holds a conflicting lock on
+    the relations; then try with a lock_timeout growing from ``FIRST_TRY`` to ``LONGEST``, with jittered pauses.
 
     ``conn`` is in autocommit with no transaction open. ``relations`` None: those that the statements name.
     ``on_wait`` is called when those waited for change, with one line that names them. ``patience`` in seconds.

@@ -36,7 +36,8 @@ from embedtui.model import (
 )
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, connect
-from embedtui.postgres.state.migrations import add_audit, load_migration, set_phase
+from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.migrations import load_migration, set_phase
 from embedtui.providers import Embedder, ProviderFault, make_embedder
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
-from embedtui.postgres.state.migrations import add_audit
+from embedtui.postgres.state.audit import add_audit
 
 T = TypeVar("T")
 

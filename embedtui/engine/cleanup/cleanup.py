@@ -29,7 +29,7 @@ from embedtui.postgres.names import parse_name, relation
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.sides.placement import make_placement
-from embedtui.postgres.state.migrations import add_audit
+from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.route import CHANNEL, read_listeners, read_route
 
 DRAIN_PATIENCE = 60.0

@@ -30,7 +30,8 @@ from embedtui.postgres.ddl import readable_seconds, run_ddl
 from embedtui.postgres.indexes import index_status, is_cold, prewarm
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.placement import make_placement
-from embedtui.postgres.state.migrations import add_audit, load_migration, set_phase
+from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.migrations import load_migration, set_phase
 from embedtui.postgres.state.route import (
     RouteRow,
     forget_listeners,

@@ -26,7 +26,8 @@ from embedtui.providers import EmbedReply, ProviderFault, RateLimits, make_embed
 LONG_TRANSACTION_SECONDS = 600
 """Older than any request of an application: what is open for so long was forgotten, or is a dump."""
 
-DATABASE_CHECKS = {"server", "rights", "writable", "state schema", "row security"}
+DATABASE_CHECKS = frozenset({"server", "rights", "writable", "state schema", "row security"})
+"""Checks whose failure is the database's or the role's, so its error and exit code are, too."""
 
 
 def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings) -> Iterator[Check]:
@@ -280,6 +281,7 @@ def _check_models(migration: Migration, settings: Settings) -> Iterator[Check]:
 
 
 def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
+    """Memory and disk of the new side, and open transactions that its DDL would wait for."""
     server = draft.server
     rows = estimate.rows - estimate.empty
     width = 2 if migration.vector_type == "halfvec" else 4
@@ -326,6 +328,7 @@ def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
 
 
 def text_checks(migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
+    """Texts that are likely over the model's limit."""
     model = migration.new_model
     if estimate.long:
         yield Check(

@@ -87,7 +87,7 @@ def _judge(
     served: Mapping[Side, Sequence[Key]],
     judged: _Judged,
 ) -> dict[Side, float | None]:
-    """nDCG of both rankings where the query has judgments; all judged figures are added to ``judged``."""
+    """Each ranking's nDCG where the query has judgments; all its judged figures are added to ``judged``."""
     gains = dict(query.query.relevant)
     if not any(gain > 0 for gain in gains.values()):
         return {}

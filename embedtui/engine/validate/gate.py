@@ -16,7 +16,7 @@ from embedtui.postgres.indexes import used_by_search
 from embedtui.postgres.indexes.existing import approximate_index
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.sides.protocol import SideCounts
-from embedtui.postgres.state.migrations import add_audit
+from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.queue import count_rows_waiting
 
 NDCG_MARGIN = 0.02

@@ -14,7 +14,7 @@ from psycopg.pq import Format
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.protocol import Vectors
 
-_BIGINT_OID = 20
+_BIGINT_OID = 20  # pg_type.dat
 
 
 def prepare_batch(conn: Connection) -> None:

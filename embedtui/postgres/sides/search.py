@@ -12,6 +12,12 @@ from embedtui.postgres.names import escaped, key_equals_sql, key_sql, quoted
 _SIDE = "embedtui_side"
 """Alias of the side table; its columns are renamed, so that a filter's bare names mean the user's table."""
 
+# An uncorrelated subquery is evaluated once, before the scan below it starts: no SET, no second round trip.
+_SCAN_ITERATIVELY = sql.SQL(
+    "(SELECT pg_catalog.set_config('hnsw.iterative_scan', {}, true)"
+    " || pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true)) IS NOT NULL"
+)
+
 
 def vector_type(migration: Migration, side: Side) -> sql.Composed:
     """The side's vector type with its dimensions, qualified with the schema pgvector lives in."""
@@ -27,7 +33,7 @@ def search_sql(
     migration: Migration,
     side: Side,
     *,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str] = (),
     where: sql.Composable | None = None,
     exact: bool = False,
     without_key: bool = False,
@@ -65,19 +71,13 @@ def search_sql(
     if where is not None:
         conditions.append(sql.SQL("({})").format(where))
     if iterative_scan:
-        # An uncorrelated subquery is evaluated once, before the scan below it starts: no SET, no second round trip.
-        conditions.append(
-            sql.SQL(
-                "(SELECT pg_catalog.set_config('hnsw.iterative_scan', {}, true)"
-                " || pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true)) IS NOT NULL"
-            ).format(sql.Literal(iterative_scan))
-        )
+        conditions.append(_SCAN_ITERATIVELY.format(sql.Literal(iterative_scan)))
     key = escaped(key_sql(migration, migration.table.schema, migration.table.name))
     outputs = [sql.SQL("{} AS key").format(key), sql.SQL("{} AS distance").format(distance)]
     return sql.SQL(
         "SELECT {outputs}\nFROM {source}\nWHERE {conditions}\nORDER BY {order}\nLIMIT CAST({k} AS bigint)"
     ).format(
-        outputs=sql.SQL(", ").join([*outputs, *(_column(migration.table, name) for name in columns or ())]),
+        outputs=sql.SQL(", ").join([*outputs, *(_column(migration.table, name) for name in columns)]),
         source=source,
         conditions=sql.SQL(" AND ").join(conditions),
         # An index serves the bare operator only; "+ 0" puts it out of every index's reach without a SET.

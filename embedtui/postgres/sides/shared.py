@@ -225,7 +225,7 @@ class SharedPlacement:
         )
         row = conn.execute(query).fetchone()
         assert row is not None
-        return SideCounts(*(*row, self._orphans(conn)))
+        return SideCounts(*(*row, self._count_orphans(conn)))
 
     def forget_source(self, conn: Connection, keys: Sequence[Key]) -> None:
         """Mark new vectors as of unknown content."""
@@ -265,5 +265,7 @@ class SharedPlacement:
             for key, source, text, characters, vector in conn.execute(query)
         ]
 
-    def _orphans(self, conn: Connection) -> int:
+    def _count_orphans(self, conn: Connection) -> int:
+        """Rows of the new side without a source row; a column has none."""
+        del conn
         return 0

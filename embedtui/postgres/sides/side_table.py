@@ -119,7 +119,7 @@ class TablePlacement(SharedPlacement):
             )
         ).rowcount
 
-    def _orphans(self, conn: Connection) -> int:
+    def _count_orphans(self, conn: Connection) -> int:
         row = conn.execute(
             self._format("SELECT count(*) FROM {side} s WHERE NOT EXISTS (SELECT FROM {table} t WHERE {side_join})")
         ).fetchone()

@@ -1,9 +1,7 @@
-"""Reads and writes of the migration, model and audit rows in schema ``embedtui``."""
+"""A migration and what is wanted of it: table ``migration``."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 
 from psycopg.rows import dict_row
@@ -11,7 +9,6 @@ from psycopg.types.json import Jsonb
 
 from embedtui.errors import Refused
 from embedtui.model import (
-    AuditEntry,
     Condition,
     Distance,
     EmbeddingModel,
@@ -21,58 +18,12 @@ from embedtui.model import (
     PlacementKind,
     TableName,
 )
-from embedtui.postgres.connect import Connection, host_name, operator_name, redact
+from embedtui.postgres.connect import Connection, redact
+from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.models import load_model, register_model
 from embedtui.postgres.state.schema import require_current
 
 _INDEX_HELD = "index_held"
-_MODEL_FIELDS = (
-    "provider",
-    "name",
-    "dimensions",
-    "base_url",
-    "key_variable",
-    "document_prefix",
-    "query_prefix",
-    "max_inputs",
-    "max_tokens",
-    "max_input_tokens",
-    "price_per_million",
-    "send_dimensions",
-    "retired",
-)
-
-
-def model_fingerprint(model: EmbeddingModel) -> str:
-    """Identity of the vectors a model makes: two models with the same fingerprint are interchangeable."""
-    parts = [model.provider, model.name, model.dimensions, model.document_prefix]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def register_model(conn: Connection, model: EmbeddingModel) -> EmbeddingModel:
-    """Store ``model`` or bring its stored settings up to date; returned with its id.
-
-    Vectors kept of queries are those of the query prefix, so another one forgets them.
-    """
-    columns = ", ".join(_MODEL_FIELDS)
-    values = ", ".join(f"%({name})s" for name in _MODEL_FIELDS)
-    updates = ", ".join(f"{name} = excluded.{name}" for name in _MODEL_FIELDS)
-    row = conn.execute(
-        "WITH forgotten AS (DELETE FROM embedtui.query_vector USING embedtui.model m WHERE model = m.id"
-        " AND m.fingerprint = %(fingerprint)s AND m.query_prefix <> %(query_prefix)s)"
-        f" INSERT INTO embedtui.model ({columns}, fingerprint) VALUES ({values}, %(fingerprint)s)"
-        f" ON CONFLICT (fingerprint) DO UPDATE SET {updates} RETURNING id",
-        {name: getattr(model, name) for name in _MODEL_FIELDS} | {"fingerprint": model_fingerprint(model)},
-    ).fetchone()
-    assert row is not None
-    return replace(model, id=row[0])
-
-
-def load_model(conn: Connection, model_id: int) -> EmbeddingModel:
-    """The registered model with this id."""
-    with conn.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute("SELECT * FROM embedtui.model WHERE id = %s", [model_id]).fetchone()
-    assert row is not None
-    return EmbeddingModel(id=row["id"], **{name: row[name] for name in _MODEL_FIELDS})
 
 
 def create_migration(conn: Connection, migration: Migration) -> Migration:
@@ -216,24 +167,6 @@ def finished_model(conn: Connection, table_oid: int, column: str) -> EmbeddingMo
         [table_oid, column],
     ).fetchone()
     return None if row is None else load_model(conn, row[0])
-
-
-def add_audit(conn: Connection, migration_id: int | None, act: str, detail: str = "") -> None:
-    """Append a line to the audit log; secrets are redacted."""
-    conn.execute(
-        "INSERT INTO embedtui.audit (migration, who, host, act, detail) VALUES (%s, %s, %s, %s, %s)",
-        [migration_id, operator_name(), host_name(), act, redact(detail)],
-    )
-
-
-def read_audit(conn: Connection, migration_id: int | None, limit: int = 200) -> tuple[AuditEntry, ...]:
-    """Newest first."""
-    rows = conn.execute(
-        "SELECT at, who, host, act, detail FROM embedtui.audit"
-        " WHERE %(m)s::int IS NULL OR migration = %(m)s OR migration IS NULL ORDER BY id DESC LIMIT %(n)s",
-        {"m": migration_id, "n": limit},
-    )
-    return tuple(AuditEntry(*row) for row in rows)
 
 
 def set_phase(conn: Connection, migration_id: int, phase: Phase, *, expect: tuple[Phase, ...] = ()) -> bool:

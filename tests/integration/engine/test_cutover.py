@@ -26,6 +26,7 @@ from embedtui.model import EmbeddingModel, EvaluationStatus, Flip, Migration, Ph
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
+from embedtui.postgres.state.audit import read_audit
 from tests.kits.cutover_kit import make, vector
 
 PASS = EvaluationStatus(1, datetime(2030, 1, 1, tzinfo=UTC), 60, 0.6, 3, "PASS", True)
@@ -49,7 +50,7 @@ def names(conn: Connection, migration: Migration, gate: EvaluationStatus | None 
 
 
 def log(conn: Connection) -> list[tuple[str, str]]:
-    return [(entry.act, entry.detail) for entry in reversed(state.read_audit(conn, None))]
+    return [(entry.act, entry.detail) for entry in reversed(read_audit(conn, None))]
 
 
 # ------------------------------------------------------------------------------------------------------- pointer
@@ -74,7 +75,7 @@ def test_cutover_and_rollback_move_pointer_phase_and_log_together(
     assert now(conn, migration).phase is Phase.VALIDATE
     assert rollback(database, migration).changed is False
     assert route.read_route(conn, "documents").first_cutover_at == pointer.first_cutover_at
-    written = [(entry.act, entry.who, entry.host) for entry in state.read_audit(conn, migration.id)]
+    written = [(entry.act, entry.who, entry.host) for entry in read_audit(conn, migration.id)]
     assert ("cutover", "ann", "pit") in written and ("rollback", "bob", "pit") in written
     assert [act for act, _ in log(conn)].count("rollback") == 1
 

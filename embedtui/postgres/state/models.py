@@ -1,0 +1,63 @@
+"""The registry of models: table ``model``; vectors name the model that made them by its id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+from psycopg.rows import dict_row
+
+from embedtui.model import (
+    EmbeddingModel,
+)
+from embedtui.postgres.connect import Connection
+
+_MODEL_FIELDS = (
+    "provider",
+    "name",
+    "dimensions",
+    "base_url",
+    "key_variable",
+    "document_prefix",
+    "query_prefix",
+    "max_inputs",
+    "max_tokens",
+    "max_input_tokens",
+    "price_per_million",
+    "send_dimensions",
+    "retired",
+)
+
+
+def model_fingerprint(model: EmbeddingModel) -> str:
+    """Identity of the vectors a model makes: two models with the same fingerprint are interchangeable."""
+    parts = [model.provider, model.name, model.dimensions, model.document_prefix]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def register_model(conn: Connection, model: EmbeddingModel) -> EmbeddingModel:
+    """Store ``model`` or bring its stored settings up to date; returned with its id.
+
+    Vectors kept of queries are those of the query prefix, so another one forgets them.
+    """
+    columns = ", ".join(_MODEL_FIELDS)
+    values = ", ".join(f"%({name})s" for name in _MODEL_FIELDS)
+    updates = ", ".join(f"{name} = excluded.{name}" for name in _MODEL_FIELDS)
+    row = conn.execute(
+        "WITH forgotten AS (DELETE FROM embedtui.query_vector USING embedtui.model m WHERE model = m.id"
+        " AND m.fingerprint = %(fingerprint)s AND m.query_prefix <> %(query_prefix)s)"
+        f" INSERT INTO embedtui.model ({columns}, fingerprint) VALUES ({values}, %(fingerprint)s)"
+        f" ON CONFLICT (fingerprint) DO UPDATE SET {updates} RETURNING id",
+        {name: getattr(model, name) for name in _MODEL_FIELDS} | {"fingerprint": model_fingerprint(model)},
+    ).fetchone()
+    assert row is not None
+    return replace(model, id=row[0])
+
+
+def load_model(conn: Connection, model_id: int) -> EmbeddingModel:
+    """The registered model with this id."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute("SELECT * FROM embedtui.model WHERE id = %s", [model_id]).fetchone()
+    assert row is not None
+    return EmbeddingModel(id=row["id"], **{name: row[name] for name in _MODEL_FIELDS})
