@@ -86,16 +86,17 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True)
 class IndexSettings:
-    """The approximate index on the new side; None leaves pgvector's default, or a size by the number of rows."""
+    """How the approximate index of the new side is built; the defaults are pgvector's own."""
 
     method: IndexMethod = IndexMethod.HNSW
-    m: int | None = None
-    ef_construction: int | None = None
+    m: int = 16
+    ef_construction: int = 64
     lists: int | None = None
+    """Of ivfflat; None: by the number of rows."""
     maintenance_work_mem: str | None = None
     """For the build alone, e.g. ``4GB``; None leaves the server's."""
     parallel_workers: int | None = None
-    """For the build alone; None leaves the server's."""
+    """``max_parallel_maintenance_workers`` for the build alone; None leaves the server's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +124,25 @@ class ThrottleSettings:
 
 @dataclass(frozen=True, slots=True)
 class GateSettings:
-    """What the cutover asks of an evaluation."""
+    """What the cutover asks of an evaluation; the defaults suit a table that serves people, each says why."""
 
     min_queries: int = 30
+    """Fewer are inconclusive: the bootstrap interval of so few is itself too narrow to be trusted."""
     ndcg_margin: float = 0.02
+    """Judged: the new side may be worse by this much in nDCG@10. It is one relevant row moving from the first place to
+    the second in one query of twenty; a smaller difference takes thousands of judged queries to be sure of."""
     min_overlap: float = 0.5
+    """Unjudged: a mean overlap of the top 10 below this asks for verdicts. Two equally good models shared 46 % on a
+    public set, so it says nothing against the new one: it says that somebody has to look."""
     min_index_recall: float = 0.95
+    """Of the new index against exact search: below this, one result in twenty that the model found is lost."""
     max_latency_factor: float = 2.0
+    """p95 of the new side may be this many times the old one's: more dimensions take time, but not more."""
     max_drift: float = 0.05
+    """Share of the rows that may change before the evaluation is void: a twentieth of the rows holds, on average, a
+    twentieth of the places in the rankings, so the mean overlap cannot have moved by much more."""
     where: str = ""
+    """The application's own filter, a part of both searches; no threshold."""
 
 
 @dataclass(frozen=True, slots=True)

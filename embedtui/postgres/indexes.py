@@ -15,6 +15,7 @@ import numpy.typing as npt
 import psycopg
 from psycopg import sql
 
+from embedtui.config import IndexSettings
 from embedtui.errors import DatabaseError, Interrupted, Refused
 from embedtui.model import IndexMethod, IndexStatus, Migration, Side, TableName
 from embedtui.postgres.connect import Connection, redact
@@ -37,21 +38,6 @@ WARM_SECONDS = 5.0
 
 _LOCK = "embedtui.index"
 _DEFAULTS = {IndexMethod.HNSW: {"m": "16", "ef_construction": "64"}, IndexMethod.IVFFLAT: {"lists": "100"}}
-
-
-@dataclass(frozen=True, slots=True)
-class IndexOptions:
-    """How the index is built; the defaults are pgvector's own."""
-
-    method: IndexMethod = IndexMethod.HNSW
-    m: int = 16
-    ef_construction: int = 64
-    lists: int | None = None
-    """Of ivfflat; None: by the number of rows, see :func:`ivfflat_lists`."""
-    maintenance_work_mem: str | None = None
-    """For the build alone, e.g. ``4GB``; None leaves the server's setting."""
-    parallel_workers: int | None = None
-    """``max_parallel_maintenance_workers`` for the build alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +109,7 @@ def _fit(name: str) -> str:
     return name.encode()[: NAME_BYTES - len(end.encode())].decode(errors="ignore") + end
 
 
-def create_sql(conn: Connection, migration: Migration, options: IndexOptions) -> tuple[Statement, ...]:
+def create_sql(conn: Connection, migration: Migration, options: IndexSettings) -> tuple[Statement, ...]:
     """The statements that make the index, in order; a partitioned table's is made leaf by leaf and attached.
 
     Empty for method ``none``. Raises Refused where the dimensions are beyond what the type's indexes take.
@@ -286,7 +272,7 @@ def _opclass(migration: Migration) -> str:
     return f"{migration.vector_type}_{migration.distance.value}_ops"
 
 
-def _storage(conn: Connection, migration: Migration, options: IndexOptions, target: _Target) -> dict[str, str]:
+def _storage(conn: Connection, migration: Migration, options: IndexSettings, target: _Target) -> dict[str, str]:
     if options.method is IndexMethod.HNSW:
         return {"m": str(options.m), "ef_construction": str(options.ef_construction)}
     return {"lists": str(options.lists or ivfflat_lists(_rows(conn, target.table if target.oid else migration.table)))}
@@ -302,7 +288,7 @@ def _rows(conn: Connection, table: TableName) -> int:
     return int(row[0]) if row else 0
 
 
-def _create(conn: Connection, migration: Migration, options: IndexOptions, target: _Target) -> sql.Composed:
+def _create(conn: Connection, migration: Migration, options: IndexSettings, target: _Target) -> sql.Composed:
     limit = MAX_DIMENSIONS[migration.vector_type]
     if migration.new_model.dimensions > limit:
         raise Refused(
@@ -332,7 +318,7 @@ def _attach(target: _Target) -> sql.Composed:
     return sql.SQL("ALTER INDEX {} ATTACH PARTITION {}").format(relation(target.parent_index), relation(target.index))
 
 
-def _require_equal(migration: Migration, options: IndexOptions, found: ExistingIndex) -> None:
+def _require_equal(migration: Migration, options: IndexSettings, found: ExistingIndex) -> None:
     """Raises Refused where an index of our name would not be the one asked for."""
     defaults = _DEFAULTS[options.method]
     has = {"method": found.method, "opclass": found.opclass, **_DEFAULTS.get(IndexMethod(found.method), {})}
@@ -401,7 +387,7 @@ def index_status(conn: Connection, migration: Migration) -> IndexStatus:
 def build(
     connect: Callable[[], Connection],
     migration: Migration,
-    options: IndexOptions,
+    options: IndexSettings,
     stop: threading.Event,
     on_progress: Callable[[IndexStatus], None] | None = None,
 ) -> IndexBuild:
@@ -447,7 +433,7 @@ class _Builder:
         conn: Connection,
         watch: Connection,
         migration: Migration,
-        options: IndexOptions,
+        options: IndexSettings,
         stop: threading.Event,
         on_progress: Callable[[IndexStatus], None],
     ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg import Connection, sql
 
-from embedtui.config import CHARACTERS_PER_TOKEN, SPECS, ModelSettings, Settings
+from embedtui.config import CHARACTERS_PER_TOKEN, SPECS, IndexSettings, ModelSettings, Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused
 from embedtui.formatting import counted
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Plan
@@ -314,11 +314,11 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
     return tuple(statements)
 
 
-def index_options(migration: Migration) -> indexes.IndexOptions:
+def index_options(migration: Migration) -> IndexSettings:
     """The index as the migration's settings ask for it."""
     chosen = migration.settings.get("index")
     values = chosen if isinstance(chosen, dict) else {}
-    return indexes.IndexOptions(
+    return IndexSettings(
         method=migration.index_method,
         **{name: value for name, value in values.items() if name != "method" and value is not None},
     )

@@ -29,10 +29,6 @@ from embedtui.model import (
 from embedtui.postgres.connect import Connection, operator_name
 from embedtui.postgres.sides.placement import content_sql, key_join_sql, new_side
 
-VOID_SHARE = 0.05
-"""Share of the rows that may change before an evaluation is void: a twentieth of the rows holds, on average, a
-twentieth of the places in the rankings, so the mean overlap cannot have moved by much more."""
-
 TEXT = 2000
 """Characters of a result's content that are read: what a screen or a report shows of it."""
 
@@ -189,9 +185,7 @@ def _counters(conn: Connection, migration: Migration, *, after: int | None, at_m
 # -------------------------------------------------------------------------------------------------------- kept
 
 
-def record(
-    conn: Connection, migration: Migration, comparison: Comparison, void_share: float = VOID_SHARE
-) -> Comparison:
+def record(conn: Connection, migration: Migration, comparison: Comparison, void_share: float) -> Comparison:
     """Append a judged comparison to embedtui.evaluation; returned with its id and time.
 
     It is void once more than ``void_share`` of the rows have changed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,17 +24,8 @@ def count_rows(conn: Connection, placement: Placement) -> VerifyReport:
     counts = placement.count(conn)
     queued = conn.execute("SELECT count(*) FROM embedtui.queue WHERE migration = %s", [migration.id]).fetchone()
     status = index_status(conn, migration)
-    return VerifyReport(
-        rows=counts.rows,
-        empty=counts.empty,
-        embedded=counts.embedded,
-        missing=counts.missing,
-        stale=counts.stale,
-        wrong_model=counts.wrong_model,
-        unverified=counts.unverified,
-        faulty=counts.faulty,
-        skipped=counts.skipped,
-        orphaned=counts.orphaned,
+    return replace(
+        counts,
         index_valid=status.valid if status.exists else None,
         queued=int(queued[0]) if queued else 0,
     )

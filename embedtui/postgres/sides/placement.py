@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-from embedtui.model import Key, Migration, PlacementKind, Side, TableName
+from embedtui.model import Key, Migration, PlacementKind, Side, TableName, VerifyReport
 from embedtui.postgres.connect import Connection
 
 Vectors = npt.NDArray[np.float32]
@@ -71,22 +71,6 @@ class NewSide:
     embedding: str
     model: str
     source: str
-
-
-@dataclass(frozen=True, slots=True)
-class SideCounts:
-    """Rows of a table by the state of their new vector."""
-
-    rows: int
-    empty: int
-    embedded: int
-    missing: int
-    stale: int
-    wrong_model: int
-    unverified: int
-    faulty: int
-    skipped: int
-    orphaned: int
 
 
 def new_side(migration: Migration) -> NewSide:
@@ -187,7 +171,7 @@ class Placement(Protocol):
         """
         ...
 
-    def count(self, conn: Connection) -> SideCounts:
+    def count(self, conn: Connection) -> VerifyReport:
         """Full scan."""
         ...
 
@@ -433,7 +417,7 @@ class _Common:
         )
         return [tuple(key) for (key,) in conn.execute(query)]
 
-    def count(self, conn: Connection) -> SideCounts:
+    def count(self, conn: Connection) -> VerifyReport:
         query = self._format(
             """
             SELECT count(*),
@@ -459,7 +443,7 @@ class _Common:
         )
         row = conn.execute(query).fetchone()
         assert row is not None
-        return SideCounts(*(*row, self._orphans(conn)))
+        return VerifyReport(*(*row, self._orphans(conn)))
 
     def forget_source(self, conn: Connection, keys: Sequence[Key]) -> None:
         for key in keys:

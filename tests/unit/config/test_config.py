@@ -270,7 +270,7 @@ def test_stored_settings_are_plain_json_without_secrets(load: Load) -> None:
     stored = load(env={"OPENAI_API_KEY": "sk-verysecret"}, index__method="ivfflat", index__lists=7).stored()
     assert json.loads(json.dumps(stored)) == stored
     chosen = {name: value for name, value in stored["index"].items() if value is not None}
-    assert chosen == {"method": "ivfflat", "lists": 7}
+    assert chosen == {"method": "ivfflat", "lists": 7, "m": 16, "ef_construction": 64}
     assert stored["change_capture"] == "triggers"
     assert "sk-verysecret" not in json.dumps(stored)
 
