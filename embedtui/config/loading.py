@@ -57,7 +57,7 @@ def load_settings(
     Raises SettingsError: a setting is unknown or wrong, or the file holds a secret; the line names setting and origin.
     """
     folder = cwd or Path.cwd()
-    merged, shadow = _environment(os.environ if environ is None else environ, folder)
+    merged, shadow = environment(os.environ if environ is None else environ, folder)
     path = _config_file(folder, config)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -96,7 +96,7 @@ def _takes_openai_url(path: str, values: Mapping[str, Any]) -> bool:
     return variable == "OPENAI_API_KEY" and (side == "new_model" or ("old_model.name" in values and path not in values))
 
 
-def _environment(environ: Mapping[str, str], folder: Path) -> tuple[dict[str, str], set[str]]:
+def environment(environ: Mapping[str, str], folder: Path) -> tuple[dict[str, str], set[str]]:
     """The environment over ``.env``, and the names that came from ``.env``."""
     file = folder / ".env"
     try:

@@ -214,6 +214,11 @@ class Settings:
         # SQLAlchemy's spelling of a URL, which many services have in this variable
         return re.sub(r"^postgres(?:ql)?\+\w+://", "postgresql://", value)
 
+    @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """The variables that the settings say hold keys, whatever they are called."""
+        return tuple(model.key_variable for model in (self.old_model, self.new_model) if model.key_variable)
+
     def origin(self, path: str) -> str:
         """Where a setting came from: a flag, a variable, a file's name, or ``default``."""
         return self.origins.get(path, "default")

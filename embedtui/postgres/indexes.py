@@ -18,10 +18,11 @@ from psycopg import sql
 from embedtui.config import IndexSettings
 from embedtui.errors import DatabaseError, Interrupted, Refused
 from embedtui.model import IndexMethod, IndexStatus, Migration, Side, TableName
-from embedtui.postgres.connect import Connection, redact
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement, cancelled_by, run_ddl, session
 from embedtui.postgres.sides.placement import new_side, relation
 from embedtui.postgres.sides.search import search_sql
+from embedtui.redaction import redact
 
 POLL = 0.5
 """Seconds between two looks at a running build."""

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import Event, EventSink, Failed, FaultClass, Held, Hold, Key, Migration, Noted, Side, ThreadStatus
-from embedtui.postgres.connect import Connection, Link, redact
+from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.placement import Placement, make_placement, prepare_batch
+from embedtui.redaction import redact
 
 POLL = 0.1
 """Seconds between looks at the stop signal while waiting."""

@@ -11,7 +11,7 @@ from psycopg import Connection, sql
 
 from embedtui.config import CHARACTERS_PER_TOKEN, SPECS, IndexSettings, ModelSettings, Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused
-from embedtui.formatting import counted
+from embedtui.formatting import counted, duration, size
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Plan
 from embedtui.postgres import indexes
 from embedtui.postgres.catalog.discover import (
@@ -24,7 +24,6 @@ from embedtui.postgres.catalog.discover import (
     shown_column,
     version_tuple,
 )
-from embedtui.postgres.ddl import readable_seconds
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import content_sql, has_content_sql, make_placement
 from embedtui.postgres.state import migrations as state
@@ -222,8 +221,8 @@ def _for_a_side_table(draft: Draft) -> Iterator[str]:
     big = max((index.bytes for index in facts.indexes_on(draft.old_column)), default=0)
     if big > draft.server.shared_buffers:
         yield (
-            f"the old index ({readable_bytes(big)}) is bigger than shared_buffers"
-            f" ({readable_bytes(draft.server.shared_buffers)}), and some updates have to touch it"
+            f"the old index ({size(big)}) is bigger than shared_buffers"
+            f" ({size(draft.server.shared_buffers)}), and some updates have to touch it"
         )
 
 
@@ -573,17 +572,17 @@ def _check_load(conn: Connection[Any], draft: Draft, migration: Migration, estim
             yield Check(
                 "index memory",
                 "warn",
-                f"The HNSW build wants about {readable_bytes(memory)}; maintenance_work_mem is "
-                f"{readable_bytes(allowed)}, beyond which it slows to a crawl.",
+                f"The HNSW build wants about {size(memory)}; maintenance_work_mem is "
+                f"{size(allowed)}, beyond which it slows to a crawl.",
                 "Raise it for the build, if the server has the memory: "
                 f'index.maintenance_work_mem = "{math.ceil(memory / 2**20)}MB".',
             )
         else:
-            yield Check("index memory", "pass", f"about {readable_bytes(memory)} for the HNSW build")
+            yield Check("index memory", "pass", f"about {size(memory)} for the HNSW build")
     yield Check(
         "disk",
         "unknown",
-        f"The new vectors take about {readable_bytes(vectors)}, an HNSW index on them about as much again; "
+        f"The new vectors take about {size(vectors)}, an HNSW index on them about as much again; "
         "the server does not say what is free.",
     )
     if server.prepared_transactions:
@@ -604,7 +603,7 @@ def _check_load(conn: Connection[Any], draft: Draft, migration: Migration, estim
         yield Check(
             "long transactions",
             "warn",
-            f"{row[0]} open for up to {readable_seconds(row[1])}: DDL and the index build wait until they end.",
+            f"{row[0]} open for up to {duration(row[1], exact=True)}: DDL and the index build wait until they end.",
             "Look for `idle in transaction` in pg_stat_activity.",
         )
 
@@ -661,12 +660,3 @@ def _check_provider(settings: Settings, migration: Migration, ask: bool) -> tupl
         return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
     detail = f"{model.name} answered with {reply.vectors.shape[1]} dimensions in {reply.seconds:.1f} s"
     return Check("provider", "pass", detail), reply.limits
-
-
-def readable_bytes(size: float) -> str:
-    """A size as people say it, in powers of 1,024."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TB"

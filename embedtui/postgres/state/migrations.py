@@ -21,8 +21,9 @@ from embedtui.model import (
     PlacementKind,
     TableName,
 )
-from embedtui.postgres.connect import Connection, host_name, operator_name, redact
+from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.state.schema import require_current
+from embedtui.redaction import redact
 
 _INDEX_HELD = "index_held"
 _MODEL_FIELDS = (

@@ -273,7 +273,7 @@ def test_the_soak_time_passes_only_by_an_audited_reason(conn: Connection) -> Non
     migration = soaked(conn)
     conn.execute("UPDATE embedtui.route SET changed_at = now() - interval '1 day'")
     (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
-    assert blocker.name == "soak" and blocker.overridable and "24 h of 7 days" in blocker.message
+    assert blocker.name == "soak" and blocker.overridable and "1 d of 7 d" in blocker.message
     with pytest.raises(Refused, match="served"):
         cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
     short = replace(migration, settings={"cutover": {"soak_days": 0.5}})

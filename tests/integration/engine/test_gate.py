@@ -251,11 +251,6 @@ def test_too_few_queries_are_not_a_pass() -> None:
     assert verdict_of((replace(passed, result="inconclusive"), replace(passed, result="fail"))) == "FAIL"
 
 
-def test_a_share_is_never_rounded_up_to_all() -> None:
-    assert gate._percent(0.99999) == "99.9 %"
-    assert gate._percent(1.0) == "100 %"
-
-
 # ------------------------------------------------------------------------------------------------- the table's state
 
 
