@@ -1,4 +1,4 @@
-"""Words that agree with a count, for every layer that speaks to people."""
+"""One way to show counts, money, time and bytes, for every layer that speaks to people."""
 
 from __future__ import annotations
 
@@ -7,10 +7,71 @@ import shutil
 import sys
 from pathlib import Path
 
+UNKNOWN = "unknown"
+
 
 def counted(number: int, one: str, many: str) -> str:
     """A count with the words that go with it: ``1 row has``, ``2,000 rows have``."""
     return f"{number:,} {one if number == 1 else many}"
+
+
+def number(value: float | None, *, unknown: str = UNKNOWN) -> str:
+    """A count with thousands marked."""
+    return unknown if value is None else f"{value:,.0f}"
+
+
+def money(value: float | None, *, unknown: str = UNKNOWN) -> str:
+    """US dollars; small amounts keep four digits, because a job often costs cents; big ones need no cents."""
+    if value is None:
+        return unknown
+    if 0 < value < 0.0001:
+        return "under $0.0001"
+    if value >= 1000:
+        return f"${value:,.0f}"
+    return f"${value:,.2f}" if value == 0 or value >= 1 else f"${value:.4f}"
+
+
+def duration(seconds: float | None, *, unknown: str = UNKNOWN, exact: bool = False) -> str:
+    """Seconds as the two largest units: ``48 s``, ``2 m 05 s``, ``3 h 20 m``, ``4 d 2 h``.
+
+    ``exact`` is for a sentence that compares, where nothing ticks: ``0.4 s``, and ``7 d`` without hours.
+    """
+    if seconds is None:
+        return unknown
+    if exact and seconds < 10:
+        return f"{round(seconds, 1):g} s"
+    whole = max(0, int(seconds + 0.5))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        first, second = f"{whole // 60} m", f"{whole % 60:02d} s"
+    elif whole < 86_400:
+        first, second = f"{whole // 3600} h", f"{whole % 3600 // 60:02d} m"
+    else:
+        first, second = f"{whole // 86_400} d", f"{whole % 86_400 // 3600} h"
+    return first if exact and int(second[:-2]) == 0 else f"{first} {second}"
+
+
+def percent(share: float | None, digits: int = 0, *, unknown: str = UNKNOWN) -> str:
+    """A share 0..1 as a percentage; never says 100 before all is done."""
+    if share is None:
+        return unknown
+    if share < 1:
+        step = 10 ** (digits + 2)
+        # A hair more, because 0.57 is 0.5699… in binary.
+        share = min(int(share * step + 1e-6) / step, 1 - 1 / step)
+    return f"{share * 100:.{digits}f} %"
+
+
+def size(value: float | None, *, unknown: str = UNKNOWN) -> str:
+    """Bytes in powers of 1,024, with PostgreSQL's units."""
+    if value is None:
+        return unknown
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TB"
 
 
 def called() -> str:
@@ -22,12 +83,3 @@ def called() -> str:
     if own.name != "embedtui" or (found is not None and own.exists() and own.samefile(found)):
         return "embedtui"
     return shlex.quote(sys.argv[0])
-
-
-def readable_bytes(size: float) -> str:
-    """A size as people say it, in powers of 1,024."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TB"

@@ -50,10 +50,11 @@ from embedtui.model import (
     Side,
     TableName,
 )
-from embedtui.postgres.connect import host_name, redact, translate
+from embedtui.postgres.connect import host_name, translate
 from embedtui.postgres.names import key_equals_sql, quoted
 from embedtui.postgres.sides.search import search_sql, vector_type
 from embedtui.postgres.state.route import CHANNEL, bucket
+from embedtui.redaction import redact
 
 __all__ = ["AsyncRoute", "AsyncRouter", "Hit", "Route", "Router", "RouterStatus", "put"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from embedtui.demo.journey import Demo
+from embedtui.demo.environment import Demo
 from embedtui.model import Phase, QueryComparison
 from embedtui.tui.app import Dashboard
 

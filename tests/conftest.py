@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
+import os
 import shutil
 import signal
 import tempfile
@@ -20,6 +22,12 @@ _numbers = itertools.count(1)
 # Started in the background by a script, we would hand our ignored SIGINT on to the programs that tests interrupt.
 with contextlib.suppress(ValueError):  # not in the main thread
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Our own logs and what the screen remembers: never those of whoever runs the tests.
+_state = tempfile.mkdtemp(prefix="embedtui-state-")
+atexit.register(shutil.rmtree, _state, ignore_errors=True)
+os.environ["XDG_STATE_HOME"] = _state
+os.environ.pop("EMBEDTUI_LOG", None)
 
 # Tests do not survive a power cut; production settings stay as they are.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "120"}

@@ -6,7 +6,7 @@ import functools
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from embedtui.errors import Refused
 from embedtui.model import EventSink, Migration
 from embedtui.postgres.connect import connect
 from embedtui.postgres.names import shown
+from embedtui.redaction import hide, secrets_of
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine
@@ -119,6 +120,13 @@ def name_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return _NAME(_CONFIG(_collect(command)))
 
 
+def settings_of(flags: Mapping[str, object], config: Path | None = None) -> Settings:
+    """The settings; the keys that they name are no longer shown or logged from now on."""
+    settings = load_settings(flags, config=config)
+    hide(secrets_of(settings.environ, settings.secret_variables))
+    return settings
+
+
 def _collect(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(*args: Any, config: Path | None = None, **values: Any) -> Any:
@@ -127,7 +135,7 @@ def _collect(command: Callable[..., Any]) -> Callable[..., Any]:
             flags[name] = tuple(part.strip() for each in flags.get(name) or () for part in each.split(","))
         # `init` writes the file that it names; everywhere else it has to be there
         missing = config is not None and not config.is_file() and command.__name__ == "init"
-        settings = load_settings(flags, config=None if missing else config)
+        settings = settings_of(flags, config=None if missing else config)
         if command.__name__ == "init":
             values["config"] = config
         return command(*args, settings=settings, **values)

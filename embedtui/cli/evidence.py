@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from embedtui.cli.common import ExampleCommand, engine_for, json_option, stop_signals, target_options
-from embedtui.cli.output import ProgressLine, emit_json, note, number, plain, say, to_data
+from embedtui.cli.output import ProgressLine, emit_json, note, plain, say, to_data
 from embedtui.config import Settings
 from embedtui.engine.validate import report
 from embedtui.engine.validate.queries import VERDICTS, from_file, from_sql
 from embedtui.errors import ExitCode, SettingsError
+from embedtui.formatting import number
 from embedtui.model import Comparison, Interval, QueryComparison, VerifyReport
 from embedtui.postgres.connect import connect
 

@@ -2,40 +2,121 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import platform
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import psycopg
 
 import embedtui
-from embedtui.cli.common import ExampleCommand, json_option
-from embedtui.cli.evidence import compare, decide, search, verify
-from embedtui.cli.output import emit_json, plain, say
-from embedtui.cli.setup import init, plan
-from embedtui.cli.show import demo, show
-from embedtui.cli.switch import abort, cleanup, cutover, rollback
-from embedtui.cli.work import faults, index, log, pace, pause, resume, run, status, stop
-from embedtui.config import load_settings
 from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, SettingsError
-from embedtui.postgres.connect import redact, translate
 
-_COMMANDS = (
-    demo, init, plan, run, status, index, compare, search, decide, verify, cutover, rollback, pause, resume, stop,
-    pace, faults, cleanup, abort, log,
-)  # fmt: skip
+COMMANDS = {
+    "demo": ("show", "Watch a migration of 5,000 documents, with nothing to set up."),
+    "init": ("setup", "Find a table's vectors, key and texts, and write embedtui.toml."),
+    "plan": ("setup", "Show what a migration would do, find and cost; changes nothing."),
+    "run": ("work", "Do the work that is due: prepare, backfill, index."),
+    "status": ("work", "Show where a migration stands, wherever its workers run."),
+    "index": ("work", "Build the new side's index now, without waiting for the run; or hold it back."),
+    "compare": ("evidence", "Search every query on both sides, and record an evaluation."),
+    "search": ("evidence", "Search both sides for a text of your own, and see the two rankings."),
+    "decide": ("evidence", "Record your verdict on a query: new, old, same or bad."),
+    "verify": ("evidence", "Scan every row: missing, stale, of the wrong model, faulty."),
+    "cutover": ("switch", "Move reads to the new side: a pointer, in milliseconds."),
+    "rollback": ("switch", "Move all reads back to the old side, at once and unasked."),
+    "pause": ("work", "Hold the work of all workers."),
+    "resume": ("work", "Let held work go on."),
+    "stop": ("work", "End the processes that do the work, wherever they run: also one that outlived its terminal."),
+    "pace": ("work", "Show the pace of all workers, or change it while they run."),
+    "faults": ("work", "List rows that could not be embedded, and decide."),
+    "cleanup": ("switch", "Drop the old side and finish."),
+    "abort": ("switch", "Give the migration up and take everything back."),
+    "log": ("work", "Show the audit log: when, who, where, which act, why."),
+    "version": ("version", "Print the versions that a bug report should name."),
+}
+"""Every command in the order of the journey: its module, and what `--help` says of it without loading that."""
 
 
-class _InOrder(click.Group):
-    """Commands in the order of the journey, and a near miss for a misspelt one."""
+def _start_log(context: click.Context, _: click.Parameter, file: Path | None) -> None:
+    """Log to the file of the option, else of EMBEDTUI_LOG; the option may stand before or after the command."""
+    if context.command is cli and file is None:
+        return  # the command will, or the dashboard
+    if file is not None or not context.find_root().meta.get(__name__):
+        start_log(context, file)
+
+
+def start_log(context: click.Context, file: Path | None = None) -> None:
+    """Start this process's log; once it is, nothing unexpected gets lost."""
+    import logging
+
+    from embedtui import logs, redaction
+    from embedtui.config.loading import environment
+
+    environ, _ = environment(os.environ, Path.cwd())
+    redaction.hide(redaction.secrets_of(environ))
+    logs.start(file or environ.get(logs.VARIABLE))
+    context.find_root().meta[__name__] = True
+    logging.getLogger("embedtui").info("embedtui %s: %s", embedtui.__version__, context.info_name)
+
+
+def _log_option() -> click.Option:
+    return click.Option(
+        ["--log-file"],
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        expose_value=False,
+        callback=_start_log,
+        help="Log here, with the tracebacks of bugs; also EMBEDTUI_LOG.",
+    )
+
+
+class _Commands(MutableMapping[str, click.Command]):
+    """The commands by name, each loaded when it is looked up."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._loaded:
+            module = importlib.import_module(f"embedtui.cli.{COMMANDS[name][0]}")
+            command: click.Command = getattr(module, name)
+            command.params.append(_log_option())
+            self._loaded[name] = command
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("commands are not taken away")
+
+    def __contains__(self, name: object) -> bool:
+        return name in COMMANDS
+
+    def __iter__(self) -> Any:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Journey(click.Group):
+    """Commands in the order of the journey, listed without loading them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands = _Commands()
+        self.params.append(_log_option())
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, said) for name, (_, said) in COMMANDS.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Example"):
@@ -49,7 +130,7 @@ class _InOrder(click.Group):
 
 
 @click.group(
-    cls=_InOrder,
+    cls=_Journey,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -68,7 +149,12 @@ def cli(ctx: click.Context, readonly: bool, name: str | None, config: Path | Non
         if readonly or name or config:
             raise click.UsageError(f"Write the options after {ctx.invoked_subcommand}.", ctx)
         return
-    settings = load_settings({"name": name}, config=config)
+    from embedtui.cli.common import settings_of
+    from embedtui.cli.show import show
+
+    if not ctx.meta.get(__name__):
+        start_log(ctx)
+    settings = settings_of({"name": name}, config=config)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise SettingsError(
             "The dashboard needs a terminal.", hint="Without one there are commands, e.g. `embedtui status`."
@@ -76,32 +162,10 @@ def cli(ctx: click.Context, readonly: bool, name: str | None, config: Path | Non
     ctx.exit(show(settings, readonly=readonly, config=config))
 
 
-@click.command(cls=ExampleCommand, example="embedtui version --json")
-@json_option
-def version(as_json: bool) -> None:
-    """Print the versions that a bug report should name."""
-    found = {
-        "embedtui": embedtui.__version__,
-        "python": platform.python_version(),
-        "psycopg": psycopg.__version__,
-        "libpq": psycopg.pq.version_pretty(psycopg.pq.version()),
-        "system": platform.platform(),
-    }
-    if as_json:
-        emit_json(found)
-    else:
-        for name, value in found.items():
-            say(f"{name} {value}")
-
-
-for _command in (*_COMMANDS, version):
-    cli.add_command(_command)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code (see :class:`embedtui.errors.ExitCode`); never a traceback.
 
-    ``EMBEDTUI_DEBUG=1`` adds one, with its secrets redacted.
+    That is in the log file; ``EMBEDTUI_DEBUG=1`` shows it on stderr, too, with its secrets redacted.
     """
     sys.exit(run_command(list(sys.argv[1:] if arguments is None else arguments)))
 
@@ -120,14 +184,26 @@ def run_command(arguments: list[str]) -> int:
         return _fail(Interrupted("Stopped.", hint="Run the command again to go on."), cause=error)
     except EmbedtuiError as error:
         return _fail(error)
-    except psycopg.Error as error:
-        return _fail(translate(error), cause=error)
     except SystemExit:
         # click's way of saying that the reader has seen enough (`embedtui plan | head`)
         return ExitCode.OK
     except Exception as error:  # the last resort: a bug is one line too
-        text = f"{type(error).__name__}: {error}"
-        return _fail(EmbedtuiError(text, hint="EMBEDTUI_DEBUG=1 shows where; please report it."), cause=error)
+        return _fail(_known(error), cause=error)
+
+
+def _known(error: Exception) -> EmbedtuiError:
+    """The error as one of ours, its traceback logged; the database's errors have words of their own."""
+    from embedtui import logs
+
+    if "psycopg" in sys.modules:
+        import psycopg
+
+        from embedtui.postgres.connect import translate
+
+        if isinstance(error, psycopg.Error):
+            logs.unexpected(error)
+            return translate(error)
+    return logs.unexpected(error)
 
 
 def _usage_hint(error: click.ClickException) -> str:
@@ -136,10 +212,17 @@ def _usage_hint(error: click.ClickException) -> str:
 
 
 def _fail(error: EmbedtuiError, *, title: str = "", cause: BaseException | None = None) -> int:
+    import logging
+
+    from embedtui.cli.output import plain
+    from embedtui.redaction import formatted
+
     message = plain(error.message).rstrip()
     if error.hint and not message.endswith((".", "?", "!", ":", ";")):
         message += "."
-    click.echo(f"embedtui: {title or error.title}: {message} {plain(error.hint)}".rstrip(), err=True)
+    said = f"{title or error.title}: {message} {plain(error.hint)}".rstrip()
+    click.echo(f"embedtui: {said}", err=True)
     if os.environ.get("EMBEDTUI_DEBUG") == "1":
-        click.echo(redact("".join(traceback.format_exception(cause or error))), err=True)
+        click.echo(formatted(cause or error), err=True)
+    logging.getLogger("embedtui").info("exit %d, %s", error.exit_code, said)
     return error.exit_code

@@ -18,12 +18,9 @@ from typing import Any
 
 import click
 
-from embedtui.formatting import readable_bytes
+from embedtui.formatting import duration, money, number, percent
 from embedtui.model import Condition, Phase, Snapshot, TableName
-from embedtui.postgres.connect import redact
-from embedtui.postgres.ddl import readable_seconds
-
-__all__ = ["ProgressLine", "emit_json", "money", "note", "number", "plain", "readable_bytes", "say", "seconds", "table"]
+from embedtui.redaction import redact
 
 LINE_EVERY_SECONDS = 5.0
 """Between two lines of progress where stderr is no terminal."""
@@ -75,23 +72,6 @@ def emit_json(value: Any) -> None:
     click.echo(json.dumps(to_data(value), allow_nan=False))
 
 
-def number(value: float | None) -> str:
-    """A count with thousands separated; unknown is a value."""
-    return "unknown" if value is None else f"{value:,.0f}"
-
-
-def money(value: float | None) -> str:
-    """An amount of money as the price's currency has it."""
-    if value is None:
-        return "unknown"
-    return f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.2g}" if value >= 0.0001 else "under 0.0001"
-
-
-def seconds(value: float | None) -> str:
-    """A duration as people say it."""
-    return "unknown" if value is None else readable_seconds(value)
-
-
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> Iterable[str]:
     """Lines of a plain table, columns as wide as they need."""
     widths = [max(len(row[place]) for row in (heads, *rows)) for place in range(len(heads))]
@@ -107,18 +87,18 @@ def progress_text(snapshot: Snapshot) -> str:
     backfill, index = snapshot.backfill, snapshot.index
     parts = [snapshot.phase.value]
     if snapshot.phase in (Phase.PREPARE, Phase.BACKFILL, Phase.INDEX):
-        share = f" ({100 * backfill.rows / backfill.total:.1f} %)" if backfill.total else ""
+        share = f" ({percent(backfill.rows / backfill.total, 1)})" if backfill.total else ""
         parts.append(f"{number(backfill.rows)}/{number(backfill.total)} rows{share}")
     if snapshot.phase is Phase.BACKFILL:
         if backfill.rate is not None:
             parts.append(f"{backfill.rate:,.0f} rows/s")
         if backfill.eta_seconds is not None:
-            parts.append(f"ETA {seconds(backfill.eta_seconds)}")
+            parts.append(f"ETA {duration(backfill.eta_seconds)}")
         parts.append(f"{number(backfill.tokens)} tokens")
         if backfill.spent is not None:
             parts.append(f"spent {money(backfill.spent)}")
     if index.phase:
-        share = f" {100 * index.done / index.total:.0f} %" if index.done is not None and index.total else ""
+        share = f" {percent(index.done / index.total)}" if index.done is not None and index.total else ""
         parts.append(f"index: {plain(index.phase, 60)}{share}")
         if index.waiting_for:
             parts.append(f"waits for {plain(index.waiting_for, 80)}")

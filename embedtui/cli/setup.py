@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from embedtui.cli.common import ExampleCommand, interactive, json_option, settings_options
-from embedtui.cli.output import emit_json, money, note, number, plain, readable_bytes, say, seconds, table, to_data
+from embedtui.cli.output import emit_json, note, plain, say, table, to_data
 from embedtui.config import CONFIG_NAME, Settings, write_toml
 from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.plan import make_plan
 from embedtui.errors import ExitCode, SettingsError
-from embedtui.formatting import counted
+from embedtui.formatting import counted, duration, money, number, size
 from embedtui.model import Plan
 from embedtui.postgres.catalog.facts import Candidate
 from embedtui.postgres.catalog.inspect import inspect_table
@@ -108,7 +108,7 @@ def _choose_table(candidates: tuple[Candidate, ...]) -> str:
             f"{len(tables)} tables have vector columns: {', '.join(map(plain, tables))}.", hint="Say which: --table."
         )
     rows = [
-        [str(place), plain(name), plain(each.column), each.type, number(each.rows), readable_bytes(each.bytes)]
+        [str(place), plain(name), plain(each.column), each.type, number(each.rows), size(each.bytes)]
         for place, (name, each) in enumerate(tables.items(), 1)
     ]
     for line in table(rows, ["", "table", "column", "type", "rows", "size"]):
@@ -163,7 +163,7 @@ def _print_plan(found: Plan) -> None:
     say(f"Table      {plain(shown(found.table))}, {rows}, {number(found.empty_rows)} with no text")
     about = "" if found.estimated_cost is None else "about "
     say(f"Tokens     about {number(found.estimated_tokens)}, cost {about}{money(found.estimated_cost)}")
-    say(f"Time       {seconds(found.estimated_seconds)}" + _why_unknown(found))
+    say(f"Time       {duration(found.estimated_seconds)}" + _why_unknown(found))
     say(f"Placement  {found.placement.value}: {plain(found.placement_why)}")
     say()
     for check in found.checks:

@@ -19,21 +19,10 @@ from embedtui.cli.common import (
     stop_signals,
     target_options,
 )
-from embedtui.cli.output import (
-    ProgressLine,
-    emit_json,
-    money,
-    number,
-    plain,
-    progress_text,
-    say,
-    seconds,
-    table,
-    to_data,
-)
+from embedtui.cli.output import ProgressLine, emit_json, plain, progress_text, say, table, to_data
 from embedtui.config import Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, Refused, SettingsError
-from embedtui.formatting import counted
+from embedtui.formatting import counted, duration, money, number
 from embedtui.model import (
     Event,
     Failed,
@@ -213,14 +202,15 @@ def _print_status(snapshot: Snapshot) -> None:
         f"spent {money(backfill.spent)}" + (f" of {money(backfill.cap)}" if backfill.cap is not None else "")
     )
     if backfill.rate is not None:
-        say(f"           {number(backfill.rate)} rows/s, ETA {seconds(backfill.eta_seconds)}")
+        say(f"           {number(backfill.rate)} rows/s, ETA {duration(backfill.eta_seconds)}")
     index = snapshot.index
     if index.exists or index.phase:
         state = "valid" if index.valid else plain(index.phase) or "not valid"
         say(f"Index      {plain(index.name)} ({index.method.value}), {state}")
     sync = snapshot.sync
     say(
-        f"Sync       {number(sync.queued)} queued" + (f", oldest {seconds(sync.oldest_seconds)}" if sync.queued else "")
+        f"Sync       {number(sync.queued)} queued"
+        + (f", oldest {duration(sync.oldest_seconds)}" if sync.queued else "")
     )
     for group in snapshot.faults:
         say(f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}")

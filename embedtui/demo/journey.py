@@ -1,73 +1,35 @@
-"""The demo: documents in a database, models behind an API, an application at work, and a whole migration of it."""
+"""The whole migration of the demo: in the dashboard, or headless with a report."""
 
 from __future__ import annotations
 
 import functools
 import json
-import os
-import platform
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from pathlib import Path
-from types import FrameType, TracebackType
+from collections.abc import Callable
+from dataclasses import asdict
 
-import numpy as np
-import platformdirs
-import psycopg
-from pgvector.psycopg import register_vector
-from psycopg import sql
-
-from embedtui import __version__
-from embedtui.config import GateSettings, ModelSettings, PacingSettings, Settings
-from embedtui.demo.api import LoopbackServer
-from embedtui.demo.corpus import Document, documents
-from embedtui.demo.database import EmbeddedServer
-from embedtui.demo.models import NEW_DIMENSIONS, NEW_MODEL, OLD_DIMENSIONS, OLD_MODEL, LatentSemantics, bag_of_words
-from embedtui.demo.questions import QUESTIONS
-from embedtui.demo.traffic import Traffic
+from embedtui.demo.environment import Demo
+from embedtui.demo.report import ComparisonReport, DemoReport, IndexReport, JudgedReport, TrafficReport
 from embedtui.engine import Engine
-from embedtui.engine.process import EngineApart
-from embedtui.engine.validate import queries as kept_queries
 from embedtui.errors import ExitCode, Interrupted, NotClean
 from embedtui.formatting import called
 from embedtui.model import (
     Comparison,
-    EmbeddingModel,
     Event,
     EventSink,
     Flip,
     Interval,
     Phase,
     PhaseChanged,
-    PlacementKind,
     Progressed,
-    QueryInput,
     Snapshot,
     VerifyReport,
 )
-from embedtui.postgres.state.migrations import load_migration
-from embedtui.postgres.state.models import register_model
 
-CORPUS_SIZE = 5000
-"""Documents of the demo, where the library has so many."""
-DATABASE = "demo"
-TABLE = "documents"
-INDEX = "idx_documents_embedding"
-KEY_VARIABLE = "EMBEDTUI_DEMO_KEY"
-API_SECONDS = 0.1
-"""Latency of a request to the loopback API, somewhat less than a provider's."""
-INPUTS_PER_REQUEST = 100
-"""As Gemini's endpoint allows; with OpenAI's 2,048 the whole demo would be three requests."""
 WATCHABLE_TOKENS_PER_MINUTE = 600_000.0
 """A pace at which the backfill of the demo's documents takes about half a minute on the screen."""
-LEAVING_SECONDS = 0.5
-"""What leaving waits for the application; a model that is being fitted could hold it for seconds."""
 SAY_SECONDS = 1.0
 """Least time between two lines of progress."""
 SEARCHES_SEEN = 5
@@ -75,328 +37,8 @@ SEARCHES_SEEN = 5
 BEFORE_VALIDATE = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL, Phase.INDEX)
 PATIENCE_SECONDS = 150.0
 """For each step of the headless journey; a step that takes longer is stuck."""
-
 OpenEngine = Callable[[EventSink | None], Engine]
 """Opens the demo's migration; may block."""
-
-
-class Demo:
-    """Everything the demo brings along, as a context manager: inside, the application is at work.
-
-    ``folder`` holds the database (default: embedtui's data folder) and is used again next time, unless ``reset`` or
-    what it holds was made by another Python or version, or its migration has ended. ``limit`` is the number of
-    documents (None: the usual), ``tokens_per_minute`` the pace of the migration (None: as it can), ``out`` receives
-    lines of progress.
-
-    SIGTERM and a closed terminal end the program through its context managers, so that nothing is left running.
-
-    Raises EmbedtuiError: the embedded PostgreSQL is not installed, or is in use, or does not start.
-    """
-
-    def __init__(
-        self,
-        folder: Path | None = None,
-        *,
-        reset: bool = False,
-        limit: int | None = None,
-        tokens_per_minute: float | None = None,
-        out: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        self._server = EmbeddedServer(folder or platformdirs.user_data_path("embedtui") / "demo")
-        self._reset = reset
-        self._limit = limit or CORPUS_SIZE
-        self._tokens_per_minute = tokens_per_minute
-        self._out = out
-        self._exit = ExitStack()
-        self.api = LoopbackServer(
-            {OLD_MODEL: bag_of_words, NEW_MODEL: LatentSemantics(lambda: [each.text for each in self._corpus])},
-            latency=API_SECONDS,
-        )
-
-    def __enter__(self) -> Demo:
-        with ExitStack() as stack:
-            stack.enter_context(_ended_by_signals())
-            stack.enter_context(_without_proxy())
-            if self._reset:
-                self._server.reset()
-            self._out("Starting PostgreSQL")
-            stack.enter_context(self._server)
-            stack.enter_context(self.api)
-            if not self._reusable():
-                self._fill()
-            self.traffic = Traffic(self.dsn, *self._embedding_models(), environ=self.environ, table=TABLE)
-            self.traffic.start()
-            stack.callback(self.traffic.stop, LEAVING_SECONDS)
-            self._exit = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exit.__exit__(kind, error, trace)
-
-    @property
-    def dsn(self) -> str:
-        """Connection string of the demo's database."""
-        return self._server.dsn(DATABASE)
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """The environment that an engine of this demo sees."""
-        return {"DATABASE_URL": self.dsn, KEY_VARIABLE: self.api.key}
-
-    @property
-    def settings(self) -> Settings:
-        """What an operator would have configured."""
-        old, new = (
-            ModelSettings(
-                name=name,
-                dimensions=dimensions,
-                base_url=self.api.base_url,
-                key_variable=KEY_VARIABLE,
-                price_per_million=price,
-                max_inputs=INPUTS_PER_REQUEST,
-            )
-            for name, dimensions, price in ((OLD_MODEL, OLD_DIMENSIONS, 0.02), (NEW_MODEL, NEW_DIMENSIONS, 0.13))
-        )
-        return Settings(
-            table=TABLE,
-            key=("id",),
-            content=("content",),
-            old_column="embedding",
-            placement=PlacementKind.COLUMN,
-            old_model=old,
-            new_model=new,
-            # The application of the demo edits 6 % of this small table in 75 s: nobody looks around so fast.
-            gate=GateSettings(max_drift=0.5),
-            pacing=PacingSettings(tokens_per_minute=self._tokens_per_minute, max_concurrency=4),
-            environ=self.environ,
-        )
-
-    def open_engine(self, on_event: EventSink | None = None, *, apart: bool = False) -> Engine:
-        """An engine whose migration is prepared and holds the demo's questions, to compare with.
-
-        ``apart``: it works in a process of its own, as beside a dashboard.
-        """
-        kind = EngineApart if apart else Engine
-        engine = kind(self.dsn, settings=self.settings, on_event=on_event, environ=self.environ)
-        try:
-            engine.prepare()
-            with psycopg.connect(self.dsn, autocommit=True) as conn:
-                kept_queries.store(conn, engine.require(), self.queries(), source="demo")
-        except BaseException:
-            engine.close()
-            raise
-        return engine
-
-    def queries(self) -> tuple[QueryInput, ...]:
-        """The demo's questions, with the rows that are right answers."""
-        with psycopg.connect(self.dsn) as conn:
-            rows = conn.execute(sql.SQL("SELECT name, id::text FROM {}").format(sql.Identifier(TABLE))).fetchall()
-        keys: dict[str, str] = dict(rows)
-        return tuple(
-            QueryInput(question.text, tuple(((keys[answer],), 1.0) for answer in question.answers if answer in keys))
-            for question in QUESTIONS
-        )
-
-    def lost_writes(self) -> int:
-        """Rows that are not as their last acknowledged write left them; stop the traffic first."""
-        with psycopg.connect(self.dsn) as conn:
-            stored: dict[int, str] = dict(
-                conn.execute(sql.SQL("SELECT id, content FROM {}").format(sql.Identifier(TABLE))).fetchall()
-            )
-        return sum(stored.get(key) != content for key, content in self.traffic.ledger().items())
-
-    # ------------------------------------------------------------------------------------------------ inner parts
-
-    @cached_property
-    def _corpus(self) -> list[Document]:
-        return documents(self._limit)
-
-    def _embedding_models(self) -> tuple[EmbeddingModel, EmbeddingModel]:
-        settings = self.settings
-        return settings.old_model.complete("old"), settings.new_model.complete("new")
-
-    @property
-    def _origin(self) -> str:
-        """What the stored vectors depend on."""
-        return (
-            f"embedtui demo {__version__}: {self._limit} documents, "
-            f"Python {platform.python_version()}, numpy {np.__version__}"
-        )
-
-    def _reusable(self) -> bool:
-        """Whether the database holds these documents and a migration that has not ended; its models are set anew."""
-        with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
-            if conn.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
-                return False
-        with psycopg.connect(self.dsn, autocommit=True) as conn:
-            row = conn.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [TABLE]).fetchone()
-            if row is None or row[0] != self._origin:
-                return False
-            if conn.execute("SELECT to_regclass('embedtui.migration')").fetchone() == (None,):
-                return True
-            migration = load_migration(conn)
-            if migration is not None and migration.phase.ended:
-                return False
-            for model in self._embedding_models():  # the API has another port every time
-                register_model(conn, model)
-        return True
-
-    def _fill(self) -> None:
-        """Make the database anew: all of it, or nothing that `_reusable` would take."""
-        self._out("Reading the documentation of this Python's standard library")
-        corpus = self._corpus
-        with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
-            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(DATABASE)))
-            conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
-        self._out(f"Filling a table with {len(corpus):,} documents and the vectors of {OLD_MODEL}")
-        vectors = bag_of_words([document.text for document in corpus])
-        table = sql.Identifier(TABLE)
-        with psycopg.connect(self.dsn) as conn:
-            conn.execute("CREATE EXTENSION vector")
-            register_vector(conn)
-            conn.execute(
-                sql.SQL(
-                    "CREATE TABLE {} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
-                    " name text NOT NULL, content text NOT NULL, embedding vector({}))"
-                ).format(table, sql.Literal(OLD_DIMENSIONS))
-            )
-            columns = sql.SQL("COPY {} (name, content, embedding) FROM STDIN (FORMAT binary)").format(table)
-            with conn.cursor() as cursor, cursor.copy(columns) as copy:
-                copy.set_types(["text", "text", "vector"])
-                for document, vector in zip(corpus, vectors, strict=True):
-                    copy.write_row((document.name, document.text, vector))
-            conn.execute(
-                sql.SQL("CREATE INDEX {} ON {} USING hnsw (embedding vector_cosine_ops)").format(
-                    sql.Identifier(INDEX), table
-                )
-            )
-            conn.execute(sql.SQL("ANALYZE {}").format(table))
-            conn.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(table, sql.Literal(self._origin)))
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP leave through the context managers; only the main thread can arrange that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _without_proxy() -> Iterator[None]:
-    """The loopback API is reached directly, also where HTTP_PROXY is set."""
-    before = os.environ.get("NO_PROXY")
-    os.environ["NO_PROXY"] = ",".join(filter(None, ("127.0.0.1", before or os.environ.get("no_proxy"))))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["NO_PROXY"]
-        else:
-            os.environ["NO_PROXY"] = before
-
-
-# ----------------------------------------------------------------------------------------------- a whole migration
-
-
-@dataclass(frozen=True, slots=True)
-class IndexReport:
-    name: str
-    method: str
-    valid: bool
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedReport:
-    old: float | None
-    """nDCG@10 on the demo's questions."""
-    new: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonReport:
-    queries: int
-    k: int
-    mean_overlap: float
-    low_overlap: int
-    judged: JudgedReport
-    verdict: str
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficReport:
-    reads: int
-    writes: int
-    failed: int
-    errors: tuple[str, ...]
-    lost: int
-    """Acknowledged writes that are not in the table."""
-
-
-@dataclass(frozen=True, slots=True)
-class DemoReport:
-    """What the headless journey came to."""
-
-    rows: int
-    embedded: int
-    missing: int
-    stale: int
-    faulty: int
-    tokens: int
-    rows_per_second: float | None
-    """Of the backfill, from the first rows seen to the last; None where it was over at once."""
-    index: IndexReport
-    comparison: ComparisonReport
-    flip_ms: float
-    rollback_ms: float
-    rollback_fresh: bool | None
-    """Whether the old side was current at the end."""
-    traffic: TrafficReport
-    active: str
-    phase: str
-    seconds: float
-    """The whole journey, without the start of the demo."""
-
-    @property
-    def well(self) -> bool:
-        """Whether nothing was lost, nothing failed and the new side serves."""
-        problems = self.missing or self.stale or self.faulty or self.traffic.failed or self.traffic.lost
-        return not problems and self.index.valid and self.active == "new"
-
-    def text(self) -> str:
-        """For people."""
-        judged = self.comparison.judged
-        lines = (
-            ("Documents", f"{self.rows:,}, {self.embedded:,} with a vector of {NEW_MODEL}"),
-            ("Wrong", f"{self.missing} missing, {self.stale} stale, {self.faulty} faulty"),
-            ("Backfill", f"{_figure(self.rows_per_second, ',.0f')} rows/s, {self.tokens:,} tokens"),
-            ("Index", f"{self.index.name} ({self.index.method}), {'valid' if self.index.valid else 'INVALID'}"),
-            ("Top 10", f"{self.comparison.mean_overlap:.0%} shared over {self.comparison.queries} questions"),
-            ("nDCG@10", f"{_figure(judged.old)} old, {_figure(judged.new)} new: {self.comparison.verdict}"),
-            ("Cutover", f"{self.flip_ms:.1f} ms, rollback {self.rollback_ms:.1f} ms"),
-            (
-                "Application",
-                f"{self.traffic.reads} searches, {self.traffic.writes} writes, {self.traffic.failed} failed",
-            ),
-            ("Now", f"phase {self.phase}, the {self.active} side serves"),
-        )
-        return "\n".join(f"{title:<12}{line}" for title, line in lines)
-
-
-def _figure(value: float | None, form: str = ".3f") -> str:
-    return "unknown" if value is None else format(value, form)
 
 
 def run_demo(*, headless: bool, as_json: bool, reset: bool, dashboard: Callable[[OpenEngine], int]) -> int:

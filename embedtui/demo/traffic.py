@@ -17,8 +17,9 @@ from psycopg import sql
 from embedtui.demo.questions import ANSWERS, QUESTIONS
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import EmbeddingModel, Side
-from embedtui.postgres.connect import lost, redact, translate
+from embedtui.postgres.connect import lost, translate
 from embedtui.providers import Embedder, Kind, make_embedder
+from embedtui.redaction import redact
 from embedtui.router import Route, Router
 
 ERRORS_KEPT = 5

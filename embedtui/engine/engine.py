@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 
-from embedtui.config import Settings
+from embedtui.config import GateSettings, Settings
 from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.backfill.embedding import ConfigurationFault
 from embedtui.engine.backfill.job import Job, now
@@ -32,7 +32,7 @@ from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
 from embedtui.engine.validate import queries as queries_module
 from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered, with_verdicts
-from embedtui.engine.validate.gate import GateThresholds, decide_gate
+from embedtui.engine.validate.gate import decide_gate
 from embedtui.engine.validate.run import CompareOptions
 from embedtui.engine.validate.verify import count_rows, sample_rows
 from embedtui.errors import DatabaseLost, EmbedtuiError, Interrupted, ProviderError, Refused
@@ -761,8 +761,8 @@ def _choice(rename: bool, archive: str | None, keep_old: bool, keep_provenance: 
     )
 
 
-def _thresholds(migration: Migration) -> GateThresholds:
-    return GateThresholds(**{name: value for name, value in _gate(migration).items() if name != "where"})
+def _thresholds(migration: Migration) -> GateSettings:
+    return GateSettings(**_gate(migration))
 
 
 def _filter(migration: Migration, where: str | None) -> str:

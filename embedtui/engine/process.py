@@ -20,12 +20,13 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from typing import Any, BinaryIO
 
+from embedtui import logs
 from embedtui.config import Settings
 from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError, Interrupted, ProviderError
 from embedtui.model import Event, EventSink, Progressed, Snapshot
-from embedtui.postgres.connect import redact
 from embedtui.providers import ProviderFault
+from embedtui.redaction import hide, redact, secrets_of
 
 LOOK_SECONDS = 0.1
 """Between looks at the stop signal."""
@@ -34,7 +35,10 @@ HEARD_SECONDS = 60.0
 LAST_WORDS = 2000
 """Bytes of what a process that died had written to stderr."""
 STOP = "stop"
-_ENTRY = "import sys; sys.path[:] = sys.argv[2:]; from embedtui.engine.process import serve; serve(int(sys.argv[1]))"
+_ENTRY = (
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    "from embedtui.engine.process import serve; serve(int(sys.argv[1]), sys.argv[2])"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,7 @@ class Ended:
             error = ProviderError(error.reason, hint=error.hint)
         if isinstance(error, EmbedtuiError):
             return cls(error)
-        text = redact(f"{type(error).__name__}: {error}".splitlines()[0])
-        return cls(EmbedtuiError(text, hint="Please report this."))
+        return cls(logs.unexpected(error))
 
 
 class EngineApart(Engine):
@@ -155,7 +158,7 @@ def _start(pipe: Pipe, stderr: BinaryIO) -> subprocess.Popen[bytes]:
     """A new interpreter in a session of its own: no signal of the terminal reaches it."""
     # Modules are found where we found ours; by arguments, for a variable would reach the operator's hooks as well.
     return subprocess.Popen(
-        [sys.executable, "-c", _ENTRY, str(pipe.fileno()), *sys.path],
+        [sys.executable, "-c", _ENTRY, str(pipe.fileno()), str(logs.current_file() or ""), *sys.path],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=stderr,
@@ -176,10 +179,17 @@ def _died(process: subprocess.Popen[bytes], said: BinaryIO) -> EmbedtuiError:
 # --------------------------------------------------------------------------------------------- in the new process
 
 
-def serve(descriptor: int) -> None:
-    """Carries out the order that comes through the pipe ``descriptor``."""
+def serve(descriptor: int, log_file: str = "") -> None:
+    """Carries out the order that comes through the pipe ``descriptor``; logs where the other side does."""
+    if log_file:
+        logs.start(log_file)
     pipe = Pipe(descriptor)
     order: Order = pipe.recv()
+    hide(
+        secrets_of(
+            {**order.environ, "DATABASE_URL": order.dsn}, order.settings.secret_variables if order.settings else ()
+        )
+    )
     stop = threading.Event()
     # A handler may not set an event that its own thread waits for; a queue of this kind is made for it.
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import psycopg
 
-from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
+from embedtui.errors import EmbedtuiError, Interrupted
+from embedtui.logs import unexpected
 from embedtui.postgres.connect import Connection, Link, exhausted, lost, retryable, translate
 
 T = TypeVar("T")
@@ -63,9 +64,8 @@ def with_database(
 
 
 def fatal(error: BaseException) -> EmbedtuiError:
-    """Any exception as one of ours, for a thread that has to hand its failure to another."""
+    """Any exception as one of ours, for a thread that has to hand its failure to another; its traceback is logged."""
     if isinstance(error, EmbedtuiError):
         return error
-    if isinstance(error, psycopg.Error):
-        return translate(error)
-    return DatabaseError(f"Unexpected {type(error).__name__}: {error}")
+    found = unexpected(error)
+    return translate(error) if isinstance(error, psycopg.Error) else found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import psycopg
 from psycopg import conninfo, errors, sql
 
 from embedtui.errors import DatabaseError, DatabaseLost, EmbedtuiError, LockTimeout, Refused
+from embedtui.redaction import redact
 
 APPLICATION = "embedtui"
 
@@ -26,23 +26,6 @@ _KEEPALIVE = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
-
-_DSN_PASSWORD = re.compile(r"(?P<head>\w+://[^\s:/@]*:)[^\s@]*(?=@)")
-_DSN_PARAMETER = re.compile(
-    r"(?P<head>\b(?:password|sslpassword|passwd|pwd)\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE
-)
-_KEY = re.compile(r"\b(?:sk|pk|rk|key)-[A-Za-z0-9_\-*]{6,}")
-_BEARER = re.compile(r"(?P<head>\bBearer\s+)\S+", re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-
-
-def redact(text: str) -> str:
-    """``text`` with passwords, API keys and control characters (ANSI escapes, bidi overrides) taken out."""
-    text = _DSN_PASSWORD.sub(r"\g<head>***", text)
-    text = _DSN_PARAMETER.sub(r"\g<head>***", text)
-    text = _KEY.sub("***", text)
-    text = _BEARER.sub(r"\g<head>***", text)
-    return _CONTROL.sub("", text)
 
 
 def operator_name() -> str:

@@ -14,8 +14,10 @@ import psycopg
 from psycopg import sql
 
 from embedtui.errors import Interrupted, LockTimeout
+from embedtui.formatting import duration
 from embedtui.model import TableName
-from embedtui.postgres.connect import Connection, redact
+from embedtui.postgres.connect import Connection
+from embedtui.redaction import redact
 
 FIRST_TRY = 0.2
 """Seconds of lock_timeout at the first try."""
@@ -88,21 +90,10 @@ class Session:
         else:
             what = f"pid {self.pid}" + (f" ({self.application})" if self.application else "")
         if self.age_seconds is not None:
-            what += f", open for {readable_seconds(self.age_seconds)}"
+            what += f", open for {duration(self.age_seconds, exact=True)}"
         if self.state and self.state != "active":
             what += f", {self.state}"
         return what + (f": {self.query}" if self.query else "")
-
-
-def readable_seconds(seconds: float) -> str:
-    """A duration as an operator reads it: ``0.4 s``, ``75 s``, ``12 min``, ``3.5 h``, ``7 days``."""
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{round(seconds, 1):g} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172_800:
-        return f"{round(seconds / 3600, 1):g} h"
-    return f"{round(seconds / 86_400, 1):g} days"
 
 
 def query_head(query: str, length: int = 80) -> str:
@@ -176,7 +167,7 @@ def run_ddl(
         )
         if holders:
             raise LockTimeout(
-                f"Gave up after {readable_seconds(patience)}: the lock is held by {_names(holders)}.",
+                f"Gave up after {duration(patience, exact=True)}: the lock is held by {_names(holders)}.",
                 hint="End that transaction, or try again later; nothing was changed.",
             )
         try:
@@ -189,7 +180,7 @@ def run_ddl(
             holders = lock_holders(conn, named, blocks_reads=blocks_reads)
             if time.monotonic() >= deadline:
                 raise LockTimeout(
-                    f"Gave up after {readable_seconds(patience)}: "
+                    f"Gave up after {duration(patience, exact=True)}: "
                     + (f"the lock is held by {_names(holders)}." if holders else "the lock was always taken."),
                     hint="Try again in a quieter moment; nothing was changed.",
                 ) from error

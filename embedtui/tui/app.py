@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from textual import events
-from textual.app import App, ScreenStackError, SystemCommand
+from textual.app import ScreenStackError, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
@@ -50,6 +50,7 @@ from embedtui.tui.bridge import (
     SnapshotTaken,
     Trouble,
 )
+from embedtui.tui.crash import CrashLogged
 from embedtui.tui.palette import ActsProvider
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.compare import CompareScreen
@@ -85,7 +86,7 @@ _EVENTS = 2000
 """Events of this process kept for Overview and Log."""
 
 
-class Dashboard(App[None]):
+class Dashboard(CrashLogged[None]):
     """The dashboard over one engine. Every change of the screen happens in the event loop, from a message."""
 
     TITLE = "embedtui"

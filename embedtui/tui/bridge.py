@@ -13,6 +13,7 @@ from typing import Protocol
 from textual.message import Message
 
 from embedtui.errors import EmbedtuiError
+from embedtui.logs import unexpected
 from embedtui.model import (
     AuditEntry,
     Blocker,
@@ -114,11 +115,11 @@ class Trouble:
 
     @classmethod
     def of(cls, error: BaseException) -> Trouble:
-        """The trouble that ``error`` means; of unexpected ones only the kind and the first line."""
+        """The trouble that ``error`` means; an unexpected one is logged with its traceback."""
         if isinstance(error, EmbedtuiError):
             return cls(error.title, error.message, error.hint)
-        first = (str(error).strip().splitlines() or [""])[0]
-        return cls("Unexpected", f"{type(error).__name__}: {first}", "Please report this.")
+        found = unexpected(error)
+        return cls("Unexpected", found.message, found.hint)
 
 
 # ----------------------------------------------------------------------------------------------------- messages

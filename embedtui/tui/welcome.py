@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from textual import on
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
@@ -19,6 +19,7 @@ from textual.widgets import Button, Input, Label, Static
 
 from embedtui.tui import comforts, draw, safe, theme
 from embedtui.tui.bridge import Trouble
+from embedtui.tui.crash import CrashLogged
 from embedtui.tui.screens.dialogs import Dialog
 from embedtui.tui.widgets.listing import Listing
 
@@ -110,7 +111,7 @@ class ModelDialog(Dialog[tuple[str, int, str]]):
             self.dismiss((model, int(dimensions), self.query_one("#old-model", Input).value.strip()))
 
 
-class Welcome(App[Choice]):
+class Welcome(CrashLogged[Choice]):
     """A short list; leaving it leaves everything as it is."""
 
     CSS_PATH = Path(__file__).with_name("app.tcss")

@@ -17,8 +17,9 @@ import psutil
 import psycopg
 import pytest
 
-from embedtui.demo import journey
-from embedtui.demo.journey import Demo, run_demo
+from embedtui.demo import environment
+from embedtui.demo.environment import Demo
+from embedtui.demo.journey import OpenEngine, run_demo
 from embedtui.demo.models import NEW_MODEL, OLD_MODEL
 from embedtui.errors import ExitCode
 from embedtui.model import Phase, Side
@@ -53,13 +54,13 @@ def folder(home: Path) -> Path:
 @pytest.fixture(autouse=True)
 def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(home))
-    monkeypatch.setattr(journey, "CORPUS_SIZE", DOCUMENTS)
+    monkeypatch.setattr(environment, "CORPUS_SIZE", DOCUMENTS)
 
 
 def test_dashboard_gets_a_prepared_migration_with_questions(capsys: pytest.CaptureFixture[str]) -> None:
     opened: list[str] = []
 
-    def dashboard(open_engine: journey.OpenEngine) -> int:
+    def dashboard(open_engine: OpenEngine) -> int:
         engine = open_engine(None)
         opened.append(engine.dsn)
         snapshot = engine.snapshot()
@@ -79,7 +80,7 @@ def test_dashboard_gets_a_prepared_migration_with_questions(capsys: pytest.Captu
 
 
 def test_headless_journey_ends_well(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def no_dashboard(open_engine: journey.OpenEngine) -> int:
+    def no_dashboard(open_engine: OpenEngine) -> int:
         raise AssertionError("headless")
 
     code = run_demo(headless=True, as_json=True, reset=False, dashboard=no_dashboard)
@@ -118,7 +119,7 @@ def test_next_demo_goes_on_with_what_is_there() -> None:
 def test_signals_leave_nothing_running(folder: Path, number: signal.Signals, code: int) -> None:
     script = f"""
         import sys, time
-        from embedtui.demo.journey import Demo
+        from embedtui.demo.environment import Demo
         try:
             with Demo(limit={DOCUMENTS}):
                 print("up", flush=True)

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import Event, EventSink, Failed, FaultClass, Held, Hold, Key, Migration, Noted, Side, ThreadStatus
-from embedtui.postgres.connect import Connection, Link, redact
+from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.batch import prepare_batch
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.sides.protocol import Placement
+from embedtui.redaction import redact
 
 POLL = 0.1
 """Seconds between looks at the stop signal while waiting."""

@@ -17,6 +17,7 @@ import psycopg
 from embedtui.engine.backfill.adapt import ConcurrencyFinder, RateLearner
 from embedtui.engine.backfill.packing import UNCALIBRATED
 from embedtui.errors import DatabaseError, Interrupted
+from embedtui.formatting import money
 from embedtui.model import FaultClass, Hold, Migration
 from embedtui.postgres.connect import Connection, Link, lost, retryable, translate
 from embedtui.providers import ProviderFault, RateLimits
@@ -387,7 +388,9 @@ class Pacer:
                 return _Obstacle("spend_cap", "A spend cap needs the model's price per million tokens.", KNOB_SECONDS)
             if self._cap * 1e6 / self._price - self._spent < missing:
                 spent = self._spent * self._price / 1e6
-                return _Obstacle("spend_cap", f"{spent:.2f} of {self._cap:.2f} is spent or reserved.", KNOB_SECONDS)
+                return _Obstacle(
+                    "spend_cap", f"{money(spent)} of {money(self._cap)} is spent or reserved.", KNOB_SECONDS
+                )
         now = self._clock()
         self._finder.starved()
         waits = [(0.0, "the provider's budget")]

@@ -13,11 +13,13 @@ import psycopg
 
 from embedtui.config import ThrottleSettings
 from embedtui.errors import SettingsError
+from embedtui.formatting import duration
 from embedtui.model import Hold, Migration
-from embedtui.postgres.connect import Connection, redact
-from embedtui.postgres.ddl import Session, query_head, readable_seconds
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.ddl import Session, query_head
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
+from embedtui.redaction import redact
 
 NAMES = ("replica_lag", "probe_latency", "lock_waits", "long_transactions", "autovacuum", "wal_rate")
 """Every reason that :meth:`Throttle.check` can name."""
@@ -236,8 +238,8 @@ class Throttle:
                     "replica_lag",
                     lag,
                     limit,
-                    f"{redact(name)} is {readable_seconds(lag)} ({behind:.1f} MB) behind,"
-                    f" limit {readable_seconds(limit)}",
+                    f"{redact(name)} is {duration(lag, exact=True)} ({behind:.1f} MB) behind,"
+                    f" limit {duration(limit, exact=True)}",
                 )
             )
         return readings
@@ -297,8 +299,8 @@ class Throttle:
                     "long_transactions",
                     seconds,
                     limit,
-                    f"{holder.name} has held back clean-up for {readable_seconds(seconds)},"
-                    f" limit {readable_seconds(limit)}",
+                    f"{holder.name} has held back clean-up for {duration(seconds, exact=True)},"
+                    f" limit {duration(limit, exact=True)}",
                 )
             )
         return readings

@@ -18,12 +18,12 @@ from psycopg.types.json import Jsonb
 from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import DatabaseError, Interrupted, LockTimeout, NotClean, Refused, SettingsError
-from embedtui.formatting import counted
+from embedtui.formatting import counted, duration
 from embedtui.model import Blocker, Migration, Phase, PlacementKind, Side, TableName
 from embedtui.postgres.catalog.facts import Dependent, TableFacts
 from embedtui.postgres.catalog.inspect import inspect_oid
-from embedtui.postgres.connect import Connection, host_name, operator_name, redact
-from embedtui.postgres.ddl import Statement, cancelled_by, readable_seconds, run_ddl
+from embedtui.postgres.connect import Connection, host_name, operator_name
+from embedtui.postgres.ddl import Statement, cancelled_by, run_ddl
 from embedtui.postgres.indexes import partition_indexes
 from embedtui.postgres.names import parse_name, relation
 from embedtui.postgres.sides import capture
@@ -31,6 +31,7 @@ from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.route import CHANNEL, read_listeners, read_route
+from embedtui.redaction import redact
 
 DRAIN_PATIENCE = 60.0
 """Seconds in which the workers may bring the queue to zero, before the cleanup is refused."""
@@ -119,8 +120,8 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
     if served < wanted:
         yield Blocker(
             "soak",
-            f"The new side has served for {readable_seconds(served)} of {readable_seconds(wanted)}.",
-            f"Wait {readable_seconds(wanted - served)} more, or give a reason to override.",
+            f"The new side has served for {duration(served, exact=True)} of {duration(wanted, exact=True)}.",
+            f"Wait {duration(wanted - served, exact=True)} more, or give a reason to override.",
             overridable=True,
         )
     queued = _one(conn, "SELECT count(*) FROM embedtui.queue WHERE migration = %s", (migration.id,))

@@ -22,11 +22,11 @@ from embedtui.engine.cutover.strategies import (
     tell_services,
 )
 from embedtui.errors import EmbedtuiError, Refused
-from embedtui.formatting import counted
+from embedtui.formatting import counted, duration
 from embedtui.model import Blocker, Check, EvaluationStatus, Flip, IndexMethod, Migration, Phase, Side
 from embedtui.postgres.catalog.inspect import inspect_oid
-from embedtui.postgres.connect import Connection, connect, host_name, operator_name, redact, translate
-from embedtui.postgres.ddl import readable_seconds, run_ddl
+from embedtui.postgres.connect import Connection, connect, host_name, operator_name, translate
+from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.indexes import index_status, is_cold, prewarm
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.placement import make_placement
@@ -40,6 +40,7 @@ from embedtui.postgres.state.route import (
     read_route,
     set_pending,
 )
+from embedtui.redaction import redact
 
 # A flip waits for nobody: beyond this something is wrong, and the operator is better told.
 _STATEMENT_MS = 5_000
@@ -130,7 +131,7 @@ def _sync(conn: Connection, migration: Migration) -> list[Blocker]:
     return [
         Blocker(
             "sync",
-            f"{changes} for the new side, the oldest for {readable_seconds(oldest)}.",
+            f"{changes} for the new side, the oldest for {duration(oldest, exact=True)}.",
             "Keep `embedtui run --follow` going, or postpone the cutover until the queue is empty.",
             True,
         )

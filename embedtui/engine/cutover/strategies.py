@@ -21,10 +21,11 @@ from embedtui.errors import EmbedtuiError, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Migration, PlacementKind, Side
 from embedtui.postgres.catalog.inspect import inspect_oid
-from embedtui.postgres.connect import Connection, redact
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import new_indexes, old_indexes
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.route import CHANNEL
+from embedtui.redaction import redact
 
 LIMITS: Mapping[str, str] = {
     "pointer": "",

@@ -13,12 +13,11 @@ from embedtui.engine.plan.draft import Draft
 from embedtui.engine.plan.estimates import TextEstimate
 from embedtui.engine.plan.placement import fired_by_update
 from embedtui.engine.plan.statements import index_options
-from embedtui.formatting import counted, readable_bytes
+from embedtui.formatting import counted, duration, size
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind
 from embedtui.postgres import indexes
 from embedtui.postgres.catalog.server import long_transactions, size_in_bytes, version_tuple
 from embedtui.postgres.catalog.tables import exists
-from embedtui.postgres.ddl import readable_seconds
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import EmbedReply, ProviderFault, RateLimits, make_embedder
@@ -296,17 +295,17 @@ def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
             yield Check(
                 "index memory",
                 "warn",
-                f"The HNSW build wants about {readable_bytes(memory)}; maintenance_work_mem is "
-                f"{readable_bytes(allowed)}, beyond which it slows to a crawl.",
+                f"The HNSW build wants about {size(memory)}; maintenance_work_mem is "
+                f"{size(allowed)}, beyond which it slows to a crawl.",
                 "Raise it for the build, if the server has the memory: "
                 f'index.maintenance_work_mem = "{math.ceil(memory / 2**20)}MB".',
             )
         else:
-            yield Check("index memory", "pass", f"about {readable_bytes(memory)} for the HNSW build")
+            yield Check("index memory", "pass", f"about {size(memory)} for the HNSW build")
     yield Check(
         "disk",
         "unknown",
-        f"The new vectors take about {readable_bytes(vectors)}, an HNSW index on them about as much again; "
+        f"The new vectors take about {size(vectors)}, an HNSW index on them about as much again; "
         "the server does not say what is free.",
     )
     if server.prepared_transactions:
@@ -322,7 +321,8 @@ def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
         yield Check(
             "long transactions",
             "warn",
-            f"{transactions} open for up to {readable_seconds(oldest)}: DDL and the index build wait until they end.",
+            f"{transactions} open for up to {duration(oldest, exact=True)}:"
+            " DDL and the index build wait until they end.",
             "Look for `idle in transaction` in pg_stat_activity.",
         )
 

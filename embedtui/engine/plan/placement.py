@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from embedtui.config import Settings
 from embedtui.engine.plan.draft import Draft
-from embedtui.formatting import readable_bytes
+from embedtui.formatting import size
 from embedtui.model import PlacementKind
 from embedtui.postgres.catalog.facts import RowTrigger
 from embedtui.postgres.names import shown
@@ -49,8 +49,8 @@ def _for_a_side_table(draft: Draft) -> Iterator[str]:
     big = max((index.bytes for index in facts.indexes_on(draft.old_column)), default=0)
     if big > draft.server.shared_buffers:
         yield (
-            f"the old index ({readable_bytes(big)}) is bigger than shared_buffers"
-            f" ({readable_bytes(draft.server.shared_buffers)}), and some updates have to touch it"
+            f"the old index ({size(big)}) is bigger than shared_buffers"
+            f" ({size(draft.server.shared_buffers)}), and some updates have to touch it"
         )
 
 

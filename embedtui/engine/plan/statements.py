@@ -6,7 +6,7 @@ from typing import Any
 
 from psycopg import Connection, sql
 
-from embedtui.config import Settings
+from embedtui.config import IndexSettings, Settings
 from embedtui.model import Migration
 from embedtui.postgres import indexes
 from embedtui.postgres.sides import capture
@@ -30,11 +30,11 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
     return tuple(statements)
 
 
-def index_options(migration: Migration) -> indexes.IndexOptions:
+def index_options(migration: Migration) -> IndexSettings:
     """The index as the migration's settings ask for it."""
     chosen = migration.settings.get("index")
     values = chosen if isinstance(chosen, dict) else {}
-    return indexes.IndexOptions(
+    return IndexSettings(
         method=migration.index_method,
         **{name: value for name, value in values.items() if name != "method" and value is not None},
     )

@@ -31,10 +31,6 @@ from embedtui.postgres.state.movement import read_movement
 from embedtui.postgres.state.queries import StoredQuery, load_queries
 from embedtui.postgres.state.verdicts import load_verdicts
 
-VOID_SHARE = 0.05
-"""Share of the rows that may change before an evaluation is void: a twentieth of the rows holds, on average, a
-twentieth of the places in the rankings, so the mean overlap cannot have moved by much more."""
-
 
 def observe(conn: Connection, migration: Migration, *, where: sql.Composable | None = None, request: str) -> SeenState:
     """The state a comparison is about to see. Reads the whole table once, without its vectors (200,000 rows: 0.1 s).
@@ -66,9 +62,7 @@ def observe(conn: Connection, migration: Migration, *, where: sql.Composable | N
     )
 
 
-def record(
-    conn: Connection, migration: Migration, comparison: Comparison, void_share: float = VOID_SHARE
-) -> Comparison:
+def record(conn: Connection, migration: Migration, comparison: Comparison, void_share: float) -> Comparison:
     """Append a judged comparison to embedtui.evaluation; returned with its id and time.
 
     It is void once more than ``void_share`` of the rows have changed.

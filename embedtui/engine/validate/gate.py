@@ -2,63 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 import psycopg
 
-from embedtui.engine.validate.evaluation import VOID_SHARE, record, with_verdicts
+from embedtui.config import GateSettings
+from embedtui.engine.validate.evaluation import record, with_verdicts
 from embedtui.engine.validate.run import Connect
-from embedtui.formatting import counted
-from embedtui.model import Check, Comparison, IndexMethod, Interval, Measures, Migration, Side
+from embedtui.formatting import counted, percent
+from embedtui.model import Check, Comparison, IndexMethod, Interval, Measures, Migration, Side, VerifyReport
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import used_by_search
 from embedtui.postgres.indexes.existing import approximate_index
 from embedtui.postgres.sides.placement import make_placement
-from embedtui.postgres.sides.protocol import SideCounts
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.queue import count_rows_waiting
 
-NDCG_MARGIN = 0.02
-"""See :attr:`GateThresholds.ndcg_margin`."""
+DEFAULTS = GateSettings()
 
-
-@dataclass(frozen=True, slots=True)
-class GateThresholds:
-    """What the cutover asks for. The defaults suit a table that serves people; each says why it is what it is."""
-
-    min_queries: int = 30
-    """Fewer are inconclusive: the bootstrap interval of so few is itself too narrow to be trusted."""
-    min_judged: int = 30
-    """Judged queries from which judgments decide; with fewer, overlap and verdicts do."""
-    ndcg_margin: float = NDCG_MARGIN
-    """Judged: the new side may be worse by this much in nDCG@10. It is one relevant row moving from the first place to
-    the second in one query of twenty; a smaller difference takes thousands of judged queries to be sure of."""
-    min_overlap: float = 0.5
-    """Unjudged: a mean overlap of the top 10 below this asks for verdicts. Two equally good models shared 46 % on a
-    public set, so it says nothing against the new one: it says that somebody has to look."""
-    chance_overlap: float = 0.03
-    """Unjudged: below this hardly any result is kept. Vectors in the wrong order, or made of the wrong text, look like
-    that; on the demo's corpus even a poor model and a good one share 5 to 9 %."""
-    min_verdicts: int = 10
-    """Verdicts for one side or the other from which they decide: with ten, 9 to 1 is the first split that the sign test
-    finds significant (p = 0.02)."""
-    min_index_recall: float = 0.95
-    """Of the new index against exact search: below this, one result in twenty that the model found is lost."""
-    max_latency_factor: float = 2.0
-    """p95 of the new side may be this many times the old one's: more dimensions take time, but not more."""
-    latency_floor_ms: float = 20.0
-    """A p95 up to this is fine whatever the old one's was: at a few milliseconds the factor measures noise."""
-    min_coverage: float = 0.999
-    """Share of rows with content that have a new vector or wait in the queue for one: an application that inserts all
-    the time always has some of these, and ``max_stale`` bounds them."""
-    max_stale: float = 0.01
-    """Share of rows whose new vector is of earlier content, or that wait in the queue; change capture catches up with
-    these all the time."""
-    max_faulty: float = 0.001
-    """Share of rows with an undecided fault: these would vanish from the results."""
-    max_drift: float = VOID_SHARE
-    """Share of rows that may change before the evaluation is void."""
+MIN_JUDGED = 30
+"""Judged queries from which judgments decide; with fewer, overlap and verdicts do."""
+CHANCE_OVERLAP = 0.03
+"""Unjudged: below this hardly any result is kept. Vectors in the wrong order, or of the wrong text, look like that; on
+the demo's corpus even a poor model and a good one share 5 to 9 %."""
+MIN_VERDICTS = 10
+"""Verdicts for one side or the other from which they decide: with ten, 9 to 1 is the first split that the sign test
+finds significant (p = 0.02)."""
+LATENCY_FLOOR_MS = 20.0
+"""A p95 up to this is fine whatever the old one's was: at a few milliseconds the factor measures noise."""
+MIN_COVERAGE = 0.999
+"""Share of rows with content that have a new vector or wait in the queue for one: an application that inserts all the
+time always has some of these, and ``MAX_STALE`` bounds them."""
+MAX_STALE = 0.01
+"""Share of rows whose new vector is of earlier content, or that wait in the queue; change capture catches up with these
+all the time."""
+MAX_FAULTY = 0.001
+"""Share of rows with an undecided fault: these would vanish from the results."""
 
 
 class Quality(StrEnum):
@@ -72,7 +52,7 @@ class Quality(StrEnum):
 
 
 def decide_gate(
-    connect: Connect, migration: Migration, comparison: Comparison, thresholds: GateThresholds = GateThresholds()
+    connect: Connect, migration: Migration, comparison: Comparison, thresholds: GateSettings = DEFAULTS
 ) -> Comparison:
     """Run all checks on a comparison and record it; returned with checks, verdict and id.
 
@@ -105,7 +85,7 @@ def verdict_of(checks: tuple[Check, ...]) -> str:
 
 
 def judge(
-    conn: Connection, migration: Migration, comparison: Comparison, thresholds: GateThresholds = GateThresholds()
+    conn: Connection, migration: Migration, comparison: Comparison, thresholds: GateSettings = DEFAULTS
 ) -> tuple[Check, ...]:
     """All checks, in the order in which an operator would mend them. Scans the table once, without its vectors."""
     try:
@@ -136,7 +116,15 @@ def judge(
 # ------------------------------------------------------------------------------------------------- the table's state
 
 
-def _coverage(counts: SideCounts, queued: int, thresholds: GateThresholds) -> Check:
+def _queued(conn: Connection, migration: Migration) -> int:
+    """Rows whose change waits to be embedded."""
+    query = "SELECT count(DISTINCT key) FROM embedtui.queue WHERE migration = %s AND kind <> 'd'"
+    row = conn.execute(query, [migration.id]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _coverage(counts: VerifyReport, queued: int, thresholds: GateSettings) -> Check:
     filled = counts.rows - counts.empty
     if filled == 0:
         return Check("coverage", "fail", "No row has anything to embed.")
@@ -145,17 +133,17 @@ def _coverage(counts: SideCounts, queued: int, thresholds: GateThresholds) -> Ch
     share = 1 - without / filled
     done = filled - without
     detail = f"{done:,} of {counted(filled, 'row', 'rows')} with content {'has' if done == 1 else 'have'} a new vector"
-    detail += f" ({_percent(share)})."
+    detail += f" ({percent(share, 1)})."
     if awaited:
         detail += f" {counted(awaited, 'just written waits', 'just written wait')} for one."
     if counts.skipped:
         detail += f" {counted(counts.skipped, 'was', 'were')} skipped on purpose."
-    if 1 - (without - awaited - counts.skipped) / filled < thresholds.min_coverage:
+    if 1 - (without - awaited - counts.skipped) / filled < MIN_COVERAGE:
         return Check("coverage", "fail", detail, "Let the backfill run to its end: `embedtui run`.")
     return Check("coverage", "warn" if counts.skipped else "pass", detail)
 
 
-def _freshness(counts: SideCounts, queued: int, thresholds: GateThresholds) -> Check:
+def _freshness(counts: VerifyReport, queued: int, thresholds: GateSettings) -> Check:
     filled = max(1, counts.rows - counts.empty)
     detail = (
         f"{counted(counts.stale, 'vector is', 'vectors are')} of earlier content,"
@@ -165,7 +153,7 @@ def _freshness(counts: SideCounts, queued: int, thresholds: GateThresholds) -> C
         wrong = counted(counts.wrong_model, "new vector was", "new vectors were")
         detail = f"{wrong} made by another model. {detail}"
         return Check("freshness", "fail", detail, "`embedtui verify --repair` queues them.")
-    if max(counts.stale, queued) / filled > thresholds.max_stale:
+    if max(counts.stale, queued) / filled > MAX_STALE:
         return Check("freshness", "fail", detail, "Let sync catch up: `embedtui run`.")
     if counts.unverified:
         detail += f" {counts.unverified:,} came from the application without a stamp."
@@ -173,12 +161,12 @@ def _freshness(counts: SideCounts, queued: int, thresholds: GateThresholds) -> C
     return Check("freshness", "pass", detail)
 
 
-def _faults(counts: SideCounts, thresholds: GateThresholds) -> Check:
+def _faults(counts: VerifyReport, thresholds: GateSettings) -> Check:
     if not counts.faulty:
         return Check("faults", "pass", "No row has an undecided fault.")
     detail = f"{counted(counts.faulty, 'row has', 'rows have')} an undecided fault and would vanish from the results."
     share = counts.faulty / max(1, counts.rows - counts.empty)
-    return Check("faults", "fail" if share > thresholds.max_faulty else "warn", detail, "Retry, truncate or skip them.")
+    return Check("faults", "fail" if share > MAX_FAULTY else "warn", detail, "Retry, truncate or skip them.")
 
 
 def _index(conn: Connection, migration: Migration) -> Check:
@@ -205,14 +193,14 @@ def _index(conn: Connection, migration: Migration) -> Check:
 # ------------------------------------------------------------------------------------------------ the comparison
 
 
-def _enough(figures: Measures, thresholds: GateThresholds) -> Check:
+def _enough(figures: Measures, thresholds: GateSettings) -> Check:
     detail = f"{counted(figures.queries, 'query', 'queries')} compared, {figures.judged:,} of them judged."
     if figures.queries < thresholds.min_queries:
         return Check("queries", "inconclusive", detail, f"Compare at least {thresholds.min_queries}.")
     return Check("queries", "pass", detail)
 
 
-def quality(figures: Measures, margin: float = NDCG_MARGIN) -> Quality:
+def quality(figures: Measures, margin: float = DEFAULTS.ndcg_margin) -> Quality:
     """What the judgments say: by the paired interval of the nDCG@10 difference, against ``margin``.
 
     Better: the whole interval is above 0. Not worse: it is above -margin (non-inferiority). Worse: it is below 0 and
@@ -230,7 +218,7 @@ def quality(figures: Measures, margin: float = NDCG_MARGIN) -> Quality:
     return Quality.UNCERTAIN
 
 
-def _quality(figures: Measures, thresholds: GateThresholds) -> Check:
+def _quality(figures: Measures, thresholds: GateSettings) -> Check:
     found = quality(figures, thresholds.ndcg_margin)
     if found is Quality.UNJUDGED:
         return _unjudged(figures, thresholds)
@@ -244,7 +232,7 @@ def _quality(figures: Measures, thresholds: GateThresholds) -> Check:
         return Check(
             "quality", "fail", f"The new model is worse: {detail}", "Check the model, its prefixes, its order."
         )
-    if figures.judged < thresholds.min_judged:
+    if figures.judged < MIN_JUDGED:
         rest = _unjudged(figures, thresholds)
         return replace(rest, detail=f"Too few judgments to decide ({detail.rstrip('.')}). {rest.detail}")
     match found:
@@ -261,10 +249,10 @@ def _quality(figures: Measures, thresholds: GateThresholds) -> Check:
     )
 
 
-def _unjudged(figures: Measures, thresholds: GateThresholds) -> Check:
+def _unjudged(figures: Measures, thresholds: GateSettings) -> Check:
     overlap = f"Mean overlap {figures.overlap.mean:.2f}"
     decided = figures.wins_new + figures.wins_old
-    if decided >= thresholds.min_verdicts and figures.verdict_p is not None:
+    if decided >= MIN_VERDICTS and figures.verdict_p is not None:
         verdicts = (
             f"{counted(figures.wins_new, 'verdict', 'verdicts')} for the new side, {figures.wins_old:,} for the old"
             f" (sign test p = {figures.verdict_p:.3f}). {overlap}."
@@ -273,15 +261,15 @@ def _unjudged(figures: Measures, thresholds: GateThresholds) -> Check:
             told = figures.verdict_p < 0.05
             return Check("quality", "fail" if told else "inconclusive", verdicts, "Look at the queries it lost.")
         return Check("quality", "pass" if figures.verdict_p < 0.05 else "warn", verdicts)
-    hint = f"Judge queries, or give at least {thresholds.min_verdicts} verdicts."
-    if figures.overlap.mean < thresholds.chance_overlap:
+    hint = f"Judge queries, or give at least {MIN_VERDICTS} verdicts."
+    if figures.overlap.mean < CHANCE_OVERLAP:
         detail = f"{overlap}: the results have almost nothing in common, which two working models do not do."
         return Check("quality", "fail", detail, "Check that vectors and rows belong together. " + hint)
     detail = f"{overlap}: different; without judgments nothing here knows whether for better or worse."
     return Check("quality", "warn" if figures.overlap.mean >= thresholds.min_overlap else "inconclusive", detail, hint)
 
 
-def _index_loss(migration: Migration, figures: Measures, thresholds: GateThresholds) -> Check:
+def _index_loss(migration: Migration, figures: Measures, thresholds: GateSettings) -> Check:
     recall, least = figures.index_recall, thresholds.min_index_recall
     if migration.index_method is IndexMethod.NONE:
         return Check("index loss", "pass", "Searches are exact: nothing is lost.")
@@ -289,28 +277,28 @@ def _index_loss(migration: Migration, figures: Measures, thresholds: GateThresho
         return Check(
             "index loss", "inconclusive", "Not measured: no valid index, or no exact search to hold it against."
         )
-    detail = f"As served, searches find {_percent(recall)} of the exact top {figures.k}"
+    detail = f"As served, searches find {percent(recall, 1)} of the exact top {figures.k}"
     if figures.ndcg_served is not None and figures.ndcg_new is not None and figures.basis == "exact":
         detail += f"; nDCG@10 {_mean(figures.ndcg_new)} exact, {_mean(figures.ndcg_served)} as served"
     if recall >= least:
         return Check("index loss", "pass", detail + ".")
     if figures.index_recall_old is not None and recall >= figures.index_recall_old:
-        return Check("index loss", "warn", f"{detail}; on the old side {_percent(figures.index_recall_old)}.")
+        return Check("index loss", "warn", f"{detail}; on the old side {percent(figures.index_recall_old, 1)}.")
     enough = next((point for point in figures.sweep if point.recall >= least), None)
     hint = (
-        f"{enough.setting} = {enough.value} finds {_percent(enough.recall)} at a p95 of {enough.p95_ms:.1f} ms."
+        f"{enough.setting} = {enough.value} finds {percent(enough.recall, 1)} at a p95 of {enough.p95_ms:.1f} ms."
         if enough is not None
         else "Build the index again, on the full table."
     )
     return Check("index loss", "fail", f"{detail}: this loss is the index's, not the model's.", hint)
 
 
-def _latency(figures: Measures, thresholds: GateThresholds) -> Check:
+def _latency(figures: Measures, thresholds: GateSettings) -> Check:
     if figures.latency_old_ms is None or figures.latency_new_ms is None:
         return Check("latency", "unknown", "Not measured.")
     (old_p50, old), (new_p50, new) = figures.latency_old_ms, figures.latency_new_ms
     detail = f"p50 {old_p50:.1f} → {new_p50:.1f} ms, p95 {old:.1f} → {new:.1f} ms."
-    if new <= max(thresholds.max_latency_factor * old, thresholds.latency_floor_ms):
+    if new <= max(thresholds.max_latency_factor * old, LATENCY_FLOOR_MS):
         return Check("latency", "pass", detail)
     return Check(
         "latency",
@@ -326,8 +314,3 @@ def _mean(interval: Interval | None) -> str:
 
 def _signed(interval: Interval) -> str:
     return f"{interval.mean:+.4f}, 95 % interval {interval.low:+.4f} to {interval.high:+.4f}"
-
-
-def _percent(share: float) -> str:
-    """Never rounded up to 100 %."""
-    return f"{int(share * 1000) / 10:g} %"

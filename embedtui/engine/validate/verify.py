@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,17 +24,8 @@ def count_rows(conn: Connection, placement: Placement) -> VerifyReport:
     conn.execute("SET statement_timeout = 0")
     counts = placement.count(conn)
     status = index_status(conn, migration)
-    return VerifyReport(
-        rows=counts.rows,
-        empty=counts.empty,
-        embedded=counts.embedded,
-        missing=counts.missing,
-        stale=counts.stale,
-        wrong_model=counts.wrong_model,
-        unverified=counts.unverified,
-        faulty=counts.faulty,
-        skipped=counts.skipped,
-        orphaned=counts.orphaned,
+    return replace(
+        counts,
         index_valid=status.valid if status.exists else None,
         queued=count_entries(conn, migration.id),
     )

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg import sql
 
+from embedtui.config import IndexSettings
 from embedtui.errors import DatabaseError, Interrupted
 from embedtui.model import IndexMethod, IndexStatus, Migration
 from embedtui.postgres import locks
-from embedtui.postgres.connect import Connection, redact
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import cancelled_by, run_ddl, session
 from embedtui.postgres.indexes.existing import indexes_of, new_indexes, oids_of
-from embedtui.postgres.indexes.options import IndexOptions
 from embedtui.postgres.indexes.statements import (
     Target,
     attach_statement,
@@ -29,6 +29,7 @@ from embedtui.postgres.indexes.statements import (
 from embedtui.postgres.indexes.status import index_status
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
+from embedtui.redaction import redact
 
 POLL = 0.5
 """Seconds between two looks at a running build."""
@@ -53,7 +54,7 @@ class IndexBuild:
 def build(
     connect: Callable[[], Connection],
     migration: Migration,
-    options: IndexOptions,
+    options: IndexSettings,
     stop: threading.Event,
     on_progress: Callable[[IndexStatus], None] | None = None,
 ) -> IndexBuild:
@@ -112,7 +113,7 @@ class _Builder:
         conn: Connection,
         watch: Connection,
         migration: Migration,
-        options: IndexOptions,
+        options: IndexSettings,
         stop: threading.Event,
         on_progress: Callable[[IndexStatus], None],
     ) -> None:

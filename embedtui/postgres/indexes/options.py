@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-
-from embedtui.model import IndexMethod
 
 MAX_DIMENSIONS = {"vector": 2000, "halfvec": 4000}
 """What HNSW and ivfflat index (pgvector README, "Limitations")."""
-
-
-@dataclass(frozen=True, slots=True)
-class IndexOptions:
-    """How the index is built; the defaults are pgvector's own."""
-
-    method: IndexMethod = IndexMethod.HNSW
-    m: int = 16
-    ef_construction: int = 64
-    lists: int | None = None
-    """Of ivfflat; None: by the number of rows, see :func:`ivfflat_lists`."""
-    maintenance_work_mem: str | None = None
-    """For the build alone, e.g. ``4GB``; None leaves the server's setting."""
-    parallel_workers: int | None = None
-    """``max_parallel_maintenance_workers`` for the build alone."""
 
 
 def ivfflat_lists(rows: int) -> int:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from embedtui.config import IndexSettings
 from embedtui.errors import Refused
 from embedtui.model import IndexMethod, Migration, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.indexes.existing import ExistingIndex, Part, indexes_of, old_indexes, regclass_name, tree_of
-from embedtui.postgres.indexes.options import MAX_DIMENSIONS, IndexOptions, ivfflat_lists
+from embedtui.postgres.indexes.options import MAX_DIMENSIONS, ivfflat_lists
 from embedtui.postgres.names import fitted, relation
 from embedtui.postgres.sides.layout import new_side
 
@@ -48,7 +49,7 @@ def index_name(conn: Connection, migration: Migration) -> str:
     return fitted(name)
 
 
-def create_sql(conn: Connection, migration: Migration, options: IndexOptions) -> tuple[Statement, ...]:
+def create_sql(conn: Connection, migration: Migration, options: IndexSettings) -> tuple[Statement, ...]:
     """The statements that make the index, in order; a partitioned table's is made leaf by leaf and attached.
 
     Empty for method ``none``.
@@ -87,7 +88,7 @@ def _opclass(migration: Migration) -> str:
     return f"{migration.vector_type}_{migration.distance.value}_ops"
 
 
-def _storage(conn: Connection, migration: Migration, options: IndexOptions, target: Target) -> dict[str, str]:
+def _storage(conn: Connection, migration: Migration, options: IndexSettings, target: Target) -> dict[str, str]:
     if options.method is IndexMethod.HNSW:
         return {"m": str(options.m), "ef_construction": str(options.ef_construction)}
     return {"lists": str(options.lists or ivfflat_lists(_rows(conn, target.table if target.oid else migration.table)))}
@@ -103,7 +104,7 @@ def _rows(conn: Connection, table: TableName) -> int:
     return int(row[0]) if row else 0
 
 
-def create_statement(conn: Connection, migration: Migration, options: IndexOptions, target: Target) -> sql.Composed:
+def create_statement(conn: Connection, migration: Migration, options: IndexSettings, target: Target) -> sql.Composed:
     """CREATE INDEX on one relation: CONCURRENTLY on a leaf, ON ONLY above.
 
     Raises:
@@ -139,7 +140,7 @@ def attach_statement(target: Target) -> sql.Composed:
     return sql.SQL("ALTER INDEX {} ATTACH PARTITION {}").format(relation(target.parent_index), relation(target.index))
 
 
-def require_equal(migration: Migration, options: IndexOptions, found: ExistingIndex) -> None:
+def require_equal(migration: Migration, options: IndexSettings, found: ExistingIndex) -> None:
     """Refuse an index of our name that is not the one asked for.
 
     Raises:

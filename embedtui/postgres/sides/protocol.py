@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from psycopg import sql
 
-from embedtui.model import Key, Migration, Side, TableName
+from embedtui.model import Key, Migration, Side, TableName, VerifyReport
 from embedtui.postgres.connect import Connection
 
 Vectors = npt.NDArray[np.float32]
@@ -52,22 +52,6 @@ class Written:
     hot_updates: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SideCounts:
-    """Rows of a table by the state of their new vector."""
-
-    rows: int
-    empty: int
-    embedded: int
-    missing: int
-    stale: int
-    wrong_model: int
-    unverified: int
-    faulty: int
-    skipped: int
-    orphaned: int
-
-
 class Placement(Protocol):
     """What the engine asks of a placement; all SQL of it lives here."""
 
@@ -104,7 +88,7 @@ class Placement(Protocol):
         """
         ...
 
-    def count(self, conn: Connection) -> SideCounts:
+    def count(self, conn: Connection) -> VerifyReport:
         """Full scan."""
         ...
 

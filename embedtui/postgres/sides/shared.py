@@ -9,12 +9,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from embedtui.model import Key, Migration, Side, TableName
+from embedtui.model import Key, Migration, Side, TableName, VerifyReport
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, key_sql, relation, same_key_sql
 from embedtui.postgres.sides.batch import bigint_array, vector_array
 from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, has_content_sql, new_side, vector_sql_type
-from embedtui.postgres.sides.protocol import QueuedRow, SideCounts, SourceRow, Vectors
+from embedtui.postgres.sides.protocol import QueuedRow, SourceRow, Vectors
 
 # No tokenizer in use makes a token of more than 16 characters on average over a whole text; a longer text is over
 # the model's limit whatever it says, and is not read into memory.
@@ -198,7 +198,7 @@ class SharedPlacement:
         )
         return [tuple(key) for (key,) in conn.execute(query)]
 
-    def count(self, conn: Connection) -> SideCounts:
+    def count(self, conn: Connection) -> VerifyReport:
         """Count every row by the state of its new vector (full scan)."""
         query = self._format(
             """
@@ -225,7 +225,7 @@ class SharedPlacement:
         )
         row = conn.execute(query).fetchone()
         assert row is not None
-        return SideCounts(*(*row, self._count_orphans(conn)))
+        return VerifyReport(*(*row, self._count_orphans(conn)))
 
     def forget_source(self, conn: Connection, keys: Sequence[Key]) -> None:
         """Mark new vectors as of unknown content."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from embedtui.model import (
     AuditEntry,
 )
-from embedtui.postgres.connect import Connection, host_name, operator_name, redact
+from embedtui.postgres.connect import Connection, host_name, operator_name
+from embedtui.redaction import redact
 
 
 def add_audit(conn: Connection, migration_id: int | None, act: str, detail: str = "") -> None:

@@ -18,10 +18,11 @@ from embedtui.model import (
     PlacementKind,
     TableName,
 )
-from embedtui.postgres.connect import Connection, redact
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.models import load_model, register_model
 from embedtui.postgres.state.schema import require_current
+from embedtui.redaction import redact
 
 _INDEX_HELD = "index_held"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from embedtui.config import IndexSettings
 from embedtui.engine.backfill.worker import LOCK_CLASS
 from embedtui.engine.cleanup import cleanup as module
 from embedtui.engine.cleanup.cleanup import (
@@ -29,7 +30,7 @@ from embedtui.engine.cutover.strategies import rename_sql
 from embedtui.errors import Interrupted, LockTimeout, NotClean, Refused
 from embedtui.model import EmbeddingModel, Migration, Phase, PlacementKind, Side, TableName
 from embedtui.postgres.connect import Connection, connect
-from embedtui.postgres.indexes import IndexOptions, build
+from embedtui.postgres.indexes import build
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import migrations as state
@@ -272,7 +273,7 @@ def test_the_soak_time_passes_only_by_an_audited_reason(conn: Connection) -> Non
     migration = soaked(conn)
     conn.execute("UPDATE embedtui.route SET changed_at = now() - interval '1 day'")
     (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
-    assert blocker.name == "soak" and blocker.overridable and "24 h of 7 days" in blocker.message
+    assert blocker.name == "soak" and blocker.overridable and "1 d of 7 d" in blocker.message
     with pytest.raises(Refused, match="served"):
         cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
     short = replace(migration, settings={"cutover": {"soak_days": 0.5}})
@@ -400,7 +401,7 @@ def test_the_indexes_of_partitions_take_the_old_names_too(conn: Connection) -> N
     for statement in (*make_placement(migration).prepare_sql(), *capture.install_sql(migration)):
         conn.execute(statement)
     conn.execute("UPDATE parted SET embedding_v2 = embedding; DELETE FROM embedtui.queue")
-    new_index = IndexOptions(m=4, ef_construction=8)
+    new_index = IndexSettings(m=4, ef_construction=8)
     build(lambda: connect(conn.info.dsn, name="index"), migration, new_index, threading.Event())
     before = {**indexes(conn, "parted"), **indexes(conn, "parted_1"), **indexes(conn, "parted_2")}
     assert "ann_v2" in before and len(before) == 9 and all(before.values())

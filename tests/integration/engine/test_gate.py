@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from embedtui.demo.questions import QUESTIONS
 from embedtui.engine.validate import gate, queries
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered
-from embedtui.engine.validate.gate import GateThresholds, Quality, decide_gate, judge, quality, verdict_of
+from embedtui.engine.validate.gate import Quality, decide_gate, judge, quality, verdict_of
 from embedtui.model import (
     Check,
     Comparison,
@@ -215,7 +215,7 @@ def test_quality_by_the_paired_interval(low: float, mean: float, high: float, sa
     ],
 )
 def test_quality_check(given: Measures, result: str) -> None:
-    assert gate._quality(given, GateThresholds()).result == result
+    assert gate._quality(given, GateSettings()).result == result
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_quality_check(given: Measures, result: str) -> None:
 def test_index_loss_check(given: dict[str, float | None], result: str, database: str) -> None:
     migration = make_table(database, ["a"], unit(np.ones((1, 2))), unit(np.ones((1, 2))))
     point = SweepPoint("hnsw.ef_search", 80, 0.97, 1.0, 2.04)
-    found = gate._index_loss(migration, figures(sweep=(point,), **given), GateThresholds())
+    found = gate._index_loss(migration, figures(sweep=(point,), **given), GateSettings())
     assert found.result == result
     assert ("hnsw.ef_search = 80 finds 97 % at a p95 of 2.0 ms" in found.hint) == (result == "fail")
 
@@ -240,27 +240,16 @@ def test_index_loss_check(given: dict[str, float | None], result: str, database:
 )
 def test_latency_check(old: float, new: float, result: str) -> None:
     given = figures(latency_old_ms=(old, old), latency_new_ms=(new, new))
-    assert gate._latency(given, GateThresholds()).result == result
-    assert gate._latency(figures(), GateThresholds()).result == "unknown"
+    assert gate._latency(given, GateSettings()).result == result
+    assert gate._latency(figures(), GateSettings()).result == "unknown"
 
 
 def test_too_few_queries_are_not_a_pass() -> None:
-    assert gate._enough(figures(queries=29), GateThresholds()).result == "inconclusive"
+    assert gate._enough(figures(queries=29), GateSettings()).result == "inconclusive"
     passed = Check("a", "pass", "")
     assert verdict_of((passed, replace(passed, result="warn"))) == "PASS"
     assert verdict_of((passed, replace(passed, result="unknown"))) == "INCONCLUSIVE"
     assert verdict_of((replace(passed, result="inconclusive"), replace(passed, result="fail"))) == "FAIL"
-
-
-def test_every_setting_is_a_threshold_with_the_same_default() -> None:
-    settings = asdict(GateSettings())
-    del settings["where"]  # a filter of the comparison's searches, no threshold
-    assert GateThresholds(**settings) == GateThresholds()
-
-
-def test_a_share_is_never_rounded_up_to_all() -> None:
-    assert gate._percent(0.99999) == "99.9 %"
-    assert gate._percent(1.0) == "100 %"
 
 
 # ------------------------------------------------------------------------------------------------- the table's state
@@ -459,7 +448,7 @@ def test_with_change_capture_only_changed_content_counts(database: str) -> None:
 def test_the_drift_that_voids_is_a_setting(database: str) -> None:
     migration = small(database)
     made = rows_compared(database, migration)
-    strict = GateThresholds(max_drift=0.01)
+    strict = GateSettings(max_drift=0.01)
     decide_gate(connector(database), migration, replace(made, evaluation_id=None), strict)
     execute(database, "UPDATE docs SET content = 'x' || id WHERE id::int < 5")
     with connect(database, name="test") as conn:

@@ -190,21 +190,6 @@ def test_query_head_shows_no_literal(query: str, head: str) -> None:
 
 
 def test_session_reads_as_a_sentence() -> None:
-    assert str(ddl.Session(7, "shop", 90.0, "active", "SELECT ?")) == "pid 7 (shop), open for 90 s: SELECT ?"
-    assert str(ddl.Session(0, gid="two-phase", age_seconds=7300.0)) == "prepared transaction two-phase, open for 2 h"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0, "0 s"),
-        (0.42, "0.4 s"),
-        (1.04, "1 s"),
-        (75.4, "75 s"),
-        (720, "12 min"),
-        (12_600, "3.5 h"),
-        (604_800, "7 days"),
-    ],
-)
-def test_durations_are_for_people(seconds: float, said: str) -> None:
-    assert ddl.readable_seconds(seconds) == said
+    assert str(ddl.Session(7, "shop", 90.0, "active", "SELECT ?")) == "pid 7 (shop), open for 1 m 30 s: SELECT ?"
+    prepared = ddl.Session(0, gid="two-phase", age_seconds=7300.0)
+    assert str(prepared) == "prepared transaction two-phase, open for 2 h 01 m"

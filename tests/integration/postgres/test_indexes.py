@@ -10,6 +10,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from embedtui.config import IndexSettings
 from embedtui.errors import Interrupted, Refused
 from embedtui.model import (
     Condition,
@@ -25,10 +26,9 @@ from embedtui.model import (
 )
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, connect
-from embedtui.postgres.indexes import IndexOptions
 
 DIMENSIONS = 8
-QUICK = IndexOptions(m=4, ef_construction=8)
+QUICK = IndexSettings(m=4, ef_construction=8)
 SCHEMA = f"""
 CREATE TABLE documents (id bigserial PRIMARY KEY, content text, embedding vector({DIMENSIONS}),
                         embedding_v2 vector({DIMENSIONS}), embedding_v2_model int, embedding_v2_source bigint);
@@ -106,23 +106,23 @@ def test_builds_reports_and_keeps(conn: Connection, opener: Callable[[], Connect
 
 
 def test_the_statement_shown_is_the_one_run(conn: Connection) -> None:
-    (statement,) = indexes.create_sql(conn, make_migration(), IndexOptions())
+    (statement,) = indexes.create_sql(conn, make_migration(), IndexSettings())
     assert statement.as_string(conn) == (
         'CREATE INDEX CONCURRENTLY "idx_documents_embedding_v2" ON "public"."documents" USING hnsw'
         ' ("embedding_v2" "public"."vector_cosine_ops") WITH ("m" = 16, "ef_construction" = 64)'
     )
-    (ivfflat,) = indexes.create_sql(conn, make_migration(), IndexOptions(IndexMethod.IVFFLAT))
+    (ivfflat,) = indexes.create_sql(conn, make_migration(), IndexSettings(IndexMethod.IVFFLAT))
     assert ivfflat.as_string(conn).endswith(
         'USING ivfflat ("embedding_v2" "public"."vector_cosine_ops") WITH ("lists" = 2)'
     )
-    assert indexes.create_sql(conn, make_migration(), IndexOptions(IndexMethod.NONE)) == ()
+    assert indexes.create_sql(conn, make_migration(), IndexSettings(IndexMethod.NONE)) == ()
 
 
 def test_the_statement_for_a_side_table_that_is_still_to_come(conn: Connection) -> None:
     coming = make_migration(
         placement=PlacementKind.TABLE, new_table=TableName("public", "documents_embedding_v2"), new_column="embedding"
     )
-    (statement,) = indexes.create_sql(conn, coming, IndexOptions(IndexMethod.IVFFLAT))
+    (statement,) = indexes.create_sql(conn, coming, IndexSettings(IndexMethod.IVFFLAT))
     assert statement.as_string(conn).startswith(
         'CREATE INDEX CONCURRENTLY "idx_documents_embedding_v2" ON "public"."documents_embedding_v2" USING ivfflat'
     )
@@ -371,8 +371,8 @@ def test_a_cold_index_is_warmed_within_its_time(conn: Connection, opener: Callab
 def test_dimensions_beyond_the_type_are_refused(conn: Connection) -> None:
     large = EmbeddingModel("text-embedding-3-large", 3072)
     with pytest.raises(Refused, match="2,000"):
-        indexes.create_sql(conn, make_migration(new_model=large), IndexOptions())
-    assert indexes.create_sql(conn, make_migration(new_model=large, vector_type="halfvec"), IndexOptions())
+        indexes.create_sql(conn, make_migration(new_model=large), IndexSettings())
+    assert indexes.create_sql(conn, make_migration(new_model=large, vector_type="halfvec"), IndexSettings())
 
 
 def test_names(conn: Connection) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import tomlkit
 
-from embedtui import config
-from embedtui.config import KNOWN_MODELS, SPECS, ModelSettings, Settings, load_settings, write_toml
+from embedtui.config import KNOWN_MODELS, SPECS, ModelSettings, Settings, load_settings, loading, write_toml
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.model import Distance, IndexMethod, PlacementKind
 
@@ -20,7 +19,7 @@ Load = Callable[..., Settings]
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     """Loads settings in an empty folder, with nothing of the machine's own."""
-    monkeypatch.setattr(config, "user_config_file", lambda: tmp_path / "user" / "embedtui.toml")
+    monkeypatch.setattr(loading, "user_config_file", lambda: tmp_path / "user" / "embedtui.toml")
 
     def run(
         toml: str | None = None,
@@ -271,7 +270,7 @@ def test_stored_settings_are_plain_json_without_secrets(load: Load) -> None:
     stored = load(env={"OPENAI_API_KEY": "sk-verysecret"}, index__method="ivfflat", index__lists=7).stored()
     assert json.loads(json.dumps(stored)) == stored
     chosen = {name: value for name, value in stored["index"].items() if value is not None}
-    assert chosen == {"method": "ivfflat", "lists": 7}
+    assert chosen == {"method": "ivfflat", "lists": 7, "m": 16, "ef_construction": 64}
     assert stored["change_capture"] == "triggers"
     assert "sk-verysecret" not in json.dumps(stored)
 

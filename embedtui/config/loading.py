@@ -1,0 +1,160 @@
+"""Settings from flags, the environment, ``.env`` and the settings file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import tomlkit
+from dotenv import dotenv_values
+from tomlkit.exceptions import TOMLKitError
+
+from embedtui.config.known import KNOWN_MODELS
+from embedtui.config.settings import (
+    CutoverSettings,
+    GateSettings,
+    IndexSettings,
+    ModelSettings,
+    PacingSettings,
+    Settings,
+    ThrottleSettings,
+)
+from embedtui.config.specs import BY_PATH, CONFIG_NAME, SECRET_VALUE, SPECS, Spec, shown_value
+from embedtui.errors import SettingsError
+
+_SECTIONS: Mapping[str, type] = {
+    "old_model": ModelSettings,
+    "new_model": ModelSettings,
+    "index": IndexSettings,
+    "pacing": PacingSettings,
+    "throttle": ThrottleSettings,
+    "gate": GateSettings,
+    "cutover": CutoverSettings,
+}
+
+_SECRET_NAME = re.compile(
+    r"(?i)^(api_?key|access_?key|password|passwd|secret|token|dsn|database_url|\w+_(secret|password|api_?key|token))$"
+)
+
+
+def load_settings(
+    flags: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    config: Path | None = None,
+) -> Settings:
+    """Settings from flags, then environment and ``.env``, then ``embedtui.toml``, then defaults.
+
+    ``flags`` are by the settings' names in the file (``new_model.name``); None is "not given". Without ``config`` the
+    file is looked for in ``cwd`` and then in the user's configuration folder.
+
+    Raises SettingsError: a setting is unknown or wrong, or the file holds a secret; the line names setting and origin.
+    """
+    folder = cwd or Path.cwd()
+    merged, shadow = environment(os.environ if environ is None else environ, folder)
+    path = _config_file(folder, config)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    def take(spec: Spec, raw: object, origin: str) -> None:
+        try:
+            values[spec.path] = spec.parse(raw)
+        except ValueError as error:
+            raise SettingsError(f"{spec.path} = {shown_value(raw)} ({origin}): {error}.") from None
+        origins[spec.path] = origin
+
+    for spec, raw in _from_file(path) if path else ():
+        take(spec, raw, path.name if path else "")
+    for spec in SPECS:
+        raw = merged.get(spec.variable, "")
+        if raw and (spec.variable != "OPENAI_BASE_URL" or _takes_openai_url(spec.path, values)):
+            take(spec, raw, f"{spec.variable} in .env" if spec.variable in shadow else spec.variable)
+    for name, raw in (flags or {}).items():
+        if raw is not None and raw != ():
+            take(BY_PATH[name], raw, BY_PATH[name].flag.split("/")[0] or name)
+
+    sections: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+    top: dict[str, Any] = {}
+    for name, value in values.items():
+        head, _, rest = name.rpartition(".")
+        (sections[head] if head else top)[rest] = value
+    built = {name: _SECTIONS[name](**content) for name, content in sections.items()}
+    return Settings(**top, **built, origins=origins, environ=merged, config_path=path)
+
+
+def _takes_openai_url(path: str, values: Mapping[str, Any]) -> bool:
+    """Whether OPENAI_BASE_URL is meant for this model: it has OpenAI's key, and the old one is named but has no URL."""
+    side = path.partition(".")[0]
+    known = KNOWN_MODELS.get(values.get(f"{side}.name", ""))
+    variable = values.get(f"{side}.key_variable") or (known.key_variable if known else "OPENAI_API_KEY")
+    return variable == "OPENAI_API_KEY" and (side == "new_model" or ("old_model.name" in values and path not in values))
+
+
+def environment(environ: Mapping[str, str], folder: Path) -> tuple[dict[str, str], set[str]]:
+    """The environment over ``.env``, and the names that came from ``.env``."""
+    file = folder / ".env"
+    try:
+        # the values are taken as they are: a password may well contain ${
+        dotenv = dotenv_values(file, interpolate=False) if file.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}.") from None
+    from_file = {name: value for name, value in dotenv.items() if value is not None}
+    return {**from_file, **environ}, set(from_file) - set(environ)
+
+
+def user_config_file() -> Path:
+    """The settings file in the user's configuration folder."""
+    return platformdirs.user_config_path("embedtui", appauthor=False) / CONFIG_NAME
+
+
+def _config_file(folder: Path, config: Path | None) -> Path | None:
+    if config is not None:
+        if not config.is_file():
+            raise SettingsError(f"No settings file {config}.", hint="Write one with `embedtui init --config FILE`.")
+        return config
+    return next((file for file in (folder / CONFIG_NAME, user_config_file()) if file.is_file()), None)
+
+
+def _from_file(path: Path) -> list[tuple[Spec, object]]:
+    try:
+        document = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path.name} is not valid TOML: {error}.") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
+    found: list[tuple[Spec, object]] = []
+
+    def walk(table: Mapping[str, Any], prefix: str) -> None:
+        for name, value in table.items():
+            dotted = f"{prefix}{name}"
+            if _SECRET_NAME.match(name) or (isinstance(value, str) and SECRET_VALUE.search(value)):
+                raise SettingsError(
+                    f"{dotted} ({path.name}): this looks like a secret, and secrets do not belong into the file.",
+                    hint="Put it into the environment or .env; the file names the variable "
+                    "(database_variable, new_model.key_variable).",
+                )
+            if isinstance(value, Mapping) and dotted in _SECTIONS:
+                walk(value, f"{dotted}.")
+            elif dotted in BY_PATH:
+                found.append((BY_PATH[dotted], value))
+            elif dotted in _SECTIONS:
+                raise SettingsError(f"{dotted} ({path.name}): must be a section, [{dotted}].")
+            else:
+                raise SettingsError(f"{dotted} ({path.name}): no such setting{_near_setting(dotted)}")
+
+    walk(document, "")
+    return found
+
+
+def _near_setting(name: str) -> str:
+    known = [*BY_PATH, *_SECTIONS]
+    last = name.rpartition(".")[2]
+    same = [path for path in BY_PATH if path.rpartition(".")[2] == last]
+    close = same[:1] or get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else "."

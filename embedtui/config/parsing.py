@@ -1,0 +1,136 @@
+"""How a single value is read; each function raises ValueError with what would be right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import urlsplit
+
+from embedtui.model import Distance, IndexMethod, PlacementKind
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text in quotes")
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def any_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text in quotes")
+    return value
+
+
+def names(value: object) -> tuple[str, ...]:
+    """Column names: a list, or one text with commas."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not parts or not all(isinstance(part, str) and part for part in parts):
+        raise ValueError('must be a list of column names, e.g. ["title", "body"]')
+    if len(set(parts)) != len(parts):
+        raise ValueError("names a column twice")
+    return tuple(parts)
+
+
+def accept(value: object) -> tuple[str, ...]:
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError('must be a list, e.g. ["publications"]')
+    return tuple(one_of("publications")(part) for part in parts)
+
+
+def whole(low: int, high: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        number = number_of(value)
+        if number is None or number != int(number) or not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low:,} to {high:,}")
+        return int(number)
+
+    return parse
+
+
+def number(low: float, high: float, *, above: bool = False) -> Callable[[object], float]:
+    def parse(value: object) -> float:
+        number = number_of(value)
+        if number is None or not low <= number <= high or (above and number == low):
+            if high == float("inf"):
+                raise ValueError(f"must be a number {'above' if above else 'of at least'} {low:g}")
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
+        return number
+
+    return parse
+
+
+def number_of(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def yes(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "1", "0", "on", "off"):
+        return value.lower() in ("true", "yes", "1", "on")
+    raise ValueError("must be true or false")
+
+
+def memory(value: object) -> str:
+    """A size as PostgreSQL writes it."""
+    if not isinstance(value, str) or not re.fullmatch(r"[1-9]\d*(kB|MB|GB|TB)", value):
+        raise ValueError("must be a size such as 512MB or 4GB")
+    return value
+
+
+def or_off(parse: Callable[[object], Any]) -> Callable[[object], Any]:
+    """``false`` switches the reason off."""
+    return lambda value: None if value is False or value == "false" else parse(value)
+
+
+def one_of(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            close = get_close_matches(str(value), choices, n=1)
+            raise ValueError(f"must be {', '.join(choices)}" + (f"; did you mean {close[0]}?" if close else ""))
+        return str(value)
+
+    return parse
+
+
+def placement(value: object) -> PlacementKind | None:
+    found = one_of("auto", "column", "table")(value)
+    return None if found == "auto" else PlacementKind(found)
+
+
+def distance(value: object) -> Distance:
+    return Distance(one_of(*(each.value for each in Distance))(value))
+
+
+def method(value: object) -> IndexMethod:
+    return IndexMethod(one_of(*(each.value for each in IndexMethod))(value))
+
+
+def variable(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("must be the name of an environment variable, never the secret itself")
+    return value
+
+
+def variable_or_none(value: object) -> str:
+    return "" if value == "" else variable(value)
+
+
+def url(value: object) -> str:
+    given = text(value).strip()
+    parts = urlsplit(given)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL like https://api.example.com/v1")
+    if parts.username or parts.password:
+        raise ValueError("must not carry a key or password; the key's own variable holds it")
+    return given

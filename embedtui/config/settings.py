@@ -1,0 +1,259 @@
+"""The settings as frozen dataclasses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from embedtui.config.known import KNOWN_MODELS, KnownModel
+from embedtui.config.specs import BY_PATH, SPECS, shown_value
+from embedtui.errors import SettingsError
+from embedtui.model import UNNAMED, Distance, EmbeddingModel, IndexMethod, PlacementKind
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """A model as far as it was configured; None is "not said"."""
+
+    name: str | None = None
+    dimensions: int | None = None
+    provider: str | None = None
+    base_url: str | None = None
+    key_variable: str | None = None
+    document_prefix: str | None = None
+    query_prefix: str | None = None
+    max_inputs: int | None = None
+    max_tokens: int | None = None
+    max_input_tokens: int | None = None
+    price_per_million: float | None = None
+    send_dimensions: bool | None = None
+    retired: bool | None = None
+
+    def complete(self, side: str, *, dimensions: int | None = None) -> EmbeddingModel:
+        """The model with what is known about it filled in; ``dimensions`` are those found in the database.
+
+        A model without a name counts as retired: nothing can be asked of it.
+
+        Raises SettingsError: ``new`` without a name, dimensions unknown or more than the model has.
+        """
+        known = KNOWN_MODELS.get(self.name or "")
+        size = self.dimensions or dimensions or (known.dimensions if known else None)
+        if self.name is None and side == "new":
+            raise SettingsError(
+                "The new model is not set.",
+                hint="Set EMBED_MODEL, or --new-model, or new_model.name in embedtui.toml; "
+                f"for instance {', '.join(list(KNOWN_MODELS)[:2])}.",
+            )
+        name = self.name or UNNAMED
+        if size is None:
+            raise SettingsError(
+                f"The dimensions of {name} are not known.",
+                hint="Set EMBED_DIMENSIONS, or --dimensions, or new_model.dimensions."
+                if side == "new"
+                else "Set old_model.dimensions: the old column has no vectors to tell by.",
+            )
+        if known and size > known.dimensions:
+            raise SettingsError(
+                f"{side}_model.dimensions = {size}: {name} has at most {known.dimensions}.",
+                hint=f"Set {'EMBED_DIMENSIONS or ' if side == 'new' else ''}{side}_model.dimensions to "
+                f"{known.dimensions} or less.",
+            )
+        if known and not known.shortens and size != known.dimensions:
+            raise SettingsError(
+                f"{side}_model.dimensions = {size}: {name} cannot be shortened from {known.dimensions}.",
+                hint=f"Set {side}_model.dimensions to {known.dimensions}.",
+            )
+        base = known or KnownModel(size, None)
+        return EmbeddingModel(
+            name=name,
+            dimensions=size,
+            provider=self.provider or base.provider,
+            base_url=self.base_url,
+            key_variable=base.key_variable if self.key_variable is None else self.key_variable,
+            document_prefix=self.document_prefix or "",
+            query_prefix=self.query_prefix or "",
+            max_inputs=self.max_inputs or base.max_inputs,
+            max_tokens=self.max_tokens or base.max_tokens,
+            max_input_tokens=self.max_input_tokens or base.max_input_tokens,
+            price_per_million=base.price_per_million if self.price_per_million is None else self.price_per_million,
+            send_dimensions=base.shortens if self.send_dimensions is None else self.send_dimensions,
+            retired=(self.name is None or bool(base.retired)) if self.retired is None else self.retired,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSettings:
+    """How the approximate index of the new side is built; the defaults are pgvector's own."""
+
+    method: IndexMethod = IndexMethod.HNSW
+    m: int = 16
+    ef_construction: int = 64
+    lists: int | None = None
+    """Of ivfflat; None: by the number of rows."""
+    maintenance_work_mem: str | None = None
+    """For the build alone, e.g. ``4GB``; None leaves the server's."""
+    parallel_workers: int | None = None
+    """``max_parallel_maintenance_workers`` for the build alone; None leaves the server's."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacingSettings:
+    """How fast; None is "learnt from the provider's headers and answers"."""
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    max_concurrency: int = 16
+    spend_cap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleSettings:
+    """What holds the backfill; None switches a reason off."""
+
+    max_replica_lag_seconds: float | None = 10.0
+    probe_query: str | None = None
+    probe_latency_factor: float = 2.0
+    max_lock_waits: int | None = 0
+    long_transaction_seconds: float | None = 600.0
+    hold_for_autovacuum: bool = False
+    max_wal_mb_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """What the cutover asks of an evaluation; the defaults suit a table that serves people, each says why."""
+
+    min_queries: int = 30
+    """Fewer are inconclusive: the bootstrap interval of so few is itself too narrow to be trusted."""
+    ndcg_margin: float = 0.02
+    """Judged: the new side may be worse by this much in nDCG@10. It is one relevant row moving from the first place to
+    the second in one query of twenty; a smaller difference takes thousands of judged queries to be sure of."""
+    min_overlap: float = 0.5
+    """Unjudged: a mean overlap of the top 10 below this asks for verdicts. Two equally good models shared 46 % on a
+    public set, so it says nothing against the new one: it says that somebody has to look."""
+    min_index_recall: float = 0.95
+    """Of the new index against exact search: below this, one result in twenty that the model found is lost."""
+    max_latency_factor: float = 2.0
+    """p95 of the new side may be this many times the old one's: more dimensions take time, but not more."""
+    max_drift: float = 0.05
+    """Share of the rows that may change before the evaluation is void: a twentieth of the rows holds, on average, a
+    twentieth of the places in the rankings, so the mean overlap cannot have moved by much more."""
+    where: str = ""
+    """The application's own filter, a part of both searches; no threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutoverSettings:
+    """How production learns of the switch, and how long the old side is kept."""
+
+    strategy: str = "pointer"
+    soak_days: float = 7.0
+    env_file: str | None = None
+    hook: str | None = None
+    hook_timeout_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings with their origins. The environment with its secrets is held, but never shown."""
+
+    database_variable: str = "DATABASE_URL"
+    name: str | None = None
+    """Route name; None is the table's own."""
+    table: str | None = None
+    schema: str | None = None
+    key: tuple[str, ...] = ()
+    """Empty: the primary key."""
+    content: tuple[str, ...] = ()
+    """Empty: the only text column."""
+    old_column: str | None = None
+    """None: the only vector column."""
+    new_column: str = "embedding_v2"
+    new_table: str | None = None
+    """Side table's name; None is ``<table>_embedding_v2``."""
+    placement: PlacementKind | None = None
+    """None: as the plan recommends."""
+    foreign_key: bool = True
+    """Whether a side table refers to its table by a foreign key."""
+    distance: Distance | None = None
+    """None: as the old column's index."""
+    halfvec: bool | None = None
+    """None: as the old column, and above 2,000 dimensions."""
+    accept: tuple[str, ...] = ()
+    """Checks of the plan that would fail, but which the operator has dealt with."""
+    change_capture: str = "triggers"
+    old_model: ModelSettings = ModelSettings()
+    new_model: ModelSettings = ModelSettings()
+    index: IndexSettings = IndexSettings()
+    pacing: PacingSettings = PacingSettings()
+    throttle: ThrottleSettings = ThrottleSettings()
+    gate: GateSettings = GateSettings()
+    cutover: CutoverSettings = CutoverSettings()
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Where each setting that is no default came from, e.g. {"table": "--table"}."""
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Environment and ``.env`` merged: holds the secrets, never shown."""
+    config_path: Path | None = None
+    """The settings file that was read."""
+
+    @property
+    def dsn(self) -> str:
+        """Connection string of the database.
+
+        Raises SettingsError: its variable is not set.
+        """
+        value = self.environ.get(self.database_variable, "").strip()
+        if not value:
+            raise SettingsError(
+                f"{self.database_variable} is not set.",
+                hint="Put it into the environment or .env, e.g. postgresql://user@host:5432/database",
+            )
+        # SQLAlchemy's spelling of a URL, which many services have in this variable
+        return re.sub(r"^postgres(?:ql)?\+\w+://", "postgresql://", value)
+
+    @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """The variables that the settings say hold keys, whatever they are called."""
+        return tuple(model.key_variable for model in (self.old_model, self.new_model) if model.key_variable)
+
+    def origin(self, path: str) -> str:
+        """Where a setting came from: a flag, a variable, a file's name, or ``default``."""
+        return self.origins.get(path, "default")
+
+    def value(self, path: str) -> Any:
+        """A setting by its name in the file, e.g. ``pacing.spend_cap``."""
+        found: Any = self
+        for part in path.split("."):
+            found = getattr(found, part)
+        return found
+
+    def with_values(self, values: Mapping[str, object], origin: str) -> Settings:
+        """A copy with these settings, by their names in the file.
+
+        Raises SettingsError: one is wrong.
+        """
+        changed = self
+        for path, raw in values.items():
+            try:
+                value = BY_PATH[path].parse(raw)
+            except ValueError as error:
+                raise SettingsError(f"{path} = {shown_value(raw)} ({origin}): {error}.") from None
+            head, _, name = path.rpartition(".")
+            change = {head: replace(getattr(changed, head), **{name: value})} if head else {name: value}
+            changed = replace(changed, **change, origins={**changed.origins, path: origin})
+        return changed
+
+    def stored(self) -> dict[str, object]:
+        """What a worker on another host has to know too, as JSON: no secret, no model, no table."""
+        result: dict[str, object] = {}
+        for spec in SPECS:
+            head, _, rest = spec.path.rpartition(".")
+            if head in ("index", "throttle", "gate", "cutover") or spec.path in ("change_capture", "foreign_key"):
+                place = result.setdefault(head, {}) if head else result
+                assert isinstance(place, dict)
+                value = self.value(spec.path)
+                place[rest] = value.value if isinstance(value, IndexMethod) else value
+        return result

@@ -1,0 +1,95 @@
+"""What the headless journey came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedtui.demo.models import NEW_MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    name: str
+    method: str
+    valid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedReport:
+    old: float | None
+    """nDCG@10 on the demo's questions."""
+    new: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonReport:
+    queries: int
+    k: int
+    mean_overlap: float
+    low_overlap: int
+    judged: JudgedReport
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficReport:
+    reads: int
+    writes: int
+    failed: int
+    errors: tuple[str, ...]
+    lost: int
+    """Acknowledged writes that are not in the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """What the headless journey came to."""
+
+    rows: int
+    embedded: int
+    missing: int
+    stale: int
+    faulty: int
+    tokens: int
+    rows_per_second: float | None
+    """Of the backfill, from the first rows seen to the last; None where it was over at once."""
+    index: IndexReport
+    comparison: ComparisonReport
+    flip_ms: float
+    rollback_ms: float
+    rollback_fresh: bool | None
+    """Whether the old side was current at the end."""
+    traffic: TrafficReport
+    active: str
+    phase: str
+    seconds: float
+    """The whole journey, without the start of the demo."""
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing was lost, nothing failed and the new side serves."""
+        problems = self.missing or self.stale or self.faulty or self.traffic.failed or self.traffic.lost
+        return not problems and self.index.valid and self.active == "new"
+
+    def text(self) -> str:
+        """For people."""
+        judged = self.comparison.judged
+        lines = (
+            ("Documents", f"{self.rows:,}, {self.embedded:,} with a vector of {NEW_MODEL}"),
+            ("Wrong", f"{self.missing} missing, {self.stale} stale, {self.faulty} faulty"),
+            ("Backfill", f"{_figure(self.rows_per_second, ',.0f')} rows/s, {self.tokens:,} tokens"),
+            ("Index", f"{self.index.name} ({self.index.method}), {'valid' if self.index.valid else 'INVALID'}"),
+            ("Top 10", f"{self.comparison.mean_overlap:.0%} shared over {self.comparison.queries} questions"),
+            ("nDCG@10", f"{_figure(judged.old)} old, {_figure(judged.new)} new: {self.comparison.verdict}"),
+            ("Cutover", f"{self.flip_ms:.1f} ms, rollback {self.rollback_ms:.1f} ms"),
+            (
+                "Application",
+                f"{self.traffic.reads} searches, {self.traffic.writes} writes, {self.traffic.failed} failed",
+            ),
+            ("Now", f"phase {self.phase}, the {self.active} side serves"),
+        )
+        return "\n".join(f"{title:<12}{line}" for title, line in lines)
+
+
+def _figure(value: float | None, form: str = ".3f") -> str:
+    return "unknown" if value is None else format(value, form)

@@ -1,0 +1,189 @@
+"""Comparisons of the two sides, and the figures made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from embedtui.model.migration import Key
+from embedtui.model.plan import Check
+
+
+@dataclass(frozen=True, slots=True)
+class RankedRow:
+    """One result of a search."""
+
+    key: Key
+    rank: int
+    """From 1."""
+    distance: float
+    text: str
+    """Content of the row, untrusted: show as plain text."""
+    other_rank: int | None = None
+    """Rank on the other side's top-k; None where it entered (new side) or left (old side)."""
+    missed: bool = False
+    """An exact result that the side's index did not return."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryComparison:
+    """Old and new top-k of one query."""
+
+    query_id: int
+    text: str
+    old: tuple[RankedRow, ...]
+    new: tuple[RankedRow, ...]
+    overlap: float
+    """Shared keys / k, 0..1."""
+    rbo: float
+    top1_kept: bool
+    relevant: tuple[Key, ...] = ()
+    """Keys judged relevant, where judgments exist."""
+    ndcg_old: float | None = None
+    ndcg_new: float | None = None
+    verdict: str = ""
+    """``new``, ``old``, ``same``, ``bad`` or empty: the operator's."""
+    note: str = ""
+    """The operator's note to the verdict."""
+    row: Key | None = None
+    """Set where a row of the table is the query."""
+    index_recall: float | None = None
+    """Share of the exact new top-k that the new side's index returned; None where not measured."""
+    old_unknown: str = ""
+    """Why the old side could not be searched; empty where it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """One setting of the new side's index: what it finds and what it takes."""
+
+    setting: str
+    """``hnsw.ef_search`` or ``ivfflat.probes``."""
+    value: int
+    recall: float
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeenState:
+    """What a comparison saw of the table: enough to tell later, without a scan, whether it has moved."""
+
+    rows: int
+    """Rows, those with nothing to embed included."""
+    both: int
+    """Rows with an old and a new vector: those that were compared."""
+    one_sided: int
+    """Rows with one vector only: left out."""
+    digest: int
+    """Changes with any write to any row."""
+    heaps: str
+    """Changes when the table is truncated or rewritten."""
+    old_model: int
+    new_model: int
+    index: str
+    """Name of the new side's approximate index, empty without one."""
+    index_identity: str
+    """Changes when that index is dropped, built again or becomes invalid."""
+    inserted: int
+    """The server's counters of the table."""
+    updated: int
+    deleted: int
+    captured: bool
+    """Change capture was installed: the queue then tells updates better than the counters."""
+    queue_position: int
+    synced: int
+    backfilled: int
+    """Rows written by the backfill."""
+    request: str
+    """Digest of what was asked: queries, judgments, k, filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Figures over all queries of a comparison; None where unknown."""
+
+    queries: int
+    k: int
+    overlap: Interval
+    rbo: Interval
+    top1_kept: float
+    low_overlap: int
+    histogram: tuple[int, ...]
+    """Counts of overlap@k in ten bins from 0 to 1."""
+    judged: int = 0
+    """Queries with judgments."""
+    ndcg_old: Interval | None = None
+    ndcg_new: Interval | None = None
+    ndcg_difference: Interval | None = None
+    recall_old: Interval | None = None
+    recall_new: Interval | None = None
+    mrr_old: Interval | None = None
+    mrr_new: Interval | None = None
+    p_value: float | None = None
+    """Paired randomisation test on nDCG."""
+    model_overlap: float | None = None
+    """Exact old against exact new: what the model changed."""
+    index_recall: float | None = None
+    """Exact new against index new: what the index lost."""
+    index_recall_old: float | None = None
+    """Exact old against index old."""
+    basis: str = "exact"
+    """What rankings and figures were made of: ``exact`` search, or ``served`` where that could not be had."""
+    exact_queries: int = 0
+    """Queries for which exact search was made."""
+    ndcg_served: Interval | None = None
+    """nDCG@10 of the new side as its index serves it; what it is below ``ndcg_new`` is the index's loss. None where
+    not all judged queries were searched as served."""
+    sweep: tuple[SweepPoint, ...] = ()
+    """Recall against latency of the new side's index, made when the index is the culprit."""
+    latency_old_ms: tuple[float, float] | None = None
+    """(p50, p95)"""
+    latency_new_ms: tuple[float, float] | None = None
+    wins_new: int = 0
+    """Operators' verdicts."""
+    wins_old: int = 0
+    verdict_p: float | None = None
+    """Two-sided sign test on the verdicts."""
+    unknown: tuple[str, ...] = ()
+    """What could not be known, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A comparison as made: every query's two rankings, and the figures. Lowest overlap first."""
+
+    k: int
+    queries: tuple[QueryComparison, ...]
+    measures: Measures
+    partial: bool = False
+    """Made before every row had both vectors."""
+    evaluation_id: int | None = None
+    verdict: str = ""
+    checks: tuple[Check, ...] = ()
+    at: datetime | None = None
+    seen: SeenState | None = None
+    where: str = ""
+    """The application's filter, as given."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryInput:
+    """A query to compare with."""
+
+    text: str
+    relevant: tuple[tuple[Key, float], ...] = ()
+    """(key, gain)"""
+    row: Key | None = None
+    """Set where a row of the table is the query: its own vectors serve, itself left out."""
+    vector: tuple[float, ...] = ()
+    """The old model's vector where the query log kept it."""

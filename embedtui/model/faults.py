@@ -1,0 +1,53 @@
+"""Faulty rows, and whose fault it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from embedtui.model.migration import Key, Side
+
+
+class FaultClass(StrEnum):
+    """Whose fault it is, which decides what happens (invariant 4)."""
+
+    CONFIGURATION = "configuration"
+    """Bad key, unknown model, exhausted account, wrong dimensions: pauses the run at once."""
+    PROVIDER = "provider"
+    """429, 5xx, time-outs, broken replies: backs off and goes on by itself."""
+    ROW = "row"
+    """This text is rejected: isolated, recorded, others go on."""
+
+
+class FaultState(StrEnum):
+    """What was decided about a faulty row."""
+
+    OPEN = "open"
+    RETRY = "retry"
+    TRUNCATE = "truncate"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class FaultGroup:
+    """Faulty rows that share class, state and reason."""
+
+    fault_class: FaultClass
+    reason: str
+    count: int
+    state: FaultState = FaultState.OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRow:
+    """One faulty row."""
+
+    id: int
+    key: Key
+    side: Side
+    fault_class: FaultClass
+    reason: str
+    attempts: int
+    state: FaultState
+    last_seen: datetime

@@ -1,0 +1,36 @@
+"""What a migration would do, and checks with their results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedtui.model.migration import PlacementKind, TableName
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check with its result and a reason: of the plan or of the gate."""
+
+    name: str
+    result: str
+    """``pass``, ``warn``, ``fail`` or ``unknown``; for the gate also ``inconclusive``."""
+    detail: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a migration would do, found read-only."""
+
+    table: TableName
+    rows: int
+    empty_rows: int
+    """Rows with nothing to embed."""
+    estimated_tokens: int | None
+    estimated_cost: float | None
+    estimated_seconds: float | None
+    placement: PlacementKind
+    placement_why: str
+    checks: tuple[Check, ...]
+    statements: tuple[str, ...]
+    """The exact SQL prepare and index would run, in order."""

@@ -1,0 +1,61 @@
+"""The pointer: which side serves, who follows it, and its moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from embedtui.model.migration import Side
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerStatus:
+    """One Router heard from."""
+
+    host: str
+    pid: int
+    application: str
+    epoch: int
+    searches_old: int
+    searches_new: int
+    seen_seconds: float
+    """Seconds since it was heard from."""
+    flip_ms: float | None = None
+    """How long the last flip took to reach it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteStatus:
+    """The pointer: which side serves."""
+
+    active: Side = Side.OLD
+    canary: int = 0
+    """Percent of keys that read the new side while ``active`` is old (0..100)."""
+    epoch: int = 0
+    changed_at: datetime | None = None
+    changed_by: str = ""
+    listeners: tuple[ListenerStatus, ...] = ()
+    pending: str = ""
+    """A postponed cutover and what it waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackStatus:
+    """Whether a rollback would find the old side current."""
+
+    fresh: bool | None = None
+    """None: unknown (no change capture)."""
+    stale: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A move of the pointer."""
+
+    active: Side
+    canary: int
+    epoch: int
+    milliseconds: float
+    changed: bool
+    """False where the pointer was there already (a repeat is a no-op)."""

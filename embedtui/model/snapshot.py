@@ -1,0 +1,166 @@
+"""What a screen shows, read in one go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from embedtui.model.faults import FaultGroup, FaultState
+from embedtui.model.migration import Condition, IndexMethod, Migration, Phase
+from embedtui.model.route import RollbackStatus, RouteStatus
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillStatus:
+    """Progress of the backfill. Unknown is None."""
+
+    rows: int = 0
+    """Rows that have their new vector, never more than ``total``."""
+    total: int | None = None
+    """Rows with something to embed, counted when the shards were planned."""
+    rate: float | None = None
+    """Rows per second, from the last seconds; None until measured."""
+    eta_seconds: float | None = None
+    tokens: int = 0
+    spent: float | None = None
+    """Money spent so far, None where the price is unknown."""
+    estimate: float | None = None
+    """Money the whole job is expected to take."""
+    cap: float | None = None
+    """Spend cap."""
+    hot_share: float | None = None
+    """HOT updates / updates, 0..1; None for side tables."""
+    hot_holder: str = ""
+    """What holds the xmin horizon when the HOT share suffers."""
+    shards_done: int = 0
+    shards: int = 0
+    concurrency: int | None = None
+    """Requests in flight allowed at present."""
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStatus:
+    """The new side's approximate index."""
+
+    name: str = ""
+    method: IndexMethod = IndexMethod.NONE
+    exists: bool = False
+    valid: bool = False
+    phase: str = ""
+    """Phase of pg_stat_progress_create_index while building."""
+    done: int | None = None
+    total: int | None = None
+    """Blocks."""
+    waiting_for: str = ""
+    """Old transactions that hold the build."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncStatus:
+    """Change capture: what waits to be embedded again."""
+
+    queued: int = 0
+    oldest_seconds: float | None = None
+    synced: int = 0
+    """Queue entries worked off so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationStatus:
+    """Summary of the newest recorded evaluation."""
+
+    id: int
+    at: datetime
+    queries: int
+    mean_overlap: float
+    low_overlap: int
+    """Queries whose overlap@k is below the low threshold."""
+    verdict: str
+    """PASS, FAIL or INCONCLUSIVE."""
+    valid: bool
+    """Still about the present state."""
+    why_void: str = ""
+    judged_old: float | None = None
+    """nDCG@10 of the old side where judgments exist."""
+    judged_new: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStatus:
+    """A thread of a worker process."""
+
+    name: str
+    doing: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker process, with what each of its threads does."""
+
+    id: int
+    host: str
+    pid: int
+    doing: str
+    since: datetime
+    heartbeat_seconds: float
+    """Seconds since it was last heard from."""
+    alive: bool
+    rows: int = 0
+    threads: tuple[ThreadStatus, ...] = ()
+    own: bool = False
+    """This very process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A named reason that holds the backfill."""
+
+    name: str
+    """Why, e.g. ``replica_lag``, ``probe_latency``, ``lock_waits``, ``long_transactions``, ``autovacuum``,
+    ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``operator``."""
+    detail: str
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Why an act is impossible now, and what would release it."""
+
+    name: str
+    message: str
+    release: str = ""
+    overridable: bool = False
+    """Whether an override with a reason may pass it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a screen shows, read in one go; a screen is a pure function of it."""
+
+    as_of: datetime
+    migration: Migration | None = None
+    """None: no migration exists for the configured table yet."""
+    phase: Phase = Phase.PLAN
+    condition: Condition = Condition.IDLE
+    reasons: tuple[Hold, ...] = ()
+    backfill: BackfillStatus = BackfillStatus()
+    index: IndexStatus = IndexStatus()
+    sync: SyncStatus = SyncStatus()
+    faults: tuple[FaultGroup, ...] = ()
+    route: RouteStatus = field(default_factory=RouteStatus)
+    rollback: RollbackStatus = field(default_factory=RollbackStatus)
+    evaluation: EvaluationStatus | None = None
+    workers: tuple[WorkerStatus, ...] = ()
+    soak_seconds: float | None = None
+    """Seconds since the cutover, while the new side serves."""
+    next_act: str = ""
+    """The next sensible act, e.g. ``run``, ``compare``, ``cutover``, ``cleanup``."""
+    next_why: str = ""
+
+    @property
+    def faulty(self) -> int:
+        """Rows with an open fault."""
+        return sum(group.count for group in self.faults if group.state is FaultState.OPEN)

@@ -1,0 +1,156 @@
+"""What may be shown or written down: text without passwords and keys, tracebacks without documents."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+_DSN_PASSWORD = re.compile(r"(?P<head>\w+://[^\s:/@]*:)[^\s@]*(?=@)")
+_DSN_PARAMETER = re.compile(
+    r"(?P<head>\b(?:password|sslpassword|passwd|pwd)\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE
+)
+_KEY = re.compile(r"\b(?:(?:sk|pk|rk|key)-[A-Za-z0-9_\-*]{6,}|AIza[\w-]{20,})")
+_BEARER = re.compile(r"(?P<head>\bBearer\s+)\S+", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+_SECRET_VARIABLE = re.compile(r"(?i)(key|token|secret|password|passwd|pwd|credentials?)\d*$")
+_PASSWORD = re.compile(r"\w+://[^\s:/@]*:([^\s@]+)@|\bpassword\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s'&]+))")
+_QUOTED = re.compile(r"(?<!\w)(['\"])((?:\\.|(?!\1).)*)\1(?!\w)")
+_PLAIN_NAME = re.compile(r"[\w.$:/<>-]{0,80}")
+
+SHORTEST_SECRET = 4
+"""Characters; a shorter value would be found in half the words of a text."""
+MESSAGE = 300
+"""Characters of an exception's message that are written down."""
+FRAGMENT = 12
+"""Characters that a message and a text in the traceback's variables share for it to count as taken from there."""
+LOOKED_AT = 2_000_000
+"""Characters of texts in a traceback's variables that are looked at: about a second's work."""
+
+_hidden: set[str] = set()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Have :func:`without_secrets` take these values out from now on, also in their URL-decoded form."""
+    _hidden.update(form for each in secrets for form in (each, unquote(each)) if len(form) >= SHORTEST_SECRET)
+
+
+def secrets_of(environ: Mapping[str, str], variables: Iterable[str] = ()) -> Iterator[str]:
+    """The secrets in an environment: by their variables' names, by ``variables``, and passwords in URLs."""
+    named = set(variables)
+    for name, value in environ.items():
+        passwords = [each for found in _PASSWORD.findall(value) for each in found if each]
+        yield from passwords
+        if (name in named or _SECRET_VARIABLE.search(name)) and not passwords:
+            yield value.strip()
+
+
+def redact(text: str) -> str:
+    """``text`` with passwords, API keys and control characters (ANSI escapes, bidi overrides) taken out."""
+    text = _DSN_PASSWORD.sub(r"\g<head>***", text)
+    text = _DSN_PARAMETER.sub(r"\g<head>***", text)
+    text = _KEY.sub("***", text)
+    text = _BEARER.sub(r"\g<head>***", text)
+    return _CONTROL.sub("", text)
+
+
+def without_secrets(text: str) -> str:
+    """As :func:`redact`, and without this process's own secrets, whatever they look like.
+
+    For what is written down or unforeseen; in what is said on purpose, the password ``postgres`` would hide a name.
+    """
+    for secret in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return redact(text)
+
+
+def described(error: BaseException) -> str:
+    """An exception as one line that quotes no data: its kind and what is left of its message's first line.
+
+    Left out are quoted values that are no names (``invalid input: "…"``), and whatever the message shares with texts in
+    the variables of the traceback: that is how a document gets into a message.
+    """
+    primary = getattr(getattr(error, "diag", None), "message_primary", None)  # the rest of psycopg's quotes the row
+    lines = (primary or str(error)).strip().splitlines()
+    message = (lines[0] if lines else "")[:MESSAGE]
+    message = _QUOTED.sub(lambda it: it[0] if _PLAIN_NAME.fullmatch(it[2]) else f"{it[1]}…{it[1]}", message)
+    if not primary:
+        message = _without(message, _texts(error))
+    return f"{type(error).__name__}: {without_secrets(message)}".rstrip(": ")
+
+
+def formatted(error: BaseException) -> str:
+    """The whole traceback of an exception and of those that led to it, redacted; each as :func:`described` says it."""
+    return without_secrets("".join(_chain(error, set())))
+
+
+def _before(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _chain(error: BaseException, seen: set[int]) -> Iterator[str]:
+    seen.add(id(error))
+    before = _before(error)
+    if before is not None and id(before) not in seen:
+        yield from _chain(before, seen)
+        yield (
+            "\nThe above exception was the direct cause of the following exception:\n\n"
+            if error.__cause__
+            else ("\nDuring handling of the above exception, another exception occurred:\n\n")
+        )
+    yield "Traceback (most recent call last):\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield f"{described(error)}\n"
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            if id(each) not in seen:
+                yield from ("\n", *_chain(each, seen))
+
+
+def _texts(error: BaseException | None) -> Iterator[str]:
+    """Texts (with white space, so no names) in the variables of the frames that the exception came through."""
+    left = LOOKED_AT
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            for value in list(frame.f_locals.values()):
+                for text in _strings(value, depth=4):
+                    left -= len(text)
+                    if left < 0:
+                        return
+                    yield text
+        error = _before(error)
+
+
+def _strings(value: Any, depth: int) -> Iterator[str]:
+    if isinstance(value, str):
+        if len(value) >= FRAGMENT and any(map(str.isspace, value)):
+            yield value
+    elif depth and isinstance(value, Mapping):
+        for each in list(value.values()):
+            yield from _strings(each, depth - 1)
+    elif depth and isinstance(value, list | tuple | set | frozenset):
+        for each in list(value):
+            yield from _strings(each, depth - 1)
+    elif depth and dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for each in dataclasses.fields(value):
+            yield from _strings(getattr(value, each.name, None), depth - 1)
+
+
+def _without(message: str, texts: Iterable[str]) -> str:
+    """``message`` without the runs of at least ``FRAGMENT`` characters that it shares with a text."""
+    places: dict[str, list[int]] = {}
+    for at in range(len(message) - FRAGMENT + 1):
+        places.setdefault(message[at : at + FRAGMENT], []).append(at)
+    shared = [False] * len(message)
+    for text in texts if places else ():
+        for at in range(len(text) - FRAGMENT + 1):
+            for found in places.get(text[at : at + FRAGMENT], ()):
+                shared[found : found + FRAGMENT] = [True] * FRAGMENT
+    kept = (("…" if at == 0 or not shared[at - 1] else "") if hit else message[at] for at, hit in enumerate(shared))
+    return "".join(kept)
