@@ -89,7 +89,7 @@ def test_read_nearest_equals_exact_sql(database: str, placement: PlacementKind, 
             leave_out=[None, None, None, None, ("5",)],
             where=sql.SQL("category = 1 AND docs.content LIKE 'text%'"),
             timeout=30,
-            step=lambda rows: None,
+            step=lambda _rows: None,
         )
         for side in Side:
             statement = search_sql(migration, side, where=sql.SQL("category = 1 AND id::int < 350"), exact=True)
@@ -222,7 +222,7 @@ def test_stop_gives_up(database: str) -> None:
 def model_of(vectors: Vectors) -> ModelFunction:
     """A model that gives text number n the vector n, turned by nothing: 'query 3' means row 3."""
 
-    def embed(texts: Sequence[str], dimensions: int | None) -> Vectors:
+    def embed(texts: Sequence[str], _dimensions: int | None) -> Vectors:
         return np.stack([vectors[int(text.rsplit(" ", 1)[1])] for text in texts])
 
     return embed
@@ -377,7 +377,7 @@ def test_an_unchanged_state_is_not_measured_twice(database: str) -> None:
         steps.clear()
         made = compare(
             connector(database), migration, asked, CompareOptions(**options),
-            progress=lambda what, done, total: steps.append(what),
+            progress=lambda what, _done, _total: steps.append(what),
         )  # fmt: skip
         return gate.decide_gate(connector(database), migration, made)
 

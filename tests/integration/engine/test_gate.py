@@ -495,7 +495,7 @@ def test_an_index_that_became_valid_during_the_comparison_is_the_one_it_saw(data
         asked = queries.from_rows(conn, migration, 40)
         conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'docs_new'::regclass")
 
-        def build_ends(what: str, done: int, total: int) -> None:
+        def build_ends(what: str, _done: int, _total: int) -> None:
             if what == "reading vectors":
                 conn.execute("UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'docs_new'::regclass")
 
