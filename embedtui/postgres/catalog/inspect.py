@@ -288,7 +288,7 @@ def stored_dimensions(conn: Connection[Any], facts: TableFacts, column: str, vec
     ).format(
         dims=sql.Identifier(vector_schema, "vector_dims"),
         column=sql.Identifier(column),
-        table=sql.Identifier(facts.table.schema, facts.table.name),
+        table=relation(facts.table),
     )
     row = read_first(conn, statement)
     return None if row is None else int(row["dimensions"])
