@@ -19,6 +19,7 @@ class AsyncRouter(Follower[AsyncRoute]):
     _route_class = AsyncRoute
 
     async def __aenter__(self) -> AsyncRouter:
+        """Follow until the end of the block."""
         try:
             await self.open()
         except BaseException:
@@ -29,6 +30,7 @@ class AsyncRouter(Follower[AsyncRoute]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Stop following."""
         await self.close()
 
     async def open(self) -> None:

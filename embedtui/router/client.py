@@ -6,10 +6,9 @@ from types import TracebackType
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
 
 from embedtui.errors import Refused
-from embedtui.postgres.state.route_side import LOOK_UP_TABLE
+from embedtui.postgres.state.route_side import read_sides_of
 from embedtui.router.follower import CONNECT_SECONDS, Follower
 from embedtui.router.pointer import Pointer, pointers_of, write_statement
 from embedtui.router.route import Route, Tally, Vector
@@ -21,6 +20,7 @@ class Router(Follower[Route]):
     _route_class = Route
 
     def __enter__(self) -> Router:
+        """Follow until the end of the block."""
         try:
             self.open()
         except BaseException:
@@ -31,6 +31,7 @@ class Router(Follower[Route]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Stop following."""
         self.close()
 
     def open(self) -> None:
@@ -97,14 +98,18 @@ def put(
     Args:
         conn: the service's connection.
         table: the route's name, or the table's as SQL would write it.
-        key, model, vector, content: as in :meth:`Router.write`.
+        key: the row's key, or a tuple of a composite key's parts in order.
+        model: name or id of the model that made the vector.
+        vector: the vector of the row's content as it is stored now.
+        content: the text that was embedded; with it, a row whose content changed meanwhile is left alone.
+
+    Returns:
+        False where there is no such row, or its content is no longer ``content``.
 
     Raises:
         Refused: no route for the table, a model of neither side, or other dimensions.
     """
-    with conn.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(LOOK_UP_TABLE, {"table": table}).fetchall()
-    pointers = pointers_of(rows, Route, {}, lambda name: Tally())
+    pointers = pointers_of(read_sides_of(conn, table), Route, {}, lambda _name: Tally())
     if not pointers:
         raise Refused(f"There is no route for {table!r}.", hint="It is made by `embedtui run`.")
     [(name, pointer)] = pointers.items()

@@ -20,24 +20,23 @@ from typing import Any, Generic
 
 import psycopg
 from psycopg import errors
-from psycopg.rows import dict_row
 
 from embedtui.errors import DatabaseLost, EmbedtuiError, Refused
-from embedtui.model import (
-    Side,
-)
+from embedtui.model import Side
 from embedtui.postgres.connect import host_name, redact, translate
-from embedtui.postgres.state.listeners import REPORT
+from embedtui.postgres.state.listeners import ListenerReport, remove_listeners, report_listener
 from embedtui.postgres.state.route import CHANNEL
-from embedtui.postgres.state.route_side import LOOK_UP
+from embedtui.postgres.state.route_side import read_sides
 from embedtui.router.pointer import Pointer, R, moved, pointers_of
 from embedtui.router.route import Tally
 
 _log = logging.getLogger("embedtui.router")
 
 _REPORT_SECONDS = 2.0
+"""Between two reports; see ``LISTENER_ALIVE_SECONDS``, which allows for several lost ones."""
 
 CONNECT_SECONDS = 5
+"""Longest that a connection, and the first answer, is waited for."""
 
 _RETRY_SECONDS = (0.1, 2.0)
 """First and longest wait before a lost connection is opened anew."""
@@ -77,7 +76,8 @@ class Follower(Generic[R]):
         poll_seconds: float = 2.0,
         listen: bool = True,
     ) -> None:
-        """
+        """Know the routes as none yet; the thread is started by the first look.
+
         Args:
             dsn: connection string of the database that holds the route (a standby will do).
             application_name: how this service is called on the operator's screen.
@@ -302,8 +302,7 @@ class Follower(Generic[R]):
     def _look_up(self, conn: psycopg.Connection[Any]) -> bool:
         """Read all routes in one statement; whether any changed."""
         try:
-            with conn.cursor(row_factory=dict_row) as cursor:
-                rows = cursor.execute(LOOK_UP).fetchall()
+            rows = read_sides(conn)
         except (errors.UndefinedTable, errors.InvalidSchemaName, errors.InsufficientPrivilege) as error:
             self._error, self._connected = translate(error), True
             self._tried.set()
@@ -322,24 +321,24 @@ class Follower(Generic[R]):
         if self._report_error:
             return
         now = time.monotonic()
-        values = [
-            {
-                "id": uuid.uuid5(self._id, name),
-                "name": name,
-                "host": host_name(),
-                "pid": os.getpid(),
-                "application": self._application,
-                "epoch": self._known[name].epoch,
-                "ago": now - self._known[name].seen,
-                "old": tally.counts[Side.OLD],
-                "new": tally.counts[Side.NEW],
-            }
+        reports = [
+            ListenerReport(
+                id=uuid.uuid5(self._id, name),
+                name=name,
+                host=host_name(),
+                pid=os.getpid(),
+                application=self._application,
+                epoch=self._known[name].epoch,
+                ago=now - self._known[name].seen,
+                old=tally.counts[Side.OLD],
+                new=tally.counts[Side.NEW],
+            )
             for name, tally in list(self._tallies.items())
             if name in self._known
         ]
         try:
-            for value in values:
-                conn.execute(REPORT, value)
+            for report in reports:
+                report_listener(conn, report)
         except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction, errors.UndefinedTable) as error:
             self._report_error = f"Not reporting: {redact(str(error.diag.message_primary))}."
 
@@ -347,7 +346,7 @@ class Follower(Generic[R]):
         if not self._report_error:
             ids = [uuid.uuid5(self._id, name) for name in self._tallies]
             with contextlib.suppress(psycopg.Error):
-                conn.execute("DELETE FROM embedtui.listener WHERE id = ANY (%s)", [ids])
+                remove_listeners(conn, ids)
 
 
 def _is_pooled(conn: psycopg.Connection[Any]) -> bool:

@@ -26,6 +26,7 @@ from embedtui.router.route import RouteFields, Tally, Vector
 from embedtui.router.sql import SideSql
 
 R = TypeVar("R", bound=RouteFields)
+"""The kind of route: for threads or for asyncio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Pointer(Generic[R]):
     """time.monotonic() when this state was first seen."""
 
     def choose(self, key: str | None) -> R:
+        """The side that a key reads: the active one, or the new one for the keys of the canary."""
         side = self.active
         if key is not None and self.canary and bucket(key) < self.canary:
             side = Side.NEW
@@ -173,6 +175,11 @@ def _key(key: object) -> list[str]:
 def write_statement(
     pointer: Pointer[Any], name: str, key: object, vector: Vector, model: str | int, content: str | None
 ) -> tuple[str, dict[str, Any]]:
+    """The statement that stores a row's vector on its model's side, and its parameters.
+
+    Raises:
+        Refused: a model of neither side, or other dimensions.
+    """
     if not isinstance(vector, str):
         vector = [float(value) for value in vector]
     size = vector.count(",") + 1 if isinstance(vector, str) else len(vector)

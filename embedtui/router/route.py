@@ -36,19 +36,24 @@ class Tally:
     """Searches per side, counted by many threads."""
 
     def __init__(self) -> None:
+        """Begin at none."""
         self.reset()
 
     def reset(self) -> None:
+        """Begin again, with a lock of our own: a forked child may have inherited a held one."""
         self._lock = threading.Lock()
         self.counts = {Side.OLD: 0, Side.NEW: 0}
 
     def add(self, side: Side) -> None:
+        """Count a search."""
         with self._lock:
             self.counts[side] += 1
 
 
 @dataclass(frozen=True, slots=True)
 class RouteFields:
+    """What both kinds of route hold, and what they make of it without a connection."""
+
     name: str
     side: Side
     model: str
@@ -128,6 +133,7 @@ class RouteFields:
 
 
 def hits(rows: Iterable[tuple[Any, ...]], columns: Sequence[str]) -> list[Hit]:
+    """Rows of a search as hits, its requested columns by name."""
     return [Hit(tuple(row[0]), row[1], dict(zip(columns, row[2:], strict=True))) for row in rows]
 
 

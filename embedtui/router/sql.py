@@ -6,12 +6,9 @@ import functools
 
 from psycopg import sql
 
-from embedtui.model import (
-    Migration,
-    PlacementKind,
-    Side,
-)
-from embedtui.postgres.names import key_equals_sql, quoted
+from embedtui.model import Migration, PlacementKind, Side
+from embedtui.postgres.names import escaped, key_equals_sql, quoted
+from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, new_side
 from embedtui.postgres.sides.search import search_sql, vector_type
 
 
@@ -19,6 +16,14 @@ class SideSql:
     """The statements of one side, composed once and kept as text."""
 
     def __init__(self, migration: Migration, side: Side, pgvector: str, stamped: bool) -> None:
+        """Compose nothing yet.
+
+        Args:
+            migration: what the route's rows tell of it.
+            side: the side that is searched and written.
+            pgvector: version of the extension, empty where unknown.
+            stamped: vectors carry model and fingerprint.
+        """
         self.migration, self.side, self.stamped = migration, side, stamped
         self.iterates = tuple(int(part) for part in pgvector.split(".")[:2] if part.isdigit()) >= (0, 8)
         self.search = functools.lru_cache(maxsize=256)(self._search)
@@ -36,23 +41,16 @@ class SideSql:
         ).as_string(None)
 
     def _write(self, guarded: bool) -> str:
-        # Here and not above: it imports numpy, which searching does not need.
-        from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, new_side
-
         migration, table = self.migration, self.migration.table
-
-        def percent(text: sql.Composable) -> sql.SQL:
-            return sql.SQL(text.as_string(None).replace("%", "%%"))
-
         side = new_side(migration)
         names = {
             "table": quoted(table.schema, table.name),
             "alias": quoted(table.name),
             "vector": sql.SQL("CAST({} AS {})").format(sql.Placeholder("vector"), vector_type(migration, self.side)),
             "model": sql.Literal(migration.new_model.id),
-            "fingerprint": percent(fingerprint_sql(migration, table.name)),
+            "fingerprint": escaped(fingerprint_sql(migration, table.name)),
             "where": key_equals_sql(migration),
-            "guard": sql.SQL(" AND {} = %(content)s").format(percent(content_sql(migration, table.name)))
+            "guard": sql.SQL(" AND {} = %(content)s").format(escaped(content_sql(migration, table.name)))
             if guarded
             else sql.SQL(""),
             "side": quoted(side.table.schema, side.table.name),
