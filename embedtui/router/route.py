@@ -12,11 +12,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from embedtui.errors import Refused
-from embedtui.model import (
-    Key,
-    PlacementKind,
-    Side,
-)
+from embedtui.model import Key, PlacementKind, Side
 from embedtui.router.sql import SideSql
 
 Vector = str | Iterable[float]

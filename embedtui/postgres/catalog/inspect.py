@@ -9,10 +9,7 @@ from typing import Any
 from psycopg import Connection, sql
 
 from embedtui.errors import TableError
-from embedtui.model import (
-    Distance,
-    TableName,
-)
+from embedtui.model import Distance, TableName
 from embedtui.postgres.catalog.facts import (
     Column,
     Dependent,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from embedtui.model import (
-    AuditEntry,
-)
+from embedtui.model import AuditEntry
 from embedtui.postgres.connect import Connection, host_name, operator_name, redact
 
 

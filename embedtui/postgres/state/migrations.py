@@ -8,16 +8,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from embedtui.errors import Refused
-from embedtui.model import (
-    Condition,
-    Distance,
-    EmbeddingModel,
-    IndexMethod,
-    Migration,
-    Phase,
-    PlacementKind,
-    TableName,
-)
+from embedtui.model import Condition, Distance, EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind, TableName
 from embedtui.postgres.connect import Connection, redact
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.models import load_model, register_model

@@ -10,9 +10,7 @@ from embedtui.engine.validate import queries
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered
 from embedtui.engine.validate.gate import GateThresholds, decide_gate
-from embedtui.model import (
-    PlacementKind,
-)
+from embedtui.model import PlacementKind
 from embedtui.postgres.connect import connect
 from embedtui.postgres.sides.capture import install_sql
 from tests.kits.comparing import build_index, connector, execute, rows_compared, small

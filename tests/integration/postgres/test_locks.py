@@ -16,7 +16,7 @@ def alive(conn: Connection, worker: int) -> bool:
 
 
 def test_no_key_stands_for_two_things() -> None:
-    databases = {locks.INSTALL, locks.CREATE}
+    databases = {locks.INSTALL, locks.FUNCTIONS}
     classes = [value for name, value in vars(locks).items() if name.endswith("_CLASS")]
     assert len(databases) == 2
     assert len(classes) == len(set(classes)) == 5
