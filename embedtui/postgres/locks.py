@@ -15,8 +15,8 @@ from embedtui.postgres.connect import Connection
 INSTALL = 0x656D6274
 """One process at a time installs or upgrades the schema ``embedtui``."""
 
-CREATE = 0x656D7072
-"""One process at a time makes functions and a migration's row."""
+FUNCTIONS = 0x656D7072
+"""One process at a time replaces the schema's functions: CREATE OR REPLACE is not safe against itself."""
 
 # Classes of keys of two integers; the second one is the migration's id, for workers the worker's.
 

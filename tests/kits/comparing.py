@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
+from embedtui.engine.validate import queries
+from embedtui.engine.validate.compare import compare
+from embedtui.engine.validate.gate import decide_gate
 from embedtui.model import (
+    Comparison,
     Condition,
     Distance,
     EmbeddingModel,
@@ -17,6 +22,7 @@ from embedtui.model import (
     Migration,
     Phase,
     PlacementKind,
+    QueryInput,
     TableName,
 )
 from embedtui.postgres.connect import Connection, connect
@@ -28,13 +34,15 @@ from embedtui.postgres.state.schema import install
 
 Vectors = NDArray[np.float32]
 
+ROWS, OLD, NEW = 400, 12, 16
+
 
 def connector(dsn: str) -> Callable[[], Connection]:
     return lambda: connect(dsn, name="compare")
 
 
 def unit(vectors: NDArray[np.floating]) -> Vectors:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def models(old: Vectors, new: Vectors) -> tuple[EmbeddingModel, EmbeddingModel]:
@@ -172,3 +180,39 @@ def execute(dsn: str, statement: str) -> None:
     """Run a statement on a connection of its own; closing it makes the server's counters current."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(statement)
+
+
+def random_sides(seed: int = 1, rows: int = ROWS) -> tuple[Vectors, Vectors]:
+    """Two models' vectors of the same hidden meanings: alike, not equal."""
+    draw = np.random.default_rng(seed)
+    meaning = draw.normal(size=(rows, 6))
+    old = meaning @ draw.normal(size=(6, OLD)) + 0.5 * draw.normal(size=(rows, OLD))
+    new = meaning @ draw.normal(size=(6, NEW)) + 0.5 * draw.normal(size=(rows, NEW))
+    return unit(old), unit(new)
+
+
+def random_table(dsn: str, **options: Any) -> Migration:
+    old, new = random_sides()
+    return make_table(dsn, [f"text {number}" for number in range(ROWS)], old, new, **options)
+
+
+def row_queries(dsn: str, migration: Migration, count: int = 40) -> tuple[QueryInput, ...]:
+    with connect(dsn, name="test") as conn:
+        return queries.from_rows(conn, migration, count)
+
+
+def small(dsn: str, **options: object) -> Migration:
+    draw = np.random.default_rng(6)
+    return make_table(
+        dsn,
+        [f"text {number}" for number in range(200)],
+        unit(draw.normal(size=(200, 5))),
+        unit(draw.normal(size=(200, 5))),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def rows_compared(dsn: str, migration: Migration) -> Comparison:
+    with connect(dsn, name="test") as conn:
+        asked = queries.from_rows(conn, migration, 40)
+    return decide_gate(connector(dsn), migration, compare(connector(dsn), migration, asked))

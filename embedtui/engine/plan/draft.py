@@ -12,16 +12,7 @@ from psycopg import Connection
 
 from embedtui.config import Settings
 from embedtui.errors import DatabaseError, SettingsError, TableError
-from embedtui.model import (
-    Condition,
-    Distance,
-    EmbeddingModel,
-    IndexMethod,
-    Migration,
-    Phase,
-    PlacementKind,
-    TableName,
-)
+from embedtui.model import Condition, Distance, EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind, TableName
 from embedtui.postgres.catalog.facts import Candidate, Column, ServerFacts, TableFacts, UniqueKey
 from embedtui.postgres.catalog.inspect import index_distance, inspect_table, stored_dimensions
 from embedtui.postgres.catalog.server import require_server, server_facts, version_tuple

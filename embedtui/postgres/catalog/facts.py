@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from embedtui.model import (
-    TableName,
-)
+from embedtui.model import TableName
 
 
 @dataclass(frozen=True, slots=True)

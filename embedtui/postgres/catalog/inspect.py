@@ -9,10 +9,7 @@ from typing import Any
 from psycopg import Connection, sql
 
 from embedtui.errors import TableError
-from embedtui.model import (
-    Distance,
-    TableName,
-)
+from embedtui.model import Distance, TableName
 from embedtui.postgres.catalog.facts import (
     Column,
     Dependent,
@@ -25,6 +22,7 @@ from embedtui.postgres.catalog.facts import (
 )
 from embedtui.postgres.catalog.read import read_all, read_first
 from embedtui.postgres.catalog.tables import find_table
+from embedtui.postgres.names import relation
 
 _RELATION = """
 SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, c.relispartition,
@@ -204,34 +202,34 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
         TableError: the table is gone.
     """
     by = {"oid": oid}
-    relation = read_first(conn, _RELATION, by)
-    if relation is None:
+    stored = read_first(conn, _RELATION, by)
+    if stored is None:
         raise TableError("the table was dropped.", hint="Start again with `embedtui init`.")
     leaves = read_all(conn, _LEAVES, by)
     counted = [row["rows"] for row in leaves if row["rows"] is not None]
     columns = _columns(conn, oid)
     return TableFacts(
-        oid=int(relation["oid"]),
-        table=TableName(relation["schema"], relation["name"]),
-        kind="partitioned" if relation["kind"] == "p" else "table",
-        is_partition=relation["relispartition"],
+        oid=int(stored["oid"]),
+        table=TableName(stored["schema"], stored["name"]),
+        kind="partitioned" if stored["kind"] == "p" else "table",
+        is_partition=stored["relispartition"],
         leaves=tuple(Leaf(int(r["oid"]), r["schema"], r["name"], r["bytes"], r["rows"]) for r in leaves),
-        inherits=relation["inherits"],
+        inherits=stored["inherits"],
         rows=sum(counted) if counted else None,
         heap_bytes=sum(row["bytes"] for row in leaves),
         total_bytes=sum(row["total"] for row in leaves),
-        persistence=relation["persistence"],
-        owner=relation["owner"],
-        is_owner=relation["is_owner"],
-        may_select=relation["may_select"],
-        may_insert=relation["may_insert"],
-        may_update=relation["may_update"],
-        may_delete=relation["may_delete"],
-        may_trigger=relation["may_trigger"],
-        may_reference=relation["may_reference"],
-        may_create_in_schema=relation["may_create_in_schema"],
-        row_security=relation["row_security"],
-        row_security_applies=relation["row_security_applies"],
+        persistence=stored["persistence"],
+        owner=stored["owner"],
+        is_owner=stored["is_owner"],
+        may_select=stored["may_select"],
+        may_insert=stored["may_insert"],
+        may_update=stored["may_update"],
+        may_delete=stored["may_delete"],
+        may_trigger=stored["may_trigger"],
+        may_reference=stored["may_reference"],
+        may_create_in_schema=stored["may_create_in_schema"],
+        row_security=stored["row_security"],
+        row_security_applies=stored["row_security_applies"],
         columns=columns,
         keys=tuple(
             UniqueKey(row["name"], tuple(row["columns"]), tuple(row["types"]), row["primary"])
@@ -242,9 +240,9 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
             RowTrigger(**{**row, "columns": tuple(row["columns"])}) for row in read_all(conn, _TRIGGERS, by)
         ),
         publications=_publications(conn, oid, columns),
-        subscribed=relation["subscribed"],
-        rules=tuple(relation["rules"]),
-        replica_identity_full=relation["replica_identity_full"],
+        subscribed=stored["subscribed"],
+        rules=tuple(stored["rules"]),
+        replica_identity_full=stored["replica_identity_full"],
         dependents=tuple(Dependent(**row) for row in read_all(conn, _DEPENDENTS, by)),
     )
 
@@ -288,7 +286,7 @@ def stored_dimensions(conn: Connection[Any], facts: TableFacts, column: str, vec
     ).format(
         dims=sql.Identifier(vector_schema, "vector_dims"),
         column=sql.Identifier(column),
-        table=sql.Identifier(facts.table.schema, facts.table.name),
+        table=relation(facts.table),
     )
     row = read_first(conn, statement)
     return None if row is None else int(row["dimensions"])

@@ -9,9 +9,7 @@ from typing import Any
 from psycopg import Connection, sql
 
 from embedtui.errors import TableError
-from embedtui.model import (
-    TableName,
-)
+from embedtui.model import TableName
 from embedtui.postgres.catalog.facts import Candidate
 from embedtui.postgres.catalog.read import read_all, read_first
 from embedtui.postgres.names import either, in_quotes, parse_name, relation, shown

@@ -65,7 +65,7 @@ def row_texts(conn: Connection, migration: Migration, keys: Sequence[Key]) -> di
             content=content_sql(migration, alias),
             length=sql.Literal(TEXT),
             keys=keys_sql(),
-            table=sql.Identifier(migration.table.schema, migration.table.name),
+            table=relation(migration.table),
             match=key_join_sql(migration, alias, sql.SQL("k.key")),
         ),
         {"keys": Jsonb([list(key) for key in keys])},

@@ -8,9 +8,7 @@ from dataclasses import replace
 
 from psycopg.rows import dict_row
 
-from embedtui.model import (
-    EmbeddingModel,
-)
+from embedtui.model import EmbeddingModel
 from embedtui.postgres.connect import Connection
 
 _MODEL_FIELDS = (

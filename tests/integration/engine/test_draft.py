@@ -48,7 +48,8 @@ def test_all_is_chosen_where_only_one_is_possible(conn: Connection, resolve: Res
 def test_quoted_names_and_a_composite_key(conn: Connection, resolve: Resolve) -> None:
     conn.execute(MY_DOCS + """INSERT INTO app."My Docs" ("Part", "The Text", v) VALUES (1, 'a', '[1,2]')""")
     draft = resolve(table='app."My Docs"', key=("Part", "Id"))
-    assert draft.key.columns == ("Part", "Id") and draft.key.types == ("integer", "uuid")
+    assert draft.key.columns == ("Part", "Id")
+    assert draft.key.types == ("integer", "uuid")
     assert (draft.old_model.dimensions, draft.new_type) == (2, "halfvec")
     assert draft.notices == ()
 
@@ -146,4 +147,5 @@ def test_a_long_name_leaves_room_for_what_is_made_from_it(conn: Connection, reso
     name = "é" * 31
     conn.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, content text, e vector(3))")
     made = resolve(table=name).new_table
-    assert made.endswith("_embedding_v2") and len(made.encode()) <= 63
+    assert made.endswith("_embedding_v2")
+    assert len(made.encode()) <= 63

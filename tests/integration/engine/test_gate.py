@@ -1,4 +1,4 @@
-"""The gate: four verdicts on the demo's corpus, each check's reasons, and when a recorded verdict is void."""
+"""The gate: four verdicts on the demo's corpus, and each check's reasons."""
 
 from __future__ import annotations
 
@@ -14,22 +14,11 @@ from embedtui.demo.models import NEW_MODEL, OLD_MODEL, load_models
 from embedtui.demo.questions import QUESTIONS
 from embedtui.engine.validate import gate, queries
 from embedtui.engine.validate.compare import compare
-from embedtui.engine.validate.evaluation import current_evaluation, remembered
 from embedtui.engine.validate.gate import Quality, decide_gate, judge, quality, verdict_of
-from embedtui.model import (
-    Check,
-    Comparison,
-    Interval,
-    Measures,
-    Migration,
-    PlacementKind,
-    QueryInput,
-    SweepPoint,
-)
+from embedtui.model import Check, Comparison, Interval, Measures, Migration, QueryInput, SweepPoint
 from embedtui.postgres.connect import connect
-from embedtui.postgres.sides.capture import install_sql
 from embedtui.postgres.state.queries import store_vectors
-from tests.kits.comparing import Vectors, build_index, connector, execute, make_table, unit
+from tests.kits.comparing import Vectors, connector, execute, make_table, rows_compared, small, unit
 
 
 @dataclass(frozen=True)
@@ -96,9 +85,6 @@ def results(comparison: Comparison) -> dict[str, str]:
     return {check.name: check.result for check in comparison.checks}
 
 
-# --------------------------------------------------------------------------------------------------- four verdicts
-
-
 def test_a_better_model_passes(database: str, corpus: Corpus) -> None:
     _, made = judged_comparison(database, corpus, corpus.old, corpus.new, corpus.asked_old, corpus.asked_new)
     assert check(made, "quality").detail.startswith("The new model is better: nDCG@10 0.")
@@ -162,8 +148,6 @@ def test_without_judgments_nothing_is_called_worse(database: str, corpus: Corpus
     assert (found.result, made.verdict) == ("inconclusive", "INCONCLUSIVE")
     assert "different; without judgments nothing here knows" in found.detail
 
-
-# ---------------------------------------------------------------------------------------------------- the quality
 
 EVEN = Interval(0.5, 0.4, 0.6)
 
@@ -250,26 +234,6 @@ def test_too_few_queries_are_not_a_pass() -> None:
     assert verdict_of((passed, replace(passed, result="warn"))) == "PASS"
     assert verdict_of((passed, replace(passed, result="unknown"))) == "INCONCLUSIVE"
     assert verdict_of((replace(passed, result="inconclusive"), replace(passed, result="fail"))) == "FAIL"
-
-
-# ------------------------------------------------------------------------------------------------- the table's state
-
-
-def small(dsn: str, **options: object) -> Migration:
-    draw = np.random.default_rng(6)
-    return make_table(
-        dsn,
-        [f"text {number}" for number in range(200)],
-        unit(draw.normal(size=(200, 5))),
-        unit(draw.normal(size=(200, 5))),
-        **options,  # type: ignore[arg-type]
-    )
-
-
-def rows_compared(dsn: str, migration: Migration) -> Comparison:
-    with connect(dsn, name="test") as conn:
-        asked = queries.from_rows(conn, migration, 40)
-    return decide_gate(connector(dsn), migration, compare(connector(dsn), migration, asked))
 
 
 @pytest.mark.parametrize(
@@ -365,132 +329,3 @@ def test_an_index_that_no_search_can_use(database: str) -> None:
     with connect(database, name="test") as conn:
         found = gate._index(conn, migration)
     assert found.result == "fail"
-
-
-# --------------------------------------------------------------------------------------------------------- recorded
-
-
-@pytest.mark.parametrize("placement", list(PlacementKind))
-def test_a_recorded_evaluation_is_read_back_whole(database: str, placement: PlacementKind) -> None:
-    migration = small(database, placement=placement)
-    made = rows_compared(database, migration)
-    with connect(database, name="test") as conn:
-        assert remembered(conn, migration) == made
-        status = current_evaluation(conn, migration)
-        audited = conn.execute("SELECT detail FROM embedtui.audit WHERE act = 'evaluation'").fetchall()
-    assert status is not None
-    assert (status.id, status.verdict, status.valid, status.queries) == (made.evaluation_id, made.verdict, True, 40)
-    assert status.mean_overlap == made.measures.overlap.mean
-    assert len(audited) == 1
-    assert audited[0][0].startswith(made.verdict)
-
-
-def test_there_is_no_evaluation_before_the_first(database: str) -> None:
-    migration = small(database)
-    with connect(database, name="test") as conn:
-        assert current_evaluation(conn, migration) is None
-        assert remembered(conn, migration) is None
-
-
-@pytest.mark.parametrize(
-    ("statement", "why"),
-    [
-        ("UPDATE docs SET content = 'x' || id WHERE id::int < 11", "11 of 200 rows changed since (6 %, more than 5 %)"),
-        ("UPDATE docs SET content = 'x' || id WHERE id::int < 10", ""),
-        ("INSERT INTO docs (id, category, content) SELECT 'n' || n, 0, 'x' FROM generate_series(1, 11) n", "11 of 200"),
-        ("DELETE FROM docs WHERE id::int < 11", "11 of 200"),
-        ("TRUNCATE docs", "truncated or rewritten"),
-        ("DROP INDEX docs_new", "the index docs_new it saw is gone"),
-        ("REINDEX INDEX docs_new", "the index docs_new was built since"),
-        ("UPDATE embedtui.migration SET synced = synced + 11", "11 of 200"),
-        (
-            "INSERT INTO embedtui.queue (migration, key, kind) SELECT 1, '{1}', 'u' FROM generate_series(1, 30)",
-            "11 of 200",
-        ),
-        ("INSERT INTO embedtui.queue (migration, key, kind) SELECT 7, '{1}', 'u' FROM generate_series(1, 30) n", ""),
-        (
-            "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block, rows)"
-            " VALUES (1, 1, 1, 0, 1, 11)",
-            "11 of 200",
-        ),
-    ],
-)
-def test_an_evaluation_goes_void_when_the_table_moves_on(database: str, statement: str, why: str) -> None:
-    migration = small(database)
-    made = rows_compared(database, migration)
-    execute(database, statement)
-    with connect(database, name="test") as conn:
-        status = current_evaluation(conn, migration)
-    assert status is not None
-    assert status.id == made.evaluation_id
-    assert status.valid == (why == "")
-    assert why in status.why_void
-
-
-def test_with_change_capture_only_changed_content_counts(database: str) -> None:
-    migration = small(database)
-    with connect(database, name="test") as conn:
-        for statement in install_sql(migration):
-            conn.execute(statement)
-    rows_compared(database, migration)
-    execute(database, "UPDATE docs SET category = category + 1")
-    with connect(database, name="test") as conn:
-        status = current_evaluation(conn, migration)
-    assert status is not None
-    assert status.valid, status.why_void
-    execute(database, "UPDATE docs SET content = content || '!' WHERE id::int < 11")
-    with connect(database, name="test") as conn:
-        status = current_evaluation(conn, migration)
-    assert status is not None
-    assert "11 of 200" in status.why_void
-
-
-def test_the_drift_that_voids_is_a_setting(database: str) -> None:
-    migration = small(database)
-    made = rows_compared(database, migration)
-    strict = GateSettings(max_drift=0.01)
-    decide_gate(connector(database), migration, replace(made, evaluation_id=None), strict)
-    execute(database, "UPDATE docs SET content = 'x' || id WHERE id::int < 5")
-    with connect(database, name="test") as conn:
-        status = current_evaluation(conn, migration)
-    assert status is not None
-    assert status.why_void == "5 of 200 rows changed since (2 %, more than 1 %)"
-
-
-def test_an_evaluation_of_other_models_is_void(database: str) -> None:
-    migration = small(database)
-    rows_compared(database, migration)
-    other = replace(migration, new_model=replace(migration.new_model, id=99))
-    with connect(database, name="test") as conn:
-        status = current_evaluation(conn, other)
-    assert status is not None
-    assert status.why_void == "it compared other models"
-
-
-def test_an_index_built_after_the_evaluation_makes_it_void(database: str) -> None:
-    migration = small(database, index="")
-    rows_compared(database, migration)
-    with connect(database, name="test") as conn:
-        build_index(conn, migration, "hnsw")
-        status = current_evaluation(conn, migration)
-    assert status is not None
-    assert "docs_new was built since" in status.why_void
-
-
-def test_an_index_that_became_valid_during_the_comparison_is_the_one_it_saw(database: str) -> None:
-    """Compared in the second in which a build ends: what was searched counts, not what there was at the start."""
-    migration = small(database)
-    with connect(database, name="test") as conn:
-        asked = queries.from_rows(conn, migration, 40)
-        conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'docs_new'::regclass")
-
-        def build_ends(what: str, done: int, total: int) -> None:
-            if what == "reading vectors":
-                conn.execute("UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'docs_new'::regclass")
-
-        made = compare(connector(database), migration, asked, progress=build_ends)
-        decide_gate(connector(database), migration, made)
-        status = current_evaluation(conn, migration)
-    assert made.measures.index_recall == 1
-    assert status is not None
-    assert status.valid, status.why_void

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def conn(database: str) -> Iterator[Connection]:
         yield connection
 
 
-def settings_of(folder: Path, env: dict[str, str] | None = None, **flags: Any) -> Settings:
+def settings_of(folder: Path, env: Mapping[str, str] | None = None, **flags: Any) -> Settings:
     named = {name.replace("__", "."): value for name, value in flags.items()}
     given = {"table": "documents", "new_model.name": "m", "new_model.dimensions": 8, **named}
     return load_settings(given, environ={"OPENAI_API_KEY": "sk-test", **(env or {})}, cwd=folder / "none")
@@ -50,6 +51,7 @@ def settings_of(folder: Path, env: dict[str, str] | None = None, **flags: Any) -
 @pytest.fixture
 def plan(database: str, conn: Connection, tmp_path: Path) -> MakePlan:
     """Plans on a read-only connection, so that any write would fail."""
+    del conn  # it made the table
 
     def run(*, check_provider: bool = False, env: dict[str, str] | None = None, **flags: Any) -> Plan:
         with connect(database, name="plan", read_only=True) as reading:
@@ -85,7 +87,8 @@ def test_rows_empty_rows_tokens_and_cost(conn: Connection, plan: MakePlan) -> No
 def test_unknown_price_is_unknown_cost(plan: MakePlan) -> None:
     made = plan()
     assert made.estimated_cost is None
-    assert (check := found(made, "price")) and check.result == "unknown"
+    assert (check := found(made, "price"))
+    assert check.result == "unknown"
 
 
 def test_time_is_what_the_set_quota_imposes(conn: Connection, plan: MakePlan) -> None:
@@ -112,13 +115,15 @@ def test_a_big_table_is_sampled(conn: Connection, plan: MakePlan, monkeypatch: p
 def test_an_empty_table_is_fine_with_a_notice(plan: MakePlan) -> None:
     made = plan()
     assert (made.rows, made.estimated_tokens, failed(made)) == (0, 0, [])
-    assert (check := found(made, "notice")) and "documents is empty" in check.detail
+    assert (check := found(made, "notice"))
+    assert "documents is empty" in check.detail
 
 
 def test_long_texts_are_announced(conn: Connection, plan: MakePlan) -> None:
     conn.execute("INSERT INTO documents VALUES (1, repeat('x', 500)), (2, 'short')")
     check = found(plan(new_model__max_input_tokens=100), "long texts")
-    assert check and check.detail.startswith("About 1 text is likely over m's 100 tokens")
+    assert check
+    assert check.detail.startswith("About 1 text is likely over m's 100 tokens")
 
 
 # ---------------------------------------------------------------------------------------------------- placement
@@ -146,7 +151,8 @@ def test_a_side_table_where_a_column_would_hurt(conn: Connection, plan: MakePlan
     assert failed(made) == []
     forced = plan(placement="column")
     assert forced.placement is PlacementKind.COLUMN
-    assert forced.placement_why.startswith("as set (--placement), though") and why in forced.placement_why
+    assert forced.placement_why.startswith("as set (--placement), though")
+    assert why in forced.placement_why
     assert {"triggers", "publications"} & {check.name for check in forced.checks if check.result == "warn"}
 
 
@@ -163,17 +169,14 @@ def test_what_a_new_column_does_not_touch_is_no_reason(conn: Connection, plan: M
     assert plan().placement is PlacementKind.COLUMN
 
 
-def test_a_big_old_index_speaks_for_a_side_table(
-    conn: Connection, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dataclasses import replace
-
+def test_a_big_old_index_speaks_for_a_side_table(conn: Connection, tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     draft = resolve(conn, settings)
     small = replace(draft, server=replace(draft.server, shared_buffers=1))
     assert choose_placement(draft, settings)[0] is PlacementKind.COLUMN
     placement, why = choose_placement(small, settings)
-    assert placement is PlacementKind.TABLE and "bigger than shared_buffers" in why
+    assert placement is PlacementKind.TABLE
+    assert "bigger than shared_buffers" in why
 
 
 # -------------------------------------------------------------------------------------------------------- SQL
@@ -185,7 +188,7 @@ def test_the_sql_of_the_plan_runs_as_it_stands(conn: Connection, plan: MakePlan,
     schema.install(conn)
     with psycopg.connect(database, autocommit=True) as running:
         for statement in made.statements:
-            running.execute(statement)  # type: ignore[arg-type]
+            running.execute(statement)
     joined = "\n".join(made.statements)
     assert "CREATE TRIGGER" in joined
     assert ("ADD COLUMN" in joined) is (placement == "column")
@@ -251,18 +254,21 @@ def test_what_cannot_work_fails_and_is_refused(
         conn.execute(prepare)
     made = plan(**flags)
     check = next(check for check in made.checks if check.name == name and check.result == "fail")
-    assert said in check.detail and check.hint
+    assert said in check.detail
+    assert check.hint
     settings = settings_of(tmp_path, **flags)
     with pytest.raises(error) as caught:
         require_ready(conn, resolve(conn, settings), settings)
-    assert said in str(caught.value) and caught.value.hint
+    assert said in str(caught.value)
+    assert caught.value.hint
 
 
 def test_a_dealt_with_publication_only_warns(conn: Connection, plan: MakePlan) -> None:
     conn.execute("CREATE PUBLICATION p FOR ALL TABLES")
     made = plan(accept="publications")
     assert failed(made) == []
-    assert (check := found(made, "publications")) and check.result == "warn"
+    assert (check := found(made, "publications"))
+    assert check.result == "warn"
 
 
 @pytest.mark.parametrize(
@@ -282,26 +288,30 @@ def test_what_is_risky_warns(conn: Connection, plan: MakePlan, prepare: str, nam
     conn.execute(prepare)
     made = plan()
     assert failed(made) == []
-    assert (check := found(made, name)) and check.result == "warn" and said in check.detail
+    assert (check := found(made, name))
+    assert check.result == "warn"
+    assert said in check.detail
 
 
-def test_index_memory_is_forecast(conn: Connection, plan: MakePlan, database: str) -> None:
+def test_index_memory_is_forecast(conn: Connection, plan: MakePlan) -> None:
     conn.execute("INSERT INTO documents SELECT i, 'x' FROM generate_series(1, 3000) i")
-    assert (check := found(plan(), "index memory")) and check.result == "pass"
+    assert (check := found(plan(), "index memory"))
+    assert check.result == "pass"
     conn.execute(f"ALTER DATABASE {conn.info.dbname} SET maintenance_work_mem = '1MB'")
     check = found(plan(), "index memory")
-    assert check and check.result == "warn"
-    assert "maintenance_work_mem is 1.0 MB" in check.detail and "index.maintenance_work_mem" in check.hint
+    assert check
+    assert check.result == "warn"
+    assert "maintenance_work_mem is 1.0 MB" in check.detail
+    assert "index.maintenance_work_mem" in check.hint
 
 
-def test_old_transactions_are_said(
-    conn: Connection, plan: MakePlan, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_transactions_are_said(plan: MakePlan, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "LONG_TRANSACTION_SECONDS", 0)
     assert found(plan(), "long transactions") is None
     with psycopg.connect(database) as other:
         other.execute("SELECT 1")
-        assert (check := found(plan(), "long transactions")) and check.result == "warn"
+        assert (check := found(plan(), "long transactions"))
+        assert check.result == "warn"
 
 
 def test_a_role_without_rights_gets_the_grants_it_needs(conn: Connection, database: str, tmp_path: Path) -> None:
@@ -317,9 +327,10 @@ def test_a_role_without_rights_gets_the_grants_it_needs(conn: Connection, databa
                     require_ready(other, resolve(other, settings), settings)
                 assert caught.value.exit_code is ExitCode.DATABASE
             grants = (check := found(made, "rights")) and check.hint
-            assert grants and f"GRANT TRIGGER ON documents TO {role}" in grants
+            assert grants
+            assert f"GRANT TRIGGER ON documents TO {role}" in grants
             # without ownership a side table is the one that can be had
-            conn.execute(grants + f"GRANT CREATE ON DATABASE {conn.info.dbname} TO {role};")  # type: ignore[arg-type]
+            conn.execute(grants + f"GRANT CREATE ON DATABASE {conn.info.dbname} TO {role};")
             settings = settings_of(tmp_path)
             assert require_ready(other, resolve(other, settings), settings) is PlacementKind.TABLE
     finally:
@@ -329,20 +340,20 @@ def test_a_role_without_rights_gets_the_grants_it_needs(conn: Connection, databa
 def test_a_read_only_database_fails_the_plan(conn: Connection, plan: MakePlan) -> None:
     assert found(plan(), "writable") is None
     conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_read_only = on")
-    assert (check := found(plan(), "writable")) and check.result == "fail"
+    assert (check := found(plan(), "writable"))
+    assert check.result == "fail"
 
 
 def test_a_migration_under_way_is_said_and_its_new_side_is_no_collision(
     conn: Connection, plan: MakePlan, tmp_path: Path
 ) -> None:
     schema.install(conn)
-    from dataclasses import replace
-
     draft = resolve(conn, settings_of(tmp_path))
     stored = state.create_migration(conn, replace(draft.migration(PlacementKind.COLUMN), phase=Phase.BACKFILL))
     conn.execute("ALTER TABLE documents ADD embedding_v2 vector(8)")
     made = plan()
-    assert (check := found(made, "migration")) and "under way (phase backfill)" in check.detail
+    assert (check := found(made, "migration"))
+    assert "under way (phase backfill)" in check.detail
     assert failed(made) == []
     assert f"embedtui_{stored.id}_insert" in "\n".join(made.statements)
     conn.execute('CREATE TABLE "other" (id int PRIMARY KEY, content text, embedding vector(3))')
@@ -354,16 +365,19 @@ def test_the_settings_of_a_finished_migration_do_not_begin_it_again(
 ) -> None:
     """What is in the column now would be searched with vectors of the model that was there before."""
     schema.install(conn)
-    names = {"old_model__name": "before", "new_model__name": "m"}
+    names: dict[str, Any] = {"old_model__name": "before", "new_model__name": "m"}
     draft = resolve(conn, settings_of(tmp_path, **names))
     done = state.create_migration(conn, draft.migration(PlacementKind.COLUMN))
     conn.execute("UPDATE embedtui.migration SET phase = 'done', new_column = old_column WHERE id = %s", [done.id])
     check = found(plan(**names), "old model")
-    assert check and check.result == "fail" and "left vectors of m in embedding" in check.detail
+    assert check
+    assert check.result == "fail"
+    assert "left vectors of m in embedding" in check.detail
     with pytest.raises(Refused, match="the settings say before"):
         require_startable(conn, settings_of(tmp_path, **names))
     assert "old model" in failed(plan())
-    assert (check := found(plan(new_model__name="next"), "old model")) and check.result == "warn"
+    assert (check := found(plan(new_model__name="next"), "old model"))
+    assert check.result == "warn"
     assert found(plan(old_model__name="m", new_model__name="next"), "old model") is None
     conn.execute("UPDATE embedtui.migration SET phase = 'aborted' WHERE id = %s", [done.id])
     assert found(plan(**names), "old model") is None
@@ -376,10 +390,13 @@ def test_the_provider_is_asked_only_on_request(conn: Connection, plan: MakePlan)
     conn.execute("INSERT INTO documents SELECT i, repeat('abcd', 100) FROM generate_series(1, 100) i")
     with LoopbackServer({"m": hash_model(8)}, key="sk-test", tokens_per_minute=20_000) as api:
         env = {"OPENAI_BASE_URL": api.base_url}
-        assert (check := found(plan(env=env), "provider")) and check.result == "unknown"
+        assert (check := found(plan(env=env), "provider"))
+        assert check.result == "unknown"
         assert api.requests == 0
         made = plan(env=env, check_provider=True)
-        assert (check := found(made, "provider")) and check.result == "pass" and "8 dimensions" in check.detail
+        assert (check := found(made, "provider"))
+        assert check.result == "pass"
+        assert "8 dimensions" in check.detail
         assert api.requests == 1
         assert made.estimated_seconds == pytest.approx(30), "by the limit that the provider told"
 
@@ -398,5 +415,7 @@ def test_a_wrong_key_model_or_size_is_found_by_the_check(
     with LoopbackServer({"m": hash_model(8)}, key="sk-test") as api:
         made = plan(env={"OPENAI_BASE_URL": api.base_url, **env}, check_provider=True, **flags)
     check = found(made, "provider")
-    assert check and check.result == "fail" and said in f"{check.detail} {check.hint}".lower()
+    assert check
+    assert check.result == "fail"
+    assert said in f"{check.detail} {check.hint}".lower()
     assert "sk-wrong" not in check.detail

@@ -116,7 +116,8 @@ class TestBothPlacements:
             "SELECT prosecdef, proconfig[1] FROM pg_proc WHERE pronamespace = 'embedtui'::regnamespace"
             " AND prorettype = 'trigger'::regtype"
         ).fetchall()
-        assert functions and set(functions) == {(True, "search_path=pg_catalog, pg_temp")}
+        assert functions
+        assert set(functions) == {(True, "search_path=pg_catalog, pg_temp")}
         prepared.conn.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
     def test_a_write_is_refused_where_the_content_changed_or_the_row_is_locked(self, prepared: Prepared) -> None:
@@ -156,7 +157,9 @@ class TestBothPlacements:
         with prepared.conn.transaction():
             assert placement.replace(prepared.conn, rows, vectors[:, :8].copy(), Side.OLD) == {("1",)}
         [again] = placement.read_keys(prepared.conn, [("1",)])
-        assert again.new_fresh and again.new_present and again.old_present
+        assert again.new_fresh
+        assert again.new_present
+        assert again.old_present
         assert ("1",) not in placement.sweep(prepared.conn, 100)
 
 

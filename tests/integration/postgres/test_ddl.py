@@ -46,7 +46,8 @@ def has_column(conn: Connection, column: str = "extra") -> bool:
 def test_runs_all_statements_in_one_transaction(conn: Connection) -> None:
     second = sql.SQL("ALTER TABLE documents ADD COLUMN other integer")
     ddl.run_ddl(conn, [ADD, second], stop=threading.Event())
-    assert has_column(conn) and has_column(conn, "other")
+    assert has_column(conn)
+    assert has_column(conn, "other")
 
 
 def test_nothing_is_done_when_one_statement_is_wrong(conn: Connection) -> None:
@@ -99,7 +100,7 @@ def test_is_interrupted_while_it_waits(conn: Connection, blocker: Connection) ->
     blocker.execute("SELECT 1 FROM documents")
     stop = threading.Event()
     with pytest.raises(Interrupted):
-        ddl.run_ddl(conn, [ADD], stop=stop, on_wait=lambda text: stop.set())
+        ddl.run_ddl(conn, [ADD], stop=stop, on_wait=lambda _text: stop.set())
     assert not has_column(conn)
 
 
@@ -163,7 +164,8 @@ def test_time_outs_inside_a_try(conn: Connection) -> None:
     ).fetchall()
     (first_lock, first_all), (second_lock, second_all) = rows
     assert 1.0 < first_lock <= first_all <= ddl.LONGEST
-    assert second_lock == ddl.SECOND_LOCK and second_all <= first_all
+    assert second_lock == ddl.SECOND_LOCK
+    assert second_all <= first_all
 
 
 def test_partitions_and_prepared_tables_of_indexes_count(conn: Connection, blocker: Connection) -> None:

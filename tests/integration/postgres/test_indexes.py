@@ -93,11 +93,14 @@ def test_builds_reports_and_keeps(conn: Connection, opener: Callable[[], Connect
     seen: list[IndexStatus] = []
     assert not indexes.index_status(conn, migration).exists
     done = indexes.build(opener, migration, QUICK, threading.Event(), seen.append)
-    assert done.name == "idx_documents_embedding_v2" and done.built and done.size_bytes > 0
+    assert done.name == "idx_documents_embedding_v2"
+    assert done.built
+    assert done.size_bytes > 0
     assert seen[-1] == indexes.index_status(conn, migration)
     assert (seen[-1].exists, seen[-1].valid, seen[-1].phase) == (True, True, "")
     row = conn.execute("SELECT pg_get_indexdef('idx_documents_embedding_v2'::regclass)").fetchone()
-    assert row is not None and "hnsw (embedding_v2 vector_cosine_ops) WITH (m='4', ef_construction='8')" in row[0]
+    assert row is not None
+    assert "hnsw (embedding_v2 vector_cosine_ops) WITH (m='4', ef_construction='8')" in row[0]
 
     oid = conn.execute("SELECT 'idx_documents_embedding_v2'::regclass::oid").fetchone()
     again = indexes.build(opener, migration, QUICK, threading.Event())
@@ -169,9 +172,8 @@ def test_an_invalid_leftover_is_rebuilt(conn: Connection, opener: Callable[[], C
     assert valid(conn, "idx_documents_embedding_v2")
 
 
-def test_names_the_old_transaction_it_waits_for(
-    database: str, conn: Connection, opener: Callable[[], Connection]
-) -> None:
+@pytest.mark.usefixtures("conn")
+def test_names_the_old_transaction_it_waits_for(database: str, opener: Callable[[], Connection]) -> None:
     with psycopg.connect(database, application_name="shop") as shop:
         shop.execute("UPDATE documents SET content = 'secret' WHERE id = 1")
         named: list[IndexStatus] = []
@@ -182,7 +184,8 @@ def test_names_the_old_transaction_it_waits_for(
                 shop.rollback()
 
         assert indexes.build(opener, make_migration(), QUICK, threading.Event(), on_progress).built
-    assert "(shop)" in named[0].waiting_for and "UPDATE documents SET content = ? WHERE id = ?" in named[0].waiting_for
+    assert "(shop)" in named[0].waiting_for
+    assert "UPDATE documents SET content = ? WHERE id = ?" in named[0].waiting_for
     assert named[0].phase == "waiting for writers before build"
 
 
@@ -238,8 +241,10 @@ def test_a_killed_build_is_taken_over_and_its_leftover_rebuilt(
             pass
         done = indexes.build(opener, make_migration(), QUICK, threading.Event(), on_progress)
         builder.join()
-    assert killed and isinstance(outcome[0], psycopg.OperationalError)
-    assert done.built and valid(conn, "idx_documents_embedding_v2")
+    assert killed
+    assert isinstance(outcome[0], psycopg.OperationalError)
+    assert done.built
+    assert valid(conn, "idx_documents_embedding_v2")
 
 
 def test_a_build_by_hand_is_watched_and_kept(database: str, conn: Connection, opener: Callable[[], Connection]) -> None:
@@ -258,17 +263,19 @@ def test_a_build_by_hand_is_watched_and_kept(database: str, conn: Connection, op
             pass
         seen: list[int | None] = []
 
-        def on_progress(status: IndexStatus) -> None:
+        def on_progress(_status: IndexStatus) -> None:
             row = conn.execute("SELECT to_regclass('idx_documents_embedding_v2')::oid").fetchone()
             seen.append(row and row[0])
             shop.rollback()
 
         done = indexes.build(opener, make_migration(), QUICK, threading.Event(), on_progress)
         work.join()
-    assert not done.built and seen[0] == seen[-1] is not None
+    assert not done.built
+    assert seen[0] == seen[-1] is not None
 
 
-def test_only_one_process_builds(database: str, conn: Connection, opener: Callable[[], Connection]) -> None:
+@pytest.mark.usefixtures("conn")
+def test_only_one_process_builds(database: str, opener: Callable[[], Connection]) -> None:
     with connect(database, name="other") as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended('embedtui.index.1', 0))")
         exists: list[bool] = []
@@ -279,7 +286,8 @@ def test_only_one_process_builds(database: str, conn: Connection, opener: Callab
                 other.execute("SELECT pg_advisory_unlock_all()")
 
         done = indexes.build(opener, make_migration(), QUICK, threading.Event(), on_progress)
-    assert exists[:2] == [False, False] and done.built
+    assert exists[:2] == [False, False]
+    assert done.built
 
 
 def test_partitions_one_by_one(conn: Connection, opener: Callable[[], Connection]) -> None:
@@ -298,11 +306,13 @@ def test_partitions_one_by_one(conn: Connection, opener: Callable[[], Connection
     table = TableName("public", "parted")
     migration = make_migration(table=table, new_table=table, key_columns=("id", "region"), key_types=("bigint", "text"))
     shown = [statement.as_string(conn) for statement in indexes.create_sql(conn, migration, QUICK)]
-    assert sum("CONCURRENTLY" in text for text in shown) == 3 and sum("ATTACH" in text for text in shown) == 4
+    assert sum("CONCURRENTLY" in text for text in shown) == 3
+    assert sum("ATTACH" in text for text in shown) == 4
     # one leaf was done by an earlier, interrupted run
     conn.execute(next(text for text in shown if "CONCURRENTLY" in text).encode())
     done = indexes.build(opener, migration, QUICK, threading.Event())
-    assert done.name == "parted_embedding_v2_idx" and done.built
+    assert done.name == "parted_embedding_v2_idx"
+    assert done.built
     rows = conn.execute(
         "SELECT count(*), bool_and(indisvalid) FROM pg_index"
         " WHERE indexrelid IN (SELECT relid FROM pg_partition_tree('parted_embedding_v2_idx'))"
@@ -331,7 +341,9 @@ def test_side_table_and_halfvec(conn: Connection, opener: Callable[[], Connectio
     done = indexes.build(opener, migration, QUICK, threading.Event())
     assert done.name == "idx_documents_embedding_v2"
     row = conn.execute("SELECT tablename, indexdef FROM pg_indexes WHERE indexname = %s", (done.name,)).fetchone()
-    assert row is not None and row[0] == "documents_embedding_v2" and "halfvec_l2_ops" in row[1]
+    assert row is not None
+    assert row[0] == "documents_embedding_v2"
+    assert "halfvec_l2_ops" in row[1]
     assert indexes.used_by_search(conn, migration, Side.NEW).index == done.name
 
 
@@ -381,7 +393,8 @@ def test_names(conn: Connection) -> None:
     assert indexes.index_name(conn, migration) == "idx_v3"
     conn.execute(f"ALTER INDEX idx_v2 RENAME TO {'x' * 63}")
     name = indexes.index_name(conn, migration)
-    assert len(name) == 63 and name.endswith("_v2")
+    assert len(name) == 63
+    assert name.endswith("_v2")
     conn.execute(f"DROP INDEX {'x' * 63}")
     assert indexes.index_name(conn, migration) == "documents_embedding_v2_idx"
 

@@ -36,25 +36,35 @@ def test_inspect_table(conn: Connection) -> None:
         """
     )
     facts = inspect_table(conn, "t")
-    assert facts.kind == "table" and facts.rows == 10 and facts.heap_bytes > 0 and len(facts.leaves) == 1
-    assert facts.is_owner and facts.may_select and facts.may_update and not facts.inherits
+    assert facts.kind == "table"
+    assert facts.rows == 10
+    assert facts.heap_bytes > 0
+    assert len(facts.leaves) == 1
+    assert facts.is_owner
+    assert facts.may_select
+    assert facts.may_update
+    assert not facts.inherits
     # partial, expression and nullable ones are no keys
     assert [key.columns for key in facts.keys] == [("a", "b")]
-    assert facts.keys[0].types == ("integer", "text") and not facts.keys[0].primary
+    assert facts.keys[0].types == ("integer", "text")
+    assert not facts.keys[0].primary
     e, n = facts.column("e"), facts.column("n")
-    assert e and (e.type, e.base_type, e.dimensions, e.is_vector, e.has_default) == (
+    assert e
+    assert (e.type, e.base_type, e.dimensions, e.is_vector, e.has_default) == (
         "vector(3)",
         "vector",
         3,
         True,
         True,
     )
-    assert n and n.generated
+    assert n
+    assert n.generated
     assert [column.name for column in facts.text_columns] == ["b", "c"]
     assert [column.name for column in facts.vector_columns] == ["e", "h"]
     (index,) = facts.indexes_on("e")
     assert (index.method, index.opclasses, index.valid) == ("ivfflat", ("vector_ip_ops",), True)
-    assert "USING ivfflat" in index.definition and index.bytes > 0
+    assert "USING ivfflat" in index.definition
+    assert index.bytes > 0
     assert index_distance(facts, "e") is Distance.INNER_PRODUCT
     assert index_distance(facts, "h") is None
     told = {each.name: (each.timing, each.on_update, each.columns, each.enabled) for each in facts.triggers}
@@ -93,7 +103,8 @@ def test_partitions_are_leaves(conn: Connection) -> None:
 
 def test_old_style_inheritance_is_seen_on_both_ends(conn: Connection) -> None:
     conn.execute("CREATE TABLE a (id int); CREATE TABLE b () INHERITS (a)")
-    assert inspect_table(conn, "a").inherits and inspect_table(conn, "b").inherits
+    assert inspect_table(conn, "a").inherits
+    assert inspect_table(conn, "b").inherits
 
 
 def test_publications(conn: Connection) -> None:
@@ -147,9 +158,15 @@ def test_rights_of_another_role(database: str, conn: Connection) -> None:
         with psycopg.connect(database, user=role, autocommit=True) as other:
             facts = inspect_table(other, "documents")
             server = server_facts(other)
-        assert facts.may_select and facts.may_trigger
-        assert not (facts.is_owner or facts.may_update or facts.may_insert or facts.may_reference)
-        assert not (server.superuser or server.may_create_schema or server.reads_all_stats)
+        assert facts.may_select
+        assert facts.may_trigger
+        assert not (facts.is_owner)
+        assert not (facts.may_update)
+        assert not (facts.may_insert)
+        assert not (facts.may_reference)
+        assert not (server.superuser)
+        assert not (server.may_create_schema)
+        assert not (server.reads_all_stats)
     finally:
         conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 

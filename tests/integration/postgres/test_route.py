@@ -41,7 +41,8 @@ def test_a_move_raises_the_epoch_once_and_tells_listeners(database: str) -> None
         }
         assert list(listener.notifies(timeout=0.1)) == []
         now = route.read_route(conn, "documents")
-        assert now.changed_by == "ann@pit" and now.first_cutover_at is not None
+        assert now.changed_by == "ann@pit"
+        assert now.first_cutover_at is not None
         route.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=0, who="ann", host="pit")
         assert route.read_route(conn, "documents").first_cutover_at == now.first_cutover_at
 
@@ -68,7 +69,8 @@ def test_of_two_operators_one_wins_and_the_other_is_told(database: str) -> None:
             results = list(pool.map(act, [Side.NEW, Side.OLD], [100, 50], ["ann", "bob"]))
         winner = next(result for result in results if isinstance(result, Flip))
         loser = next(result for result in results if isinstance(result, Refused))
-        assert winner.changed and winner.epoch == epoch + 1
+        assert winner.changed
+        assert winner.epoch == epoch + 1
         assert ("ann" if winner.active is Side.NEW else "bob") in loser.message
         assert loser.exit_code == 6
 
@@ -92,7 +94,7 @@ def test_no_route_is_refused(database: str) -> None:
             route.move_route(conn, "nowhere", expect_epoch=None, active=Side.NEW, canary=100, who="w", host="h")
 
 
-def test_functions_need_pgvector_and_install_twice(empty_database: str, database: str) -> None:
+def test_functions_need_pgvector_and_install_twice(database: str) -> None:
     with connect(database, name="test") as conn:
         conn.execute("DROP EXTENSION vector")
         with pytest.raises(DatabaseError, match="pgvector"):
@@ -152,7 +154,8 @@ def test_sql_search_goes_by_the_model_of_the_query_vector(database: str, placeme
             old = conn.execute(call, ["old-model", str(vector(4)), 3]).fetchall()
             new = conn.execute(call, ["new-model", str(vector(4)), 3]).fetchall()
             assert len(old) == len(new) == 3
-            assert old[0][0] == "4" and new[0][0] == "3"
+            assert old[0][0] == "4"
+            assert new[0][0] == "3"
         with pytest.raises(psycopg.errors.InvalidParameterValue, match='"other" is of no side') as caught:
             conn.execute(call, ["other", str(vector(4)), 3])
         assert "old-model (id " in str(caught.value.diag.message_hint)
@@ -174,7 +177,8 @@ def test_sql_search_uses_the_index_and_filters_inside(database: str, placement: 
         for _ in range(7):  # beyond where plans become generic
             for model in ("old-model", "new-model"):
                 keys = [int(key) for (key,) in conn.execute(call, [model, str(vector(1))])]
-                assert len(keys) == 5 and min(keys) > 490
+                assert len(keys) == 5
+                assert min(keys) > 490
         assert conn.execute("SHOW hnsw.iterative_scan").fetchone() == ("off",)
         conn.execute("SELECT pg_stat_force_next_flush()")
         scans = dict(
@@ -201,7 +205,8 @@ def test_sql_search_on_a_composite_key_gives_json(empty_database: str) -> None:
                 "SELECT key::jsonb FROM embedtui.search(name => %s, model => %s, vector => %s, k => 1)",
                 [migration.name, model, str(vector(3))],
             ).fetchone()
-            assert row is not None and tuple(row[0]) == key_values(migration, number)
+            assert row is not None
+            assert tuple(row[0]) == key_values(migration, number)
 
 
 def test_two_models_of_one_name_are_told_apart_or_refused(database: str) -> None:

@@ -36,8 +36,10 @@ def test_each_side_finds_its_own_nearest(database: str, placement: PlacementKind
     with connect(database, name="test") as conn:
         old = ask(conn, migration, Side.OLD, vector(4), columns=["content", "lang"])
         new = ask(conn, migration, Side.NEW, vector(4), columns=["content"])
-    assert old[0][0] == ["4"] and old[0][2:] == ("text 4", "de")
-    assert new[0][0] == ["3"] and new[0][2:] == ("text 3",)
+    assert old[0][0] == ["4"]
+    assert old[0][2:] == ("text 4", "de")
+    assert new[0][0] == ["3"]
+    assert new[0][2:] == ("text 3",)
     assert old[0][1] == pytest.approx(0, abs=1e-6)
     assert [row[1] for row in old] == sorted(row[1] for row in old)
 
@@ -89,7 +91,8 @@ def test_rows_without_a_vector_are_left_out(database: str, placement: PlacementK
         for side in Side:
             for exact in (True, False):
                 keys = [row[0] for row in ask(conn, migration, side, vector(1), k=50, exact=exact)]
-                assert len(keys) == 6 and ["99"] not in keys
+                assert len(keys) == 6
+                assert ["99"] not in keys
 
 
 @BOTH
@@ -112,7 +115,8 @@ def test_a_row_is_left_out_of_its_own_neighbours(database: str, placement: Place
     migration = make(database, placement, rows=8)
     with connect(database, name="test") as conn:
         rows = ask(conn, migration, Side.OLD, vector(4), k=8, without_key=True, key=("4",))
-    assert len(rows) == 7 and all(row[0] != ["4"] for row in rows)
+    assert len(rows) == 7
+    assert all(row[0] != ["4"] for row in rows)
 
 
 @BOTH

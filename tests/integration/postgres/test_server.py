@@ -15,8 +15,13 @@ from embedtui.postgres.state import schema
 def test_server_facts(conn: Connection) -> None:
     facts = server_facts(conn)
     assert facts.version >= MINIMUM_SERVER
-    assert facts.vector_version and facts.vector_schema == "public" and facts.vector_available
-    assert not facts.standby and not facts.read_only and not facts.pooled and not facts.state_schema
+    assert facts.vector_version
+    assert facts.vector_schema == "public"
+    assert facts.vector_available
+    assert not facts.standby
+    assert not facts.read_only
+    assert not facts.pooled
+    assert not facts.state_schema
     assert facts.maintenance_work_mem >= 2**20
     assert require_server(facts) == "public"
 
@@ -27,13 +32,15 @@ def test_a_read_only_database_and_our_schema_are_seen(database: str) -> None:
         conn.execute(f"ALTER DATABASE {conn.info.dbname} SET default_transaction_read_only = on")
     with connect(database, name="test") as conn:
         facts = server_facts(conn)
-    assert facts.read_only and facts.state_schema
+    assert facts.read_only
+    assert facts.state_schema
 
 
 def test_without_pgvector_the_hint_says_how_to_get_it(empty_database: str) -> None:
     with connect(empty_database, name="test") as conn, pytest.raises(DatabaseError) as caught:
         require_server(server_facts(conn))
-    assert "pgvector is not in database" in str(caught.value) and "CREATE EXTENSION vector" in str(caught.value)
+    assert "pgvector is not in database" in str(caught.value)
+    assert "CREATE EXTENSION vector" in str(caught.value)
 
 
 def test_an_old_server_is_refused(conn: Connection) -> None:

@@ -52,7 +52,9 @@ def test_import_is_light() -> None:
         " if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-    assert embedtui.Router is Router and embedtui.AsyncRouter is AsyncRouter and embedtui.put is put
+    assert embedtui.Router is Router
+    assert embedtui.AsyncRouter is AsyncRouter
+    assert embedtui.put is put
 
 
 @BOTH
@@ -95,7 +97,8 @@ def test_search_follows_the_flip_but_a_route_keeps_its_side(
         epoch = flip(database, "documents", "new")
         eventually(lambda: router.route("documents").epoch == epoch, "the flip is heard")
         hits = router.route("documents").search(conn, vector(4), k=3, columns=["content", "lang"])
-        assert hits[0].key == ("3",) and hits[0].values == {"content": "text 3", "lang": "en"}
+        assert hits[0].key == ("3",)
+        assert hits[0].values == {"content": "text 3", "lang": "en"}
         assert [hit.distance for hit in hits] == sorted(hit.distance for hit in hits)
         # embedded with the old model before the flip: the old side it is
         assert taken_before.search(conn, vector(4), k=1)[0].key == ("4",)
@@ -133,8 +136,10 @@ def test_plain_sql_text_for_other_drivers(database: str, conn: psycopg.Connectio
     with Router(database) as router:
         route = router.route("documents")
         named = route.search_sql(columns=["content"], where="content LIKE 't%' AND lang <> :lang")
-        assert "CAST(:vector AS " in named and "LIMIT CAST(:k AS bigint)" in named
-        assert "content LIKE 't%' AND lang <> :lang" in named and "%(" not in named
+        assert "CAST(:vector AS " in named
+        assert "LIMIT CAST(:k AS bigint)" in named
+        assert "content LIKE 't%' AND lang <> :lang" in named
+        assert "%(" not in named
         dollar = route.search_sql(style="dollar")
         conn.execute(f"PREPARE q AS {dollar}")
         assert conn.execute(f"EXECUTE q ('{route.bind(vector(5))}', 1)").fetchone()[0] == ["5"]
@@ -206,7 +211,8 @@ def test_searches_and_epoch_are_reported(database: str, conn: psycopg.Connection
         eventually(lambda: pointer.read_listeners(conn, "documents")[0].searches_new == 2, "searches reported")
         [listener] = pointer.read_listeners(conn, "documents")
         assert (listener.application, listener.pid, listener.searches_old) == ("search-api", os.getpid(), 3)
-        assert listener.flip_ms is not None and 0 <= listener.flip_ms < 20_000
+        assert listener.flip_ms is not None
+        assert 0 <= listener.flip_ms < 20_000
     assert pointer.read_listeners(conn, "documents") == (), "a closed Router signs off"
     with connect(database, name="test") as own:
         own.execute(
@@ -223,7 +229,8 @@ def test_poll_alone_brings_the_flip(database: str) -> None:
     make(database, rows=1)
     with Router(database, listen=False, poll_seconds=0.1) as router:
         router.route("documents")
-        assert not router.status.listening and router.status.bound_seconds == 0.1
+        assert not router.status.listening
+        assert router.status.bound_seconds == 0.1
         epoch = flip(database, "documents", "new")
         eventually(lambda: router.route("documents").epoch == epoch, "the poll finds it")
 
@@ -237,7 +244,8 @@ def test_behind_a_pooler_it_is_known_whether_notifications_come(
     poll = 0.2 if mode == "transaction" else 600.0
     with pooled(server, conn.info.dbname, mode) as dsn, Router(dsn, poll_seconds=poll) as router:
         assert router.route("documents").search(conn, vector(3), 1)[0].key == ("3",)
-        assert not router.status.listening and router.status.bound_seconds == poll
+        assert not router.status.listening
+        assert router.status.bound_seconds == poll
         epoch = flip(database, "documents", "new")
         eventually(lambda: router.route("documents").epoch == epoch, "the flip is noticed")
         assert router.status.listening is (mode == "session")
@@ -269,7 +277,8 @@ def test_unreachable_database_is_said_and_its_secret_is_not() -> None:
     try:
         with pytest.raises(DatabaseLost) as caught:
             router.route("documents")
-        assert not router.status.connected and router.status.lost_since is not None
+        assert not router.status.connected
+        assert router.status.lost_since is not None
         assert "s3cret" not in str(caught.value) + router.status.detail
     finally:
         router.close()
@@ -289,12 +298,15 @@ def test_lost_connection_keeps_the_last_route_and_says_so(server_folder: Path) -
             eventually(lambda: not router.status.connected, "the loss is noticed")
             status = router.status
             assert router.route("documents") is before
-            assert status.lost_since is not None and status.bound_seconds is None and status.detail
+            assert status.lost_since is not None
+            assert status.bound_seconds is None
+            assert status.detail
             server.start()
             epoch = flip(dsn, "documents", "new")
             eventually(lambda: router.route("documents").epoch == epoch, "it catches up")
             eventually(lambda: router.status.connected and router.status.listening, "it listens again")
-            assert router.status.lost_since is None and router.status.detail == ""
+            assert router.status.lost_since is None
+            assert router.status.detail == ""
 
 
 def test_on_a_standby_the_poll_follows_and_its_bound_is_said() -> None:
@@ -323,7 +335,9 @@ def test_on_a_standby_the_poll_follows_and_its_bound_is_said() -> None:
             ):
                 assert router.route("documents").search(conn, vector(3), 1)[0].key == ("3",)
                 status = router.status
-                assert status.connected and not status.listening and status.bound_seconds == 0.1
+                assert status.connected
+                assert not status.listening
+                assert status.bound_seconds == 0.1
                 epoch = flip(primary.dsn("shop"), "documents", "new")
                 eventually(lambda: router.route("documents").epoch == epoch, "the poll finds the flip")
                 assert router.route("documents").search(conn, vector(3), 1)[0].key == ("2",)
@@ -363,7 +377,8 @@ def test_a_role_that_may_not_report_still_routes(database: str, conn: psycopg.Co
             epoch = flip(database, "documents", "new")
             eventually(lambda: router.route("documents").epoch == epoch, "the flip is heard")
             eventually(lambda: not router.status.reporting, "it says that it does not report")
-            assert "permission denied" in router.status.detail and router.status.connected
+            assert "permission denied" in router.status.detail
+            assert router.status.connected
     finally:
         conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
@@ -472,7 +487,8 @@ def test_writing_with_quoted_names_and_composite_keys(empty_database: str, place
 def test_two_models_of_one_name_are_told_by_their_dimensions(database: str, conn: psycopg.Connection) -> None:
     make(database, rows=3, old_model=EmbeddingModel("m", 4), new_model=EmbeddingModel("m", 8))
     with Router(database) as router:
-        assert put(conn, "documents", 1, "m", vector(9, 4)) and put(conn, "documents", 2, "m", vector(9, 8))
+        assert put(conn, "documents", 1, "m", vector(9, 4))
+        assert put(conn, "documents", 2, "m", vector(9, 8))
         assert router.route("documents").search(conn, vector(9, 4), 1)[0].key == ("1",)
         with pytest.raises(Refused, match="are called m"):
             router.route("documents", model="m")

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg import sql
 
-from embedtui.model import TableName
-from embedtui.postgres.names import parse_name, shown
+from embedtui.model import Condition, Distance, EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind, TableName
+from embedtui.postgres.names import (
+    escaped,
+    fitted,
+    key_equals_sql,
+    key_join_sql,
+    key_sql,
+    parse_name,
+    quoted,
+    same_key_sql,
+    shown,
+    suffixed,
+    vector_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,3 +44,50 @@ def test_parse_name(name: str, parts: tuple[tuple[str, bool], ...]) -> None:
 def test_shown_quotes_only_what_needs_it() -> None:
     assert shown(TableName("public", "documents")) == "documents"
     assert shown(TableName("app", 'My "Docs')) == 'app."My ""Docs"'
+
+
+def migration_of(*keys: tuple[str, str]) -> Migration:
+    """A migration of table app."Docs%" with these key columns and types."""
+    model = EmbeddingModel("m", 3)
+    return Migration(
+        id=1, name="d", table=TableName("app", "Docs%"), table_oid=1, key_columns=tuple(name for name, _ in keys),
+        key_types=tuple(kind for _, kind in keys), content_columns=("c",), placement=PlacementKind.COLUMN,
+        old_column="e", old_model=model, new_model=model, new_table=TableName("app", "Docs%"), new_column="e2",
+        vector_schema="public", vector_type="vector", old_vector_type="vector", distance=Distance.COSINE,
+        index_method=IndexMethod.HNSW, phase=Phase.PLAN, condition=Condition.IDLE, reason="", desired="run",
+    )  # fmt: skip
+
+
+def test_keys_are_joined_column_by_column() -> None:
+    migration = migration_of(("id", "bigint"), ('the "part"', "character varying(3)"))
+    assert key_sql(migration, "t").as_string(None) == 'ARRAY["t"."id"::text, "t"."the ""part"""::text]'
+    assert key_join_sql(migration, "t", sql.SQL("b.key")).as_string(None) == (
+        '"t"."id" = (b.key)[1]::bigint AND "t"."the ""part""" = (b.key)[2]::character varying(3)'
+    )
+    assert same_key_sql(migration, "s", "t").as_string(None) == (
+        '"s"."id" = "t"."id" AND "s"."the ""part""" = "t"."the ""part"""'
+    )
+
+
+def test_a_percent_sign_in_a_name_is_no_placeholder() -> None:
+    migration = migration_of(("id%s", "int"))
+    assert key_equals_sql(migration).as_string(None) == ('"app"."Docs%%"."id%%s" = CAST((%(key)s::text[])[1] AS int)')
+    assert escaped(key_sql(migration, "app", "Docs%")).as_string(None) == 'ARRAY["app"."Docs%%"."id%%s"::text]'
+    assert quoted("a%", 'b"').as_string(None) == '"a%%"."b"""'
+
+
+@given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1, max_size=80))
+def test_names_made_fit_and_stay_as_they_are_where_they_do(name: str) -> None:
+    for made in (fitted(name), suffixed(name, "_v2") + "_source"):
+        assert len(made.encode()) <= 63
+    if len(name.encode()) <= 63:
+        assert fitted(name) == name
+    assert suffixed(name, "_v2").endswith("_v2")
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
+def test_a_vector_is_written_without_loss(values: list[float]) -> None:
+    vector = np.array(values, np.float32)
+    text = vector_text(vector)
+    assert text[0] + text[-1] == "[]"
+    assert np.array([float(part) for part in text[1:-1].split(",")], np.float32).tobytes() == vector.tobytes()

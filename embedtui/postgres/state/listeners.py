@@ -1,0 +1,48 @@
+"""Routers as they report themselves: table ``listener``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from uuid import UUID
+
+from embedtui.postgres.connect import Connection
+
+_REPORT = """
+INSERT INTO embedtui.listener AS l
+    (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new)
+VALUES (%(id)s, %(name)s, %(host)s, %(pid)s, %(application)s, %(epoch)s,
+        clock_timestamp() - make_interval(secs => %(ago)s), %(old)s, %(new)s)
+ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, heartbeat = clock_timestamp(),
+    epoch_seen_at = CASE WHEN l.epoch = excluded.epoch THEN l.epoch_seen_at ELSE excluded.epoch_seen_at END,
+    searches_old = excluded.searches_old, searches_new = excluded.searches_new
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerReport:
+    """What a Router tells of one route."""
+
+    id: UUID
+    """Of this Router and route."""
+    name: str
+    """The route's."""
+    host: str
+    pid: int
+    application: str
+    epoch: int
+    ago: float
+    """Seconds since that epoch was first seen."""
+    old: int
+    """Searches of the old side."""
+    new: int
+
+
+def report_listener(conn: Connection, report: ListenerReport) -> None:
+    """Store what a Router tells; this is its sign of life, too."""
+    conn.execute(_REPORT, asdict(report))
+
+
+def remove_listeners(conn: Connection, ids: Sequence[UUID]) -> None:
+    """Forget a Router that ends."""
+    conn.execute("DELETE FROM embedtui.listener WHERE id = ANY (%s)", [list(ids)])

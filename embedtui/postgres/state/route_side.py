@@ -1,0 +1,29 @@
+"""The route as applications read it: view ``route_side``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from embedtui.postgres.connect import Connection
+
+_ALL = "SELECT * FROM embedtui.route_side"
+
+_OF_TABLE = """
+SELECT * FROM embedtui.route_side
+WHERE name = coalesce((SELECT name FROM embedtui.route_side WHERE name = %(table)s LIMIT 1),
+                      (SELECT name FROM embedtui.route_side WHERE table_oid = to_regclass(%(table)s) LIMIT 1))
+"""
+
+
+def read_sides(conn: Connection) -> list[dict[str, Any]]:
+    """All routes, a row a side, by column name."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_ALL).fetchall()
+
+
+def read_sides_of(conn: Connection, table: str) -> list[dict[str, Any]]:
+    """The sides of one route, by its name or else by its table's name as SQL would write it; empty without one."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_OF_TABLE, {"table": table}).fetchall()

@@ -1,0 +1,190 @@
+"""The pointer in memory: all sides of a route at one epoch, made from the rows of one look-up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from psycopg import sql
+
+from embedtui.errors import Refused
+from embedtui.model import (
+    Condition,
+    Distance,
+    EmbeddingModel,
+    IndexMethod,
+    Migration,
+    Phase,
+    PlacementKind,
+    Side,
+    TableName,
+)
+from embedtui.postgres.state.route import bucket
+from embedtui.router.route import RouteFields, Tally, Vector
+from embedtui.router.sql import SideSql
+
+R = TypeVar("R", bound=RouteFields)
+"""The kind of route: for threads or for asyncio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer(Generic[R]):
+    """One state of a route, whole."""
+
+    rows: list[dict[str, Any]]
+    epoch: int
+    active: Side
+    canary: int
+    sides: dict[Side, R]
+    """The sides that exist."""
+    seen: float
+    """time.monotonic() when this state was first seen."""
+
+    def choose(self, key: str | None) -> R:
+        """The side that a key reads: the active one, or the new one for the keys of the canary."""
+        side = self.active
+        if key is not None and self.canary and bucket(key) < self.canary:
+            side = Side.NEW
+        return self.sides[side] if side in self.sides else next(iter(self.sides.values()))
+
+    def of_model(self, name: str, model: str | int, dimensions: int | None) -> R:
+        """The side whose vectors ``model`` makes; of two models with one name the dimensions tell.
+
+        Raises:
+            Refused: no side, or both sides and no telling.
+        """
+        found = [side for side in self.sides.values() if model in (side.model, side.model_id)]
+        if len(found) > 1 and dimensions is not None:
+            found = [side for side in found if side.dimensions == dimensions] or found
+        if len({side.model_id for side in found}) > 1:
+            raise Refused(
+                f"Both models of route {name!r} are called {model}.", hint="Give the model's id (route.model_id)."
+            )
+        if not found:
+            known = ", ".join(f"{side.model} (id {side.model_id})" for side in self.sides.values())
+            raise Refused(f"Model {model} is of no side of route {name!r}.", hint=f"Its models: {known}.")
+        return next((side for side in found if side.side is self.active), found[0])
+
+
+_MOVING = ("epoch", "active", "canary")
+"""What a flip changes of a route's rows; all else is the migration's."""
+
+
+def _fixed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name not in _MOVING} for row in rows]
+
+
+def moved(pointer: Pointer[R], rows: list[dict[str, Any]]) -> Pointer[R]:
+    """``pointer`` as ``rows`` have it, where nothing but the pointer moved: statements composed are kept."""
+    epoch = rows[0]["epoch"]
+    sides = {side: replace(route, epoch=epoch) for side, route in pointer.sides.items()}
+    return Pointer(rows, epoch, _active(rows), rows[0]["canary"], sides, time.monotonic())
+
+
+def _active(rows: list[dict[str, Any]]) -> Side:
+    return next((Side(row["side"]) for row in rows if row["active"]), Side.OLD)
+
+
+def pointers_of(
+    rows: Iterable[dict[str, Any]],
+    make: Callable[..., R],
+    known: Mapping[str, Pointer[R]],
+    tally: Callable[[str], Tally],
+) -> dict[str, Pointer[R]]:
+    """Pointers from the rows of one look-up; what did not change stays the very same object."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["name"], []).append(row)
+    result = {}
+    for name, both in by_name.items():
+        both.sort(key=lambda row: row["side"] != "old")
+        if name in known and _fixed(known[name].rows) == _fixed(both):
+            result[name] = known[name] if known[name].rows == both else moved(known[name], both)
+            continue
+        migration = _migration(*both)
+        sides = {}
+        for row in both:
+            if row["present"]:
+                side = Side(row["side"])
+                sides[side] = make(
+                    name=name,
+                    side=side,
+                    model=row["model"],
+                    model_id=row["model_id"],
+                    provider=row["provider"],
+                    dimensions=row["dimensions"],
+                    query_prefix=row["query_prefix"],
+                    document_prefix=row["document_prefix"],
+                    relation=sql.Identifier(row["relation_schema"], row["relation_name"]).as_string(None),
+                    column=row["column_name"],
+                    placement=migration.placement,
+                    epoch=row["epoch"],
+                    _sql=SideSql(migration, side, row["pgvector"] or "", row["stamped"]),
+                    _tally=tally(name),
+                )
+        result[name] = Pointer(both, both[0]["epoch"], _active(both), both[0]["canary"], sides, time.monotonic())
+    return result
+
+
+def _migration(old: dict[str, Any], new: dict[str, Any]) -> Migration:
+    """What searching and writing need of a migration, from the two rows of its route."""
+
+    def model(row: dict[str, Any]) -> EmbeddingModel:
+        return EmbeddingModel(
+            row["model"],
+            row["dimensions"],
+            provider=row["provider"],
+            query_prefix=row["query_prefix"],
+            document_prefix=row["document_prefix"],
+            id=row["model_id"],
+        )
+
+    return Migration(
+        id=old["migration"],
+        name=old["name"],
+        table=TableName(old["table_schema"], old["table_name"]),
+        table_oid=old["table_oid"],
+        key_columns=tuple(old["key_columns"]),
+        key_types=tuple(old["key_types"]),
+        content_columns=tuple(old["content_columns"]),
+        placement=PlacementKind(old["placement"]),
+        old_column=old["column_name"],
+        old_model=model(old),
+        new_model=model(new),
+        new_table=TableName(new["relation_schema"], new["relation_name"]),
+        new_column=new["column_name"],
+        vector_schema=old["vector_schema"],
+        vector_type=new["vector_type"],
+        old_vector_type=old["vector_type"],
+        distance=Distance(old["distance"]),
+        index_method=IndexMethod(old["index_method"]),
+        phase=Phase(old["phase"]),
+        condition=Condition.IDLE,
+        reason="",
+        desired="run",
+    )
+
+
+def _key(key: object) -> list[str]:
+    """A key of one column may be given plainly; of several, as a sequence in the key's order."""
+    return [str(part) for part in key] if isinstance(key, tuple | list) else [str(key)]
+
+
+def write_statement(
+    pointer: Pointer[Any], name: str, key: object, vector: Vector, model: str | int, content: str | None
+) -> tuple[str, dict[str, Any]]:
+    """The statement that stores a row's vector on its model's side, and its parameters.
+
+    Raises:
+        Refused: a model of neither side, or other dimensions.
+    """
+    if not isinstance(vector, str):
+        vector = [float(value) for value in vector]
+    size = vector.count(",") + 1 if isinstance(vector, str) else len(vector)
+    side = pointer.of_model(name, model, size)
+    values = {"key": _key(key), "vector": side.bind(vector)}
+    if content is not None:
+        values["content"] = content
+    return side._sql.write(content is not None), values

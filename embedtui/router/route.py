@@ -1,0 +1,194 @@
+"""One side of one state of the pointer: what to embed with, what to search, and the search itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from embedtui.errors import Refused
+from embedtui.model import Key, PlacementKind, Side
+from embedtui.router.sql import SideSql
+
+Vector = str | Iterable[float]
+"""A vector: floats (list, tuple, numpy array, …) or pgvector's text form ``[1,2,…]``."""
+
+
+class Hit(NamedTuple):
+    """One row found."""
+
+    key: Key
+    distance: float
+    values: dict[str, Any]
+    """The requested columns."""
+
+
+class Tally:
+    """Searches per side, counted by many threads."""
+
+    def __init__(self) -> None:
+        """Begin at none."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again, with a lock of our own: a forked child may have inherited a held one."""
+        self._lock = threading.Lock()
+        self.counts = {Side.OLD: 0, Side.NEW: 0}
+
+    def add(self, side: Side) -> None:
+        """Count a search."""
+        with self._lock:
+            self.counts[side] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFields:
+    """What both kinds of route hold, and what they make of it without a connection."""
+
+    name: str
+    side: Side
+    model: str
+    """The model's name: embed queries and documents with it, and with nothing else, for this route."""
+    model_id: int
+    """Its id in embedtui.model."""
+    provider: str
+    dimensions: int
+    query_prefix: str
+    document_prefix: str
+    relation: str
+    """Quoted, qualified relation that holds the vectors."""
+    column: str
+    placement: PlacementKind
+    epoch: int
+    """Epoch of the pointer when this route was read."""
+    _sql: SideSql = field(repr=False, compare=False)
+    _tally: Tally = field(repr=False, compare=False)
+
+    def bind(self, vector: Vector) -> str:
+        """``vector`` as the text to bind, checked for this route's dimensions.
+
+        Raises:
+            Refused: another number of dimensions, so another model's vector.
+        """
+        if isinstance(vector, str):
+            text, size = vector, vector.count(",") + 1
+        else:
+            plain = vector.tolist() if hasattr(vector, "tolist") else vector
+            values = [float(value) for value in plain]
+            text, size = str(values), len(values)
+        if size != self.dimensions:
+            raise Refused(
+                f"Model {self.model} makes {self.dimensions} dimensions, the vector has {size}.",
+                hint="Embed with the model and dimensions of the route that searches.",
+            )
+        return text
+
+    def search_sql(
+        self,
+        *,
+        columns: Sequence[str] = (),
+        where: str = "",
+        iterative_scan: str | None = None,
+        style: str = "named",
+    ) -> str:
+        """The search as plain SQL text, for SQLAlchemy and others; each call counts as a search of this side.
+
+        Result columns: ``key`` (text[]), ``distance`` (double precision), then ``columns``. Parameters: ``vector`` (the
+        text that :meth:`bind` gives) and ``k``, written ``:vector`` with style ``named`` (SQLAlchemy's ``text()``),
+        ``%(vector)s`` with ``pyformat`` (psycopg), ``$1`` and ``$2`` with ``dollar`` (asyncpg). ``where`` is a trusted
+        filter on the table in the same style, and ``iterative_scan`` as in :meth:`Route.search`.
+        """
+        self._tally.add(self.side)
+        if style == "pyformat":
+            return self._sql.search(tuple(columns), where, iterative_scan)
+        vector, k = {"named": (":vector", ":k"), "dollar": ("$1", "$2")}[style]
+        mark = "\0" if where else ""  # the filter's own per cent signs are none of ours
+        text = self._sql.search(tuple(columns), mark, iterative_scan)
+        text = text.replace("%(vector)s", vector).replace("%(k)s", k).replace("%%", "%")
+        return text.replace("\0", where) if where else text
+
+    def _prepare(
+        self,
+        vector: Vector,
+        k: int,
+        where: str | sql.Composable,
+        params: Mapping[str, Any] | None,
+        columns: Sequence[str],
+        iterative_scan: str | None,
+    ) -> tuple[str, dict[str, Any]]:
+        if isinstance(where, sql.Composable):
+            where = where.as_string(None)
+        text = self._sql.search(tuple(columns), where, iterative_scan)
+        self._tally.add(self.side)
+        return text, {**(params or {}), "vector": self.bind(vector), "k": k}
+
+
+def hits(rows: Iterable[tuple[Any, ...]], columns: Sequence[str]) -> list[Hit]:
+    """Rows of a search as hits, its requested columns by name."""
+    return [Hit(tuple(row[0]), row[1], dict(zip(columns, row[2:], strict=True))) for row in rows]
+
+
+class Route(RouteFields):
+    """One side of one state of the pointer: model and column together. Take one per request; never mix two."""
+
+    __slots__ = ()
+
+    def search(
+        self,
+        conn: psycopg.Connection[Any],
+        vector: Vector,
+        k: int = 10,
+        *,
+        where: str | sql.Composable = "",
+        params: Mapping[str, Any] | None = None,
+        columns: Sequence[str] = (),
+        iterative_scan: str | None = None,
+    ) -> list[Hit]:
+        """The ``k`` rows nearest to ``vector``, a vector of this route's model, nearest first.
+
+        Args:
+            conn: the service's own connection; its transaction and settings are respected.
+            vector: the query's vector.
+            k: rows wanted.
+            where: trusted SQL on the table's columns, evaluated inside the search; values as ``%(name)s`` in ``params``
+                (names other than ``vector`` and ``k``).
+            params: values of the filter.
+            columns: columns of the table to return in :attr:`Hit.values`.
+            iterative_scan: ``strict_order``, ``relaxed_order`` or ``off`` (pgvector 0.8 or later), for the present
+                transaction; by default strict where there is a filter, else the session's setting.
+
+        Raises:
+            Refused: a vector of other dimensions.
+            psycopg.Error: as the database says.
+        """
+        text, values = self._prepare(vector, k, where, params, columns, iterative_scan)
+        with conn.cursor(row_factory=tuple_row) as cursor:
+            return hits(cursor.execute(text, values), columns)
+
+
+class AsyncRoute(RouteFields):
+    """As :class:`Route`, for asyncio."""
+
+    __slots__ = ()
+
+    async def search(
+        self,
+        conn: psycopg.AsyncConnection[Any],
+        vector: Vector,
+        k: int = 10,
+        *,
+        where: str | sql.Composable = "",
+        params: Mapping[str, Any] | None = None,
+        columns: Sequence[str] = (),
+        iterative_scan: str | None = None,
+    ) -> list[Hit]:
+        """As :meth:`Route.search`."""
+        text, values = self._prepare(vector, k, where, params, columns, iterative_scan)
+        async with conn.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(text, values)
+            return hits(await cursor.fetchall(), columns)

@@ -1,0 +1,84 @@
+"""The statements of one side of a route, composed once and kept as text."""
+
+from __future__ import annotations
+
+import functools
+
+from psycopg import sql
+
+from embedtui.model import Migration, PlacementKind, Side
+from embedtui.postgres.names import escaped, key_equals_sql, quoted
+from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, new_side
+from embedtui.postgres.sides.search import search_sql, vector_type
+
+
+class SideSql:
+    """The statements of one side, composed once and kept as text."""
+
+    def __init__(self, migration: Migration, side: Side, pgvector: str, stamped: bool) -> None:
+        """Compose nothing yet.
+
+        Args:
+            migration: what the route's rows tell of it.
+            side: the side that is searched and written.
+            pgvector: version of the extension, empty where unknown.
+            stamped: vectors carry model and fingerprint.
+        """
+        self.migration, self.side, self.stamped = migration, side, stamped
+        self.iterates = tuple(int(part) for part in pgvector.split(".")[:2] if part.isdigit()) >= (0, 8)
+        self.search = functools.lru_cache(maxsize=256)(self._search)
+        self.write = functools.lru_cache(maxsize=4)(self._write)
+
+    def _search(self, columns: tuple[str, ...], where: str, iterative_scan: str | None) -> str:
+        if iterative_scan is None:  # a filtered index scan stops too early otherwise
+            iterative_scan = "strict_order" if where and self.iterates else ""
+        return search_sql(
+            self.migration,
+            self.side,
+            columns=columns,
+            where=sql.SQL(where) if where else None,
+            iterative_scan=iterative_scan,
+        ).as_string(None)
+
+    def _write(self, guarded: bool) -> str:
+        migration, table = self.migration, self.migration.table
+        side = new_side(migration)
+        names = {
+            "table": quoted(table.schema, table.name),
+            "alias": quoted(table.name),
+            "vector": sql.SQL("CAST({} AS {})").format(sql.Placeholder("vector"), vector_type(migration, self.side)),
+            "model": sql.Literal(migration.new_model.id),
+            "fingerprint": escaped(fingerprint_sql(migration, table.name)),
+            "where": key_equals_sql(migration),
+            "guard": sql.SQL(" AND {} = %(content)s").format(escaped(content_sql(migration, table.name)))
+            if guarded
+            else sql.SQL(""),
+            "side": quoted(side.table.schema, side.table.name),
+            "embedding": quoted(side.embedding),
+            "model_column": quoted(side.model),
+            "source_column": quoted(side.source),
+            "old": quoted(migration.old_column),
+            "keys": sql.SQL(", ").join(quoted(name) for name in migration.key_columns),
+        }
+        if self.side is Side.OLD:
+            text = "UPDATE {table} SET {old} = {vector} WHERE {where}{guard}"
+        elif migration.placement is PlacementKind.TABLE:
+            # The lock keeps the content as it is between fingerprint and commit.
+            text = (
+                "WITH embedtui_row AS MATERIALIZED (SELECT {keys}, {fingerprint} AS embedtui_source FROM {table}"
+                " WHERE {where}{guard} FOR NO KEY UPDATE)"
+                " INSERT INTO {side} ({keys}, {embedding}{stamp_columns}) SELECT {keys}, {vector}{stamp_values}"
+                " FROM embedtui_row"
+                " ON CONFLICT ({keys}) DO UPDATE SET {embedding} = excluded.{embedding}{stamp_updates}"
+            )
+        else:
+            text = "UPDATE {table} SET {embedding} = {vector}{stamp_sets} WHERE {where}{guard}"
+        stamps = {
+            "stamp_columns": ", {model_column}, {source_column}",
+            "stamp_values": ", {model}, embedtui_source",
+            "stamp_updates": ", {model_column} = excluded.{model_column}, {source_column} = excluded.{source_column}",
+            "stamp_sets": ", {model_column} = {model}, {source_column} = {fingerprint}",
+        }
+        for name, stamp in stamps.items():
+            text = text.replace("{" + name + "}", stamp if self.stamped else "")
+        return sql.SQL(text).format(**names).as_string(None)

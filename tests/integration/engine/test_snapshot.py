@@ -1,0 +1,91 @@
+"""What a snapshot says of a migration, read from the state alone."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from embedtui.engine.snapshot import RATE_SECONDS, RATE_WITHHELD_SECONDS, RateMeter, read_snapshot
+from embedtui.model import Condition, Migration, Phase, Snapshot
+from embedtui.postgres import locks
+from embedtui.postgres.connect import Connection, connect, host_name
+from embedtui.postgres.state.migrations import set_desired
+from tests.kits.comparing import small
+
+
+def look(conn: Connection) -> Snapshot:
+    return read_snapshot(conn, None, RateMeter(), lambda _conn, _migration: None, {os.getpid()})
+
+
+def add_worker(conn: Connection, migration: Migration, host: str = "elsewhere") -> int:
+    row = conn.execute(
+        "INSERT INTO embedtui.worker (migration, host, pid, operator, doing) VALUES (%s, %s, %s, 'ann', 'embedding')"
+        " RETURNING id",
+        [migration.id, host, os.getpid()],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_without_a_migration_the_plan_comes_next(database: str) -> None:
+    with connect(database, name="test") as conn:
+        found = look(conn)
+    assert (found.migration, found.phase, found.next_act) == (None, Phase.PLAN, "run")
+
+
+def test_a_worker_lives_by_its_lock_not_by_its_heartbeat(database: str) -> None:
+    migration = small(database)
+    with connect(database, name="look") as conn, connect(database, name="worker") as session:
+        number = add_worker(conn, migration)
+        dead = look(conn)
+        session.execute("SELECT pg_advisory_lock(%s, %s)", [locks.WORKER_CLASS, number])
+        conn.execute("UPDATE embedtui.worker SET heartbeat = now() - interval '5 minutes'")
+        alive = look(conn)
+    assert [worker.alive for worker in dead.workers] == [False], "heard from just now, but its session is gone"
+    assert dead.condition is Condition.IDLE
+    assert [worker.alive for worker in alive.workers] == [True], "silent for minutes, but its session holds the lock"
+    assert alive.condition is Condition.RUNNING
+
+
+def test_a_worker_is_our_own_by_host_and_process(database: str) -> None:
+    migration = small(database)
+    with connect(database, name="look") as conn:
+        add_worker(conn, migration)
+        add_worker(conn, migration, host_name())
+        found = look(conn)
+    assert {worker.host: worker.own for worker in found.workers} == {"elsewhere": False, host_name(): True}
+
+
+def test_a_pause_is_shown_with_its_reason(database: str) -> None:
+    migration = small(database)
+    with connect(database, name="look") as conn:
+        set_desired(conn, migration.id, "pause", "lunch")
+        found = look(conn)
+    assert (found.condition, found.reasons[0].name, found.reasons[0].detail) == (Condition.PAUSED, "operator", "lunch")
+
+
+def test_a_rate_is_withheld_then_that_of_the_last_seconds() -> None:
+    now = 0.0
+    meter = RateMeter(lambda: now)
+    assert meter.add(0) is None
+    now = RATE_WITHHELD_SECONDS - 0.1
+    assert meter.add(1000) is None
+    now = 10.0
+    assert meter.add(2000) == pytest.approx(200)
+    for second in range(11, 60):
+        now = float(second)
+        rate = meter.add(2000 + 50 * (second - 10))
+    assert rate == pytest.approx(50), "what was faster is longer ago than the window"
+    now += RATE_SECONDS + 1
+    assert meter.add(2000 + 50 * 49) is None, "at rest"
+
+
+def test_a_counter_that_begins_again_begins_a_new_rate() -> None:
+    now = 0.0
+    meter = RateMeter(lambda: now)
+    meter.add(5000)
+    now = 5.0
+    assert meter.add(100) is None
+    now = 10.0
+    assert meter.add(600) == pytest.approx(100)
