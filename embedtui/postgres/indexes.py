@@ -10,11 +10,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import psycopg
 from psycopg import sql
 
+from embedtui.arrays import np, npt
 from embedtui.config import IndexSettings
 from embedtui.errors import DatabaseError, Interrupted, Refused
 from embedtui.model import IndexMethod, IndexStatus, Migration, Side, TableName

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import openai
 
+from embedtui.arrays import np
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import BAD_VECTOR, EmbedReply, Kind, ProviderFault
 from embedtui.providers.faults import ROW_HINT, classify, clean, parse_limits

@@ -10,11 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from embedtui.arrays import np
 from embedtui.engine.validate import measures
 from embedtui.engine.validate.evaluation import (
     ApproximateIndex,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from psycopg import sql
 
+from embedtui.arrays import np, npt
 from embedtui.engine.validate.queries import both_present_sql, both_sides_sql, vector_column, vector_number
 from embedtui.model import Distance, Key, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.placement import key_sql
 
-Vectors = NDArray[np.float32]
+Vectors: TypeAlias = "npt.NDArray[np.float32]"
 
 Ranking = list[tuple[Key, float]]
 """Key and distance, nearest first."""
@@ -48,7 +48,7 @@ class Nearest:
         """Per query, nearest first; what ties with the last one is kept too."""
         self.places = [np.empty(0, np.uint64) for _ in queries]
 
-    def add(self, vectors: Vectors, places: NDArray[np.uint64]) -> None:
+    def add(self, vectors: Vectors, places: npt.NDArray[np.uint64]) -> None:
         """Take in a block: vectors (n, d) and a number to know each by."""
         norms = np.linalg.norm(vectors, axis=1)
         longest = float(norms.max(initial=0.0))
@@ -69,7 +69,7 @@ class Nearest:
         for query in np.flatnonzero(near.any(axis=1)):
             self._merge(int(query), vectors[near[query]], places[near[query]])
 
-    def _merge(self, query: int, vectors: Vectors, places: NDArray[np.uint64]) -> None:
+    def _merge(self, query: int, vectors: Vectors, places: npt.NDArray[np.uint64]) -> None:
         rows, wanted = vectors.astype(np.float64), self._queries[query]
         match self._distance:
             case Distance.COSINE:
@@ -191,7 +191,7 @@ def _copy_sql(conn: Connection, migration: Migration, where: sql.Composable | No
     )
 
 
-def _records(copy: psycopg.Copy, record: np.dtype[np.void]) -> Iterator[NDArray[np.void]]:
+def _records(copy: psycopg.Copy, record: np.dtype[np.void]) -> Iterator[npt.NDArray[np.void]]:
     """Rows of a binary COPY in blocks; it begins with 19 bytes of head and ends with 2 of tail."""
     size = max(1, _BLOCK_BYTES // record.itemsize) * record.itemsize
     pending, head = bytearray(), 19
@@ -206,7 +206,7 @@ def _records(copy: psycopg.Copy, record: np.dtype[np.void]) -> Iterator[NDArray[
         yield np.frombuffer(bytes(pending[head : head + rest]), record)
 
 
-def _places(block: NDArray[np.void], leaves: dict[int, int]) -> NDArray[np.uint64]:
+def _places(block: npt.NDArray[np.void], leaves: dict[int, int]) -> npt.NDArray[np.uint64]:
     """Place of each row as one number: leaf (numbered as met) << 48 | block << 16 | offset."""
     places = block["block"].astype(np.uint64) * np.uint64(1 << 16) + block["offset"].astype(np.uint64)
     for leaf in np.unique(block["leaf"]).tolist():
@@ -236,7 +236,7 @@ def _keys(conn: Connection, migration: Migration, leaves: Mapping[int, int], pla
 
 
 def _ranking(
-    distances: NDArray[np.float64], places: NDArray[np.uint64], keys: Mapping[int, Key], leave_out: Key | None
+    distances: npt.NDArray[np.float64], places: npt.NDArray[np.uint64], keys: Mapping[int, Key], leave_out: Key | None
 ) -> Ranking:
     ranked = sorted(zip(distances.tolist(), (keys[place] for place in places.tolist()), strict=True))
     return [(key, distance) for distance, key in ranked if key != leave_out]

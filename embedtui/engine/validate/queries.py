@@ -7,22 +7,21 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from embedtui.arrays import np, npt
 from embedtui.errors import Refused, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Key, Migration, QueryInput, Side
 from embedtui.postgres.connect import Connection, operator_name
 from embedtui.postgres.sides.placement import content_sql, has_content_sql, key_join_sql, key_sql, new_side, relation
 
-Vector = NDArray[np.float32]
+Vector: TypeAlias = "npt.NDArray[np.float32]"
 
 VERDICTS = ("new", "old", "same", "bad")
 

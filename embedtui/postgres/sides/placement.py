@@ -6,19 +6,18 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import psycopg
 from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
+from embedtui.arrays import np, npt
 from embedtui.model import Key, Migration, PlacementKind, Side, TableName, VerifyReport
 from embedtui.postgres.connect import Connection
 
-Vectors = npt.NDArray[np.float32]
+Vectors: TypeAlias = "npt.NDArray[np.float32]"
 
 # No tokenizer in use makes a token of more than 16 characters on average over a whole text; a longer text is over
 # the model's limit whatever it says, and is not read into memory.
