@@ -73,7 +73,7 @@ from embedtui.postgres.state.migrations import (
     set_desired,
     set_index_held,
 )
-from embedtui.providers import Embedder, ProviderFault, make_embedder
+from embedtui.providers import Embedder, ProviderFault, endpoint, make_embedder
 
 T = TypeVar("T")
 
@@ -414,12 +414,10 @@ class Engine:
         """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody."""
         others = any(worker.alive for worker in self.snapshot().workers)
         try:
-            embedder = make_embedder(migration.new_model, timeout=20, environ=self._environ)
-            try:
-                if others:
+            endpoint(migration.new_model, self._environ)
+            if others:
+                with closing(make_embedder(migration.new_model, timeout=20, environ=self._environ)) as embedder:
                     embedder.embed(["embedtui"], kind="document")
-            finally:
-                embedder.close()
         except ProviderFault as fault:
             if fault.fault_class is FaultClass.CONFIGURATION:
                 raise ProviderError(fault.reason, hint=fault.hint) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -27,7 +28,7 @@ from embedtui.postgres.catalog.discover import (
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import content_sql, has_content_sql, make_placement
 from embedtui.postgres.state import migrations as state
-from embedtui.providers import EmbedReply, ProviderFault, RateLimits, make_embedder
+from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder
 
 FULL_SCAN_BYTES = 64 * 2**20
 """A table up to this size is read as a whole for the estimate (a fraction of a second); of a bigger one, a sample."""
@@ -646,17 +647,15 @@ def _check_provider(settings: Settings, migration: Migration, ask: bool) -> tupl
     """The provider's check, with one request if ``ask``; and the limits it told."""
     model = migration.new_model
     try:
-        embedder = make_embedder(model, timeout=20, environ=settings.environ)
-        try:
-            reply: EmbedReply | None = embedder.embed(["embedtui"], kind="document") if ask else None
-        finally:
-            embedder.close()
+        if not ask:
+            endpoint(model, settings.environ)
+            detail = f"{model.name} was not asked."
+            return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
+        with contextlib.closing(make_embedder(model, timeout=20, environ=settings.environ)) as embedder:
+            reply = embedder.embed(["embedtui"], kind="document")
     except ProviderFault as fault:
         # busy or away: the run waits for it and says so
         result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"
         return Check("provider", result, fault.reason, fault.hint), None
-    if reply is None:
-        detail = f"{model.name} was not asked."
-        return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
     detail = f"{model.name} answered with {reply.vectors.shape[1]} dimensions in {reply.seconds:.1f} s"
     return Check("provider", "pass", detail), reply.limits
