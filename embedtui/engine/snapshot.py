@@ -48,7 +48,6 @@ LEFT_BEHIND_SECONDS = 5.0
 """A change that waited so long while no worker lives is nobody's."""
 
 BEFORE_INDEX = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL)
-SERVING = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
 
 
 class RateMeter:

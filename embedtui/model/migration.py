@@ -69,7 +69,7 @@ class Distance(StrEnum):
 
     @property
     def operator(self) -> str:
-        """pgvector's operator."""
+        """The operator of pgvector."""
         return {"cosine": "<=>", "l2": "<->", "ip": "<#>"}[self.value]
 
 

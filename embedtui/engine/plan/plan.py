@@ -361,7 +361,7 @@ def _check_server(draft: Draft) -> Iterator[Check]:
         yield Check(
             "pooling",
             "warn",
-            "A connection pooler sits between; transaction pooling would lose temporary tables and locks.",
+            "A connection pooler sits between; transaction pooling would lose time-outs and locks.",
             "Connect to the server's own port.",
         )
     if not server.reads_all_stats:
