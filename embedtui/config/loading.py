@@ -10,17 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from embedtui.config.known import KNOWN_MODELS
-from embedtui.config.settings import (
-    CutoverSettings,
-    GateSettings,
-    IndexSettings,
-    ModelSettings,
-    PacingSettings,
-    Settings,
-    ThrottleSettings,
-)
+from embedtui.config.settings import ModelSettings, PacingSettings, Settings
 from embedtui.config.specs import BY_PATH, CONFIG_NAME, SECRET_VALUE, SPECS, Spec, shown_value
 from embedtui.errors import SettingsError
+from embedtui.model import CutoverSettings, GateSettings, IndexSettings, ThrottleSettings
 
 _SECTIONS: Mapping[str, type] = {
     "old_model": ModelSettings,

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 from psycopg import sql
 
-from embedtui.config import GateSettings, Settings
+from embedtui.config import Settings
 from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.backfill.embedding import ConfigurationFault
 from embedtui.engine.backfill.job import Job, now
@@ -476,14 +476,14 @@ class Engine:
                 queries,
                 k=k,
                 embedders=self._query_embedders(migration),
-                where=_filter(migration, where),
+                where=migration.stored.gate.where if where is None else where,
                 source=source,
                 again=again,
                 replica=connector(replica_dsn, "compare") if replica_dsn else None,
                 progress=progress,
                 stop=stop,
             )
-            return decide_gate(self._connect("gate"), migration, comparison, _thresholds(migration))
+            return decide_gate(self._connect("gate"), migration, comparison, migration.stored.gate)
         except psycopg.Error as error:
             raise translate(error, dsn=self.dsn) from error
 
@@ -506,7 +506,7 @@ class Engine:
                 text,
                 k=k,
                 embedders=self._query_embedders(migration),
-                where=_filter(migration, where),
+                where=migration.stored.gate.where if where is None else where,
             )
         except ProviderFault as fault:
             raise ProviderError(fault.reason, hint=fault.hint) from None
@@ -763,16 +763,3 @@ def _choice(rename: bool, archive: str | None, keep_old: bool, keep_provenance: 
         keep_provenance=keep_provenance,
         archive=cleanups.archive_target(archive) if archive is not None else None,
     )
-
-
-def _thresholds(migration: Migration) -> GateSettings:
-    return GateSettings(**_gate(migration))
-
-
-def _filter(migration: Migration, where: str | None) -> str:
-    return str(_gate(migration).get("where", "")) if where is None else where
-
-
-def _gate(migration: Migration) -> Mapping[str, Any]:
-    stored = migration.settings.get("gate")
-    return stored if isinstance(stored, dict) else {}

@@ -79,8 +79,7 @@ def service_settings(migration: Migration, side: Side) -> dict[str, str]:
 
 def cutover_settings(migration: Migration) -> CutoverSettings:
     """How this migration was set to switch; the same for every operator and host."""
-    stored = migration.settings.get("cutover")
-    return CutoverSettings(**stored) if isinstance(stored, dict) else CutoverSettings()
+    return migration.stored.cutover
 
 
 def settings_blockers(settings: CutoverSettings, percent: int) -> tuple[Blocker, ...]:
