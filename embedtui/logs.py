@@ -39,7 +39,7 @@ class _Redacting(logging.Formatter):
             "%(asctime)s %(levelname)s %(process)d %(threadName)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"
         )
 
-    def formatException(self, ei: Any) -> str:
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's name)
         return formatted(ei[1]).rstrip() if ei[1] is not None else ""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -67,7 +67,7 @@ class _SharedFile(RotatingFileHandler):
                 self.stream = None
             super().emit(record)
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Say nothing: stderr may be the dashboard's terminal."""
 
     @contextlib.contextmanager
@@ -146,7 +146,7 @@ def unexpected(error: BaseException) -> EmbedtuiError:
     return EmbedtuiError(described(error), hint=hint)
 
 
-def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+def _uncaught(kind: type[BaseException], error: BaseException | None, _: TracebackType | None) -> None:
     if error is None or issubclass(kind, SystemExit | KeyboardInterrupt):
         return
     found = unexpected(error)

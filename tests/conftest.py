@@ -29,15 +29,17 @@ atexit.register(shutil.rmtree, _state, ignore_errors=True)
 os.environ["XDG_STATE_HOME"] = _state
 os.environ.pop("EMBEDTUI_LOG", None)
 
+POSTGRES = int(os.environ.get("EMBEDTUI_TEST_POSTGRES", "18"))
+
 # Tests do not survive a power cut; production settings stay as they are.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "120"}
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
-    """PostgreSQL 18, shared by the session."""
+    """PostgreSQL of version EMBEDTUI_TEST_POSTGRES (default 18), shared by the session."""
     folder = Path(tempfile.mkdtemp(prefix="embedtui-test-"))
-    with EmbeddedServer(folder / "pg", version=18, settings=FAST) as running:
+    with EmbeddedServer(folder / "pg", version=POSTGRES, settings=FAST) as running:
         yield running
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -36,7 +36,8 @@ class ExampleCommand(click.Command):
         super().__init__(*args, **kwargs)
         self.example = example
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Add the example."""
         with formatter.section("Example"):
             for line in self.example.splitlines():
                 formatter.write(f"  {line}\n")  # never wrapped: it is there to be copied
@@ -164,11 +165,12 @@ def open_engine(settings: Settings, on_event: EventSink | None = None, *, apart:
     Raises the settings' and the database's errors.
     """
     from embedtui.engine import Engine
-    from embedtui.engine.process import EngineApart
 
     with connect(settings.dsn, name="check", read_only=True) as conn:
         name = migration_name(conn, settings)
     if apart:
+        from embedtui.engine.process import EngineApart
+
         return EngineApart(settings.dsn, name, settings, on_event, outlives=True)
     return Engine(settings.dsn, name, settings, on_event)
 
@@ -209,7 +211,7 @@ def stop_signals() -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM and a closed terminal set; a second signal ends the process at once."""
     stop = threading.Event()
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()

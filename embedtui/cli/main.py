@@ -111,14 +111,14 @@ class _Journey(click.Group):
         self.commands = _Commands()
         self.params.append(_log_option())
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signatures)
         return list(COMMANDS)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(name, said) for name, (_, said) in COMMANDS.items()])
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Example"):
             formatter.write("  embedtui demo\n")
             formatter.write("  embedtui init --table documents --new-model text-embedding-3-large --dimensions 768\n")
@@ -187,7 +187,7 @@ def run_command(arguments: list[str]) -> int:
     except SystemExit:
         # click's way of saying that the reader has seen enough (`embedtui plan | head`)
         return ExitCode.OK
-    except Exception as error:  # the last resort: a bug is one line too
+    except Exception as error:  # noqa: BLE001 (the last resort: a bug is one line, too)
         return _fail(_known(error), cause=error)
 
 

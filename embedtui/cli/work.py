@@ -87,7 +87,7 @@ def _watched(
     def work() -> None:
         try:
             outcome.set_result(act())
-        except BaseException as error:  # raised again below
+        except BaseException as error:  # noqa: BLE001 (raised again below)
             outcome.set_exception(error)
 
     thread = threading.Thread(target=work, name="act", daemon=True)

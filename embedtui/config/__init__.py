@@ -2,17 +2,10 @@
 
 from embedtui.config.known import CHARACTERS_PER_TOKEN, KNOWN_MODELS, KnownModel
 from embedtui.config.loading import load_settings, user_config_file
-from embedtui.config.settings import (
-    CutoverSettings,
-    GateSettings,
-    IndexSettings,
-    ModelSettings,
-    PacingSettings,
-    Settings,
-    ThrottleSettings,
-)
+from embedtui.config.settings import ModelSettings, PacingSettings, Settings
 from embedtui.config.specs import CONFIG_NAME, FLAG_VARIABLE, SPECS, Spec
 from embedtui.config.writing import write_toml
+from embedtui.model import CutoverSettings, GateSettings, IndexSettings, ThrottleSettings
 
 __all__ = [
     "CHARACTERS_PER_TOKEN",

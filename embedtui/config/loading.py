@@ -9,23 +9,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-import tomlkit
-from dotenv import dotenv_values
-from tomlkit.exceptions import TOMLKitError
-
 from embedtui.config.known import KNOWN_MODELS
-from embedtui.config.settings import (
-    CutoverSettings,
-    GateSettings,
-    IndexSettings,
-    ModelSettings,
-    PacingSettings,
-    Settings,
-    ThrottleSettings,
-)
+from embedtui.config.settings import ModelSettings, PacingSettings, Settings
 from embedtui.config.specs import BY_PATH, CONFIG_NAME, SECRET_VALUE, SPECS, Spec, shown_value
 from embedtui.errors import SettingsError
+from embedtui.model import CutoverSettings, GateSettings, IndexSettings, ThrottleSettings
 
 _SECTIONS: Mapping[str, type] = {
     "old_model": ModelSettings,
@@ -100,8 +88,12 @@ def environment(environ: Mapping[str, str], folder: Path) -> tuple[dict[str, str
     """The environment over ``.env``, and the names that came from ``.env``."""
     file = folder / ".env"
     try:
+        if not file.is_file():
+            return dict(environ), set()
+        from dotenv import dotenv_values
+
         # the values are taken as they are: a password may well contain ${
-        dotenv = dotenv_values(file, interpolate=False) if file.is_file() else {}
+        dotenv = dotenv_values(file, interpolate=False)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} cannot be read: {error}.") from None
     from_file = {name: value for name, value in dotenv.items() if value is not None}
@@ -110,6 +102,8 @@ def environment(environ: Mapping[str, str], folder: Path) -> tuple[dict[str, str
 
 def user_config_file() -> Path:
     """The settings file in the user's configuration folder."""
+    import platformdirs
+
     return platformdirs.user_config_path("embedtui", appauthor=False) / CONFIG_NAME
 
 
@@ -122,6 +116,9 @@ def _config_file(folder: Path, config: Path | None) -> Path | None:
 
 
 def _from_file(path: Path) -> list[tuple[Spec, object]]:
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
     try:
         document = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except (TOMLKitError, UnicodeDecodeError) as error:

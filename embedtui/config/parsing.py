@@ -12,6 +12,7 @@ from embedtui.model import Distance, IndexMethod, PlacementKind
 
 
 def text(value: object) -> str:
+    """A text that says something."""
     if not isinstance(value, str):
         raise ValueError("must be a text in quotes")
     if not value.strip():
@@ -20,6 +21,7 @@ def text(value: object) -> str:
 
 
 def any_text(value: object) -> str:
+    """A text, also an empty one."""
     if not isinstance(value, str):
         raise ValueError("must be a text in quotes")
     return value
@@ -36,6 +38,7 @@ def names(value: object) -> tuple[str, ...]:
 
 
 def accept(value: object) -> tuple[str, ...]:
+    """Names of the plan's checks that may be accepted: a list, or one text with commas."""
     parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         raise ValueError('must be a list, e.g. ["publications"]')
@@ -43,6 +46,8 @@ def accept(value: object) -> tuple[str, ...]:
 
 
 def whole(low: int, high: int) -> Callable[[object], int]:
+    """A whole number from ``low`` to ``high``."""
+
     def parse(value: object) -> int:
         number = number_of(value)
         if number is None or number != int(number) or not low <= number <= high:
@@ -53,6 +58,8 @@ def whole(low: int, high: int) -> Callable[[object], int]:
 
 
 def number(low: float, high: float, *, above: bool = False) -> Callable[[object], float]:
+    """A number from ``low`` (with ``above``: not ``low`` itself) to ``high``."""
+
     def parse(value: object) -> float:
         number = number_of(value)
         if number is None or not low <= number <= high or (above and number == low):
@@ -65,6 +72,7 @@ def number(low: float, high: float, *, above: bool = False) -> Callable[[object]
 
 
 def number_of(value: object) -> float | None:
+    """A number, or the number that a text spells; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -74,6 +82,7 @@ def number_of(value: object) -> float | None:
 
 
 def yes(value: object) -> bool:
+    """A truth value, or one of the words that variables have for it."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "1", "0", "on", "off"):
@@ -94,6 +103,8 @@ def or_off(parse: Callable[[object], Any]) -> Callable[[object], Any]:
 
 
 def one_of(*choices: str) -> Callable[[object], str]:
+    """One of these words."""
+
     def parse(value: object) -> str:
         if value not in choices:
             close = get_close_matches(str(value), choices, n=1)
@@ -104,29 +115,35 @@ def one_of(*choices: str) -> Callable[[object], str]:
 
 
 def placement(value: object) -> PlacementKind | None:
+    """``auto`` is None: as the plan recommends."""
     found = one_of("auto", "column", "table")(value)
     return None if found == "auto" else PlacementKind(found)
 
 
 def distance(value: object) -> Distance:
+    """A distance by its short name."""
     return Distance(one_of(*(each.value for each in Distance))(value))
 
 
 def method(value: object) -> IndexMethod:
+    """A method of the approximate index."""
     return IndexMethod(one_of(*(each.value for each in IndexMethod))(value))
 
 
 def variable(value: object) -> str:
+    """The name of an environment variable."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
         raise ValueError("must be the name of an environment variable, never the secret itself")
     return value
 
 
 def variable_or_none(value: object) -> str:
+    """The name of an environment variable, or empty for none."""
     return "" if value == "" else variable(value)
 
 
 def url(value: object) -> str:
+    """The address of a service, without credentials."""
     given = text(value).strip()
     parts = urlsplit(given)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -11,7 +11,17 @@ from typing import Any
 from embedtui.config.known import KNOWN_MODELS, KnownModel
 from embedtui.config.specs import BY_PATH, SPECS, shown_value
 from embedtui.errors import SettingsError
-from embedtui.model import UNNAMED, Distance, EmbeddingModel, IndexMethod, PlacementKind
+from embedtui.model import (
+    UNNAMED,
+    CutoverSettings,
+    Distance,
+    EmbeddingModel,
+    GateSettings,
+    IndexMethod,
+    IndexSettings,
+    PlacementKind,
+    ThrottleSettings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +95,6 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class IndexSettings:
-    """How the approximate index of the new side is built; the defaults are pgvector's own."""
-
-    method: IndexMethod = IndexMethod.HNSW
-    m: int = 16
-    ef_construction: int = 64
-    lists: int | None = None
-    """Of ivfflat; None: by the number of rows."""
-    maintenance_work_mem: str | None = None
-    """For the build alone, e.g. ``4GB``; None leaves the server's."""
-    parallel_workers: int | None = None
-    """``max_parallel_maintenance_workers`` for the build alone; None leaves the server's."""
-
-
-@dataclass(frozen=True, slots=True)
 class PacingSettings:
     """How fast; None is "learnt from the provider's headers and answers"."""
 
@@ -107,53 +102,6 @@ class PacingSettings:
     tokens_per_minute: float | None = None
     max_concurrency: int = 16
     spend_cap: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ThrottleSettings:
-    """What holds the backfill; None switches a reason off."""
-
-    max_replica_lag_seconds: float | None = 10.0
-    probe_query: str | None = None
-    probe_latency_factor: float = 2.0
-    max_lock_waits: int | None = 0
-    long_transaction_seconds: float | None = 600.0
-    hold_for_autovacuum: bool = False
-    max_wal_mb_per_second: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GateSettings:
-    """What the cutover asks of an evaluation; the defaults suit a table that serves people, each says why."""
-
-    min_queries: int = 30
-    """Fewer are inconclusive: the bootstrap interval of so few is itself too narrow to be trusted."""
-    ndcg_margin: float = 0.02
-    """Judged: the new side may be worse by this much in nDCG@10. It is one relevant row moving from the first place to
-    the second in one query of twenty; a smaller difference takes thousands of judged queries to be sure of."""
-    min_overlap: float = 0.5
-    """Unjudged: a mean overlap of the top 10 below this asks for verdicts. Two equally good models shared 46 % on a
-    public set, so it says nothing against the new one: it says that somebody has to look."""
-    min_index_recall: float = 0.95
-    """Of the new index against exact search: below this, one result in twenty that the model found is lost."""
-    max_latency_factor: float = 2.0
-    """p95 of the new side may be this many times the old one's: more dimensions take time, but not more."""
-    max_drift: float = 0.05
-    """Share of the rows that may change before the evaluation is void: a twentieth of the rows holds, on average, a
-    twentieth of the places in the rankings, so the mean overlap cannot have moved by much more."""
-    where: str = ""
-    """The application's own filter, a part of both searches; no threshold."""
-
-
-@dataclass(frozen=True, slots=True)
-class CutoverSettings:
-    """How production learns of the switch, and how long the old side is kept."""
-
-    strategy: str = "pointer"
-    soak_days: float = 7.0
-    env_file: str | None = None
-    hook: str | None = None
-    hook_timeout_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +135,11 @@ class Settings:
     change_capture: str = "triggers"
     old_model: ModelSettings = ModelSettings()
     new_model: ModelSettings = ModelSettings()
-    index: IndexSettings = IndexSettings()
+    index: IndexSettings = field(default_factory=IndexSettings)
     pacing: PacingSettings = PacingSettings()
-    throttle: ThrottleSettings = ThrottleSettings()
-    gate: GateSettings = GateSettings()
-    cutover: CutoverSettings = CutoverSettings()
+    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    cutover: CutoverSettings = field(default_factory=CutoverSettings)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Where each setting that is no default came from, e.g. {"table": "--table"}."""
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -7,8 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import tomlkit
-
 from embedtui.config.settings import Settings
 from embedtui.config.specs import SPECS, Spec
 from embedtui.errors import SettingsError
@@ -72,6 +70,8 @@ def _plain(value: Any) -> Any:
 
 
 def _fresh(settings: Settings) -> str:
+    import tomlkit
+
     lines: list[str] = []
     section: str | None = None
     for spec in SPECS:
@@ -90,6 +90,8 @@ def _fresh(settings: Settings) -> str:
 
 
 def _updated(text: str, settings: Settings) -> str:
+    import tomlkit
+
     document = tomlkit.parse(text)
     for spec in SPECS:
         if not _written(spec, settings):

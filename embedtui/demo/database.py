@@ -187,7 +187,7 @@ class EmbeddedServer:
         pid_file.unlink(missing_ok=True)
 
     def _initialise(self, binaries: Path, account: dict[str, Any]) -> None:
-        """initdb into a folder of its own, renamed when complete: an interrupted one is never mistaken for data."""
+        """Run initdb into a folder of its own, renamed when complete: half a one is never mistaken for data."""
         fresh = Path(f"{self._data}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         command = [

@@ -73,7 +73,7 @@ class Demo:
         reset: bool = False,
         limit: int | None = None,
         tokens_per_minute: float | None = None,
-        out: Callable[[str], None] = lambda line: None,
+        out: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._server = EmbeddedServer(folder or platformdirs.user_data_path("embedtui") / "demo")
         self._reset = reset

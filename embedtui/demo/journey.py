@@ -193,7 +193,7 @@ class _Journey:
             self._engine.run(self._stop, follow=True)
         except Interrupted:
             pass
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (raised again by the thread that waits)
             self._failure = error
 
     def _on_event(self, event: Event) -> None:

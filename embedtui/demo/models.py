@@ -69,6 +69,7 @@ class LatentSemantics:
         self._fitted: _Fitted | None = None
 
     def __call__(self, texts: Sequence[str], dimensions: int | None = None) -> Vectors:
+        """Unit vectors (n, d) of ``texts``; the first call fits the model."""
         width = _width(dimensions, NEW_DIMENSIONS)
         with self._lock:
             if self._fitted is None:

@@ -9,6 +9,8 @@ from embedtui.demo.models import NEW_MODEL
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
+    """The new side's index."""
+
     name: str
     method: str
     valid: bool
@@ -16,13 +18,16 @@ class IndexReport:
 
 @dataclass(frozen=True, slots=True)
 class JudgedReport:
+    """nDCG@10 on the demo's questions; None where unknown."""
+
     old: float | None
-    """nDCG@10 on the demo's questions."""
     new: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonReport:
+    """The comparison of both sides."""
+
     queries: int
     k: int
     mean_overlap: float
@@ -33,6 +38,8 @@ class ComparisonReport:
 
 @dataclass(frozen=True, slots=True)
 class TrafficReport:
+    """What the application did meanwhile."""
+
     reads: int
     writes: int
     failed: int

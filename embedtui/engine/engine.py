@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 from psycopg import sql
 
-from embedtui.config import GateSettings, Settings
+from embedtui.config import Settings
 from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.backfill.embedding import ConfigurationFault
 from embedtui.engine.backfill.job import Job, now
@@ -70,7 +70,7 @@ from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit, read_audit
 from embedtui.postgres.state.migrations import load_migration, set_condition, set_desired, set_index_held
-from embedtui.providers import Embedder, ProviderFault, make_embedder
+from embedtui.providers import Embedder, ProviderFault, endpoint, make_embedder
 
 T = TypeVar("T")
 
@@ -411,12 +411,10 @@ class Engine:
         """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody."""
         others = any(worker.alive for worker in self.snapshot().workers)
         try:
-            embedder = make_embedder(migration.new_model, timeout=20, environ=self._environ)
-            try:
-                if others:
+            endpoint(migration.new_model, self._environ)
+            if others:
+                with closing(make_embedder(migration.new_model, timeout=20, environ=self._environ)) as embedder:
                     embedder.embed(["embedtui"], kind="document")
-            finally:
-                embedder.close()
         except ProviderFault as fault:
             if fault.fault_class is FaultClass.CONFIGURATION:
                 raise ProviderError(fault.reason, hint=fault.hint) from None
@@ -473,13 +471,15 @@ class Engine:
                 self._connect("compare"),
                 migration,
                 queries,
-                CompareOptions(k=k, where=_filter(migration, where), source=source, again=again),
+                CompareOptions(
+                    k=k, where=migration.stored.gate.where if where is None else where, source=source, again=again
+                ),
                 embedders=self._query_embedders(migration),
                 replica=connector(replica_dsn, "compare") if replica_dsn else None,
                 progress=progress,
                 stop=stop,
             )
-            return decide_gate(self._connect("gate"), migration, comparison, _thresholds(migration))
+            return decide_gate(self._connect("gate"), migration, comparison, migration.stored.gate)
         except psycopg.Error as error:
             raise translate(error, dsn=self.dsn) from error
 
@@ -502,7 +502,7 @@ class Engine:
                 text,
                 k=k,
                 embedders=self._query_embedders(migration),
-                where=_filter(migration, where),
+                where=migration.stored.gate.where if where is None else where,
             )
         except ProviderFault as fault:
             raise ProviderError(fault.reason, hint=fault.hint) from None
@@ -759,16 +759,3 @@ def _choice(rename: bool, archive: str | None, keep_old: bool, keep_provenance: 
         keep_provenance=keep_provenance,
         archive=cleanups.archive_target(archive) if archive is not None else None,
     )
-
-
-def _thresholds(migration: Migration) -> GateSettings:
-    return GateSettings(**_gate(migration))
-
-
-def _filter(migration: Migration, where: str | None) -> str:
-    return str(_gate(migration).get("where", "")) if where is None else where
-
-
-def _gate(migration: Migration) -> Mapping[str, Any]:
-    stored = migration.settings.get("gate")
-    return stored if isinstance(stored, dict) else {}

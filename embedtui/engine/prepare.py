@@ -102,7 +102,7 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
             return  # another process did it meanwhile
         placement = make_placement(migration)
         statements = list(placement.prepare_sql())
-        if migration.settings.get("change_capture", "triggers") == "triggers":
+        if migration.stored.by_triggers:
             statements += capture.install_sql(migration)
         run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[migration.table])
         create_route(conn, migration)

@@ -48,7 +48,6 @@ LEFT_BEHIND_SECONDS = 5.0
 """A change that waited so long while no worker lives is nobody's."""
 
 BEFORE_INDEX = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL)
-SERVING = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
 
 
 class RateMeter:
@@ -263,9 +262,9 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
     migration = snapshot.migration
     assert migration is not None
     if migration.phase is Phase.DONE:
-        gone = migration.settings.get("gone") == Side.OLD.value
+        gone = migration.run_state.gone is Side.OLD
         return RollbackStatus(None, 0, "the old side is gone" if gone else "nothing keeps the old side current")
-    if migration.settings.get("change_capture", "triggers") != "triggers":
+    if not migration.stored.by_triggers:
         return RollbackStatus(None, 0, "unknown: no change capture")
     row = conn.execute(
         "SELECT count(*) FROM (SELECT FROM embedtui.stale WHERE migration = %s LIMIT %s) x",

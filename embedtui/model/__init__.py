@@ -22,21 +22,17 @@ from embedtui.model.events import (
     RouteFlipped,
 )
 from embedtui.model.faults import FaultClass, FaultGroup, FaultRow, FaultState
-from embedtui.model.migration import (
-    UNNAMED,
-    Condition,
-    Distance,
-    EmbeddingModel,
-    IndexMethod,
-    Key,
-    Migration,
-    Phase,
-    PlacementKind,
-    Side,
-    TableName,
-)
+from embedtui.model.migration import UNNAMED, EmbeddingModel, Key, Migration, TableName
 from embedtui.model.plan import Check, Plan
 from embedtui.model.route import Flip, ListenerStatus, RollbackStatus, RouteStatus
+from embedtui.model.settings import (
+    CutoverSettings,
+    GateSettings,
+    IndexSettings,
+    RunState,
+    StoredSettings,
+    ThrottleSettings,
+)
 from embedtui.model.snapshot import (
     BackfillStatus,
     Blocker,
@@ -49,6 +45,7 @@ from embedtui.model.snapshot import (
     WorkerStatus,
 )
 from embedtui.model.verify import VerifyReport
+from embedtui.model.words import Condition, Distance, IndexMethod, Phase, PlacementKind, Side
 
 __all__ = [
     "UNNAMED",
@@ -58,6 +55,7 @@ __all__ = [
     "Check",
     "Comparison",
     "Condition",
+    "CutoverSettings",
     "Distance",
     "EmbeddingModel",
     "EvaluationStatus",
@@ -69,9 +67,11 @@ __all__ = [
     "FaultRow",
     "FaultState",
     "Flip",
+    "GateSettings",
     "Held",
     "Hold",
     "IndexMethod",
+    "IndexSettings",
     "IndexStatus",
     "Interval",
     "Key",
@@ -90,13 +90,16 @@ __all__ = [
     "RollbackStatus",
     "RouteFlipped",
     "RouteStatus",
+    "RunState",
     "SeenState",
     "Side",
     "Snapshot",
+    "StoredSettings",
     "SweepPoint",
     "SyncStatus",
     "TableName",
     "ThreadStatus",
+    "ThrottleSettings",
     "VerifyReport",
     "WorkerStatus",
 ]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from embedtui.model.faults import FaultClass
-from embedtui.model.migration import Phase, Side
 from embedtui.model.snapshot import Hold
+from embedtui.model.words import Phase, Side
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from embedtui.model.migration import Key, Side
+from embedtui.model.migration import Key
+from embedtui.model.words import Side
 
 
 class FaultClass(StrEnum):

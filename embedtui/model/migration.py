@@ -1,84 +1,15 @@
-"""A migration as stored, and the words for where it stands."""
+"""A migration as stored, its models and its table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+
+from embedtui.model.settings import RunState, StoredSettings
+from embedtui.model.words import Condition, Distance, IndexMethod, Phase, PlacementKind
 
 Key = tuple[str, ...]
 """A row's key: its key columns' values in PostgreSQL's text form, in the order of the key."""
-
-
-class Phase(StrEnum):
-    """Where a migration stands. Order is the order of the journey."""
-
-    PLAN = "plan"
-    PREPARE = "prepare"
-    BACKFILL = "backfill"
-    INDEX = "index"
-    VALIDATE = "validate"
-    CUTOVER = "cutover"
-    SOAK = "soak"
-    CLEANUP = "cleanup"
-    DONE = "done"
-    ABORTED = "aborted"
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will happen in this migration."""
-        return self in (Phase.DONE, Phase.ABORTED)
-
-
-class Condition(StrEnum):
-    """How the present phase fares; each but RUNNING and IDLE carries reasons."""
-
-    IDLE = "idle"
-    """No worker process is at work on it."""
-    RUNNING = "running"
-    PAUSED = "paused"
-    THROTTLED = "throttled"
-    FAILED = "failed"
-
-
-class Side(StrEnum):
-    """The two sides of a migration."""
-
-    OLD = "old"
-    NEW = "new"
-
-    @property
-    def other(self) -> Side:
-        """The opposite side."""
-        return Side.NEW if self is Side.OLD else Side.OLD
-
-
-class PlacementKind(StrEnum):
-    """Where new vectors live: a column beside the old one, or a side table."""
-
-    COLUMN = "column"
-    TABLE = "table"
-
-
-class Distance(StrEnum):
-    """Distance of a search; value is the stem of pgvector's operator class."""
-
-    COSINE = "cosine"
-    L2 = "l2"
-    INNER_PRODUCT = "ip"
-
-    @property
-    def operator(self) -> str:
-        """pgvector's operator."""
-        return {"cosine": "<=>", "l2": "<->", "ip": "<#>"}[self.value]
-
-
-class IndexMethod(StrEnum):
-    """Approximate index built on the new side."""
-
-    HNSW = "hnsw"
-    IVFFLAT = "ivfflat"
-    NONE = "none"
 
 
 UNNAMED = "unknown"
@@ -166,3 +97,13 @@ class Migration:
     """The operators do not want the workers to build the index yet."""
     phase_at: datetime | None = None
     created_at: datetime | None = None
+
+    @property
+    def stored(self) -> StoredSettings:
+        """``settings`` as one typed object; the one place where they are read."""
+        return StoredSettings.of(self.settings)
+
+    @property
+    def run_state(self) -> RunState:
+        """What else is stored with the settings: how far the migration got."""
+        return RunState.of(self.settings)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from embedtui.model.migration import PlacementKind, TableName
+from embedtui.model.migration import TableName
+from embedtui.model.words import PlacementKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from embedtui.model.migration import Side
+from embedtui.model.words import Side
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from embedtui.model.faults import FaultGroup, FaultState
-from embedtui.model.migration import Condition, IndexMethod, Migration, Phase
+from embedtui.model.migration import Migration
 from embedtui.model.route import RollbackStatus, RouteStatus
+from embedtui.model.words import Condition, IndexMethod, Phase
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from psycopg import conninfo, errors, sql
+from psycopg import conninfo, errors
 
 from embedtui.errors import DatabaseError, DatabaseLost, EmbedtuiError, LockTimeout, Refused
 from embedtui.redaction import redact
@@ -184,7 +184,7 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
 
 
 def require_session(dsn: str) -> None:
-    """Refuse transaction pooling, which breaks session state (temporary tables, advisory locks, LISTEN).
+    """Refuse transaction pooling, which breaks session state (time-outs, advisory locks, LISTEN).
 
     A pooler answers with a backend pid that is not the server's. To tell transaction pooling from session pooling, a
     second connection holds a transaction open: only in transaction pooling does the first then move to another backend.
@@ -203,7 +203,7 @@ def require_session(dsn: str) -> None:
             assert now is not None
     if now[0] != real[0]:
         raise DatabaseError(
-            "DATABASE_URL goes through a transaction pooler (PgBouncer?), which loses temporary tables and locks.",
+            "DATABASE_URL goes through a transaction pooler (PgBouncer?), which loses time-outs and locks.",
             hint="Use the server's own port, or a session-pooling port.",
         )
 
@@ -215,7 +215,7 @@ class Link:
         self._dsn, self._name, self._options = dsn, name, options
         self._conn: Connection | None = None
         self.on_open: Callable[[Connection], None] | None = None
-        """Called with each new connection, e.g. to make its temporary table."""
+        """Called with each new connection, e.g. to make it ready for writing."""
 
     def get(self) -> Connection:
         """The connection, alive as far as the client knows.
@@ -242,13 +242,3 @@ class Link:
                 conn.close()
             except psycopg.Error:
                 pass
-
-    def cancel(self) -> None:
-        """Cancel what it is running, from another thread."""
-        if self._conn is not None and not self._conn.closed:
-            self._conn.cancel_safe(timeout=2)
-
-
-def relation(schema: str, name: str) -> sql.Identifier:
-    """A quoted, qualified relation name."""
-    return sql.Identifier(schema, name)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from embedtui.arrays import np, npt
 from embedtui.model import Migration, TableName
-
-if TYPE_CHECKING:  # the Router imports this module, and searching needs no numpy
-    import numpy as np
-    from numpy.typing import NDArray
 
 _IDENTIFIER_BYTES = 63
 
@@ -142,6 +138,6 @@ def same_key_sql(migration: Migration, left: str, right: str) -> sql.Composed:
     )
 
 
-def vector_text(vector: NDArray[np.float32]) -> str:
+def vector_text(vector: npt.NDArray[np.float32]) -> str:
     """Write a vector in pgvector's text form: ``[1.0,2.0]``."""
     return f"[{','.join(map(repr, vector.tolist()))}]"

@@ -8,19 +8,25 @@ from collections.abc import Mapping
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import Embedder, EmbedReply, Kind, ProviderFault, RateLimits
 
-__all__ = ["EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "make_embedder"]
+__all__ = ["EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "endpoint", "make_embedder"]
+
+ENDPOINTS = {
+    "openai": "https://api.openai.com/v1",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
+}
+"""Base URL of a provider whose model names none."""
 
 
-def make_embedder(model: EmbeddingModel, *, timeout: float = 60, environ: Mapping[str, str] | None = None) -> Embedder:
-    """An embedder for ``model`` (``timeout`` in seconds per request).
+def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """Base URL and key with which ``model`` is asked.
 
     The key is read from ``model.key_variable`` of ``environ`` (default: the process's); a model without one gets a
     placeholder, as local servers want. The base URL is the model's, else ``OPENAI_BASE_URL`` for OpenAI, else the
-    provider's own. Raises ProviderFault (CONFIGURATION) for a missing key or an unknown endpoint.
-    """
-    # openai takes most of a second to import; the engine's import must not wait for it
-    from embedtui.providers.openai_client import ENDPOINTS, OpenAIEmbedder
+    provider's own.
 
+    Raises:
+        ProviderFault: (CONFIGURATION) the key is missing, or no endpoint is known.
+    """
     environ = os.environ if environ is None else environ
     base_url = model.base_url
     if not base_url and model.provider == "openai":
@@ -41,4 +47,17 @@ def make_embedder(model: EmbeddingModel, *, timeout: float = 60, environ: Mappin
             f"No key for {model.name}: the variable {model.key_variable} is not set.",
             hint=f"Put the provider's key into {model.key_variable} (environment or .env).",
         )
+    return base_url, key
+
+
+def make_embedder(model: EmbeddingModel, *, timeout: float = 60, environ: Mapping[str, str] | None = None) -> Embedder:
+    """An embedder for ``model`` at its :func:`endpoint` (``timeout`` in seconds per request).
+
+    Raises:
+        ProviderFault: as :func:`endpoint`.
+    """
+    base_url, key = endpoint(model, environ)
+    # openai takes up to a second to import: who only checks the settings, or prepares, does not wait for it
+    from embedtui.providers.openai_client import OpenAIEmbedder
+
     return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout)

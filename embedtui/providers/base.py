@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import numpy as np
-
+from embedtui.arrays import np
 from embedtui.errors import ProviderError
 from embedtui.model import FaultClass
 

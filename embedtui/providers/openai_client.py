@@ -8,19 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import openai
 
+from embedtui.arrays import np
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import BAD_VECTOR, EmbedReply, Kind, ProviderFault
 from embedtui.providers.faults import ROW_HINT, classify, clean, parse_limits
 from embedtui.providers.replies import parse_reply
-
-ENDPOINTS = {
-    "openai": "https://api.openai.com/v1",
-    "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
-}
-"""Base URL of a provider whose model names none."""
 
 CONNECT_SECONDS = 10.0
 """A connection that takes longer is a dead host."""

@@ -6,8 +6,7 @@ import binascii
 import json
 from typing import Any
 
-import numpy as np
-
+from embedtui.arrays import np
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import BAD_VECTOR, ProviderFault
 from embedtui.providers.faults import clean

@@ -32,11 +32,13 @@ class ApiServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a new connection, and remember it."""
         with self._ended:
             self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
+        """Close a connection, and forget it."""
         super().shutdown_request(request)
         with self._ended:
             self._connections.discard(request)
@@ -66,10 +68,12 @@ class _Handler(BaseHTTPRequestHandler):
     """Buffered, so that head and small bodies leave in one packet."""
 
     def setup(self) -> None:
+        """Know the API."""
         super().setup()
         self.api = cast(ApiServer, self.server).api
 
     def do_GET(self) -> None:
+        """The models, and the state of the server."""
         try:
             self.api.authorize(self.headers.get("Authorization", ""))
             if self.path == "/control":
@@ -88,6 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(refusal.status, refusal.body, refusal.headers)
 
     def do_POST(self) -> None:
+        """Embeddings, and orders to the server."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         authorization = self.headers.get("Authorization", "")
         try:

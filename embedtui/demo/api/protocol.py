@@ -44,6 +44,8 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    """A request for embeddings, as read."""
+
     model: str
     texts: tuple[str, ...]
     dimensions: int | None
@@ -53,6 +55,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """An answer with 200, whole or cut."""
+
     body: bytes
     headers: Mapping[str, str]
     cut: str = ""
@@ -60,6 +64,7 @@ class Reply:
 
 
 def parse(body: bytes) -> Request:
+    """The request that a body holds; raises Refusal as OpenAI would."""
     try:
         payload = json.loads(body)
     except ValueError as error:
@@ -120,11 +125,13 @@ def render(vectors: np.ndarray, request: Request, tokens: int, fault: Fault | No
 
 
 def no_model(model: str) -> Refusal:
+    """There is no such model."""
     message = f"The model `{model}` does not exist or you do not have access to it."
     return Refusal(404, message, code="model_not_found")
 
 
 def bad_key(given: str) -> Refusal:
+    """The key is wrong."""
     # OpenAI repeats the key with its middle starred out; a compatible gateway may well repeat it whole
     message = f"Incorrect API key provided: {given}. You can find your API key in your account settings."
     return Refusal(401, message, code="invalid_api_key")

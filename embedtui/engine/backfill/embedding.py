@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from embedtui.arrays import np
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.errors import Interrupted, ProviderError
 from embedtui.model import EmbeddingModel, FaultClass

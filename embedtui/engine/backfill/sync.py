@@ -190,7 +190,7 @@ class Sync:
         phase, captured = self._database(lambda conn: capture.state(conn, migration))
         if phase not in SCANNED or time.monotonic() < self._scan_at:
             return 0
-        if migration.settings.get("change_capture", "triggers") == "triggers":
+        if migration.stored.by_triggers:
             if captured:
                 return 0
             self._mend_capture()

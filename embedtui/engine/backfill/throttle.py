@@ -167,8 +167,7 @@ class Throttle:
     @classmethod
     def of(cls, migration: Migration) -> Throttle:
         """The throttle as the migration's stored settings want it, the same on every host."""
-        stored = migration.settings.get("throttle")
-        return cls(ThrottleSettings(**stored) if isinstance(stored, dict) else ThrottleSettings(), migration)
+        return cls(migration.stored.throttle, migration)
 
     def check(self, conn: Connection) -> tuple[Hold, ...]:
         """What holds the backfill now; empty where nothing does. Takes a few catalog reads and one probe.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from psycopg import sql
 
-from embedtui.config import CutoverSettings
+from embedtui.config import FLAG_VARIABLE, CutoverSettings
 from embedtui.errors import EmbedtuiError, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Migration, PlacementKind, Side
@@ -71,7 +71,7 @@ def service_settings(migration: Migration, side: Side) -> dict[str, str]:
     """What a service has to know of the side that serves: flag, model and dimensions, together."""
     model = migration.new_model if side is Side.NEW else migration.old_model
     return {
-        "USE_V2_EMBEDDINGS": "true" if side is Side.NEW else "false",
+        FLAG_VARIABLE: "true" if side is Side.NEW else "false",
         "EMBED_MODEL": model.name,
         "EMBED_DIMENSIONS": str(model.dimensions),
     }
@@ -79,8 +79,7 @@ def service_settings(migration: Migration, side: Side) -> dict[str, str]:
 
 def cutover_settings(migration: Migration) -> CutoverSettings:
     """How this migration was set to switch; the same for every operator and host."""
-    stored = migration.settings.get("cutover")
-    return CutoverSettings(**stored) if isinstance(stored, dict) else CutoverSettings()
+    return migration.stored.cutover
 
 
 def settings_blockers(settings: CutoverSettings, percent: int) -> tuple[Blocker, ...]:

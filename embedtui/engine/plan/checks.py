@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from embedtui.postgres.catalog.server import long_transactions, size_in_bytes, v
 from embedtui.postgres.catalog.tables import exists
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.state import migrations as state
-from embedtui.providers import EmbedReply, ProviderFault, RateLimits, make_embedder
+from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder
 
 LONG_TRANSACTION_SECONDS = 600
 """Older than any request of an application: what is open for so long was forgotten, or is a dump."""
@@ -61,7 +62,7 @@ def _check_server(draft: Draft) -> Iterator[Check]:
         yield Check(
             "pooling",
             "warn",
-            "A connection pooler sits between; transaction pooling would lose temporary tables and locks.",
+            "A connection pooler sits between; transaction pooling would lose time-outs and locks.",
             "Connect to the server's own port.",
         )
     if not server.reads_all_stats:
@@ -344,17 +345,15 @@ def provider_check(settings: Settings, migration: Migration, ask: bool) -> tuple
     """The provider's check, with one request if ``ask``; and the limits it told."""
     model = migration.new_model
     try:
-        embedder = make_embedder(model, timeout=20, environ=settings.environ)
-        try:
-            reply: EmbedReply | None = embedder.embed(["embedtui"], kind="document") if ask else None
-        finally:
-            embedder.close()
+        if not ask:
+            endpoint(model, settings.environ)
+            detail = f"{model.name} was not asked."
+            return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
+        with contextlib.closing(make_embedder(model, timeout=20, environ=settings.environ)) as embedder:
+            reply = embedder.embed(["embedtui"], kind="document")
     except ProviderFault as fault:
         # busy or away: the run waits for it and says so
         result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"
         return Check("provider", result, fault.reason, fault.hint), None
-    if reply is None:
-        detail = f"{model.name} was not asked."
-        return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
     detail = f"{model.name} answered with {reply.vectors.shape[1]} dimensions in {reply.seconds:.1f} s"
     return Check("provider", "pass", detail), reply.limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from psycopg import Connection, sql
@@ -32,12 +33,7 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
 
 def index_options(migration: Migration) -> IndexSettings:
     """The index as the migration's settings ask for it."""
-    chosen = migration.settings.get("index")
-    values = chosen if isinstance(chosen, dict) else {}
-    return IndexSettings(
-        method=migration.index_method,
-        **{name: value for name, value in values.items() if name != "method" and value is not None},
-    )
+    return replace(migration.stored.index, method=migration.index_method)
 
 
 def _text(conn: Connection[Any], statement: sql.Composable | str) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from psycopg import sql
 
+from embedtui.arrays import np, npt
 from embedtui.model import Distance, Key, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.protocol import Vectors
@@ -48,7 +47,7 @@ class Nearest:
         """Per query, nearest first; what ties with the last one is kept too."""
         self.places = [np.empty(0, np.uint64) for _ in queries]
 
-    def add(self, vectors: Vectors, places: NDArray[np.uint64]) -> None:
+    def add(self, vectors: Vectors, places: npt.NDArray[np.uint64]) -> None:
         """Take in a block: vectors (n, d) and a number to know each by."""
         norms = np.linalg.norm(vectors, axis=1)
         longest = float(norms.max(initial=0.0))
@@ -69,7 +68,7 @@ class Nearest:
         for query in np.flatnonzero(near.any(axis=1)):
             self._merge(int(query), vectors[near[query]], places[near[query]])
 
-    def _merge(self, query: int, vectors: Vectors, places: NDArray[np.uint64]) -> None:
+    def _merge(self, query: int, vectors: Vectors, places: npt.NDArray[np.uint64]) -> None:
         rows, wanted = vectors.astype(np.float64), self._queries[query]
         match self._distance:
             case Distance.COSINE:
@@ -151,7 +150,7 @@ def read_nearest(
 
 
 def _ranking(
-    distances: NDArray[np.float64], places: NDArray[np.uint64], keys: Mapping[int, Key], leave_out: Key | None
+    distances: npt.NDArray[np.float64], places: npt.NDArray[np.uint64], keys: Mapping[int, Key], leave_out: Key | None
 ) -> Ranking:
     ranked = sorted(zip(distances.tolist(), (keys[place] for place in places.tolist()), strict=True))
     return [(key, distance) for distance, key in ranked if key != leave_out]

@@ -6,9 +6,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from embedtui.arrays import np, npt
 from embedtui.model import Interval
 
 RBO_P = 0.9
@@ -140,7 +138,7 @@ def bootstrap(
     data = np.asarray(values, dtype=float)
     generator = np.random.default_rng(seed)
     block = max(1, 1_000_000 // len(data))
-    means: list[NDArray[np.float64]] = []
+    means: list[npt.NDArray[np.float64]] = []
     for start in range(0, resamples, block):
         size = (min(block, resamples - start), len(data))
         means.append(data[generator.integers(0, len(data), size)].mean(axis=1))

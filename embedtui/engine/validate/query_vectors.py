@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from embedtui.arrays import np
 from embedtui.engine.validate.queries import from_rows, store
 from embedtui.engine.validate.run import Queries, Run, count_queries
 from embedtui.errors import NotClean

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import psycopg
 from psycopg import sql
 
+from embedtui.arrays import np
 from embedtui.engine.validate import measures
 from embedtui.engine.validate.exact import Ranking, read_nearest
 from embedtui.engine.validate.measures import mean

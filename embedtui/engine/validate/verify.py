@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
-import numpy as np
-
+from embedtui.arrays import np
 from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.model import Key, VerifyReport
 from embedtui.postgres.connect import Connection

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import psycopg
 from psycopg import sql
 
+from embedtui.arrays import np
 from embedtui.model import Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes.existing import indexes_of, oids_of

@@ -6,11 +6,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
+from embedtui.arrays import np, npt
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.protocol import Vectors
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from embedtui.arrays import np
 from embedtui.model import Key, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, key_sql, keys_sql, relation

@@ -29,7 +29,7 @@ def new_side(migration: Migration) -> NewSide:
 
 def follows_by_foreign_key(migration: Migration) -> bool:
     """Whether deletes and key changes reach the side table by a foreign key (else by triggers)."""
-    return migration.placement is PlacementKind.TABLE and migration.settings.get("foreign_key", True) is True
+    return migration.placement is PlacementKind.TABLE and migration.stored.foreign_key
 
 
 def vector_sql_type(migration: Migration) -> sql.Composed:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from psycopg import sql
 
+from embedtui.arrays import np, npt
 from embedtui.model import Key, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_sql
@@ -61,7 +60,7 @@ def copy_sql(conn: Connection, migration: Migration, where: sql.Composable | Non
     )
 
 
-def read_records(copy: psycopg.Copy, record: np.dtype[np.void]) -> Iterator[NDArray[np.void]]:
+def read_records(copy: psycopg.Copy, record: np.dtype[np.void]) -> Iterator[npt.NDArray[np.void]]:
     """Rows of a binary COPY in blocks; it begins with 19 bytes of head and ends with 2 of tail."""
     size = max(1, _BLOCK_BYTES // record.itemsize) * record.itemsize
     pending, head = bytearray(), 19
@@ -76,7 +75,7 @@ def read_records(copy: psycopg.Copy, record: np.dtype[np.void]) -> Iterator[NDAr
         yield np.frombuffer(bytes(pending[head : head + rest]), record)
 
 
-def places_of(block: NDArray[np.void], leaves: dict[int, int]) -> NDArray[np.uint64]:
+def places_of(block: npt.NDArray[np.void], leaves: dict[int, int]) -> npt.NDArray[np.uint64]:
     """Place of each row as one number: leaf (numbered as met) << 48 | block << 16 | offset."""
     places = block["block"].astype(np.uint64) * np.uint64(1 << 16) + block["offset"].astype(np.uint64)
     for leaf in np.unique(block["leaf"]).tolist():

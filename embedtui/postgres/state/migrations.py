@@ -16,6 +16,7 @@ from embedtui.model import (
     Migration,
     Phase,
     PlacementKind,
+    RunState,
     TableName,
 )
 from embedtui.postgres.connect import Connection
@@ -115,7 +116,7 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
         reason=row["reason"],
         desired=row["desired"],
         settings=row["settings"],
-        index_held=bool(row["settings"].get(_INDEX_HELD)),
+        index_held=RunState.of(row["settings"]).index_held,
         phase_at=row["phase_at"],
         created_at=row["created_at"],
     )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
 
+from embedtui.arrays import np, npt
 from embedtui.model import Migration, QueryInput
 from embedtui.postgres.connect import Connection
 
-Vector = NDArray[np.float32]
+Vector: TypeAlias = "npt.NDArray[np.float32]"
 """One vector (d)."""
 
 

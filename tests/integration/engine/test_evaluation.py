@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from embedtui.config import GateSettings
 from embedtui.engine.validate import queries
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered

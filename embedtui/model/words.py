@@ -1,0 +1,76 @@
+"""The words for where a migration stands and how its sides are made."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a migration stands. Order is the order of the journey."""
+
+    PLAN = "plan"
+    PREPARE = "prepare"
+    BACKFILL = "backfill"
+    INDEX = "index"
+    VALIDATE = "validate"
+    CUTOVER = "cutover"
+    SOAK = "soak"
+    CLEANUP = "cleanup"
+    DONE = "done"
+    ABORTED = "aborted"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen in this migration."""
+        return self in (Phase.DONE, Phase.ABORTED)
+
+
+class Condition(StrEnum):
+    """How the present phase fares; each but RUNNING and IDLE carries reasons."""
+
+    IDLE = "idle"
+    """No worker process is at work on it."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    THROTTLED = "throttled"
+    FAILED = "failed"
+
+
+class Side(StrEnum):
+    """The two sides of a migration."""
+
+    OLD = "old"
+    NEW = "new"
+
+    @property
+    def other(self) -> Side:
+        """The opposite side."""
+        return Side.NEW if self is Side.OLD else Side.OLD
+
+
+class PlacementKind(StrEnum):
+    """Where new vectors live: a column beside the old one, or a side table."""
+
+    COLUMN = "column"
+    TABLE = "table"
+
+
+class Distance(StrEnum):
+    """Distance of a search; value is the stem of pgvector's operator class."""
+
+    COSINE = "cosine"
+    L2 = "l2"
+    INNER_PRODUCT = "ip"
+
+    @property
+    def operator(self) -> str:
+        """The operator of pgvector."""
+        return {"cosine": "<=>", "l2": "<->", "ip": "<#>"}[self.value]
+
+
+class IndexMethod(StrEnum):
+    """Approximate index built on the new side."""
+
+    HNSW = "hnsw"
+    IVFFLAT = "ivfflat"
+    NONE = "none"
