@@ -520,7 +520,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("gate.min_index_recall", _number(0, 1), "of the new index, against exact search"),
     Spec("gate.max_latency_factor", _number(0.1, 1000), "p95 of the new side may be this many times the old one's"),
     Spec("gate.max_drift", _number(0, 1), "an evaluation is void once this share of the table has moved"),
-    Spec("gate.where", _any_text, "SQL: the application's own filter on the table, part of both searches"),
+    Spec("gate.where", _any_text, "SQL: the application's filter, in both searches; functions with their schema"),
     Spec(
         "cutover.strategy", _one_of("pointer", "env_file", "hook", "rename"),
         "pointer (Router, SQL), env_file, hook or rename", "--strategy",

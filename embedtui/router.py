@@ -149,7 +149,9 @@ class _Sql:
             "model": sql.Literal(migration.new_model.id),
             "fingerprint": percent(fingerprint_sql(migration, table.name)),
             "where": key_equals(migration),
-            "guard": sql.SQL(" AND {} = %(content)s").format(percent(content_sql(migration, table.name)))
+            "guard": sql.SQL(" AND {} OPERATOR(pg_catalog.=) %(content)s").format(
+                percent(content_sql(migration, table.name))
+            )
             if guarded
             else sql.SQL(""),
             "side": quoted(side.table.schema, side.table.name),
@@ -390,19 +392,23 @@ def _active(rows: list[dict[str, Any]]) -> Side:
 
 _LOOK_UP = "SELECT * FROM embedtui.route_side"
 
+# The service's session has whatever search path it has: names and operators carry their schema.
 _LOOK_UP_TABLE = """
 SELECT * FROM embedtui.route_side
-WHERE name = coalesce((SELECT name FROM embedtui.route_side WHERE name = %(table)s LIMIT 1),
-                      (SELECT name FROM embedtui.route_side WHERE table_oid = to_regclass(%(table)s) LIMIT 1))
+WHERE name OPERATOR(pg_catalog.=) coalesce(
+    (SELECT name FROM embedtui.route_side WHERE name OPERATOR(pg_catalog.=) %(table)s LIMIT 1),
+    (SELECT name FROM embedtui.route_side
+     WHERE table_oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%(table)s)::pg_catalog.oid LIMIT 1))
 """
 
 _REPORT = """
 INSERT INTO embedtui.listener AS l
     (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new)
 VALUES (%(id)s, %(name)s, %(host)s, %(pid)s, %(application)s, %(epoch)s,
-        clock_timestamp() - make_interval(secs => %(ago)s), %(old)s, %(new)s)
-ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, heartbeat = clock_timestamp(),
-    epoch_seen_at = CASE WHEN l.epoch = excluded.epoch THEN l.epoch_seen_at ELSE excluded.epoch_seen_at END,
+        pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => %(ago)s), %(old)s, %(new)s)
+ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, heartbeat = pg_catalog.clock_timestamp(),
+    epoch_seen_at = CASE WHEN l.epoch OPERATOR(pg_catalog.=) excluded.epoch
+                    THEN l.epoch_seen_at ELSE excluded.epoch_seen_at END,
     searches_old = excluded.searches_old, searches_new = excluded.searches_new
 """
 
@@ -478,6 +484,8 @@ def _migration(old: dict[str, Any], new: dict[str, Any]) -> Migration:
         vector_schema=old["vector_schema"],
         vector_type=new["vector_type"],
         old_vector_type=old["vector_type"],
+        content_types=tuple(old.get("content_types", ())),  # a schema of before 4 has neither
+        key_equality=tuple(old.get("key_equality", ())),
         distance=Distance(old["distance"]),
         index_method=IndexMethod(old["index_method"]),
         phase=Phase(old["phase"]),
@@ -770,7 +778,7 @@ class _Follower(Generic[R]):
         if not self._report_error:
             ids = [uuid.uuid5(self._id, name) for name in self._tallies]
             with contextlib.suppress(psycopg.Error):
-                conn.execute("DELETE FROM embedtui.listener WHERE id = ANY (%s)", [ids])
+                conn.execute("DELETE FROM embedtui.listener WHERE id OPERATOR(pg_catalog.=) ANY (%s)", [ids])
 
 
 def _is_pooled(conn: psycopg.Connection[Any]) -> bool:

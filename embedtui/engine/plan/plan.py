@@ -24,6 +24,7 @@ from embedtui.postgres.catalog.discover import (
     shown_column,
     version_tuple,
 )
+from embedtui.postgres.connect import SEARCH_PATH
 from embedtui.postgres.ddl import readable_seconds
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import content_sql, has_content_sql, make_placement
@@ -303,15 +304,20 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
     The tables of schema ``embedtui`` are named, not spelled out: they are the same in every migration.
     """
     statements: list[str] = [
-        "CREATE SCHEMA IF NOT EXISTS embedtui; -- and its own tables, where they are not there yet"
+        f"SET search_path = {SEARCH_PATH}; -- as in all of embedtui's sessions",
+        "CREATE SCHEMA IF NOT EXISTS embedtui; -- and its own tables, where they are not there yet",
     ]
     statements += [_text(conn, statement) for statement in make_placement(migration).prepare_sql()]
     if settings.change_capture == "triggers":
-        statements += [_text(conn, statement) for statement in capture.install_sql(migration)]
+        statements += [_text(conn, statement) for statement in _capture_sql(conn, migration)]
     statements += [
         _text(conn, statement) for statement in indexes.create_sql(conn, migration, index_options(migration))
     ]
     return tuple(statements)
+
+
+def _capture_sql(conn: Connection[Any], migration: Migration) -> tuple[sql.Composed, ...]:
+    return capture.install_sql(migration, capture.attaching_roles(conn, migration))
 
 
 def index_options(migration: Migration) -> indexes.IndexOptions:
@@ -446,6 +452,19 @@ def _check_table(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
             "warn",
             "A new column breaks prepared SELECT * and RETURNING *, and COPY and INSERT … SELECT * without columns.",
             "Name the columns there, or use placement table.",
+        )
+    reliant = {
+        trigger.identity: trigger.name
+        for trigger in facts.triggers
+        if trigger.enabled and trigger.on_update and trigger.relies_on_path
+    }
+    if reliant:
+        yield Check(
+            "trigger functions",
+            "warn",
+            f"The functions of {', '.join(reliant.values())} have no search path of their own, and run with that of"
+            f" embedtui's sessions ({SEARCH_PATH}): what they name without its schema is not found there.",
+            f"Write the schemas in them, or: ALTER FUNCTION {next(iter(reliant))} SET search_path = …, pg_temp;",
         )
     old = facts.column(draft.old_column)
     if old is not None and old.not_null and not old.has_default:

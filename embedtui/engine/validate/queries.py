@@ -19,7 +19,8 @@ from psycopg.types.json import Jsonb
 from embedtui.errors import Refused, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Key, Migration, QueryInput, Side
-from embedtui.postgres.connect import Connection, operator_name
+from embedtui.postgres.connect import SEARCH_PATH, Connection, operator_name
+from embedtui.postgres.sides.columns import equal_sql, key_types, text_sql, value_sql
 from embedtui.postgres.sides.placement import content_sql, has_content_sql, key_join_sql, key_sql, new_side, relation
 
 Vector = NDArray[np.float32]
@@ -182,13 +183,10 @@ def from_sql(conn: Connection, query: str, *, limit: int = 10_000) -> tuple[Quer
     Raises:
         SettingsError: the statement fails or yields no text.
     """
-    from pgvector.psycopg import register_vector
-
     found: dict[str, QueryInput] = {}
     try:
         with conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
             conn.execute("SET TRANSACTION READ ONLY")
-            register_vector(conn)
             cursor.execute(query.encode())  # the operator's own statement
             if cursor.description is None:
                 raise SettingsError("The statement for queries returns no rows.", hint="It should be a SELECT.")
@@ -201,7 +199,10 @@ def from_sql(conn: Connection, query: str, *, limit: int = 10_000) -> tuple[Quer
                     found.setdefault(text.strip(), QueryInput(text.strip(), given, vector=_numbers(row.get("vector"))))
     except psycopg.Error as error:
         line = (error.diag.message_primary or str(error)).splitlines()[0]
-        raise SettingsError(f"The statement for queries fails: {line}.") from None
+        hint = ""
+        if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
+            hint = f"Write the schema of tables and functions: our search_path is {SEARCH_PATH}."
+        raise SettingsError(f"The statement for queries fails: {line}.", hint=hint) from None
     if not found:
         raise SettingsError("The statement for queries returns no text.")
     return tuple(found.values())
@@ -267,7 +268,7 @@ def both_sides_sql(migration: Migration) -> sql.Composed:
         side=relation(side.table),
         alias=sql.Identifier(_SIDE),
         match=sql.SQL(" AND ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(_SIDE, alias), sql.Identifier(migration.table.name, name))
+            equal_sql(migration, name, sql.Identifier(_SIDE, alias), sql.Identifier(migration.table.name, name))
             for name, alias in keys
         ),
     )
@@ -320,8 +321,8 @@ def _judged_keys(conn: Connection, migration: Migration, queries: Sequence[Query
                 hint="A key of several columns is a JSON array.",
             )
     parts = sql.SQL(", ").join(
-        sql.SQL("k.key[{}]::{}::text").format(sql.Literal(position), sql.SQL(kind))
-        for position, kind in enumerate(migration.key_types, 1)
+        text_sql(sql.SQL("({})").format(value_sql(migration, name, sql.SQL("k.key[{}]").format(position))), kind)
+        for position, (name, kind) in enumerate(key_types(migration).items(), 1)
     )
     query = sql.SQL("SELECT k.key, ARRAY[{}] FROM {}").format(parts, keys_sql())
     try:

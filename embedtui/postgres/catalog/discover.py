@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, LiteralString
 
@@ -23,6 +23,7 @@ from embedtui.model import (
     PlacementKind,
     TableName,
 )
+from embedtui.postgres.connect import home_schemas
 
 MINIMUM_SERVER = 140000
 """PostgreSQL 14: ``hash_record_extended``, pg_stat_progress_copy and the psycopg features that we rely on."""
@@ -83,6 +84,8 @@ class Column:
     has_default: bool
     is_vector: bool
     is_text: bool
+    plain_type: str = ""
+    """As ``type``, of a domain its base type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,10 @@ class UniqueKey:
     name: str
     columns: tuple[str, ...]
     types: tuple[str, ...]
+    """Plain types, see :class:`Column`."""
     primary: bool
+    equality: tuple[str, ...] = ()
+    """Schema of each column's operator ``=``, as the key's index has it; empty: all pg_catalog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,10 @@ class RowTrigger:
     """Of ``UPDATE OF``; empty where any column fires it."""
     function: str
     enabled: bool
+    relies_on_path: bool = False
+    """Its function, of no compiled language, has no search path of its own: it resolves names by the session's."""
+    identity: str = ""
+    """The function as ALTER FUNCTION takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,18 +354,18 @@ _FIND = """
 SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relname = %(name)s
-   AND CASE WHEN %(schema)s::text IS NULL THEN n.nspname = ANY (current_schemas(false))
+   AND CASE WHEN %(schema)s::text IS NULL THEN n.nspname = ANY (%(home)s)
             ELSE n.nspname = %(schema)s END
    AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
- ORDER BY array_position(current_schemas(false), n.nspname)
+ ORDER BY array_position(%(home)s::text[], n.nspname::text)
  LIMIT 1
 """
 
 _ALL_TABLES = """
-SELECT n.nspname::text AS schema, c.relname::text AS name, n.nspname = ANY (current_schemas(false)) AS in_path
+SELECT n.nspname::text AS schema, c.relname::text AS name, n.nspname = ANY (%(home)s) AS in_path
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
-   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'embedtui') AND n.nspname NOT LIKE 'pg\\_%'
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'embedtui') AND n.nspname NOT LIKE 'pg\\_%%'
  ORDER BY 3 DESC, 2
 """
 
@@ -364,12 +374,13 @@ def find_table(conn: Connection[Any], name: str, schema: str | None = None) -> t
     """Find a table by the name an operator typed; return its oid and its real name.
 
     Tried in order: exactly as typed; read as an SQL name (``app."My Docs"``, ``app.docs``); unquoted parts folded to
-    lower case as PostgreSQL does. Without a schema the search path decides.
+    lower case as PostgreSQL does. Without a schema the search path of role, database or DSN decides.
 
     Raises TableError: no such table (with near misses), or not a table.
     """
+    home = home_schemas(conn)
     for wanted_schema, wanted in _readings(name, schema):
-        row = _maybe_one(conn, _FIND, {"schema": wanted_schema, "name": wanted})
+        row = _maybe_one(conn, _FIND, {"schema": wanted_schema, "name": wanted, "home": home})
         if row is None:
             continue
         if row["kind"] not in ("r", "p"):
@@ -379,7 +390,7 @@ def find_table(conn: Connection[Any], name: str, schema: str | None = None) -> t
             )
         return int(row["oid"]), TableName(row["schema"], row["name"])
     asked = name if schema is None or "." in name else f"{schema}.{name}"
-    raise TableError(f"no table {quoted(asked)}{_near_tables(conn, name)}")
+    raise TableError(f"no table {quoted(asked)}{_near_tables(conn, name, home)}")
 
 
 def _readings(name: str, schema: str | None) -> Iterable[tuple[str | None, str]]:
@@ -397,8 +408,8 @@ def _readings(name: str, schema: str | None) -> Iterable[tuple[str | None, str]]
         yield first if first_quoted else first.lower(), second if second_quoted else second.lower()
 
 
-def _near_tables(conn: Connection[Any], name: str) -> str:
-    rows = _all(conn, _ALL_TABLES)
+def _near_tables(conn: Connection[Any], name: str, home: list[str]) -> str:
+    rows = _all(conn, _ALL_TABLES, {"home": home})
     parts = parse_name(name)
     plain = parts[-1][0] if parts else name
     elsewhere = [TableName(row["schema"], row["name"]) for row in rows if row["name"].lower() == plain.lower()]
@@ -483,7 +494,13 @@ SELECT a.attname::text AS name, a.attnum::int AS number, format_type(a.atttypid,
            SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
             WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_extension'::regclass
               AND e.extname = 'vector') AS is_vector,
-       t.typcategory = 'S' AND t.typname <> 'name' AND t.typname <> 'char' AS is_text
+       t.typcategory = 'S' AND t.typname <> 'name' AND t.typname <> 'char' AS is_text,
+       (WITH RECURSIVE plain AS (
+            SELECT t.oid, a.atttypmod AS modifier, t.typtype, t.typbasetype, t.typtypmod
+            UNION ALL
+            SELECT b.oid, plain.typtypmod, b.typtype, b.typbasetype, b.typtypmod
+              FROM plain JOIN pg_type b ON b.oid = plain.typbasetype WHERE plain.typtype = 'd')
+        SELECT format_type(plain.oid, plain.modifier) FROM plain WHERE plain.typtype <> 'd') AS plain_type
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
  WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
@@ -494,9 +511,13 @@ SELECT i.relname::text AS name, x.indisprimary AS "primary",
        ARRAY(SELECT a.attname::text FROM unnest(x.indkey::int[]) WITH ORDINALITY k (num, place)
                JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.num
               WHERE k.place <= x.indnkeyatts ORDER BY k.place) AS columns,
-       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(x.indkey::int[]) WITH ORDINALITY k (num, place)
-               JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.num
-              WHERE k.place <= x.indnkeyatts ORDER BY k.place) AS types
+       -- the operator that the index itself compares by; btree's strategy 3 is equality
+       ARRAY(SELECT n.nspname::text FROM unnest(x.indclass::oid[]) WITH ORDINALITY k (opclass, place)
+               JOIN pg_opclass c ON c.oid = k.opclass
+               JOIN pg_amop s ON s.amopfamily = c.opcfamily AND s.amopstrategy = 3
+                             AND s.amoplefttype = c.opcintype AND s.amoprighttype = c.opcintype
+               JOIN pg_operator o ON o.oid = s.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+              WHERE k.place <= x.indnkeyatts ORDER BY k.place) AS equality
   FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
  WHERE x.indrelid = %(oid)s AND x.indisunique AND x.indisvalid AND x.indimmediate
    AND x.indpred IS NULL AND x.indexprs IS NULL
@@ -529,8 +550,12 @@ SELECT g.tgname::text AS name,
        g.tgtype & 4 <> 0 AS on_insert, g.tgtype & 16 <> 0 AS on_update,
        ARRAY(SELECT a.attname::text FROM pg_attribute a
               WHERE a.attrelid = g.tgrelid AND a.attnum = ANY (g.tgattr::int2[]) ORDER BY 1) AS columns,
-       p.proname::text AS function, g.tgenabled <> 'D' AS enabled
+       p.proname::text AS function, g.tgenabled <> 'D' AS enabled,
+       l.lanname NOT IN ('c', 'internal')
+           AND NOT EXISTS (SELECT FROM unnest(p.proconfig) s WHERE s LIKE 'search_path=%%') AS relies_on_path,
+       format('%%I.%%I()', n.nspname, p.proname) AS identity
   FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+  JOIN pg_language l ON l.oid = p.prolang
  WHERE g.tgrelid = %(oid)s AND NOT g.tgisinternal AND g.tgtype & 1 <> 0 AND n.nspname <> 'embedtui'
  ORDER BY g.tgname
 """
@@ -623,6 +648,7 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
     counted = [row["rows"] for row in leaves if row["rows"] is not None]
     columns = _columns(conn, oid)
     numbers = {str(column.number): column.name for column in columns}
+    plain_types = {column.name: column.plain_type for column in columns}
     return TableFacts(
         oid=int(relation["oid"]),
         table=TableName(relation["schema"], relation["name"]),
@@ -647,7 +673,13 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
         row_security_applies=relation["row_security_applies"],
         columns=columns,
         keys=tuple(
-            UniqueKey(row["name"], tuple(row["columns"]), tuple(row["types"]), row["primary"])
+            UniqueKey(
+                row["name"],
+                tuple(row["columns"]),
+                tuple(plain_types[name] for name in row["columns"]),
+                row["primary"],
+                tuple(row["equality"]) if len(row["equality"]) == len(row["columns"]) else (),
+            )
             for row in _all(conn, _KEYS, by)
         ),
         indexes=tuple(
@@ -834,6 +866,8 @@ class Draft:
             reason="",
             desired="run",
             settings=dict(self.stored),
+            content_types=tuple(column.plain_type for name in self.content if (column := self.facts.column(name))),
+            key_equality=self.key.equality,
         )
 
 
@@ -1034,8 +1068,13 @@ def _key(facts: TableFacts, settings: Settings, old: Column) -> UniqueKey:
         return facts.keys[0]
     for key in facts.keys:
         if set(key.columns) == set(settings.key):
-            types = dict(zip(key.columns, key.types, strict=True))
-            return UniqueKey(key.name, settings.key, tuple(types[name] for name in settings.key), key.primary)
+            places = [key.columns.index(name) for name in settings.key]
+            return replace(
+                key,
+                columns=settings.key,
+                types=tuple(key.types[place] for place in places),
+                equality=tuple(key.equality[place] for place in places if key.equality),
+            )
     keys = "; ".join(", ".join(map(shown_column, key.columns)) for key in facts.keys)
     asked = ", ".join(map(shown_column, settings.key))
     raise TableError(

@@ -17,6 +17,7 @@ from psycopg.pq import Format
 
 from embedtui.model import Key, Migration, PlacementKind, Side, TableName
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.sides.columns import content_types, equal_sql, key_types, same_key_sql, text_sql, value_sql
 
 Vectors = npt.NDArray[np.float32]
 
@@ -112,7 +113,7 @@ def vector_sql_type(migration: Migration) -> sql.Composed:
 def fingerprint_sql(migration: Migration, alias: str) -> sql.Composed:
     """Fingerprint (bigint) of the content of the row called ``alias``: method 1, over the columns' text forms."""
     columns = sql.SQL(", ").join(
-        sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in migration.content_columns
+        text_sql(sql.Identifier(alias, name), kind) for name, kind in content_types(migration).items()
     )
     return sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(columns)
 
@@ -120,20 +121,20 @@ def fingerprint_sql(migration: Migration, alias: str) -> sql.Composed:
 def content_sql(migration: Migration, alias: str) -> sql.Composed:
     """The text to embed: content columns one under the other, NULLs left out."""
     columns = sql.SQL(", ").join(
-        sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in migration.content_columns
+        text_sql(sql.Identifier(alias, name), kind) for name, kind in content_types(migration).items()
     )
     return sql.SQL("pg_catalog.concat_ws(E'\\n', {})").format(columns)
 
 
 def has_content_sql(migration: Migration, alias: str) -> sql.Composed:
     """True where there is something to embed: any character that is not white space."""
-    return sql.SQL("({} ~ '\\S')").format(content_sql(migration, alias))
+    return sql.SQL("({} OPERATOR(pg_catalog.~) '\\S')").format(content_sql(migration, alias))
 
 
 def key_sql(migration: Migration, alias: str) -> sql.Composed:
     """The row's key as text[]."""
     parts = sql.SQL(", ").join(
-        sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in migration.key_columns
+        text_sql(sql.Identifier(alias, name), kind) for name, kind in key_types(migration).items()
     )
     return sql.SQL("ARRAY[{}]").format(parts)
 
@@ -141,13 +142,13 @@ def key_sql(migration: Migration, alias: str) -> sql.Composed:
 def key_join_sql(migration: Migration, alias: str, key: sql.Composable) -> sql.Composed:
     """Condition that the row called ``alias`` has the key ``key`` (a text[] expression); can use the key's index."""
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = ({})[{}]::{}").format(
+        equal_sql(
+            migration,
+            name,
             sql.Identifier(alias, name),
-            key,
-            sql.Literal(position),
-            sql.SQL(kind),
+            value_sql(migration, name, sql.SQL("({})[{}]").format(key, sql.Literal(position))),
         )
-        for position, (name, kind) in enumerate(zip(migration.key_columns, migration.key_types, strict=True), 1)
+        for position, name in enumerate(migration.key_columns, 1)
     )
 
 
@@ -291,10 +292,7 @@ class _Common:
             "batch_key_join": key_join_sql(migration, "t", sql.SQL("b.key")),
             "key_columns": sql.SQL(", ").join(sql.Identifier(name) for name in migration.key_columns),
             "t_keys": sql.SQL(", ").join(sql.Identifier("t", name) for name in migration.key_columns),
-            "side_join": sql.SQL(" AND ").join(
-                sql.SQL("{} = {}").format(sql.Identifier("s", name), sql.Identifier("t", name))
-                for name in migration.key_columns
-            ),
+            "side_join": same_key_sql(migration, "s", "t"),
             "vector_type": vector_sql_type(migration),
             "migration": sql.Literal(migration.id),
             "model": sql.Literal(migration.new_model.id),
@@ -585,21 +583,14 @@ class TablePlacement(_Common):
 
     def _missing(self) -> sql.Composable:
         return sql.SQL("NOT EXISTS (SELECT FROM {} s WHERE {})").format(
-            relation(self.migration.new_table),
-            sql.SQL(" AND ").join(
-                sql.SQL("{} = {}").format(sql.Identifier("s", name), sql.Identifier("t", name))
-                for name in self.migration.key_columns
-            ),
+            relation(self.migration.new_table), same_key_sql(self.migration, "s", "t")
         )
 
     def _side_from(self) -> sql.Composable:
         return sql.SQL("{} t LEFT JOIN {} s ON {}").format(
             relation(self.migration.table),
             relation(self.migration.new_table),
-            sql.SQL(" AND ").join(
-                sql.SQL("{} = {}").format(sql.Identifier("s", name), sql.Identifier("t", name))
-                for name in self.migration.key_columns
-            ),
+            same_key_sql(self.migration, "s", "t"),
         )
 
     def _side_columns(self) -> dict[str, sql.Composable]:

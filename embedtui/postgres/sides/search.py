@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, Side, TableName
+from embedtui.postgres.sides import columns as column
 
 _SIDE = "embedtui_side"
 """Alias of the side table; its columns are renamed, so that a filter's bare names mean the user's table."""
@@ -19,20 +20,27 @@ def quoted(*names: str) -> sql.Identifier:
 
 def key_array(migration: Migration) -> sql.Composed:
     """The row's key as ``text[]``, from the user's table."""
-    columns = [_column(migration.table, name) for name in migration.key_columns]
-    return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns))
+    types, table = column.key_types(migration), migration.table
+    return sql.SQL("ARRAY[{}]").format(
+        sql.SQL(", ").join(column.text_sql(_column(table, name), kind) for name, kind in types.items())
+    )
 
 
 def key_equals(migration: Migration, parameter: str = "key") -> sql.Composed:
     """A predicate: the row's key is the bound ``text[]`` parameter (cast back to the key's own types)."""
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = CAST(({}::text[])[{}] AS {})").format(
+        column.equal_sql(
+            migration,
+            name,
             _column(migration.table, name),
-            sql.Placeholder(parameter),
-            sql.Literal(number),
-            sql.SQL(kind),  # as format_type printed it
+            column.value_sql(
+                migration,
+                name,
+                sql.SQL("({}::pg_catalog.text[])[{}]").format(sql.Placeholder(parameter), sql.Literal(number)),
+                bound=True,
+            ),
         )
-        for number, (name, kind) in enumerate(zip(migration.key_columns, migration.key_types, strict=True), 1)
+        for number, name in enumerate(migration.key_columns, 1)
     )
 
 
@@ -92,7 +100,7 @@ def search_sql(
             side=quoted(migration.new_table.schema, migration.new_table.name),
             alias=quoted(_SIDE),
             on=sql.SQL(" AND ").join(
-                sql.SQL("{}.{} = {}").format(quoted(_SIDE), key, _column(table, name))
+                column.equal_sql(migration, name, sql.SQL("{}.{}").format(quoted(_SIDE), key), _column(table, name))
                 for name, key in zip(migration.key_columns, keys, strict=True)
             ),
         )
@@ -113,7 +121,8 @@ def search_sql(
         conditions.append(
             sql.SQL(
                 "(SELECT pg_catalog.set_config('hnsw.iterative_scan', {}, true)"
-                " || pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true)) IS NOT NULL"
+                " OPERATOR(pg_catalog.||) pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true))"
+                " IS NOT NULL"
             ).format(sql.Literal(iterative_scan))
         )
     return sql.SQL(
@@ -129,7 +138,7 @@ def search_sql(
         source=source,
         conditions=sql.SQL(" AND ").join(conditions),
         # An index serves the bare operator only; "+ 0" puts it out of every index's reach without a SET.
-        order=sql.SQL("{} + 0, {}").format(distance, key_array(migration)) if exact else distance,
+        order=sql.SQL("{} OPERATOR(pg_catalog.+) 0, {}").format(distance, key_array(migration)) if exact else distance,
         k=sql.Placeholder("k"),
     )
 
