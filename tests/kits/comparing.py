@@ -19,10 +19,11 @@ from embedtui.model import (
     PlacementKind,
     TableName,
 )
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.placement import fingerprint_sql, make_placement, new_side, relation
 from embedtui.postgres.state.migrations import create_migration
 from embedtui.postgres.state.schema import install
+from tests.kits.support import connect
 
 Vectors = NDArray[np.float32]
 

@@ -17,12 +17,12 @@ from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.exact import Nearest, read_nearest
 from embedtui.errors import Interrupted, NotClean, ProviderError
 from embedtui.model import Comparison, Distance, EmbeddingModel, Interval, Migration, PlacementKind, QueryInput, Side
-from embedtui.postgres.connect import connect
 from embedtui.postgres.sides.search import search_sql
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.providers import make_embedder
 from embedtui.providers.base import Embedder
 from tests.kits.comparing import Vectors, connector, execute, literal, make_table, unit
+from tests.kits.support import connect
 
 ROWS, OLD, NEW = 400, 12, 16
 

@@ -26,9 +26,9 @@ from embedtui.model import (
     QueryInput,
     SweepPoint,
 )
-from embedtui.postgres.connect import connect
 from embedtui.postgres.sides.capture import install_sql
 from tests.kits.comparing import Vectors, build_index, connector, execute, make_table, unit
+from tests.kits.support import connect
 
 
 @dataclass(frozen=True)

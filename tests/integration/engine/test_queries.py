@@ -11,9 +11,9 @@ import pytest
 from embedtui.engine.validate import queries
 from embedtui.errors import Refused, SettingsError
 from embedtui.model import Migration, PlacementKind, QueryInput, Side
-from embedtui.postgres.connect import connect
 from embedtui.postgres.state.migrations import register_model
 from tests.kits.comparing import execute, make_table, unit
+from tests.kits.support import connect
 
 
 def small_table(dsn: str, placement: PlacementKind = PlacementKind.COLUMN, *, halfvec: bool = False) -> Migration:

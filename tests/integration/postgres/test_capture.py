@@ -15,9 +15,8 @@ from psycopg import sql
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.model import Key, Migration, Side, TableName
-from embedtui.postgres.connect import connect
 from embedtui.postgres.sides.placement import ColumnPlacement, TablePlacement, make_placement, prepare_batch
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
 
 
 @pytest.fixture(scope="module")

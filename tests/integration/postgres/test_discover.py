@@ -15,8 +15,9 @@ from embedtui.errors import DatabaseError, ExitCode, SettingsError, TableError
 from embedtui.model import Distance, PlacementKind, TableName
 from embedtui.postgres.catalog import discover
 from embedtui.postgres.catalog.discover import Draft
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import schema
+from tests.kits.support import connect
 
 Resolve = Callable[..., Draft]
 

@@ -24,8 +24,9 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.postgres import indexes
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import IndexOptions
+from tests.kits.support import connect
 
 DIMENSIONS = 8
 QUICK = IndexOptions(m=4, ef_construction=8)
