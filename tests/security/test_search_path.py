@@ -142,8 +142,8 @@ async def test_a_service_with_its_own_search_path_meets_nothing_planted(
     hostile: Hostile, api: LoopbackServer, tmp_path: Path, placement: str, path: str
 ) -> None:
     """The Router's, ``put``'s and the SQL functions' statements, on the service's session as it is."""
-    make_documents(hostile.admin, 30)
-    engine = engine_for(hostile, api, tmp_path, placement=placement)
+    make_documents(hostile.admin, 30, key="id text PRIMARY KEY")
+    engine = engine_for(hostile, api, tmp_path, placement=placement, content="content")
     engine.run(threading.Event())
     service = hostile.application
     hostile.as_admin(

@@ -21,9 +21,22 @@ EQUAL = sql.SQL("OPERATOR(pg_catalog.=)")
 _OWN_TEXT = re.compile(r'boolean|bpchar|character(\(\d+\))?|inet|cidr|"char"')
 
 
+# Types that the grammar itself knows: no search path is asked, and with a schema they would be something else.
+_GRAMMAR = (
+    *("bigint", "integer", "smallint", "boolean", "real", "double", "numeric"),
+    *("character", "bit", "time", "timestamp", "interval"),
+)
+
+
 def is_builtin(kind: str) -> bool:
     """Whether a type, as format_type prints it in our sessions, is in pg_catalog: others are printed with a schema."""
     return "." not in kind
+
+
+def type_sql(kind: str) -> sql.SQL:
+    """A type with its schema."""
+    known = re.split(r"[ (\[]", kind)[0] in _GRAMMAR
+    return sql.SQL(kind if known or not is_builtin(kind) else f"pg_catalog.{kind}")
 
 
 def text_sql(column: sql.Composable, kind: str) -> sql.Composed:
@@ -70,7 +83,7 @@ def value_sql(migration: Migration, name: str, text: sql.Composable, *, bound: b
 
     kind = migration.key_types[migration.key_columns.index(name)]
     if is_builtin(kind):
-        return sql.SQL("({})::{}").format(text, sql.SQL(kind))
+        return sql.SQL("({})::{}").format(text, type_sql(kind))
     table = migration.table
     return sql.SQL(
         "(pg_catalog.jsonb_populate_record(NULL::{table}, pg_catalog.jsonb_build_object({key}, {text}))).{column}"
