@@ -146,7 +146,8 @@ def runs_of_sql(dsn: str, collection: Collection, models: tuple[str, str]) -> di
             vectors = collection.models[model]([query.text for query in collection.queries], None)
             for number, vector in zip(collection.query_ids, vectors, strict=True):
                 rows = conn.execute(
-                    f"SELECT id FROM docs ORDER BY {column} <=> %s::vector, id LIMIT 10", [literal(vector)]
+                    f"SELECT id FROM public.docs ORDER BY {column} OPERATOR(public.<=>) %s::public.vector, id LIMIT 10",
+                    [literal(vector)],
                 )
                 runs[side][number] = {key: -float(rank) for rank, (key,) in enumerate(rows)}
     return runs

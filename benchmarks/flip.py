@@ -70,7 +70,7 @@ def marked(side: Side, count: int, seed: int) -> np.ndarray:
 
 def make_table(dsn: str, name: str, rows: int, *, index: bool) -> Migration:
     """A migrated table with both sides filled."""
-    with connect(dsn, name="make", statement_timeout_ms=0) as conn:
+    with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(
             f"CREATE TABLE {name} (id bigint PRIMARY KEY, content text, embedding vector({DIMENSIONS}),"
             f" embedding_v2 vector({DIMENSIONS}), embedding_v2_model integer, embedding_v2_source bigint)"
@@ -264,7 +264,7 @@ def measure_reach(dsn: str, load: int, flips: int) -> dict[str, Any]:
 @contextmanager
 def backfill(dsn: str, api: LoopbackServer, table: str, **pace: float) -> Iterator[None]:
     """A real backfill of another table beside it, paced; with a dead provider it hangs."""
-    with connect(dsn, name="make") as conn:
+    with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, content text, embedding vector({DIMENSIONS}))")
         conn.execute(
             f"INSERT INTO {table} (id, content) SELECT g, repeat('words of row ' || g || ' ', 20)"

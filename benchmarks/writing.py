@@ -44,7 +44,7 @@ def facts(conn: psycopg.Connection) -> tuple[int, int, int, int, int]:
     conn.execute("SELECT pg_stat_force_next_flush()")
     conn.execute("SELECT pg_stat_clear_snapshot()")
     row = conn.execute(
-        "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::int8, pg_relation_size('documents'),"
+        "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::int8, pg_relation_size('public.documents'),"
         " pg_relation_size('idx_documents_embedding'), pg_stat_get_tuples_updated('documents'::regclass),"
         " pg_stat_get_tuples_hot_updated('documents'::regclass)"
     ).fetchone()
@@ -75,7 +75,7 @@ def ours(dsn: str) -> int:
     done = 0
     with connect(dsn, name="write") as conn:
         prepare_batch(conn)
-        blocks = conn.execute("SELECT pg_relation_size('documents') / 8192").fetchone()
+        blocks = conn.execute("SELECT pg_relation_size('public.documents') / 8192").fetchone()
         assert blocks is not None
         for first in range(0, blocks[0], 1024):
             rows = placement.read_shard(conn, migration.table, first, first + 1023)

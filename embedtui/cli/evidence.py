@@ -25,8 +25,14 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @target_options
 @click.option("--queries", type=_FILE, metavar="FILE", help="Lines, JSONL or CSV (text, relevant); else those kept.")
-@click.option("--query-sql", metavar="SQL", help="A SELECT of texts, and of the old model's vectors if kept.")
-@click.option("--where", metavar="SQL", help="The application's own filter, part of both searches; else gate.where.")
+@click.option(
+    "--query-sql", metavar="SQL", help="A SELECT of texts (and the old model's vectors). Schemas written out."
+)
+@click.option(
+    "--where",
+    metavar="SQL",
+    help="The application's own filter, part of both searches; else gate.where. Schemas written out.",
+)
 @click.option("--again", is_flag=True, help="Measure anew even where nothing has changed.")
 @click.option("--replica", metavar="VARIABLE", help="Environment variable with a replica's connection string.")
 @click.option("--k", type=click.IntRange(1, 1000), default=10, show_default=True, help="Results per query.")
@@ -155,7 +161,11 @@ def _print_rankings(query: QueryComparison) -> None:
 @click.argument("text")
 @target_options
 @click.option("--k", type=click.IntRange(1, 1000), default=10, show_default=True, help="Results per side.")
-@click.option("--where", metavar="SQL", help="The application's own filter, part of both searches; else gate.where.")
+@click.option(
+    "--where",
+    metavar="SQL",
+    help="The application's own filter, part of both searches; else gate.where. Schemas written out.",
+)
 @json_option
 def search(settings: Settings, text: str, k: int, where: str | None, as_json: bool) -> None:
     """Search both sides for a text of your own, and see the two rankings."""

@@ -15,9 +15,9 @@ from types import FrameType, TracebackType
 
 import numpy as np
 import platformdirs
-import psycopg
-from pgvector.psycopg import register_vector
+from pgvector.psycopg.vector import register_vector_info
 from psycopg import sql
+from psycopg.types import TypeInfo
 
 from embedtui import __version__
 from embedtui.config import GateSettings, ModelSettings, PacingSettings, Settings
@@ -36,6 +36,7 @@ from embedtui.model import (
     PlacementKind,
     QueryInput,
 )
+from embedtui.postgres.connect import connect
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.models import register_model
 
@@ -155,7 +156,7 @@ class Demo:
         engine = kind(self.dsn, settings=self.settings, on_event=on_event, environ=self.environ)
         try:
             engine.prepare()
-            with psycopg.connect(self.dsn, autocommit=True) as conn:
+            with connect(self.dsn, name="demo") as conn:
                 kept_queries.store(conn, engine.require(), self.queries(), source="demo")
         except BaseException:
             engine.close()
@@ -164,8 +165,10 @@ class Demo:
 
     def queries(self) -> tuple[QueryInput, ...]:
         """The demo's questions, with the rows that are right answers."""
-        with psycopg.connect(self.dsn) as conn:
-            rows = conn.execute(sql.SQL("SELECT name, id::text FROM {}").format(sql.Identifier(TABLE))).fetchall()
+        with connect(self.dsn, name="demo") as conn:
+            rows = conn.execute(
+                sql.SQL("SELECT name, id::text FROM {}").format(sql.Identifier("public", TABLE))
+            ).fetchall()
         keys: dict[str, str] = dict(rows)
         return tuple(
             QueryInput(question.text, tuple(((keys[answer],), 1.0) for answer in question.answers if answer in keys))
@@ -174,9 +177,9 @@ class Demo:
 
     def lost_writes(self) -> int:
         """Rows that are not as their last acknowledged write left them; stop the traffic first."""
-        with psycopg.connect(self.dsn) as conn:
+        with connect(self.dsn, name="demo") as conn:
             stored: dict[int, str] = dict(
-                conn.execute(sql.SQL("SELECT id, content FROM {}").format(sql.Identifier(TABLE))).fetchall()
+                conn.execute(sql.SQL("SELECT id, content FROM {}").format(sql.Identifier("public", TABLE))).fetchall()
             )
         return sum(stored.get(key) != content for key, content in self.traffic.ledger().items())
 
@@ -200,11 +203,11 @@ class Demo:
 
     def _reusable(self) -> bool:
         """Whether the database holds these documents and a migration that has not ended; its models are set anew."""
-        with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
+        with connect(self._server.dsn(), name="demo") as conn:
             if conn.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                 return False
-        with psycopg.connect(self.dsn, autocommit=True) as conn:
-            row = conn.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [TABLE]).fetchone()
+        with connect(self.dsn, name="demo") as conn:
+            row = conn.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [f"public.{TABLE}"]).fetchone()
             if row is None or row[0] != self._origin:
                 return False
             if conn.execute("SELECT to_regclass('embedtui.migration')").fetchone() == (None,):
@@ -220,19 +223,19 @@ class Demo:
         """Make the database anew: all of it, or nothing that `_reusable` would take."""
         self._out("Reading the documentation of this Python's standard library")
         corpus = self._corpus
-        with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
+        with connect(self._server.dsn(), name="demo") as conn:
             conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(DATABASE)))
             conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
         self._out(f"Filling a table with {len(corpus):,} documents and the vectors of {OLD_MODEL}")
         vectors = bag_of_words([document.text for document in corpus])
-        table = sql.Identifier(TABLE)
-        with psycopg.connect(self.dsn) as conn:
-            conn.execute("CREATE EXTENSION vector")
-            register_vector(conn)
+        table = sql.Identifier("public", TABLE)
+        with connect(self.dsn, name="demo", autocommit=False, statement_timeout_ms=0) as conn:
+            conn.execute("CREATE EXTENSION vector SCHEMA public")
+            register_vector_info(conn, TypeInfo.fetch(conn, "public.vector"))
             conn.execute(
                 sql.SQL(
                     "CREATE TABLE {} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
-                    " name text NOT NULL, content text NOT NULL, embedding vector({}))"
+                    " name text NOT NULL, content text NOT NULL, embedding public.vector({}))"
                 ).format(table, sql.Literal(OLD_DIMENSIONS))
             )
             columns = sql.SQL("COPY {} (name, content, embedding) FROM STDIN (FORMAT binary)").format(table)
@@ -241,7 +244,7 @@ class Demo:
                 for document, vector in zip(corpus, vectors, strict=True):
                     copy.write_row((document.name, document.text, vector))
             conn.execute(
-                sql.SQL("CREATE INDEX {} ON {} USING hnsw (embedding vector_cosine_ops)").format(
+                sql.SQL("CREATE INDEX {} ON {} USING hnsw (embedding public.vector_cosine_ops)").format(
                     sql.Identifier(INDEX), table
                 )
             )

@@ -17,7 +17,7 @@ from psycopg import sql
 from embedtui.demo.questions import ANSWERS, QUESTIONS
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import EmbeddingModel, Side
-from embedtui.postgres.connect import lost, translate
+from embedtui.postgres.connect import SEARCH_PATH, connect, lost, translate
 from embedtui.providers import Embedder, Kind, make_embedder
 from embedtui.redaction import redact
 from embedtui.router import Route, Router
@@ -113,9 +113,9 @@ class Traffic:
     def start(self) -> None:
         """Begin; raises DatabaseError where the table cannot be read."""
         try:
-            with psycopg.connect(self.dsn) as conn:
+            with connect(self.dsn, name="demo") as conn:
                 rows = conn.execute(
-                    sql.SQL("SELECT id FROM {} WHERE name <> ALL (%s) ORDER BY id").format(sql.Identifier(self.table)),
+                    sql.SQL("SELECT id FROM {} WHERE name <> ALL (%s) ORDER BY id").format(_relation(self.table)),
                     [list(ANSWERS)],
                 ).fetchall()
         except psycopg.Error as error:
@@ -202,7 +202,7 @@ class _Client:
         self._rows = rows
         self._own: list[int] = []
         """Rows this client inserted: the only ones it deletes."""
-        self._table = sql.Identifier(traffic.table)
+        self._table = _relation(traffic.table)
         self._conn: psycopg.Connection[Any] | None = None
         self._embedders: dict[str, Embedder] = {}
         self._written = 0
@@ -223,7 +223,9 @@ class _Client:
         route = self._route(question)
         if route is None:
             vector = self._embed(self._traffic.old_model.name, question, "query")
-            statement = sql.SQL("SELECT id FROM {} ORDER BY embedding <=> %s::vector LIMIT 10").format(self._table)
+            statement = sql.SQL(
+                "SELECT id FROM {} ORDER BY embedding OPERATOR(public.<=>) %s::public.vector LIMIT 10"
+            ).format(self._table)
             self._connection().execute(statement, [vector]).fetchall()
             self._traffic.count("old")
         else:
@@ -248,7 +250,7 @@ class _Client:
         answers = self._dice.choice(QUESTIONS).answers
         name = f"note.{self._written}"
         content = f"{name}\n\nReviewed by the documentation team. Related entries: {', '.join(answers)}."
-        statement = sql.SQL("INSERT INTO {} (name, content, embedding) VALUES (%s, %s, %s::vector) RETURNING id")
+        statement = sql.SQL("INSERT INTO {} (name, content, embedding) VALUES (%s, %s, %s::public.vector) RETURNING id")
         key = self._store(content, None, statement.format(self._table), [name, content])
         self._rows.append(key)
         self._own.append(key)
@@ -268,7 +270,7 @@ class _Client:
         content = f"{text}\n\nRevised: {self._dice.choice(QUESTIONS).text} ({self._written})."
         # while the new side serves, the old vector stays as it is: keeping it current is not the application's job
         statement = sql.SQL(
-            "UPDATE {} SET content = %s, embedding = coalesce(%s::vector, embedding) WHERE id = %s RETURNING id"
+            "UPDATE {} SET content = %s, embedding = coalesce(%s::public.vector, embedding) WHERE id = %s RETURNING id"
         )
         self._store(content, key, statement.format(self._table), [content], [key])
 
@@ -314,6 +316,7 @@ class _Client:
             self._conn = psycopg.connect(
                 self._traffic.dsn, autocommit=True, connect_timeout=10, application_name="demo application"
             )
+            self._conn.execute(f"SET search_path = {SEARCH_PATH}")
         return self._conn
 
     @contextmanager
@@ -324,3 +327,7 @@ class _Client:
             if key is not None and lost(error):
                 self._traffic.unknown(key)
             raise
+
+
+def _relation(table: str) -> sql.Identifier:
+    return sql.Identifier("public", table)

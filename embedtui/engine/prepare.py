@@ -24,6 +24,7 @@ from embedtui.postgres.state import schema
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.migrations import create_migration, load_migration, set_phase
 from embedtui.postgres.state.route import create_route, install_functions
+from embedtui.postgres.trust import require_trusted_objects
 
 _LOCK = 0x656D7072  # advisory lock: one process prepares at a time
 _COUNT_TIMEOUT = "10min"
@@ -60,9 +61,28 @@ def _install(conn: Connection) -> None:
 
 
 def upgrade(conn: Connection) -> None:
-    """Bring the schema that an older program left up to date; a no-op where there is none."""
-    if 0 < schema.installed_version(conn) < schema.VERSION:
+    """Bring what an older program left up to date: the schema, its functions; a no-op where there is none."""
+    version = schema.installed_version(conn)
+    if 0 < version < schema.VERSION:
         _install(conn)
+    if version:
+        close_functions(conn)
+
+
+def close_functions(conn: Connection) -> None:
+    """Close what an older program left open of any live migration; audited.
+
+    Raises:
+        DatabaseError: the schema is that of a newer program, or in it is an object of somebody else's.
+    """
+    require_trusted_objects(conn)
+    names = conn.execute("SELECT name FROM embedtui.migration WHERE phase NOT IN ('done', 'aborted') ORDER BY name")
+    for (name,) in names.fetchall():
+        with conn.transaction():  # CREATE OR REPLACE is not safe against itself
+            conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+            migration = load_migration(conn, name)
+            if migration is not None and not migration.phase.ended and capture.close_functions(conn, migration):
+                add_audit(conn, migration.id, "capture", "its functions were open to other roles or tables: closed")
 
 
 def _create(conn: Connection, draft: Migration, settings: Settings) -> Migration:
@@ -103,8 +123,9 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
         placement = make_placement(migration)
         statements = list(placement.prepare_sql())
         if migration.stored.by_triggers:
-            statements += capture.install_sql(migration)
+            statements += capture.install_sql(migration, capture.attaching_roles(conn, migration))
         run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[migration.table])
+        capture.close_functions(conn, migration)  # default privileges may have opened them to a role
         create_route(conn, migration)
         plan_shards(conn, migration.id, migration.table_oid)
         count_total(conn, migration)

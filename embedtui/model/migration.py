@@ -71,7 +71,7 @@ class Migration:
     table_oid: int
     key_columns: tuple[str, ...]
     key_types: tuple[str, ...]
-    """SQL types of the key columns as format_type prints them."""
+    """SQL types of the key columns (of a domain its base type), with their schema unless it is pg_catalog."""
     content_columns: tuple[str, ...]
     placement: PlacementKind
     old_column: str
@@ -97,6 +97,10 @@ class Migration:
     """The operators do not want the workers to build the index yet."""
     phase_at: datetime | None = None
     created_at: datetime | None = None
+    content_types: tuple[str, ...] = ()
+    """As ``key_types``, of the content columns; empty where not known."""
+    key_equality: tuple[str, ...] = ()
+    """Schema of each key column's operator ``=``; empty: all pg_catalog."""
 
     @property
     def stored(self) -> StoredSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,15 @@ import psycopg
 from psycopg import conninfo, errors
 
 from embedtui.errors import DatabaseError, DatabaseLost, EmbedtuiError, LockTimeout, Refused
+from embedtui.postgres.trust import require_trusted_schema
 from embedtui.redaction import redact
 
 APPLICATION = "embedtui"
+
+SEARCH_PATH = "pg_catalog, pg_temp"
+"""Of all our sessions. What the application plants in a schema of the path that the operator's role happens to have, a
+function or operator that fits better than the catalog's, is then never found; temporary objects come last. All that is
+not the catalog's is written with its schema."""
 
 Connection = psycopg.Connection[Any]
 
@@ -26,6 +33,28 @@ _KEEPALIVE = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
+
+# The one statement that still runs with the role's own search path: every name in it is qualified.
+_SET_UP = """
+SELECT pg_catalog.set_config('search_path', %s, false),
+       pg_catalog.set_config('statement_timeout', %s, false), pg_catalog.set_config('lock_timeout', %s, false),
+       pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', false),
+       pg_catalog.set_config('DateStyle', 'ISO, MDY', false), pg_catalog.set_config('IntervalStyle', 'postgres', false),
+       pg_catalog.set_config('row_security', 'off', false),
+       -- never off: a database that its administrator made read-only stays so
+       pg_catalog.set_config('default_transaction_read_only',
+           CASE WHEN %s THEN 'on' ELSE pg_catalog.current_setting('default_transaction_read_only') END, false),
+       -- the guards re-read a row that changed meanwhile, which a serializable transaction would not
+       pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+       -- the same for the server: what a host that lost its power had locked would stay so for hours
+       pg_catalog.set_config('tcp_keepalives_idle', '10', false),
+       pg_catalog.set_config('tcp_keepalives_interval', '5', false),
+       pg_catalog.set_config('tcp_keepalives_count', '4', false),
+       pg_catalog.set_config('tcp_user_timeout', '30000', false)
+"""
+
+# "PL/pgSQL function app.log() line 3 at SQL statement", 'SQL function "slug" during startup'
+_ROUTINE = re.compile(r'(?:PL/\w+|SQL) function "?(?P<name>[^\s(]+?(?:\([^)]*\))?)"? ')
 
 
 def operator_name() -> str:
@@ -55,10 +84,12 @@ def connect(
 ) -> Connection:
     """Open a connection named ``embedtui/<name>`` with time-outs and keepalives set.
 
-    Row security is switched off for it, so that hidden rows raise an error and are never silently skipped.
+    Row security is switched off for it, so that hidden rows raise an error and are never silently skipped. Its search
+    path is ``SEARCH_PATH``; see :func:`home_schemas` for the one that the operator's role or DSN gives.
 
     Raises:
-        DatabaseError: unreachable, wrong password, unknown database (hint says the mend).
+        DatabaseError: unreachable, wrong password, unknown database (hint says the mend), or a schema ``embedtui`` that
+            somebody else made.
     """
     try:
         conn: Connection = psycopg.connect(
@@ -74,24 +105,32 @@ def connect(
     try:
         conn.prepare_threshold = 5
         conn.execute(
-            "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
-            " set_config('idle_in_transaction_session_timeout', '60s', false),"
-            " set_config('DateStyle', 'ISO, MDY', false), set_config('IntervalStyle', 'postgres', false),"
-            " set_config('row_security', 'off', false), set_config('default_transaction_read_only',"
-            # never off: a database that its administrator made read-only stays so
-            " CASE WHEN %s THEN 'on' ELSE current_setting('default_transaction_read_only') END, false),"
-            # the guards re-read a row that changed meanwhile, which a serializable transaction would not
-            " set_config('default_transaction_isolation', 'read committed', false),"
-            # the same for the server: what a host that lost its power had locked would stay so for hours
-            " set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),"
-            " set_config('tcp_keepalives_count', '4', false), set_config('tcp_user_timeout', '30000', false)",
-            [f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", read_only],
+            _SET_UP,
+            [SEARCH_PATH, f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", read_only],
         )
+        require_trusted_schema(conn)
         conn.autocommit = autocommit
+    except DatabaseError:
+        conn.close()
+        raise
     except psycopg.Error as error:
         conn.close()
         raise translate(error, dsn=dsn) from None
     return conn
+
+
+def home_schemas(conn: Connection) -> list[str]:
+    """The schemas of the search path that role, database or DSN give: what a bare table name is read by."""
+    schemas: list[str] = []
+    with conn.transaction():
+        conn.execute(
+            "SELECT pg_catalog.set_config('search_path', reset_val, true) FROM pg_catalog.pg_settings"
+            " WHERE name OPERATOR(pg_catalog.=) 'search_path'"
+        )
+        row = conn.execute("SELECT pg_catalog.current_schemas(false)").fetchone()
+        schemas = list(row[0]) if row else []
+        raise psycopg.Rollback  # also inside of a caller's transaction the path is ours again
+    return schemas
 
 
 def lost(error: BaseException) -> bool:
@@ -157,6 +196,19 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
         return DatabaseError("The server is read-only (a standby?).", hint="Point DATABASE_URL at the primary server.")
     if isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName) and "embedtui." in lower:
         return Refused("embedtui has not been prepared in this database.", hint="Start with `embedtui run`.")
+    unknown = isinstance(error, errors.UndefinedFunction | errors.UndefinedTable | errors.UndefinedObject)
+    if unknown and (routine := _ROUTINE.search(error.diag.context or "")) is not None:  # type: ignore[attr-defined]
+        return DatabaseError(
+            f"{line} (in function {routine['name']}).",
+            hint=f"It relies on a search path, and embedtui's sessions have {SEARCH_PATH}:"
+            f" ALTER FUNCTION {routine['name']} SET search_path = …, pg_temp.",
+        )
+    if isinstance(error, errors.UndefinedFunction | errors.UndefinedObject):
+        return DatabaseError(
+            f"{line}.",
+            hint=f"embedtui's sessions have search_path = {SEARCH_PATH}: in a filter, write the schema of functions,"
+            " types and operators: app.f(x), x::app.t, x OPERATOR(app.=) y.",
+        )
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
         return DatabaseError(f"{line}.", hint="The table changed under the migration: restore it, or `embedtui abort`.")
     if isinstance(error, errors.DiskFull):

@@ -9,6 +9,7 @@ from psycopg import sql
 
 from embedtui.arrays import np, npt
 from embedtui.model import Migration, TableName
+from embedtui.postgres.values import equal_sql, key_types, text_sql, value_sql
 
 _IDENTIFIER_BYTES = 63
 
@@ -89,20 +90,22 @@ def quoted(*names: str) -> sql.Identifier:
 
 def key_sql(migration: Migration, *row: str) -> sql.Composed:
     """The key as text[] of the row called ``row``: an alias, or schema and table."""
-    parts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(*row, name)) for name in migration.key_columns)
+    parts = sql.SQL(", ").join(
+        text_sql(sql.Identifier(*row, name), kind) for name, kind in key_types(migration).items()
+    )
     return sql.SQL("ARRAY[{}]").format(parts)
 
 
 def key_join_sql(migration: Migration, alias: str, key: sql.Composable) -> sql.Composed:
     """Condition that the row called ``alias`` has the key ``key`` (a text[] expression); can use the key's index."""
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = ({})[{}]::{}").format(
+        equal_sql(
+            migration,
+            name,
             sql.Identifier(alias, name),
-            key,
-            sql.Literal(position),
-            sql.SQL(kind),
+            value_sql(migration, name, sql.SQL("({})[{}]").format(key, sql.Literal(position))),
         )
-        for position, (name, kind) in enumerate(zip(migration.key_columns, migration.key_types, strict=True), 1)
+        for position, name in enumerate(migration.key_columns, 1)
     )
 
 
@@ -112,13 +115,18 @@ def key_equals_sql(migration: Migration, parameter: str = "key") -> sql.Composed
     For a statement with bound parameters: names are escaped.
     """
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = CAST(({}::text[])[{}] AS {})").format(
+        equal_sql(
+            migration,
+            name,
             quoted(migration.table.schema, migration.table.name, name),
-            sql.Placeholder(parameter),
-            sql.Literal(number),
-            sql.SQL(kind),  # as format_type printed it
+            value_sql(
+                migration,
+                name,
+                sql.SQL("({}::pg_catalog.text[])[{}]").format(sql.Placeholder(parameter), sql.Literal(number)),
+                bound=True,
+            ),
         )
-        for number, (name, kind) in enumerate(zip(migration.key_columns, migration.key_types, strict=True), 1)
+        for number, name in enumerate(migration.key_columns, 1)
     )
 
 
@@ -128,14 +136,6 @@ def keys_sql(parameter: str = "keys") -> sql.Composed:
         "(SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key"
         " FROM pg_catalog.jsonb_array_elements({}::jsonb) e) k"
     ).format(sql.Placeholder(parameter))
-
-
-def same_key_sql(migration: Migration, left: str, right: str) -> sql.Composed:
-    """Condition that the rows called ``left`` and ``right``, both with the key's columns, have the same key."""
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(left, name), sql.Identifier(right, name))
-        for name in migration.key_columns
-    )
 
 
 def vector_text(vector: npt.NDArray[np.float32]) -> str:

@@ -158,6 +158,8 @@ def _migration(old: dict[str, Any], new: dict[str, Any]) -> Migration:
         vector_schema=old["vector_schema"],
         vector_type=new["vector_type"],
         old_vector_type=old["vector_type"],
+        content_types=tuple(old.get("content_types", ())),  # a schema of before 4 has neither
+        key_equality=tuple(old.get("key_equality", ())),
         distance=Distance(old["distance"]),
         index_method=IndexMethod(old["index_method"]),
         phase=Phase(old["phase"]),

@@ -50,7 +50,9 @@ class SideSql:
             "model": sql.Literal(migration.new_model.id),
             "fingerprint": escaped(fingerprint_sql(migration, table.name)),
             "where": key_equals_sql(migration),
-            "guard": sql.SQL(" AND {} = %(content)s").format(escaped(content_sql(migration, table.name)))
+            "guard": sql.SQL(" AND {} OPERATOR(pg_catalog.=) %(content)s").format(
+                escaped(content_sql(migration, table.name))
+            )
             if guarded
             else sql.SQL(""),
             "side": quoted(side.table.schema, side.table.name),

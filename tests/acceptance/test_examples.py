@@ -17,9 +17,9 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.model import EmbeddingModel
-from embedtui.postgres.connect import connect
 from embedtui.router import Router
 from tests.kits.cutover_kit import flip, make
+from tests.kits.support import connect
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXTS = [f"document number {n}" for n in range(1, 31)]

@@ -15,9 +15,9 @@ from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, EmbedtuiError
 from embedtui.model import Event, Phase
-from embedtui.postgres.connect import connect, redact
+from embedtui.postgres.connect import redact
 from tests.kits.cli_kit import InProcess
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
 
 TEXTS = {
     1: "[/] [bold red]markup[/] [link=file:///etc/passwd]x[/link] [@click=app.quit]quit[/]",

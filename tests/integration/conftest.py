@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from embedtui.demo.database import EmbeddedServer
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
+from tests.kits.support import connect
 from tests.kits.tables import DOCUMENTS, MY_DOCS
 
 

@@ -25,12 +25,13 @@ from embedtui.model import (
     QueryInput,
     TableName,
 )
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import fingerprint_sql, new_side
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.migrations import create_migration
 from embedtui.postgres.state.schema import install
+from tests.kits.support import connect
 
 Vectors = NDArray[np.float32]
 

@@ -16,10 +16,11 @@ from embedtui.model import (
     PlacementKind,
     TableName,
 )
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import quoted
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route, schema
+from tests.kits.support import connect
 
 DIMENSIONS = 8
 

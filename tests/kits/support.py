@@ -12,8 +12,19 @@ import psycopg
 
 from embedtui.config import Settings, load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.postgres import connect as ours
+from embedtui.postgres.connect import Connection
 
 OLD, NEW = "old-model", "new-model"
+
+
+def connect(dsn: str, *, name: str = "test", **options: Any) -> Connection:
+    """A session of embedtui's with the role's own search path, for tests that play the application on it as well."""
+    conn = ours.connect(dsn, name=name, **options)
+    conn.execute("RESET search_path")
+    if not conn.autocommit:
+        conn.commit()
+    return conn
 
 
 def vector_literal(vector: np.ndarray) -> str:

@@ -16,7 +16,6 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.engine.process import EngineApart
 from embedtui.model import Condition, Phase, QueryInput, Side
-from embedtui.postgres.connect import connect
 from embedtui.tui import acts
 from embedtui.tui.app import Dashboard
 from embedtui.tui.screens.base import DashboardScreen
@@ -34,7 +33,7 @@ from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.log import LogScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
 from tests.tui.conftest import until
 
 ROWS = 300

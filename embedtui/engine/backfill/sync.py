@@ -208,7 +208,7 @@ class Sync:
         def install(conn: Connection) -> None:
             run_ddl(
                 conn,
-                capture.install_sql(self._job.migration),
+                capture.install_sql(self._job.migration, capture.attaching_roles(conn, self._job.migration)),
                 stop=self._job.stop,
                 relations=[self._job.migration.table],
                 patience=MEND_PATIENCE,

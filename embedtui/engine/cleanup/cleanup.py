@@ -25,12 +25,13 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.ddl import Statement, cancelled_by, run_ddl
 from embedtui.postgres.indexes import partition_indexes
-from embedtui.postgres.names import parse_name, relation
+from embedtui.postgres.names import key_sql, parse_name, relation
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.route import CHANNEL, read_listeners, read_route
+from embedtui.postgres.values import same_key_sql
 from embedtui.redaction import redact
 
 DRAIN_PATIENCE = 60.0
@@ -218,16 +219,12 @@ def _row_blockers(
         sql.SQL("t.{} IS NOT NULL").format(sql.Identifier(side.embedding))
         if migration.placement is PlacementKind.COLUMN
         else sql.SQL("EXISTS (SELECT FROM {} s WHERE {})").format(
-            relation(side.table),
-            sql.SQL(" AND ").join(
-                sql.SQL("s.{0} = t.{0}").format(sql.Identifier(key)) for key in migration.key_columns
-            ),
+            relation(side.table), same_key_sql(migration, "s", "t")
         )
     )
     if _drained_by_a_worker(conn, migration):  # a busy table always has some rows on their way
-        present += sql.SQL(" OR ARRAY[{}]::text[] IN (SELECT key FROM embedtui.queue WHERE migration = {})").format(
-            sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(key)) for key in migration.key_columns),
-            sql.Literal(migration.id),
+        present += sql.SQL(" OR {} IN (SELECT key FROM embedtui.queue WHERE migration = {})").format(
+            key_sql(migration, "t"), sql.Literal(migration.id)
         )
     query = sql.SQL(
         "SELECT count(*) FILTER (WHERE t.{old} IS NOT NULL AND NOT ({present})),"

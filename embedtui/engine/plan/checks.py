@@ -19,6 +19,7 @@ from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementK
 from embedtui.postgres import indexes
 from embedtui.postgres.catalog.server import long_transactions, size_in_bytes, version_tuple
 from embedtui.postgres.catalog.tables import exists
+from embedtui.postgres.connect import SEARCH_PATH
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder
@@ -154,6 +155,19 @@ def _check_columns(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
             "warn",
             "A new column breaks prepared SELECT * and RETURNING *, and COPY and INSERT … SELECT * without columns.",
             "Name the columns there, or use placement table.",
+        )
+    reliant = {
+        trigger.identity: trigger.name
+        for trigger in facts.triggers
+        if trigger.enabled and trigger.on_update and trigger.relies_on_path
+    }
+    if reliant:
+        yield Check(
+            "trigger functions",
+            "warn",
+            f"The functions of {', '.join(reliant.values())} have no search path of their own, and run with that of"
+            f" embedtui's sessions ({SEARCH_PATH}): what they name without its schema is not found there.",
+            f"Write the schemas in them, or: ALTER FUNCTION {next(iter(reliant))} SET search_path = …, pg_temp;",
         )
     old = facts.column(draft.old_column)
     if old is not None and old.not_null and not old.has_default:

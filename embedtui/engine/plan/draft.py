@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -78,6 +78,8 @@ class Draft:
             reason="",
             desired="run",
             settings=dict(self.stored),
+            content_types=tuple(column.plain_type for name in self.content if (column := self.facts.column(name))),
+            key_equality=self.key.equality,
         )
 
 
@@ -262,8 +264,13 @@ def _key(facts: TableFacts, settings: Settings) -> UniqueKey:
         return facts.keys[0]
     for key in facts.keys:
         if set(key.columns) == set(settings.key):
-            types = dict(zip(key.columns, key.types, strict=True))
-            return UniqueKey(key.name, settings.key, tuple(types[name] for name in settings.key), key.primary)
+            places = [key.columns.index(name) for name in settings.key]
+            return replace(
+                key,
+                columns=settings.key,
+                types=tuple(key.types[place] for place in places),
+                equality=tuple(key.equality[place] for place in places if key.equality),
+            )
     keys = "; ".join(", ".join(map(shown_column, key.columns)) for key in facts.keys)
     asked = ", ".join(map(shown_column, settings.key))
     raise TableError(

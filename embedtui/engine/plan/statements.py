@@ -10,6 +10,7 @@ from psycopg import Connection, sql
 from embedtui.config import IndexSettings, Settings
 from embedtui.model import Migration
 from embedtui.postgres import indexes
+from embedtui.postgres.connect import SEARCH_PATH
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import make_placement
 
@@ -20,11 +21,15 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
     The tables of schema ``embedtui`` are named, not spelled out: they are the same in every migration.
     """
     statements: list[str] = [
-        "CREATE SCHEMA IF NOT EXISTS embedtui; -- and its own tables, where they are not there yet"
+        f"SET search_path = {SEARCH_PATH}; -- as in all of embedtui's sessions",
+        "CREATE SCHEMA IF NOT EXISTS embedtui; -- and its own tables, where they are not there yet",
     ]
     statements += [_text(conn, statement) for statement in make_placement(migration).prepare_sql()]
     if settings.change_capture == "triggers":
-        statements += [_text(conn, statement) for statement in capture.install_sql(migration)]
+        statements += [
+            _text(conn, statement)
+            for statement in capture.install_sql(migration, capture.attaching_roles(conn, migration))
+        ]
     statements += [
         _text(conn, statement) for statement in indexes.create_sql(conn, migration, index_options(migration))
     ]

@@ -15,7 +15,7 @@ from embedtui.arrays import np
 from embedtui.errors import Refused, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Key, Migration, QueryInput
-from embedtui.postgres.connect import Connection, operator_name
+from embedtui.postgres.connect import SEARCH_PATH, Connection, operator_name
 from embedtui.postgres.sides.both import draw_rows, keys_as_stored
 from embedtui.postgres.state.queries import store_queries, store_vectors
 from embedtui.postgres.state.verdicts import Verdict, remove_verdict, store_verdict
@@ -151,13 +151,10 @@ def from_sql(conn: Connection, query: str, *, limit: int = 10_000) -> tuple[Quer
     Raises:
         SettingsError: the statement fails or yields no text.
     """
-    from pgvector.psycopg import register_vector
-
     found: dict[str, QueryInput] = {}
     try:
         with conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
             conn.execute("SET TRANSACTION READ ONLY")
-            register_vector(conn)
             cursor.execute(query.encode())  # the operator's own statement
             if cursor.description is None:
                 raise SettingsError("The statement for queries returns no rows.", hint="It should be a SELECT.")
@@ -170,7 +167,10 @@ def from_sql(conn: Connection, query: str, *, limit: int = 10_000) -> tuple[Quer
                     found.setdefault(text.strip(), QueryInput(text.strip(), given, vector=_numbers(row.get("vector"))))
     except psycopg.Error as error:
         line = (error.diag.message_primary or str(error)).splitlines()[0]
-        raise SettingsError(f"The statement for queries fails: {line}.") from None
+        hint = ""
+        if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
+            hint = f"Write the schema of tables and functions: our search_path is {SEARCH_PATH}."
+        raise SettingsError(f"The statement for queries fails: {line}.", hint=hint) from None
     if not found:
         raise SettingsError("The statement for queries returns no text.")
     return tuple(found.values())

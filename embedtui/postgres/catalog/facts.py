@@ -59,6 +59,8 @@ class Column:
     has_default: bool
     is_vector: bool
     is_text: bool
+    plain_type: str = ""
+    """As ``type``, of a domain its base type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,10 @@ class UniqueKey:
     name: str
     columns: tuple[str, ...]
     types: tuple[str, ...]
+    """Plain types, see :class:`Column`."""
     primary: bool
+    equality: tuple[str, ...] = ()
+    """Schema of each column's operator ``=``, as the key's index has it; empty: all pg_catalog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,10 @@ class RowTrigger:
     """Of ``UPDATE OF``; empty where any column fires it."""
     function: str
     enabled: bool
+    relies_on_path: bool = False
+    """Its function, of no compiled language, has no search path of its own: it resolves names by the session's."""
+    identity: str = ""
+    """The function as ALTER FUNCTION takes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,13 @@ SELECT a.attname::text AS name, a.attnum::int AS number, format_type(a.atttypid,
            SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
             WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_extension'::regclass
               AND e.extname = 'vector') AS is_vector,
-       t.typcategory = 'S' AND t.typname <> 'name' AND t.typname <> 'char' AS is_text
+       t.typcategory = 'S' AND t.typname <> 'name' AND t.typname <> 'char' AS is_text,
+       (WITH RECURSIVE plain AS (
+            SELECT t.oid, a.atttypmod AS modifier, t.typtype, t.typbasetype, t.typtypmod
+            UNION ALL
+            SELECT b.oid, plain.typtypmod, b.typtype, b.typbasetype, b.typtypmod
+              FROM plain JOIN pg_type b ON b.oid = plain.typbasetype WHERE plain.typtype = 'd')
+        SELECT format_type(plain.oid, plain.modifier) FROM plain WHERE plain.typtype <> 'd') AS plain_type
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
  WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
@@ -79,9 +85,13 @@ SELECT i.relname::text AS name, x.indisprimary AS "primary",
        ARRAY(SELECT a.attname::text FROM unnest(x.indkey::int[]) WITH ORDINALITY k (num, place)
                JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.num
               WHERE k.place <= x.indnkeyatts ORDER BY k.place) AS columns,
-       ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM unnest(x.indkey::int[]) WITH ORDINALITY k (num, place)
-               JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.num
-              WHERE k.place <= x.indnkeyatts ORDER BY k.place) AS types
+       -- the operator that the index itself compares by; btree's strategy 3 is equality
+       ARRAY(SELECT n.nspname::text FROM unnest(x.indclass::oid[]) WITH ORDINALITY k (opclass, place)
+               JOIN pg_opclass c ON c.oid = k.opclass
+               JOIN pg_amop s ON s.amopfamily = c.opcfamily AND s.amopstrategy = 3
+                             AND s.amoplefttype = c.opcintype AND s.amoprighttype = c.opcintype
+               JOIN pg_operator o ON o.oid = s.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+              WHERE k.place <= x.indnkeyatts ORDER BY k.place) AS equality
   FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
  WHERE x.indrelid = %(oid)s AND x.indisunique AND x.indisvalid AND x.indimmediate
    AND x.indpred IS NULL AND x.indexprs IS NULL
@@ -114,8 +124,12 @@ SELECT g.tgname::text AS name,
        g.tgtype & 4 <> 0 AS on_insert, g.tgtype & 16 <> 0 AS on_update,
        ARRAY(SELECT a.attname::text FROM pg_attribute a
               WHERE a.attrelid = g.tgrelid AND a.attnum = ANY (g.tgattr::int2[]) ORDER BY 1) AS columns,
-       p.proname::text AS function, g.tgenabled <> 'D' AS enabled
+       p.proname::text AS function, g.tgenabled <> 'D' AS enabled,
+       l.lanname NOT IN ('c', 'internal')
+           AND NOT EXISTS (SELECT FROM unnest(p.proconfig) s WHERE s LIKE 'search_path=%%') AS relies_on_path,
+       format('%%I.%%I()', n.nspname, p.proname) AS identity
   FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+  JOIN pg_language l ON l.oid = p.prolang
  WHERE g.tgrelid = %(oid)s AND NOT g.tgisinternal AND g.tgtype & 1 <> 0 AND n.nspname <> 'embedtui'
  ORDER BY g.tgname
 """
@@ -208,6 +222,7 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
     leaves = read_all(conn, _LEAVES, by)
     counted = [row["rows"] for row in leaves if row["rows"] is not None]
     columns = _columns(conn, oid)
+    plain_types = {column.name: column.plain_type for column in columns}
     return TableFacts(
         oid=int(stored["oid"]),
         table=TableName(stored["schema"], stored["name"]),
@@ -232,7 +247,13 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
         row_security_applies=stored["row_security_applies"],
         columns=columns,
         keys=tuple(
-            UniqueKey(row["name"], tuple(row["columns"]), tuple(row["types"]), row["primary"])
+            UniqueKey(
+                row["name"],
+                tuple(row["columns"]),
+                tuple(plain_types[name] for name in row["columns"]),
+                row["primary"],
+                tuple(row["equality"]) if len(row["equality"]) == len(row["columns"]) else (),
+            )
             for row in read_all(conn, _KEYS, by)
         ),
         indexes=_indexes(conn, oid),

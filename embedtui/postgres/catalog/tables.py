@@ -12,6 +12,7 @@ from embedtui.errors import TableError
 from embedtui.model import TableName
 from embedtui.postgres.catalog.facts import Candidate
 from embedtui.postgres.catalog.read import read_all, read_first
+from embedtui.postgres.connect import home_schemas
 from embedtui.postgres.names import either, in_quotes, parse_name, relation, shown
 from embedtui.postgres.state.migrations import columns_being_filled
 
@@ -30,18 +31,18 @@ _FIND = """
 SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relname = %(name)s
-   AND CASE WHEN %(schema)s::text IS NULL THEN n.nspname = ANY (current_schemas(false))
+   AND CASE WHEN %(schema)s::text IS NULL THEN n.nspname = ANY (%(home)s)
             ELSE n.nspname = %(schema)s END
    AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
- ORDER BY array_position(current_schemas(false), n.nspname)
+ ORDER BY array_position(%(home)s::text[], n.nspname::text)
  LIMIT 1
 """
 
 _ALL_TABLES = """
-SELECT n.nspname::text AS schema, c.relname::text AS name, n.nspname = ANY (current_schemas(false)) AS in_path
+SELECT n.nspname::text AS schema, c.relname::text AS name, n.nspname = ANY (%(home)s) AS in_path
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
-   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'embedtui') AND n.nspname NOT LIKE 'pg\\_%'
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'embedtui') AND n.nspname NOT LIKE 'pg\\_%%'
  ORDER BY 3 DESC, 2
 """
 
@@ -73,13 +74,14 @@ def find_table(conn: Connection[Any], name: str, schema: str | None = None) -> t
     """Find a table by the name an operator typed; return its oid and its real name.
 
     Tried in order: exactly as typed; read as an SQL name (``app."My Docs"``, ``app.docs``); unquoted parts folded to
-    lower case as PostgreSQL does. Without a schema the search path decides.
+    lower case as PostgreSQL does. Without a schema the search path of role, database or DSN decides.
 
     Raises:
         TableError: no such table (with near misses), or not a table.
     """
+    home = home_schemas(conn)
     for wanted_schema, wanted in _readings(name, schema):
-        row = read_first(conn, _FIND, {"schema": wanted_schema, "name": wanted})
+        row = read_first(conn, _FIND, {"schema": wanted_schema, "name": wanted, "home": home})
         if row is None:
             continue
         if row["kind"] not in ("r", "p"):
@@ -89,7 +91,7 @@ def find_table(conn: Connection[Any], name: str, schema: str | None = None) -> t
             )
         return int(row["oid"]), TableName(row["schema"], row["name"])
     asked = name if schema is None or "." in name else f"{schema}.{name}"
-    raise TableError(f"no table {in_quotes(asked)}{_near_tables(conn, name)}")
+    raise TableError(f"no table {in_quotes(asked)}{_near_tables(conn, name, home)}")
 
 
 def _readings(name: str, schema: str | None) -> Iterable[tuple[str | None, str]]:
@@ -107,8 +109,8 @@ def _readings(name: str, schema: str | None) -> Iterable[tuple[str | None, str]]
         yield first if first_quoted else first.lower(), second if second_quoted else second.lower()
 
 
-def _near_tables(conn: Connection[Any], name: str) -> str:
-    rows = read_all(conn, _ALL_TABLES)
+def _near_tables(conn: Connection[Any], name: str, home: list[str]) -> str:
+    rows = read_all(conn, _ALL_TABLES, {"home": home})
     parts = parse_name(name)
     plain = parts[-1][0] if parts else name
     elsewhere = [TableName(row["schema"], row["name"]) for row in rows if row["name"].lower() == plain.lower()]

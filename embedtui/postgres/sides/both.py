@@ -16,6 +16,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, key_sql, keys_sql, relation
 from embedtui.postgres.sides.layout import content_sql, has_content_sql, new_side
 from embedtui.postgres.state.queries import Vector
+from embedtui.postgres.values import equal_sql, key_types, text_sql, value_sql
 
 _SIDE = "embedtui_side"
 
@@ -41,7 +42,7 @@ def both_sides_sql(migration: Migration) -> sql.Composed:
         side=relation(side.table),
         alias=sql.Identifier(_SIDE),
         match=sql.SQL(" AND ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(_SIDE, alias), sql.Identifier(migration.table.name, name))
+            equal_sql(migration, name, sql.Identifier(_SIDE, alias), sql.Identifier(migration.table.name, name))
             for name, alias in keys
         ),
     )
@@ -193,8 +194,11 @@ def other_present_sql(migration: Migration, side: Side) -> sql.Composable:
     return sql.SQL("EXISTS (SELECT FROM {} AS embedtui_other WHERE {})").format(
         relation(found.table),
         sql.SQL(" AND ").join(
-            sql.SQL("{} = {}").format(
-                sql.Identifier("embedtui_other", name), sql.Identifier(table.schema, table.name, name)
+            equal_sql(
+                migration,
+                name,
+                sql.Identifier("embedtui_other", name),
+                sql.Identifier(table.schema, table.name, name),
             )
             for name in migration.key_columns
         ),
@@ -223,8 +227,8 @@ def keys_as_stored(conn: Connection, migration: Migration, keys: Sequence[Key]) 
         psycopg.DataError: a key is none of the key's types.
     """
     parts = sql.SQL(", ").join(
-        sql.SQL("k.key[{}]::{}::text").format(sql.Literal(position), sql.SQL(kind))
-        for position, kind in enumerate(migration.key_types, 1)
+        text_sql(sql.SQL("({})").format(value_sql(migration, name, sql.SQL("k.key[{}]").format(position))), kind)
+        for position, (name, kind) in enumerate(key_types(migration).items(), 1)
     )
     query = sql.SQL("SELECT k.key, ARRAY[{}] FROM {}").format(parts, keys_sql())
     rows = conn.execute(query, {"keys": Jsonb([list(key) for key in keys])}).fetchall()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, TableName
+from embedtui.postgres.values import content_types, text_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def vector_sql_type(migration: Migration) -> sql.Composed:
 def fingerprint_sql(migration: Migration, alias: str) -> sql.Composed:
     """Fingerprint (bigint) of the content of the row called ``alias``: method 1, over the columns' text forms."""
     columns = sql.SQL(", ").join(
-        sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in migration.content_columns
+        text_sql(sql.Identifier(alias, name), kind) for name, kind in content_types(migration).items()
     )
     return sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(columns)
 
@@ -50,11 +51,11 @@ def fingerprint_sql(migration: Migration, alias: str) -> sql.Composed:
 def content_sql(migration: Migration, alias: str) -> sql.Composed:
     """The text to embed: content columns one under the other, NULLs left out."""
     columns = sql.SQL(", ").join(
-        sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in migration.content_columns
+        text_sql(sql.Identifier(alias, name), kind) for name, kind in content_types(migration).items()
     )
     return sql.SQL("pg_catalog.concat_ws(E'\\n', {})").format(columns)
 
 
 def has_content_sql(migration: Migration, alias: str) -> sql.Composed:
     """True where there is something to embed: any character that is not white space."""
-    return sql.SQL("({} ~ '\\S')").format(content_sql(migration, alias))
+    return sql.SQL("({} OPERATOR(pg_catalog.~) '\\S')").format(content_sql(migration, alias))

@@ -8,6 +8,7 @@ from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, Side, TableName
 from embedtui.postgres.names import escaped, key_equals_sql, key_sql, quoted
+from embedtui.postgres.values import equal_sql
 
 _SIDE = "embedtui_side"
 """Alias of the side table; its columns are renamed, so that a filter's bare names mean the user's table."""
@@ -15,7 +16,7 @@ _SIDE = "embedtui_side"
 # An uncorrelated subquery is evaluated once, before the scan below it starts: no SET, no second round trip.
 _SCAN_ITERATIVELY = sql.SQL(
     "(SELECT pg_catalog.set_config('hnsw.iterative_scan', {}, true)"
-    " || pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true)) IS NOT NULL"
+    " OPERATOR(pg_catalog.||) pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true)) IS NOT NULL"
 )
 
 
@@ -75,13 +76,13 @@ def search_sql(
     key = escaped(key_sql(migration, migration.table.schema, migration.table.name))
     outputs = [sql.SQL("{} AS key").format(key), sql.SQL("{} AS distance").format(distance)]
     return sql.SQL(
-        "SELECT {outputs}\nFROM {source}\nWHERE {conditions}\nORDER BY {order}\nLIMIT CAST({k} AS bigint)"
+        "SELECT {outputs}\nFROM {source}\nWHERE {conditions}\nORDER BY {order}\nLIMIT CAST({k} AS pg_catalog.int8)"
     ).format(
         outputs=sql.SQL(", ").join([*outputs, *(_column(migration.table, name) for name in columns)]),
         source=source,
         conditions=sql.SQL(" AND ").join(conditions),
         # An index serves the bare operator only; "+ 0" puts it out of every index's reach without a SET.
-        order=sql.SQL("{} + 0, {}").format(distance, key) if exact else distance,
+        order=sql.SQL("{} OPERATOR(pg_catalog.+) 0, {}").format(distance, key) if exact else distance,
         k=sql.Placeholder("k"),
     )
 
@@ -102,7 +103,7 @@ def _vector_and_source(migration: Migration, side: Side) -> tuple[sql.Composable
         side=quoted(migration.new_table.schema, migration.new_table.name),
         alias=quoted(_SIDE),
         on=sql.SQL(" AND ").join(
-            sql.SQL("{}.{} = {}").format(quoted(_SIDE), key, _column(table, name))
+            equal_sql(migration, name, sql.SQL("{}.{}").format(quoted(_SIDE), key), _column(table, name))
             for name, key in zip(migration.key_columns, keys, strict=True)
         ),
     )

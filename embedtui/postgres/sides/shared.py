@@ -11,10 +11,11 @@ from psycopg import sql
 
 from embedtui.model import Key, Migration, Side, TableName, VerifyReport
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.names import key_join_sql, key_sql, relation, same_key_sql
+from embedtui.postgres.names import key_join_sql, key_sql, relation
 from embedtui.postgres.sides.batch import bigint_array, vector_array
 from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, has_content_sql, new_side, vector_sql_type
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow, Vectors
+from embedtui.postgres.values import same_key_sql
 
 # No tokenizer in use makes a token of more than 16 characters on average over a whole text; a longer text is over
 # the model's limit whatever it says, and is not read into memory.

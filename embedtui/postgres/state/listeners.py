@@ -12,9 +12,10 @@ _REPORT = """
 INSERT INTO embedtui.listener AS l
     (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new)
 VALUES (%(id)s, %(name)s, %(host)s, %(pid)s, %(application)s, %(epoch)s,
-        clock_timestamp() - make_interval(secs => %(ago)s), %(old)s, %(new)s)
-ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, heartbeat = clock_timestamp(),
-    epoch_seen_at = CASE WHEN l.epoch = excluded.epoch THEN l.epoch_seen_at ELSE excluded.epoch_seen_at END,
+        pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => %(ago)s), %(old)s, %(new)s)
+ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, heartbeat = pg_catalog.clock_timestamp(),
+    epoch_seen_at = CASE WHEN l.epoch OPERATOR(pg_catalog.=) excluded.epoch
+                    THEN l.epoch_seen_at ELSE excluded.epoch_seen_at END,
     searches_old = excluded.searches_old, searches_new = excluded.searches_new
 """
 
@@ -45,4 +46,4 @@ def report_listener(conn: Connection, report: ListenerReport) -> None:
 
 def remove_listeners(conn: Connection, ids: Sequence[UUID]) -> None:
     """Forget a Router that ends."""
-    conn.execute("DELETE FROM embedtui.listener WHERE id = ANY (%s)", [list(ids)])
+    conn.execute("DELETE FROM embedtui.listener WHERE id OPERATOR(pg_catalog.=) ANY (%s)", [list(ids)])

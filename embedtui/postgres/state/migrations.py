@@ -39,10 +39,12 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
     row = conn.execute(
         "INSERT INTO embedtui.migration (name, table_schema, table_name, table_oid, key_columns, key_types,"
         " content_columns, placement, old_column, old_model, new_schema, new_table, new_column, new_model,"
-        " vector_schema, vector_type, old_vector_type, distance, index_method, phase, settings)"
+        " vector_schema, vector_type, old_vector_type, distance, index_method, phase, settings, content_types,"
+        " key_equality)"
         " VALUES (%(name)s, %(ts)s, %(tn)s, %(oid)s, %(keys)s, %(types)s, %(content)s, %(placement)s, %(old_column)s,"
         " %(old)s, %(ns)s, %(nt)s, %(new_column)s, %(new)s, %(vs)s, %(vt)s, %(ovt)s, %(distance)s, %(index)s,"
-        " %(phase)s, %(settings)s) ON CONFLICT DO NOTHING RETURNING id, created_at, phase_at",
+        " %(phase)s, %(settings)s, %(content_types)s, %(equality)s) ON CONFLICT DO NOTHING"
+        " RETURNING id, created_at, phase_at",
         {
             "name": migration.name,
             "ts": migration.table.schema,
@@ -65,6 +67,8 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
             "index": migration.index_method.value,
             "phase": migration.phase.value,
             "settings": Jsonb(migration.settings),
+            "content_types": list(migration.content_types),
+            "equality": list(migration.key_equality),
         },
     ).fetchone()
     if row is None:
@@ -119,6 +123,8 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
         index_held=RunState.of(row["settings"]).index_held,
         phase_at=row["phase_at"],
         created_at=row["created_at"],
+        content_types=tuple(row["content_types"]),
+        key_equality=tuple(row["key_equality"]),
     )
 
 

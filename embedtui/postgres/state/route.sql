@@ -1,4 +1,8 @@
 -- The route as any language reads it. {vector} stands for the schema that pgvector lives in.
+--
+-- The functions run on an application's session with the caller's rights. Their own SET search_path keeps what somebody
+-- planted in the caller's path out of them; embedtui.search, whose filter is to be read by the caller's path, has none,
+-- so every name and operator in it carries its schema.
 
 -- One row a route and side: everything a search needs, in one consistent look-up. The view runs with its owner's
 -- rights: an application needs SELECT on it and nothing on the tables behind.
@@ -20,7 +24,8 @@ SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch,
            SELECT FROM pg_catalog.pg_attribute a
            WHERE a.attrelid = to_regclass(format('%I.%I', m.new_schema, m.new_table)) AND NOT a.attisdropped
              AND a.attname = CASE m.placement WHEN 'table' THEN 'source' ELSE m.new_column || '_source' END
-       ) AS stamped
+       ) AS stamped,
+       m.content_types, m.key_equality
 FROM embedtui.route r
 JOIN embedtui.migration m ON m.id = r.migration
 CROSS JOIN (VALUES ('old'), ('new')) AS s (side)
@@ -29,7 +34,7 @@ JOIN embedtui.model d ON d.id = CASE WHEN s.side = 'new' THEN m.new_model ELSE m
 -- The side that a key reads: the active one, or the new one for the keys of the canary. The same key stays on its side,
 -- and a growing canary keeps the keys it has. bucket(key) = first four bytes of sha256(key), big-endian, modulo 100.
 CREATE OR REPLACE FUNCTION embedtui.side_for(name text, key text) RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.side
     FROM embedtui.route_side s,
          (SELECT pg_catalog.sha256(pg_catalog.convert_to(side_for.key, 'UTF8')) AS h) AS hashed
@@ -47,11 +52,90 @@ $$;
 CREATE OR REPLACE FUNCTION embedtui.route(name text, key text DEFAULT NULL)
 RETURNS TABLE (side text, model text, model_id integer, dimensions integer, column_name text, relation text,
                canary integer, epoch bigint, query_prefix text, document_prefix text)
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT s.side, s.model, s.model_id, s.dimensions, s.column_name, format('%I.%I', s.relation_schema, s.relation_name),
            s.canary, s.epoch, s.query_prefix, s.document_prefix
     FROM embedtui.route_side s
     WHERE s.name = route.name AND s.side = embedtui.side_for(route.name, route.key)
+$$;
+
+-- The statement that embedtui.search runs, with parameters $1 (vector) and $2 (rows). It lies within the parentheses of the
+-- filter whose search path is the caller's, hence the schema before everything.
+CREATE OR REPLACE FUNCTION embedtui.search_statement(name text, model text, size integer, filter text)
+RETURNS text LANGUAGE plpgsql STABLE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    side embedtui.route_side;
+    source text;
+    column_sql text;
+    key_sql text;
+    distance_sql text;
+BEGIN
+    SELECT s.* INTO side
+    FROM embedtui.route_side s
+    WHERE s.name = search_statement.name AND s.present AND search_statement.model IN (s.model, s.model_id::text)
+    -- of two models with one name the dimensions tell; of one model on both sides the pointer
+    ORDER BY s.dimensions = size DESC, s.active DESC
+    LIMIT 1;
+    IF NOT FOUND THEN
+        IF NOT EXISTS (SELECT FROM embedtui.route_side s WHERE s.name = search_statement.name) THEN
+            RAISE EXCEPTION 'embedtui has no route "%"', search_statement.name USING ERRCODE = 'undefined_object';
+        END IF;
+        RAISE EXCEPTION 'model "%" is of no side of route "%"', search_statement.model, search_statement.name
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = (SELECT 'Its models: ' || string_agg(format('%s (id %s)', s.model, s.model_id), ', ')
+                          FROM embedtui.route_side s WHERE s.name = search_statement.name AND s.present);
+    END IF;
+    IF EXISTS (SELECT FROM embedtui.route_side s
+               WHERE s.name = search_statement.name AND s.present AND s.model = search_statement.model
+                 AND s.model_id <> side.model_id AND s.dimensions = side.dimensions)
+       AND search_statement.model <> side.model_id::text THEN
+        RAISE EXCEPTION 'both models of route "%" are called "%"', search_statement.name, search_statement.model
+            USING ERRCODE = 'ambiguous_parameter', HINT = 'Give the model''s id as embedtui.route() tells it.';
+    END IF;
+    IF size <> side.dimensions THEN
+        RAISE EXCEPTION 'model "%" makes % dimensions, the vector has %', search_statement.model, side.dimensions, size
+            USING ERRCODE = 'data_exception';
+    END IF;
+
+    -- a type that is not PostgreSQL's own is written by its output function: a cast of its owner's is not asked
+    SELECT string_agg(format(CASE WHEN t LIKE '%.%' THEN 'pg_catalog.concat(%I.%I.%I)'
+                                  ELSE '%I.%I.%I::pg_catalog.text' END, side.table_schema, side.table_name, c),
+                      ', ' ORDER BY n)
+    INTO key_sql FROM unnest(side.key_columns, side.key_types) WITH ORDINALITY AS u (c, t, n);
+    IF cardinality(side.key_columns) > 1 THEN
+        key_sql := format('pg_catalog.to_jsonb(ARRAY[%s])::pg_catalog.text', key_sql);
+    END IF;
+    source := format('%I.%I', side.table_schema, side.table_name);
+    IF side.side = 'new' AND side.placement = 'table' THEN
+        column_sql := 'embedtui_side.embedtui_vector';
+        source := source || (
+            SELECT format(' JOIN (SELECT %s, %I AS embedtui_vector FROM %I.%I) AS embedtui_side ON %s',
+                          string_agg(format('%I AS embedtui_key_%s', c, n), ', ' ORDER BY n), side.column_name,
+                          side.relation_schema, side.relation_name,
+                          string_agg(format('embedtui_side.embedtui_key_%s%s OPERATOR(%I.=) %I.%I.%I%s', n, as_type,
+                                            coalesce(equality, 'pg_catalog'), side.table_schema, side.table_name, c,
+                                            as_type), ' AND ' ORDER BY n))
+            FROM unnest(side.key_columns, side.key_equality, side.key_types) WITH ORDINALITY AS u (c, equality, t, n),
+                 LATERAL (SELECT CASE WHEN t LIKE '%.%' THEN '::' || t ELSE '' END AS as_type) AS v);
+    ELSE
+        column_sql := format('%I.%I.%I', side.table_schema, side.table_name, side.column_name);
+    END IF;
+    distance_sql := format('(%s OPERATOR(%I.%s) $1::%I.%I(%s))', column_sql, side.vector_schema,
+                           CASE side.distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END,
+                           side.vector_schema, side.vector_type, side.dimensions);
+    RETURN format('SELECT %s, %s FROM %s WHERE %s IS NOT NULL AND (%s) ORDER BY %s LIMIT $2',
+                  key_sql, distance_sql, source, column_sql, coalesce(filter, 'true'), distance_sql);
+END
+$$;
+
+-- Whether a filtered search has to tell pgvector to go on after ef_search candidates, however few of them pass.
+CREATE OR REPLACE FUNCTION embedtui.search_iterates() RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(nullif(current_setting('hnsw.iterative_scan', true), ''), 'off') = 'off'
+           AND EXISTS (SELECT FROM pg_extension
+                       WHERE extname = 'vector'
+                         AND string_to_array(substring(extversion FROM '^[0-9.]+'), '.')::integer[] >= ARRAY[0, 8])
 $$;
 
 -- Nearest rows for a query vector. The vector's own model decides which side is searched, so a request embedded before a
@@ -62,77 +146,19 @@ CREATE OR REPLACE FUNCTION embedtui.search(name text, model text, vector {vector
                                            filter text DEFAULT NULL)
 RETURNS TABLE (key text, distance double precision)
 LANGUAGE plpgsql STABLE SECURITY INVOKER AS $$
-#variable_conflict use_column
 DECLARE
-    side embedtui.route_side;
-    size integer := {vector}.vector_dims(search.vector);
-    scan text := coalesce(nullif(current_setting('hnsw.iterative_scan', true), ''), 'off');
-    iterative boolean;
-    source text;
-    column_sql text;
-    key_sql text;
-    distance_sql text;
+    statement pg_catalog.text := embedtui.search_statement(search.name, search.model,
+                                                           {vector}.vector_dims(search.vector), search.filter);
+    iterative pg_catalog.bool := search.filter IS NOT NULL AND embedtui.search_iterates();
 BEGIN
-    SELECT s.* INTO side
-    FROM embedtui.route_side s
-    WHERE s.name = search.name AND s.present AND search.model IN (s.model, s.model_id::text)
-    -- of two models with one name the dimensions tell; of one model on both sides the pointer
-    ORDER BY s.dimensions = size DESC, s.active DESC
-    LIMIT 1;
-    IF NOT FOUND THEN
-        IF NOT EXISTS (SELECT FROM embedtui.route_side s WHERE s.name = search.name) THEN
-            RAISE EXCEPTION 'embedtui has no route "%"', search.name USING ERRCODE = 'undefined_object';
-        END IF;
-        RAISE EXCEPTION 'model "%" is of no side of route "%"', search.model, search.name
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = (SELECT 'Its models: ' || string_agg(format('%s (id %s)', s.model, s.model_id), ', ')
-                          FROM embedtui.route_side s WHERE s.name = search.name AND s.present);
-    END IF;
-    IF EXISTS (SELECT FROM embedtui.route_side s
-               WHERE s.name = search.name AND s.present AND s.model = search.model AND s.model_id <> side.model_id
-                 AND s.dimensions = side.dimensions) AND search.model <> side.model_id::text THEN
-        RAISE EXCEPTION 'both models of route "%" are called "%"', search.name, search.model
-            USING ERRCODE = 'ambiguous_parameter', HINT = 'Give the model''s id as embedtui.route() tells it.';
-    END IF;
-    IF size <> side.dimensions THEN
-        RAISE EXCEPTION 'model "%" makes % dimensions, the vector has %', search.model, side.dimensions, size
-            USING ERRCODE = 'data_exception';
-    END IF;
-
-    SELECT string_agg(format('%I.%I.%I::text', side.table_schema, side.table_name, c), ', ' ORDER BY n)
-    INTO key_sql FROM unnest(side.key_columns) WITH ORDINALITY AS u (c, n);
-    IF cardinality(side.key_columns) > 1 THEN
-        key_sql := format('to_jsonb(ARRAY[%s])::text', key_sql);
-    END IF;
-    source := format('%I.%I', side.table_schema, side.table_name);
-    IF side.side = 'new' AND side.placement = 'table' THEN
-        column_sql := 'embedtui_side.embedtui_vector';
-        source := source || (
-            SELECT format(' JOIN (SELECT %s, %I AS embedtui_vector FROM %I.%I) AS embedtui_side ON %s',
-                          string_agg(format('%I AS embedtui_key_%s', c, n), ', ' ORDER BY n), side.column_name,
-                          side.relation_schema, side.relation_name,
-                          string_agg(format('embedtui_side.embedtui_key_%s = %I.%I.%I', n, side.table_schema,
-                                            side.table_name, c), ' AND ' ORDER BY n))
-            FROM unnest(side.key_columns) WITH ORDINALITY AS u (c, n));
-    ELSE
-        column_sql := format('%I.%I.%I', side.table_schema, side.table_name, side.column_name);
-    END IF;
-    distance_sql := format('(%s OPERATOR(%I.%s) $1::%I.%I(%s))', column_sql, side.vector_schema,
-                           CASE side.distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END,
-                           side.vector_schema, side.vector_type, side.dimensions);
-
-    -- With a filter a plain index scan stops after ef_search candidates, however few of them pass.
-    iterative := filter IS NOT NULL AND scan = 'off'
-                 AND (string_to_array(substring(side.pgvector FROM '^[0-9.]+'), '.')::integer[]) >= ARRAY[0, 8];
     IF iterative THEN
-        PERFORM set_config('hnsw.iterative_scan', 'strict_order', true),
-                set_config('ivfflat.iterative_scan', 'relaxed_order', true);
+        PERFORM pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true),
+                pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true);
     END IF;
-    RETURN QUERY EXECUTE format('SELECT %s, %s FROM %s WHERE %s IS NOT NULL AND (%s) ORDER BY %s LIMIT $2',
-                                key_sql, distance_sql, source, column_sql, coalesce(filter, 'true'), distance_sql)
-        USING search.vector, search.k;
+    RETURN QUERY EXECUTE statement USING search.vector, search.k;
     IF iterative THEN
-        PERFORM set_config('hnsw.iterative_scan', 'off', true), set_config('ivfflat.iterative_scan', 'off', true);
+        PERFORM pg_catalog.set_config('hnsw.iterative_scan', 'off', true),
+                pg_catalog.set_config('ivfflat.iterative_scan', 'off', true);
     END IF;
 END
 $$;

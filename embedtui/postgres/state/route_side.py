@@ -10,10 +10,13 @@ from embedtui.postgres.connect import Connection
 
 _ALL = "SELECT * FROM embedtui.route_side"
 
+# The service's session has whatever search path it has: names and operators carry their schema.
 _OF_TABLE = """
 SELECT * FROM embedtui.route_side
-WHERE name = coalesce((SELECT name FROM embedtui.route_side WHERE name = %(table)s LIMIT 1),
-                      (SELECT name FROM embedtui.route_side WHERE table_oid = to_regclass(%(table)s) LIMIT 1))
+WHERE name OPERATOR(pg_catalog.=) coalesce(
+    (SELECT name FROM embedtui.route_side WHERE name OPERATOR(pg_catalog.=) %(table)s LIMIT 1),
+    (SELECT name FROM embedtui.route_side
+     WHERE table_oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%(table)s)::pg_catalog.oid LIMIT 1))
 """
 
 

@@ -9,8 +9,9 @@ from psycopg import sql
 
 from embedtui.errors import DatabaseError
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.trust import require_trusted_objects
 
-VERSION = 3
+VERSION = 4
 # Any fixed number; only embedtui processes that install the schema at the same time share it.
 _LOCK = 0x656D6274
 
@@ -48,7 +49,7 @@ def install(conn: Connection) -> None:
     """Create or upgrade the schema ``embedtui`` in one transaction; a no-op where it is current.
 
     Raises:
-        DatabaseError: the schema is newer than this program, or belongs to something else.
+        DatabaseError: the schema is newer than this program, or belongs to something or somebody else.
     """
     version = installed_version(conn)
     if version >= VERSION:
@@ -58,7 +59,9 @@ def install(conn: Connection) -> None:
         conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         if installed_version(conn) == VERSION:  # another process was first
             return
-        conn.execute("CREATE SCHEMA IF NOT EXISTS embedtui")
+        require_trusted_objects(conn)
+        if conn.execute("SELECT to_regnamespace('embedtui')").fetchone() == (None,):
+            conn.execute("CREATE SCHEMA embedtui")  # not IF NOT EXISTS: it would be whoever's was faster
         conn.execute(
             "CREATE TABLE IF NOT EXISTS embedtui.schema_version"
             " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"

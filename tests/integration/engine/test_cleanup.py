@@ -29,13 +29,14 @@ from embedtui.engine.cleanup.cleanup import (
 from embedtui.engine.cutover.strategies import rename_sql
 from embedtui.errors import Interrupted, LockTimeout, NotClean, Refused
 from embedtui.model import EmbeddingModel, Migration, Phase, PlacementKind, Side, TableName
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import build
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route, schema
 from tests.integration.postgres.test_indexes import make_migration
+from tests.kits.support import connect
 
 DIMENSIONS = 768
 ROWS = 12

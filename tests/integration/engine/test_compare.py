@@ -15,7 +15,6 @@ from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.run import CompareOptions
 from embedtui.errors import Interrupted, NotClean, ProviderError
 from embedtui.model import Comparison, EmbeddingModel, Interval, Migration, PlacementKind, QueryInput, Side
-from embedtui.postgres.connect import connect
 from embedtui.providers import make_embedder
 from embedtui.providers.base import Embedder
 from tests.kits.comparing import (
@@ -30,6 +29,7 @@ from tests.kits.comparing import (
     random_table,
     row_queries,
 )
+from tests.kits.support import connect
 
 
 def test_rows_as_queries_need_no_model(database: str) -> None:

@@ -23,11 +23,12 @@ from embedtui.engine.cutover.cutover import cancel_postponed, cutover, flip_if_d
 from embedtui.engine.cutover.strategies import LIMITS, HookFailed, env_text, write_env_file
 from embedtui.errors import DatabaseError, Refused, SettingsError
 from embedtui.model import EmbeddingModel, EvaluationStatus, Flip, Migration, Phase, PlacementKind, Side
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
 from embedtui.postgres.state.audit import read_audit
 from tests.kits.cutover_kit import make, vector
+from tests.kits.support import connect
 
 PASS = EvaluationStatus(1, datetime(2030, 1, 1, tzinfo=UTC), 60, 0.6, 3, "PASS", True)
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
@@ -519,11 +520,11 @@ def test_rename_exchanges_names_and_indexes_for_prepared_statements_too(database
 @pytest.mark.parametrize(
     ("ddl", "kind"),
     [
-        ("CREATE VIEW v AS SELECT id, embedding FROM documents", "view v"),
+        ("CREATE VIEW v AS SELECT id, embedding FROM documents", "view public.v"),
         (
             "CREATE FUNCTION f(q vector) RETURNS bigint LANGUAGE sql BEGIN ATOMIC"
             " SELECT id FROM documents ORDER BY embedding_v2 <=> q LIMIT 1; END",
-            "function f",
+            "function public.f",
         ),
         ("CREATE POLICY p ON documents USING (vector_dims(embedding) = 8)", "policy p"),
         ("ALTER TABLE documents ADD n int GENERATED ALWAYS AS (vector_dims(embedding)) STORED", "generated column n"),

@@ -16,9 +16,8 @@ from embedtui.engine.backfill import backfill
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Event, Phase, PhaseChanged
-from embedtui.postgres.connect import connect
 from embedtui.postgres.state import schema
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
 
 
 @pytest.fixture
@@ -148,7 +147,7 @@ def test_an_older_schema_is_said_and_the_next_run_upgrades_it(
             """ VALUES (1, 'elsewhere', 1, '[["embed-1", "embedding 5 rows"]]')"""
         )
     with contextlib.closing(engine_for(database, api, tmp_path)) as engine:
-        with pytest.raises(DatabaseError, match="is version 1, this program knows 3") as refused:
+        with pytest.raises(DatabaseError, match=rf"is version 1, this program knows {schema.VERSION}") as refused:
             engine.snapshot()
         assert "embedtui run" in refused.value.hint
         assert engine.run(threading.Event()).phase is Phase.VALIDATE

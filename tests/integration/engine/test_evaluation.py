@@ -12,9 +12,9 @@ from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered
 from embedtui.engine.validate.gate import decide_gate
 from embedtui.model import PlacementKind
-from embedtui.postgres.connect import connect
 from embedtui.postgres.sides.capture import install_sql
 from tests.kits.comparing import build_index, connector, execute, rows_compared, small
+from tests.kits.support import connect
 
 
 @pytest.mark.parametrize("placement", list(PlacementKind))

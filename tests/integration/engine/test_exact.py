@@ -11,10 +11,10 @@ from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.exact import Nearest, read_nearest
 from embedtui.engine.validate.run import CompareOptions
 from embedtui.model import Distance, PlacementKind, Side
-from embedtui.postgres.connect import connect
 from embedtui.postgres.sides.search import search_sql
 from embedtui.postgres.state.migrations import load_migration
 from tests.kits.comparing import NEW, OLD, connector, literal, make_table, random_sides, random_table, row_queries, unit
+from tests.kits.support import connect
 
 
 @pytest.mark.parametrize("distance", list(Distance))

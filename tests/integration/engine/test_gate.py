@@ -16,9 +16,9 @@ from embedtui.engine.validate import gate, queries
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.gate import Quality, decide_gate, judge, quality, verdict_of
 from embedtui.model import Check, Comparison, Interval, Measures, Migration, QueryInput, SweepPoint
-from embedtui.postgres.connect import connect
 from embedtui.postgres.state.queries import store_vectors
 from tests.kits.comparing import Vectors, connector, execute, make_table, rows_compared, small, unit
+from tests.kits.support import connect
 
 
 @dataclass(frozen=True)

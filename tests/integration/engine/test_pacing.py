@@ -28,10 +28,10 @@ from embedtui.model import (
     PlacementKind,
     TableName,
 )
-from embedtui.postgres.connect import connect
 from embedtui.postgres.state.migrations import create_migration
 from embedtui.postgres.state.schema import install
 from embedtui.providers import ProviderFault, RateLimits
+from tests.kits.support import connect
 
 # ---------------------------------------------------------------------------------------- rates, in simulated time
 

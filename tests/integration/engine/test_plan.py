@@ -19,9 +19,10 @@ from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.start import require_ready, require_startable
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, ProviderError, Refused
 from embedtui.model import Check, Phase, PlacementKind, Plan
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import schema
+from tests.kits.support import connect
 
 DOCUMENTS = """
 CREATE TABLE documents (id bigint PRIMARY KEY, content text, embedding vector(3));

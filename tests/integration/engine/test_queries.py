@@ -11,12 +11,12 @@ import pytest
 from embedtui.engine.validate import queries
 from embedtui.errors import Refused, SettingsError
 from embedtui.model import Migration, PlacementKind, QueryInput, Side
-from embedtui.postgres.connect import connect
 from embedtui.postgres.sides.both import row_vectors
 from embedtui.postgres.state.models import register_model
 from embedtui.postgres.state.queries import StoredQuery, load_queries, load_vectors, store_vectors
 from embedtui.postgres.state.verdicts import Verdict, load_verdicts
 from tests.kits.comparing import execute, make_table, unit
+from tests.kits.support import connect
 
 
 def small_table(dsn: str, placement: PlacementKind = PlacementKind.COLUMN, *, halfvec: bool = False) -> Migration:

@@ -9,9 +9,10 @@ import pytest
 from embedtui.engine.snapshot import RATE_SECONDS, RATE_WITHHELD_SECONDS, RateMeter, read_snapshot
 from embedtui.model import Condition, Migration, Phase, Snapshot
 from embedtui.postgres import locks
-from embedtui.postgres.connect import Connection, connect, host_name
+from embedtui.postgres.connect import Connection, host_name
 from embedtui.postgres.state.migrations import set_desired
 from tests.kits.comparing import small
+from tests.kits.support import connect
 
 
 def look(conn: Connection) -> Snapshot:

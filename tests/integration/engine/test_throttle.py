@@ -22,9 +22,9 @@ from embedtui.engine.backfill import throttle
 from embedtui.engine.backfill.throttle import RELEASE_CHECKS, Throttle, xmin_holder
 from embedtui.errors import SettingsError
 from embedtui.model import Condition, Hold
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from tests.integration.postgres.test_indexes import make_migration
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
 
 OFF = ThrottleSettings(max_replica_lag_seconds=None, max_lock_waits=None, long_transaction_seconds=None)
 SETTINGS = {"fsync": "off", "max_prepared_transactions": "5", "wal_receiver_status_interval": "1"}

@@ -15,12 +15,11 @@ from psycopg import sql
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.model import Key, Migration, Side, TableName
-from embedtui.postgres.connect import connect
 from embedtui.postgres.sides.batch import prepare_batch
 from embedtui.postgres.sides.column import ColumnPlacement
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.sides.side_table import TablePlacement
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
 
 
 @pytest.fixture(scope="module")

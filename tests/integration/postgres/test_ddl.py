@@ -14,7 +14,8 @@ from psycopg import sql
 from embedtui.errors import Interrupted, LockTimeout
 from embedtui.model import TableName
 from embedtui.postgres import ddl
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
+from tests.kits.support import connect
 
 ADD = sql.SQL("ALTER TABLE {} ADD COLUMN extra integer").format(sql.Identifier("public", "documents"))
 

@@ -25,7 +25,8 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.postgres import indexes
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
+from tests.kits.support import connect
 
 DIMENSIONS = 8
 QUICK = IndexSettings(m=4, ef_construction=8)

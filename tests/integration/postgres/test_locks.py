@@ -6,7 +6,8 @@ from psycopg import sql
 
 from embedtui.demo.database import EmbeddedServer
 from embedtui.postgres import locks
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
+from tests.kits.support import connect
 
 
 def alive(conn: Connection, worker: int) -> bool:

@@ -12,10 +12,10 @@ import pytest
 
 from embedtui.errors import DatabaseError, Refused
 from embedtui.model import EmbeddingModel, Flip, Phase, PlacementKind, Side
-from embedtui.postgres.connect import connect
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
 from tests.kits.cutover_kit import flip, key_values, make, vector
+from tests.kits.support import connect
 
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
 

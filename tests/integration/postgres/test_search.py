@@ -10,9 +10,10 @@ import pytest
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, Side
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.search import search_sql
 from tests.kits.cutover_kit import key_values, make, vector
+from tests.kits.support import connect
 
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
 

@@ -8,8 +8,9 @@ from embedtui.errors import DatabaseError
 from embedtui.postgres.catalog.inspect import inspect_table, stored_dimensions
 from embedtui.postgres.catalog.server import MINIMUM_SERVER, require_server, server_facts
 from embedtui.postgres.catalog.tables import find_candidates
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import schema
+from tests.kits.support import connect
 
 
 def test_server_facts(conn: Connection) -> None:

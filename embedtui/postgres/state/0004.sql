@@ -1,0 +1,43 @@
+-- Our sessions have search_path = pg_catalog, pg_temp: types carry their schema, and so does what tells keys apart.
+ALTER TABLE embedtui.migration
+    ADD COLUMN content_types text[] NOT NULL DEFAULT '{}',
+    -- schema of each key column's operator "="
+    ADD COLUMN key_equality text[] NOT NULL DEFAULT '{}';
+
+WITH RECURSIVE plain AS (
+    SELECT m.id, c.role, c.place, t.oid, a.atttypmod AS modifier, t.typtype, t.typbasetype, t.typtypmod
+    FROM embedtui.migration m
+    CROSS JOIN LATERAL (
+        SELECT 'key', name, place FROM unnest(m.key_columns) WITH ORDINALITY u (name, place)
+        UNION ALL
+        SELECT 'content', name, place FROM unnest(m.content_columns) WITH ORDINALITY u (name, place)
+    ) c (role, name, place)
+    JOIN pg_attribute a ON a.attrelid = m.table_oid AND a.attname = c.name AND NOT a.attisdropped
+    JOIN pg_type t ON t.oid = a.atttypid
+    UNION ALL
+    SELECT p.id, p.role, p.place, t.oid, p.typtypmod, t.typtype, t.typbasetype, t.typtypmod
+    FROM plain p JOIN pg_type t ON t.oid = p.typbasetype WHERE p.typtype = 'd'
+), found AS (
+    SELECT id, role, array_agg(format_type(oid, modifier) ORDER BY place) AS types
+    FROM plain WHERE typtype <> 'd' GROUP BY id, role
+)
+UPDATE embedtui.migration m SET
+    key_types = coalesce((SELECT types FROM found f WHERE f.id = m.id AND f.role = 'key'
+                          AND cardinality(types) = cardinality(m.key_columns)), m.key_types),
+    content_types = coalesce((SELECT types FROM found f WHERE f.id = m.id AND f.role = 'content'
+                              AND cardinality(types) = cardinality(m.content_columns)), '{}'),
+    -- the operator that the key's own index compares by; btree's strategy 3 is equality
+    key_equality = ARRAY(
+        SELECT coalesce(
+            (SELECT n.nspname
+             FROM pg_attribute a
+             JOIN pg_index x ON x.indrelid = a.attrelid AND x.indisunique
+             CROSS JOIN unnest(x.indkey::int2[], x.indclass::oid[]) k (number, opclass)
+             JOIN pg_opclass c ON c.oid = k.opclass
+             JOIN pg_amop s ON s.amopfamily = c.opcfamily AND s.amopstrategy = 3
+                           AND s.amoplefttype = c.opcintype AND s.amoprighttype = c.opcintype
+             JOIN pg_operator o ON o.oid = s.amopopr
+             JOIN pg_namespace n ON n.oid = o.oprnamespace
+             WHERE a.attrelid = m.table_oid AND a.attname = u.name AND k.number = a.attnum
+             ORDER BY x.indisprimary DESC LIMIT 1), 'pg_catalog')
+        FROM unnest(m.key_columns) WITH ORDINALITY u (name, place) ORDER BY u.place);
