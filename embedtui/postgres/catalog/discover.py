@@ -927,6 +927,14 @@ _NAME_BY_TABLE = """
 SELECT name FROM embedtui.migration WHERE table_oid = %(oid)s ORDER BY phase IN ('done', 'aborted'), id DESC LIMIT 1
 """
 
+# a live migration whose table is gone, or has another name now, is still known by the name it had
+_NAME_BY_FORMER_NAME = """
+SELECT m.name FROM embedtui.migration m LEFT JOIN pg_catalog.pg_class c ON c.oid = m.table_oid
+ WHERE m.phase NOT IN ('done', 'aborted') AND c.relname IS DISTINCT FROM m.table_name::name
+   AND m.table_name = %(name)s AND m.table_schema = coalesce(%(schema)s, m.table_schema)
+ ORDER BY m.id DESC LIMIT 1
+"""
+
 
 def migration_name(conn: Connection[Any], settings: Settings) -> str | None:
     """The name of the migration that the settings mean; None where nothing is said and at most one is live.
@@ -937,8 +945,16 @@ def migration_name(conn: Connection[Any], settings: Settings) -> str | None:
         return settings.name
     readable = _one(conn, "SELECT has_table_privilege(to_regclass('embedtui.migration'), 'SELECT') AS readable")
     if settings.table is not None:
-        oid, table = find_table(conn, settings.table, settings.schema)
-        row = _maybe_one(conn, _NAME_BY_TABLE, {"oid": oid}) if readable["readable"] else None
+        readings = [*_readings(settings.table, settings.schema)] if readable["readable"] else []
+        former = (_maybe_one(conn, _NAME_BY_FORMER_NAME, {"schema": s, "name": n}) for s, n in readings)
+        found = next((row for row in former if row is not None), None)
+        try:
+            oid, table = find_table(conn, settings.table, settings.schema)
+        except TableError:
+            if found is None:
+                raise
+            return str(found["name"])
+        row = (_maybe_one(conn, _NAME_BY_TABLE, {"oid": oid}) if readable["readable"] else None) or found
         return table.name if row is None else str(row["name"])
     names = [row["name"] for row in _all(conn, _LIVE_NAMES)] if readable["readable"] else []
     if len(names) > 1:

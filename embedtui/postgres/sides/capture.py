@@ -11,7 +11,7 @@ from embedtui.model import Migration, PlacementKind
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.placement import follows_by_foreign_key, new_side, relation
 
-FAULTS_READ = 10_000
+FAULTS_READ = 100_000
 """Faults that one scan settles at most; there is one a transaction."""
 
 # Types whose text form does not depend on the application's session settings.
@@ -100,8 +100,8 @@ def _bodies(migration: Migration) -> dict[str, str]:
     return bodies
 
 
-def install_sql(migration: Migration) -> tuple[sql.Composed, ...]:
-    """DDL that installs change capture.
+def functions_sql(migration: Migration) -> tuple[sql.Composed, ...]:
+    """DDL of the trigger functions alone: takes no lock on the table, and has every session compile them anew.
 
     The functions are SECURITY DEFINER with a fixed search path, so that an application role needs no right on our
     schema. A row trigger without a column list also sees edits made by BEFORE triggers. ENABLE ALWAYS also captures
@@ -110,14 +110,19 @@ def install_sql(migration: Migration) -> tuple[sql.Composed, ...]:
     session = sql.SQL("")
     if not all(kind.startswith(_STABLE_TEXT) for kind in migration.key_types):
         session = sql.SQL(" SET DateStyle = 'ISO, MDY' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC'")
-    table = relation(migration.table)
-    statements: list[sql.Composed] = [
+    return tuple(
         sql.SQL(
             "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
             " SET search_path = pg_catalog, pg_temp{session} AS {body}"
         ).format(name=_function(migration, what), session=session, body=sql.Literal(body))
         for what, body in _bodies(migration).items()
-    ]
+    )
+
+
+def install_sql(migration: Migration) -> tuple[sql.Composed, ...]:
+    """DDL that installs change capture: functions and triggers."""
+    table = relation(migration.table)
+    statements = list(functions_sql(migration))
     for name, (event, what, kind) in _triggers(migration).items():
         identifier = sql.Identifier(_name(migration, name))
         level = sql.SQL("STATEMENT" if event == "TRUNCATE" else "ROW")
@@ -170,8 +175,10 @@ class CaptureState:
     phase: str
     installed: bool
     """All triggers are there and enabled, and their functions are those that this migration needs now."""
-    faults: tuple[tuple[int, str], ...]
-    """(id, reason) of transactions that it could not capture: only a scan finds what they wrote."""
+    faults: tuple[int, ...]
+    """Transactions that it could not capture, by their ids in capture_fault: only a scan finds what they wrote."""
+    reason: str
+    """Why, of the newest of them."""
 
 
 def state(conn: Connection, migration: Migration) -> CaptureState:
@@ -185,16 +192,27 @@ def state(conn: Connection, migration: Migration) -> CaptureState:
         " FROM embedtui.migration m WHERE id = %(m)s",
         {"b": bodies, "n": names, "m": migration.id},
     ).fetchone()
+    if row is None:
+        return CaptureState("", False, (), "")
     faults = conn.execute(
-        "SELECT id, reason FROM embedtui.capture_fault WHERE migration = %s ORDER BY id LIMIT %s",
+        "SELECT id FROM embedtui.capture_fault WHERE migration = %s ORDER BY id DESC LIMIT %s",
         [migration.id, FAULTS_READ],
     ).fetchall()
-    return CaptureState(row[0], row[1] == len(names), tuple(faults)) if row else CaptureState("", False, ())
+    why = conn.execute("SELECT reason FROM embedtui.capture_fault WHERE id = %s", faults[0]).fetchone() if faults else None
+    return CaptureState(row[0], row[1] == len(names), tuple(number for (number,) in faults), why[0] if why else "")
 
 
-def forget_faults(conn: Connection, faults: Iterable[tuple[int, str]]) -> None:
+def forget_faults(conn: Connection, faults: Iterable[int]) -> None:
     """Take faults off whose changes a scan, begun after they were read, has found."""
-    conn.execute("DELETE FROM embedtui.capture_fault WHERE id = ANY (%s)", [[number for number, _ in faults]])
+    conn.execute("DELETE FROM embedtui.capture_fault WHERE id = ANY (%s)", [list(faults)])
+
+
+def faulty(conn: Connection, migration_id: int) -> bool:
+    """Whether there are changes that were not captured, and no scan has found yet."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM embedtui.capture_fault WHERE migration = %s)", [migration_id]
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def remove_sql(migration: Migration) -> tuple[sql.Composed, ...]:
