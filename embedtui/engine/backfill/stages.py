@@ -220,8 +220,7 @@ class Stages:
         while True:
             self._job.doing("final sweep")
             self._drain("r")
-            planned = self._database(lambda conn: plan_shards(conn, migration.id, migration.table_oid))
-            if planned:
+            if self._database(lambda conn: plan_shards(conn, migration.id, migration.table_oid)):
                 self._backfill(new)
                 continue
             keys = self._database(lambda conn: self._job.placement.sweep(conn, SWEEP_LIMIT))

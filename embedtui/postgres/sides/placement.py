@@ -164,8 +164,13 @@ class Placement(Protocol):
         """DDL that takes the new side back."""
         ...
 
-    def read_shard(self, conn: Connection, leaf: TableName, first: int, last: int) -> list[SourceRow]:
-        """Rows of blocks first..last (inclusive) that have no new vector, something to embed, and no open fault."""
+    def read_shard(
+        self, conn: Connection, leaf: TableName, first: int, last: int, filenode: int | None = None
+    ) -> list[SourceRow]:
+        """Rows of blocks first..last (inclusive) that have no new vector, something to embed, and no open fault.
+
+        None where the leaf's storage is no longer ``filenode`` (if given): these blocks hold other rows now.
+        """
         ...
 
     def write(self, conn: Connection, leaf: TableName, rows: Sequence[SourceRow], vectors: Vectors) -> Written:
@@ -312,7 +317,10 @@ class _Common:
     def _format(self, text: str, **more: sql.Composable) -> sql.Composed:
         return sql.SQL(text).format(**self.names, **more)
 
-    def read_shard(self, conn: Connection, leaf: TableName, first: int, last: int) -> list[SourceRow]:
+    def read_shard(
+        self, conn: Connection, leaf: TableName, first: int, last: int, filenode: int | None = None
+    ) -> list[SourceRow]:
+        name = sql.Literal(relation(leaf).as_string(conn))
         query = self._format(
             """
             SELECT x.ctid, x.key, x.source,
@@ -324,8 +332,13 @@ class _Common:
                   WHERE t.ctid >= {first} AND t.ctid < {last} AND {missing} AND c.content ~ '\\S'
                     AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new'
                                     AND f.key = {key} AND f.state <> 'retry')
+                    {same_storage}
                   OFFSET 0) x
             """,
+            # asked once, with the lock already held that keeps the storage as it is
+            same_storage=sql.SQL("AND pg_catalog.pg_relation_filenode({}::regclass) = {}").format(name, filenode)
+            if filenode is not None
+            else sql.SQL(""),
             leaf=relation(leaf),
             first=sql.SQL("'({},0)'::tid").format(sql.SQL(str(first))),
             last=sql.SQL("'({},0)'::tid").format(sql.SQL(str(last + 1))),

@@ -148,7 +148,7 @@ def test_an_older_schema_is_said_and_the_next_run_upgrades_it(
             """ VALUES (1, 'elsewhere', 1, '[["embed-1", "embedding 5 rows"]]')"""
         )
     with contextlib.closing(engine_for(database, api, tmp_path)) as engine:
-        with pytest.raises(DatabaseError, match="is version 1, this program knows 3") as refused:
+        with pytest.raises(DatabaseError, match="is version 1, this program knows 4") as refused:
             engine.snapshot()
         assert "embedtui run" in refused.value.hint
         assert engine.run(threading.Event()).phase is Phase.VALIDATE
@@ -287,7 +287,7 @@ def test_two_engines_share_the_work(
             api.latency = 0.0
         time.sleep(0.05)
     assert seen == 2
-    assert api.inputs == 6000
+    assert api.inputs - 6000 in (0, 1), "one that joins another at work asks for one vector first"
     assert engines[0].verify().clean
     for engine in engines:
         engine.close()
