@@ -373,7 +373,12 @@ class Engine:
         """A connection for the start of the work. A database that cannot be reached at first is said at once."""
         link = Link(self.dsn, name)
         try:
-            link.get()
+            try:
+                link.get()
+            except DatabaseLost as error:
+                if getattr(error.__context__, "sqlstate", None) is None:
+                    raise
+                # it was reached, and cut the session
             yield link
         finally:
             link.drop()
