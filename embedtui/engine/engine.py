@@ -839,18 +839,18 @@ class Engine:
         self._write(work, name="cleanup")
         self._emit(PhaseChanged(now(), "Done", Phase.DONE))
 
-    def abort(self, typed_name: str, *, stop: threading.Event | None = None) -> None:
-        """Take everything back to before ``prepare``.
+    def abort(self, typed_name: str, *, stop: threading.Event | None = None) -> str:
+        """Take everything back to before ``prepare``; gives what was done, and what is left, in a sentence or two.
 
         Raises:
             Refused: production reads the new side, something depends on it, or the name is another.
         """
         migration = self.require()
         if migration.phase is Phase.ABORTED:
-            return
+            return f"The migration of {migration.table} was aborted before."
 
-        def work(conn: Connection) -> None:
-            cleanups.abort(
+        def work(conn: Connection) -> str:
+            return cleanups.abort(
                 conn,
                 migration,
                 typed_name=typed_name,
@@ -859,8 +859,9 @@ class Engine:
                 on_wait=self._say_waiting,
             )
 
-        self._write(work, name="abort")
-        self._emit(PhaseChanged(now(), "Aborted", Phase.ABORTED))
+        done = self._write(work, name="abort")
+        self._emit(PhaseChanged(now(), f"Aborted. {done}", Phase.ABORTED))
+        return done
 
 
 def _choice(rename: bool, archive: str | None, keep_old: bool, keep_provenance: bool) -> cleanups.CleanupChoice:

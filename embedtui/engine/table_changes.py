@@ -1,4 +1,4 @@
-"""What the application's DDL did to a table under its migration: told with the way out, and followed where that is safe."""
+"""What the application's DDL did to a table under its migration: told with the way out, followed where it is safe."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _storage(conn: Connection, oid: int) -> str:
 
 
 def table_change(conn: Connection, migration: Migration) -> TableChange | None:
-    """How the table differs from what ``migration`` knows of it; None where it does not. Two look-ups in the catalog."""
+    """How the table differs from what ``migration`` knows of it; None where it does not. A few catalog look-ups."""
     if migration.phase.ended or migration.phase in (Phase.PLAN, Phase.PREPARE, Phase.CLEANUP):
         return None
     row = conn.execute(
@@ -105,10 +105,12 @@ def table_change(conn: Connection, migration: Migration) -> TableChange | None:
         " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
         [migration.table_oid],
     ).fetchone()
-    if row is None:
+    table = TableName(*row) if row is not None else None
+    # one with the name that the application uses is what it means, and not the one that was pushed aside (or, in a
+    # restored database, what came to have the oid)
+    if table is None or (table != migration.table and _named(conn, migration)):
         return _gone(conn, migration)
     columns = _columns(conn, migration.table_oid)
-    table = TableName(*row)
     renamed, retyped, present = _compare(migration, columns)
     what = [f"table {shown(migration.table)} is called {shown(table)} now"] if table != migration.table else []
     what += [f"column {shown_column(old)} of {shown(table)} is called {shown_column(new)} now" for old, new in renamed]
@@ -177,12 +179,18 @@ def _compare(
     return renamed, retyped, present
 
 
+def _named(conn: Connection, migration: Migration) -> bool:
+    row = conn.execute("SELECT to_regclass(%s) IS NOT NULL", [relation(migration.table).as_string(conn)]).fetchone()
+    return bool(row and row[0])
+
+
 def _gone(conn: Connection, migration: Migration) -> TableChange:
-    again = conn.execute("SELECT to_regclass(%s) IS NOT NULL", [relation(migration.table).as_string(conn)]).fetchone()
     name = shown_column(migration.table.name)
-    if again and again[0]:
+    if _named(conn, migration):
         what = f"table {shown(migration.table)} was dropped and made again, or restored, since the migration began"
-        hint = f"Give it up with `embedtui abort --table {name}`, which leaves nothing of ours on the table, and run anew."
+        hint = (
+            f"Give it up with `embedtui abort --table {name}`, which leaves nothing of ours on the table, and run anew."
+        )
     else:
         what = f"table {shown(migration.table)} is gone"
         hint = f"`embedtui abort --table {name}` ends this."
@@ -204,9 +212,7 @@ def _side_columns(conn: Connection, migration: Migration) -> dict[str, _Column]:
     return _columns(conn, row[0]) if row and row[0] is not None else {}
 
 
-def _narrow_side(
-    conn: Connection, migration: Migration, followed: Migration
-) -> tuple[tuple[str, ...], str] | None:
+def _narrow_side(conn: Connection, migration: Migration, followed: Migration) -> tuple[tuple[str, ...], str] | None:
     """(what, hint) where a side table's key has another type than the table's: changing it rewrites the side table."""
     if migration.placement is PlacementKind.COLUMN:
         return None
@@ -227,7 +233,7 @@ def follow(
     stop: threading.Event,
     on_wait: Callable[[str], None] | None = None,
 ) -> None:
-    """Go on with the table as it is now, in one transaction: names, side table, change capture, and the word to Routers.
+    """Go on with the table as it is now, in one transaction: names, side table, change capture, the word to Routers.
 
     What changed meanwhile, or by the DDL itself, no trigger told of: a scan is asked for.
 

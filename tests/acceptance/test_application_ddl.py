@@ -100,7 +100,8 @@ def test_a_renamed_key_is_told_and_a_run_goes_on_with_it(site: Site) -> None:
         ("ALTER TABLE documents ALTER COLUMN content TYPE text USING upper(content)", {}, {}),
         (
             "ALTER TABLE documents ADD COLUMN fresh text; UPDATE documents SET fresh = 'other ' || id;"
-            " ALTER TABLE documents RENAME COLUMN content TO former; ALTER TABLE documents RENAME COLUMN fresh TO content",
+            " ALTER TABLE documents RENAME COLUMN content TO former;"
+            " ALTER TABLE documents RENAME COLUMN fresh TO content",
             {},
             {},
         ),

@@ -202,7 +202,7 @@ class Sync:
         self._job.note(f"Gone on with: {'; '.join(change.what)}")
 
     def _scan(self) -> int:
-        """Find by their fingerprints what no trigger told of: there are none, somebody took them away, or they failed."""
+        """Find by their fingerprints what no trigger told of: there are none, they were taken away, or they failed."""
         migration = self._job.migration
         now = self._database(lambda conn: capture.state(conn, migration))
         if now.phase not in ("backfill", *SCANNED) or time.monotonic() < self._scan_at:

@@ -198,7 +198,11 @@ def state(conn: Connection, migration: Migration) -> CaptureState:
         "SELECT id FROM embedtui.capture_fault WHERE migration = %s ORDER BY id DESC LIMIT %s",
         [migration.id, FAULTS_READ],
     ).fetchall()
-    why = conn.execute("SELECT reason FROM embedtui.capture_fault WHERE id = %s", faults[0]).fetchone() if faults else None
+    why = (
+        conn.execute("SELECT reason FROM embedtui.capture_fault WHERE id = %s", faults[0]).fetchone()
+        if faults
+        else None
+    )
     return CaptureState(row[0], row[1] == len(names), tuple(number for (number,) in faults), why[0] if why else "")
 
 
@@ -222,7 +226,11 @@ def remove_sql(migration: Migration) -> tuple[sql.Composed, ...]:
         sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(_name(migration, event)), table)
         for event in ("insert", "update", "rekey", "delete", "truncate")
     ]
-    statements += [
+    return (*statements, *remove_functions_sql(migration))
+
+
+def remove_functions_sql(migration: Migration) -> tuple[sql.Composed, ...]:
+    """DDL that drops the trigger functions, once their triggers are gone."""
+    return tuple(
         sql.SQL("DROP FUNCTION IF EXISTS {}()").format(_function(migration, what)) for what in ("row", "old_row", "all")
-    ]
-    return tuple(statements)
+    )

@@ -1,4 +1,4 @@
-"""Change capture under DDL and damage: what the application could do before, it can do now, and nothing of ours fails it."""
+"""Change capture under DDL and damage: what the application could do before, it still can."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_key_that_is_null_or_long_is_captured(app: App) -> None:
 
 
 def test_no_row_costs_a_subtransaction_of_its_own(app: App) -> None:
-    """More than 64 subtransactions with an id of their own overflow what the server keeps in memory, for all sessions."""
+    """More than 64 of them with an id of their own overflow what the server keeps in memory, for all sessions."""
     with app.conn.transaction():
         before = app.conn.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
         app("UPDATE documents SET body = body || '!', hits = 1")
