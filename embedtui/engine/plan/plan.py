@@ -27,7 +27,12 @@ from embedtui.postgres.catalog.discover import (
 )
 from embedtui.postgres.ddl import readable_seconds
 from embedtui.postgres.sides import capture
-from embedtui.postgres.sides.placement import content_sql, has_content_sql, make_placement
+from embedtui.postgres.sides.placement import (
+    content_sql,
+    follows_by_foreign_key,
+    has_content_sql,
+    make_placement,
+)
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import EmbedReply, ProviderFault, RateLimits, make_embedder
 
@@ -197,6 +202,7 @@ def _standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, 
     yield from _check_server(draft)
     yield from _check_rights(draft, migration.placement)
     yield from _check_table(draft, migration.placement)
+    yield from _check_foreign_key(draft, migration)
     yield from _check_new_side(conn, draft, migration)
     yield from _check_old_side(conn, draft, migration, settings)
     yield from _check_replication(draft, migration.placement, settings)
@@ -487,6 +493,22 @@ def _check_table(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
         )
     for notice in draft.notices:
         yield Check("notice", "warn", notice)
+
+
+def _check_foreign_key(draft: Draft, migration: Migration) -> Iterator[Check]:
+    """What the application could do to its table until now, and could not while a foreign key refers to it."""
+    if not follows_by_foreign_key(migration):
+        return
+    mend = "foreign_key = false: triggers keep the side table in step, and all of that works as before."
+    table = shown(draft.facts.table)
+    if draft.facts.persistence == "u":
+        yield Check("foreign key", "fail", f"{table} is unlogged: no logged side table may refer to it.", mend)
+        return
+    fails = ["TRUNCATE and DROP TABLE without CASCADE", "SET UNLOGGED", "a change of its key's columns or their types"]
+    if draft.facts.kind == "partitioned":
+        fails[1] = "DETACH PARTITION, DROP or TRUNCATE of a partition"
+    detail = f"The side table refers to {table}; while it does, these can fail there: {', '.join(fails)}."
+    yield Check("foreign key", "warn", detail, mend)
 
 
 def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -> Iterator[Check]:
