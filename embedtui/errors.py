@@ -63,6 +63,12 @@ class DatabaseLost(DatabaseError):
     title = "Database lost"
 
 
+class TableChanged(DatabaseError):
+    """The application's DDL changed the table under its migration; the hint says how to go on."""
+
+    title = "Table changed"
+
+
 class LockTimeout(DatabaseError):
     """A DDL step could not get its lock within its patience without blocking production."""
 

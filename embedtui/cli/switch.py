@@ -182,9 +182,9 @@ def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
     """
     with engine_for(settings, _tell) as engine, stop_signals() as stop:
         migration = engine.require()
-        engine.abort(confirm_table(migration, typed, act="Abort"), stop=stop)
+        done = engine.abort(confirm_table(migration, typed, act="Abort"), stop=stop)
         snapshot = engine.snapshot()
     if as_json:
-        emit_json({"table": migration.table, "phase": snapshot.phase})
+        emit_json({"table": migration.table, "phase": snapshot.phase, "done": done})
     else:
-        say(f"{plain(shown(migration.table))}: aborted; it is as it was before.")
+        say(f"{plain(shown(migration.table))}: aborted. {plain(done)}")

@@ -56,6 +56,7 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
     """Do the work that is due: prepare, backfill, index. Goes on where it was left, also beside other processes.
 
     Ctrl-C stops cleanly: what is paid for is stored. Progress goes to stderr. Leaves with 5 where rows are faulty.
+    An operator's pause is not lifted by it (exit code 6; with --follow it waits): `embedtui resume` does that.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     progress = ProgressLine()

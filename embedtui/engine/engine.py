@@ -28,14 +28,27 @@ from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.start import require_startable
 from embedtui.engine.plan.statements import index_options
 from embedtui.engine.prepare import begin, prepare, upgrade
+from embedtui.engine.resilience import with_database
 from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
+from embedtui.engine.table_changes import follow as follow_table
+from embedtui.engine.table_changes import remember as remember_columns
+from embedtui.engine.table_changes import same_names, table_change
 from embedtui.engine.validate import queries as queries_module
 from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered, with_verdicts
 from embedtui.engine.validate.gate import decide_gate
 from embedtui.engine.validate.run import CompareOptions
 from embedtui.engine.validate.verify import count_rows, sample_rows
-from embedtui.errors import DatabaseLost, EmbedtuiError, Interrupted, ProviderError, Refused
+from embedtui.errors import (
+    DatabaseError,
+    DatabaseLost,
+    EmbedtuiError,
+    Interrupted,
+    ProviderError,
+    Refused,
+    TableChanged,
+    TableError,
+)
 from embedtui.formatting import counted
 from embedtui.model import (
     AuditEntry,
@@ -218,7 +231,13 @@ class Engine:
     def pause(self, reason: str = "") -> None:
         """Hold the work everywhere until ``resume``; requests in flight are finished and stored."""
         migration = self._live()
-        self._write(lambda conn: set_desired(conn, migration.id, "pause", reason or "paused by the operator"))
+
+        def work(conn: Connection) -> None:
+            with conn.transaction():
+                set_condition(conn, migration.id, Condition.IDLE)  # what had failed is now an operator's to lift
+                set_desired(conn, migration.id, "pause", reason or "paused by the operator")
+
+        self._write(work)
 
     def resume(self) -> None:
         """Let the work go on, everywhere."""
@@ -322,21 +341,54 @@ class Engine:
 
     def prepare(self, stop: threading.Event | None = None) -> Migration:
         """Phase ``prepare`` alone; a no-op where it is done."""
-        stop = stop or threading.Event()
-        with connect(self.dsn, name="prepare") as conn:
+        with self._reached("prepare") as link:
+            return self._prepare(link, stop or threading.Event())
+
+    def _prepare(self, link: Link, stop: threading.Event) -> Migration:
+        def begun(conn: Connection) -> Migration:
+            upgrade(conn)
+            settings = self._to_begin_by()
+            return begin(conn, self.dsn, settings) if settings is not None else self.require()
+
+        migration = self._ride_out(link, begun, stop)
+        self._name = migration.name
+        if migration.phase is Phase.PREPARE:
+            self._emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
+            with self._at_work(migration, stop, "preparing") as job:
+                with_database(
+                    link,
+                    lambda conn: prepare(conn, migration, job.stop, self._say_waiting),
+                    stop=job.stop,
+                    on_lost=lambda message: job.hold("database", message),
+                    on_back=lambda: job.release("database"),
+                )
+            self._emit(PhaseChanged(now(), "Phase: backfill", Phase.BACKFILL))
+        return self._ride_out(link, lambda conn: self.require(), stop)
+
+    @contextlib.contextmanager
+    def _reached(self, name: str) -> Iterator[Link]:
+        """A connection for the start of the work. A database that cannot be reached at first is said at once."""
+        link = Link(self.dsn, name)
+        try:
             try:
-                upgrade(conn)
-                settings = self._to_begin_by()
-                migration = begin(conn, self.dsn, settings) if settings is not None else self.require()
-                self._name = migration.name
-                if migration.phase is Phase.PREPARE:
-                    self._emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
-                    with self._at_work(migration, stop, "preparing") as job:
-                        prepare(conn, migration, job.stop, self._say_waiting)
-                    self._emit(PhaseChanged(now(), "Phase: backfill", Phase.BACKFILL))
-            except psycopg.Error as error:
-                raise translate(error, dsn=self.dsn) from error
-        return self.require()
+                link.get()
+            except DatabaseLost as error:
+                if getattr(error.__context__, "sqlstate", None) is None:
+                    raise
+                # it was reached, and cut the session
+            yield link
+        finally:
+            link.drop()
+
+    def _ride_out(self, link: Link, work: Callable[[Connection], T], stop: threading.Event) -> T:
+        """Run ``work`` as the later stages do: a lost session or a lock only delays it."""
+        return with_database(
+            link,
+            work,
+            stop=stop,
+            on_lost=lambda message: self._emit(Noted(now(), f"Waiting for the database: {message}")),
+            on_back=lambda: self._emit(Noted(now(), "The database answers.")),
+        )
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
         """Prepare, backfill, index; blocks. Goes on where it was left; other processes may work beside it.
@@ -348,28 +400,85 @@ class Engine:
 
         Raises:
             Interrupted: stopped.
-            Refused: the settings describe another migration than the one under way, or it has ended.
+            Refused: the settings describe another migration than the one under way, it has ended, or an operator paused
+                it (without ``follow``, which waits for ``resume``).
+            TableChanged: the application's DDL left nothing that the migration could go on with.
             ProviderError: the provider refuses us as configured (without ``follow``, or before anything has begun).
             EmbedtuiError: anything else that waiting does not mend.
         """
-        self._write(upgrade, name="upgrade")
-        self._require_startable()
-        migration = self.prepare(stop)
-        if migration.phase.ended:
-            raise Refused(f"The migration of {migration.table} is {migration.phase}.")
-        self._require_provider(migration)
-        if migration.desired == "pause" and not follow:
-            self.resume()
+        with self._reached("prepare") as link:
+            self._ride_out(link, upgrade, stop)
+            self._ride_out(link, lambda conn: self._require_startable(), stop)
+            if not follow:
+                self._ride_out(link, self._require_unpaused, stop)
+            migration = self._prepare(link, stop)
+            if migration.phase.ended:
+                raise Refused(f"The migration of {migration.table} is {migration.phase}.")
+            self._ride_out(link, lambda conn: self._require_provider(migration), stop)
+            if migration.desired == "pause" and not follow:  # by ourselves, for what had failed
+                self._ride_out(link, lambda conn: self.resume(), stop)
         while True:
             try:
-                self._run_once(self.require(), stop, until, follow)
+                migration = self._follow_table(stop)
+                self._run_once(migration, stop, until, follow)
                 return self.snapshot()
-            except ConfigurationFault as fault:
+            except (ConfigurationFault, DatabaseError, TableError) as error:
+                fault = error if isinstance(error, ConfigurationFault) else self._table_changed(migration, error)
+                if fault is None:  # safe to go on with
+                    continue
                 self._pause_for(migration, fault)
                 if not follow:
-                    raise
+                    raise fault from error
                 if not self._wait_for_mend(stop):
                     return self.snapshot()
+
+    def _require_unpaused(self, conn: Connection) -> None:
+        migration = load_migration(conn, self._name)
+        if migration is None or migration.phase.ended or migration.desired == "run":
+            return
+        if migration.condition is not Condition.FAILED:
+            last = next((entry for entry in read_audit(conn, migration.id, 1000) if entry.act == "pause"), None)
+            who = f" by {last.who} on {last.host}, {last.at:%Y-%m-%d %H:%M %Z}" if last else ""
+            raise Refused(
+                f"The migration of {migration.table} was paused{who}: {migration.reason}.",
+                hint="`embedtui resume` lifts that; a run does not. `embedtui run --follow` waits for it.",
+            )
+
+    def _follow_table(self, stop: threading.Event) -> Migration:
+        """The migration as stored, brought in line with what the application's DDL did to its table.
+
+        Raises:
+            TableChanged: nothing is left that it could go on with.
+        """
+
+        def work(conn: Connection) -> None:
+            migration = self.require()
+            change = table_change(conn, migration)
+            if change is None:
+                remember_columns(conn, migration)
+            else:
+                follow_table(conn, migration, change, stop, self._say_waiting)
+                self._emit(Noted(now(), f"Going on: {'; '.join(change.what)}"))
+
+        link = Link(self.dsn, "prepare")
+        try:
+            self._ride_out(link, work, stop)
+            return self._ride_out(link, lambda conn: self.require(), stop)
+        finally:
+            link.drop()
+
+    def _table_changed(self, worked: Migration, error: EmbedtuiError) -> TableChanged | None:
+        """What the application did to the table, where that is what ended the work; None: it is safe to go on with.
+
+        Raises the error itself where the table is as it was.
+        """
+        migration = self.require()
+        change = self._read(lambda conn: table_change(conn, migration))
+        if change is None:
+            if same_names(worked, migration):
+                raise error
+            return None  # another process went on with it already
+        return None if change.safe else change.error()
 
     @contextlib.contextmanager
     def _at_work(self, migration: Migration, stop: threading.Event, doing: str) -> Iterator[Job]:
@@ -399,13 +508,9 @@ class Engine:
     def _require_startable(self) -> None:
         """Whoever starts it, a wrong key or another migration's settings are said before anything is changed."""
         settings = self._to_begin_by()
-        if settings is None:
-            return
-        try:
+        if settings is not None:
             with connect(self.dsn, name="check", read_only=True) as conn:
                 require_startable(conn, settings)
-        except psycopg.Error as error:
-            raise translate(error, dsn=self.dsn) from error
 
     def _require_provider(self, migration: Migration) -> None:
         """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody."""
@@ -419,7 +524,7 @@ class Engine:
             if fault.fault_class is FaultClass.CONFIGURATION:
                 raise ProviderError(fault.reason, hint=fault.hint) from None
 
-    def _pause_for(self, migration: Migration, fault: ConfigurationFault) -> None:
+    def _pause_for(self, migration: Migration, fault: EmbedtuiError) -> None:
         def work(conn: Connection) -> None:
             with conn.transaction():
                 set_desired(conn, migration.id, "pause", str(fault))
@@ -728,18 +833,18 @@ class Engine:
         self._write(work, name="cleanup")
         self._emit(PhaseChanged(now(), "Done", Phase.DONE))
 
-    def abort(self, typed_name: str, *, stop: threading.Event | None = None) -> None:
-        """Take everything back to before ``prepare``.
+    def abort(self, typed_name: str, *, stop: threading.Event | None = None) -> str:
+        """Take everything back to before ``prepare``; gives what was done, and what is left, in a sentence or two.
 
         Raises:
             Refused: production reads the new side, something depends on it, or the name is another.
         """
         migration = self.require()
         if migration.phase is Phase.ABORTED:
-            return
+            return f"The migration of {migration.table} was aborted before."
 
-        def work(conn: Connection) -> None:
-            cleanups.abort(
+        def work(conn: Connection) -> str:
+            return cleanups.abort(
                 conn,
                 migration,
                 typed_name=typed_name,
@@ -748,8 +853,9 @@ class Engine:
                 on_wait=self._say_waiting,
             )
 
-        self._write(work, name="abort")
-        self._emit(PhaseChanged(now(), "Aborted", Phase.ABORTED))
+        done = self._write(work, name="abort")
+        self._emit(PhaseChanged(now(), f"Aborted. {done}", Phase.ABORTED))
+        return done
 
 
 def _choice(rename: bool, archive: str | None, keep_old: bool, keep_provenance: bool) -> cleanups.CleanupChoice:

@@ -12,7 +12,9 @@ from psycopg import sql
 from embedtui.config import Settings
 from embedtui.engine.backfill.backfill import plan_shards
 from embedtui.engine.plan.draft import resolve
-from embedtui.engine.plan.start import require_ready
+from embedtui.engine.plan.existing import migration_name
+from embedtui.engine.plan.start import require_ready, require_same
+from embedtui.engine.table_changes import remember
 from embedtui.errors import Interrupted, Refused
 from embedtui.model import Migration, Phase
 from embedtui.postgres.connect import Connection, require_session
@@ -37,10 +39,11 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
         EmbedtuiError: the settings, the table or the server cannot serve; nothing has been changed.
     """
     require_session(dsn)
-    draft = resolve(conn, settings)
-    known = load_migration(conn, draft.name)
+    known = load_migration(conn, migration_name(conn, settings))
     if known is not None and not known.phase.ended:
+        require_same(conn, known, settings)
         return known
+    draft = resolve(conn, settings)
     placement = require_ready(conn, draft, settings)
     _install(conn)
     try:
@@ -50,6 +53,7 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
         known = load_migration(conn, draft.name)  # another process may have been first
         if known is None or known.phase.ended:
             raise
+        require_same(conn, known, settings)
         return known
 
 
@@ -127,6 +131,7 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
         run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[migration.table])
         capture.close_functions(conn, migration)  # default privileges may have opened them to a role
         create_route(conn, migration)
+        remember(conn, migration)
         plan_shards(conn, migration.id, migration.table_oid)
         count_total(conn, migration)
         set_phase(conn, migration.id, Phase.BACKFILL, expect=(Phase.PREPARE,))

@@ -294,7 +294,7 @@ def next_act(snapshot: Snapshot) -> tuple[str, str]:
     if phase is Phase.DONE:
         return "", "Done. Only the log and the registry stay."
     if phase is Phase.ABORTED:
-        return "", "Aborted: the table is as it was before."
+        return "", "Aborted: the old side serves; see `embedtui log`."
     if snapshot.condition is Condition.FAILED:
         reason = snapshot.reasons[0].detail if snapshot.reasons else ""
         return "resume", f"Mend this, then resume: {reason}"

@@ -43,21 +43,17 @@ def text_sql(column: sql.Composable, kind: str) -> sql.Composed:
     """A column's text; NULL stays NULL. ``kind`` is its type, a domain's base type."""
     if is_builtin(kind):
         return sql.SQL("{}::pg_catalog.text").format(column)
-    # not IS NULL, which a row of NULLs is as well
-    return sql.SQL(
-        "CASE WHEN pg_catalog.num_nulls({0}) OPERATOR(pg_catalog.=) 0 THEN pg_catalog.concat({0}) END"
-    ).format(column)
+    return output_sql(column, kind)
 
 
 def output_sql(column: sql.Composable, kind: str) -> sql.Composed:
-    """As :func:`text_sql` of a column that is never NULL, by output functions alone.
-
-    Whatever type the column has been given since, no cast of that type runs.
-    """
+    """As :func:`text_sql`, by output functions alone: whatever type the column has been given since, none of its casts
+    runs."""
     text = sql.SQL("pg_catalog.concat({})").format(column)
     if _OWN_TEXT.fullmatch(kind):
-        return sql.SQL("{}::{}::pg_catalog.text").format(text, sql.SQL(kind))
-    return text
+        text = sql.SQL("{}::{}::pg_catalog.text").format(text, sql.SQL(kind))
+    # not IS NULL, which a row of NULLs is as well
+    return sql.SQL("CASE WHEN pg_catalog.num_nulls({}) OPERATOR(pg_catalog.=) 0 THEN {} END").format(column, text)
 
 
 def key_types(migration: Migration) -> dict[str, str]:

@@ -82,12 +82,15 @@ class Shard:
     first_block: int
     last_block: int
     passes: int
+    filenode: int
+    """Storage that the blocks are of."""
 
 
 def plan_shards(conn: Connection, migration_id: int, table_oid: int) -> int:
-    """Plan shards for every leaf whose storage has none yet (new, or rewritten since); the number of new shards.
+    """Plan shards for every leaf whose storage has none yet (new, or rewritten since); how many are not done then.
 
-    Shards of a storage that was replaced (VACUUM FULL, CLUSTER) are closed: their rows stay counted.
+    Shards of a storage that was replaced (VACUUM FULL, CLUSTER) are closed: their rows stay counted. But not before
+    what was read of them is settled: its vectors are stored by key, and would be paid for again if it were read again.
     """
     leaves = conn.execute(
         """
@@ -102,13 +105,13 @@ def plan_shards(conn: Connection, migration_id: int, table_oid: int) -> int:
         """,
         {"table": table_oid},
     ).fetchall()
-    planned = 0
     with conn.transaction():
         conn.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_CLASS + 1, migration_id])
         for leaf, filenode, blocks in leaves:
             known = conn.execute(
-                "SELECT EXISTS (SELECT FROM embedtui.shard WHERE migration = %s AND leaf = %s AND filenode = %s)",
-                [migration_id, leaf, filenode],
+                "SELECT EXISTS (SELECT FROM embedtui.shard x WHERE migration = %(m)s AND leaf = %(l)s"
+                f" AND (filenode = %(f)s OR state = 'leased' AND NOT ({_ABANDONED})))",
+                {"m": migration_id, "l": leaf, "f": filenode, "grace": GRACE_SECONDS},
             ).fetchone()
             if known and known[0]:
                 continue
@@ -125,8 +128,10 @@ def plan_shards(conn: Connection, migration_id: int, table_oid: int) -> int:
                         for first in range(0, blocks, size)
                     ],
                 )
-            planned += -(-blocks // size)
-    return planned
+        left = conn.execute(
+            "SELECT count(*) FROM embedtui.shard WHERE migration = %s AND state <> 'done'", [migration_id]
+        ).fetchone()
+    return int(left[0]) if left else 0
 
 
 def claim(conn: Connection, migration: Migration, worker: int | None) -> Shard | None:
@@ -152,7 +157,7 @@ def claim(conn: Connection, migration: Migration, worker: int | None) -> Shard |
             return None
         number, leaf, filenode, first, last, passes, current, schema, name = row
         if current == filenode:
-            return Shard(number, TableName(schema, name), first, last, passes)
+            return Shard(number, TableName(schema, name), first, last, passes, filenode)
         conn.execute("UPDATE embedtui.shard SET state = 'done' WHERE id = %s", [number])
         if current is not None:  # rewritten; a dropped leaf simply goes
             plan_shards(conn, migration.id, migration.table_oid)
@@ -331,7 +336,7 @@ class Backfill:
             last = min(first + blocks - 1, shard.last_block)
 
             def read(conn: Connection, first: int = first, last: int = last) -> list[SourceRow]:
-                return self._job.placement.read_shard(conn, shard.leaf, first, last)
+                return self._job.placement.read_shard(conn, shard.leaf, first, last, shard.filenode)
 
             rows: list[SourceRow] = with_database(
                 link,

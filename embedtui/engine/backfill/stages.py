@@ -36,6 +36,7 @@ from embedtui.model import (
 )
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.sides import capture
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.migrations import load_migration, set_phase
 from embedtui.providers import Embedder, ProviderFault, make_embedder
@@ -180,6 +181,7 @@ class Stages:
             elif phase.ended:
                 return
             elif not self._follow:
+                self._await_scan()
                 self._drain(EVERY_KIND)
                 return
             else:
@@ -219,8 +221,7 @@ class Stages:
         while True:
             self._job.doing("final sweep")
             self._drain("r")
-            planned = self._database(lambda conn: plan_shards(conn, migration.id, migration.table_oid))
-            if planned:
+            if self._database(lambda conn: plan_shards(conn, migration.id, migration.table_oid)):
                 self._backfill(new)
                 continue
             keys = self._database(lambda conn: self._job.placement.sweep(conn, SWEEP_LIMIT))
@@ -255,6 +256,17 @@ class Stages:
                 raise self._why_stopped()
             if time.monotonic() > deadline:
                 self._job.note("Some changes still wait to be synced; they are worked off beside what follows.")
+                return
+
+    def _await_scan(self) -> None:
+        """Wait until the sync thread, here or elsewhere, has scanned for what change capture could not follow."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self._database(lambda conn: capture.faulty(conn, self._job.migration.id)):
+            self._job.doing("waiting for a scan for changes")
+            if self._job.stop.wait(IDLE_SECONDS):
+                raise self._why_stopped()
+            if time.monotonic() > deadline:
+                self._job.note("Changes that were not captured are still being scanned for: `embedtui run` again.")
                 return
 
     def _last_entry(self, conn: Connection) -> int | None:

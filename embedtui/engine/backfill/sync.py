@@ -15,7 +15,8 @@ from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Out
 from embedtui.engine.backfill.job import Job, record_faults
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.resilience import with_database
-from embedtui.errors import DatabaseError
+from embedtui.engine.table_changes import follow, same_names, table_change
+from embedtui.errors import DatabaseError, TableChanged
 from embedtui.model import FaultClass, Key, Side
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.ddl import run_ddl
@@ -24,6 +25,7 @@ from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.migrations import load_migration
 
 T = TypeVar("T")
 
@@ -90,7 +92,10 @@ class Sync:
         self._old_retry_at = 0.0
         self._old_retry_wait = RETRY_SECONDS[0]
         self._scan_at = 0.0
-        self._capture_lost = False
+        self._mended_fault = 0
+        """Newest fault of change capture after which it was installed anew."""
+        self._capture_broken = ""
+        """Why changes could not be captured, as last said."""
         self._old_lost = ""
         """Why the old model does not answer at present."""
 
@@ -126,7 +131,7 @@ class Sync:
             self._work(todo)
         elif not structural and len(entries) < BATCH:
             self._after = 0
-            return 0  # only entries that were put off
+            return self._tend()  # only entries that were put off
         return len(entries)
 
     def _database(self, work: Callable[[Connection], T]) -> T:
@@ -172,6 +177,7 @@ class Sync:
         self._recent = defaultdict(
             list, {key: at for key, at in self._recent.items() if moment - at[-1] < WINDOW_SECONDS}
         )
+        self._database(self._require_table)
         self._database(self._job.placement.forget_gone)
         scanned = self._scan()
         if scanned:
@@ -184,47 +190,81 @@ class Sync:
             self._tend_at = 0.0
         return len(stale)
 
+    def _require_table(self, conn: Connection) -> None:
+        migration = load_migration(conn, self._job.migration.name)
+        if migration is None or migration.phase.ended:
+            return
+        if not same_names(migration, self._job.migration):
+            raise TableChanged(f"Table {migration.table} changed.", hint="Another process went on with that.")
+        change = table_change(conn, migration)
+        if change is None:
+            return
+        if not change.in_place:
+            raise change.error()
+        follow(conn, migration, change, self._job.stop)
+        self._job.note(f"Gone on with: {'; '.join(change.what)}")
+
     def _scan(self) -> int:
-        """Find by their fingerprints what no trigger told of: where there are none, or somebody took them away."""
+        """Find by their fingerprints what no trigger told of: there are none, they were taken away, or they failed."""
         migration = self._job.migration
-        phase, captured = self._database(lambda conn: capture.state(conn, migration))
-        if phase not in SCANNED or time.monotonic() < self._scan_at:
+        now = self._database(lambda conn: capture.state(conn, migration))
+        if now.phase not in ("backfill", *SCANNED) or time.monotonic() < self._scan_at:
             return 0
         if migration.stored.by_triggers:
-            if captured:
+            if now.installed and not now.faults:
                 return 0
-            self._mend_capture()
+            self._mend_capture(now)
+        if now.phase not in SCANNED:
+            return 0
         began = time.monotonic()
         keys = self._database(lambda conn: self._job.placement.sweep(conn, SCAN_LIMIT))
         if isinstance(self._job.placement, TablePlacement) and not follows_by_foreign_key(migration):
             self._database(self._job.placement.remove_orphans)
-        self._database(lambda conn: queue_keys(conn, migration.id, keys, "u"))
+        self._database(lambda conn: self._queue_scanned(conn, keys, now.faults if len(keys) < SCAN_LIMIT else ()))
         self._scan_at = time.monotonic() + SCAN_SHARE * (time.monotonic() - began)
         return len(keys)
 
-    def _mend_capture(self) -> None:
-        """Install change capture anew; where this role may not, the scan stands in for it."""
+    def _queue_scanned(self, conn: Connection, keys: Sequence[Key], settled: Sequence[int]) -> None:
+        with conn.transaction():
+            queue_keys(conn, self._job.migration.id, keys, "u")
+            capture.forget_faults(conn, settled)
+
+    def _mend_capture(self, now: capture.CaptureState) -> None:
+        """Install change capture anew; where this role may not, the scan stands in for it.
+
+        After a fault, too: a session that has seen a column's former type fails until the function is another.
+        """
+        table = self._job.migration.table
+        newest = max(now.faults, default=0)
+        if now.installed and newest <= self._mended_fault:
+            return
+        why = f"could not follow: {now.reason}" if now.installed else "was taken off, or is outdated"
+        make = capture.functions_sql if now.installed else capture.install_sql
 
         def install(conn: Connection) -> None:
             run_ddl(
                 conn,
-                capture.install_sql(self._job.migration, capture.attaching_roles(conn, self._job.migration)),
+                make(self._job.migration, capture.attaching_roles(conn, self._job.migration)),
                 stop=self._job.stop,
-                relations=[self._job.migration.table],
+                relations=[table],
                 patience=MEND_PATIENCE,
             )
-            add_audit(conn, self._job.migration.id, "capture", "its triggers were missing or disabled: installed anew")
+            add_audit(conn, self._job.migration.id, "capture", f"{why}; installed anew")
 
-        gone = f"Change capture was taken off {self._job.migration.table}"
         try:
             self._database(install)
         except DatabaseError as error:
-            if not self._capture_lost:
-                self._job.failed(f"{gone}: changes are scanned for. {error.message}", hint=error.hint)
-            self._capture_lost = True
+            if why != self._capture_broken:
+                self._job.failed(
+                    f"Change capture of {table} {why}: changes are scanned for. {error.message}", hint=error.hint
+                )
+            self._capture_broken = why
         else:
-            self._capture_lost = False
-            self._job.failed(f"{gone}, and installed anew; what changed meanwhile is scanned for.")
+            self._capture_broken = ""
+            self._mended_fault = newest
+            self._job.failed(
+                f"Change capture of {table} {why}. It was installed anew; what changed meanwhile is scanned for."
+            )
 
     def _stale(self, conn: Connection) -> list[Key]:
         rows = conn.execute(

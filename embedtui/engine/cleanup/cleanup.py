@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedtui.engine.backfill.backfill import ALIVE
+from embedtui.engine.cleanup import traces
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import DatabaseError, Interrupted, LockTimeout, NotClean, Refused, SettingsError
 from embedtui.formatting import counted, duration
@@ -28,7 +29,6 @@ from embedtui.postgres.indexes import partition_indexes
 from embedtui.postgres.names import key_sql, parse_name, relation
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
-from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.route import CHANNEL, read_listeners, read_route
 from embedtui.postgres.values import same_key_sql
@@ -262,12 +262,10 @@ def abort_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...
     if row is not None and (row[0] != Side.OLD.value or row[1]):
         found.append(Blocker("route", "Production reads the new side.", "Roll back first: `embedtui rollback`."))
     side = new_side(migration)
-    oid = _one(conn, "SELECT to_regclass(%s)::oid", (relation(side.table).as_string(conn),))
-    if oid is not None:
-        columns = [side.embedding, side.model, side.source]
-        if migration.placement is PlacementKind.TABLE:
-            columns += migration.key_columns
-        found += _dependent_blockers(conn, inspect_oid(conn, oid), *columns)
+    for each in traces.find(conn, migration):
+        columns = [side.embedding, side.model, side.source, *migration.key_columns] if each.side_table else each.columns
+        if columns:
+            found += _dependent_blockers(conn, inspect_oid(conn, each.oid), *columns)
     return tuple(found)
 
 
@@ -454,14 +452,8 @@ def _record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) 
 
 def _remove_sql(conn: Connection, migration: Migration) -> list[Statement]:
     """Takes everything back to before ``prepare``."""
-    there = _one(conn, "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = %s)", (migration.table_oid,))
-    statements: list[Statement] = []
-    if there:
-        statements.append(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(relation(migration.table)))
-    statements += capture.remove_sql(migration)
-    if there or migration.placement is PlacementKind.TABLE:  # a dropped table took its columns along
-        statements += make_placement(migration).undo_sql()
-    # a column takes its indexes along, a table its foreign key
+    statements = traces.removal_sql(traces.find(conn, migration))
+    statements += capture.remove_functions_sql(migration)
     return [*statements, *_record_sql(migration, Phase.ABORTED, Side.NEW.value, migration.new_column)]
 
 
@@ -487,7 +479,7 @@ def _rows_sql(migration: Migration) -> list[Statement]:
         sql.SQL("DELETE FROM {} WHERE migration = {}").format(
             sql.Identifier("embedtui", table), sql.Literal(migration.id)
         )
-        for table in ("queue", "shard", "stale")
+        for table in ("queue", "shard", "stale", "capture_fault")
     ]
 
 
@@ -567,14 +559,18 @@ def abort(
     stop: threading.Event,
     on_step: Callable[[CleanupStep], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
-) -> None:
+) -> str:
     """Takes everything back to before ``prepare``: triggers, new columns or side table, index; a rerun completes it.
+
+    Also where the table has another name, was made again or restored since: what it carries of ours is looked up. Gives
+    what was done, and what is left, in a sentence or two.
 
     Raises Refused (production reads the new side, something depends on it, or another process is at it), LockTimeout,
     Interrupted.
     """
     _require_name(migration, typed_name)
     on_step = on_step or (lambda step: None)
+    removed = traces.find(conn, migration)
     with _alone(conn, migration):
         _refuse(abort_blockers(conn, migration), "")
         for step in abort_statements(conn, migration):
@@ -593,10 +589,13 @@ def abort(
                     _remove_sql(conn, migration),
                     stop=stop,
                     on_wait=on_wait,
-                    relations=[migration.table, new_side(migration).table],
+                    relations=[each.table for each in removed],
                 )
             else:
                 _finish(conn, migration, "abort", step)
+        done = traces.outcome(conn, migration, removed)
+        add_audit(conn, migration.id, "abort", done)
+    return done
 
 
 def _begin(

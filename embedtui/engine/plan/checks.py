@@ -21,6 +21,7 @@ from embedtui.postgres.catalog.server import long_transactions, size_in_bytes, v
 from embedtui.postgres.catalog.tables import exists
 from embedtui.postgres.connect import SEARCH_PATH
 from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder
 
@@ -36,6 +37,7 @@ def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, s
     yield from _check_server(draft)
     yield from _check_rights(draft, migration.placement)
     yield from _check_table(draft, migration.placement)
+    yield from _check_foreign_key(draft, migration)
     yield from _check_new_side(conn, draft, migration)
     yield from _check_old_side(conn, draft, migration, settings)
     yield from _check_replication(draft, migration.placement, settings)
@@ -186,6 +188,22 @@ def _check_columns(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
             f"{', '.join(f'{each.kind} {each.name}' for each in dependents)}.",
             "The cleanup will stop at them: change them to the new side before it.",
         )
+
+
+def _check_foreign_key(draft: Draft, migration: Migration) -> Iterator[Check]:
+    """What the application could do to its table until now, and could not while a foreign key refers to it."""
+    if not follows_by_foreign_key(migration):
+        return
+    mend = "foreign_key = false: triggers keep the side table in step, and all of that works as before."
+    table = shown(draft.facts.table)
+    if draft.facts.persistence == "u":
+        yield Check("foreign key", "fail", f"{table} is unlogged: no logged side table may refer to it.", mend)
+        return
+    fails = ["TRUNCATE and DROP TABLE without CASCADE", "SET UNLOGGED", "a change of its key's columns or their types"]
+    if draft.facts.kind == "partitioned":
+        fails[1] = "DETACH PARTITION, DROP or TRUNCATE of a partition"
+    detail = f"The side table refers to {table}; while it does, these can fail there: {', '.join(fails)}."
+    yield Check("foreign key", "warn", detail, mend)
 
 
 def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -> Iterator[Check]:

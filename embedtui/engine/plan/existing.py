@@ -8,9 +8,9 @@ from typing import Any
 from psycopg import Connection
 
 from embedtui.config import SPECS, ModelSettings, Settings
-from embedtui.errors import SettingsError
+from embedtui.errors import SettingsError, TableError
 from embedtui.model import PlacementKind
-from embedtui.postgres.catalog.tables import find_table
+from embedtui.postgres.catalog.tables import find_table, readings
 from embedtui.postgres.state import migrations as state
 
 
@@ -24,8 +24,14 @@ def migration_name(conn: Connection[Any], settings: Settings) -> str | None:
     if settings.name is not None:
         return settings.name
     if settings.table is not None:
-        oid, table = find_table(conn, settings.table, settings.schema)
-        return state.migration_of_table(conn, oid) or table.name
+        former = state.migration_of_former_name(conn, readings(settings.table, settings.schema))
+        try:
+            oid, table = find_table(conn, settings.table, settings.schema)
+        except TableError:
+            if former is None:
+                raise
+            return former
+        return state.migration_of_table(conn, oid) or former or table.name
     names = state.live_migrations(conn)
     if len(names) > 1:
         raise SettingsError(f"Several migrations are under way: {', '.join(names)}.", hint="Say which: --name NAME.")

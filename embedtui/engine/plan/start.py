@@ -11,8 +11,9 @@ from embedtui.engine.plan.checks import DATABASE_CHECKS, provider_check, standin
 from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.existing import migration_name
 from embedtui.engine.plan.placement import choose_placement
-from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused
-from embedtui.model import PlacementKind
+from embedtui.engine.table_changes import table_change
+from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused, TableError
+from embedtui.model import Migration, PlacementKind
 from embedtui.postgres.catalog.tables import find_table
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.state import migrations as state
@@ -32,8 +33,28 @@ def require_startable(conn: Connection[Any], settings: Settings) -> None:
     if known is None or known.phase.ended:
         require_ready(conn, resolve(conn, settings), settings, ask=True)
         return
+    require_same(conn, known, settings)
+
+
+def require_same(conn: Connection[Any], known: Migration, settings: Settings) -> None:
+    """Raises Refused where the settings describe another migration than ``known``, the one under way: two operators
+    may begin at the same time, and nobody's work goes on into a model that he did not ask for.
+
+    Raises TableChanged where the table that both mean is another one now.
+    """
+    change = table_change(conn, known)
+    if change is not None and change.followed is None:
+        raise change.error()
+    if change is not None and change.followed is not None:
+        known = change.followed
     model, table = known.new_model, known.table
-    if settings.table is not None and find_table(conn, settings.table, settings.schema)[0] != known.table_oid:
+    try:
+        meant = find_table(conn, settings.table, settings.schema)[0] if settings.table is not None else known.table_oid
+    except TableError:
+        if change is not None:  # the settings still have its former name
+            raise change.error() from None
+        raise
+    if meant != known.table_oid:
         raise Refused(f"The migration {known.name} is that of {shown(table)}.", hint="Say which one: --name.")
     for what, stored, asked in (
         ("model", model.name, settings.new_model.name),

@@ -80,7 +80,7 @@ def find_table(conn: Connection[Any], name: str, schema: str | None = None) -> t
         TableError: no such table (with near misses), or not a table.
     """
     home = home_schemas(conn)
-    for wanted_schema, wanted in _readings(name, schema):
+    for wanted_schema, wanted in readings(name, schema):
         row = read_first(conn, _FIND, {"schema": wanted_schema, "name": wanted, "home": home})
         if row is None:
             continue
@@ -94,7 +94,7 @@ def find_table(conn: Connection[Any], name: str, schema: str | None = None) -> t
     raise TableError(f"no table {in_quotes(asked)}{_near_tables(conn, name, home)}")
 
 
-def _readings(name: str, schema: str | None) -> Iterable[tuple[str | None, str]]:
+def readings(name: str, schema: str | None) -> Iterable[tuple[str | None, str]]:
     """The (schema, table) pairs a typed name may mean, likeliest first."""
     yield schema, name
     parts = parse_name(name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from psycopg import sql
 
@@ -10,7 +11,10 @@ from embedtui.model import Migration, PlacementKind
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
-from embedtui.postgres.values import content_types, key_types, output_sql, text_sql
+from embedtui.postgres.values import content_types, key_types, output_sql
+
+FAULTS_READ = 100_000
+"""Faults that one scan settles at most; there is one a transaction."""
 
 # Types whose text form does not depend on the application's session settings.
 _STABLE_TEXT = ("smallint", "integer", "bigint", "uuid", "text", "character", "numeric", "boolean", "oid")
@@ -24,14 +28,93 @@ def _function(migration: Migration, what: str) -> sql.Identifier:
     return sql.Identifier("embedtui", f"capture_{migration.id}_{what}")
 
 
+# PL/pgSQL, for one row or TRUNCATE. What may raise (a column that the application renamed or retyped, our own tables
+# missing, locked or out of reach) happens in the inner block. Per row this costs a subtransaction that never gets an id
+# (0.7 us beside 4.5): only the first row of a transaction is stored in there, since a transaction with more than 64
+# subtransaction ids slows down all others. From then on its lock keeps the queue as it is, so that later rows are
+# stored outside. After a fault the rest of the transaction is left to the scan that the fault asks for.
+_BODY = """
+DECLARE
+    k pg_catalog.text[];
+    state pg_catalog.text := pg_catalog.current_setting({setting}, true);
+BEGIN
+    -- a partition's trigger tells of the partition
+    IF state OPERATOR(pg_catalog.=) 'lost' OR TG_RELID OPERATOR(pg_catalog.<>) {table} AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_partition_ancestors(TG_RELID) a WHERE a.relid OPERATOR(pg_catalog.=) {table})
+    THEN RETURN NULL; END IF;
+    BEGIN
+        IF ({when}) THEN k := {key}; END IF;
+        IF k IS NOT NULL AND state IS DISTINCT FROM 'kept' THEN
+            INSERT INTO embedtui.queue (migration, key, kind) VALUES ({migration}, k, TG_ARGV[0]::pg_catalog."char");
+            PERFORM pg_catalog.set_config({setting}, 'kept', true);
+            RETURN NULL;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        PERFORM pg_catalog.set_config({setting}, 'lost', true);
+        BEGIN
+            INSERT INTO embedtui.capture_fault (migration, reason) VALUES ({migration}, SQLERRM);
+        EXCEPTION WHEN OTHERS THEN
+            RAISE LOG 'embedtui: changes of migration % are not captured: %', {migration}, SQLERRM;
+        END;
+        RETURN NULL;
+    END;
+    IF k IS NOT NULL THEN
+        INSERT INTO embedtui.queue (migration, key, kind) VALUES ({migration}, k, TG_ARGV[0]::pg_catalog."char");
+    END IF;
+    RETURN NULL;
+END"""
+
+
+def _bodies(migration: Migration) -> dict[str, str]:
+    """Source of each trigger function by its name.
+
+    Comparisons are of texts made by output functions alone (see ``values``), so that no operator and no cast of the
+    application's runs with our rights. They are in here and not in a WHEN
+    clause: on columns that one names PostgreSQL refuses the application's ALTER TYPE and DROP COLUMN.
+    """
+    rekeyed, edited = _distinct(key_types(migration)), _distinct(content_types(migration))
+    inserted: sql.Composable = sql.SQL("true")
+    if migration.placement is PlacementKind.COLUMN:
+        side = new_side(migration)
+        # A row moved between partitions brings its vector along: right only if the fingerprint says so.
+        inserted = sql.SQL("NEW.{} IS NULL OR NEW.{} IS DISTINCT FROM {} OR NEW.{} IS NULL").format(
+            sql.Identifier(side.embedding),
+            sql.Identifier(side.source),
+            _row_fingerprint(migration, "NEW"),
+            sql.Identifier(migration.old_column),
+        )
+
+    def body(when: sql.Composable, key: sql.Composable) -> str:
+        return (
+            sql.SQL(_BODY)
+            .format(
+                table=sql.SQL("{}::pg_catalog.oid").format(sql.Literal(migration.table_oid)),
+                migration=sql.Literal(migration.id),
+                setting=sql.Literal(f"embedtui.capture_{migration.id}"),
+                when=when,
+                key=key,
+            )
+            .as_string(None)
+        )
+
+    # CASE, since OLD is not assigned yet where a row is inserted, nor NEW where one is deleted
+    row = sql.SQL("CASE TG_OP WHEN 'INSERT' THEN {} ELSE {} OR {} END").format(inserted, edited, rekeyed)
+    bodies = {"row": body(row, _row_key(migration, "NEW"))}
+    if migration.placement is PlacementKind.TABLE and not follows_by_foreign_key(migration):
+        gone = sql.SQL("CASE TG_OP WHEN 'DELETE' THEN true ELSE {} END").format(rekeyed)
+        bodies["old_row"] = body(gone, _row_key(migration, "OLD"))
+        bodies["all"] = body(sql.SQL("true"), sql.SQL("'{}'::pg_catalog.text[]"))
+    return bodies
+
+
 def functions_sql(migration: Migration, attaching: Sequence[str] = ()) -> tuple[sql.Composed, ...]:
-    """DDL that makes the functions of change capture, or closes those of an older program; no lock on the table.
+    """DDL of the trigger functions alone: takes no lock on the table, and has every session compile them anew.
 
     ``attaching``: see :func:`attaching_roles`.
 
     They are SECURITY DEFINER, so that an application role needs no right on our schema; hence nobody may execute them
     (a trigger fires without), they serve no table but the migration's and its partitions, and they make text by output
-    functions alone (see ``columns``): on a table of somebody else's, a key with a cast of its own would run as us.
+    functions alone (see ``values``): on a table of somebody else's, a key with a cast of its own would run as us.
     """
     session = sql.SQL("")
     if not all(kind.startswith(_STABLE_TEXT) for kind in migration.key_types):
@@ -50,25 +133,6 @@ def functions_sql(migration: Migration, attaching: Sequence[str] = ()) -> tuple[
             for role in attaching
         ]
     return tuple(statements)
-
-
-def _bodies(migration: Migration) -> dict[str, str]:
-    """The functions by what they are called."""
-    keys: dict[str, sql.Composable] = {"row": _row_key(migration, "NEW")}
-    if migration.placement is PlacementKind.TABLE and not follows_by_foreign_key(migration):
-        keys |= {"old_row": _row_key(migration, "OLD"), "all": sql.SQL("'{}'::pg_catalog.text[]")}
-    # a partition's trigger tells of the partition
-    text = sql.SQL(
-        "BEGIN IF TG_RELID OPERATOR(pg_catalog.=) {table} OR EXISTS (SELECT FROM"
-        " pg_catalog.pg_partition_ancestors(TG_RELID) a WHERE a.relid OPERATOR(pg_catalog.=) {table})"
-        " THEN INSERT INTO embedtui.queue (migration, key, kind)"
-        ' VALUES ({id}, {key}, TG_ARGV[0]::pg_catalog."char"); END IF; RETURN NULL; END'
-    )
-    table = sql.SQL("{}::pg_catalog.oid").format(sql.Literal(migration.table_oid))
-    return {
-        what: text.format(table=table, id=sql.Literal(migration.id), key=key).as_string(None)
-        for what, key in keys.items()
-    }
 
 
 def attaching_roles(conn: Connection, migration: Migration) -> list[str]:
@@ -123,96 +187,109 @@ def close_functions(conn: Connection, migration: Migration) -> bool:
 
 
 def install_sql(migration: Migration, attaching: Sequence[str] = ()) -> tuple[sql.Composed, ...]:
-    """DDL that installs change capture; every comparison sits in a trigger's WHEN clause, bound by OID here.
+    """DDL that installs change capture: functions and triggers.
 
     A row trigger without a column list also sees edits made by BEFORE triggers. ENABLE ALWAYS also captures what a
     logical replication apply worker writes.
     """
+    table = relation(migration.table)
     statements = list(functions_sql(migration, attaching))
-
-    def trigger(
-        event: str, what: str, kind: str, when: sql.Composable | None, level: str = "ROW", name: str = ""
-    ) -> None:
-        identifier = sql.Identifier(_name(migration, name or event.lower()))
-        table = relation(migration.table)
-        statements.append(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(identifier, table))
-        statements.append(
-            sql.SQL("CREATE TRIGGER {} AFTER {} ON {} FOR EACH {}{} EXECUTE FUNCTION {}({})").format(
-                identifier,
-                sql.SQL(event),
-                table,
-                sql.SQL(level),
-                sql.SQL(" WHEN ({})").format(when) if when is not None else sql.SQL(""),
-                _function(migration, what),
-                sql.Literal(kind),
-            )
-        )
-        statements.append(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table, identifier))
-
-    def distinct(types: dict[str, str]) -> sql.Composed:
-        # of texts and not of values: the operator of a type of the application's need not be in our search path
-        return sql.SQL(" OR ").join(
-            sql.SQL("{} IS DISTINCT FROM {}").format(
-                *(text_sql(sql.SQL("{}.{}").format(sql.SQL(row), sql.Identifier(name)), kind) for row in ("OLD", "NEW"))
-            )
-            for name, kind in types.items()
-        )
-
-    insert_when: sql.Composable | None = None
-    if migration.placement is PlacementKind.COLUMN:
-        side = new_side(migration)
-        # A row moved between partitions brings its vector along: right only if the fingerprint says so.
-        insert_when = sql.SQL("NEW.{} IS NULL OR NEW.{} IS DISTINCT FROM {} OR NEW.{} IS NULL").format(
-            sql.Identifier(side.embedding),
-            sql.Identifier(side.source),
-            _row_fingerprint(migration, "NEW"),
-            sql.Identifier(migration.old_column),
-        )
-    trigger("INSERT", "row", "i", insert_when)
-    trigger(
-        "UPDATE",
-        "row",
-        "u",
-        sql.SQL("{} OR {}").format(distinct(content_types(migration)), distinct(key_types(migration))),
-    )
-    if migration.placement is PlacementKind.TABLE and not follows_by_foreign_key(migration):
-        trigger("DELETE", "old_row", "d", None)
-        trigger("UPDATE", "old_row", "d", distinct(key_types(migration)), name="rekey")
-        trigger("TRUNCATE", "all", "t", None, level="STATEMENT")
+    for name, (event, what, kind) in _triggers(migration).items():
+        identifier = sql.Identifier(_name(migration, name))
+        level = sql.SQL("STATEMENT" if event == "TRUNCATE" else "ROW")
+        statements += [
+            sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(identifier, table),
+            sql.SQL("CREATE TRIGGER {} AFTER {} ON {} FOR EACH {} EXECUTE FUNCTION {}({})").format(
+                identifier, sql.SQL(event), table, level, _function(migration, what), sql.Literal(kind)
+            ),
+            sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table, identifier),
+        ]
     return tuple(statements)
 
 
-def _row_key(migration: Migration, row: str) -> sql.Composed:
-    parts = sql.SQL(", ").join(
-        output_sql(sql.SQL("{}.{}").format(sql.SQL(row), sql.Identifier(name)), kind)
-        for name, kind in key_types(migration).items()
+def _text(row: str, name: str, kind: str) -> sql.Composed:
+    return output_sql(sql.SQL("{}.{}").format(sql.SQL(row), sql.Identifier(name)), kind)
+
+
+def _distinct(types: dict[str, str]) -> sql.Composed:
+    return sql.SQL(" OR ").join(
+        sql.SQL("{} IS DISTINCT FROM {}").format(_text("OLD", name, kind), _text("NEW", name, kind))
+        for name, kind in types.items()
     )
-    return sql.SQL("ARRAY[{}]").format(parts)
+
+
+def _row_key(migration: Migration, row: str) -> sql.Composed:
+    return sql.SQL("ARRAY[{}]").format(
+        sql.SQL(", ").join(_text(row, name, kind) for name, kind in key_types(migration).items())
+    )
 
 
 def _row_fingerprint(migration: Migration, row: str) -> sql.Composed:
-    parts = sql.SQL(", ").join(
-        text_sql(sql.SQL("{}.{}").format(sql.SQL(row), sql.Identifier(name)), kind)
-        for name, kind in content_types(migration).items()
-    )
+    parts = sql.SQL(", ").join(_text(row, name, kind) for name, kind in content_types(migration).items())
     return sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(parts)
 
 
-def _events(migration: Migration) -> tuple[str, ...]:
+def _triggers(migration: Migration) -> dict[str, tuple[str, str, str]]:
+    """Each trigger's (event, function, kind of queue entry) by its name."""
+    triggers = {"insert": ("INSERT", "row", "i"), "update": ("UPDATE", "row", "u")}
     if migration.placement is PlacementKind.TABLE and not follows_by_foreign_key(migration):
-        return ("insert", "update", "delete", "truncate")
-    return ("insert", "update")
+        triggers |= {
+            "delete": ("DELETE", "old_row", "d"),
+            "rekey": ("UPDATE", "old_row", "d"),
+            "truncate": ("TRUNCATE", "all", "t"),
+        }
+    return triggers
 
 
-def state(conn: Connection, migration: Migration) -> tuple[str, bool]:
-    """(phase, whether all triggers are there and enabled), of one moment."""
-    names = [_name(migration, event) for event in _events(migration)]
+@dataclass(frozen=True, slots=True)
+class CaptureState:
+    """How change capture fares, of one moment."""
+
+    phase: str
+    installed: bool
+    """All triggers are there and enabled, and their functions are those that this migration needs now."""
+    faults: tuple[int, ...]
+    """Transactions that it could not capture, by their ids in capture_fault: only a scan finds what they wrote."""
+    reason: str
+    """Why, of the newest of them."""
+
+
+def state(conn: Connection, migration: Migration) -> CaptureState:
+    """How change capture fares; a function of an older program, or of columns' former names, counts as missing."""
+    names = [_name(migration, name) for name in _triggers(migration)]
+    bodies = list(_bodies(migration).values())
     row = conn.execute(
-        "SELECT phase, (SELECT count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = m.table_oid"
-        " AND t.tgname = ANY (%s) AND t.tgenabled = 'A') FROM embedtui.migration m WHERE id = %s",
-        [names, migration.id],
+        "SELECT phase, (SELECT count(*) FROM pg_catalog.pg_trigger t"
+        " JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid AND p.prosrc = ANY (%(b)s)"
+        " WHERE t.tgrelid = m.table_oid AND t.tgname = ANY (%(n)s) AND t.tgenabled = 'A' AND t.tgqual IS NULL)"
+        " FROM embedtui.migration m WHERE id = %(m)s",
+        {"b": bodies, "n": names, "m": migration.id},
     ).fetchone()
-    return (row[0], row[1] == len(names)) if row else ("", False)
+    if row is None:
+        return CaptureState("", False, (), "")
+    faults = conn.execute(
+        "SELECT id FROM embedtui.capture_fault WHERE migration = %s ORDER BY id DESC LIMIT %s",
+        [migration.id, FAULTS_READ],
+    ).fetchall()
+    why = (
+        conn.execute("SELECT reason FROM embedtui.capture_fault WHERE id = %s", faults[0]).fetchone()
+        if faults
+        else None
+    )
+    return CaptureState(row[0], row[1] == len(names), tuple(number for (number,) in faults), why[0] if why else "")
+
+
+def forget_faults(conn: Connection, faults: Iterable[int]) -> None:
+    """Take faults off whose changes a scan, begun after they were read, has found."""
+    conn.execute("DELETE FROM embedtui.capture_fault WHERE id = ANY (%s)", [list(faults)])
+
+
+def faulty(conn: Connection, migration_id: int) -> bool:
+    """Whether there are changes that were not captured, and no scan has found yet."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM embedtui.capture_fault WHERE migration = %s)", [migration_id]
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def remove_sql(migration: Migration) -> tuple[sql.Composed, ...]:
@@ -222,7 +299,11 @@ def remove_sql(migration: Migration) -> tuple[sql.Composed, ...]:
         sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(_name(migration, event)), table)
         for event in ("insert", "update", "rekey", "delete", "truncate")
     ]
-    statements += [
+    return (*statements, *remove_functions_sql(migration))
+
+
+def remove_functions_sql(migration: Migration) -> tuple[sql.Composed, ...]:
+    """DDL that drops the trigger functions, once their triggers are gone."""
+    return tuple(
         sql.SQL("DROP FUNCTION IF EXISTS {}()").format(_function(migration, what)) for what in ("row", "old_row", "all")
-    ]
-    return tuple(statements)
+    )

@@ -64,8 +64,13 @@ class Placement(Protocol):
         """DDL that takes the new side back."""
         ...
 
-    def read_shard(self, conn: Connection, leaf: TableName, first: int, last: int) -> list[SourceRow]:
-        """Rows of blocks first..last (inclusive) that have no new vector, something to embed, and no open fault."""
+    def read_shard(
+        self, conn: Connection, leaf: TableName, first: int, last: int, filenode: int | None = None
+    ) -> list[SourceRow]:
+        """Rows of blocks first..last (inclusive) that have no new vector, something to embed, and no open fault.
+
+        None where the leaf's storage is no longer ``filenode`` (if given): these blocks hold other rows now.
+        """
         ...
 
     def write(self, conn: Connection, leaf: TableName, rows: Sequence[SourceRow], vectors: Vectors) -> Written:

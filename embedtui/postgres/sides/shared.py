@@ -74,7 +74,10 @@ class SharedPlacement:
     def _format(self, text: str, **more: sql.Composable) -> sql.Composed:
         return sql.SQL(text).format(**self.names, **more)
 
-    def read_shard(self, conn: Connection, leaf: TableName, first: int, last: int) -> list[SourceRow]:
+    def read_shard(
+        self, conn: Connection, leaf: TableName, first: int, last: int, filenode: int | None = None
+    ) -> list[SourceRow]:
+        name = sql.Literal(relation(leaf).as_string(conn))
         """Rows of these blocks that have no new vector yet; texts over the limit are cut."""
         query = self._format(
             """
@@ -87,8 +90,13 @@ class SharedPlacement:
                   WHERE t.ctid >= {first} AND t.ctid < {last} AND {missing} AND c.content ~ '\\S'
                     AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new'
                                     AND f.key = {key} AND f.state <> 'retry')
+                    {same_storage}
                   OFFSET 0) x
             """,
+            # asked once, with the lock already held that keeps the storage as it is
+            same_storage=sql.SQL("AND pg_catalog.pg_relation_filenode({}::regclass) = {}").format(name, filenode)
+            if filenode is not None
+            else sql.SQL(""),
             leaf=relation(leaf),
             first=sql.SQL("'({},0)'::tid").format(sql.SQL(str(first))),
             last=sql.SQL("'({},0)'::tid").format(sql.SQL(str(last + 1))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from psycopg.rows import dict_row
@@ -26,6 +27,14 @@ from embedtui.postgres.state.schema import require_current
 from embedtui.redaction import redact
 
 _INDEX_HELD = "index_held"
+
+
+_BY_FORMER_NAME = """
+SELECT m.name FROM embedtui.migration m LEFT JOIN pg_catalog.pg_class c ON c.oid = m.table_oid
+ WHERE m.phase NOT IN ('done', 'aborted') AND c.relname IS DISTINCT FROM m.table_name::name
+   AND m.table_name = %(name)s AND m.table_schema = coalesce(%(schema)s, m.table_schema)
+ ORDER BY m.id DESC LIMIT 1
+"""
 
 
 def create_migration(conn: Connection, migration: Migration) -> Migration:
@@ -152,6 +161,22 @@ def migration_of_table(conn: Connection, table_oid: int) -> str | None:
         [table_oid],
     ).fetchone()
     return None if row is None else str(row[0])
+
+
+def migration_of_former_name(conn: Connection, readings: Iterable[tuple[str | None, str]]) -> str | None:
+    """Name of a live migration whose table, called so when it began, is gone or has another name now.
+
+    Args:
+        conn: any connection.
+        readings: (schema or None, table) pairs that a typed name may mean, likeliest first.
+    """
+    if not _readable(conn):
+        return None
+    for schema, name in readings:
+        row = conn.execute(_BY_FORMER_NAME, {"schema": schema, "name": name}).fetchone()
+        if row is not None:
+            return str(row[0])
+    return None
 
 
 def columns_being_filled(conn: Connection) -> set[tuple[str, str, str]]:

@@ -286,7 +286,7 @@ def test_two_engines_share_the_work(
             api.latency = 0.0
         time.sleep(0.05)
     assert seen == 2
-    assert api.inputs == 6000
+    assert api.inputs - 6000 in (0, 1), "one that joins another at work asks for one vector first"
     assert engines[0].verify().clean
     for engine in engines:
         engine.close()

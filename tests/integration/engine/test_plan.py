@@ -294,6 +294,22 @@ def test_what_is_risky_warns(conn: Connection, plan: MakePlan, prepare: str, nam
     assert said in check.detail
 
 
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [("", "TRUNCATE"), ("ALTER TABLE documents SET UNLOGGED", "unlogged: no logged side table")],
+)
+def test_what_a_foreign_key_would_forbid_the_application_is_said(
+    conn: Connection, plan: MakePlan, prepare: str, said: str
+) -> None:
+    if prepare:
+        conn.execute(prepare)
+    [check] = [check for check in plan(placement="table").checks if check.name == "foreign key"]
+    assert said in check.detail and check.hint.startswith("foreign_key = false")
+    assert check.result == ("fail" if prepare else "warn")
+    for without in ({"placement": "table", "foreign_key": False}, {"placement": "column"}):
+        assert not any(check.name == "foreign key" for check in plan(**without).checks)
+
+
 def test_index_memory_is_forecast(conn: Connection, plan: MakePlan) -> None:
     conn.execute("INSERT INTO documents SELECT i, 'x' FROM generate_series(1, 3000) i")
     assert (check := found(plan(), "index memory"))

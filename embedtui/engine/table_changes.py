@@ -1,0 +1,296 @@
+"""What the application's DDL did to a table under its migration: told with the way out, followed where it is safe."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from embedtui.errors import TableChanged
+from embedtui.model import Migration, Phase, PlacementKind, TableName
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.names import relation, shown, shown_column
+from embedtui.postgres.sides import capture
+from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.route import CHANNEL
+
+_KNOWN = "columns"
+"""Setting of a migration: its source as it was, {"numbers": […], "types": […], "storage": "…"}; columns in the order of
+_names, and the storage of all leaves: content rewritten by DDL (TYPE … USING) fires no trigger."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableChange:
+    """How the table differs from what the migration knows of it."""
+
+    what: tuple[str, ...]
+    """Each difference, as an operator reads it."""
+    hint: str
+    safe: bool
+    """Names are as they were: nothing to ask an operator about."""
+    in_place: bool
+    """Key types, too: work under way goes on as it is, once :func:`follow` was called."""
+    followed: Migration | None
+    """The migration with the present names and types; None where it cannot go on."""
+
+    def error(self) -> TableChanged:
+        """As an error that says what an operator can do."""
+        return TableChanged(f"{'; '.join(self.what)}.", hint=self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    number: int
+    type: str
+
+
+def _names(migration: Migration) -> tuple[str, ...]:
+    return (*migration.key_columns, *migration.content_columns, migration.old_column)
+
+
+def _columns(conn: Connection, oid: int) -> dict[str, _Column]:
+    rows = conn.execute(
+        "SELECT attname::text, attnum::int, pg_catalog.format_type(atttypid, atttypmod)"
+        " FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped",
+        [oid],
+    )
+    return {name: _Column(name, number, kind) for name, number, kind in rows}
+
+
+def remember(conn: Connection, migration: Migration) -> None:
+    """Store what the source's columns are, so that a renamed or retyped one is known again; once."""
+    if _KNOWN in migration.settings:
+        return
+    columns = _columns(conn, migration.table_oid)
+    found = [columns[name] for name in _names(migration) if name in columns]
+    if len(found) == len(_names(migration)):
+        conn.execute(
+            "UPDATE embedtui.migration SET settings = settings || pg_catalog.jsonb_build_object(%s::text, %s)"
+            " WHERE id = %s",
+            [_KNOWN, Jsonb(_known(found, _storage(conn, migration.table_oid))), migration.id],
+        )
+
+
+def _known(found: Sequence[_Column], storage: str) -> dict[str, object]:
+    return {
+        "numbers": [column.number for column in found],
+        "types": [column.type for column in found],
+        "storage": storage,
+    }
+
+
+def _storage(conn: Connection, oid: int) -> str:
+    row = conn.execute(
+        "SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.pg_relation_filenode(relid)::text, ' ' ORDER BY relid))"
+        " FROM (SELECT %(t)s::oid::regclass AS relid UNION"  # of a table that is not partitioned there is no tree
+        "  SELECT relid FROM pg_catalog.pg_partition_tree(%(t)s::oid::regclass)) tree",
+        {"t": oid},
+    ).fetchone()
+    return row[0] or "" if row else ""
+
+
+def table_change(conn: Connection, migration: Migration) -> TableChange | None:
+    """How the table differs from what ``migration`` knows of it; None where it does not. A few catalog look-ups."""
+    if migration.phase.ended or migration.phase in (Phase.PLAN, Phase.PREPARE, Phase.CLEANUP):
+        return None
+    row = conn.execute(
+        "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
+        [migration.table_oid],
+    ).fetchone()
+    table = TableName(*row) if row is not None else None
+    # one with the name that the application uses is what it means, and not the one that was pushed aside (or, in a
+    # restored database, what came to have the oid)
+    if table is None or (table != migration.table and _named(conn, migration)):
+        return _gone(conn, migration)
+    columns = _columns(conn, migration.table_oid)
+    renamed, retyped, present = _compare(migration, columns)
+    what = [f"table {shown(migration.table)} is called {shown(table)} now"] if table != migration.table else []
+    what += [f"column {shown_column(old)} of {shown(table)} is called {shown_column(new)} now" for old, new in renamed]
+    lost = [name for name, column in zip(_names(migration), present, strict=True) if column is None]
+    lost += _lost_of_new_side(conn, migration, columns)
+    abort = f"`embedtui abort --table {shown_column(migration.table.name)}` gives the migration up"
+    if lost:
+        gone = f"the migration's {'column' if len(lost) == 1 else 'columns'} {', '.join(map(shown_column, lost))} of"
+        what.append(f"{gone} {shown(table)} {'is' if len(lost) == 1 else 'are'} gone")
+        return TableChange(tuple(what), f"Bring back what is missing and run again; {abort}.", False, False, None)
+    storage = _storage(conn, migration.table_oid)
+    if migration.phase is not Phase.BACKFILL and storage != _before(migration).get("storage", storage):
+        retyped.append(f"table {shown(table)} was rewritten, or has other partitions")
+    if not what and not retyped:
+        return None
+    found = [column for column in present if column is not None]
+    keys, contents = len(migration.key_columns), len(migration.content_columns)
+    followed = replace(
+        migration,
+        table=table,
+        key_columns=tuple(column.name for column in found[:keys]),
+        key_types=tuple(column.type for column in found[:keys]),
+        content_columns=tuple(column.name for column in found[keys : keys + contents]),
+        old_column=found[-1].name,
+        new_table=table if migration.placement is PlacementKind.COLUMN else migration.new_table,
+        settings={**migration.settings, _KNOWN: _known(found, storage)},
+    )
+    narrow = _narrow_side(conn, migration, followed)
+    if narrow:
+        return TableChange(*narrow, False, False, None)
+    if what:
+        hint = "`embedtui run` (or `resume`) goes on with that; settings that hold the old name need the new one."
+        return TableChange(tuple(what), f"{hint} Or take it back; {abort}.", False, False, followed)
+    in_place = followed.key_types == migration.key_types
+    return TableChange(tuple(retyped), "`embedtui run` goes on.", True, in_place, followed)
+
+
+def same_names(one: Migration, other: Migration) -> bool:
+    """Whether what works by the one's names works for the other."""
+    return (one.table, one.key_types, _names(one)) == (other.table, other.key_types, _names(other))
+
+
+def _before(migration: Migration) -> dict[str, Any]:
+    known = migration.settings.get(_KNOWN)
+    return known if isinstance(known, dict) else {}
+
+
+def _compare(
+    migration: Migration, columns: dict[str, _Column]
+) -> tuple[list[tuple[str, str]], list[str], list[_Column | None]]:
+    """(renamed, retyped or replaced, what each column is now). A name that is there means what the application means
+    by it, even where another column has it now; only one that is gone is looked for under another name."""
+    numbers: list[int] = _before(migration).get("numbers", [])
+    types: list[str] = _before(migration).get("types", [])
+    by_number = {column.number: column for column in columns.values()}
+    renamed, retyped, present = [], [], []
+    for place, name in enumerate(_names(migration)):
+        column = columns.get(name)
+        if column is None and numbers:
+            column = by_number.get(numbers[place])
+            if column is not None:
+                renamed.append((name, column.name))
+        if column is not None and numbers and (column.number, column.type) != (numbers[place], types[place]):
+            retyped.append(f"column {shown_column(column.name)} is another one, or of another type: {column.type}")
+        present.append(column)
+    return renamed, retyped, present
+
+
+def _named(conn: Connection, migration: Migration) -> bool:
+    row = conn.execute("SELECT to_regclass(%s) IS NOT NULL", [relation(migration.table).as_string(conn)]).fetchone()
+    return bool(row and row[0])
+
+
+def _gone(conn: Connection, migration: Migration) -> TableChange:
+    name = shown_column(migration.table.name)
+    if _named(conn, migration):
+        what = f"table {shown(migration.table)} was dropped and made again, or restored, since the migration began"
+        hint = (
+            f"Give it up with `embedtui abort --table {name}`, which leaves nothing of ours on the table, and run anew."
+        )
+    else:
+        what = f"table {shown(migration.table)} is gone"
+        hint = f"`embedtui abort --table {name}` ends this."
+    return TableChange((what,), hint, False, False, None)
+
+
+def _lost_of_new_side(conn: Connection, migration: Migration, columns: dict[str, _Column]) -> list[str]:
+    side = new_side(migration)
+    wanted = (side.embedding, side.model, side.source)
+    if migration.placement is PlacementKind.COLUMN:
+        return [name for name in wanted if name not in columns]
+    there = _side_columns(conn, migration)
+    return [f"{side.table.name}.{name}" for name in (*migration.key_columns, *wanted) if name not in there]
+
+
+def _side_columns(conn: Connection, migration: Migration) -> dict[str, _Column]:
+    name = relation(new_side(migration).table).as_string(conn)
+    row = conn.execute("SELECT to_regclass(%s)::oid", [name]).fetchone()
+    return _columns(conn, row[0]) if row and row[0] is not None else {}
+
+
+def _narrow_side(conn: Connection, migration: Migration, followed: Migration) -> tuple[tuple[str, ...], str] | None:
+    """(what, hint) where a side table's key has another type than the table's: changing it rewrites the side table."""
+    if migration.placement is PlacementKind.COLUMN:
+        return None
+    there = _side_columns(conn, migration)
+    for old, new, kind in zip(migration.key_columns, followed.key_columns, followed.key_types, strict=True):
+        if there[old].type != kind:
+            side = shown(new_side(migration).table)
+            what = f"key column {shown_column(new)} is {kind} now, and {there[old].type} in {side}"
+            mend = f"ALTER TABLE {side} ALTER COLUMN {shown_column(old)} TYPE {kind};"
+            return (what,), f"In a quiet hour, since it rewrites the side table: {mend} then run again."
+    return None
+
+
+def follow(
+    conn: Connection,
+    migration: Migration,
+    change: TableChange,
+    stop: threading.Event,
+    on_wait: Callable[[str], None] | None = None,
+) -> None:
+    """Go on with the table as it is now, in one transaction: names, side table, change capture, the word to Routers.
+
+    What changed meanwhile, or by the DDL itself, no trigger told of: a scan is asked for.
+
+    Raises:
+        TableChanged: it cannot go on so.
+        LockTimeout, Interrupted: as :func:`~embedtui.postgres.ddl.run_ddl`.
+    """
+    now = change.followed
+    if now is None:
+        raise change.error()
+    renamed: list[sql.Composed] = []
+    if migration.placement is PlacementKind.TABLE:
+        renamed = [
+            sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
+                relation(migration.new_table), sql.Identifier(old), sql.Identifier(new)
+            )
+            for old, new in zip(migration.key_columns, now.key_columns, strict=True)
+            if old != new
+        ]
+    statements = [*renamed]
+    if migration.stored.by_triggers:
+        statements += capture.functions_sql(now, capture.attaching_roles(conn, now))  # the triggers went along
+    statements += [_names_sql(now), *_told_sql(now), _scan_sql(now, "; ".join(change.what))]
+    run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[now.new_table] if renamed else [])
+    add_audit(conn, migration.id, "table", f"{'; '.join(change.what)}: gone on with that")
+
+
+def _names_sql(now: Migration) -> sql.Composed:
+    values = {
+        "table_schema": now.table.schema,
+        "table_name": now.table.name,
+        "new_schema": now.new_table.schema,
+        "new_table": now.new_table.name,
+        "key_columns": list(now.key_columns),
+        "key_types": list(now.key_types),
+        "content_columns": list(now.content_columns),
+        "old_column": now.old_column,
+    }
+    pairs = [sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in values.items()]
+    known = sql.SQL("settings = settings || pg_catalog.jsonb_build_object({}, {}::jsonb)").format(
+        sql.Literal(_KNOWN), sql.Literal(Jsonb(now.settings[_KNOWN]))
+    )
+    return sql.SQL("UPDATE embedtui.migration SET {} WHERE id = {}").format(
+        sql.SQL(", ").join([*pairs, known]), sql.Literal(now.id)
+    )
+
+
+def _told_sql(now: Migration) -> tuple[sql.Composed, ...]:
+    return (
+        sql.SQL("UPDATE embedtui.route SET epoch = epoch + 1 WHERE migration = {}").format(sql.Literal(now.id)),
+        sql.SQL("SELECT pg_catalog.pg_notify({}, pg_catalog.json_build_object('name', {}::text)::text)").format(
+            sql.Literal(CHANNEL), sql.Literal(now.name)
+        ),
+    )
+
+
+def _scan_sql(now: Migration, why: str) -> sql.Composed:
+    return sql.SQL("INSERT INTO embedtui.capture_fault (migration, reason) VALUES ({}, {})").format(
+        sql.Literal(now.id), sql.Literal(why)
+    )
