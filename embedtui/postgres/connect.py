@@ -104,11 +104,13 @@ def connect(
         raise translate(error, dsn=dsn) from None
     try:
         conn.prepare_threshold = 5
-        conn.execute(
-            _SET_UP,
-            [SEARCH_PATH, f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", read_only],
-        )
-        require_trusted_schema(conn)
+        settings = [SEARCH_PATH, f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", read_only]
+        try:
+            conn.execute(_SET_UP, settings)
+            require_trusted_schema(conn)
+        except errors.QueryCanceled:  # a cancel that was meant for something else, or a busy moment
+            conn.execute(_SET_UP, settings)
+            require_trusted_schema(conn)
         conn.autocommit = autocommit
     except DatabaseError:
         conn.close()
