@@ -287,7 +287,7 @@ def test_two_engines_share_the_work(
             api.latency = 0.0
         time.sleep(0.05)
     assert seen == 2
-    assert api.inputs == 6000
+    assert api.inputs in (6000, 6001)  # who finds the other at work asks for one vector first, to try its key
     assert engines[0].verify().clean
     for engine in engines:
         engine.close()
