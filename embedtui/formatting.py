@@ -52,15 +52,16 @@ def duration(seconds: float | None, *, unknown: str = UNKNOWN, exact: bool = Fal
     return first if exact and int(second[:-2]) == 0 else f"{first} {second}"
 
 
-def percent(share: float | None, digits: int = 0, *, unknown: str = UNKNOWN) -> str:
-    """A share 0..1 as a percentage; never says 100 before all is done."""
+def percent(share: float | None, digits: int = 0, *, unknown: str = UNKNOWN, exact: bool = False) -> str:
+    """A share 0..1 as a percentage; never says 100 before all is done. ``exact``: ``97 %``, not ``97.0 %``."""
     if share is None:
         return unknown
     if share < 1:
         step = 10 ** (digits + 2)
         # A hair more, because 0.57 is 0.5699… in binary.
         share = min(int(share * step + 1e-6) / step, 1 - 1 / step)
-    return f"{share * 100:.{digits}f} %"
+    shown = f"{share * 100:.{digits}f}"
+    return f"{float(shown):g} %" if exact else f"{shown} %"
 
 
 def size(value: float | None, *, unknown: str = UNKNOWN) -> str:

@@ -17,7 +17,8 @@ _KEY = re.compile(r"\b(?:(?:sk|pk|rk|key)-[A-Za-z0-9_\-*]{6,}|AIza[\w-]{20,})")
 _BEARER = re.compile(r"(?P<head>\bBearer\s+)\S+", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
-_SECRET_VARIABLE = re.compile(r"(?i)(key|token|secret|password|passwd|pwd|credentials?)\d*$")
+# not PWD and OLDPWD, which every shell has: they are folders, and stand in every traceback
+_SECRET_VARIABLE = re.compile(r"(?i)(key|token|secret|password|passwd|_pwd|credentials?)\d*$")
 _PASSWORD = re.compile(r"\w+://[^\s:/@]*:([^\s@]+)@|\bpassword\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s'&]+))")
 _QUOTED = re.compile(r"(?<!\w)(['\"])((?:\\.|(?!\1).)*)\1(?!\w)")
 _PLAIN_NAME = re.compile(r"[\w.$:/<>-]{0,80}")
@@ -78,9 +79,8 @@ def described(error: BaseException) -> str:
     lines = (primary or str(error)).strip().splitlines()
     message = (lines[0] if lines else "")[:MESSAGE]
     message = _QUOTED.sub(lambda it: it[0] if _PLAIN_NAME.fullmatch(it[2]) else f"{it[1]}…{it[1]}", message)
-    if not primary:
-        message = _without(message, _texts(error))
-    return f"{type(error).__name__}: {without_secrets(message)}".rstrip(": ")
+    message = without_secrets(_without(message, _texts(error)))
+    return f"{type(error).__name__}: {message}".rstrip(": ")
 
 
 def formatted(error: BaseException) -> str:
@@ -118,6 +118,8 @@ def _texts(error: BaseException | None) -> Iterator[str]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_globals.get("__name__", "").startswith("psycopg"):
+                continue  # these hold the server's message itself; a row that it quotes is in our frames, too
             for value in list(frame.f_locals.values()):
                 for text in _strings(value, depth=4):
                     left -= len(text)

@@ -8,21 +8,7 @@ from embedtui.config.writing import write_toml
 from embedtui.model import CutoverSettings, GateSettings, IndexSettings, ThrottleSettings
 
 __all__ = [
-    "CHARACTERS_PER_TOKEN",
-    "CONFIG_NAME",
-    "FLAG_VARIABLE",
-    "KNOWN_MODELS",
-    "SPECS",
-    "CutoverSettings",
-    "GateSettings",
-    "IndexSettings",
-    "KnownModel",
-    "ModelSettings",
-    "PacingSettings",
-    "Settings",
-    "Spec",
-    "ThrottleSettings",
-    "load_settings",
-    "user_config_file",
-    "write_toml",
-]
+    "CHARACTERS_PER_TOKEN", "CONFIG_NAME", "FLAG_VARIABLE", "KNOWN_MODELS", "SPECS", "CutoverSettings",
+    "GateSettings", "IndexSettings", "KnownModel", "ModelSettings", "PacingSettings", "Settings", "Spec",
+    "ThrottleSettings", "load_settings", "user_config_file", "write_toml",
+]  # fmt: skip

@@ -65,3 +65,6 @@ def test_a_share_is_never_rounded_up_to_all() -> None:
     assert formatting.percent(0.99999, 1) == "99.9 %"
     assert formatting.percent(1.0) == "100 %"
     assert formatting.percent(1.0, 1) == "100.0 %"
+    assert formatting.percent(1.0, 1, exact=True) == "100 %"
+    assert formatting.percent(0.99999, 1, exact=True) == "99.9 %"
+    assert formatting.percent(0.97, 1, exact=True) == "97 %"

@@ -41,7 +41,8 @@ def raised(work: object) -> BaseException:
         ({"DATABASE_URL": "postgresql://u:p%40ss@h/d"}, (), {"p%40ss"}),
         ({"PG": "host=h password='a b\\'c' user=u"}, (), {"a b\\'c"}),
         ({"PGPASSWORD": "quiet", "GITHUB_TOKEN": "t0ken", "APP_SECRET2": "s"}, (), {"quiet", "t0ken", "s"}),
-        ({"HOME": "/root", "KEYBOARD": "us", "MODEL": "m"}, (), set()),
+        ({"HOME": "/root", "KEYBOARD": "us", "MODEL": "m", "PWD": "/srv/app", "OLDPWD": "/srv"}, (), set()),
+        ({"DB_PWD": "quiet"}, (), {"quiet"}),
         ({"MODEL": "m"}, ("MODEL",), {"m"}),
     ],
 )
@@ -126,9 +127,28 @@ def test_of_a_database_error_only_the_primary_message(database: str) -> None:
         conn.execute("CREATE TEMP TABLE docs (content text CHECK (length(content) < 3))")
         with pytest.raises(psycopg.errors.CheckViolation) as caught:
             conn.execute("INSERT INTO docs VALUES (%s)", [DOCUMENT])
+    # first of all: what an assertion looks at is a variable of this frame, too
+    said, all_of_it = described(caught.value), formatted(caught.value)
     assert DOCUMENT in str(caught.value)
-    assert "violates check constraint" in described(caught.value)
-    assert_no_secret(formatted(caught.value))
+    assert "violates check constraint" in said
+    assert_no_secret(all_of_it)
+
+
+def test_what_a_trigger_of_the_application_says_of_a_row(database: str) -> None:
+    with psycopg.connect(database) as conn:
+        conn.execute(
+            "CREATE TABLE docs (content text);"
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN RAISE EXCEPTION 'no % here, please', NEW.content; END$$;"
+            "CREATE TRIGGER refuse BEFORE INSERT ON docs FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        rows = [Row(("1",), DOCUMENT)]
+        with pytest.raises(psycopg.errors.RaiseException) as caught:
+            conn.cursor().executemany("INSERT INTO docs VALUES (%s)", [[row.text] for row in rows])
+    said, all_of_it = described(caught.value), formatted(caught.value)
+    assert DOCUMENT in str(caught.value)
+    assert "here, please" in said
+    assert_no_secret(all_of_it)
 
 
 @given(some.text(min_size=20).filter(lambda text: any(map(str.isspace, text))), some.text(max_size=30))

@@ -7,15 +7,6 @@ from embedtui.demo.api.protocol import DEFAULT_KEY, MAX_INPUT_TOKENS, MAX_INPUTS
 from embedtui.demo.api.server import LoopbackServer
 
 __all__ = [
-    "DEFAULT_KEY",
-    "MAX_INPUTS",
-    "MAX_INPUT_TOKENS",
-    "MAX_TOKENS",
-    "Fault",
-    "FaultKind",
-    "Faults",
-    "LoopbackServer",
-    "ModelFunction",
-    "format_reset",
-    "hash_model",
-]
+    "DEFAULT_KEY", "MAX_INPUTS", "MAX_INPUT_TOKENS", "MAX_TOKENS", "Fault", "FaultKind", "Faults", "LoopbackServer",
+    "ModelFunction", "format_reset", "hash_model",
+]  # fmt: skip

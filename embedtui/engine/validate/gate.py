@@ -133,7 +133,7 @@ def _coverage(counts: VerifyReport, queued: int, thresholds: GateSettings) -> Ch
     share = 1 - without / filled
     done = filled - without
     detail = f"{done:,} of {counted(filled, 'row', 'rows')} with content {'has' if done == 1 else 'have'} a new vector"
-    detail += f" ({percent(share, 1)})."
+    detail += f" ({percent(share, 1, exact=True)})."
     if awaited:
         detail += f" {counted(awaited, 'just written waits', 'just written wait')} for one."
     if counts.skipped:
@@ -277,16 +277,19 @@ def _index_loss(migration: Migration, figures: Measures, thresholds: GateSetting
         return Check(
             "index loss", "inconclusive", "Not measured: no valid index, or no exact search to hold it against."
         )
-    detail = f"As served, searches find {percent(recall, 1)} of the exact top {figures.k}"
+    detail = f"As served, searches find {percent(recall, 1, exact=True)} of the exact top {figures.k}"
     if figures.ndcg_served is not None and figures.ndcg_new is not None and figures.basis == "exact":
         detail += f"; nDCG@10 {_mean(figures.ndcg_new)} exact, {_mean(figures.ndcg_served)} as served"
     if recall >= least:
         return Check("index loss", "pass", detail + ".")
     if figures.index_recall_old is not None and recall >= figures.index_recall_old:
-        return Check("index loss", "warn", f"{detail}; on the old side {percent(figures.index_recall_old, 1)}.")
+        return Check(
+            "index loss", "warn", f"{detail}; on the old side {percent(figures.index_recall_old, 1, exact=True)}."
+        )
     enough = next((point for point in figures.sweep if point.recall >= least), None)
     hint = (
-        f"{enough.setting} = {enough.value} finds {percent(enough.recall, 1)} at a p95 of {enough.p95_ms:.1f} ms."
+        f"{enough.setting} = {enough.value} finds {percent(enough.recall, 1, exact=True)}"
+        f" at a p95 of {enough.p95_ms:.1f} ms."
         if enough is not None
         else "Build the index again, on the full table."
     )
