@@ -674,8 +674,8 @@ def _contract(
             if error.sqlstate != _QUEUE_FULL or waited >= DRAIN_PATIENCE:
                 raise LockTimeout(
                     "Changes kept waiting for their new vectors; the old side was not dropped.",
-                    hint="Let a worker catch up (`embedtui run --follow`; `embedtui faults` lists what was rejected) and run"
-                    " the cleanup again.",
+                    hint="Let a worker catch up (`embedtui run --follow`; `embedtui faults` lists what was rejected),"
+                    " then run the cleanup again.",
                 ) from None
             if on_wait is not None:
                 on_wait("waiting for the queue to be empty")
