@@ -53,6 +53,10 @@ CHOICES = (
 )
 
 
+DUELS = (("cleanup", "rollback"), ("cleanup", "rollback", "cutover"), ("abort", "cutover"), ("abort", "due"))
+"""First acts of operators that are after the same thing; half of the schedules begin so."""
+
+
 class Killed(BaseException):
     """The process of an operator is gone."""
 
@@ -244,10 +248,10 @@ class World:
 
     # ----------------------------------------------------------------------------------------------------- acts
 
-    def acts(self, generator: random.Random, count: int) -> list[tuple[str, Callable[[], object]]]:
+    def acts(self, generator: random.Random, count: int, *first: str) -> list[tuple[str, Callable[[], object]]]:
         names = ("cutover", "canary", "rollback", "postpone", "cancel", "due", "cleanup", "abort")
         weights = (5, 2, 5, 1, 1, 2, 6, 2)
-        chosen = generator.choices(names, weights, k=count)
+        chosen = [*first, *generator.choices(names, weights, k=count)]
         return [(name, functools.partial(self.act, name, generator.random())) for name in chosen]
 
     def act(self, name: str, seed: float = 0.0) -> object:
@@ -279,12 +283,16 @@ class World:
         placement = generator.choice(list(PlacementKind))
         strategy = "rename" if placement is PlacementKind.COLUMN and generator.random() < 0.25 else "pointer"
         self.reset(placement, strategy)
-        if generator.random() < 0.75:  # most begin where there is something to lose
+        duel = generator.choice(DUELS) if generator.random() < 0.5 else ()
+        if generator.random() < 0.75 and duel[:1] != ("abort",):  # most begin where there is something to lose
             self.act("cutover")
+        if "due" in duel:
+            self.act("postpone")
         operators = [
-            Operator(name, self.acts(generator, generator.randint(1, 3)))
-            for name in ("ann", "bob", "cat")[: generator.choice((1, 2, 2, 2, 3))]
+            Operator(name, self.acts(generator, generator.randint(0 if duel else 1, 2), *duel[place : place + 1]))
+            for place, name in enumerate(("ann", "bob", "cat")[: generator.choice((2, 3) if duel else (1, 2, 2, 3))])
         ]
+        constant = generator.choice((0.2, 0.6, 0.9))
         crashes = {int(generator.expovariate(1 / 40)): generator.choice(("kill", "cut")) for _ in range(2)}
         crashes = crashes if generator.random() < 0.6 else {}
         for operator in operators:
@@ -296,7 +304,7 @@ class World:
                 ready = self._ready(operators)
                 if not ready:
                     continue
-                last = last if last in ready and generator.random() < 0.6 else generator.choice(ready)
+                last = last if last in ready and generator.random() < constant else generator.choice(ready)
                 crash = crashes.get(number, "")
                 if crash == "cut":
                     self._cut(last)
