@@ -8,8 +8,9 @@
     hits = route.search(conn, vector, k=10, where="lang = %(lang)s", params={"lang": "en"}, columns=["title"])
 
 A route holds the model *and* the column of one state of the pointer, so the two cannot diverge: a request that took its
-route before a flip still searches the side that its query vector belongs to. A background thread follows the pointer by
-LISTEN/NOTIFY, with a poll as the safety net; :class:`AsyncRouter` shares it, so a busy event loop delays no flip.
+route before a flip still searches the side that its query vector belongs to, and one that took it before a cleanup
+finds the column under its new name. A background thread follows the pointer by LISTEN/NOTIFY, with a poll as the safety
+net; :class:`AsyncRouter` shares it, so a busy event loop delays no flip.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -115,8 +116,9 @@ class _Tally:
 class _Sql:
     """The statements of one side, composed once and kept as text."""
 
-    def __init__(self, migration: Migration, side: Side, pgvector: str, stamped: bool) -> None:
+    def __init__(self, migration: Migration, side: Side, pgvector: str, stamped: bool, attnum: int | None) -> None:
         self.migration, self.side, self.stamped = migration, side, stamped
+        self._attnum = attnum if side is Side.OLD or migration.placement is PlacementKind.COLUMN else None
         self.iterates = tuple(int(part) for part in pgvector.split(".")[:2] if part.isdigit()) >= (0, 8)
         self.search = functools.lru_cache(maxsize=256)(self._search)
         self.write = functools.lru_cache(maxsize=4)(self._write)
@@ -124,13 +126,31 @@ class _Sql:
     def _search(self, columns: tuple[str, ...], where: str, iterative_scan: str | None) -> str:
         if iterative_scan is None:  # a filtered index scan stops too early otherwise
             iterative_scan = "strict_order" if where and self.iterates else ""
+        conditions = [sql.SQL("({})").format(sql.SQL(where))] if where else []
+        if self._attnum is not None:
+            conditions.append(self._still())
         return search_sql(
             self.migration,
             self.side,
             columns=columns,
-            where=sql.SQL(where) if where else None,
+            where=sql.SQL(" AND ").join(conditions) if conditions else None,
             iterative_scan=iterative_scan,
         ).as_string(None)
+
+    def _still(self) -> sql.Composed:
+        """True while the column is the one that this side was looked up with, and not another of its name.
+
+        After a cleanup the new column may have the old one's name; a route that was taken before finds nothing then,
+        rather than vectors of another model. Evaluated once a statement: a look-up in an index.
+        """
+        column = self.migration.old_column if self.side is Side.OLD else self.migration.new_column
+        return sql.SQL(
+            "(SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid = {} AND attnum = {}) = {}::name"
+        ).format(
+            sql.Literal(self.migration.table_oid),
+            sql.Literal(self._attnum),
+            sql.SQL(sql.Literal(column).as_string(None).replace("%", "%%")),
+        )
 
     def _write(self, guarded: bool) -> str:
         # Here and not above: it imports numpy, which searching does not need.
@@ -148,7 +168,9 @@ class _Sql:
             "vector": sql.SQL("CAST({} AS {})").format(sql.Placeholder("vector"), vector_type(migration, self.side)),
             "model": sql.Literal(migration.new_model.id),
             "fingerprint": percent(fingerprint_sql(migration, table.name)),
-            "where": key_equals(migration),
+            "where": key_equals(migration)
+            if self._attnum is None
+            else sql.SQL("{} AND {}").format(key_equals(migration), self._still()),
             "guard": sql.SQL(" AND {} = %(content)s").format(percent(content_sql(migration, table.name)))
             if guarded
             else sql.SQL(""),
@@ -247,6 +269,11 @@ class _RouteFields:
         text = text.replace("%(vector)s", vector).replace("%(k)s", k).replace("%%", "%")
         return text.replace("\0", where) if where else text
 
+    def _text(self, where: str | sql.Composable, columns: Sequence[str], iterative_scan: str | None) -> str:
+        if isinstance(where, sql.Composable):
+            where = where.as_string(None)
+        return self._sql.search(tuple(columns), where, iterative_scan)
+
     def _prepare(
         self,
         vector: Vector,
@@ -256,11 +283,77 @@ class _RouteFields:
         columns: Sequence[str],
         iterative_scan: str | None,
     ) -> tuple[str, dict[str, Any]]:
-        if isinstance(where, sql.Composable):
-            where = where.as_string(None)
-        text = self._sql.search(tuple(columns), where, iterative_scan)
         self._tally.add(self.side)
+        text = self._text(where, columns, iterative_scan)
         return text, {**(params or {}), "vector": self.bind(vector), "k": k}
+
+
+R = TypeVar("R", bound=_RouteFields)
+T = TypeVar("T")
+
+_RENAMED = (errors.UndefinedColumn, errors.UndefinedTable)
+"""What a statement with names of before a cleanup, or an exchange of names, may end with."""
+
+_LOOK_UP_NAME = "SELECT * FROM embedtui.route_side WHERE name = %s"
+
+
+def _today(route: R, rows: list[dict[str, Any]]) -> R | None:
+    """``route``'s model as a fresh look-up has it; None where nothing has changed about it.
+
+    Raises:
+        Refused: its side is gone.
+    """
+    pointers = _pointers(rows, type(route), {}, lambda _: route._tally)
+    sides = list(pointers[route.name].sides.values()) if pointers else []
+    found = sorted(
+        (each for each in sides if each.model_id == route.model_id), key=lambda each: each.side != route.side
+    )
+    if not found:
+        raise Refused(
+            f"Model {route.model} no longer serves route {route.name!r}: its side is gone.",
+            hint="Take the route again, and embed with its model.",
+        )
+    same = (found[0].relation, found[0].column, found[0]._sql.stamped, found[0]._sql._attnum)
+    return None if same == (route.relation, route.column, route._sql.stamped, route._sql._attnum) else found[0]
+
+
+def _in_hand(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether a failed statement can be repeated at all: in a pipeline its error comes too late."""
+    return conn.pgconn.pipeline_status == psycopg.pq.PipelineStatus.OFF
+
+
+def _in_transaction(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    return conn.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+
+
+def _once(conn: psycopg.Connection[Any], work: Callable[[], T]) -> T:
+    """Run ``work``; where it meets a changed name, the caller's transaction is as it was before."""
+    if not _in_hand(conn):
+        return work()
+    if _in_transaction(conn):
+        with conn.transaction():  # a savepoint
+            return work()
+    try:
+        return work()
+    except _RENAMED:
+        if not conn.autocommit:
+            conn.rollback()  # begun by this statement alone
+        raise
+
+
+async def _once_async(conn: psycopg.AsyncConnection[Any], work: Callable[[], Awaitable[T]]) -> T:
+    """As :func:`_once`."""
+    if not _in_hand(conn):
+        return await work()
+    if _in_transaction(conn):
+        async with conn.transaction():
+            return await work()
+    try:
+        return await work()
+    except _RENAMED:
+        if not conn.autocommit:
+            await conn.rollback()
+        raise
 
 
 def _hits(rows: Iterable[tuple[Any, ...]], columns: Sequence[str]) -> list[Hit]:
@@ -301,8 +394,25 @@ class Route(_RouteFields):
             psycopg.Error: as the database says.
         """
         text, values = self._prepare(vector, k, where, params, columns, iterative_scan)
-        with conn.cursor(row_factory=tuple_row) as cursor:
-            return _hits(cursor.execute(text, values), columns)
+
+        def run(text: str) -> list[Hit]:
+            with conn.cursor(row_factory=tuple_row) as cursor:
+                return _hits(cursor.execute(text, values), columns)
+
+        try:
+            found = _once(conn, lambda: run(text))
+            if found or self._sql._attnum is None or not _in_hand(conn):
+                return found
+            failure = None
+        except _RENAMED as error:
+            failure = error
+        with conn.cursor(row_factory=dict_row) as cursor:
+            now = _today(self, cursor.execute(_LOOK_UP_NAME, [self.name]).fetchall())
+        if now is None:
+            if failure is not None:
+                raise failure
+            return []
+        return run(now._text(where, columns, iterative_scan))
 
 
 class AsyncRoute(_RouteFields):
@@ -323,12 +433,27 @@ class AsyncRoute(_RouteFields):
     ) -> list[Hit]:
         """As :meth:`Route.search`."""
         text, values = self._prepare(vector, k, where, params, columns, iterative_scan)
-        async with conn.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(text, values)
-            return _hits(await cursor.fetchall(), columns)
 
+        async def run(text: str) -> list[Hit]:
+            async with conn.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(text, values)
+                return _hits(await cursor.fetchall(), columns)
 
-R = TypeVar("R", bound=_RouteFields)
+        try:
+            found = await _once_async(conn, lambda: run(text))
+            if found or self._sql._attnum is None or not _in_hand(conn):
+                return found
+            failure = None
+        except _RENAMED as error:
+            failure = error
+        async with conn.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(_LOOK_UP_NAME, [self.name])
+            now = _today(self, await cursor.fetchall())
+        if now is None:
+            if failure is not None:
+                raise failure
+            return []
+        return await run(now._text(where, columns, iterative_scan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,7 +566,7 @@ def _pointers(
                     column=row["column_name"],
                     placement=migration.placement,
                     epoch=row["epoch"],
-                    _sql=_Sql(migration, side, row["pgvector"] or "", row["stamped"]),
+                    _sql=_Sql(migration, side, row["pgvector"] or "", row["stamped"], row.get("attnum")),
                     _tally=tally(name),
                 )
         result[name] = _Pointer(both, both[0]["epoch"], _active(both), both[0]["canary"], sides, time.monotonic())
@@ -844,8 +969,7 @@ class Router(_Follower[Route]):
         Raises:
             Refused: a model of neither side, or other dimensions.
         """
-        text, values = _writing(self._pointer(name), name, key, vector, model, content)
-        return conn.execute(text, values).rowcount > 0
+        return _store(conn, self._pointer(name), name, key, vector, model, content)
 
     def _pointer(self, name: str) -> _Pointer[Route]:
         self.route(name)
@@ -893,13 +1017,32 @@ class AsyncRouter(_Follower[AsyncRoute]):
     ) -> bool:
         """As :meth:`Router.write`."""
         self.route(name)
-        text, values = _writing(self._known[name], name, key, vector, model, content)
-        return (await conn.execute(text, values)).rowcount > 0
+        side, values = _writing(self._known[name], name, key, vector, model, content)
+
+        async def run(side: AsyncRoute) -> bool:
+            return (await conn.execute(side._sql.write(content is not None), values)).rowcount > 0
+
+        try:
+            stored = await _once_async(conn, lambda: run(side))
+            if stored or side._sql._attnum is None or not _in_hand(conn):
+                return stored
+            failure = None
+        except _RENAMED as error:
+            failure = error
+        async with conn.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(_LOOK_UP_NAME, [name])
+            now = _today(side, await cursor.fetchall())
+        if now is None:
+            if failure is not None:
+                raise failure
+            return False
+        return await run(now)
 
 
 def _writing(
     pointer: _Pointer[Any], name: str, key: object, vector: Vector, model: str | int, content: str | None
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
+    """The side that the model's vectors belong to, and the values to bind."""
     if not isinstance(vector, str):
         vector = [float(value) for value in vector]
     size = vector.count(",") + 1 if isinstance(vector, str) else len(vector)
@@ -907,7 +1050,37 @@ def _writing(
     values = {"key": _key(key), "vector": side.bind(vector)}
     if content is not None:
         values["content"] = content
-    return side._sql.write(content is not None), values
+    return side, values
+
+
+def _store(
+    conn: psycopg.Connection[Any],
+    pointer: _Pointer[Any],
+    name: str,
+    key: object,
+    vector: Vector,
+    model: str | int,
+    content: str | None,
+) -> bool:
+    side, values = _writing(pointer, name, key, vector, model, content)
+
+    def run(side: _RouteFields) -> bool:
+        return conn.execute(side._sql.write(content is not None), values).rowcount > 0
+
+    try:
+        stored = _once(conn, lambda: run(side))
+        if stored or side._sql._attnum is None or not _in_hand(conn):
+            return stored
+        failure = None
+    except _RENAMED as error:
+        failure = error
+    with conn.cursor(row_factory=dict_row) as cursor:
+        now = _today(side, cursor.execute(_LOOK_UP_NAME, [name]).fetchall())
+    if now is None:
+        if failure is not None:
+            raise failure
+        return False
+    return run(now)
 
 
 def put(
@@ -935,5 +1108,4 @@ def put(
     if not pointers:
         raise Refused(f"There is no route for {table!r}.", hint="It is made by `embedtui run`.")
     [(name, pointer)] = pointers.items()
-    text, values = _writing(pointer, name, key, vector, model, content)
-    return conn.execute(text, values).rowcount > 0
+    return _store(conn, pointer, name, key, vector, model, content)

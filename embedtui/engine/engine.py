@@ -17,10 +17,9 @@ from psycopg import sql
 from embedtui.config import Settings
 from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.backfill.embedding import ConfigurationFault
-from embedtui.engine.backfill.job import Job, now
+from embedtui.engine.backfill.job import Job, now, queue_keys
 from embedtui.engine.backfill.pacing import Pacer, unblock
 from embedtui.engine.backfill.stages import Stages, make_row_embedder
-from embedtui.engine.backfill.sync import queue_keys
 from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
 from embedtui.engine.cleanup import cleanup as cleanups

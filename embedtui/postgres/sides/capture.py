@@ -145,3 +145,8 @@ def remove_sql(migration: Migration) -> tuple[sql.Composed, ...]:
         sql.SQL("DROP FUNCTION IF EXISTS {}()").format(_function(migration, what)) for what in ("row", "old_row", "all")
     ]
     return tuple(statements)
+
+
+def insert_trigger(migration: Migration) -> str:
+    """Name of the trigger that captures inserts, of the table and of each partition."""
+    return _name(migration, "insert")

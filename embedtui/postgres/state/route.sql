@@ -20,7 +20,13 @@ SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch,
            SELECT FROM pg_catalog.pg_attribute a
            WHERE a.attrelid = to_regclass(format('%I.%I', m.new_schema, m.new_table)) AND NOT a.attisdropped
              AND a.attname = CASE m.placement WHEN 'table' THEN 'source' ELSE m.new_column || '_source' END
-       ) AS stamped
+       ) AS stamped,
+       -- the column itself, whatever it is called: names are exchanged and taken over, and must not be taken for it
+       (SELECT a.attnum FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = to_regclass(format('%I.%I', CASE WHEN s.side = 'new' THEN m.new_schema ELSE m.table_schema END,
+                                              CASE WHEN s.side = 'new' THEN m.new_table ELSE m.table_name END))
+          AND NOT a.attisdropped
+          AND a.attname = CASE WHEN s.side = 'new' THEN m.new_column ELSE m.old_column END) AS attnum
 FROM embedtui.route r
 JOIN embedtui.migration m ON m.id = r.migration
 CROSS JOIN (VALUES ('old'), ('new')) AS s (side)
@@ -61,7 +67,7 @@ $$;
 CREATE OR REPLACE FUNCTION embedtui.search(name text, model text, vector {vector}.vector, k integer DEFAULT 10,
                                            filter text DEFAULT NULL)
 RETURNS TABLE (key text, distance double precision)
-LANGUAGE plpgsql STABLE SECURITY INVOKER AS $$
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$ -- volatile: it has to see names that changed while it waited
 #variable_conflict use_column
 DECLARE
     side embedtui.route_side;
@@ -73,6 +79,12 @@ DECLARE
     key_sql text;
     distance_sql text;
 BEGIN
+    -- A cleanup or an exchange of names needs this lock for itself: with it, what is looked up below stays true.
+    FOR source IN SELECT DISTINCT unnest(ARRAY[format('%I.%I', s.table_schema, s.table_name),
+                                               format('%I.%I', s.relation_schema, s.relation_name)])
+                  FROM embedtui.route_side s WHERE s.name = search.name AND s.present LOOP
+        EXECUTE format('SELECT FROM %s LIMIT 0', source);
+    END LOOP;
     SELECT s.* INTO side
     FROM embedtui.route_side s
     WHERE s.name = search.name AND s.present AND search.model IN (s.model, s.model_id::text)
