@@ -270,7 +270,7 @@ def test_a_quoted_mixed_case_name_with_a_space(run: InProcess) -> None:
     back = run("rollback", "--json")
     assert (back.code, back.json["active"]) == (0, "old")
     run("cutover", "--yes", "--override", "gate=test")
-    assert run("cleanup", "--table", "My Docs", "--override", "gate=test").code == 0
+    assert run("cleanup", "--table", "My Docs", "--override", "soak=test").code == 0
     assert rows(dsn, 'SELECT count(*), min(vector_dims("Old Vector")) FROM "The App"."My Docs"') == [(30, 8)]
     assert traces(dsn) == ["schema embedtui"]
 

@@ -242,8 +242,10 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
     assert "DROP COLUMN" not in run("cleanup", "--sql", "--keep-old", "--keep-provenance").out
     run("cleanup").refused(6, "for good", "--table docs")
     run("cleanup", "--table", "dogs").refused(6, "is not the table's name")
-    run("cleanup", "--table", "docs").refused(6)
-    done = run("cleanup", "--table", "docs", "--override", "gate=a test", "--json")
+    run("cleanup", "--table", "docs").refused(6, '--override soak="REASON"')
+    run("cleanup", "--table", "docs", "--override", "gate=another check").refused(6, '--override soak="REASON"')
+    run("cleanup", "--table", "docs", "--override", "a reason alone").refused(2, "names what it passes")
+    done = run("cleanup", "--table", "docs", "--override", "soak=a test", "--json")
     assert (done.code, done.json["phase"]) == (0, "done"), done
     assert "Rollback   the old side is gone" in run("status").out
     again = run("run")  # the settings of what is finished begin nothing, and pay for nothing
