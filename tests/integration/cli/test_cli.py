@@ -175,6 +175,8 @@ KEYS = {
     "text": ("id text", "'key ' || i"),
 }
 
+OVERRIDES = ("--override", "gate=a test", "--override", "not_null=the application writes both")
+
 
 @pytest.mark.parametrize(("kind", "placement"), [("bigint", "column"), ("uuid", "table"), ("text", "column")])
 def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -> None:
@@ -226,16 +228,16 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
     run("cutover", "--table-name", "dogs").refused(6, "is not the table's name")
     if compared.json["verdict"] != "PASS":
         run("cutover", "--yes").refused(6)
-    canary = run("cutover", "--yes", "--percent", "10", "--override", "gate=a test", "--json")
+    canary = run("cutover", "--yes", "--percent", "10", *OVERRIDES, "--json")
     assert (canary.code, canary.json["active"], canary.json["canary"]) == (0, "old", 10), canary
-    flipped = run("cutover", "--table-name", "docs", "--override", "gate=a test", "--json")
+    flipped = run("cutover", "--table-name", "docs", *OVERRIDES, "--json")
     assert (flipped.code, flipped.json["active"], flipped.json["changed"]) == (0, "new", True), flipped
-    repeated = run("cutover", "--yes", "--override", "gate=a test", "--json")
+    repeated = run("cutover", "--yes", *OVERRIDES, "--json")
     assert (repeated.code, repeated.json["changed"]) == (0, False)
     back = run("rollback", "--json")
     assert (back.code, back.json["active"]) == (0, "old")
     assert run("rollback", "--json").json["changed"] is False
-    assert run("cutover", "--yes", "--override", "gate=a test").code == 0
+    assert run("cutover", "--yes", *OVERRIDES).code == 0
 
     statements = run("cleanup", "--sql")
     assert statements.code == 0 and "DROP COLUMN" in statements.out
