@@ -515,13 +515,13 @@ def journey(engine: Engine, mischief: Mischief, seconds: float, began: float, pr
     if not done:
         return
     at(0.4)
-    patiently(lambda: engine.cutover(30, override="chaos"))
+    patiently(lambda: engine.cutover(30, override={"gate": "chaos"}))
     at(0.5)
-    patiently(lambda: engine.cutover(override="chaos"))
+    patiently(lambda: engine.cutover(override={"gate": "chaos"}))
     at(0.7)
     patiently(engine.rollback)
     at(0.8)
-    patiently(lambda: engine.cutover(override="chaos"))
+    patiently(lambda: engine.cutover(override={"gate": "chaos"}))
     at(1.0)
 
 
@@ -582,7 +582,7 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], P
         with suppress(RuntimeError):
             workers.stop()
         try:
-            engine.cleanup("documents", override="chaos")
+            engine.cleanup("documents", override={"soak": "chaos"})
         except EmbedtuiError as error:
             problems.append(f"cleanup: {error}")
         else:

@@ -320,7 +320,7 @@ def measure_flips(dsn: str, migrations: Sequence[Migration], rounds: int) -> dic
     for _ in range(rounds):
         for migration in migrations:
             mine = taken.setdefault(migration.name, {"cutover_ms": [], "rollback_ms": [], "rollback_call_ms": []})
-            mine["cutover_ms"].append(cutover(dsn, migration, gate=None, override="benchmark").milliseconds)
+            mine["cutover_ms"].append(cutover(dsn, migration, gate=None, override={"gate": "benchmark"}).milliseconds)
             began = time.perf_counter()
             mine["rollback_ms"].append(rollback(dsn, migration).milliseconds)
             mine["rollback_call_ms"].append((time.perf_counter() - began) * 1000)

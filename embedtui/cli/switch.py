@@ -16,10 +16,25 @@ from embedtui.cli.common import (
 )
 from embedtui.cli.output import emit_json, note, plain, say
 from embedtui.config import Settings
+from embedtui.engine.overrides import Overrides, parse_overrides
 from embedtui.errors import Refused
 from embedtui.model import Event, Flip, Migration, Noted
 from embedtui.postgres.names import shown
 from embedtui.postgres.sides.layout import new_side
+
+
+def _overrides(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> Overrides:
+    return parse_overrides(texts)
+
+
+override_option = click.option(
+    "--override",
+    multiple=True,
+    metavar="CHECK=REASON",
+    callback=_overrides,
+    help='Pass this check and no other, e.g. gate="known good"; again for more. Where rows would lose their only'
+    ' vector, with their number: coverage:73="spam". The refusal says what to type; audited.',
+)
 
 
 def _tell(event: Event) -> None:
@@ -31,7 +46,7 @@ def _tell(event: Event) -> None:
 @click.command(cls=ExampleCommand, example="embedtui cutover --percent 10 --yes\nembedtui cutover")
 @target_options
 @click.option("--percent", type=click.IntRange(1, 100), default=100, show_default=True, help="Share of keys to move.")
-@click.option("--override", default="", metavar="REASON", help="Pass a gate that did not pass; audited.")
+@override_option
 @click.option("--table-name", "typed", metavar="NAME", help="The table's name, typed to confirm.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--postpone", is_flag=True, help="Flip by itself once nothing is queued; a worker has to be running.")
@@ -40,7 +55,7 @@ def _tell(event: Event) -> None:
 def cutover(
     settings: Settings,
     percent: int,
-    override: str,
+    override: Overrides,
     typed: str | None,
     yes: bool,
     postpone: bool,
@@ -119,7 +134,7 @@ def _print_flip(flip: Flip, as_json: bool, after: str) -> None:
 @click.option("--keep-old", is_flag=True, help="Leave the old column too; only embedtui's own traces go.")
 @click.option("--keep-provenance", is_flag=True, help="Leave the columns with each vector's model and fingerprint.")
 @click.option("--archive", metavar="TABLE|FILE", help="First keep the old vectors there, counted before the drop.")
-@click.option("--override", default="", metavar="REASON", help="Do it before the soak time is over; audited.")
+@override_option
 @json_option
 def cleanup(
     settings: Settings,
@@ -129,7 +144,7 @@ def cleanup(
     keep_old: bool,
     keep_provenance: bool,
     archive: str | None,
-    override: str,
+    override: Overrides,
     as_json: bool,
 ) -> None:
     """Drop the old side and finish. Asks for the table's name; run again, it completes what was interrupted."""
@@ -149,7 +164,7 @@ def cleanup(
                     say(f"{statement};")
             return
         if typed is None and interactive():
-            for blocker in engine.blockers("cleanup"):
+            for blocker in engine.blockers("cleanup", thorough=True):
                 note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.release)}".rstrip())
             note("This SQL is run:")
             for statement in statements():

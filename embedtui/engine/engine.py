@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 import psycopg
@@ -16,14 +17,14 @@ from psycopg import sql
 from embedtui.config import Settings
 from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.backfill.embedding import ConfigurationFault
-from embedtui.engine.backfill.job import Job, now
+from embedtui.engine.backfill.job import Job, now, queue_keys
 from embedtui.engine.backfill.pacing import Pacer, unblock
 from embedtui.engine.backfill.stages import Stages, make_row_embedder
-from embedtui.engine.backfill.sync import queue_keys
 from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
 from embedtui.engine.cleanup import cleanup as cleanups
 from embedtui.engine.cutover import cutover as cutovers
+from embedtui.engine.overrides import Overrides
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.start import require_startable
 from embedtui.engine.plan.statements import index_options
@@ -670,12 +671,13 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------------------- switch
 
-    def blockers(self, action: str, percent: int = 100) -> tuple[Blocker, ...]:
+    def blockers(self, action: str, percent: int = 100, *, thorough: bool = False) -> tuple[Blocker, ...]:
         """Why an act is impossible now and what would release it; empty where it is possible.
 
         Args:
             action: ``run``, ``index``, ``cutover``, ``rollback``, ``cleanup`` or ``abort``.
             percent: share of the keys a cutover would move.
+            thorough: of a cleanup: also read the table for rows that would lose their only vector.
         """
         migration = self.migration()
         if migration is None:
@@ -689,7 +691,7 @@ class Engine:
                 if action == "rollback":
                     return cutovers.rollback_blockers(conn, migration)
                 if action == "cleanup":
-                    return cleanups.cleanup_blockers(conn, migration, cleanups.CleanupChoice())
+                    return cleanups.cleanup_blockers(conn, migration, cleanups.CleanupChoice(), thorough=thorough)
                 if action == "abort":
                     return cleanups.abort_blockers(conn, migration)
         except psycopg.Error as error:
@@ -701,11 +703,17 @@ class Engine:
         migration = self._live()
         return self._write(lambda conn: cutovers.cutover_notices(conn, migration), name="gate")
 
-    def cutover(self, percent: int = 100, *, override: str = "", stop: threading.Event | None = None) -> Flip:
+    def cutover(
+        self,
+        percent: int = 100,
+        *,
+        override: Overrides = MappingProxyType({}),
+        stop: threading.Event | None = None,
+    ) -> Flip:
         """Move ``percent`` of the keys' reads, or all, to the new side; a repeat is a no-op.
 
         Raises:
-            Refused: something blocks it (``override``, a reason, passes what may be passed), or another was first.
+            Refused: something blocks it that ``override`` does not pass (reasons by blocker), or another was first.
         """
         migration = self._live()
         gate = self._read(lambda conn: current_evaluation(conn, migration))
@@ -722,7 +730,7 @@ class Engine:
             raise Refused("No migration has begun in this database.", hint="Start with `embedtui run`.")
         return self._flipped(cutovers.rollback(self.dsn, migration, stop=stop, on_wait=self._say_waiting))
 
-    def postpone(self, percent: int = 100, *, override: str = "") -> None:
+    def postpone(self, percent: int = 100, *, override: Overrides = MappingProxyType({})) -> None:
         """Cut over by itself once the sync queue is empty; a worker has to be running."""
         migration = self._live()
         gate = self._read(lambda conn: current_evaluation(conn, migration))
@@ -794,7 +802,7 @@ class Engine:
         typed_name: str,
         *,
         rename: bool = True,
-        override: str = "",
+        override: Overrides = MappingProxyType({}),
         archive: str | None = None,
         keep_old: bool = False,
         keep_provenance: bool = False,
@@ -805,7 +813,8 @@ class Engine:
         Args:
             typed_name: has to be the table's name.
             rename: the new column and its index take the old one's names.
-            override: a reason to do it before the soak time is over; audited.
+            override: reasons by blocker, ``{"soak": "…"}``; with the number of rows where any would lose their only
+                vector, ``{"coverage:73": "…"}``; audited.
             archive: a table or file that keeps the old vectors.
             keep_old: leave the old column and its index; only embedtui's own traces go.
             keep_provenance: leave the columns that say of each new vector its model and the content's fingerprint.
@@ -815,8 +824,6 @@ class Engine:
             Refused: something stands against it, or the name is another.
         """
         migration = self.require()
-        if migration.phase is Phase.DONE:
-            return
 
         def work(conn: Connection) -> None:
             cleanups.cleanup(
@@ -840,8 +847,6 @@ class Engine:
             Refused: production reads the new side, something depends on it, or the name is another.
         """
         migration = self.require()
-        if migration.phase is Phase.ABORTED:
-            return f"The migration of {migration.table} was aborted before."
 
         def work(conn: Connection) -> str:
             return cleanups.abort(

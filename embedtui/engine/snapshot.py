@@ -284,7 +284,7 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
         dead = "is retired" if migration.old_model.retired else "does not answer"
         reasons.append(f"{migration.old_model.called} {dead}")
     if waiting:
-        reasons.append(f"{counted(waiting, 'change waits', 'changes wait')} to be synced")
+        reasons.append(f"{_counted_waiting(waiting)} to be synced")
     return RollbackStatus(False, stale + waiting, "; ".join(reasons))
 
 
@@ -331,7 +331,13 @@ def _left_behind(snapshot: Snapshot) -> bool:
 
 
 def _waiting(snapshot: Snapshot) -> str:
-    return counted(snapshot.sync.queued, "change waits", "changes wait")
+    return _counted_waiting(snapshot.sync.queued)
+
+
+def _counted_waiting(queued: int) -> str:
+    if queued >= QUEUE_COUNTED:
+        return f"{queued:,} changes or more wait"
+    return counted(queued, "change waits", "changes wait")
 
 
 def done_share(snapshot: Snapshot) -> float | None:

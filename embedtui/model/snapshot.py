@@ -135,6 +135,13 @@ class Blocker:
     release: str = ""
     overridable: bool = False
     """Whether an override with a reason may pass it."""
+    rows: int | None = None
+    """Rows that would lose what cannot be had back: an override of it has to give their number."""
+
+    @property
+    def token(self) -> str:
+        """What an override names to pass this, and nothing else."""
+        return self.name if self.rows is None else f"{self.name}:{self.rows}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,7 @@ def run_ddl(
     patience: float = 300.0,
     relations: Sequence[TableName] | None = None,
     blocks_reads: bool = True,
+    check: Callable[[], None] | None = None,
 ) -> None:
     """Run all statements in one short transaction, without ever holding production up for more than ``LONGEST``.
 
@@ -148,6 +149,7 @@ def run_ddl(
 
     ``conn`` is in autocommit with no transaction open. ``relations`` None: those that the statements name.
     ``on_wait`` is called when those waited for change, with one line that names them. ``patience`` in seconds.
+    ``check`` is called at every poll, with no transaction open: what it raises ends the waiting.
 
     Raises LockTimeout (naming who holds the lock) when patience ends, Interrupted when ``stop`` is set, and whatever
     psycopg raises for a statement that is wrong; in each case nothing has been done.
@@ -163,7 +165,7 @@ def run_ddl(
     wait = FIRST_TRY
     while True:
         holders = _wait_for_long_transactions(
-            conn, named, blocks_reads=blocks_reads, stop=stop, on_wait=on_wait, deadline=deadline
+            conn, named, blocks_reads=blocks_reads, stop=stop, on_wait=on_wait, deadline=deadline, check=check
         )
         if holders:
             raise LockTimeout(
@@ -257,6 +259,7 @@ def _wait_for_long_transactions(
     stop: threading.Event,
     on_wait: Callable[[str], None] | None,
     deadline: float,
+    check: Callable[[], None] | None,
 ) -> tuple[Session, ...]:
     """Returns () once no transaction seen in two polls running holds a lock, else who does when the deadline passes.
 
@@ -267,6 +270,8 @@ def _wait_for_long_transactions(
     while True:
         if stop.is_set():
             raise Interrupted("Stopped while waiting for a lock; nothing was changed.")
+        if check is not None:
+            check()
         holders = lock_holders(conn, relations, blocks_reads=blocks_reads)
         present = {holder.transaction for holder in holders}
         long = tuple(holder for holder in holders if holder.transaction in before)

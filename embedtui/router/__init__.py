@@ -8,8 +8,9 @@
     hits = route.search(conn, vector, k=10, where="lang = %(lang)s", params={"lang": "en"}, columns=["title"])
 
 A route holds the model *and* the column of one state of the pointer, so the two cannot diverge: a request that took its
-route before a flip still searches the side that its query vector belongs to. A background thread follows the pointer by
-LISTEN/NOTIFY, with a poll as the safety net; :class:`AsyncRouter` shares it, so a busy event loop delays no flip.
+route before a flip still searches the side that its query vector belongs to, and one that took it before a cleanup
+finds the column under its new name. A background thread follows the pointer by LISTEN/NOTIFY, with a poll as the safety
+net; :class:`AsyncRouter` shares it, so a busy event loop delays no flip.
 """
 
 from embedtui.router.async_client import AsyncRouter

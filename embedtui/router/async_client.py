@@ -8,8 +8,10 @@ from typing import Any
 
 import psycopg
 
+from embedtui.postgres.state.route_side import read_sides_called_async
 from embedtui.router.follower import CONNECT_SECONDS, Follower
-from embedtui.router.pointer import write_statement
+from embedtui.router.pointer import writing
+from embedtui.router.renamed import RENAMED, attempt_async, repeatable
 from embedtui.router.route import AsyncRoute, Vector
 
 
@@ -56,5 +58,21 @@ class AsyncRouter(Follower[AsyncRoute]):
     ) -> bool:
         """As :meth:`Router.write`."""
         self.route(name)
-        text, values = write_statement(self._known[name], name, key, vector, model, content)
-        return (await conn.execute(text, values)).rowcount > 0
+        side, values = writing(self._known[name], name, key, vector, model, content)
+
+        async def run(side: AsyncRoute) -> bool:
+            return (await conn.execute(side._sql.write(content is not None), values)).rowcount > 0
+
+        try:
+            stored = await attempt_async(conn, lambda: run(side))
+            if stored or side._sql.attnum is None or not repeatable(conn):
+                return stored
+            failure = None
+        except RENAMED as error:
+            failure = error
+        now = side._renew(side, await read_sides_called_async(conn, name))
+        if now is None:
+            if failure is not None:
+                raise failure
+            return False
+        return await run(now)

@@ -8,9 +8,10 @@ from typing import Any
 import psycopg
 
 from embedtui.errors import Refused
-from embedtui.postgres.state.route_side import read_sides_of
+from embedtui.postgres.state.route_side import read_sides_called, read_sides_of
 from embedtui.router.follower import CONNECT_SECONDS, Follower
-from embedtui.router.pointer import Pointer, pointers_of, write_statement
+from embedtui.router.pointer import Pointer, pointers_of, writing
+from embedtui.router.renamed import RENAMED, attempt, repeatable
 from embedtui.router.route import Route, Tally, Vector
 
 
@@ -76,8 +77,7 @@ class Router(Follower[Route]):
         Raises:
             Refused: a model of neither side, or other dimensions.
         """
-        text, values = write_statement(self._pointer(name), name, key, vector, model, content)
-        return conn.execute(text, values).rowcount > 0
+        return _store(conn, self._pointer(name), name, key, vector, model, content)
 
     def _pointer(self, name: str) -> Pointer[Route]:
         self.route(name)
@@ -113,5 +113,33 @@ def put(
     if not pointers:
         raise Refused(f"There is no route for {table!r}.", hint="It is made by `embedtui run`.")
     [(name, pointer)] = pointers.items()
-    text, values = write_statement(pointer, name, key, vector, model, content)
-    return conn.execute(text, values).rowcount > 0
+    return _store(conn, pointer, name, key, vector, model, content)
+
+
+def _store(
+    conn: psycopg.Connection[Any],
+    pointer: Pointer[Route],
+    name: str,
+    key: object,
+    vector: Vector,
+    model: str | int,
+    content: str | None,
+) -> bool:
+    side, values = writing(pointer, name, key, vector, model, content)
+
+    def run(side: Route) -> bool:
+        return conn.execute(side._sql.write(content is not None), values).rowcount > 0
+
+    try:
+        stored = attempt(conn, lambda: run(side))
+        if stored or side._sql.attnum is None or not repeatable(conn):
+            return stored
+        failure = None
+    except RENAMED as error:
+        failure = error
+    now = side._renew(side, read_sides_called(conn, name))
+    if now is None:
+        if failure is not None:
+            raise failure
+        return False
+    return run(now)

@@ -87,6 +87,26 @@ def _active(rows: list[dict[str, Any]]) -> Side:
     return next((Side(row["side"]) for row in rows if row["active"]), Side.OLD)
 
 
+def _today(route: R, rows: list[dict[str, Any]]) -> R | None:
+    """``route``'s model as a fresh look-up has it; None where nothing has changed about it.
+
+    Raises:
+        Refused: its side is gone.
+    """
+    pointers = pointers_of(rows, type(route), {}, lambda _: route._tally)
+    sides = list(pointers[route.name].sides.values()) if pointers else []
+    found = sorted(
+        (each for each in sides if each.model_id == route.model_id), key=lambda each: each.side != route.side
+    )
+    if not found:
+        raise Refused(
+            f"Model {route.model} no longer serves route {route.name!r}: its side is gone.",
+            hint="Take the route again, and embed with its model.",
+        )
+    same = (found[0].relation, found[0].column, found[0]._sql.stamped, found[0]._sql.attnum)
+    return None if same == (route.relation, route.column, route._sql.stamped, route._sql.attnum) else found[0]
+
+
 def pointers_of(
     rows: Iterable[dict[str, Any]],
     make: Callable[..., R],
@@ -121,8 +141,9 @@ def pointers_of(
                     column=row["column_name"],
                     placement=migration.placement,
                     epoch=row["epoch"],
-                    _sql=SideSql(migration, side, row["pgvector"] or "", row["stamped"]),
+                    _sql=SideSql(migration, side, row["pgvector"] or "", row["stamped"], row.get("attnum")),
                     _tally=tally(name),
+                    _renew=_today,
                 )
         result[name] = Pointer(both, both[0]["epoch"], _active(both), both[0]["canary"], sides, time.monotonic())
     return result
@@ -174,10 +195,10 @@ def _key(key: object) -> list[str]:
     return [str(part) for part in key] if isinstance(key, tuple | list) else [str(key)]
 
 
-def write_statement(
-    pointer: Pointer[Any], name: str, key: object, vector: Vector, model: str | int, content: str | None
-) -> tuple[str, dict[str, Any]]:
-    """The statement that stores a row's vector on its model's side, and its parameters.
+def writing(
+    pointer: Pointer[R], name: str, key: object, vector: Vector, model: str | int, content: str | None
+) -> tuple[R, dict[str, Any]]:
+    """The side that the model's vectors belong to, and the values to bind.
 
     Raises:
         Refused: a model of neither side, or other dimensions.
@@ -189,4 +210,4 @@ def write_statement(
     values = {"key": _key(key), "vector": side.bind(vector)}
     if content is not None:
         values["content"] = content
-    return side._sql.write(content is not None), values
+    return side, values

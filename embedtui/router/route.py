@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ from psycopg.rows import tuple_row
 
 from embedtui.errors import Refused
 from embedtui.model import Key, PlacementKind, Side
+from embedtui.postgres.state.route_side import read_sides_called, read_sides_called_async
+from embedtui.router.renamed import RENAMED, attempt, attempt_async, repeatable
 from embedtui.router.sql import SideSql
 
 Vector = str | Iterable[float]
@@ -68,6 +70,8 @@ class RouteFields:
     """Epoch of the pointer when this route was read."""
     _sql: SideSql = field(repr=False, compare=False)
     _tally: Tally = field(repr=False, compare=False)
+    _renew: Callable[[Any, list[dict[str, Any]]], Any] = field(repr=False, compare=False)
+    """This side as rows looked up anew have it; None where nothing has changed about it."""
 
     def bind(self, vector: Vector) -> str:
         """``vector`` as the text to bind, checked for this route's dimensions.
@@ -112,6 +116,11 @@ class RouteFields:
         text = text.replace("%(vector)s", vector).replace("%(k)s", k).replace("%%", "%")
         return text.replace("\0", where) if where else text
 
+    def _text(self, where: str | sql.Composable, columns: Sequence[str], iterative_scan: str | None) -> str:
+        if isinstance(where, sql.Composable):
+            where = where.as_string(None)
+        return self._sql.search(tuple(columns), where, iterative_scan)
+
     def _prepare(
         self,
         vector: Vector,
@@ -121,10 +130,8 @@ class RouteFields:
         columns: Sequence[str],
         iterative_scan: str | None,
     ) -> tuple[str, dict[str, Any]]:
-        if isinstance(where, sql.Composable):
-            where = where.as_string(None)
-        text = self._sql.search(tuple(columns), where, iterative_scan)
         self._tally.add(self.side)
+        text = self._text(where, columns, iterative_scan)
         return text, {**(params or {}), "vector": self.bind(vector), "k": k}
 
 
@@ -167,8 +174,24 @@ class Route(RouteFields):
             psycopg.Error: as the database says.
         """
         text, values = self._prepare(vector, k, where, params, columns, iterative_scan)
-        with conn.cursor(row_factory=tuple_row) as cursor:
-            return hits(cursor.execute(text, values), columns)
+
+        def run(text: str) -> list[Hit]:
+            with conn.cursor(row_factory=tuple_row) as cursor:
+                return hits(cursor.execute(text, values), columns)
+
+        try:
+            found = attempt(conn, lambda: run(text))
+            if found or self._sql.attnum is None or not repeatable(conn):
+                return found
+            failure = None
+        except RENAMED as error:
+            failure = error
+        now = self._renew(self, read_sides_called(conn, self.name))
+        if now is None:
+            if failure is not None:
+                raise failure
+            return []
+        return run(now._text(where, columns, iterative_scan))
 
 
 class AsyncRoute(RouteFields):
@@ -189,6 +212,22 @@ class AsyncRoute(RouteFields):
     ) -> list[Hit]:
         """As :meth:`Route.search`."""
         text, values = self._prepare(vector, k, where, params, columns, iterative_scan)
-        async with conn.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(text, values)
-            return hits(await cursor.fetchall(), columns)
+
+        async def run(text: str) -> list[Hit]:
+            async with conn.cursor(row_factory=tuple_row) as cursor:
+                await cursor.execute(text, values)
+                return hits(await cursor.fetchall(), columns)
+
+        try:
+            found = await attempt_async(conn, lambda: run(text))
+            if found or self._sql.attnum is None or not repeatable(conn):
+                return found
+            failure = None
+        except RENAMED as error:
+            failure = error
+        now = self._renew(self, await read_sides_called_async(conn, self.name))
+        if now is None:
+            if failure is not None:
+                raise failure
+            return []
+        return await run(now._text(where, columns, iterative_scan))

@@ -15,7 +15,7 @@ from embedtui.postgres.sides.search import search_sql, vector_type
 class SideSql:
     """The statements of one side, composed once and kept as text."""
 
-    def __init__(self, migration: Migration, side: Side, pgvector: str, stamped: bool) -> None:
+    def __init__(self, migration: Migration, side: Side, pgvector: str, stamped: bool, attnum: int | None) -> None:
         """Compose nothing yet.
 
         Args:
@@ -23,8 +23,10 @@ class SideSql:
             side: the side that is searched and written.
             pgvector: version of the extension, empty where unknown.
             stamped: vectors carry model and fingerprint.
+            attnum: number of the vector's column in the user's table as looked up; None where it is not known.
         """
         self.migration, self.side, self.stamped = migration, side, stamped
+        self.attnum = attnum if side is Side.OLD or migration.placement is PlacementKind.COLUMN else None
         self.iterates = tuple(int(part) for part in pgvector.split(".")[:2] if part.isdigit()) >= (0, 8)
         self.search = functools.lru_cache(maxsize=256)(self._search)
         self.write = functools.lru_cache(maxsize=4)(self._write)
@@ -32,13 +34,32 @@ class SideSql:
     def _search(self, columns: tuple[str, ...], where: str, iterative_scan: str | None) -> str:
         if iterative_scan is None:  # a filtered index scan stops too early otherwise
             iterative_scan = "strict_order" if where and self.iterates else ""
+        conditions = [sql.SQL("({})").format(sql.SQL(where))] if where else []
+        if self.attnum is not None:
+            conditions.append(self._still())
         return search_sql(
             self.migration,
             self.side,
             columns=columns,
-            where=sql.SQL(where) if where else None,
+            where=sql.SQL(" AND ").join(conditions) if conditions else None,
             iterative_scan=iterative_scan,
         ).as_string(None)
+
+    def _still(self) -> sql.Composed:
+        """True while the column is the one that this side was looked up with, and not another of its name.
+
+        After a cleanup the new column may have the old one's name; a route that was taken before finds nothing then,
+        rather than vectors of another model. Evaluated once a statement: a look-up in an index.
+        """
+        column = self.migration.old_column if self.side is Side.OLD else self.migration.new_column
+        return sql.SQL(
+            "(SELECT attname FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) {}::pg_catalog.oid"
+            " AND attnum OPERATOR(pg_catalog.=) {}::pg_catalog.int2) OPERATOR(pg_catalog.=) {}::pg_catalog.name"
+        ).format(
+            sql.Literal(self.migration.table_oid),
+            sql.Literal(self.attnum),
+            sql.SQL(sql.Literal(column).as_string(None).replace("%", "%%")),
+        )
 
     def _write(self, guarded: bool) -> str:
         migration, table = self.migration, self.migration.table
@@ -49,7 +70,9 @@ class SideSql:
             "vector": sql.SQL("CAST({} AS {})").format(sql.Placeholder("vector"), vector_type(migration, self.side)),
             "model": sql.Literal(migration.new_model.id),
             "fingerprint": escaped(fingerprint_sql(migration, table.name)),
-            "where": key_equals_sql(migration),
+            "where": key_equals_sql(migration)
+            if self.attnum is None
+            else sql.SQL("{} AND {}").format(key_equals_sql(migration), self._still()),
             "guard": sql.SQL(" AND {} OPERATOR(pg_catalog.=) %(content)s").format(
                 escaped(content_sql(migration, table.name))
             )

@@ -475,7 +475,11 @@ class Dashboard(CrashLogged[None]):
     def _act_cleanup(self) -> None:
         self._ask(
             "cleanup",
-            lambda engine: (engine.cleanup_sql(), engine.blockers("cleanup"), engine.cleanup_sql(rename=False)),
+            lambda engine: (
+                engine.cleanup_sql(),
+                engine.blockers("cleanup", thorough=True),
+                engine.cleanup_sql(rename=False),
+            ),
         )
 
     def _ask_cleanup(self, found: tuple[tuple[str, ...], tuple[Blocker, ...], tuple[str, ...]]) -> None:

@@ -55,7 +55,7 @@ def test_two_cutovers_at_once_one_wins_and_the_other_is_told(ready: str) -> None
         engine = Engine(ready)
         start.wait()
         try:
-            flips.append(engine.cutover(percent, override="at once"))
+            flips.append(engine.cutover(percent, override={"gate": "at once"}))
         except EmbedtuiError as error:
             refused.append(error)
         engine.close()
@@ -79,7 +79,7 @@ def test_a_decision_made_on_an_old_state_is_refused(ready: str) -> None:
     with connect(ready, name="test") as conn:
         seen = read_route(conn, "documents").epoch
         with closing(Engine(ready)) as engine:
-            engine.cutover(10, override="first")
+            engine.cutover(10, override={"gate": "first"})
         with pytest.raises(Refused, match="meanwhile"):
             move_route(
                 conn, "documents", expect_epoch=seen, active=Side.NEW, canary=100, who="second", host="elsewhere"
@@ -102,7 +102,7 @@ def test_a_run_elsewhere_is_paused_retuned_and_rolled_back(ready: str, api: Loop
     thread.start()
     try:
         wait_for(lambda: elsewhere.snapshot().condition is Condition.RUNNING)
-        elsewhere.cutover(override="test")
+        elsewhere.cutover(override={"gate": "test"})
         assert worker.snapshot().route.active is Side.NEW
         elsewhere.pause("noon")
         wait_for(lambda: worker.snapshot().condition is Condition.PAUSED)
@@ -288,7 +288,7 @@ def test_the_other_operator_is_told_by_the_exit_code(
 ) -> None:
     shell = InProcess(tmp_path, {"DATABASE_URL": ready}, monkeypatch, capsys)
     with closing(Engine(ready)) as engine:
-        engine.cutover(override="first")
+        engine.cutover(override={"gate": "first"})
     assert shell("cleanup", "--table", "another").code == ExitCode.REFUSED
     assert shell("abort", "--table", "documents").code == ExitCode.REFUSED, "production reads the new side"
     assert shell("rollback").code == ExitCode.OK

@@ -108,7 +108,7 @@ def test_hostile_names_are_quoted_everywhere(
         engine.run(threading.Event())
         report = engine.verify(sample=2)
         assert report.clean and report.embedded == 2
-        engine.cutover(override="test")
+        engine.cutover(override={"gate": "test"})
         engine.rollback()
         engine.close()
 

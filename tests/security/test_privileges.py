@@ -102,7 +102,7 @@ def test_owner_prepares_worker_embeds_application_needs_nothing_new(
     owner.run(threading.Event())
     worker.run(threading.Event())
     assert worker.verify(sample=20).clean
-    owner.cutover(override="test")
+    owner.cutover(override={"gate": "test"})
     with psycopg.connect(roles.application, autocommit=True) as conn:
         conn.execute("UPDATE documents SET content = 'edited again' WHERE id = 1")
     roles.grant("The application, with a Router or in SQL")

@@ -70,8 +70,8 @@ class StandIn:
     def decide(self, query_id, verdict, note=""):
         self.calls.append(f"decide {query_id} {verdict} {note}".strip())
 
-    def cutover(self, percent=100, *, override="") -> Flip:
-        self.calls.append(f"cutover {percent} {override}")
+    def cutover(self, percent=100, *, override=None) -> Flip:
+        self.calls.append(f"cutover {percent} {override or ''}")
         self.shown = states.CUT_OVER if percent == 100 else states.CANARY
         return Flip(Side.NEW if percent == 100 else Side.OLD, 0 if percent == 100 else percent, 2, 3.1, True)
 
@@ -81,13 +81,13 @@ class StandIn:
         self.shown = replace(states.READY, route=replace(states.READY.route, epoch=4))
         return Flip(Side.OLD, 0, 4, 2.4, changed)
 
-    def blockers(self, action, percent=100):
+    def blockers(self, action, percent=100, *, thorough=False):
         return self.blocked
 
     def notices(self):
         return ()
 
-    def postpone(self, percent=100, *, override=""):
+    def postpone(self, percent=100, *, override=None):
         self.calls.append(f"postpone {percent}")
 
     def cancel_postponed(self):

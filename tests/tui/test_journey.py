@@ -191,7 +191,7 @@ async def test_cleanup_shows_its_sql_and_asks_for_the_name(database: str, api: L
         await ready(app, pilot)
         await pilot.press("K")
         assert "after the cutover" in said(app)
-        app.bridge.act("cutover", lambda engine, _: engine.cutover(override="test"))
+        app.bridge.act("cutover", lambda engine, _: engine.cutover(override={"gate": "test"}))
         await until(pilot, lambda: app.snapshot and app.snapshot.route.active is Side.NEW)
         await pilot.press("K")
         await until(pilot, lambda: isinstance(app.screen, TypedNameDialog))

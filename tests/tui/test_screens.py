@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from textual.events import Key
-from textual.widgets import Input, Static
+from textual.widgets import Button, Input, Static
 
-from embedtui.model import Noted, Phase
+from embedtui.model import Blocker, Noted, Phase
 from embedtui.tui import acts, comforts
 from embedtui.tui.app import Dashboard
 from embedtui.tui.bridge import EngineSpoke, SnapshotTaken
 from embedtui.tui.palette import ActsProvider
-from embedtui.tui.screens.dialogs import CutoverDialog, LimitsDialog
+from embedtui.tui.screens.dialogs import CutoverDialog, LimitsDialog, TypedNameDialog
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
@@ -219,3 +219,27 @@ async def test_every_screen_says_something_before_anything_is_known() -> None:
                 said = [each.empty for each in lists] + [str(each.render()) for each in body]
                 said += [str(each.query_one(Static).content) for each in app.screen.query(Sheet)]
                 assert any(each.strip() for each in said), name
+
+
+async def test_rows_that_would_lose_their_only_vector_are_typed_by_their_number(shown: Open) -> None:
+    """A reason passes what the dialog shows, each by its own name; the count is typed, and not part of a reason."""
+    soak = Blocker("soak", "The new side has served for 1 h of 7 days.", overridable=True)
+    coverage = Blocker("coverage", "73 rows have an old vector and no new one.", overridable=True, rows=73)
+    async with shown(states.CUT_OVER, (120, 40)) as (app, pilot, engine):
+        engine.blocked = (soak, coverage)
+        given: list[dict[str, str]] = []
+        engine.cleanup = lambda name, **options: given.append(dict(options["override"]))
+        await pilot.press("K")
+        await until(pilot, lambda: isinstance(app.screen, TypedNameDialog))
+        app.screen.query_one("#typed", Input).value = app.view.table
+        app.screen.query_one("#override", Input).value = "so ordered"
+        await pilot.pause()
+        assert app.screen.query_one("#go", Button).disabled
+        app.screen.query_one("#typed", Input).focus()
+        await pilot.press("enter")
+        assert app.focused is app.screen.query_one("#rows-coverage", Input), "Enter goes to what is missing"
+        await pilot.press("7", "4")
+        assert app.screen.query_one("#go", Button).disabled
+        await pilot.press("backspace", "3", "enter")
+        await until(pilot, lambda: given)
+        assert given == [{"soak": "so ordered", "coverage:73": "so ordered"}]

@@ -173,6 +173,15 @@ class Job:
             return any(name not in ("provider", "rate", "spend_cap", "index") for name in self._holds)
 
 
+def queue_keys(conn: Connection, migration_id: int, keys: Iterable[Key], kind: str = "r") -> None:
+    """Queue rows: for repair of the new side, or (kind ``u``) as edited."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO embedtui.queue (migration, key, kind) VALUES (%s, %s, %s)",
+            [(migration_id, list(key), kind) for key in keys],
+        )
+
+
 def record_faults(
     conn: Connection, migration: Migration, faults: Iterable[tuple[Key, str]], side: Side = Side.NEW
 ) -> None:

@@ -12,9 +12,10 @@ import psycopg
 
 from embedtui.engine.backfill.backfill import Backfill, plan_shards
 from embedtui.engine.backfill.embedding import ConfigurationFault, RowEmbedder
-from embedtui.engine.backfill.job import Job, now
+from embedtui.engine.backfill.job import Job, now, queue_keys
 from embedtui.engine.backfill.pacing import Pacer
-from embedtui.engine.backfill.sync import Sync, queue_keys
+from embedtui.engine.backfill.partitions import queue_unseen, remember, unseen
+from embedtui.engine.backfill.sync import Sync
 from embedtui.engine.cutover.cutover import flip_if_due
 from embedtui.engine.plan.statements import index_options
 from embedtui.engine.prepare import count_total
@@ -182,6 +183,8 @@ class Stages:
                 return
             elif not self._follow:
                 self._await_scan()
+                while self._database(lambda conn: queue_unseen(conn, self._job.placement)):
+                    self._job.doing("queueing a new partition's rows")
                 self._drain(EVERY_KIND)
                 return
             else:
@@ -224,8 +227,10 @@ class Stages:
             if self._database(lambda conn: plan_shards(conn, migration.id, migration.table_oid)):
                 self._backfill(new)
                 continue
+            attached = self._database(functools.partial(unseen, migration=migration))
             keys = self._database(lambda conn: self._job.placement.sweep(conn, SWEEP_LIMIT))
             if not keys:
+                self._database(functools.partial(remember, migration=migration, attached=attached))
                 self._database(lambda conn: count_total(conn, migration))
                 self._database(self._job.placement.forget_gone)
                 self._job.release("row_locks")

@@ -12,8 +12,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
-from embedtui.engine.backfill.job import Job, record_faults
+from embedtui.engine.backfill.job import Job, queue_keys, record_faults
 from embedtui.engine.backfill.packing import Limits, pack
+from embedtui.engine.backfill.partitions import queue_unseen
 from embedtui.engine.resilience import with_database
 from embedtui.engine.table_changes import follow, same_names, table_change
 from embedtui.errors import DatabaseError, TableChanged
@@ -67,15 +68,6 @@ class _Todo:
     sides: set[Side] = field(default_factory=set)
 
 
-def queue_keys(conn: Connection, migration_id: int, keys: Iterable[Key], kind: str = "r") -> None:
-    """Queue rows: for repair of the new side, or (kind ``u``) as edited."""
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO embedtui.queue (migration, key, kind) VALUES (%s, %s, %s)",
-            [(migration_id, list(key), kind) for key in keys],
-        )
-
-
 class Sync:
     """Drains the queue of one migration; used by one thread at a time."""
 
@@ -89,6 +81,7 @@ class Sync:
         self._after = 0
         """Id of the last entry that was put off in this round."""
         self._tend_at = 0.0
+        self._look_at = 0.0
         self._old_retry_at = 0.0
         self._old_retry_wait = RETRY_SECONDS[0]
         self._scan_at = 0.0
@@ -113,6 +106,9 @@ class Sync:
         entries = self._database(self._take)
         if entries is None:
             return 0
+        if time.monotonic() >= self._look_at:  # also where the application keeps the queue from ever being empty
+            self._look_at = time.monotonic() + TEND_SECONDS
+            self._database(self._look_for_partitions)
         if not entries:
             self._after = 0
             return self._tend()
@@ -159,6 +155,12 @@ class Sync:
             [self._job.migration.id, self._after, BATCH],
         )
         return [Entry(number, tuple(key), kind) for number, key, kind in rows]
+
+    def _look_for_partitions(self, conn: Connection) -> None:
+        phase = capture.state(conn, self._job.migration).phase
+        if phase in SCANNED:
+            while queue_unseen(conn, self._job.placement) and not self._job.stop.is_set():
+                pass
 
     def _too_often(self, key: Key) -> bool:
         moments = [at for at in self._recent[key] if time.monotonic() - at < WINDOW_SECONDS]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, cast
 
 import psycopg
@@ -18,6 +19,7 @@ from psycopg.types.json import Jsonb
 from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.cleanup import traces
 from embedtui.engine.cutover.strategies import cutover_settings
+from embedtui.engine.overrides import Overrides, audited, pass_blockers
 from embedtui.errors import DatabaseError, Interrupted, LockTimeout, NotClean, Refused, SettingsError
 from embedtui.formatting import counted, duration
 from embedtui.model import Blocker, Migration, Phase, PlacementKind, Side, TableName
@@ -30,7 +32,8 @@ from embedtui.postgres.names import key_sql, parse_name, relation
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.route import CHANNEL, read_listeners, read_route
+from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.route import end_in_ddl, held, hold_route, read_listeners, read_route
 from embedtui.postgres.values import same_key_sql
 from embedtui.redaction import redact
 
@@ -41,6 +44,8 @@ _LOCK_CLASS = 0x656D636C  # advisory lock: one process cleans up or aborts at a 
 _DAY = 86400.0
 _ALIVE = ALIVE.format("w.id")
 _FILE_SUFFIXES = (".copy", ".gz", ".tsv", ".txt")
+_SHORT_WAIT = "SET LOCAL lock_timeout = '500ms'"
+_FAULTY = "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = 'new' AND state <> 'skipped'"
 _QUEUE_FULL = "55006"  # object_in_use, raised by our own check inside the contract
 
 
@@ -80,9 +85,9 @@ class _State:
         return bool(self.record)
 
     @property
-    def drains(self) -> bool:
-        """The queue has to be empty before the old side may go."""
-        return "queue" not in self.record.get("overridden", ())
+    def left(self) -> dict[str, int]:
+        """Rows that the drop may leave without a new vector: those queued that were overridden, those faulty then."""
+        return {name: int(self.record.get(name, 0)) for name in ("queued", "faulty")}
 
     def has(self, what: str) -> bool:
         return self.record.get(what) is not None and self.record.get(what) is not False
@@ -113,7 +118,7 @@ def cleanup_blockers(
 
 def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]:
     route = read_route(conn, migration.name)
-    if route.active is not Side.NEW or migration.phase not in (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP):
+    if route.active is not Side.NEW or migration.phase.ended:
         yield Blocker("route", "The new side does not serve yet.", "Cut over first, and let it soak.")
         return
     served = _one(conn, "SELECT extract(epoch FROM clock_timestamp() - %s)::int8", (route.changed_at,))
@@ -122,7 +127,7 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
         yield Blocker(
             "soak",
             f"The new side has served for {duration(served, exact=True)} of {duration(wanted, exact=True)}.",
-            f"Wait {duration(wanted - served, exact=True)} more, or give a reason to override.",
+            f"Wait {duration(wanted - served, exact=True)} more.",
             overridable=True,
         )
     queued = _one(conn, "SELECT count(*) FROM embedtui.queue WHERE migration = %s", (migration.id,))
@@ -132,6 +137,7 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
             f"{counted(queued, 'change still waits for its new vector', 'changes still wait for their new vectors')}.",
             "Let a worker catch up: `embedtui run --follow`.",
             overridable=True,
+            rows=queued,
         )
     behind = sum(listener.epoch < route.epoch for listener in read_listeners(conn, migration.name))
     if behind:
@@ -180,7 +186,7 @@ def _choice_blockers(
                 "publications",
                 f"Publication {redact(publication.name)} carries the table: subscribers would get the new vectors under"
                 " the old name.",
-                "Keep the new name, or bring the subscribers along and give a reason to override.",
+                "Keep the new name, or bring the subscribers along and override this.",
                 overridable=True,
             )
         granted = _one(
@@ -192,14 +198,14 @@ def _choice_blockers(
             yield Blocker(
                 "privileges",
                 f"Column {migration.old_column} has privileges of its own, which go with it.",
-                f"Grant the same on {migration.new_column} first, or give a reason to override.",
+                f"Grant the same on {migration.new_column} first, or override this.",
                 overridable=True,
             )
     if migration.placement is PlacementKind.TABLE and not follows_by_foreign_key(migration):
         yield Blocker(
             "no_foreign_key",
             f"Without embedtui's triggers, deletes and key changes no longer reach {migration.new_table}.",
-            "Let the application see to it (or add a foreign key), and give a reason to override.",
+            "Let the application see to it (or add a foreign key), and override this.",
             overridable=True,
         )
     archive = choice.archive
@@ -236,15 +242,17 @@ def _row_blockers(
         yield Blocker(
             "coverage",
             f"{counted(uncovered, 'row has', 'rows have')} an old vector and no new one, and would be found no more.",
-            "See `embedtui verify`, or give a reason to override.",
+            "See `embedtui verify`.",
             overridable=True,
+            rows=uncovered,
         )
     if missing and _restores_not_null(migration, choice, facts):
         yield Blocker(
             "not_null",
             f"{migration.old_column} is NOT NULL, and {counted(missing, 'row has', 'rows have')} no new vector.",
-            "Fill them, or give a reason to override: the column then stays nullable.",
+            "Fill them, or override this: the column then stays nullable.",
             overridable=True,
+            rows=missing,
         )
 
 
@@ -252,7 +260,10 @@ def abort_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...
     """What stands against an abort now."""
     state = _state(conn, migration)
     if state.phase is Phase.DONE or (state.begun and not state.has("aborting")):
-        return (Blocker("phase", "The cleanup has begun.", "Run it again to complete it: `embedtui cleanup`."),)
+        way = "Run it again to complete it: `embedtui cleanup`."
+        if not state.has("contracted"):
+            way = "Take it back: `embedtui rollback`. Or complete it: `embedtui cleanup`."
+        return (Blocker("phase", "The cleanup has begun.", way),)
     if state.begun:
         return ()
     found: list[Blocker] = []
@@ -267,13 +278,6 @@ def abort_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...
         if columns:
             found += _dependent_blockers(conn, inspect_oid(conn, each.oid), *columns)
     return tuple(found)
-
-
-def _refuse(blockers: Sequence[Blocker], override: str) -> None:
-    """Raises Refused for what no reason given can pass."""
-    left = [blocker for blocker in blockers if not (override.strip() and blocker.overridable)]
-    if left:
-        raise Refused(" ".join(blocker.message for blocker in left), hint=left[0].release)
 
 
 # ------------------------------------------------------------------------------------------------------ statements
@@ -309,7 +313,7 @@ def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupCh
             text = _archive_file_sql(migration)
         steps.append(CleanupStep("archive", f"old vectors to {choice.archive}, counted", _shown(conn, [text])))
     if not state.has("contracted"):
-        contract = _contract_sql(conn, migration, choice, not_null, state.drains)
+        contract = _contract_sql(conn, migration, choice, not_null, state.left)
         detail = "one short transaction; the old vectors' disk space comes back as rows are rewritten"
         steps.append(CleanupStep("contract", detail, _shown(conn, contract)))
     if not_null and (not state.has("contracted") or _constraint_exists(conn, migration)):
@@ -364,13 +368,12 @@ def _restores_not_null(migration: Migration, choice: CleanupChoice, facts: Table
 
 
 def _contract_sql(
-    conn: Connection, migration: Migration, choice: CleanupChoice, not_null: bool, drains: bool
+    conn: Connection, migration: Migration, choice: CleanupChoice, not_null: bool, left: Mapping[str, int]
 ) -> list[Statement]:
     """All that production could notice, in one transaction with the record of it: all of it is done, or nothing."""
     table, side = relation(migration.table), new_side(migration)
     statements: list[Statement] = [sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table)]
-    if drains:
-        statements.append(_queue_check_sql(migration))
+    statements.append(_left_check_sql(migration, left))
     statements += capture.remove_sql(migration)
     renames = _index_renames(conn, migration) if _renames(migration, choice) else []
     if not choice.keep_old:
@@ -409,12 +412,19 @@ def _contract_sql(
     return statements
 
 
-def _queue_check_sql(migration: Migration) -> sql.Composed:
-    """Inside the lock no change can be under way: what is queued now would never be embedded."""
+def _left_check_sql(migration: Migration, left: Mapping[str, int]) -> sql.Composed:
+    """Inside the lock no change can be under way: what is queued, or was rejected since, has no new vector for good."""
     body = sql.SQL(
-        "BEGIN IF EXISTS (SELECT FROM embedtui.queue WHERE migration = {}) THEN"
-        " RAISE EXCEPTION 'changes still wait for their new vectors' USING ERRCODE = {}; END IF; END"
-    ).format(sql.Literal(migration.id), sql.Literal(_QUEUE_FULL))
+        "BEGIN IF (SELECT count(*) FROM embedtui.queue WHERE migration = {migration}) > {queued}"
+        " OR (SELECT count(*) FROM embedtui.fault WHERE migration = {migration} AND side = 'new'"
+        " AND state <> 'skipped') > {faulty} THEN"
+        " RAISE EXCEPTION 'changes still wait for their new vectors' USING ERRCODE = {state}; END IF; END"
+    ).format(
+        migration=sql.Literal(migration.id),
+        state=sql.Literal(_QUEUE_FULL),
+        queued=sql.Literal(left["queued"]),
+        faulty=sql.Literal(left["faulty"]),
+    )
     return sql.SQL("DO {}").format(sql.Literal(body.as_string(None)))
 
 
@@ -426,8 +436,9 @@ def _index_renames(conn: Connection, migration: Migration) -> list[tuple[TableNa
 
 
 def _record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) -> list[Statement]:
-    """The state rows that say what the same transaction does to the table, and the word to all Routers."""
+    """The end of the transaction: it fails if the pointer has moved, tells all Routers, and records what it did."""
     return [
+        *end_in_ddl(migration, "abort" if phase is Phase.ABORTED else "cleanup"),
         sql.SQL(
             "UPDATE embedtui.migration SET phase = {phase}, phase_at = now(), condition = 'idle', reason = '',"
             " desired = 'run',"
@@ -439,11 +450,6 @@ def _record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) 
             gone=sql.Literal(gone),
             id=sql.Literal(migration.id),
         ),
-        sql.SQL(
-            "UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp(), pending = NULL"
-            " WHERE name = {} AND migration = {}"
-        ).format(sql.Literal(migration.name), sql.Literal(migration.id)),
-        sql.SQL("SELECT pg_notify({}, {})").format(sql.Literal(CHANNEL), sql.Literal(migration.name)),
         sql.SQL(
             "INSERT INTO embedtui.audit (migration, who, host, act, detail) VALUES ({}, {}, {}, 'phase', {})"
         ).format(*(sql.Literal(value) for value in (migration.id, operator_name(), host_name(), phase.value))),
@@ -479,7 +485,7 @@ def _rows_sql(migration: Migration) -> list[Statement]:
         sql.SQL("DELETE FROM {} WHERE migration = {}").format(
             sql.Identifier("embedtui", table), sql.Literal(migration.id)
         )
-        for table in ("queue", "shard", "stale", "capture_fault")
+        for table in ("queue", "shard", "stale", "capture_fault", "partition")
     ]
 
 
@@ -509,17 +515,19 @@ def cleanup(
     *,
     typed_name: str,
     stop: threading.Event,
-    override: str = "",
+    override: Overrides = MappingProxyType({}),
     on_step: Callable[[CleanupStep], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> None:
     """Drops the old side as chosen; a rerun after any interruption completes what was begun, as it was chosen then.
 
-    ``conn`` is in autocommit. ``typed_name`` has to be the table's name. ``override`` is a reason that passes the
-    blockers which allow it, and is audited. ``on_step`` is called before each step. A no-op once finished.
+    ``conn`` is in autocommit. ``typed_name`` has to be the table's name. ``override`` has a reason for each blocker
+    that it passes, and is audited. ``on_step`` is called before each step. A no-op once finished.
 
-    Raises Refused (blocked, or another process is at it), LockTimeout, Interrupted, NotClean (a row without a vector
-    came in under a column that was NOT NULL), DatabaseError (the archive does not hold what was counted).
+    From its first step until the drop a rollback takes it back, at once; the drop fails where the pointer has moved.
+
+    Raises Refused (blocked, taken back, or another process is at it), LockTimeout, Interrupted, NotClean (a row without
+    a vector came in under a column that was NOT NULL), DatabaseError (the archive does not hold what was counted).
     """
     _require_name(migration, typed_name)
     on_step = on_step or (lambda step: None)
@@ -530,17 +538,22 @@ def cleanup(
         if state.phase is Phase.DONE and not state.begun:
             return
         if not state.begun:
+            epoch = _epoch(conn, migration)  # before what it is decided on
+            migration = _present(conn, migration)
             with cancelled_by(conn, stop):
                 blockers = cleanup_blockers(conn, migration, choice, thorough=True)
-            _refuse(blockers, override)
+            passed = pass_blockers(blockers, override)
             on_step(CleanupStep("begin", "phase cleanup; workers bring the queue to zero"))
-            _begin(conn, migration, choice, blockers, override)
+            _begin(conn, migration, choice, passed, epoch)
             state = _state(conn, migration)
+        migration = _present(conn, migration)
         choice = _stored_choice(state.record)
         for step in cleanup_statements(conn, migration, choice):
             if stop.is_set():
                 raise Interrupted(f"Stopped before the step {step.name!r}.", hint="Run it again to complete it.")
             on_step(step)
+            if step.name in ("archive", "contract"):
+                _require_held(conn, migration, "cleanup")
             if step.name == "archive":
                 _archive(conn, migration, choice, stop)
             elif step.name == "contract":
@@ -572,25 +585,28 @@ def abort(
     on_step = on_step or (lambda step: None)
     removed = traces.find(conn, migration)
     with _alone(conn, migration):
-        _refuse(abort_blockers(conn, migration), "")
+        epoch = _epoch(conn, migration)  # before what it is decided on
+        migration = _present(conn, migration)
+        pass_blockers(abort_blockers(conn, migration), {})
         for step in abort_statements(conn, migration):
             if stop.is_set():
                 raise Interrupted(f"Stopped before the step {step.name!r}.", hint="Run it again to complete it.")
             on_step(step)
             if step.name == "begin":
-                with conn.transaction():
-                    _remember(conn, migration, {"aborting": True})
+                with _holding(conn, migration, "abort", epoch):
+                    _begin_record(conn, migration, {"aborting": True})
                     conn.execute("UPDATE embedtui.migration SET desired = 'pause' WHERE id = %s", (migration.id,))
                     add_audit(conn, migration.id, "abort", "begun")
             elif step.name == "remove":
                 _cancel_own_build(conn, migration)
-                run_ddl(
-                    conn,
-                    _remove_sql(conn, migration),
-                    stop=stop,
-                    on_wait=on_wait,
-                    relations=[each.table for each in removed],
-                )
+                with _taken_back(conn, migration, "abort"):
+                    run_ddl(
+                        conn,
+                        _remove_sql(conn, migration),
+                        stop=stop,
+                        on_wait=on_wait,
+                        relations=[each.table for each in removed],
+                    )
             else:
                 _finish(conn, migration, "abort", step)
         done = traces.outcome(conn, migration, removed)
@@ -598,23 +614,23 @@ def abort(
     return done
 
 
-def _begin(
-    conn: Connection, migration: Migration, choice: CleanupChoice, overridden: Sequence[Blocker], override: str
-) -> None:
+def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed: Overrides, epoch: int | None) -> None:
     archive: dict[str, object] | None = None
     if isinstance(choice.archive, TableName):
         archive = {"table": [choice.archive.schema, choice.archive.name]}
     elif choice.archive is not None:
         archive = {"file": str(choice.archive.absolute())}
     facts = inspect_oid(conn, migration.table_oid)
-    passed = [blocker.name for blocker in overridden]
+    names = {token.partition(":")[0] for token in passed}
+    queued = [int(token.partition(":")[2]) for token in passed if token.startswith("queue:")]
     record = {
         "rename": choice.rename,
         "keep_old": choice.keep_old,
         "keep_provenance": choice.keep_provenance,
         "archive": archive,
-        "not_null": _restores_not_null(migration, choice, facts) and "not_null" not in passed,
-        "overridden": passed,
+        "not_null": _restores_not_null(migration, choice, facts) and "not_null" not in names,
+        "queued": sum(queued),
+        "faulty": _one(conn, _FAULTY, (migration.id,)),
     }
     what = (
         "keep both sides"
@@ -624,10 +640,9 @@ def _begin(
         else "the new name"
     )
     detail = f"begun: {what}" + (f", archive to {choice.archive}" if choice.archive is not None else "")
-    if passed:
-        detail += f"; overridden ({', '.join(passed)}): {override.strip()}"
-    with conn.transaction():
-        _remember(conn, migration, record)
+    detail += audited(passed)
+    with _holding(conn, migration, "cleanup", epoch):
+        _begin_record(conn, migration, record)
         conn.execute(
             "UPDATE embedtui.migration SET phase = %s, phase_at = now() WHERE id = %s",
             (Phase.CLEANUP.value, migration.id),
@@ -645,14 +660,23 @@ def _contract(
 ) -> None:
     waited = 0.0
     while True:
-        statements = _contract_sql(conn, migration, choice, state.has("not_null"), state.drains)
+        statements = _contract_sql(conn, migration, choice, state.has("not_null"), state.left)
         try:
-            run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[migration.table])
+            with _taken_back(conn, migration, "cleanup"):
+                run_ddl(
+                    conn,
+                    statements,
+                    stop=stop,
+                    on_wait=on_wait,
+                    relations=[migration.table],
+                    check=lambda: _require_held(conn, migration, "cleanup"),
+                )
         except psycopg.errors.ObjectInUse as error:
             if error.sqlstate != _QUEUE_FULL or waited >= DRAIN_PATIENCE:
                 raise LockTimeout(
                     "Changes kept waiting for their new vectors; the old side was not dropped.",
-                    hint="Let a worker catch up (`embedtui run --follow`) and run the cleanup again.",
+                    hint="Let a worker catch up (`embedtui run --follow`; `embedtui faults` lists what was rejected),"
+                    " then run the cleanup again.",
                 ) from None
             if on_wait is not None:
                 on_wait("waiting for the queue to be empty")
@@ -745,12 +769,27 @@ def _opened(path: Path, mode: str) -> IO[bytes]:
 
 
 def _state(conn: Connection, migration: Migration) -> _State:
+    """What was begun and has not been taken back: until the drop, the pointer's row tells that."""
     row = conn.execute(
-        "SELECT phase, coalesce(settings -> 'cleanup', '{}') FROM embedtui.migration WHERE id = %s", (migration.id,)
+        "SELECT m.phase, coalesce(m.settings -> 'cleanup', '{}'), r.ending, r.name IS NOT NULL"
+        " FROM embedtui.migration m LEFT JOIN embedtui.route r ON r.name = m.name AND r.migration = m.id"
+        " WHERE m.id = %s",
+        (migration.id,),
     ).fetchone()
     if row is None:
         raise Refused("There is no such migration.")
-    return _State(Phase(row[0]), row[1])
+    phase, record, ending, routed = row
+    begun = "abort" if record.get("aborting") else "cleanup"
+    if not record.get("contracted") and ending != begun and (routed or begun == "cleanup"):
+        record = {}
+    return _State(Phase(phase), record)
+
+
+def _begin_record(conn: Connection, migration: Migration, record: Mapping[str, object]) -> None:
+    conn.execute(
+        "UPDATE embedtui.migration SET settings = jsonb_set(settings, '{cleanup}', %s) WHERE id = %s",
+        (Jsonb(record), migration.id),
+    )
 
 
 def _remember(conn: Connection, migration: Migration, more: Mapping[str, object]) -> None:
@@ -796,6 +835,49 @@ def _alone(conn: Connection, migration: Migration) -> Iterator[None]:
     finally:
         if not conn.closed:
             conn.execute("SELECT pg_advisory_unlock(%s, %s)", key)
+
+
+@contextmanager
+def _holding(conn: Connection, migration: Migration, ending: str, epoch: int | None) -> Iterator[None]:
+    """A transaction that holds the route for cleanup or abort; short, since a rollback may wait for it."""
+    with conn.transaction():
+        conn.execute(_SHORT_WAIT)
+        hold_route(conn, migration, ending, expect_epoch=epoch)
+        yield
+
+
+@contextmanager
+def _taken_back(conn: Connection, migration: Migration, ending: str) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.ObjectNotInPrerequisiteState:
+        _require_held(conn, migration, ending)
+        raise
+
+
+def _require_held(conn: Connection, migration: Migration, ending: str) -> None:
+    """Raises Refused where a mover of the pointer has taken back what was begun."""
+    if not held(conn, migration, ending):
+        route = read_route(conn, migration.name)
+        what = f"rolled back by {route.changed_by}" if route.active is Side.OLD else f"moved by {route.changed_by}"
+        raise Refused(
+            f"The pointer was {what} meanwhile: the {ending} is cancelled, and nothing was dropped.",
+            hint="Look again; it begins anew if you still want it.",
+        )
+
+
+def _epoch(conn: Connection, migration: Migration) -> int | None:
+    """The pointer's epoch; None where there is no route yet."""
+    row = conn.execute(
+        "SELECT epoch FROM embedtui.route WHERE name = %s AND migration = %s", (migration.name, migration.id)
+    ).fetchone()
+    return int(row[0]) if row else None
+
+
+def _present(conn: Connection, migration: Migration) -> Migration:
+    """The migration as it is now: a cutover by exchanged names changes what its columns are called."""
+    now = load_migration(conn, migration.name)
+    return now if now is not None and now.id == migration.id else migration
 
 
 @contextmanager

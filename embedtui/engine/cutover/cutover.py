@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 
 from embedtui.config import CutoverSettings
 from embedtui.engine.cutover.strategies import (
@@ -21,6 +22,7 @@ from embedtui.engine.cutover.strategies import (
     settings_blockers,
     tell_services,
 )
+from embedtui.engine.overrides import Overrides, audited, pass_blockers
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.formatting import counted, duration
 from embedtui.model import Blocker, Check, EvaluationStatus, Flip, IndexMethod, Migration, Phase, Side
@@ -31,13 +33,16 @@ from embedtui.postgres.indexes import index_status, is_cold, prewarm
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.migrations import load_migration, set_phase
+from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.route import (
     RouteRow,
+    follow_pointer,
     forget_listeners,
+    held,
     move_route,
     read_listeners,
     read_route,
+    release_route,
     set_pending,
 )
 from embedtui.redaction import redact
@@ -54,6 +59,8 @@ LAG_TOLERATED = 60.0
 LAG_NONE = 2.0
 """Younger changes than this do not hold up a postponed flip: in a busy table the queue is never empty."""
 QUEUE_COUNTED = 10_000
+ROWS_COUNTED = 10_000
+"""Rows without a current vector are counted so far beyond those tolerated, then said as "or more"."""
 MISSING_TOLERATED = 0.001
 """Share of the rows that may lack a current vector beside those in the queue, as in the gate."""
 
@@ -72,7 +79,10 @@ def cutover_blockers(
         gate: the newest evaluation; None where there is none.
         percent: share of keys to move.
     """
-    if migration.phase not in (Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK):
+    if held(conn, migration, "abort"):
+        return (Blocker("phase", "The migration is being aborted.", "Complete that: `embedtui abort`."),)
+    # a phase of cleanup with the old side in charge is that of one taken back
+    if migration.phase not in (Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP):
         release = "" if migration.phase.ended else "`embedtui run` brings it there."
         return (Blocker("phase", f"The migration is in phase {migration.phase}; a cutover needs validate.", release),)
     settings = cutover_settings(migration)
@@ -98,7 +108,7 @@ def cutover_blockers(
 
 
 def _gate(gate: EvaluationStatus | None) -> list[Blocker]:
-    release = "`embedtui compare`, or an override with a reason."
+    release = "`embedtui compare`."
     if gate is None:
         return [Blocker("gate", "No comparison has been recorded.", release, True)]
     if not gate.valid:
@@ -157,14 +167,17 @@ def _coverage(conn: Connection, migration: Migration) -> list[Blocker]:
     try:
         with conn.transaction():
             conn.execute("SELECT set_config('statement_timeout', %s, true)", [f"{_CHECK_MS}ms"])
-            behind = {tuple(key) for key in make_placement(migration).sweep(conn, allowed + waiting + 1)}
+            limit = allowed + waiting + ROWS_COUNTED
+            behind = {tuple(key) for key in make_placement(migration).sweep(conn, limit)}
+            more = len(behind) == limit
             queued = conn.execute("SELECT key FROM embedtui.queue WHERE migration = %s", [migration.id])
             behind -= {tuple(key) for (key,) in queued}
     except errors.QueryCanceled:
         return []
     if len(behind) <= allowed:
         return []
-    message = f"{counted(len(behind), 'row has', 'rows or more have')} no current new vector, and none is on its way."
+    rows = f"{len(behind):,} rows or more have" if more else counted(len(behind), "row has", "rows have")
+    message = f"{rows} no current new vector, and none is on its way."
     return [Blocker("coverage", message, "`embedtui verify --repair`, then `embedtui run`.", True)]
 
 
@@ -177,7 +190,7 @@ def _not_null(conn: Connection, migration: Migration) -> list[Blocker]:
         Blocker(
             "not_null",
             f"{column_name} is NOT NULL: an INSERT that brings the new vector alone would fail.",
-            f"ALTER TABLE {shown(migration.table)} ALTER COLUMN {column_name} DROP NOT NULL; or an override where the"
+            f"ALTER TABLE {shown(migration.table)} ALTER COLUMN {column_name} DROP NOT NULL; or override it where the"
             " application writes both or neither.",
             True,
         )
@@ -223,7 +236,9 @@ def rollback_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, 
     if row is None:
         return (Blocker("route", "There is no route yet: the old side serves."),)
     if not row[0]:
-        return (Blocker("cleaned", "The old side has been dropped by the cleanup."),)
+        column = f"column {shown_column(migration.old_column)} of {shown(migration.table)}"
+        why = f"The old side, {column}, has been dropped by the cleanup."
+        return (Blocker("cleaned", why, "Complete the cleanup: `embedtui cleanup`. An archive may hold the vectors."),)
     if migration.phase is Phase.ABORTED:
         return (Blocker("phase", "The migration was aborted: the old side serves."),)
     return ()
@@ -238,7 +253,7 @@ def cutover(
     percent: int = 100,
     *,
     gate: EvaluationStatus | None,
-    override: str = "",
+    override: Overrides = MappingProxyType({}),
     who: str | None = None,
     host: str | None = None,
     postponed: str = "",
@@ -252,7 +267,7 @@ def cutover(
         migration: which one; its present state is read anew.
         percent: 1..99 is a canary while the old side stays active; 100 moves everything; 0 is a rollback.
         gate: the newest evaluation.
-        override: reason to pass the blockers that may be passed; audited.
+        override: reasons for the blockers to pass, by name; audited.
         who: operator, by default this process's.
         host: by default this host.
         postponed: when it was postponed; it is done only while that stands.
@@ -272,23 +287,19 @@ def cutover(
     side = Side.NEW if percent == 100 else Side.OLD
     try:
         with connect(dsn, name="check") as conn:
-            migration = _present(conn, migration)
-            before = read_route(conn, migration.name)
+            before, migration = _seen(conn, migration)
             if (before.active, before.canary) == (side, percent):
+                follow_pointer(conn, migration.id)
                 return Flip(side, percent, before.epoch, 0.0, False)
             if before.active is Side.NEW:
                 raise Refused("The new side serves every read already.", hint="Roll back first, then set a canary.")
-            passed = _pass(cutover_blockers(conn, migration, gate, percent), override)
+            passed = pass_blockers(cutover_blockers(conn, migration, gate, percent), override)
             forget_listeners(conn)
             if is_cold(conn, migration):
                 prewarm(conn, migration)
-            if postponed and not _stands(conn, migration, postponed):
-                raise Refused("The postponed cutover was taken back.")
         act = "cutover" if percent == 100 else "canary"
-        detail = f"{percent} % of the keys read the new side"
-        if passed:
-            detail += f"; override: {override.strip()} (passed: {', '.join(passed)})"
-        switch = _Switch(dsn, migration, cutover_settings(migration), who, host, stop, on_wait)
+        detail = f"{percent} % of the keys read the new side{audited(passed)}"
+        switch = _Switch(dsn, migration, cutover_settings(migration), who, host, stop, on_wait, postponed)
         flip = switch.move(before, side, percent, act, detail)
         try:
             tell_services(migration, side, switch.settings, act)
@@ -321,12 +332,15 @@ def rollback(
     who, host = who or operator_name(), host or host_name()
     try:
         with _own(dsn) as conn:
-            migration = _present(conn, migration)
+            before, migration = _seen(conn, migration)
             for blocker in rollback_blockers(conn, migration):
-                raise Refused(blocker.message)
-            before = read_route(conn, migration.name)
+                raise Refused(blocker.message, hint=blocker.release)
             settings = cutover_settings(migration)
             switch = _Switch(dsn, migration, settings, who, host, stop, on_wait)
+            if before.ending == "cleanup" and settings.strategy == "rename":
+                # exchanging names takes a lock that the cleanup waits for, too: it has to give up first
+                before = release_route(conn, before, who=who, host=host)
+                follow_pointer(conn, migration.id)
             flip = switch.move(before, Side.OLD, 0, "rollback", "all reads are on the old side", conn)
         if flip.changed:
             tell_services(migration, Side.OLD, settings, "rollback")
@@ -336,7 +350,12 @@ def rollback(
 
 
 def postpone(
-    dsn: str, migration: Migration, percent: int, *, gate: EvaluationStatus | None, override: str = ""
+    dsn: str,
+    migration: Migration,
+    percent: int,
+    *,
+    gate: EvaluationStatus | None,
+    override: Overrides = MappingProxyType({}),
 ) -> None:
     """Cut over by itself once the sync queue is empty; all other blockers have to be released (or passed) now.
 
@@ -347,22 +366,23 @@ def postpone(
     """
     try:
         with connect(dsn, name="act") as conn:
-            migration = _present(conn, migration)
-            if read_route(conn, migration.name).active is Side.NEW:
+            before, migration = _seen(conn, migration)
+            if before.active is Side.NEW:
                 raise Refused("The new side serves every read already.")
             blockers = cutover_blockers(conn, migration, gate, percent)
-            _pass(tuple(blocker for blocker in blockers if blocker.name != "sync"), override)
+            passed = pass_blockers([blocker for blocker in blockers if blocker.name != "sync"], override)
             pending: dict[str, Any] = {
                 "percent": percent,
-                "override": override,
+                "override": dict(override),
                 "who": operator_name(),
                 "host": host_name(),
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "why": f"{percent} % when the queue is empty",
             }
             with conn.transaction():
-                set_pending(conn, migration.name, pending)
-                add_audit(conn, migration.id, "postpone", pending["why"])
+                if not set_pending(conn, migration.name, pending, expect_epoch=before.epoch):
+                    raise Refused("The pointer was moved meanwhile.", hint="Look again.")
+                add_audit(conn, migration.id, "postpone", pending["why"] + audited(passed))
     except psycopg.Error as error:
         raise translate(error, dsn=dsn) from error
 
@@ -371,12 +391,11 @@ def cancel_postponed(dsn: str, migration: Migration) -> bool:
     """Take a postponed cutover back; False where there is none."""
     try:
         with connect(dsn, name="act") as conn:
-            if read_route(conn, migration.name).pending is None:
-                return False
             with conn.transaction():
-                set_pending(conn, migration.name, None)
-                add_audit(conn, migration.id, "cancel", "the postponed cutover")
-            return True
+                taken_back = set_pending(conn, migration.name, None)
+                if taken_back:
+                    add_audit(conn, migration.id, "cancel", "the postponed cutover")
+            return taken_back
     except psycopg.Error as error:
         raise translate(error, dsn=dsn) from error
 
@@ -397,7 +416,7 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
                 migration,
                 pending["percent"],
                 gate=gate,
-                override=pending["override"],
+                override=pending["override"] or {},
                 who=pending["who"],
                 host=pending["host"],
                 postponed=pending["at"],
@@ -405,8 +424,8 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
         except Refused as refused:
             why = f"{pending['percent']} % waits: {refused.message}"
             with connect(dsn, name="act") as conn:
-                if why != pending["why"] and _stands(conn, migration, pending["at"]):
-                    set_pending(conn, migration.name, pending | {"why": why})
+                if why != pending["why"]:
+                    set_pending(conn, migration.name, pending | {"why": why}, instead_of=pending["at"])
             return None
     except psycopg.Error as error:
         raise translate(error, dsn=dsn) from error
@@ -415,10 +434,10 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
 # ------------------------------------------------------------------------------------------------------ helpers
 
 
-def _stands(conn: Connection, migration: Migration, postponed: str) -> bool:
-    """Whether the cutover postponed at that time was not taken back: the checks before a flip take their time."""
-    pending = read_route(conn, migration.name).pending
-    return pending is not None and pending["at"] == postponed
+def _seen(conn: Connection, migration: Migration) -> tuple[RouteRow, Migration]:
+    """The pointer, then the migration as it is now: whatever is read after the pointer, its epoch stands for."""
+    before = read_route(conn, migration.name)
+    return before, _present(conn, migration)
 
 
 def _own(dsn: str) -> Connection:
@@ -433,23 +452,6 @@ def _present(conn: Connection, migration: Migration) -> Migration:
     return now
 
 
-def _pass(blockers: tuple[Blocker, ...], override: str) -> tuple[str, ...]:
-    """Names of the blockers that ``override`` passes.
-
-    Raises:
-        Refused: one that cannot be passed, or no reason given.
-    """
-    override = override.strip()
-    left = [blocker for blocker in blockers if not (blocker.overridable and override)]
-    if left:
-        first = left[0]
-        raise Refused(
-            " ".join(blocker.message for blocker in left),
-            hint=first.release or ("Give an override with a reason." if first.overridable else ""),
-        )
-    return tuple(dict.fromkeys(blocker.name for blocker in blockers))
-
-
 class _Switch:
     """One flip by one operator, in the way of the migration's strategy."""
 
@@ -462,7 +464,9 @@ class _Switch:
         host: str,
         stop: threading.Event | None,
         on_wait: Callable[[str], None] | None,
+        postponed: str = "",
     ) -> None:
+        self.postponed = postponed
         self.dsn, self.migration, self.settings = dsn, migration, settings
         self.who, self.host, self.stop, self.on_wait = who, host, stop, on_wait
 
@@ -487,28 +491,27 @@ class _Switch:
                 canary=canary,
                 who=self.who,
                 host=self.host,
+                postponed=self.postponed,
             )
             if flip.changed:
-                self._audit(conn, act, detail)
-            phase_done = self._set_phase(conn, side, canary)
+                conn.execute(self._audit_sql(act, detail))
+            phase_done = self._set_phase(conn)
         flip = replace(flip, milliseconds=(time.perf_counter() - started) * 1000)
         if not phase_done:  # a worker held the migration's row; the pointer did not wait for it
-            self._set_phase(conn, side, canary)
+            self._set_phase(conn)
         return flip
 
-    def _audit(self, conn: Connection, act: str, detail: str) -> None:
-        conn.execute(
-            "INSERT INTO embedtui.audit (migration, who, host, act, detail) VALUES (%s, %s, %s, %s, %s)",
-            [self.migration.id, self.who, self.host, act, redact(detail)],
-        )
+    def _audit_sql(self, act: str, detail: str) -> sql.Composed:
+        return sql.SQL(
+            "INSERT INTO embedtui.audit (migration, who, host, act, detail) VALUES ({}, {}, {}, {}, {})"
+        ).format(*map(sql.Literal, (self.migration.id, self.who, self.host, act, redact(detail))))
 
-    def _set_phase(self, conn: Connection, side: Side, canary: int) -> bool:
+    def _set_phase(self, conn: Connection) -> bool:
         """Bring the phase in line with the pointer; False where the migration's row was locked for too long."""
-        phase = Phase.SOAK if side is Side.NEW else Phase.CUTOVER if canary else Phase.VALIDATE
         try:
             with conn.transaction():
                 conn.execute("SELECT set_config('lock_timeout', %s, true)", [_PHASE_LOCK])
-                set_phase(conn, self.migration.id, phase, expect=(Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK))
+                follow_pointer(conn, self.migration.id)
         except errors.LockNotAvailable:
             return False
         return True
@@ -522,20 +525,17 @@ class _Switch:
         try:
             run_ddl(
                 conn,
-                statements,
+                [*statements, self._audit_sql(act, f"{detail}; column and index names exchanged")],
                 stop=self.stop or threading.Event(),
                 on_wait=self.on_wait,
                 relations=[self.migration.table],
             )
-        except errors.NotNullViolation:
+        except errors.ObjectNotInPrerequisiteState:
             now = read_route(conn, self.migration.name)
             raise Refused(f"{now.changed_by or 'Somebody'} moved the route meanwhile.", hint="Look again.") from None
         taken = (time.perf_counter() - started) * 1000
-        canary = 100 if side is Side.NEW else 0
-        with conn.transaction():
-            self._audit(conn, act, f"{detail}; column and index names exchanged")
-            self._set_phase(conn, side, canary)
-        return Flip(side, canary, before.epoch + 1, taken, True)
+        self._set_phase(conn)
+        return Flip(side, 100 if side is Side.NEW else 0, before.epoch + 1, taken, True)
 
     def undo(self, flip: Flip, before: RouteRow, why: BaseException) -> None:
         """Take a flip back whose hook or file failed."""
@@ -543,8 +543,7 @@ class _Switch:
             return
         try:
             with _own(self.dsn) as conn:
-                migration = _present(conn, self.migration)
-                now = read_route(conn, migration.name)
+                now, migration = _seen(conn, self.migration)
                 if now.epoch != flip.epoch:  # another operator was here since: theirs stands
                     return
                 _Switch(self.dsn, migration, self.settings, self.who, self.host, self.stop, self.on_wait).move(

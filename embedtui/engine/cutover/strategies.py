@@ -24,7 +24,7 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import new_indexes, old_indexes
 from embedtui.postgres.sides.layout import new_side
-from embedtui.postgres.state.route import CHANNEL
+from embedtui.postgres.state.route import move_in_ddl
 from embedtui.redaction import redact
 
 LIMITS: Mapping[str, str] = {
@@ -310,8 +310,8 @@ def rename_sql(
 ) -> tuple[sql.Composed, ...]:
     """One transaction's statements: exchange the names of both columns and of their indexes, move the pointer, tell.
 
-    The old column's name afterwards means ``active``'s vectors; a rollback exchanges them back. A pointer whose epoch
-    is no longer ``epoch`` fails the transaction with a NOT NULL violation.
+    The old column's name afterwards means ``active``'s vectors; a rollback exchanges them back. A pointer that cannot
+    move, or whose epoch is no longer ``epoch``, fails the transaction (see ``move_in_ddl``).
     """
     side = new_side(migration)
     table = sql.Identifier(migration.table.schema, migration.table.name)
@@ -334,22 +334,10 @@ def rename_sql(
     for one, other in zip(old_indexes(conn, migration), new_indexes(conn, migration), strict=False):
         statements += [index(one.name, spare), index(other.name, one.name), index(spare, other.name)]
     statements += [
+        # the pointer last but for its migration: nobody who moves it may wait for the locks above
+        *move_in_ddl(migration.name, expect_epoch=epoch, active=active, by=changed_by),
         sql.SQL("UPDATE embedtui.migration SET old_column = {}, new_column = {} WHERE id = {}").format(
             sql.Literal(side.embedding), sql.Literal(migration.old_column), sql.Literal(migration.id)
-        ),
-        sql.SQL(
-            "UPDATE embedtui.route SET epoch = CASE WHEN epoch = {epoch} THEN epoch + 1 END, active = {active},"
-            " canary = {canary}, pending = NULL, changed_at = clock_timestamp(), changed_by = {by},"
-            " first_cutover_at = coalesce(first_cutover_at, clock_timestamp()) WHERE name = {name}"
-        ).format(
-            epoch=sql.Literal(epoch),
-            by=sql.Literal(changed_by),
-            active=sql.Literal(active.value),
-            canary=sql.Literal(100 if active is Side.NEW else 0),
-            name=sql.Literal(migration.name),
-        ),
-        sql.SQL("SELECT pg_notify({}, json_build_object('name', {}::text)::text)").format(
-            sql.Literal(CHANNEL), sql.Literal(migration.name)
         ),
     ]
     return tuple(statements)

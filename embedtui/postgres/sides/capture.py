@@ -307,3 +307,8 @@ def remove_functions_sql(migration: Migration) -> tuple[sql.Composed, ...]:
     return tuple(
         sql.SQL("DROP FUNCTION IF EXISTS {}()").format(_function(migration, what)) for what in ("row", "old_row", "all")
     )
+
+
+def insert_trigger(migration: Migration) -> str:
+    """Name of the trigger that captures inserts, of the table and of each partition."""
+    return _name(migration, "insert")

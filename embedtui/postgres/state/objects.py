@@ -86,6 +86,13 @@ ROUTINES = (
         reason="whether a filtered search has to tell pgvector to go on",
     ),
     Routine(
+        "search_hold",
+        definer=False,
+        public=True,
+        search_path="pg_catalog, pg_temp",
+        reason="locks the route's tables as any SELECT does, so that a search's names stay true until it ends",
+    ),
+    Routine(
         "search",
         definer=False,
         public=True,

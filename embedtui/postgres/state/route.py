@@ -26,6 +26,7 @@ from psycopg.types.json import Jsonb
 from embedtui.errors import DatabaseError, Refused
 from embedtui.model import Flip, ListenerStatus, Migration, Side
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.state.audit import add_audit
 
 CHANNEL = "embedtui_route"
 """NOTIFY channel. The payload is a JSON object: ``name``, and where nothing but the pointer moved also ``migration``,
@@ -36,19 +37,29 @@ LISTENER_ALIVE_SECONDS = 15.0
 
 _LISTENER_KEPT = "1 hour"
 
+CANCELLED = "55000"
+"""SQLSTATE (object_not_in_prerequisite_state) of a transaction whose part in the pointer is not as it has to be."""
+
+ENDS_ON = {"cleanup": (Side.NEW, 100), "abort": (Side.OLD, 0)}
+"""What ends a migration takes one side away: the pointer has to be wholly on the other."""
+
 _MOVE = """
-WITH moved AS (
-    UPDATE embedtui.route
-    SET epoch = epoch + 1, active = %(active)s, canary = %(canary)s, changed_at = clock_timestamp(),
-        changed_by = %(by)s, pending = NULL,
-        first_cutover_at = CASE WHEN %(active)s = 'new' THEN coalesce(first_cutover_at, clock_timestamp())
-                                ELSE first_cutover_at END
-    WHERE name = %(name)s AND (%(expect)s::bigint IS NULL OR epoch = %(expect)s)
-      AND (active, canary) IS DISTINCT FROM (%(active)s, %(canary)s)
-    RETURNING name, migration, epoch, active, canary
-)
-SELECT epoch, pg_notify(%(channel)s, to_json(moved)::text) FROM moved
-"""
+UPDATE embedtui.route r
+SET epoch = epoch + 1, active = {active}, canary = {canary}, changed_at = clock_timestamp(), changed_by = {by},
+    pending = NULL, ending = NULL,
+    first_cutover_at = CASE WHEN {active} = 'new' THEN coalesce(first_cutover_at, clock_timestamp())
+                            ELSE first_cutover_at END
+WHERE name = {name} AND ({expect}::bigint IS NULL OR epoch = {expect}::bigint)
+  AND (active, canary) IS DISTINCT FROM ({active}, {canary})
+  AND ({postponed}::text IS NULL OR pending ->> 'at' = {postponed}::text)
+  -- a rollback takes back a cleanup that has dropped nothing; else nothing moves while a side is being taken away
+  AND (ending IS NULL OR (ending, {active}, {canary}) = ('cleanup', 'old', 0))
+  -- nor, ever, to a side that is gone
+  AND NOT EXISTS (SELECT FROM embedtui.route_side s WHERE s.name = r.name AND NOT s.present
+                  AND (s.side = {active} OR s.side = 'new' AND {canary} > 0))"""
+
+_OR_FAIL = """BEGIN {statement};
+IF NOT FOUND{unless} THEN RAISE EXCEPTION {why} USING ERRCODE = {state}; END IF; END"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,8 @@ class RouteRow:
     """When the new side first served every read; kept through rollbacks."""
     pending: dict[str, Any] | None
     """A postponed cutover."""
+    ending: str | None = None
+    """``cleanup`` or ``abort``, from its first step until its drop."""
 
 
 def bucket(key: str) -> int:
@@ -99,7 +112,8 @@ def create_route(conn: Connection, migration: Migration) -> RouteRow:
         row = conn.execute(
             "INSERT INTO embedtui.route (name, migration) VALUES (%(name)s, %(migration)s)"
             " ON CONFLICT (name) DO UPDATE SET migration = excluded.migration, epoch = route.epoch + 1, active = 'old',"
-            " canary = 0, changed_at = clock_timestamp(), changed_by = '', first_cutover_at = NULL, pending = NULL"
+            " canary = 0, changed_at = clock_timestamp(), changed_by = '', first_cutover_at = NULL, pending = NULL,"
+            " ending = NULL"
             " WHERE route.migration <> excluded.migration RETURNING name",
             {"name": migration.name, "migration": migration.id},
         ).fetchone()
@@ -115,7 +129,7 @@ def read_route(conn: Connection, name: str) -> RouteRow:
         Refused: there is none yet.
     """
     row = conn.execute(
-        "SELECT name, migration, epoch, active, canary, changed_at, changed_by, first_cutover_at, pending"
+        "SELECT name, migration, epoch, active, canary, changed_at, changed_by, first_cutover_at, pending, ending"
         " FROM embedtui.route WHERE name = %s",
         [name],
     ).fetchone()
@@ -134,6 +148,7 @@ def move_route(
     canary: int,
     who: str,
     host: str,
+    postponed: str = "",
 ) -> Flip:
     """Move the pointer in one statement and tell all listeners; a pointer that is there already is left alone.
 
@@ -145,48 +160,196 @@ def move_route(
         canary: percent of keys that read the new side while the old one is active; 100 with the new one active.
         who: operator, for other operators to see.
         host: the operator's host.
+        postponed: when the move was postponed; it is made only while that stands.
 
     Returns:
         the move, with the milliseconds it took (less the commit, where it is part of the caller's transaction).
 
     Raises:
-        Refused: another operator moved it since ``expect_epoch``, or there is no such route.
+        Refused: another operator moved it since ``expect_epoch``, the side is gone or about to go, or there is no such
+            route.
     """
     started = time.perf_counter()
+    move = _move(name, expect_epoch, active, canary, f"{who}@{host}", postponed)
     row = conn.execute(
-        _MOVE,
-        {
-            "name": name,
-            "active": active.value,
-            "canary": canary,
-            "by": f"{who}@{host}",
-            "expect": expect_epoch,
-            "channel": CHANNEL,
-        },
+        sql.SQL(
+            "WITH moved AS ({} RETURNING name, migration, epoch, active, canary)"
+            " SELECT epoch, pg_notify({}, to_json(moved)::text) FROM moved"
+        ).format(move, sql.Literal(CHANNEL))
     ).fetchone()
     epoch, changed = (row[0], True) if row is not None else (0, False)
     if not changed:
         now = read_route(conn, name)
         if (now.active, now.canary) != (active, canary):
-            raise Refused(
-                f"{now.changed_by or 'Somebody'} moved route {name!r} meanwhile: it is on the {now.active} side,"
-                f" {now.canary} % canary.",
-                hint="Look again, then repeat if you still want it.",
-            )
+            raise _refusal(now, expect_epoch)
         epoch = now.epoch
     return Flip(active, canary, epoch, (time.perf_counter() - started) * 1000, changed)
 
 
+def _move(name: str, expect: int | None, active: Side, canary: int, by: str, postponed: str = "") -> sql.Composed:
+    values = {"name": name, "expect": expect, "active": active.value, "canary": canary, "by": by}
+    literals = {key: sql.Literal(value) for key, value in values.items()}
+    return sql.SQL(_MOVE).format(**literals, postponed=sql.Literal(postponed or None))
+
+
+def _refusal(now: RouteRow, expected: int | None) -> Refused:
+    if now.epoch != expected and expected is not None:
+        return Refused(
+            f"{now.changed_by or 'Somebody'} moved route {now.name!r} meanwhile: it is on the {now.active} side,"
+            f" {now.canary} % canary.",
+            hint="Look again, then repeat if you still want it.",
+        )
+    if now.ending == "abort":
+        return Refused("The migration is being aborted.", hint="Complete that: `embedtui abort`.")
+    if now.ending == "cleanup":
+        return Refused("The old side is being cleaned up.", hint="Take that back first: `embedtui rollback`.")
+    return Refused("What was postponed was taken back, or the side is gone.", hint="Look again.")
+
+
+def move_in_ddl(name: str, *, expect_epoch: int, active: Side, by: str) -> tuple[sql.Composed, ...]:
+    """As :func:`move_route`, wholly to one side, for the transaction that also changes names: listeners read anew.
+
+    The transaction fails with SQLSTATE ``CANCELLED`` where the pointer does not move.
+    """
+    move = _move(name, expect_epoch, active, 100 if active is Side.NEW else 0, by)
+    return _or_fail(move, "the route was moved meanwhile"), _notify_sql(name)
+
+
+def hold_route(conn: Connection, migration: Migration, ending: str, *, expect_epoch: int | None) -> None:
+    """Begin to end the migration: from here on the pointer does not move to the side that ``ending`` takes away.
+
+    A rollback takes a held ``cleanup`` back, see :func:`move_route`. Part of the caller's transaction.
+
+    Args:
+        conn: in a transaction.
+        migration: whose route.
+        ending: ``cleanup`` (takes the old side) or ``abort`` (takes the new one).
+        expect_epoch: the epoch it was decided on; None where there was no route.
+
+    Raises:
+        Refused: the pointer has moved, or is not wholly on the other side.
+    """
+    active, canary = ENDS_ON[ending]
+    held = conn.execute(
+        "UPDATE embedtui.route SET ending = %(ending)s, pending = NULL WHERE name = %(name)s AND migration = %(m)s"
+        " AND epoch = %(expect)s AND (active, canary) = (%(active)s, %(canary)s)"
+        " AND coalesce(ending, %(ending)s) = %(ending)s",
+        {
+            "ending": ending,
+            "name": migration.name,
+            "m": migration.id,
+            "expect": expect_epoch,
+            "active": active.value,
+            "canary": canary,
+        },
+    )
+    if not held.rowcount and expect_epoch is not None:
+        raise _refusal(read_route(conn, migration.name), expect_epoch)
+
+
+def release_route(conn: Connection, before: RouteRow, *, who: str, host: str) -> RouteRow:
+    """Take a held cleanup back without moving the pointer; the route as it is then.
+
+    Raises:
+        Refused: the pointer has moved, or the side is gone already.
+    """
+    row = conn.execute(
+        "UPDATE embedtui.route SET ending = NULL, epoch = epoch + 1, changed_by = %s"
+        " WHERE name = %s AND epoch = %s AND ending = 'cleanup' RETURNING epoch",
+        [f"{who}@{host}", before.name, before.epoch],
+    ).fetchone()
+    if row is None:
+        raise _refusal(read_route(conn, before.name), before.epoch)
+    _notify(conn, before.name)
+    return read_route(conn, before.name)
+
+
+def held(conn: Connection, migration: Migration, ending: str) -> bool:
+    """Whether ``ending`` has begun and was not taken back; False where there is no route."""
+    row = conn.execute(
+        "SELECT ending IS NOT DISTINCT FROM %s FROM embedtui.route WHERE name = %s AND migration = %s",
+        [ending, migration.name, migration.id],
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def end_in_ddl(migration: Migration, ending: str) -> tuple[sql.Composed, ...]:
+    """The last word of the transaction that takes a side away: it fails unless all reads are on the other side.
+
+    It fails with SQLSTATE ``CANCELLED``. Put it after all that waits for locks: it locks the pointer's row, and a
+    rollback must never wait for more than the commit.
+    """
+    active, canary = ENDS_ON[ending]
+    update = sql.SQL(
+        "UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp(), pending = NULL, ending = NULL"
+        " WHERE name = {name} AND migration = {migration} AND (ending, active, canary) = ({ending}, {active}, {canary})"
+    ).format(
+        name=sql.Literal(migration.name),
+        migration=sql.Literal(migration.id),
+        ending=sql.Literal(ending),
+        active=sql.Literal(active.value),
+        canary=sql.Literal(canary),
+    )
+    # an abort may come before there is a route
+    no_route = sql.SQL(" AND ({} OR EXISTS (SELECT FROM embedtui.route WHERE name = {} AND migration = {}))").format(
+        sql.Literal(ending == "cleanup"), sql.Literal(migration.name), sql.Literal(migration.id)
+    )
+    return _or_fail(update, f"the {ending} was taken back", no_route), _notify_sql(migration.name)
+
+
+def _or_fail(statement: sql.Composed, why: str, unless: sql.Composable | None = None) -> sql.Composed:
+    body = sql.SQL(_OR_FAIL).format(
+        statement=statement, unless=unless or sql.SQL(""), why=sql.Literal(why), state=sql.Literal(CANCELLED)
+    )
+    return sql.SQL("DO {}").format(sql.Literal(body.as_string(None)))
+
+
+def follow_pointer(conn: Connection, migration_id: int) -> bool:
+    """Bring a migration's phase in line with its pointer, as far as it is past the index; whether that changed it."""
+    row = conn.execute(
+        "UPDATE embedtui.migration m SET phase = w.phase, phase_at = now() FROM (SELECT migration, CASE"
+        " WHEN ending = 'cleanup' THEN 'cleanup' WHEN active = 'new' THEN 'soak' WHEN canary > 0 THEN 'cutover'"
+        " ELSE 'validate' END AS phase FROM embedtui.route) w"
+        " WHERE m.id = %s AND w.migration = m.id AND m.phase <> w.phase"
+        " AND m.phase IN ('validate', 'cutover', 'soak', 'cleanup') RETURNING m.phase",
+        [migration_id],
+    ).fetchone()
+    if row is not None:
+        add_audit(conn, migration_id, "phase", row[0])
+    return row is not None
+
+
 def touch_route(conn: Connection, name: str) -> None:
-    """Tell all listeners to read the route again: call it in the transaction that renames or drops a side."""
+    """Tell all listeners to read the route again: call it in a transaction that renames what a side is called."""
     conn.execute("UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp() WHERE name = %s", [name])
     _notify(conn, name)
 
 
-def set_pending(conn: Connection, name: str, pending: dict[str, Any] | None) -> None:
-    """Store or (None) take back a postponed cutover."""
-    conn.execute(
-        "UPDATE embedtui.route SET pending = %s WHERE name = %s", [None if pending is None else Jsonb(pending), name]
+def set_pending(
+    conn: Connection,
+    name: str,
+    pending: dict[str, Any] | None,
+    *,
+    instead_of: str = "",
+    expect_epoch: int | None = None,
+) -> bool:
+    """Store or (None) take back a postponed cutover; False where there was nothing to take back, or no room for it.
+
+    ``instead_of``: only while the one postponed at that time stands. ``expect_epoch``: as in :func:`move_route`.
+    """
+    return bool(
+        conn.execute(
+            "UPDATE embedtui.route SET pending = %(new)s WHERE name = %(name)s"
+            " AND (%(at)s = '' OR pending ->> 'at' = %(at)s) AND (%(expect)s::bigint IS NULL OR epoch = %(expect)s)"
+            " AND CASE WHEN %(new)s::jsonb IS NULL THEN pending IS NOT NULL"
+            " ELSE active = 'old' AND ending IS NULL END",
+            {
+                "new": None if pending is None else Jsonb(pending),
+                "name": name,
+                "at": instead_of,
+                "expect": expect_epoch,
+            },
+        ).rowcount
     )
 
 
@@ -211,4 +374,10 @@ def forget_listeners(conn: Connection) -> None:
 
 
 def _notify(conn: Connection, name: str) -> None:
-    conn.execute("SELECT pg_notify(%s, json_build_object('name', %s::text)::text)", [CHANNEL, name])
+    conn.execute(_notify_sql(name))
+
+
+def _notify_sql(name: str) -> sql.Composed:
+    return sql.SQL("SELECT pg_notify({}, json_build_object('name', {}::text)::text)").format(
+        sql.Literal(CHANNEL), sql.Literal(name)
+    )

@@ -25,7 +25,13 @@ SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch,
            WHERE a.attrelid = to_regclass(format('%I.%I', m.new_schema, m.new_table)) AND NOT a.attisdropped
              AND a.attname = CASE m.placement WHEN 'table' THEN 'source' ELSE m.new_column || '_source' END
        ) AS stamped,
-       m.content_types, m.key_equality
+       m.content_types, m.key_equality,
+       -- the column itself, whatever it is called: names are exchanged and taken over, and must not be taken for it
+       (SELECT a.attnum FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = to_regclass(format('%I.%I', CASE WHEN s.side = 'new' THEN m.new_schema ELSE m.table_schema END,
+                                              CASE WHEN s.side = 'new' THEN m.new_table ELSE m.table_name END))
+          AND NOT a.attisdropped
+          AND a.attname = CASE WHEN s.side = 'new' THEN m.new_column ELSE m.old_column END) AS attnum
 FROM embedtui.route r
 JOIN embedtui.migration m ON m.id = r.migration
 CROSS JOIN (VALUES ('old'), ('new')) AS s (side)
@@ -138,6 +144,21 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
                          AND string_to_array(substring(extversion FROM '^[0-9.]+'), '.')::integer[] >= ARRAY[0, 8])
 $$;
 
+-- Takes the tables' weakest lock until the caller's transaction ends. A cleanup or an exchange of names needs the
+-- strongest: with this one held, what is looked up next stays true.
+CREATE OR REPLACE FUNCTION embedtui.search_hold(name text) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    source text;
+BEGIN
+    FOR source IN SELECT DISTINCT unnest(ARRAY[format('%I.%I', s.table_schema, s.table_name),
+                                               format('%I.%I', s.relation_schema, s.relation_name)])
+                  FROM embedtui.route_side s WHERE s.name = search_hold.name AND s.present LOOP
+        EXECUTE format('SELECT FROM %s LIMIT 0', source);
+    END LOOP;
+END
+$$;
+
 -- Nearest rows for a query vector. The vector's own model decides which side is searched, so a request embedded before a
 -- flip still searches the side its vector belongs to. "model" is the model's name, or its id as text where two models of
 -- the route share a name. "filter" is trusted SQL on the user's table, evaluated inside the search, with the caller's
@@ -145,12 +166,13 @@ $$;
 CREATE OR REPLACE FUNCTION embedtui.search(name text, model text, vector {vector}.vector, k integer DEFAULT 10,
                                            filter text DEFAULT NULL)
 RETURNS TABLE (key text, distance double precision)
-LANGUAGE plpgsql STABLE SECURITY INVOKER AS $$
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$ -- volatile: it has to see names that changed while it waited
 DECLARE
-    statement pg_catalog.text := embedtui.search_statement(search.name, search.model,
-                                                           {vector}.vector_dims(search.vector), search.filter);
+    statement pg_catalog.text;
     iterative pg_catalog.bool := search.filter IS NOT NULL AND embedtui.search_iterates();
 BEGIN
+    PERFORM embedtui.search_hold(search.name);
+    statement := embedtui.search_statement(search.name, search.model, {vector}.vector_dims(search.vector), search.filter);
     IF iterative THEN
         PERFORM pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true),
                 pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true);

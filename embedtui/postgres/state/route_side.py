@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 from psycopg.rows import dict_row
 
 from embedtui.postgres.connect import Connection
@@ -19,6 +20,8 @@ WHERE name OPERATOR(pg_catalog.=) coalesce(
      WHERE table_oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%(table)s)::pg_catalog.oid LIMIT 1))
 """
 
+_CALLED = "SELECT * FROM embedtui.route_side WHERE name OPERATOR(pg_catalog.=) %s"
+
 
 def read_sides(conn: Connection) -> list[dict[str, Any]]:
     """All routes, a row a side, by column name."""
@@ -30,3 +33,16 @@ def read_sides_of(conn: Connection, table: str) -> list[dict[str, Any]]:
     """The sides of one route, by its name or else by its table's name as SQL would write it; empty without one."""
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_OF_TABLE, {"table": table}).fetchall()
+
+
+def read_sides_called(conn: Connection, name: str) -> list[dict[str, Any]]:
+    """The sides of the route called ``name``."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_CALLED, [name]).fetchall()
+
+
+async def read_sides_called_async(conn: psycopg.AsyncConnection[Any], name: str) -> list[dict[str, Any]]:
+    """As :func:`read_sides_called`."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(_CALLED, [name])
+        return await cursor.fetchall()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 from textual import events, on
@@ -67,10 +68,10 @@ class Tick(Checkbox):
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """The table's name as typed, and the reason for an override where one was asked for."""
+    """The table's name as typed, and what is overridden and why where that was asked for."""
 
     name: str
-    override: str = ""
+    override: Mapping[str, str] = field(default_factory=dict)
     rename: bool = True
     """The new column takes the old one's name."""
     archive: str = ""
@@ -110,7 +111,7 @@ class TypedNameDialog(Dialog[Typed]):
                 yield Label(Content.assemble("Type ", (safe.line(self._table), "bold")))
                 yield Input(id="typed", placeholder="the table's name", compact=True, select_on_focus=False)
             if _overridable(self._blockers):
-                yield from _reason()
+                yield from _reason(self._blockers)
             if self._keeping is not None:
                 with Horizontal(classes="field"):
                     yield Label("Keep old vectors in")
@@ -124,19 +125,19 @@ class TypedNameDialog(Dialog[Typed]):
     def _sql(self) -> Content:
         rename = all(box.value for box in self.query("#rename").results(Checkbox))
         statements = self._statements if rename or self._keeping is None else self._keeping
-        archive = "".join(field.value.strip() for field in self.query("#archive").results(Input))
+        archive = "".join(each.value.strip() for each in self.query("#archive").results(Input))
         first = f"-- first the old vectors are kept in {archive}, and counted\n" if archive else ""
         return Content(safe.block(first + ";\n".join(statements) + ";"))
 
     @property
     def _answer(self) -> Typed | None:
         typed = self.query_one("#typed", Input).value.strip()
-        reasons = [field.value.strip() for field in self.query("#override").results(Input)]
-        if typed != self._table or not all(reasons) or _hard(self._blockers):
+        passed = _passed(self, self._blockers)
+        if typed != self._table or passed is None or _hard(self._blockers):
             return None
         rename = all(box.value for box in self.query("#rename").results(Checkbox))
-        archive = "".join(field.value.strip() for field in self.query("#archive").results(Input))
-        return Typed(typed, reasons[0] if reasons else "", rename, archive)
+        archive = "".join(each.value.strip() for each in self.query("#archive").results(Input))
+        return Typed(typed, passed, rename, archive)
 
     @on(Input.Changed)
     @on(Checkbox.Changed)
@@ -161,7 +162,7 @@ class CutoverAnswer:
     """What the operator wants of a cutover."""
 
     percent: int
-    override: str = ""
+    override: Mapping[str, str] = field(default_factory=dict)
     postponed: bool = False
     """Only once the sync queue is empty."""
 
@@ -196,7 +197,7 @@ class CutoverDialog(Dialog[CutoverAnswer]):
                 yield Label(Content.assemble("Type ", (table, "bold")))
                 yield Input(id="typed", placeholder="the table's name", compact=True, select_on_focus=False)
             if _overridable(self._blockers):
-                yield from _reason()
+                yield from _reason(self._blockers)
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
                 if any(blocker.name == "sync" for blocker in self._blockers):
@@ -209,12 +210,9 @@ class CutoverDialog(Dialog[CutoverAnswer]):
             return None
         if self.query_one("#typed", Input).value.strip() != self._view.table:
             return None
-        reasons = [field.value.strip() for field in self.query("#override").results(Input)]
         # Waiting for the sync is what releases the sync blocker: alone, it needs no reason then.
-        needed = any(blocker.name != "sync" for blocker in self._blockers) or not postponed
-        if needed and not all(reasons):
-            return None
-        return CutoverAnswer(int(text), reasons[0] if reasons else "", postponed)
+        passed = _passed(self, tuple(each for each in self._blockers if not postponed or each.name != "sync"))
+        return None if passed is None else CutoverAnswer(int(text), passed, postponed)
 
     @on(Input.Changed)
     def typed(self) -> None:
@@ -249,9 +247,10 @@ def _go_to_gap(dialog: Dialog[T], table: str) -> None:
         if typed.value.strip():
             dialog.query_one(".dialog").border_subtitle = "That is not the table's name"
         return
-    for field in dialog.query("#override").results(Input):
-        if not field.value.strip():
-            field.focus()
+    for gap in dialog.query(".override").results(Input):
+        if gap.value.strip() != gap.name and (gap.name or not gap.value.strip()):
+            gap.focus()
+            return
 
 
 def _hard(blockers: tuple[Blocker, ...]) -> bool:
@@ -274,10 +273,30 @@ def _obstacles(blockers: tuple[Blocker, ...]) -> ComposeResult:
         yield Static(draw.line(*parts), classes="obstacle")
 
 
-def _reason() -> ComposeResult:
+def _reason(blockers: tuple[Blocker, ...]) -> ComposeResult:
+    """One reason for all that is shown; what loses rows their only vector is typed with their number, each."""
     with Horizontal(classes="field"):
         yield Label("Reason to override")
-        yield Input(id="override", placeholder="kept in the log", compact=True)
+        yield Input(id="override", classes="override", placeholder="kept in the log", compact=True)
+    for blocker in blockers:
+        if blocker.rows is not None:
+            with Horizontal(classes="field"):
+                yield Label(Content.assemble("Type ", (str(blocker.rows), "bold"), f" for {blocker.name}"))
+                yield Input(
+                    id=f"rows-{blocker.name}", classes="override", name=str(blocker.rows), placeholder="rows at stake",
+                    compact=True, select_on_focus=False,
+                )  # fmt: skip
+
+
+def _passed(dialog: Dialog[T], blockers: tuple[Blocker, ...]) -> dict[str, str] | None:
+    """What the operator overrides and why, by the engine's names; None while something of it is missing."""
+    if not blockers:
+        return {}
+    reason = "".join(each.value.strip() for each in dialog.query("#override").results(Input))
+    counts = [each for each in dialog.query(".override").results(Input) if each.name]
+    if not reason or any(each.value.strip() != each.name for each in counts):
+        return None
+    return {blocker.token: reason for blocker in blockers}
 
 
 class LimitsDialog(Dialog[dict[str, float]]):

@@ -265,12 +265,12 @@ def test_a_quoted_mixed_case_name_with_a_space(run: InProcess) -> None:
     assert finished.code == 0, finished
     assert (finished.json["backfill"]["rows"], finished.json["index"]["valid"]) == (30, True)
     assert run("verify").code == 0
-    flipped = run("cutover", "--yes", "--override", "test", "--json")
+    flipped = run("cutover", "--yes", "--override", "gate=test", "--json")
     assert (flipped.code, flipped.json["active"]) == (0, "new"), flipped
     back = run("rollback", "--json")
     assert (back.code, back.json["active"]) == (0, "old")
-    run("cutover", "--yes", "--override", "test")
-    assert run("cleanup", "--table", "My Docs", "--override", "test").code == 0
+    run("cutover", "--yes", "--override", "gate=test")
+    assert run("cleanup", "--table", "My Docs", "--override", "soak=test").code == 0
     assert rows(dsn, 'SELECT count(*), min(vector_dims("Old Vector")) FROM "The App"."My Docs"') == [(30, 8)]
     assert traces(dsn) == ["schema embedtui"]
 

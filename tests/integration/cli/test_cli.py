@@ -174,6 +174,8 @@ KEYS = {
     "text": ("id text", "'key ' || i"),
 }
 
+OVERRIDES = ("--override", "gate=a test", "--override", "not_null=the application writes both")
+
 
 @pytest.mark.parametrize(("kind", "placement"), [("bigint", "column"), ("uuid", "table"), ("text", "column")])
 def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -> None:
@@ -225,24 +227,26 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
     run("cutover", "--table-name", "dogs").refused(6, "is not the table's name")
     if compared.json["verdict"] != "PASS":
         run("cutover", "--yes").refused(6)
-    canary = run("cutover", "--yes", "--percent", "10", "--override", "a test", "--json")
+    canary = run("cutover", "--yes", "--percent", "10", *OVERRIDES, "--json")
     assert (canary.code, canary.json["active"], canary.json["canary"]) == (0, "old", 10), canary
-    flipped = run("cutover", "--table-name", "docs", "--override", "a test", "--json")
+    flipped = run("cutover", "--table-name", "docs", *OVERRIDES, "--json")
     assert (flipped.code, flipped.json["active"], flipped.json["changed"]) == (0, "new", True), flipped
-    repeated = run("cutover", "--yes", "--override", "a test", "--json")
+    repeated = run("cutover", "--yes", *OVERRIDES, "--json")
     assert (repeated.code, repeated.json["changed"]) == (0, False)
     back = run("rollback", "--json")
     assert (back.code, back.json["active"]) == (0, "old")
     assert run("rollback", "--json").json["changed"] is False
-    assert run("cutover", "--yes", "--override", "a test").code == 0
+    assert run("cutover", "--yes", *OVERRIDES).code == 0
 
     statements = run("cleanup", "--sql")
     assert statements.code == 0 and "DROP COLUMN" in statements.out
     assert "DROP COLUMN" not in run("cleanup", "--sql", "--keep-old", "--keep-provenance").out
     run("cleanup").refused(6, "for good", "--table docs")
     run("cleanup", "--table", "dogs").refused(6, "is not the table's name")
-    run("cleanup", "--table", "docs").refused(6)
-    done = run("cleanup", "--table", "docs", "--override", "a test", "--json")
+    run("cleanup", "--table", "docs").refused(6, '--override soak="REASON"')
+    run("cleanup", "--table", "docs", "--override", "gate=another check").refused(6, '--override soak="REASON"')
+    run("cleanup", "--table", "docs", "--override", "a reason alone").refused(2, "names what it passes")
+    done = run("cleanup", "--table", "docs", "--override", "soak=a test", "--json")
     assert (done.code, done.json["phase"]) == (0, "done"), done
     assert "Rollback   the old side is gone" in run("status").out
     again = run("run")  # the settings of what is finished begin nothing, and pay for nothing
@@ -270,7 +274,7 @@ def test_a_person_sees_what_will_happen_before_typing_the_name(run: InProcess, m
     asked = answered("cutover", "--percent", "10", name="dogs")
     assert asked.code == 6 and "blocked by gate" in asked.err
     assert "The reads of 10 % of the keys of documents move from" in asked.err.replace("public.", "")
-    assert answered("cutover", "--override", "a test", name="documents").code == 0
+    assert answered("cutover", "--override", "gate=a test", name="documents").code == 0
     asked = answered("cleanup", name="dogs")
     assert asked.code == 6 and "blocked by soak" in asked.err and "DROP COLUMN" in asked.err
     assert "DROP COLUMN" not in answered("cleanup", "--keep-old", "--keep-provenance", name="dogs").err
@@ -401,7 +405,7 @@ def test_status_says_who_follows_and_how_fast(run: InProcess) -> None:
     assert ", 0 listeners\n" in run("status").out
     with Router(dsn) as router, psycopg.connect(dsn, autocommit=True) as conn:
         router.route("documents").search(conn, [1, 1, 1, 2], 1)
-        assert run("cutover", "--yes", "--override", "a test").code == 0
+        assert run("cutover", "--yes", "--override", "gate=a test").code == 0
         current = r"1 listener \(the last flip reached all in [\d,]+ ms\), searches 1 old, 0 new"
         end = time.monotonic() + 60
         while not re.search(current, said := run("status").out):
@@ -459,7 +463,7 @@ def test_index_and_search(run: InProcess) -> None:
 def test_a_cutover_can_be_postponed_and_taken_back(run: InProcess) -> None:
     execute(run.environ["DATABASE_URL"], DOCUMENTS)
     assert run("run", "--table", "documents").code == 0
-    postponed = run("cutover", "--yes", "--postpone", "--override", "a test", "--json")
+    postponed = run("cutover", "--yes", "--postpone", "--override", "gate=a test", "--json")
     assert (postponed.code, postponed.json) == (0, {"postponed": 100}), postponed
     assert run("status", "--json").json["route"]["pending"]
     assert run("cutover", "--cancel", "--json").json == {"cancelled": True}

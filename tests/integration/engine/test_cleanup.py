@@ -41,6 +41,8 @@ from tests.kits.support import connect
 DIMENSIONS = 768
 ROWS = 12
 REASON = "the soak was done elsewhere"
+FOR_SOAK, FOR_ROUTE, FOR_DEPENDENTS = {"soak": REASON}, {"route": REASON}, {"dependents": REASON}
+FOR_COVERAGE = {"coverage:3": REASON, "not_null:3": REASON}
 DOCUMENTS = TableName("public", "documents")
 
 
@@ -279,9 +281,9 @@ def test_the_soak_time_passes_only_by_an_audited_reason(conn: Connection) -> Non
         cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
     short = replace(migration, settings={"cutover": {"soak_days": 0.5}})
     assert cleanup_blockers(conn, short, CleanupChoice()) == ()
-    cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), override=REASON)
+    cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), override=FOR_SOAK)
     require_clean_end(conn)
-    assert count(conn, f"SELECT count(*) FROM embedtui.audit WHERE detail LIKE '%overridden (soak): {REASON}'") == 1
+    assert count(conn, f"SELECT count(*) FROM embedtui.audit WHERE detail LIKE '%overridden: soak ({REASON})'") == 1
 
 
 def test_not_before_the_new_side_serves(conn: Connection) -> None:
@@ -289,7 +291,7 @@ def test_not_before_the_new_side_serves(conn: Connection) -> None:
     (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
     assert blocker.name == "route" and not blocker.overridable
     with pytest.raises(Refused, match="does not serve"):
-        cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), override=REASON)
+        cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), override=FOR_ROUTE)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +320,14 @@ def test_dependents_are_listed_and_refused_before_anything(conn: Connection, ddl
     assert len(blockers) == 1 and not blockers[0].overridable
     assert blockers[0].message.startswith(f"{kind} found") and "column embedding." in blockers[0].message
     with pytest.raises(Refused, match="found"):
-        cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), override=REASON)
+        cleanup(
+            conn,
+            migration,
+            CleanupChoice(),
+            typed_name="documents",
+            stop=threading.Event(),
+            override=FOR_DEPENDENTS,
+        )
     found = state.load_migration(conn)
     assert found is not None and found.phase is Phase.SOAK and "embedding_v2" in columns(conn)
     assert not [b for b in cleanup_blockers(conn, migration, CleanupChoice(keep_old=True)) if b.name == "dependents"]
@@ -408,7 +417,7 @@ def test_the_indexes_of_partitions_take_the_old_names_too(conn: Connection) -> N
     assert "ann_v2" in before and len(before) == 9 and all(before.values())
     route.create_route(conn, migration)
     route.move_route(conn, "parted", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
-    cleanup(conn, migration, CleanupChoice(), typed_name="parted", stop=threading.Event(), override=REASON)
+    cleanup(conn, migration, CleanupChoice(), typed_name="parted", stop=threading.Event(), override=FOR_SOAK)
     after = {**indexes(conn, "parted"), **indexes(conn, "parted_1"), **indexes(conn, "parted_2")}
     assert set(after) == {
         *("parted_pkey", "parted_1_pkey", "parted_2_pkey"),
@@ -512,7 +521,14 @@ def test_rows_that_would_lose_their_only_vector(conn: Connection) -> None:
     assert names == ["coverage", "not_null"]
     with pytest.raises(Refused, match="3 rows have an old vector and no new one"):
         cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
-    cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), override=REASON)
+    cleanup(
+        conn,
+        migration,
+        CleanupChoice(),
+        typed_name="documents",
+        stop=threading.Event(),
+        override=FOR_COVERAGE,
+    )
     assert columns(conn) == ARTICLE  # left nullable, as was said
 
 
@@ -581,7 +597,15 @@ def test_what_a_worker_is_about_to_embed_is_waited_for_and_not_overridden(databa
             worker.execute("DELETE FROM embedtui.queue")
 
         stop = threading.Event()
-        cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=stop, override=REASON, on_wait=embedded)
+        cleanup(
+            conn,
+            migration,
+            CleanupChoice(),
+            typed_name="documents",
+            stop=stop,
+            override=FOR_SOAK,
+            on_wait=embedded,
+        )
     assert conn.execute("SELECT count(*) FROM documents WHERE embedding IS NULL").fetchone() == (0,)
 
 

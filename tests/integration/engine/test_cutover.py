@@ -180,7 +180,7 @@ def test_phase_blocks_and_cannot_be_overridden(database: str, conn: Connection) 
     migration = make(database, phase=Phase.BACKFILL)
     assert names(conn, migration) == {"phase"}
     with pytest.raises(Refused, match="phase backfill"):
-        cutover(database, migration, gate=PASS, override="hurry")
+        cutover(database, migration, gate=PASS, override={"gate": "hurry"})
     assert route.read_route(conn, "documents").active is Side.OLD
 
 
@@ -196,13 +196,13 @@ def test_gate_blocks_unless_overridden_with_a_reason(
     database: str, conn: Connection, gate: EvaluationStatus | None, message: str
 ) -> None:
     migration = make(database)
-    for blank in ("", "  "):
+    for blank in ({}, {"gate": "  "}, {"index": "another check's reason"}):
         with pytest.raises(Refused, match=message) as caught:
             cutover(database, migration, gate=gate, override=blank)
-        assert "override" in caught.value.hint
-    assert cutover(database, migration, gate=gate, override="CTO said so, password=hunter2").changed
+        assert '--override gate="REASON"' in caught.value.hint
+    assert cutover(database, migration, gate=gate, override={"gate": "CTO said so, password=hunter2"}).changed
     [detail] = [detail for act, detail in log(conn) if act == "cutover"]
-    assert "override: CTO said so" in detail and "passed: gate" in detail and "hunter2" not in detail
+    assert "overridden: gate (CTO said so" in detail and "hunter2" not in detail
 
 
 @BOTH
@@ -289,7 +289,7 @@ def test_postponed_cutover_waits_for_the_queue_then_flips(database: str, conn: C
 def test_postponed_cutover_can_be_cancelled(database: str, conn: Connection) -> None:
     migration = make(database)
     assert cancel_postponed(database, migration) is False
-    postpone(database, migration, 20, gate=None, override="known good")
+    postpone(database, migration, 20, gate=None, override={"gate": "known good"})
     assert cancel_postponed(database, migration) is True
     assert flip_if_due(database, migration, PASS) is None
     assert [act for act, _ in log(conn)] == ["postpone", "cancel"]
@@ -488,7 +488,7 @@ def test_rename_exchanges_names_and_indexes_for_prepared_statements_too(database
         before = dict(conn.execute(indexes).fetchall())
         with pytest.raises(Refused, match="same dimensions"):
             cutover(database, migration, gate=PASS)
-        flip = cutover(database, migration, gate=PASS, override="services are stopped")
+        flip = cutover(database, migration, gate=PASS, override={"rename_equal_dimensions": "services are stopped"})
         assert flip.active is Side.NEW and flip.milliseconds > 0
         assert found() == 3, "the fixed SQL finds new vectors under the old name"
         swapped = dict(conn.execute(indexes).fetchall())
@@ -534,7 +534,7 @@ def test_rename_refuses_what_would_keep_the_old_meaning(database: str, conn: Con
     migration = with_strategy(database, strategy="rename", hook="true")
     conn.execute(ddl)
     with pytest.raises(Refused, match=kind):
-        cutover(database, migration, gate=PASS, override="hurry")
+        cutover(database, migration, gate=PASS, override={"gate": "hurry"})
     assert now(conn, migration).old_column == "embedding"
     assert route.read_route(conn, "documents").active is Side.OLD
 

@@ -93,7 +93,7 @@ def test_before_the_cutover_only_the_new_side_is_ours(following: Following) -> N
 
 @pytest.mark.parametrize("percent", [10, 100])
 def test_after_it_both_are_and_a_rollback_finds_nothing_stale(following: Following, percent: int) -> None:
-    following.engine.cutover(percent, override="test")
+    following.engine.cutover(percent, override={"gate": "test"})
     following.edit(1, 2, 3)
     following.conn.execute("INSERT INTO documents (id, content) VALUES (1000, 'inserted')")
     for number in (1, 2, 3, 1000):
@@ -104,7 +104,7 @@ def test_after_it_both_are_and_a_rollback_finds_nothing_stale(following: Followi
 
 
 def test_what_waits_when_it_is_rolled_back_still_reaches_the_old_side(following: Following) -> None:
-    following.engine.cutover(override="test")
+    following.engine.cutover(override={"gate": "test"})
     following.engine.pause()
     two_beats(following.engine.dsn)
     following.edit(1)
@@ -118,7 +118,7 @@ def test_what_waits_when_it_is_rolled_back_still_reaches_the_old_side(following:
 def test_with_a_retired_old_model_the_rows_a_rollback_would_lose_are_counted(following: Following) -> None:
     assert "retired" in following.engine.snapshot().rollback.why
     assert any(notice.name == "old_model" for notice in following.engine.notices()), "said before the cutover"
-    following.engine.cutover(override="test")
+    following.engine.cutover(override={"gate": "test"})
     following.edit(1, 2, 3)
     following.edit(3)
     wait_for(lambda: following.vector_is(3, Side.NEW) and following.engine.snapshot().sync.queued == 0)
@@ -135,7 +135,7 @@ def test_with_a_retired_old_model_the_rows_a_rollback_would_lose_are_counted(fol
 def test_an_old_model_that_is_away_never_holds_up_the_new_side(
     following: Following, api: LoopbackServer, kind: FaultKind
 ) -> None:
-    following.engine.cutover(override="test")
+    following.engine.cutover(override={"gate": "test"})
     api.faults.add(kind, model=OLD)
     following.edit(1)
     wait_for(lambda: following.vector_is(1, Side.NEW), "the new side waits for the old model")
@@ -149,7 +149,7 @@ def test_an_old_model_that_is_away_never_holds_up_the_new_side(
 
 
 def test_a_text_the_old_model_rejects_is_counted_as_stale(following: Following, api: LoopbackServer) -> None:
-    following.engine.cutover(override="test")
+    following.engine.cutover(override={"gate": "test"})
     api.faults.add(FaultKind.REJECTED, containing="edited 7 ", model=OLD)
     following.edit(7)
     wait_for(lambda: any(fault.side is Side.OLD for fault in following.engine.faults()))
@@ -182,7 +182,7 @@ def test_a_vector_of_the_wrong_model_is_found_by_the_sample_and_repaired(followi
 
 
 def test_a_vector_written_by_put_is_stamped_and_not_paid_for_again(following: Following, api: LoopbackServer) -> None:
-    following.engine.cutover(override="test")
+    following.engine.cutover(override={"gate": "test"})
     paid = api.inputs
     with following.conn.transaction():
         following.conn.execute("UPDATE documents SET content = 'by put' WHERE id = 8")
@@ -199,7 +199,7 @@ def test_without_triggers_a_scan_finds_what_changed(following: Following) -> Non
     following.edit(1)
     following.conn.execute("INSERT INTO documents (id, content) VALUES (1000, 'inserted')")
     wait_for(lambda: following.vector_is(1, Side.NEW) and following.vector_is(1000, Side.NEW))
-    following.engine.cutover(override="test")
+    following.engine.cutover(override={"gate": "test"})
     following.edit(2)
     wait_for(lambda: following.vector_is(2, Side.NEW) and following.vector_is(2, Side.OLD))
     assert following.engine.snapshot().rollback.fresh is None, "unknown: what it wrote itself is not seen"

@@ -1,0 +1,57 @@
+"""Overrides: a reason passes the checks that it names and nothing else; what loses vectors is named with its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from embedtui.errors import Refused, SettingsError
+from embedtui.model import Blocker
+
+Overrides = Mapping[str, str]
+"""Reason by what it passes: a check's name, or ``name:rows`` where rows are at stake (:attr:`Blocker.token`)."""
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
+    """Overrides as typed, ``check=reason`` each.
+
+    Raises:
+        SettingsError: one without a check, or without a reason.
+    """
+    found = {}
+    for text in texts:
+        token, _, reason = text.partition("=")
+        if not token.strip() or not reason.strip():
+            raise SettingsError(
+                f"An override names what it passes, and why: {text!r} does not.",
+                hint='Example: --override gate="agreed with the search team". The refusal says what to type.',
+            )
+        found[token.strip()] = reason.strip()
+    return found
+
+
+def pass_blockers(blockers: Sequence[Blocker], overrides: Overrides) -> dict[str, str]:
+    """Those of ``overrides`` that were needed, all blockers being passed by them.
+
+    Raises:
+        Refused: a blocker that cannot be passed, or that no override names (with its present number of rows).
+    """
+    left = [each for each in blockers if not (each.overridable and overrides.get(each.token, "").strip())]
+    if left:
+        raise Refused(" ".join(blocker.message for blocker in left), hint=_hint(left, overrides))
+    return {blocker.token: overrides[blocker.token].strip() for blocker in blockers}
+
+
+def audited(passed: Overrides) -> str:
+    """What was passed and why, for the audit log; empty where nothing was."""
+    if not passed:
+        return ""
+    return "; overridden: " + ", ".join(f"{token} ({reason})" for token, reason in passed.items())
+
+
+def _hint(left: Sequence[Blocker], overrides: Overrides) -> str:
+    if not all(blocker.overridable for blocker in left):
+        return next(blocker.release for blocker in left if not blocker.overridable)
+    typed = " ".join(dict.fromkeys(f'--override {blocker.token}="REASON"' for blocker in left))
+    named = {token.partition(":")[0] for token in overrides}
+    changed = any(blocker.rows is not None and blocker.name in named for blocker in left)
+    return f"{left[0].release} {'The number of rows is another: ' if changed else 'Or: '}{typed}".strip()

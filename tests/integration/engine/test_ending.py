@@ -1,0 +1,266 @@
+"""Cleanup and abort against every other mover of the pointer: what serves is never dropped, and nobody is stuck."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from embedtui.engine.cleanup.cleanup import CleanupChoice, abort, cleanup
+from embedtui.engine.cutover.cutover import cutover, flip_if_due, postpone, rollback
+from embedtui.engine.engine import Engine
+from embedtui.errors import Refused
+from embedtui.model import Migration, Phase, PlacementKind, Side
+from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.state import migrations as state
+from embedtui.postgres.state import route
+from embedtui.router import Router
+from tests.integration.engine.test_cutover import PASS, eventually
+from tests.kits.cutover_kit import make, vector
+
+BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
+
+
+@pytest.fixture
+def conn(database: str) -> Iterator[Connection]:
+    with connect(database, name="test") as connection:
+        yield connection
+
+
+def soaking(database: str, placement: PlacementKind = PlacementKind.COLUMN, **settings: object) -> Migration:
+    """A migration whose new side serves, with no soak time asked for."""
+    migration = make(database, placement, rows=8, index=False, settings={"cutover": {"soak_days": 0, **settings}})
+    with connect(database, name="test") as conn:
+        conn.execute("UPDATE embedtui.migration SET index_method = 'none'")
+    cutover(database, migration, gate=PASS)
+    with connect(database, name="test") as conn:
+        return present(conn)
+
+
+def present(conn: Connection) -> Migration:
+    found = state.load_migration(conn)
+    assert found is not None
+    return found
+
+
+def columns(conn: Connection) -> set[str]:
+    rows = conn.execute(
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = 'documents'::regclass AND attnum > 0"
+        " AND NOT attisdropped"
+    )
+    return {name for (name,) in rows}
+
+
+class Acting:
+    """An act in a thread of its own, on a connection of its own."""
+
+    def __init__(self, database: str, act: Callable[[Connection], object]) -> None:
+        self.error: Exception | None = None
+        self._database, self._act = database, act
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            with connect(self._database, name="act") as conn:
+                self._act(conn)
+        except Exception as error:
+            self.error = error
+
+    def end(self) -> Exception | None:
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        return self.error
+
+
+@contextmanager
+def waiting_cleanup(database: str, migration: Migration, choice: CleanupChoice | None = None) -> Iterator[Acting]:
+    """A cleanup that has begun and waits for a reader; inside, the reader is still there."""
+    waits: list[str] = []
+    with psycopg.connect(database, application_name="report") as reader:
+        reader.execute("SELECT count(*) FROM documents")
+
+        def act(conn: Connection) -> None:
+            stop = threading.Event()
+            cleanup(conn, migration, choice or CleanupChoice(), typed_name="documents", stop=stop, on_wait=waits.append)
+
+        acting = Acting(database, act)
+        eventually(lambda: any("report" in text for text in waits) or acting.error, "it waits for the reader")
+        assert acting.error is None
+        yield acting
+        reader.rollback()
+    acting.end()
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [CleanupChoice(), CleanupChoice(rename=False), CleanupChoice(keep_old=True)],
+    ids=["rename", "new", "keep"],
+)
+@BOTH
+def test_a_rollback_cancels_a_cleanup_that_has_dropped_nothing(
+    database: str, conn: Connection, placement: PlacementKind, choice: CleanupChoice
+) -> None:
+    """It waited for a lock: rollback said 0 and served the old side, then the old side was dropped."""
+    migration = soaking(database, placement)
+    before = columns(conn)
+    with waiting_cleanup(database, migration, choice) as acting, Router(database) as router:
+        flip = rollback(database, migration)
+        assert flip.changed and flip.active is Side.OLD
+        error = acting.end()  # at once, with the reader still there: it has nothing to wait for any more
+        assert isinstance(error, Refused) and "rolled back" in str(error).lower()
+        eventually(lambda: router.route("documents").side is Side.OLD, "the Router follows")
+    assert columns(conn) == before
+    assert route.read_route(conn, "documents").active is Side.OLD
+    assert present(conn).phase is Phase.VALIDATE
+    # and the operator goes on, in either direction
+    assert cutover(database, migration, gate=PASS).active is Side.NEW
+    cleanup(conn, present(conn), choice, typed_name="documents", stop=threading.Event())
+    assert present(conn).phase is Phase.DONE
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_before(step: str) -> Callable[[object], None]:
+    def on_step(found: object) -> None:
+        if getattr(found, "name", "") == step:
+            raise Killed
+
+    return on_step
+
+
+@BOTH
+def test_a_killed_cleanup_then_a_rollback_is_no_dead_end(
+    database: str, conn: Connection, placement: PlacementKind
+) -> None:
+    migration = soaking(database, placement)
+    with pytest.raises(Killed):
+        cleanup(
+            conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(),
+            on_step=killed_before("contract"),
+        )  # fmt: skip
+    assert present(conn).phase is Phase.CLEANUP
+    assert rollback(database, migration).changed
+    before = columns(conn)
+    with pytest.raises(Refused, match="does not serve"):  # a rerun dropped the serving side
+        cleanup(conn, present(conn), CleanupChoice(), typed_name="documents", stop=threading.Event())
+    assert columns(conn) == before and "embedding" in before
+    assert cutover(database, present(conn), gate=PASS).changed
+    rollback(database, present(conn))
+    abort(conn, present(conn), typed_name="documents", stop=threading.Event())
+    assert present(conn).phase is Phase.ABORTED and "embedding_v2" not in columns(conn)
+
+
+def test_a_rollback_after_the_drop_says_what_is_gone(database: str, conn: Connection) -> None:
+    migration = soaking(database)
+    with pytest.raises(Killed):
+        cleanup(
+            conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(),
+            on_step=killed_before("finish"),
+        )  # fmt: skip
+    with pytest.raises(Refused, match=r"column embedding .*dropped") as caught:
+        rollback(database, migration)
+    assert "cleanup" in caught.value.hint
+    assert route.read_route(conn, "documents").active is Side.NEW
+
+
+def test_what_was_interrupted_after_the_drop_is_completed_by_the_engine(database: str, conn: Connection) -> None:
+    """The phase is done by then, and the facade took that for the end: queue and shards stayed for ever."""
+    migration = soaking(database)
+    conn.execute(
+        "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block) VALUES (%s, 1, 1, 0, 1)",
+        [migration.id],
+    )
+    with pytest.raises(Killed):
+        cleanup(
+            conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(),
+            on_step=killed_before("finish"),
+        )  # fmt: skip
+    engine = Engine(database, "documents")
+    engine.cleanup("documents")
+    engine.close()
+    assert conn.execute("SELECT count(*) FROM embedtui.shard").fetchone() == (0,)
+
+
+def test_nothing_moves_to_a_side_that_an_abort_takes_away(database: str, conn: Connection) -> None:
+    migration = make(database, rows=8)
+    with pytest.raises(Killed):
+        abort(conn, migration, typed_name="documents", stop=threading.Event(), on_step=killed_before("remove"))
+    for percent in (10, 100):
+        with pytest.raises(Refused, match="aborted"):
+            cutover(database, migration, percent, gate=PASS)
+    with pytest.raises(Refused, match="aborted"):
+        postpone(database, migration, 100, gate=PASS)
+    assert rollback(database, migration).changed is False
+    abort(conn, present(conn), typed_name="documents", stop=threading.Event())
+    with pytest.raises(Refused):
+        cutover(database, migration, gate=PASS)
+    assert "embedding_v2" not in columns(conn)
+
+
+@pytest.mark.parametrize("percent", [20, 100])
+def test_an_abort_waiting_for_a_lock_excludes_a_postponed_cutover(
+    database: str, conn: Connection, percent: int
+) -> None:
+    migration = make(database, rows=8)
+    postpone(database, migration, percent, gate=PASS)
+    waits: list[str] = []
+    with psycopg.connect(database, application_name="report") as reader:
+        reader.execute("SELECT count(*) FROM documents")
+
+        def act(conn: Connection) -> None:
+            abort(conn, migration, typed_name="documents", stop=threading.Event(), on_wait=waits.append)
+
+        acting = Acting(database, act)
+        eventually(lambda: waits or acting.error, "it waits")
+        assert flip_if_due(database, migration, PASS) is None
+    assert acting.end() is None
+    pointer = route.read_route(conn, "documents")
+    assert (pointer.active, pointer.canary) == (Side.OLD, 0) and present(conn).phase is Phase.ABORTED
+
+
+def test_every_word_to_the_listeners_is_json(database: str, conn: Connection) -> None:
+    """The cleanup's and the abort's was a bare name, which no listener understands."""
+    with psycopg.connect(database, autocommit=True) as listener:
+        listener.execute(f"LISTEN {route.CHANNEL}")
+        migration = soaking(database)
+        rollback(database, migration)
+        cutover(database, migration, gate=PASS)
+        cleanup(conn, present(conn), CleanupChoice(), typed_name="documents", stop=threading.Event())
+        told = [json.loads(notify.payload) for notify in listener.notifies(timeout=2, stop_after=5)]
+    assert len(told) >= 4 and all(word["name"] == "documents" for word in told)
+
+
+def test_a_rename_exchange_yields_to_no_cleanup(database: str, conn: Connection) -> None:
+    """Strategy rename moves the pointer within DDL: the same rules, by the same writer."""
+    migration = make(
+        database, rows=8, index=False, settings={"cutover": {"soak_days": 0, "strategy": "rename", "hook": "true"}}
+    )
+    conn.execute("UPDATE embedtui.migration SET index_method = 'none'")
+    cutover(database, migration, gate=PASS)
+    with waiting_cleanup(database, present(conn)) as acting:
+        back = Acting(database, lambda _: rollback(database, present(conn)))
+        error = acting.end()  # cancelled before the names can be exchanged
+        assert isinstance(error, Refused)
+    assert back.end() is None
+    found = present(conn)
+    assert (found.old_column, found.new_column) == ("embedding", "embedding_v2")
+    probe = conn.execute("SELECT key FROM embedtui.search('documents', 'old-model', %s, 1)", [str(vector(4))])
+    assert probe.fetchone() == ("4",)
+    written = [entry.act for entry in state.read_audit(conn, migration.id)]
+    assert written.count("rollback") == 1
+
+
+def test_a_rollback_is_not_held_up_by_a_cleanup_in_its_transaction(database: str, conn: Connection) -> None:
+    """The cleanup holds the table's lock and all its DDL is done: the pointer is free until its last statement."""
+    migration = soaking(database)
+    with connect(database, name="locked") as held, held.transaction():
+        held.execute("LOCK documents IN ACCESS EXCLUSIVE MODE")
+        assert rollback(database, migration).milliseconds < 60_000
+        assert route.read_route(conn, "documents").active is Side.OLD
