@@ -25,12 +25,13 @@ from embedtui.engine.cutover import cutover as cutovers
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import IndexMethod, PlacementKind, Side, TableName
 from embedtui.postgres import ddl
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
 from tests.integration.engine.test_cutover import PASS
 from tests.kits.cutover_kit import make, vector
+from tests.kits.support import connect
 
 STATE = ("route", "partition", "stale", "queue", "shard", "worker", "pace", "audit", "migration")
 PATIENCE = 60.0

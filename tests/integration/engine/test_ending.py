@@ -15,12 +15,13 @@ from embedtui.engine.cutover.cutover import cutover, flip_if_due, postpone, roll
 from embedtui.engine.engine import Engine
 from embedtui.errors import Refused
 from embedtui.model import Migration, Phase, PlacementKind, Side
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
 from embedtui.router import Router
 from tests.integration.engine.test_cutover import PASS, eventually
 from tests.kits.cutover_kit import make, vector
+from tests.kits.support import connect
 
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
 

@@ -16,12 +16,13 @@ from embedtui.engine.cutover.cutover import cutover, flip_if_due, postpone
 from embedtui.engine.overrides import audited, parse_overrides, pass_blockers
 from embedtui.errors import LockTimeout, Refused, SettingsError
 from embedtui.model import Blocker, Migration, Phase, Side
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
 from tests.integration.engine.test_cutover import PASS
 from tests.integration.engine.test_ending import columns, present
 from tests.kits.cutover_kit import make
+from tests.kits.support import connect
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ from embedtui.engine.cleanup.cleanup import CleanupChoice, cleanup
 from embedtui.engine.cutover.cutover import cutover, rollback
 from embedtui.errors import Refused
 from embedtui.model import EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route as pointer
 from embedtui.router import AsyncRouter, Hit, Router, put
 from tests.integration.engine.test_cutover import PASS, eventually
 from tests.kits.cutover_kit import make, vector
+from tests.kits.support import connect
 
 ROUNDS = 4
 ROW = 5
