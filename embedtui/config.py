@@ -24,6 +24,20 @@ CONFIG_NAME = "embedtui.toml"
 FLAG_VARIABLE = "USE_V2_EMBEDDINGS"
 """Written by the ``env_file`` strategy for services that read a flag."""
 
+LOCAL_ONLY = (
+    "old_model.base_url",
+    "old_model.key_variable",
+    "new_model.base_url",
+    "new_model.key_variable",
+    "throttle.probe_query",
+    "gate.where",
+    "cutover.env_file",
+    "cutover.hook",
+    "cutover.hook_variables",
+)
+"""Settings that act on the machine, or with the rights, of whoever runs embedtui: a command, a file, where texts and
+keys are sent, SQL. They are stored to be seen, and followed only where this machine's own settings say them."""
+
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text; the guess until a provider's ``usage`` calibrates it."""
 
@@ -205,6 +219,8 @@ class CutoverSettings:
     env_file: str | None = None
     hook: str | None = None
     hook_timeout_seconds: float = 60.0
+    hook_variables: tuple[str, ...] = ()
+    """Environment variables that the hook gets beside :data:`HOOK_ENVIRONMENT`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +319,13 @@ class Settings:
                 value = self.value(spec.path)
                 place[rest] = value.value if isinstance(value, IndexMethod) else value
         return result
+
+    def says(self, path: str) -> bool:
+        """Whether a setting was made, and is not merely its default."""
+        return path in self.origins or self.value(path) != _DEFAULTS.value(path)
+
+
+_DEFAULTS = Settings()
 
 
 # ----------------------------------------------------------------------------------------------------- parsing
@@ -419,6 +442,13 @@ def _variable(value: object) -> str:
     return value
 
 
+def _variables(value: object) -> tuple[str, ...]:
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError('must be a list of environment variables, e.g. ["KUBECONFIG"]')
+    return tuple(_variable(part) for part in parts)
+
+
 def _variable_or_none(value: object) -> str:
     return "" if value == "" else _variable(value)
 
@@ -529,6 +559,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("cutover.env_file", _text, "env_file: the file that holds USE_V2_EMBEDDINGS"),
     Spec("cutover.hook", _text, "hook: the command to run; its failure undoes the flip"),
     Spec("cutover.hook_timeout_seconds", _number(0, 86_400, above=True), "and how long it may take"),
+    Spec("cutover.hook_variables", _variables, 'variables it gets beside PATH and its like: ["KUBECONFIG"]'),
 )  # fmt: skip
 
 _BY_PATH: Mapping[str, Spec] = {spec.path: spec for spec in SPECS}

@@ -24,6 +24,7 @@ from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
 from embedtui.engine.cleanup import cleanup as cleanups
 from embedtui.engine.cutover import cutover as cutovers
+from embedtui.engine.local import as_set_here, differences, require_said
 from embedtui.engine.plan.plan import index_options, make_plan, require_startable
 from embedtui.engine.prepare import begin, prepare, upgrade
 from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
@@ -67,11 +68,14 @@ from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.migrations import (
     add_audit,
+    add_audit_once,
     load_migration,
+    may_store_settings,
     read_audit,
     set_condition,
     set_desired,
     set_index_held,
+    store_settings,
 )
 from embedtui.providers import Embedder, ProviderFault, make_embedder
 
@@ -105,7 +109,8 @@ class Engine:
         Args:
             dsn: connection string of the primary server.
             name: the migration's name; None is the only (or newest) one.
-            settings: needed to plan and to begin; a migration that is under way knows all it needs but the secrets.
+            settings: needed to plan and to begin, and for what acts on this machine: endpoints, keys' variables, hook,
+                files. The database has the rest of a migration that is under way.
             on_event: receives events from engine threads; must return at once.
             environ: where the providers' keys are looked up; default the settings', else the process's.
         """
@@ -151,8 +156,12 @@ class Engine:
             raise translate(error, dsn=self.dsn) from error
 
     def migration(self) -> Migration | None:
-        """The migration as stored; None where none was begun."""
-        return self._read(lambda conn: load_migration(conn, self._name))
+        """The migration as stored, with what this machine's settings say of it; None where none was begun."""
+        stored = self._read(lambda conn: load_migration(conn, self._name))
+        return None if stored is None else self._here(stored)
+
+    def _here(self, stored: Migration) -> Migration:
+        return as_set_here(stored, self.settings, self._environ)
 
     def require(self) -> Migration:
         """The migration as stored.
@@ -360,7 +369,9 @@ class Engine:
         migration = self.prepare(stop)
         if migration.phase.ended:
             raise Refused(f"The migration of {migration.table} is {migration.phase}.")
+        require_said(migration, "new_model.")
         self._require_provider(migration)
+        self._say_differences()
         if migration.desired == "pause" and not follow:
             self.resume()
         while True:
@@ -409,6 +420,28 @@ class Engine:
                 require_startable(conn, settings)
         except psycopg.Error as error:
             raise translate(error, dsn=self.dsn) from error
+
+    def _say_differences(self) -> None:
+        """What is set here otherwise than stored counts from now on; said, audited, and stored where we may."""
+
+        def work(conn: Connection) -> str:
+            stored = load_migration(conn, self._name)
+            if stored is None:
+                return ""
+            here = self._here(stored)
+            found = "; ".join(map(str, differences(stored, here)))
+            if found:
+                with conn.transaction():
+                    add_audit_once(conn, stored.id, "settings", found)
+                    if may_store_settings(conn):
+                        store_settings(conn, here)
+            return found
+
+        found = self._write(work)
+        if found:
+            self._emit(Noted(now(), f"Settings: {found}"))
+        for path, value in self.require().unsaid.items():
+            self._emit(Noted(now(), f"Only the database says {path} = {value}: it is not followed here."))
 
     def _require_provider(self, migration: Migration) -> None:
         """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody."""
@@ -521,6 +554,7 @@ class Engine:
 
     def _query_embedders(self, migration: Migration) -> dict[Side, Embedder | None]:
         found: dict[Side, Embedder | None] = {}
+        require_said(migration, "new_model.")
         for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
             try:
                 found[side] = None if model.retired else make_embedder(model, environ=self._environ)
@@ -551,6 +585,7 @@ class Engine:
                 placement.forget_gone(conn)
                 report = count_rows(conn, placement)
                 if sample:
+                    require_said(migration, "new_model.")
                     job = Job(self.dsn, migration, self._on_event)
                     with (
                         closing(Pacer(self.dsn, migration)) as pacer,
@@ -621,7 +656,8 @@ class Engine:
             migration = load_migration(conn, self._name)
         if migration is None:
             raise Refused("No migration has begun in this database.", hint="Start with `embedtui run`.")
-        return self._flipped(cutovers.rollback(self.dsn, migration, stop=stop, on_wait=self._say_waiting))
+        here = self._here(migration)
+        return self._flipped(cutovers.rollback(self.dsn, here, stop=stop, on_wait=self._say_waiting))
 
     def postpone(self, percent: int = 100, *, override: str = "") -> None:
         """Cut over by itself once the sync queue is empty; a worker has to be running."""
@@ -772,7 +808,11 @@ def _thresholds(migration: Migration) -> GateThresholds:
 
 
 def _filter(migration: Migration, where: str | None) -> str:
-    return str(_gate(migration).get("where", "")) if where is None else where
+    """Raises Refused: only the database has one, and SQL of others does not run with our rights."""
+    if where is None:
+        require_said(migration, "gate.where")
+        return str(_gate(migration).get("where", ""))
+    return where
 
 
 def _gate(migration: Migration) -> Mapping[str, Any]:

@@ -16,11 +16,15 @@ def make_embedder(model: EmbeddingModel, *, timeout: float = 60, environ: Mappin
 
     The key is read from ``model.key_variable`` of ``environ`` (default: the process's); a model without one gets a
     placeholder, as local servers want. The base URL is the model's, else ``OPENAI_BASE_URL`` for OpenAI, else the
-    provider's own. Raises ProviderFault (CONFIGURATION) for a missing key or an unknown endpoint.
+    provider's own. Raises ProviderFault (CONFIGURATION) for a missing key, no endpoint, or a model that only the
+    database says how to reach.
     """
     # openai takes most of a second to import; the engine's import must not wait for it
     from embedtui.providers.openai_client import ENDPOINTS, OpenAIEmbedder
 
+    if model.unusable is not None:
+        reason, hint = model.unusable
+        raise ProviderFault(FaultClass.CONFIGURATION, "not_local", reason, hint=hint)
     environ = os.environ if environ is None else environ
     base_url = model.base_url
     if not base_url and model.provider == "openai":

@@ -20,6 +20,7 @@ from embedtui.engine.cutover.strategies import (
     rename_sql,
     settings_blockers,
     tell_services,
+    unsaid_blockers,
 )
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.formatting import counted
@@ -73,7 +74,8 @@ def cutover_blockers(
         release = "" if migration.phase.ended else "`embedtui run` brings it there."
         return (Blocker("phase", f"The migration is in phase {migration.phase}; a cutover needs validate.", release),)
     settings = cutover_settings(migration)
-    found = [*settings_blockers(settings, percent), *_gate(gate), *_sync(conn, migration), *_faults(conn, migration)]
+    found = [*unsaid_blockers(migration), *settings_blockers(settings, percent), *_gate(gate)]
+    found += [*_sync(conn, migration), *_faults(conn, migration)]
     if not any(blocker.name == "sync" for blocker in found):
         found += _coverage(conn, migration)
     if migration.index_method is not IndexMethod.NONE:
@@ -217,6 +219,9 @@ def rollback_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, 
         "SELECT present FROM embedtui.route_side WHERE name = %s AND side = 'old' AND migration = %s",
         [migration.name, migration.id],
     ).fetchone()
+    unsaid = unsaid_blockers(migration)
+    if unsaid:  # half a rollback, with services that were not told, is worse than one that a line of settings mends
+        return unsaid
     if row is None:
         return (Blocker("route", "There is no route yet: the old side serves."),)
     if not row[0]:
@@ -320,7 +325,7 @@ def rollback(
         with _own(dsn) as conn:
             migration = _present(conn, migration)
             for blocker in rollback_blockers(conn, migration):
-                raise Refused(blocker.message)
+                raise Refused(blocker.message, hint=blocker.release)
             before = read_route(conn, migration.name)
             settings = cutover_settings(migration)
             switch = _Switch(dsn, migration, settings, who, host, stop, on_wait)
@@ -427,7 +432,14 @@ def _present(conn: Connection, migration: Migration) -> Migration:
     now = load_migration(conn, migration.name)
     if now is None or now.id != migration.id:
         raise Refused(f"Migration {migration.name} is no longer the present one.", hint="Look again.")
-    return now
+    # how it is switched, and with what models, is for the caller's settings to say: never what has just been read
+    return replace(
+        now,
+        old_model=migration.old_model,
+        new_model=migration.new_model,
+        settings=now.settings | {"cutover": migration.settings.get("cutover", {})},
+        unsaid=migration.unsaid,
+    )
 
 
 def _pass(blockers: tuple[Blocker, ...], override: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from psycopg import Connection, sql
 
 from embedtui.config import CHARACTERS_PER_TOKEN, SPECS, ModelSettings, Settings
+from embedtui.engine.local import as_set_here
 from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused
 from embedtui.formatting import counted
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Plan
@@ -65,7 +66,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         settings = _of_live_migration(conn, settings)
     draft = resolve(conn, settings)
     placement, why = choose_placement(draft, settings)
-    migration = _numbered(conn, draft.migration(placement))
+    migration = _numbered(conn, draft.migration(placement), settings)
     estimate = estimate_texts(conn, migration, draft)
     tokens = estimate_tokens(migration, estimate)
     price = migration.new_model.price_per_million
@@ -92,9 +93,10 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
 
 def _of_live_migration(conn: Connection[Any], settings: Settings) -> Settings:
     """The settings with all that the migration under way has stored; as they are where there is none."""
-    live = state.load_migration(conn, migration_name(conn, settings))
-    if live is None or live.phase.ended:
+    stored = state.load_migration(conn, migration_name(conn, settings))
+    if stored is None or stored.phase.ended:
         return settings
+    live = as_set_here(stored, settings, settings.environ)
     values: dict[str, object] = {
         "name": live.name,
         "table": live.table.name,
@@ -112,10 +114,8 @@ def _of_live_migration(conn: Connection[Any], settings: Settings) -> Settings:
         values["new_column"] = live.new_column
     for side, model in (("old_model", live.old_model), ("new_model", live.new_model)):
         values |= {f"{side}.{each.name}": getattr(model, each.name) for each in fields(ModelSettings)}
-    for head, stored in live.settings.items():
-        values |= (
-            {f"{head}.{name}": value for name, value in stored.items()} if isinstance(stored, dict) else {head: stored}
-        )
+    for head, section in live.settings.items():
+        values |= {f"{head}.{k}": v for k, v in section.items()} if isinstance(section, dict) else {head: section}
     known = {spec.path for spec in SPECS}
     return settings.with_values(
         {path: value for path, value in values.items() if path in known and value is not None},
@@ -329,11 +329,12 @@ def _text(conn: Connection[Any], statement: sql.Composable | str) -> str:
     return text.strip().rstrip(";") + ";"
 
 
-def _numbered(conn: Connection[Any], migration: Migration) -> Migration:
+def _numbered(conn: Connection[Any], migration: Migration, settings: Settings) -> Migration:
     """The migration with the id it has, or would get next, since the names of triggers carry it."""
     live = state.load_migration(conn, migration.name)
     if live is not None and not live.phase.ended and live.table_oid == migration.table_oid:
-        return replace(migration, id=live.id)
+        unusable = as_set_here(live, settings, settings.environ).new_model.unusable
+        return replace(migration, id=live.id, new_model=replace(migration.new_model, unusable=unusable))
     return replace(migration, id=(live.id if live else 0) + 1)
 
 

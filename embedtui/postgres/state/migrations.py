@@ -9,6 +9,7 @@ from dataclasses import replace
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from embedtui.config import LOCAL_ONLY
 from embedtui.errors import Refused
 from embedtui.model import (
     AuditEntry,
@@ -68,11 +69,46 @@ def register_model(conn: Connection, model: EmbeddingModel) -> EmbeddingModel:
 
 
 def load_model(conn: Connection, model_id: int) -> EmbeddingModel:
-    """The registered model with this id."""
+    """The registered model with this id; where it is reached and with which key is for local settings to say."""
+    return _load_model(conn, model_id)[0]
+
+
+def _load_model(conn: Connection, model_id: int) -> tuple[EmbeddingModel, dict[str, object]]:
+    """The model, and what is stored of it that only local settings may say."""
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute("SELECT * FROM embedtui.model WHERE id = %s", [model_id]).fetchone()
     assert row is not None
-    return EmbeddingModel(id=row["id"], **{name: row[name] for name in _MODEL_FIELDS})
+    orders = {name: row[name] for name in ("base_url", "key_variable")}
+    unusable = (f"This machine's settings do not say how {row['name']} is reached.", "Set new_model.base_url.")
+    fields = {name: row[name] for name in _MODEL_FIELDS} | {"base_url": None, "key_variable": ""}
+    return EmbeddingModel(id=row["id"], **fields, unusable=unusable), orders
+
+
+def _without_orders(settings: dict[str, dict[str, object]]) -> tuple[dict[str, object], dict[str, object]]:
+    """Stored settings less those that only local settings may say, and these by their names in the file."""
+    kept: dict[str, object] = {}
+    orders: dict[str, object] = {}
+    for head, section in settings.items():
+        if not isinstance(section, dict):
+            kept[head] = section
+            continue
+        own = {name for name in section if f"{head}.{name}" in LOCAL_ONLY}
+        kept[head] = {name: value for name, value in section.items() if name not in own}
+        orders |= {f"{head}.{name}": section[name] for name in own if section[name]}
+    return kept, orders
+
+
+def _storable(settings: dict[str, object]) -> dict[str, object]:
+    """Settings as others may see them: a command or a file's name may carry what they must not."""
+    return {
+        head: {
+            name: redact(value) if f"{head}.{name}" in LOCAL_ONLY and isinstance(value, str) else value
+            for name, value in section.items()
+        }
+        if isinstance(section, dict)
+        else section
+        for head, section in settings.items()
+    }
 
 
 def create_migration(conn: Connection, migration: Migration) -> Migration:
@@ -111,7 +147,7 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
             "distance": migration.distance.value,
             "index": migration.index_method.value,
             "phase": migration.phase.value,
-            "settings": Jsonb(migration.settings),
+            "settings": Jsonb(_storable(migration.settings)),
         },
     ).fetchone()
     if row is None:
@@ -126,6 +162,9 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
 def load_migration(conn: Connection, name: str | None = None) -> Migration | None:
     """The migration called ``name`` (any, without a name): live ones before ended ones, then the newest.
 
+    Whoever can write to the database could have stored a command, a file, an endpoint or SQL: what acts on the machine
+    that reads it is in ``unsaid`` and nowhere else, until local settings say it.
+
     Raises:
         DatabaseError: the schema is that of an older or a newer program.
     """
@@ -139,6 +178,11 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
         ).fetchone()
     if row is None:
         return None
+    old_model, old_orders = _load_model(conn, row["old_model"])
+    new_model, new_orders = _load_model(conn, row["new_model"])
+    settings, orders = _without_orders(row["settings"])
+    for side, found in (("old_model", old_orders), ("new_model", new_orders)):
+        orders |= {f"{side}.{name}": value for name, value in found.items() if value is not None}
     return Migration(
         id=row["id"],
         name=row["name"],
@@ -149,8 +193,8 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
         content_columns=tuple(row["content_columns"]),
         placement=PlacementKind(row["placement"]),
         old_column=row["old_column"],
-        old_model=load_model(conn, row["old_model"]),
-        new_model=load_model(conn, row["new_model"]),
+        old_model=old_model,
+        new_model=new_model,
         new_table=TableName(row["new_schema"], row["new_table"]),
         new_column=row["new_column"],
         vector_schema=row["vector_schema"],
@@ -162,7 +206,8 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
         condition=Condition(row["condition"]),
         reason=row["reason"],
         desired=row["desired"],
-        settings=row["settings"],
+        settings=settings,
+        unsaid=orders,
         index_held=bool(row["settings"].get(_INDEX_HELD)),
         phase_at=row["phase_at"],
         created_at=row["created_at"],
@@ -218,6 +263,35 @@ def set_condition(conn: Connection, migration_id: int, condition: Condition, rea
         " AND (condition, reason) IS DISTINCT FROM (%(c)s, %(r)s)",
         {"c": condition.value, "r": redact(reason), "m": migration_id},
     )
+
+
+def may_store_settings(conn: Connection) -> bool:
+    """Whether this role may change what is stored of a migration's settings: an operator's, never a worker's."""
+    row = conn.execute(
+        "SELECT has_column_privilege('embedtui.migration', 'settings', 'UPDATE')"
+        " AND has_column_privilege('embedtui.model', 'base_url', 'UPDATE')"
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def store_settings(conn: Connection, migration: Migration) -> None:
+    """Bring what is stored of a migration's settings and models up to date; nothing of its identity changes."""
+    register_model(conn, migration.old_model)
+    register_model(conn, migration.new_model)
+    sections = {head: section for head, section in _storable(migration.settings).items() if isinstance(section, dict)}
+    conn.execute(
+        "UPDATE embedtui.migration SET settings = settings || %s WHERE id = %s", [Jsonb(sections), migration.id]
+    )
+
+
+def add_audit_once(conn: Connection, migration_id: int, act: str, detail: str) -> None:
+    """As :func:`add_audit`, unless the last line of this act says the same of this host."""
+    last = conn.execute(
+        "SELECT detail, host FROM embedtui.audit WHERE migration = %s AND act = %s ORDER BY id DESC LIMIT 1",
+        [migration_id, act],
+    ).fetchone()
+    if last != (redact(detail), host_name()):
+        add_audit(conn, migration_id, act, detail)
 
 
 def set_index_held(conn: Connection, migration_id: int, held: bool) -> None:
