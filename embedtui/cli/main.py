@@ -16,6 +16,7 @@ import psycopg
 import embedtui
 from embedtui.cli.common import ExampleCommand, json_option
 from embedtui.cli.evidence import compare, decide, search, verify
+from embedtui.cli.grants import grants
 from embedtui.cli.output import emit_json, plain, say
 from embedtui.cli.setup import init, plan
 from embedtui.cli.show import demo, show
@@ -27,7 +28,7 @@ from embedtui.postgres.connect import redact, translate
 
 _COMMANDS = (
     demo, init, plan, run, status, index, compare, search, decide, verify, cutover, rollback, pause, resume, stop,
-    pace, faults, cleanup, abort, log,
+    pace, faults, cleanup, abort, log, grants,
 )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from embedtui.postgres.state.migrations import add_audit, load_migration, set_ph
 from embedtui.postgres.state.route import (
     RouteRow,
     forget_listeners,
+    may_move_route,
     move_route,
     read_listeners,
     read_route,
@@ -342,7 +343,8 @@ def postpone(
 ) -> None:
     """Cut over by itself once the sync queue is empty; all other blockers have to be released (or passed) now.
 
-    :func:`flip_if_due` is what does it, called by the workers. Any other flip takes it back.
+    :func:`flip_if_due` is what does it, called by the workers whose role may move the pointer. Any other flip takes it
+    back.
 
     Raises:
         Refused: something else than the queue blocks it, or the new side serves already.
@@ -391,7 +393,8 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
     try:
         with connect(dsn, name="act") as conn:
             pending = read_route(conn, migration.name).pending
-            if pending is None or _lag(conn, migration)[1] > LAG_NONE:
+            # what a worker's role may not do is left to a worker of an operator's role
+            if pending is None or not may_move_route(conn) or _lag(conn, migration)[1] > LAG_NONE:
                 return None
         try:
             return cutover(

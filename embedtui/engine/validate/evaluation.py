@@ -230,6 +230,14 @@ def record(
     return replace(comparison, evaluation_id=row[0], at=row[1])
 
 
+_COUNTS = (
+    "(role = current_user OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role"
+    " AND pg_catalog.pg_has_role(r.oid, (SELECT relowner FROM pg_catalog.pg_class"
+    " WHERE oid = 'embedtui.evaluation'::regclass), 'MEMBER')))"
+)
+"""SQL: one's own, or an operator's; a verdict that a worker's role wrote is evidence to nobody else."""
+
+
 def remembered(conn: Connection, migration: Migration, unchanged: SeenState | None = None) -> Comparison | None:
     """The newest recorded comparison with its rankings, the texts as they are now, and the verdicts given since.
 
@@ -239,7 +247,8 @@ def remembered(conn: Connection, migration: Migration, unchanged: SeenState | No
         unchanged: only if it was asked the same of the same state.
     """
     row = conn.execute(
-        "SELECT id, at, k, measures, checks, verdict, state->'seen' FROM embedtui.evaluation WHERE migration = %(m)s"
+        "SELECT id, at, k, measures, checks, verdict, state->'seen' FROM embedtui.evaluation"
+        f" WHERE migration = %(m)s AND {_COUNTS}"
         " AND (%(digest)s::text IS NULL OR"
         " (state->'seen'->>'digest' = %(digest)s AND state->'seen'->>'request' = %(request)s))"
         " ORDER BY id DESC LIMIT 1",
@@ -412,8 +421,7 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
     """
     row = conn.execute(
         "SELECT id, at, queries, verdict, state->'summary', state->'seen', (state->>'void_share')::float8"
-        " FROM embedtui.evaluation"
-        " WHERE migration = %s ORDER BY id DESC LIMIT 1",
+        f" FROM embedtui.evaluation WHERE migration = %s AND {_COUNTS} ORDER BY id DESC LIMIT 1",
         [migration.id],
     ).fetchone()
     if row is None:

@@ -237,7 +237,7 @@ def add_audit(conn: Connection, migration_id: int | None, act: str, detail: str 
 def read_audit(conn: Connection, migration_id: int | None, limit: int = 200) -> tuple[AuditEntry, ...]:
     """Newest first."""
     rows = conn.execute(
-        "SELECT at, who, host, act, detail FROM embedtui.audit"
+        "SELECT at, who, host, act, detail, role FROM embedtui.audit"
         " WHERE %(m)s::int IS NULL OR migration = %(m)s OR migration IS NULL ORDER BY id DESC LIMIT %(n)s",
         {"m": migration_id, "n": limit},
     )

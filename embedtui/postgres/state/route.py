@@ -177,6 +177,12 @@ def move_route(
     return Flip(active, canary, epoch, (time.perf_counter() - started) * 1000, changed)
 
 
+def may_move_route(conn: Connection) -> bool:
+    """Whether this role may move the pointer: an operator's, never a worker's."""
+    row = conn.execute("SELECT has_column_privilege('embedtui.route', 'active', 'UPDATE')").fetchone()
+    return bool(row and row[0])
+
+
 def touch_route(conn: Connection, name: str) -> None:
     """Tell all listeners to read the route again: call it in the transaction that renames or drops a side."""
     conn.execute("UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp() WHERE name = %s", [name])

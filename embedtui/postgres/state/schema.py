@@ -10,7 +10,7 @@ from psycopg import sql
 from embedtui.errors import DatabaseError
 from embedtui.postgres.connect import Connection
 
-VERSION = 3
+VERSION = 4
 # Any fixed number; only embedtui processes that install the schema at the same time share it.
 _LOCK = 0x656D6274
 
