@@ -644,6 +644,7 @@ class Engine:
             Refused: something blocks it (``override``, a reason, passes what may be passed), or another was first.
         """
         migration = self._live()
+        self._say_differences()
         gate = self._read(lambda conn: current_evaluation(conn, migration))
         flip = cutovers.cutover(
             self.dsn, migration, percent, gate=gate, override=override, stop=stop, on_wait=self._say_waiting
@@ -662,6 +663,7 @@ class Engine:
     def postpone(self, percent: int = 100, *, override: str = "") -> None:
         """Cut over by itself once the sync queue is empty; a worker has to be running."""
         migration = self._live()
+        self._say_differences()
         gate = self._read(lambda conn: current_evaluation(conn, migration))
         cutovers.postpone(self.dsn, migration, percent, gate=gate, override=override)
 

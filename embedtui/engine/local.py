@@ -8,7 +8,7 @@ from typing import Any
 
 from embedtui.config import KNOWN_MODELS, LOCAL_ONLY, KnownModel, ModelSettings, Settings
 from embedtui.errors import Refused
-from embedtui.model import EmbeddingModel, IndexMethod, Migration
+from embedtui.model import EmbeddingModel, IndexMethod, Migration, Phase
 from embedtui.postgres.connect import redact
 
 _KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "gemini": "GEMINI_API_KEY"}
@@ -23,6 +23,7 @@ _LIVE_MODEL = (
     "retired",
 )
 _LIVE_SECTIONS = ("index", "throttle", "gate", "cutover")
+_FLIPPED = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP, Phase.DONE)
 _ON_ITS_OWN = ("pointer", "rename")
 """Strategies that act on the database alone, with the rights that the operator has there anyway."""
 
@@ -61,6 +62,7 @@ def as_set_here(migration: Migration, settings: Settings | None, environ: Mappin
                 unsaid.pop(path, None)
         if section:
             sections[head] = section
+    _keep_exchange(migration, sections)
     _decide_cutover(settings, sections, unsaid)
     return replace(migration, old_model=old, new_model=new, settings=sections, unsaid=unsaid)
 
@@ -79,9 +81,10 @@ def _model(
     if variable is None:
         own = _KEY_VARIABLES.get(provider, "")
         variable = known.key_variable if known is not None and known.provider == provider else own
-        if remembered == "":  # no key at all tells nobody a secret
+        # settings that name the model mean its usual variable, as at the start
+        if not given.name and remembered == "":  # no key at all tells nobody a secret
             variable = ""
-        elif remembered not in (None, variable):
+        elif not given.name and remembered not in (None, variable):
             unsaid[f"{side}.key_variable"] = remembered
     url = given.base_url
     if provider != "openai" and settings.origin(f"{side}.base_url").startswith("OPENAI_BASE_URL"):
@@ -101,6 +104,15 @@ def _model(
         else None
     )
     return replace(stored, base_url=url, key_variable=variable, unusable=unusable, **live)
+
+
+def _keep_exchange(migration: Migration, sections: Mapping[str, object]) -> None:
+    """Whether names were exchanged is a fact of the table once it is cut over, and no longer for settings to say."""
+    stored, here = migration.settings.get("cutover"), sections.get("cutover")
+    if migration.phase in _FLIPPED and isinstance(stored, dict) and isinstance(here, dict):
+        before = stored.get("strategy", "pointer")
+        if "rename" in (before, here.get("strategy", "pointer")):
+            here["strategy"] = before
 
 
 def _decide_cutover(settings: Settings, sections: Mapping[str, object], unsaid: dict[str, object]) -> None:

@@ -95,7 +95,7 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
     ),
     Role.APPLICATION: _rights(
         "SELECT route_side",
-        "SELECT (id, name, epoch, epoch_seen_at) listener",
+        "SELECT (id, name, epoch, epoch_seen_at, searches_old, searches_new) listener",
         "INSERT (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new) listener",
         "UPDATE (epoch, epoch_seen_at, heartbeat, searches_old, searches_new) listener",
         "DELETE listener",

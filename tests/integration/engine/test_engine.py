@@ -128,7 +128,7 @@ def test_both_sides_are_compared_under_the_applications_filter(
         engine.run(threading.Event())
     access = {"OPENAI_API_KEY": api.key, "OPENAI_BASE_URL": api.base_url}
     with contextlib.closing(Engine(database, environ=access)) as screen:  # knows no settings, and runs nobody's SQL
-        with pytest.raises(Refused, match="gate.where"):
+        with pytest.raises(Refused, match=r"gate\.where"):
             screen.compare()
         made = screen.compare(where="id % 2 = 0")
         assert made.where == "id % 2 = 0"
