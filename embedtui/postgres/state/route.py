@@ -1,12 +1,7 @@
 """The pointer: one row a route name, moved by compare-and-set on its epoch and told to every listener.
 
-Rights an application role needs to route and search (nothing on the tables behind)::
-
-    GRANT USAGE ON SCHEMA embedtui TO app;
-    GRANT SELECT ON embedtui.route_side TO app;
-    GRANT SELECT, INSERT, UPDATE, DELETE ON embedtui.listener TO app;  -- only for Routers that report themselves
-
-EXECUTE on ``embedtui.route``, ``embedtui.search`` and ``embedtui.side_for`` is PUBLIC's by default. The functions run
+What an application role needs to route and search (nothing on the tables behind) is in ``privileges.RIGHTS``. The
+functions run
 with the caller's rights, so the role also needs SELECT on the searched table and, where there is one, on the side table
 (and INSERT and UPDATE there to write vectors with ``put``).
 """
