@@ -317,7 +317,8 @@ class Settings:
                 place = result.setdefault(head, {}) if head else result
                 assert isinstance(place, dict)
                 value = self.value(spec.path)
-                place[rest] = value.value if isinstance(value, IndexMethod) else value
+                plain = list(value) if isinstance(value, tuple) else value
+                place[rest] = plain.value if isinstance(plain, IndexMethod) else plain
         return result
 
     def says(self, path: str) -> bool:
