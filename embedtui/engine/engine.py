@@ -177,7 +177,10 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """The state as of now; a few cheap statements."""
-        return self._read(lambda conn: read_snapshot(conn, self._name, self._meter, current_evaluation, self._own_pids))
+        found = self._read(
+            lambda conn: read_snapshot(conn, self._name, self._meter, current_evaluation, self._own_pids)
+        )
+        return found if found.migration is None else replace(found, migration=self._here(found.migration))
 
     def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]:
         """The audit log, newest first."""
