@@ -49,7 +49,9 @@ def _tell(event: Event) -> None:
 @override_option
 @click.option("--table-name", "typed", metavar="NAME", help="The table's name, typed to confirm.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--postpone", is_flag=True, help="Flip by itself once nothing is queued; a worker has to be running.")
+@click.option(
+    "--postpone", is_flag=True, help="Flip by itself once nothing is queued; a worker of your role has to be running."
+)
 @click.option("--cancel", is_flag=True, help="Take a postponed cutover back.")
 @json_option
 def cutover(

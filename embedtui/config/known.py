@@ -5,6 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+LOCAL_ONLY = (
+    "old_model.base_url",
+    "old_model.key_variable",
+    "new_model.base_url",
+    "new_model.key_variable",
+    "throttle.probe_query",
+    "gate.where",
+    "cutover.env_file",
+    "cutover.hook",
+    "cutover.hook_variables",
+)
+"""Settings that act on the machine, or with the rights, of whoever runs embedtui: a command, a file, where texts and
+keys are sent, SQL. They are stored to be seen, and followed only where this machine's own settings say them."""
+
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text; the guess until a provider's ``usage`` calibrates it."""
 

@@ -137,6 +137,14 @@ def variable(value: object) -> str:
     return value
 
 
+def variables(value: object) -> tuple[str, ...]:
+    """Names of environment variables: a list, or a text with commas."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError('must be a list of environment variables, e.g. ["KUBECONFIG"]')
+    return tuple(variable(part) for part in parts)
+
+
 def variable_or_none(value: object) -> str:
     """The name of an environment variable, or empty for none."""
     return "" if value == "" else variable(value)

@@ -203,5 +203,13 @@ class Settings:
                 place = result.setdefault(head, {}) if head else result
                 assert isinstance(place, dict)
                 value = self.value(spec.path)
-                place[rest] = value.value if isinstance(value, IndexMethod) else value
+                plain = list(value) if isinstance(value, tuple) else value
+                place[rest] = plain.value if isinstance(plain, IndexMethod) else plain
         return result
+
+    def says(self, path: str) -> bool:
+        """Whether a setting was made, and is not merely its default."""
+        return path in self.origins or self.value(path) != _DEFAULTS.value(path)
+
+
+_DEFAULTS = Settings()

@@ -22,6 +22,7 @@ from embedtui.config.parsing import (
     url,
     variable,
     variable_or_none,
+    variables,
     whole,
     yes,
 )
@@ -128,6 +129,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("cutover.env_file", text, "env_file: the file that holds USE_V2_EMBEDDINGS"),
     Spec("cutover.hook", text, "hook: the command to run; its failure undoes the flip"),
     Spec("cutover.hook_timeout_seconds", number(0, 86_400, above=True), "and how long it may take"),
+    Spec("cutover.hook_variables", variables, 'variables it gets beside PATH and its like: ["KUBECONFIG"]'),
 )  # fmt: skip
 
 BY_PATH: Mapping[str, Spec] = {spec.path: spec for spec in SPECS}

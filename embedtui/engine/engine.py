@@ -24,6 +24,7 @@ from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
 from embedtui.engine.cleanup import cleanup as cleanups
 from embedtui.engine.cutover import cutover as cutovers
+from embedtui.engine.local import as_set_here, differences, require_said
 from embedtui.engine.overrides import Overrides
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.start import require_startable
@@ -82,8 +83,15 @@ from embedtui.model import (
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.sides.placement import make_placement
-from embedtui.postgres.state.audit import add_audit, read_audit
-from embedtui.postgres.state.migrations import load_migration, set_condition, set_desired, set_index_held
+from embedtui.postgres.state.audit import add_audit, add_audit_once, read_audit
+from embedtui.postgres.state.migrations import (
+    load_migration,
+    may_store_settings,
+    set_condition,
+    set_desired,
+    set_index_held,
+    store_settings,
+)
 from embedtui.providers import Embedder, ProviderFault, endpoint, make_embedder
 
 T = TypeVar("T")
@@ -116,7 +124,8 @@ class Engine:
         Args:
             dsn: connection string of the primary server.
             name: the migration's name; None is the only (or newest) one.
-            settings: needed to plan and to begin; a migration that is under way knows all it needs but the secrets.
+            settings: needed to plan and to begin, and for what acts on this machine: endpoints, keys' variables, hook,
+                files. The database has the rest of a migration that is under way.
             on_event: receives events from engine threads; must return at once.
             environ: where the providers' keys are looked up; default the settings', else the process's.
         """
@@ -162,8 +171,12 @@ class Engine:
             raise translate(error, dsn=self.dsn) from error
 
     def migration(self) -> Migration | None:
-        """The migration as stored; None where none was begun."""
-        return self._read(lambda conn: load_migration(conn, self._name))
+        """The migration as stored, with what this machine's settings say of it; None where none was begun."""
+        stored = self._read(lambda conn: load_migration(conn, self._name))
+        return None if stored is None else self._here(stored)
+
+    def _here(self, stored: Migration) -> Migration:
+        return as_set_here(stored, self.settings, self._environ)
 
     def require(self) -> Migration:
         """The migration as stored.
@@ -179,7 +192,10 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """The state as of now; a few cheap statements."""
-        return self._read(lambda conn: read_snapshot(conn, self._name, self._meter, current_evaluation, self._own_pids))
+        found = self._read(
+            lambda conn: read_snapshot(conn, self._name, self._meter, current_evaluation, self._own_pids)
+        )
+        return found if found.migration is None else replace(found, migration=self._here(found.migration))
 
     def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]:
         """The audit log, newest first."""
@@ -415,7 +431,9 @@ class Engine:
             migration = self._prepare(link, stop)
             if migration.phase.ended:
                 raise Refused(f"The migration of {migration.table} is {migration.phase}.")
+            require_said(migration, "new_model.")
             self._ride_out(link, lambda conn: self._require_provider(migration), stop)
+            self._ride_out(link, lambda conn: self._say_differences(), stop)
             if migration.desired == "pause" and not follow:  # by ourselves, for what had failed
                 self._ride_out(link, lambda conn: self.resume(), stop)
         while True:
@@ -513,6 +531,28 @@ class Engine:
             with connect(self.dsn, name="check", read_only=True) as conn:
                 require_startable(conn, settings)
 
+    def _say_differences(self) -> None:
+        """What is set here otherwise than stored counts from now on; said, audited, and stored where we may."""
+
+        def work(conn: Connection) -> str:
+            stored = load_migration(conn, self._name)
+            if stored is None:
+                return ""
+            here = self._here(stored)
+            found = "; ".join(map(str, differences(stored, here)))
+            if found:
+                with conn.transaction():
+                    add_audit_once(conn, stored.id, "settings", found)
+                    if may_store_settings(conn):
+                        store_settings(conn, here)
+            return found
+
+        found = self._write(work)
+        if found:
+            self._emit(Noted(now(), f"Settings: {found}"))
+        for path, value in self.require().unsaid.items():
+            self._emit(Noted(now(), f"Only the database says {path} = {value}: it is not followed here."))
+
     def _require_provider(self, migration: Migration) -> None:
         """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody."""
         others = any(worker.alive for worker in self.snapshot().workers)
@@ -577,9 +617,7 @@ class Engine:
                 self._connect("compare"),
                 migration,
                 queries,
-                CompareOptions(
-                    k=k, where=migration.stored.gate.where if where is None else where, source=source, again=again
-                ),
+                CompareOptions(k=k, where=_filter(migration, where), source=source, again=again),
                 embedders=self._query_embedders(migration),
                 replica=connector(replica_dsn, "compare") if replica_dsn else None,
                 progress=progress,
@@ -608,7 +646,7 @@ class Engine:
                 text,
                 k=k,
                 embedders=self._query_embedders(migration),
-                where=migration.stored.gate.where if where is None else where,
+                where=_filter(migration, where),
             )
         except ProviderFault as fault:
             raise ProviderError(fault.reason, hint=fault.hint) from None
@@ -621,6 +659,7 @@ class Engine:
 
     def _query_embedders(self, migration: Migration) -> dict[Side, Embedder | None]:
         found: dict[Side, Embedder | None] = {}
+        require_said(migration, "new_model.")
         for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
             try:
                 found[side] = None if model.retired else make_embedder(model, environ=self._environ)
@@ -651,6 +690,7 @@ class Engine:
                 placement.forget_gone(conn)
                 report = count_rows(conn, placement)
                 if sample:
+                    require_said(migration, "new_model.")
                     job = Job(self.dsn, migration, self._on_event)
                     with (
                         closing(Pacer(self.dsn, migration)) as pacer,
@@ -716,6 +756,7 @@ class Engine:
             Refused: something blocks it that ``override`` does not pass (reasons by blocker), or another was first.
         """
         migration = self._live()
+        self._say_differences()
         gate = self._read(lambda conn: current_evaluation(conn, migration))
         flip = cutovers.cutover(
             self.dsn, migration, percent, gate=gate, override=override, stop=stop, on_wait=self._say_waiting
@@ -728,11 +769,13 @@ class Engine:
             migration = load_migration(conn, self._name)
         if migration is None:
             raise Refused("No migration has begun in this database.", hint="Start with `embedtui run`.")
-        return self._flipped(cutovers.rollback(self.dsn, migration, stop=stop, on_wait=self._say_waiting))
+        here = self._here(migration)
+        return self._flipped(cutovers.rollback(self.dsn, here, stop=stop, on_wait=self._say_waiting))
 
     def postpone(self, percent: int = 100, *, override: Overrides = MappingProxyType({})) -> None:
         """Cut over by itself once the sync queue is empty; a worker has to be running."""
         migration = self._live()
+        self._say_differences()
         gate = self._read(lambda conn: current_evaluation(conn, migration))
         cutovers.postpone(self.dsn, migration, percent, gate=gate, override=override)
 
@@ -870,3 +913,11 @@ def _choice(rename: bool, archive: str | None, keep_old: bool, keep_provenance: 
         keep_provenance=keep_provenance,
         archive=cleanups.archive_target(archive) if archive is not None else None,
     )
+
+
+def _filter(migration: Migration, where: str | None) -> str:
+    """Raises Refused: only the database has one, and SQL of others does not run with our rights."""
+    if where is None:
+        require_said(migration, "gate.where")
+        return migration.stored.gate.where
+    return where

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.backfill.throttle import xmin_holder
@@ -150,7 +150,7 @@ def _workers(conn: Connection, migration: Migration, own_pids: Collection[int]) 
             heartbeat_seconds=max(0.0, silent),
             alive=alive,
             rows=count,
-            threads=tuple(ThreadStatus(name, what, beat - timedelta(seconds=age)) for name, what, age in threads),
+            threads=_threads(threads, beat),
             own=host == here and pid in own_pids,
         )
         for number, host, pid, doing, since, beat, silent, count, threads, alive, stop in rows
@@ -159,12 +159,42 @@ def _workers(conn: Connection, migration: Migration, own_pids: Collection[int]) 
 
 def _holds(conn: Connection, migration: Migration) -> tuple[Hold, ...]:
     rows = conn.execute(
-        "SELECT DISTINCT ON (h.name) h.name, h.detail, h.since FROM embedtui.worker w,"
-        " jsonb_to_recordset(w.holds) AS h (name text, detail text, since timestamptz)"
-        f" WHERE w.migration = %s AND w.stopped_at IS NULL AND {ALIVE.format('w.id')} ORDER BY h.name, h.since",
+        "SELECT w.holds FROM embedtui.worker w"
+        f" WHERE w.migration = %s AND w.stopped_at IS NULL AND {ALIVE.format('w.id')}",
         [migration.id],
     )
-    return tuple(Hold(*row) for row in rows)
+    found: dict[str, Hold] = {}
+    for (holds,) in rows:
+        for hold in _stored_holds(holds):
+            known = found.get(hold.name)
+            if known is None or (hold.since or _EVER) < (known.since or _EVER):
+                found[hold.name] = hold
+    return tuple(found[name] for name in sorted(found))
+
+
+_EVER = datetime.max.replace(tzinfo=UTC)
+
+
+def _stored_holds(value: object) -> tuple[Hold, ...]:
+    """A worker's holds; one that wrote something else is its own affair and ends no screen."""
+    try:
+        return tuple(
+            Hold(str(each["name"]), str(each["detail"]), each["since"] and datetime.fromisoformat(each["since"]))
+            for each in value  # type: ignore[attr-defined]
+        )
+    except (TypeError, ValueError, KeyError):
+        return ()
+
+
+def _threads(value: object, beat: datetime) -> tuple[ThreadStatus, ...]:
+    """A worker's threads, likewise."""
+    try:
+        return tuple(
+            ThreadStatus(str(name), str(what), beat - timedelta(seconds=age))
+            for name, what, age in value  # type: ignore[attr-defined]
+        )
+    except (TypeError, ValueError, OverflowError):
+        return ()
 
 
 def _backfill(conn: Connection, migration: Migration, meter: RateMeter, queued: int) -> BackfillStatus:

@@ -78,3 +78,5 @@ class AuditEntry:
     host: str
     act: str
     detail: str
+    role: str = ""
+    """The database role that wrote it, by the server's word; ``who`` and ``host`` are by the client's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -42,6 +43,8 @@ class EmbeddingModel:
     """The provider no longer answers for it."""
     id: int | None = None
     """Id in embedtui.model once registered."""
+    unusable: tuple[str, str] | None = None
+    """Why this machine may not ask it, and what its settings would have to say; None where they say all."""
 
     @property
     def called(self) -> str:
@@ -93,6 +96,9 @@ class Migration:
     desired: str
     """``run`` or ``pause``: what the operators want."""
     settings: dict[str, object] = field(default_factory=dict)
+    unsaid: Mapping[str, object] = field(default_factory=dict)
+    """Settings by their names in the file that would act on this machine, and that only the database has: to be shown
+    and compared, never to be followed."""
     index_held: bool = False
     """The operators do not want the workers to build the index yet."""
     phase_at: datetime | None = None

@@ -71,6 +71,8 @@ class CutoverSettings:
     env_file: str | None = None
     hook: str | None = None
     hook_timeout_seconds: float = 60.0
+    hook_variables: tuple[str, ...] = ()
+    """Environment variables that the hook gets beside PATH and its like."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) ->
     Raises:
         ProviderFault: (CONFIGURATION) the key is missing, or no endpoint is known.
     """
+    if model.unusable is not None:
+        reason, hint = model.unusable
+        raise ProviderFault(FaultClass.CONFIGURATION, "not_local", reason, hint=hint)
     environ = os.environ if environ is None else environ
     base_url = model.base_url
     if not base_url and model.provider == "openai":

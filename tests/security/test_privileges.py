@@ -1,8 +1,7 @@
-"""The least-privilege set-up of docs/privileges.md: owner, worker and application, each with no more than it says."""
+"""The least-privilege set-up of docs/privileges.md in both placements: owner, worker and application."""
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,16 +10,18 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
+from embedtui.config import Settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.engine import Engine
+from embedtui.engine.grants import grants
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
 from embedtui.model import Phase
+from embedtui.postgres.state.privileges import Role
 from embedtui.router import Router
 from tests.kits.support import NEW, OLD, make_documents, settings_for
-
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "privileges.md"
 
 
 @dataclass
@@ -31,18 +32,12 @@ class Roles:
     owner: str
     worker: str
     application: str
-    names: dict[str, str]
 
-    def grant(self, heading: str) -> None:
-        """Run the SQL that the documentation gives under ``heading``."""
-        text = DOCUMENTED.read_text().partition(f"## {heading}\n")[2]
-        found = re.search(r"```sql\n(.*?)```", text, re.DOTALL)
-        assert found is not None
-        script = found[1]
-        for name, real in self.names.items():
-            script = re.sub(rf"\b{name}\b", real, script)
-        with psycopg.connect(self.admin, autocommit=True) as conn:
-            conn.execute(script)  # type: ignore[arg-type]
+    def grant(self, by: Settings, role: Role, dsn: str) -> None:
+        """What the command gives; by the administrator for the owner, and by the owner for the others."""
+        name = conninfo_to_dict(dsn)["user"]
+        assert isinstance(name, str)
+        grants(by, {role: name}, apply=True)
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -69,7 +64,7 @@ def roles(server: EmbeddedServer, database: str) -> Iterator[Roles]:
         conn.execute(f"ALTER TABLE documents OWNER TO {names['migration_owner']}")
         conn.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON documents TO {names['application']}")
         dsns = [server.dsn(base, name) for name in names.values()]
-        yield Roles(database, *dsns, {**names, "mydb": base})
+        yield Roles(database, *dsns)
         every = ", ".join(names.values())
         conn.execute(f"REASSIGN OWNED BY {every} TO postgres")
         conn.execute(f"DROP OWNED BY {every}")
@@ -80,13 +75,11 @@ def roles(server: EmbeddedServer, database: str) -> Iterator[Roles]:
 def test_owner_prepares_worker_embeds_application_needs_nothing_new(
     roles: Roles, api: LoopbackServer, tmp_path: Path, placement: str
 ) -> None:
-    roles.grant("The owner")
     settings = settings_for(roles.owner, api, tmp_path, {"placement": placement})
+    roles.grant(settings_for(roles.admin, api, tmp_path), Role.OPERATOR, roles.owner)
     owner = Engine(roles.owner, settings=settings)
     owner.prepare()
-    roles.grant("A worker")
-    if placement == "table":
-        roles.grant("A worker, side table")
+    roles.grant(settings, Role.WORKER, roles.worker)
     worker = Engine(roles.worker, environ=settings.environ)
     # the index is the owner's: the worker says so and leaves the rest done
     with pytest.raises(EmbedtuiError) as caught:
@@ -105,9 +98,7 @@ def test_owner_prepares_worker_embeds_application_needs_nothing_new(
     owner.cutover(override={"gate": "test"})
     with psycopg.connect(roles.application, autocommit=True) as conn:
         conn.execute("UPDATE documents SET content = 'edited again' WHERE id = 1")
-    roles.grant("The application, with a Router or in SQL")
-    if placement == "table":
-        roles.grant("The application, side table")
+    roles.grant(settings, Role.APPLICATION, roles.application)
     query = hash_model(16)(["document number 7"], None)[0]
     with Router(roles.application) as router, psycopg.connect(roles.application, autocommit=True) as conn:
         assert router.route("documents").search(conn, query, 1)[0].key == ("7",)
@@ -122,7 +113,7 @@ def test_owner_prepares_worker_embeds_application_needs_nothing_new(
 
 
 def test_row_security_is_an_error_and_never_fewer_rows(roles: Roles, api: LoopbackServer, tmp_path: Path) -> None:
-    roles.grant("The owner")
+    roles.grant(settings_for(roles.admin, api, tmp_path), Role.OPERATOR, roles.owner)
     with psycopg.connect(roles.admin, autocommit=True) as conn:
         conn.execute("ALTER TABLE documents ENABLE ROW LEVEL SECURITY; ALTER TABLE documents FORCE ROW LEVEL SECURITY")
         conn.execute("CREATE POLICY even_rows ON documents USING (id % 2 = 0)")

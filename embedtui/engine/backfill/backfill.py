@@ -149,17 +149,26 @@ def claim(conn: Connection, migration: Migration, worker: int | None) -> Shard |
                       pg_catalog.pg_relation_filenode(s.leaf),
                       (SELECT nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
                        ON n.oid = c.relnamespace WHERE c.oid = s.leaf),
-                      (SELECT relname FROM pg_catalog.pg_class WHERE oid = s.leaf)
+                      (SELECT relname FROM pg_catalog.pg_class WHERE oid = s.leaf),
+                      s.leaf = %(table)s OR s.leaf IN (
+                          SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass))
             """,
-            {"w": worker, "m": migration.id, "lease": LEASE_SECONDS, "grace": GRACE_SECONDS},
+            {
+                "w": worker,
+                "m": migration.id,
+                "table": migration.table_oid,
+                "lease": LEASE_SECONDS,
+                "grace": GRACE_SECONDS,
+            },
         ).fetchone()
         if row is None:
             return None
-        number, leaf, filenode, first, last, passes, current, schema, name = row
-        if current == filenode:
+        number, leaf, filenode, first, last, passes, current, schema, name, ours = row
+        # any other leaf (planted, or detached) would be read, sent away and written with our rights
+        if current == filenode and ours:
             return Shard(number, TableName(schema, name), first, last, passes, filenode)
         conn.execute("UPDATE embedtui.shard SET state = 'done' WHERE id = %s", [number])
-        if current is not None:  # rewritten; a dropped leaf simply goes
+        if current is not None and ours:  # rewritten; a dropped leaf simply goes
             plan_shards(conn, migration.id, migration.table_oid)
         elif leaf == migration.table_oid:
             raise TableError(f"Table {migration.table} is gone.", hint="`embedtui abort` ends this.")

@@ -547,7 +547,7 @@ def cleanup(
             _begin(conn, migration, choice, passed, epoch)
             state = _state(conn, migration)
         migration = _present(conn, migration)
-        choice = _stored_choice(state.record)
+        choice = _confirmed_choice(state, choice)
         for step in cleanup_statements(conn, migration, choice):
             if stop.is_set():
                 raise Interrupted(f"Stopped before the step {step.name!r}.", hint="Run it again to complete it.")
@@ -808,6 +808,20 @@ def _stored_choice(record: dict[str, Any]) -> CleanupChoice:
     elif "file" in stored:
         archive = Path(stored["file"])
     return CleanupChoice(record["rename"], record["keep_old"], record["keep_provenance"], archive)
+
+
+def _confirmed_choice(state: _State, asked: CleanupChoice) -> CleanupChoice:
+    """What was chosen when the cleanup began; a file on this machine is written only where this operator names it."""
+    choice = _stored_choice(state.record)
+    path = choice.archive
+    if isinstance(path, Path) and not state.has("archived"):
+        named = asked.archive.absolute() if isinstance(asked.archive, Path) else None
+        if named != path:
+            raise Refused(
+                f"The cleanup that was begun archives the old vectors to the file {path}, says the database.",
+                hint=f"If that is right, name it: --archive {path}",
+            )
+    return choice
 
 
 def _constraint_exists(conn: Connection, migration: Migration) -> bool:

@@ -21,6 +21,7 @@ from embedtui.engine.cutover.strategies import (
     rename_sql,
     settings_blockers,
     tell_services,
+    unsaid_blockers,
 )
 from embedtui.engine.overrides import Overrides, audited, pass_blockers
 from embedtui.errors import EmbedtuiError, Refused
@@ -39,6 +40,7 @@ from embedtui.postgres.state.route import (
     follow_pointer,
     forget_listeners,
     held,
+    may_move_route,
     move_route,
     read_listeners,
     read_route,
@@ -86,7 +88,8 @@ def cutover_blockers(
         release = "" if migration.phase.ended else "`embedtui run` brings it there."
         return (Blocker("phase", f"The migration is in phase {migration.phase}; a cutover needs validate.", release),)
     settings = cutover_settings(migration)
-    found = [*settings_blockers(settings, percent), *_gate(gate), *_sync(conn, migration), *_faults(conn, migration)]
+    found = [*unsaid_blockers(migration), *settings_blockers(settings, percent), *_gate(gate)]
+    found += [*_sync(conn, migration), *_faults(conn, migration)]
     if not any(blocker.name == "sync" for blocker in found):
         found += _coverage(conn, migration)
     if migration.index_method is not IndexMethod.NONE:
@@ -233,6 +236,9 @@ def rollback_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, 
         "SELECT present FROM embedtui.route_side WHERE name = %s AND side = 'old' AND migration = %s",
         [migration.name, migration.id],
     ).fetchone()
+    unsaid = unsaid_blockers(migration)
+    if unsaid:  # half a rollback, with services that were not told, is worse than one that a line of settings mends
+        return unsaid
     if row is None:
         return (Blocker("route", "There is no route yet: the old side serves."),)
     if not row[0]:
@@ -359,7 +365,8 @@ def postpone(
 ) -> None:
     """Cut over by itself once the sync queue is empty; all other blockers have to be released (or passed) now.
 
-    :func:`flip_if_due` is what does it, called by the workers. Any other flip takes it back.
+    :func:`flip_if_due` is what does it, called by the workers whose role may move the pointer. Any other flip takes it
+    back.
 
     Raises:
         Refused: something else than the queue blocks it, or the new side serves already.
@@ -408,7 +415,8 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
     try:
         with connect(dsn, name="act") as conn:
             pending = read_route(conn, migration.name).pending
-            if pending is None or _lag(conn, migration)[1] > LAG_NONE:
+            # what a worker's role may not do is left to a worker of an operator's role
+            if pending is None or not may_move_route(conn) or _lag(conn, migration)[1] > LAG_NONE:
                 return None
         try:
             return cutover(
@@ -449,7 +457,14 @@ def _present(conn: Connection, migration: Migration) -> Migration:
     now = load_migration(conn, migration.name)
     if now is None or now.id != migration.id:
         raise Refused(f"Migration {migration.name} is no longer the present one.", hint="Look again.")
-    return now
+    # how it is switched, and with what models, is for the caller's settings to say: never what has just been read
+    return replace(
+        now,
+        old_model=migration.old_model,
+        new_model=migration.new_model,
+        settings=now.settings | {"cutover": migration.settings.get("cutover", {})},
+        unsaid=migration.unsaid,
+    )
 
 
 class _Switch:

@@ -10,14 +10,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from psycopg import sql
 
 from embedtui.config import FLAG_VARIABLE, CutoverSettings
-from embedtui.errors import EmbedtuiError, SettingsError
+from embedtui.engine.local import require_said
+from embedtui.errors import EmbedtuiError, Refused, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Migration, PlacementKind, Side
 from embedtui.postgres.catalog.inspect import inspect_oid
@@ -78,8 +79,17 @@ def service_settings(migration: Migration, side: Side) -> dict[str, str]:
 
 
 def cutover_settings(migration: Migration) -> CutoverSettings:
-    """How this migration was set to switch; the same for every operator and host."""
+    """How this migration is switched from here; of a migration as loaded, without command and file."""
     return migration.stored.cutover
+
+
+def unsaid_blockers(migration: Migration) -> tuple[Blocker, ...]:
+    """What a flip would do on this machine by the database's word alone."""
+    try:
+        require_said(migration, "cutover.")
+    except Refused as refused:
+        return (Blocker("local settings", refused.message, refused.hint),)
+    return ()
 
 
 def settings_blockers(settings: CutoverSettings, percent: int) -> tuple[Blocker, ...]:
@@ -117,6 +127,7 @@ def tell_services(migration: Migration, side: Side, settings: CutoverSettings, a
                 settings.hook,
                 values | {"EMBEDTUI_ACT": act, "EMBEDTUI_ROUTE": migration.name, "EMBEDTUI_SIDE": side.value},
                 settings.hook_timeout_seconds,
+                settings.hook_variables,
             )
         except BaseException:
             if kept is not None and side is Side.NEW:
@@ -186,8 +197,23 @@ def _replace(path: Path, content: bytes) -> None:
         raise
 
 
-def run_hook(command: str, values: Mapping[str, str], timeout: float) -> str:
-    """Run ``command`` (no shell) with ``values`` added to its environment; its output, standard error included.
+HOOK_ENVIRONMENT = (
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "SSH_AUTH_SOCK",
+)  # fmt: skip
+"""Of the environment, what a hook gets unasked, with LC_*: enough to find programs and speak the operator's language,
+and no connection string or key. ``cutover.hook_variables`` names what else it needs."""
+
+
+def hook_environment(wanted: Collection[str] = ()) -> dict[str, str]:
+    """The part of this process's environment that a hook gets."""
+    names = {*HOOK_ENVIRONMENT, *wanted}
+    return {name: value for name, value in os.environ.items() if name in names or name.startswith("LC_")}
+
+
+def run_hook(command: str, values: Mapping[str, str], timeout: float, variables: Collection[str] = ()) -> str:
+    """Run ``command`` (no shell) with ``values`` and little else in its environment; its output, stderr included.
+
+    ``variables`` names what it gets beside :data:`HOOK_ENVIRONMENT`.
 
     Raises:
         HookFailed: it cannot be started, ends with another status than 0, or takes longer than ``timeout`` seconds
@@ -199,7 +225,7 @@ def run_hook(command: str, values: Mapping[str, str], timeout: float) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **values},
+            env={**hook_environment(variables), **values},
             start_new_session=True,
         )
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from typing import Any
 from psycopg import Connection
 
 from embedtui.config import SPECS, ModelSettings, Settings
+from embedtui.engine.local import as_set_here
 from embedtui.errors import SettingsError, TableError
 from embedtui.model import PlacementKind
 from embedtui.postgres.catalog.tables import find_table, readings
@@ -40,9 +41,10 @@ def migration_name(conn: Connection[Any], settings: Settings) -> str | None:
 
 def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Settings:
     """The settings with all that the migration under way has stored; as they are where there is none."""
-    live = state.load_migration(conn, migration_name(conn, settings))
-    if live is None or live.phase.ended:
+    stored = state.load_migration(conn, migration_name(conn, settings))
+    if stored is None or stored.phase.ended:
         return settings
+    live = as_set_here(stored, settings, settings.environ)
     values: dict[str, object] = {
         "name": live.name,
         "table": live.table.name,
@@ -60,10 +62,8 @@ def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Set
         values["new_column"] = live.new_column
     for side, model in (("old_model", live.old_model), ("new_model", live.new_model)):
         values |= {f"{side}.{each.name}": getattr(model, each.name) for each in fields(ModelSettings)}
-    for head, stored in live.settings.items():
-        values |= (
-            {f"{head}.{name}": value for name, value in stored.items()} if isinstance(stored, dict) else {head: stored}
-        )
+    for head, section in live.settings.items():
+        values |= {f"{head}.{k}": v for k, v in section.items()} if isinstance(section, dict) else {head: section}
     known = {spec.path for spec in SPECS}
     return settings.with_values(
         {path: value for path, value in values.items() if path in known and value is not None},

@@ -8,6 +8,7 @@ from typing import Any
 from psycopg import Connection
 
 from embedtui.config import Settings
+from embedtui.engine.local import as_set_here
 from embedtui.engine.plan.checks import load_checks, provider_check, standing_checks, text_checks
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.estimates import estimate_seconds, estimate_texts, estimate_tokens
@@ -35,7 +36,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         settings = settings_of_live_migration(conn, settings)
     draft = resolve(conn, settings)
     placement, why = choose_placement(draft, settings)
-    migration = _numbered(conn, draft.migration(placement))
+    migration = _numbered(conn, draft.migration(placement), settings)
     estimate = estimate_texts(conn, migration, draft)
     tokens = estimate_tokens(migration, estimate)
     price = migration.new_model.price_per_million
@@ -60,9 +61,10 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     )
 
 
-def _numbered(conn: Connection[Any], migration: Migration) -> Migration:
+def _numbered(conn: Connection[Any], migration: Migration, settings: Settings) -> Migration:
     """The migration with the id it has, or would get next, since the names of triggers carry it."""
     live = state.load_migration(conn, migration.name)
     if live is not None and not live.phase.ended and live.table_oid == migration.table_oid:
-        return replace(migration, id=live.id)
+        unusable = as_set_here(live, settings, settings.environ).new_model.unusable
+        return replace(migration, id=live.id, new_model=replace(migration.new_model, unusable=unusable))
     return replace(migration, id=(live.id if live else 0) + 1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from embedtui.model import (
-    AuditEntry,
-)
+from embedtui.model import AuditEntry
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.redaction import redact
 
@@ -20,8 +18,18 @@ def add_audit(conn: Connection, migration_id: int | None, act: str, detail: str 
 def read_audit(conn: Connection, migration_id: int | None, limit: int = 200) -> tuple[AuditEntry, ...]:
     """Newest first."""
     rows = conn.execute(
-        "SELECT at, who, host, act, detail FROM embedtui.audit"
+        "SELECT at, who, host, act, detail, role FROM embedtui.audit"
         " WHERE %(m)s::int IS NULL OR migration = %(m)s OR migration IS NULL ORDER BY id DESC LIMIT %(n)s",
         {"m": migration_id, "n": limit},
     )
     return tuple(AuditEntry(*row) for row in rows)
+
+
+def add_audit_once(conn: Connection, migration_id: int, act: str, detail: str) -> None:
+    """As :func:`add_audit`, unless the last line of this act says the same of this host."""
+    last = conn.execute(
+        "SELECT detail, host FROM embedtui.audit WHERE migration = %s AND act = %s ORDER BY id DESC LIMIT 1",
+        [migration_id, act],
+    ).fetchone()
+    if last != (redact(detail), host_name()):
+        add_audit(conn, migration_id, act, detail)

@@ -11,6 +11,13 @@ from psycopg.types.json import Jsonb
 
 from embedtui.postgres.connect import Connection
 
+_COUNTS = (
+    "(role = current_user OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role"
+    " AND pg_catalog.pg_has_role(r.oid, (SELECT relowner FROM pg_catalog.pg_class"
+    " WHERE oid = 'embedtui.evaluation'::regclass), 'MEMBER')))"
+)
+"""SQL: one's own, or an operator's; a verdict that a worker's role wrote is evidence to nobody else."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewEvaluation:
@@ -79,7 +86,8 @@ def newest_evaluation(
 ) -> StoredEvaluation | None:
     """The newest evaluation; with a ``digest`` only of those that saw it and were asked ``request``."""
     row = conn.execute(
-        "SELECT id, at, k, measures, checks, verdict, state->'seen' FROM embedtui.evaluation WHERE migration = %(m)s"
+        "SELECT id, at, k, measures, checks, verdict, state->'seen' FROM embedtui.evaluation"
+        f" WHERE migration = %(m)s AND {_COUNTS}"
         " AND (%(digest)s::text IS NULL OR"
         " (state->'seen'->>'digest' = %(digest)s AND state->'seen'->>'request' = %(request)s))"
         " ORDER BY id DESC LIMIT 1",
@@ -92,7 +100,7 @@ def newest_summary(conn: Connection, migration_id: int) -> EvaluationSummary | N
     """The newest evaluation without its rankings."""
     row = conn.execute(
         "SELECT id, at, queries, verdict, state->'summary', state->'seen', (state->>'void_share')::float8"
-        " FROM embedtui.evaluation WHERE migration = %s ORDER BY id DESC LIMIT 1",
+        f" FROM embedtui.evaluation WHERE migration = %s AND {_COUNTS} ORDER BY id DESC LIMIT 1",
         [migration_id],
     ).fetchone()
     return None if row is None else EvaluationSummary(*row)

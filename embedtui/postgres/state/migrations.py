@@ -8,6 +8,7 @@ from dataclasses import replace
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from embedtui.config import LOCAL_ONLY
 from embedtui.errors import Refused
 from embedtui.model import (
     Condition,
@@ -22,7 +23,7 @@ from embedtui.model import (
 )
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.models import load_model, register_model
+from embedtui.postgres.state.models import load_model, load_model_and_orders, register_model
 from embedtui.postgres.state.schema import require_current
 from embedtui.redaction import redact
 
@@ -35,6 +36,33 @@ SELECT m.name FROM embedtui.migration m LEFT JOIN pg_catalog.pg_class c ON c.oid
    AND m.table_name = %(name)s AND m.table_schema = coalesce(%(schema)s, m.table_schema)
  ORDER BY m.id DESC LIMIT 1
 """
+
+
+def _without_orders(settings: dict[str, dict[str, object]]) -> tuple[dict[str, object], dict[str, object]]:
+    """Stored settings less those that only local settings may say, and these by their names in the file."""
+    kept: dict[str, object] = {}
+    orders: dict[str, object] = {}
+    for head, section in settings.items():
+        if not isinstance(section, dict):
+            kept[head] = section
+            continue
+        own = {name for name in section if f"{head}.{name}" in LOCAL_ONLY}
+        kept[head] = {name: value for name, value in section.items() if name not in own}
+        orders |= {f"{head}.{name}": section[name] for name in own if section[name]}
+    return kept, orders
+
+
+def _storable(settings: dict[str, object]) -> dict[str, object]:
+    """Settings as others may see them: a command or a file's name may carry what they must not."""
+    return {
+        head: {
+            name: redact(value) if f"{head}.{name}" in LOCAL_ONLY and isinstance(value, str) else value
+            for name, value in section.items()
+        }
+        if isinstance(section, dict)
+        else section
+        for head, section in settings.items()
+    }
 
 
 def create_migration(conn: Connection, migration: Migration) -> Migration:
@@ -75,7 +103,7 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
             "distance": migration.distance.value,
             "index": migration.index_method.value,
             "phase": migration.phase.value,
-            "settings": Jsonb(migration.settings),
+            "settings": Jsonb(_storable(migration.settings)),
             "content_types": list(migration.content_types),
             "equality": list(migration.key_equality),
         },
@@ -92,6 +120,9 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
 def load_migration(conn: Connection, name: str | None = None) -> Migration | None:
     """The migration called ``name`` (any, without a name): live ones before ended ones, then the newest.
 
+    Whoever can write to the database could have stored a command, a file, an endpoint or SQL: what acts on the machine
+    that reads it is in ``unsaid`` and nowhere else, until local settings say it.
+
     Raises:
         DatabaseError: the schema is that of an older or a newer program.
     """
@@ -105,6 +136,11 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
         ).fetchone()
     if row is None:
         return None
+    old_model, old_orders = load_model_and_orders(conn, row["old_model"])
+    new_model, new_orders = load_model_and_orders(conn, row["new_model"])
+    settings, orders = _without_orders(row["settings"])
+    for side, found in (("old_model", old_orders), ("new_model", new_orders)):
+        orders |= {f"{side}.{name}": value for name, value in found.items() if value is not None}
     return Migration(
         id=row["id"],
         name=row["name"],
@@ -115,8 +151,8 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
         content_columns=tuple(row["content_columns"]),
         placement=PlacementKind(row["placement"]),
         old_column=row["old_column"],
-        old_model=load_model(conn, row["old_model"]),
-        new_model=load_model(conn, row["new_model"]),
+        old_model=old_model,
+        new_model=new_model,
         new_table=TableName(row["new_schema"], row["new_table"]),
         new_column=row["new_column"],
         vector_schema=row["vector_schema"],
@@ -128,7 +164,8 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
         condition=Condition(row["condition"]),
         reason=row["reason"],
         desired=row["desired"],
-        settings=row["settings"],
+        settings=settings,
+        unsaid=orders,
         index_held=RunState.of(row["settings"]).index_held,
         phase_at=row["phase_at"],
         created_at=row["created_at"],
@@ -220,6 +257,25 @@ def set_condition(conn: Connection, migration_id: int, condition: Condition, rea
         "UPDATE embedtui.migration SET condition = %(c)s, reason = %(r)s WHERE id = %(m)s"
         " AND (condition, reason) IS DISTINCT FROM (%(c)s, %(r)s)",
         {"c": condition.value, "r": redact(reason), "m": migration_id},
+    )
+
+
+def may_store_settings(conn: Connection) -> bool:
+    """Whether this role may change what is stored of a migration's settings: an operator's, never a worker's."""
+    row = conn.execute(
+        "SELECT has_column_privilege('embedtui.migration', 'settings', 'UPDATE')"
+        " AND has_column_privilege('embedtui.model', 'base_url', 'UPDATE')"
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def store_settings(conn: Connection, migration: Migration) -> None:
+    """Bring what is stored of a migration's settings and models up to date; nothing of its identity changes."""
+    register_model(conn, migration.old_model)
+    register_model(conn, migration.new_model)
+    sections = {head: section for head, section in _storable(migration.settings).items() if isinstance(section, dict)}
+    conn.execute(
+        "UPDATE embedtui.migration SET settings = settings || %s WHERE id = %s", [Jsonb(sections), migration.id]
     )
 
 

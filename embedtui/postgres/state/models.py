@@ -54,8 +54,16 @@ def register_model(conn: Connection, model: EmbeddingModel) -> EmbeddingModel:
 
 
 def load_model(conn: Connection, model_id: int) -> EmbeddingModel:
-    """The registered model with this id."""
+    """The registered model with this id; where it is reached and with which key is for local settings to say."""
+    return load_model_and_orders(conn, model_id)[0]
+
+
+def load_model_and_orders(conn: Connection, model_id: int) -> tuple[EmbeddingModel, dict[str, object]]:
+    """The model, and what is stored of it that only local settings may say."""
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute("SELECT * FROM embedtui.model WHERE id = %s", [model_id]).fetchone()
     assert row is not None
-    return EmbeddingModel(id=row["id"], **{name: row[name] for name in _MODEL_FIELDS})
+    orders = {name: row[name] for name in ("base_url", "key_variable")}
+    unusable = (f"This machine's settings do not say how {row['name']} is reached.", "Set new_model.base_url.")
+    fields = {name: row[name] for name in _MODEL_FIELDS} | {"base_url": None, "key_variable": ""}
+    return EmbeddingModel(id=row["id"], **fields, unusable=unusable), orders

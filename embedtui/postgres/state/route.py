@@ -1,12 +1,7 @@
 """The pointer: one row a route name, moved by compare-and-set on its epoch and told to every listener.
 
-Rights an application role needs to route and search (nothing on the tables behind)::
-
-    GRANT USAGE ON SCHEMA embedtui TO app;
-    GRANT SELECT ON embedtui.route_side TO app;
-    GRANT SELECT, INSERT, UPDATE, DELETE ON embedtui.listener TO app;  -- only for Routers that report themselves
-
-EXECUTE on ``embedtui.route``, ``embedtui.search`` and ``embedtui.side_for`` is PUBLIC's by default. The functions run
+What an application role needs to route and search (nothing on the tables behind) is in ``privileges.RIGHTS``. The
+functions run
 with the caller's rights, so the role also needs SELECT on the searched table and, where there is one, on the side table
 (and INSERT and UPDATE there to write vectors with ``put``).
 """
@@ -317,6 +312,12 @@ def follow_pointer(conn: Connection, migration_id: int) -> bool:
     if row is not None:
         add_audit(conn, migration_id, "phase", row[0])
     return row is not None
+
+
+def may_move_route(conn: Connection) -> bool:
+    """Whether this role may move the pointer: an operator's, never a worker's."""
+    row = conn.execute("SELECT has_column_privilege('embedtui.route', 'active', 'UPDATE')").fetchone()
+    return bool(row and row[0])
 
 
 def touch_route(conn: Connection, name: str) -> None:

@@ -439,7 +439,9 @@ def test_without_settings_the_migration_under_way_is_planned(run: InProcess, pla
     assert run("run", *flags, "--until", "10").code == 0
     assert run("run", *flags, "--until", "10", EMBED_DIMENSIONS="7").code == 6
     said = run("plan", *flags, "--json").json
-    found = run("plan", "--json", **bare)
+    unknown = run("plan", "--json", **bare)  # where texts would go, only the database says
+    assert unknown.code == 5 and f'new_model.base_url = \\"{run.environ["OPENAI_BASE_URL"]}' in unknown.out
+    found = run("plan", "--json", EMBED_MODEL="", EMBED_DIMENSIONS="")
     assert found.code == 0, found
     assert "under way" in str(found.json["checks"])
     assert {name: found.json[name] for name in ("table", "rows", "placement", "statements")} == {

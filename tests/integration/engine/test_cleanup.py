@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from embedtui.config import IndexSettings
 from embedtui.engine.backfill.worker import LOCK_CLASS
@@ -230,7 +231,7 @@ def test_killed_between_any_two_steps_a_rerun_ends_the_same(conn: Connection, af
     cleanup(
         conn,
         now,
-        choice if after == 0 else CleanupChoice(keep_old=True),
+        choice if after == 0 else CleanupChoice(keep_old=True, archive=choice.archive if after == 1 else None),
         typed_name="documents",
         stop=threading.Event(),
         on_step=lambda step: rest.append(step.name),
@@ -460,6 +461,24 @@ def test_an_archive_file_can_be_loaded_again(conn: Connection, tmp_path: Path, n
     with conn.cursor().copy("COPY again FROM STDIN") as copy:
         copy.write(data)
     assert count(conn, f"SELECT count(*) FROM again WHERE embedding <-> {vector('id')} < 1e-4") == ROWS - 1
+
+
+def test_no_file_is_written_by_the_databases_word(conn: Connection, tmp_path: Path) -> None:
+    migration = soaked(conn)
+    planted = {
+        **dict.fromkeys(("keep_old", "keep_provenance", "not_null"), False),
+        "rename": True,
+        "overridden": [],
+        "archive": {"file": str(tmp_path / ".bashrc")},
+    }
+    conn.execute(
+        "UPDATE embedtui.migration SET settings = settings || jsonb_build_object('cleanup', %s)", [Jsonb(planted)]
+    )
+    for choice in (CleanupChoice(), CleanupChoice(archive=tmp_path / "mine.copy")):
+        with pytest.raises(Refused, match="says the database") as caught:
+            cleanup(conn, migration, choice, typed_name="documents", stop=threading.Event())
+        assert f"--archive {tmp_path / '.bashrc'}" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_archive_table(conn: Connection) -> None:

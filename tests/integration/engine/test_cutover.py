@@ -46,8 +46,16 @@ def now(conn: Connection, migration: Migration) -> Migration:
     return found
 
 
+def here(conn: Connection, migration: Migration) -> Migration:
+    """The migration as stored now, with the strategy that this test's settings ask for."""
+    loaded = now(conn, migration)
+    return dataclasses.replace(
+        loaded, settings=loaded.settings | {"cutover": migration.settings.get("cutover", {})}, unsaid={}
+    )
+
+
 def names(conn: Connection, migration: Migration, gate: EvaluationStatus | None = PASS, percent: int = 100) -> set[str]:
-    return {blocker.name for blocker in acts.cutover_blockers(conn, now(conn, migration), gate, percent)}
+    return {blocker.name for blocker in acts.cutover_blockers(conn, here(conn, migration), gate, percent)}
 
 
 def log(conn: Connection) -> list[tuple[str, str]]:

@@ -125,8 +125,11 @@ def test_both_sides_are_compared_under_the_applications_filter(
     make_documents(database, 60)
     with contextlib.closing(engine_for(database, api, tmp_path, **{"gate.where": "id % 2 = 0"})) as engine:
         engine.run(threading.Event())
-    with contextlib.closing(Engine(database, environ={"OPENAI_API_KEY": api.key})) as screen:  # knows no settings
-        made = screen.compare()
+    access = {"OPENAI_API_KEY": api.key, "OPENAI_BASE_URL": api.base_url}
+    with contextlib.closing(Engine(database, environ=access)) as screen:  # knows no settings, and runs nobody's SQL
+        with pytest.raises(Refused, match=r"gate\.where"):
+            screen.compare()
+        made = screen.compare(where="id % 2 = 0")
         assert made.where == "id % 2 = 0"
         found = [int(row.key[0]) for query in made.queries for row in (*query.old, *query.new)]
         assert found and all(key % 2 == 0 for key in found)

@@ -371,7 +371,9 @@ def test_who_joins_without_the_right_key_disturbs_nobody(
     thread = threading.Thread(target=work)
     thread.start()
     wait_for(lambda: paid(api) > 50)
-    with contextlib.closing(Engine(database, environ={"OPENAI_API_KEY": key})) as joining:
+    with contextlib.closing(
+        Engine(database, environ={"OPENAI_API_KEY": key, "OPENAI_BASE_URL": api.base_url})
+    ) as joining:
         with pytest.raises(ProviderError):
             joining.run(threading.Event(), follow=True)
         snapshot = joining.snapshot()

@@ -1,0 +1,183 @@
+"""What this machine's own settings say of a migration: the database gives no orders to whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from embedtui.config import KNOWN_MODELS, LOCAL_ONLY, KnownModel, ModelSettings, Settings
+from embedtui.errors import Refused
+from embedtui.model import EmbeddingModel, IndexMethod, Migration, Phase
+from embedtui.redaction import redact
+
+_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "gemini": "GEMINI_API_KEY"}
+"""Of a model that the settings do not name: a provider's own key goes to the provider's own endpoint."""
+_LIVE_MODEL = (
+    "query_prefix",
+    "max_inputs",
+    "max_tokens",
+    "max_input_tokens",
+    "price_per_million",
+    "send_dimensions",
+    "retired",
+)
+_LIVE_SECTIONS = ("index", "throttle", "gate", "cutover")
+_FLIPPED = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP, Phase.DONE)
+_ON_ITS_OWN = ("pointer", "rename")
+"""Strategies that act on the database alone, with the rights that the operator has there anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting that is stored in one way and said here in another; here counts."""
+
+    path: str
+    stored: object
+    here: object
+
+    def __str__(self) -> str:
+        return f"{self.path} is {_shown(self.here)} here (stored: {_shown(self.stored)})"
+
+
+def as_set_here(migration: Migration, settings: Settings | None, environ: Mapping[str, str]) -> Migration:
+    """A loaded migration with what the local settings say of it: all that is not its identity.
+
+    What only the database has is not followed: a model whose endpoint or key's variable it alone knows is ``unusable``,
+    and a command, file or SQL text stays in ``unsaid``.
+    """
+    settings = settings or Settings()
+    unsaid = dict(migration.unsaid)
+    old = _model("old_model", migration.old_model, settings, unsaid, environ)
+    new = _model("new_model", migration.new_model, settings, unsaid, environ)
+    sections: dict[str, object] = dict(migration.settings)
+    for head in _LIVE_SECTIONS:
+        stored = sections.get(head)
+        section = dict(stored) if isinstance(stored, dict) else {}
+        for each in fields(getattr(settings, head)):
+            path = f"{head}.{each.name}"
+            if settings.says(path) and path != "index.method":  # the method is the migration's own
+                value = settings.value(path)
+                section[each.name] = value.value if isinstance(value, IndexMethod) else value
+                unsaid.pop(path, None)
+        if section:
+            sections[head] = section
+    _keep_exchange(migration, sections)
+    _decide_cutover(settings, sections, unsaid)
+    return replace(migration, old_model=old, new_model=new, settings=sections, unsaid=unsaid)
+
+
+def _model(
+    side: str, stored: EmbeddingModel, settings: Settings, unsaid: dict[str, object], environ: Mapping[str, str]
+) -> EmbeddingModel:
+    """The stored model as it is reached from here; takes what is decided out of ``unsaid``."""
+    known = KNOWN_MODELS.get(stored.name)
+    given: ModelSettings = getattr(settings, side)
+    if given.name not in (None, stored.name):  # the settings speak of another model
+        given = ModelSettings()
+    provider = given.provider or ((known or KnownModel(0, None)).provider if given.name else stored.provider)
+    variable = given.key_variable
+    remembered = unsaid.pop(f"{side}.key_variable", None)
+    if variable is None:
+        own = _KEY_VARIABLES.get(provider, "")
+        variable = known.key_variable if known is not None and known.provider == provider else own
+        # settings that name the model mean its usual variable, as at the start
+        if not given.name and remembered == "":  # no key at all tells nobody a secret
+            variable = ""
+        elif not given.name and remembered not in (None, variable):
+            unsaid[f"{side}.key_variable"] = remembered
+    url = given.base_url
+    if provider != "openai" and settings.origin(f"{side}.base_url").startswith("OPENAI_BASE_URL"):
+        url = None  # another provider's key has no business there
+    endpoint = unsaid.pop(f"{side}.base_url", None)
+    if url is None and endpoint is not None:
+        url = environ.get("OPENAI_BASE_URL") if provider == "openai" else None
+        if not url:
+            unsaid[f"{side}.base_url"] = endpoint
+    if provider != stored.provider:
+        unsaid[f"{side}.provider"] = stored.provider
+    live: dict[str, Any] = {name: getattr(given, name) for name in _LIVE_MODEL if getattr(given, name) is not None}
+    missing = {path: value for path, value in unsaid.items() if path.startswith(f"{side}.")}
+    unusable = (
+        (f"Only the database says how {stored.name} is reached: {_listed(missing)}.", _to_set(missing))
+        if missing
+        else None
+    )
+    return replace(stored, base_url=url, key_variable=variable, unusable=unusable, **live)
+
+
+def _keep_exchange(migration: Migration, sections: Mapping[str, object]) -> None:
+    """Whether names were exchanged is a fact of the table once it is cut over, and no longer for settings to say."""
+    stored, here = migration.settings.get("cutover"), sections.get("cutover")
+    if migration.phase in _FLIPPED and isinstance(stored, dict) and isinstance(here, dict):
+        before = stored.get("strategy", "pointer")
+        if "rename" in (before, here.get("strategy", "pointer")):
+            here["strategy"] = before
+
+
+def _decide_cutover(settings: Settings, sections: Mapping[str, object], unsaid: dict[str, object]) -> None:
+    """Leave in ``unsaid`` what the stored strategy would do on this machine, unless a strategy is set here."""
+    section = sections.get("cutover")
+    strategy = section.get("strategy", "pointer") if isinstance(section, dict) else "pointer"
+    needed = () if settings.says("cutover.strategy") else {"pointer": (), "rename": ("cutover.hook",)}.get(strategy)
+    for path in [path for path in unsaid if path.startswith("cutover.")]:
+        if needed is not None and path not in needed:
+            del unsaid[path]
+    if needed is None and strategy not in _ON_ITS_OWN:
+        unsaid["cutover.strategy"] = strategy
+
+
+def require_said(migration: Migration, *heads: str) -> None:
+    """Refuse an act whose orders only the database has.
+
+    Raises Refused: with what it has, and the settings to write if that is right.
+    """
+    missing = {path: value for path, value in migration.unsaid.items() if path.startswith(heads)}
+    if missing:
+        raise Refused(f"Only the database says {_listed(missing)}.", hint=_to_set(missing))
+
+
+def differences(stored: Migration, here: Migration) -> tuple[Difference, ...]:
+    """What the local settings say otherwise than the migration as loaded, in the order of the settings file."""
+    return tuple(each for each in _compared(stored, here) if _shown(each.stored) != _shown(each.here))
+
+
+def _compared(stored: Migration, here: Migration) -> Iterator[Difference]:
+    for side in ("old_model", "new_model"):
+        before, after = getattr(stored, side), getattr(here, side)
+        for name in ("base_url", "key_variable"):
+            path = f"{side}.{name}"
+            if path not in here.unsaid:
+                yield Difference(path, stored.unsaid.get(path), getattr(after, name))
+        for name in _LIVE_MODEL:
+            yield Difference(f"{side}.{name}", getattr(before, name), getattr(after, name))
+    for head in _LIVE_SECTIONS:
+        before, after = stored.settings.get(head), here.settings.get(head)
+        if not isinstance(after, dict):
+            continue
+        old = before if isinstance(before, dict) else {}
+        for name, value in after.items():
+            path = f"{head}.{name}"
+            was = stored.unsaid.get(path) if path in LOCAL_ONLY else old.get(name)
+            yield Difference(path, was or None, value or None) if path in LOCAL_ONLY else Difference(path, was, value)
+
+
+def _listed(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{path} = {_shown(value)}" for path, value in sorted(settings.items()))
+
+
+def _to_set(missing: Mapping[str, object]) -> str:
+    lines = []
+    for path, value in sorted(missing.items()):
+        head, _, name = path.rpartition(".")
+        lines.append(f"[{head}] {name} = {_shown(value)}")
+    return f"If that is right, say so in this machine's embedtui.toml: {'; '.join(lines)}"
+
+
+def _shown(value: object) -> str:
+    """As the settings file spells it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return f'"{redact(value)}"' if isinstance(value, str) else "unset" if value is None else str(value)

@@ -1,0 +1,262 @@
+"""What each role may do in schema ``embedtui``, and the SQL that grants just that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from psycopg import sql
+
+from embedtui.model import Migration, PlacementKind, TableName
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.names import relation
+from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
+
+FUNCTIONS = ("route", "side_for", "search", "put")
+"""What an application may call; all run with its own rights."""
+
+
+class Role(StrEnum):
+    """Whose role it is."""
+
+    OPERATOR = "operator"
+    """Owns the table and schema ``embedtui``: prepares, builds the index, moves the pointer, cleans up."""
+    WORKER = "worker"
+    """Embeds, keeps both sides current, compares, verifies."""
+    APPLICATION = "application"
+    """Routes, searches and writes vectors, by Router or SQL."""
+    WATCHER = "watcher"
+    """Looks at the dashboard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """A privilege on a relation of schema ``embedtui``, or on some of its columns."""
+
+    privilege: str
+    relation: str
+    columns: tuple[str, ...] = ()
+    """Empty: all, also those that a later version adds."""
+
+    def statement(self, role: str) -> sql.Composed:
+        """The GRANT."""
+        columns = sql.SQL(" ({})").format(_list(self.columns)) if self.columns else sql.SQL("")
+        kind = sql.SQL("SEQUENCE " if self.relation.endswith("_seq") else "")
+        return sql.SQL("GRANT {}{} ON {}{} TO {}").format(
+            sql.SQL(self.privilege), columns, kind, sql.Identifier("embedtui", self.relation), sql.Identifier(role)
+        )
+
+
+def _rights(*lines: str) -> tuple[Right, ...]:
+    """Rights as a DBA writes them: ``UPDATE (condition, reason) migration``."""
+    found = []
+    for line in lines:
+        head, _, table = line.rpartition(" ")
+        privilege, _, columns = head.partition(" ")
+        found.append(Right(privilege, table, tuple(name.strip() for name in columns.strip("()").split(",") if name)))
+    return tuple(found)
+
+
+_WATCHER_READS = (
+    "schema_version", "model", "migration", "worker", "shard", "queue_id_seq", "pace", "route", "listener", "audit",
+    "route_side",
+)  # fmt: skip
+_WORKER_READS = (
+    "schema_version", "model", "migration", "worker", "shard", "queue", "queue_id_seq", "fault", "stale", "pace",
+    "route", "listener", "query", "query_vector", "evaluation", "verdict", "audit",
+)  # fmt: skip
+
+RIGHTS: Mapping[Role, tuple[Right, ...]] = {
+    Role.WORKER: _rights(
+        *(f"SELECT {table}" for table in _WORKER_READS),
+        # never what is migrated, how, or where to: the operator's statements are made of these columns
+        "UPDATE (phase, phase_at, condition, reason, desired, total_rows, synced, synced_tokens) migration",
+        "INSERT (migration, host, pid, operator) worker",
+        "UPDATE (doing, since, threads, holds, rows, heartbeat, stopped_at) worker",
+        "INSERT (migration, leaf, filenode, first_block, last_block) shard",
+        "UPDATE (state, worker, lease_until, passes, rows, updates, hot_updates, tokens) shard",
+        "INSERT (migration, key, kind) queue",
+        "DELETE queue",
+        "INSERT (migration, key, side, class, reason) fault",
+        "UPDATE (reason, attempts, state, last_seen) fault",
+        "DELETE fault",
+        "INSERT (migration, key) stale",
+        "DELETE stale",
+        # not the knobs: rates, concurrency and spend cap are the operator's
+        "UPDATE (token_level, request_level, filled_at, blocked_until, blocked_why, concurrency, spent_tokens,"
+        " requests, rejected, characters_per_token) pace",
+        "INSERT (migration, text, row_key, relevant, source) query",
+        "UPDATE (relevant, source) query",
+        "INSERT (query, model, vector) query_vector",
+        "UPDATE (vector) query_vector",
+        # neither time nor role: these the server says
+        "INSERT (migration, who, k, queries, measures, checks, verdict, state) evaluation",
+        "INSERT (migration, who, host, act, detail) audit",
+    ),
+    Role.APPLICATION: _rights(
+        "SELECT route_side",
+        "SELECT (id, name, epoch, epoch_seen_at, searches_old, searches_new) listener",
+        "INSERT (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new) listener",
+        "UPDATE (epoch, epoch_seen_at, heartbeat, searches_old, searches_new) listener",
+        "DELETE listener",
+    ),
+    # no keys, texts, vectors or notes: whoever may not read the table reads nothing of its rows here either
+    Role.WATCHER: _rights(
+        *(f"SELECT {table}" for table in _WATCHER_READS),
+        "SELECT (id, migration, kind, at) queue",
+        "SELECT (id, migration, side, class, reason, attempts, state, first_seen, last_seen) fault",
+        "SELECT (migration, side, at) stale",
+        "SELECT (id, migration, at, who, role, k, queries, checks, verdict, state) evaluation",
+    ),
+}
+"""By role; an operator owns it all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleFacts:
+    """What the catalog says of a role."""
+
+    name: str
+    superuser: bool
+    owns_schema: bool
+    """Owns schema ``embedtui``, or is a member of the role that does."""
+
+
+def role_facts(conn: Connection, name: str) -> RoleFacts | None:
+    """None: there is no such role."""
+    row = conn.execute(
+        "SELECT r.rolsuper, coalesce((SELECT pg_catalog.pg_has_role(r.oid, n.nspowner, 'MEMBER')"
+        " FROM pg_catalog.pg_namespace n WHERE n.nspname = 'embedtui'), false)"
+        " FROM pg_catalog.pg_roles r WHERE r.rolname = %s",
+        [name],
+    ).fetchone()
+    return None if row is None else RoleFacts(name, *row)
+
+
+def operator_sql(conn: Connection, role: str, table_oid: int | None) -> tuple[sql.Composed, ...]:
+    """What an operator needs before anything is prepared; the owner's membership only where it is missing."""
+    name = sql.Identifier(role)
+    row = conn.execute("SELECT current_database()").fetchone()
+    assert row is not None
+    statements = [
+        sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(row[0]), name),
+        sql.SQL("GRANT pg_read_all_stats TO {}").format(name),
+    ]
+    if table_oid is not None:
+        schema = conn.execute(
+            "SELECT nspname FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid"
+            " WHERE c.oid = %s",
+            [table_oid],
+        ).fetchone()
+        if schema is not None:
+            statements.append(sql.SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(sql.Identifier(schema[0]), name))
+    owners = conn.execute(
+        "SELECT DISTINCT pg_catalog.pg_get_userbyid(owner) FROM"
+        " (SELECT relowner AS owner FROM pg_catalog.pg_class WHERE oid = %(table)s"
+        "  UNION SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'embedtui') o"
+        " WHERE NOT pg_catalog.pg_has_role(%(role)s, owner, 'MEMBER')",
+        {"table": table_oid, "role": role},
+    ).fetchall()
+    statements += [sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), name) for (owner,) in owners]
+    return tuple(statements)
+
+
+def state_sql(conn: Connection, role: Role, name: str) -> tuple[sql.Composed, ...]:
+    """Take away what ``name`` has in schema ``embedtui`` and grant what ``role`` needs; a rerun changes nothing."""
+    who = sql.Identifier(name)
+    schema = sql.Identifier("embedtui")
+    statements = [
+        sql.SQL("REVOKE ALL ON ALL {} IN SCHEMA {} FROM {}").format(sql.SQL(kind), schema, who)
+        for kind in ("TABLES", "SEQUENCES", "FUNCTIONS")
+    ]
+    statements.append(sql.SQL("REVOKE ALL ON SCHEMA {} FROM {}").format(schema, who))
+    statements.append(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, who))
+    statements += [right.statement(name) for right in RIGHTS[role]]
+    if role is Role.APPLICATION:
+        functions = conn.execute(
+            "SELECT oid::regprocedure::text FROM pg_catalog.pg_proc WHERE pronamespace = 'embedtui'::regnamespace"
+            " AND proname = ANY (%s) ORDER BY 1",
+            [list(FUNCTIONS)],
+        ).fetchall()
+        statements += [
+            sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(sql.SQL(text), who) for (text,) in functions
+        ]
+    return tuple(statements)
+
+
+def table_sql(conn: Connection, migration: Migration, role: Role, name: str) -> tuple[sql.Composed, ...]:
+    """What ``role`` needs on the migrated table, its partitions and the side table; never more than it has to have.
+
+    An application gets on the new side what it has on the old column.
+    """
+    if role is Role.WORKER:
+        return tuple(_worker_table_sql(conn, migration, name))
+    if role is Role.APPLICATION:
+        return tuple(_application_table_sql(conn, migration, name))
+    return ()
+
+
+def _worker_table_sql(conn: Connection, migration: Migration, name: str) -> Iterator[sql.Composed]:
+    who = sql.Identifier(name)
+    side = new_side(migration)
+    new = (side.embedding, side.model, side.source) if migration.placement is PlacementKind.COLUMN else ()
+    old = migration.old_column
+    # the system columns are how a row's place and version are told
+    read = ("ctid", "tableoid", "xmin", *dict.fromkeys((*migration.key_columns, *migration.content_columns, old, *new)))
+    tables = _tree(conn, migration)
+    for schema in dict.fromkeys((*(table.schema for table in (*tables, side.table)), migration.vector_schema)):
+        if not _may(conn, "SELECT has_schema_privilege(%s, %s, 'USAGE')", name, schema):
+            yield sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), who)
+    for table in tables:
+        yield sql.SQL("GRANT SELECT ({}), UPDATE ({}) ON {} TO {}").format(
+            _list(read), _list((old, *new)), relation(table), who
+        )
+    if migration.placement is PlacementKind.TABLE:
+        rights = "SELECT, INSERT, UPDATE" + ("" if follows_by_foreign_key(migration) else ", DELETE")
+        yield sql.SQL("GRANT {} ON {} TO {}").format(sql.SQL(rights), relation(side.table), who)
+
+
+def _application_table_sql(conn: Connection, migration: Migration, name: str) -> Iterator[sql.Composed]:
+    who = sql.Identifier(name)
+    side = new_side(migration)
+    table = relation(migration.table).as_string(conn)
+    rights = [
+        right
+        for right in ("SELECT", "UPDATE")
+        if _may(conn, "SELECT has_column_privilege(%s, %s, %s, %s)", name, table, migration.old_column, right)
+    ]
+    if migration.placement is PlacementKind.COLUMN:
+        columns = sql.SQL(" ({})").format(_list((side.embedding, side.model, side.source)))
+    else:
+        columns, rights = sql.SQL("").format(), ["INSERT, UPDATE" if right == "UPDATE" else right for right in rights]
+    if rights:
+        each = sql.SQL(", ").join(sql.SQL(right) + columns for right in rights)
+        yield sql.SQL("GRANT {} ON {} TO {}").format(each, relation(side.table), who)
+
+
+def wide_rights(conn: Connection, migration: Migration, name: str) -> tuple[str, ...]:
+    """Privileges on the whole table that a worker has and does not need."""
+    table = relation(migration.table).as_string(conn)
+    wide = ("UPDATE", "INSERT", "DELETE", "TRUNCATE", "TRIGGER")
+    return tuple(each for each in wide if _may(conn, "SELECT has_table_privilege(%s, %s, %s)", name, table, each))
+
+
+def _tree(conn: Connection, migration: Migration) -> list[TableName]:
+    """The table and, where it is partitioned, its leaves: rows are read and written leaf by leaf."""
+    rows = conn.execute(
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_partition_tree(%s::oid::regclass) t"
+        " JOIN pg_catalog.pg_class c ON c.oid = t.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE t.isleaf ORDER BY 1, 2",
+        [migration.table_oid],
+    ).fetchall()
+    return list(dict.fromkeys([migration.table, *(TableName(*row) for row in rows)]))
+
+
+def _may(conn: Connection, query: str, *parameters: str) -> bool:
+    row = conn.execute(query, parameters).fetchone()
+    return bool(row and row[0])
+
+
+def _list(names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, names))
