@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +33,9 @@ MAX_INPUT_TOKENS = 8192
 """Tokens of one input (OpenAI's limit)."""
 DEFAULT_KEY = "sk-loopback"
 """The key a server wants unless it is given another."""
+
+Spoil = Callable[[bytes], Iterable["bytes | float"]]
+"""Body of a good reply -> what goes over the wire instead, head included; a number is a pause in seconds."""
 
 ModelFunction = Callable[[Sequence[str], int | None], np.ndarray]
 """(n texts, requested dimensions or None) -> float array (n, d); raises ValueError where d cannot be had."""
@@ -112,6 +115,8 @@ class FaultKind(StrEnum):
     """400 that does not say what it is about."""
     REJECTED = "rejected"
     """400 for the whole request; give ``containing`` so that it is about particular texts."""
+    SPOILED = "spoiled"
+    """What ``spoil`` makes of a good reply, see :mod:`embedtui.demo.hostile`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,8 @@ class Fault:
     """How long a hang lasts."""
     status: int | None = None
     """Another HTTP status than the kind's own."""
+    spoil: Spoil | None = None
+    """What is sent instead of a good reply."""
 
     def matches(self, model: str, texts: Sequence[str]) -> bool:
         """Whether a request for ``texts`` meets this fault."""
@@ -161,12 +168,13 @@ class Faults:
         retry_after: float | str | None = None,
         seconds: float | None = None,
         status: int | None = None,
+        spoil: Spoil | None = None,
     ) -> Fault:
         """Put a fault in force (fields of :class:`Fault`); raises ValueError for an unknown kind."""
         header = (
             None if retry_after is None else f"{retry_after:g}" if not isinstance(retry_after, str) else retry_after
         )
-        fault = Fault(FaultKind(kind), times, containing, predicate, model, header, seconds, status)
+        fault = Fault(FaultKind(kind), times, containing, predicate, model, header, seconds, status, spoil)
         with self._lock:
             self._active.append((fault, times))
         return fault
@@ -434,6 +442,8 @@ class LoopbackServer:
             self.inputs += len(texts)
             self.tokens += tokens
             self._texts.extend(texts)
+        if fault is not None and fault.spoil is not None:
+            return _Reply(b"", {}, raw=fault.spoil(reply))
         return _Reply(reply, headers, cut="half" if fault is not None and fault.kind is FaultKind.HALF_REPLY else "")
 
     def _check_limits(self, counts: Sequence[int]) -> None:
@@ -584,6 +594,8 @@ class _Reply:
     headers: Mapping[str, str]
     cut: str = ""
     """"" (whole), ``half`` (half of the body), ``close`` (nothing) or ``reset`` (nothing, RST)."""
+    raw: Iterable[bytes | float] | None = None
+    """Sent as it is, instead of all else."""
 
 
 def _parse(body: bytes) -> _Request:
@@ -752,6 +764,14 @@ class _Handler(BaseHTTPRequestHandler):
             socket.close(self.connection.detach())
         elif reply.cut == "close":
             self.close_connection = True
+        elif reply.raw is not None:
+            self.close_connection = True
+            for piece in reply.raw:
+                if isinstance(piece, bytes):
+                    self.wfile.write(piece)
+                    self.wfile.flush()
+                elif self.api._stopping.wait(piece):
+                    return
         else:
             self._send(200, reply.body, reply.headers, half=reply.cut == "half")
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 
 from embedtui.model import EmbeddingModel, FaultClass
-from embedtui.providers.base import Embedder, EmbedReply, Kind, ProviderFault, RateLimits
+from embedtui.providers.base import BadVectors, Embedder, EmbedReply, Kind, ProviderFault, RateLimits
 
-__all__ = ["EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "make_embedder"]
+__all__ = ["BadVectors", "EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "make_embedder"]
 
 
 def make_embedder(model: EmbeddingModel, *, timeout: float = 60, environ: Mapping[str, str] | None = None) -> Embedder:
