@@ -100,9 +100,9 @@ class FaultKind(StrEnum):
     WRONG_DIMENSIONS = "wrong_dimensions"
     """Vectors one component short."""
     NAN = "nan"
-    """The first vector holds a NaN."""
+    """The first vector holds a NaN, or those of the texts that the fault is about."""
     ZERO = "zero"
-    """The first vector is zero."""
+    """The first vector is zero, or those of the texts that the fault is about."""
     FLOATS = "floats"
     """Floats although base64 was asked: legitimate for compatible servers."""
     NO_BASE64 = "no_base64"
@@ -143,11 +143,15 @@ class Fault:
 
     def matches(self, model: str, texts: Sequence[str]) -> bool:
         """Whether a request for ``texts`` meets this fault."""
-        if self.model is not None and self.model != model:
-            return False
-        if self.containing is not None and not any(self.containing in text for text in texts):
-            return False
-        return self.predicate is None or any(self.predicate(text) for text in texts)
+        return self.model in (None, model) and (len(texts) == 0 or bool(self.met(texts)))
+
+    def met(self, texts: Sequence[str]) -> list[int]:
+        """Positions of the texts that it is about."""
+        return [
+            position
+            for position, text in enumerate(texts)
+            if (self.containing is None or self.containing in text) and (self.predicate is None or self.predicate(text))
+        ]
 
 
 class Faults:
@@ -637,7 +641,9 @@ def _render(vectors: np.ndarray, request: _Request, tokens: int, fault: Fault | 
         return b"<html><body><h1>Welcome to the gateway</h1></body></html>"
     if kind in (FaultKind.NAN, FaultKind.ZERO):
         vectors = vectors.copy()  # the array may be the model's own
-        vectors[0, : 1 if kind is FaultKind.NAN else None] = np.nan if kind is FaultKind.NAN else 0
+        aimed = fault is not None and (fault.predicate is not None or fault.containing is not None)
+        places = fault.met(request.texts) if fault is not None and aimed else [0]
+        vectors[places, : 1 if kind is FaultKind.NAN else None] = np.nan if kind is FaultKind.NAN else 0
     elif kind is FaultKind.WRONG_DIMENSIONS:
         vectors = np.ascontiguousarray(vectors[:, :-1])
     if request.base64 and kind is not FaultKind.FLOATS:

@@ -14,7 +14,6 @@ from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import ProviderFault
 from embedtui.providers.faults import clean
 
-
 SLACK_BYTES = 1 << 20
 """What a reply may have beside its numbers; also what a first request of one or two texts needs to show that it was
 answered with more dimensions than were wanted."""

@@ -169,7 +169,7 @@ def make_client() -> Any:
     for transport in (client._transport, *client._mounts.values()):
         # There is no public way to a connection of a client that finds its proxies by itself; without these
         # attributes the library's own time-outs are left, which a drip of bytes never meets.
-        pool = getattr(transport, "_pool", None)
+        pool: Any = getattr(transport, "_pool", None)
         if hasattr(pool, "_network_backend"):
             pool._network_backend = _Network(pool._network_backend)
     return client

@@ -660,7 +660,7 @@ def _check_provider(settings: Settings, migration: Migration, ask: bool) -> tupl
         detail = f"{model.name} was not asked."
         return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
     detail = f"{model.name} answered with {reply.vectors.shape[1]} dimensions in {reply.seconds:.1f} s"
-    return Check("provider", "pass", detail), reply.limits
+    return Check("provider", "pass", ". ".join([detail, *reply.remarks])), reply.limits
 
 
 def readable_bytes(size: float) -> str:

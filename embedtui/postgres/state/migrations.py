@@ -189,6 +189,16 @@ def add_audit(conn: Connection, migration_id: int | None, act: str, detail: str 
     )
 
 
+def add_audit_once(conn: Connection, migration_id: int, act: str, detail: str) -> None:
+    """As :func:`add_audit`, unless the log has this line."""
+    known = conn.execute(
+        "SELECT FROM embedtui.audit WHERE migration = %s AND act = %s AND detail = %s",
+        [migration_id, act, redact(detail)],
+    )
+    if known.fetchone() is None:
+        add_audit(conn, migration_id, act, detail)
+
+
 def read_audit(conn: Connection, migration_id: int | None, limit: int = 200) -> tuple[AuditEntry, ...]:
     """Newest first."""
     rows = conn.execute(

@@ -118,7 +118,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 )
 def test_the_size_of_a_reply_is_bounded(api: LoopbackServer, encoding: str, status: int) -> None:
     """400 MB of blanks are 400 kB on the wire; they took 2 GB."""
-    api.faults.add("spoiled", spoil=hostile.bomb(400 << 20, encoding=encoding, status=status), predicate=lambda t: t != "warm")
+    bomb = hostile.bomb(400 << 20, encoding=encoding, status=status)
+    api.faults.add("spoiled", spoil=bomb, predicate=lambda text: text != "warm")
     done = subprocess.run(
         [sys.executable, "-c", _MEMORY, api.base_url, KEY], capture_output=True, text=True, check=False
     )
@@ -194,8 +195,8 @@ def test_a_wait_is_bounded_whatever_is_sent(value: str) -> None:
 
 @given(st.one_of(st.sampled_from(_ODD), st.floats().map(str), st.integers().map(str), st.text(max_size=20)))
 def test_limits_are_bounded_whatever_is_sent(value: str) -> None:
-    names = [f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("tokens", "requests")]
-    limits = parse_limits(dict.fromkeys(names, value))
+    kinds = [(what, unit) for what in ("limit", "remaining", "reset") for unit in ("tokens", "requests")]
+    limits = parse_limits({f"x-ratelimit-{what}-{unit}": value for what, unit in kinds})
     if limits is None:
         return
     for told in (limits.limit_tokens, limits.limit_requests):
