@@ -19,6 +19,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from embedtui.errors import SettingsError
 from embedtui.model import UNNAMED, Distance, EmbeddingModel, IndexMethod, PlacementKind
+from embedtui.redaction import redact
 
 CONFIG_NAME = "embedtui.toml"
 FLAG_VARIABLE = "USE_V2_EMBEDDINGS"
@@ -546,7 +547,7 @@ _SECRET_NAME = re.compile(
     r"(?i)^(api_?key|access_?key|password|passwd|secret|token|dsn|database_url|\w+_(secret|password|api_?key|token))$"
 )
 _SECRET_VALUE = re.compile(
-    r"^(sk|pk|rk)-[\w-]{8,}|^AIza[\w-]{20,}|^[a-z][a-z0-9+]*://[^/\s]*:[^/\s]*@|\bpassword\s*=\s*\S"
+    r"^(sk|pk|rk)-[\w-]{8,}|^AIza[\w-]{20,}|^[a-z][a-z0-9+]*:?//?/?[^/\s]*:\S*@|\bpassword\s*=\s*\S"
 )
 
 
@@ -577,7 +578,8 @@ def load_settings(
         try:
             values[spec.path] = spec.parse(raw)
         except ValueError as error:
-            raise SettingsError(f"{spec.path} = {_shown_value(raw)} ({origin}): {error}.") from None
+            shown = "…" if spec.path.endswith("variable") else _shown_value(raw)
+            raise SettingsError(f"{spec.path} = {shown} ({origin}): {error}.") from None
         origins[spec.path] = origin
 
     for spec, raw in _from_file(path) if path else ():
@@ -674,7 +676,8 @@ def _near_setting(name: str) -> str:
 def _shown_value(raw: object) -> str:
     """A value for an error line; what could be a secret is not repeated."""
     if isinstance(raw, str):
-        return "…" if _SECRET_VALUE.search(raw) or len(raw) > 60 else f'"{raw}"'
+        # an @ or a key's look is enough: what is mistyped matches no pattern of a URL
+        return "…" if _SECRET_VALUE.search(raw) or "@" in raw or len(raw) > 60 else f'"{redact(raw)}"'
     return str(raw)
 
 

@@ -14,16 +14,18 @@ import click
 import psycopg
 
 import embedtui
+from embedtui.cli import streams
 from embedtui.cli.common import ExampleCommand, json_option
 from embedtui.cli.evidence import compare, decide, search, verify
-from embedtui.cli.output import emit_json, plain, say
+from embedtui.cli.output import emit_json, note, plain, say
 from embedtui.cli.setup import init, plan
 from embedtui.cli.show import demo, show
 from embedtui.cli.switch import abort, cleanup, cutover, rollback
 from embedtui.cli.work import faults, index, log, pace, pause, resume, run, status, stop
 from embedtui.config import load_settings
 from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, SettingsError
-from embedtui.postgres.connect import redact, translate
+from embedtui.postgres.connect import translate
+from embedtui.redaction import redact
 
 _COMMANDS = (
     demo, init, plan, run, status, index, compare, search, decide, verify, cutover, rollback, pause, resume, stop,
@@ -69,9 +71,10 @@ def cli(ctx: click.Context, readonly: bool, name: str | None, config: Path | Non
             raise click.UsageError(f"Write the options after {ctx.invoked_subcommand}.", ctx)
         return
     settings = load_settings({"name": name}, config=config)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         raise SettingsError(
-            "The dashboard needs a terminal.", hint="Without one there are commands, e.g. `embedtui status`."
+            "The dashboard needs a terminal (stdin, stdout and stderr).",
+            hint="Without one there are commands, e.g. `embedtui status`.",
         )
     ctx.exit(show(settings, readonly=readonly, config=config))
 
@@ -103,14 +106,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     ``EMBEDTUI_DEBUG=1`` adds one, with its secrets redacted.
     """
-    sys.exit(run_command(list(sys.argv[1:] if arguments is None else arguments)))
+    streams.prepare()
+    sys.exit(streams.finish(run_command(list(sys.argv[1:] if arguments is None else arguments))))
 
 
 def run_command(arguments: list[str]) -> int:
     """Run a command; return its exit code."""
+    if any("\udc80" <= letter <= "\udcff" for argument in arguments for letter in argument):
+        return _fail(
+            SettingsError("An argument is not valid UTF-8.", hint="Type it in a UTF-8 terminal."), title="Usage"
+        )
     try:
         result: Any = cli.main(arguments, prog_name="embedtui", standalone_mode=False)
-        sys.stdout.flush()
         return result if isinstance(result, int) else ExitCode.OK
     except click.exceptions.Exit as leave:
         return leave.exit_code
@@ -126,6 +133,8 @@ def run_command(arguments: list[str]) -> int:
         # click's way of saying that the reader has seen enough (`embedtui plan | head`)
         return ExitCode.OK
     except Exception as error:  # the last resort: a bug is one line too
+        if streams.reader_gone(error):
+            return ExitCode.OK
         text = f"{type(error).__name__}: {error}"
         return _fail(EmbedtuiError(text, hint="EMBEDTUI_DEBUG=1 shows where; please report it."), cause=error)
 
@@ -139,7 +148,7 @@ def _fail(error: EmbedtuiError, *, title: str = "", cause: BaseException | None 
     message = plain(error.message).rstrip()
     if error.hint and not message.endswith((".", "?", "!", ":", ";")):
         message += "."
-    click.echo(f"embedtui: {title or error.title}: {message} {plain(error.hint)}".rstrip(), err=True)
+    note(f"embedtui: {title or error.title}: {message} {plain(error.hint)}".rstrip())
     if os.environ.get("EMBEDTUI_DEBUG") == "1":
-        click.echo(redact("".join(traceback.format_exception(cause or error))), err=True)
+        note(redact("".join(traceback.format_exception(cause or error))))
     return error.exit_code

@@ -23,6 +23,7 @@ from embedtui.cli.output import (
     ProgressLine,
     emit_json,
     money,
+    note,
     number,
     plain,
     progress_text,
@@ -150,7 +151,7 @@ def status(settings: Settings, watch: bool, every: float, as_json: bool) -> None
             except DatabaseError as error:
                 if not watch:
                     raise
-                click.echo(f"embedtui: {error.title}: {plain(error.message)}", err=True)
+                note(f"embedtui: {error.title}: {plain(error.message)}")
             else:
                 if as_json:
                     emit_json(_status_data(snapshot))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from psycopg import conninfo, errors, sql
+from psycopg import errors, sql
 
 from embedtui.errors import DatabaseError, DatabaseLost, EmbedtuiError, LockTimeout, Refused
+from embedtui.postgres import dsn as strings
+from embedtui.redaction import redact as redact  # also for those who import it from here
+from embedtui.redaction import remember
 
 APPLICATION = "embedtui"
 
@@ -26,23 +28,6 @@ _KEEPALIVE = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
-
-_DSN_PASSWORD = re.compile(r"(?P<head>\w+://[^\s:/@]*:)[^\s@]*(?=@)")
-_DSN_PARAMETER = re.compile(
-    r"(?P<head>\b(?:password|sslpassword|passwd|pwd)\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE
-)
-_KEY = re.compile(r"\b(?:sk|pk|rk|key)-[A-Za-z0-9_\-*]{6,}")
-_BEARER = re.compile(r"(?P<head>\bBearer\s+)\S+", re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-
-
-def redact(text: str) -> str:
-    """``text`` with passwords, API keys and control characters (ANSI escapes, bidi overrides) taken out."""
-    text = _DSN_PASSWORD.sub(r"\g<head>***", text)
-    text = _DSN_PARAMETER.sub(r"\g<head>***", text)
-    text = _KEY.sub("***", text)
-    text = _BEARER.sub(r"\g<head>***", text)
-    return _CONTROL.sub("", text)
 
 
 def operator_name() -> str:
@@ -86,8 +71,10 @@ def connect(
             client_encoding="utf8",
             **_KEEPALIVE,  # type: ignore[arg-type]
         )
-    except psycopg.Error as error:
+    except (psycopg.Error, ValueError) as error:  # a ValueError: bytes that no text has
         raise translate(error, dsn=dsn) from None
+    for secret in strings.secrets(dsn):
+        remember(secret)
     try:
         conn.prepare_threshold = 5
         conn.execute(
@@ -137,16 +124,6 @@ def retryable(error: BaseException) -> bool:
     )
 
 
-def _where(dsn: str) -> str:
-    try:
-        parts = conninfo.conninfo_to_dict(dsn)
-    except psycopg.Error:
-        return "the database"
-    host = parts.get("host") or parts.get("hostaddr") or "the local socket"
-    port = f":{parts['port']}" if parts.get("port") else ""
-    return f"{host}{port}"
-
-
 def _first_line(error: BaseException) -> str:
     diag = getattr(error, "diag", None)
     text = (diag.message_primary if diag is not None else None) or str(error)
@@ -154,11 +131,18 @@ def _first_line(error: BaseException) -> str:
     return redact(lines[0]) if lines else type(error).__name__
 
 
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
-    """Turn a psycopg error into one of ours: one redacted line and the mend."""
+    """Turn a psycopg error into one of ours: one redacted line and the mend.
+
+    ``dsn``: what was connected to; nothing of one that is mistyped is repeated.
+    """
     if isinstance(error, EmbedtuiError):
         return error
-    line = _first_line(error)
+    line = strings.without_it(_first_line(error), dsn) if dsn else _first_line(error)
     lower = str(error).lower()
     if isinstance(error, errors.InsufficientPrivilege):
         if "row-level security" in lower:
@@ -178,14 +162,17 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
         return DatabaseError(f"{line}.", hint="The table changed under the migration: restore it, or `embedtui abort`.")
     if isinstance(error, errors.DiskFull):
         return DatabaseLost(f"The server's disk is full: {line}.", hint="Free disk space; the work goes on by itself.")
-    if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:
-        return DatabaseError(
-            f"DATABASE_URL is not a connection string: {line}", hint="Example: postgresql://user@host:5432/database"
-        )
+    if (
+        dsn
+        and isinstance(error, psycopg.ProgrammingError | ValueError)
+        and not getattr(error, "sqlstate", None)
+        and strings.read(dsn) is None
+    ):
+        return DatabaseError(f"DATABASE_URL is not a connection string: {strings.mistake(dsn)}.", hint=strings.EXAMPLE)
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         if "password authentication failed" in lower or "no password supplied" in lower:
             return DatabaseError(
-                f"{_where(dsn).capitalize()} refused the user or password.",
+                f"{_sentence(strings.where(dsn))} refused the user or password.",
                 hint="Check user and password in DATABASE_URL.",
             )
         if "does not exist" in lower and "database" in lower:
@@ -194,8 +181,10 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
             return DatabaseError(f"{line}.", hint="Check the user in DATABASE_URL.")
         if lost(error):
             return DatabaseLost(
-                f"No database at {_where(dsn)}: {line}" if dsn else f"The database connection is lost: {line}",
-                hint="Is the server running, and DATABASE_URL right?",
+                f"No database at {strings.where(dsn)}: {line}" if dsn else f"The database connection is lost: {line}",
+                hint="Is the server running, and DATABASE_URL right?"
+                if not dsn or strings.read(dsn) is not None
+                else f"DATABASE_URL may be mistyped. {strings.EXAMPLE}",
             )
     return DatabaseError(f"{line}")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import BadVectors, Embedder, EmbedReply, Kind, ProviderFault, RateLimits
+from embedtui.redaction import remember
 
 __all__ = ["BadVectors", "EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "make_embedder"]
 
@@ -41,4 +42,12 @@ def make_embedder(model: EmbeddingModel, *, timeout: float = 60, environ: Mappin
             f"No key for {model.name}: the variable {model.key_variable} is not set.",
             hint=f"Put the provider's key into {model.key_variable} (environment or .env).",
         )
+    if not (key.isascii() and key.isprintable()):
+        raise ProviderFault(
+            FaultClass.CONFIGURATION,
+            "missing_key",
+            f"The key in {model.key_variable} holds a character that no key has (a quote or blank of a web page?).",
+            hint=f"Put the provider's key into {model.key_variable} again.",
+        )
+    remember(key)
     return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout)

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import ProviderFault, RateLimits
+from embedtui.redaction import hide, redact
 
 REASON_LENGTH = 240
 """Characters of a reason at most."""
@@ -18,15 +19,14 @@ REASON_LENGTH = 240
 ROW_HINT = "Skip, truncate or mend the text."
 
 LONGEST_WAIT = 3600.0
-"""Seconds. Who is told to come back later than this asks again after it: one request an hour costs nothing, and what was
-told may be broken (infinity, the year 9999)."""
+"""Seconds. Who is told to come back later asks again after these: one request an hour costs nothing, and what was told
+may be broken (infinity, the year 9999)."""
 MOST_TOLD = 1e12
 """Requests or tokens a minute; a limit above is none."""
 
 EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 """Error codes that say that waiting will not help: the account is empty."""
 
-_SECRETS = re.compile(r"\b(?:sk|pk|rk|key)-[\w*.-]{4,}|\bAIza[\w-]{10,}|(?i:\bbearer\s+)[^\s\"',]+")
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)")
 _TRY_AGAIN = re.compile(r"(?:try again|retry) in ((?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+)", re.IGNORECASE)
@@ -35,12 +35,9 @@ _ABOUT_INPUT = re.compile(r"(?:maximum|too).{0,40}(?:length|long|tokens)|empty s
 
 def clean(text: str, secret: str = "") -> str:
     """One short line without secrets: ``secret`` and what looks like a key starred out, control characters dropped."""
-    if secret:
-        text = text.replace(secret, "***")
-    text = _SECRETS.sub("***", text)
     # category C: controls, escapes, bidirectional marks, surrogates; a terminal must not meet any
     text = "".join(" " if unicodedata.category(character)[0] == "C" else character for character in text[:4000])
-    text = " ".join(text.split())
+    text = redact(hide(" ".join(text.split()), secret))
     return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"
 
 

@@ -50,6 +50,7 @@ from embedtui.tui.bridge import (
     SnapshotTaken,
     Trouble,
 )
+from embedtui.tui.driver import TerminalDriver
 from embedtui.tui.palette import ActsProvider
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.compare import CompareScreen
@@ -144,7 +145,7 @@ class Dashboard(App[None]):
         interval: float = 0.5,
         again: str = "embedtui run --follow",
     ) -> None:
-        super().__init__(ansi_color=theme.native_colors())
+        super().__init__(driver_class=TerminalDriver, ansi_color=theme.native_colors())
         self.bridge = Bridge(open_engine, self.post_message, interval=interval)
         self.readonly = readonly
         self.link = Link()
