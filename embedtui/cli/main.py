@@ -135,7 +135,8 @@ def run_command(arguments: list[str]) -> int:
     except Exception as error:  # the last resort: a bug is one line too
         if streams.reader_gone(error):
             return ExitCode.OK
-        text = f"{type(error).__name__}: {error}"
+        told = isinstance(error, OSError) and error.strerror  # a full disk under stdout
+        text = told or f"{type(error).__name__}: {error}"
         return _fail(EmbedtuiError(text, hint="EMBEDTUI_DEBUG=1 shows where; please report it."), cause=error)
 
 
