@@ -22,7 +22,7 @@ class EmbedtuiError(Exception):
     """Base of all errors embedtui raises on purpose.
 
     ``message`` says what is wrong, ``hint`` what to do about it. Neither ever contains a secret:
-    callers pass connection strings through :func:`embedtui.postgres.connect.redact` first.
+    callers pass connection strings through :func:`embedtui.redaction.redact` first.
     """
 
     title = "embedtui failed"

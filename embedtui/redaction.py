@@ -1,21 +1,39 @@
-"""What may be shown or written down: text without passwords and keys, tracebacks without documents."""
+"""What may be shown or written down: text without secrets and control characters, tracebacks without documents.
+
+A secret is kept out by value where it is known, by its look where it is not.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-_DSN_PASSWORD = re.compile(r"(?P<head>\w+://[^\s:/@]*:)[^\s@]*(?=@)")
-_DSN_PARAMETER = re.compile(
-    r"(?P<head>\b(?:password|sslpassword|passwd|pwd)\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE
+SHORT, LONG = 4, 8
+"""Characters. A shorter secret is never looked for by value (`k` made "to***ens" of "tokens"), one between them only as
+a word of its own."""
+WORD = 16
+"""A secret of letters alone that is shorter than this may be an ordinary word (`postgres`): not looked for by value."""
+RUN, PARTLY = 12, 24
+"""Of a secret at least so long (the second), runs of the first are hidden as well: some providers repeat half a key."""
+
+# The scheme and its slashes may be mistyped, and the password may hold anything: up to the last @ of the word.
+_URL = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*:?//?/?[^\s:/@]*:)\S+(?=@)", re.IGNORECASE)
+_PARAMETER = re.compile(
+    r"(?P<head>\b(?:password|sslpassword|passwd|pwd|api_?key|access_token|client_secret)\s*=\s*)"
+    r"(?:'(?:[^'\\]|\\.)*(?:'|$)|[^\s&]+)",
+    re.IGNORECASE,
 )
-_KEY = re.compile(r"\b(?:(?:sk|pk|rk|key)-[A-Za-z0-9_\-*]{6,}|AIza[\w-]{20,})")
-_BEARER = re.compile(r"(?P<head>\bBearer\s+)\S+", re.IGNORECASE)
+_KEY = re.compile(r"\b(?:sk|pk|rk|key)-[\w*.-]{4,}|\bAIza[\w-]{10,}")
+_BEARER = re.compile(r"(?P<head>\bBearer\s+)[^\s\"',]+", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+_known: set[str] = set()
+_lock = threading.Lock()
 
 # not PWD and OLDPWD, which every shell has: they are folders, and stand in every traceback
 _SECRET_VARIABLE = re.compile(r"(?i)(key|token|secret|password|passwd|_pwd|credentials?)\d*$")
@@ -23,8 +41,6 @@ _PASSWORD = re.compile(r"\w+://[^\s:/@]*:([^\s@]+)@|\bpassword\s*=\s*(?:'((?:[^'
 _QUOTED = re.compile(r"(?<!\w)(['\"])((?:\\.|(?!\1).)*)\1(?!\w)")
 _PLAIN_NAME = re.compile(r"[\w.$:/<>-]{0,80}")
 
-SHORTEST_SECRET = 4
-"""Characters; a shorter value would be found in half the words of a text."""
 MESSAGE = 300
 """Characters of an exception's message that are written down."""
 FRAGMENT = 12
@@ -32,12 +48,11 @@ FRAGMENT = 12
 LOOKED_AT = 2_000_000
 """Characters of texts in a traceback's variables that are looked at: about a second's work."""
 
-_hidden: set[str] = set()
 
-
-def hide(secrets: Iterable[str]) -> None:
-    """Have :func:`without_secrets` take these values out from now on, also in their URL-decoded form."""
-    _hidden.update(form for each in secrets for form in (each, unquote(each)) if len(form) >= SHORTEST_SECRET)
+def remember(*secrets: str) -> None:
+    """From now on :func:`redact` hides these secrets wherever they stand, also in their URL-decoded form."""
+    with _lock:
+        _known.update(form for each in secrets for form in (each, unquote(each)) if len(form) >= SHORT)
 
 
 def secrets_of(environ: Mapping[str, str], variables: Iterable[str] = ()) -> Iterator[str]:
@@ -52,11 +67,15 @@ def secrets_of(environ: Mapping[str, str], variables: Iterable[str] = ()) -> Ite
 
 def redact(text: str) -> str:
     """``text`` with passwords, API keys and control characters (ANSI escapes, bidi overrides) taken out."""
-    text = _DSN_PASSWORD.sub(r"\g<head>***", text)
-    text = _DSN_PARAMETER.sub(r"\g<head>***", text)
+    text = _CONTROL.sub("", text)
+    with _lock:
+        known = sorted(_known, key=len, reverse=True)
+    for secret in known:
+        text = hide(text, secret)
+    text = _URL.sub(r"\g<head>***", text)
+    text = _PARAMETER.sub(r"\g<head>***", text)
     text = _KEY.sub("***", text)
-    text = _BEARER.sub(r"\g<head>***", text)
-    return _CONTROL.sub("", text)
+    return _BEARER.sub(r"\g<head>***", text)
 
 
 def without_secrets(text: str) -> str:
@@ -64,9 +83,32 @@ def without_secrets(text: str) -> str:
 
     For what is written down or unforeseen; in what is said on purpose, the password ``postgres`` would hide a name.
     """
-    for secret in sorted(_hidden, key=len, reverse=True):
+    for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, "***")
     return redact(text)
+
+
+def hide(text: str, secret: str) -> str:
+    """``text`` without ``secret``; what may be an ordinary word stays, see the constants above."""
+    if len(secret) < SHORT or (len(secret) < WORD and secret.isalpha()):
+        return text
+    if len(secret) < LONG:
+        return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    text = text.replace(secret, "***")
+    return hide_runs(text, secret, RUN) if len(secret) >= PARTLY else text
+
+
+def hide_runs(text: str, secret: str, least: int) -> str:
+    """``text`` without any run of ``least`` characters that ``secret`` has as well."""
+    runs = {secret[start : start + least] for start in range(len(secret) - least + 1)}
+    parts: list[str] = []
+    hidden_to = shown_from = 0
+    for start in range(len(text) - least + 1):
+        if text[start : start + least] in runs:
+            if start > hidden_to or not parts:
+                parts.append(text[shown_from:start])
+            hidden_to = shown_from = start + least
+    return "***".join([*parts, text[shown_from:]])
 
 
 def described(error: BaseException) -> str:

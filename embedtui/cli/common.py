@@ -21,7 +21,7 @@ from embedtui.errors import Refused
 from embedtui.model import EventSink, Migration
 from embedtui.postgres.connect import connect
 from embedtui.postgres.names import shown
-from embedtui.redaction import hide, secrets_of
+from embedtui.redaction import remember, secrets_of
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine
@@ -124,7 +124,7 @@ def name_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def settings_of(flags: Mapping[str, object], config: Path | None = None) -> Settings:
     """The settings; the keys that they name are no longer shown or logged from now on."""
     settings = load_settings(flags, config=config)
-    hide(secrets_of(settings.environ, settings.secret_variables))
+    remember(*secrets_of(settings.environ, settings.secret_variables))
     return settings
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 import embedtui
+from embedtui.cli import streams
 from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, SettingsError
 
 COMMANDS = {
@@ -57,7 +58,7 @@ def start_log(context: click.Context, file: Path | None = None) -> None:
     from embedtui.config.loading import environment
 
     environ, _ = environment(os.environ, Path.cwd())
-    redaction.hide(redaction.secrets_of(environ))
+    redaction.remember(*redaction.secrets_of(environ))
     logs.start(file or environ.get(logs.VARIABLE))
     context.find_root().meta[__name__] = True
     logging.getLogger("embedtui").info("embedtui %s: %s", embedtui.__version__, context.info_name)
@@ -156,9 +157,10 @@ def cli(ctx: click.Context, readonly: bool, name: str | None, config: Path | Non
     if not ctx.meta.get(__name__):
         start_log(ctx)
     settings = settings_of({"name": name}, config=config)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         raise SettingsError(
-            "The dashboard needs a terminal.", hint="Without one there are commands, e.g. `embedtui status`."
+            "The dashboard needs a terminal (stdin, stdout and stderr).",
+            hint="Without one there are commands, e.g. `embedtui status`.",
         )
     ctx.exit(show(settings, readonly=readonly, config=config))
 
@@ -168,14 +170,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     That is in the log file; ``EMBEDTUI_DEBUG=1`` shows it on stderr, too, with its secrets redacted.
     """
-    sys.exit(run_command(list(sys.argv[1:] if arguments is None else arguments)))
+    streams.prepare()
+    sys.exit(streams.finish(run_command(list(sys.argv[1:] if arguments is None else arguments))))
 
 
 def run_command(arguments: list[str]) -> int:
     """Run a command; return its exit code."""
+    if any("\udc80" <= letter <= "\udcff" for argument in arguments for letter in argument):
+        return _fail(
+            SettingsError("An argument is not valid UTF-8.", hint="Type it in a UTF-8 terminal."), title="Usage"
+        )
     try:
         result: Any = cli.main(arguments, prog_name="embedtui", standalone_mode=False)
-        sys.stdout.flush()
         return result if isinstance(result, int) else ExitCode.OK
     except click.exceptions.Exit as leave:
         return leave.exit_code
@@ -189,6 +195,10 @@ def run_command(arguments: list[str]) -> int:
         # click's way of saying that the reader has seen enough (`embedtui plan | head`)
         return ExitCode.OK
     except Exception as error:  # noqa: BLE001 (the last resort: a bug is one line, too)
+        if streams.reader_gone(error):
+            return ExitCode.OK
+        if isinstance(error, OSError) and error.strerror:  # a full disk under stdout
+            return _fail(EmbedtuiError(error.strerror), cause=error)
         return _fail(_known(error), cause=error)
 
 
@@ -215,15 +225,15 @@ def _usage_hint(error: click.ClickException) -> str:
 def _fail(error: EmbedtuiError, *, title: str = "", cause: BaseException | None = None) -> int:
     import logging
 
-    from embedtui.cli.output import plain
+    from embedtui.cli.output import note, plain
     from embedtui.redaction import formatted
 
     message = plain(error.message).rstrip()
     if error.hint and not message.endswith((".", "?", "!", ":", ";")):
         message += "."
     said = f"{title or error.title}: {message} {plain(error.hint)}".rstrip()
-    click.echo(f"embedtui: {said}", err=True)
+    note(f"embedtui: {said}")
     if os.environ.get("EMBEDTUI_DEBUG") == "1":
-        click.echo(formatted(cause or error), err=True)
+        note(formatted(cause or error))
     logging.getLogger("embedtui").info("exit %d, %s", error.exit_code, said)
     return error.exit_code

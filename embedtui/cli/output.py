@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -38,8 +39,13 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """A line beside the result (progress, a hint), on stderr."""
-    click.echo(text, err=True)
+    """A line beside the result (progress, a hint), on stderr; where nobody reads that, work goes on all the same."""
+    _beside(text)
+
+
+def _beside(text: str, *, nl: bool = True) -> None:
+    with suppress(OSError, ValueError):
+        click.echo(text, nl=nl, err=True)
 
 
 def to_data(value: Any) -> Any:
@@ -128,7 +134,7 @@ class ProgressLine:
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
             cut = text if len(text) <= width else text[: width - 1] + "…"
-            click.echo(f"\r\x1b[K{cut}", nl=False, err=True)
+            _beside(f"\r\x1b[K{cut}", nl=False)
         elif time.monotonic() - self._at < LINE_EVERY_SECONDS:
             return
         else:
@@ -145,5 +151,5 @@ class ProgressLine:
     def clear(self) -> None:
         """Take the rewritten line away."""
         if self._terminal and self._shown:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            _beside("\r\x1b[K", nl=False)
             self._shown = ""

@@ -40,7 +40,7 @@ def demo(ctx: click.Context, headless: bool, as_json: bool, reset: bool) -> None
     documentation of your own Python, the models are two small local ones, and an application searches and writes
     throughout.
     """
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()
     ctx.exit(_demo(headless=headless or as_json or not terminal, as_json=as_json, reset=reset))
 
 

@@ -19,7 +19,7 @@ from embedtui.cli.common import (
     stop_signals,
     target_options,
 )
-from embedtui.cli.output import ProgressLine, emit_json, plain, progress_text, say, table, to_data
+from embedtui.cli.output import ProgressLine, emit_json, note, plain, progress_text, say, table, to_data
 from embedtui.config import Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, Refused, SettingsError
 from embedtui.formatting import counted, duration, money, number
@@ -140,7 +140,7 @@ def status(settings: Settings, watch: bool, every: float, as_json: bool) -> None
             except DatabaseError as error:
                 if not watch:
                     raise
-                click.echo(f"embedtui: {error.title}: {plain(error.message)}", err=True)
+                note(f"embedtui: {error.title}: {plain(error.message)}")
             else:
                 if as_json:
                     emit_json(_status_data(snapshot))

@@ -54,7 +54,8 @@ def load_settings(
         try:
             values[spec.path] = spec.parse(raw)
         except ValueError as error:
-            raise SettingsError(f"{spec.path} = {shown_value(raw)} ({origin}): {error}.") from None
+            shown = "…" if spec.path.endswith("variable") else shown_value(raw)
+            raise SettingsError(f"{spec.path} = {shown} ({origin}): {error}.") from None
         origins[spec.path] = origin
 
     for spec, raw in _from_file(path) if path else ():

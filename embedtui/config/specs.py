@@ -26,6 +26,7 @@ from embedtui.config.parsing import (
     whole,
     yes,
 )
+from embedtui.redaction import redact
 
 CONFIG_NAME = "embedtui.toml"
 
@@ -135,12 +136,13 @@ SPECS: tuple[Spec, ...] = (
 BY_PATH: Mapping[str, Spec] = {spec.path: spec for spec in SPECS}
 
 SECRET_VALUE = re.compile(
-    r"^(sk|pk|rk)-[\w-]{8,}|^AIza[\w-]{20,}|^[a-z][a-z0-9+]*://[^/\s]*:[^/\s]*@|\bpassword\s*=\s*\S"
+    r"^(sk|pk|rk)-[\w-]{8,}|^AIza[\w-]{20,}|^[a-z][a-z0-9+]*:?//?/?[^/\s]*:\S*@|\bpassword\s*=\s*\S"
 )
 
 
 def shown_value(raw: object) -> str:
     """A value for an error line; what could be a secret is not repeated."""
     if isinstance(raw, str):
-        return "…" if SECRET_VALUE.search(raw) or len(raw) > 60 else f'"{raw}"'
+        # an @ or a key's look is enough: what is mistyped matches no pattern of a URL
+        return "…" if SECRET_VALUE.search(raw) or "@" in raw or len(raw) > 60 else f'"{redact(raw)}"'
     return str(raw)

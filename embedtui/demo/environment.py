@@ -23,7 +23,7 @@ from embedtui import __version__
 from embedtui.config import GateSettings, ModelSettings, PacingSettings, Settings
 from embedtui.demo.api import LoopbackServer
 from embedtui.demo.corpus import Document, documents
-from embedtui.demo.database import EmbeddedServer
+from embedtui.demo.database import EmbeddedServer, demo_folder
 from embedtui.demo.models import NEW_DIMENSIONS, NEW_MODEL, OLD_DIMENSIONS, OLD_MODEL, LatentSemantics, bag_of_words
 from embedtui.demo.questions import QUESTIONS
 from embedtui.demo.traffic import Traffic
@@ -76,7 +76,7 @@ class Demo:
         tokens_per_minute: float | None = None,
         out: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._server = EmbeddedServer(folder or platformdirs.user_data_path("embedtui") / "demo")
+        self._server = EmbeddedServer(folder or demo_folder(platformdirs.user_data_path("embedtui") / "demo"))
         self._reset = reset
         self._limit = limit or CORPUS_SIZE
         self._tokens_per_minute = tokens_per_minute

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from psycopg import conninfo, errors
+from psycopg import errors
 
 from embedtui.errors import DatabaseError, DatabaseLost, EmbedtuiError, LockTimeout, Refused
+from embedtui.postgres import dsn as strings
 from embedtui.postgres.trust import require_trusted_schema
-from embedtui.redaction import redact
+from embedtui.redaction import redact, remember
 
 APPLICATION = "embedtui"
 
@@ -100,8 +101,10 @@ def connect(
             client_encoding="utf8",
             **_KEEPALIVE,  # type: ignore[arg-type]
         )
-    except psycopg.Error as error:
+    except (psycopg.Error, ValueError) as error:  # a ValueError: bytes that no text has
         raise translate(error, dsn=dsn) from None
+    for secret in strings.secrets(dsn):
+        remember(secret)
     try:
         conn.prepare_threshold = 5
         settings = [SEARCH_PATH, f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", read_only]
@@ -161,16 +164,6 @@ def retryable(error: BaseException) -> bool:
     )
 
 
-def _where(dsn: str) -> str:
-    try:
-        parts = conninfo.conninfo_to_dict(dsn)
-    except psycopg.Error:
-        return "the database"
-    host = parts.get("host") or parts.get("hostaddr") or "the local socket"
-    port = f":{parts['port']}" if parts.get("port") else ""
-    return f"{host}{port}"
-
-
 def _first_line(error: BaseException) -> str:
     diag = getattr(error, "diag", None)
     text = (diag.message_primary if diag is not None else None) or str(error)
@@ -178,11 +171,18 @@ def _first_line(error: BaseException) -> str:
     return redact(lines[0]) if lines else type(error).__name__
 
 
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
-    """Turn a psycopg error into one of ours: one redacted line and the mend."""
+    """Turn a psycopg error into one of ours: one redacted line and the mend.
+
+    ``dsn``: what was connected to; nothing of one that is mistyped is repeated.
+    """
     if isinstance(error, EmbedtuiError):
         return error
-    line = _first_line(error)
+    line = strings.without_it(_first_line(error), dsn) if dsn else _first_line(error)
     lower = str(error).lower()
     if isinstance(error, errors.InsufficientPrivilege):
         if "row-level security" in lower:
@@ -215,14 +215,17 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
         return DatabaseError(f"{line}.", hint="The table changed under the migration: restore it, or `embedtui abort`.")
     if isinstance(error, errors.DiskFull):
         return DatabaseLost(f"The server's disk is full: {line}.", hint="Free disk space; the work goes on by itself.")
-    if isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:
-        return DatabaseError(
-            f"DATABASE_URL is not a connection string: {line}", hint="Example: postgresql://user@host:5432/database"
-        )
+    if (
+        dsn
+        and isinstance(error, psycopg.ProgrammingError | ValueError)
+        and not getattr(error, "sqlstate", None)
+        and strings.read(dsn) is None
+    ):
+        return DatabaseError(f"DATABASE_URL is not a connection string: {strings.mistake(dsn)}.", hint=strings.EXAMPLE)
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         if "password authentication failed" in lower or "no password supplied" in lower:
             return DatabaseError(
-                f"{_where(dsn).capitalize()} refused the user or password.",
+                f"{_sentence(strings.where(dsn))} refused the user or password.",
                 hint="Check user and password in DATABASE_URL.",
             )
         if "does not exist" in lower and "database" in lower:
@@ -231,8 +234,10 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
             return DatabaseError(f"{line}.", hint="Check the user in DATABASE_URL.")
         if lost(error):
             return DatabaseLost(
-                f"No database at {_where(dsn)}: {line}" if dsn else f"The database connection is lost: {line}",
-                hint="Is the server running, and DATABASE_URL right?",
+                f"No database at {strings.where(dsn)}: {line}" if dsn else f"The database connection is lost: {line}",
+                hint="Is the server running, and DATABASE_URL right?"
+                if not dsn or strings.read(dsn) is not None
+                else f"DATABASE_URL may be mistyped. {strings.EXAMPLE}",
             )
     return DatabaseError(f"{line}")
 

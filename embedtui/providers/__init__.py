@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 
 from embedtui.model import EmbeddingModel, FaultClass
-from embedtui.providers.base import Embedder, EmbedReply, Kind, ProviderFault, RateLimits
+from embedtui.providers.base import BadVectors, Embedder, EmbedReply, Kind, ProviderFault, RateLimits
+from embedtui.redaction import remember
 
-__all__ = ["EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "endpoint", "make_embedder"]
+__all__ = ["BadVectors", "EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "endpoint", "make_embedder"]
 
 ENDPOINTS = {
     "openai": "https://api.openai.com/v1",
@@ -50,6 +51,14 @@ def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) ->
             f"No key for {model.name}: the variable {model.key_variable} is not set.",
             hint=f"Put the provider's key into {model.key_variable} (environment or .env).",
         )
+    if not (key.isascii() and key.isprintable()):
+        raise ProviderFault(
+            FaultClass.CONFIGURATION,
+            "missing_key",
+            f"The key in {model.key_variable} holds a character that no key has (a quote or blank of a web page?).",
+            hint=f"Put the provider's key into {model.key_variable} again.",
+        )
+    remember(key)
     return base_url, key
 
 

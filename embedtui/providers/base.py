@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -46,6 +47,8 @@ class EmbedReply:
     """From sending to the whole reply."""
     measured: bool = True
     """Whether ``tokens`` is the provider's own count."""
+    remarks: tuple[str, ...] = ()
+    """What is odd about the reply and no reason to refuse it; the same words each time."""
 
 
 class ProviderFault(ProviderError):
@@ -76,16 +79,33 @@ class ProviderFault(ProviderError):
     @property
     def isolable(self) -> bool:
         """Whether some texts of the request may be the cause, so that halving it can tell which."""
-        return self.fault_class is FaultClass.ROW or self.code == BAD_VECTOR
+        return self.fault_class is FaultClass.ROW
+
+
+class BadVectors(ProviderFault):
+    """Some vectors of a reply cannot be used: not finite, zero, or of a length that is no number.
+
+    ``reply`` is the whole reply, paid for; ``bad`` are the positions of those vectors. Whose fault it is, a text's or
+    the provider's, only asking again beside other texts can tell.
+    """
+
+    def __init__(self, reply: EmbedReply, bad: tuple[int, ...], what: str = "zero or not finite") -> None:
+        reason = f"Broken reply: {len(bad)} of {len(reply.vectors)} vectors are {what}."
+        hint = "Wait: the request is tried again by itself."
+        super().__init__(FaultClass.PROVIDER, BAD_VECTOR, reason, hint=hint, limits=reply.limits)
+        self.reply = reply
+        self.bad = bad
+        self.what = what
 
 
 class Embedder(Protocol):
     """Turns texts into vectors with one model; thread-safe."""
 
-    def embed(self, texts: Sequence[str], *, kind: Kind) -> EmbedReply:
+    def embed(self, texts: Sequence[str], *, kind: Kind, stop: threading.Event | None = None) -> EmbedReply:
         """Embed ``texts`` in one request; raises ProviderFault. The model's prefix for ``kind`` is put before each.
 
-        The caller keeps within the model's inputs and tokens per request.
+        The caller keeps within the model's inputs and tokens per request. Once ``stop`` is set, the reply is waited
+        for a few seconds more and then abandoned, as a fault ``timeout``.
         """
         ...
 

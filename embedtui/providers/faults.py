@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -10,16 +11,22 @@ from email.utils import parsedate_to_datetime
 
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import ProviderFault, RateLimits
+from embedtui.redaction import hide, redact
 
 REASON_LENGTH = 240
 """Characters of a reason at most."""
 
 ROW_HINT = "Skip, truncate or mend the text."
 
+LONGEST_WAIT = 3600.0
+"""Seconds. Who is told to come back later asks again after these: one request an hour costs nothing, and what was told
+may be broken (infinity, the year 9999)."""
+MOST_TOLD = 1e12
+"""Requests or tokens a minute; a limit above is none."""
+
 EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 """Error codes that say that waiting will not help: the account is empty."""
 
-_SECRETS = re.compile(r"\b(?:sk|pk|rk|key)-[\w*.-]{4,}|\bAIza[\w-]{10,}|(?i:\bbearer\s+)[^\s\"',]+")
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|d|h|m|s)")
 _TRY_AGAIN = re.compile(r"(?:try again|retry) in ((?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+)", re.IGNORECASE)
@@ -28,12 +35,9 @@ _ABOUT_INPUT = re.compile(r"(?:maximum|too).{0,40}(?:length|long|tokens)|empty s
 
 def clean(text: str, secret: str = "") -> str:
     """One short line without secrets: ``secret`` and what looks like a key starred out, control characters dropped."""
-    if secret:
-        text = text.replace(secret, "***")
-    text = _SECRETS.sub("***", text)
     # category C: controls, escapes, bidirectional marks, surrogates; a terminal must not meet any
     text = "".join(" " if unicodedata.category(character)[0] == "C" else character for character in text[:4000])
-    text = " ".join(text.split())
+    text = redact(hide(" ".join(text.split()), secret))
     return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"
 
 
@@ -42,58 +46,76 @@ def parse_duration(text: str) -> float | None:
     text = text.strip()
     parts = _DURATION.findall(text)
     if parts and "".join(number + unit for number, unit in parts) == text:
-        return sum(float(number) * _UNITS[unit] for number, unit in parts)
-    try:
-        seconds = float(text)
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < float("inf") else None
+        # endless digits make an infinity that no word tells
+        seconds = _number(str(sum(float(number) * _UNITS[unit] for number, unit in parts)))
+    else:
+        seconds = _number(text)
+    return None if seconds is None or seconds < 0 else seconds
+
+
+def _wait(text: str) -> float | None:
+    seconds = parse_duration(text)
+    return None if seconds is None else min(seconds, LONGEST_WAIT)
 
 
 def _number(text: str | None) -> float | None:
+    """A finite number, or None."""
     try:
-        return None if text is None else float(text)
+        number = math.nan if text is None else float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
+
+
+def _limit(text: str | None) -> float | None:
+    number = _number(text)
+    return number if number is not None and 1 <= number <= MOST_TOLD else None
+
+
+def _remaining(text: str | None) -> float | None:
+    # some gateways count below zero
+    number = _number(text)
+    return None if number is None else min(max(0.0, number), MOST_TOLD)
 
 
 def parse_limits(headers: Mapping[str, str]) -> RateLimits | None:
-    """The x-ratelimit-* headers of a reply; None where there are none."""
+    """The x-ratelimit-* headers of a reply; None where there are none, or none that can be true."""
     limits = RateLimits(
-        limit_requests=_number(headers.get("x-ratelimit-limit-requests")),
-        limit_tokens=_number(headers.get("x-ratelimit-limit-tokens")),
-        remaining_requests=_number(headers.get("x-ratelimit-remaining-requests")),
-        remaining_tokens=_number(headers.get("x-ratelimit-remaining-tokens")),
-        reset_requests=parse_duration(headers.get("x-ratelimit-reset-requests", "")),
-        reset_tokens=parse_duration(headers.get("x-ratelimit-reset-tokens", "")),
+        limit_requests=_limit(headers.get("x-ratelimit-limit-requests")),
+        limit_tokens=_limit(headers.get("x-ratelimit-limit-tokens")),
+        remaining_requests=_remaining(headers.get("x-ratelimit-remaining-requests")),
+        remaining_tokens=_remaining(headers.get("x-ratelimit-remaining-tokens")),
+        reset_requests=_wait(headers.get("x-ratelimit-reset-requests", "")),
+        reset_tokens=_wait(headers.get("x-ratelimit-reset-tokens", "")),
     )
     return None if limits == RateLimits() else limits
 
 
 def parse_retry_after(headers: Mapping[str, str], message: str = "", now: datetime | None = None) -> float | None:
-    """Seconds to wait before the next try, however long; None where the provider does not say.
+    """Seconds to wait before the next try, LONGEST_WAIT at most; None where the provider does not say.
 
     In this order: ``retry-after-ms``, ``Retry-After`` (seconds or an HTTP date), "try again in …" of the message, and
     the resets of the exhausted limits (of any, where none is said to be exhausted).
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None and milliseconds >= 0:
-        return milliseconds / 1000
+        return min(milliseconds / 1000, LONGEST_WAIT)
     header = headers.get("retry-after")
     if header is not None:
-        seconds = parse_duration(header)
+        seconds = _wait(header)
         if seconds is not None:
             return seconds
         try:
             date = parsedate_to_datetime(header)
-        except ValueError:
-            date = None
-        if date is not None:
             date = date if date.tzinfo else date.replace(tzinfo=UTC)
-            return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
+            seconds = (date - (now or datetime.now(UTC))).total_seconds()
+        except (ValueError, OverflowError):
+            seconds = None
+        if seconds is not None:
+            return min(max(0.0, seconds), LONGEST_WAIT)
     told = _TRY_AGAIN.search(message)
     if told:
-        return parse_duration(told[1])
+        return _wait(told[1])
     limits = parse_limits(headers)
     if limits is None:
         return None

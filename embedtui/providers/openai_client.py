@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ssl
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import openai
 
 from embedtui.arrays import np
 from embedtui.model import EmbeddingModel, FaultClass
-from embedtui.providers.base import BAD_VECTOR, EmbedReply, Kind, ProviderFault
+from embedtui.providers.base import BadVectors, EmbedReply, Kind, ProviderFault
 from embedtui.providers.faults import ROW_HINT, classify, clean, parse_limits
-from embedtui.providers.replies import parse_reply
+from embedtui.providers.replies import Parsed, bad_reply, counted_tokens, most_bytes, parse_reply
+from embedtui.providers.transport import TooLate, TooLong, bounded, make_client
 
+NAME_LENGTH = 80
+"""Characters of another model's name that are repeated."""
 CONNECT_SECONDS = 10.0
 """A connection that takes longer is a dead host."""
 
@@ -43,6 +48,9 @@ class OpenAIEmbedder:
             base_url=base_url,
             max_retries=0,
             timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+            # packed, a reply is a quarter shorter, and takes a fifth of a core at full speed to unpack
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=make_client(),
         )
         self._timeout = timeout
 
@@ -50,7 +58,7 @@ class OpenAIEmbedder:
         """Close idle connections."""
         self._client.close()
 
-    def embed(self, texts: Sequence[str], *, kind: Kind) -> EmbedReply:
+    def embed(self, texts: Sequence[str], *, kind: Kind, stop: threading.Event | None = None) -> EmbedReply:
         """Embed ``texts`` in one request, identical ones sent once; raises ProviderFault."""
         prefix = self._model.document_prefix if kind == "document" else self._model.query_prefix
         positions: dict[str, int] = {}
@@ -59,27 +67,28 @@ class OpenAIEmbedder:
             return EmbedReply(np.empty((0, self._model.dimensions), np.float32), 0, None, 0.0)
         distinct = list(positions)
         try:
-            reply = self._request(distinct)
+            reply = self._request(distinct, stop)
+        except BadVectors as fault:
+            bad = tuple(place for place, position in enumerate(order) if position in fault.bad)
+            raise BadVectors(replace(fault.reply, vectors=fault.reply.vectors[order]), bad) from None
         except ProviderFault as fault:
-            if len(distinct) == 1 and fault.code in (BAD_VECTOR, "400", "413", "422"):
-                raise self._blame(fault) from None
+            if len(distinct) == 1 and fault.code in ("400", "413", "422"):
+                raise self._blame(fault, stop) from None
             raise
-        if len(distinct) == len(order):
-            return reply
-        return EmbedReply(reply.vectors[order], reply.tokens, reply.limits, reply.seconds, reply.measured)
+        return reply if len(distinct) == len(order) else replace(reply, vectors=reply.vectors[order])
 
-    def _blame(self, fault: ProviderFault) -> ProviderFault:
+    def _blame(self, fault: ProviderFault, stop: threading.Event | None) -> ProviderFault:
         """A single text's unclear fault is the text's only if an innocent text is embedded well at the same time."""
         if fault.fault_class is FaultClass.ROW:
             return fault
         try:
-            self._request([INNOCENT])
+            self._request([INNOCENT], stop)
         except ProviderFault as other:
             # anything but the same fault (a 429, an outage) leaves the question open: ask again later
             return fault if other.code == fault.code else other
         return ProviderFault(FaultClass.ROW, fault.code, fault.reason, hint=ROW_HINT, limits=fault.limits)
 
-    def _request(self, texts: list[str]) -> EmbedReply:
+    def _request(self, texts: list[str], stop: threading.Event | None) -> EmbedReply:
         began = time.monotonic()
         body: dict[str, Any] = {"model": self._model.name, "input": texts}
         if self._model.send_dimensions:
@@ -89,7 +98,13 @@ class OpenAIEmbedder:
             body["encoding_format"] = "base64"
         try:
             # not embeddings.create: that cannot leave encoding_format out, which some endpoints reject
-            raw: Any = self._client.post("/embeddings", cast_to=object, body=body, options={"headers": _RAW})
+            with bounded(self._timeout, most_bytes(len(texts), self._model.dimensions), stop):
+                raw: Any = self._client.post("/embeddings", cast_to=object, body=body, options={"headers": _RAW})
+        except TooLate:
+            why = "work was stopped" if stop is not None and stop.is_set() else f"{self._timeout:g} s"
+            raise self._unreachable("timeout", f"No whole reply from {self._where} within {why}.") from None
+        except TooLong as error:
+            raise bad_reply(str(error)) from None
         except openai.APITimeoutError as error:
             raise self._unreachable("timeout", f"No reply from {self._where} within {self._timeout:g} s.") from error
         except openai.APIConnectionError as error:
@@ -97,19 +112,39 @@ class OpenAIEmbedder:
         except openai.APIStatusError as error:
             if asked_base64 and error.status_code in (400, 422) and _names_encoding(error):
                 self._base64 = False
-                return self._request(texts)
+                return self._request(texts, stop)
             raise self._failed(error, len(texts)) from error
         except openai.OpenAIError as error:
             raise self._unreachable("bad_reply", f"Broken reply: {clean(str(error), self._key)}") from error
-        vectors, tokens = parse_reply(raw.content, len(texts), self._model, self._key)
-        seconds = time.monotonic() - began
-        limits = parse_limits(raw.headers)
-        if tokens is None:
+        parsed = parse_reply(raw.content, len(texts), self._model, self._key)
+        tokens = counted_tokens(parsed.usage, texts)
+        reply = EmbedReply(
+            parsed.vectors,
             # four characters a token is OpenAI's rule of thumb for English
-            return EmbedReply(vectors, sum(len(text) // 4 + 1 for text in texts), limits, seconds, measured=False)
-        return EmbedReply(vectors, tokens, limits, seconds)
+            sum(len(text) // 4 + 1 for text in texts) if tokens is None else tokens,
+            parse_limits(raw.headers),
+            time.monotonic() - began,
+            measured=tokens is not None,
+            remarks=self._remarks(parsed, tokens),
+        )
+        if parsed.bad:
+            raise BadVectors(reply, parsed.bad)
+        return reply
+
+    def _remarks(self, parsed: Parsed, tokens: int | None) -> tuple[str, ...]:
+        wanted, found = (name.lower().rpartition("/")[2] for name in (self._model.name, parsed.model))
+        remarks = []
+        if found and found != wanted:
+            # a deployment, an alias or a gateway may well answer so: no reason to stop
+            name = clean(parsed.model, self._key)[:NAME_LENGTH]
+            remarks.append(f"{self._where} answers as {name} where {self._model.name} was asked for.")
+        if parsed.usage is not None and tokens is None:
+            remarks.append(f"{self._where} counts tokens that these texts cannot have; they are estimated instead.")
+        return tuple(remarks)
 
     def _failed(self, error: openai.APIStatusError, texts: int) -> ProviderFault:
+        if 300 <= error.status_code < 400:
+            return self._redirected(error)
         message = error.body.get("message") if isinstance(error.body, Mapping) else error.body
         return classify(
             error.status_code,
@@ -122,6 +157,15 @@ class OpenAIEmbedder:
             model=self._model,
             secret=self._key,
         )
+
+    def _redirected(self, error: openai.APIStatusError) -> ProviderFault:
+        try:
+            there = _without_credentials(urljoin(str(error.request.url), error.response.headers.get("location", "")))
+        except ValueError:
+            there = "a place that is no URL"
+        reason = f"{error.status_code}: {self._where} sends requests on to {there}; no text was sent there."
+        hint = "If that is the right place, make it the model's base URL (without /embeddings)."
+        return ProviderFault(FaultClass.CONFIGURATION, str(error.status_code), clean(reason, self._key), hint=hint)
 
     def _lost(self, error: openai.APIConnectionError) -> ProviderFault:
         cause: BaseException | None = error

@@ -4,44 +4,93 @@ from __future__ import annotations
 
 import binascii
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from embedtui.arrays import np
 from embedtui.model import EmbeddingModel, FaultClass
-from embedtui.providers.base import BAD_VECTOR, ProviderFault
+from embedtui.providers.base import ProviderFault
 from embedtui.providers.faults import clean
 
+SLACK_BYTES = 1 << 20
+"""What a reply may have beside its numbers; also what a first request of one or two texts needs to show that it was
+answered with more dimensions than were wanted."""
+NUMBER_BYTES = 32
+"""Of a number written out: a sign, 17 digits, a point, an exponent, and the comma with blanks. Base64 takes 5.4."""
+TEXT_BYTES = 1024
+"""Around the numbers of one text."""
+TOKENS_OF_A_TEXT = 64
+"""Tokens that a provider may add to each text of its own."""
 
-def _bad_reply(reason: str, code: str = "bad_reply") -> ProviderFault:
+
+def most_bytes(texts: int, dimensions: int) -> int:
+    """Bytes of a reply for so many texts at most; a longer one is none."""
+    return SLACK_BYTES + texts * (TEXT_BYTES + dimensions * NUMBER_BYTES)
+
+
+def bad_reply(reason: str) -> ProviderFault:
+    """A fault of the provider: what it sent is no reply to the request."""
     hint = "Wait: the request is tried again by itself."
-    return ProviderFault(FaultClass.PROVIDER, code, f"Broken reply: {reason}", hint=hint)
+    return ProviderFault(FaultClass.PROVIDER, "bad_reply", f"Broken reply: {reason}", hint=hint)
 
 
-def parse_reply(body: bytes, count: int, model: EmbeddingModel, secret: str = "") -> tuple[np.ndarray, int | None]:
-    """(float32 (count, d) vectors in the order of the texts, tokens or None where usage is missing).
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What the body of a reply says."""
 
-    Raises ProviderFault: PROVIDER ``bad_reply`` for what is no embeddings reply for ``count`` texts, PROVIDER
-    ``bad_vector`` for vectors that are not finite or zero, CONFIGURATION ``dimensions`` for another width than the
-    model's.
+    vectors: np.ndarray
+    """float32 (count, d), in the order of the texts; rows of ``bad`` hold whatever came."""
+    bad: tuple[int, ...]
+    """Positions of vectors that cannot be used."""
+    usage: Any
+    """What stands where the tokens should be counted; None: nothing."""
+    model: str
+    """Name of the model as the reply has it; "" where it has none."""
+
+
+def counted_tokens(usage: object, texts: Sequence[str]) -> int | None:
+    """Tokens as the provider counted them; None where that is no count, or cannot be one of these texts.
+
+    No tokenizer makes more tokens than bytes, or no token of a text.
+    """
+    if not isinstance(usage, int) or isinstance(usage, bool):
+        return None
+    most = sum(len(text.encode("utf-8", "replace")) for text in texts) + TOKENS_OF_A_TEXT * len(texts)
+    return usage if len(texts) <= usage <= most else None
+
+
+def usable(vectors: np.ndarray) -> np.ndarray:
+    """Bool (n): rows of float32 (n, d) whose length is a number and not zero, so that distances to them are numbers."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        found: np.ndarray = np.isfinite(squares) & (squares > 0)
+    return found
+
+
+def parse_reply(body: bytes, count: int, model: EmbeddingModel, secret: str = "") -> Parsed:
+    """The body of a reply to ``count`` texts.
+
+    Raises ProviderFault: PROVIDER ``bad_reply`` for what is no embeddings reply for ``count`` texts, CONFIGURATION
+    ``dimensions`` for another width than the model's.
     """
     try:
         payload = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         excerpt = clean(body[:200].decode("utf-8", "replace"), secret)
-        raise _bad_reply(f"not JSON: {excerpt}" if excerpt else "an empty body") from None
+        raise bad_reply(f"not JSON: {excerpt}" if excerpt else "an empty body") from None
     items = payload.get("data") if isinstance(payload, dict) else None
     if not isinstance(items, list) or not items:
-        raise _bad_reply(f"no data: {clean(body[:200].decode('utf-8', 'replace'), secret)}")
+        raise bad_reply(f"no data: {clean(body[:200].decode('utf-8', 'replace'), secret)}")
     if len(items) != count:
-        raise _bad_reply(f"{len(items)} vectors for {count} texts.")
+        raise bad_reply(f"{len(items)} vectors for {count} texts.")
     rows = _by_index(items, count)
     vectors = _decode(rows, model)
-    bad = count - int(np.count_nonzero(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)))
-    if bad:
-        raise _bad_reply(f"{bad} of {count} vectors are zero or not finite.", BAD_VECTOR)
+    bad = tuple(int(position) for position in np.flatnonzero(~usable(vectors)))
     usage = payload.get("usage")
     tokens = (usage.get("total_tokens") or usage.get("prompt_tokens")) if isinstance(usage, dict) else None
-    return vectors, tokens if isinstance(tokens, int) and tokens > 0 else None
+    name = payload.get("model")
+    return Parsed(vectors, bad, tokens, name if isinstance(name, str) else "")
 
 
 def _by_index(items: list[Any], count: int) -> list[Any]:
@@ -49,11 +98,11 @@ def _by_index(items: list[Any], count: int) -> list[Any]:
     rows: list[Any] = [None] * count
     for position, item in enumerate(items):
         if not isinstance(item, dict) or item.get("embedding") is None:
-            raise _bad_reply("an item without an embedding.")
+            raise bad_reply("an item without an embedding.")
         # a gateway that leaves the index out (or sends null) has only the order to go by
         index = position if item.get("index") is None else item["index"]
         if not isinstance(index, int) or not 0 <= index < count or rows[index] is not None:
-            raise _bad_reply(f"item {position} has the index {clean(str(index))}, taken or out of range.")
+            raise bad_reply(f"item {position} has the index {clean(str(index))}, taken or out of range.")
         rows[index] = item["embedding"]
     return rows
 
@@ -66,13 +115,13 @@ def _decode(rows: list[Any], model: EmbeddingModel) -> np.ndarray:
             # base64 is little-endian float32 by OpenAI's definition, whatever machine this is
             vector = np.frombuffer(binascii.a2b_base64(row), "<f4") if isinstance(row, str) else np.array(row, "<f4")
             if vector.ndim != 1:
-                raise _bad_reply("an embedding is not a list of numbers.")
+                raise bad_reply("an embedding is not a list of numbers.")
             widths.add(vector.size)
             decoded.append(vector)
     except (binascii.Error, ValueError, TypeError, OverflowError):
-        raise _bad_reply("an embedding is neither base64 nor numbers.") from None
+        raise bad_reply("an embedding is neither base64 nor numbers.") from None
     if len(widths) > 1:
-        raise _bad_reply("embeddings of different dimensions.")
+        raise bad_reply("embeddings of different dimensions.")
     (width,) = widths
     if width != model.dimensions:
         raise ProviderFault(

@@ -211,7 +211,9 @@ class Follower(Generic[R]):
                 self._connected = self._listening = False
                 if self._lost_since is None:
                     self._lost_since = datetime.now(UTC)
-                    _log.warning("route unknown for now, going on with the last known one: %s", translate(error))
+                    _log.warning(
+                        "route unknown for now, going on with the last known one: %s", translate(error, dsn=self._dsn)
+                    )
                 self._error = translate(error, dsn=self._dsn)
                 self._tried.set()
                 self._wait(None, delay * random.uniform(0.5, 1.0))

@@ -51,6 +51,7 @@ from embedtui.tui.bridge import (
     Trouble,
 )
 from embedtui.tui.crash import CrashLogged
+from embedtui.tui.driver import TerminalDriver
 from embedtui.tui.palette import ActsProvider
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.compare import CompareScreen
@@ -145,7 +146,7 @@ class Dashboard(CrashLogged[None]):
         interval: float = 0.5,
         again: str = "embedtui run --follow",
     ) -> None:
-        super().__init__(ansi_color=theme.native_colors())
+        super().__init__(driver_class=TerminalDriver, ansi_color=theme.native_colors())
         self.bridge = Bridge(open_engine, self.post_message, interval=interval)
         self.readonly = readonly
         self.link = Link()

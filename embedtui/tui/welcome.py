@@ -20,6 +20,7 @@ from textual.widgets import Button, Input, Label, Static
 from embedtui.tui import comforts, draw, safe, theme
 from embedtui.tui.bridge import Trouble
 from embedtui.tui.crash import CrashLogged
+from embedtui.tui.driver import TerminalDriver
 from embedtui.tui.screens.dialogs import Dialog
 from embedtui.tui.widgets.listing import Listing
 
@@ -122,7 +123,7 @@ class Welcome(CrashLogged[Choice]):
     ]
 
     def __init__(self, find_tables: FindTables | None, *, problem: str = "", hint: str = "") -> None:
-        super().__init__(ansi_color=theme.native_colors())
+        super().__init__(driver_class=TerminalDriver, ansi_color=theme.native_colors())
         self._find = find_tables
         self._problem, self._hint = problem, hint
         self._tables: tuple[TableChoice, ...] = ()

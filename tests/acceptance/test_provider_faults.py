@@ -130,7 +130,7 @@ def test_what_passes_is_waited_out_and_blames_no_row(
 def test_a_dead_provider_costs_a_handful_of_requests_and_goes_on_by_itself(
     engine: Engine, api: LoopbackServer, kind: FaultKind
 ) -> None:
-    api.faults.add(kind)
+    api.faults.add(kind, predicate=lambda _: True)
     with Running(engine) as running:
         wait_for(lambda: any(hold.name == "provider" for hold in engine.snapshot().reasons), "no hold is shown")
         assert engine.snapshot().condition is Condition.THROTTLED

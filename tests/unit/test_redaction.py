@@ -23,7 +23,7 @@ class Row:
 @pytest.fixture(autouse=True)
 def hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_hidden", set())
-    redaction.hide(secrets_of({"MY_PROVIDER": KEY, "DATABASE_URL": DSN, "HOME": "/home/me"}, ["MY_PROVIDER"]))
+    redaction.remember(*secrets_of({"MY_PROVIDER": KEY, "DATABASE_URL": DSN, "HOME": "/home/me"}, ["MY_PROVIDER"]))
 
 
 def raised(work: object) -> BaseException:
@@ -51,7 +51,7 @@ def test_secrets_of_an_environment(environ: dict[str, str], named: tuple[str, ..
 
 
 def test_an_encoded_password_is_found_decoded_too() -> None:
-    redaction.hide(secrets_of({"X": "postgresql://u:p%40ss%21word@h/d"}))
+    redaction.remember(*secrets_of({"X": "postgresql://u:p%40ss%21word@h/d"}))
     assert without_secrets("the password p@ss!word is wrong") == "the password *** is wrong"
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+Spoil = Callable[[bytes], Iterable["bytes | float"]]
+"""Body of a good reply -> what goes over the wire instead, head included; a number is a pause in seconds."""
 
 
 class FaultKind(StrEnum):
@@ -46,9 +49,9 @@ class FaultKind(StrEnum):
     WRONG_DIMENSIONS = "wrong_dimensions"
     """Vectors one component short."""
     NAN = "nan"
-    """The first vector holds a NaN."""
+    """The first vector holds a NaN, or those of the texts that the fault is about."""
     ZERO = "zero"
-    """The first vector is zero."""
+    """The first vector is zero, or those of the texts that the fault is about."""
     FLOATS = "floats"
     """Floats although base64 was asked: legitimate for compatible servers."""
     NO_BASE64 = "no_base64"
@@ -61,6 +64,8 @@ class FaultKind(StrEnum):
     """400 that does not say what it is about."""
     REJECTED = "rejected"
     """400 for the whole request; give ``containing`` so that it is about particular texts."""
+    SPOILED = "spoiled"
+    """What ``spoil`` makes of a good reply, see :mod:`embedtui.demo.hostile`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +87,20 @@ class Fault:
     """How long a hang lasts."""
     status: int | None = None
     """Another HTTP status than the kind's own."""
+    spoil: Spoil | None = None
+    """What is sent instead of a good reply."""
 
     def matches(self, model: str, texts: Sequence[str]) -> bool:
         """Whether a request for ``texts`` meets this fault."""
-        if self.model is not None and self.model != model:
-            return False
-        if self.containing is not None and not any(self.containing in text for text in texts):
-            return False
-        return self.predicate is None or any(self.predicate(text) for text in texts)
+        return self.model in (None, model) and (len(texts) == 0 or bool(self.met(texts)))
+
+    def met(self, texts: Sequence[str]) -> list[int]:
+        """Positions of the texts that it is about."""
+        return [
+            position
+            for position, text in enumerate(texts)
+            if (self.containing is None or self.containing in text) and (self.predicate is None or self.predicate(text))
+        ]
 
 
 class Faults:
@@ -110,12 +121,13 @@ class Faults:
         retry_after: float | str | None = None,
         seconds: float | None = None,
         status: int | None = None,
+        spoil: Spoil | None = None,
     ) -> Fault:
         """Put a fault in force (fields of :class:`Fault`); raises ValueError for an unknown kind."""
         header = (
             None if retry_after is None else f"{retry_after:g}" if not isinstance(retry_after, str) else retry_after
         )
-        fault = Fault(FaultKind(kind), times, containing, predicate, model, header, seconds, status)
+        fault = Fault(FaultKind(kind), times, containing, predicate, model, header, seconds, status, spoil)
         with self._lock:
             self._active.append((fault, times))
         return fault

@@ -118,6 +118,14 @@ class _Handler(BaseHTTPRequestHandler):
             socket.close(self.connection.detach())
         elif reply.cut == "close":
             self.close_connection = True
+        elif reply.raw is not None:
+            self.close_connection = True
+            for piece in reply.raw:
+                if isinstance(piece, bytes):
+                    self.wfile.write(piece)
+                    self.wfile.flush()
+                elif self.api._stopping.wait(piece):
+                    return
         else:
             self._send(200, reply.body, reply.headers, half=reply.cut == "half")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,8 @@ class Reply:
     headers: Mapping[str, str]
     cut: str = ""
     """"" (whole), ``half`` (half of the body), ``close`` (nothing) or ``reset`` (nothing, RST)."""
+    raw: Iterable[bytes | float] | None = None
+    """Sent as it is, instead of all else."""
 
 
 def parse(body: bytes) -> Request:
@@ -103,7 +105,9 @@ def render(vectors: np.ndarray, request: Request, tokens: int, fault: Fault | No
         return b"<html><body><h1>Welcome to the gateway</h1></body></html>"
     if kind in (FaultKind.NAN, FaultKind.ZERO):
         vectors = vectors.copy()  # the array may be the model's own
-        vectors[0, : 1 if kind is FaultKind.NAN else None] = np.nan if kind is FaultKind.NAN else 0
+        aimed = fault is not None and (fault.predicate is not None or fault.containing is not None)
+        places = fault.met(request.texts) if fault is not None and aimed else [0]
+        vectors[places, : 1 if kind is FaultKind.NAN else None] = np.nan if kind is FaultKind.NAN else 0
     elif kind is FaultKind.WRONG_DIMENSIONS:
         vectors = np.ascontiguousarray(vectors[:, :-1])
     if request.base64 and kind is not FaultKind.FLOATS:

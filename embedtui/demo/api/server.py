@@ -208,6 +208,8 @@ class LoopbackServer:
             self.inputs += len(texts)
             self.tokens += tokens
             self._texts.extend(texts)
+        if fault is not None and fault.spoil is not None:
+            return Reply(b"", {}, raw=fault.spoil(reply))
         return Reply(reply, headers, cut="half" if fault is not None and fault.kind is FaultKind.HALF_REPLY else "")
 
     def control(self, order: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from embedtui.formatting import money
 from embedtui.model import FaultClass, Hold, Migration
 from embedtui.postgres.connect import Connection, Link, lost, retryable, translate
 from embedtui.providers import ProviderFault, RateLimits
+from embedtui.providers.faults import LONGEST_WAIT
 
 SYNC_SECONDS = 0.05
 """At least this long between two statements of a process: at most 20 a second."""
@@ -35,6 +36,11 @@ BURST_SECONDS = 2.0
 FAILURES_TO_OPEN = 3
 """Provider faults in a row, with no success in between, that stop all but a probe."""
 LONGEST_BACKOFF = 60.0
+SHORTEST_WAITS = (0.05, 1.0)
+"""Who is told to come back at once, and fails again, waits at least so long: the first, doubling up to the second."""
+RATIOS = (0.25, 32.0)
+"""Characters per token that can be true of a whole batch: a byte each, to long runs of blanks. A count far outside,
+by a server that cuts texts silently or means harm, would make requests without end."""
 PROBE_SECONDS = 20.0
 """For how long a process may take over the probe; then another tries, for it may have been killed."""
 ESTIMATE_MARGIN = 1.1
@@ -413,7 +419,7 @@ class Pacer:
             if measured and tokens > 0:
                 self._sample = (self._sample[0] + slot._characters, self._sample[1] + tokens)
                 if self._ratio is None:
-                    self._ratio = slot._characters / tokens or None
+                    self._ratio = _plausible(slot._characters / tokens)
             self._learn(limits)
             self._finder.finished(self._clock(), tokens)
             self._well(slot)
@@ -450,11 +456,13 @@ class Pacer:
         self._failures += 1
         old_news = slot._began < self._blocked_at  # asked before the present block began
         if fault.retry_after is not None:
-            wait = fault.retry_after * (1 + 0.1 * self._chance())
+            first, longest = SHORTEST_WAITS
+            least = min(longest, first * 2.0 ** min(self._blocks, 10))
+            wait = min(max(fault.retry_after, least), LONGEST_WAIT) * (1 + 0.1 * self._chance())
         elif old_news and self._blocked:
             return
         elif limited or slot._probe or self._failures >= FAILURES_TO_OPEN:
-            wait = min(LONGEST_BACKOFF, 2.0**self._blocks) * (0.5 + self._chance() / 2)
+            wait = min(LONGEST_BACKOFF, 2.0 ** min(self._blocks, 10)) * (0.5 + self._chance() / 2)
         else:
             return
         if not old_news:
@@ -539,7 +547,7 @@ class Pacer:
             "requests": want_requests,
             "rejected": rejected,
             "concurrency": self._finder.limit,
-            "ratio": characters / counted if counted and characters else None,
+            "ratio": _plausible(characters / counted) if counted and characters else None,
             "block": None if block is None else block[0],
             "why": "" if block is None else block[1],
             "probed": block is not None and block[2],
@@ -624,6 +632,11 @@ def _about_requests(fault: ProviderFault) -> bool | None:
     if "TPM" in reason or "tokens per min" in reason:
         return False
     return True if "RPM" in reason or "requests per min" in reason else None
+
+
+def _plausible(ratio: float) -> float:
+    least, most = RATIOS
+    return min(max(ratio, least), most)
 
 
 def _whole(value: object) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -38,7 +39,7 @@ from embedtui.model import (
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.sides import capture
-from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.audit import add_audit, add_audit_once
 from embedtui.postgres.state.migrations import load_migration, set_phase
 from embedtui.providers import Embedder, ProviderFault, make_embedder
 
@@ -72,7 +73,23 @@ def make_row_embedder(
         if fault.fault_class is FaultClass.PROVIDER:
             job.failed(f"Provider: {fault.reason}", FaultClass.PROVIDER, fault.hint)
 
-    return RowEmbedder(model, embedder, pacer, gate=job.gate, on_fault=on_fault, urgent=urgent)
+    def on_remark(remark: str) -> None:
+        job.note(f"Provider: {remark}")
+        with contextlib.suppress(psycopg.Error, EmbedtuiError), connect(job.dsn, name="note") as conn:
+            add_audit_once(conn, job.migration.id, "provider", remark)
+
+    migration = job.migration
+    kind = migration.old_vector_type if model == migration.old_model else migration.vector_type
+    return RowEmbedder(
+        model,
+        embedder,
+        pacer,
+        gate=job.gate,
+        on_fault=on_fault,
+        on_remark=on_remark,
+        urgent=urgent,
+        half=kind == "halfvec",
+    )
 
 
 class Stages:

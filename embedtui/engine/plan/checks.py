@@ -388,4 +388,4 @@ def provider_check(settings: Settings, migration: Migration, ask: bool) -> tuple
         result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"
         return Check("provider", result, fault.reason, fault.hint), None
     detail = f"{model.name} answered with {reply.vectors.shape[1]} dimensions in {reply.seconds:.1f} s"
-    return Check("provider", "pass", detail), reply.limits
+    return Check("provider", "pass", ". ".join([detail, *reply.remarks])), reply.limits

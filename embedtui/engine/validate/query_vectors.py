@@ -114,7 +114,11 @@ def _embed(
     for start in range(0, len(queries), size):
         run.step(f"embedding queries ({side.value})", start, len(queries))
         batch = queries[start : start + size]
-        reply = embedder.embed([query.query.text for query in batch], kind="query")
+        try:
+            reply = embedder.embed([query.query.text for query in batch], kind="query", stop=run.stop)
+        except ProviderFault:
+            run.step(f"embedding queries ({side.value})", start, len(queries))  # was it stopped meanwhile?
+            raise
         found = {query.id: vector for query, vector in zip(batch, reply.vectors, strict=True)}
         store_vectors(conn, model.id, found)
         made |= found

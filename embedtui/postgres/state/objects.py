@@ -58,6 +58,13 @@ ROUTINES = (
         reason="the same for TRUNCATE",
     ),
     Routine(
+        "guard_phase",
+        definer=False,
+        public=False,
+        search_path="pg_catalog, pg_temp",
+        reason="a worker's role moves a migration from backfill to index to validate, and no further",
+    ),
+    Routine(
         "side_for",
         definer=False,
         public=True,

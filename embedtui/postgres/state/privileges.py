@@ -60,11 +60,11 @@ def _rights(*lines: str) -> tuple[Right, ...]:
 
 _WATCHER_READS = (
     "schema_version", "model", "migration", "worker", "shard", "queue_id_seq", "pace", "route", "listener", "audit",
-    "route_side",
+    "route_side", "partition",
 )  # fmt: skip
 _WORKER_READS = (
     "schema_version", "model", "migration", "worker", "shard", "queue", "queue_id_seq", "fault", "stale", "pace",
-    "route", "listener", "query", "query_vector", "evaluation", "verdict", "audit",
+    "route", "listener", "query", "query_vector", "evaluation", "verdict", "audit", "capture_fault", "partition",
 )  # fmt: skip
 
 RIGHTS: Mapping[Role, tuple[Right, ...]] = {
@@ -81,6 +81,9 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
         "INSERT (migration, key, side, class, reason) fault",
         "UPDATE (reason, attempts, state, last_seen) fault",
         "DELETE fault",
+        "DELETE capture_fault",
+        "INSERT (migration, leaf, trigger) partition",
+        "UPDATE (trigger) partition",
         "INSERT (migration, key) stale",
         "DELETE stale",
         # not the knobs: rates, concurrency and spend cap are the operator's
@@ -107,6 +110,7 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
         "SELECT (id, migration, kind, at) queue",
         "SELECT (id, migration, side, class, reason, attempts, state, first_seen, last_seen) fault",
         "SELECT (migration, side, at) stale",
+        "SELECT (id, migration, at) capture_fault",
         "SELECT (id, migration, at, who, role, k, queries, checks, verdict, state) evaluation",
     ),
 }

@@ -17,7 +17,7 @@ import psutil
 import psycopg
 import pytest
 
-from embedtui.demo.database import EmbeddedServer
+from embedtui.demo.database import EmbeddedServer, _binaries, demo_folder
 from embedtui.errors import DatabaseError, EmbedtuiError, Refused
 
 
@@ -239,3 +239,40 @@ def test_ordinary_user_needs_no_root(place: Path) -> None:
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
     assert done.stdout == "(1,)\n", done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root, another account runs the server")
+def test_a_folder_that_it_did_not_make_keeps_its_mode(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the home of who starts the demo, nor the folders the programs lie in."""
+    home = place / "home"
+    home.mkdir(mode=0o700)
+    home.chmod(0o700)
+    package = _binaries(18).parents[1]
+    programs = home / "venv" / package.name / "pginstall18"
+    shutil.copytree(_binaries(18).parent, programs)
+    for libraries in package.parent.glob(f"{package.name}.libs"):
+        shutil.copytree(libraries, home / "venv" / libraries.name)
+    monkeypatch.setattr("embedtui.demo.database._binaries", lambda version: programs / "bin")
+    modes = {each: each.stat().st_mode for each in (home, programs.parent, programs, programs / "bin")}
+    folder = demo_folder(home / "share" / "demo")
+    with EmbeddedServer(folder) as server, psycopg.connect(server.dsn()) as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
+    assert {each: each.stat().st_mode for each in modes} == modes
+    assert home not in folder.parents
+    assert demo_folder(home / "share" / "demo") == folder, "found again"
+    shutil.rmtree(folder.parent)
+
+
+def test_an_open_folder_is_taken_as_it_is(place: Path) -> None:
+    place.chmod(0o755)
+    assert demo_folder(place / "demo") == place / "demo"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root, another account runs the server")
+def test_a_closed_folder_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = place / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/nowhere")
+    with pytest.raises(EmbedtuiError, match="closed"):
+        EmbeddedServer(closed / "db").start()
+    assert closed.stat().st_mode & 0o777 == 0o700

@@ -15,7 +15,7 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.model import EmbeddingModel, FaultClass
-from embedtui.providers import Embedder, ProviderFault, make_embedder
+from embedtui.providers import BadVectors, Embedder, ProviderFault, make_embedder
 from embedtui.providers.faults import REASON_LENGTH, classify, clean, parse_duration, parse_limits, parse_retry_after
 
 KEY = "sk-test-0123456789"
@@ -237,14 +237,15 @@ def test_a_limit_that_is_met_says_how_long_it_lasts(api: LoopbackServer, embedde
 
 
 @pytest.mark.parametrize("kind", ["nan", "zero"])
-def test_a_vector_that_stays_bad_is_the_texts_fault_only_if_others_are_well(
+def test_an_unusable_vector_is_told_by_its_place_and_blames_no_text(
     api: LoopbackServer, embedder: Embedder, kind: str
 ) -> None:
+    """Whose fault it is, the caller finds out by asking again beside other texts."""
     api.faults.add(kind, containing="POISON")
-    fault = fault_of(embedder, ["POISON"])
-    assert (fault.fault_class, fault.code) == (ROW, "bad_vector")
-    several = fault_of(embedder, ["POISON", "other"])
-    assert (several.fault_class, several.isolable) == (PROVIDER, True)
+    for texts in (["POISON"], ["POISON", "other"]):
+        fault = fault_of(embedder, texts)
+        assert isinstance(fault, BadVectors)
+        assert (fault.fault_class, fault.code, fault.bad, fault.isolable) == (PROVIDER, "bad_vector", (0,), False)
 
 
 def test_an_unclear_400_is_the_texts_fault_only_if_others_are_well(api: LoopbackServer, embedder: Embedder) -> None:
