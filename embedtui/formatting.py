@@ -5,12 +5,21 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
 def counted(number: int, one: str, many: str) -> str:
     """A count with the words that go with it: ``1 row has``, ``2,000 rows have``."""
     return f"{number:,} {one if number == 1 else many}"
+
+
+def with_remedies(text: str, remedies: Sequence[str]) -> str:
+    """A hint and, in the words of whoever speaks, what does it: ``Build it again: `embedtui run`.``"""
+    if not remedies:
+        return text
+    how = ", then ".join(remedies)
+    return f"{text.rstrip('.')}: {how}." if text else f"{how}."
 
 
 def called() -> str:

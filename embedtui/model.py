@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from embedtui.formatting import with_remedies
+
 Key = tuple[str, ...]
 """A row's key: its key columns' values in PostgreSQL's text form, in the order of the key."""
 
@@ -100,6 +102,28 @@ class FaultState(StrEnum):
     RETRY = "retry"
     TRUNCATE = "truncate"
     SKIPPED = "skipped"
+
+
+class Remedy(StrEnum):
+    """An action that mends something; each face says it in its own words, a command or a key."""
+
+    RUN = "run"
+    FOLLOW = "run --follow"
+    """A worker that stays and keeps the sides in sync."""
+    COMPARE = "compare"
+    VERIFY = "verify"
+    SAMPLE = "verify --sample"
+    """Some rows are embedded again and compared."""
+    REPAIR = "verify --repair"
+    """What is wrong is queued to be embedded again."""
+    ROLLBACK = "rollback"
+    CLEANUP = "cleanup"
+    ABORT = "abort"
+
+    @property
+    def command(self) -> str:
+        """Its command, marked as one in a sentence."""
+        return f"`embedtui {self.value}`"
 
 
 UNNAMED = "unknown"
@@ -381,6 +405,13 @@ class Blocker:
     release: str = ""
     overridable: bool = False
     """Whether an override with a reason may pass it."""
+    remedies: tuple[Remedy, ...] = ()
+    """Actions that release it, in their order."""
+
+    @property
+    def hint(self) -> str:
+        """What would release it, as the command line says it."""
+        return with_remedies(self.release, [remedy.command for remedy in self.remedies])
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,6 +528,13 @@ class Check:
     """``pass``, ``warn``, ``fail`` or ``unknown``; for the gate also ``inconclusive``."""
     detail: str
     mend: str = ""
+    remedies: tuple[Remedy, ...] = ()
+    """Actions that mend it, in their order."""
+
+    @property
+    def hint(self) -> str:
+        """What mends it, as the command line says it."""
+        return with_remedies(self.mend, [remedy.command for remedy in self.remedies])
 
 
 @dataclass(frozen=True, slots=True)

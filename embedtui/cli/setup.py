@@ -164,8 +164,8 @@ def _print_plan(found: Plan) -> None:
     say()
     for check in found.checks:
         say(f"{_MARKS.get(check.result, check.result)}  {check.name}: {plain(check.detail)}")
-        if check.mend:
-            say(f"      {plain(check.mend)}")
+        if check.hint:
+            say(f"      {plain(check.hint)}")
     say()
     say("SQL of prepare and index:")
     for statement in found.statements:

@@ -31,8 +31,7 @@ from embedtui.demo.database import EmbeddedServer
 from embedtui.demo.models import NEW_DIMENSIONS, NEW_MODEL, OLD_DIMENSIONS, OLD_MODEL, LatentSemantics, bag_of_words
 from embedtui.demo.questions import QUESTIONS
 from embedtui.demo.traffic import Traffic
-from embedtui.engine import Engine
-from embedtui.engine.process import EngineApart
+from embedtui.engine import Engine, EngineApart
 from embedtui.engine.validate import queries as kept_queries
 from embedtui.errors import ExitCode, Interrupted, NotClean
 from embedtui.formatting import called

@@ -5,7 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from embedtui.model import Condition, Event, Phase, Side, Snapshot
+from embedtui.errors import EmbedtuiError
+from embedtui.model import Condition, Event, Phase, Remedy, Side, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """An error as the screen shows it."""
+
+    title: str
+    message: str
+    hint: str = ""
+    remedies: tuple[Remedy, ...] = ()
+
+    @classmethod
+    def of(cls, error: BaseException) -> Trouble:
+        """The trouble that ``error`` means; of unexpected ones only the kind and the first line."""
+        if isinstance(error, EmbedtuiError):
+            return cls(error.title, error.message, error.prose, error.remedies)
+        first = (str(error).strip().splitlines() or [""])[0]
+        return cls("Unexpected", f"{type(error).__name__}: {first}", "Please report this.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +59,7 @@ class View:
     detachable: bool = False
     """… and it can go on without the terminal."""
     busy: tuple[str, ...] = ()
-    """Names of acts under way from this terminal."""
+    """Names of the tasks under way from this terminal."""
     readonly: bool = False
 
     @property

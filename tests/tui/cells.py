@@ -39,7 +39,10 @@ def check_cells(app: App[Any], name: str, tmp_path: Path) -> None:
 
 
 def cells(app: App[Any]) -> str:
-    """The screen with all that lies over it: its lines, then the runs of styles of each line; the last run goes on to the line's end."""
+    """The screen with all that lies over it: its lines, then the runs of styles of each.
+
+    The last run goes on to the line's end; lines of plain text alone are left out.
+    """
     update: Any = app.screen._compositor.render_update(full=True, screen_stack=app._background_screens)
     colours = _colours(app)
     texts, styles = [], []
@@ -92,7 +95,8 @@ def _style(style: Style | None, colours: dict[str, str], *, blank: bool) -> str:
         attributes = [name for name in attributes if name in ("underline", "reverse", "strike")]
     colour = "" if blank and not attributes else _colour(style.color, colours, "foreground")
     background = _colour(style.bgcolor, colours, "background")
-    told = colour + (f"/{background}" if background else "") + ("+" if attributes else "") + "".join(ATTRIBUTES[name] for name in attributes)
+    letters = "".join(ATTRIBUTES[name] for name in attributes)
+    told = colour + (f"/{background}" if background else "") + (f"+{letters}" if letters else "")
     return told or "."
 
 

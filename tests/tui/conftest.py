@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from textual.app import App
 from textual.pilot import Pilot
 from textual.screen import Screen
 
@@ -20,7 +22,7 @@ Open = Callable[..., AbstractAsyncContextManager[tuple[Dashboard, Pilot[None], S
 @pytest.fixture(autouse=True)
 def remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Folder that stands for the user's state."""
-    monkeypatch.setattr("embedtui.tui.comforts.state_path", lambda: tmp_path)
+    monkeypatch.setattr("embedtui.tui.preferences.state_path", lambda: tmp_path)
     monkeypatch.delenv("NO_COLOR", raising=False)
     return tmp_path
 
@@ -34,7 +36,7 @@ def shown() -> Open:
         snapshot: Snapshot, size: tuple[int, int] = (80, 24), theme: str = "embedtui-dark", **options: bool
     ) -> AsyncIterator[tuple[Dashboard, Pilot[None], StandIn]]:
         engine = StandIn(snapshot)
-        app = Dashboard(lambda sink: engine, remember=False, interval=3600, **options)
+        app = Dashboard(lambda _: engine, remember=False, interval=3600, **options)
         async with app.run_test(size=size) as pilot:
             app.theme = theme
             await until(pilot, lambda: app.snapshot is not None)
@@ -62,6 +64,16 @@ async def painting(app: Dashboard, pilot: Pilot[None]) -> list[object]:
     raise AssertionError("it never comes to rest")
 
 
+def said(app: App[Any]) -> str:
+    """All that was said in the corner."""
+    return " ".join(notification.message for notification in app._notifications)
+
+
+def picture(app: App[Any]) -> str:
+    """The characters on the screen."""
+    return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
+
+
 async def until(pilot: Pilot[None], condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Waits for threads and messages until ``condition`` holds; fails if it never does."""
     for _ in range(int(seconds / 0.01)):
@@ -69,5 +81,4 @@ async def until(pilot: Pilot[None], condition: Callable[[], object], seconds: fl
             await pilot.pause()
             return
         await pilot.pause(0.01)
-    said = [notification.message for notification in pilot.app._notifications]
-    raise AssertionError(f"it never came true; said: {said}; on {pilot.app.screen}")
+    raise AssertionError(f"it never came true; said: {said(pilot.app)}; on {pilot.app.screen}")

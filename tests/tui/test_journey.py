@@ -13,29 +13,31 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList
 
 from embedtui.demo.api import LoopbackServer, hash_model
-from embedtui.engine import Engine
-from embedtui.engine.process import EngineApart
+from embedtui.engine import Engine, EngineApart
 from embedtui.model import Condition, Phase, QueryInput, Side
 from embedtui.postgres.connect import connect
-from embedtui.tui import acts
+from embedtui.tui.actions import ACTIONS, SCREENS
 from embedtui.tui.app import Dashboard
-from embedtui.tui.screens.base import DashboardScreen
-from embedtui.tui.screens.dialogs import (
+from embedtui.tui.bridge import Task
+from embedtui.tui.dialogs import (
     CutoverDialog,
     LimitsDialog,
+    NameDialog,
     PromptDialog,
     ReportDialog,
     StopDialog,
-    TypedNameDialog,
     VerifyDialog,
 )
+from embedtui.tui.messages import Compared
+from embedtui.tui.run import farewell
+from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.faults import FaultsScreen
 from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.log import LogScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from tests.kits.support import NEW, OLD, make_documents, settings_for
-from tests.tui.conftest import until
+from tests.tui.conftest import said, until
 
 ROWS = 300
 
@@ -67,10 +69,6 @@ async def ready(app: Dashboard, pilot: Pilot[None]) -> None:
 
 async def type_text(pilot: Pilot[None], text: str) -> None:
     await pilot.press(*(("space" if character == " " else character) for character in text))
-
-
-def said(app: Dashboard) -> str:
-    return " ".join(notification.message for notification in app._notifications)
 
 
 def route(database: str) -> tuple[str, int]:
@@ -110,7 +108,7 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
         await until(pilot, lambda: app.comparison and app.comparison.measures.wins_new == 1)
 
         def listed() -> list[str]:
-            return [query.text for query in app.screen._shown]  # type: ignore[attr-defined]
+            return [query.text for query in app.screen.shown]  # type: ignore[attr-defined]
 
         by_overlap = listed()
         await pilot.press("w", "w")
@@ -123,14 +121,15 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
         await until(pilot, lambda: isinstance(app.screen, PromptDialog))
         await type_text(pilot, "number 7")
         await pilot.press("enter")
-        await until(pilot, lambda: "ask" not in app.view.busy and app.screen._asked is not None)  # type: ignore[attr-defined]
+        await until(pilot, lambda: "ask" not in app.view.busy and app.screen.asked is not None)  # type: ignore[attr-defined]
         await pilot.press("escape")
-        assert app.remembered.queries == ("number 7",)
+        assert app.preferences.queries == ("number 7",)
 
         # the dialog: Cancel is focused, Enter is harmless, only the whole name and a reason release the button
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
-        assert isinstance(app.focused, Button) and app.focused.id == "cancel"
+        assert isinstance(app.focused, Button)
+        assert app.focused.id == "cancel"
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
         assert route(database) == ("old", 0)
@@ -182,7 +181,7 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
         # the log has it all, with names
         await pilot.press("6")
         await until(
-            pilot, lambda: isinstance(app.screen, LogScreen) and any("rollback" in e.text for e in app.screen._entries)
+            pilot, lambda: isinstance(app.screen, LogScreen) and any("rollback" in e.text for e in app.screen.entries)
         )
 
 
@@ -192,20 +191,21 @@ async def test_cleanup_shows_its_sql_and_asks_for_the_name(database: str, api: L
         await ready(app, pilot)
         await pilot.press("K")
         assert "after the cutover" in said(app)
-        app.bridge.act("cutover", lambda engine, _: engine.cutover(override="test"))
+        app.bridge.do(Task("cutover", lambda engine, _: engine.cutover(override="test")))
         await until(pilot, lambda: app.snapshot and app.snapshot.route.active is Side.NEW)
         await pilot.press("K")
-        await until(pilot, lambda: isinstance(app.screen, TypedNameDialog))
-        assert any("DROP COLUMN" in statement for statement in app.screen._statements)  # type: ignore[attr-defined]
+        await until(pilot, lambda: isinstance(app.screen, NameDialog))
+        assert "DROP COLUMN" in str(app.screen.sql)
         await type_text(pilot, "documents")
         await pilot.press("enter")
         assert app.focused is app.screen.query_one("#override", Input), "Enter goes to what is missing"
         await type_text(pilot, "seen enough")
-        assert "RENAME" in str(app.screen._sql)  # type: ignore[attr-defined]
+        assert "RENAME" in str(app.screen.sql)  # type: ignore[attr-defined]
         await pilot.press("tab")
         await type_text(pilot, "old_vectors")
         await pilot.press("tab", "space")
-        assert "old_vectors" in str(app.screen._sql) and "RENAME" not in str(app.screen._sql)  # type: ignore[attr-defined]
+        assert "old_vectors" in str(app.screen.sql)
+        assert "RENAME" not in str(app.screen.sql)
         app.screen.query_one("#override", Input).focus()
         await pilot.press("enter")
         await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.DONE, 60)
@@ -221,7 +221,7 @@ async def test_abort_takes_everything_back(database: str, api: LoopbackServer, t
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await ready(app, pilot)
         await pilot.press("A")
-        await until(pilot, lambda: isinstance(app.screen, TypedNameDialog))
+        await until(pilot, lambda: isinstance(app.screen, NameDialog))
         await type_text(pilot, "documents")
         await pilot.press("enter")
         await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.ABORTED, 60)
@@ -272,7 +272,7 @@ async def test_verify_index_plan_theme_help_and_palette(database: str, api: Loop
     make_documents(database, ROWS)
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await pilot.press("7")
-        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen._plan is not None)
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen.plan is not None)
         await pilot.press("y")
         assert "CREATE INDEX CONCURRENTLY" in (tmp_path / "exports" / "plan.sql").read_text("utf-8")
         await pilot.press("i")
@@ -285,7 +285,7 @@ async def test_verify_index_plan_theme_help_and_palette(database: str, api: Loop
         await type_text(pilot, "5")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ReportDialog))
-        assert app.screen._report.sampled == 5  # type: ignore[attr-defined]
+        assert app.screen.report.sampled == 5  # type: ignore[attr-defined]
         await pilot.press("escape", "t")
         assert app.theme == "embedtui-light"
         for key, back in (("question_mark", "escape"), ("f1", "q")):
@@ -319,16 +319,16 @@ async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer
             await pilot.press("4")
             screen = app.screen
             assert isinstance(screen, FaultsScreen)
-            await until(pilot, lambda: [group.count for group in screen._groups] == [250, 10])
+            await until(pilot, lambda: [group.count for group in screen.groups] == [250, 10])
             await pilot.press("w")
-            assert [group.reason[:3] for group in screen._groups] == ["ref", "too"]
+            assert [group.reason[:3] for group in screen.groups] == ["ref", "too"]
             await pilot.press("w")
-            assert [group.reason[:3] for group in screen._groups] == ["too", "ref"]
+            assert [group.reason[:3] for group in screen.groups] == ["too", "ref"]
             await pilot.press("tab", "end")
-            await until(pilot, lambda: screen._row(249) is not None)
+            await until(pilot, lambda: screen.row(249) is not None)
             await pilot.press("s")
             await until(pilot, lambda: states() == {"open": 259, "skipped": 1})
-            await until(pilot, lambda: any(group.count == 249 for group in screen._groups))
+            await until(pilot, lambda: any(group.count == 249 for group in screen.groups))
             screen.query_one("#groups").focus()
             await pilot.press("home", "s")
             await until(pilot, lambda: states() == {"open": 10, "skipped": 250})
@@ -343,7 +343,7 @@ async def test_readonly_changes_nothing(database: str, api: LoopbackServer, tmp_
         for key in "12345":
             await pilot.press(key)
             await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
-            offered = {label for _, label, _, _ in app.screen.keys(app.view)}  # type: ignore[attr-defined]
+            offered = {key.label for key in app.screen.keys(app.view)}  # type: ignore[attr-defined]
             assert not offered & {"Run", "Stop", "Share", "Retry", "Skip", "New better", "Compare"}, offered
             assert {"Help", "Quit"} <= offered
         with psycopg.connect(database) as conn:
@@ -374,12 +374,14 @@ async def test_hostile_documents_stay_text(database: str, api: LoopbackServer, t
     make_documents(database, 40, text="[red]{n}[/] [/nothing] \x1b[2J \u202e boo [@click=app.quit]x[/]")
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await ready(app, pilot)
-        app.bridge.act("compare", lambda engine, stop: engine.compare([QueryInput("[/] boo \x1b]0;x\x07")], stop=stop))
+        query = QueryInput("[/] boo \x1b]0;x\x07")
+        app.bridge.do(Task("compare", lambda engine, _: engine.compare([query]), result=Compared))
         await until(pilot, lambda: app.comparison is not None, 60)
         await pilot.press("2", "tab", "down", "left")
         await until(pilot, lambda: "[red]" in app.export_screenshot().replace("&#91;", "["))
         picture = app.export_screenshot()
-        assert "\x1b" not in picture and "\u202e" not in picture
+        assert "\x1b" not in picture
+        assert "\u202e" not in picture
 
 
 async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer, tmp_path: Path) -> None:
@@ -388,16 +390,16 @@ async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer,
     exports = tmp_path / "exports"
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await pilot.press("7")
-        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen._plan is not None)
-        first = app.screen._plan  # type: ignore[attr-defined]
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen.plan is not None)
+        first = app.screen.plan  # type: ignore[attr-defined]
         await pilot.press("n")
-        await until(pilot, lambda: app.screen._plan is not first)  # type: ignore[attr-defined]
+        await until(pilot, lambda: app.screen.plan is not first)  # type: ignore[attr-defined]
         await ready(app, pilot)
 
         await pilot.press("5")
         screen = app.screen
         assert isinstance(screen, WorkersScreen)
-        await until(pilot, lambda: any(thread is not None and "since" in since for _, thread, since in screen._lines))
+        await until(pilot, lambda: any(thread is not None and "since" in since for _, thread, since in screen.lines))
 
         await pilot.press("c")
         await until(pilot, lambda: app.comparison is not None, 60)
@@ -416,7 +418,7 @@ async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer,
         every = len(app.comparison.queries)
 
         def listed() -> int:
-            return len(app.screen._shown)  # type: ignore[attr-defined]
+            return len(app.screen.shown)  # type: ignore[attr-defined]
 
         await pilot.press("u")
         await until(pilot, lambda: listed() == every - 4)
@@ -431,9 +433,9 @@ async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer,
         await pilot.press("6")
         log = app.screen
         assert isinstance(log, LogScreen)
-        await until(pilot, lambda: any("evaluation" in entry.text for entry in log._entries))
+        await until(pilot, lambda: any("evaluation" in entry.text for entry in log.entries))
         await pilot.press("f")
-        assert not log._follow
+        assert not log.following
         await pilot.press("f", "e")
         await until(pilot, (exports / "log.tsv").is_file)
         assert "evaluation" in (exports / "log.tsv").read_text("utf-8")
@@ -457,13 +459,13 @@ async def test_faults_are_tried_again_and_shortened(database: str, api: Loopback
             await pilot.press("4")
             screen = app.screen
             assert isinstance(screen, FaultsScreen)
-            await until(pilot, lambda: [group.count for group in screen._groups] == [3])
+            await until(pilot, lambda: [group.count for group in screen.groups] == [3])
             await pilot.press("tab")
-            await until(pilot, lambda: screen._row(0) is not None)
+            await until(pilot, lambda: screen.row(0) is not None)
             await pilot.press("y", "h")
             assert (tmp_path / "exports" / "faults.tsv").read_text("utf-8").count("too long") == 3
             await until(pilot, lambda: states() == {"open": 2, "truncate": 1})
-            await until(pilot, lambda: [group.count for group in screen._groups] == [2, 1])
+            await until(pilot, lambda: [group.count for group in screen.groups] == [2, 1])
             screen.query_one("#groups").focus()
             await pilot.press("home", "e")
             await until(pilot, lambda: states() == {"retry": 2, "truncate": 1})
@@ -491,7 +493,7 @@ async def test_a_cutover_is_postponed_and_taken_back(database: str, api: Loopbac
         assert route(database) == ("old", 0)
         await pilot.press("z")
         await until(pilot, lambda: not app.snapshot.route.pending)
-        assert "taken back" in said(app)
+        assert "is cancelled" in said(app)
 
 
 async def test_the_work_goes_on_without_its_terminal(database: str, api: LoopbackServer, tmp_path: Path) -> None:
@@ -513,7 +515,7 @@ async def test_the_work_goes_on_without_its_terminal(database: str, api: Loopbac
         await until(pilot, lambda: app.view.detachable)
         assert [worker.own for worker in app.snapshot.workers] == [True]
         await pilot.press("D")
-    assert app.farewell.startswith("The work goes on")
+    assert farewell(app, "embedtui run").startswith("The work goes on")
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await until(pilot, lambda: app.snapshot.phase is Phase.VALIDATE, 60)
         assert app.snapshot.backfill.rows == ROWS
@@ -550,7 +552,7 @@ def test_every_key_is_pressed_here() -> None:
         if isinstance(constant, ast.Constant)
     }
     pressed |= {"plus", "minus", "o", "b", "question_mark", "f1"}  # in loops above
-    keys = {act.key for act in acts.ACTS.values()} | {key for key, _ in acts.SCREENS.values()}
+    keys = {action.key for action in ACTIONS.values()} | {key for key, _ in SCREENS.values()}
     for factory in Dashboard.MODES.values():
         keys |= set(factory()._bindings.key_to_bindings) - {"tab", "shift+tab", "ctrl+c", "super+c"}
     assert keys - pressed <= {"q"}, "leaving is tested in a real terminal"

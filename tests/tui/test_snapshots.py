@@ -14,9 +14,10 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from embedtui.model import Event, Failed, Held, Noted, Phase, PhaseChanged, RouteFlipped, Side
-from embedtui.tui import acts
+from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
-from embedtui.tui.bridge import SnapshotFailed, SnapshotTaken, Trouble
+from embedtui.tui.messages import EngineReported, SnapshotFailed, SnapshotTaken
+from embedtui.tui.view import Trouble
 from embedtui.tui.welcome import ModelDialog, TableChoice, Welcome
 from tests.tui import states
 from tests.tui.cells import check_cells
@@ -40,10 +41,10 @@ RATES = tuple(900 + 300 * math.sin(i / 7) + i * 37 % 90 for i in range(120))
 
 async def settle(app: Dashboard, pilot: Pilot[None]) -> None:
     """Gives the frozen app a past, and lets everything asked for arrive."""
-    app._rates.extend(RATES)
-    app._events.extend(EVENTS)
+    app.rates.extend(RATES)
+    app.events.extend(EVENTS)
     app.show()
-    app.tell("event", EVENTS[-1])
+    app.hand_on(EngineReported(EVENTS[-1]))
     await quiet(pilot)
 
 
@@ -64,8 +65,8 @@ async def test_overview(shown: Open, size: tuple[int, int], tmp_path: Path) -> N
         for state, snapshot in states.STATES.items():
             app.post_message(SnapshotTaken(snapshot))
             await until(pilot, lambda snapshot=snapshot: app.snapshot is snapshot)
-            app._rates.clear()
-            app._rates.extend(RATES)
+            app.rates.clear()
+            app.rates.extend(RATES)
             app.show()
             await pilot.pause()
             check_cells(app, f"overview-{state}-{size[0]}x{size[1]}", tmp_path)
@@ -85,8 +86,8 @@ async def test_overview_in_other_themes(shown: Open, theme: str, tmp_path: Path)
         for state, snapshot in states.STATES.items():
             app.post_message(SnapshotTaken(snapshot))
             await until(pilot, lambda snapshot=snapshot: app.snapshot is snapshot)
-            app._rates.clear()
-            app._rates.extend(RATES)
+            app.rates.clear()
+            app.rates.extend(RATES)
             app.show()
             await pilot.pause()
             check_cells(app, f"overview-{state}-{theme}", tmp_path)
@@ -97,15 +98,15 @@ async def test_lost_database(shown: Open, size: tuple[int, int], tmp_path: Path)
     """The last known state recedes, on every screen; since when and what happens now is on top."""
     async with shown(states.FAULTED, size) as (app, pilot, _):
         await settle(app, pilot)
-        for screen in acts.SCREENS:
-            app.action_goto(screen)
+        for screen in SCREENS:
+            app.goto(screen)
             await pilot.pause()
             await quiet(pilot)
         trouble = Trouble("Database lost", "The server closed the connection.", "Trying again by itself.")
         app.post_message(SnapshotFailed(trouble, states.NOW, 42.0, 9))
         await until(pilot, lambda: app.view.stale)
-        for screen in acts.SCREENS:
-            app.action_goto(screen)
+        for screen in SCREENS:
+            app.goto(screen)
             await pilot.pause()
             check_cells(app, f"{screen}-lost-{size[0]}x{size[1]}", tmp_path)
 
@@ -122,8 +123,8 @@ async def test_every_screen_at_other_sizes_and_in_other_themes(
     async with shown(snapshot, size, theme) as (app, pilot, _):
         app.comparison = states.COMPARISON
         await settle(app, pilot)
-        for screen in acts.SCREENS:
-            app.action_goto(screen)
+        for screen in SCREENS:
+            app.goto(screen)
             await pilot.pause()
             await quiet(pilot)
             check_cells(app, f"{screen}-{theme.removeprefix('embedtui-')}-{size[0]}x{size[1]}", tmp_path)
@@ -131,7 +132,7 @@ async def test_every_screen_at_other_sizes_and_in_other_themes(
 
 async def test_never_connected(tmp_path: Path) -> None:
     """Before the first snapshot there is a designed screen too."""
-    app = Dashboard(lambda sink: (_ for _ in ()).throw(OSError("refused")), remember=False, interval=3600)
+    app = Dashboard(lambda _: (_ for _ in ()).throw(OSError("refused")), remember=False, interval=3600)
     async with app.run_test(size=SMALL) as pilot:
         trouble = Trouble("Database", "Nobody answers at db.example:5432.", "Check DATABASE_URL.")
         await until(pilot, lambda: app.link.problem)
@@ -183,7 +184,7 @@ async def test_other_screens(shown: Open, size: tuple[int, int], tmp_path: Path)
     async with shown(states.FAULTED, size) as (app, pilot, _):
         await settle(app, pilot)
         for screen in ("faults", "workers", "log", "plan"):
-            app.action_goto(screen)
+            app.goto(screen)
             await pilot.pause()
             await quiet(pilot)
             check_cells(app, f"{screen}-{size[0]}x{size[1]}", tmp_path)
@@ -193,7 +194,7 @@ async def test_empty_screens(shown: Open, tmp_path: Path) -> None:
     """A screen with nothing to show says so, and what to do."""
     async with shown(states.FRESH) as (app, pilot, _):
         for screen in ("compare", "cutover", "faults", "workers", "log"):
-            app.action_goto(screen)
+            app.goto(screen)
             await pilot.pause()
             await quiet(pilot)
             check_cells(app, f"{screen}-empty-80x24", tmp_path)
@@ -219,7 +220,7 @@ async def test_welcome(tmp_path: Path) -> None:
     )
     app = Welcome(lambda: tables)
     async with app.run_test(size=SMALL) as pilot:
-        await until(pilot, lambda: app._tables)
+        await until(pilot, lambda: app.tables)
         app.theme = "embedtui-dark"
         await pilot.pause()
         check_cells(app, "welcome-80x24", tmp_path)

@@ -19,7 +19,7 @@ from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import DatabaseError, Interrupted, LockTimeout, NotClean, Refused, SettingsError
 from embedtui.formatting import counted
-from embedtui.model import Blocker, Migration, Phase, PlacementKind, Side, TableName
+from embedtui.model import Blocker, Migration, Phase, PlacementKind, Remedy, Side, TableName
 from embedtui.postgres.catalog.discover import Dependent, TableFacts, inspect_oid, parse_name
 from embedtui.postgres.connect import Connection, host_name, operator_name, redact
 from embedtui.postgres.ddl import Statement, cancelled_by, readable_seconds, run_ddl
@@ -125,8 +125,9 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
         yield Blocker(
             "queue",
             f"{counted(queued, 'change still waits for its new vector', 'changes still wait for their new vectors')}.",
-            "Let a worker catch up: `embedtui run --follow`.",
+            "Let a worker catch up.",
             overridable=True,
+            remedies=(Remedy.FOLLOW,),
         )
     behind = sum(listener.epoch < route.epoch for listener in read_listeners(conn, migration.name))
     if behind:
@@ -235,8 +236,9 @@ def _row_blockers(
         yield Blocker(
             "coverage",
             f"{counted(uncovered, 'row has', 'rows have')} an old vector and no new one, and would be found no more.",
-            "See `embedtui verify`, or give a reason to override.",
+            "Give a reason to override, or look at them.",
             overridable=True,
+            remedies=(Remedy.VERIFY,),
         )
     if missing and _restores_not_null(migration, choice, facts):
         yield Blocker(
@@ -251,7 +253,7 @@ def abort_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...
     """What stands against an abort now."""
     state = _state(conn, migration)
     if state.phase is Phase.DONE or (state.begun and not state.has("aborting")):
-        return (Blocker("phase", "The cleanup has begun.", "Run it again to complete it: `embedtui cleanup`."),)
+        return (Blocker("phase", "The cleanup has begun.", "Complete it.", remedies=(Remedy.CLEANUP,)),)
     if state.begun:
         return ()
     found: list[Blocker] = []
@@ -259,7 +261,9 @@ def abort_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...
         "SELECT active, canary FROM embedtui.route WHERE name = %s AND migration = %s", (migration.name, migration.id)
     ).fetchone()
     if row is not None and (row[0] != Side.OLD.value or row[1]):
-        found.append(Blocker("route", "Production reads the new side.", "Roll back first: `embedtui rollback`."))
+        found.append(
+            Blocker("route", "Production reads the new side.", "Roll back first.", remedies=(Remedy.ROLLBACK,))
+        )
     side = new_side(migration)
     oid = _one(conn, "SELECT to_regclass(%s)::oid", (relation(side.table).as_string(conn),))
     if oid is not None:
@@ -274,7 +278,7 @@ def _refuse(blockers: Sequence[Blocker], override: str) -> None:
     """Raises Refused for what no reason given can pass."""
     left = [blocker for blocker in blockers if not (override.strip() and blocker.overridable)]
     if left:
-        raise Refused(" ".join(blocker.message for blocker in left), hint=left[0].release)
+        raise Refused(" ".join(blocker.message for blocker in left), hint=left[0].release, remedies=left[0].remedies)
 
 
 # ------------------------------------------------------------------------------------------------------ statements
@@ -533,7 +537,7 @@ def cleanup(
     with _alone(conn, migration):
         state = _state(conn, migration)
         if state.has("aborting") or state.phase is Phase.ABORTED:
-            raise Refused("The migration is being aborted.", hint="Complete that: `embedtui abort`.")
+            raise Refused("The migration is being aborted.", hint="Complete that.", remedies=(Remedy.ABORT,))
         if state.phase is Phase.DONE and not state.begun:
             return
         if not state.begun:
@@ -652,7 +656,8 @@ def _contract(
             if error.sqlstate != _QUEUE_FULL or waited >= DRAIN_PATIENCE:
                 raise LockTimeout(
                     "Changes kept waiting for their new vectors; the old side was not dropped.",
-                    hint="Let a worker catch up (`embedtui run --follow`) and run the cleanup again.",
+                    hint="Let a worker catch up, and clean up again.",
+                    remedies=(Remedy.FOLLOW, Remedy.CLEANUP),
                 ) from None
             if on_wait is not None:
                 on_wait("waiting for the queue to be empty")

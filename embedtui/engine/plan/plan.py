@@ -12,7 +12,7 @@ from psycopg import Connection, sql
 from embedtui.config import CHARACTERS_PER_TOKEN, SPECS, ModelSettings, Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused
 from embedtui.formatting import counted
-from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Plan
+from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Plan, Remedy
 from embedtui.postgres import indexes
 from embedtui.postgres.catalog.discover import (
     Draft,
@@ -167,7 +167,7 @@ def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, as
                 kind = DatabaseError
             elif check.name == "provider":
                 kind = ProviderError
-            raise kind(check.detail, hint=check.mend)
+            raise kind(check.detail, hint=check.mend, remedies=check.remedies)
     return placement
 
 
@@ -475,7 +475,8 @@ def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -
             "migration",
             "warn",
             f"A migration of {shown(migration.table)} is under way (phase {live.phase.value}).",
-            "`embedtui run` goes on with it; `embedtui abort` takes it back.",
+            "Go on with it, or take it back by an abort.",
+            (Remedy.RUN,),
         )
         return
     if live is not None and not live.phase.ended:

@@ -15,7 +15,7 @@ from embedtui.engine.validate.evaluation import (
     with_verdicts,
 )
 from embedtui.formatting import counted
-from embedtui.model import Check, Comparison, IndexMethod, Interval, Measures, Migration, Side
+from embedtui.model import Check, Comparison, IndexMethod, Interval, Measures, Migration, Remedy, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import used_by_search
 from embedtui.postgres.sides.placement import SideCounts, make_placement
@@ -161,7 +161,7 @@ def _coverage(counts: SideCounts, queued: int, thresholds: GateThresholds) -> Ch
     if counts.skipped:
         detail += f" {counted(counts.skipped, 'was', 'were')} skipped on purpose."
     if 1 - (without - awaited - counts.skipped) / filled < thresholds.min_coverage:
-        return Check("coverage", "fail", detail, "Let the backfill run to its end: `embedtui run`.")
+        return Check("coverage", "fail", detail, "Let the backfill run to its end.", (Remedy.RUN,))
     return Check("coverage", "warn" if counts.skipped else "pass", detail)
 
 
@@ -174,12 +174,12 @@ def _freshness(counts: SideCounts, queued: int, thresholds: GateThresholds) -> C
     if counts.wrong_model:
         wrong = counted(counts.wrong_model, "new vector was", "new vectors were")
         detail = f"{wrong} made by another model. {detail}"
-        return Check("freshness", "fail", detail, "`embedtui verify --repair` queues them.")
+        return Check("freshness", "fail", detail, "Queue them.", (Remedy.REPAIR,))
     if max(counts.stale, queued) / filled > thresholds.max_stale:
-        return Check("freshness", "fail", detail, "Let sync catch up: `embedtui run`.")
+        return Check("freshness", "fail", detail, "Let sync catch up.", (Remedy.RUN,))
     if counts.unverified:
         detail += f" {counts.unverified:,} came from the application without a stamp."
-        return Check("freshness", "warn", detail, "`embedtui verify --sample` checks some of them.")
+        return Check("freshness", "warn", detail, "Check some of them.", (Remedy.SAMPLE,))
     return Check("freshness", "pass", detail)
 
 
@@ -196,9 +196,10 @@ def _index(conn: Connection, migration: Migration) -> Check:
         return Check("index", "pass", "No approximate index is wanted: searches are exact.")
     index = approximate_index(conn, migration, Side.NEW)
     if index is None:
-        return Check("index", "fail", "The new side has no approximate index.", "Build it: `embedtui run`.")
+        return Check("index", "fail", "The new side has no approximate index.", "Build it.", (Remedy.RUN,))
     if not index.valid:
-        return Check("index", "fail", f"{index.name} is invalid: its build failed.", "Build it again: `embedtui run`.")
+        why = f"{index.name} is invalid: its build failed."
+        return Check("index", "fail", why, "Build it again.", (Remedy.RUN,))
     use = used_by_search(conn, migration, Side.NEW)
     if use.used:
         return Check("index", "pass", f"{index.name} is valid, and EXPLAIN shows that searches use it.")

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from textual.content import Content
 
 from embedtui.model import Side
-from embedtui.tui import acts, draw, safe, theme
+from embedtui.tui import draw, safe, theme
+from embedtui.tui.actions import SCREENS
 from embedtui.tui.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of the footer."""
+
+    written: str
+    label: str
+    action: str
+    """What a click on it does, as Textual writes it."""
+    possible: bool = True
 
 
 def header(view: View, width: int, _height: int = 1) -> Content:
@@ -58,7 +72,7 @@ def _watch(view: View) -> Content:
 def rail(active: str, faults: int, width: int) -> Content:
     """The screens' keys and names; the active one is marked; faults are counted."""
     parts: list[draw.Part] = [" "]
-    for name, (key, title) in acts.SCREENS.items():
+    for name, (key, title) in SCREENS.items():
         shown = f"{title} {draw.short(faults)}" if name == "faults" and faults else title
         text = f" {key} {shown} "
         if name == active:
@@ -70,24 +84,23 @@ def rail(active: str, faults: int, width: int) -> Content:
     return draw.cut(draw.line(*parts), width)
 
 
-def footer(view: View, keys: tuple[tuple[str, str, str, bool], ...], width: int) -> Content:
-    """Keys with words, as many as fit; rollback keeps its place on the right on every screen.
-
-    ``keys`` are (key, label, action, possible).
-    """
+def footer(view: View, keys: tuple[Key, ...], width: int) -> Content:
+    """Keys with words, as many as fit; rollback keeps its place on the right on every screen."""
     live = view.new_reads
     roll = draw.line(
-        draw.link(" F9 ", "bold $background on $warning" if live else "bold $muted on $panel", "app.act('rollback')"),
-        draw.link(" Roll back ", "bold $warning" if live else "$muted", "app.act('rollback')"),
+        draw.link(
+            " F9 ", "bold $background on $warning" if live else "bold $muted on $panel", "app.perform('rollback')"
+        ),
+        draw.link(" Roll back ", "bold $warning" if live else "$muted", "app.perform('rollback')"),
     )
     gap = "  " if width < 100 else "   "
     items = [
         draw.line(
-            draw.link(key, "bold $primary" if possible else "$faint", action),
-            draw.link(f" {text}", "$foreground" if possible else "$faint", action),
+            draw.link(key.written, "bold $primary" if key.possible else "$faint", key.action),
+            draw.link(f" {key.label}", "$foreground" if key.possible else "$faint", key.action),
             gap,
         )
-        for key, text, action, possible in keys
+        for key in keys
     ]
     # Help and quit are the way out: they keep their room, and what does not fit beside them is in the help.
     room = width - 1 - roll.cell_length - sum(item.cell_length for item in items[-2:])

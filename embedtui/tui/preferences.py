@@ -16,7 +16,7 @@ _MAX_QUERIES = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Comforts:
+class Preferences:
     """Remembered between sessions."""
 
     screen: str = "overview"
@@ -25,10 +25,10 @@ class Comforts:
     queries: tuple[str, ...] = ()
     """Queries typed by the operator, newest first."""
 
-    def with_query(self, text: str) -> Comforts:
-        """These comforts with ``text`` as the newest query."""
+    def with_query(self, text: str) -> Preferences:
+        """These preferences with ``text`` as the newest query."""
         rest = tuple(each for each in self.queries if each != text)
-        return Comforts(self.screen, self.theme, (text, *rest)[:_MAX_QUERIES])
+        return Preferences(self.screen, self.theme, (text, *rest)[:_MAX_QUERIES])
 
 
 def state_path() -> Path:
@@ -36,21 +36,21 @@ def state_path() -> Path:
     return platformdirs.user_state_path("embedtui", appauthor=False, ensure_exists=True)
 
 
-def load() -> Comforts:
-    """The remembered comforts; the defaults where there are none or the file cannot be used."""
+def load() -> Preferences:
+    """The remembered preferences; the defaults where there are none or the file cannot be used."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         stored = json.loads((state_path() / _FILE).read_text("utf-8"))
-        known = {each.name for each in fields(Comforts)}
+        known = {each.name for each in fields(Preferences)}
         kept = {name: value for name, value in stored.items() if name in known}
         queries = tuple(str(each) for each in kept.pop("queries", ()))
-        return Comforts(**{name: str(value) for name, value in kept.items()}, queries=queries)
-    return Comforts()
+        return Preferences(**{name: str(value) for name, value in kept.items()}, queries=queries)
+    return Preferences()
 
 
-def save(comforts: Comforts) -> None:
-    """Stores ``comforts`` atomically; a folder that cannot be written is no reason to fail."""
+def save(preferences: Preferences) -> None:
+    """Stores ``preferences`` atomically; a folder that cannot be written is no reason to fail."""
     with contextlib.suppress(OSError):
-        write_file(state_path() / _FILE, json.dumps(asdict(comforts), indent=1))
+        write_file(state_path() / _FILE, json.dumps(asdict(preferences), indent=1))
 
 
 def write_file(path: Path, text: str) -> None:
