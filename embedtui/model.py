@@ -409,7 +409,7 @@ class Blocker:
     """Actions that release it, in their order."""
 
     @property
-    def hint(self) -> str:
+    def advice(self) -> str:
         """What would release it, as the command line says it."""
         return with_remedies(self.release, [remedy.command for remedy in self.remedies])
 
@@ -532,7 +532,7 @@ class Check:
     """Actions that mend it, in their order."""
 
     @property
-    def hint(self) -> str:
+    def advice(self) -> str:
         """What mends it, as the command line says it."""
         return with_remedies(self.mend, [remedy.command for remedy in self.remedies])
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
-from textual import events
 from textual.app import ScreenStackError, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.message import Message
@@ -21,10 +20,10 @@ from embedtui.model import Comparison, Event, Failed, Phase, PhaseChanged, Progr
 from embedtui.tui import messages, terminal
 from embedtui.tui import preferences as stored
 from embedtui.tui.actions import ACTIONS, SCREENS
-from embedtui.tui.base_app import BaseApp
-from embedtui.tui.bridge import Bridge, Task
-from embedtui.tui.dialogs import Dialog, ReportDialog, WaitingDialog
-from embedtui.tui.engine import Engine, OpenEngine
+from embedtui.tui.asking import AskingApp
+from embedtui.tui.bridge import Bridge
+from embedtui.tui.dialogs import ReportDialog
+from embedtui.tui.engine import OpenEngine
 from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.remedies import worded
 from embedtui.tui.screens.base import DashboardScreen
@@ -47,7 +46,7 @@ A = TypeVar("A")
 F = TypeVar("F")
 
 
-class Dashboard(BaseApp[None]):
+class Dashboard(AskingApp):
     """The dashboard over one engine. Every change of the screen happens in the event loop, from a message."""
 
     TITLE = "embedtui"
@@ -307,45 +306,6 @@ class Dashboard(BaseApp[None]):
         if self.comparison is None:
             self.comparison = message.comparison
             self.hand_on(message)
-
-    # ---------------------------------------------------------------------------------------------- asking
-
-    def ask(self, dialog: Dialog[A], task: Callable[[A], Task[Any]]) -> None:
-        """Open ``dialog``, and do the task that its answer means."""
-
-        def answered(answer: A | None) -> None:
-            if answer:
-                self.bridge.do(task(answer))
-
-        self.push_screen(dialog, answered)
-
-    def ask_after(
-        self, look: Callable[[Engine], F], dialog: Callable[[F], Dialog[A]], task: Callable[[A], Task[Any]]
-    ) -> None:
-        """As :meth:`ask`, with a dialog about what ``look`` finds; its place is kept meanwhile."""
-        waiting = WaitingDialog(lambda found: self.ask(dialog(found), task))
-        self.push_screen(waiting)
-        self.bridge.read(look, functools.partial(messages.DialogPrepared, waiting), self.post_message, key=waiting)
-
-    def on_dialog_prepared(self, message: messages.DialogPrepared) -> None:
-        """Open the dialog only where its place is still kept; what was typed ahead is for it."""
-        if self.screen is not message.dialog:
-            return
-        self.pop_screen()
-        message.dialog.prepared(message.found)
-
-        def type_ahead() -> None:
-            for character in message.dialog.typed:
-                self.post_message(events.Key("space" if character == " " else character, character))
-
-        self.screen.call_after_refresh(type_ahead)
-
-    def on_read_failed(self, message: messages.ReadFailed) -> None:
-        """A dialog that cannot say anything is not opened."""
-        if isinstance(message.key, WaitingDialog):
-            if self.screen is message.key:
-                self.pop_screen()
-            self.trouble(message.trouble)
 
     # ------------------------------------------------------------------------------------------------ keys
 

@@ -130,7 +130,7 @@ def duration(seconds: float | None) -> str:
 
 
 def clock(at: datetime | None) -> str:
-    """Time of day as the database told it, in the operator's zone where it carries one."""
+    """Time of day as the database gave it, in the operator's zone where it carries one."""
     return UNKNOWN if at is None else at.strftime("%H:%M:%S")
 
 

@@ -53,7 +53,7 @@ class View:
     rates: tuple[float, ...] = ()
     """Rows per second of the last readings, oldest first."""
     events: tuple[Event, ...] = ()
-    """What the engine of this process told, oldest first."""
+    """What the engine of this process reported, oldest first."""
     running: bool = False
     """This terminal runs the migration's work."""
     detachable: bool = False

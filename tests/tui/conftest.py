@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from textual.app import App
@@ -14,8 +14,10 @@ from textual.screen import Screen
 
 from embedtui.model import Snapshot
 from embedtui.tui.app import Dashboard
+from embedtui.tui.messages import SnapshotTaken
 from tests.tui.standin import StandIn
 
+S = TypeVar("S", bound=Screen[Any])
 Open = Callable[..., AbstractAsyncContextManager[tuple[Dashboard, Pilot[None], StandIn]]]
 
 
@@ -64,6 +66,18 @@ async def painting(app: Dashboard, pilot: Pilot[None]) -> list[object]:
     raise AssertionError("it never comes to rest")
 
 
+def front(app: App[Any], kind: type[S]) -> S:
+    """The screen in front, which has to be of this kind."""
+    assert isinstance(app.screen, kind), app.screen
+    return app.screen
+
+
+async def present(app: Dashboard, pilot: Pilot[Any], snapshot: Snapshot) -> None:
+    """Has the dashboard show a state."""
+    app.post_message(SnapshotTaken(snapshot))
+    await until(pilot, lambda: app.snapshot is snapshot)
+
+
 def said(app: App[Any]) -> str:
     """All that was said in the corner."""
     return " ".join(notification.message for notification in app._notifications)
@@ -74,7 +88,7 @@ def picture(app: App[Any]) -> str:
     return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], object], seconds: float = 30.0) -> None:
+async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Waits for threads and messages until ``condition`` holds; fails if it never does."""
     for _ in range(int(seconds / 0.01)):
         if condition():

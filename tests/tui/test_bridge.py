@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -185,20 +186,26 @@ def test_only_progress_is_replaced_by_newer_messages() -> None:
     assert progress[0].can_replace(progress[1])
     assert taken.can_replace(lost)
     assert lost.can_replace(taken)
-    for message in (failure, progress[0], TaskDone("x", None), TaskFailed("x", Trouble("", ""))):
+    for message in (failure, progress[0], TaskDone("x"), TaskFailed("x", Trouble("", ""))):
         assert not message.can_replace(failure)
         assert not failure.can_replace(message)
 
 
 def test_a_newer_request_replaces_a_waiting_one_of_its_topic() -> None:
-    post, free, asked = Post(), threading.Event(), []
+    post, free = Post(), threading.Event()
+    asked: list[int] = []
+
+    def ask(number: int, _engine: Engine) -> tuple[()]:
+        asked.append(number)
+        return ()
+
     bridge = Bridge(lambda _: StandIn(states.RUNNING), post, interval=0.05)
     bridge.start()
     try:
         bridge.read(lambda _: free.wait(PATIENCE), Waited, post)
         post.wait(lambda message: isinstance(message, SnapshotTaken))
         for number in range(5):
-            bridge.read(lambda _, number=number: asked.append(number) or (), AuditRead, post)  # type: ignore[misc]
+            bridge.read(functools.partial(ask, number), AuditRead, post)
         free.set()
         post.wait(lambda message: isinstance(message, AuditRead))
         assert asked[-1] == 4

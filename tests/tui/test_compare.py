@@ -28,6 +28,10 @@ async def opened(app: Dashboard, pilot: Pilot[None]) -> CompareScreen:
     return app.screen
 
 
+async def shows(app: Dashboard, pilot: Pilot[None], text: str) -> None:
+    await until(pilot, lambda: text in picture(app), LONG)
+
+
 def test_the_querys_words_are_marked_in_the_document() -> None:
     text = "The GATEWAY rotates keys; gateways do not. [b]Keys[/b] of a gateway_x, an über-key."
     found = marked(text, "gateway keys, [b] the Über of")
@@ -102,7 +106,7 @@ async def test_moving_to_the_next_query_is_one_picture_and_fetches_nothing(shown
             painted.clear()
             await pilot.press("down")
             query = states.QUERIES[number]
-            await until(pilot, lambda text=query.text: f"“{text}”" in picture(app), LONG)
+            await shows(app, pilot, f"“{query.text}”")
             await until(pilot, lambda: painted, LONG)
             assert len(painted) == 1, "list, rankings and document change together"
             assert screen.query_one(Document).text.plain == query.new[0].text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from textual.events import Key
+from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from embedtui.model import Noted, Phase
@@ -17,11 +18,12 @@ from embedtui.tui.dialogs import CutoverDialog, LimitsDialog
 from embedtui.tui.messages import EngineReported, SnapshotTaken
 from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.screens.plan import PlanScreen
+from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.sheet import Sheet
 from tests.tui import states
-from tests.tui.conftest import Open, said, until
+from tests.tui.conftest import Open, front, said, until
 from tests.tui.standin import StandIn
 
 
@@ -40,6 +42,11 @@ async def test_the_log_follows_also_behind_a_dialog(shown: Open) -> None:
         await until(pilot, lambda: listing.count == len(states.AUDIT) + 40)
         await until(pilot, lambda: listing.scroll_offset.y + listing.size.height >= listing.count)
         assert "Note 39" in app.export_screenshot().replace("&#160;", " ")
+
+
+async def answered(app: Dashboard, pilot: Pilot[None]) -> None:
+    """Waits until the database was read, or could not be."""
+    await until(pilot, lambda: app.link.problem or app.snapshot)
 
 
 def footer(app: Dashboard) -> str:
@@ -100,7 +107,7 @@ async def test_a_postponed_cutover_can_be_taken_back_from_anywhere(shown: Open) 
         assert "No cutover is postponed" in said(app)
         pending = replace(states.READY, route=replace(states.READY.route, pending="100 % when the queue is empty"))
         app.post_message(SnapshotTaken(pending))
-        await until(pilot, lambda: "z Cancel cutover" in footer(app))
+        await until(pilot, lambda: "z Call off" in footer(app))
         assert "postponed: 100 %" in str(app.screen.query_one("#route", Panel).render())
         await pilot.press("z")
         await until(pilot, lambda: "cancel_postponed" in engine.calls)
@@ -154,7 +161,7 @@ async def test_the_next_session_begins_where_this_one_was(remembered: Path) -> N
     for expected in ("overview", "faults", "overview"):
         app = Dashboard(lambda _: StandIn(states.READY), interval=3600)
         async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, lambda app=app: app.snapshot is not None)
+            await answered(app, pilot)
             assert app.current_mode == expected
             if expected == "faults":
                 assert app.theme == "embedtui-light"
@@ -195,7 +202,7 @@ async def test_workers_are_ordered_and_copied(shown: Open, remembered: Path) -> 
     async with shown(replace(states.FAULTED, workers=(states.WORKERS[0], busiest))) as (app, pilot, _):
 
         def hosts() -> list[str]:
-            return list(dict.fromkeys(worker.host for worker, _, _ in app.screen.lines))  # type: ignore[attr-defined]
+            return list(dict.fromkeys(worker.host for worker, _, _ in front(app, WorkersScreen).lines))
 
         await pilot.press("5")
         await until(pilot, lambda: hosts() == ["ops-1", "batch-3"])
@@ -216,10 +223,11 @@ async def test_every_screen_says_something_before_anything_is_known() -> None:
     for open_engine in (unreachable, lambda _: StandIn(states.FRESH)):
         app = Dashboard(open_engine, remember=False, interval=3600)
         async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, lambda app=app: app.link.problem or app.snapshot)
+            await answered(app, pilot)
             for name in SCREENS:
                 app.goto(name)
-                await until(pilot, lambda app=app, name=name: app.current_mode == name)
+                await pilot.pause()
+                assert app.current_mode == name
                 lists = [each for each in app.screen.query(Listing) if not each.count]
                 assert all(each.empty for each in lists), name
                 body = [each for each in app.screen.query(Panel) if each.id not in ("header", "rail", "footer")]

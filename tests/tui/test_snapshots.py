@@ -16,12 +16,12 @@ from textual.widgets import Input
 from embedtui.model import Event, Failed, Held, Noted, Phase, PhaseChanged, RouteFlipped, Side
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
-from embedtui.tui.messages import EngineReported, SnapshotFailed, SnapshotTaken
+from embedtui.tui.messages import EngineReported, SnapshotFailed
 from embedtui.tui.view import Trouble
 from embedtui.tui.welcome import ModelDialog, TableChoice, Welcome
 from tests.tui import states
 from tests.tui.cells import check_cells
-from tests.tui.conftest import Open, until
+from tests.tui.conftest import Open, present, until
 
 SMALL, LARGE = (80, 24), (160, 45)
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=lambda size: f"{size[0]}x{size[1]}")
@@ -63,8 +63,7 @@ async def test_overview(shown: Open, size: tuple[int, int], tmp_path: Path) -> N
     async with shown(states.FRESH, size) as (app, pilot, _):
         await settle(app, pilot)
         for state, snapshot in states.STATES.items():
-            app.post_message(SnapshotTaken(snapshot))
-            await until(pilot, lambda snapshot=snapshot: app.snapshot is snapshot)
+            await present(app, pilot, snapshot)
             app.rates.clear()
             app.rates.extend(RATES)
             app.show()
@@ -84,8 +83,7 @@ async def test_overview_in_other_themes(shown: Open, theme: str, tmp_path: Path)
     async with shown(states.FRESH, (100, 30), theme) as (app, pilot, _):
         await settle(app, pilot)
         for state, snapshot in states.STATES.items():
-            app.post_message(SnapshotTaken(snapshot))
-            await until(pilot, lambda snapshot=snapshot: app.snapshot is snapshot)
+            await present(app, pilot, snapshot)
             app.rates.clear()
             app.rates.extend(RATES)
             app.show()
@@ -160,9 +158,7 @@ async def test_cutover(shown: Open, size: tuple[int, int], tmp_path: Path) -> No
         await settle(app, pilot)
         await pilot.press("3")
         for state in ("ready", "canary", "cut-over"):
-            snapshot = states.STATES[state]
-            app.post_message(SnapshotTaken(snapshot))
-            await until(pilot, lambda snapshot=snapshot: app.snapshot is snapshot)
+            await present(app, pilot, states.STATES[state])
             await quiet(pilot)
             check_cells(app, f"cutover-{state}-{size[0]}x{size[1]}", tmp_path)
 

@@ -266,7 +266,7 @@ def colours(output: bytes) -> set[bytes]:
     ids=str,
 )
 def test_poor_terminals_are_served(tmp_path: Path, environ: dict[str, str]) -> None:
-    terminal = Terminal(tmp_path, **environ)
+    terminal = Terminal(tmp_path, True, PROGRAM, **environ)
     try:
         terminal.wait_for(b"documents")
         terminal.wait_for(b"old")

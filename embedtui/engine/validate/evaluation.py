@@ -22,6 +22,7 @@ from embedtui.model import (
     Migration,
     QueryComparison,
     RankedRow,
+    Remedy,
     SeenState,
     Side,
     SweepPoint,
@@ -283,12 +284,16 @@ def remembered(conn: Connection, migration: Migration, unchanged: SeenState | No
         partial=kept["partial"],
         evaluation_id=number,
         verdict=verdict,
-        checks=tuple(Check(**check) for check in checks),
+        checks=tuple(_check(check) for check in checks),
         at=at,
         seen=seen,
         where=kept["where"],
     )
     return with_verdicts(conn, comparison)
+
+
+def _check(stored: Mapping[str, Any]) -> Check:
+    return Check(**{**stored, "remedies": tuple(map(Remedy, stored.get("remedies", ())))})
 
 
 def _essence(seen: SeenState) -> tuple[object, ...]:

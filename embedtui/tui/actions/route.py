@@ -66,7 +66,7 @@ def _took(flip: Flip) -> str:
 class CancelCutover(Action):
     """Cancel a postponed cutover before it is due."""
 
-    name, key, label = "cancel", "z", "Cancel cutover"
+    name, key, label = "cancel", "z", "Call off"
 
     def _unmet(self, _view: View, snapshot: Snapshot) -> str:
         return not_live(snapshot) or ("" if snapshot.route.pending else "No cutover is postponed.")

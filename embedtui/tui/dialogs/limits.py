@@ -64,7 +64,7 @@ class LimitsDialog(Dialog[dict[str, float]]):
 
 
 def _as_it_is(name: str, value: float | None) -> str:
-    """What an empty field leaves; requests in flight are told only while there are any."""
+    """What an empty field leaves; requests in flight are shown only while there are any."""
     if value is not None:
         return f"{value:,.10g}"
     return "as it is" if name == "max_concurrency" else "no limit"

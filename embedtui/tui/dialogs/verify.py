@@ -61,8 +61,8 @@ class ReportDialog(Dialog[None]):
         report = self.report
         head = ("✓ clean", "bold $success") if report.clean else ("✗ not clean", "bold $error")
         rows = [draw.line(head, (f"  {draw.number(report.rows)} rows read", "$muted"))]
-        told = ("embedded", "empty", "skipped", "unverified")
-        rows += [_count("· ", "$muted", name, getattr(report, name)) for name in told]
+        plain = ("embedded", "empty", "skipped", "unverified")
+        rows += [_count("· ", "$muted", name, getattr(report, name)) for name in plain]
         for name in ("missing", "stale", "wrong_model", "faulty", "orphaned", "mismatched"):
             count = getattr(report, name)
             mark, style = ("✗ ", "$error") if count else ("✓ ", "$success")

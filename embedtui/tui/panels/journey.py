@@ -59,7 +59,7 @@ def journey(view: View, width: int, _height: int = 1) -> Content:
 
 
 def advice(view: View, width: int, height: int = 1) -> Content:
-    """The next sensible act with its key, and why; always says something."""
+    """The next sensible action with its key, and why; always says something."""
     name, why = next_action(view)
     why = safe.line(why)
     if view.link.problem and not view.link.up:

@@ -8,10 +8,10 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Horizontal, Vertical
+from textual.containers import Container, Vertical
 from textual.content import Content
 
-from embedtui.model import Comparison, QueryComparison, RankedRow
+from embedtui.model import Comparison, QueryComparison
 from embedtui.tui import draw, safe
 from embedtui.tui.actions import READONLY
 from embedtui.tui.bridge import Task
@@ -21,7 +21,7 @@ from embedtui.tui.panels import comparison as lines
 from embedtui.tui.panels.measures import measure_lines
 from embedtui.tui.screens.base import FilteredScreen
 from embedtui.tui.view import View
-from embedtui.tui.widgets.document import Document
+from embedtui.tui.widgets.evidence import Evidence
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.rankings import Rankings
@@ -72,16 +72,11 @@ class CompareScreen(FilteredScreen):
                 yield self.filter_field()
                 empty = "Press c to compare both sides, a to ask a query of your own."
                 yield Listing(self._query_line, empty=empty, id="queries")
-            with Vertical(id="rankings-side"):
-                yield Rankings(id="rankings", classes="box")
-                with Horizontal(id="evidence"):
-                    yield Document(title="Document", id="document", classes="box")
-                    yield Panel(self._measures, title="Measures", id="measures", classes="box")
+            yield Evidence(self._measures, id="rankings-side")
 
     def on_mount(self) -> None:
         """Show what is known."""
         super().on_mount()
-        self.query_one(Rankings).border_title = "Top 10"
         # A watcher is called at once where a message would take several rounds: a move is one picture.
         self.watch(self.listing, "cursor", self._moved, init=False)
         if self.dashboard.comparison is not None:
@@ -184,31 +179,15 @@ class CompareScreen(FilteredScreen):
         self._point()
 
     def _point(self) -> None:
-        """Shows the rankings of the chosen query, and the document under their cursor."""
+        """Shows what speaks for the chosen query."""
         migration = self.dashboard.snapshot.migration if self.dashboard.snapshot else None
         models = (migration.old_model.name, migration.new_model.name) if migration else ("", "")
-        chosen, rankings = self._chosen, self.query_one(Rankings)
-        rankings.show_query(chosen, models)
-        rankings.border_title = lines.headline(chosen) if chosen is not None else "Top 10"
-        self._show_document(rankings.pointed[0])
+        self.query_one(Evidence).show_query(self._chosen, models)
 
     @on(Listing.Chosen, "#queries")
     def chosen(self) -> None:
         """Enter goes on to the rankings."""
         self.query_one(Rankings).focus()
-
-    @on(Rankings.Pointed)
-    def pointed(self, message: Rankings.Pointed) -> None:
-        """The cursor is on another document."""
-        self._show_document(message.row)
-
-    def _show_document(self, row: RankedRow | None) -> None:
-        document, chosen = self.query_one(Document), self._chosen
-        if row is None or chosen is None:
-            hint = Content.styled("The text of the chosen document appears here.", "$muted")
-            document.show(hint, Content("Document"))
-        else:
-            document.show(lines.marked(safe.block(row.text), chosen.text), lines.whereabouts(row, chosen))
 
     # -------------------------------------------------------------------------------------------------- actions
 

@@ -24,6 +24,7 @@ from embedtui.model import (
     Migration,
     PlacementKind,
     QueryInput,
+    Remedy,
     SweepPoint,
 )
 from embedtui.postgres.connect import connect
@@ -393,6 +394,19 @@ def test_a_recorded_evaluation_is_read_back_whole(database: str, placement: Plac
     assert status.mean_overlap == made.measures.overlap.mean
     assert len(audited) == 1
     assert audited[0][0].startswith(made.verdict)
+
+
+def test_a_recorded_check_keeps_what_mends_it(database: str) -> None:
+    migration = small(database)
+    made = rows_compared(database, migration)
+    execute(database, "DROP INDEX docs_new")
+    judged = decide_gate(connector(database), migration, made)
+    with connect(database, name="test") as conn:
+        kept = remembered(conn, migration)
+    assert kept is not None
+    assert kept.checks == judged.checks
+    (index,) = (check for check in kept.checks if check.name == "index")
+    assert (index.remedies, index.advice) == ((Remedy.RUN,), "Build it: `embedtui run`.")
 
 
 def test_there_is_no_evaluation_before_the_first(database: str) -> None:
