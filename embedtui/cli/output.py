@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 
+from embedtui import formatting
 from embedtui.engine.plan.plan import readable_bytes
 from embedtui.model import Condition, Phase, Snapshot, TableName
 from embedtui.postgres.connect import redact
-from embedtui.postgres.ddl import readable_seconds
 
 __all__ = ["ProgressLine", "emit_json", "money", "note", "number", "plain", "readable_bytes", "say", "seconds", "table"]
 
@@ -76,20 +76,18 @@ def emit_json(value: Any) -> None:
 
 
 def number(value: float | None) -> str:
-    """A count with thousands separated; unknown is a value."""
-    return "unknown" if value is None else f"{value:,.0f}"
+    """A count; unknown is a value."""
+    return "unknown" if value is None else formatting.number(value)
 
 
 def money(value: float | None) -> str:
-    """An amount of money as the price's currency has it."""
-    if value is None:
-        return "unknown"
-    return f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.2g}" if value >= 0.0001 else "under 0.0001"
+    """An amount of money; unknown is a value."""
+    return "unknown" if value is None else formatting.money(value)
 
 
 def seconds(value: float | None) -> str:
-    """A duration as people say it."""
-    return "unknown" if value is None else readable_seconds(value)
+    """A duration; unknown is a value."""
+    return "unknown" if value is None else formatting.duration(value)
 
 
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> Iterable[str]:

@@ -10,7 +10,8 @@ from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 from textual.style import Style
 
-UNKNOWN = "—"
+from embedtui import formatting
+
 _SPARKS = "▁▂▃▄▅▆▇█"
 
 Part = Content | str | tuple[str, str]
@@ -70,68 +71,9 @@ def wrapped(text: str, width: int, style: str = "", limit: int = 3) -> list[Cont
     return broken
 
 
-def number(value: float | None) -> str:
-    """A count with thousands marked."""
-    return UNKNOWN if value is None else f"{value:,.0f}"
-
-
-def rate(value: float | None) -> str:
-    """Rows per second."""
-    if value is None:
-        return UNKNOWN
-    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
-
-
-def short(value: float | None) -> str:
-    """A count on few cells: 812, 31.5k, 4.2M."""
-    if value is None:
-        return UNKNOWN
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if value >= size:
-            scaled = value / (1e3 if letter == "k" else size)
-            return f"{scaled:.0f}{letter}" if scaled >= 100 else f"{scaled:.1f}{letter}"
-    return f"{value:,.0f}"
-
-
-def money(value: float | None) -> str:
-    """An amount; small ones keep four digits, because an embedding job often costs cents; big ones need no cents."""
-    if value is None:
-        return UNKNOWN
-    if value >= 1000:
-        return f"${value:,.0f}"
-    if value == 0 or value >= 10:
-        return f"${value:,.2f}"
-    return f"${value:,.2f}" if value >= 1 else f"${value:.4f}"
-
-
-def percent(share: float | None, digits: int = 0) -> str:
-    """A share 0..1 as a percentage; never says 100 before all is done."""
-    if share is None:
-        return UNKNOWN
-    if share < 1:
-        step = 10 ** (digits + 2)
-        # A hair more, because 0.57 is 0.5699… in binary.
-        share = min(int(share * step + 1e-6) / step, 1 - 1 / step)
-    return f"{share * 100:.{digits}f} %"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as the two largest units: 48 s, 2 m 05 s, 3 h 20 m, 4 d 2 h."""
-    if seconds is None:
-        return UNKNOWN
-    whole = max(0, int(seconds + 0.5))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
-
-
 def clock(at: datetime | None) -> str:
     """Time of day as the database gave it, in the operator's zone where it carries one."""
-    return UNKNOWN if at is None else at.strftime("%H:%M:%S")
+    return formatting.UNKNOWN if at is None else at.strftime("%H:%M:%S")
 
 
 def bar(share: float | None, width: int, style: str) -> Content:

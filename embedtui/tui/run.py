@@ -8,10 +8,9 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from embedtui import formatting
 from embedtui.errors import ExitCode
-from embedtui.formatting import called
 from embedtui.model import Phase
-from embedtui.tui import draw
 from embedtui.tui.app import Dashboard
 from embedtui.tui.engine import OpenEngine
 from embedtui.tui.terminal import signals_restored
@@ -47,12 +46,13 @@ def farewell(app: Dashboard, again: str) -> str:
     if app.detached:
         own = next((worker.pid for worker in snapshot.workers if worker.own), None) if snapshot else None
         named = f" as process {own}" if own else ""
-        return f"The work goes on{named}. Watch it: {called()}. End it: {called()} stop"
+        return f"The work goes on{named}. Watch it: {formatting.called()}. End it: {formatting.called()} stop"
     if snapshot is None or not app.worked or snapshot.phase.ended or snapshot.migration is None:
         return ""
     status = snapshot.backfill
     if snapshot.phase is Phase.BACKFILL and status.total:
-        return f"Stopped with {draw.number(status.rows)} of {draw.number(status.total)} rows done. Go on: {again}"
+        done = f"{formatting.number(status.rows)} of {formatting.number(status.total)}"
+        return f"Stopped with {done} rows done. Go on: {again}"
     return f"This terminal no longer keeps the sides in sync. Go on: {again}"
 
 

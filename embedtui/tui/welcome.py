@@ -15,6 +15,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input, Static
 
+from embedtui import formatting
 from embedtui.tui import draw, preferences, safe
 from embedtui.tui.base_app import BaseApp
 from embedtui.tui.dialogs.base import Dialog, field
@@ -189,7 +190,7 @@ class Welcome(BaseApp[Choice]):
             what = "   5,000 documents with a database and two models; nothing to set up"
             return draw.cut(draw.line(("Demo", "bold"), (what, "$muted")), width)
         table = self.tables[index]
-        rows = f"{draw.number(table.rows)} rows" if table.rows is not None else "rows unknown"
+        rows = f"{formatting.number(table.rows)} rows" if table.rows is not None else "rows unknown"
         left = draw.line(
             (safe.line(table.name), "bold"),
             ("  ", ""),

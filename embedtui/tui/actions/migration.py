@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from embedtui import formatting
 from embedtui.model import Comparison, Condition, IndexMethod, Phase, Remedy, Snapshot, VerifyReport
-from embedtui.tui import draw
 from embedtui.tui.actions.base import Action, before, not_live
 from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import VerifyAnswer, VerifyDialog
@@ -71,7 +71,7 @@ class Compare(Action):
     def _do(self, app: Dashboard) -> None:
         def done(comparison: Comparison) -> str:
             why = "" if comparison.verdict == "PASS" else " Screen 3 says why."
-            count = draw.number(len(comparison.queries))
+            count = formatting.number(len(comparison.queries))
             return f"Compared {count} queries: {comparison.verdict or 'no verdict'}.{why}"
 
         app.goto("compare")

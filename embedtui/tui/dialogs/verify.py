@@ -8,6 +8,7 @@ from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import Checkbox, Input, Static
 
+from embedtui import formatting
 from embedtui.model import VerifyReport
 from embedtui.tui import draw
 from embedtui.tui.dialogs.base import Dialog, Tick, field
@@ -60,7 +61,7 @@ class ReportDialog(Dialog[None]):
         """A line for each count; of the second half, any row is one too many."""
         report = self.report
         head = ("✓ clean", "bold $success") if report.clean else ("✗ not clean", "bold $error")
-        rows = [draw.line(head, (f"  {draw.number(report.rows)} rows read", "$muted"))]
+        rows = [draw.line(head, (f"  {formatting.number(report.rows)} rows read", "$muted"))]
         plain = ("embedded", "empty", "skipped", "unverified")
         rows += [_count("· ", "$muted", name, getattr(report, name)) for name in plain]
         for name in ("missing", "stale", "wrong_model", "faulty", "orphaned", "mismatched"):
@@ -73,4 +74,4 @@ class ReportDialog(Dialog[None]):
 
 
 def _count(mark: str, style: str, name: str, count: int, shown: str = "") -> Content:
-    return draw.line((mark, style), (draw.fit(name, 14), "$muted"), (draw.number(count), shown))
+    return draw.line((mark, style), (draw.fit(name, 14), "$muted"), (formatting.number(count), shown))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from textual.content import Content, Span
 
-from embedtui.formatting import counted
+from embedtui import formatting
 from embedtui.model import Comparison, QueryComparison, RankedRow, Side
 from embedtui.tui import draw, safe, theme
 from embedtui.tui.messages import TaskAdvanced
@@ -99,7 +99,7 @@ def progress_line(advance: TaskAdvanced | None, width: int) -> Content:
 
 def asked_line(query: QueryComparison) -> Content:
     """The summary of a query of the operator's own."""
-    shared = draw.UNKNOWN if query.old_unknown else draw.percent(query.overlap)
+    shared = formatting.UNKNOWN if query.old_unknown else formatting.percent(query.overlap)
     return draw.line(
         ("own query", "bold $primary"), ("  overlap ", "$muted"), shared, ("   Esc shows all again", "$muted")
     )
@@ -134,10 +134,10 @@ def summary_line(comparison: Comparison, width: int) -> Content:
         parts.append(("Different; not judged  ", "bold"))
     parts += [
         ("overlap ", "$muted"),
-        (draw.percent(m.overlap.mean), "bold"),
+        (formatting.percent(m.overlap.mean), "bold"),
         (f"  {m.low_overlap:,}", "bold $warning" if m.low_overlap else "bold"),
         (" low", "$muted"),
-        (f"  {counted(m.queries, 'query', 'queries')}  ", "$muted"),
+        (f"  {formatting.counted(m.queries, 'query', 'queries')}  ", "$muted"),
     ]
     seen = comparison.seen
     if comparison.partial and (seen is None or seen.one_sided > seen.rows * PARTIAL_SHARE):

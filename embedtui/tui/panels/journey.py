@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from embedtui import formatting
 from embedtui.model import Condition, Phase, Side
 from embedtui.tui import draw, safe, theme
 from embedtui.tui.actions import ACTIONS, SCREENS, next_action
@@ -107,7 +108,7 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
         done = snapshot.phase is Phase.DONE
         return ("✓", "Done", "$success", why) if done else ("■", "Aborted", "$warning", why)
     if snapshot.route.active is Side.NEW:
-        for_ = f"for {draw.duration(snapshot.soak_seconds)}" if snapshot.soak_seconds is not None else ""
+        for_ = f"for {formatting.duration(snapshot.soak_seconds)}" if snapshot.soak_seconds is not None else ""
         return "●", "Soaking", "$success", f"{for_}: F9 rolls back at once, K cleans up when you are sure.".lstrip(": ")
     if view.condition is Condition.THROTTLED:
         names = ", ".join(HOLD_WORDS.get(hold.name, safe.line(hold.name)) for hold in snapshot.reasons)
@@ -115,8 +116,8 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
     if view.condition is Condition.RUNNING:
         status = snapshot.backfill
         if snapshot.phase is Phase.BACKFILL and status.total is not None:
-            left = f"{draw.number(max(0, status.total - status.rows))} rows to go"
-            time = f", about {draw.duration(status.eta_seconds)}" if status.eta_seconds is not None else ""
+            left = f"{formatting.number(max(0, status.total - status.rows))} rows to go"
+            time = f", about {formatting.duration(status.eta_seconds)}" if status.eta_seconds is not None else ""
             return glyph, "Working", style, f"{left}{time}. p pauses, + - change the pace."
         return glyph, "Working", style, why
     return "◌", "Starting", "$primary", "the work begins in a moment."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from embedtui import formatting
 from embedtui.model import Event, Failed, FaultState, Held, PhaseChanged, RouteFlipped, Side
 from embedtui.tui import draw, safe
 from embedtui.tui.panels.parts import HOLD_WORDS, clipped, loading
@@ -21,7 +22,7 @@ def holds(view: View, width: int, height: int) -> Content:
     for hold in snapshot.reasons:
         since = ""
         if hold.since is not None:
-            since = draw.duration((snapshot.as_of - hold.since).total_seconds())
+            since = formatting.duration((snapshot.as_of - hold.since).total_seconds())
         word = HOLD_WORDS.get(hold.name, safe.line(hold.name))
         rows.append(
             draw.row(draw.line(("◐ ", "$warning"), (word, "bold $warning")), draw.line((since, "$muted")), width)
@@ -40,7 +41,7 @@ def faults(view: View, width: int, height: int) -> Content:
     rows = []
     for group in sorted(snapshot.faults, key=lambda each: (each.state is not FaultState.OPEN, -each.count)):
         open_ = group.state is FaultState.OPEN
-        count = draw.line((draw.short(group.count), "bold $warning" if open_ else "$muted"))
+        count = draw.line((formatting.short(group.count), "bold $warning" if open_ else "$muted"))
         mark = "✗ " if open_ else "· "
         state = "" if open_ else f"{group.state} "
         text = draw.line(
@@ -73,12 +74,16 @@ def workers(view: View, width: int, height: int) -> Content:
     for worker in sorted(snapshot.workers, key=lambda each: (not each.alive, not each.own, each.id)):
         where = "here" if worker.own else safe.line(worker.host)
         mark = ("● ", "$success") if worker.alive else ("✗ ", "$warning")
-        doing = safe.line(worker.doing) if worker.alive else f"silent for {draw.duration(worker.heartbeat_seconds)}"
+        doing = (
+            safe.line(worker.doing) if worker.alive else f"silent for {formatting.duration(worker.heartbeat_seconds)}"
+        )
         wide = width >= 46
         left = draw.line(
             mark, (where, "bold" if worker.own else ""), (f" {worker.pid}  " if wide else "  ", "$muted"), doing
         )
-        rows.append(draw.row(left, draw.line((draw.short(worker.rows) + (" rows" if wide else ""), "$muted")), width))
+        rows.append(
+            draw.row(left, draw.line((formatting.short(worker.rows) + (" rows" if wide else ""), "$muted")), width)
+        )
     # The first line counts them all, so nothing has to say that some are left out.
     return draw.lines(rows, height)
 

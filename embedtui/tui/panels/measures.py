@@ -7,6 +7,7 @@ import re
 
 from textual.content import Content
 
+from embedtui import formatting
 from embedtui.model import Comparison
 from embedtui.tui import draw, safe
 
@@ -44,10 +45,10 @@ def figure_lines(comparison: Comparison, width: int) -> list[Content]:
     rows = [
         field(
             "overlap",
-            (draw.percent(m.overlap.mean), "bold"),
-            (f"  {draw.percent(m.overlap.low)} to {draw.percent(m.overlap.high)}", "$muted"),
+            (formatting.percent(m.overlap.mean), "bold"),
+            (f"  {formatting.percent(m.overlap.low)} to {formatting.percent(m.overlap.high)}", "$muted"),
         ),
-        field("top 1", draw.percent(m.top1_kept), (" keep their first result", "$muted")),
+        field("top 1", formatting.percent(m.top1_kept), (" keep their first result", "$muted")),
         field("RBO", f"{m.rbo.mean:.2f}", (f"  {m.rbo.low:.2f} to {m.rbo.high:.2f}", "$muted")),
     ]
     if m.ndcg_old is not None and m.ndcg_new is not None:
@@ -64,18 +65,22 @@ def figure_lines(comparison: Comparison, width: int) -> list[Content]:
     else:
         rows.append(field("quality", ("unknown: no judgments; overlap says different, not worse", "$muted")))
     if m.recall_old is not None and m.recall_new is not None:
-        rows.append(field("recall", *sides(draw.percent(m.recall_old.mean), draw.percent(m.recall_new.mean))))
+        rows.append(
+            field("recall", *sides(formatting.percent(m.recall_old.mean), formatting.percent(m.recall_new.mean)))
+        )
     if m.mrr_old is not None and m.mrr_new is not None:
         rows.append(field("MRR", *sides(f"{m.mrr_old.mean:.3f}", f"{m.mrr_new.mean:.3f}")))
     if m.model_overlap is not None:
-        changed = draw.percent(1 - m.model_overlap)
+        changed = formatting.percent(1 - m.model_overlap)
         rows.append(field("model", (changed, "bold"), (" changed, by exact search", "$muted")))
     if m.index_recall is not None:
-        lost = draw.percent(1 - m.index_recall, 1)
+        lost = formatting.percent(1 - m.index_recall, 1)
         rows.append(field("index", (lost, "bold"), (" of the exact results lost", "$muted")))
     for point in m.sweep:
         at = f" at {point.p95_ms:.1f} ms"
-        rows.append(field("", (f"{point.setting} {point.value:,}: {draw.percent(point.recall)} found{at}", "$muted")))
+        rows.append(
+            field("", (f"{point.setting} {point.value:,}: {formatting.percent(point.recall)} found{at}", "$muted"))
+        )
     if m.latency_old_ms is not None and m.latency_new_ms is not None:
         old, new = ("{:.1f}, {:.1f} ms".format(*taken) for taken in (m.latency_old_ms, m.latency_new_ms))
         rows.append(field("p50, p95", *sides(old, new)))

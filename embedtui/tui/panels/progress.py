@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from embedtui import formatting
 from embedtui.model import IndexMethod, Phase, PlacementKind, Snapshot
 from embedtui.tui import draw, safe
 from embedtui.tui.panels.parts import LATE_SECONDS, loading
@@ -28,35 +29,42 @@ def backfill(view: View, width: int, height: int) -> Content:
     if snapshot is None:
         return loading(view)
     status, here = snapshot.backfill, snapshot.phase is Phase.BACKFILL
-    right = draw.line((draw.percent(_share(snapshot), 1 if width >= 60 else 0), "bold $new"))
+    right = draw.line((formatting.percent(_share(snapshot), 1 if width >= 60 else 0), "bold $new"))
     rows = [draw.row(draw.bar(_share(snapshot), width - right.cell_length - 1, "$new"), right, width)]
     of = draw.line(
-        (draw.number(status.rows), "bold"), (" of ", "$muted"), draw.number(status.total), (" rows", "$muted")
+        (formatting.number(status.rows), "bold"),
+        (" of ", "$muted"),
+        formatting.number(status.total),
+        (" rows", "$muted"),
     )
-    shards = f"{draw.number(status.shards_done)}/{draw.number(status.shards)} shards" if status.shards else ""
+    shards = (
+        f"{formatting.number(status.shards_done)}/{formatting.number(status.shards)} shards" if status.shards else ""
+    )
     roomy = of.cell_length + len(shards) < width
     rows.append(draw.row(of, draw.line((shards, "$muted")), width) if roomy else of)
     spare = height - 7
     speed = draw.field(
-        "rate", (draw.rate(status.rate) + (" rows/s" if status.rate is not None else ""), "bold" if here else "")
+        "rate", (formatting.rate(status.rate) + (" rows/s" if status.rate is not None else ""), "bold" if here else "")
     )
     if spare < 3 and here:
         room = width - speed.cell_length - 2
         speed = draw.row(speed, draw.sparkline(view.rates, min(room, 40), "$new"), width) if room > 5 else speed
     rows.append(speed)
     if here and status.eta_seconds is not None:
-        rows.append(draw.field("ETA", (draw.duration(status.eta_seconds), "bold"), (" at the recent rate", "$muted")))
+        rows.append(
+            draw.field("ETA", (formatting.duration(status.eta_seconds), "bold"), (" at the recent rate", "$muted"))
+        )
     elif here:
-        rows.append(draw.field("ETA", (draw.UNKNOWN, ""), (" until there is a rate", "$muted")))
+        rows.append(draw.field("ETA", (formatting.UNKNOWN, ""), (" until there is a rate", "$muted")))
     else:
-        rows.append(draw.field("ETA", (draw.UNKNOWN, "$muted")))
+        rows.append(draw.field("ETA", (formatting.UNKNOWN, "$muted")))
     rows.append(draw.field("spent", *_cost(snapshot)))
-    rows.append(draw.field("tokens", draw.short(status.tokens), *_pace(snapshot, width)))
+    rows.append(draw.field("tokens", formatting.short(status.tokens), *_pace(snapshot, width)))
     rows.append(draw.field("HOT", *_hot_share(snapshot)))
     rows = [draw.cut(each, width) for each in rows]
     if spare >= 3 and len(view.rates) > 1:
         top = max(view.rates)
-        rows.append(draw.row(Content(""), draw.line((f"peak {draw.rate(top)} rows/s", "$faint")), width))
+        rows.append(draw.row(Content(""), draw.line((f"peak {formatting.rate(top)} rows/s", "$faint")), width))
         rows += draw.chart(view.rates, width, min(spare - 1, 12), "$new")
     return draw.lines(rows, height)
 
@@ -72,12 +80,12 @@ def _share(snapshot: Snapshot) -> float | None:
 
 def _cost(snapshot: Snapshot) -> list[draw.Part]:
     status = snapshot.backfill
-    parts: list[draw.Part] = [(draw.money(status.spent), "bold")]
+    parts: list[draw.Part] = [(formatting.money(status.spent), "bold")]
     if status.estimate is not None:
-        parts += [(" of ~", "$muted"), draw.money(status.estimate)]
+        parts += [(" of ~", "$muted"), formatting.money(status.estimate)]
     if status.cap is not None:
         near = status.spent is not None and status.cap > 0 and status.spent / status.cap >= 0.8
-        parts += [(" cap ", "$muted"), (draw.money(status.cap), "$warning" if near else "")]
+        parts += [(" cap ", "$muted"), (formatting.money(status.cap), "$warning" if near else "")]
     if status.spent is None and snapshot.migration is not None:
         parts += [(" price unknown", "$muted")]
     return parts
@@ -87,9 +95,9 @@ def _hot_share(snapshot: Snapshot) -> list[draw.Part]:
     status = snapshot.backfill
     if status.hot_share is None:
         side_table = snapshot.migration is not None and snapshot.migration.placement is PlacementKind.TABLE
-        return [(draw.UNKNOWN, "$muted"), (" side table" if side_table else "", "$muted")]
+        return [(formatting.UNKNOWN, "$muted"), (" side table" if side_table else "", "$muted")]
     # The server counts both figures on its own time, so that their quotient can be above 1 for a moment.
-    share = draw.percent(min(1.0, status.hot_share))
+    share = formatting.percent(min(1.0, status.hot_share))
     if status.hot_share < 0.5:
         return [(share, "$warning"), (f" ! {safe.line(status.hot_holder) or 'updates leave their page'}", "$warning")]
     return [share, (" stay on their page", "$muted")]
@@ -112,10 +120,14 @@ def index(view: View, width: int, height: int) -> Content:
         step = next((i for i, name in enumerate(_INDEX_PHASES, 1) if status.phase.startswith(name)), None)
         text = safe.line(status.phase)
         rows.append(draw.line(("● ", "bold $primary"), (text, "bold")))
-        right = draw.line((draw.percent(share), "bold $new"))
+        right = draw.line((formatting.percent(share), "bold $new"))
         rows.append(draw.row(draw.bar(share, width - right.cell_length - 1, "$new"), right, width))
         if status.done is not None:
-            rows.append(draw.field("blocks", draw.number(status.done), (" of ", "$muted"), draw.number(status.total)))
+            rows.append(
+                draw.field(
+                    "blocks", formatting.number(status.done), (" of ", "$muted"), formatting.number(status.total)
+                )
+            )
         if step:
             rows.append(draw.field("step", str(step), (f" of {len(_INDEX_PHASES)}", "$muted")))
     elif status.exists and status.valid:
@@ -153,11 +165,11 @@ def sync(view: View, width: int, height: int) -> Content:
     else:
         style = "$warning" if late else "$primary"
         head = draw.line(
-            (f"{'!' if late else '●'} {draw.number(status.queued)} wait", f"bold {style}"),
+            (f"{'!' if late else '●'} {formatting.number(status.queued)} wait", f"bold {style}"),
             (", oldest ", "$muted"),
-            (draw.duration(status.oldest_seconds), style if late else ""),
+            (formatting.duration(status.oldest_seconds), style if late else ""),
         )
-    rows = [head, draw.field("done", draw.number(status.synced), (" changes so far", "$muted"))]
+    rows = [head, draw.field("done", formatting.number(status.synced), (" changes so far", "$muted"))]
     return draw.lines((draw.cut(each, width) for each in rows), height)
 
 
@@ -165,9 +177,9 @@ def _pace(snapshot: Snapshot, width: int) -> list[draw.Part]:
     status = snapshot.backfill
     limits = []
     if status.requests_per_minute is not None:
-        limits.append(f"{draw.short(status.requests_per_minute)} req")
+        limits.append(f"{formatting.short(status.requests_per_minute)} req")
     if status.tokens_per_minute is not None:
-        limits.append(f"{draw.short(status.tokens_per_minute)} tok")
+        limits.append(f"{formatting.short(status.tokens_per_minute)} tok")
     parts: list[draw.Part] = []
     if limits:
         limit = "  limit " if width >= 46 else "  ≤"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from embedtui import formatting
 from embedtui.model import ListenerStatus, Phase, Side
 from embedtui.tui import draw, safe
 from embedtui.tui.panels.parts import LATE_SECONDS, loading
@@ -43,7 +44,7 @@ def route(view: View, width: int, height: int) -> Content:
     if snapshot.evaluation is not None or height > len(rows):
         rows += evaluation(view)
     if snapshot.soak_seconds is not None:
-        rows.append(draw.field("soaking", draw.duration(snapshot.soak_seconds)))
+        rows.append(draw.field("soaking", formatting.duration(snapshot.soak_seconds)))
     for listener in status.listeners[: max(0, height - len(rows) - 1)]:
         rows.append(_listener(listener, status.epoch))
     return draw.lines((draw.cut(each, width) for each in rows), height)
@@ -68,10 +69,13 @@ def rollback(view: View, width: int) -> list[Content]:
         value, why = [("✓ fresh", "bold $success"), ("  F9 at any time", "$muted")], ""
     elif status.stale <= snapshot.sync.queued and (snapshot.sync.oldest_seconds or 0) < LATE_SECONDS:
         # A live table always has a change or two on the way: no reason for an alarm.
-        value, why = [("✓ fresh", "bold $success"), (f" but for {draw.number(status.stale)} on the way", "$muted")], ""
+        value, why = (
+            [("✓ fresh", "bold $success"), (f" but for {formatting.number(status.stale)} on the way", "$muted")],
+            "",
+        )
     else:
         rows = "row" if status.stale == 1 else "rows"
-        value = [(f"! {draw.number(status.stale)} {rows} stale", "bold $warning")]
+        value = [(f"! {formatting.number(status.stale)} {rows} stale", "bold $warning")]
     head = draw.field("rollback", *value)
     if not why:
         return [head]
@@ -91,15 +95,15 @@ def evaluation(view: View) -> list[Content]:
     if not status.valid:
         head = [(f"! {status.verdict}, void", "bold $warning"), (f": {safe.line(status.why_void)}", "$warning")]
     else:
-        head.append((f"  {draw.number(status.queries)} queries, {status.low_overlap} low", "$muted"))
-    second = draw.field("overlap", draw.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
+        head.append((f"  {formatting.number(status.queries)} queries, {status.low_overlap} low", "$muted"))
+    second = draw.field("overlap", formatting.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
     if status.judged_old is not None and status.judged_new is not None:
         second = draw.field(
             "nDCG",
             (f"◇ {status.judged_old:.2f}", "$old"),
             (" → ", "$muted"),
             (f"◆ {status.judged_new:.2f}", "$new"),
-            (f"  overlap {draw.percent(status.mean_overlap)}", "$muted"),
+            (f"  overlap {formatting.percent(status.mean_overlap)}", "$muted"),
         )
     return [draw.field("evidence", *head), second]
 
@@ -125,7 +129,7 @@ def _listener(listener: ListenerStatus, epoch: int) -> Content:
         ("  ! " if behind else "  · ", "$warning" if behind else "$muted"),
         safe.line(listener.application or listener.host),
         (f" {listener.pid} ", "$muted"),
-        (f" ◇ {draw.short(listener.searches_old)}", "$old"),
-        (f" ◆ {draw.short(listener.searches_new)}", "$new"),
-        (f"  {draw.duration(listener.seen_seconds)} ago", "$muted"),
+        (f" ◇ {formatting.short(listener.searches_old)}", "$old"),
+        (f" ◆ {formatting.short(listener.searches_new)}", "$new"),
+        (f"  {formatting.duration(listener.seen_seconds)} ago", "$muted"),
     )

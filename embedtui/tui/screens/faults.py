@@ -13,6 +13,7 @@ from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from embedtui import formatting
 from embedtui.model import FaultClass, FaultGroup, FaultRow, FaultState
 from embedtui.tui import draw, safe, theme
 from embedtui.tui.actions import ACTIONS
@@ -243,7 +244,7 @@ class FaultsScreen(FilteredScreen):
     def _paint_group(self, index: int, width: int) -> Content | None:
         group = self.groups[index]
         glyph, word, style = _STATE[group.state]
-        count = draw.line((f" {draw.number(group.count)}", f"bold {style}"))
+        count = draw.line((f" {formatting.number(group.count)}", f"bold {style}"))
         return draw.row(draw.line((f"{glyph} {draw.fit(word, 8)}", style), safe.line(group.reason)), count, width)
 
     def _paint_row(self, index: int, width: int) -> Content | None:

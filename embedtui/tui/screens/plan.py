@@ -9,6 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 
+from embedtui import formatting
 from embedtui.model import Plan
 from embedtui.tui import draw, safe
 from embedtui.tui.messages import PlanRead, ReadFailed
@@ -109,13 +110,13 @@ class PlanScreen(DashboardScreen):
         first = draw.line(
             verdict,
             "   ",
-            (draw.number(plan.rows - plan.empty_rows), "bold"),
+            (formatting.number(plan.rows - plan.empty_rows), "bold"),
             (" rows  ", "$muted"),
-            (f"~{draw.short(plan.estimated_tokens)}", "bold"),
+            (f"~{formatting.short(plan.estimated_tokens)}", "bold"),
             (" tokens  ", "$muted"),
-            (f"~{draw.money(plan.estimated_cost)}", "bold"),
+            (f"~{formatting.money(plan.estimated_cost)}", "bold"),
             ("  ", ""),
-            (f"~{draw.duration(plan.estimated_seconds)}", "bold"),
+            (f"~{formatting.duration(plan.estimated_seconds)}", "bold"),
             (f"   {plan.placement}", "bold $new"),
         )
         rows = [draw.cut(first, width), draw.cut(draw.line((safe.line(plan.placement_why), "$muted")), width)]

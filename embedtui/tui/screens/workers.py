@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
+from embedtui import formatting
 from embedtui.model import ThreadStatus, WorkerStatus
 from embedtui.tui import draw, safe
 from embedtui.tui.actions import READONLY
@@ -128,7 +129,7 @@ class WorkersScreen(DashboardScreen):
             (doing, "" if worker.alive else "$warning"),
             (f"  since {since}" if worker.alive else "", "$muted"),
         )
-        return draw.row(left, draw.line((draw.number(worker.rows), "bold"), (" rows", "$muted")), width)
+        return draw.row(left, draw.line((formatting.number(worker.rows), "bold"), (" rows", "$muted")), width)
 
 
 def _identity(line: Line) -> tuple[int, str]:
@@ -147,7 +148,7 @@ def _by_rows(worker: WorkerStatus) -> tuple[bool, bool, int]:
 def _doing(worker: WorkerStatus, thread: ThreadStatus | None) -> str:
     if thread is not None:
         return thread.doing
-    return worker.doing if worker.alive else f"silent for {draw.duration(worker.heartbeat_seconds)}"
+    return worker.doing if worker.alive else f"silent for {formatting.duration(worker.heartbeat_seconds)}"
 
 
 def _lines(view: View, order: Callable[[WorkerStatus], tuple[bool, bool, int]]) -> list[Line]:
@@ -177,7 +178,7 @@ def _summary(view: View, width: int, _height: int) -> Content:
     if status.concurrency is not None:
         parts += [("in flight at most ", "$muted"), (f"{status.concurrency}", "bold"), ("   ", "")]
     if status.requests_per_minute is not None:
-        parts += [(draw.short(status.requests_per_minute), "bold"), (" requests/min   ", "$muted")]
+        parts += [(formatting.short(status.requests_per_minute), "bold"), (" requests/min   ", "$muted")]
     if status.tokens_per_minute is not None:
-        parts += [(draw.short(status.tokens_per_minute), "bold"), (" tokens/min", "$muted")]
+        parts += [(formatting.short(status.tokens_per_minute), "bold"), (" tokens/min", "$muted")]
     return draw.cut(draw.line(*parts), width)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
+from embedtui import formatting
 from embedtui.model import Side
 from embedtui.tui import draw, safe, theme
 from embedtui.tui.actions import SCREENS
@@ -29,7 +30,9 @@ def header(view: View, width: int, _height: int = 1) -> Content:
     name = draw.line((" embedtui ", "bold $background on $primary"), "  ")
     if snapshot is None:
         if view.link.problem:
-            state = draw.line(("✗ no database ", "bold $error"), (f"for {draw.duration(view.link.seconds)}", "$error"))
+            state = draw.line(
+                ("✗ no database ", "bold $error"), (f"for {formatting.duration(view.link.seconds)}", "$error")
+            )
         else:
             state = draw.line(("◌ connecting …", "$muted"))
         return draw.row(draw.line(name, state), _watch(view), width)
@@ -44,7 +47,7 @@ def header(view: View, width: int, _height: int = 1) -> Content:
     if view.stale:
         right = draw.line(
             (" ✗ database lost ", "bold $background on $error"),
-            (f" {draw.duration(view.link.seconds)}, seen {draw.clock(snapshot.as_of)} ", "$error"),
+            (f" {formatting.duration(view.link.seconds)}, seen {draw.clock(snapshot.as_of)} ", "$error"),
         )
         if width < 100:
             parts = [name, (safe.line(view.table), "bold")]
@@ -73,7 +76,7 @@ def rail(active: str, faults: int, width: int) -> Content:
     """The screens' keys and names; the active one is marked; faults are counted."""
     parts: list[draw.Part] = [" "]
     for name, (key, title) in SCREENS.items():
-        shown = f"{title} {draw.short(faults)}" if name == "faults" and faults else title
+        shown = f"{title} {formatting.short(faults)}" if name == "faults" and faults else title
         text = f" {key} {shown} "
         if name == active:
             parts.append((f"▸{text[1:]}", "bold $foreground on $panel"))
