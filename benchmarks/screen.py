@@ -49,8 +49,7 @@ PROBED = 3.0
 
 def child(dsn: str, base_url: str, out: str, kind: str) -> None:
     """The dashboard with probes; keeps what they saw in ``out``, and looks for the wish to measure the loop there."""
-    from embedtui.engine import Engine
-    from embedtui.engine.process import EngineApart
+    from embedtui.engine import Engine, EngineApart
     from embedtui.tui.app import Dashboard
     from embedtui.tui.run import responsive
 

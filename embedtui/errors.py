@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from embedtui.formatting import with_remedies
+from embedtui.model import Remedy
+
 
 class ExitCode(IntEnum):
     """Exit status of every command; scripts rely on these, so meanings never change."""
@@ -21,17 +24,19 @@ class ExitCode(IntEnum):
 class EmbedtuiError(Exception):
     """Base of all errors embedtui raises on purpose.
 
-    ``message`` says what is wrong, ``hint`` what to do about it. Neither ever contains a secret:
-    callers pass connection strings through :func:`embedtui.redaction.redact` first.
+    ``message`` says what is wrong, ``hint`` what to do about it; for a face without commands that is ``prose`` and
+    ``remedies``. None of them ever contains a secret: callers pass connection strings through
+    :func:`embedtui.redaction.redact` first.
     """
 
     title = "embedtui failed"
     exit_code = ExitCode.UNEXPECTED
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", remedies: tuple[Remedy, ...] = ()) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.prose, self.remedies = hint, remedies
+        self.hint = with_remedies(hint, [remedy.command for remedy in remedies])
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()

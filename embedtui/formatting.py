@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 UNKNOWN = "unknown"
@@ -73,6 +74,14 @@ def size(value: float | None, *, unknown: str = UNKNOWN) -> str:
             return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TB"
+
+
+def with_remedies(text: str, remedies: Sequence[str]) -> str:
+    """A hint with what does it, in the words of whoever speaks: "Build it again: `embedtui run`."."""
+    if not remedies:
+        return text
+    how = ", then ".join(remedies)
+    return f"{text.rstrip('.')}: {how}." if text else f"{how}."
 
 
 def called() -> str:

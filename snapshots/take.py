@@ -1,7 +1,7 @@
-"""Takes the README's pictures from the demo: ``python snapshots/take.py`` writes ``snapshots/readme-*.svg``.
+"""Takes the pictures that people look at from the demo: ``python snapshots/take.py`` writes ``snapshots/*.svg``.
 
 Nothing in them is drawn by hand: a real migration of the demo's documents runs meanwhile, in a folder that is thrown
-away. It takes about two minutes.
+away. It takes about two minutes. What tests compare are the cells in ``snapshots/*.txt``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from textual.pilot import Pilot
 from embedtui.demo.environment import Demo
 from embedtui.model import Phase, QueryComparison
 from embedtui.tui.app import Dashboard
+from embedtui.tui.bridge import Task
 
 FOLDER = Path(__file__).parent
-SIZE = (160, 45)
+SIZE, SMALL = (160, 45), (80, 24)
 TOKENS_PER_MINUTE = 250_000.0
 """Slow enough for the chart of the rate to fill."""
 DONE_SHARE = 0.62
@@ -39,14 +40,30 @@ async def take(demo: Demo) -> None:
         app.theme = "embedtui-dark"
         await until(pilot, lambda: done_share(app) >= DONE_SHARE)
         await pilot.pause(1)
-        save(app, "overview")
-        app.bridge.act("pace", lambda engine, _: engine.set_pace(tokens_per_minute=0))
+        save(app, "readme-overview")
+        await pilot.resize_terminal(*SMALL)
+        await pilot.pause(1)
+        save(app, "overview-80x24")
+        await pilot.resize_terminal(*SIZE)
+        for name in ("workers", "plan"):
+            await show(app, pilot, name)
+            save(app, name)
+        app.bridge.do(Task("pace", lambda engine, _: engine.set_pace(tokens_per_minute=0)))
         await until(pilot, lambda: app.snapshot is not None and app.snapshot.phase is Phase.VALIDATE)
         await pilot.press("c")
         await until(pilot, lambda: app.comparison is not None)
         await judge(app, pilot)
         await pilot.pause(1)
-        save(app, "compare")
+        save(app, "readme-compare")
+        await show(app, pilot, "cutover")
+        save(app, "cutover")
+
+
+async def show(app: Dashboard, pilot: Pilot[None], name: str) -> None:
+    """Brings a screen to the front and waits for what it asks for."""
+    app.goto(name)
+    await until(pilot, lambda: not app.bridge.reading)
+    await pilot.pause(1)
 
 
 async def judge(app: Dashboard, pilot: Pilot[None]) -> None:
@@ -82,7 +99,7 @@ def done_share(app: Dashboard) -> float:
 
 def save(app: Dashboard, name: str) -> None:
     """Writes the picture of what is shown."""
-    path = FOLDER / f"readme-{name}.svg"
+    path = FOLDER / f"{name}.svg"
     path.write_text(app.export_screenshot(title="embedtui"), "utf-8")
     say(str(path))
 

@@ -164,7 +164,7 @@ def open_engine(settings: Settings, on_event: EventSink | None = None, *, apart:
 
     Raises the settings' and the database's errors.
     """
-    from embedtui.engine import Engine
+    from embedtui.engine import Engine, EngineApart
 
     with connect(settings.dsn, name="check", read_only=True) as conn:
         name = migration_name(conn, settings)

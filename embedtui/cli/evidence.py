@@ -138,7 +138,10 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
         _print_rankings(query)
     say()
     for check in comparison.checks:
-        say(f"{check.result:<12} {check.name}: {plain(check.detail)}" + (f" {plain(check.hint)}" if check.hint else ""))
+        say(
+            f"{check.result:<12} {check.name}: {plain(check.detail)}"
+            + (f" {plain(check.advice)}" if check.advice else "")
+        )
     say(f"Gate         {comparison.verdict or 'not judged'}")
 
 

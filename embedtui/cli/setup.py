@@ -168,8 +168,8 @@ def _print_plan(found: Plan) -> None:
     say()
     for check in found.checks:
         say(f"{_MARKS.get(check.result, check.result)}  {check.name}: {plain(check.detail)}")
-        if check.hint:
-            say(f"      {plain(check.hint)}")
+        if check.advice:
+            say(f"      {plain(check.advice)}")
     say()
     say("SQL of prepare and index:")
     for statement in found.statements:

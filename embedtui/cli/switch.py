@@ -82,9 +82,9 @@ def cutover(
                 )
             note(_what_moves(migration, percent))
             for blocker in engine.blockers("cutover", percent):
-                note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.release)}".rstrip())
+                note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.advice)}".rstrip())
             for notice in engine.notices():
-                note(f"{plain(notice.name)}: {plain(notice.detail)} {plain(notice.hint)}".rstrip())
+                note(f"{plain(notice.name)}: {plain(notice.detail)} {plain(notice.advice)}".rstrip())
             confirm_table(migration, typed, act="Cutover")
         if postpone:
             engine.postpone(percent, override=override)
@@ -167,7 +167,7 @@ def cleanup(
             return
         if typed is None and interactive():
             for blocker in engine.blockers("cleanup", thorough=True):
-                note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.release)}".rstrip())
+                note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.advice)}".rstrip())
             note("This SQL is run:")
             for statement in statements():
                 note(f"  {plain(statement, 10_000)}")

@@ -75,6 +75,7 @@ from embedtui.model import (
     Plan,
     QueryComparison,
     QueryInput,
+    Remedy,
     RouteFlipped,
     Side,
     Snapshot,
@@ -98,6 +99,9 @@ T = TypeVar("T")
 
 REPAIR_LIMIT = 100_000
 """Rows that ``verify --repair`` queues at a time."""
+
+
+_NO_MIGRATION = Blocker("no migration", "Nothing is migrated yet.", "Start it.", remedies=(Remedy.RUN,))
 
 
 def connector(dsn: str, name: str) -> Callable[[], Connection]:
@@ -187,7 +191,7 @@ class Engine:
         migration = self.migration()
         if migration is None:
             called = f" called {self._name}" if self._name else ""
-            raise Refused(f"No migration{called} has begun in this database.", hint="Start with `embedtui run`.")
+            raise Refused(f"No migration{called} has begun in this database.", hint="Start it.", remedies=(Remedy.RUN,))
         return migration
 
     def snapshot(self) -> Snapshot:
@@ -721,7 +725,7 @@ class Engine:
         """
         migration = self.migration()
         if migration is None:
-            return () if action == "run" else (Blocker("no migration", "Nothing is migrated yet.", "embedtui run"),)
+            return () if action == "run" else (_NO_MIGRATION,)
         if migration.phase.ended:
             return (Blocker("ended", f"The migration of {migration.table} is {migration.phase}."),)
         try:
@@ -768,7 +772,7 @@ class Engine:
         with connect(self.dsn, name="rollback") as conn:
             migration = load_migration(conn, self._name)
         if migration is None:
-            raise Refused("No migration has begun in this database.", hint="Start with `embedtui run`.")
+            raise Refused("No migration has begun in this database.", hint="Start it.", remedies=(Remedy.RUN,))
         here = self._here(migration)
         return self._flipped(cutovers.rollback(self.dsn, here, stop=stop, on_wait=self._say_waiting))
 

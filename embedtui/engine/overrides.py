@@ -50,8 +50,8 @@ def audited(passed: Overrides) -> str:
 
 def _hint(left: Sequence[Blocker], overrides: Overrides) -> str:
     if not all(blocker.overridable for blocker in left):
-        return next(blocker.release for blocker in left if not blocker.overridable)
+        return next(blocker.advice for blocker in left if not blocker.overridable)
     typed = " ".join(dict.fromkeys(f'--override {blocker.token}="REASON"' for blocker in left))
     named = {token.partition(":")[0] for token in overrides}
     changed = any(blocker.rows is not None and blocker.name in named for blocker in left)
-    return f"{left[0].release} {'The number of rows is another: ' if changed else 'Or: '}{typed}".strip()
+    return f"{left[0].advice} {'The number of rows is another: ' if changed else 'Or: '}{typed}".strip()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from embedtui.formatting import with_remedies
 from embedtui.model.migration import TableName
-from embedtui.model.words import PlacementKind
+from embedtui.model.words import PlacementKind, Remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,13 @@ class Check:
     """``pass``, ``warn``, ``fail`` or ``unknown``; for the gate also ``inconclusive``."""
     detail: str
     hint: str = ""
+    remedies: tuple[Remedy, ...] = ()
+    """Actions that mend it, in their order."""
+
+    @property
+    def advice(self) -> str:
+        """What mends it, as the command line says it."""
+        return with_remedies(self.hint, [remedy.command for remedy in self.remedies])
 
 
 @dataclass(frozen=True, slots=True)

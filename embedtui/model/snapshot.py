@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from embedtui.formatting import with_remedies
 from embedtui.model.faults import FaultGroup, FaultState
 from embedtui.model.migration import Migration
 from embedtui.model.route import RollbackStatus, RouteStatus
-from embedtui.model.words import Condition, IndexMethod, Phase
+from embedtui.model.words import Condition, IndexMethod, Phase, Remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,15 @@ class Blocker:
     release: str = ""
     overridable: bool = False
     """Whether an override with a reason may pass it."""
+    remedies: tuple[Remedy, ...] = ()
+    """Actions that release it, in their order."""
     rows: int | None = None
     """Rows that would lose what cannot be had back: an override of it has to give their number."""
+
+    @property
+    def advice(self) -> str:
+        """What would release it, as the command line says it."""
+        return with_remedies(self.release, [remedy.command for remedy in self.remedies])
 
     @property
     def token(self) -> str:

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import errors
 
 from embedtui.errors import DatabaseError, DatabaseLost, EmbedtuiError, LockTimeout, Refused
+from embedtui.model import Remedy
 from embedtui.postgres import dsn as strings
 from embedtui.postgres.trust import require_trusted_schema
 from embedtui.redaction import redact, remember
@@ -197,7 +198,7 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
     if isinstance(error, errors.ReadOnlySqlTransaction):
         return DatabaseError("The server is read-only (a standby?).", hint="Point DATABASE_URL at the primary server.")
     if isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName) and "embedtui." in lower:
-        return Refused("embedtui has not been prepared in this database.", hint="Start with `embedtui run`.")
+        return Refused("embedtui has not been prepared in this database.", hint="Prepare it.", remedies=(Remedy.RUN,))
     unknown = isinstance(error, errors.UndefinedFunction | errors.UndefinedTable | errors.UndefinedObject)
     if unknown and (routine := _ROUTINE.search(error.diag.context or "")) is not None:  # type: ignore[attr-defined]
         return DatabaseError(
@@ -212,7 +213,8 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
             " types and operators: app.f(x), x::app.t, x OPERATOR(app.=) y.",
         )
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
-        return DatabaseError(f"{line}.", hint="The table changed under the migration: restore it, or `embedtui abort`.")
+        hint = "The table changed under the migration: restore it, or give up."
+        return DatabaseError(f"{line}.", hint=hint, remedies=(Remedy.ABORT,))
     if isinstance(error, errors.DiskFull):
         return DatabaseLost(f"The server's disk is full: {line}.", hint="Free disk space; the work goes on by itself.")
     if (

@@ -1,4 +1,4 @@
-"""The terminal dashboard: a view of the engine's snapshots, and keys for its acts."""
+"""The terminal dashboard: a view of the engine's snapshots, and keys for the actions on it."""
 
 from embedtui.tui.run import run_dashboard
 from embedtui.tui.welcome import Choice, TableChoice, run_welcome

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Generic, TypeVar
 
 from textual.message import Message
 
-from embedtui.errors import EmbedtuiError
-from embedtui.logs import unexpected
-from embedtui.model import (
-    AuditEntry,
-    Blocker,
-    Check,
-    Comparison,
-    Event,
-    EventSink,
-    FaultRow,
-    FaultState,
-    Flip,
-    Plan,
-    Progressed,
-    QueryComparison,
-    QueryInput,
-    Snapshot,
-    VerifyReport,
+from embedtui.model import Event, Progressed
+from embedtui.tui.engine import Engine, OpenEngine, Progress
+from embedtui.tui.messages import (
+    EngineReported,
+    ReadFailed,
+    SnapshotFailed,
+    SnapshotTaken,
+    TaskAdvanced,
+    TaskDone,
+    TaskFailed,
+    TaskStarted,
 )
+from embedtui.tui.view import Trouble
 
 POLL_SECONDS = 0.5
 """Two readings a second: as lively as a progress bar needs, and cheap for the database."""
@@ -38,205 +33,50 @@ RETRY_SECONDS = (0.5, 1.0, 2.0)
 """Waits between attempts to reach a lost database; the last one repeats."""
 QUIT_PATIENCE = 0.4
 """Seconds that quitting waits for threads, all together. They are daemons: what is left dies with the process."""
+PROGRESS_SECONDS = 0.2
+"""Between two messages about the progress of a task or of the engine: five a second are as many as an eye follows."""
 
-
-class Engine(Protocol):
-    """What the screen needs of an engine; every call may block and is made on the bridge's threads only."""
-
-    @property
-    def outlives(self) -> bool: ...
-    def snapshot(self) -> Snapshot: ...
-    def plan(self) -> Plan: ...
-    def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> object: ...
-    def pause(self, reason: str = "") -> object: ...
-    def resume(self) -> object: ...
-    def stop_workers(self, ids: Sequence[int] | None = None) -> int: ...
-    def set_pace(
-        self,
-        *,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        max_concurrency: int | None = None,
-        spend_cap: float | None = None,
-    ) -> object: ...
-    def hold_index(self, held: bool = True) -> object: ...
-    def build_index(self, stop: threading.Event) -> object: ...
-    def compare(
-        self,
-        queries: Sequence[QueryInput] | None = None,
-        *,
-        k: int = 10,
-        progress: Callable[[str, int, int], None] | None = None,
-        stop: threading.Event | None = None,
-    ) -> Comparison: ...
-    def last_comparison(self) -> Comparison | None: ...
-    def with_verdicts(self, comparison: Comparison) -> Comparison: ...
-    def search_both(self, text: str, *, k: int = 10) -> QueryComparison: ...
-    def decide(self, query_id: int, verdict: str, note: str = "") -> object: ...
-    def cutover(self, percent: int = 100, *, override: Mapping[str, str] = ...) -> Flip: ...
-    def rollback(self) -> Flip: ...
-    def blockers(self, action: str, percent: int = 100, *, thorough: bool = False) -> tuple[Blocker, ...]: ...
-    def notices(self) -> tuple[Check, ...]: ...
-    def postpone(self, percent: int = 100, *, override: Mapping[str, str] = ...) -> object: ...
-    def cancel_postponed(self) -> bool: ...
-    def cleanup(
-        self,
-        typed_name: str,
-        *,
-        rename: bool = True,
-        override: Mapping[str, str] = ...,
-        archive: str | None = None,
-        stop: threading.Event | None = None,
-    ) -> None: ...
-    def cleanup_sql(self, *, rename: bool = True) -> tuple[str, ...]: ...
-    def abort(self, typed_name: str) -> object: ...
-    def verify(self, *, sample: int = 0, repair: bool = False, stop: threading.Event | None = None) -> VerifyReport: ...
-    def faults(
-        self, limit: int = 200, offset: int = 0, reason: str | None = None, state: FaultState | None = None
-    ) -> tuple[FaultRow, ...]: ...
-    def retry_faults(self, ids: Sequence[int] | None = None) -> int: ...
-    def skip_faults(self, ids: Sequence[int] | None = None) -> int: ...
-    def truncate_faults(self, ids: Sequence[int] | None = None) -> int: ...
-    def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]: ...
-    def close(self, *, detach: bool = False) -> None: ...
-
-
-OpenEngine = Callable[[EventSink], Engine]
-"""Makes the engine; may block and may fail (then it is tried again), so the bridge calls it on its own thread."""
+T = TypeVar("T")
+Post = Callable[[Message], object]
+"""Gives a message to whom it is for; thread-safe, as Textual's ``post_message`` is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """An error as the screen shows it."""
+class Call:
+    """What a task's work is given beside the engine."""
 
-    title: str
-    message: str
-    hint: str = ""
-
-    @classmethod
-    def of(cls, error: BaseException) -> Trouble:
-        """The trouble that ``error`` means; an unexpected one is logged with its traceback."""
-        if isinstance(error, EmbedtuiError):
-            return cls(error.title, error.message, error.hint)
-        found = unexpected(error)
-        return cls("Unexpected", found.message, found.hint)
+    stop: threading.Event
+    """Is set when the work has to end."""
+    progress: Progress
 
 
-# ----------------------------------------------------------------------------------------------------- messages
+@dataclass(frozen=True, slots=True)
+class Task(Generic[T]):
+    """A call of the engine that changes something, and what to say of it."""
 
-
-class SnapshotTaken(Message):
-    """A reading succeeded. A newer one replaces an older one that has not been handled."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        super().__init__()
-        self.snapshot = snapshot
-
-    def can_replace(self, message: Message) -> bool:
-        return isinstance(message, SnapshotTaken | SnapshotFailed)
-
-
-class SnapshotFailed(Message):
-    """A reading, or opening the engine, failed."""
-
-    def __init__(self, trouble: Trouble, since: datetime, seconds: float, attempts: int) -> None:
-        super().__init__()
-        self.trouble = trouble
-        self.since = since
-        self.seconds = seconds
-        self.attempts = attempts
-
-    def can_replace(self, message: Message) -> bool:
-        return isinstance(message, SnapshotTaken | SnapshotFailed)
-
-
-class EngineSpoke(Message):
-    """The engine told something. Only progress may be replaced by newer progress."""
-
-    def __init__(self, event: Event) -> None:
-        super().__init__()
-        self.event = event
-
-    def can_replace(self, message: Message) -> bool:
-        return (
-            isinstance(message, EngineSpoke)
-            and isinstance(message.event, Progressed)
-            and isinstance(self.event, Progressed)
-        )
-
-
-class ActStarted(Message):
-    """An act began on its own thread."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-
-class ActDone(Message):
-    """An act ended well."""
-
-    def __init__(self, name: str, result: object) -> None:
-        super().__init__()
-        self.name = name
-        self.result = result
-
-
-class ActFailed(Message):
-    """An act was refused or failed."""
-
-    def __init__(self, name: str, trouble: Trouble) -> None:
-        super().__init__()
-        self.name = name
-        self.trouble = trouble
-
-
-class ActAdvanced(Message):
-    """A long act got on; the newest replaces older ones."""
-
-    def __init__(self, name: str, step: str, done: int, total: int) -> None:
-        super().__init__()
-        self.name = name
-        self.step = step
-        self.done = done
-        self.total = total
-
-    def can_replace(self, message: Message) -> bool:
-        return isinstance(message, ActAdvanced) and message.name == self.name
-
-
-class Fetched(Message):
-    """A reading that a screen asked for arrived."""
-
-    def __init__(self, topic: str, payload: object) -> None:
-        super().__init__()
-        self.topic = topic
-        self.payload = payload
-
-
-class FetchFailed(Message):
-    """A reading that a screen asked for failed."""
-
-    def __init__(self, topic: str, trouble: Trouble) -> None:
-        super().__init__()
-        self.topic = topic
-        self.trouble = trouble
-
-
-# ------------------------------------------------------------------------------------------------------- bridge
+    name: str
+    """What it is busy with meanwhile, see ``View.busy``."""
+    work: Callable[[Engine, Call], T]
+    done: str | Callable[[T], str] = ""
+    """What it did, in one sentence; empty where the screen itself shows it."""
+    started: str = ""
+    """Said when it begins."""
+    result: Callable[[T], Message] | None = None
+    """Makes the message that says what happened …"""
+    to: Post | None = None
+    """… to whom; None is the app."""
 
 
 class Bridge:
-    """Runs engine calls for one app. Threads: polling, reading, rollback, the run, and one for each act under way.
+    """Runs engine calls for one app. Threads: polling, reading, rollback, the run, and one for each task under way.
 
-    ``post`` must be thread-safe (Textual's ``post_message`` is). No lock is held while posting or calling the engine.
+    No lock is held while posting or calling the engine.
     """
 
-    def __init__(
-        self, open_engine: OpenEngine, post: Callable[[Message], bool], *, interval: float = POLL_SECONDS
-    ) -> None:
+    def __init__(self, open_engine: OpenEngine, post: Post, *, interval: float = POLL_SECONDS) -> None:
+        """Start nothing yet. ``post`` gives messages to the app, ``interval`` is the seconds between snapshots."""
         self._open = open_engine
-        self._post_message = post
+        self._app = post
         self._interval = interval
         self._closing = threading.Event()
         self._stop_work = threading.Event()
@@ -245,40 +85,41 @@ class Bridge:
         self._engine: Engine | None = None
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
-        self._wanted: dict[str, Callable[[Engine], object]] = {}
-        self._at_work = False
+        self._wanted: dict[Hashable, Callable[[Engine], tuple[Message, Post]]] = {}
+        self._reading = False
         self._read = threading.Event()
-        self._roll = threading.Event()
+        self._urgent: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
         self._last_progress = 0.0
         self._run_thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts polling; the first snapshot opens the engine."""
-        for name, body in (("poll", self._poll), ("read", self._reader), ("rollback", self._roller)):
+        """Start polling; the first snapshot opens the engine."""
+        for name, body in (("poll", self._poll), ("read", self._reader), ("urgent", self._urgently)):
             self._spawn(name, body)
 
-    def poke(self) -> None:
-        """Reads a snapshot now instead of at the next beat."""
+    def refresh(self) -> None:
+        """Read a snapshot now instead of at the next beat."""
         self._wake.set()
 
-    def act(self, name: str, work: Callable[[Engine, threading.Event], object]) -> None:
-        """Does ``work(engine, stop)`` on its own thread; ends in :class:`ActDone` or :class:`ActFailed`."""
-        self._post(ActStarted(name))
-        self._spawn(f"act-{name}", lambda: self._do(name, lambda engine: work(engine, self._closing)))
+    def do(self, task: Task[Any]) -> None:
+        """Do ``task`` on its own thread; ends in :class:`TaskDone` or :class:`TaskFailed`."""
+        self._announce(task)
+        self._spawn(f"task-{task.name}", lambda: self._do(task, self._closing))
 
-    def rollback(self) -> None:
-        """Moves the pointer back. Its thread waits from the start, so busy threads cannot keep it from running."""
-        self._roll.set()
+    def do_urgently(self, task: Task[Any]) -> None:
+        """Do ``task`` on a thread that waits from the start, so that busy threads cannot keep it from running.
 
-    def run(self) -> None:
-        """Starts the migration's work in this process; ends in :class:`ActDone` or :class:`ActFailed` named ``run``."""
+        What is asked while one is under way means that one.
+        """
+        self._urgent.put(task)
+
+    def run(self, task: Task[Any]) -> None:
+        """Do the migration's work in this process: as :meth:`do`, and it may outlive the terminal."""
         if self.running:
             return
         self._stop_work.clear()
-        self._post(ActStarted("run"))
-        self._run_thread = self._spawn(
-            "run", lambda: self._do("run", lambda engine: engine.run(self._stop_work, follow=True))
-        )
+        self._announce(task)
+        self._run_thread = self._spawn(task.name, lambda: self._do(task, self._stop_work))
 
     @property
     def running(self) -> bool:
@@ -290,33 +131,31 @@ class Bridge:
         """Whether the work under way can go on without this terminal."""
         return self.running and self._engine is not None and self._engine.outlives
 
-    def advance(self, name: str) -> Callable[[str, int, int], None]:
-        """A progress callback that posts :class:`ActAdvanced` at most five times a second, and the last step always."""
-        last = 0.0
+    def read(self, work: Callable[[Engine], T], reply: Callable[[T], Message], to: Post, key: Hashable = None) -> None:
+        """Read something, and give ``reply`` of it ``to`` who asked; or :class:`ReadFailed`.
 
-        def report(step: str, done: int, total: int) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if done >= total or now - last >= 0.2:
-                last = now
-                self._post(ActAdvanced(name, step, done, total))
+        A newer request of the same ``key``, by default the reply's, replaces a waiting one.
+        """
+        key = key or reply
 
-        return report
+        def read(engine: Engine) -> tuple[Message, Post]:
+            try:
+                return reply(work(engine)), to
+            except Exception as error:
+                return ReadFailed(key, Trouble.of(error)), to
 
-    def fetch(self, topic: str, work: Callable[[Engine], object]) -> None:
-        """Reads for a screen; a newer request of the same topic replaces a waiting one."""
         with self._lock:
-            self._wanted[topic] = work
+            self._wanted[key] = read
         self._read.set()
 
     @property
     def reading(self) -> bool:
         """Whether something that a screen asked for has not arrived yet."""
         with self._lock:
-            return bool(self._wanted) or self._at_work
+            return bool(self._wanted) or self._reading
 
     def close(self, patience: float = QUIT_PATIENCE, *, detach: bool = False) -> None:
-        """Stops all threads and closes the engine; returns within about ``patience`` seconds whatever they do.
+        """Stop all threads and close the engine; returns within about ``patience`` seconds whatever they do.
 
         ``detach``: work that can do without this terminal goes on.
         """
@@ -324,8 +163,9 @@ class Bridge:
         self._closing.set()
         if not detach:
             self._stop_work.set()
-        for event in (self._wake, self._read, self._roll, self._opened):
+        for event in (self._wake, self._read, self._opened):
             event.set()
+        self._urgent.put(None)
         deadline = time.monotonic() + patience
         with self._lock:
             threads = self._threads - ({self._run_thread} if detach else set())
@@ -352,19 +192,19 @@ class Bridge:
         thread.start()
         return thread
 
-    def _post(self, message: Message) -> None:
+    def _post(self, message: Message, to: Post | None = None) -> None:
         if not self._closing.is_set():
             # The loop may close between the check and the call; then nobody is left to tell.
             with contextlib.suppress(RuntimeError):
-                self._post_message(message)
+                (to or self._app)(message)
 
-    def _heard(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         if isinstance(event, Progressed):
             now = time.monotonic()
-            if now - self._last_progress < 0.25:
+            if now - self._last_progress < PROGRESS_SECONDS:
                 return
             self._last_progress = now
-        self._post(EngineSpoke(event))
+        self._post(EngineReported(event))
 
     def _close_engine(self, detach: bool) -> None:
         if self._engine is not None:
@@ -375,17 +215,35 @@ class Bridge:
         self._opened.wait()
         return None if self._closing.is_set() else self._engine
 
-    def _do(self, name: str, work: Callable[[Engine], object]) -> None:
+    def _announce(self, task: Task[Any]) -> None:
+        self._post(TaskStarted(task.name, task.started))
+
+    def _do(self, task: Task[Any], stop: threading.Event) -> None:
         engine = self._ready()
         if engine is None:
             return
         try:
-            result = work(engine)
+            result = task.work(engine, Call(stop, self._progress(task.name)))
         except Exception as error:
-            self._post(ActFailed(name, Trouble.of(error)))
+            self._post(TaskFailed(task.name, Trouble.of(error)))
         else:
-            self._post(ActDone(name, result))
-        self.poke()
+            if task.result is not None:
+                self._post(task.result(result), task.to)
+            self._post(TaskDone(task.name, task.done if isinstance(task.done, str) else task.done(result)))
+        self.refresh()
+
+    def _progress(self, name: str) -> Progress:
+        """Posts progress in measure, and the last step always."""
+        last = 0.0
+
+        def report(step: str, done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if done >= total or now - last >= PROGRESS_SECONDS:
+                last = now
+                self._post(TaskAdvanced(name, step, done, total))
+
+        return report
 
     def _poll(self) -> None:
         attempts = 0
@@ -394,7 +252,7 @@ class Bridge:
             began = time.monotonic()
             try:
                 if self._engine is None:
-                    self._engine = self._open(self._heard)
+                    self._engine = self._open(self._on_event)
                     self._opened.set()
                 message: Message = SnapshotTaken(self._engine.snapshot())
                 attempts, lost = 0, None
@@ -409,27 +267,26 @@ class Bridge:
             self._wake.clear()
 
     def _reader(self) -> None:
-        while engine := self._next(self._read):
+        while True:
+            self._read.wait()
+            self._read.clear()
+            engine = self._ready()
+            if engine is None:
+                return
             with self._lock:
-                wanted, self._wanted, self._at_work = self._wanted, {}, True
-            for topic, work in wanted.items():
+                wanted, self._wanted, self._reading = self._wanted, {}, True
+            for read in wanted.values():
                 if self._closing.is_set():
                     return
-                try:
-                    self._post(Fetched(topic, work(engine)))
-                except Exception as error:
-                    self._post(FetchFailed(topic, Trouble.of(error)))
+                self._post(*read(engine))
             with self._lock:
-                self._at_work = False
+                self._reading = False
 
-    def _roller(self) -> None:
-        while self._next(self._roll):
-            self._post(ActStarted("rollback"))
-            self._do("rollback", lambda engine: engine.rollback())
-            # Presses while it was under way meant this one rollback.
-            self._roll.clear()
-
-    def _next(self, signal: threading.Event) -> Engine | None:
-        signal.wait()
-        signal.clear()
-        return self._ready()
+    def _urgently(self) -> None:
+        while (task := self._urgent.get()) is not None:
+            self._announce(task)
+            self._do(task, self._closing)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    if self._urgent.get_nowait() is None:
+                        return

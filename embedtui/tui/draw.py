@@ -10,9 +10,8 @@ from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 from textual.style import Style
 
-from embedtui import formatting
+from embedtui.tui import figures
 
-UNKNOWN = "—"
 _SPARKS = "▁▂▃▄▅▆▇█"
 
 Part = Content | str | tuple[str, str]
@@ -72,47 +71,9 @@ def wrapped(text: str, width: int, style: str = "", limit: int = 3) -> list[Cont
     return broken
 
 
-def number(value: float | None) -> str:
-    """As :func:`embedtui.formatting.number`; unknown is a dash."""
-    return formatting.number(value, unknown=UNKNOWN)
-
-
-def rate(value: float | None) -> str:
-    """Rows per second."""
-    if value is None:
-        return UNKNOWN
-    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
-
-
-def short(value: float | None) -> str:
-    """A count on few cells: 812, 31.5k, 4.2M."""
-    if value is None:
-        return UNKNOWN
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if value >= size:
-            scaled = value / (1e3 if letter == "k" else size)
-            return f"{scaled:.0f}{letter}" if scaled >= 100 else f"{scaled:.1f}{letter}"
-    return f"{value:,.0f}"
-
-
-def money(value: float | None) -> str:
-    """As :func:`embedtui.formatting.money`; unknown is a dash."""
-    return formatting.money(value, unknown=UNKNOWN)
-
-
-def percent(share: float | None, digits: int = 0) -> str:
-    """As :func:`embedtui.formatting.percent`; unknown is a dash."""
-    return formatting.percent(share, digits, unknown=UNKNOWN)
-
-
-def duration(seconds: float | None) -> str:
-    """As :func:`embedtui.formatting.duration`; unknown is a dash."""
-    return formatting.duration(seconds, unknown=UNKNOWN)
-
-
 def clock(at: datetime | None) -> str:
-    """Time of day as the database told it, in the operator's zone where it carries one."""
-    return UNKNOWN if at is None else at.strftime("%H:%M:%S")
+    """Time of day as the database gave it, in the operator's zone where it carries one."""
+    return figures.UNKNOWN if at is None else at.strftime("%H:%M:%S")
 
 
 def bar(share: float | None, width: int, style: str) -> Content:

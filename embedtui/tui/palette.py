@@ -1,4 +1,4 @@
-"""The command palette's acts: those possible now first, the others with the reason why not."""
+"""The command palette's actions: those possible now first, the others with the reason why not."""
 
 from __future__ import annotations
 
@@ -7,41 +7,46 @@ from typing import TYPE_CHECKING, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-from embedtui.tui import acts
+from embedtui.tui.actions import ACTIONS, SCREENS, footer
 
 if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
 
 
-class ActsProvider(Provider):
-    """Acts and screens by name."""
+class ActionsProvider(Provider):
+    """Actions and screens by name."""
 
-    def _entries(self) -> list[tuple[str, str, str]]:
+    def entries(self) -> list[tuple[str, str, str]]:
         """(name shown, action, help): what is sensible next, what is possible, screens, and what is not possible."""
         view = cast("Dashboard", self.app).view
-        sensible = acts.footer(view)
+        sensible = footer(view)[:-2]
         possible: list[tuple[str, str, str]] = []
         refused: list[tuple[str, str, str]] = []
-        for act in sorted(acts.ACTS.values(), key=lambda act: act.name not in sensible[:-2]):
-            if act.name == "palette":
+        for action in sorted(ACTIONS.values(), key=lambda each: each.name not in sensible):
+            if action.name == "palette":
                 continue
-            reason = acts.refusal(act.name, view)
-            name = f"{acts.label(act.name, view)}  ({act.key_text})"
+            reason = action.refusal(view)
             (refused if reason else possible).append(
-                (name, f"app.act('{act.name}')", f"not now: {reason}" if reason else act.doc)
+                (
+                    f"{action.label_now(view)}  ({action.key_text})",
+                    f"app.perform('{action.name}')",
+                    f"not now: {reason}" if reason else action.help,
+                )
             )
         screens = [
-            (f"Go to {title}  ({key})", f"app.goto('{name}')", "Screen") for name, (key, title) in acts.SCREENS.items()
+            (f"Go to {title}  ({key})", f"app.goto('{name}')", "Screen") for name, (key, title) in SCREENS.items()
         ]
         return possible + screens + refused
 
     async def discover(self) -> Hits:
-        for name, action, text in self._entries():
+        """Everything, before anything is typed."""
+        for name, action, text in self.entries():
             yield DiscoveryHit(name, partial(self.app.run_action, action), help=text)
 
     async def search(self, query: str) -> Hits:
+        """What fits ``query``."""
         matcher = self.matcher(query)
-        for name, action, text in self._entries():
+        for name, action, text in self.entries():
             score = matcher.match(name)
             if score > 0:
                 yield Hit(score, matcher.highlight(name), partial(self.app.run_action, action), help=text)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import signal
 import sys
 import threading
 from collections.abc import Iterator
 
+from embedtui import formatting
 from embedtui.errors import ExitCode
-from embedtui.tui.app import QUIT_SIGNALS, Dashboard
-from embedtui.tui.bridge import OpenEngine
+from embedtui.model import Phase
+from embedtui.tui import figures
+from embedtui.tui.app import Dashboard
+from embedtui.tui.engine import OpenEngine
+from embedtui.tui.terminal import signals_restored
 
 TURN_SECONDS = 0.0005
 """How long a thread of the engine may keep the event loop waiting for the interpreter (Python's default is 5 ms). A key
@@ -23,26 +26,40 @@ LOADED_SECONDS = 10.0
 def run_dashboard(
     open_engine: OpenEngine, *, readonly: bool = False, autostart: bool = False, again: str = "embedtui run --follow"
 ) -> int:
-    """Shows the dashboard until the operator leaves; returns an exit code.
+    """Show the dashboard until the operator leaves; returns an exit code.
 
     ``open_engine(on_event)`` makes the engine; it is called on a thread of its own, may block, and is called again
     while it fails. The engine is closed on leaving. ``autostart`` begins the work at once, ``readonly`` only watches,
     ``again`` is the command that goes on with the work.
     """
-    app = Dashboard(open_engine, readonly=readonly, autostart=autostart, again=again)
-    with _signals_kept(), responsive():
-        try:
-            app.run()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # see the dashboard's hang-up
-    if app.farewell:
-        sys.stderr.write(f"{app.farewell}\n")
+    app = Dashboard(open_engine, readonly=readonly, autostart=autostart)
+    with signals_restored(), responsive():
+        app.run()
+    said = farewell(app, again)
+    if said:
+        sys.stderr.write(f"{said}\n")
     return app.return_code or ExitCode.OK
+
+
+def farewell(app: Dashboard, again: str) -> str:
+    """What is worth a line on the terminal after leaving; empty where nothing was under way."""
+    snapshot = app.snapshot
+    if app.detached:
+        own = next((worker.pid for worker in snapshot.workers if worker.own), None) if snapshot else None
+        named = f" as process {own}" if own else ""
+        return f"The work goes on{named}. Watch it: {formatting.called()}. End it: {formatting.called()} stop"
+    if snapshot is None or not app.worked or snapshot.phase.ended or snapshot.migration is None:
+        return ""
+    status = snapshot.backfill
+    if snapshot.phase is Phase.BACKFILL and status.total:
+        done = f"{figures.number(status.rows)} of {figures.number(status.total)}"
+        return f"Stopped with {done} rows done. Go on: {again}"
+    return f"This terminal no longer keeps the sides in sync. Go on: {again}"
 
 
 @contextlib.contextmanager
 def responsive() -> Iterator[None]:
-    """Sets the interpreter up for a screen beside busy threads.
+    """Set the interpreter up for a screen beside busy threads.
 
     Turns are short, and the garbage collector no longer looks at what is loaded: its full passes, which the replies'
     many objects bring about, stop every thread for 0.1 s otherwise. It never looks at it again, so leaving is quick.
@@ -58,16 +75,3 @@ def responsive() -> Iterator[None]:
     finally:
         again.cancel()
         sys.setswitchinterval(before)
-
-
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """The event loop leaves the signals it took at their defaults; the caller gets its own handlers back."""
-    numbers = [getattr(signal, name) for name in QUIT_SIGNALS if hasattr(signal, name)]
-    kept = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            if handler is not None:
-                signal.signal(number, handler)

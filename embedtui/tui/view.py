@@ -5,7 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from embedtui.model import Condition, Event, Phase, Side, Snapshot
+from embedtui.errors import EmbedtuiError
+from embedtui.logs import unexpected
+from embedtui.model import Condition, Event, Phase, Remedy, Side, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """An error as the screen shows it."""
+
+    title: str
+    message: str
+    hint: str = ""
+    remedies: tuple[Remedy, ...] = ()
+
+    @classmethod
+    def of(cls, error: BaseException) -> Trouble:
+        """The trouble that ``error`` means; an unexpected one is logged with its traceback."""
+        if isinstance(error, EmbedtuiError):
+            return cls(error.title, error.message, error.prose, error.remedies)
+        found = unexpected(error)
+        return cls("Unexpected", found.message, found.hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +54,13 @@ class View:
     rates: tuple[float, ...] = ()
     """Rows per second of the last readings, oldest first."""
     events: tuple[Event, ...] = ()
-    """What the engine of this process told, oldest first."""
+    """What the engine of this process reported, oldest first."""
     running: bool = False
     """This terminal runs the migration's work."""
     detachable: bool = False
     """… and it can go on without the terminal."""
     busy: tuple[str, ...] = ()
-    """Names of acts under way from this terminal."""
+    """Names of the tasks under way from this terminal."""
     readonly: bool = False
 
     @property

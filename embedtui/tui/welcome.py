@@ -6,22 +6,20 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Button, Input, Label, Static
+from textual.widgets import Input, Static
 
-from embedtui.tui import comforts, draw, safe, theme
-from embedtui.tui.bridge import Trouble
-from embedtui.tui.crash import CrashLogged
-from embedtui.tui.driver import TerminalDriver
-from embedtui.tui.screens.dialogs import Dialog
+from embedtui.tui import draw, figures, preferences, safe
+from embedtui.tui.base_app import BaseApp
+from embedtui.tui.dialogs.base import Dialog, field
+from embedtui.tui.remedies import worded
+from embedtui.tui.view import Trouble
 from embedtui.tui.widgets.listing import Listing
 
 DEFAULT_MODEL = "text-embedding-3-large"
@@ -53,25 +51,26 @@ class Choice:
     """The model of the old vectors; empty where nobody knows it."""
 
 
+_FIELDS = ("model", "dimensions", "old-model")
+
 FindTables = Callable[[], Sequence[TableChoice]]
 """Looks for tables with a vector column; may block and may raise EmbedtuiError; called on its own thread."""
 
 
 def run_welcome(find_tables: FindTables | None, *, problem: str = "", hint: str = "") -> Choice | None:
-    """Asks what to migrate; None where the operator left. Without ``find_tables`` only the demo can be chosen.
+    """Ask what to migrate; None where the operator left. Without ``find_tables`` only the demo can be chosen.
 
     ``problem`` and ``hint`` say what keeps the dashboard from opening, e.g. that no database is configured.
     """
     return Welcome(find_tables, problem=problem, hint=hint).run()
 
 
+@dataclass
 class TablesFound(Message):
     """The search for tables ended, well or not."""
 
-    def __init__(self, tables: tuple[TableChoice, ...], trouble: Trouble | None) -> None:
-        super().__init__()
-        self.tables = tables
-        self.trouble = trouble
+    tables: tuple[TableChoice, ...]
+    trouble: Trouble | None = None
 
 
 class ModelDialog(Dialog[tuple[str, int, str]]):
@@ -80,42 +79,28 @@ class ModelDialog(Dialog[tuple[str, int, str]]):
     AUTO_FOCUS = "#model"
 
     def __init__(self, table: str) -> None:
-        super().__init__()
-        self._table = table
+        """Ask about ``table``."""
+        super().__init__(f"Move {table} to", go="Go on")
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog") as box:
-            box.border_title = Content(f"Move {safe.line(self._table)} to")
-            yield Static(
-                Content.styled("Writes embedtui.toml here. The database is not changed before you say run.", "$muted")
-            )
-            with Horizontal(classes="field"):
-                yield Label("New model")
-                yield Input(DEFAULT_MODEL, id="model", compact=True)
-            with Horizontal(classes="field"):
-                yield Label("Its dimensions")
-                yield Input(str(DEFAULT_DIMENSIONS), id="dimensions", compact=True, type="integer", max_length=5)
-            with Horizontal(classes="field"):
-                yield Label("Old model, if known")
-                yield Input(id="old-model", compact=True, placeholder="kept current after the cutover")
-            with Horizontal(classes="buttons"):
-                yield Button("Cancel", id="cancel", compact=True)
-                yield Button("Go on", id="go", variant="primary", compact=True)
+    def body(self) -> ComposeResult:
+        """What it will do, and the fields."""
+        text = "Writes embedtui.toml here. The database is not changed before you say run."
+        yield Static(Content.styled(text, "$muted"))
+        yield from field("New model", Input(DEFAULT_MODEL, id="model", compact=True))
+        dimensions = Input(str(DEFAULT_DIMENSIONS), id="dimensions", compact=True, type="integer", max_length=5)
+        yield from field("Its dimensions", dimensions)
+        old = Input(id="old-model", compact=True, placeholder="kept current after the cutover")
+        yield from field("Old model, if known", old)
 
-    @on(Input.Submitted)
-    @on(Button.Pressed, "#go")
-    def confirmed(self) -> None:
+    def answer(self) -> tuple[str, int, str] | None:
         """New model and dimensions are needed."""
-        model = self.query_one("#model", Input).value.strip()
-        dimensions = self.query_one("#dimensions", Input).value.strip()
-        if model and dimensions.isdigit() and int(dimensions) > 0:
-            self.dismiss((model, int(dimensions), self.query_one("#old-model", Input).value.strip()))
+        model, dimensions, old = (self.query_one(f"#{each}", Input).value.strip() for each in _FIELDS)
+        return (model, int(dimensions), old) if model and dimensions.isdigit() and int(dimensions) > 0 else None
 
 
-class Welcome(CrashLogged[Choice]):
+class Welcome(BaseApp[Choice]):
     """A short list; leaving it leaves everything as it is."""
 
-    CSS_PATH = Path(__file__).with_name("app.tcss")
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "demo", "Demo", show=False),
@@ -123,15 +108,15 @@ class Welcome(CrashLogged[Choice]):
     ]
 
     def __init__(self, find_tables: FindTables | None, *, problem: str = "", hint: str = "") -> None:
-        super().__init__(driver_class=TerminalDriver, ansi_color=theme.native_colors())
+        """Offer what ``find_tables`` finds; ``problem`` and ``hint`` say why there is something to choose."""
+        super().__init__()
         self._find = find_tables
         self._problem, self._hint = problem, hint
-        self._tables: tuple[TableChoice, ...] = ()
-
-    def get_theme_variable_defaults(self) -> dict[str, str]:
-        return super().get_theme_variable_defaults() | theme.DEFAULTS
+        self.tables: tuple[TableChoice, ...] = ()
+        """What was found."""
 
     def compose(self) -> ComposeResult:
+        """Lay out the title, the list and the keys."""
         yield Static(self._head(), id="welcome-head", markup=False)
         yield Listing(self._paint, empty="◌ looking for tables …", title="What to migrate", id="choices", classes="box")
         yield Static(
@@ -148,9 +133,8 @@ class Welcome(CrashLogged[Choice]):
         )
 
     def on_mount(self) -> None:
-        for each in theme.THEMES:
-            self.register_theme(each)
-        self.theme = theme.first(self, comforts.load().theme)
+        """Begin to look for tables."""
+        self.wear(preferences.load().theme)
         self._list()
         if self._find is not None:
             threading.Thread(target=self._search, name="embedtui-welcome", daemon=True).start()
@@ -158,17 +142,18 @@ class Welcome(CrashLogged[Choice]):
     def _search(self) -> None:
         assert self._find is not None
         try:
-            found = TablesFound(tuple(self._find()), None)
+            found = TablesFound(tuple(self._find()))
         except Exception as error:
             found = TablesFound((), Trouble.of(error))
         with contextlib.suppress(RuntimeError):
             self.post_message(found)
 
     def on_tables_found(self, message: TablesFound) -> None:
-        """Shows what was found."""
-        self._tables = message.tables
+        """Show what was found."""
+        self.tables = message.tables
         if message.trouble is not None:
-            self._problem, self._hint = message.trouble.message, message.trouble.hint
+            trouble = message.trouble
+            self._problem, self._hint = trouble.message, worded(trouble.hint, trouble.remedies)
         elif not message.tables:
             self._problem, self._hint = (
                 "No table with a vector column was found.",
@@ -179,7 +164,7 @@ class Welcome(CrashLogged[Choice]):
 
     def _list(self) -> None:
         listing = self.query_one("#choices", Listing)
-        listing.reset(len(self._tables) + 1)
+        listing.reset(len(self.tables) + 1)
         listing.focus()
 
     def _head(self) -> Content:
@@ -200,11 +185,11 @@ class Welcome(CrashLogged[Choice]):
         return draw.lines(rows)
 
     def _paint(self, index: int, width: int) -> Content | None:
-        if index == len(self._tables):
+        if index == len(self.tables):
             what = "   5,000 documents with a database and two models; nothing to set up"
             return draw.cut(draw.line(("Demo", "bold"), (what, "$muted")), width)
-        table = self._tables[index]
-        rows = f"{draw.number(table.rows)} rows" if table.rows is not None else "rows unknown"
+        table = self.tables[index]
+        rows = f"{figures.number(table.rows)} rows" if table.rows is not None else "rows unknown"
         left = draw.line(
             (safe.line(table.name), "bold"),
             ("  ", ""),
@@ -216,10 +201,10 @@ class Welcome(CrashLogged[Choice]):
     @on(Listing.Chosen)
     def chosen(self, message: Listing.Chosen) -> None:
         """A table asks for its model; the demo starts."""
-        if message.index == len(self._tables):
+        if message.index == len(self.tables):
             self.action_demo()
             return
-        table = self._tables[message.index]
+        table = self.tables[message.index]
 
         def answered(answer: tuple[str, int, str] | None) -> None:
             if answer is not None:
@@ -229,5 +214,5 @@ class Welcome(CrashLogged[Choice]):
         self.push_screen(ModelDialog(table.name), answered)
 
     def action_demo(self) -> None:
-        """Leaves for the demo."""
+        """Leave for the demo."""
         self.exit(Choice(demo=True))

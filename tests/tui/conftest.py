@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
+from textual.app import App
 from textual.pilot import Pilot
 from textual.screen import Screen
 
 from embedtui.model import Snapshot
 from embedtui.tui.app import Dashboard
+from embedtui.tui.messages import SnapshotTaken
 from tests.tui.standin import StandIn
 
+S = TypeVar("S", bound=Screen[Any])
 Open = Callable[..., AbstractAsyncContextManager[tuple[Dashboard, Pilot[None], StandIn]]]
 
 
 @pytest.fixture(autouse=True)
 def remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Folder that stands for the user's state."""
-    monkeypatch.setattr("embedtui.tui.comforts.state_path", lambda: tmp_path)
+    monkeypatch.setattr("embedtui.tui.preferences.state_path", lambda: tmp_path)
     monkeypatch.delenv("NO_COLOR", raising=False)
     return tmp_path
 
@@ -34,7 +38,7 @@ def shown() -> Open:
         snapshot: Snapshot, size: tuple[int, int] = (80, 24), theme: str = "embedtui-dark", **options: bool
     ) -> AsyncIterator[tuple[Dashboard, Pilot[None], StandIn]]:
         engine = StandIn(snapshot)
-        app = Dashboard(lambda sink: engine, remember=False, interval=3600, **options)
+        app = Dashboard(lambda _: engine, remember=False, interval=3600, **options)
         async with app.run_test(size=size) as pilot:
             app.theme = theme
             await until(pilot, lambda: app.snapshot is not None)
@@ -62,12 +66,33 @@ async def painting(app: Dashboard, pilot: Pilot[None]) -> list[object]:
     raise AssertionError("it never comes to rest")
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], object], seconds: float = 30.0) -> None:
+def front(app: App[Any], kind: type[S]) -> S:
+    """The screen in front, which has to be of this kind."""
+    assert isinstance(app.screen, kind), app.screen
+    return app.screen
+
+
+async def present(app: Dashboard, pilot: Pilot[Any], snapshot: Snapshot) -> None:
+    """Has the dashboard show a state."""
+    app.post_message(SnapshotTaken(snapshot))
+    await until(pilot, lambda: app.snapshot is snapshot)
+
+
+def said(app: App[Any]) -> str:
+    """All that was said in the corner."""
+    return " ".join(notification.message for notification in app._notifications)
+
+
+def picture(app: App[Any]) -> str:
+    """The characters on the screen."""
+    return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
+
+
+async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Waits for threads and messages until ``condition`` holds; fails if it never does."""
     for _ in range(int(seconds / 0.01)):
         if condition():
             await pilot.pause()
             return
         await pilot.pause(0.01)
-    said = [notification.message for notification in pilot.app._notifications]
-    raise AssertionError(f"it never came true; said: {said}; on {pilot.app.screen}")
+    raise AssertionError(f"it never came true; said: {said(pilot.app)}; on {pilot.app.screen}")

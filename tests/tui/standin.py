@@ -3,74 +3,96 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from embedtui.errors import DatabaseLost
-from embedtui.model import Comparison, Flip, Side, Snapshot
+from embedtui.model import (
+    AuditEntry,
+    Blocker,
+    Check,
+    Comparison,
+    FaultRow,
+    FaultState,
+    Flip,
+    Plan,
+    QueryComparison,
+    Side,
+    Snapshot,
+    VerifyReport,
+)
+from embedtui.tui.engine import Engine
 from tests.tui import states
 
 
-class StandIn:
-    """Answers every read with a frozen value; acts change nothing but the route."""
+class StandIn(Engine):
+    """Answers every read with a frozen value; actions are noted, and change nothing but the route."""
+
+    outlives = False
 
     def __init__(self, snapshot: Snapshot, *, lost: bool = False) -> None:
         self.shown = snapshot
         self.lost = lost
         self.calls: list[str] = []
-        self.blocked = ()
-        self.outlives = False
+        self.blocked: tuple[Blocker, ...] = ()
 
     def snapshot(self) -> Snapshot:
         if self.lost:
             raise DatabaseLost("The server closed the connection.", hint="Trying again by itself.")
         return self.shown
 
-    def plan(self):
+    def plan(self) -> Plan:
         return states.PLAN
 
-    def run(self, stop: threading.Event, *, until=None, follow=False):
+    def run(self, stop: threading.Event, **_: object) -> None:
         self.calls.append("run")
         stop.wait()
 
-    def stop_workers(self, ids=None):
+    def stop_workers(self, ids: Sequence[int] | None = None) -> int:
         self.calls.append(f"stop {ids}")
         return 1
 
-    def pause(self, reason=""):
+    def pause(self, *_: object, **__: object) -> None:
         self.calls.append("pause")
         self.shown = states.PAUSED
 
-    def resume(self):
+    def resume(self) -> None:
         self.calls.append("resume")
         self.shown = states.RUNNING
 
-    def set_pace(self, **limits):
-        self.calls.append(f"set_pace {limits}")
+    def set_pace(
+        self,
+        *,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        max_concurrency: int | None = None,
+        spend_cap: float | None = None,
+    ) -> None:
+        self.calls.append(f"set_pace {requests_per_minute} {tokens_per_minute} {max_concurrency} {spend_cap}")
 
-    def build_index(self, stop):
+    def build_index(self, *_: object, **__: object) -> None:
         self.calls.append("build_index")
 
-    def hold_index(self, held=True):
+    def hold_index(self, held: bool = True) -> None:
         self.calls.append(f"hold_index {held}")
 
-    def compare(self, queries: Sequence | None, *, k=10, progress=None, stop=None) -> Comparison:
+    def compare(self, *_: object, **__: object) -> Comparison:
         self.calls.append("compare")
         return states.COMPARISON
 
-    def last_comparison(self):
+    def last_comparison(self) -> Comparison | None:
         return states.COMPARISON if self.shown.evaluation else None
 
-    def with_verdicts(self, comparison):
+    def with_verdicts(self, comparison: Comparison) -> Comparison:
         return comparison
 
-    def search_both(self, text, *, k=10):
+    def search_both(self, text: str, **_: object) -> QueryComparison:
         return replace(states.QUERIES[1], text=text)
 
-    def decide(self, query_id, verdict, note=""):
+    def decide(self, query_id: int, verdict: str, note: str = "") -> None:
         self.calls.append(f"decide {query_id} {verdict} {note}".strip())
 
-    def cutover(self, percent=100, *, override=None) -> Flip:
+    def cutover(self, percent: int = 100, *, override: Mapping[str, str] | None = None) -> Flip:
         self.calls.append(f"cutover {percent} {override or ''}")
         self.shown = states.CUT_OVER if percent == 100 else states.CANARY
         return Flip(Side.NEW if percent == 100 else Side.OLD, 0 if percent == 100 else percent, 2, 3.1, True)
@@ -81,48 +103,52 @@ class StandIn:
         self.shown = replace(states.READY, route=replace(states.READY.route, epoch=4))
         return Flip(Side.OLD, 0, 4, 2.4, changed)
 
-    def blockers(self, action, percent=100, *, thorough=False):
+    def blockers(self, *_: object, **__: object) -> tuple[Blocker, ...]:
         return self.blocked
 
-    def notices(self):
+    def notices(self) -> tuple[Check, ...]:
         return ()
 
-    def postpone(self, percent=100, *, override=None):
+    def postpone(self, percent: int = 100, **_: object) -> None:
         self.calls.append(f"postpone {percent}")
 
-    def cancel_postponed(self):
+    def cancel_postponed(self) -> bool:
         self.calls.append("cancel_postponed")
         return True
 
-    def cleanup(self, typed_name, **options):
+    def cleanup(self, typed_name: str, **_: object) -> None:
         self.calls.append(f"cleanup {typed_name}")
 
-    def cleanup_sql(self, **options):
+    def cleanup_sql(self, **_: object) -> tuple[str, ...]:
         return ("DROP INDEX CONCURRENTLY documents_embedding_idx", "ALTER TABLE documents DROP COLUMN embedding")
 
-    def abort(self, typed_name):
+    def abort(self, typed_name: str) -> None:
         self.calls.append(f"abort {typed_name}")
 
-    def verify(self, **options):
-        from embedtui.model import VerifyReport
-
+    def verify(self, **_: object) -> VerifyReport:
         return VerifyReport(520_340, 340, 520_000, 0, 0, 0, 0, 0, 0, 0)
 
-    def faults(self, limit=200, offset=0, reason=None, state=None):
+    def faults(
+        self, limit: int = 200, offset: int = 0, reason: str | None = None, state: FaultState | None = None
+    ) -> tuple[FaultRow, ...]:
         rows = [row for row in states.FAULT_ROWS if reason in (None, row.reason) and state in (None, row.state)]
         return tuple(rows[offset : offset + limit]) if self.shown.faults else ()
 
-    def retry_faults(self, ids):
-        self.calls.append(f"retry {ids}")
+    def retry_faults(self, ids: Sequence[int] | None = None) -> int:
+        return self._decided("retry", ids)
 
-    def skip_faults(self, ids):
-        self.calls.append(f"skip {ids}")
+    def skip_faults(self, ids: Sequence[int] | None = None) -> int:
+        return self._decided("skip", ids)
 
-    def truncate_faults(self, ids):
-        self.calls.append(f"truncate {ids}")
+    def truncate_faults(self, ids: Sequence[int] | None = None) -> int:
+        return self._decided("truncate", ids)
 
-    def audit(self, limit):
+    def _decided(self, what: str, ids: Sequence[int] | None) -> int:
+        self.calls.append(f"{what} {ids}")
+        return len(ids or ())
+
+    def audit(self, *_: object, **__: object) -> tuple[AuditEntry, ...]:
         return states.AUDIT if self.shown.migration else ()
 
-    def close(self, *, detach=False):
+    def close(self, **_: object) -> None:
         self.calls.append("close")

@@ -31,6 +31,7 @@ from embedtui.model import (
     Plan,
     QueryComparison,
     RankedRow,
+    Remedy,
     RollbackStatus,
     RouteStatus,
     Side,
@@ -346,8 +347,13 @@ CHECKS = (
 COMPARISON = Comparison(10, QUERIES, MEASURES, evaluation_id=4, verdict="PASS", checks=CHECKS)
 
 BLOCKERS = (
-    Blocker("evaluation", "No evaluation fits the present state.", "Press c to compare both sides.", True),
-    Blocker("index", "The new side has no valid index: searches would read the whole table.", "Press i to build it."),
+    Blocker("evaluation", "No evaluation fits the present state.", "Compare both sides.", True, (Remedy.COMPARE,)),
+    Blocker(
+        "index",
+        "The new side has no valid index: searches would read the whole table.",
+        "Build it.",
+        remedies=(Remedy.RUN,),
+    ),
 )
 
 AUDIT = tuple(

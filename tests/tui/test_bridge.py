@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from textual.message import Message
 
+from embedtui.errors import Refused
 from embedtui.model import Event, Failed, Noted, Phase, PhaseChanged, Progressed
-from embedtui.tui.bridge import (
-    ActDone,
-    ActFailed,
-    ActStarted,
-    Bridge,
-    EngineSpoke,
-    Fetched,
+from embedtui.tui.bridge import Bridge, Call, Task
+from embedtui.tui.engine import Engine
+from embedtui.tui.messages import (
+    AuditRead,
+    EngineReported,
+    ReadFailed,
     SnapshotFailed,
     SnapshotTaken,
-    Trouble,
+    TaskDone,
+    TaskFailed,
+    TaskStarted,
 )
+from embedtui.tui.view import Trouble
 from tests.tui import states
 from tests.tui.standin import StandIn
 
 PATIENCE = 60.0
+ROLLBACK = Task("rollback", lambda engine, _: engine.rollback())
+
+
+@dataclass
+class Waited(Message):
+    """A reading that waited."""
+
+    reached: bool
 
 
 class Post:
@@ -46,17 +59,17 @@ class Post:
             return next(filter(condition, self.messages))
 
 
-def test_a_rollback_passes_any_number_of_busy_acts() -> None:
+def test_a_rollback_passes_any_number_of_busy_tasks() -> None:
     engine, post, free = StandIn(states.CUT_OVER), Post(), threading.Event()
-    bridge = Bridge(lambda sink: engine, post, interval=0.05)
+    bridge = Bridge(lambda _: engine, post, interval=0.05)
     bridge.start()
     try:
         for number in range(50):
-            bridge.act(f"busy{number}", lambda engine, stop: free.wait(PATIENCE))
-        bridge.fetch("slow", lambda engine: free.wait(PATIENCE))
-        bridge.rollback()
-        done = post.wait(lambda message: isinstance(message, ActDone) and message.name == "rollback")
-        assert isinstance(done, ActDone)
+            bridge.do(Task(f"busy{number}", lambda *_: free.wait(PATIENCE)))
+        bridge.read(lambda _: free.wait(PATIENCE), Waited, post)
+        bridge.do_urgently(ROLLBACK)
+        done = post.wait(lambda message: isinstance(message, TaskDone) and message.name == "rollback")
+        assert isinstance(done, TaskDone)
         assert engine.calls == ["rollback"]
     finally:
         free.set()
@@ -73,30 +86,30 @@ def test_presses_during_a_rollback_are_that_rollback() -> None:
         return plain()
 
     engine.rollback = slow  # type: ignore[assignment, method-assign]
-    bridge = Bridge(lambda sink: engine, post, interval=0.05)
+    bridge = Bridge(lambda _: engine, post, interval=0.05)
     bridge.start()
     try:
-        bridge.rollback()
+        bridge.do_urgently(ROLLBACK)
         assert entered.wait(PATIENCE)
-        bridge.rollback()
-        bridge.rollback()
+        bridge.do_urgently(ROLLBACK)
+        bridge.do_urgently(ROLLBACK)
         free.set()
-        post.wait(lambda message: isinstance(message, ActDone))
-        bridge.fetch("after", lambda engine: "x")
-        post.wait(lambda message: isinstance(message, Fetched))
+        post.wait(lambda message: isinstance(message, TaskDone))
+        bridge.read(lambda engine: engine.audit(), AuditRead, post)
+        post.wait(lambda message: isinstance(message, AuditRead))
         assert engine.calls == ["rollback"]
-        assert sum(isinstance(message, ActStarted) for message in post.messages) == 1
+        assert sum(isinstance(message, TaskStarted) for message in post.messages) == 1
     finally:
         bridge.close()
 
 
 def test_closing_waits_for_nobody_and_stops_what_listens() -> None:
     engine, post, stuck = StandIn(states.RUNNING), Post(), threading.Event()
-    bridge = Bridge(lambda sink: engine, post, interval=0.05)
+    bridge = Bridge(lambda _: engine, post, interval=0.05)
     bridge.start()
-    bridge.act("stuck", lambda engine, stop: stuck.wait(PATIENCE))
-    bridge.run()
-    post.wait(lambda message: isinstance(message, ActStarted) and message.name == "run")
+    bridge.do(Task("stuck", lambda *_: stuck.wait(PATIENCE)))
+    bridge.run(Task("run", lambda engine, call: engine.run(call.stop)))
+    post.wait(lambda message: isinstance(message, TaskStarted) and message.name == "run")
     post.wait(lambda message: isinstance(message, SnapshotTaken))
     began = time.monotonic()
     bridge.close(patience=0.3)
@@ -109,7 +122,7 @@ def test_closing_waits_for_nobody_and_stops_what_listens() -> None:
 def test_an_engine_that_cannot_be_opened_is_tried_again() -> None:
     engine, post, attempts = StandIn(states.RUNNING), Post(), []
 
-    def open_engine(sink: object) -> StandIn:
+    def open_engine(_: object) -> StandIn:
         attempts.append(1)
         if len(attempts) == 1:
             raise OSError("refused\nwith a second line")
@@ -126,20 +139,18 @@ def test_an_engine_that_cannot_be_opened_is_tried_again() -> None:
         bridge.close()
 
 
-def test_acts_wait_for_the_engine_and_failures_keep_their_hint() -> None:
+def test_tasks_wait_for_the_engine_and_failures_keep_their_hint() -> None:
     engine, post = StandIn(states.RUNNING), Post()
 
-    def refuse(engine: object, stop: threading.Event) -> None:
-        from embedtui.errors import Refused
-
+    def refuse(_engine: Engine, _call: Call) -> None:
         raise Refused("Not in this phase.", hint="Run first.")
 
-    bridge = Bridge(lambda sink: engine, post, interval=0.05)
-    bridge.act("early", refuse)
+    bridge = Bridge(lambda _: engine, post, interval=0.05)
+    bridge.do(Task("early", refuse))
     bridge.start()
     try:
-        failed = post.wait(lambda message: isinstance(message, ActFailed))
-        assert isinstance(failed, ActFailed)
+        failed = post.wait(lambda message: isinstance(message, TaskFailed))
+        assert isinstance(failed, TaskFailed)
         assert failed.trouble == Trouble("Refused", "Not in this phase.", "Run first.")
     finally:
         bridge.close()
@@ -163,35 +174,76 @@ def test_progress_is_thinned_out_and_everything_else_arrives() -> None:
             sink[0](Failed(states.NOW, f"failed {number}"))
             sink[0](Noted(states.NOW, f"noted {number}"))
     bridge.close()
-    spoken = [message.event for message in post.messages if isinstance(message, EngineSpoke)]
+    spoken = [message.event for message in post.messages if isinstance(message, EngineReported)]
     assert sum(isinstance(event, Progressed) for event in spoken) < 100
     assert sum(not isinstance(event, Progressed) for event in spoken) == 30
 
 
 def test_only_progress_is_replaced_by_newer_messages() -> None:
-    progress = [EngineSpoke(Progressed(states.NOW, "", n)) for n in (1, 2)]
-    failure = EngineSpoke(Failed(states.NOW, "failed"))
+    progress = [EngineReported(Progressed(states.NOW, "", n)) for n in (1, 2)]
+    failure = EngineReported(Failed(states.NOW, "failed"))
     taken, lost = SnapshotTaken(states.RUNNING), SnapshotFailed(Trouble("", ""), states.NOW, 1.0, 1)
     assert progress[0].can_replace(progress[1])
-    assert taken.can_replace(lost) and lost.can_replace(taken)
-    for message in (failure, progress[0], ActDone("x", None), ActFailed("x", Trouble("", ""))):
+    assert taken.can_replace(lost)
+    assert lost.can_replace(taken)
+    for message in (failure, progress[0], TaskDone("x"), TaskFailed("x", Trouble("", ""))):
         assert not message.can_replace(failure)
         assert not failure.can_replace(message)
 
 
 def test_a_newer_request_replaces_a_waiting_one_of_its_topic() -> None:
-    post, free, asked = Post(), threading.Event(), []
-    bridge = Bridge(lambda sink: StandIn(states.RUNNING), post, interval=0.05)
+    post, free = Post(), threading.Event()
+    asked: list[int] = []
+
+    def ask(number: int, _engine: Engine) -> tuple[()]:
+        asked.append(number)
+        return ()
+
+    bridge = Bridge(lambda _: StandIn(states.RUNNING), post, interval=0.05)
     bridge.start()
     try:
-        bridge.fetch("blocked", lambda engine: free.wait(PATIENCE))
+        bridge.read(lambda _: free.wait(PATIENCE), Waited, post)
         post.wait(lambda message: isinstance(message, SnapshotTaken))
         for number in range(5):
-            bridge.fetch("page", lambda engine, number=number: asked.append(number) or number)  # type: ignore[misc]
+            bridge.read(functools.partial(ask, number), AuditRead, post)
         free.set()
-        page = post.wait(lambda message: isinstance(message, Fetched) and message.topic == "page")
-        assert isinstance(page, Fetched)
-        assert page.payload == 4
+        post.wait(lambda message: isinstance(message, AuditRead))
         assert asked[-1] == 4
+    finally:
+        bridge.close()
+
+
+def test_a_reading_that_fails_is_told_to_who_asked() -> None:
+    app, screen = Post(), Post()
+
+    def gone(_engine: Engine) -> tuple[()]:
+        raise Refused("No migration has begun.")
+
+    bridge = Bridge(lambda _: StandIn(states.RUNNING), app, interval=0.05)
+    bridge.start()
+    try:
+        bridge.read(gone, AuditRead, screen)
+        failed = screen.wait(lambda message: isinstance(message, ReadFailed))
+        assert isinstance(failed, ReadFailed)
+        assert (failed.key, failed.trouble.message) == (AuditRead, "No migration has begun.")
+        assert not any(isinstance(message, ReadFailed) for message in app.messages)
+    finally:
+        bridge.close()
+
+
+def test_what_a_task_did_is_told_before_that_it_is_done() -> None:
+    """Who is told that a task is done may look at what it did."""
+    post = Post()
+    bridge = Bridge(lambda _: StandIn(states.READY), post, interval=0.05)
+    bridge.start()
+    try:
+        bridge.do(
+            Task("audit", lambda engine, _: engine.audit(), lambda found: f"{len(found)} entries", result=AuditRead)
+        )
+        done = post.wait(lambda message: isinstance(message, TaskDone))
+        assert isinstance(done, TaskDone)
+        assert done.text == f"{len(states.AUDIT)} entries"
+        kinds = [type(message) for message in post.messages]
+        assert kinds.index(TaskStarted) < kinds.index(AuditRead) < kinds.index(TaskDone)
     finally:
         bridge.close()

@@ -9,12 +9,14 @@ from textual.pilot import Pilot
 
 from embedtui.model import Check, RankedRow, Side, SweepPoint
 from embedtui.tui.app import Dashboard
-from embedtui.tui.screens.compare import CompareScreen, headline, marked, measure_lines, whereabouts
-from embedtui.tui.screens.dialogs import PromptDialog
+from embedtui.tui.dialogs import PromptDialog
+from embedtui.tui.panels.comparison import headline, marked, whereabouts
+from embedtui.tui.panels.measures import measure_lines
+from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.widgets.document import Document
 from embedtui.tui.widgets.rankings import Rankings, move, score
 from tests.tui import states
-from tests.tui.conftest import Open, painting, until
+from tests.tui.conftest import Open, painting, picture, said, until
 
 LONG = 60.0
 
@@ -26,8 +28,8 @@ async def opened(app: Dashboard, pilot: Pilot[None]) -> CompareScreen:
     return app.screen
 
 
-def picture(app: Dashboard) -> str:
-    return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
+async def shows(app: Dashboard, pilot: Pilot[None], text: str) -> None:
+    await until(pilot, lambda: text in picture(app), LONG)
 
 
 def test_the_querys_words_are_marked_in_the_document() -> None:
@@ -71,7 +73,8 @@ def test_a_documents_place_on_both_sides() -> None:
     )
     entered = replace(next(row for row in query.new if row.other_rank is None), missed=True)
     told = whereabouts(entered, replace(query, new=(entered,))).plain
-    assert "◇ not there" in told and "missed by the index" in told
+    assert "◇ not there" in told
+    assert "missed by the index" in told
 
 
 def test_the_headline_has_verdict_and_note() -> None:
@@ -103,7 +106,7 @@ async def test_moving_to_the_next_query_is_one_picture_and_fetches_nothing(shown
             painted.clear()
             await pilot.press("down")
             query = states.QUERIES[number]
-            await until(pilot, lambda text=query.text: f"“{text}”" in picture(app), LONG)
+            await shows(app, pilot, f"“{query.text}”")
             await until(pilot, lambda: painted, LONG)
             assert len(painted) == 1, "list, rankings and document change together"
             assert screen.query_one(Document).text.plain == query.new[0].text
@@ -132,7 +135,7 @@ async def test_a_verdict_takes_a_note(shown: Open) -> None:
     async with shown(states.READY, (80, 24)) as (app, pilot, engine):
         screen = await opened(app, pilot)
         await pilot.press("down", "e")
-        assert "Give a verdict first" in str(app._notifications._notifications)
+        assert "Give a verdict first" in said(app)
         await pilot.press("o", "e")
         await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
         assert "old better: “customer paid twice”" in picture(app), "the cursor went on, the note is for the last one"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,28 +15,33 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList
 
 from embedtui.demo.api import LoopbackServer, hash_model
-from embedtui.engine import Engine
-from embedtui.engine.process import EngineApart
-from embedtui.model import Condition, Phase, QueryInput, Side
-from embedtui.tui import acts
+from embedtui.demo.database import EmbeddedServer
+from embedtui.engine import Engine, EngineApart
+from embedtui.model import Comparison, Condition, Phase, QueryInput, Side, Snapshot
+from embedtui.postgres.connect import connect
+from embedtui.tui.actions import ACTIONS, SCREENS
 from embedtui.tui.app import Dashboard
-from embedtui.tui.screens.base import DashboardScreen
-from embedtui.tui.screens.dialogs import (
+from embedtui.tui.bridge import Task
+from embedtui.tui.dialogs import (
     CutoverDialog,
     LimitsDialog,
+    NameDialog,
     PromptDialog,
     ReportDialog,
     StopDialog,
-    TypedNameDialog,
     VerifyDialog,
 )
+from embedtui.tui.messages import Compared
+from embedtui.tui.run import farewell
+from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.faults import FaultsScreen
 from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.log import LogScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
-from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
-from tests.tui.conftest import until
+from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.tui.conftest import front, said, until
 
 ROWS = 300
 
@@ -61,15 +68,21 @@ async def dashboard(
 async def ready(app: Dashboard, pilot: Pilot[None]) -> None:
     """Runs the migration by its key until it can be validated."""
     await pilot.press("r")
-    await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.VALIDATE, 60)
+    await until(pilot, lambda: seen(app).phase is Phase.VALIDATE, 60)
 
 
 async def type_text(pilot: Pilot[None], text: str) -> None:
     await pilot.press(*(("space" if character == " " else character) for character in text))
 
 
-def said(app: Dashboard) -> str:
-    return " ".join(notification.message for notification in app._notifications)
+def seen(app: Dashboard) -> Snapshot:
+    assert app.snapshot is not None
+    return app.snapshot
+
+
+def compared(app: Dashboard) -> Comparison:
+    assert app.comparison is not None
+    return app.comparison
 
 
 def route(database: str) -> tuple[str, int]:
@@ -92,12 +105,12 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
         await pilot.press("c")
         await until(pilot, lambda: app.comparison is not None, 60)
         assert app.current_mode == "compare"
-        first = app.comparison.queries[0]
+        first = compared(app).queries[0]
         await pilot.press("n")
         with connect(database, name="test") as conn:
             await until(pilot, lambda: conn.execute("SELECT count(*) FROM embedtui.verdict").fetchone() == (1,))
-        assert app.comparison.queries[0].query_id == first.query_id
-        assert app.comparison.queries[0].verdict == "new"
+        assert compared(app).queries[0].query_id == first.query_id
+        assert compared(app).queries[0].verdict == "new"
         # its note, though the cursor went on; and the sums follow
         await pilot.press("e")
         await until(pilot, lambda: isinstance(app.screen, PromptDialog))
@@ -106,10 +119,10 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
         with connect(database, name="test") as conn:
             kept = "SELECT verdict, note, query FROM embedtui.verdict"
             await until(pilot, lambda: conn.execute(kept).fetchall() == [("new", "finds the manual", first.query_id)])
-        await until(pilot, lambda: app.comparison and app.comparison.measures.wins_new == 1)
+        await until(pilot, lambda: compared(app).measures.wins_new == 1)
 
         def listed() -> list[str]:
-            return [query.text for query in app.screen._shown]  # type: ignore[attr-defined]
+            return [query.text for query in front(app, CompareScreen).shown]
 
         by_overlap = listed()
         await pilot.press("w", "w")
@@ -122,14 +135,15 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
         await until(pilot, lambda: isinstance(app.screen, PromptDialog))
         await type_text(pilot, "number 7")
         await pilot.press("enter")
-        await until(pilot, lambda: "ask" not in app.view.busy and app.screen._asked is not None)  # type: ignore[attr-defined]
+        await until(pilot, lambda: "ask" not in app.view.busy and front(app, CompareScreen).asked)
         await pilot.press("escape")
-        assert app.remembered.queries == ("number 7",)
+        assert app.preferences.queries == ("number 7",)
 
         # the dialog: Cancel is focused, Enter is harmless, only the whole name and a reason release the button
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
-        assert isinstance(app.focused, Button) and app.focused.id == "cancel"
+        assert isinstance(app.focused, Button)
+        assert app.focused.id == "cancel"
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
         assert route(database) == ("old", 0)
@@ -147,7 +161,7 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
             field.focus()
             await type_text(pilot, "so ordered")
         await pilot.press("enter")
-        await until(pilot, lambda: app.snapshot and app.snapshot.route.active is Side.NEW)
+        await until(pilot, lambda: seen(app).route.active is Side.NEW)
         assert route(database)[0] == "new"
 
         # rollback while an input has the focus
@@ -181,7 +195,7 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
         # the log has it all, with names
         await pilot.press("6")
         await until(
-            pilot, lambda: isinstance(app.screen, LogScreen) and any("rollback" in e.text for e in app.screen._entries)
+            pilot, lambda: isinstance(app.screen, LogScreen) and any("rollback" in e.text for e in app.screen.entries)
         )
 
 
@@ -191,23 +205,24 @@ async def test_cleanup_shows_its_sql_and_asks_for_the_name(database: str, api: L
         await ready(app, pilot)
         await pilot.press("K")
         assert "after the cutover" in said(app)
-        app.bridge.act("cutover", lambda engine, _: engine.cutover(override={"gate": "test"}))
-        await until(pilot, lambda: app.snapshot and app.snapshot.route.active is Side.NEW)
+        app.bridge.do(Task("cutover", lambda engine, _: engine.cutover(override={"gate": "test"})))
+        await until(pilot, lambda: seen(app).route.active is Side.NEW)
         await pilot.press("K")
-        await until(pilot, lambda: isinstance(app.screen, TypedNameDialog))
-        assert any("DROP COLUMN" in statement for statement in app.screen._statements)  # type: ignore[attr-defined]
+        await until(pilot, lambda: isinstance(app.screen, NameDialog))
+        assert "DROP COLUMN" in str(front(app, NameDialog).sql)
         await type_text(pilot, "documents")
         await pilot.press("enter")
         assert app.focused is app.screen.query_one("#override", Input), "Enter goes to what is missing"
         await type_text(pilot, "seen enough")
-        assert "RENAME" in str(app.screen._sql)  # type: ignore[attr-defined]
+        assert "RENAME" in str(front(app, NameDialog).sql)
         await pilot.press("tab")
         await type_text(pilot, "old_vectors")
         await pilot.press("tab", "space")
-        assert "old_vectors" in str(app.screen._sql) and "RENAME" not in str(app.screen._sql)  # type: ignore[attr-defined]
+        assert "old_vectors" in str(front(app, NameDialog).sql)
+        assert "RENAME" not in str(front(app, NameDialog).sql)
         app.screen.query_one("#override", Input).focus()
         await pilot.press("enter")
-        await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.DONE, 60)
+        await until(pilot, lambda: seen(app).phase is Phase.DONE, 60)
         with psycopg.connect(database) as conn:
             assert conn.execute("SELECT count(*) FROM old_vectors").fetchone() == (ROWS,)
             conn.execute("SELECT embedding_v2 FROM documents")
@@ -220,10 +235,10 @@ async def test_abort_takes_everything_back(database: str, api: LoopbackServer, t
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await ready(app, pilot)
         await pilot.press("A")
-        await until(pilot, lambda: isinstance(app.screen, TypedNameDialog))
+        await until(pilot, lambda: isinstance(app.screen, NameDialog))
         await type_text(pilot, "documents")
         await pilot.press("enter")
-        await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.ABORTED, 60)
+        await until(pilot, lambda: seen(app).phase is Phase.ABORTED, 60)
 
 
 async def test_pace_and_pause_by_keys(database: str, api: LoopbackServer, tmp_path: Path) -> None:
@@ -235,29 +250,31 @@ async def test_pace_and_pause_by_keys(database: str, api: LoopbackServer, tmp_pa
                 row = conn.execute(f"SELECT {column} FROM embedtui.pace").fetchone()
             return row and row[0]
 
+        async def paced(column: str, wanted: int) -> None:
+            await until(pilot, lambda: pace(column) == wanted)
+
         api.latency = 3.0  # the backfill stays under way meanwhile
         await pilot.press("r")
-        await until(pilot, lambda: app.snapshot and app.snapshot.backfill.concurrency is not None)
+        await until(pilot, lambda: seen(app).backfill.concurrency is not None)
         # held first: until it is let go the index cannot be past, however slow the machine
         await pilot.press("I")
         await until(pilot, lambda: app.view.index_held and "hold" not in app.view.busy)
         for key in ("plus", "minus"):
-            before = app.snapshot.backfill.concurrency
+            before = seen(app).backfill.concurrency or 0
             await pilot.press(key)
-            wanted = max(1, before + 1 if key == "plus" else before - 1)
-            await until(pilot, lambda wanted=wanted: pace("max_concurrency") == wanted)
+            await paced("max_concurrency", max(1, before + 1 if key == "plus" else before - 1))
             await until(pilot, lambda: "pace" not in app.view.busy)
         await pilot.press("I")
         await until(pilot, lambda: not app.view.index_held and "hold" not in app.view.busy)
         api.latency = 0.0
-        await until(pilot, lambda: app.snapshot and app.snapshot.phase is Phase.VALIDATE, 60)
+        await until(pilot, lambda: seen(app).phase is Phase.VALIDATE, 60)
         await pilot.press("plus")
         assert "Only a backfill" in said(app)
 
         await pilot.press("p")
-        await until(pilot, lambda: app.snapshot and app.snapshot.condition is Condition.PAUSED)
+        await until(pilot, lambda: seen(app).condition is Condition.PAUSED)
         await pilot.press("p")
-        await until(pilot, lambda: app.snapshot and app.snapshot.condition is not Condition.PAUSED)
+        await until(pilot, lambda: seen(app).condition is not Condition.PAUSED)
         await pilot.press("l")
         await until(pilot, lambda: isinstance(app.screen, LimitsDialog))
         await type_text(pilot, "120")
@@ -271,7 +288,7 @@ async def test_verify_index_plan_theme_help_and_palette(database: str, api: Loop
     make_documents(database, ROWS)
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await pilot.press("7")
-        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen._plan is not None)
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen.plan is not None)
         await pilot.press("y")
         assert "CREATE INDEX CONCURRENTLY" in (tmp_path / "exports" / "plan.sql").read_text("utf-8")
         await pilot.press("i")
@@ -284,7 +301,7 @@ async def test_verify_index_plan_theme_help_and_palette(database: str, api: Loop
         await type_text(pilot, "5")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ReportDialog))
-        assert app.screen._report.sampled == 5  # type: ignore[attr-defined]
+        assert front(app, ReportDialog).report.sampled == 5
         await pilot.press("escape", "t")
         assert app.theme == "embedtui-light"
         for key, back in (("question_mark", "escape"), ("f1", "q")):
@@ -296,7 +313,7 @@ async def test_verify_index_plan_theme_help_and_palette(database: str, api: Loop
         await until(pilot, lambda: not isinstance(app.screen, DashboardScreen))
         await type_text(pilot, "faults")
         found = app.screen.query_one(OptionList)
-        await until(pilot, lambda: found.highlighted is not None and "Faults" in str(found.highlighted_option.prompt))
+        await until(pilot, lambda: found.highlighted_option and "Faults" in str(found.highlighted_option.prompt))
         await pilot.press("enter", "enter")
         await until(pilot, lambda: app.current_mode == "faults")
 
@@ -318,16 +335,16 @@ async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer
             await pilot.press("4")
             screen = app.screen
             assert isinstance(screen, FaultsScreen)
-            await until(pilot, lambda: [group.count for group in screen._groups] == [250, 10])
+            await until(pilot, lambda: [group.count for group in screen.groups] == [250, 10])
             await pilot.press("w")
-            assert [group.reason[:3] for group in screen._groups] == ["ref", "too"]
+            assert [group.reason[:3] for group in screen.groups] == ["ref", "too"]
             await pilot.press("w")
-            assert [group.reason[:3] for group in screen._groups] == ["too", "ref"]
+            assert [group.reason[:3] for group in screen.groups] == ["too", "ref"]
             await pilot.press("tab", "end")
-            await until(pilot, lambda: screen._row(249) is not None)
+            await until(pilot, lambda: screen.row(249) is not None)
             await pilot.press("s")
             await until(pilot, lambda: states() == {"open": 259, "skipped": 1})
-            await until(pilot, lambda: any(group.count == 249 for group in screen._groups))
+            await until(pilot, lambda: any(group.count == 249 for group in screen.groups))
             screen.query_one("#groups").focus()
             await pilot.press("home", "s")
             await until(pilot, lambda: states() == {"open": 10, "skipped": 250})
@@ -342,7 +359,7 @@ async def test_readonly_changes_nothing(database: str, api: LoopbackServer, tmp_
         for key in "12345":
             await pilot.press(key)
             await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
-            offered = {label for _, label, _, _ in app.screen.keys(app.view)}  # type: ignore[attr-defined]
+            offered = {key.label for key in front(app, DashboardScreen).keys(app.view)}
             assert not offered & {"Run", "Stop", "Share", "Retry", "Skip", "New better", "Compare"}, offered
             assert {"Help", "Quit"} <= offered
         with psycopg.connect(database) as conn:
@@ -350,13 +367,13 @@ async def test_readonly_changes_nothing(database: str, api: LoopbackServer, tmp_
 
 
 async def test_a_lost_database_is_shown_and_found_again(
-    database: str, api: LoopbackServer, tmp_path: Path, server: object
+    database: str, api: LoopbackServer, tmp_path: Path, server: EmbeddedServer
 ) -> None:
     make_documents(database, ROWS)
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await ready(app, pilot)
         name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
-        with psycopg.connect(server.dsn(), autocommit=True) as admin:  # type: ignore[attr-defined]
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
             admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
             admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
             await until(pilot, lambda: app.view.stale)
@@ -373,12 +390,19 @@ async def test_hostile_documents_stay_text(database: str, api: LoopbackServer, t
     make_documents(database, 40, text="[red]{n}[/] [/nothing] \x1b[2J \u202e boo [@click=app.quit]x[/]")
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await ready(app, pilot)
-        app.bridge.act("compare", lambda engine, stop: engine.compare([QueryInput("[/] boo \x1b]0;x\x07")], stop=stop))
+        query = QueryInput("[/] boo \x1b]0;x\x07")
+        app.bridge.do(Task("compare", lambda engine, _: engine.compare([query]), result=Compared))
         await until(pilot, lambda: app.comparison is not None, 60)
         await pilot.press("2", "tab", "down", "left")
         await until(pilot, lambda: "[red]" in app.export_screenshot().replace("&#91;", "["))
         picture = app.export_screenshot()
-        assert "\x1b" not in picture and "\u202e" not in picture
+        assert "\x1b" not in picture
+        assert "\u202e" not in picture
+
+
+def given(conn: psycopg.Connection[Any], verdict: str) -> bool:
+    found = conn.execute("SELECT count(*) FROM embedtui.verdict WHERE verdict = %s", [verdict])
+    return found.fetchone() == (1,)
 
 
 async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer, tmp_path: Path) -> None:
@@ -387,42 +411,39 @@ async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer,
     exports = tmp_path / "exports"
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await pilot.press("7")
-        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen._plan is not None)
-        first = app.screen._plan  # type: ignore[attr-defined]
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen.plan is not None)
+        first = front(app, PlanScreen).plan
         await pilot.press("n")
-        await until(pilot, lambda: app.screen._plan is not first)  # type: ignore[attr-defined]
+        await until(pilot, lambda: front(app, PlanScreen).plan is not first)
         await ready(app, pilot)
 
         await pilot.press("5")
         screen = app.screen
         assert isinstance(screen, WorkersScreen)
-        await until(pilot, lambda: any(thread is not None and "since" in since for _, thread, since in screen._lines))
+        await until(pilot, lambda: any(thread is not None and "since" in since for _, thread, since in screen.lines))
 
         await pilot.press("c")
         await until(pilot, lambda: app.comparison is not None, 60)
         with connect(database, name="test") as conn:
             for key, verdict in (("o", "old"), ("s", "same"), ("b", "bad"), ("n", "new")):
                 await pilot.press(key)
-                given = "SELECT count(*) FROM embedtui.verdict WHERE verdict = %s"
-                await until(
-                    pilot, lambda verdict=verdict, given=given: conn.execute(given, [verdict]).fetchone() == (1,)
-                )
+                await until(pilot, functools.partial(given, conn, verdict))
                 await until(pilot, lambda: "decide" not in app.view.busy)
         await pilot.press("m")
         assert app.screen.has_class("-figures")
         await pilot.press("m", "1", "2")
         assert not app.screen.has_class("-figures")
-        every = len(app.comparison.queries)
+        every = len(compared(app).queries)
 
         def listed() -> int:
-            return len(app.screen._shown)  # type: ignore[attr-defined]
+            return len(front(app, CompareScreen).shown)
 
         await pilot.press("u")
         await until(pilot, lambda: listed() == every - 4)
         await pilot.press("u")
         await until(pilot, lambda: listed() == every)
         await pilot.press("slash")
-        await type_text(pilot, app.comparison.queries[-1].text[:40])
+        await type_text(pilot, compared(app).queries[-1].text[:40])
         await until(pilot, lambda: listed() < every)
         await pilot.press("enter", "y", "escape")
         await until(pilot, lambda: any(exports.glob("*")))
@@ -430,9 +451,9 @@ async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer,
         await pilot.press("6")
         log = app.screen
         assert isinstance(log, LogScreen)
-        await until(pilot, lambda: any("evaluation" in entry.text for entry in log._entries))
+        await until(pilot, lambda: any("evaluation" in entry.text for entry in log.entries))
         await pilot.press("f")
-        assert not log._follow
+        assert not log.following
         await pilot.press("f", "e")
         await until(pilot, (exports / "log.tsv").is_file)
         assert "evaluation" in (exports / "log.tsv").read_text("utf-8")
@@ -456,13 +477,13 @@ async def test_faults_are_tried_again_and_shortened(database: str, api: Loopback
             await pilot.press("4")
             screen = app.screen
             assert isinstance(screen, FaultsScreen)
-            await until(pilot, lambda: [group.count for group in screen._groups] == [3])
+            await until(pilot, lambda: [group.count for group in screen.groups] == [3])
             await pilot.press("tab")
-            await until(pilot, lambda: screen._row(0) is not None)
+            await until(pilot, lambda: screen.row(0) is not None)
             await pilot.press("y", "h")
             assert (tmp_path / "exports" / "faults.tsv").read_text("utf-8").count("too long") == 3
             await until(pilot, lambda: states() == {"open": 2, "truncate": 1})
-            await until(pilot, lambda: [group.count for group in screen._groups] == [2, 1])
+            await until(pilot, lambda: [group.count for group in screen.groups] == [2, 1])
             screen.query_one("#groups").focus()
             await pilot.press("home", "e")
             await until(pilot, lambda: states() == {"retry": 2, "truncate": 1})
@@ -478,7 +499,7 @@ async def test_a_cutover_is_postponed_and_taken_back(database: str, api: Loopbac
         with psycopg.connect(database, autocommit=True) as conn:
             conn.execute("UPDATE documents SET content = 'edited meanwhile' WHERE id <= 50")
             conn.execute("UPDATE embedtui.queue SET at = at - interval '5 minutes'")
-        await until(pilot, lambda: app.snapshot.sync.queued)
+        await until(pilot, lambda: seen(app).sync.queued)
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
         await type_text(pilot, "documents")
@@ -486,11 +507,11 @@ async def test_a_cutover_is_postponed_and_taken_back(database: str, api: Loopbac
             field.focus()
             await type_text(pilot, "so ordered")
         app.screen.query_one("#postpone", Button).press()
-        await until(pilot, lambda: app.snapshot.route.pending)
+        await until(pilot, lambda: seen(app).route.pending)
         assert route(database) == ("old", 0)
         await pilot.press("z")
-        await until(pilot, lambda: not app.snapshot.route.pending)
-        assert "taken back" in said(app)
+        await until(pilot, lambda: not seen(app).route.pending)
+        assert "is cancelled" in said(app)
 
 
 async def test_the_work_goes_on_without_its_terminal(database: str, api: LoopbackServer, tmp_path: Path) -> None:
@@ -508,24 +529,24 @@ async def test_the_work_goes_on_without_its_terminal(database: str, api: Loopbac
         await pilot.press("D")
         assert "leave with q" in said(app)
         await pilot.press("r")
-        await until(pilot, lambda: app.snapshot and app.snapshot.backfill.rows > 20)
+        await until(pilot, lambda: seen(app).backfill.rows > 20)
         await until(pilot, lambda: app.view.detachable)
-        assert [worker.own for worker in app.snapshot.workers] == [True]
+        assert [worker.own for worker in seen(app).workers] == [True]
         await pilot.press("D")
-    assert app.farewell.startswith("The work goes on")
+    assert farewell(app, "embedtui run").startswith("The work goes on")
     async with dashboard(database, api, tmp_path) as (app, pilot):
-        await until(pilot, lambda: app.snapshot.phase is Phase.VALIDATE, 60)
-        assert app.snapshot.backfill.rows == ROWS
-        assert [(worker.alive, worker.own) for worker in app.snapshot.workers] == [(True, False)]
+        await until(pilot, lambda: seen(app).phase is Phase.VALIDATE, 60)
+        assert seen(app).backfill.rows == ROWS
+        assert [(worker.alive, worker.own) for worker in seen(app).workers] == [(True, False)]
         await pilot.press("5", "s")
         await until(pilot, lambda: isinstance(app.screen, StopDialog))
         await pilot.press("s", "enter")  # Cancel is focused
         await until(pilot, lambda: isinstance(app.screen, WorkersScreen))
-        assert app.snapshot.workers[0].alive
+        assert seen(app).workers[0].alive
         await pilot.press("s")
         await until(pilot, lambda: isinstance(app.screen, StopDialog))
         await pilot.press("tab", "enter")
-        await until(pilot, lambda: not app.snapshot.workers, 60)
+        await until(pilot, lambda: not seen(app).workers, 60)
         assert "stops; requests in flight are stored" in said(app)
         await pilot.press("s")
         assert "No process at work" in said(app)
@@ -533,7 +554,7 @@ async def test_the_work_goes_on_without_its_terminal(database: str, api: Loopbac
         with psycopg.connect(database, autocommit=True) as conn:
             conn.execute("UPDATE documents SET content = 'edited' WHERE id = 1")
             conn.execute("UPDATE embedtui.queue SET at = at - interval '6 seconds'")
-        await until(pilot, lambda: app.snapshot.next_act == "run")
+        await until(pilot, lambda: seen(app).next_act == "run")
         await pilot.press("ctrl+c")
         assert "q quits" in said(app)
 
@@ -549,7 +570,7 @@ def test_every_key_is_pressed_here() -> None:
         if isinstance(constant, ast.Constant)
     }
     pressed |= {"plus", "minus", "o", "b", "question_mark", "f1"}  # in loops above
-    keys = {act.key for act in acts.ACTS.values()} | {key for key, _ in acts.SCREENS.values()}
+    keys = {action.key for action in ACTIONS.values()} | {key for key, _ in SCREENS.values()}
     for factory in Dashboard.MODES.values():
         keys |= set(factory()._bindings.key_to_bindings) - {"tab", "shift+tab", "ctrl+c", "super+c"}
     assert keys - pressed <= {"q"}, "leaving is tested in a real terminal"

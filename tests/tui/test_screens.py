@@ -7,20 +7,23 @@ from pathlib import Path
 
 import pytest
 from textual.events import Key
+from textual.pilot import Pilot
 from textual.widgets import Button, Input, Static
 
 from embedtui.model import Blocker, Noted, Phase
-from embedtui.tui import acts, comforts
+from embedtui.tui import preferences
+from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
-from embedtui.tui.bridge import EngineSpoke, SnapshotTaken
-from embedtui.tui.palette import ActsProvider
-from embedtui.tui.screens.dialogs import CutoverDialog, LimitsDialog, TypedNameDialog
+from embedtui.tui.dialogs import CutoverDialog, LimitsDialog, NameDialog
+from embedtui.tui.messages import EngineReported, SnapshotTaken
+from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.screens.plan import PlanScreen
+from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.sheet import Sheet
 from tests.tui import states
-from tests.tui.conftest import Open, until
+from tests.tui.conftest import Open, front, said, until
 from tests.tui.standin import StandIn
 
 
@@ -33,12 +36,17 @@ async def test_the_log_follows_also_behind_a_dialog(shown: Open) -> None:
         await pilot.press("l")
         await until(pilot, lambda: isinstance(app.screen, LimitsDialog))
         for number in range(40):
-            app.post_message(EngineSpoke(Noted(states.NOW, f"Note {number}")))
+            app.post_message(EngineReported(Noted(states.NOW, f"Note {number}")))
         await pilot.pause()
         await pilot.press("escape")
         await until(pilot, lambda: listing.count == len(states.AUDIT) + 40)
         await until(pilot, lambda: listing.scroll_offset.y + listing.size.height >= listing.count)
         assert "Note 39" in app.export_screenshot().replace("&#160;", " ")
+
+
+async def answered(app: Dashboard, pilot: Pilot[None]) -> None:
+    """Waits until the database was read, or could not be."""
+    await until(pilot, lambda: app.link.problem or app.snapshot)
 
 
 def footer(app: Dashboard) -> str:
@@ -64,38 +72,42 @@ async def test_while_typing_the_footer_has_the_keys_that_leave_the_field(shown: 
         await until(pilot, lambda: "f Follow" in footer(app))
         await pilot.press("slash")
         await until(pilot, lambda: "Esc Clear" in footer(app))
-        assert "f Follow" not in footer(app) and "F9" in footer(app)
+        assert "f Follow" not in footer(app)
+        assert "F9" in footer(app)
         await pilot.press("f", "enter")
         await until(pilot, lambda: "f Follow" in footer(app))
-        assert app.screen.query_one("#log-filter", Input).value == "f"
+        assert app.screen.query_one("#filter", Input).value == "f"
 
 
 async def test_help_begins_with_the_part_that_has_the_focus(shown: Open) -> None:
     async with shown(states.READY) as (app, pilot, _):
         await pilot.press("4", "question_mark")
         first, second, *_ = str(app.screen.query_one("#help-text", Static).content).splitlines()
-        assert first == "Reasons" and "PgDn ^f Page down" in second
+        assert first == "Reasons"
+        assert "PgDn ^f Page down" in second
         await pilot.press("escape", "7", "question_mark")
         first, second, *_ = str(app.screen.query_one("#help-text", Static).content).splitlines()
-        assert first == "Checks" and "↓ Scroll down" in second
+        assert first == "Checks"
+        assert "↓ Scroll down" in second
 
 
 async def test_the_palette_has_what_is_sensible_first_and_what_is_impossible_last(shown: Open) -> None:
     async with shown(states.READY) as (app, _, __):
-        entries = [name for name, _, _ in ActsProvider(app.screen)._entries()]
+        entries = [name for name, _, _ in ActionsProvider(app.screen).entries()]
         assert entries[0].startswith(("Cut over", "Pause", "Compare"))
-        impossible = [text.startswith("not now: ") for _, _, text in ActsProvider(app.screen)._entries()]
-        assert impossible == sorted(impossible) and any(impossible)
+        impossible = [text.startswith("not now: ") for _, _, text in ActionsProvider(app.screen).entries()]
+        assert impossible == sorted(impossible)
+        assert any(impossible)
 
 
 async def test_a_postponed_cutover_can_be_taken_back_from_anywhere(shown: Open) -> None:
     """Its key is in the footer while there is something to take back, and refused with a reason otherwise."""
     async with shown(states.READY) as (app, pilot, engine):
         await pilot.press("z")
-        assert "No cutover is postponed" in " ".join(each.message for each in app._notifications)
+        assert "No cutover is postponed" in said(app)
         pending = replace(states.READY, route=replace(states.READY.route, pending="100 % when the queue is empty"))
         app.post_message(SnapshotTaken(pending))
-        await until(pilot, lambda: "z Take back" in footer(app))
+        await until(pilot, lambda: "z Call off" in footer(app))
         assert "postponed: 100 %" in str(app.screen.query_one("#route", Panel).render())
         await pilot.press("z")
         await until(pilot, lambda: "cancel_postponed" in engine.calls)
@@ -115,7 +127,7 @@ async def test_the_index_is_held_back_and_let_go_by_key(shown: Open) -> None:
         app.post_message(SnapshotTaken(states.READY))
         await until(pilot, lambda: app.snapshot is states.READY)
         await pilot.press("I")
-        assert "no index any more" in " ".join(each.message for each in app._notifications)
+        assert "no index any more" in said(app)
 
 
 async def test_the_mouse_does_what_keys_do(shown: Open) -> None:
@@ -136,38 +148,39 @@ async def test_the_mouse_does_what_keys_do(shown: Open) -> None:
 async def test_what_is_copied_is_a_file_too(shown: Open, remembered: Path) -> None:
     async with shown(states.READY) as (app, pilot, _):
         await pilot.press("7")
-        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen._plan is not None)
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen.plan is not None)
         await pilot.press("y")
         kept = (remembered / "exports" / "plan.sql").read_text("utf-8")
-        assert app.clipboard == kept and "CREATE INDEX CONCURRENTLY" in kept
-        assert "plan.sql" in " ".join(each.message for each in app._notifications)
+        assert app.clipboard == kept
+        assert "CREATE INDEX CONCURRENTLY" in kept
+        assert "plan.sql" in said(app)
 
 
 async def test_the_next_session_begins_where_this_one_was(remembered: Path) -> None:
     """Screen and theme are kept at once, not on a clean leave; a broken file is as good as none."""
     for expected in ("overview", "faults", "overview"):
-        app = Dashboard(lambda sink: StandIn(states.READY), interval=3600)
+        app = Dashboard(lambda _: StandIn(states.READY), interval=3600)
         async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, lambda app=app: app.snapshot is not None)
+            await answered(app, pilot)
             assert app.current_mode == expected
             if expected == "faults":
                 assert app.theme == "embedtui-light"
                 (remembered / "session.json").write_text("{broken", "utf-8")
                 continue
             await pilot.press("4", "t")
-            kept = comforts.load()
+            kept = preferences.load()
             assert (kept.screen, kept.theme) == ("faults", "embedtui-light")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    comforts.write_file(tmp_path / "kept", "before")
+    preferences.write_file(tmp_path / "kept", "before")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        comforts.write_file(tmp_path / "kept", "after")
+        preferences.write_file(tmp_path / "kept", "after")
     assert [each.name for each in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept").read_text("utf-8") == "before"
 
@@ -189,7 +202,7 @@ async def test_workers_are_ordered_and_copied(shown: Open, remembered: Path) -> 
     async with shown(replace(states.FAULTED, workers=(states.WORKERS[0], busiest))) as (app, pilot, _):
 
         def hosts() -> list[str]:
-            return list(dict.fromkeys(worker.host for worker, _, _ in app.screen._lines))  # type: ignore[attr-defined]
+            return list(dict.fromkeys(worker.host for worker, _, _ in front(app, WorkersScreen).lines))
 
         await pilot.press("5")
         await until(pilot, lambda: hosts() == ["ops-1", "batch-3"])
@@ -197,7 +210,8 @@ async def test_workers_are_ordered_and_copied(shown: Open, remembered: Path) -> 
         assert hosts() == ["batch-3", "ops-1"]
         await pilot.press("y")
         kept = (remembered / "exports" / "workers.tsv").read_text("utf-8").splitlines()
-        assert kept[0].split("\t")[:2] == ["batch-3", "1188"] and "embedding 405 rows" in kept[1]
+        assert kept[0].split("\t")[:2] == ["batch-3", "1188"]
+        assert "embedding 405 rows" in kept[1]
 
 
 async def test_every_screen_says_something_before_anything_is_known() -> None:
@@ -206,13 +220,14 @@ async def test_every_screen_says_something_before_anything_is_known() -> None:
     def unreachable(_: object) -> StandIn:
         raise OSError("refused")
 
-    for open_engine in (unreachable, lambda sink: StandIn(states.FRESH)):
+    for open_engine in (unreachable, lambda _: StandIn(states.FRESH)):
         app = Dashboard(open_engine, remember=False, interval=3600)
         async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, lambda app=app: app.link.problem or app.snapshot)
-            for name in acts.SCREENS:
-                app.action_goto(name)
-                await until(pilot, lambda app=app, name=name: app.current_mode == name)
+            await answered(app, pilot)
+            for name in SCREENS:
+                app.goto(name)
+                await pilot.pause()
+                assert app.current_mode == name
                 lists = [each for each in app.screen.query(Listing) if not each.count]
                 assert all(each.empty for each in lists), name
                 body = [each for each in app.screen.query(Panel) if each.id not in ("header", "rail", "footer")]
@@ -230,7 +245,7 @@ async def test_rows_that_would_lose_their_only_vector_are_typed_by_their_number(
         given: list[dict[str, str]] = []
         engine.cleanup = lambda name, **options: given.append(dict(options["override"]))
         await pilot.press("K")
-        await until(pilot, lambda: isinstance(app.screen, TypedNameDialog))
+        await until(pilot, lambda: isinstance(app.screen, NameDialog))
         app.screen.query_one("#typed", Input).value = app.view.table
         app.screen.query_one("#override", Input).value = "so ordered"
         await pilot.pause()

@@ -23,7 +23,8 @@ from textual._compositor import LayoutUpdate
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.model import Phase
-from embedtui.tui.bridge import SnapshotTaken
+from embedtui.tui.actions import ACTIONS
+from embedtui.tui.messages import SnapshotTaken
 from tests.kits.support import NEW, OLD, make_documents
 from tests.tui import states
 from tests.tui.conftest import Open, painting, until
@@ -41,10 +42,10 @@ sys.exit(code)
 AT_WORK = """
 import sys
 from embedtui.config import load_settings
-from embedtui.engine.process import EngineApart
+from embedtui.engine import EngineApart
 from embedtui.tui import run_dashboard
-from embedtui.tui.app import Dashboard
-Dashboard._act_theme = lambda self: 1 / 0
+from embedtui.tui.actions import ACTIONS
+ACTIONS["theme"].perform = lambda app: 1 / 0
 settings = load_settings({"table": "documents", "old_model.name": "old-model", "new_model.max_inputs": 10})
 sys.exit(run_dashboard(
     lambda sink: EngineApart(settings.dsn, settings=settings, on_event=sink, outlives=True), autostart=True
@@ -182,7 +183,8 @@ def test_what_becomes_of_the_work(database: str, tmp_path: Path, how: str, goes_
         try:
             wait_until(lambda: api.inputs > 100)
             (worker,) = engine.snapshot().workers
-            assert worker.alive and worker.pid != terminal.process.pid
+            assert worker.alive
+            assert worker.pid != terminal.process.pid
             if how in ("D", "q"):
                 os.write(terminal.master, how.encode())
             elif how == "the terminal closes":
@@ -215,12 +217,12 @@ async def test_the_first_way_of_leaving_counts(shown: Open, first: str) -> None:
     """A window is often closed right after q; that must not leave the work running after all."""
     async with shown(states.RUNNING) as (app, pilot, engine):
         engine.outlives = True
-        app.bridge.run()
+        ACTIONS["run"].perform(app)
         await until(pilot, lambda: app.view.detachable)
         await pilot.press(first)
-        app._act_detach()  # as the closed terminal does
+        app.detach()  # as the closed terminal does
         app.exit()
-        assert app._detached is (first == "D")
+        assert app.detached is (first == "D")
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -264,7 +266,7 @@ def colours(output: bytes) -> set[bytes]:
     ids=str,
 )
 def test_poor_terminals_are_served(tmp_path: Path, environ: dict[str, str]) -> None:
-    terminal = Terminal(tmp_path, **environ)
+    terminal = Terminal(tmp_path, True, PROGRAM, **environ)
     try:
         terminal.wait_for(b"documents")
         terminal.wait_for(b"old")

@@ -31,7 +31,7 @@ class Screens:
         self.welcomed: list[tuple[Found | None, str]] = []
         self.engines: list[Callable[..., Engine]] = []
 
-    def welcome(self, find: Callable[[], Found] | None, *, problem: str = "", hint: str = "") -> Choice | None:
+    def welcome(self, find: Callable[[], Found] | None, *, problem: str = "", **_: object) -> Choice | None:
         self.welcomed.append((tuple(find()) if find else None, problem))
         return self.answers.pop(0)
 
@@ -77,7 +77,8 @@ def test_a_chosen_table_is_configured_and_opened(
     screens.answers = [Choice(table="no_such_table", column="x", model="m", dimensions=16), answer]
     assert bare(tmp_path, monkeypatch, database) == OPENED
     found, problem = screens.welcomed[0]
-    assert found is not None and [(each.name, each.column) for each in found] == [("documents", "embedding")]
+    assert found is not None
+    assert [(each.name, each.column) for each in found] == [("documents", "embedding")]
     assert problem == ""
     assert "no_such_table" in screens.welcomed[1][1], "what could not be is said, and asked again"
     written = load_settings(config=tmp_path / "embedtui.toml")
@@ -107,13 +108,13 @@ def test_what_exists_is_shown_at_once(
     assert not screens.welcomed
 
 
-async def test_the_screen_gives_the_answer_by_keys(tmp_path: Path) -> None:
+async def test_the_screen_gives_the_answer_by_keys() -> None:
     """Enter chooses, the model is asked for, Escape goes back; d is the demo."""
 
     async def asked(*keys: str) -> Choice | None:
         app = Welcome(lambda: (TableChoice("documents", "embedding", "vector(8)", 3),))
         async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, lambda: app._tables)
+            await until(pilot, lambda: app.tables)
             await press(pilot, *keys)
         return app.return_value
 
@@ -129,6 +130,7 @@ async def test_the_screen_gives_the_answer_by_keys(tmp_path: Path) -> None:
     assert await asked("q") is None
     assert await asked("enter", "escape", "escape") is None
     known = await asked("enter", "tab", "tab", *"ada-2", "enter")
-    assert known is not None and known.old_model == "ada-2"
+    assert known is not None
+    assert known.old_model == "ada-2"
     chosen = await asked("enter", "enter")
     assert chosen == Choice(table="documents", column="embedding", model="text-embedding-3-large", dimensions=768)

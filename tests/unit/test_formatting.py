@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from embedtui import formatting
-from embedtui.tui import draw
+from embedtui.tui import figures
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_sizes(bytes_: float | None, said: str) -> None:
 @pytest.mark.parametrize("name", ["number", "money", "percent", "duration"])
 @pytest.mark.parametrize("value", [0, 0.0004, 0.57, 0.99999, 1, 59.6, 31_500, 3_000_000])
 def test_the_screen_says_what_the_command_line_says(name: str, value: float) -> None:
-    assert getattr(draw, name)(value) == getattr(formatting, name)(value)
-    assert getattr(draw, name)(None) == "—"
+    assert getattr(figures, name)(value) == getattr(formatting, name)(value)
+    assert getattr(figures, name)(None) == "—"
 
 
 def test_a_share_is_never_rounded_up_to_all() -> None:
@@ -68,3 +68,9 @@ def test_a_share_is_never_rounded_up_to_all() -> None:
     assert formatting.percent(1.0, 1, exact=True) == "100 %"
     assert formatting.percent(0.99999, 1, exact=True) == "99.9 %"
     assert formatting.percent(0.97, 1, exact=True) == "97 %"
+
+
+def test_a_hint_names_its_remedies_in_order() -> None:
+    assert formatting.with_remedies("Queue them.", ["`a`", "`b`"]) == "Queue them: `a`, then `b`."
+    assert formatting.with_remedies("", ["`a`"]) == "`a`."
+    assert formatting.with_remedies("Wait.", ()) == "Wait."

@@ -19,7 +19,7 @@ from embedtui.engine.backfill.job import POLL, Job, now, record_faults
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.resilience import fatal, with_database
 from embedtui.errors import EmbedtuiError, Interrupted, TableError
-from embedtui.model import Migration, PlacementKind, Progressed, TableName
+from embedtui.model import Migration, PlacementKind, Progressed, Remedy, TableName
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
 
@@ -171,7 +171,7 @@ def claim(conn: Connection, migration: Migration, worker: int | None) -> Shard |
         if current is not None and ours:  # rewritten; a dropped leaf simply goes
             plan_shards(conn, migration.id, migration.table_oid)
         elif leaf == migration.table_oid:
-            raise TableError(f"Table {migration.table} is gone.", hint="`embedtui abort` ends this.")
+            raise TableError(f"Table {migration.table} is gone.", hint="End this.", remedies=(Remedy.ABORT,))
 
 
 class _Running:

@@ -22,7 +22,7 @@ from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.engine.overrides import Overrides, audited, pass_blockers
 from embedtui.errors import DatabaseError, Interrupted, LockTimeout, NotClean, Refused, SettingsError
 from embedtui.formatting import counted, duration
-from embedtui.model import Blocker, Migration, Phase, PlacementKind, Side, TableName
+from embedtui.model import Blocker, Migration, Phase, PlacementKind, Remedy, Side, TableName
 from embedtui.postgres.catalog.facts import Dependent, TableFacts
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection, host_name, operator_name
@@ -135,8 +135,9 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
         yield Blocker(
             "queue",
             f"{counted(queued, 'change still waits for its new vector', 'changes still wait for their new vectors')}.",
-            "Let a worker catch up: `embedtui run --follow`.",
+            "Let a worker catch up.",
             overridable=True,
+            remedies=(Remedy.FOLLOW,),
             rows=queued,
         )
     behind = sum(listener.epoch < route.epoch for listener in read_listeners(conn, migration.name))
@@ -242,8 +243,9 @@ def _row_blockers(
         yield Blocker(
             "coverage",
             f"{counted(uncovered, 'row has', 'rows have')} an old vector and no new one, and would be found no more.",
-            "See `embedtui verify`.",
+            "Look at them.",
             overridable=True,
+            remedies=(Remedy.VERIFY,),
             rows=uncovered,
         )
     if missing and _restores_not_null(migration, choice, facts):
@@ -260,10 +262,9 @@ def abort_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...
     """What stands against an abort now."""
     state = _state(conn, migration)
     if state.phase is Phase.DONE or (state.begun and not state.has("aborting")):
-        way = "Run it again to complete it: `embedtui cleanup`."
-        if not state.has("contracted"):
-            way = "Take it back: `embedtui rollback`. Or complete it: `embedtui cleanup`."
-        return (Blocker("phase", "The cleanup has begun.", way),)
+        remedies = (Remedy.CLEANUP,) if state.has("contracted") else (Remedy.ROLLBACK, Remedy.CLEANUP)
+        way = "Complete it." if state.has("contracted") else "Take it back, or complete it."
+        return (Blocker("phase", "The cleanup has begun.", way, remedies=remedies),)
     if state.begun:
         return ()
     found: list[Blocker] = []
@@ -271,7 +272,9 @@ def abort_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...
         "SELECT active, canary FROM embedtui.route WHERE name = %s AND migration = %s", (migration.name, migration.id)
     ).fetchone()
     if row is not None and (row[0] != Side.OLD.value or row[1]):
-        found.append(Blocker("route", "Production reads the new side.", "Roll back first: `embedtui rollback`."))
+        found.append(
+            Blocker("route", "Production reads the new side.", "Roll back first.", remedies=(Remedy.ROLLBACK,))
+        )
     side = new_side(migration)
     for each in traces.find(conn, migration):
         columns = [side.embedding, side.model, side.source, *migration.key_columns] if each.side_table else each.columns
@@ -534,7 +537,7 @@ def cleanup(
     with _alone(conn, migration):
         state = _state(conn, migration)
         if state.has("aborting") or state.phase is Phase.ABORTED:
-            raise Refused("The migration is being aborted.", hint="Complete that: `embedtui abort`.")
+            raise Refused("The migration is being aborted.", hint="Complete that.", remedies=(Remedy.ABORT,))
         if state.phase is Phase.DONE and not state.begun:
             return
         if not state.begun:
@@ -675,8 +678,8 @@ def _contract(
             if error.sqlstate != _QUEUE_FULL or waited >= DRAIN_PATIENCE:
                 raise LockTimeout(
                     "Changes kept waiting for their new vectors; the old side was not dropped.",
-                    hint="Let a worker catch up (`embedtui run --follow`; `embedtui faults` lists what was rejected),"
-                    " then run the cleanup again.",
+                    hint="Let a worker catch up (`embedtui faults` lists what was rejected), and clean up again.",
+                    remedies=(Remedy.FOLLOW, Remedy.CLEANUP),
                 ) from None
             if on_wait is not None:
                 on_wait("waiting for the queue to be empty")

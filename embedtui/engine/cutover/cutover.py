@@ -26,7 +26,7 @@ from embedtui.engine.cutover.strategies import (
 from embedtui.engine.overrides import Overrides, audited, pass_blockers
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.formatting import counted, duration
-from embedtui.model import Blocker, Check, EvaluationStatus, Flip, IndexMethod, Migration, Phase, Side
+from embedtui.model import Blocker, Check, EvaluationStatus, Flip, IndexMethod, Migration, Phase, Remedy, Side
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection, connect, host_name, operator_name, translate
 from embedtui.postgres.ddl import run_ddl
@@ -82,11 +82,11 @@ def cutover_blockers(
         percent: share of keys to move.
     """
     if held(conn, migration, "abort"):
-        return (Blocker("phase", "The migration is being aborted.", "Complete that: `embedtui abort`."),)
+        return (Blocker("phase", "The migration is being aborted.", "Complete that.", remedies=(Remedy.ABORT,)),)
     # a phase of cleanup with the old side in charge is that of one taken back
     if migration.phase not in (Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP):
-        release = "" if migration.phase.ended else "`embedtui run` brings it there."
-        return (Blocker("phase", f"The migration is in phase {migration.phase}; a cutover needs validate.", release),)
+        message = f"The migration is in phase {migration.phase}; a cutover needs validate."
+        return (Blocker("phase", message, remedies=() if migration.phase.ended else (Remedy.RUN,)),)
     settings = cutover_settings(migration)
     found = [*unsaid_blockers(migration), *settings_blockers(settings, percent), *_gate(gate)]
     found += [*_sync(conn, migration), *_faults(conn, migration)]
@@ -95,15 +95,11 @@ def cutover_blockers(
     if migration.index_method is not IndexMethod.NONE:
         status = index_status(conn, migration)
         if not status.exists:
-            found.append(
-                Blocker(
-                    "index", "The new side has no index: every search would read all of it.", "`embedtui run`", True
-                )
-            )
+            message = "The new side has no index: every search would read all of it."
+            found.append(Blocker("index", message, "Build it.", True, (Remedy.RUN,)))
         elif not status.valid:
-            found.append(
-                Blocker("index", f"Index {status.name} is not valid: searches do not use it.", "`embedtui run`", True)
-            )
+            message = f"Index {status.name} is not valid: searches do not use it."
+            found.append(Blocker("index", message, "Build it again.", True, (Remedy.RUN,)))
     found += _not_null(conn, migration)
     if settings.strategy == "rename":
         found += rename_blockers(conn, migration, settings)
@@ -111,14 +107,15 @@ def cutover_blockers(
 
 
 def _gate(gate: EvaluationStatus | None) -> list[Blocker]:
-    release = "`embedtui compare`."
     if gate is None:
-        return [Blocker("gate", "No comparison has been recorded.", release, True)]
-    if not gate.valid:
-        return [Blocker("gate", f"The evaluation is void: {gate.why_void}", release, True)]
-    if gate.verdict != "PASS":
-        return [Blocker("gate", f"The gate says {gate.verdict}.", release, True)]
-    return []
+        message = "No comparison has been recorded."
+    elif not gate.valid:
+        message = f"The evaluation is void: {gate.why_void}"
+    elif gate.verdict != "PASS":
+        message = f"The gate says {gate.verdict}."
+    else:
+        return []
+    return [Blocker("gate", message, "Give a reason to override, or compare.", True, (Remedy.COMPARE,))]
 
 
 def _lag(conn: Connection, migration: Migration) -> tuple[int, float]:
@@ -145,8 +142,9 @@ def _sync(conn: Connection, migration: Migration) -> list[Blocker]:
         Blocker(
             "sync",
             f"{changes} for the new side, the oldest for {duration(oldest, exact=True)}.",
-            "Keep `embedtui run --follow` going, or postpone the cutover until the queue is empty.",
+            "Postpone the cutover until the queue is empty, or keep a worker going.",
             True,
+            (Remedy.FOLLOW,),
         )
     ]
 
@@ -181,7 +179,7 @@ def _coverage(conn: Connection, migration: Migration) -> list[Blocker]:
         return []
     rows = f"{len(behind):,} rows or more have" if more else counted(len(behind), "row has", "rows have")
     message = f"{rows} no current new vector, and none is on its way."
-    return [Blocker("coverage", message, "`embedtui verify --repair`, then `embedtui run`.", True)]
+    return [Blocker("coverage", message, "Queue them, and have them embedded.", True, (Remedy.REPAIR, Remedy.RUN))]
 
 
 def _not_null(conn: Connection, migration: Migration) -> list[Blocker]:
@@ -224,7 +222,8 @@ def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]
                 "index_warmth",
                 "warn",
                 "The new index has hardly been searched: the first searches would read it from disk.",
-                "The cutover searches it a few times first; `embedtui compare` does more.",
+                "The cutover searches it a few times first, a comparison more often.",
+                (Remedy.COMPARE,),
             )
         )
     return tuple(found)
@@ -534,7 +533,7 @@ class _Switch:
     def _exchange(self, conn: Connection, before: RouteRow, side: Side, act: str, detail: str) -> Flip:
         for blocker in rename_blockers(conn, self.migration, self.settings):
             if not blocker.overridable:
-                raise Refused(blocker.message, hint=blocker.release)
+                raise Refused(blocker.message, hint=blocker.release, remedies=blocker.remedies)
         statements = rename_sql(conn, self.migration, side, epoch=before.epoch, changed_by=f"{self.who}@{self.host}")
         started = time.perf_counter()
         try:

@@ -15,7 +15,7 @@ from embedtui.engine.plan.estimates import TextEstimate
 from embedtui.engine.plan.placement import fired_by_update
 from embedtui.engine.plan.statements import index_options
 from embedtui.formatting import counted, duration, size
-from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind
+from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Remedy
 from embedtui.postgres import indexes
 from embedtui.postgres.catalog.server import long_transactions, size_in_bytes, version_tuple
 from embedtui.postgres.catalog.tables import exists
@@ -213,7 +213,8 @@ def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -
             "migration",
             "warn",
             f"A migration of {shown(migration.table)} is under way (phase {live.phase.value}).",
-            "`embedtui run` goes on with it; `embedtui abort` takes it back.",
+            "Go on with it, or take it back by an abort.",
+            (Remedy.RUN,),
         )
         return
     if live is not None and not live.phase.ended:

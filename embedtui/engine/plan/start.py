@@ -86,5 +86,5 @@ def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, as
                 kind = DatabaseError
             elif check.name == "provider":
                 kind = ProviderError
-            raise kind(check.detail, hint=check.hint)
+            raise kind(check.detail, hint=check.hint, remedies=check.remedies)
     return placement

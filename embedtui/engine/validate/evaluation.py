@@ -18,6 +18,7 @@ from embedtui.model import (
     Measures,
     Migration,
     QueryComparison,
+    Remedy,
     SeenState,
     Side,
     SweepPoint,
@@ -133,6 +134,12 @@ def remembered(conn: Connection, migration: Migration, unchanged: SeenState | No
     return with_verdicts(conn, comparison)
 
 
+def _check(kept: Mapping[str, Any]) -> Check:
+    """A check as recorded; earlier versions called its hint ``mend``."""
+    remedies = tuple(map(Remedy, kept.get("remedies", ())))
+    return Check(kept["name"], kept["result"], kept["detail"], kept.get("hint", kept.get("mend", "")), remedies)
+
+
 def _essence(seen: SeenState) -> tuple[object, ...]:
     """What has to be equal for a comparison to come out the same; the server's counters lag and are left out."""
     return seen.digest, seen.request, seen.heaps, seen.index_identity, seen.old_model, seen.new_model
@@ -177,11 +184,6 @@ def _searched(query: StoredQuery, entry: Mapping[str, Any]) -> SearchedQuery:
         ndcg={Side.OLD: entry["ndcg_old"], Side.NEW: entry["ndcg_new"]},
         index_recall=entry["index_recall"],
     )
-
-
-def _check(kept: Mapping[str, Any]) -> Check:
-    """A check as recorded; earlier versions called its hint ``mend``."""
-    return Check(kept["name"], kept["result"], kept["detail"], kept.get("hint", kept.get("mend", "")))
 
 
 _INTERVALS = (

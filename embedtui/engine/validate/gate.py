@@ -11,7 +11,7 @@ from embedtui.config import GateSettings
 from embedtui.engine.validate.evaluation import record, with_verdicts
 from embedtui.engine.validate.run import Connect
 from embedtui.formatting import counted, percent
-from embedtui.model import Check, Comparison, IndexMethod, Interval, Measures, Migration, Side, VerifyReport
+from embedtui.model import Check, Comparison, IndexMethod, Interval, Measures, Migration, Remedy, Side, VerifyReport
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import used_by_search
 from embedtui.postgres.indexes.existing import approximate_index
@@ -139,7 +139,7 @@ def _coverage(counts: VerifyReport, queued: int, thresholds: GateSettings) -> Ch
     if counts.skipped:
         detail += f" {counted(counts.skipped, 'was', 'were')} skipped on purpose."
     if 1 - (without - awaited - counts.skipped) / filled < MIN_COVERAGE:
-        return Check("coverage", "fail", detail, "Let the backfill run to its end: `embedtui run`.")
+        return Check("coverage", "fail", detail, "Let the backfill run to its end.", (Remedy.RUN,))
     return Check("coverage", "warn" if counts.skipped else "pass", detail)
 
 
@@ -152,12 +152,12 @@ def _freshness(counts: VerifyReport, queued: int, thresholds: GateSettings) -> C
     if counts.wrong_model:
         wrong = counted(counts.wrong_model, "new vector was", "new vectors were")
         detail = f"{wrong} made by another model. {detail}"
-        return Check("freshness", "fail", detail, "`embedtui verify --repair` queues them.")
+        return Check("freshness", "fail", detail, "Queue them.", (Remedy.REPAIR,))
     if max(counts.stale, queued) / filled > MAX_STALE:
-        return Check("freshness", "fail", detail, "Let sync catch up: `embedtui run`.")
+        return Check("freshness", "fail", detail, "Let sync catch up.", (Remedy.RUN,))
     if counts.unverified:
         detail += f" {counts.unverified:,} came from the application without a stamp."
-        return Check("freshness", "warn", detail, "`embedtui verify --sample` checks some of them.")
+        return Check("freshness", "warn", detail, "Check some of them.", (Remedy.SAMPLE,))
     return Check("freshness", "pass", detail)
 
 
@@ -174,9 +174,10 @@ def _index(conn: Connection, migration: Migration) -> Check:
         return Check("index", "pass", "No approximate index is wanted: searches are exact.")
     index = approximate_index(conn, migration, Side.NEW)
     if index is None:
-        return Check("index", "fail", "The new side has no approximate index.", "Build it: `embedtui run`.")
+        return Check("index", "fail", "The new side has no approximate index.", "Build it.", (Remedy.RUN,))
     if not index.valid:
-        return Check("index", "fail", f"{index.name} is invalid: its build failed.", "Build it again: `embedtui run`.")
+        why = f"{index.name} is invalid: its build failed."
+        return Check("index", "fail", why, "Build it again.", (Remedy.RUN,))
     use = used_by_search(conn, migration, Side.NEW)
     if use.used:
         return Check("index", "pass", f"{index.name} is valid, and EXPLAIN shows that searches use it.")

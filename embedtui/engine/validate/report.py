@@ -156,7 +156,7 @@ def _checks(checks: Sequence[Check]) -> str:
     rows = []
     for check in checks:
         style, word = _RESULTS.get(check.result, ("unsure", check.result))
-        hint = f"<br><span class=soft>{_html(check.hint)}</span>" if check.hint and check.result != "pass" else ""
+        hint = f"<br><span class=soft>{_html(check.advice)}</span>" if check.advice and check.result != "pass" else ""
         rows.append(
             f'<tr><td class="state {style}">{_html(word)}<td class=name>{_html(check.name)}'
             f"<td>{_html(check.detail)}{hint}</tr>"

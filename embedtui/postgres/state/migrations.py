@@ -18,6 +18,7 @@ from embedtui.model import (
     Migration,
     Phase,
     PlacementKind,
+    Remedy,
     RunState,
     TableName,
 )
@@ -111,7 +112,8 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
     if row is None:
         raise Refused(
             f"A migration of {migration.table} is under way already.",
-            hint="See `embedtui status`, or `embedtui abort`.",
+            hint="See `embedtui status`, or give it up.",
+            remedies=(Remedy.ABORT,),
         )
     conn.execute("INSERT INTO embedtui.pace (migration) VALUES (%s) ON CONFLICT DO NOTHING", [row[0]])
     return replace(migration, id=row[0], created_at=row[1], phase_at=row[2], old_model=old, new_model=new)

@@ -19,7 +19,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedtui.errors import DatabaseError, Refused
-from embedtui.model import Flip, ListenerStatus, Migration, Side
+from embedtui.model import Flip, ListenerStatus, Migration, Remedy, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.state.audit import add_audit
 
@@ -129,7 +129,7 @@ def read_route(conn: Connection, name: str) -> RouteRow:
         [name],
     ).fetchone()
     if row is None:
-        raise Refused(f"There is no route {name!r} yet.", hint="It is made by `embedtui run`.")
+        raise Refused(f"There is no route {name!r} yet.", hint="Make it.", remedies=(Remedy.RUN,))
     stored, migration, epoch, active, *rest = row
     return RouteRow(stored, migration, epoch, Side(active), *rest)
 

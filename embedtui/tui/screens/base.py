@@ -1,31 +1,38 @@
-"""What all screens share: status line, names of the screens, keys, and being shown views."""
+"""What all screens share: status line, names of the screens, keys, being shown views, and the filter of a list."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
+from textual import actions, on
 from textual.app import ComposeResult
+from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from embedtui.tui import acts
+from embedtui.tui.actions import ACTIONS, READONLY, footer
+from embedtui.tui.engine import Engine
 from embedtui.tui.view import View
 from embedtui.tui.widgets import chrome
+from embedtui.tui.widgets.chrome import Key
+from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 
 if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
 
-Key = tuple[str, str, str, bool]
-"""(key as written, label, action, possible) for the footer."""
+T = TypeVar("T")
 
 _TYPING: tuple[Key, ...] = (
-    ("Enter", "To the list", "app.simulate_key('enter')", True),
-    ("Esc", "Clear", "app.simulate_key('escape')", True),
-    ("F1", "Help", "app.act('help')", True),
-    ("^q", "Quit", "app.act('quit')", True),
+    Key("Enter", "To the list", "app.simulate_key('enter')"),
+    Key("Esc", "Clear", "app.simulate_key('escape')"),
+    Key("F1", "Help", "app.perform('help')"),
+    Key("^q", "Quit", "app.perform('quit')"),
 )
+_OWN_KEYS, _ALL_KEYS = 3, 6
+"""Keys of the screen itself, and all keys, that fit into a footer of 80 columns beside rollback."""
 
 
 class DashboardScreen(Screen[None]):
@@ -33,9 +40,10 @@ class DashboardScreen(Screen[None]):
 
     NAME: ClassVar[str] = ""
     KEYS: ClassVar[tuple[str, ...]] = ()
-    """Names of own actions, most important first, that deserve a place in the footer."""
+    """Own actions as bound, most important first, that deserve a place in the footer."""
 
     def __init__(self) -> None:
+        """Nothing is styled yet."""
         super().__init__()
         self._styled_for: tuple[object, ...] = ()
 
@@ -45,6 +53,7 @@ class DashboardScreen(Screen[None]):
         return cast("Dashboard", self.app)
 
     def compose(self) -> ComposeResult:
+        """Lay out header, names of the screens, the screen's own widgets, footer."""
         yield Panel(chrome.header, id="header")
         yield Panel(
             lambda view, width, _: chrome.rail(self.NAME, view.snapshot.faulty if view.snapshot else 0, width),
@@ -58,55 +67,64 @@ class DashboardScreen(Screen[None]):
         yield Widget()
 
     def show(self, view: View) -> None:
-        """Shows ``view`` on every panel; a screen with more than panels extends this."""
+        """Show ``view`` on every panel; a screen with more than panels extends this."""
         self.set_class(view.stale, "-stale")
         for panel in self.query(Panel):
             panel.show(view)
 
-    def receive(self, topic: str, payload: object) -> None:
-        """Something fetched or done arrived; screens that care override this."""
-
     def opened(self) -> None:
-        """The screen was brought to the front; fetches what it needs."""
+        """The screen was brought to the front: fetch what it needs."""
+
+    def ask_engine(self, work: Callable[[Engine], T], reply: Callable[[T], Message], key: Hashable = None) -> None:
+        """Have something read; ``reply`` of it comes as a message to this screen."""
+        self.dashboard.bridge.read(work, reply, self.post_message, key)
 
     def keys(self, view: View) -> tuple[Key, ...]:
-        """At most six keys for the footer: the screen's own first, then what the state suggests, help and quit last.
+        """The keys of the footer: the screen's own first, then what the state suggests, help and quit last.
 
         While a field has the focus they would be typed: then it has the keys that leave the field.
         """
         if isinstance(self.focused, Input):
             return _TYPING
-        own = []
-        for binding in self._bindings.key_to_bindings.values():
-            own += [each for each in binding if each.show]
-        own.sort(key=lambda each: self.KEYS.index(each.action) if each.action in self.KEYS else 99)
+        own = [each for bindings in self._bindings.key_to_bindings.values() for each in bindings if each.show]
+        own.sort(key=lambda each: self.KEYS.index(each.action) if each.action in self.KEYS else len(self.KEYS))
+        refused = {each.action: self.refusal(actions.parse(each.action)[1]) for each in own}
         if view.readonly:  # what never does anything here takes no room
-            own = [each for each in own if self.refusal(each.action) != acts.READONLY]
-        keys: list[Key] = [
-            (each.key_display or each.key, each.description, f"screen.{each.action}", not self.refusal(each.action))
-            for each in own[:3]
+            own = [each for each in own if refused[each.action] != READONLY]
+        keys = [
+            Key(each.key_display or each.key, each.description, f"screen.{each.action}", not refused[each.action])
+            for each in own[:_OWN_KEYS]
         ]
-        names = acts.footer(view)
-        room = 6 - len(keys) - 2
-        keys += [self._act(name, view) for name in names[:-2][:room]]
-        return (*keys, *(self._act(name, view) for name in names[-2:]))
+        *suggested, help_, quit_ = (ACTIONS[name] for name in footer(view))
+        room = _ALL_KEYS - len(keys) - 2
+        return (
+            *keys,
+            *(
+                Key(each.key_text, each.label_now(view), f"app.perform('{each.name}')", not each.refusal(view))
+                for each in (*suggested[:room], help_, quit_)
+            ),
+        )
 
-    def refusal(self, action: str) -> str:
+    def refusal(self, _action: str) -> str:
         """Why one of the screen's own actions is impossible now; empty where it is possible."""
         return ""
 
-    @staticmethod
-    def _act(name: str, view: View) -> Key:
-        act = acts.ACTS[name]
-        return act.key_text, acts.label(name, view), f"app.act('{name}')", not acts.refusal(name, view)
+    def refuse(self, action: str, title: str = "") -> bool:
+        """Whether ``action`` is impossible now; then it is said why."""
+        reason = self.refusal(action)
+        if reason:
+            self.dashboard.say(reason, title=title, severity="warning")
+        return bool(reason)
 
     def on_mount(self) -> None:
+        """Show what is known."""
         self.show(self.dashboard.view)
 
     def update_node_styles(self, animate: bool = True) -> None:
-        """Textual applies every style anew, and so paints every widget anew, whenever a screen comes to the front.
+        """Apply styles anew only where the look differs.
 
-        Only what differs is worth that: it is two thirds of the CPU time between a key and its screen.
+        Textual does so, and so paints every widget anew, whenever a screen comes to the front: two thirds of the CPU
+        time between a key and its screen.
         """
         look = (self.dashboard.theme, self.dashboard.app_focus, self.size, self.classes, frozenset(self.pseudo_classes))
         if look != self._styled_for:
@@ -114,8 +132,62 @@ class DashboardScreen(Screen[None]):
             super().update_node_styles(animate)
 
     def on_descendant_focus(self) -> None:
+        """Show the keys that now mean something."""
         self.query_one("#footer", Panel).show(self.dashboard.view)
 
     def on_screen_resume(self) -> None:
+        """Show what happened meanwhile."""
         self.show(self.dashboard.view)
         self.opened()
+
+
+class FilteredScreen(DashboardScreen):
+    """A screen with a list and a filter over it."""
+
+    LIST: ClassVar[str] = ""
+    """Selector of the list."""
+
+    def __init__(self) -> None:
+        """Everything is listed."""
+        super().__init__()
+        self.words: tuple[str, ...] = ()
+        """The filter's words, casefolded."""
+
+    @property
+    def listing(self) -> Listing:
+        """The list that is filtered."""
+        return self.query_one(self.LIST, Listing)
+
+    def matches(self, text: str) -> bool:
+        """Whether a row with ``text`` is listed: it contains all words of the filter."""
+        folded = text.casefold()
+        return all(word in folded for word in self.words)
+
+    def filter_field(self) -> Input:
+        """The field; hidden until it is opened."""
+        return Input(placeholder="filter", id="filter", compact=True)
+
+    def filter_changed(self) -> None:
+        """List anew what matches."""
+
+    def action_filter(self) -> None:
+        """Open the filter."""
+        field = self.query_one("#filter", Input)
+        field.add_class("-open")
+        field.focus()
+
+    def action_leave_filter(self) -> None:
+        """Close and clear the filter."""
+        field = self.query_one("#filter", Input)
+        field.value = ""
+        field.remove_class("-open")
+        self.listing.focus()
+
+    @on(Input.Changed, "#filter")
+    def _typed(self, event: Input.Changed) -> None:
+        self.words = tuple(event.value.casefold().split())
+        self.filter_changed()
+
+    @on(Input.Submitted, "#filter")
+    def _entered(self) -> None:
+        self.listing.focus()

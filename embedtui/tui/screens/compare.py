@@ -2,71 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Horizontal, Vertical
-from textual.content import Content, Span
-from textual.widgets import Input
+from textual.containers import Container, Vertical
+from textual.content import Content
 
-from embedtui.formatting import counted
-from embedtui.model import Comparison, QueryComparison, RankedRow, Side
-from embedtui.tui import acts, draw, safe, theme
-from embedtui.tui.bridge import ActAdvanced
-from embedtui.tui.screens.base import DashboardScreen
-from embedtui.tui.screens.dialogs import PromptDialog
+from embedtui.model import Comparison, QueryComparison
+from embedtui.tui import draw, safe
+from embedtui.tui.actions import READONLY
+from embedtui.tui.bridge import Task
+from embedtui.tui.dialogs import PromptDialog
+from embedtui.tui.messages import Compared, ComparisonRead, QuerySearched, TaskAdvanced, VerdictKept, VerdictsCounted
+from embedtui.tui.panels import comparison as lines
+from embedtui.tui.panels.measures import measure_lines
+from embedtui.tui.screens.base import FilteredScreen
 from embedtui.tui.view import View
-from embedtui.tui.widgets.document import Document
+from embedtui.tui.widgets.evidence import Evidence
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
-from embedtui.tui.widgets.rankings import Rankings, score
-
-VERDICTS = {
-    "new": ("◆", "new better", "$new"),
-    "old": ("◇", "old better", "$old"),
-    "same": ("=", "same", "$muted"),
-    "bad": ("✗", "both bad", "$error"),
-}
-
-LOW_SHARE = 0.3
-"""An overlap below this is marked: worth a look, not bad."""
-PARTIAL_SHARE = 0.01
-"""A live table always has a row or two with one vector only; more of them are worth a word."""
-FIGURES = 46
-"""Cells that a line of figures takes."""
-MARKED = 3
-"""Words of the query with fewer letters are not marked in a document: most of them are in every text, …"""
-_COMMON = """
-and are can does for from has have how into not that the this use was what when where which who why with you your
-"""
-COMMON = frozenset(_COMMON.split())
-"""… as are these."""
+from embedtui.tui.widgets.rankings import Rankings
 
 
-def gain(query: QueryComparison) -> float | None:
-    """nDCG@10 of the new side less that of the old one; None without judgments."""
-    if query.ndcg_old is None or query.ndcg_new is None:
-        return None
-    return query.ndcg_new - query.ndcg_old
-
-
-ORDERS: tuple[tuple[str, Callable[[QueryComparison], tuple[float, str]]], ...] = (
-    ("lowest overlap first", lambda query: (query.overlap, "")),
-    ("biggest loss first", lambda query: (gain(query) or 0.0, "")),
-    ("by text", lambda query: (0.0, query.text.casefold())),
-)
-
-
-class CompareScreen(DashboardScreen):
+class CompareScreen(FilteredScreen):
     """Evidence: what the new model changes, query by query."""
 
     NAME = "compare"
+    LIST = "#queries"
     AUTO_FOCUS = "#queries"
     KEYS = ("verdict('new')", "verdict('old')", "verdict('same')", "filter", "ask")
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -87,86 +52,96 @@ class CompareScreen(DashboardScreen):
     ]
 
     def __init__(self) -> None:
+        """Nothing is compared yet."""
         super().__init__()
         self._comparison: Comparison | None = None
-        self._shown: list[QueryComparison] = []
-        self._filter = ""
-        self._undecided = False
-        self._order = 0
-        self._asked: QueryComparison | None = None
-        self._decided: int | None = None
+        self.shown: list[QueryComparison] = []
+        """The queries listed."""
+        self.asked: QueryComparison | None = None
+        """A query of the operator's own, shown alone."""
+        self._selection = lines.Selection()
+        self._just_decided: int | None = None
+        """The query whose verdict was given last; the cursor has gone on."""
 
     def body(self) -> ComposeResult:
+        """The list on one side; rankings, document and measures on the other."""
         yield Panel(self._summary, id="measures-line")
         with Container(id="compare"):
             with Vertical(id="queries-side", classes="box") as side:
-                side.border_title = f"Queries, {ORDERS[0][0]}"
-                yield Input(placeholder="filter", id="filter", compact=True)
-                yield Listing(
-                    self._paint_query,
-                    empty="Press c to compare both sides, a to ask a query of your own.",
-                    id="queries",
-                )
-            with Vertical(id="rankings-side"):
-                yield Rankings(id="rankings", classes="box")
-                with Horizontal(id="evidence"):
-                    yield Document(title="Document", id="document", classes="box")
-                    yield Panel(self._measures, title="Measures", id="measures", classes="box")
+                side.border_title = self._selection.title
+                yield self.filter_field()
+                empty = "Press c to compare both sides, a to ask a query of your own."
+                yield Listing(self._query_line, empty=empty, id="queries")
+            yield Evidence(self._measures, id="rankings-side")
 
     def on_mount(self) -> None:
+        """Show what is known."""
         super().on_mount()
-        self.query_one("#rankings").border_title = "Top 10"
         # A watcher is called at once where a message would take several rounds: a move is one picture.
-        self.watch(self.query_one("#queries"), "cursor", self._moved, init=False)
+        self.watch(self.listing, "cursor", self._moved, init=False)
         if self.dashboard.comparison is not None:
             self._take(self.dashboard.comparison)
 
     def opened(self) -> None:
+        """Show the newest comparison, or read it."""
         comparison = self.dashboard.comparison
-        if comparison is not None and comparison is not self._comparison:
+        if comparison is None:
+            self.dashboard.read_comparison()
+        elif comparison is not self._comparison:
             self._take(comparison)
-        elif (
-            comparison is None
-            and self.dashboard.snapshot is not None
-            and self.dashboard.snapshot.evaluation is not None
-        ):
-            self.dashboard.bridge.fetch("last comparison", lambda engine: engine.last_comparison())
         if self.focused is None:
-            self.query_one("#queries").focus()
-
-    def receive(self, topic: str, payload: object) -> None:
-        if topic == "compare" and isinstance(payload, Comparison):
-            self._asked = None
-            self._take(payload)
-        elif topic == "ask" and isinstance(payload, QueryComparison):
-            self._asked = payload
-            self._select(keep=False)
-            self._repaint()
-        elif topic == "last comparison" and isinstance(payload, Comparison) and self._comparison is None:
-            self.dashboard.comparison = payload
-            self._take(payload)
-        elif topic == "decide" and self._comparison is not None:
-            comparison = self._comparison
-            self.dashboard.bridge.fetch("verdicts", lambda engine: engine.with_verdicts(comparison))
-        elif topic == "verdicts" and isinstance(payload, Comparison):
-            self._sum_up(payload)
-        elif topic == "advance" and isinstance(payload, ActAdvanced):
-            self.query_one("#measures-line", Panel).show(self.dashboard.view)
+            self.listing.focus()
 
     def refusal(self, action: str) -> str:
-        if not action.startswith(("verdict", "note")):
+        """Verdicts and notes are for the kept queries that are shown."""
+        if action not in ("verdict", "note"):
             return ""
         if self.dashboard.readonly:
-            return acts.READONLY
+            return READONLY
         if self.has_class("-figures"):
             return "The queries are hidden: m or Esc shows them again."
-        if self._asked is not None:
+        if self.asked is not None:
             return "An own query is not kept; verdicts are for the kept ones."
-        if not self._shown:
+        if not self.shown:
             return "No query is compared yet: press c."
         if action == "note" and self._to_note is None:
             return "Give a verdict first, then its note: n, o, s or b."
         return ""
+
+    # -------------------------------------------------------------------------------------------------- messages
+
+    def on_compared(self, message: Compared) -> None:
+        """A new comparison replaces what is shown, an own query, too."""
+        self.asked = None
+        self._take(message.comparison)
+
+    def on_comparison_read(self, message: ComparisonRead) -> None:
+        """The recorded one, unless a newer one came first."""
+        if message.comparison is not None and self._comparison is None:
+            self._take(message.comparison)
+
+    def on_query_searched(self, message: QuerySearched) -> None:
+        """The operator's own query, alone."""
+        self.asked = message.query
+        self._select(keep=False)
+        self._repaint()
+
+    def on_verdict_kept(self, _message: VerdictKept) -> None:
+        """Other operators' verdicts count as well: have the sums made anew."""
+        comparison = self._comparison
+        if comparison is not None:
+            self.ask_engine(lambda engine: engine.with_verdicts(comparison), VerdictsCounted)
+
+    def on_verdicts_counted(self, message: VerdictsCounted) -> None:
+        """Take the sums only: what is decided here meanwhile stays as it is on the screen."""
+        if self._comparison is not None and self._comparison.evaluation_id == message.comparison.evaluation_id:
+            self._comparison = replace(self._comparison, measures=message.comparison.measures)
+            self.dashboard.comparison = self._comparison
+            self._repaint()
+
+    def on_task_advanced(self, _message: TaskAdvanced) -> None:
+        """The summary shows how far a comparison is."""
+        self.query_one("#measures-line", Panel).show(self.dashboard.view)
 
     # -------------------------------------------------------------------------------------------------- data
 
@@ -180,84 +155,57 @@ class CompareScreen(DashboardScreen):
             panel.show(self.dashboard.view)
 
     def _select(self, *, keep: bool) -> None:
-        words = self._filter.casefold().split()
-        every = self._comparison.queries if self._comparison else ()
-        if self._asked is not None:
-            every = (self._asked,)
-        chosen = self._chosen
-        self._shown = [
-            query
-            for query in every
-            if all(word in query.text.casefold() for word in words) and not (self._undecided and query.verdict)
-        ]
-        self._shown.sort(key=ORDERS[self._order][1])
+        """Lists what the selection means; with ``keep`` the chosen query stays chosen."""
+        chosen, every = self._chosen, self._comparison.queries if self._comparison else ()
+        if self.asked is not None:
+            every = (self.asked,)
+        self.shown = self._selection.of(every)
         cursor = 0
         if keep and chosen is not None:
-            cursor = next((i for i, query in enumerate(self._shown) if query.query_id == chosen.query_id), 0)
-        listing = self.query_one("#queries", Listing)
+            cursor = next((i for i, query in enumerate(self.shown) if query.query_id == chosen.query_id), 0)
+        self.query_one("#queries-side").border_title = self._selection.title
         if every:
-            listing.empty = "No query matches; Esc clears the filter."
-        listing.reset(len(self._shown), cursor)
+            self.listing.empty = "No query matches; Esc clears the filter."
+        self.listing.reset(len(self.shown), cursor)
         self._point()
 
     @property
     def _chosen(self) -> QueryComparison | None:
-        cursor = self.query_one("#queries", Listing).cursor
-        return self._shown[cursor] if cursor < len(self._shown) else None
+        cursor = self.listing.cursor
+        return self.shown[cursor] if cursor < len(self.shown) else None
 
     def _moved(self) -> None:
-        self._decided = None
+        self._just_decided = None
         self._point()
 
     def _point(self) -> None:
+        """Shows what speaks for the chosen query."""
         migration = self.dashboard.snapshot.migration if self.dashboard.snapshot else None
         models = (migration.old_model.name, migration.new_model.name) if migration else ("", "")
-        chosen = self._chosen
-        rankings = self.query_one("#rankings", Rankings)
-        rankings.show_query(chosen, models)
-        rankings.border_title = headline(chosen) if chosen is not None else "Top 10"
-        self._show_document(rankings.pointed[0])
+        self.query_one(Evidence).show_query(self._chosen, models)
 
     @on(Listing.Chosen, "#queries")
     def chosen(self) -> None:
         """Enter goes on to the rankings."""
-        self.query_one("#rankings").focus()
+        self.query_one(Rankings).focus()
 
-    @on(Rankings.Pointed)
-    def pointed(self, message: Rankings.Pointed) -> None:
-        """The cursor is on another document."""
-        self._show_document(message.row)
-
-    def _show_document(self, row: RankedRow | None) -> None:
-        document, chosen = self.query_one(Document), self._chosen
-        if row is None or chosen is None:
-            hint = Content.styled("The text of the chosen document appears here.", "$muted")
-            document.show(hint, Content("Document"))
-        else:
-            document.show(marked(safe.block(row.text), chosen.text), whereabouts(row, chosen))
-
-    # -------------------------------------------------------------------------------------------------- acts
+    # -------------------------------------------------------------------------------------------------- actions
 
     def action_verdict(self, verdict: str) -> None:
-        """Records the operator's verdict; the same again takes nothing back, another one replaces it."""
-        reason = self.refusal("verdict")
+        """Record the operator's verdict; the same again takes nothing back, another one replaces it."""
         chosen = self._chosen
-        if reason or chosen is None:
-            self.dashboard.say(reason or "Choose a query first.", severity="warning")
+        if self.refuse("verdict") or chosen is None:
             return
         self._decide(chosen, verdict, chosen.note if verdict == chosen.verdict else "")
-        listing = self.query_one("#queries", Listing)
-        listing.cursor += 1
-        self._decided = chosen.query_id
+        self.listing.cursor += 1
+        self._just_decided = chosen.query_id
 
     def action_note(self) -> None:
-        """Asks for a note to a verdict: the one just given, whose query the cursor has left, or the chosen query's."""
+        """Ask for a note to a verdict: the one just given, whose query the cursor has left, or the chosen query's."""
         query = self._to_note
-        reason = self.refusal("note")
-        if reason or query is None:
-            self.dashboard.say(reason or "Choose a query first.", severity="warning")
+        if self.refuse("note") or query is None:
             return
-        glyph, word, _ = VERDICTS[query.verdict]
+        glyph, word, _ = lines.VERDICTS[query.verdict]
 
         def answered(note: str | None) -> None:
             if note is not None:
@@ -269,309 +217,105 @@ class CompareScreen(DashboardScreen):
     @property
     def _to_note(self) -> QueryComparison | None:
         queries = self._comparison.queries if self._comparison else ()
-        just = next((query for query in queries if query.query_id == self._decided), self._chosen)
+        just = next((query for query in queries if query.query_id == self._just_decided), self._chosen)
         return just if just is not None and just.verdict else None
 
     def _decide(self, query: QueryComparison, verdict: str, note: str) -> None:
+        """Stores the verdict, and shows it at once."""
         query_id = query.query_id
-        self.dashboard.bridge.act("decide", lambda engine, _: engine.decide(query_id, verdict, note))
+        self.dashboard.bridge.do(
+            Task(
+                "decide",
+                lambda engine, _: engine.decide(query_id, verdict, note),
+                result=lambda _: VerdictKept(),
+                to=self.post_message,
+            )
+        )
         if self._comparison is None:
             return
         decided = replace(query, verdict=verdict, note=note)
         queries = tuple(decided if each.query_id == query_id else each for each in self._comparison.queries)
         self._comparison = self.dashboard.comparison = replace(self._comparison, queries=queries)
-        index = next((i for i, each in enumerate(self._shown) if each.query_id == query_id), None)
+        index = next((i for i, each in enumerate(self.shown) if each.query_id == query_id), None)
         if index is not None:
-            self._shown[index] = decided
-            self.query_one("#queries", Listing).repaint(index)
+            self.shown[index] = decided
+            self.listing.repaint(index)
             self._point()
 
-    def _sum_up(self, counted_up: Comparison) -> None:
-        """The sums of all operators' verdicts; what is decided here meanwhile stays as it is on the screen."""
-        if self._comparison is not None and self._comparison.evaluation_id == counted_up.evaluation_id:
-            self._comparison = replace(self._comparison, measures=counted_up.measures)
-            self.dashboard.comparison = self._comparison
-            self._repaint()
-
     def action_figures(self) -> None:
-        """All measures instead of the rankings, for screens too small for both; or the rankings again."""
+        """Show all measures instead of the rankings, for screens too small for both; or the rankings again."""
         self.toggle_class("-figures")
 
     def action_filter(self) -> None:
-        """Opens the filter."""
+        """Open the filter over the list."""
         self.remove_class("-figures")
-        field = self.query_one("#filter", Input)
-        field.add_class("-open")
-        field.focus()
+        super().action_filter()
 
     def action_leave_filter(self) -> None:
-        """Closes and clears the filter; shows the whole comparison again after an own query."""
+        """Show the whole comparison again, after an own query as well."""
         self.remove_class("-figures")
-        field = self.query_one("#filter", Input)
-        field.value = ""
-        field.remove_class("-open")
-        if self._asked is not None and self.dashboard.comparison is not None:
-            self._asked = None
+        if self.asked is not None and self.dashboard.comparison is not None:
+            self.asked = None
             self._take(self.dashboard.comparison)
-        self.query_one("#queries").focus()
+        super().action_leave_filter()
 
-    @on(Input.Changed, "#filter")
-    def filtered(self, event: Input.Changed) -> None:
-        """The list follows what is typed."""
-        self._filter = event.value
-        self._select(keep=True)
-
-    @on(Input.Submitted, "#filter")
-    def filter_done(self) -> None:
-        """Enter goes to the list."""
-        self.query_one("#queries").focus()
+    def filter_changed(self) -> None:
+        """List what matches."""
+        self._choose_queries(words=self.words)
 
     def action_undecided(self) -> None:
-        """Shows only queries without a verdict, or all again."""
-        self._undecided = not self._undecided
-        self._entitle()
-        self._select(keep=True)
+        """Show only queries without a verdict, or all again."""
+        self._choose_queries(undecided=not self._selection.undecided)
 
     def action_order(self) -> None:
-        """The next order of the list; the chosen query stays chosen."""
-        self._order = (self._order + 1) % len(ORDERS)
-        self._entitle()
+        """Take the next order of the list."""
+        self._choose_queries(order=(self._selection.order + 1) % len(lines.ORDERS))
+
+    def _choose_queries(self, **changes: object) -> None:
+        self._selection = replace(self._selection, **changes)  # type: ignore[arg-type]
         self._select(keep=True)
 
-    def _entitle(self) -> None:
-        what = "Queries without a verdict" if self._undecided else "Queries"
-        self.query_one("#queries-side").border_title = f"{what}, {ORDERS[self._order][0]}"
-
     def action_ask(self) -> None:
-        """Asks for a query and compares it alone."""
+        """Ask for a query and compare it alone."""
 
         def answered(text: str | None) -> None:
             if text is not None:
-                self.dashboard.remembered = self.dashboard.remembered.with_query(text)
-                self.dashboard.bridge.act("ask", lambda engine, _: engine.search_both(text))
+                self.dashboard.preferences = self.dashboard.preferences.with_query(text)
+                self.dashboard.bridge.do(
+                    Task(
+                        "ask",
+                        lambda engine, _: engine.search_both(text),
+                        result=QuerySearched,
+                        to=self.post_message,
+                    )
+                )
 
-        queries = self.dashboard.remembered.queries
+        before = self.dashboard.preferences.queries
         self.dashboard.push_screen(
-            PromptDialog("Ask", "Query to compare on both sides:", queries[0] if queries else ""), answered
+            PromptDialog("Ask", "Query to compare on both sides:", before[0] if before else ""), answered
         )
 
     def action_copy(self) -> None:
-        """Both rankings as text."""
+        """Hand out both rankings as text."""
         chosen = self._chosen
         if chosen is not None:
-            self.dashboard.hand_out(as_text(chosen), f"query-{chosen.query_id}.txt")
+            self.dashboard.hand_out(lines.as_text(chosen), f"query-{chosen.query_id}.txt")
 
     # ------------------------------------------------------------------------------------------------ pictures
 
-    def _paint_query(self, index: int, width: int) -> Content | None:
-        query = self._shown[index]
-        k = self._comparison.k if self._comparison else 10
-        shared = round(query.overlap * k)
-        # Little in common is a difference and no failure: only judgments may be green or red.
-        style = "$warning" if query.overlap < LOW_SHARE else "$primary"
-        glyph, word, verdict_style = VERDICTS.get(query.verdict, ("·", "", "$faint"))
-        change = gain(query)
-        right = draw.line(
-            (f" {change:+.2f}" if change else "", "$success" if (change or 0) > 0 else "$error"),
-            (f" {glyph}", verdict_style),
-            (f" {word}" if width >= 76 else "", verdict_style),
-        )
-        left = draw.line(
-            (f"{shared:>2}/{k} ", f"bold {style}"),
-            draw.bar(query.overlap, 5, style),
-            " ",
-            safe.line(query.text, 2 * width),
-        )
-        return draw.row(left, right, width)
+    def _query_line(self, index: int, width: int) -> Content:
+        return lines.query_line(self.shown[index], self._comparison.k if self._comparison else 10, width)
 
     def _summary(self, view: View, width: int, _height: int) -> Content:
-        advance = self.dashboard.advances.get("compare")
         if "compare" in view.busy or "ask" in view.busy:
-            share = advance[1] / advance[2] if advance and advance[2] else None
-            text = f" {safe.line(advance[0])} {advance[1]} of {advance[2]}" if advance else " …"
-            head = draw.line(("● comparing", "bold $primary"), (text, "$muted"), "  ")
-            return draw.line(head, draw.bar(share, min(30, width - head.cell_length), "$primary"))
-        comparison = self._comparison
-        if self._asked is not None:
-            shared = draw.UNKNOWN if self._asked.old_unknown else draw.percent(self._asked.overlap)
-            return draw.line(
-                ("own query", "bold $primary"), ("  overlap ", "$muted"), shared, ("   Esc shows all again", "$muted")
-            )
-        if comparison is None:
-            return draw.line(("○ not compared in this session", "$muted"), "   ", *self._recorded(view))
-        m = comparison.measures
-        parts: list[draw.Part] = []
-        if comparison.verdict:
-            glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(
-                comparison.verdict, ("?", "$warning")
-            )
-            parts += [(f"{glyph} {comparison.verdict}", f"bold {style}"), "  "]
-        if m.ndcg_old is not None and m.ndcg_new is not None:
-            parts += [
-                (f"{judgment(comparison)}  ", "bold"),
-                ("nDCG ", "$muted"),
-                (f"◇ {m.ndcg_old.mean:.2f}", "$old"),
-                (" → ", "$muted"),
-                (f"◆ {m.ndcg_new.mean:.2f}", "bold $new"),
-                "  ",
-            ]
-        else:
-            parts.append(("Different; not judged  ", "bold"))
-        parts += [
-            ("overlap ", "$muted"),
-            (draw.percent(m.overlap.mean), "bold"),
-            (f"  {m.low_overlap:,}", "bold $warning" if m.low_overlap else "bold"),
-            (" low", "$muted"),
-            (f"  {counted(m.queries, 'query', 'queries')}  ", "$muted"),
-        ]
-        seen = comparison.seen
-        if comparison.partial and (seen is None or seen.one_sided > seen.rows * PARTIAL_SHARE):
-            parts.append(("! partial", "$warning"))
-        return draw.cut(draw.line(*parts), width)
+            return lines.progress_line(self.dashboard.advances.get("compare"), width)
+        if self.asked is not None:
+            return lines.asked_line(self.asked)
+        if self._comparison is None:
+            return lines.recorded_line(view)
+        return lines.summary_line(self._comparison, width)
 
-    @staticmethod
-    def _recorded(view: View) -> list[draw.Part]:
-        status = view.snapshot.evaluation if view.snapshot else None
-        if status is None:
-            return []
-        return [("recorded: ", "$muted"), (status.verdict, "bold"), (f" at {draw.clock(status.at)}", "$muted")]
-
-    def _measures(self, view: View, width: int, height: int) -> Content:
+    def _measures(self, _view: View, width: int, height: int) -> Content:
         if self._comparison is None:
             return draw.line(("Figures over all queries appear here.", "$muted"))
         return draw.lines((draw.cut(each, width) for each in measure_lines(self._comparison, width)), height)
-
-
-def headline(query: QueryComparison) -> Content:
-    """The query, the operator's verdict and the note to it."""
-    parts: list[draw.Part] = [f"“{safe.line(query.text, 60)}”"]
-    if query.verdict:
-        glyph, word, style = VERDICTS[query.verdict]
-        parts.append((f"  {glyph} {word}", style))
-        parts.append((f": {safe.line(query.note)}" if query.note else "", "$muted"))
-    return draw.line(*parts)
-
-
-def whereabouts(row: RankedRow, query: QueryComparison) -> Content:
-    """A document's key, with rank and distance on each side."""
-    parts: list[draw.Part] = [f"Document {safe.line(', '.join(row.key), 40)}"]
-    for side, rows in ((Side.OLD, query.old), (Side.NEW, query.new)):
-        found = next((each for each in rows if each.key == row.key), None)
-        where = f"{found.rank} at {score(found.distance, 5)}" if found is not None else "not there"
-        missed = ", missed by the index" if found is not None and found.missed else ""
-        parts.append((f"  {theme.SIDE_GLYPH[side]} {where}{missed}", theme.SIDE_STYLE[side]))
-    return draw.line(*parts)
-
-
-def marked(text: str, query: str) -> Content:
-    """``text`` with the query's words marked: whole words, whatever their case."""
-    words = {word for word in re.findall(r"\w+", query.casefold()) if len(word) >= MARKED} - COMMON
-    found = (each for each in re.finditer(r"\w+", text) if each[0].casefold() in words)
-    return Content(text, [Span(each.start(), each.end(), "bold underline") for each in found])
-
-
-def judgment(comparison: Comparison) -> str:
-    """What the gate makes of the judgments, in a few words."""
-    said = next((check.detail for check in comparison.checks if check.name == "quality"), "Judged")
-    return re.split("[:;(]", safe.line(said))[0].strip()
-
-
-def measure_lines(comparison: Comparison, width: int) -> list[Content]:
-    """The figures of a comparison, and the distribution below them or, where there is room, beside them."""
-    histogram = comparison.measures.histogram
-    if width < FIGURES + 30:
-        return [*figure_lines(comparison, width), Content(""), *distribution(histogram, width)]
-    lefts = (draw.cut(each, FIGURES) for each in figure_lines(comparison, FIGURES))
-    rights = distribution(histogram, width - FIGURES - 2)
-    pairs = itertools.zip_longest(lefts, rights, fillvalue=Content(""))
-    return [draw.line(left.pad_right(FIGURES + 2 - left.cell_length), right) for left, right in pairs]
-
-
-def figure_lines(comparison: Comparison, width: int) -> list[Content]:
-    """The figures of a comparison, the telling ones first."""
-
-    def field(name: str, *parts: draw.Part) -> Content:
-        return draw.field(name, *parts, width=10)
-
-    def sides(old: str, new: str, *parts: draw.Part) -> tuple[draw.Part, ...]:
-        return (f"◇ {old}", "$old"), "  ", (f"◆ {new}", "bold $new"), *parts
-
-    m = comparison.measures
-    rows = [
-        field(
-            "overlap",
-            (draw.percent(m.overlap.mean), "bold"),
-            (f"  {draw.percent(m.overlap.low)} to {draw.percent(m.overlap.high)}", "$muted"),
-        ),
-        field("top 1", draw.percent(m.top1_kept), (" keep their first result", "$muted")),
-        field("RBO", f"{m.rbo.mean:.2f}", (f"  {m.rbo.low:.2f} to {m.rbo.high:.2f}", "$muted")),
-    ]
-    if m.ndcg_old is not None and m.ndcg_new is not None:
-        judged = (f"  {m.judged:,} judged", "$muted")
-        rows.append(field("nDCG@10", *sides(f"{m.ndcg_old.mean:.3f}", f"{m.ndcg_new.mean:.3f}", judged)))
-        if m.ndcg_difference is not None:
-            d = m.ndcg_difference
-            sure = d.low > 0 or d.high < 0
-            interval = f"  {d.low:+.3f} to {d.high:+.3f}"
-            if m.p_value is not None:
-                interval += f"  p {m.p_value:.3f}" if m.p_value >= 0.001 else "  p < 0.001"
-            rows.append(field("change", (f"{d.mean:+.3f}", "bold" if sure else ""), (interval, "$muted")))
-            rows += _indented(judgment(comparison), width, "bold")
-    else:
-        rows.append(field("quality", ("unknown: no judgments; overlap says different, not worse", "$muted")))
-    if m.recall_old is not None and m.recall_new is not None:
-        rows.append(field("recall", *sides(draw.percent(m.recall_old.mean), draw.percent(m.recall_new.mean))))
-    if m.mrr_old is not None and m.mrr_new is not None:
-        rows.append(field("MRR", *sides(f"{m.mrr_old.mean:.3f}", f"{m.mrr_new.mean:.3f}")))
-    if m.model_overlap is not None:
-        changed = draw.percent(1 - m.model_overlap)
-        rows.append(field("model", (changed, "bold"), (" changed, by exact search", "$muted")))
-    if m.index_recall is not None:
-        lost = draw.percent(1 - m.index_recall, 1)
-        rows.append(field("index", (lost, "bold"), (" of the exact results lost", "$muted")))
-    for point in m.sweep:
-        at = f" at {point.p95_ms:.1f} ms"
-        rows.append(field("", (f"{point.setting} {point.value:,}: {draw.percent(point.recall)} found{at}", "$muted")))
-    if m.latency_old_ms is not None and m.latency_new_ms is not None:
-        old, new = ("{:.1f}, {:.1f} ms".format(*taken) for taken in (m.latency_old_ms, m.latency_new_ms))
-        rows.append(field("p50, p95", *sides(old, new)))
-    if m.wins_new or m.wins_old:
-        p = f"  p {m.verdict_p:.2f}, sign test" if m.verdict_p is not None else ""
-        rows.append(field("verdicts", *sides(f"{m.wins_old}", f"{m.wins_new}", (p, "$muted"))))
-    for each in m.unknown:
-        rows.append(Content(""))
-        rows += [
-            draw.line(("? " if not i else "  ", "$warning"), part)
-            for i, part in enumerate(draw.wrapped(safe.line(each), width - 2, "$muted"))
-        ]
-    return rows
-
-
-def distribution(histogram: tuple[int, ...], width: int) -> list[Content]:
-    """How many queries have which overlap, as bars."""
-    rows = [draw.line(("queries by overlap", "$muted"))]
-    top = max((*histogram, 1))
-    for index, count in enumerate(histogram):
-        cells = max(1, round(count / top * max(4, width - 18))) if count else 0
-        rows.append(
-            draw.line(
-                (f"{index * 10:>3}–{index * 10 + 10:<3} % ", "$muted"),
-                ("█" * cells, "$warning" if index < 3 else "$primary"),
-                (f" {count}" if count else " ·", "$muted"),
-            )
-        )
-    return rows
-
-
-def _indented(text: str, width: int, style: str) -> list[Content]:
-    return [draw.line(" " * 10, part) for part in draw.wrapped(text, width - 10, style)]
-
-
-def as_text(query: QueryComparison) -> str:
-    """Both rankings of a query as plain text."""
-    out = [f"Query: {safe.line(query.text)}", f"Overlap: {query.overlap:.0%}", ""]
-    for side, rows in (("old", query.old), ("new", query.new)):
-        out.append(side)
-        out += [f"{row.rank:>3}  {row.distance:.4f}  {', '.join(row.key)}  {safe.line(row.text, 160)}" for row in rows]
-        out.append("")
-    return "\n".join(out)

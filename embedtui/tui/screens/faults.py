@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import on
@@ -9,11 +11,15 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from embedtui.model import FaultClass, FaultGroup, FaultRow, FaultState
-from embedtui.tui import acts, draw, safe, theme
-from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui import draw, figures, safe, theme
+from embedtui.tui.actions import ACTIONS
+from embedtui.tui.bridge import Task
+from embedtui.tui.engine import Engine
+from embedtui.tui.messages import FaultsDecided, FaultsRead
+from embedtui.tui.screens.base import FilteredScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing
 
@@ -26,7 +32,6 @@ _STATE = {
     FaultState.TRUNCATE: ("●", "shorten", "$primary"),
     FaultState.SKIPPED: ("·", "skipped", "$muted"),
 }
-_WORDS = {"retry": "try again", "skip": "leave out", "truncate": "embed shortened"}
 _NONE = "A row that the provider rejects would be here, with its reason; it never stops the others."
 _WHOSE = {
     FaultClass.ROW: "the row's own",
@@ -34,11 +39,19 @@ _WHOSE = {
     FaultClass.CONFIGURATION: "the settings'",
 }
 
+_DECISIONS: dict[str, tuple[Callable[[Engine, list[int]], object], str]] = {
+    "retry": (lambda engine, ids: engine.retry_faults(ids), "Faulty rows will be tried again."),
+    "skip": (lambda engine, ids: engine.skip_faults(ids), "Skipped: they count as decided."),
+    "truncate": (lambda engine, ids: engine.truncate_faults(ids), "They will be embedded shortened."),
+}
+"""What can be decided: how the engine does it, and what is said then."""
 
-class FaultsScreen(DashboardScreen):
+
+class FaultsScreen(FilteredScreen):
     """Faulty rows never stop the others; here they are decided."""
 
     NAME = "faults"
+    LIST = "#groups"
     AUTO_FOCUS = "#groups"
     KEYS = ("decide('retry')", "decide('skip')", "decide('truncate')")
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -52,97 +65,98 @@ class FaultsScreen(DashboardScreen):
     ]
 
     def __init__(self) -> None:
+        """Nothing is read yet."""
         super().__init__()
-        self._groups: tuple[FaultGroup, ...] = ()
+        self.groups: tuple[FaultGroup, ...] = ()
+        """The reasons listed."""
         self._pages: dict[int, tuple[FaultRow, ...]] = {}
-        self._asked: set[int] = set()
+        self._requested: set[int] = set()
         self._group: FaultGroup | None = None
         self._by_words = False
-        self._filter = ""
 
     def body(self) -> ComposeResult:
+        """Reasons on one side, rows on the other, the row under the cursor below."""
         with Container(id="faults"):
             with Vertical(id="groups-side", classes="box") as side:
                 side.border_title = "Reasons"
-                yield Input(placeholder="filter", id="faults-filter", classes="filter", compact=True)
+                yield self.filter_field()
                 yield Listing(self._paint_group, empty="✓ No faulty rows.", id="groups")
-            rows = Listing(self._paint_row, empty="No rows.", title="Rows", id="fault-rows", classes="box")
-            yield rows
+            yield Listing(self._paint_row, empty="No rows.", title="Rows", id="fault-rows", classes="box")
             with VerticalScroll(id="fault-detail", classes="box") as detail:
                 detail.border_title = "Row"
                 detail.can_focus = False
                 yield Static(id="fault-text", markup=False)
 
+    @property
+    def _rows(self) -> Listing:
+        return self.query_one("#fault-rows", Listing)
+
     def show(self, view: View) -> None:
+        """Show the reasons that match, the open ones first."""
         super().show(view)
         order = _by_words if self._by_words else _by_count
-        words = self._filter.casefold().split()
         known = view.snapshot.faults if view.snapshot else ()
-        fitting = (group for group in known if all(word in group.reason.casefold() for word in words))
-        groups = tuple(sorted(fitting, key=order))
-        listing = self.query_one("#groups", Listing)
-        listing.empty = "No reason matches; Esc clears the filter." if words and known else "✓ No faulty rows."
-        if groups == self._groups:
+        groups = tuple(sorted((group for group in known if self.matches(group.reason)), key=order))
+        filtered = self.words and known
+        self.listing.empty = "No reason matches; Esc clears the filter." if filtered else "✓ No faulty rows."
+        if groups == self.groups:
             return
-        before, self._groups = self._groups, groups
-        listing.update_rows(before, groups)
-        self._choose(listing.cursor, again=True)
+        before, self.groups = self.groups, groups
+        self.listing.update_rows(before, groups)
+        self._choose(self.listing.cursor, again=True)
 
     def opened(self) -> None:
-        self._choose(self.query_one("#groups", Listing).cursor, again=True)
+        """Read the rows anew."""
+        self._choose(self.listing.cursor, again=True)
 
-    def receive(self, topic: str, payload: object) -> None:
-        if topic.startswith("faults ") and isinstance(payload, tuple):
-            _, name, page = topic.rsplit(" ", 2)
-            if name == self._identity:
-                self._pages[int(page)] = payload
-                listing = self.query_one("#fault-rows", Listing)
-                for index in range(int(page) * PAGE, int(page) * PAGE + PAGE):
-                    listing.repaint(index)
-                self._detail()
-        elif topic in _WORDS:
-            self._choose(self.query_one("#groups", Listing).cursor, again=True)
+    def on_faults_read(self, message: FaultsRead) -> None:
+        """Show a page, unless another reason was chosen meanwhile."""
+        if self._group is None or _identity(message.group) != _identity(self._group):
+            return
+        self._pages[message.page] = message.rows
+        for index in range(message.page * PAGE, (message.page + 1) * PAGE):
+            self._rows.repaint(index)
+        self._detail()
+
+    def on_faults_decided(self, _message: FaultsDecided) -> None:
+        """Read the rows anew."""
+        self._choose(self.listing.cursor, again=True)
 
     def refusal(self, action: str) -> str:
-        if not action.startswith("decide"):
+        """Deciding is possible whenever the limits can be set, and there is something to decide."""
+        if action != "decide":
             return ""
-        refused = acts.refusal("limits", self.dashboard.view)
-        return refused if refused or self._groups else "There are no faulty rows."
+        refused = ACTIONS["limits"].refusal(self.dashboard.view)
+        return refused if refused or self.groups else "There are no faulty rows."
 
     # -------------------------------------------------------------------------------------------------- data
 
-    @property
-    def _identity(self) -> str:
-        return str(abs(hash((self._group.reason, self._group.state)))) if self._group else "none"
-
     def _choose(self, index: int, *, again: bool = False) -> None:
-        group = self._groups[index] if index < len(self._groups) else None
-        same = (
-            group is not None
-            and self._group is not None
-            and (group.reason, group.state) == (self._group.reason, self._group.state)
-        )
+        """Shows the rows of a reason; with ``again`` they are read anew, and the old ones stay meanwhile."""
+        group = self.groups[index] if index < len(self.groups) else None
+        same = group is not None and self._group is not None and _identity(group) == _identity(self._group)
         if same and not again:
             return
         self._group = group
-        self._asked.clear()
+        self._requested.clear()
         if not same:
             self._pages.clear()
-        listing = self.query_one("#fault-rows", Listing)
-        listing.reset(group.count if group else 0, None if same else 0)
+        self._rows.reset(group.count if group else 0, None if same else 0)
         self._detail()
 
-    def _row(self, index: int) -> FaultRow | None:
-        """The row, and a request for its page where it is not read yet."""
-        number, place = divmod(index, PAGE)
-        if number not in self._asked and self._group is not None:
-            self._asked.add(number)
-            group, topic = self._group, f"faults {self._identity} {number}"
-            self.dashboard.bridge.fetch(
-                topic, lambda engine: engine.faults(PAGE, number * PAGE, reason=group.reason, state=group.state)
+    def row(self, index: int) -> FaultRow | None:
+        """A row of the chosen reason; its page is read where it is not known yet."""
+        page, place = divmod(index, PAGE)
+        if page not in self._requested and self._group is not None:
+            self._requested.add(page)
+            group = self._group
+            self.ask_engine(
+                lambda engine: engine.faults(PAGE, page * PAGE, reason=group.reason, state=group.state),
+                functools.partial(FaultsRead, group, page),
+                key=(FaultsRead, _identity(group), page),
             )
-        page = self._pages.get(number, ())
-        return page[place] if place < len(page) else None
+        rows = self._pages.get(page, ())
+        return rows[place] if place < len(rows) else None
 
     @on(Listing.Moved, "#groups")
     def group_moved(self, message: Listing.Moved) -> None:
@@ -152,7 +166,7 @@ class FaultsScreen(DashboardScreen):
     @on(Listing.Chosen, "#groups")
     def group_chosen(self) -> None:
         """Enter goes to its rows."""
-        self.query_one("#fault-rows").focus()
+        self._rows.focus()
 
     @on(Listing.Moved, "#fault-rows")
     def row_moved(self) -> None:
@@ -160,10 +174,10 @@ class FaultsScreen(DashboardScreen):
         self._detail()
 
     def _detail(self) -> None:
-        row = self._row(self.query_one("#fault-rows", Listing).cursor) if self._group else None
+        row = self.row(self._rows.cursor) if self._group else None
         text = self.query_one("#fault-text", Static)
         if row is None:
-            known = "Reasons on one side, rows on the other: Tab changes." if self._groups else _NONE
+            known = "Reasons on one side, rows on the other: Tab changes." if self.groups else _NONE
             text.update(Content.styled(known, "$muted"))
             return
         glyph, word, style = _STATE[row.state]
@@ -183,57 +197,39 @@ class FaultsScreen(DashboardScreen):
             )
         )
 
-    # -------------------------------------------------------------------------------------------------- acts
+    # -------------------------------------------------------------------------------------------------- actions
 
     def action_decide(self, what: str) -> None:
-        """Decides the row under the cursor, or all open rows of the reason where the reasons have the focus."""
-        reason = self.refusal("decide")
-        if reason or self._group is None:
-            self.dashboard.say(reason or "Choose a reason first.", severity="warning")
+        """Decide the row under the cursor, or all open rows of the reason where the reasons have the focus."""
+        if self.refuse("decide"):
             return
-        group = self._group
-        rows = self.query_one("#fault-rows", Listing)
-        if rows.has_focus:
-            row = self._row(rows.cursor)
-            if row is None:
-                return
-            ids = [row.id]
-            self.dashboard.bridge.act(what, lambda engine, _: _decide(engine, what, ids))
-        else:
-            self.dashboard.bridge.act(what, lambda engine, _: _decide_group(engine, what, group))
+        group, decide, done = self._group, *_DECISIONS[what]
+        if group is None:
+            self.dashboard.say("Choose a reason first.", severity="warning")
+            return
+        row = self.row(self._rows.cursor) if self._rows.has_focus else None
+        if self._rows.has_focus and row is None:
+            return
+
+        def work(engine: Engine, _call: object) -> object:
+            # Of a group the ids are read first, because other reasons are not meant.
+            rows = (row,) if row else engine.faults(max(1, group.count * 2), 0, reason=group.reason, state=group.state)
+            return decide(engine, [each.id for each in rows])
+
+        self.dashboard.bridge.do(Task(what, work, done, result=lambda _: FaultsDecided(), to=self.post_message))
 
     def action_order(self) -> None:
-        """Orders the reasons by number of rows, or by their words."""
+        """Order the reasons by number of rows, or by their words."""
         self._by_words = not self._by_words
         self.query_one("#groups-side").border_title = "Reasons, by their words" if self._by_words else "Reasons"
         self.show(self.dashboard.view)
 
-    def action_filter(self) -> None:
-        """Opens the filter of the reasons."""
-        field = self.query_one("#faults-filter", Input)
-        field.add_class("-open")
-        field.focus()
-
-    def action_leave_filter(self) -> None:
-        """Closes and clears the filter."""
-        field = self.query_one("#faults-filter", Input)
-        field.value = ""
-        field.remove_class("-open")
-        self.query_one("#groups").focus()
-
-    @on(Input.Changed, "#faults-filter")
-    def filtered(self, event: Input.Changed) -> None:
-        """The reasons follow what is typed."""
-        self._filter = event.value
+    def filter_changed(self) -> None:
+        """List the reasons that match."""
         self.show(self.dashboard.view)
 
-    @on(Input.Submitted, "#faults-filter")
-    def filter_done(self) -> None:
-        """Enter goes to the reasons."""
-        self.query_one("#groups").focus()
-
     def action_copy(self) -> None:
-        """The rows of this reason that were read."""
+        """Hand out the rows of this reason that were read."""
         rows = [row for number in sorted(self._pages) for row in self._pages[number]]
         if rows:
             text = "\n".join(
@@ -245,13 +241,13 @@ class FaultsScreen(DashboardScreen):
     # ------------------------------------------------------------------------------------------------ pictures
 
     def _paint_group(self, index: int, width: int) -> Content | None:
-        group = self._groups[index]
+        group = self.groups[index]
         glyph, word, style = _STATE[group.state]
-        count = draw.line((f" {draw.number(group.count)}", f"bold {style}"))
+        count = draw.line((f" {figures.number(group.count)}", f"bold {style}"))
         return draw.row(draw.line((f"{glyph} {draw.fit(word, 8)}", style), safe.line(group.reason)), count, width)
 
     def _paint_row(self, index: int, width: int) -> Content | None:
-        row = self._row(index)
+        row = self.row(index)
         if row is None:
             return None
         glyph, word, style = _STATE[row.state]
@@ -261,19 +257,14 @@ class FaultsScreen(DashboardScreen):
         return draw.row(left, right, width)
 
 
+def _identity(group: FaultGroup) -> tuple[str, FaultState]:
+    """What stays the same while rows of the reason come and go."""
+    return group.reason, group.state
+
+
 def _by_count(group: FaultGroup) -> tuple[bool, int, str]:
     return group.state is not FaultState.OPEN, -group.count, group.reason
 
 
 def _by_words(group: FaultGroup) -> tuple[bool, int, str]:
     return group.state is not FaultState.OPEN, 0, group.reason
-
-
-def _decide(engine: object, what: str, ids: list[int]) -> object:
-    return getattr(engine, f"{what}_faults")(ids)
-
-
-def _decide_group(engine: object, what: str, group: FaultGroup) -> object:
-    """All rows of the group; their ids are read first, because other reasons are not meant."""
-    rows = engine.faults(max(1, group.count * 2), 0, reason=group.reason, state=group.state)  # type: ignore[attr-defined]
-    return _decide(engine, what, [row.id for row in rows])

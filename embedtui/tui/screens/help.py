@@ -12,7 +12,8 @@ from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from embedtui.tui import acts, draw, theme
+from embedtui.tui import draw, theme
+from embedtui.tui.actions import ACTIONS, SCREENS
 from embedtui.tui.screens.base import DashboardScreen
 
 _KEY_WORDS = {
@@ -66,10 +67,12 @@ class HelpScreen(ModalScreen[None]):
     ]
 
     def __init__(self, behind: DashboardScreen | None) -> None:
+        """Explain the screen ``behind`` it."""
         super().__init__()
         self._behind = behind
 
     def compose(self) -> ComposeResult:
+        """Lay out one long text."""
         with Vertical(classes="dialog sheet") as box:
             box.border_title = "Keys"
             box.border_subtitle = "Esc closes"
@@ -77,15 +80,15 @@ class HelpScreen(ModalScreen[None]):
                 yield Static(id="help-text")
 
     def on_resize(self) -> None:
-        """The words are wrapped to the sheet."""
+        """Wrap the words to the sheet."""
         self.query_one("#help-text", Static).update(self.text(min(self.size.width, 88) - 8))
 
     def action_close(self) -> None:
-        """Leaves the help."""
+        """Leave the help."""
         self.dismiss(None)
 
     def text(self, width: int) -> Content:
-        """Keys in groups: of the part that has the focus, of its screen, of each group of acts, then the signs."""
+        """Keys in groups: of the part that has the focus, of its screen, of each group of actions, then the signs."""
         rows: list[Content] = []
         if self._behind is not None:
             rows += _focused(width, self._behind.focused)
@@ -96,25 +99,14 @@ class HelpScreen(ModalScreen[None]):
                 if binding.action not in _TEXTUALS_OWN and binding.description
             ]
             if own:
-                rows += _group(
-                    width, acts.SCREENS[self._behind.NAME][1] if self._behind.NAME in acts.SCREENS else "Here", own
-                )
-        rows += _group(
-            width,
-            "Rollback",
-            [("F9", acts.ACTS["rollback"].label, acts.ACTS["rollback"].doc + " Also while typing and in dialogs.")],
-        )
-        for group in dict.fromkeys(act.group for act in acts.ACTS.values()):
-            rows += _group(
-                width,
-                group,
-                [
-                    (act.key_text, act.label, act.doc)
-                    for act in acts.ACTS.values()
-                    if act.group == group and act.name != "rollback"
-                ],
-            )
-        rows += _group(width, "Screens", [(key, title, "") for key, title in acts.SCREENS.values()])
+                rows += _group(width, SCREENS[self._behind.NAME][1] if self._behind.NAME in SCREENS else "Here", own)
+        rollback = ACTIONS["rollback"]
+        anywhere = f"{rollback.help} Also while typing and in dialogs."
+        rows += _group(width, "Rollback", [(rollback.key_text, rollback.label, anywhere)])
+        for group in dict.fromkeys(action.group for action in ACTIONS.values()):
+            of_group = [each for each in ACTIONS.values() if each.group == group and each is not rollback]
+            rows += _group(width, group, [(each.key_text, each.label, each.help) for each in of_group])
+        rows += _group(width, "Screens", [(key, title, "") for key, title in SCREENS.values()])
         rows += _group(
             width,
             "Lists and fields",

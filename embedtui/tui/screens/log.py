@@ -11,16 +11,17 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Input
 
-from embedtui.model import AuditEntry, Event, Failed, Held, PhaseChanged, RouteFlipped, Side
-from embedtui.tui import draw, safe
-from embedtui.tui.screens.base import DashboardScreen
+from embedtui.formatting import counted
+from embedtui.model import AuditEntry, Event, Failed
+from embedtui.tui import draw, panels, safe
+from embedtui.tui.messages import AuditRead, EngineReported
+from embedtui.tui.screens.base import FilteredScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing
 
 _AUDIT_LINES = 2000
-_BEATS = 6
+_SNAPSHOTS = 6
 """Snapshots between two readings of the audit log while it is looked at."""
 
 
@@ -36,30 +37,23 @@ class Entry:
 
     @classmethod
     def of_audit(cls, entry: AuditEntry) -> Entry:
-        """An act of an operator."""
+        """An action of an operator."""
         who = safe.line(entry.who) + (f"@{safe.line(entry.host)}" if entry.host else "")
         return cls(entry.at, "✎", "$primary", who, safe.line(f"{entry.act}  {entry.detail}"))
 
     @classmethod
     def of_event(cls, event: Event) -> Entry:
-        """Something that the engine of this process told."""
-        glyph, style = "·", "$muted"
-        if isinstance(event, Failed):
-            glyph, style = "✗", "$error"
-        elif isinstance(event, PhaseChanged):
-            glyph, style = "▸", "bold $primary"
-        elif isinstance(event, RouteFlipped):
-            glyph, style = "⇄", "bold $new" if event.active is Side.NEW else "bold $old"
-        elif isinstance(event, Held) and event.holds:
-            glyph, style = "◐", "$warning"
+        """Something that the engine of this process reported."""
+        glyph, style = panels.event_look(event)
         hint = f"  → {event.hint}" if isinstance(event, Failed) and event.hint else ""
-        return cls(event.at, glyph, style, "", safe.line(event.text + hint))
+        return cls(event.at, glyph, style or "$muted", "", safe.line(event.text + hint))
 
 
-class LogScreen(DashboardScreen):
+class LogScreen(FilteredScreen):
     """What happened, who did it."""
 
     NAME = "log"
+    LIST = "#log"
     AUTO_FOCUS = "#log"
     KEYS = ("filter", "follow", "export")
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -70,111 +64,96 @@ class LogScreen(DashboardScreen):
     ]
 
     def __init__(self) -> None:
+        """Nothing is read yet."""
         super().__init__()
         self._audit: tuple[Entry, ...] | None = None
-        self._entries: list[Entry] = []
-        self._filter = ""
-        self._follow = True
-        self._beat = 0
+        self.entries: list[Entry] = []
+        """The lines listed."""
+        self.following = True
+        """Whether it stays at the newest line."""
+        self._shown = 0
 
     def body(self) -> ComposeResult:
+        """One list."""
         with Vertical(id="log-side", classes="box") as side:
             side.border_title = "Log"
-            yield Input(placeholder="filter", id="log-filter", classes="filter", compact=True)
+            yield self.filter_field()
             yield Listing(self._paint, empty="◌ Reading the log …", id="log")
 
     def opened(self) -> None:
+        """Read the audit log, and gather what happened meanwhile."""
         self._fetch()
         self._gather()
 
     def show(self, view: View) -> None:
+        """Read the audit log anew every few snapshots."""
         super().show(view)
-        self._beat += 1
-        if self._beat % _BEATS == 0 and view.link.up:
+        self._shown += 1
+        if self._shown % _SNAPSHOTS == 0 and view.link.up:
             self._fetch()
 
-    def receive(self, topic: str, payload: object) -> None:
-        if topic == "audit" and isinstance(payload, tuple):
-            fresh = tuple(Entry.of_audit(each) for each in payload)
-            if fresh != self._audit:
-                self._audit = fresh
-                self._gather()
-        elif topic == "event":
+    def on_audit_read(self, message: AuditRead) -> None:
+        """Take it in where it differs."""
+        fresh = tuple(Entry.of_audit(each) for each in message.entries)
+        if fresh != self._audit:
+            self._audit = fresh
             self._gather()
+
+    def on_engine_reported(self, _message: EngineReported) -> None:
+        """Take the event in."""
+        self._gather()
 
     def _fetch(self) -> None:
         if self.dashboard.snapshot is not None:
-            self.dashboard.bridge.fetch("audit", lambda engine: engine.audit(_AUDIT_LINES))
+            self.ask_engine(lambda engine: engine.audit(_AUDIT_LINES), AuditRead)
 
     def _gather(self) -> None:
-        words = self._filter.casefold().split()
+        """Lists what matches the filter, in the order of time."""
         entries = [*(self._audit or ()), *(Entry.of_event(each) for each in self.dashboard.view.events)]
-        entries.sort(key=lambda each: each.at)
-        before = self._entries
-        self._entries = [
-            each for each in entries if all(word in f"{each.who} {each.text}".casefold() for word in words)
-        ]
-        listing = self.query_one("#log", Listing)
+        before = self.entries
+        matching = (each for each in entries if self.matches(f"{each.who} {each.text}"))
+        self.entries = sorted(matching, key=lambda each: each.at)
         if self._audit is not None:
-            listing.empty = "No line matches; Esc clears the filter." if words else "Nothing has happened yet."
-        if before == self._entries and before:
+            self.listing.empty = (
+                "No line matches; Esc clears the filter." if self.words else "Nothing has happened yet."
+            )
+        if before == self.entries and before:
             return
-        listing.reset(len(self._entries), len(self._entries) - 1 if self._follow else None)
+        self.listing.reset(len(self.entries), len(self.entries) - 1 if self.following else None)
         self._title()
 
     def _title(self) -> None:
-        state = "following" if self._follow else "f follows"
-        self.query_one(
-            "#log-side"
-        ).border_title = f"Log  {draw.number(len(self._entries))} line{'s' if len(self._entries) != 1 else ''}, {state}"
+        state = "following" if self.following else "f follows"
+        title = f"Log  {counted(len(self.entries), 'line', 'lines')}, {state}"
+        self.query_one("#log-side").border_title = title
 
     @on(Listing.Moved, "#log")
     def moved(self, message: Listing.Moved) -> None:
         """Going up stops following; reaching the newest line starts it again."""
-        follow = message.index >= len(self._entries) - 1
-        if follow != self._follow:
-            self._follow = follow
+        follow = message.index >= len(self.entries) - 1
+        if follow != self.following:
+            self.following = follow
             self._title()
 
     def action_follow(self) -> None:
-        """Jumps to the newest line and stays there, or stops."""
-        self._follow = not self._follow
-        if self._follow:
-            self.query_one("#log", Listing).action_last()
+        """Jump to the newest line and stay there, or stop."""
+        self.following = not self.following
+        if self.following:
+            self.listing.action_last()
         self._title()
 
-    def action_filter(self) -> None:
-        """Opens the filter."""
-        field = self.query_one("#log-filter", Input)
-        field.add_class("-open")
-        field.focus()
-
-    def action_leave_filter(self) -> None:
-        """Closes and clears the filter."""
-        field = self.query_one("#log-filter", Input)
-        field.value = ""
-        field.remove_class("-open")
-        self.query_one("#log").focus()
-
-    @on(Input.Changed, "#log-filter")
-    def filtered(self, event: Input.Changed) -> None:
-        """The list follows what is typed."""
-        self._filter = event.value
+    def filter_changed(self) -> None:
+        """List what matches."""
         self._gather()
 
-    @on(Input.Submitted, "#log-filter")
-    def filter_done(self) -> None:
-        """Enter goes to the lines."""
-        self.query_one("#log").focus()
-
     def action_export(self) -> None:
-        """The lines shown, as text."""
-        text = "\n".join(f"{each.at.isoformat()}\t{each.who}\t{each.text}" for each in self._entries)
+        """Hand out the lines shown, as text."""
+        text = "\n".join(f"{each.at.isoformat()}\t{each.who}\t{each.text}" for each in self.entries)
         if text:
             self.dashboard.hand_out(text + "\n", "log.tsv")
 
     def _paint(self, index: int, width: int) -> Content | None:
-        entry = self._entries[index]
+        entry = self.entries[index]
         day = f"{entry.at:%d.%m. }" if width >= 100 else ""
         lead = draw.line((f"{day}{draw.clock(entry.at)} ", "$muted"), (f"{entry.glyph} ", entry.style))
         who = draw.line((draw.fit(entry.who, 16) + " " if width >= 70 else "", "$muted"))

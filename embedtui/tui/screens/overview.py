@@ -16,6 +16,7 @@ class OverviewScreen(DashboardScreen):
     NAME = "overview"
 
     def body(self) -> ComposeResult:
+        """The journey, the next action, and a board of panels."""
         yield Panel(panels.journey, id="journey")
         yield Panel(panels.advice, id="advice")
         with Container(id="board"):

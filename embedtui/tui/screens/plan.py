@@ -10,11 +10,12 @@ from textual.containers import Container
 from textual.content import Content
 
 from embedtui.model import Plan
-from embedtui.tui import draw, safe
-from embedtui.tui.bridge import Trouble
+from embedtui.tui import draw, figures, safe
+from embedtui.tui.messages import PlanRead, ReadFailed
+from embedtui.tui.panels.gate import check_lines
+from embedtui.tui.remedies import worded
 from embedtui.tui.screens.base import DashboardScreen
-from embedtui.tui.screens.cutover import check_lines
-from embedtui.tui.view import View
+from embedtui.tui.view import Trouble, View
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.sheet import Sheet
 
@@ -31,39 +32,44 @@ class PlanScreen(DashboardScreen):
     ]
 
     def __init__(self) -> None:
+        """Nothing is read yet."""
         super().__init__()
-        self._plan: Plan | None = None
+        self.plan: Plan | None = None
         self._trouble: Trouble | None = None
         self._reading = False
 
     def body(self) -> ComposeResult:
+        """The figures, the checks and the SQL."""
         yield Panel(self._figures, id="plan-line")
         with Container(id="plan"):
             yield Sheet(self._checks, title="Checks", id="plan-checks", classes="box")
             yield Sheet(self._statements, title="SQL of prepare and index", id="plan-sql", classes="box")
 
     def opened(self) -> None:
-        if self._plan is None and not self._reading and self.dashboard.snapshot is not None:
+        """Read the plan once."""
+        if self.plan is None and not self._reading and self.dashboard.snapshot is not None:
             self.action_again()
 
     def action_again(self) -> None:
-        """Reads the plan anew."""
+        """Read the plan anew."""
         self._reading, self._trouble = True, None
-        self.dashboard.bridge.fetch("plan", lambda engine: engine.plan())
+        self.ask_engine(lambda engine: engine.plan(), PlanRead)
         self._fill()
 
-    def receive(self, topic: str, payload: object) -> None:
-        if topic == "plan" and isinstance(payload, Plan):
-            self._plan, self._reading = payload, False
-            self._fill()
-        elif topic == "plan failed" and isinstance(payload, Trouble):
-            self._trouble, self._reading = payload, False
-            self._fill()
+    def on_plan_read(self, message: PlanRead) -> None:
+        """Show it."""
+        self.plan, self._reading = message.plan, False
+        self._fill()
+
+    def on_read_failed(self, message: ReadFailed) -> None:
+        """Say why there is none."""
+        self._trouble, self._reading = message.trouble, False
+        self._fill()
 
     def action_copy(self) -> None:
-        """The SQL as text."""
-        if self._plan is not None:
-            self.dashboard.hand_out(sql_text(self._plan), "plan.sql")
+        """Hand out the SQL as text."""
+        if self.plan is not None:
+            self.dashboard.hand_out(sql_text(self.plan), "plan.sql")
 
     def _fill(self) -> None:
         self.query_one("#plan-line", Panel).show(self.dashboard.view)
@@ -73,21 +79,23 @@ class PlanScreen(DashboardScreen):
     def _checks(self, width: int) -> Content:
         if self._trouble is not None:
             rows = draw.wrapped(f"✗ {safe.line(self._trouble.message)}", width, "$error", 4)
-            return draw.lines([*rows, *draw.wrapped(safe.line(self._trouble.hint), width, "$muted", 4)])
-        if self._plan is None:
+            return draw.lines(
+                [*rows, *draw.wrapped(worded(self._trouble.hint, self._trouble.remedies), width, "$muted", 4)]
+            )
+        if self.plan is None:
             return draw.line(("◌ reading the table, the server and the rights …", "$muted"))
         rows = []
-        for check in sorted(self._plan.checks, key=lambda each: each.result == "pass"):
+        for check in sorted(self.plan.checks, key=lambda each: each.result == "pass"):
             rows += check_lines(check, width, 6)
         return draw.lines(rows)
 
     def _statements(self, _width: int) -> Content:
-        if self._plan is None:
+        if self.plan is None:
             return Content.styled("The exact statements appear here.", "$muted")
-        return Content(safe.block(sql_text(self._plan)))
+        return Content(safe.block(sql_text(self.plan)))
 
-    def _figures(self, view: View, width: int, height: int) -> Content:
-        plan = self._plan
+    def _figures(self, _view: View, width: int, height: int) -> Content:
+        plan = self.plan
         if plan is None:
             return Content("")
         failed = sum(check.result == "fail" for check in plan.checks)
@@ -101,13 +109,13 @@ class PlanScreen(DashboardScreen):
         first = draw.line(
             verdict,
             "   ",
-            (draw.number(plan.rows - plan.empty_rows), "bold"),
+            (figures.number(plan.rows - plan.empty_rows), "bold"),
             (" rows  ", "$muted"),
-            (f"~{draw.short(plan.estimated_tokens)}", "bold"),
+            (f"~{figures.short(plan.estimated_tokens)}", "bold"),
             (" tokens  ", "$muted"),
-            (f"~{draw.money(plan.estimated_cost)}", "bold"),
+            (f"~{figures.money(plan.estimated_cost)}", "bold"),
             ("  ", ""),
-            (f"~{draw.duration(plan.estimated_seconds)}", "bold"),
+            (f"~{figures.duration(plan.estimated_seconds)}", "bold"),
             (f"   {plan.placement}", "bold $new"),
         )
         rows = [draw.cut(first, width), draw.cut(draw.line((safe.line(plan.placement_why), "$muted")), width)]

@@ -10,9 +10,11 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from embedtui.model import ThreadStatus, WorkerStatus
-from embedtui.tui import acts, draw, safe
+from embedtui.tui import draw, figures, safe
+from embedtui.tui.actions import READONLY
+from embedtui.tui.bridge import Task
+from embedtui.tui.dialogs import StopDialog
 from embedtui.tui.screens.base import DashboardScreen
-from embedtui.tui.screens.dialogs import StopDialog
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
@@ -37,81 +39,80 @@ class WorkersScreen(DashboardScreen):
     ]
 
     def __init__(self) -> None:
+        """Nobody is known yet."""
         super().__init__()
-        self._lines: tuple[Line, ...] = ()
+        self.lines: tuple[Line, ...] = ()
+        """What is listed."""
         self._by_rows = False
 
     def body(self) -> ComposeResult:
+        """A line of sums and the list."""
         yield Panel(_summary, id="workers-line")
-        yield Listing(
-            self._paint,
-            empty=_NOT_READ,
-            title="Processes and threads",
-            id="workers",
-            classes="box",
-        )
+        yield Listing(self._paint, empty=_NOT_READ, title="Processes and threads", id="workers", classes="box")
 
     def show(self, view: View) -> None:
+        """Show who is at work now."""
         super().show(view)
         listing = self.query_one("#workers", Listing)
-        before, self._lines = self._lines, tuple(_lines(view, _by_rows if self._by_rows else _own_first))
+        before, self.lines = self.lines, tuple(_lines(view, _by_rows if self._by_rows else _own_first))
         listing.empty = _NOBODY if view.snapshot is not None else _NOT_READ
         marked = _identity(before[listing.cursor]) if before else None
-        listing.update_rows(before, self._lines)
+        listing.update_rows(before, self.lines)
         # Threads come and go: the cursor stays with its line, or a stop would meet another process.
-        identities = [_identity(line) for line in self._lines]
+        identities = [_identity(line) for line in self.lines]
         for wanted in (marked, marked and (marked[0], "")):
             if wanted in identities:
                 listing.cursor = identities.index(wanted)
                 break
 
     def action_order(self) -> None:
-        """This terminal's process first, or the one that wrote most."""
+        """List this terminal's process first, or the one that wrote most."""
         self._by_rows = not self._by_rows
         title = "Processes and threads, the busiest first" if self._by_rows else "Processes and threads"
         self.query_one("#workers").border_title = title
         self.show(self.dashboard.view)
 
     def action_stop(self) -> None:
-        """Asks the process under the cursor to stop."""
-        reason = self.refusal("stop")
-        if reason:
-            self.dashboard.say(reason, title="Stop", severity="warning")
+        """Ask the process under the cursor to stop."""
+        if self.refuse("stop", title="Stop"):
             return
-        worker = self._lines[self.query_one("#workers", Listing).cursor][0]
+        worker = self.lines[self.query_one("#workers", Listing).cursor][0]
         name = f"{worker.host}:{worker.pid}"
+
+        def done(asked: int) -> str:
+            return f"{name} stops; requests in flight are stored." if asked else "It was at work no more."
 
         def answered(stop: bool | None) -> None:
             if stop:
-                act = self.dashboard.bridge.act
-                act("stop", lambda engine, _: name if engine.stop_workers([worker.id]) else "")
+                self.dashboard.bridge.do(Task("stop", lambda engine, _: engine.stop_workers([worker.id]), done))
 
         self.dashboard.push_screen(StopDialog(name, worker.doing), answered)
 
     def refusal(self, action: str) -> str:
+        """A process at work has to be marked."""
         if action != "stop":
             return ""
         if self.dashboard.readonly:
-            return acts.READONLY
+            return READONLY
         if not self.dashboard.link.up:
             return "The database is out of reach."
-        line = self._lines[self.query_one("#workers", Listing).cursor] if self._lines else None
+        line = self.lines[self.query_one("#workers", Listing).cursor] if self.lines else None
         return "" if line and line[0].alive else "No process at work is marked."
 
     def action_copy(self) -> None:
-        """The list as text."""
+        """Hand out the list as text."""
         lines = [
             (worker.host, str(worker.pid), thread.name if thread else "", since, _doing(worker, thread))
-            for worker, thread, since in self._lines
+            for worker, thread, since in self.lines
         ]
         if lines:
             text = "".join("\t".join(map(safe.line, line)) + "\n" for line in lines)
             self.dashboard.hand_out(text, "workers.tsv")
 
     def _paint(self, index: int, width: int) -> Content | None:
-        worker, thread, since = self._lines[index]
+        worker, thread, since = self.lines[index]
         if thread is not None:
-            last = index + 1 == len(self._lines) or self._lines[index + 1][1] is None
+            last = index + 1 == len(self.lines) or self.lines[index + 1][1] is None
             stem = "  └ " if last else "  ├ "
             name = draw.fit(thread.name.removeprefix("embedtui-"), 14)
             left = draw.line((stem, "$faint"), (name, "$muted"), safe.line(thread.doing))
@@ -127,7 +128,7 @@ class WorkersScreen(DashboardScreen):
             (doing, "" if worker.alive else "$warning"),
             (f"  since {since}" if worker.alive else "", "$muted"),
         )
-        return draw.row(left, draw.line((draw.number(worker.rows), "bold"), (" rows", "$muted")), width)
+        return draw.row(left, draw.line((figures.number(worker.rows), "bold"), (" rows", "$muted")), width)
 
 
 def _identity(line: Line) -> tuple[int, str]:
@@ -146,7 +147,7 @@ def _by_rows(worker: WorkerStatus) -> tuple[bool, bool, int]:
 def _doing(worker: WorkerStatus, thread: ThreadStatus | None) -> str:
     if thread is not None:
         return thread.doing
-    return worker.doing if worker.alive else f"silent for {draw.duration(worker.heartbeat_seconds)}"
+    return worker.doing if worker.alive else f"silent for {figures.duration(worker.heartbeat_seconds)}"
 
 
 def _lines(view: View, order: Callable[[WorkerStatus], tuple[bool, bool, int]]) -> list[Line]:
@@ -176,7 +177,7 @@ def _summary(view: View, width: int, _height: int) -> Content:
     if status.concurrency is not None:
         parts += [("in flight at most ", "$muted"), (f"{status.concurrency}", "bold"), ("   ", "")]
     if status.requests_per_minute is not None:
-        parts += [(draw.short(status.requests_per_minute), "bold"), (" requests/min   ", "$muted")]
+        parts += [(figures.short(status.requests_per_minute), "bold"), (" requests/min   ", "$muted")]
     if status.tokens_per_minute is not None:
-        parts += [(draw.short(status.tokens_per_minute), "bold"), (" tokens/min", "$muted")]
+        parts += [(figures.short(status.tokens_per_minute), "bold"), (" tokens/min", "$muted")]
     return draw.cut(draw.line(*parts), width)

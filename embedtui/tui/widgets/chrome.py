@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from textual.content import Content
 
 from embedtui.model import Side
-from embedtui.tui import acts, draw, safe, theme
+from embedtui.tui import draw, figures, safe, theme
+from embedtui.tui.actions import SCREENS
 from embedtui.tui.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of the footer."""
+
+    written: str
+    label: str
+    action: str
+    """What a click on it does, as Textual writes it."""
+    possible: bool = True
 
 
 def header(view: View, width: int, _height: int = 1) -> Content:
@@ -15,7 +29,9 @@ def header(view: View, width: int, _height: int = 1) -> Content:
     name = draw.line((" embedtui ", "bold $background on $primary"), "  ")
     if snapshot is None:
         if view.link.problem:
-            state = draw.line(("✗ no database ", "bold $error"), (f"for {draw.duration(view.link.seconds)}", "$error"))
+            state = draw.line(
+                ("✗ no database ", "bold $error"), (f"for {figures.duration(view.link.seconds)}", "$error")
+            )
         else:
             state = draw.line(("◌ connecting …", "$muted"))
         return draw.row(draw.line(name, state), _watch(view), width)
@@ -30,7 +46,7 @@ def header(view: View, width: int, _height: int = 1) -> Content:
     if view.stale:
         right = draw.line(
             (" ✗ database lost ", "bold $background on $error"),
-            (f" {draw.duration(view.link.seconds)}, seen {draw.clock(snapshot.as_of)} ", "$error"),
+            (f" {figures.duration(view.link.seconds)}, seen {draw.clock(snapshot.as_of)} ", "$error"),
         )
         if width < 100:
             parts = [name, (safe.line(view.table), "bold")]
@@ -58,8 +74,8 @@ def _watch(view: View) -> Content:
 def rail(active: str, faults: int, width: int) -> Content:
     """The screens' keys and names; the active one is marked; faults are counted."""
     parts: list[draw.Part] = [" "]
-    for name, (key, title) in acts.SCREENS.items():
-        shown = f"{title} {draw.short(faults)}" if name == "faults" and faults else title
+    for name, (key, title) in SCREENS.items():
+        shown = f"{title} {figures.short(faults)}" if name == "faults" and faults else title
         text = f" {key} {shown} "
         if name == active:
             parts.append((f"▸{text[1:]}", "bold $foreground on $panel"))
@@ -70,24 +86,23 @@ def rail(active: str, faults: int, width: int) -> Content:
     return draw.cut(draw.line(*parts), width)
 
 
-def footer(view: View, keys: tuple[tuple[str, str, str, bool], ...], width: int) -> Content:
-    """Keys with words, as many as fit; rollback keeps its place on the right on every screen.
-
-    ``keys`` are (key, label, action, possible).
-    """
+def footer(view: View, keys: tuple[Key, ...], width: int) -> Content:
+    """Keys with words, as many as fit; rollback keeps its place on the right on every screen."""
     live = view.new_reads
     roll = draw.line(
-        draw.link(" F9 ", "bold $background on $warning" if live else "bold $muted on $panel", "app.act('rollback')"),
-        draw.link(" Roll back ", "bold $warning" if live else "$muted", "app.act('rollback')"),
+        draw.link(
+            " F9 ", "bold $background on $warning" if live else "bold $muted on $panel", "app.perform('rollback')"
+        ),
+        draw.link(" Roll back ", "bold $warning" if live else "$muted", "app.perform('rollback')"),
     )
     gap = "  " if width < 100 else "   "
     items = [
         draw.line(
-            draw.link(key, "bold $primary" if possible else "$faint", action),
-            draw.link(f" {text}", "$foreground" if possible else "$faint", action),
+            draw.link(key.written, "bold $primary" if key.possible else "$faint", key.action),
+            draw.link(f" {key.label}", "$foreground" if key.possible else "$faint", key.action),
             gap,
         )
-        for key, text, action, possible in keys
+        for key in keys
     ]
     # Help and quit are the way out: they keep their room, and what does not fit beside them is in the help.
     room = width - 1 - roll.cell_length - sum(item.cell_length for item in items[-2:])

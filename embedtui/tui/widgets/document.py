@@ -15,6 +15,7 @@ class Document(ScrollView, can_focus=True):
     ALLOW_SELECT = False
 
     def __init__(self, *, title: str = "", id: str | None = None, classes: str | None = None) -> None:
+        """Show nothing yet."""
         super().__init__(id=id, classes=classes)
         self.border_title = title or None
         self._text = Content("")
@@ -26,7 +27,7 @@ class Document(ScrollView, can_focus=True):
         return self._text
 
     def show(self, text: Content, title: Content) -> None:
-        """Shows another text from its beginning."""
+        """Show another text from its beginning."""
         self._text = text
         self.border_title = title
         self._wrap()
@@ -40,13 +41,16 @@ class Document(ScrollView, can_focus=True):
         self.refresh()
 
     def notify_style_update(self) -> None:
+        """Colours are part of the strips."""
         self._wrap()
         super().notify_style_update()
 
     def on_resize(self) -> None:
+        """Break the lines anew."""
         self._wrap()
 
     def render_line(self, y: int) -> Strip:
+        """One line of the text."""
         width, style = self.scrollable_content_region.width, self.visual_style.rich_style
         index = self.scroll_offset.y + y
         if index >= len(self._strips):

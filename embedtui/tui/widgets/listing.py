@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import events
@@ -34,31 +35,32 @@ class Listing(ScrollView, can_focus=True):
         Binding("enter", "choose", "Choose", show=False),
     ]
 
+    @dataclass
     class Moved(Message):
         """The cursor is on another row."""
 
-        def __init__(self, listing: Listing, index: int) -> None:
-            super().__init__()
-            self.listing = listing
-            self.index = index
+        listing: Listing
+        index: int
 
         @property
         def control(self) -> Listing:
+            """The list, for selectors."""
             return self.listing
 
         def can_replace(self, message: Message) -> bool:
+            """Only where it is last matters."""
             return isinstance(message, Listing.Moved) and message.listing is self.listing
 
+    @dataclass
     class Chosen(Message):
         """Enter, or a second click, on a row."""
 
-        def __init__(self, listing: Listing, index: int) -> None:
-            super().__init__()
-            self.listing = listing
-            self.index = index
+        listing: Listing
+        index: int
 
         @property
         def control(self) -> Listing:
+            """The list, for selectors."""
             return self.listing
 
     cursor: var[int] = var(0)
@@ -66,6 +68,7 @@ class Listing(ScrollView, can_focus=True):
     def __init__(
         self, paint: PaintRow, *, empty: str = "", title: str = "", id: str | None = None, classes: str | None = None
     ) -> None:
+        """Show rows that ``paint`` paints, none yet; ``empty`` is said meanwhile."""
         super().__init__(id=id, classes=classes)
         self.border_title = title or None
         self._paint = paint
@@ -80,7 +83,7 @@ class Listing(ScrollView, can_focus=True):
         return self._count
 
     def reset(self, count: int, cursor: int | None = None) -> None:
-        """There are ``count`` rows now, and their pictures may have changed."""
+        """Have ``count`` rows from now on, whose pictures may have changed."""
         self._strips.clear()
         self._count = count
         self.virtual_size = Size(self.scrollable_content_region.width, count)
@@ -88,7 +91,7 @@ class Listing(ScrollView, can_focus=True):
         self.refresh()
 
     def update_rows(self, before: Sequence[object], now: Sequence[object]) -> None:
-        """The rows' data went from ``before`` to ``now``: repaints what differs and keeps the place."""
+        """Repaint what differs between the rows' data ``before`` and ``now``; the place is kept."""
         if len(before) != self._count or len(now) != self._count:
             self.reset(len(now))
             return
@@ -97,14 +100,16 @@ class Listing(ScrollView, can_focus=True):
                 self.repaint(index)
 
     def repaint(self, index: int) -> None:
-        """The picture of one row changed."""
+        """Paint one row anew."""
         self._strips = {key: strip for key, strip in self._strips.items() if key[0] != index}
         self.refresh_line(index)
 
     def validate_cursor(self, cursor: int) -> int:
+        """Keep it on a row."""
         return max(0, min(cursor, self._count - 1))
 
     def watch_cursor(self, before: int, now: int) -> None:
+        """Show it, and say so."""
         if before == now:
             return
         self.refresh_line(before)
@@ -113,27 +118,28 @@ class Listing(ScrollView, can_focus=True):
         self.post_message(self.Moved(self, now))
 
     def action_move(self, step: int) -> None:
-        """Moves the cursor by ``step`` rows."""
+        """Move the cursor by ``step`` rows."""
         self.cursor += step
 
     def action_page(self, step: int) -> None:
-        """Moves the cursor by a page."""
+        """Move the cursor by a page."""
         self.cursor += step * max(1, self.scrollable_content_region.height - 1)
 
     def action_first(self) -> None:
-        """Moves the cursor to the first row."""
+        """Move the cursor to the first row."""
         self.cursor = 0
 
     def action_last(self) -> None:
-        """Moves the cursor to the last row."""
+        """Move the cursor to the last row."""
         self.cursor = self._count - 1
 
     def action_choose(self) -> None:
-        """Chooses the row under the cursor."""
+        """Choose the row under the cursor."""
         if self._count:
             self.post_message(self.Chosen(self, self.cursor))
 
     def render_line(self, y: int) -> Strip:
+        """The row on line ``y`` of the screen."""
         width = self.scrollable_content_region.width
         index = self.scroll_offset.y + y
         base = self.visual_style
@@ -178,21 +184,26 @@ class Listing(ScrollView, can_focus=True):
         return strips[0] if strips else Strip.blank(width)
 
     def notify_style_update(self) -> None:
+        """Colours are part of the strips."""
         self._strips.clear()
         super().notify_style_update()
 
     def on_resize(self) -> None:
+        """Paint for the new width; the cursor stays in sight."""
         self._strips.clear()
         self.virtual_size = Size(self.scrollable_content_region.width, self._count)
         self._follow()
 
     def on_focus(self) -> None:
+        """The cursor looks different then."""
         self.refresh_line(self.cursor)
 
     def on_blur(self) -> None:
+        """The cursor looks different then."""
         self.refresh_line(self.cursor)
 
     def on_click(self, event: events.Click) -> None:
+        """Move the cursor; a second click chooses."""
         index = self.scroll_offset.y + event.get_content_offset_capture(self).y
         if 0 <= index < self._count:
             event.stop()

@@ -18,6 +18,7 @@ class Panel(Widget):
     """Shows ``paint(view, width, height)``."""
 
     def __init__(self, paint: Paint, *, title: str = "", id: str | None = None, classes: str | None = None) -> None:
+        """Show what ``paint`` paints of a view."""
         super().__init__(id=id, classes=classes)
         # Parts that can be clicked have their own look; Textual would underline and recolour them.
         self.auto_links = False
@@ -27,7 +28,7 @@ class Panel(Widget):
         self._shown: tuple[Size, Content] | None = None
 
     def show(self, view: View) -> None:
-        """Shows ``view``, if that changes the picture."""
+        """Show ``view``, if that changes the picture."""
         self._view = view
         size = self.content_size
         if not size or self._shown is None:
@@ -39,6 +40,7 @@ class Panel(Widget):
             self.refresh()
 
     def render(self) -> Content:
+        """The picture for the present size."""
         size = self.content_size
         if self._shown is None or self._shown[0] != size:
             self._shown = (size, self._paint(self._view, size.width, size.height))

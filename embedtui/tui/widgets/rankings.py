@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -40,15 +41,15 @@ class Rankings(Widget, can_focus=True):
         Binding("right", "side('new')", "New side", show=False),
     ]
 
+    @dataclass
     class Pointed(Message):
         """The cursor is on another document."""
 
-        def __init__(self, row: RankedRow | None, side: Side) -> None:
-            super().__init__()
-            self.row = row
-            self.side = side
+        row: RankedRow | None
+        side: Side
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        """Show no query yet."""
         super().__init__(id=id, classes=classes)
         self._query: QueryComparison | None = None
         self._models = ("", "")
@@ -62,7 +63,7 @@ class Rankings(Widget, can_focus=True):
         return (rows[self._at] if self._at < len(rows) else None), self._side
 
     def show_query(self, query: QueryComparison | None, models: tuple[str, str]) -> None:
-        """Shows the rankings of ``query``; ``models`` are the names of old and new model."""
+        """Show the rankings of ``query``; ``models`` are the names of old and new model."""
         if query is not None and self._query is not None and query.query_id != self._query.query_id:
             self._at = 0
         self._query, self._models = query, models
@@ -78,7 +79,7 @@ class Rankings(Widget, can_focus=True):
         self.post_message(self.Pointed(row, side))
 
     def action_step(self, step: int) -> None:
-        """Moves the cursor on its side."""
+        """Move the cursor on its side."""
         at = max(0, min(self._at + step, len(self._rows(self._side)) - 1))
         if at != self._at:
             self._at = at
@@ -86,7 +87,7 @@ class Rankings(Widget, can_focus=True):
             self._tell()
 
     def action_side(self, side: str) -> None:
-        """Moves the cursor to the other side, onto the same document where it is there."""
+        """Move the cursor to the other side, onto the same document where it is there."""
         wanted = Side(side)
         if wanted is self._side:
             return
@@ -99,12 +100,15 @@ class Rankings(Widget, can_focus=True):
         self._tell()
 
     def on_focus(self) -> None:
+        """The cursor looks different then."""
         self.refresh()
 
     def on_blur(self) -> None:
+        """The cursor looks different then."""
         self.refresh()
 
     def on_click(self, event: events.Click) -> None:
+        """Move the cursor."""
         offset = event.get_content_offset_capture(self)
         self._side = Side.OLD if offset.x < self.content_size.width // 2 else Side.NEW
         at = offset.y - 1
@@ -114,6 +118,7 @@ class Rankings(Widget, can_focus=True):
         self._tell()
 
     def render(self) -> Content:
+        """Both rankings, as much as fits around the cursor."""
         width, height = self.content_size
         if self._query is None:
             return Content("")

@@ -17,16 +17,18 @@ class Sheet(VerticalScroll, can_focus=True):
     """Shows ``paint(width)``."""
 
     def __init__(self, paint: PaintText, *, title: str = "", id: str | None = None, classes: str | None = None) -> None:
+        """Show what ``paint`` paints."""
         super().__init__(id=id, classes=classes)
         self.border_title = title or None
         self._paint = paint
         self._shown: Content | None = None
 
     def compose(self) -> ComposeResult:
+        """Lay out one text."""
         yield Static(markup=False)
 
     def repaint(self) -> None:
-        """Paints anew, if that changes the picture."""
+        """Paint anew, if that changes the picture."""
         # One cell stays free, so that a scrollbar that comes or goes does not break the lines anew.
         width = self.size.width - 1
         if width <= 0:
@@ -37,4 +39,5 @@ class Sheet(VerticalScroll, can_focus=True):
             self.query_one(Static).update(content)
 
     def on_resize(self) -> None:
+        """Paint for the new width."""
         self.repaint()

@@ -253,7 +253,7 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
     conn.execute("UPDATE embedtui.migration SET old_column = 'Old One'")
     (blocker,) = acts.cutover_blockers(conn, now(conn, migration), PASS)
     assert 'ALTER COLUMN "Old One" DROP NOT NULL;' in blocker.release
-    assert all(blocker.message and blocker.release for blocker in acts.cutover_blockers(conn, migration, None))
+    assert all(blocker.message and blocker.advice for blocker in acts.cutover_blockers(conn, migration, None))
 
 
 def test_notices_tell_what_does_not_block(database: str, conn: Connection) -> None:

@@ -11,7 +11,7 @@ from embedtui.engine.validate import queries
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered
 from embedtui.engine.validate.gate import decide_gate
-from embedtui.model import PlacementKind
+from embedtui.model import PlacementKind, Remedy
 from embedtui.postgres.sides.capture import install_sql
 from tests.kits.comparing import build_index, connector, execute, rows_compared, small
 from tests.kits.support import connect
@@ -171,3 +171,16 @@ def test_a_verdict_given_since_counts_in_what_is_read_back(database: str) -> Non
     assert (found.measures.wins_new, found.measures.wins_old) == (3, 1)
     assert (found.queries[3].verdict, found.queries[3].note) == ("old", "lost the exact title")
     assert (made.measures.wins_new, made.queries[0].verdict) == (0, "")
+
+
+def test_a_recorded_check_keeps_what_mends_it(database: str) -> None:
+    migration = small(database)
+    made = rows_compared(database, migration)
+    execute(database, "DROP INDEX docs_new")
+    judged = decide_gate(connector(database), migration, made)
+    with connect(database, name="test") as conn:
+        kept = remembered(conn, migration)
+    assert kept is not None
+    assert kept.checks == judged.checks
+    (index,) = (check for check in kept.checks if check.name == "index")
+    assert (index.remedies, index.advice) == ((Remedy.RUN,), "Build it: `embedtui run`.")

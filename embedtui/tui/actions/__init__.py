@@ -1,0 +1,87 @@
+"""The registry of actions: keys, palette, footer, help and mouse all derive from it."""
+
+from __future__ import annotations
+
+from embedtui.model import Phase
+from embedtui.tui.actions.base import READONLY, Action
+from embedtui.tui.actions.ending import Abort, Cleanup
+from embedtui.tui.actions.migration import BuildIndex, Compare, HoldIndex, Pause, Run, Verify
+from embedtui.tui.actions.pace import Faster, Limits, Slower
+from embedtui.tui.actions.route import CancelCutover, Cutover, Rollback
+from embedtui.tui.actions.screen import Detach, Help, Palette, Quit, Theme
+from embedtui.tui.view import View
+
+__all__ = ["ACTIONS", "READONLY", "SCREENS", "Action", "footer", "next_action"]
+
+ACTIONS: dict[str, Action] = {
+    action.name: action
+    for action in (
+        Run(),
+        Pause(),
+        Compare(),
+        BuildIndex(),
+        HoldIndex(),
+        Cutover(),
+        CancelCutover(),
+        Rollback(),
+        Verify(),
+        Cleanup(),
+        Abort(),
+        Faster(),
+        Slower(),
+        Limits(),
+        Detach(),
+        Help(),
+        Theme(),
+        Palette(),
+        Quit(),
+    )
+}
+"""By name, in the order of the help."""
+
+SCREENS = {
+    "overview": ("1", "Overview"),
+    "compare": ("2", "Compare"),
+    "cutover": ("3", "Cutover"),
+    "faults": ("4", "Faults"),
+    "workers": ("5", "Workers"),
+    "log": ("6", "Log"),
+    "plan": ("7", "Plan"),
+}
+"""Screens in the order of their keys: name, key, title."""
+
+_BY_ENGINE = {"resume": "pause", "validate": "compare", "prepare": "run", "backfill": "run", "build_index": "index"}
+"""Actions here for what the engine says comes next, where the names differ."""
+
+
+def next_action(view: View) -> tuple[str, str]:
+    """Name of the next sensible action or screen and why; the name is empty where there is only waiting."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return "", "Connecting to the database …"
+    if snapshot.migration is None:
+        return "run", "Nothing is changed yet. 7 shows the plan first: checks, exact SQL, price."
+    name = _BY_ENGINE.get(snapshot.next_act, snapshot.next_act)
+    if view.index_held and view.phase is Phase.INDEX:
+        return "index", "An operator holds the index back: i builds it now, I lets the workers build it."
+    if name == "run" and view.running:
+        return "", ""
+    if name == "cutover" and snapshot.route.canary:
+        return name, f"{snapshot.route.canary} % of reads use the new side: watch them, then move the rest."
+    return (name if name in ACTIONS or name in SCREENS else ""), snapshot.next_why
+
+
+def footer(view: View) -> tuple[str, ...]:
+    """Actions worth a key in the footer now, the most important first; rollback has its own place there."""
+    after = view.phase in (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
+    first, _ = next_action(view)
+    wanted = [first] if first in ACTIONS else []
+    if view.snapshot is not None and view.snapshot.route.pending:
+        wanted = ["cancel"]
+    wanted += ["compare", "cleanup"] if after else ["pause", "compare", "cutover"]
+    if view.phase in (Phase.PLAN, Phase.PREPARE):
+        wanted = ["run"]
+    wanted += ["faster", "slower"] if view.phase is Phase.BACKFILL else []
+    if view.readonly:
+        wanted = []
+    return (*[name for name in dict.fromkeys(wanted) if name != "rollback"][:4], "help", "quit")

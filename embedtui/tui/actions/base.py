@@ -1,0 +1,97 @@
+"""The action of an operator: one object with its key, its words, when it is refused, and what it does."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, ClassVar
+
+from embedtui.model import Phase, Remedy, Snapshot
+from embedtui.tui.view import View
+
+if TYPE_CHECKING:
+    from embedtui.tui.app import Dashboard
+
+READONLY = "Read-only: this terminal only watches."
+
+
+class Action:
+    """Something the operator can do, from the key, the palette, the footer or the mouse.
+
+    The docstring of a subclass is its help text, as that of a command is for the command line.
+    """
+
+    name: ClassVar[str]
+    key: ClassVar[str]
+    """Textual's name of the key."""
+    written: ClassVar[str] = ""
+    """How the key is written, where its name is not that."""
+    label: ClassVar[str]
+    """One or two words for the footer."""
+    group: ClassVar[str] = "Migration"
+    """Its part of the help."""
+    changes: ClassVar[bool] = True
+    """Whether it changes anything; actions that do are off in read-only mode."""
+    offline: ClassVar[bool] = False
+    """Whether it is possible, too, while the database is out of reach."""
+
+    remedies: ClassVar[tuple[Remedy, ...]] = ()
+    """What it mends, in the engine's words."""
+
+    @property
+    def key_text(self) -> str:
+        """The key as a person reads it."""
+        return self.written or self.key
+
+    @property
+    def help(self) -> str:
+        """One or two sentences for help and palette."""
+        return inspect.cleandoc(self.__doc__ or "")
+
+    def label_now(self, _view: View) -> str:
+        """The label, which for a toggle follows the state."""
+        return self.label
+
+    def refusal(self, view: View) -> str:
+        """Why it is impossible now, with what would release it; empty where it is possible.
+
+        The snapshot decides, so this is quick and may be a second old: the engine checks again.
+        """
+        if not self.changes:
+            return ""
+        if view.readonly:
+            return READONLY
+        if view.snapshot is None:
+            return "Not connected to the database yet."
+        if not view.link.up and not self.offline:
+            return "The database is out of reach; the action would fail."
+        if self.name in view.busy:
+            return f"{self.label} is under way already."
+        return self._unmet(view, view.snapshot)
+
+    def perform(self, app: Dashboard) -> None:
+        """Do it, or open the dialog that it needs; or say why it is impossible now."""
+        reason = self.refusal(app.view)
+        if reason:
+            app.say(reason, title=self.label, severity="warning")
+        else:
+            self._do(app)
+
+    def _unmet(self, _view: View, snapshot: Snapshot) -> str:
+        """What the migration's state lacks for it; empty where nothing is."""
+        return not_live(snapshot)
+
+    def _do(self, app: Dashboard) -> None:
+        raise NotImplementedError
+
+
+def not_live(snapshot: Snapshot) -> str:
+    """Why there is no migration to work on; empty where there is one."""
+    if snapshot.migration is None:
+        return "No migration exists yet: run it first."
+    return f"This migration is {snapshot.phase}." if snapshot.phase.ended else ""
+
+
+def before(snapshot: Snapshot, phase: Phase) -> bool:
+    """Whether the migration has not come to ``phase`` yet."""
+    order = list(Phase)
+    return order.index(snapshot.phase) < order.index(phase)

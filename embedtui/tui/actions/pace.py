@@ -1,0 +1,53 @@
+"""Actions that set the pace of all workers while they run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from embedtui.model import Snapshot
+from embedtui.tui.actions.base import Action, not_live
+from embedtui.tui.bridge import Task
+from embedtui.tui.dialogs import LimitsDialog
+from embedtui.tui.view import View
+
+if TYPE_CHECKING:
+    from embedtui.tui.app import Dashboard
+
+
+class Faster(Action):
+    """One more request in flight."""
+
+    name, key, written, label = "faster", "plus", "+", "Faster"
+    group = "Pace"
+    step: ClassVar[int] = 1
+
+    def _unmet(self, _view: View, snapshot: Snapshot) -> str:
+        idle = "Only a backfill that is under way can be made faster or slower; l sets limits at any time."
+        return not_live(snapshot) or (idle if snapshot.backfill.concurrency is None else "")
+
+    def _do(self, app: Dashboard) -> None:
+        now = app.snapshot.backfill.concurrency if app.snapshot else None
+        if now is not None:
+            wanted = max(1, now + self.step)
+            done = f"Requests in flight: at most {wanted}."
+            app.bridge.do(Task("pace", lambda engine, _: engine.set_pace(max_concurrency=wanted), done))
+
+
+class Slower(Faster):
+    """One request in flight fewer."""
+
+    name, key, written, label = "slower", "minus", "-", "Slower"
+    step = -1
+
+
+class Limits(Action):
+    """Set requests and tokens per minute, concurrency and spend cap."""
+
+    name, key, label = "limits", "l", "Limits"
+    group = "Pace"
+
+    def _do(self, app: Dashboard) -> None:
+        def task(limits: dict[str, float]) -> Task[object]:
+            return Task("limits", lambda engine, _: engine.set_pace(**limits), "Limits set.")  # type: ignore[arg-type]
+
+        app.ask(LimitsDialog(app.view), task)

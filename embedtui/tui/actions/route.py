@@ -1,0 +1,97 @@
+"""Actions that move the pointer: cut over, cancel a postponed cutover, roll back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from embedtui.model import Flip, Phase, Remedy, Side, Snapshot
+from embedtui.tui.actions.base import Action, before, not_live
+from embedtui.tui.bridge import Task
+from embedtui.tui.dialogs import CutoverAnswer, CutoverDialog
+from embedtui.tui.messages import PointerMoved
+from embedtui.tui.view import View
+
+if TYPE_CHECKING:
+    from embedtui.tui.app import Dashboard
+
+
+class Cutover(Action):
+    """Move reads to the new side: all, or a share of them."""
+
+    name, key, label = "cutover", "x", "Cut over"
+
+    def __init__(self, percent: int = 100) -> None:
+        """Propose to move ``percent`` of the reads."""
+        self._percent = percent
+
+    def _unmet(self, _view: View, snapshot: Snapshot) -> str:
+        if reason := not_live(snapshot):
+            return reason
+        if snapshot.route.active is Side.NEW:
+            return "The new side serves all reads already."
+        early = before(snapshot, Phase.INDEX)
+        return "Not every row has its new vector yet: the backfill comes first." if early else ""
+
+    def _do(self, app: Dashboard) -> None:
+        percent = self._percent
+
+        def task(answer: CutoverAnswer) -> Task[Any]:
+            share, override = answer.percent, answer.override
+            if answer.postponed:
+                done = "Postponed: it cuts over by itself once nothing waits for the sync."
+                return Task("postpone", lambda engine, _: engine.postpone(share, override=override), done)
+            return Task(
+                "cutover", lambda engine, _: engine.cutover(share, override=override), _moved, result=PointerMoved
+            )
+
+        app.goto("cutover")
+        app.ask_after(
+            lambda engine: engine.blockers("cutover", percent),
+            lambda blockers: CutoverDialog(app.view, percent, blockers),
+            task,
+        )
+
+
+def _moved(flip: Flip) -> str:
+    if not flip.changed:
+        return "The pointer is there already: nothing changed."
+    share = "all reads" if flip.active is Side.NEW else f"{flip.canary} % of reads"
+    return f"The new side serves {share} ({_took(flip)})."
+
+
+def _took(flip: Flip) -> str:
+    return f"in {flip.milliseconds:,.0f} ms, epoch {flip.epoch}"
+
+
+class CancelCutover(Action):
+    """Cancel a postponed cutover before it is due."""
+
+    name, key, label = "cancel", "z", "Call off"
+
+    def _unmet(self, _view: View, snapshot: Snapshot) -> str:
+        return not_live(snapshot) or ("" if snapshot.route.pending else "No cutover is postponed.")
+
+    def _do(self, app: Dashboard) -> None:
+        def done(cancelled: bool) -> str:
+            return "The postponed cutover is cancelled." if cancelled else "No cutover was postponed."
+
+        app.bridge.do(Task("cancel", lambda engine, _: engine.cancel_postponed(), done))
+
+
+class Rollback(Action):
+    """Move all reads back to the old side, at once and unasked."""
+
+    name, key, written, label = "rollback", "f9", "F9", "Roll back"
+    remedies = (Remedy.ROLLBACK,)
+    offline = True
+
+    def _unmet(self, _view: View, snapshot: Snapshot) -> str:
+        return not_live(snapshot) if snapshot.migration is None else ""
+
+    def _do(self, app: Dashboard) -> None:
+        def done(flip: Flip) -> str:
+            if not flip.changed:
+                return "The old side serves already: nothing to roll back."
+            return f"Rolled back: the old side serves all reads ({_took(flip)})."
+
+        app.bridge.do_urgently(Task("rollback", lambda engine, _: engine.rollback(), done, result=PointerMoved))

@@ -1,0 +1,57 @@
+"""What the dashboard and the welcome screen share: the look, and how they speak to the operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from embedtui.tui import preferences, safe, theme
+from embedtui.tui.crash import CrashLogged
+from embedtui.tui.driver import TerminalDriver
+from embedtui.tui.remedies import worded
+from embedtui.tui.view import Trouble
+
+R = TypeVar("R")
+
+
+class BaseApp(CrashLogged[R]):
+    """An app in our themes."""
+
+    CSS_PATH = Path(__file__).with_name("app.tcss")
+
+    def __init__(self) -> None:
+        """Take the terminal's own colours where it wants none."""
+        super().__init__(driver_class=TerminalDriver, ansi_color=theme.native_colors())
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Our variables, for Textual's own themes."""
+        return super().get_theme_variable_defaults() | theme.DEFAULTS
+
+    def wear(self, remembered: str) -> None:
+        """Take the remembered theme, where the terminal can show it."""
+        for each in theme.THEMES:
+            self.register_theme(each)
+        self.theme = theme.first(self, remembered)
+
+    def say(
+        self, text: str, *, title: str = "", severity: Literal["information", "warning", "error"] = "information"
+    ) -> None:
+        """Show a short message in the corner; never read as markup."""
+        self.notify(safe.line(text), title=title, severity=severity, markup=False, timeout=5)
+
+    def trouble(self, trouble: Trouble) -> None:
+        """Show an error in the corner: what, and what to do."""
+        hint = worded(trouble.hint, trouble.remedies)
+        text = safe.line(trouble.message) + (f"\n{hint}" if hint else "")
+        self.notify(text, title=trouble.title, severity="error", markup=False, timeout=10)
+
+    def hand_out(self, text: str, name: str) -> None:
+        """Copy ``text`` (OSC 52), and always save it as a file: over SSH and tmux copying can fail unseen."""
+        self.copy_to_clipboard(text)
+        path = preferences.state_path() / "exports" / name
+        try:
+            preferences.write_file(path, text)
+        except OSError as error:
+            self.say(f"Copied, but not saved: {error.strerror}", severity="warning")
+        else:
+            self.say(f"Copied, and saved as {path}")

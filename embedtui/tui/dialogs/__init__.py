@@ -1,0 +1,26 @@
+"""Dialogs, one for each thing that is asked."""
+
+from __future__ import annotations
+
+from embedtui.tui.dialogs.base import Dialog
+from embedtui.tui.dialogs.cutover import CutoverAnswer, CutoverDialog
+from embedtui.tui.dialogs.ending import NamedAnswer, NameDialog
+from embedtui.tui.dialogs.limits import LimitsDialog
+from embedtui.tui.dialogs.small import PromptDialog, StopDialog
+from embedtui.tui.dialogs.verify import ReportDialog, VerifyAnswer, VerifyDialog
+from embedtui.tui.dialogs.waiting import WaitingDialog
+
+__all__ = [
+    "CutoverAnswer",
+    "CutoverDialog",
+    "Dialog",
+    "LimitsDialog",
+    "NameDialog",
+    "NamedAnswer",
+    "PromptDialog",
+    "ReportDialog",
+    "StopDialog",
+    "VerifyAnswer",
+    "VerifyDialog",
+    "WaitingDialog",
+]

@@ -1,0 +1,209 @@
+"""What all dialogs share: each names its target, says what will happen, and has the harmless answer focused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widget import Widget
+from textual.widgets import Button, Checkbox, Input, Label, Static
+from textual.widgets.button import ButtonVariant
+
+from embedtui.model import Blocker
+from embedtui.tui import draw, safe
+from embedtui.tui.remedies import worded
+
+T = TypeVar("T")
+
+
+class Dialog(ModalScreen[T]):
+    """A box in the middle with a way on and Cancel; Escape always means no."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel", show=False)]
+    AUTO_FOCUS = "#cancel"
+    TYPED: ClassVar[str] = "Input"
+    """The field that gets what is typed while a button has the focus."""
+    CANCEL: ClassVar[str] = "Cancel"
+
+    def __init__(self, title: str, go: str = "", variant: ButtonVariant = "primary") -> None:
+        """Ask under ``title``; ``go`` is the word on the button that goes on, if there is one."""
+        super().__init__()
+        self._heading, self._go, self._variant = title, go, variant
+
+    def compose(self) -> ComposeResult:
+        """Lay out the title, the body and the buttons."""
+        with Vertical(classes="dialog -danger" if self._variant == "error" else "dialog") as box:
+            box.border_title = Content(safe.line(self._heading))
+            yield from self.body()
+            with Horizontal(classes="buttons"):
+                yield Button(self.CANCEL, id="cancel", compact=True)
+                yield from self.buttons()
+
+    def body(self) -> ComposeResult:
+        """Its text and fields."""
+        yield from ()
+
+    def buttons(self) -> ComposeResult:
+        """The buttons beside Cancel; ``#go`` goes on."""
+        if self._go:
+            yield Button(self._go, id="go", variant=self._variant, compact=True)
+
+    def answer(self) -> T | None:
+        """What the operator wants; None while the answer is not whole."""
+        return None
+
+    def go_to_gap(self) -> None:
+        """Bring the cursor to what keeps the answer from being whole."""
+
+    def action_cancel(self) -> None:
+        """Leave without an answer."""
+        self.dismiss(None)
+
+    def on_key(self, event: events.Key) -> None:
+        """Give what is typed to the first field.
+
+        Cancel is focused so that Enter is harmless. Of a whole burst (a slow line, a paste) the rest comes here, too,
+        before the focus has moved: its spaces belong to it.
+        """
+        if isinstance(self.focused, Button) and event.character and event.is_printable:
+            field = next(iter(self.query(self.TYPED).results(Input)), None)
+            if field is not None and (event.character != " " or field.value):
+                event.stop()
+                field.focus()
+                # Such a field must not select its text on focus, or the next character would replace this one.
+                field.insert_text_at_cursor(event.character)
+
+    @on(Input.Changed)
+    def corrected(self) -> None:
+        """What was said of a wrong answer no longer holds."""
+        self.query_one(".dialog").border_subtitle = ""
+
+    @on(Button.Pressed, "#cancel")
+    def cancelled(self) -> None:
+        """Cancel was chosen."""
+        self.action_cancel()
+
+    @on(Input.Submitted)
+    @on(Button.Pressed, "#go")
+    def confirmed(self) -> None:
+        """Go on with a whole answer only; else to what is missing."""
+        answer = self.answer()
+        if answer is not None:
+            self.dismiss(answer)
+        else:
+            self.go_to_gap()
+
+
+class NamedDialog(Dialog[T]):
+    """Asks for the table's name, and for a reason where something stands against it that may be overridden."""
+
+    TYPED = "#typed"
+
+    def __init__(self, go: str, variant: ButtonVariant, table: str, blockers: tuple[Blocker, ...]) -> None:
+        """Ask whether to ``go`` on with ``table``; ``blockers`` that may not be overridden keep the way closed."""
+        super().__init__(f"{go} {table}", go, variant)
+        self._table, self._blockers = table, blockers
+
+    def on_mount(self) -> None:
+        """Nothing is answered yet."""
+        self.release_buttons()
+
+    @on(Input.Changed)
+    def typed(self) -> None:
+        """The answer may be whole now, or no longer."""
+        self.release_buttons()
+
+    def release_buttons(self) -> None:
+        """Only a whole answer releases the button."""
+        self.query_one("#go", Button).disabled = self.answer() is None
+
+    def obstacles(self) -> ComposeResult:
+        """What stands against it, with what would release it."""
+        for blocker in self._blockers:
+            mark, style = ("! ", "$warning") if blocker.overridable else ("✗ ", "$error")
+            message = safe.line(blocker.message)
+            message += "" if message.endswith((".", "!", "?")) else "."
+            release = worded(blocker.release, blocker.remedies)
+            release = f" {release}" if release else ""
+            yield Static(draw.line((mark, f"bold {style}"), (message, style), (release, "$muted")), classes="obstacle")
+
+    def name_field(self) -> ComposeResult:
+        """The field for the table's name."""
+        label = Content.assemble("Type ", (safe.line(self._table), "bold"))
+        yield from field(label, Input(id="typed", placeholder="the table's name", compact=True, select_on_focus=False))
+
+    def reason_field(self) -> ComposeResult:
+        """The field for a reason, where one can help; what loses rows their only vector is typed with their number."""
+        if not self._blockers or self._barred:
+            return
+        reason = Input(id="override", classes="override", placeholder="kept in the log", compact=True)
+        yield from field("Reason to override", reason)
+        for blocker in self._blockers:
+            if blocker.rows is not None:
+                rows = Input(
+                    id=f"rows-{blocker.name}", classes="override", name=str(blocker.rows), placeholder="rows at stake",
+                    compact=True, select_on_focus=False,
+                )  # fmt: skip
+                yield from field(Content.assemble("Type ", (str(blocker.rows), "bold"), f" for {blocker.name}"), rows)
+
+    @property
+    def _barred(self) -> bool:
+        return any(not blocker.overridable for blocker in self._blockers)
+
+    def overrides(self, but: str = "") -> Mapping[str, str] | None:
+        """What is overridden and why, by the engine's names; None while something of it is missing.
+
+        ``but`` names a check that needs no override now.
+        """
+        needed = [blocker for blocker in self._blockers if blocker.name != but]
+        if not needed:
+            return {}
+        reason = "".join(each.value.strip() for each in self.query("#override").results(Input))
+        counts = [each for each in self.query(".override").results(Input) if each.name]
+        if not reason or any(each.value.strip() != each.name for each in counts):
+            return None
+        return {blocker.token: reason for blocker in needed}
+
+    @property
+    def named(self) -> bool:
+        """Whether the name is the table's, and nothing keeps the way closed."""
+        return self.query_one("#typed", Input).value.strip() == self._table and not self._barred
+
+    def go_to_gap(self) -> None:
+        """To the name, or the reason; a wrong name is said to be one."""
+        typed = self.query_one("#typed", Input)
+        if typed.value.strip() != self._table:
+            typed.focus()
+            if typed.value.strip():
+                self.query_one(".dialog").border_subtitle = "That is not the table's name"
+        else:
+            for gap in self.query(".override").results(Input):
+                if gap.value.strip() != gap.name and (gap.name or not gap.value.strip()):
+                    gap.focus()
+                    return
+
+
+class Tick(Checkbox):
+    """A checkbox that tells on from off by a glyph; Textual's own does by colour only."""
+
+    def on_mount(self) -> None:
+        """Show the first state."""
+        self.watch_value()
+
+    def watch_value(self) -> None:
+        """Show the state."""
+        self.BUTTON_INNER = "✓" if self.value else " "
+        super().watch_value()
+
+
+def field(label: str | Content, widget: Widget) -> ComposeResult:
+    """A line with a label and a field."""
+    with Horizontal(classes="field"):
+        yield Label(label)
+        yield widget

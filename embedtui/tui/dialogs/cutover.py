@@ -1,0 +1,80 @@
+"""The dialog of a cutover."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from textual import on
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.widgets import Button, Input, Static
+
+from embedtui.model import Blocker
+from embedtui.tui.dialogs.base import NamedDialog
+from embedtui.tui.dialogs.base import field as labelled
+from embedtui.tui.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class CutoverAnswer:
+    """What the operator wants of a cutover."""
+
+    percent: int
+    override: Mapping[str, str] = field(default_factory=dict)
+    """Reasons by the checks they pass."""
+    postponed: bool = False
+    """Only once the sync queue is empty."""
+
+
+class CutoverDialog(NamedDialog[CutoverAnswer]):
+    """Says what a cutover will do, and takes share, table name and, where something stands against it, a reason."""
+
+    def __init__(self, view: View, percent: int = 100, blockers: tuple[Blocker, ...] = ()) -> None:
+        """Ask about the table of ``view``, with ``percent`` filled in."""
+        super().__init__("Cut over", "primary", view.table, blockers)
+        self._percent = percent
+
+    def body(self) -> ComposeResult:
+        """Text, what stands against it, and the fields."""
+        yield Static(
+            Content.assemble(
+                "The pointer moves; searches then use ",
+                ("◆ new", "bold $new"),
+                ". No DDL, no lock on the table.\nRollback: ",
+                ("F9", "bold"),
+                ", from anywhere, unasked.",
+            )
+        )
+        yield from self.obstacles()
+        percent = Input(str(self._percent), id="percent", compact=True, type="integer", max_length=3)
+        yield from labelled("Share of reads in %", percent)
+        yield from self.name_field()
+        yield from self.reason_field()
+
+    def buttons(self) -> ComposeResult:
+        """With one to wait for the sync, where that is in the way."""
+        if any(blocker.name == "sync" for blocker in self._blockers):
+            yield Button("When in sync", id="postpone", compact=True)
+        yield from super().buttons()
+
+    def answer(self, postponed: bool = False) -> CutoverAnswer | None:
+        """Needs a share, the whole name, and a reason where one is asked for."""
+        # Waiting for the sync is what releases the sync blocker: alone, it needs no reason then.
+        text, override = self.query_one("#percent", Input).value, self.overrides(but="sync" if postponed else "")
+        if not text.isdigit() or not 1 <= int(text) <= 100 or not self.named or override is None:
+            return None
+        return CutoverAnswer(int(text), override, postponed)
+
+    def release_buttons(self) -> None:
+        """Only a whole answer releases the buttons."""
+        super().release_buttons()
+        for button in self.query("#postpone").results(Button):
+            button.disabled = self.answer(postponed=True) is None
+
+    @on(Button.Pressed, "#postpone")
+    def postponed(self) -> None:
+        """The engine cuts over by itself once nothing waits."""
+        answer = self.answer(postponed=True)
+        if answer is not None:
+            self.dismiss(answer)

@@ -1,0 +1,70 @@
+"""The dialog of the limits that all workers share."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.widgets import Input, Static
+
+from embedtui.model import BackfillStatus
+from embedtui.tui.dialogs.base import Dialog, field
+from embedtui.tui.view import View
+
+
+class LimitsDialog(Dialog[dict[str, float]]):
+    """Sets the shared pace; an empty field leaves a limit as it is."""
+
+    FIELDS = (
+        ("requests_per_minute", "Requests per minute"),
+        ("tokens_per_minute", "Tokens per minute"),
+        ("max_concurrency", "Requests in flight"),
+        ("spend_cap", "Spend cap in $"),
+    )
+    AUTO_FOCUS = "#requests_per_minute"
+
+    def __init__(self, view: View) -> None:
+        """Show the limits of ``view``."""
+        super().__init__(f"Limits of {view.table}", go="Set")
+        self._view = view
+
+    def body(self) -> ComposeResult:
+        """A field for each limit, with what holds now."""
+        status = self._view.snapshot.backfill if self._view.snapshot else BackfillStatus()
+        now: dict[str, float | None] = {
+            "requests_per_minute": status.requests_per_minute,
+            "tokens_per_minute": status.tokens_per_minute,
+            "max_concurrency": status.concurrency,
+            "spend_cap": status.cap,
+        }
+        yield Static(Content.styled("For all workers, at once. Empty: as it is. 0: no limit.", "$muted"))
+        for name, text in self.FIELDS:
+            whole = name == "max_concurrency"
+            shown = _as_it_is(name, now[name])
+            yield from field(
+                text, Input(id=name, compact=True, type="integer" if whole else "number", placeholder=shown)
+            )
+
+    def answer(self) -> dict[str, float] | None:
+        """The fields that hold a number; 0 takes a limit away."""
+        limits: dict[str, float] = {}
+        for name, _ in self.FIELDS:
+            text = self.query_one(f"#{name}", Input).value.strip()
+            if not text:
+                continue
+            try:
+                value = float(text)
+            except ValueError:
+                value = -1
+            if value < 0 or (name == "max_concurrency" and value < 1):
+                self.query_one(f"#{name}", Input).focus()
+                self.notify("A limit is a number, and at least one request has to be in flight.", severity="warning")
+                return None
+            limits[name] = int(value) if name == "max_concurrency" else value
+        return limits
+
+
+def _as_it_is(name: str, value: float | None) -> str:
+    """What an empty field leaves; requests in flight are shown only while there are any."""
+    if value is not None:
+        return f"{value:,.10g}"
+    return "as it is" if name == "max_concurrency" else "no limit"

@@ -1,0 +1,183 @@
+"""A comparison query by query: lines of the list, headline, the document with the query's words marked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from textual.content import Content, Span
+
+from embedtui import formatting
+from embedtui.model import Comparison, QueryComparison, RankedRow, Side
+from embedtui.tui import draw, figures, safe, theme
+from embedtui.tui.messages import TaskAdvanced
+from embedtui.tui.panels.measures import judgment
+from embedtui.tui.view import View
+from embedtui.tui.widgets.rankings import score
+
+VERDICTS = {
+    "new": ("◆", "new better", "$new"),
+    "old": ("◇", "old better", "$old"),
+    "same": ("=", "same", "$muted"),
+    "bad": ("✗", "both bad", "$error"),
+}
+
+LOW_SHARE = 0.3
+"""An overlap below this is marked: worth a look, not bad."""
+PARTIAL_SHARE = 0.01
+"""A live table always has a row or two with one vector only; more of them are worth a word."""
+MARKED = 3
+"""Words of the query with fewer letters are not marked in a document: most of them are in every text, …"""
+_COMMON = """
+and are can does for from has have how into not that the this use was what when where which who why with you your
+"""
+COMMON = frozenset(_COMMON.split())
+"""… as are these."""
+
+
+def gain(query: QueryComparison) -> float | None:
+    """nDCG@10 of the new side less that of the old one; None without judgments."""
+    if query.ndcg_old is None or query.ndcg_new is None:
+        return None
+    return query.ndcg_new - query.ndcg_old
+
+
+ORDERS = ("lowest overlap first", "biggest loss first", "by text")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which queries of a comparison are listed, and in which order."""
+
+    words: tuple[str, ...] = ()
+    """Only queries with these casefolded words …"""
+    undecided: bool = False
+    """… and without a verdict."""
+    order: int = 0
+    """Index in ORDERS."""
+
+    @property
+    def title(self) -> str:
+        """What is listed."""
+        what = "Queries without a verdict" if self.undecided else "Queries"
+        return f"{what}, {ORDERS[self.order]}"
+
+    def of(self, queries: tuple[QueryComparison, ...]) -> list[QueryComparison]:
+        """The queries to list."""
+        chosen = (each for each in queries if all(word in each.text.casefold() for word in self.words))
+        return sorted((each for each in chosen if not (self.undecided and each.verdict)), key=self._place)
+
+    def _place(self, query: QueryComparison) -> tuple[float, str]:
+        if ORDERS[self.order] == "by text":
+            return 0.0, query.text.casefold()
+        return (query.overlap if self.order == 0 else gain(query) or 0.0), ""
+
+
+def query_line(query: QueryComparison, k: int, width: int) -> Content:
+    """A query in the list: what both sides share, its text, what judgments and the operator say."""
+    # Little in common is a difference and no failure: only judgments may be green or red.
+    style = "$warning" if query.overlap < LOW_SHARE else "$primary"
+    glyph, word, verdict_style = VERDICTS.get(query.verdict, ("·", "", "$faint"))
+    change = gain(query)
+    right = draw.line(
+        (f" {change:+.2f}" if change else "", "$success" if (change or 0) > 0 else "$error"),
+        (f" {glyph}", verdict_style),
+        (f" {word}" if width >= 76 else "", verdict_style),
+    )
+    shared = (f"{round(query.overlap * k):>2}/{k} ", f"bold {style}")
+    left = draw.line(shared, draw.bar(query.overlap, 5, style), " ", safe.line(query.text, 2 * width))
+    return draw.row(left, right, width)
+
+
+def progress_line(advance: TaskAdvanced | None, width: int) -> Content:
+    """How far a comparison is that is being made."""
+    share = advance.done / advance.total if advance and advance.total else None
+    text = f" {safe.line(advance.step)} {advance.done} of {advance.total}" if advance else " …"
+    head = draw.line(("● comparing", "bold $primary"), (text, "$muted"), "  ")
+    return draw.line(head, draw.bar(share, min(30, width - head.cell_length), "$primary"))
+
+
+def asked_line(query: QueryComparison) -> Content:
+    """The summary of a query of the operator's own."""
+    shared = figures.UNKNOWN if query.old_unknown else figures.percent(query.overlap)
+    return draw.line(
+        ("own query", "bold $primary"), ("  overlap ", "$muted"), shared, ("   Esc shows all again", "$muted")
+    )
+
+
+def recorded_line(view: View) -> Content:
+    """The summary where the comparison itself has not been read."""
+    status = view.snapshot.evaluation if view.snapshot else None
+    parts: list[draw.Part] = [("○ not compared in this session", "$muted"), "   "]
+    if status is not None:
+        parts += [("recorded: ", "$muted"), (status.verdict, "bold"), (f" at {draw.clock(status.at)}", "$muted")]
+    return draw.line(*parts)
+
+
+def summary_line(comparison: Comparison, width: int) -> Content:
+    """A comparison in one line: verdict, quality, overlap."""
+    m = comparison.measures
+    parts: list[draw.Part] = []
+    if comparison.verdict:
+        glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(comparison.verdict, ("?", "$warning"))
+        parts += [(f"{glyph} {comparison.verdict}", f"bold {style}"), "  "]
+    if m.ndcg_old is not None and m.ndcg_new is not None:
+        parts += [
+            (f"{judgment(comparison)}  ", "bold"),
+            ("nDCG ", "$muted"),
+            (f"◇ {m.ndcg_old.mean:.2f}", "$old"),
+            (" → ", "$muted"),
+            (f"◆ {m.ndcg_new.mean:.2f}", "bold $new"),
+            "  ",
+        ]
+    else:
+        parts.append(("Different; not judged  ", "bold"))
+    parts += [
+        ("overlap ", "$muted"),
+        (figures.percent(m.overlap.mean), "bold"),
+        (f"  {m.low_overlap:,}", "bold $warning" if m.low_overlap else "bold"),
+        (" low", "$muted"),
+        (f"  {formatting.counted(m.queries, 'query', 'queries')}  ", "$muted"),
+    ]
+    seen = comparison.seen
+    if comparison.partial and (seen is None or seen.one_sided > seen.rows * PARTIAL_SHARE):
+        parts.append(("! partial", "$warning"))
+    return draw.cut(draw.line(*parts), width)
+
+
+def headline(query: QueryComparison) -> Content:
+    """The query, the operator's verdict and the note to it."""
+    parts: list[draw.Part] = [f"“{safe.line(query.text, 60)}”"]
+    if query.verdict:
+        glyph, word, style = VERDICTS[query.verdict]
+        parts.append((f"  {glyph} {word}", style))
+        parts.append((f": {safe.line(query.note)}" if query.note else "", "$muted"))
+    return draw.line(*parts)
+
+
+def whereabouts(row: RankedRow, query: QueryComparison) -> Content:
+    """A document's key, with rank and distance on each side."""
+    parts: list[draw.Part] = [f"Document {safe.line(', '.join(row.key), 40)}"]
+    for side, rows in ((Side.OLD, query.old), (Side.NEW, query.new)):
+        found = next((each for each in rows if each.key == row.key), None)
+        where = f"{found.rank} at {score(found.distance, 5)}" if found is not None else "not there"
+        missed = ", missed by the index" if found is not None and found.missed else ""
+        parts.append((f"  {theme.SIDE_GLYPH[side]} {where}{missed}", theme.SIDE_STYLE[side]))
+    return draw.line(*parts)
+
+
+def marked(text: str, query: str) -> Content:
+    """``text`` with the query's words marked: whole words, whatever their case."""
+    words = {word for word in re.findall(r"\w+", query.casefold()) if len(word) >= MARKED} - COMMON
+    found = (each for each in re.finditer(r"\w+", text) if each[0].casefold() in words)
+    return Content(text, [Span(each.start(), each.end(), "bold underline") for each in found])
+
+
+def as_text(query: QueryComparison) -> str:
+    """Both rankings of a query as plain text."""
+    out = [f"Query: {safe.line(query.text)}", f"Overlap: {query.overlap:.0%}", ""]
+    for side, rows in (("old", query.old), ("new", query.new)):
+        out.append(side)
+        out += [f"{row.rank:>3}  {row.distance:.4f}  {', '.join(row.key)}  {safe.line(row.text, 160)}" for row in rows]
+        out.append("")
+    return "\n".join(out)

@@ -1,0 +1,91 @@
+"""The gate: checks, what is in the way of a cutover or cleanup, and what a cutover does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from embedtui.formatting import counted
+from embedtui.model import Blocker, Check, Comparison, PlacementKind, Side
+from embedtui.tui import draw, safe, theme
+from embedtui.tui.remedies import worded
+from embedtui.tui.view import View
+
+
+def gate(comparison: Comparison, width: int) -> list[Content]:
+    """The checks of a comparison, those to look at first."""
+    checks = sorted(comparison.checks, key=lambda check: check.result == "pass")
+    left = sum(check.result != "pass" for check in checks)
+    if left:
+        head = draw.line((f"! {left} of {len(checks)} checks to look at", "bold $warning"))
+    else:
+        head = draw.line((f"✓ all {len(checks)} checks passed", "bold $success"))
+    at = f"{'compared ' if width >= 50 else ''}at {draw.clock(comparison.at)}" if comparison.at is not None else ""
+    rows = [draw.row(head, draw.line((at, "$muted")), width)]
+    for check in checks:
+        rows += check_lines(check, width)
+    return rows
+
+
+def check_lines(check: Check, width: int, limit: int = 3) -> list[Content]:
+    """A check: glyph, word, name, and what it found, on at most ``limit`` lines each."""
+    glyph, word, style = theme.RESULT.get(check.result, theme.RESULT["unknown"])
+    head = draw.line((f"{glyph} {draw.fit(word, 8)}", f"bold {style}"), (safe.line(check.name), "bold"))
+    rows = [draw.cut(head, width)]
+    rows += [draw.line("  ", each) for each in draw.wrapped(safe.line(check.detail), width - 2, "$muted", limit)]
+    hint = worded(check.hint, check.remedies) if check.result != "pass" else ""
+    return rows + (_marked("  ", "→ ", style, draw.wrapped(hint, width - 4, "", limit)) if hint else [])
+
+
+def blocker_lines(blocker: Blocker, width: int) -> list[Content]:
+    """A blocker, and what releases it."""
+    mark, style = ("! ", "$warning") if blocker.overridable else ("✗ ", "$error")
+    rows = _marked("", mark, style, draw.wrapped(safe.line(blocker.message), width - 2, "bold", 3))
+    release = worded(blocker.release, blocker.remedies)
+    if release:
+        rows += _marked("  ", "→ ", "$muted", draw.wrapped(release, width - 4, "$muted", 3))
+    if blocker.overridable and "override" not in release:
+        rows.append(draw.line(("  → or override it with a reason", "$muted")))
+    return rows
+
+
+def _marked(indent: str, mark: str, style: str, rows: Sequence[Content]) -> list[Content]:
+    """``rows`` behind ``mark``, which stands before the first one only."""
+    return [draw.line(indent, (mark if not i else " " * len(mark), style), each) for i, each in enumerate(rows)]
+
+
+def happens(view: View, notices: Sequence[Check], width: int) -> Content:
+    """What a cutover does; or, after it, what can be done now."""
+    snapshot = view.snapshot
+    if snapshot is None or snapshot.migration is None:
+        return draw.line(("Nothing to cut over yet.", "$muted"))
+    m = snapshot.migration
+    where = f"{m.new_table}.{m.new_column}" if m.placement is PlacementKind.TABLE else m.new_column
+    if snapshot.route.active is Side.NEW:
+        steps = [
+            ("F9", f"moves all reads back to {m.old_column} ({m.old_model.name}) at once"),
+            ("", "both sides are kept current while their models answer"),
+            ("K", f"drops {m.old_column} for good, when you are sure"),
+        ]
+    else:
+        heard = "services with a Router hear of it; none has been heard from"
+        if snapshot.route.listeners:
+            routers = counted(len(snapshot.route.listeners), "Router hears", "Routers hear")
+            heard = f"{routers} of it, mostly within milliseconds"
+        kept = f"{m.old_column} stays and is kept current"
+        if m.old_model.retired:
+            kept = f"{m.old_column} stays but ages: {m.old_model.called} no longer answers"
+        steps = [
+            ("1", f"one row is changed: searches use {where} with {m.new_model.name}"),
+            ("2", heard),
+            ("3", kept),
+            ("F9", "takes it all back, at once"),
+        ]
+    rows = []
+    for key, text in steps:
+        for i, each in enumerate(draw.wrapped(safe.line(text), width - 4, "", 3)):
+            rows.append(draw.line((draw.fit(key if not i else "", 4), "bold $primary"), each))
+    for notice in notices:
+        rows += check_lines(notice, width)
+    return draw.lines(rows)

@@ -1,0 +1,113 @@
+"""Short lists: what the work waits for, faults, workers, events."""
+
+from __future__ import annotations
+
+from textual.content import Content
+
+from embedtui.model import Event, Failed, FaultState, Held, PhaseChanged, RouteFlipped, Side
+from embedtui.tui import draw, figures, safe
+from embedtui.tui.panels.parts import HOLD_WORDS, clipped, loading
+from embedtui.tui.view import View
+
+
+def holds(view: View, width: int, height: int) -> Content:
+    """What the work waits for, by name and since when."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return loading(view)
+    if not snapshot.reasons:
+        return draw.line(("✓ nothing holds it", "$success"))
+    rows: list[Content] = []
+    for hold in snapshot.reasons:
+        since = ""
+        if hold.since is not None:
+            since = figures.duration((snapshot.as_of - hold.since).total_seconds())
+        word = HOLD_WORDS.get(hold.name, safe.line(hold.name))
+        rows.append(
+            draw.row(draw.line(("◐ ", "$warning"), (word, "bold $warning")), draw.line((since, "$muted")), width)
+        )
+        rows += [draw.line("  ", each) for each in draw.wrapped(safe.line(hold.detail), width - 2, "$muted", limit=2)]
+    return clipped(rows, height)
+
+
+def faults(view: View, width: int, height: int) -> Content:
+    """Faulty rows by reason, open ones first."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return loading(view)
+    if not snapshot.faults:
+        return draw.line(("✓ no faulty rows", "$success"))
+    rows = []
+    for group in sorted(snapshot.faults, key=lambda each: (each.state is not FaultState.OPEN, -each.count)):
+        open_ = group.state is FaultState.OPEN
+        count = draw.line((figures.short(group.count), "bold $warning" if open_ else "$muted"))
+        mark = "✗ " if open_ else "· "
+        state = "" if open_ else f"{group.state} "
+        text = draw.line(
+            (mark, "$warning" if open_ else "$muted"),
+            (state, "$muted"),
+            (safe.line(group.reason), "" if open_ else "$muted"),
+        )
+        rows.append(draw.row(text, count, width))
+    return clipped(rows, height)
+
+
+def workers(view: View, width: int, height: int) -> Content:
+    """Worker processes, the living first."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return loading(view)
+    alive = [worker for worker in snapshot.workers if worker.alive]
+    silent = len(snapshot.workers) - len(alive)
+    status = snapshot.backfill
+    if not snapshot.workers:
+        return draw.line(("○ none at work", "$muted"))
+    flight = f", {status.concurrency} in flight" if status.concurrency is not None else ""
+    rows = [
+        draw.line(
+            (f"● {len(alive)} at work", "bold $success" if alive else "$muted"),
+            (flight, "$muted"),
+            (f"  ! {silent} silent" if silent else "", "$warning"),
+        )
+    ]
+    for worker in sorted(snapshot.workers, key=lambda each: (not each.alive, not each.own, each.id)):
+        where = "here" if worker.own else safe.line(worker.host)
+        mark = ("● ", "$success") if worker.alive else ("✗ ", "$warning")
+        doing = safe.line(worker.doing) if worker.alive else f"silent for {figures.duration(worker.heartbeat_seconds)}"
+        wide = width >= 46
+        left = draw.line(
+            mark, (where, "bold" if worker.own else ""), (f" {worker.pid}  " if wide else "  ", "$muted"), doing
+        )
+        rows.append(
+            draw.row(left, draw.line((figures.short(worker.rows) + (" rows" if wide else ""), "$muted")), width)
+        )
+    # The first line counts them all, so nothing has to say that some are left out.
+    return draw.lines(rows, height)
+
+
+def feed(view: View, width: int, height: int) -> Content:
+    """The newest events of this process, newest at the bottom."""
+    if not view.events:
+        return draw.line(("Events of this terminal appear here; 6 has the whole log.", "$muted"))
+    rows = [event_line(event, width) for event in view.events[-height:]] if height > 0 else []
+    return draw.lines(rows, height)
+
+
+def event_line(event: Event, width: int) -> Content:
+    """One event: when, what."""
+    glyph, style = event_look(event)
+    text = draw.line((draw.clock(event.at) + " ", "$muted"), (f"{glyph} ", style), (safe.line(event.text), style))
+    return draw.cut(text, width)
+
+
+def event_look(event: Event) -> tuple[str, str]:
+    """Glyph and style of an event."""
+    if isinstance(event, Failed):
+        return "✗", "$error"
+    if isinstance(event, PhaseChanged):
+        return "▸", "bold $primary"
+    if isinstance(event, RouteFlipped):
+        return "⇄", "bold $new" if event.active is Side.NEW else "bold $old"
+    if isinstance(event, Held) and event.holds:
+        return "◐", "$warning"
+    return "·", ""

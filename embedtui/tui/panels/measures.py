@@ -1,0 +1,113 @@
+"""The figures of a comparison, and their distribution."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+from textual.content import Content
+
+from embedtui.model import Comparison
+from embedtui.tui import draw, figures, safe
+
+FIGURES = 46
+"""Cells that a line of figures takes."""
+
+
+def judgment(comparison: Comparison) -> str:
+    """What the gate makes of the judgments, in a few words."""
+    said = next((check.detail for check in comparison.checks if check.name == "quality"), "Judged")
+    return re.split("[:;(]", safe.line(said))[0].strip()
+
+
+def measure_lines(comparison: Comparison, width: int) -> list[Content]:
+    """The figures of a comparison, and the distribution below them or, where there is room, beside them."""
+    histogram = comparison.measures.histogram
+    if width < FIGURES + 30:
+        return [*figure_lines(comparison, width), Content(""), *distribution(histogram, width)]
+    lefts = (draw.cut(each, FIGURES) for each in figure_lines(comparison, FIGURES))
+    rights = distribution(histogram, width - FIGURES - 2)
+    pairs = itertools.zip_longest(lefts, rights, fillvalue=Content(""))
+    return [draw.line(left.pad_right(FIGURES + 2 - left.cell_length), right) for left, right in pairs]
+
+
+def figure_lines(comparison: Comparison, width: int) -> list[Content]:
+    """The figures of a comparison, the telling ones first."""
+
+    def field(name: str, *parts: draw.Part) -> Content:
+        return draw.field(name, *parts, width=10)
+
+    def sides(old: str, new: str, *parts: draw.Part) -> tuple[draw.Part, ...]:
+        return (f"◇ {old}", "$old"), "  ", (f"◆ {new}", "bold $new"), *parts
+
+    m = comparison.measures
+    rows = [
+        field(
+            "overlap",
+            (figures.percent(m.overlap.mean), "bold"),
+            (f"  {figures.percent(m.overlap.low)} to {figures.percent(m.overlap.high)}", "$muted"),
+        ),
+        field("top 1", figures.percent(m.top1_kept), (" keep their first result", "$muted")),
+        field("RBO", f"{m.rbo.mean:.2f}", (f"  {m.rbo.low:.2f} to {m.rbo.high:.2f}", "$muted")),
+    ]
+    if m.ndcg_old is not None and m.ndcg_new is not None:
+        judged = (f"  {m.judged:,} judged", "$muted")
+        rows.append(field("nDCG@10", *sides(f"{m.ndcg_old.mean:.3f}", f"{m.ndcg_new.mean:.3f}", judged)))
+        if m.ndcg_difference is not None:
+            d = m.ndcg_difference
+            sure = d.low > 0 or d.high < 0
+            interval = f"  {d.low:+.3f} to {d.high:+.3f}"
+            if m.p_value is not None:
+                interval += f"  p {m.p_value:.3f}" if m.p_value >= 0.001 else "  p < 0.001"
+            rows.append(field("change", (f"{d.mean:+.3f}", "bold" if sure else ""), (interval, "$muted")))
+            rows += _indented(judgment(comparison), width, "bold")
+    else:
+        rows.append(field("quality", ("unknown: no judgments; overlap says different, not worse", "$muted")))
+    if m.recall_old is not None and m.recall_new is not None:
+        rows.append(field("recall", *sides(figures.percent(m.recall_old.mean), figures.percent(m.recall_new.mean))))
+    if m.mrr_old is not None and m.mrr_new is not None:
+        rows.append(field("MRR", *sides(f"{m.mrr_old.mean:.3f}", f"{m.mrr_new.mean:.3f}")))
+    if m.model_overlap is not None:
+        changed = figures.percent(1 - m.model_overlap)
+        rows.append(field("model", (changed, "bold"), (" changed, by exact search", "$muted")))
+    if m.index_recall is not None:
+        lost = figures.percent(1 - m.index_recall, 1)
+        rows.append(field("index", (lost, "bold"), (" of the exact results lost", "$muted")))
+    for point in m.sweep:
+        at = f" at {point.p95_ms:.1f} ms"
+        rows.append(
+            field("", (f"{point.setting} {point.value:,}: {figures.percent(point.recall)} found{at}", "$muted"))
+        )
+    if m.latency_old_ms is not None and m.latency_new_ms is not None:
+        old, new = ("{:.1f}, {:.1f} ms".format(*taken) for taken in (m.latency_old_ms, m.latency_new_ms))
+        rows.append(field("p50, p95", *sides(old, new)))
+    if m.wins_new or m.wins_old:
+        p = f"  p {m.verdict_p:.2f}, sign test" if m.verdict_p is not None else ""
+        rows.append(field("verdicts", *sides(f"{m.wins_old}", f"{m.wins_new}", (p, "$muted"))))
+    for each in m.unknown:
+        rows.append(Content(""))
+        rows += [
+            draw.line(("? " if not i else "  ", "$warning"), part)
+            for i, part in enumerate(draw.wrapped(safe.line(each), width - 2, "$muted"))
+        ]
+    return rows
+
+
+def distribution(histogram: tuple[int, ...], width: int) -> list[Content]:
+    """How many queries have which overlap, as bars."""
+    rows = [draw.line(("queries by overlap", "$muted"))]
+    top = max((*histogram, 1))
+    for index, count in enumerate(histogram):
+        cells = max(1, round(count / top * max(4, width - 18))) if count else 0
+        rows.append(
+            draw.line(
+                (f"{index * 10:>3}–{index * 10 + 10:<3} % ", "$muted"),
+                ("█" * cells, "$warning" if index < 3 else "$primary"),
+                (f" {count}" if count else " ·", "$muted"),
+            )
+        )
+    return rows
+
+
+def _indented(text: str, width: int, style: str) -> list[Content]:
+    return [draw.line(" " * 10, part) for part in draw.wrapped(text, width - 10, style)]

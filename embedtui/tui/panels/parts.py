@@ -1,0 +1,37 @@
+"""What several panels share."""
+
+from __future__ import annotations
+
+from textual.content import Content
+
+from embedtui.tui import draw
+from embedtui.tui.view import View
+
+LATE_SECONDS = 60.0
+"""A change that waits longer is worth a warning: the sync normally takes seconds."""
+
+
+HOLD_WORDS = {
+    "replica_lag": "replica lag",
+    "probe_latency": "slow searches",
+    "lock_waits": "lock waits",
+    "long_transactions": "long transactions",
+    "autovacuum": "autovacuum",
+    "wal_rate": "WAL rate",
+    "provider": "provider",
+    "operator": "operator",
+    "index": "index",
+    "spend_cap": "spend cap",
+}
+
+
+def clipped(rows: list[Content], height: int) -> Content:
+    """``rows`` on ``height`` lines; the last one says how many more there are."""
+    if len(rows) > height > 0:
+        rows = [*rows[: height - 1], draw.line((f"… {len(rows) - height + 1} more lines", "$muted"))]
+    return draw.lines(rows)
+
+
+def loading(view: View) -> Content:
+    """What is shown before the first reading."""
+    return draw.line(("◌ not read yet" if not view.link.problem else "◌ no database", "$muted"))

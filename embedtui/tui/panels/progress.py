@@ -1,0 +1,184 @@
+"""How far the work is: backfill, index, sync."""
+
+from __future__ import annotations
+
+from textual.content import Content
+
+from embedtui.model import IndexMethod, Phase, PlacementKind, Snapshot
+from embedtui.tui import draw, figures, safe
+from embedtui.tui.panels.parts import LATE_SECONDS, loading
+from embedtui.tui.view import View
+
+EMBEDDED = (Phase.INDEX, Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
+"""Phases after the backfill, in which every row has its new vector."""
+
+_INDEX_PHASES = (
+    "initializing",
+    "waiting for writers before build",
+    "building index",
+    "waiting for writers before validation",
+    "index validation",
+    "waiting for old snapshots",
+)
+
+
+def backfill(view: View, width: int, height: int) -> Content:
+    """How far, how fast, how long, how much."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return loading(view)
+    status, here = snapshot.backfill, snapshot.phase is Phase.BACKFILL
+    right = draw.line((figures.percent(_share(snapshot), 1 if width >= 60 else 0), "bold $new"))
+    rows = [draw.row(draw.bar(_share(snapshot), width - right.cell_length - 1, "$new"), right, width)]
+    of = draw.line(
+        (figures.number(status.rows), "bold"),
+        (" of ", "$muted"),
+        figures.number(status.total),
+        (" rows", "$muted"),
+    )
+    shards = f"{figures.number(status.shards_done)}/{figures.number(status.shards)} shards" if status.shards else ""
+    roomy = of.cell_length + len(shards) < width
+    rows.append(draw.row(of, draw.line((shards, "$muted")), width) if roomy else of)
+    spare = height - 7
+    speed = draw.field(
+        "rate", (figures.rate(status.rate) + (" rows/s" if status.rate is not None else ""), "bold" if here else "")
+    )
+    if spare < 3 and here:
+        room = width - speed.cell_length - 2
+        speed = draw.row(speed, draw.sparkline(view.rates, min(room, 40), "$new"), width) if room > 5 else speed
+    rows.append(speed)
+    if here and status.eta_seconds is not None:
+        rows.append(
+            draw.field("ETA", (figures.duration(status.eta_seconds), "bold"), (" at the recent rate", "$muted"))
+        )
+    elif here:
+        rows.append(draw.field("ETA", (figures.UNKNOWN, ""), (" until there is a rate", "$muted")))
+    else:
+        rows.append(draw.field("ETA", (figures.UNKNOWN, "$muted")))
+    rows.append(draw.field("spent", *_cost(snapshot)))
+    rows.append(draw.field("tokens", figures.short(status.tokens), *_pace(snapshot, width)))
+    rows.append(draw.field("HOT", *_hot_share(snapshot)))
+    rows = [draw.cut(each, width) for each in rows]
+    if spare >= 3 and len(view.rates) > 1:
+        top = max(view.rates)
+        rows.append(draw.row(Content(""), draw.line((f"peak {figures.rate(top)} rows/s", "$faint")), width))
+        rows += draw.chart(view.rates, width, min(spare - 1, 12), "$new")
+    return draw.lines(rows, height)
+
+
+def _share(snapshot: Snapshot) -> float | None:
+    status, embedded = snapshot.backfill, snapshot.phase in EMBEDDED
+    if not status.total:
+        return 1.0 if status.total == 0 and embedded else None
+    # Once the backfill is done, what is missing is what the application wrote just now: the Sync panel counts it.
+    coming = snapshot.sync.queued if embedded else 0
+    return 1.0 if coming and status.rows + coming >= status.total else status.rows / status.total
+
+
+def _cost(snapshot: Snapshot) -> list[draw.Part]:
+    status = snapshot.backfill
+    parts: list[draw.Part] = [(figures.money(status.spent), "bold")]
+    if status.estimate is not None:
+        parts += [(" of ~", "$muted"), figures.money(status.estimate)]
+    if status.cap is not None:
+        near = status.spent is not None and status.cap > 0 and status.spent / status.cap >= 0.8
+        parts += [(" cap ", "$muted"), (figures.money(status.cap), "$warning" if near else "")]
+    if status.spent is None and snapshot.migration is not None:
+        parts += [(" price unknown", "$muted")]
+    return parts
+
+
+def _hot_share(snapshot: Snapshot) -> list[draw.Part]:
+    status = snapshot.backfill
+    if status.hot_share is None:
+        side_table = snapshot.migration is not None and snapshot.migration.placement is PlacementKind.TABLE
+        return [(figures.UNKNOWN, "$muted"), (" side table" if side_table else "", "$muted")]
+    # The server counts both figures on its own time, so that their quotient can be above 1 for a moment.
+    share = figures.percent(min(1.0, status.hot_share))
+    if status.hot_share < 0.5:
+        return [(share, "$warning"), (f" ! {safe.line(status.hot_holder) or 'updates leave their page'}", "$warning")]
+    return [share, (" stay on their page", "$muted")]
+
+
+def index(view: View, width: int, height: int) -> Content:
+    """The new side's index: there, being built, waiting, or not due."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return loading(view)
+    status = snapshot.index
+    rows: list[Content] = []
+    method = (
+        status.method
+        if status.method is not IndexMethod.NONE or snapshot.migration is None
+        else snapshot.migration.index_method
+    )
+    if status.phase:
+        share = status.done / status.total if status.done is not None and status.total else None
+        step = next((i for i, name in enumerate(_INDEX_PHASES, 1) if status.phase.startswith(name)), None)
+        text = safe.line(status.phase)
+        rows.append(draw.line(("● ", "bold $primary"), (text, "bold")))
+        right = draw.line((figures.percent(share), "bold $new"))
+        rows.append(draw.row(draw.bar(share, width - right.cell_length - 1, "$new"), right, width))
+        if status.done is not None:
+            rows.append(
+                draw.field("blocks", figures.number(status.done), (" of ", "$muted"), figures.number(status.total))
+            )
+        if step:
+            rows.append(draw.field("step", str(step), (f" of {len(_INDEX_PHASES)}", "$muted")))
+    elif status.exists and status.valid:
+        rows.append(draw.line(("✓ valid ", "bold $success"), (f"{method}", "")))
+    elif status.exists:
+        rows.append(draw.line(("✗ INVALID ", "bold $error"), ("a failed build left it; i builds it again", "$muted")))
+    elif snapshot.migration is None:
+        rows.append(draw.line(("○ comes after the data", "$muted")))
+    elif method is IndexMethod.NONE:
+        rows.append(draw.line(("○ none wanted ", "$muted"), ("searches are exact", "$muted")))
+    elif snapshot.phase in (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL):
+        rows.append(draw.line((f"○ {method}", ""), (" comes after the data", "$muted")))
+    else:
+        rows.append(draw.line((f"○ {method}", ""), (" not built yet", "$muted")))
+    if view.index_held and not status.valid:
+        rows.append(draw.line(("‖ held back", "bold $warning"), ("  I releases it", "$muted")))
+    if status.waiting_for:
+        rows.append(draw.line(("◐ waits for ", "$warning"), (safe.line(status.waiting_for), "$warning")))
+    if status.name:
+        rows.append(draw.field("name", safe.line(status.name)))
+    return draw.lines((draw.cut(each, width) for each in rows), height)
+
+
+def sync(view: View, width: int, height: int) -> Content:
+    """Change capture: what waits to be embedded again."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return loading(view)
+    if snapshot.phase in (Phase.PLAN, Phase.PREPARE):
+        return draw.line(("○ change capture is not installed yet", "$muted"))
+    status = snapshot.sync
+    late = (status.oldest_seconds or 0) >= LATE_SECONDS
+    if status.queued == 0:
+        head = draw.line(("✓ in sync ", "bold $success"), ("no change waits", "$muted"))
+    else:
+        style = "$warning" if late else "$primary"
+        head = draw.line(
+            (f"{'!' if late else '●'} {figures.number(status.queued)} wait", f"bold {style}"),
+            (", oldest ", "$muted"),
+            (figures.duration(status.oldest_seconds), style if late else ""),
+        )
+    rows = [head, draw.field("done", figures.number(status.synced), (" changes so far", "$muted"))]
+    return draw.lines((draw.cut(each, width) for each in rows), height)
+
+
+def _pace(snapshot: Snapshot, width: int) -> list[draw.Part]:
+    status = snapshot.backfill
+    limits = []
+    if status.requests_per_minute is not None:
+        limits.append(f"{figures.short(status.requests_per_minute)} req")
+    if status.tokens_per_minute is not None:
+        limits.append(f"{figures.short(status.tokens_per_minute)} tok")
+    parts: list[draw.Part] = []
+    if limits:
+        limit = "  limit " if width >= 46 else "  ≤"
+        parts.append((f"{limit}{' '.join(limits).replace('.0', '')}/min", "$muted"))
+    elif status.concurrency is not None:
+        parts.append((f"  {status.concurrency} in flight", "$muted"))
+    return parts

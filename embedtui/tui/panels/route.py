@@ -1,0 +1,134 @@
+"""The pointer: who serves, what a rollback would find, and what the newest evaluation says."""
+
+from __future__ import annotations
+
+from textual.content import Content
+
+from embedtui.model import ListenerStatus, Phase, Side
+from embedtui.tui import draw, figures, safe
+from embedtui.tui.panels.parts import LATE_SECONDS, loading
+from embedtui.tui.view import View
+
+
+def route(view: View, width: int, height: int) -> Content:
+    """The pointer: who serves, who listens, and how a rollback would go."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return loading(view)
+    status = snapshot.route
+    share = 100 if status.active is Side.NEW else status.canary
+    tracks = max(4, width - 24)
+    cells = round(tracks * share / 100)
+    if 0 < share < 100:
+        cells = max(1, min(tracks - 1, cells))
+    rows = [
+        draw.line(
+            (f"◇ old {100 - share:>3} % ", "bold $old" if share < 100 else "$muted"),
+            ("─" * (tracks - cells), "$old"),
+            ("━" * cells, "$new"),
+            (f" ◆ new {share:>3} %", "bold $new" if share else "$muted"),
+        )
+    ]
+    if status.changed_at is not None and status.changed_by:
+        who = f" by {safe.line(status.changed_by)}"
+        rows.append(
+            draw.field("moved", draw.clock(status.changed_at), (who, "$muted"), (f"  epoch {status.epoch}", "$muted"))
+        )
+    else:
+        rows.append(draw.field("moved", ("never", "$muted"), (f"  epoch {status.epoch}", "$muted")))
+    rows.append(draw.field("routers", *_routers(status.listeners, status.epoch)))
+    if status.pending:
+        rows.append(draw.line(("◐ postponed: ", "bold $warning"), (safe.line(status.pending), "$warning")))
+    rows += rollback(view, width)
+    if snapshot.evaluation is not None or height > len(rows):
+        rows += evaluation(view)
+    if snapshot.soak_seconds is not None:
+        rows.append(draw.field("soaking", figures.duration(snapshot.soak_seconds)))
+    for listener in status.listeners[: max(0, height - len(rows) - 1)]:
+        rows.append(_listener(listener, status.epoch))
+    return draw.lines((draw.cut(each, width) for each in rows), height)
+
+
+def rollback(view: View, width: int) -> list[Content]:
+    """Honest words about what a rollback would find, on one or two lines."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return []
+    status = snapshot.rollback
+    why = safe.line(status.why)
+    value: list[draw.Part]
+    if not view.new_reads:
+        value = [(f"! {why}", "$warning")] if why else [("nothing to roll back", "$muted")]
+        why = ""
+    elif why and snapshot.phase is Phase.DONE:
+        value, why = [(why, "$muted")], ""
+    elif status.fresh is None:
+        value = [("? unknown", "bold $warning")]
+    elif status.fresh:
+        value, why = [("✓ fresh", "bold $success"), ("  F9 at any time", "$muted")], ""
+    elif status.stale <= snapshot.sync.queued and (snapshot.sync.oldest_seconds or 0) < LATE_SECONDS:
+        # A live table always has a change or two on the way: no reason for an alarm.
+        value, why = (
+            [("✓ fresh", "bold $success"), (f" but for {figures.number(status.stale)} on the way", "$muted")],
+            "",
+        )
+    else:
+        rows = "row" if status.stale == 1 else "rows"
+        value = [(f"! {figures.number(status.stale)} {rows} stale", "bold $warning")]
+    head = draw.field("rollback", *value)
+    if not why:
+        return [head]
+    one = draw.line(head, (", ", "$muted"), (why, "$warning"))
+    if one.cell_length <= width:
+        return [one]
+    return [head, *(draw.line(" " * 9, each) for each in draw.wrapped(why, width - 9, "$warning", 2))]
+
+
+def evaluation(view: View) -> list[Content]:
+    """The newest evaluation in two lines."""
+    status = view.snapshot.evaluation if view.snapshot else None
+    if status is None:
+        return [draw.field("evidence", ("○ not compared yet", "$muted"))]
+    glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(status.verdict, ("?", "$warning"))
+    head: list[draw.Part] = [(f"{glyph} {status.verdict}", f"bold {style}")]
+    if not status.valid:
+        head = [(f"! {status.verdict}, void", "bold $warning"), (f": {safe.line(status.why_void)}", "$warning")]
+    else:
+        head.append((f"  {figures.number(status.queries)} queries, {status.low_overlap} low", "$muted"))
+    second = draw.field("overlap", figures.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
+    if status.judged_old is not None and status.judged_new is not None:
+        second = draw.field(
+            "nDCG",
+            (f"◇ {status.judged_old:.2f}", "$old"),
+            (" → ", "$muted"),
+            (f"◆ {status.judged_new:.2f}", "$new"),
+            (f"  overlap {figures.percent(status.mean_overlap)}", "$muted"),
+        )
+    return [draw.field("evidence", *head), second]
+
+
+def _routers(listeners: tuple[ListenerStatus, ...], epoch: int) -> list[draw.Part]:
+    if not listeners:
+        return [("none heard from", "$muted")]
+    behind = sum(1 for each in listeners if each.epoch < epoch)
+    flips = [each.flip_ms for each in listeners if each.flip_ms is not None]
+    parts: list[draw.Part] = [(str(len(listeners)), "bold")]
+    if behind:
+        parts.append((f"  ! {behind} still on an older epoch", "$warning"))
+    else:
+        parts.append((" ✓ all current", "$success"))
+        if flips:
+            parts.append((f" in {max(flips):,.0f} ms", "$muted"))
+    return parts
+
+
+def _listener(listener: ListenerStatus, epoch: int) -> Content:
+    behind = listener.epoch < epoch
+    return draw.line(
+        ("  ! " if behind else "  · ", "$warning" if behind else "$muted"),
+        safe.line(listener.application or listener.host),
+        (f" {listener.pid} ", "$muted"),
+        (f" ◇ {figures.short(listener.searches_old)}", "$old"),
+        (f" ◆ {figures.short(listener.searches_new)}", "$new"),
+        (f"  {figures.duration(listener.seen_seconds)} ago", "$muted"),
+    )

@@ -1,0 +1,66 @@
+"""Leaving by signal, and by the terminal that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+HANGUP_SECONDS = 2.0
+"""Between looks whether the terminal is still there."""
+LEAVE_SECONDS = 5.0
+"""What leaving may take once the terminal is gone."""
+_SIGNALS = ("SIGTERM", "SIGHUP")
+
+
+def on_signals(asked: Callable[[], None], hung_up: Callable[[], None]) -> None:
+    """Have the running event loop call ``asked`` on SIGTERM, and ``hung_up`` on SIGHUP: the terminal was closed."""
+    loop = asyncio.get_running_loop()
+    for name, leave in zip(_SIGNALS, (asked, hung_up), strict=True):
+        number = getattr(signal, name, None)
+        if number is not None:
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, leave)
+
+
+def closed() -> Callable[[], bool] | None:
+    """Tells whether the terminal is gone; None where that cannot be seen.
+
+    Where nobody sends SIGHUP (a container, a session of its own), only the input tells.
+    """
+    if sys.__stdin__ is None or not hasattr(select, "poll"):
+        return None
+    terminal = select.poll()
+    terminal.register(sys.__stdin__.fileno(), 0)
+    return lambda: bool(terminal.poll(0))
+
+
+def leave_soon() -> None:
+    """End the process soon, whatever leaving waits for.
+
+    The thread that writes to a terminal that is gone may have died of it; Textual then waits for it for ever.
+    """
+    signal.signal(signal.SIGALRM, _end)
+    signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def signals_restored() -> Iterator[None]:
+    """The event loop leaves the signals it took at their defaults; the caller gets its own handlers back."""
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    kept = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # see leave_soon
+        for number, handler in kept.items():
+            if handler is not None:
+                signal.signal(number, handler)

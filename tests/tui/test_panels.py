@@ -1,0 +1,96 @@
+"""Panels are pure functions of the view, and say in words what a colour says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rich.cells import cell_len
+from textual.content import Content
+
+from embedtui.model import Phase, Side, Snapshot
+from embedtui.tui import panels
+from embedtui.tui.actions import ACTIONS, next_action
+from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.view import Link, View
+from embedtui.tui.widgets import chrome
+from embedtui.tui.widgets.panel import Paint
+from tests.tui import states
+
+UP = Link(up=True)
+
+
+PAINTERS = [
+    panels.journey, panels.advice, panels.backfill, panels.index, panels.sync, panels.route, panels.holds,
+    panels.faults, panels.workers, panels.feed, chrome.header,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("paint", PAINTERS, ids=lambda paint: paint.__name__)
+def test_panels_are_pure_and_never_leave_their_box(paint: Paint) -> None:
+    """Every state, known and unknown, at any size: no line is wider than the panel, and no call changes the next."""
+    hostile = replace(states.MIGRATION, table=replace(states.MIGRATION.table, name="[red]\x1b[2J\u202e" * 9))
+    views = [View(), View(link=Link(False, states.NOW, 3.0, "gone", "hint"))]
+    views += [View(snapshot, UP, (1.0, 2.0, 3.0)) for snapshot in states.STATES.values()]
+    views += [View(replace(states.RUNNING, migration=hostile), UP), View(states.RUNNING, Link(False, states.NOW, 9.0))]
+    for view in views:
+        for width, height in ((1, 1), (12, 2), (38, 7), (80, 5), (238, 30)):
+            content = paint(view, width, height)
+            assert content.is_same(paint(view, width, height))
+            if paint is not panels.feed and width > 12:
+                assert all(cell_len(line) <= width for line in content.plain.split("\n")), content.plain
+            assert "\x1b" not in content.plain
+
+
+def test_there_is_always_a_next_action_or_a_reason() -> None:
+    for snapshot in states.STATES.values():
+        view = View(snapshot, UP)
+        text = panels.advice(view, 80, 3).plain
+        name, why = next_action(view)
+        assert name or why or view.phase.ended
+        if name in ACTIONS:
+            assert ACTIONS[name].key_text in text
+
+
+def test_the_footer_has_at_most_seven_keys_and_always_rollback_help_and_quit() -> None:
+    screen = DashboardScreen()
+    for snapshot in (None, *states.STATES.values()):
+        view = View(snapshot, UP)
+        keys = screen.keys(view)
+        assert len(keys) <= 6
+        for width in (80, 100, 160):
+            line = chrome.footer(view, keys, width).plain
+            assert "F9 " in line
+            assert "Roll back" in line
+            assert "? Help" in line
+            assert "q Quit" in line
+            assert cell_len(line) <= width
+
+
+def test_the_sides_are_told_by_glyph_and_word_too() -> None:
+    assert "◇ old serves" in chrome.serving(View(states.READY, UP)).plain
+    assert "◆ new serves" in chrome.serving(View(states.CUT_OVER, UP)).plain
+    assert chrome.serving(View(states.CANARY, UP)).plain == "◇ old 90 % · ◆ new 10 %"
+
+
+def test_rollback_freshness_is_in_words() -> None:
+    def words(snapshot: Snapshot) -> str:
+        return " ".join(line.plain for line in panels.rollback(View(snapshot, UP), 78))
+
+    assert "✓ fresh" in words(states.CUT_OVER)
+    assert "1,204 rows stale" in words(states.STALE)
+    assert "no longer answers" in words(states.STALE)
+    assert "nothing to roll back" in words(states.RUNNING)
+    done = replace(states.DONE, rollback=replace(states.DONE.rollback, why="the old side is gone"))
+    assert "the old side is gone" in words(done)
+    assert "F9" not in words(done)
+
+
+def test_phases_before_are_done_and_after_are_open() -> None:
+    rail = panels.journey(View(states.RUNNING, UP), 160).plain
+    assert "✓ prepare" in rail
+    assert "● backfill" in rail
+    assert "○ index" in rail
+    assert "aborted" in panels.journey(View(replace(states.RUNNING, phase=Phase.ABORTED), UP), 80).plain
+    assert isinstance(panels.journey(View(), 80), Content)
+    assert Side.OLD.other is Side.NEW
