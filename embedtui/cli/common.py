@@ -20,7 +20,7 @@ from embedtui.errors import Refused
 from embedtui.model import EventSink, Migration
 from embedtui.postgres.catalog.discover import migration_name, shown
 from embedtui.postgres.connect import connect
-from embedtui.redaction import hide, secrets_of
+from embedtui.redaction import remember, secrets_of
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine
@@ -123,7 +123,8 @@ def name_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def settings_of(flags: Mapping[str, object], config: Path | None = None) -> Settings:
     """The settings; the keys that they name are no longer shown or logged from now on."""
     settings = load_settings(flags, config=config)
-    hide(secrets_of(settings.environ, settings.secret_variables))
+    for secret in secrets_of(settings.environ, settings.secret_variables):
+        remember(secret)
     return settings
 
 

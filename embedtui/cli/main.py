@@ -56,7 +56,8 @@ def start_log(context: click.Context, file: Path | None = None) -> None:
     from embedtui.config.loading import environment
 
     environ, _ = environment(os.environ, Path.cwd())
-    redaction.hide(redaction.secrets_of(environ))
+    for secret in redaction.secrets_of(environ):
+        redaction.remember(secret)
     logs.start(file or environ.get(logs.VARIABLE))
     context.find_root().meta[__name__] = True
     logging.getLogger("embedtui").info("embedtui %s: %s", embedtui.__version__, context.info_name)
@@ -215,7 +216,7 @@ def _fail(error: EmbedtuiError, *, title: str = "", cause: BaseException | None 
     import logging
 
     from embedtui.cli.output import plain
-    from embedtui.redaction import formatted
+    from embedtui.tracebacks import formatted
 
     message = plain(error.message).rstrip()
     if error.hint and not message.endswith((".", "?", "!", ":", ";")):

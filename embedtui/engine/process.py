@@ -26,7 +26,7 @@ from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError, Interrupted, ProviderError
 from embedtui.model import Event, EventSink, Progressed, Snapshot
 from embedtui.providers import ProviderFault
-from embedtui.redaction import hide, redact, secrets_of
+from embedtui.redaction import redact, remember, secrets_of
 
 LOOK_SECONDS = 0.1
 """Between looks at the stop signal."""
@@ -185,11 +185,9 @@ def serve(descriptor: int, log_file: str = "") -> None:
         logs.start(log_file)
     pipe = Pipe(descriptor)
     order: Order = pipe.recv()
-    hide(
-        secrets_of(
-            {**order.environ, "DATABASE_URL": order.dsn}, order.settings.secret_variables if order.settings else ()
-        )
-    )
+    named = order.settings.secret_variables if order.settings is not None else ()
+    for secret in secrets_of({**order.environ, "": order.dsn}, named):
+        remember(secret)
     stop = threading.Event()
     # A handler may not set an event that its own thread waits for; a queue of this kind is made for it.
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
