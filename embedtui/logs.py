@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from embedtui.errors import EmbedtuiError, SettingsError
-from embedtui.redaction import described, formatted, without_secrets
+from embedtui.redaction import without_secrets
+from embedtui.tracebacks import described, formatted
 
 VARIABLE = "EMBEDTUI_LOG"
 BYTES = 1_000_000

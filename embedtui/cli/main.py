@@ -226,7 +226,7 @@ def _fail(error: EmbedtuiError, *, title: str = "", cause: BaseException | None 
     import logging
 
     from embedtui.cli.output import note, plain
-    from embedtui.redaction import formatted
+    from embedtui.tracebacks import formatted
 
     message = plain(error.message).rstrip()
     if error.hint and not message.endswith((".", "?", "!", ":", ";")):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from embedtui import redaction
-from embedtui.redaction import described, formatted, redact, secrets_of, without_secrets
+from embedtui.redaction import redact, remember, secrets_of, without_secrets
+from embedtui.tracebacks import FRAGMENT, described, formatted
 from tests.kits.log_kit import CONFESSION, DOCUMENT, DSN, KEY, assert_no_secret
 
 
@@ -22,8 +23,8 @@ class Row:
 
 @pytest.fixture(autouse=True)
 def hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_hidden", set())
-    redaction.remember(*secrets_of({"MY_PROVIDER": KEY, "DATABASE_URL": DSN, "HOME": "/home/me"}, ["MY_PROVIDER"]))
+    monkeypatch.setattr(redaction, "_known", set())
+    remember(*secrets_of({"MY_PROVIDER": KEY, "DATABASE_URL": DSN, "HOME": "/home/me"}, ["MY_PROVIDER"]))
 
 
 def raised(work: object) -> BaseException:
@@ -51,7 +52,7 @@ def test_secrets_of_an_environment(environ: dict[str, str], named: tuple[str, ..
 
 
 def test_an_encoded_password_is_found_decoded_too() -> None:
-    redaction.remember(*secrets_of({"X": "postgresql://u:p%40ss%21word@h/d"}))
+    remember(*secrets_of({"X": "postgresql://u:p%40ss%21word@h/d"}))
     assert without_secrets("the password p@ss!word is wrong") == "the password *** is wrong"
 
 
@@ -158,4 +159,4 @@ def test_no_run_of_a_text_in_the_variables_gets_into_the_message(text: str, arou
         raise RuntimeError(f"{around}{document}{around}")
 
     said = described(raised(careless)).removeprefix("RuntimeError: ")
-    assert not any(text[at : at + redaction.FRAGMENT] in said for at in range(len(text) - redaction.FRAGMENT + 1))
+    assert not any(text[at : at + FRAGMENT] in said for at in range(len(text) - FRAGMENT + 1))
