@@ -667,16 +667,17 @@ class Engine:
     def _query_embedders(self, migration: Migration) -> Iterator[dict[Side, Embedder | None]]:
         found: dict[Side, Embedder | None] = {}
         require_said(migration, "new_model.")
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as opened:
             for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
                 try:
-                    found[side] = None if model.retired else make_embedder(model, environ=self._environ)
+                    embedder = None if model.retired else make_embedder(model, environ=self._environ)
                 except ProviderFault as fault:
                     if side is Side.NEW:
                         raise ProviderError(fault.reason, hint=fault.hint) from None
-                    found[side] = None
-                if (embedder := found[side]) is not None:
-                    stack.callback(embedder.close)
+                    embedder = None
+                if embedder is not None:
+                    opened.callback(embedder.close)
+                found[side] = embedder
             yield found
 
     def _connect(self, name: str) -> Callable[[], Connection]:
