@@ -41,12 +41,12 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     estimate = estimate_texts(conn, migration, draft)
     tokens = estimate_tokens(migration, estimate)
     price = migration.new_model.price_per_million
-    provider, limits = provider_check(settings, migration, check_provider)
+    answer = provider_check(settings, migration, check_provider)
     checks = [
         *standing_checks(conn, draft, migration, settings),
         *load_checks(conn, draft, migration, estimate),
         *text_checks(migration, estimate),
-        provider,
+        *answer.checks(draft, settings),
     ]
     wrong = any(check.result == "fail" for check in checks)
     checks.append(proof_check(conn, migration, settings, check_provider and not wrong))
@@ -56,7 +56,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         empty_rows=estimate.empty,
         estimated_tokens=tokens,
         estimated_cost=None if price is None else tokens / 1e6 * price,
-        estimated_seconds=estimate_seconds(settings, limits, migration, estimate, tokens),
+        estimated_seconds=estimate_seconds(settings, answer.limits, migration, estimate, tokens),
         placement=placement,
         placement_why=why,
         checks=tuple(checks),

@@ -33,8 +33,8 @@ SECONDS = 30.0
 
 REPRODUCES = 0.99
 """Cosine from which on a vector counts as made again. The same model gives the same text the same vector but for
-rounding (halfvec keeps 11 bits, servers compute in half precision): 0.999 and more. A title or a prefix more in the text
-costs some percent, another model nearly all."""
+rounding (halfvec keeps 11 bits, servers compute in half precision): 0.999 and more. A title or a prefix more in the
+text costs some percent, another model nearly all."""
 
 ODD = 2
 """Rows beside those that agree that stop the plan: one may have been edited a moment ago, several are a kind."""

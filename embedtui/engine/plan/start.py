@@ -24,9 +24,9 @@ from embedtui.postgres.state import migrations as state
 def require_startable(conn: Connection[Any], settings: Settings) -> None:
     """Refuse to start or go on by these settings before anything is changed. Reads only.
 
-    A new migration's provider is asked for one vector, so that a wrong key, model or size leaves nothing behind, and the
-    old model, where it answers, for those of some rows: they have to be the stored ones. One
-    that is under way has to be the one that the settings describe.
+    A new migration's provider is asked for one vector, so that a wrong key, model or size leaves nothing behind, and
+    the old model, where it answers, for those of some rows: they have to be the stored ones. One that is under way has
+    to be the one that the settings describe.
 
     Raises:
         Refused: another migration, or another model or content, than that under way.
@@ -74,7 +74,8 @@ def require_same(conn: Connection[Any], known: Migration, settings: Settings) ->
 def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, ask: bool = False) -> PlacementKind:
     """Refuse to begin what the plan's checks say cannot work; return the placement to begin with.
 
-    Reads only; ``ask`` makes one request for one vector, and some of the old model for the proof. A provider that is only busy or away is no reason to refuse.
+    Reads only; ``ask`` makes one request for one vector, and some of the old model for the proof. A provider that is
+    only busy or away is no reason to refuse.
 
     Raises:
         DatabaseError, ProviderError, Refused: by the first check that failed.
@@ -97,6 +98,6 @@ def _in_turn(
 ) -> Iterator[Check]:
     """The checks one after the other: what costs something is asked once all else is well."""
     yield from standing_checks(conn, draft, migration, settings)
-    yield provider_check(settings, migration, ask=ask)[0]
+    yield from provider_check(settings, migration, ask=ask).checks(draft, settings)
     if ask:
         yield proof_check(conn, migration, settings, ask)

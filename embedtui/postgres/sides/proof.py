@@ -56,7 +56,8 @@ def _draw(conn: Connection, migration: Migration, limit: int, longest: int, perc
     columns = dict.fromkeys([*migration.key_columns, *migration.content_columns, migration.old_column])
     rows = conn.execute(
         sql.SQL(
-            "SELECT {key}, {content}, {send}({vector}) FROM (SELECT {columns} FROM {table} TABLESAMPLE SYSTEM ({percent})"
+            "SELECT {key}, {content}, {send}({vector})"
+            " FROM (SELECT {columns} FROM {table} TABLESAMPLE SYSTEM ({percent})"
             " WHERE {old} IS NOT NULL ORDER BY random() LIMIT {limit}) AS t"
             " WHERE {has_content} AND octet_length({content}) <= {longest}"
         ).format(
