@@ -339,7 +339,7 @@ def rollback(
         with _own(dsn) as conn:
             before, migration = _seen(conn, migration)
             for blocker in rollback_blockers(conn, migration):
-                raise Refused(blocker.message, hint=blocker.release)
+                raise Refused(blocker.message, hint=blocker.hint)
             settings = cutover_settings(migration)
             switch = _Switch(dsn, migration, settings, who, host, stop, on_wait)
             if before.ending == "cleanup" and settings.strategy == "rename":
@@ -533,7 +533,7 @@ class _Switch:
     def _exchange(self, conn: Connection, before: RouteRow, side: Side, act: str, detail: str) -> Flip:
         for blocker in rename_blockers(conn, self.migration, self.settings):
             if not blocker.overridable:
-                raise Refused(blocker.message, hint=blocker.release, remedies=blocker.remedies)
+                raise Refused(blocker.message, hint=blocker.hint, remedies=blocker.remedies)
         statements = rename_sql(conn, self.migration, side, epoch=before.epoch, changed_by=f"{self.who}@{self.host}")
         started = time.perf_counter()
         try:
