@@ -413,6 +413,7 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
     """
     try:
         with connect(dsn, name="act") as conn:
+            follow_pointer(conn, migration.id)  # whoever moved it may have been killed before the phase was set
             pending = read_route(conn, migration.name).pending
             # what a worker's role may not do is left to a worker of an operator's role
             if pending is None or not may_move_route(conn) or _lag(conn, migration)[1] > LAG_NONE:
@@ -548,7 +549,6 @@ class _Switch:
             now = read_route(conn, self.migration.name)
             raise Refused(f"{now.changed_by or 'Somebody'} moved the route meanwhile.", hint="Look again.") from None
         taken = (time.perf_counter() - started) * 1000
-        self._set_phase(conn)
         return Flip(side, 100 if side is Side.NEW else 0, before.epoch + 1, taken, True)
 
     def undo(self, flip: Flip, before: RouteRow, why: BaseException) -> None:
