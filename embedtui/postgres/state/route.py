@@ -19,7 +19,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedtui.errors import DatabaseError, Refused
-from embedtui.model import Flip, ListenerStatus, Migration, Remedy, Side
+from embedtui.model import Flip, ListenerStatus, Migration, Remedy, RouteStatus, Side
 from embedtui.postgres.connect import Connection, host_name, operator_name
 
 CHANNEL = "embedtui_route"
@@ -131,6 +131,20 @@ def read_route(conn: Connection, name: str) -> RouteRow:
         raise Refused(f"There is no route {name!r} yet.", hint="Make it.", remedies=(Remedy.RUN,))
     stored, migration, epoch, active, *rest = row
     return RouteRow(stored, migration, epoch, Side(active), *rest)
+
+
+def read_status(conn: Connection, migration: Migration) -> RouteStatus:
+    """The migration's pointer as screens show it, without listeners; on the old side where there is none yet."""
+    row = conn.execute(
+        "SELECT active, canary, epoch, changed_at, changed_by, pending, ending FROM embedtui.route"
+        " WHERE migration = %s",
+        [migration.id],
+    ).fetchone()
+    if row is None:
+        return RouteStatus()
+    active, canary, epoch, changed_at, changed_by, pending, ending = row
+    waits = str(pending.get("why") or pending.get("when") or pending) if pending else ""
+    return RouteStatus(Side(active), canary, epoch, changed_at, changed_by, pending=waits, ending=ending)
 
 
 def move_route(

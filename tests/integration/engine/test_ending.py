@@ -128,8 +128,8 @@ def test_a_rollback_cancels_a_cleanup_that_has_dropped_nothing(
     assert present(conn).phase is Phase.DONE
 
 
-class Killed(Exception):
-    pass
+class Killed(BaseException):
+    """The operator's process is gone."""
 
 
 def killed_before(step: str) -> Callable[[object], None]:
@@ -244,11 +244,9 @@ def test_every_word_to_the_listeners_is_json(database: str, conn: Connection) ->
 
 def test_a_rename_exchange_yields_to_no_cleanup(database: str, conn: Connection) -> None:
     """Strategy rename moves the pointer within DDL: the same rules, by the same writer."""
-    migration = make(
-        database, rows=8, index=False, settings={"cutover": {"soak_days": 0, "strategy": "rename", "hook": "true"}}
-    )
+    migration = make(database, rows=8, index=False, settings={"cutover": {"soak_days": 0, "strategy": "rename"}})
     conn.execute("UPDATE embedtui.migration SET index_method = 'none'")
-    cutover(database, migration, gate=PASS)
+    cutover(database, migration, gate=PASS, override={"rename_equal_dimensions": "services are stopped"})
     with waiting_cleanup(database, present(conn)) as acting:
         back = Acting(database, lambda _: rollback(database, present(conn)))
         error = acting.end()  # cancelled before the names can be exchanged
@@ -258,7 +256,7 @@ def test_a_rename_exchange_yields_to_no_cleanup(database: str, conn: Connection)
     assert (found.old_column, found.new_column) == ("embedding", "embedding_v2")
     probe = conn.execute("SELECT key FROM embedtui.search('documents', 'old-model', %s, 1)", [str(vector(4))])
     assert probe.fetchone() == ("4",)
-    written = [entry.act for entry in state.read_audit(conn, migration.id)]
+    written = [entry.act for entry in read_audit(conn, migration.id)]
     assert written.count("rollback") == 1
 
 
@@ -272,10 +270,6 @@ def test_a_rollback_is_not_held_up_by_a_cleanup_in_its_transaction(database: str
 
 
 # ------------------------------------------------------------------------------ a flip killed right after its commit
-
-
-class Killed(BaseException):
-    """The operator's process is gone."""
 
 
 @pytest.mark.parametrize("then", ["nothing", "rollback"])
