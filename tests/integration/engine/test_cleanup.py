@@ -474,6 +474,7 @@ def test_no_file_is_written_by_the_databases_word(conn: Connection, tmp_path: Pa
     conn.execute(
         "UPDATE embedtui.migration SET settings = settings || jsonb_build_object('cleanup', %s)", [Jsonb(planted)]
     )
+    conn.execute("UPDATE embedtui.route SET ending = 'cleanup'")
     for choice in (CleanupChoice(), CleanupChoice(archive=tmp_path / "mine.copy")):
         with pytest.raises(Refused, match="says the database") as caught:
             cleanup(conn, migration, choice, typed_name="documents", stop=threading.Event())
