@@ -12,6 +12,7 @@ from psycopg import Connection
 
 from embedtui.arrays import np
 from embedtui.config import Settings
+from embedtui.engine.plan.contents import text_check
 from embedtui.engine.plan.draft import Draft
 from embedtui.engine.plan.estimates import TextEstimate
 from embedtui.engine.plan.placement import fired_by_update
@@ -365,9 +366,12 @@ def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
         )
 
 
-def text_checks(migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
-    """Texts that are likely over the model's limit."""
+def text_checks(conn: Connection[Any], migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
+    """The texts as they will be sent, and those that are likely over the model's limit."""
     model = migration.new_model
+    shown_texts = text_check(conn, migration)
+    if shown_texts is not None:
+        yield shown_texts
     if estimate.long:
         yield Check(
             "long texts",
