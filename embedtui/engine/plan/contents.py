@@ -97,14 +97,15 @@ def no_text_column(conn: Connection[Any], facts: TableFacts) -> TableError:
 
 
 def require_text_type(conn: Connection[Any], facts: TableFacts, column: Column, origin: str) -> None:
-    """Refuse a content column whose text form is not what an application embeds: a vector, bytes, JSON, an array.
+    """Refuse a content column whose text form nobody embeds: a vector, bytes. JSON or an array that is asked for by
+    name is served as PostgreSQL writes it, and :func:`text_check` says so.
 
     Raises TableError: with the statement that makes a text of it.
     """
-    if not (column.is_vector or _structured(column)):
+    if not (column.is_vector or column.base_type == "bytea"):
         return
     hint = f"Text columns: {', '.join(shown_column(each.name) for each in facts.text_columns) or 'none'}."
-    if _structured(column):
+    if not column.is_vector:
         hint += f" {_generated(conn, facts, column)}"
     raise TableError(
         f"{shown_column(column.name)} of {shown(facts.table)} is {column.type}, nothing to embed as it is (content,"
@@ -113,7 +114,7 @@ def require_text_type(conn: Connection[Any], facts: TableFacts, column: Column, 
     )
 
 
-def text_check(conn: Connection[Any], migration: Migration) -> Check | None:
+def text_check(conn: Connection[Any], facts: TableFacts, migration: Migration) -> Check | None:
     """The first rows' texts as they will be sent; None where there are none."""
     texts = first_texts(conn, migration, LOOKED_AT)
     if not texts:
@@ -122,6 +123,10 @@ def text_check(conn: Connection[Any], migration: Migration) -> Check | None:
     columns = ", ".join(map(shown_column, migration.content_columns))
     examples = " · ".join(f'"{_short(prefix + text, SHOWN_CHARACTERS)}"' for text in texts[:SHOWN])
     detail = f"{columns}, as sent: {examples}"
+    shaped = [found for name in migration.content_columns if (found := facts.column(name)) and _structured(found)]
+    if shaped:
+        detail += f". {shown_column(shaped[0].name)} is {shaped[0].type}: sent as PostgreSQL writes it."
+        return Check("texts", "warn", detail, f"If a part is meant: {_generated(conn, facts, shaped[0])}")
     kind = looks_like(migration.content_columns[0], texts)
     if kind is not None:
         return Check(
