@@ -10,7 +10,7 @@ from psycopg import sql
 from embedtui.model import Migration, PlacementKind
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
-from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
+from embedtui.postgres.sides.layout import BYTES, follows_by_foreign_key, new_side
 from embedtui.postgres.values import content_types, key_types, output_sql
 
 FAULTS_READ = 100_000
@@ -208,7 +208,8 @@ def install_sql(migration: Migration, attaching: Sequence[str] = ()) -> tuple[sq
 
 
 def _text(row: str, name: str, kind: str) -> sql.Composed:
-    return output_sql(sql.SQL("{}.{}").format(sql.SQL(row), sql.Identifier(name)), kind)
+    text = output_sql(sql.SQL("{}.{}").format(sql.SQL(row), sql.Identifier(name)), kind)
+    return sql.SQL("{} COLLATE {}").format(text, BYTES)
 
 
 def _distinct(types: dict[str, str]) -> sql.Composed:
