@@ -135,7 +135,12 @@ def test_a_cutover_passes_each_check_by_its_own_name(database: str, conn: Connec
 NAMES = st.sampled_from(["gate", "soak", "coverage", "queue"])
 BLOCKERS = st.lists(
     st.builds(
-        Blocker, NAMES, st.just("It is so."), st.just(""), st.booleans(), st.one_of(st.none(), st.integers(0, 3))
+        Blocker,
+        NAMES,
+        st.just("It is so."),
+        st.just(""),
+        st.booleans(),
+        rows=st.one_of(st.none(), st.integers(0, 3)),
     ),
     max_size=4,
 )
