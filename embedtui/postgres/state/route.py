@@ -53,6 +53,11 @@ WHERE name = {name} AND ({expect}::bigint IS NULL OR epoch = {expect}::bigint)
   AND NOT EXISTS (SELECT FROM embedtui.route_side s WHERE s.name = r.name AND NOT s.present
                   AND (s.side = {active} OR s.side = 'new' AND {canary} > 0))"""
 
+_READ = (
+    "SELECT name, migration, epoch, active, canary, changed_at, changed_by, first_cutover_at, pending, ending"
+    " FROM embedtui.route"
+)
+
 _OR_FAIL = """BEGIN {statement};
 IF NOT FOUND{unless} THEN RAISE EXCEPTION {why} USING ERRCODE = {state}; END IF; END"""
 
@@ -123,15 +128,22 @@ def read_route(conn: Connection, name: str) -> RouteRow:
     Raises:
         Refused: there is none yet.
     """
-    row = conn.execute(
-        "SELECT name, migration, epoch, active, canary, changed_at, changed_by, first_cutover_at, pending, ending"
-        " FROM embedtui.route WHERE name = %s",
-        [name],
-    ).fetchone()
+    row = _row(conn.execute(f"{_READ} WHERE name = %s", [name]).fetchone())
     if row is None:
         raise Refused(f"There is no route {name!r} yet.", hint="Make it.", remedies=(Remedy.RUN,))
-    stored, migration, epoch, active, *rest = row
-    return RouteRow(stored, migration, epoch, Side(active), *rest)
+    return row
+
+
+def _row(found: tuple[Any, ...] | None) -> RouteRow | None:
+    if found is None:
+        return None
+    name, migration, epoch, active, *rest = found
+    return RouteRow(name, migration, epoch, Side(active), *rest)
+
+
+def find_route(conn: Connection, migration_id: int) -> RouteRow | None:
+    """The pointer of a migration; None where there is none yet, or another migration's has taken its place."""
+    return _row(conn.execute(f"{_READ} WHERE migration = %s", [migration_id]).fetchone())
 
 
 def move_route(
@@ -324,6 +336,12 @@ def touch_route(conn: Connection, name: str) -> None:
     """Tell all listeners to read the route again: call it in a transaction that renames what a side is called."""
     conn.execute("UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp() WHERE name = %s", [name])
     _notify(conn, name)
+
+
+def touch_in_ddl(migration: Migration) -> tuple[sql.Composed, ...]:
+    """As :func:`touch_route`, for a transaction of DDL; the time of the last flip stays."""
+    told = sql.SQL("UPDATE embedtui.route SET epoch = epoch + 1 WHERE migration = {}").format(sql.Literal(migration.id))
+    return told, _notify_sql(migration.name)
 
 
 def set_pending(
