@@ -1,5 +1,6 @@
 """The words of a migration as frozen dataclasses and enums; every layer speaks these and nothing else."""
 
+from embedtui.errors import Remedy
 from embedtui.model.evaluation import (
     Comparison,
     Interval,
@@ -45,7 +46,7 @@ from embedtui.model.snapshot import (
     WorkerStatus,
 )
 from embedtui.model.verify import VerifyReport
-from embedtui.model.words import Condition, Distance, IndexMethod, Phase, PlacementKind, Remedy, Side
+from embedtui.model.words import Condition, Distance, IndexMethod, Phase, PlacementKind, Side
 
 __all__ = [
     "UNNAMED", "AuditEntry", "BackfillStatus", "Blocker", "Check", "Comparison", "Condition", "CutoverSettings",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from embedtui.errors import Remedy
 from embedtui.formatting import with_remedies
 from embedtui.model.faults import FaultGroup, FaultState
 from embedtui.model.migration import Migration
 from embedtui.model.route import RollbackStatus, RouteStatus
-from embedtui.model.words import Condition, IndexMethod, Phase, Remedy
+from embedtui.model.words import Condition, IndexMethod, Phase
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,25 +74,3 @@ class IndexMethod(StrEnum):
     HNSW = "hnsw"
     IVFFLAT = "ivfflat"
     NONE = "none"
-
-
-class Remedy(StrEnum):
-    """An action that mends something; each face says it in its own words, a command or a key."""
-
-    RUN = "run"
-    FOLLOW = "run --follow"
-    """A worker that stays and keeps the sides in sync."""
-    COMPARE = "compare"
-    VERIFY = "verify"
-    SAMPLE = "verify --sample"
-    """Some rows are embedded again and compared."""
-    REPAIR = "verify --repair"
-    """What is wrong is queued to be embedded again."""
-    ROLLBACK = "rollback"
-    CLEANUP = "cleanup"
-    ABORT = "abort"
-
-    @property
-    def command(self) -> str:
-        """Its command, marked as one in a sentence."""
-        return f"`embedtui {self.value}`"
