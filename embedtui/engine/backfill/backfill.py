@@ -65,7 +65,7 @@ def rows_per_page(shard: Shard, rows: Sequence[SourceRow]) -> int:
 
 
 class Backfill:
-    """Works shards off until none is open; one per process."""
+    """The work on shards until none is open; one per process."""
 
     def __init__(
         self, job: Job, embedder: RowEmbedder, *, threads: int, characters_per_token: Callable[[], float]
@@ -100,7 +100,7 @@ class Backfill:
             worker.start()
         try:
             self._read()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised once all threads have ended
             self._fail(error)
         finally:
             self._put(None)
@@ -225,7 +225,7 @@ class Backfill:
                         self._close(running)
         except Interrupted:
             pass
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the thread that runs all raises it
             self._fail(error)
         finally:
             self._job.idle()

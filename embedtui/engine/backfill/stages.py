@@ -96,7 +96,7 @@ def make_row_embedder(
 
 
 class Stages:
-    """Runs the phases that one worker process takes part in."""
+    """The phases that one worker process takes part in."""
 
     def __init__(
         self,
@@ -362,7 +362,7 @@ class Stages:
                     self._job.stop.wait(IDLE_SECONDS)
         except Interrupted:
             pass
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the thread that runs all raises it
             if not self._ended():  # a cleanup takes the old names from under a statement
                 self._sync_error = fatal(error)
                 self._job.halt()
