@@ -134,7 +134,7 @@ class Blocker:
 
     name: str
     message: str
-    release: str = ""
+    hint: str = ""
     overridable: bool = False
     """Whether an override with a reason may pass it."""
     remedies: tuple[Remedy, ...] = ()
@@ -145,7 +145,7 @@ class Blocker:
     @property
     def advice(self) -> str:
         """What would release it, as the command line says it."""
-        return with_remedies(self.release, [remedy.command for remedy in self.remedies])
+        return with_remedies(self.hint, [remedy.command for remedy in self.remedies])
 
     @property
     def token(self) -> str:

@@ -74,3 +74,25 @@ class IndexMethod(StrEnum):
     HNSW = "hnsw"
     IVFFLAT = "ivfflat"
     NONE = "none"
+
+
+class Command(StrEnum):
+    """What an operator can ask of a migration; what its state allows of them is in :mod:`embedtui.model.lifecycle`."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    RESUME = "resume"
+    PACE = "pace"
+    CONCURRENCY = "concurrency"
+    """One request in flight more or fewer."""
+    FAULTS = "faults"
+    """Decide on faulty rows."""
+    COMPARE = "compare"
+    VERIFY = "verify"
+    INDEX = "index"
+    HOLD_INDEX = "hold_index"
+    CUTOVER = "cutover"
+    CANCEL_CUTOVER = "cancel_cutover"
+    ROLLBACK = "rollback"
+    CLEANUP = "cleanup"
+    ABORT = "abort"
