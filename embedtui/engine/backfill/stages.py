@@ -247,7 +247,6 @@ class Stages:
                 self._database(functools.partial(remember_partitions, migration=migration, attached=attached))
                 self._database(lambda conn: count_total(conn, migration))
                 self._database(self._job.placement.forget_gone)
-                self._job.release("row_locks")
                 return
             rounds = rounds + 1 if keys == before else 0
             before = keys
