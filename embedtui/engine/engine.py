@@ -15,9 +15,8 @@ import psycopg
 from psycopg import sql
 
 from embedtui.config import Settings
-from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.backfill.embedding import ConfigurationFault
-from embedtui.engine.backfill.job import Job, now, queue_keys
+from embedtui.engine.backfill.job import Job, now
 from embedtui.engine.backfill.pacing import Pacer, unblock
 from embedtui.engine.backfill.stages import Stages, make_row_embedder
 from embedtui.engine.backfill.throttle import Throttle
@@ -83,6 +82,7 @@ from embedtui.model import (
 )
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
+from embedtui.postgres.locks import ALIVE
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit, add_audit_once, read_audit
 from embedtui.postgres.state.migrations import (
@@ -93,6 +93,7 @@ from embedtui.postgres.state.migrations import (
     set_index_held,
     store_settings,
 )
+from embedtui.postgres.state.queue import queue_keys
 from embedtui.providers import Embedder, ProviderFault, endpoint, make_embedder
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
-from embedtui.engine.backfill.job import Job, queue_keys, record_faults
+from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.partitions import queue_unseen
 from embedtui.engine.resilience import with_database
@@ -26,7 +26,9 @@ from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.faults import record_faults
 from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.queue import queue_keys
 
 T = TypeVar("T")
 
@@ -426,7 +428,7 @@ class Sync:
     def _fault(self, todo: dict[Key, _Todo], side: Side, keys: list[Key], reason: str) -> None:
         def work(conn: Connection) -> None:
             with conn.transaction():
-                record_faults(conn, self._job.migration, [(key, reason) for key in keys], side)
+                record_faults(conn, self._job.migration.id, [(key, reason) for key in keys], side)
                 if side is Side.OLD:
                     self._insert_stale(conn, keys)
                 self._settle_in(conn, todo, keys, side)
