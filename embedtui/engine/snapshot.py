@@ -33,6 +33,7 @@ from embedtui.model import (
 from embedtui.postgres.connect import Connection, host_name
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.queue import count_old_waiting
 from embedtui.postgres.state.route import read_listeners
 
 QUEUE_COUNTED = 100_000
@@ -306,7 +307,7 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
             return RollbackStatus(False, stale, f"{migration.old_model.name} did not answer while the new side served")
         why = f"nothing to roll back yet; {migration.old_model.called} is retired: later edits would be stale"
         return RollbackStatus(True, 0, why if migration.old_model.retired else "")
-    waiting = snapshot.sync.queued
+    waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)
     if not stale and not waiting:
         return RollbackStatus(True)
     reasons = []

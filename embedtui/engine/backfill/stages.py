@@ -49,7 +49,7 @@ SWEEP_LIMIT = 5_000
 """Rows that the final sweep queues at a time; where there are more, the shards are read anew."""
 DRAIN_SECONDS = 90.0
 """Longest wait for the queue; a key put off comes up again within a minute."""
-EVERY_KIND = "iudtr"
+EVERY_KIND = "iudtrs"
 IDLE_SECONDS = 0.25
 """Pause between looks at an empty queue."""
 SWEEP_ROUNDS_WITHOUT_GAIN = 20
