@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from embedtui.demo.api import LoopbackServer, hash_model
-from embedtui.engine.backfill import sync as syncing
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.stages import make_row_embedder
 from embedtui.engine.backfill.sync import Sync
@@ -48,7 +47,7 @@ class Table:
     job: Job
     sync: Sync
     app: psycopg.Connection
-    vectors: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    vectors: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
     def in_column(self) -> bool:
@@ -66,7 +65,7 @@ class Table:
         for _ in range(50):
             self.sync._tend_at = 0.0
             self.sync._recent.clear()
-            if not self.sync.step():
+            if not self.sync.step() and self.app.execute("SELECT FROM embedtui.queue LIMIT 1").fetchone() is None:
                 return
         raise AssertionError("the queue does not drain")
 
@@ -78,7 +77,7 @@ class Table:
             column = "embedding" if side is Side.OLD else "embedding_v2"
             query = f"SELECT {column}::real[] FROM documents WHERE id = %s"
         else:
-            query = "SELECT embedding_v2::real[] FROM documents_embedding_v2 WHERE id = %s"
+            query = "SELECT embedding::real[] FROM documents_embedding_v2 WHERE id = %s"
         row = self.app.execute(query, [key]).fetchone()
         return None if row is None or row[0] is None else np.array(row[0], np.float32)
 
@@ -280,7 +279,7 @@ class TestTheNewVector:
         with table(database, api, tmp_path, placement="table") as found:
             own = found.own(Side.NEW)
             found.execute(
-                "UPDATE documents_embedding_v2 SET embedding_v2 = %s, model = NULL, source = NULL WHERE id = 1", own
+                "UPDATE documents_embedding_v2 SET embedding = %s, model = NULL, source = NULL WHERE id = 1", own
             )
             found.drain()
             found.engine.run(threading.Event())
@@ -305,3 +304,132 @@ def test_an_application_that_is_not_to_be_believed_is_overwritten(in_column: Tab
     in_column.drain()
     for key in (1, 2, 3):
         assert in_column.is_models(key, Side.OLD) and in_column.is_models(key, Side.NEW)
+
+
+KEYS = range(1, 6)
+STEPS = some.one_of(
+    some.tuples(some.sampled_from(["edit", "write old", "write new", "both", "insert", "insert bare", "clear", "put"]),
+                some.sampled_from(KEYS)),
+    some.tuples(some.just("delete"), some.sampled_from(KEYS)),
+    some.tuples(some.just("move"), some.sampled_from(KEYS)),
+    some.tuples(some.sampled_from(["sync", "sync", "cut over", "roll back"]), some.just(0)),
+)  # fmt: skip
+
+
+@dataclass
+class Row:
+    """What must become of a row: by side, the application's vector of its present content, or None."""
+
+    own: dict[Side, str] = field(default_factory=dict)
+    ours: bool = False
+    """Its content changed without an old vector once the old side was ours to maintain."""
+
+
+class Application:
+    """Writes as it likes, and knows which of its vectors are of their rows' present content."""
+
+    def __init__(self, table: Table) -> None:
+        self.table, self.maintained = table, False
+        self.texts = itertools.count(1)
+        self.rows: dict[int, Row] = {}
+        table.execute("DELETE FROM documents")
+        table.drain()
+        table.execute("UPDATE embedtui.route SET active = 'old', changed_by = ''")
+        for key in KEYS[:3]:
+            self.do("insert", key)
+
+    def do(self, act: str, key: int) -> None:
+        execute, text, row = self.table.execute, f"text {next(self.texts)}", self.rows.get(key)
+        if act in ("cut over", "roll back"):
+            execute("UPDATE embedtui.route SET active = %s, changed_by = 'x'", "new" if act == "cut over" else "old")
+            self.maintained = True
+        elif act.startswith("insert") and row is None:
+            old = self.table.own(Side.OLD) if act == "insert" else None
+            execute("INSERT INTO documents (id, content, embedding) VALUES (%s, %s, %s)", key, text, old)
+            self.rows[key] = Row({Side.OLD: old} if old else {}, self.maintained)
+        elif row is None:
+            return
+        elif act == "edit":
+            execute(EDIT, text, key)
+            self.rows[key] = Row({}, self.maintained)
+        elif act == "write old":
+            row.own[Side.OLD] = self.table.own(Side.OLD)
+            execute(WRITE, row.own[Side.OLD], key)
+        elif act == "clear":
+            execute("UPDATE documents SET content = %s, embedding = NULL WHERE id = %s", text, key)
+            self.rows[key] = Row({}, self.maintained)
+        elif act == "put":
+            execute(EDIT, text, key)
+            put(self.table.app, "documents", key, NEW, MODELS[NEW]([text], None)[0].tolist())
+            self.rows[key] = Row({}, self.maintained)
+        elif act == "delete":
+            execute("DELETE FROM documents WHERE id = %s", key)
+            del self.rows[key]
+        elif act == "move":
+            free = next(number for number in (*KEYS, 99) if number not in self.rows)
+            execute("UPDATE documents SET id = %s WHERE id = %s", free, key)
+            self.rows[free] = self.rows.pop(key)
+        elif act == "both":
+            own = {Side.OLD: self.table.own(Side.OLD)}
+            execute("UPDATE documents SET content = %s, embedding = %s WHERE id = %s", text, own[Side.OLD], key)
+            self.rows[key] = Row(own, self.maintained)
+        elif act == "write new" and self.table.in_column:
+            row.own[Side.NEW] = self.table.own(Side.NEW)
+            execute("UPDATE documents SET embedding_v2 = %s WHERE id = %s", row.own[Side.NEW], key)
+
+    def check(self) -> None:
+        for key, row in self.rows.items():
+            for side, vector in row.own.items():
+                assert self.table.is_(key, side, vector), f"the application's {side} vector of {key} was replaced"
+
+
+@pytest.mark.parametrize("flags", PLACEMENTS, ids=NAMES)
+def test_whatever_the_application_writes_and_whenever(
+    database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, object]
+) -> None:
+    """None of its vectors is replaced while its content is what it was written for, and none is stale at the end."""
+    with table(database, api, tmp_path, **flags) as found:
+        late: list[tuple[str, int]] = []
+        application: Application | None = None
+        replace = found.job.placement.replace
+
+        def meanwhile(*args):  # type: ignore[no-untyped-def]
+            while late and application is not None:
+                application.do(*late.pop(0))
+            return replace(*args)
+
+        monkeypatch.setattr(found.job.placement, "replace", meanwhile)
+
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(some.lists(some.tuples(STEPS, some.booleans()), min_size=4, max_size=25))
+        def run(steps: list[tuple[tuple[str, int], bool]]) -> None:
+            nonlocal application
+            application = Application(found)
+            for (act, key), between in steps:
+                if act == "sync":
+                    found.sync._recent.clear()
+                    found.sync.step()
+                    application.check()
+                elif between:  # between what the next sync reads and what it writes
+                    late.append((act, key))
+                else:
+                    application.do(act, key)
+            while late:
+                application.do(*late.pop(0))
+            found.drain()
+            application.check()
+            for key, row in application.rows.items():
+                if Side.NEW not in row.own:
+                    assert found.is_models(key, Side.NEW)
+                if Side.OLD not in row.own and row.ours:
+                    assert found.is_models(key, Side.OLD)
+            with psycopg.connect(database, autocommit=True) as conn:
+                counts = found.job.placement.count(conn)
+                assert conn.execute("SELECT count(*) FROM embedtui.queue").fetchone() == (0,)
+                assert conn.execute("SELECT count(*) FROM embedtui.stale").fetchone() == (0,)
+            adopted = sum(Side.NEW in row.own for row in application.rows.values())
+            assert (counts.rows, counts.unverified, counts.embedded, counts.stale, counts.missing) == (
+                len(application.rows), adopted, len(application.rows) - adopted, 0, 0
+            )  # fmt: skip
+
+        run()
