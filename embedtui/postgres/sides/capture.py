@@ -71,8 +71,8 @@ BEGIN
     RETURN NULL;
 END"""
 
-# Vectors are compared as records' images, byte by byte: by a function of the catalog's, and no type's operator. A row that
-# comes into a partition may have been moved there with its old vector, so that it tells nothing of who decided that.
+# Vectors are compared as records' images, byte by byte: by a function of the catalog's, and no type's operator. A row
+# that comes into a partition may have been moved there with its old vector, so that it tells nothing of who decided that.
 _LOOK = """
         IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
             k := {key};
