@@ -72,7 +72,7 @@ BEGIN
 END"""
 
 # Vectors are compared as records' images, byte by byte: by a function of the catalog's, and no type's operator. A row
-# that comes into a partition may have been moved there with its old vector, so that it tells nothing of who decided that.
+# that comes into a partition may have been moved there with its old vector, which then nobody has decided.
 _LOOK = """
         IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
             k := {key};
