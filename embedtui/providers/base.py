@@ -14,6 +14,11 @@ from embedtui.model import FaultClass
 Kind = Literal["document", "query"]
 """Which of a model's prefixes a text gets."""
 
+NOT_ABOUT_TEXTS = frozenset(
+    {"401", "402", "429", "insufficient_quota", "missing_key", "no_endpoint", "not_local", "tls"}
+)
+"""Codes of faults that no text can cause; for any other, nobody but an innocent text can tell."""
+
 BAD_VECTOR = "bad_vector"
 """Code of a fault about some vectors of a reply: not finite, or zero."""
 
@@ -77,9 +82,16 @@ class ProviderFault(ProviderError):
         self.limits = limits
 
     @property
-    def isolable(self) -> bool:
-        """Whether some texts of the request may be the cause, so that halving it can tell which."""
-        return self.fault_class is FaultClass.ROW
+    def suspicious(self) -> bool:
+        """Whether the request itself may be the cause, whatever the status: its texts, or how many they are."""
+        return self.code not in NOT_ABOUT_TEXTS and not (len(self.code) == 3 and self.code.startswith("3"))
+
+    @property
+    def refused(self) -> bool:
+        """Whether the request was looked at and refused, so that asking the same again makes no sense."""
+        return self.fault_class is FaultClass.ROW or (
+            self.fault_class is FaultClass.CONFIGURATION and self.code in ("400", "413", "422")
+        )
 
 
 class BadVectors(ProviderFault):

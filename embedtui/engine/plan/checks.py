@@ -24,6 +24,7 @@ from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder
+from embedtui.providers.start import first_answer
 
 LONG_TRANSACTION_SECONDS = 600
 """Older than any request of an application: what is open for so long was forgotten, or is a dump."""
@@ -375,7 +376,7 @@ def text_checks(migration: Migration, estimate: TextEstimate) -> Iterator[Check]
 
 
 def provider_check(settings: Settings, migration: Migration, ask: bool) -> tuple[Check, RateLimits | None]:
-    """The provider's check, with one request if ``ask``; and the limits it told."""
+    """The provider's check, with a request for two texts if ``ask``; and the limits it told."""
     model = migration.new_model
     try:
         if not ask:
@@ -383,7 +384,7 @@ def provider_check(settings: Settings, migration: Migration, ask: bool) -> tuple
             detail = f"{model.name} was not asked."
             return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
         with contextlib.closing(make_embedder(model, timeout=20, environ=settings.environ)) as embedder:
-            reply = embedder.embed(["embedtui"], kind="document")
+            reply = first_answer(embedder, model)
     except ProviderFault as fault:
         # busy or away: the run waits for it and says so
         result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"
