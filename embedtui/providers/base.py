@@ -61,7 +61,7 @@ class ProviderFault(ProviderError):
 
     ``reason`` is one short line without secrets or control characters, ``code`` a stable word for it (``401``,
     ``insufficient_quota``, ``timeout``, ``connection``, ``bad_reply``, ``bad_vector``, ``dimensions``, …), ``hint`` the
-    mend, ``retry_after`` seconds that the provider asked for.
+    mend, ``retry_after`` seconds that the provider asked for, ``told`` inputs and tokens that a request may hold.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class ProviderFault(ProviderError):
         hint: str = "",
         retry_after: float | None = None,
         limits: RateLimits | None = None,
+        told: tuple[int | None, int | None] = (None, None),
     ) -> None:
         super().__init__(reason, hint=hint)
         self.fault_class = fault_class
@@ -80,6 +81,7 @@ class ProviderFault(ProviderError):
         self.reason = reason
         self.retry_after = retry_after
         self.limits = limits
+        self.told = told
 
     @property
     def suspicious(self) -> bool:

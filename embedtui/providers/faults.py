@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import ProviderFault, RateLimits
+from embedtui.providers.limits import told_limits
 from embedtui.redaction import hide, redact
 
 REASON_LENGTH = 240
@@ -183,6 +184,9 @@ def classify(
     if repeats(clean(message, secret), texts):
         names = [each for each in (error_type, error_code) if each and _NAME.fullmatch(each)]
         message = " ".join([*(names if not repeats(" ".join(names), texts) else []), "(its words repeat a text)"])
+        told: tuple[int | None, int | None] = (None, None)
+    else:
+        told = told_limits(clean(message, secret), len(texts)) if len(texts) > 1 else (None, None)
     reason = clean(f"{status}: {message}" if message else f"HTTP status {status}", secret)
     limits = parse_limits(headers)
     variable = model.key_variable or "the key's variable"
@@ -210,5 +214,5 @@ def classify(
         if param == "model":
             return configuration("400", f"Check the model's name ({model.name}).")
         if len(texts) > 1 or param == "input" or _ABOUT_INPUT.search(message):
-            return ProviderFault(FaultClass.ROW, str(status), reason, hint=ROW_HINT, limits=limits)
+            return ProviderFault(FaultClass.ROW, str(status), reason, hint=ROW_HINT, limits=limits, told=told)
     return configuration(str(status), "The provider rejects the request itself: check the base URL and the model.")

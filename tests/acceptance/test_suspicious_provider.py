@@ -1,4 +1,4 @@
-"""A provider that fails for one text, or for many at once, in whatever words: that text is found, and no other waits."""
+"""A provider that fails for one text, or for many at once, in whatever words: that text is found, no other waits."""
 
 from __future__ import annotations
 

@@ -9,10 +9,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from embedtui.arrays import np
 from embedtui.engine.backfill.pacing import Pacer, Slot
+from embedtui.engine.backfill.packing import UNCALIBRATED
+from embedtui.engine.backfill.sizing import RequestSize
 from embedtui.engine.backfill.suspicion import INNOCENT, ROUNDS, Answer, examine
 from embedtui.errors import Interrupted, ProviderError
 from embedtui.model import EmbeddingModel, FaultClass, Key
@@ -78,17 +80,19 @@ class RowEmbedder:
         urgent: bool = False,
         half: bool = False,
         kind: Kind = "document",
+        size: RequestSize | None = None,
     ) -> None:
         """Without a pacer there is no patience either: a request is sent at once, and an outage raises NoAnswer.
 
         ``half``: the vectors are stored with 16 bits a number; those that these cannot hold are unusable. ``kind``
-        decides the prefix.
+        decides the prefix. ``size`` may be shared with other embedders of the model.
         """
         self.model = model
         self._embedder, self._pacer, self._gate, self._on_fault = embedder, pacer, gate, on_fault
         self._on_remark = on_remark
         self._remarks: set[str] = set()
         self._urgent, self._half, self._kind = urgent, half, kind
+        self._size = size or RequestSize(model)
         self._well_at = -math.inf
         """When a request was last answered, by the monotonic clock."""
         self._lock = threading.Lock()
@@ -111,11 +115,18 @@ class RowEmbedder:
         """
         parts = [_Part(tuple(rows))]
         accused: list[tuple[SourceRow, ProviderFault]] = []
+        refused: list[tuple[SourceRow, ...]] = []
         while parts:
             part = parts.pop()
             settled: set[Key] = set()
             try:
-                for outcome in self._settle(part.rows, stop, part.before, part.since):
+                with self._size.turn(part.rows, self._characters_per_token, stop) as most:
+                    if most < len(part.rows):
+                        parts.append(replace(part, rows=part.rows[most:]))
+                        part = replace(part, rows=part.rows[:most])
+                    texts = [row.text for row in part.rows]
+                    answer = self._request(texts, stop, before=part.before, since=part.since)
+                for outcome in self._judge(part.rows, answer, stop):
                     settled.update(row.key for row in outcome.rows)
                     yield outcome
             except ProviderFault as fault:
@@ -123,9 +134,29 @@ class RowEmbedder:
                 if len(left) == 1:
                     accused.append((left[0], fault))
                     continue
+                if fault.refused and not settled:
+                    if fault.told == (None, None):
+                        refused.append(left)
+                        self._size.refused(len(left))
+                    else:
+                        self._size.told(*fault.told, len(left))
+                        parts.append(replace(part, rows=left))
+                        continue
                 since = part.since or time.monotonic()
                 parts += [_Part(piece, fault.code, since) for piece in reversed(_split(left))]
+        guilty = {row.key for row, _ in accused}
+        for rows in reversed(refused):
+            self._size.settled(
+                len(rows),
+                sum(row.characters for row in rows),
+                guilty=not guilty.isdisjoint(row.key for row in rows),
+                characters_per_token=self._characters_per_token,
+            )
         yield from self._hear(accused, stop)
+
+    @property
+    def _characters_per_token(self) -> float:
+        return UNCALIBRATED if self._pacer is None else self._pacer.characters_per_token
 
     def _hear(self, accused: Sequence[tuple[SourceRow, ProviderFault]], stop: threading.Event) -> Iterator[Outcome]:
         """Texts that failed alone: to blame is what fails ROUNDS times in a row, while innocent ones fare well."""
@@ -149,12 +180,6 @@ class RowEmbedder:
                     yield from self._judge((row,), answer, stop)
                     waiting.remove(one)
 
-    def _settle(
-        self, rows: tuple[SourceRow, ...], stop: threading.Event, before: str = "", since: float = 0.0
-    ) -> Iterator[Outcome]:
-        answer = self._request([row.text for row in rows], stop, before=before, since=since)
-        yield from self._judge(rows, answer, stop)
-
     def _judge(self, rows: tuple[SourceRow, ...], answer: Answer, stop: threading.Event) -> Iterator[Outcome]:
         good, vectors, suspects = answer.split(rows)
         if good:
@@ -162,7 +187,7 @@ class RowEmbedder:
         if not suspects:
             return
         ask, pause = functools.partial(self._ask_beside, stop), functools.partial(self._pause, stop)
-        for verdict in examine(suspects, ask, pause, self.model.max_inputs):
+        for verdict in examine(suspects, ask, pause, self._size.inputs):
             if not verdict.reason:
                 yield Outcome(verdict.rows, verdict.vectors, verdict.tokens)
             for row in verdict.rows if verdict.reason else ():
@@ -207,6 +232,8 @@ class RowEmbedder:
                 return answer
             if not answer.suspicious:
                 continue
+            if answer.code == "timeout" and len(texts) > 1:  # too much, or too slow: less is asked for next
+                raise answer
             chance = answer.fault_class is FaultClass.PROVIDER and answer.code != "timeout"
             if chance and answer.code != before and self._pacer is not None:
                 before = answer.code
@@ -264,6 +291,8 @@ class RowEmbedder:
         except ProviderFault as fault:
             if slot is not None:
                 slot.failed(fault)
+            if fault.code == "timeout":
+                self._size.timed_out(len(texts))
             if stop.is_set() and fault.fault_class is FaultClass.PROVIDER:
                 raise Interrupted("Stopped.", hint="Run again to go on.") from None  # it was not waited for
             self._on_fault(fault)
@@ -283,8 +312,11 @@ class RowEmbedder:
             if slot is not None:
                 slot.failed(seen)
         else:  # some are good: it is alive, and what is left is asked for again
+            seconds = time.monotonic() - began
             if slot is not None:
-                slot.done(reply.tokens, reply.limits, time.monotonic() - began, measured=reply.measured)
+                slot.done(reply.tokens, reply.limits, seconds, measured=reply.measured)
+            if not innocent:
+                self._size.answered(len(texts), sum(map(len, texts)), seconds)
             self._well_at = time.monotonic()
         return Answer(reply.vectors, reply.tokens, bad, what)
 

@@ -146,7 +146,7 @@ class Slot:
         """The request succeeded and took ``tokens`` (``measured``: by the provider's own count) and ``seconds``."""
         if not self._settled:
             self._settled = True
-            self._pacer._done(self, tokens, limits, measured)
+            self._pacer._done(self, tokens, limits, seconds, measured)
 
     def failed(self, fault: ProviderFault) -> None:
         """The request failed; what is the provider's fault slows all workers down."""
@@ -413,7 +413,7 @@ class Pacer:
 
     # ------------------------------------------------------------------------------------------------- outcomes
 
-    def _done(self, slot: Slot, tokens: int, limits: RateLimits | None, measured: bool) -> None:
+    def _done(self, slot: Slot, tokens: int, limits: RateLimits | None, seconds: float, measured: bool) -> None:
         with self._changed:
             self._pool_tokens += slot._reserved - tokens
             if measured and tokens > 0:
@@ -421,7 +421,7 @@ class Pacer:
                 if self._ratio is None:
                     self._ratio = _plausible(slot._characters / tokens)
             self._learn(limits)
-            self._finder.finished(self._clock(), tokens)
+            self._finder.finished(self._clock(), tokens, seconds)
             self._well(slot)
             self._changed.notify_all()
 

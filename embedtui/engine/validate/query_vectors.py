@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from embedtui.arrays import np
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, RowEmbedder
+from embedtui.engine.backfill.sizing import RequestSize
 from embedtui.engine.validate.queries import from_rows, store
 from embedtui.engine.validate.run import Queries, Run, count_queries
 from embedtui.errors import NotClean
@@ -13,6 +15,7 @@ from embedtui.model import EmbeddingModel, Migration, QueryInput, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.both import row_vectors
 from embedtui.postgres.sides.protocol import SourceRow
+from embedtui.postgres.state.models import load_learnt, store_learnt
 from embedtui.postgres.state.queries import StoredQuery, Vector, load_queries, load_vectors, store_vectors
 from embedtui.providers.base import Embedder
 
@@ -20,7 +23,7 @@ ROWS = 100
 """Rows taken as queries where none are given."""
 
 BATCH = 256
-"""Query texts per request."""
+"""Query texts taken at a time."""
 SHOWN = 60
 """Characters of a query by which it is named."""
 
@@ -121,11 +124,12 @@ def _embed(
     made: dict[int, Vector] = {}
     refused: list[str] = []
     doing = f"embedding queries ({side.value})"
-    sender = RowEmbedder(model, embedder, None, gate=lambda _: None, on_fault=lambda _: None, kind="query")
-    size = min(BATCH, model.max_inputs)
-    for start in range(0, len(queries), size):
+    learnt = partial(store_learnt, conn, model.id)
+    size = RequestSize(model, load_learnt(conn, model.id), keep=learnt)
+    sender = RowEmbedder(model, embedder, None, gate=lambda _: None, on_fault=lambda _: None, kind="query", size=size)
+    for start in range(0, len(queries), BATCH):
         run.step(doing, start, len(queries))
-        batch = {str(query.id): query for query in queries[start : start + size]}
+        batch = {str(query.id): query for query in queries[start : start + BATCH]}
         rows = [SourceRow((key,), 0, 0, query.query.text, len(query.query.text)) for key, query in batch.items()]
         try:
             for outcome in sender.embed(rows, run.stop):

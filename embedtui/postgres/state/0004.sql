@@ -102,3 +102,9 @@ $$;
 REVOKE EXECUTE ON FUNCTION embedtui.guard_phase() FROM PUBLIC;
 CREATE TRIGGER guard_phase BEFORE UPDATE ON embedtui.migration
     FOR EACH ROW WHEN (OLD.phase IS DISTINCT FROM NEW.phase) EXECUTE FUNCTION embedtui.guard_phase();
+
+-- What an endpoint was found to take in one request, for later runs and other workers; unset: as its settings say.
+ALTER TABLE embedtui.model
+    ADD COLUMN learnt_inputs integer CHECK (learnt_inputs > 0),
+    ADD COLUMN learnt_tokens bigint CHECK (learnt_tokens > 0),
+    ADD COLUMN learnt_at timestamptz;
