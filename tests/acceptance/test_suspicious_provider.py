@@ -17,9 +17,10 @@ import pytest
 
 from embedtui.demo import hostile
 from embedtui.demo.api import LoopbackServer, Spoil, hash_model
+from embedtui.demo.api.protocol import Refusal
 from embedtui.engine import Engine
 from embedtui.errors import EmbedtuiError, ProviderError
-from embedtui.model import Event, Phase
+from embedtui.model import Condition, Event, Phase
 from tests.kits.support import NEW, OLD, make_documents, settings_for
 
 ROWS = 60
@@ -206,3 +207,51 @@ def test_an_empty_vector_is_that_texts_fault(
     assert engine.run(threading.Event()).phase is Phase.VALIDATE
     assert [row.key for row in engine.faults()] == [("17",)]
     assert engine.verify().embedded == ROWS - 1
+
+
+def test_what_waits_for_its_turn_when_the_work_is_paused_is_not_sent(
+    make: Callable[..., Engine], api: LoopbackServer
+) -> None:
+    engine = make(400, **{"new_model.max_inputs": 2})
+    engine.set_pace(requests_per_minute=60)
+    with following(engine):
+        wait_for(lambda: any(hold.name == "rate" for hold in engine.snapshot().reasons))
+        engine.pause()
+        wait_for(lambda: engine.snapshot().condition is Condition.PAUSED)
+        seen = [api.requests]
+
+        def settled() -> bool:  # ten looks at the knobs without another request
+            seen.append(api.requests)
+            time.sleep(0.4)
+            return len(seen) > 10 and len(set(seen[-10:])) == 1
+
+        wait_for(settled)
+        assert seen[-1] - seen[0] <= 3, "at a request a second, sixteen were waiting"
+        engine.set_pace(requests_per_minute=0)
+        engine.resume()
+        wait_for(lambda: engine.snapshot().phase is Phase.VALIDATE)
+    assert not engine.faults() and engine.verify().embedded == 400
+
+
+@pytest.mark.parametrize(("status", "limit"), [(400, 24), (413, 7), (422, 50)])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_limit_costs_few_refusals_and_none_in_the_next_run(
+    make: Callable[..., Engine], api: LoopbackServer, database: str, status: int, limit: int, told: bool
+) -> None:
+    engine = make(400)
+    model, refused = api.models[NEW], []
+
+    def limited(texts: Sequence[str], dimensions: int | None) -> np.ndarray:
+        if len(texts) > limit:
+            refused.append(len(texts))
+            raise Refusal(status, f"no more than {limit} documents a call, please" if told else "Unprocessable")
+        return model(texts, dimensions)
+
+    api.models[NEW] = limited
+    assert engine.run(threading.Event()).phase is Phase.VALIDATE
+    assert len(refused) < 5 and not engine.faults() and engine.verify().embedded == 400
+    refused.clear()
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("UPDATE documents SET content = content || ' again'")
+    assert engine.run(threading.Event()).phase is Phase.VALIDATE
+    assert len(refused) <= (0 if told else 2) and engine.verify().stale == 0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from embedtui.arrays import np
-from embedtui.engine.backfill.pacing import Pacer, Slot
+from embedtui.engine.backfill.pacing import Pacer, PlaceGivenUp, Slot
 from embedtui.engine.backfill.packing import UNCALIBRATED
 from embedtui.engine.backfill.sizing import RequestSize
 from embedtui.engine.backfill.suspicion import INNOCENT, ROUNDS, Answer, examine
@@ -75,6 +75,7 @@ class RowEmbedder:
         pacer: Pacer | None,
         *,
         gate: Callable[[threading.Event], None],
+        held: Callable[[], bool] = lambda: False,
         on_fault: Callable[[ProviderFault], None],
         on_remark: Callable[[str], None] = lambda _: None,
         urgent: bool = False,
@@ -82,14 +83,16 @@ class RowEmbedder:
         kind: Kind = "document",
         size: RequestSize | None = None,
     ) -> None:
-        """Without a pacer there is no patience either: a request is sent at once, and an outage raises NoAnswer.
+        """``gate`` waits while the work is ``held``: what is not sent by then is not sent before.
+
+        Without a pacer there is no patience either: a request is sent at once, and an outage raises NoAnswer.
 
         ``half``: the vectors are stored with 16 bits a number; those that these cannot hold are unusable. ``kind``
         decides the prefix. ``size`` may be shared with other embedders of the model.
         """
         self.model = model
         self._embedder, self._pacer, self._gate, self._on_fault = embedder, pacer, gate, on_fault
-        self._on_remark = on_remark
+        self._on_remark, self._held = on_remark, held
         self._remarks: set[str] = set()
         self._urgent, self._half, self._kind = urgent, half, kind
         self._size = size or RequestSize(model)
@@ -275,10 +278,14 @@ class RowEmbedder:
         """One request; the fault with which it failed is told to the pacer, and waited out by the next."""
         if self._pacer is None:
             return self._send(texts, stop, innocent, None)
-        self._gate(stop)
         characters = sum(map(len, set(texts)))  # identical texts are sent once
-        with self._pacer.slot(characters, len(texts), stop, urgent=self._urgent) as slot:
-            return self._send(texts, stop, innocent, slot)
+        while True:
+            self._gate(stop)
+            with (
+                contextlib.suppress(PlaceGivenUp),
+                self._pacer.slot(characters, len(texts), stop, urgent=self._urgent, held=self._held) as slot,
+            ):
+                return self._send(texts, stop, innocent, slot)
 
     def _send(
         self, texts: Sequence[str], stop: threading.Event, innocent: frozenset[int], slot: Slot | None

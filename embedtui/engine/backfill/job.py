@@ -163,9 +163,14 @@ class Job:
         Raises:
             Interrupted: ``stop`` was set.
         """
-        while self.paused or self._blocking():
+        while self.held:
             if stop.wait(POLL):
                 raise Interrupted("Stopped.", hint="Run again to go on.")
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing new may be sent now."""
+        return self.paused or self._blocking()
 
     def _blocking(self) -> bool:
         with self._lock:

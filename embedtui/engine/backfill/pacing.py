@@ -118,6 +118,10 @@ class _Obstacle:
     """Seconds after which looking again makes sense."""
 
 
+class PlaceGivenUp(Exception):
+    """A request that was waiting for its turn when the work was held: it is not to be sent."""
+
+
 class _Ticket:
     """One thread's place in the line."""
 
@@ -269,18 +273,28 @@ class Pacer:
     # ----------------------------------------------------------------------------------------------------- slots
 
     @contextmanager
-    def slot(self, characters: int, inputs: int, stop: threading.Event, *, urgent: bool = False) -> Iterator[Slot]:
+    def slot(
+        self,
+        characters: int,
+        inputs: int,
+        stop: threading.Event,
+        *,
+        urgent: bool = False,
+        held: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Slot]:
         """Wait until a request of ``inputs`` distinct texts with ``characters`` in all may go; then hold its place.
 
         An ``urgent`` one goes before those that wait: one request of the sync for every round of the backfill's.
 
-        No transaction is open while it waits. A slot left without ``done`` or ``failed`` gives back what it reserved.
+        Once ``held`` says so, it waits no longer. No transaction is open while it waits. A slot left without ``done``
+        or ``failed`` gives back what it reserved.
 
         Raises:
             Interrupted: ``stop`` was set meanwhile.
+            PlaceGivenUp: ``held``; it has to ask again.
             DatabaseError: the pace row cannot be used; a lost connection is waited out.
         """
-        slot = self._enter(characters, inputs, stop, urgent)
+        slot = self._enter(characters, inputs, stop, urgent, held)
         try:
             yield slot
         finally:
@@ -294,7 +308,9 @@ class Pacer:
                     self._probing = False
                 self._changed.notify_all()
 
-    def _enter(self, characters: int, inputs: int, stop: threading.Event, urgent: bool) -> Slot:
+    def _enter(
+        self, characters: int, inputs: int, stop: threading.Event, urgent: bool, held: Callable[[], bool]
+    ) -> Slot:
         with self._changed:
             ticket = _Ticket(self._reserve(characters, inputs), self._lock)
             if urgent:
@@ -307,6 +323,8 @@ class Pacer:
                         raise Interrupted(
                             "Stopped while waiting for the provider's budget.", hint="Run again to go on."
                         )
+                    if held():
+                        raise PlaceGivenUp
                     if self._line[0] is not ticket:
                         ticket.turn.wait(POLL_SECONDS)
                         continue

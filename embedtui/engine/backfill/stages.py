@@ -93,6 +93,7 @@ def make_row_embedder(
         embedder,
         pacer,
         gate=job.gate,
+        held=lambda: job.held,
         on_fault=on_fault,
         on_remark=on_remark,
         urgent=urgent,

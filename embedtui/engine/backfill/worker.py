@@ -21,7 +21,7 @@ from embedtui.postgres.connect import Connection, host_name, operator_name
 BEAT_SECONDS = 1.0
 PACER_NAMES = ("provider", "spend_cap", "rate")
 """Holds that the pacer waits out by itself."""
-RATE_SECONDS = 5.0
+RATE_SECONDS = 1.5
 """Keeping within a quota is a pace, not a hold, unless no request went out for so long (a long Retry-After)."""
 LOOK_SECONDS = 0.1
 
