@@ -22,6 +22,7 @@ from embedtui.model import (
     PlacementKind,
     ThrottleSettings,
 )
+from embedtui.model.migration import TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class ModelSettings:
     max_input_tokens: int | None = None
     price_per_million: float | None = None
     send_dimensions: bool | None = None
+    timeout_seconds: float | None = None
     retired: bool | None = None
 
     def complete(self, side: str, *, dimensions: int | None = None) -> EmbeddingModel:
@@ -90,6 +92,7 @@ class ModelSettings:
             max_input_tokens=self.max_input_tokens or base.max_input_tokens,
             price_per_million=base.price_per_million if self.price_per_million is None else self.price_per_million,
             send_dimensions=base.shortens if self.send_dimensions is None else self.send_dimensions,
+            timeout_seconds=self.timeout_seconds or TIMEOUT_SECONDS,
             retired=(self.name is None or bool(base.retired)) if self.retired is None else self.retired,
         )
 

@@ -59,6 +59,7 @@ def _model_specs(side: str, *, flags: Mapping[str, str], variables: Mapping[str,
         ("max_input_tokens", whole(1, 10_000_000), "tokens per input"),
         ("price_per_million", number(0, float("inf")), "money per million tokens"),
         ("send_dimensions", yes, "false for models that reject `dimensions`"),
+        ("timeout_seconds", number(1, 86_400), "of one request; unset is 60"),
         ("retired", yes, "true where the provider no longer answers for it"),
     )
     return tuple(

@@ -252,11 +252,13 @@ class Job:
         Raises:
             Interrupted: ``stop`` was set.
         """
-        while self._held():
+        while self.held:
             if stop.wait(POLL):
                 raise Interrupted("Stopped.", hint="Run again to go on.")
 
-    def _held(self) -> bool:
+    @property
+    def held(self) -> bool:
+        """Whether nothing new may be sent now."""
         with self._lock:
             # only the index waits for its own hold
             return self._wanted.paused or any(name not in (*PACER_HOLDS, "index") for name in self._holds)

@@ -16,6 +16,7 @@ from embedtui.engine.backfill.embedding import ConfigurationFault, RowEmbedder
 from embedtui.engine.backfill.job import Job, now
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.engine.backfill.partitions import queue_unseen
+from embedtui.engine.backfill.sizing import RequestSize
 from embedtui.engine.backfill.sync import Sync
 from embedtui.engine.cutover.cutover import flip_if_due
 from embedtui.engine.plan.statements import index_options
@@ -41,6 +42,7 @@ from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state.audit import add_audit, add_audit_once
 from embedtui.postgres.state.migrations import load_migration, set_phase
+from embedtui.postgres.state.models import load_learnt, store_learnt
 from embedtui.postgres.state.partitions import remember_partitions, unseen_partitions
 from embedtui.postgres.state.queue import EVERY_KIND, last_entry, queue_keys, waits
 from embedtui.postgres.state.shards import plan_shards
@@ -60,7 +62,13 @@ SWEEP_ROUNDS_WITHOUT_GAIN = 20
 
 
 def make_row_embedder(
-    model: EmbeddingModel, environ: Mapping[str, str], pacer: Pacer | None, job: Job, *, urgent: bool = False
+    model: EmbeddingModel,
+    environ: Mapping[str, str],
+    pacer: Pacer | None,
+    job: Job,
+    *,
+    urgent: bool = False,
+    size: RequestSize | None = None,
 ) -> RowEmbedder:
     """An embedder of rows that waits out pauses and holds, and says what it waits for; without a pacer it never waits.
 
@@ -88,11 +96,29 @@ def make_row_embedder(
         embedder,
         pacer,
         gate=job.wait_while_held,
+        held=lambda: job.held,
         on_fault=on_fault,
         on_remark=on_remark,
         urgent=urgent,
         half=kind == "halfvec",
+        size=size or request_size(model, job),
     )
+
+
+def request_size(model: EmbeddingModel, job: Job) -> RequestSize:
+    """What a request to ``model`` may hold, as found by earlier runs; what is found now is kept for later ones."""
+    found: tuple[int | None, int | None] = (None, None)
+    with contextlib.suppress(psycopg.Error, EmbedtuiError), connect(job.dsn, name="learnt") as conn:
+        found = load_learnt(conn, model.id)
+
+    def keep(inputs: int | None, tokens: int | None) -> None:
+        limits = ((inputs, "texts"), (tokens, "tokens"))
+        said = [f"{most:,} {unit}" for most, unit in limits if most is not None]
+        job.note(f"{model.name} takes at most {' and '.join(said)} a request here." if said else "No limit was found.")
+        with contextlib.suppress(psycopg.Error, EmbedtuiError), connect(job.dsn, name="learnt") as conn:
+            store_learnt(conn, model.id, inputs, tokens)
+
+    return RequestSize(model, found, keep=keep)
 
 
 class Stages:
@@ -123,9 +149,11 @@ class Stages:
             Interrupted: stopped, or ``until`` was reached.
             ConfigurationFault: the provider refuses us as configured.
         """
-        new = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job)
+        model = self._job.migration.new_model
+        size = request_size(model, self._job)
+        new = make_row_embedder(model, self._environ, self._pacer, self._job, size=size)
         # An application's edit does not queue behind the whole backfill for the provider's budget.
-        urgent = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job, urgent=True)
+        urgent = make_row_embedder(model, self._environ, self._pacer, self._job, urgent=True, size=size)
         old = self._old_embedder()
         sync = Sync(self._job, urgent, old, characters_per_token=lambda: self._pacer.characters_per_token)
         syncing = threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True)

@@ -21,7 +21,7 @@ from embedtui.postgres.state.workers import Heartbeat, beat, end_worker, registe
 BEAT_SECONDS = 1.0
 BEATS_PER_RENEWAL = 5
 """Heartbeats from one renewal of the leases to the next; a lease lasts six times as long."""
-RATE_SECONDS = 5.0
+RATE_SECONDS = 1.5
 """Keeping within a quota is a pace, not a hold, unless no request went out for so long (a long Retry-After)."""
 LOOK_SECONDS = 0.1
 

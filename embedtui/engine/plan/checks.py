@@ -29,6 +29,7 @@ from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder
+from embedtui.providers.start import first_answer
 
 LONG_TRANSACTION_SECONDS = 600
 """Older than any request of an application: what is open for so long was forgotten, or is a dump."""
@@ -395,7 +396,7 @@ class Answer:
 
 
 def provider_check(settings: Settings, migration: Migration, ask: bool) -> Answer:
-    """Whether the provider serves the new model, with one request if ``ask``."""
+    """Whether the provider serves the new model, with a request for two texts if ``ask``."""
     model = migration.new_model
     try:
         if not ask:
@@ -404,7 +405,7 @@ def provider_check(settings: Settings, migration: Migration, ask: bool) -> Answe
             hint = "embedtui plan --check-provider asks it for one vector."
             return Answer(Check("provider", "unknown", detail, hint))
         with contextlib.closing(make_embedder(model, timeout=20, environ=settings.environ)) as embedder:
-            reply = embedder.embed(["embedtui"], kind="document")
+            reply = first_answer(embedder, model)
     except ProviderFault as fault:
         # busy or away: the run waits for it and says so
         result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"

@@ -122,3 +122,9 @@ ALTER TABLE embedtui.queue
     ADD COLUMN was text[],
     ADD COLUMN wrote_old boolean NOT NULL DEFAULT false,
     ADD COLUMN wrote_new boolean NOT NULL DEFAULT false;
+
+-- What an endpoint was found to take in one request, for later runs and other workers; unset: as its settings say.
+ALTER TABLE embedtui.model
+    ADD COLUMN learnt_inputs integer CHECK (learnt_inputs > 0),
+    ADD COLUMN learnt_tokens bigint CHECK (learnt_tokens > 0),
+    ADD COLUMN learnt_at timestamptz;
