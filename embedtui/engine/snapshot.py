@@ -29,7 +29,7 @@ from embedtui.postgres.indexes import index_status
 from embedtui.postgres.state.faults import group_faults
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.progress import Progress, read_progress
-from embedtui.postgres.state.queue import read_backlog
+from embedtui.postgres.state.queue import count_old_waiting, read_backlog
 from embedtui.postgres.state.route import read_listeners, read_status
 from embedtui.postgres.state.stale import count_stale
 from embedtui.postgres.state.workers import read_holds, read_workers
@@ -182,7 +182,7 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
             return RollbackStatus(False, stale, f"{migration.old_model.name} did not answer while the new side served")
         why = f"nothing to roll back yet; {migration.old_model.called} is retired: later edits would be stale"
         return RollbackStatus(True, 0, why if migration.old_model.retired else "")
-    waiting = snapshot.sync.queued
+    waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)
     if not stale and not waiting:
         return RollbackStatus(True)
     reasons = []
