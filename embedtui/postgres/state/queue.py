@@ -121,7 +121,7 @@ def count_rows_waiting(conn: Connection, migration_id: int) -> int:
 
 
 def count_old_waiting(conn: Connection, migration_id: int, limit: int) -> int:
-    """Rows that came, or were edited, since the application last wrote their old vector; of ``limit`` entries at most."""
+    """Rows that came, or were edited, since the application last wrote their old vector; ``limit`` entries at most."""
     row = conn.execute(
         "SELECT count(*) FROM (SELECT FROM (SELECT id, key, kind, edited, wrote_old FROM embedtui.queue"
         " WHERE migration = %s AND kind <> 'd' ORDER BY id LIMIT %s) q GROUP BY key"

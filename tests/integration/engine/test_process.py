@@ -38,7 +38,7 @@ if sys.argv[2] == "leave":
     threading.Thread(target=lambda: sys.stdin.readline() and engine.close()).start()
 engine.run(threading.Event(), follow=True)
 """
-"""What stands for a dashboard: a program whose work is in another process; told so by a line it leaves as the dashboard does."""
+"""What stands for a dashboard, the work in another process; told so by a line it leaves as the dashboard does."""
 
 
 @pytest.fixture
