@@ -73,12 +73,9 @@ def two_beats(dsn: str) -> None:
 def settings_for(
     dsn: str, api: LoopbackServer, folder: Path, flags: Mapping[str, Any] | None = None, **variables: str
 ) -> Settings:
-    """Settings by flags and environment alone, as the command line makes them.
-
-    Without the proof of the stored vectors, whose texts the provider would count with those that a test counts.
-    """
+    """Settings by flags and environment alone, as the command line makes them."""
     return load_settings(
-        {"table": "documents", "old_model.name": OLD, "accept": "proof", **(flags or {})},
+        {"table": "documents", "old_model.name": OLD, "accept": ["proof"], **(flags or {})},
         environ={
             "DATABASE_URL": dsn,
             "OPENAI_API_KEY": api.key,

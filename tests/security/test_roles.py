@@ -16,13 +16,13 @@ import pytest
 from embedtui.config import Settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
-from embedtui.engine.backfill.worker import LOCK_CLASS
 from embedtui.engine.cutover.cutover import flip_if_due
 from embedtui.engine.engine import Engine
 from embedtui.engine.grants import grants
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Refused
 from embedtui.model import Phase, Side
 from embedtui.postgres.connect import connect
+from embedtui.postgres.locks import WORKER_CLASS
 from embedtui.postgres.state.privileges import Role
 from embedtui.router import Router
 from tests.conftest import FAST
@@ -160,7 +160,7 @@ def test_a_watcher_sees_the_screen_and_the_log(house: House) -> None:
         snapshot = watcher.snapshot()
         assert snapshot.phase is Phase.VALIDATE and snapshot.evaluation is not None and snapshot.backfill.rows > 0
         assert watcher.audit()
-        for act in (watcher.pause, watcher.rollback, lambda: watcher.cutover(override="x")):
+        for act in (watcher.pause, watcher.rollback, lambda: watcher.cutover(override={"gate": "a test"})):
             with pytest.raises(EmbedtuiError) as caught:
                 act()
             assert caught.value.exit_code == ExitCode.DATABASE, caught.value
@@ -168,7 +168,7 @@ def test_a_watcher_sees_the_screen_and_the_log(house: House) -> None:
 
 def test_an_operator_cuts_over_and_back(house: House) -> None:
     with closing(house.engine(Role.OPERATOR)) as operator:
-        assert operator.cutover(override="a test").active is Side.NEW
+        assert operator.cutover(override={"gate": "a test"}).active is Side.NEW
         assert operator.rollback().active is Side.OLD
         assert operator.audit()[0].role == "operator"
 
@@ -231,7 +231,7 @@ def test_garbage_of_a_worker_ends_no_screen(house: House) -> None:
             "INSERT INTO embedtui.worker (migration, host, pid) VALUES (1, E'evil\\x1b[2J', 1) RETURNING id"
         ).fetchone()
         assert row is not None
-        conn.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_CLASS, row[0]])
+        conn.execute("SELECT pg_advisory_lock(%s, %s)", [WORKER_CLASS, row[0]])
         with closing(house.engine(Role.OPERATOR)) as operator:
             for text in garbage:
                 conn.execute("UPDATE embedtui.worker SET threads = %s, holds = %s WHERE id = %s", [text, text, row[0]])
@@ -241,7 +241,7 @@ def test_garbage_of_a_worker_ends_no_screen(house: House) -> None:
 
 def test_a_postponed_cutover_waits_for_an_operators_worker(house: House) -> None:
     with closing(house.engine(Role.OPERATOR)) as operator:
-        operator.postpone(override="a test")
+        operator.postpone(override={"gate": "a test"})
         migration = operator.require()
         assert flip_if_due(house.dsn("worker"), migration, None) is None
         assert operator.snapshot().route.active is Side.OLD

@@ -16,7 +16,6 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.cleanup import traces
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.engine.overrides import Overrides, audited, pass_blockers
@@ -28,6 +27,7 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.ddl import Statement, cancelled_by, run_ddl
 from embedtui.postgres.indexes import partition_indexes
+from embedtui.postgres.locks import ALIVE
 from embedtui.postgres.names import key_sql, parse_name, relation
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
@@ -550,12 +550,14 @@ def cleanup(
             _begin(conn, migration, choice, passed, epoch)
             state = _state(conn, migration)
         migration = _present(conn, migration)
+        if not state.begun:  # a rollback was here since
+            _require_held(conn, migration, "cleanup")
         choice = _confirmed_choice(state, choice)
         for step in cleanup_statements(conn, migration, choice):
             if stop.is_set():
                 raise Interrupted(f"Stopped before the step {step.name!r}.", hint="Run it again to complete it.")
             on_step(step)
-            if step.name in ("archive", "contract"):
+            if step.name in ("begin", "archive", "contract"):  # begun already, unless a rollback was here since
                 _require_held(conn, migration, "cleanup")
             if step.name == "archive":
                 _archive(conn, migration, choice, stop)
@@ -563,7 +565,7 @@ def cleanup(
                 _contract(conn, migration, choice, state, stop, on_wait)
             elif step.name == "not null":
                 _not_null(conn, migration, stop, on_wait)
-            else:
+            elif step.name == "finish":
                 _finish(conn, migration, "cleanup", step)
 
 

@@ -25,7 +25,8 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import new_indexes, old_indexes
 from embedtui.postgres.sides.layout import new_side
-from embedtui.postgres.state.route import move_in_ddl
+from embedtui.postgres.state.route import follow_pointer_sql, move_in_ddl
+from embedtui.postgres.state.workers import count_live_workers
 from embedtui.redaction import redact
 
 LIMITS: Mapping[str, str] = {
@@ -47,8 +48,6 @@ LIMITS: Mapping[str, str] = {
 
 _OUTPUT_SHOWN = 2000
 _TERMINATE_SECONDS = 5.0
-# A worker silent for so long is dead: it reports every few seconds.
-_WORKER_ALIVE = "60 seconds"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+,-]+")
 
@@ -300,16 +299,12 @@ def rename_blockers(conn: Connection, migration: Migration, settings: CutoverSet
         for _, name in _provenance(migration)
         if facts.column(name) is not None
     ]
-    workers = conn.execute(
-        "SELECT count(*) FROM embedtui.worker WHERE migration = %s AND stopped_at IS NULL"
-        " AND heartbeat > clock_timestamp() - %s::interval",
-        [migration.id, _WORKER_ALIVE],
-    ).fetchone()
-    if workers and workers[0]:
+    workers = count_live_workers(conn, migration.id)
+    if workers:
         found.append(
             Blocker(
                 "rename_workers",
-                f"{counted(workers[0], 'worker knows', 'workers know')} the columns by their present names.",
+                f"{counted(workers, 'worker knows', 'workers know')} the columns by their present names.",
                 "Stop all workers.",
             )
         )
@@ -334,7 +329,7 @@ def _provenance(migration: Migration) -> tuple[tuple[str, str], ...]:
 def rename_sql(
     conn: Connection, migration: Migration, active: Side, *, epoch: int, changed_by: str
 ) -> tuple[sql.Composed, ...]:
-    """One transaction's statements: exchange the names of both columns and of their indexes, move the pointer, tell.
+    """One transaction's statements: exchange the names of both columns and of their indexes, move pointer and phase.
 
     The old column's name afterwards means ``active``'s vectors; a rollback exchanges them back. A pointer that cannot
     move, or whose epoch is no longer ``epoch``, fails the transaction (see ``move_in_ddl``).
@@ -365,5 +360,6 @@ def rename_sql(
         sql.SQL("UPDATE embedtui.migration SET old_column = {}, new_column = {} WHERE id = {}").format(
             sql.Literal(side.embedding), sql.Literal(migration.old_column), sql.Literal(migration.id)
         ),
+        follow_pointer_sql(migration.id),
     ]
     return tuple(statements)

@@ -97,8 +97,9 @@ def no_text_column(conn: Connection[Any], facts: TableFacts) -> TableError:
 
 
 def require_text_type(conn: Connection[Any], facts: TableFacts, column: Column, origin: str) -> None:
-    """Refuse a content column whose text form nobody embeds: a vector, bytes. JSON or an array that is asked for by
-    name is served as PostgreSQL writes it, and :func:`text_check` says so.
+    """Refuse a content column whose text form nobody embeds: a vector, bytes.
+
+    JSON or an array that is asked for by name is served as PostgreSQL writes it, and :func:`text_check` says so.
 
     Raises TableError: with the statement that makes a text of it.
     """

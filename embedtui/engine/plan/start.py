@@ -99,5 +99,6 @@ def _in_turn(
     """The checks one after the other: what costs something is asked once all else is well."""
     yield from standing_checks(conn, draft, migration, settings)
     yield from provider_check(settings, migration, ask=ask).checks(draft, settings)
-    if ask and "proof" not in settings.accept:  # who accepts any result need not pay for one
-        yield proof_check(conn, migration, settings, ask)
+    if ask:
+        # who has dealt with it need not pay for it once more
+        yield proof_check(conn, migration, settings, ask and "proof" not in settings.accept)

@@ -38,7 +38,7 @@ def surrounding_checks(
             " in what it ignores are one key to it.",
             "Nothing to do, where the application knows no such keys.",
         )
-    yield from _check_other_columns(conn, draft, migration, found)
+    yield from _check_other_columns(conn, migration, found)
 
 
 def _check_writes(draft: Draft, found: Surroundings, placement: PlacementKind) -> Iterator[Check]:
@@ -151,9 +151,7 @@ def _check_as_closed(draft: Draft, found: Surroundings, settings: Settings) -> I
         )
 
 
-def _check_other_columns(
-    conn: Connection[Any], draft: Draft, migration: Migration, found: Surroundings
-) -> Iterator[Check]:
+def _check_other_columns(conn: Connection[Any], migration: Migration, found: Surroundings) -> Iterator[Check]:
     """Vectors that would be left behind, or fit the new side by their size alone."""
     own = columns_being_filled(conn)
     new = (migration.new_table.schema, migration.new_table.name, migration.new_column)

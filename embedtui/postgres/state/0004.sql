@@ -99,6 +99,26 @@ BEGIN
     RETURN NEW;
 END
 $$;
-REVOKE EXECUTE ON FUNCTION embedtui.guard_phase() FROM PUBLIC;
+-- from PUBLIC, and from whom default privileges let at it
+DO $$
+DECLARE
+    g record;
+BEGIN
+    FOR g IN SELECT DISTINCT a.grantee
+             FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+             WHERE p.oid = 'embedtui.guard_phase()'::regprocedure AND a.grantee <> p.proowner
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION embedtui.guard_phase() FROM %s',
+                       CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END);
+    END LOOP;
+END $$;
 CREATE TRIGGER guard_phase BEFORE UPDATE ON embedtui.migration
     FOR EACH ROW WHEN (OLD.phase IS DISTINCT FROM NEW.phase) EXECUTE FUNCTION embedtui.guard_phase();
+
+-- What a statement of the application did to the row. A vector that it wrote itself is its own to decide: sync leaves it
+-- alone until the content changes without one. A key change says which row's earlier entries go on under the new key.
+ALTER TABLE embedtui.queue
+    ADD COLUMN edited boolean NOT NULL DEFAULT true,
+    ADD COLUMN was text[],
+    ADD COLUMN wrote_old boolean NOT NULL DEFAULT false,
+    ADD COLUMN wrote_new boolean NOT NULL DEFAULT false;
