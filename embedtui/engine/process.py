@@ -107,13 +107,13 @@ class EngineApart(Engine):
             EmbedtuiError: as :meth:`Engine.run`, or the work's process died.
         """
         settings = replace(self.settings, environ={}) if self.settings is not None else None
-        order = Order(self.dsn, self._name, settings, dict(self._environ), until, follow, self.outlives)
+        order = Order(self.dsn, self._at.name, settings, dict(self._at.environ), until, follow, self.outlives)
         ours, theirs = multiprocessing.Pipe()
         # Its stderr is a file: the screen must not be written over, and a dead process leaves its last words there.
         with ours, tempfile.TemporaryFile() as said:
             with theirs:
                 process = _start(theirs, said)
-            self._own_pids.add(process.pid)
+            self._at.own_pids.add(process.pid)
             try:
                 with self._pipe_lock:
                     if stop.is_set() or self._closed:
@@ -129,7 +129,7 @@ class EngineApart(Engine):
             finally:
                 with self._pipe_lock:
                     self._pipe = None
-                self._own_pids.discard(process.pid)
+                self._at.own_pids.discard(process.pid)
                 process.wait()
         if ended.error is not None:
             raise ended.error
@@ -146,7 +146,7 @@ class EngineApart(Engine):
                 message = pipe.recv()
                 if isinstance(message, Ended):
                     return message
-                self._emit(message)
+                self._at.emit(message)
 
     def _tell_stop(self) -> None:
         with self._pipe_lock, contextlib.suppress(OSError):

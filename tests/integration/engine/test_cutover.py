@@ -17,8 +17,8 @@ import psycopg
 import pytest
 
 from embedtui.config import CutoverSettings
+from embedtui.engine.cutover import blockers, strategies
 from embedtui.engine.cutover import cutover as acts
-from embedtui.engine.cutover import strategies
 from embedtui.engine.cutover.cutover import cancel_postponed, cutover, flip_if_due, postpone, rollback
 from embedtui.engine.cutover.strategies import LIMITS, HookFailed, env_text, write_env_file
 from embedtui.errors import DatabaseError, Refused, SettingsError
@@ -168,7 +168,7 @@ def test_rollback_needs_an_old_side(database: str, conn: Connection) -> None:
     conn.execute("""UPDATE embedtui.migration SET settings = settings || '{"gone": "old"}'""")
     with pytest.raises(Refused, match="dropped by the cleanup"):
         rollback(database, migration)
-    assert [blocker.name for blocker in acts.rollback_blockers(conn, migration)] == ["cleaned"]
+    assert [blocker.name for blocker in blockers.rollback_blockers(conn, migration)] == ["cleaned"]
 
 
 def test_unreachable_database_is_one_of_our_errors(database: str) -> None:
@@ -258,12 +258,12 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
 
 def test_notices_tell_what_does_not_block(database: str, conn: Connection) -> None:
     migration = make(database, old_model=EmbeddingModel("dead", 8, retired=True))
-    notices = {check.name: check.detail for check in acts.cutover_notices(conn, migration)}
+    notices = {check.name: check.detail for check in blockers.cutover_notices(conn, migration)}
     assert set(notices) == {"old_model", "listeners", "index_warmth"} and "dead" in notices["old_model"]
     assert cutover(database, migration, gate=PASS).changed
     for strategy, text in LIMITS.items():
         told = dataclasses.replace(migration, settings={"cutover": {"strategy": strategy}})
-        assert ("strategy" in {check.name for check in acts.cutover_notices(conn, told)}) == bool(text)
+        assert ("strategy" in {check.name for check in blockers.cutover_notices(conn, told)}) == bool(text)
     assert "Not zero-downtime" in LIMITS["rename"] and set(LIMITS) == {"pointer", "env_file", "hook", "rename"}
 
 

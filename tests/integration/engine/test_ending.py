@@ -11,7 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from embedtui.engine.cleanup.cleanup import CleanupChoice, abort, cleanup
+from embedtui.engine.cleanup.abort import abort
+from embedtui.engine.cleanup.choice import CleanupChoice
+from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cutover import cutover as cutover_module
 from embedtui.engine.cutover.cutover import cutover, flip_if_due, postpone, rollback
 from embedtui.engine.engine import Engine
