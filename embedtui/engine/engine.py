@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Unpack
 
 from embedtui.config import Settings
 from embedtui.engine import decisions, evidence, switch
 from embedtui.engine.access import Access
 from embedtui.engine.blockers import blockers_of
-from embedtui.engine.cleanup.choice import CleanupChoice, archive_target
+from embedtui.engine.cleanup.choice import Kept, choice_of
 from embedtui.engine.cleanup.statements import cleanup_statements
 from embedtui.engine.cutover import cutover as cutovers
 from embedtui.engine.cutover.blockers import cutover_notices
@@ -21,9 +22,7 @@ from embedtui.engine.running import Runner
 from embedtui.engine.validate import queries as queries_module
 from embedtui.engine.validate.evaluation import remembered, with_verdicts
 from embedtui.engine.validate.run import CompareOptions
-from embedtui.errors import (
-    Refused,
-)
+from embedtui.errors import Refused
 from embedtui.model import (
     AuditEntry,
     Blocker,
@@ -266,10 +265,7 @@ class Engine:
         percent: int = 100,
         *,
         thorough: bool = False,
-        rename: bool = True,
-        archive: str | None = None,
-        keep_old: bool = False,
-        keep_provenance: bool = False,
+        **choice: Unpack[Kept],
     ) -> tuple[Blocker, ...]:
         """Why an action is impossible now and what would help; empty where it is possible.
 
@@ -277,18 +273,14 @@ class Engine:
             action: a :class:`embedtui.model.Command`: ``run``, ``index``, ``cutover``, ``rollback``, ``cleanup``, …
             percent: share of the keys a cutover would move.
             thorough: of a cleanup: also read the table for rows that would lose their only vector.
-            rename: as in :meth:`cleanup`, as the others.
-            archive: as in :meth:`cleanup`.
-            keep_old: as in :meth:`cleanup`.
-            keep_provenance: as in :meth:`cleanup`.
+            choice: of a cleanup, as in :meth:`cleanup`.
         """
         command, snapshot = Command(action), as_stored(self.migration())
         if snapshot.migration is None:
             blocker = refusal(command, snapshot)
             return (blocker,) if blocker else ()
-        choice = _choice(rename, archive, keep_old, keep_provenance)
         with self._at.open("gate") as conn:
-            return blockers_of(conn, command, snapshot, percent, choice, thorough=thorough)
+            return blockers_of(conn, command, snapshot, percent, choice_of(choice), thorough=thorough)
 
     def notices(self) -> tuple[Check, ...]:
         """What an operator should know before the cutover, though it blocks nothing."""
@@ -333,48 +325,34 @@ class Engine:
         """
         return switch.build_index(self._at, stop)
 
-    def cleanup_sql(
-        self,
-        *,
-        rename: bool = True,
-        archive: str | None = None,
-        keep_old: bool = False,
-        keep_provenance: bool = False,
-    ) -> tuple[str, ...]:
+    def cleanup_sql(self, **choice: Unpack[Kept]) -> tuple[str, ...]:
         """The exact SQL that a cleanup would run, in order; arguments as in :meth:`cleanup`."""
         migration = self.require()
-        choice = _choice(rename, archive, keep_old, keep_provenance)
-        steps = self._at.write(lambda conn: cleanup_statements(conn, migration, choice), name="cleanup")
+        kept = choice_of(choice)
+        steps = self._at.write(lambda conn: cleanup_statements(conn, migration, kept), name="cleanup")
         return tuple(statement for step in steps for statement in step.statements)
 
     def cleanup(
         self,
         typed_name: str,
         *,
-        rename: bool = True,
         override: Overrides = MappingProxyType({}),
-        archive: str | None = None,
-        keep_old: bool = False,
-        keep_provenance: bool = False,
         stop: threading.Event | None = None,
+        **choice: Unpack[Kept],
     ) -> None:
         """Drop the old side and finish; run again after an interruption, it completes what was begun.
 
         Args:
             typed_name: has to be the table's name.
-            rename: the new column and its index take the old one's names.
             override: reasons by blocker, ``{"soak": "…"}``; with the number of rows where any would lose their only
                 vector, ``{"coverage:73": "…"}``; audited.
-            archive: a table or file that keeps the old vectors.
-            keep_old: leave the old column and its index; only embedtui's own traces go.
-            keep_provenance: leave the columns that say of each new vector its model and the content's fingerprint.
             stop: set it to interrupt between steps.
+            choice: what is to be left, see :class:`embedtui.engine.cleanup.choice.Kept`.
 
         Raises:
             Refused: something stands against it, or the name is another.
         """
-        choice = _choice(rename, archive, keep_old, keep_provenance)
-        clean_up(self._at, typed_name, choice, override=override, stop=stop)
+        clean_up(self._at, typed_name, choice_of(choice), override=override, stop=stop)
 
     def abort(self, typed_name: str, *, stop: threading.Event | None = None) -> str:
         """Take everything back to before ``prepare``; gives what was done, and what is left, in a sentence or two.
@@ -383,12 +361,3 @@ class Engine:
             Refused: production reads the new side, something depends on it, or the name is another.
         """
         return give_up(self._at, typed_name, stop=stop)
-
-
-def _choice(rename: bool, archive: str | None, keep_old: bool, keep_provenance: bool) -> CleanupChoice:
-    return CleanupChoice(
-        rename=rename,
-        keep_old=keep_old,
-        keep_provenance=keep_provenance,
-        archive=archive_target(archive) if archive is not None else None,
-    )

@@ -43,7 +43,7 @@ def cutover(
     migration = at.under_way()
     at.say_differences()
     gate = at.read(lambda conn: current_evaluation(conn, migration))
-    flip = cutovers.cutover(at.dsn, migration, percent, gate=gate, override=override, stop=stop, on_wait=at.say_waiting)
+    flip = cutovers.cutover(at.dsn, migration, percent, gate=gate, override=override, caller=_caller(at, stop))
     return _flipped(at, flip)
 
 
@@ -54,7 +54,7 @@ def rollback(at: Access, *, stop: threading.Event | None = None) -> Flip:
     refuse(refusal(Command.ROLLBACK, as_stored(migration)))
     assert migration is not None
     here = at.here(migration)
-    return _flipped(at, cutovers.rollback(at.dsn, here, stop=stop, on_wait=at.say_waiting))
+    return _flipped(at, cutovers.rollback(at.dsn, here, caller=_caller(at, stop)))
 
 
 def postpone(at: Access, percent: int = 100, *, override: Overrides = MappingProxyType({})) -> None:
@@ -63,6 +63,10 @@ def postpone(at: Access, percent: int = 100, *, override: Overrides = MappingPro
     at.say_differences()
     gate = at.read(lambda conn: current_evaluation(conn, migration))
     cutovers.postpone(at.dsn, migration, percent, gate=gate, override=override)
+
+
+def _caller(at: Access, stop: threading.Event | None) -> cutovers.Caller:
+    return cutovers.Caller(stop=stop, on_wait=at.say_waiting)
 
 
 def _flipped(at: Access, flip: Flip) -> Flip:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import Refused, SettingsError
@@ -37,6 +37,33 @@ class CleanupChoice:
         if isinstance(self.archive, TableName):
             return {"table": [self.archive.schema, self.archive.name]}
         return None if self.archive is None else {"file": str(self.archive.absolute())}
+
+
+class Kept(TypedDict, total=False):
+    """A :class:`CleanupChoice` as keyword arguments."""
+
+    rename: bool
+    """The new column and its index take the old one's names (the default)."""
+    archive: str | None
+    """A table or file that keeps the old vectors, as typed."""
+    keep_old: bool
+    """Leave the old column and its index; only embedtui's own traces go."""
+    keep_provenance: bool
+    """Leave the columns that say of each new vector its model and the content's fingerprint."""
+
+
+def choice_of(kept: Kept) -> CleanupChoice:
+    """The choice that ``kept`` spells.
+
+    Raises SettingsError: the archive is neither a table nor a file.
+    """
+    archive = kept.get("archive")
+    return CleanupChoice(
+        rename=kept.get("rename", True),
+        keep_old=kept.get("keep_old", False),
+        keep_provenance=kept.get("keep_provenance", False),
+        archive=None if archive is None else archive_target(archive),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,7 @@ from embedtui.engine.cutover.strategies import (
     rename_sql,
     tell_services,
 )
-from embedtui.engine.overrides import Overrides, audited, pass_blockers
+from embedtui.engine.overrides import Overrides, audited, pass_blockers, refuse
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import EvaluationStatus, Flip, Migration, Side
 from embedtui.postgres.connect import Connection, connect, host_name, operator_name, translate
@@ -50,6 +50,18 @@ LAG_NONE = 2.0
 """Younger changes than this do not hold up a postponed flip: in a busy table the queue is never empty."""
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who asks for a move of the pointer, and what he hears while strategy ``rename`` waits for a lock."""
+
+    who: str = field(default_factory=operator_name)
+    host: str = field(default_factory=host_name)
+    stop: threading.Event | None = None
+    """Ends the waiting."""
+    on_wait: Callable[[str], None] | None = None
+    """Told what is waited for."""
+
+
 def cutover(
     dsn: str,
     migration: Migration,
@@ -57,11 +69,8 @@ def cutover(
     *,
     gate: EvaluationStatus | None,
     override: Overrides = MappingProxyType({}),
-    who: str | None = None,
-    host: str | None = None,
     postponed: str = "",
-    stop: threading.Event | None = None,
-    on_wait: Callable[[str], None] | None = None,
+    caller: Caller | None = None,
 ) -> Flip:
     """Move ``percent`` of the keys' reads, or all, to the new side; a repeat is a no-op.
 
@@ -71,11 +80,8 @@ def cutover(
         percent: 1..99 is a canary while the old side stays active; 100 moves everything; 0 is a rollback.
         gate: the newest evaluation.
         override: reasons for the blockers to pass, by name; audited.
-        who: operator, by default this process's.
-        host: by default this host.
         postponed: when it was postponed; it is done only while that stands.
-        stop: ends the waiting for a lock (strategy ``rename`` only).
-        on_wait: told what is waited for (strategy ``rename`` only).
+        caller: who asks, by default this process's operator.
 
     Raises:
         Refused: something blocks it, or another operator moved the pointer at the same time.
@@ -85,8 +91,7 @@ def cutover(
     if not 0 <= percent <= 100:
         raise Refused(f"{percent} % is not a share of 0 to 100.")
     if percent == 0:
-        return rollback(dsn, migration, who=who, host=host, stop=stop, on_wait=on_wait)
-    who, host = who or operator_name(), host or host_name()
+        return rollback(dsn, migration, caller=caller)
     side = Side.NEW if percent == 100 else Side.OLD
     try:
         with connect(dsn, name="check") as conn:
@@ -102,7 +107,7 @@ def cutover(
                 prewarm(conn, migration)
         act = "cutover" if percent == 100 else "canary"
         detail = f"{percent} % of the keys read the new side{audited(passed)}"
-        switch = _Switch(dsn, migration, cutover_settings(migration), who, host, stop, on_wait, postponed)
+        switch = _Switch(dsn, migration, cutover_settings(migration), caller or Caller(), postponed)
         flip = switch.move(before, side, percent, act, detail)
         try:
             tell_services(migration, side, switch.settings, act)
@@ -118,10 +123,7 @@ def rollback(
     dsn: str,
     migration: Migration,
     *,
-    who: str | None = None,
-    host: str | None = None,
-    stop: threading.Event | None = None,
-    on_wait: Callable[[str], None] | None = None,
+    caller: Caller | None = None,
 ) -> Flip:
     """Move all reads back to the old side, at once and whatever else goes on; a repeat is a no-op.
 
@@ -132,17 +134,16 @@ def rollback(
         HookFailed: the hook failed; the pointer stays on the old side, but services may not know.
         EmbedtuiError: anything else.
     """
-    who, host = who or operator_name(), host or host_name()
     try:
         with _own(dsn) as conn:
             before, migration = _seen(conn, migration)
             for blocker in rollback_blockers(conn, migration):
-                raise Refused(blocker.message, hint=blocker.hint)
+                refuse(blocker)
             settings = cutover_settings(migration)
-            switch = _Switch(dsn, migration, settings, who, host, stop, on_wait)
+            switch = _Switch(dsn, migration, settings, caller or Caller())
             if before.ending == "cleanup" and settings.strategy == "rename":
                 # exchanging names takes a lock that the cleanup waits for, too: it has to give up first
-                before = release_route(conn, before, who=who, host=host)
+                before = release_route(conn, before, who=switch.caller.who, host=switch.caller.host)
                 follow_pointer(conn, migration.id)
             flip = switch.move(before, Side.OLD, 0, "rollback", "all reads are on the old side", conn)
         if flip.changed:
@@ -223,9 +224,8 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
                 pending["percent"],
                 gate=gate,
                 override=pending["override"] or {},
-                who=pending["who"],
-                host=pending["host"],
                 postponed=pending["at"],
+                caller=Caller(pending["who"], pending["host"]),
             )
         except Refused as refused:
             why = f"{pending['percent']} % waits: {refused.message}"
@@ -272,10 +272,7 @@ class _Switch:
     dsn: str
     migration: Migration
     settings: CutoverSettings
-    who: str
-    host: str
-    stop: threading.Event | None
-    on_wait: Callable[[str], None] | None
+    caller: Caller
     postponed: str = ""
 
     def move(
@@ -297,8 +294,8 @@ class _Switch:
                 expect_epoch=before.epoch,
                 active=side,
                 canary=canary,
-                who=self.who,
-                host=self.host,
+                who=self.caller.who,
+                host=self.caller.host,
                 postponed=self.postponed,
             )
             if flip.changed:
@@ -310,7 +307,7 @@ class _Switch:
         return flip
 
     def _audit_sql(self, act: str, detail: str) -> sql.Composed:
-        return audit_sql(self.migration.id, act, detail, who=self.who, host=self.host)
+        return audit_sql(self.migration.id, act, detail, who=self.caller.who, host=self.caller.host)
 
     def _set_phase(self, conn: Connection) -> bool:
         """Bring the phase in line with the pointer; False where the migration's row was locked for too long."""
@@ -325,15 +322,17 @@ class _Switch:
     def _exchange(self, conn: Connection, before: RouteRow, side: Side, act: str, detail: str) -> Flip:
         for blocker in rename_blockers(conn, self.migration, self.settings):
             if not blocker.overridable:
-                raise Refused(blocker.message, hint=blocker.hint, remedies=blocker.remedies)
-        statements = rename_sql(conn, self.migration, side, epoch=before.epoch, changed_by=f"{self.who}@{self.host}")
+                refuse(blocker)
+        statements = rename_sql(
+            conn, self.migration, side, epoch=before.epoch, changed_by=f"{self.caller.who}@{self.caller.host}"
+        )
         started = time.perf_counter()
         try:
             run_ddl(
                 conn,
                 [*statements, self._audit_sql(act, f"{detail}; column and index names exchanged")],
-                stop=self.stop or threading.Event(),
-                on_wait=self.on_wait,
+                stop=self.caller.stop or threading.Event(),
+                on_wait=self.caller.on_wait,
                 relations=[self.migration.table],
             )
         except errors.ObjectNotInPrerequisiteState:

@@ -19,7 +19,7 @@ import pytest
 from embedtui.config import CutoverSettings
 from embedtui.engine.cutover import blockers, strategies
 from embedtui.engine.cutover import cutover as acts
-from embedtui.engine.cutover.cutover import cancel_postponed, cutover, flip_if_due, postpone, rollback
+from embedtui.engine.cutover.cutover import Caller, cancel_postponed, cutover, flip_if_due, postpone, rollback
 from embedtui.engine.cutover.strategies import LIMITS, HookFailed, env_text, write_env_file
 from embedtui.errors import DatabaseError, Refused, SettingsError
 from embedtui.model import EmbeddingModel, EvaluationStatus, Flip, Migration, Phase, PlacementKind, Side
@@ -70,7 +70,7 @@ def test_cutover_and_rollback_move_pointer_phase_and_log_together(
     database: str, conn: Connection, placement: PlacementKind
 ) -> None:
     migration = make(database, placement)
-    flip = cutover(database, migration, gate=PASS, who="ann", host="pit")
+    flip = cutover(database, migration, gate=PASS, caller=Caller("ann", "pit"))
     assert (flip.active, flip.canary, flip.changed) == (Side.NEW, 100, True) and flip.milliseconds > 0
     pointer = route.read_route(conn, "documents")
     assert (pointer.active, pointer.epoch, pointer.changed_by) == (Side.NEW, flip.epoch, "ann@pit")
@@ -79,7 +79,7 @@ def test_cutover_and_rollback_move_pointer_phase_and_log_together(
     again = cutover(database, migration, gate=None)  # a repeat asks for nothing
     assert (again.epoch, again.changed) == (flip.epoch, False)
 
-    back = rollback(database, migration, who="bob", host="pit")
+    back = rollback(database, migration, caller=Caller("bob", "pit"))
     assert (back.active, back.canary, back.epoch, back.changed) == (Side.OLD, 0, flip.epoch + 1, True)
     assert now(conn, migration).phase is Phase.VALIDATE
     assert rollback(database, migration).changed is False
@@ -119,7 +119,7 @@ def test_of_two_operators_one_wins_and_the_other_is_told(database: str, conn: Co
     def act(who: str, percent: int) -> None:
         barrier.wait()
         try:
-            results[who] = cutover(database, migration, percent, gate=PASS, who=who)
+            results[who] = cutover(database, migration, percent, gate=PASS, caller=Caller(who))
         except Refused as refused:
             results[who] = refused
 
@@ -578,7 +578,7 @@ def test_rename_waits_for_a_reader_without_blocking_others(database: str, conn: 
         done = threading.Event()
 
         def exchange() -> None:
-            cutover(database, migration, gate=PASS, on_wait=waits.append)
+            cutover(database, migration, gate=PASS, caller=Caller(on_wait=waits.append))
             done.set()
 
         thread = threading.Thread(target=exchange)
