@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -62,16 +63,17 @@ def compare_sides(
     """Compare both sides over ``queries`` and decide the gate; see :meth:`embedtui.engine.Engine.compare`."""
     migration = at.allowed(Command.COMPARE)
     try:
-        comparison = compare(
-            at.connector("compare"),
-            migration,
-            queries,
-            replace(options, where=_filter(migration, where)),
-            embedders=_query_embedders(at, migration),
-            replica=connector(replica_dsn, "compare") if replica_dsn else None,
-            progress=progress,
-            stop=stop,
-        )
+        with _query_embedders(at, migration) as embedders:
+            comparison = compare(
+                at.connector("compare"),
+                migration,
+                queries,
+                replace(options, where=_filter(migration, where)),
+                embedders=embedders,
+                replica=connector(replica_dsn, "compare") if replica_dsn else None,
+                progress=progress,
+                stop=stop,
+            )
         return decide_gate(at.connector("gate"), migration, comparison, migration.stored.gate)
     except psycopg.Error as error:
         raise translate(error, dsn=at.dsn) from error
@@ -81,31 +83,37 @@ def search_both(at: Access, text: str, *, k: int = 10, where: str | None = None)
     """Both sides' results of a typed query, ``where`` as in :func:`compare_sides`."""
     migration = at.allowed(Command.COMPARE)
     try:
-        return ad_hoc(
-            at.connector("compare"),
-            migration,
-            text,
-            k=k,
-            embedders=_query_embedders(at, migration),
-            where=_filter(migration, where),
-        )
+        with _query_embedders(at, migration) as embedders:
+            return ad_hoc(
+                at.connector("compare"),
+                migration,
+                text,
+                k=k,
+                embedders=embedders,
+                where=_filter(migration, where),
+            )
     except ProviderFault as fault:
         raise ProviderError(fault.reason, hint=fault.hint) from None
     except psycopg.Error as error:
         raise translate(error, dsn=at.dsn) from error
 
 
-def _query_embedders(at: Access, migration: Migration) -> dict[Side, Embedder | None]:
+@contextlib.contextmanager
+def _query_embedders(at: Access, migration: Migration) -> Iterator[dict[Side, Embedder | None]]:
     found: dict[Side, Embedder | None] = {}
     require_said(migration, "new_model.")
-    for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
-        try:
-            found[side] = None if model.retired else make_embedder(model, environ=at.environ)
-        except ProviderFault as fault:
-            if side is Side.NEW:
-                raise ProviderError(fault.reason, hint=fault.hint) from None
-            found[side] = None
-    return found
+    with contextlib.ExitStack() as opened:
+        for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
+            try:
+                embedder = None if model.retired else make_embedder(model, environ=at.environ)
+            except ProviderFault as fault:
+                if side is Side.NEW:
+                    raise ProviderError(fault.reason, hint=fault.hint) from None
+                embedder = None
+            if embedder is not None:
+                opened.callback(embedder.close)
+            found[side] = embedder
+        yield found
 
 
 def verify(at: Access, *, sample: int = 0, repair: bool = False, stop: threading.Event | None = None) -> VerifyReport:

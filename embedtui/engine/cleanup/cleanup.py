@@ -96,12 +96,14 @@ def cleanup(
             _begin(conn, migration, choice, passed, epoch)
             state = read_ending(conn, migration)
         migration = present(conn, migration)
+        if not state.begun:  # a rollback was here since
+            require_held(conn, migration, "cleanup")
         choice = confirmed_choice(state, choice)
         for step in cleanup_statements(conn, migration, choice):
             if stop.is_set():
                 raise Interrupted(f"Stopped before the step {step.name!r}.", hint="Run it again to complete it.")
             on_step(step)
-            if step.name in ("archive", "contract"):
+            if step.name in ("begin", "archive", "contract"):  # begun already, unless a rollback was here since
                 require_held(conn, migration, "cleanup")
             if step.name == "archive":
                 store_archive(conn, migration, choice, stop)
@@ -109,7 +111,7 @@ def cleanup(
                 _contract(conn, migration, choice, state, stop, on_wait)
             elif step.name == "not null":
                 _not_null(conn, migration, stop, on_wait)
-            else:
+            elif step.name == "finish":
                 finish(conn, migration, "cleanup")
 
 
