@@ -48,7 +48,7 @@ def abort(
     on_step: Callable[[CleanupStep], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> str:
-    """Takes everything back to before ``prepare``: triggers, new columns or side table, index; a rerun completes it.
+    """Take everything back to before ``prepare``: triggers, new columns or side table, index; a rerun completes it.
 
     Also where the table has another name, was made again or restored since: what it carries of ours is looked up. Gives
     what was done, and what is left, in a sentence or two.
@@ -57,7 +57,7 @@ def abort(
     Interrupted.
     """
     require_name(migration, typed_name)
-    on_step = on_step or (lambda step: None)
+    on_step = on_step or (lambda _: None)
     removed = traces.find(conn, migration)
     with alone(conn, migration):
         epoch = route_epoch(conn, migration)  # before what it is decided on

@@ -91,6 +91,7 @@ def archive_target(text: str) -> TableName | Path:
 
 
 def stored_choice(record: dict[str, Any]) -> CleanupChoice:
+    """The choice as it was stored when the cleanup began."""
     stored = record["archive"] or {}
     archive: TableName | Path | None = None
     if "table" in stored:
@@ -125,6 +126,7 @@ def named_as_before(migration: Migration, choice: CleanupChoice) -> bool:
 
 
 def renames(migration: Migration, choice: CleanupChoice) -> bool:
+    """Whether names are changed: not where the cutover exchanged them already."""
     return named_as_before(migration, choice) and not exchanged(migration)
 
 
@@ -134,5 +136,6 @@ def final_column(migration: Migration) -> str:
 
 
 def restores_not_null(migration: Migration, choice: CleanupChoice, facts: TableFacts) -> bool:
+    """Whether the column that is left has to be NOT NULL again, as the old one was."""
     old = facts.column(migration.old_column)
     return named_as_before(migration, choice) and old is not None and old.not_null

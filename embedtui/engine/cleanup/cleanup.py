@@ -68,7 +68,7 @@ def cleanup(
     on_step: Callable[[CleanupStep], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> None:
-    """Drops the old side as chosen; a rerun after any interruption completes what was begun, as it was chosen then.
+    """Drop the old side as chosen; a rerun after any interruption completes what was begun, as it was chosen then.
 
     ``conn`` is in autocommit. ``typed_name`` has to be the table's name. ``override`` has a reason for each blocker
     that it passes, and is audited. ``on_step`` is called before each step. A no-op once finished.
@@ -79,7 +79,7 @@ def cleanup(
     a vector came in under a column that was NOT NULL), DatabaseError (the archive does not hold what was counted).
     """
     require_name(migration, typed_name)
-    on_step = on_step or (lambda step: None)
+    on_step = on_step or (lambda _: None)
     with alone(conn, migration):
         state = read_ending(conn, migration)
         if state.has("aborting") or state.phase is Phase.ABORTED:
@@ -183,7 +183,7 @@ def _contract(
 def _not_null(
     conn: Connection, migration: Migration, stop: threading.Event, on_wait: Callable[[str], None] | None
 ) -> None:
-    """Makes the column NOT NULL again: a scan that blocks neither reads nor writes, then a moment's lock."""
+    """Make the column NOT NULL again: a scan that blocks neither reads nor writes, then a moment's lock."""
     try:
         with cancelled_by(conn, stop), unbounded(conn):
             conn.execute(validate_sql(migration))

@@ -74,6 +74,7 @@ def abort_statements(conn: Connection, migration: Migration) -> tuple[CleanupSte
 
 
 def shown_sql(conn: Connection, statements: Sequence[Statement]) -> tuple[str, ...]:
+    """Statements as an operator reads them."""
     return tuple(statement.as_string(conn) for statement in statements)
 
 
@@ -141,6 +142,7 @@ def _constraint(migration: Migration) -> sql.Identifier:
 
 
 def validate_sql(migration: Migration) -> sql.Composed:
+    """Check the present rows: a scan without a long lock."""
     return sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(relation(migration.table), _constraint(migration))
 
 
@@ -154,6 +156,7 @@ def set_not_null_sql(migration: Migration) -> list[Statement]:
 
 
 def old_vectors_sql(migration: Migration) -> sql.Composed:
+    """The old vectors with their keys."""
     return sql.SQL("SELECT {} FROM {} WHERE {} IS NOT NULL").format(
         sql.SQL(", ").join(map(sql.Identifier, (*migration.key_columns, migration.old_column))),
         relation(migration.table),
@@ -162,14 +165,17 @@ def old_vectors_sql(migration: Migration) -> sql.Composed:
 
 
 def archive_table_sql(migration: Migration, archive: TableName) -> sql.Composed:
+    """The old vectors into a table."""
     return sql.SQL("CREATE TABLE {} AS {}").format(relation(archive), old_vectors_sql(migration))
 
 
 def archive_file_sql(migration: Migration) -> sql.Composed:
+    """The old vectors in COPY's text form."""
     return sql.SQL("COPY ({}) TO STDOUT").format(old_vectors_sql(migration))
 
 
 def constraint_exists(conn: Connection, migration: Migration) -> bool:
+    """Whether the CHECK that stands in for NOT NULL is there."""
     found = conn.execute(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = %s AND conname = %s)",
         (migration.table_oid, f"embedtui_{migration.id}_not_null"),

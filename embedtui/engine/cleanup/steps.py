@@ -36,12 +36,14 @@ def finish(conn: Connection, migration: Migration, act: str) -> None:
 
 
 def require_name(migration: Migration, typed_name: str) -> None:
+    """Refuse where the typed name is not the table's."""
     if typed_name not in (migration.table.name, str(migration.table)):
         raise Refused(f"The typed name is not the table's: {migration.table}.", hint="Type it exactly.")
 
 
 @contextmanager
 def alone(conn: Connection, migration: Migration) -> Iterator[None]:
+    """Inside, no other process cleans up or aborts the migration."""
     key = (CLEANUP_CLASS, migration.id)
     if conn.execute("SELECT pg_try_advisory_lock(%s, %s)", key).fetchone() != (True,):
         raise Refused("Another process is cleaning up or aborting this migration.", hint="Let it finish.")
@@ -63,6 +65,7 @@ def holding(conn: Connection, migration: Migration, ending: str, epoch: int | No
 
 @contextmanager
 def taken_back(conn: Connection, migration: Migration, ending: str) -> Iterator[None]:
+    """Tell a mover of the pointer that took the act back from a fault."""
     try:
         yield
     except psycopg.errors.ObjectNotInPrerequisiteState:

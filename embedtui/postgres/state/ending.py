@@ -29,6 +29,7 @@ class Ending:
 
     @property
     def begun(self) -> bool:
+        """Whether anything has begun."""
         return bool(self.record)
 
     @property
@@ -37,6 +38,7 @@ class Ending:
         return {name: int(self.record.get(name, 0)) for name in ("queued", "faulty")}
 
     def has(self, what: str) -> bool:
+        """Whether ``what`` is recorded."""
         return self.record.get(what) is not None and self.record.get(what) is not False
 
 
@@ -58,6 +60,7 @@ def read_ending(conn: Connection, migration: Migration) -> Ending:
 
 
 def begin_record(conn: Connection, migration: Migration, record: Mapping[str, object]) -> None:
+    """Record that it begins, with what was chosen."""
     conn.execute(
         "UPDATE embedtui.migration SET settings = jsonb_set(settings, '{cleanup}', %s) WHERE id = %s",
         (Jsonb(record), migration.id),
@@ -65,6 +68,7 @@ def begin_record(conn: Connection, migration: Migration, record: Mapping[str, ob
 
 
 def remember(conn: Connection, migration: Migration, more: Mapping[str, object]) -> None:
+    """Add to the record."""
     conn.execute(
         "UPDATE embedtui.migration SET settings = jsonb_set(settings, '{cleanup}',"
         " coalesce(settings -> 'cleanup', '{}') || %s) WHERE id = %s",
@@ -108,6 +112,7 @@ def record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) -
 
 
 def rows_sql(migration: Migration) -> list[Statement]:
+    """Remove embedtui's working rows; the log stays."""
     return [
         sql.SQL("DELETE FROM {} WHERE migration = {}").format(
             sql.Identifier("embedtui", table), sql.Literal(migration.id)
