@@ -11,7 +11,7 @@ from dataclasses import replace
 import psycopg
 
 from embedtui.engine.access import Access, connector
-from embedtui.engine.backfill.job import Job, queue_keys
+from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.engine.backfill.stages import make_row_embedder
 from embedtui.engine.local import require_said
@@ -36,6 +36,7 @@ from embedtui.model import (
 from embedtui.postgres.connect import connect, translate
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.queue import queue_keys
 from embedtui.providers import Embedder, ProviderFault, make_embedder
 
 REPAIR_LIMIT = 100_000
