@@ -136,6 +136,8 @@ class Settings:
     accept: tuple[str, ...] = ()
     """Checks of the plan that would fail, but which the operator has dealt with."""
     change_capture: str = "triggers"
+    trust_application: bool = True
+    """Whether vectors that the application writes itself are kept."""
     old_model: ModelSettings = ModelSettings()
     new_model: ModelSettings = ModelSettings()
     index: IndexSettings = field(default_factory=IndexSettings)
@@ -202,7 +204,7 @@ class Settings:
         result: dict[str, object] = {}
         for spec in SPECS:
             head, _, rest = spec.path.rpartition(".")
-            if head in ("index", "throttle", "gate", "cutover") or spec.path in ("change_capture", "foreign_key"):
+            if head in ("index", "throttle", "gate", "cutover") or spec.path in _STORED:
                 place = result.setdefault(head, {}) if head else result
                 assert isinstance(place, dict)
                 value = self.value(spec.path)
@@ -214,5 +216,7 @@ class Settings:
         """Whether a setting was made, and is not merely its default."""
         return path in self.origins or self.value(path) != _DEFAULTS.value(path)
 
+
+_STORED = ("change_capture", "foreign_key", "trust_application")
 
 _DEFAULTS = Settings()

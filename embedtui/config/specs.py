@@ -84,6 +84,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("halfvec", yes, "16-bit vectors; unset: as the old, or above 2,000 dimensions", "--halfvec/--no-halfvec"),
     Spec("accept", accept, "failed checks dealt with: publications, proof, event triggers, default privileges"),
     Spec("change_capture", one_of("triggers", "scan"), "triggers, or a slower scan where triggers are not allowed"),
+    Spec("trust_application", yes, "keep vectors that the application writes itself; false: replace them"),
     *_model_specs(
         "old",
         flags={

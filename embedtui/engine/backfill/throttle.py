@@ -136,9 +136,11 @@ def horizon_holders(conn: Connection) -> tuple[HorizonHolder, ...]:
 
 
 def xmin_holder(conn: Connection, *, at_least: float = 1.0) -> str:
-    """Names what holds the xmin horizon furthest back, to explain a poor HOT share; empty where nothing does.
+    """Name what holds the xmin horizon furthest back, to explain a poor HOT share; empty where nothing does.
 
-    ``at_least``: seconds below which a transaction is the ordinary business of production.
+    Args:
+        conn: any connection.
+        at_least: seconds below which a transaction is the ordinary business of production.
     """
     return next(
         (holder.name for holder in horizon_holders(conn) if holder.seconds is None or holder.seconds >= at_least), ""
@@ -146,7 +148,7 @@ def xmin_holder(conn: Connection, *, at_least: float = 1.0) -> str:
 
 
 class Throttle:
-    """Measures on one monitoring connection; keeps what it needs from check to check. For one thread.
+    """Measurements on one monitoring connection, with what they need from check to check. For one thread.
 
     ``clock`` counts seconds and is for tests.
     """
@@ -172,7 +174,9 @@ class Throttle:
     def check(self, conn: Connection) -> tuple[Hold, ...]:
         """What holds the backfill now; empty where nothing does. Takes a few catalog reads and one probe.
 
-        Raises SettingsError where the probe query is wrong, psycopg's errors where the connection fails.
+        Raises:
+            SettingsError: the probe query is wrong.
+            psycopg.Error: the connection failed.
         """
         settings = self._settings
         readings: list[_Reading] = []

@@ -17,16 +17,18 @@ import psycopg
 import pytest
 
 from embedtui.config import CutoverSettings
+from embedtui.engine.cutover import blockers, strategies
 from embedtui.engine.cutover import cutover as acts
-from embedtui.engine.cutover import strategies
-from embedtui.engine.cutover.cutover import cancel_postponed, cutover, flip_if_due, postpone, rollback
+from embedtui.engine.cutover.cutover import Caller, cancel_postponed, cutover, flip_if_due, postpone, rollback
 from embedtui.engine.cutover.strategies import LIMITS, HookFailed, env_text, write_env_file
 from embedtui.errors import DatabaseError, Refused, SettingsError
 from embedtui.model import EmbeddingModel, EvaluationStatus, Flip, Migration, Phase, PlacementKind, Side
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.locks import announce_worker
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
 from embedtui.postgres.state.audit import read_audit
+from embedtui.postgres.state.workers import register_worker
 from tests.kits.cutover_kit import make, vector
 from tests.kits.support import connect
 
@@ -70,7 +72,7 @@ def test_cutover_and_rollback_move_pointer_phase_and_log_together(
     database: str, conn: Connection, placement: PlacementKind
 ) -> None:
     migration = make(database, placement)
-    flip = cutover(database, migration, gate=PASS, who="ann", host="pit")
+    flip = cutover(database, migration, gate=PASS, caller=Caller("ann", "pit"))
     assert (flip.active, flip.canary, flip.changed) == (Side.NEW, 100, True) and flip.milliseconds > 0
     pointer = route.read_route(conn, "documents")
     assert (pointer.active, pointer.epoch, pointer.changed_by) == (Side.NEW, flip.epoch, "ann@pit")
@@ -79,7 +81,7 @@ def test_cutover_and_rollback_move_pointer_phase_and_log_together(
     again = cutover(database, migration, gate=None)  # a repeat asks for nothing
     assert (again.epoch, again.changed) == (flip.epoch, False)
 
-    back = rollback(database, migration, who="bob", host="pit")
+    back = rollback(database, migration, caller=Caller("bob", "pit"))
     assert (back.active, back.canary, back.epoch, back.changed) == (Side.OLD, 0, flip.epoch + 1, True)
     assert now(conn, migration).phase is Phase.VALIDATE
     assert rollback(database, migration).changed is False
@@ -119,7 +121,7 @@ def test_of_two_operators_one_wins_and_the_other_is_told(database: str, conn: Co
     def act(who: str, percent: int) -> None:
         barrier.wait()
         try:
-            results[who] = cutover(database, migration, percent, gate=PASS, who=who)
+            results[who] = cutover(database, migration, percent, gate=PASS, caller=Caller(who))
         except Refused as refused:
             results[who] = refused
 
@@ -168,7 +170,7 @@ def test_rollback_needs_an_old_side(database: str, conn: Connection) -> None:
     conn.execute("""UPDATE embedtui.migration SET settings = settings || '{"gone": "old"}'""")
     with pytest.raises(Refused, match="dropped by the cleanup"):
         rollback(database, migration)
-    assert [blocker.name for blocker in acts.rollback_blockers(conn, migration)] == ["cleaned"]
+    assert [blocker.name for blocker in blockers.rollback_blockers(conn, migration)] == ["cleaned"]
 
 
 def test_unreachable_database_is_one_of_our_errors(database: str) -> None:
@@ -258,12 +260,12 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
 
 def test_notices_tell_what_does_not_block(database: str, conn: Connection) -> None:
     migration = make(database, old_model=EmbeddingModel("dead", 8, retired=True))
-    notices = {check.name: check.detail for check in acts.cutover_notices(conn, migration)}
+    notices = {check.name: check.detail for check in blockers.cutover_notices(conn, migration)}
     assert set(notices) == {"old_model", "listeners", "index_warmth"} and "dead" in notices["old_model"]
     assert cutover(database, migration, gate=PASS).changed
     for strategy, text in LIMITS.items():
         told = dataclasses.replace(migration, settings={"cutover": {"strategy": strategy}})
-        assert ("strategy" in {check.name for check in acts.cutover_notices(conn, told)}) == bool(text)
+        assert ("strategy" in {check.name for check in blockers.cutover_notices(conn, told)}) == bool(text)
     assert "Not zero-downtime" in LIMITS["rename"] and set(LIMITS) == {"pointer", "env_file", "hook", "rename"}
 
 
@@ -549,8 +551,12 @@ def test_rename_refuses_what_would_keep_the_old_meaning(database: str, conn: Con
 
 def test_rename_refuses_workers_taken_names_and_side_tables(database: str, conn: Connection) -> None:
     migration = with_strategy(database, strategy="rename", hook="true")
-    conn.execute("INSERT INTO embedtui.worker (migration, host, pid) VALUES (%s, 'h', 1)", [migration.id])
-    assert names(conn, migration) == {"rename_workers"}
+    worker = register_worker(conn, migration.id)
+    assert names(conn, migration) == set(), "heard from just now, but killed since"
+    with connect(database) as session:
+        announce_worker(session, worker)
+        conn.execute("UPDATE embedtui.worker SET heartbeat = now() - interval '5 minutes'")
+        assert names(conn, migration) == {"rename_workers"}, "a full disk keeps it silent: it lives"
     conn.execute("UPDATE embedtui.worker SET stopped_at = now()")
     assert names(conn, migration) == set(), "with a hook, equal dimensions are its business"
     conn.execute("ALTER TABLE documents ADD embedding_model text")
@@ -578,7 +584,7 @@ def test_rename_waits_for_a_reader_without_blocking_others(database: str, conn: 
         done = threading.Event()
 
         def exchange() -> None:
-            cutover(database, migration, gate=PASS, on_wait=waits.append)
+            cutover(database, migration, gate=PASS, caller=Caller(on_wait=waits.append))
             done.set()
 
         thread = threading.Thread(target=exchange)
