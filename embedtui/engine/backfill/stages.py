@@ -199,16 +199,21 @@ class Stages:
             elif phase.ended:
                 return
             elif not self._follow:
-                self._await_scan()
-                while self._database(lambda conn: queue_unseen(conn, self._job.placement)):
-                    self._job.doing("queueing a new partition's rows")
-                self._drain(EVERY_KIND)
+                self._settle()
+                if self._database(lambda conn: capture.faulty(conn, self._job.migration.id)):
+                    self._settle()  # the queue held a key that only a scan finds
                 return
             else:
                 self._job.doing("keeping both sides current")
                 self._flip_if_due()
                 self._job.stop.wait(1.0)
         raise self._why_stopped()
+
+    def _settle(self) -> None:
+        self._await_scan()
+        while self._database(lambda conn: queue_unseen(conn, self._job.placement)):
+            self._job.doing("queueing a new partition's rows")
+        self._drain(EVERY_KIND)
 
     def _why_stopped(self) -> EmbedtuiError:
         return self._sync_error or Interrupted("Stopped.", hint="Run again to go on.")

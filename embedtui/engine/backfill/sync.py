@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
@@ -66,6 +69,11 @@ class _Todo:
     ids: list[int] = field(default_factory=list)
     kinds: set[str] = field(default_factory=set)
     sides: set[Side] = field(default_factory=set)
+
+    def take(self, other: _Todo) -> None:
+        """Take over what is queued of the same row by another text of its key."""
+        self.ids += other.ids
+        self.kinds |= other.kinds
 
 
 class Sync:
@@ -281,8 +289,12 @@ class Sync:
         placement = self._job.placement
         with conn.transaction():
             if isinstance(placement, TablePlacement):
-                truncated = any(entry.kind == "t" for entry in entries)
-                placement.remove_orphans(conn, None if truncated else [entry.key for entry in entries])
+                if not any(entry.kind == "t" for entry in entries):
+                    with contextlib.suppress(psycopg.DataError), conn.transaction():  # a key that cannot be read
+                        placement.remove_orphans(conn, [entry.key for entry in entries])
+                        self._forget(conn, [entry.id for entry in entries])
+                        return
+                placement.remove_orphans(conn)
             self._forget(conn, [entry.id for entry in entries])
 
     def _forget(self, conn: Connection, ids: Iterable[int]) -> None:
@@ -295,10 +307,14 @@ class Sync:
 
     def _work(self, todo: dict[Key, _Todo]) -> None:
         rows = self._database(lambda conn: self._read(conn, list(todo)))
+        former = [item.asked for item, _, _ in rows if item.asked != item.row.key]
+        for item, _, _ in rows:
+            if item.asked in former:
+                todo.setdefault(item.row.key, _Todo()).take(todo.pop(item.asked))
         wanted: dict[Side, list[SourceRow]] = {Side.NEW: [], Side.OLD: []}
         for item, old_wanted, truncated in rows:
             entry = todo[item.row.key]
-            if item.blank:
+            if item.blank or entry.sides:
                 continue
             if not item.new_fresh:
                 entry.sides.add(Side.NEW)
@@ -315,6 +331,9 @@ class Sync:
         for side, needed in wanted.items():
             if needed:
                 self._side(todo, side, needed)
+        if former:  # their marks are told by the text that the row's key has now
+            for side in Side:
+                self._database(functools.partial(self._clear, keys=former, side=side))
 
     def _read(self, conn: Connection, keys: list[Key]) -> list[tuple[QueuedRow, bool, int]]:
         """(row, whether the old side is ours to maintain, attempts of a row to be truncated or 0)."""
@@ -332,9 +351,18 @@ class Sync:
                 [self._job.migration.id],
             )
         }
-        return [
-            (item, maintain_old, truncated.get(item.row.key, 0)) for item in self._job.placement.read_keys(conn, keys)
-        ]
+        return [(item, maintain_old, truncated.get(item.row.key, 0)) for item in self._read_keys(conn, keys)]
+
+    def _read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
+        """The rows with these keys; one that the server cannot read is left to a scan and stops no other."""
+        try:
+            return self._job.placement.read_keys(conn, keys)
+        except psycopg.DataError as error:
+            if len(keys) == 1:
+                capture.add_fault(conn, self._job.migration, f"a key reads as none: {error.diag.message_primary}")
+                return []
+        half = len(keys) // 2
+        return [*self._read_keys(conn, keys[:half]), *self._read_keys(conn, keys[half:])]
 
     def _cut(self, row: SourceRow, attempts: int) -> SourceRow:
         if not attempts:

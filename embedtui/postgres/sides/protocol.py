@@ -40,6 +40,8 @@ class QueuedRow:
     """Its new vector is that of its content and of the right model."""
     new_present: bool
     old_present: bool
+    asked: Key
+    """The key that it was asked for by: another text of the same value, where the two differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,10 @@ class Placement(Protocol):
         ...
 
     def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
-        """The rows with these keys, as far as they exist."""
+        """The rows with these keys, as far as they exist; found by value, and once for each text that was asked.
+
+        Raises psycopg.DataError where one is none of the key's types.
+        """
         ...
 
     def replace(self, conn: Connection, rows: Sequence[SourceRow], vectors: Vectors, side: Side) -> set[Key]:

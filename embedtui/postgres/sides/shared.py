@@ -161,7 +161,7 @@ class SharedPlacement:
                    NOT {has_content},
                    coalesce({new_source} = {fingerprint} AND {new_model} = {model}, false)
                        AND {new_embedding} IS NOT NULL,
-                   {new_embedding} IS NOT NULL, t.{old} IS NOT NULL
+                   {new_embedding} IS NOT NULL, t.{old} IS NOT NULL, b.key
             FROM (SELECT DISTINCT k.key FROM pg_catalog.jsonb_array_elements({keys}::jsonb) e,
                   LATERAL (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key) k) b
             JOIN {table} t ON {batch_key_join}{side_left_join}
@@ -171,9 +171,9 @@ class SharedPlacement:
             **self._side_columns(),
         )
         result = []
-        for key, source, text, characters, blank, fresh, new, old in conn.execute(query):
+        for key, source, text, characters, blank, fresh, new, old, asked in conn.execute(query):
             row = SourceRow(tuple(key), 0, source, text, characters)
-            result.append(QueuedRow(row, blank, fresh, new, old))
+            result.append(QueuedRow(row, blank, fresh, new, old, tuple(asked)))
         return result
 
     def _side_columns(self) -> dict[str, sql.Composable]:
