@@ -31,7 +31,7 @@ from embedtui.engine.plan.start import require_startable
 from embedtui.engine.plan.statements import index_options
 from embedtui.engine.prepare import begin, prepare, upgrade
 from embedtui.engine.resilience import with_database
-from embedtui.engine.snapshot import RateMeter, done_share, read_snapshot
+from embedtui.engine.snapshot import RateMeter, read_snapshot
 from embedtui.engine.table_changes import follow as follow_table
 from embedtui.engine.table_changes import remember as remember_columns
 from embedtui.engine.table_changes import same_names, table_change
@@ -582,12 +582,16 @@ class Engine:
         if self._on_event is not None:
             self._on_event(event)
 
+    def _progress(self) -> tuple[int, int | None, int]:
+        now = self.snapshot()
+        return now.backfill.rows, now.backfill.total, sum(worker.alive for worker in now.workers)
+
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
         with self._at_work(migration, stop, "starting") as job:
             Stages(
                 job,
                 environ=self._environ,
-                snapshot_share=lambda: done_share(self.snapshot()),
+                read_progress=self._progress,
                 until=until,
                 follow=follow,
             ).run()

@@ -368,11 +368,3 @@ def _counted_waiting(queued: int) -> str:
     if queued >= QUEUE_COUNTED:
         return f"{queued:,} changes or more wait"
     return counted(queued, "change waits", "changes wait")
-
-
-def done_share(snapshot: Snapshot) -> float | None:
-    """Share of the backfill that is done, 0..1; None where the total is unknown."""
-    backfill = snapshot.backfill
-    if backfill.total is None:
-        return None
-    return 1.0 if not backfill.total else min(1.0, backfill.rows / backfill.total)

@@ -217,9 +217,18 @@ class Backfill:
     """Works shards off until none is open; one per process."""
 
     def __init__(
-        self, job: Job, embedder: RowEmbedder, *, threads: int, characters_per_token: Callable[[], float]
+        self,
+        job: Job,
+        embedder: RowEmbedder,
+        *,
+        threads: int,
+        characters_per_token: Callable[[], float],
+        room: Callable[[int], int] | None = None,
     ) -> None:
-        self._job, self._embedder = job, embedder
+        """``room``: rows that may still be begun, of so many under way here; None: all of them."""
+        self._job, self._embedder, self._room = job, embedder, room
+        self._under_way = 0
+        """Rows handed to the senders and not settled."""
         self._threads = threads
         self._characters_per_token = characters_per_token
         self._batches: queue.Queue[Batch | None] = queue.Queue(maxsize=max(2, threads // 4))
@@ -327,8 +336,7 @@ class Backfill:
                     self._reject(too_long)
                 rows = [row for row in rows if row.characters <= len(row.text)]
                 for batch in self._pack(shard, rows):
-                    running.begin()
-                    self._put((running, batch))
+                    self._hand_over(running, batch)
                     if self._stop.is_set():
                         return
         finally:
@@ -367,6 +375,25 @@ class Backfill:
         per_page = rows_per_page(shard, rows) if self._spread else None
         yield from pack(rows, limits, self._characters_per_token(), per_page=per_page)
 
+    def _hand_over(self, running: _Running, rows: Sequence[SourceRow]) -> None:
+        """Give rows to the senders, no more than are to be done: what was sent is paid for."""
+        while rows:
+            most = len(rows) if self._room is None else self._room(self._under_way)
+            while most < 1 and not self._stop.wait(POLL):
+                self._job.doing("waiting: as many rows as were asked for are under way")
+                most = self._room(self._under_way) if self._room is not None else len(rows)
+            running.begin()
+            if most < 1:
+                running.settle(left=len(rows))  # never the last: the reader itself is open
+                return
+            self._count_under_way(len(rows[:most]))
+            self._put((running, rows[:most]))
+            rows = rows[most:]
+
+    def _count_under_way(self, rows: int) -> None:
+        with self._lock:
+            self._under_way += rows
+
     def _put(self, batch: Batch | None) -> None:
         while not self._stop.is_set():
             with contextlib.suppress(queue.Full):
@@ -397,6 +424,7 @@ class Backfill:
                         for outcome in self._embedder.embed(rows, self._stop):
                             left -= self._store(running.shard, outcome)
                 finally:
+                    self._count_under_way(-len(rows))
                     if running.settle(left):
                         self._close(running)
         except Interrupted:
