@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import psycopg
 from psycopg import sql
 
 from embedtui.engine.backfill.embedding import Outcome, RowEmbedder
@@ -240,6 +241,8 @@ class Backfill:
         self._settled = threading.Condition()
         self._rows_per_write = ROWS_PER_WRITE[1] // 2
         self._first_read = True
+        self._blocks_per_read = SHARD_BLOCKS[1]
+        """Made smaller by the statement time-out, and kept: what was too much once is too much again."""
         self._lock = threading.Lock()
         placement = job.migration.placement
         self._spread = placement is PlacementKind.COLUMN
@@ -344,29 +347,34 @@ class Backfill:
                 self._close(running)
 
     def _chunks(self, link: Link, shard: Shard) -> Iterator[list[SourceRow]]:
-        """The shard's rows in block ranges of about READ_BYTES of text each."""
-        first, blocks = shard.first_block, shard.last_block - shard.first_block + 1
-        whole = blocks
+        """The shard's rows in block ranges of no more than READ_BYTES of text each (a block at least)."""
+        first = shard.first_block
         if self._first_read:
-            self._first_read, blocks = False, -(-blocks // FIRST_READ_SHARE)
+            self._first_read = False
+            most = -(-(shard.last_block - first + 1) // FIRST_READ_SHARE)
+        else:
+            most = shard.last_block - first + 1
         while first <= shard.last_block and not self._stop.is_set():
-            last = min(first + blocks - 1, shard.last_block)
 
-            def read(conn: Connection, first: int = first, last: int = last) -> list[SourceRow]:
-                return self._job.placement.read_shard(conn, shard.leaf, first, last, shard.filenode)
+            def read(conn: Connection, first: int = first, most: int = most) -> tuple[list[SourceRow], int]:
+                return self._read_blocks(conn, shard, first, min(first + most - 1, shard.last_block))
 
-            rows: list[SourceRow] = with_database(
-                link,
-                read,
-                stop=self._stop,
-                on_lost=self._lost,
-                on_back=self._back,
-            )
-            size = sum(len(row.text) for row in rows)
-            # wide rows: read fewer blocks at a time
-            blocks = max(1, min(whole, (last - first + 1) * READ_BYTES // max(1, size)))
+            rows, last = with_database(link, read, stop=self._stop, on_lost=self._lost, on_back=self._back)
             yield rows
-            first = last + 1
+            first, most = last + 1, shard.last_block - last
+
+    def _read_blocks(self, conn: Connection, shard: Shard, first: int, last: int) -> tuple[list[SourceRow], int]:
+        """Rows of as many blocks from ``first`` as READ_BYTES and the statement time-out allow, and the last block."""
+        place = self._job.placement
+        while True:
+            end = min(last, first + self._blocks_per_read - 1)
+            try:
+                end = place.last_block_within(conn, shard.leaf, first, end, READ_BYTES)
+                return place.read_shard(conn, shard.leaf, first, end, shard.filenode), end
+            except psycopg.errors.QueryCanceled:
+                if end == first:
+                    raise
+                self._blocks_per_read = (end - first + 1) // 2
 
     def _pack(self, shard: Shard, rows: Sequence[SourceRow]) -> Iterator[Sequence[SourceRow]]:
         model = self._job.migration.new_model

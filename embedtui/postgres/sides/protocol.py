@@ -75,6 +75,10 @@ class Placement(Protocol):
         """
         ...
 
+    def last_block_within(self, conn: Connection, leaf: TableName, first: int, last: int, most: int) -> int:
+        """The last of blocks first..last up to which their rows' texts to embed have ``most`` bytes; at least first."""
+        ...
+
     def write(self, conn: Connection, leaf: TableName, rows: Sequence[SourceRow], vectors: Vectors) -> Written:
         """Store vectors of rows read by ``read_shard``, guarded; runs inside the caller's transaction."""
         ...
