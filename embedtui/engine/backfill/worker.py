@@ -16,6 +16,7 @@ from embedtui.engine.backfill.throttle import NAMES, Throttle
 from embedtui.engine.resilience import with_database
 from embedtui.errors import EmbedtuiError
 from embedtui.model import Hold
+from embedtui.model.settings import StoredSettings
 from embedtui.postgres.connect import Connection, host_name, operator_name
 
 BEAT_SECONDS = 1.0
@@ -39,6 +40,8 @@ class Worker:
         self._link.on_open = self._announce
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._ended = threading.Event()
+        self._limits: object = None
+        """Limits of the throttle as last stored."""
 
     def __enter__(self) -> Worker:
         try:
@@ -117,6 +120,8 @@ class Worker:
 
     def _beat(self, conn: Connection, beats: int) -> None:
         self._job.replace_holds(NAMES, self._throttle.check(conn))
+        for text in self._throttle.news():
+            self._job.note(text)
         self._job.replace_holds(PACER_NAMES, self._pacer_holds())
         threads = self._job.activity()
         main = next((each.doing for each in threads if each.name == "MainThread"), "")
@@ -125,8 +130,8 @@ class Worker:
             " holds = %(holds)s,"
             " since = CASE WHEN doing = %(doing)s THEN since ELSE now() END, doing = %(doing)s WHERE id = %(w)s"
             " RETURNING stop_wanted)"
-            " SELECT desired, coalesce((settings->>'index_held')::boolean, false), (SELECT stop_wanted FROM beat)"
-            " FROM embedtui.migration WHERE id = %(m)s",
+            " SELECT desired, coalesce((settings->>'index_held')::boolean, false), (SELECT stop_wanted FROM beat),"
+            " settings->'throttle' FROM embedtui.migration WHERE id = %(m)s",
             {
                 "rows": self._job.rows,
                 # ages and not times: hosts' clocks differ, and the database's is what the screens count from
@@ -146,6 +151,10 @@ class Worker:
         self._job.index_held = row is not None and row[1]
         if row is not None and row[2]:
             self._job.halt()
+        if row is not None and row[3] != self._limits:
+            if self._limits is not None:  # an operator changed them
+                self._throttle.adopt(StoredSettings.of({"throttle": row[3]}).throttle)
+            self._limits = row[3]
         if beats % 5 == 0:
             conn.execute(
                 "UPDATE embedtui.shard SET lease_until = now() + make_interval(secs => %s)"
