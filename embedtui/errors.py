@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 from embedtui.formatting import with_remedies
-from embedtui.model import Remedy
 
 
 class ExitCode(IntEnum):
@@ -19,6 +18,28 @@ class ExitCode(IntEnum):
     NOT_CLEAN = 5
     REFUSED = 6
     INTERRUPTED = 130
+
+
+class Remedy(StrEnum):
+    """An action that mends something; each face says it in its own words, a command or a key."""
+
+    RUN = "run"
+    FOLLOW = "run --follow"
+    """A worker that stays and keeps the sides in sync."""
+    COMPARE = "compare"
+    VERIFY = "verify"
+    SAMPLE = "verify --sample"
+    """Some rows are embedded again and compared."""
+    REPAIR = "verify --repair"
+    """What is wrong is queued to be embedded again."""
+    ROLLBACK = "rollback"
+    CLEANUP = "cleanup"
+    ABORT = "abort"
+
+    @property
+    def command(self) -> str:
+        """Its command, marked as one in a sentence."""
+        return f"`embedtui {self.value}`"
 
 
 class EmbedtuiError(Exception):

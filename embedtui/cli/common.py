@@ -164,12 +164,12 @@ def open_engine(settings: Settings, on_event: EventSink | None = None, *, apart:
 
     Raises the settings' and the database's errors.
     """
-    from embedtui.engine import Engine, EngineApart
+    from embedtui.engine import Engine
 
     with connect(settings.dsn, name="check", read_only=True) as conn:
         name = migration_name(conn, settings)
     if apart:
-        from embedtui.engine.process import EngineApart
+        from embedtui.engine import EngineApart
 
         return EngineApart(settings.dsn, name, settings, on_event, outlives=True)
     return Engine(settings.dsn, name, settings, on_event)

@@ -36,7 +36,7 @@ COMMANDS = {
     "cleanup": ("switch", "Drop the old side and finish."),
     "abort": ("switch", "Give the migration up and take everything back."),
     "log": ("work", "Show the audit log: when, who, where, which act, why."),
-    "grants": ("grants", "Show, or make, the rights that each role needs: operator, worker, application, watcher."),
+    "grants": ("grants", "Show, or apply, the SQL that gives each database role what it needs and no more."),
     "version": ("version", "Print the versions that a bug report should name."),
 }
 """Every command in the order of the journey: its module, and what `--help` says of it without loading that."""

@@ -136,7 +136,12 @@ def _ask_for_the_rest(conn: Connection, settings: Settings) -> Settings:
 
 @click.command(cls=ExampleCommand, example="embedtui plan --check-provider\nembedtui plan --sql > review.sql")
 @settings_options
-@click.option("--check-provider", is_flag=True, help="Ask the new model for one vector: key, name, dimensions, limits.")
+@click.option(
+    "--check-provider",
+    is_flag=True,
+    help="Ask the new model for one vector (key, name, dimensions, limits), and embed up to 300 rows with the old model"
+    " where it answers: they must reproduce the stored vectors.",
+)
 @click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL only.")
 @json_option
 @click.pass_context

@@ -621,16 +621,17 @@ class Engine:
         """
         migration = self._live()
         try:
-            comparison = compare(
-                self._connect("compare"),
-                migration,
-                queries,
-                CompareOptions(k=k, where=_filter(migration, where), source=source, again=again),
-                embedders=self._query_embedders(migration),
-                replica=connector(replica_dsn, "compare") if replica_dsn else None,
-                progress=progress,
-                stop=stop,
-            )
+            with self._query_embedders(migration) as embedders:
+                comparison = compare(
+                    self._connect("compare"),
+                    migration,
+                    queries,
+                    CompareOptions(k=k, where=_filter(migration, where), source=source, again=again),
+                    embedders=embedders,
+                    replica=connector(replica_dsn, "compare") if replica_dsn else None,
+                    progress=progress,
+                    stop=stop,
+                )
             return decide_gate(self._connect("gate"), migration, comparison, migration.stored.gate)
         except psycopg.Error as error:
             raise translate(error, dsn=self.dsn) from error
@@ -648,14 +649,15 @@ class Engine:
         """Both sides' results of a typed query, ``where`` as in :meth:`compare`."""
         migration = self._live()
         try:
-            return ad_hoc(
-                self._connect("compare"),
-                migration,
-                text,
-                k=k,
-                embedders=self._query_embedders(migration),
-                where=_filter(migration, where),
-            )
+            with self._query_embedders(migration) as embedders:
+                return ad_hoc(
+                    self._connect("compare"),
+                    migration,
+                    text,
+                    k=k,
+                    embedders=embedders,
+                    where=_filter(migration, where),
+                )
         except ProviderFault as fault:
             raise ProviderError(fault.reason, hint=fault.hint) from None
         except psycopg.Error as error:
@@ -665,17 +667,22 @@ class Engine:
         """Keep the operator's verdict on a query: ``new``, ``old``, ``same`` or ``bad``; note None keeps its own."""
         self._write(lambda conn: queries_module.decide(conn, query_id, verdict, note))
 
-    def _query_embedders(self, migration: Migration) -> dict[Side, Embedder | None]:
+    @contextlib.contextmanager
+    def _query_embedders(self, migration: Migration) -> Iterator[dict[Side, Embedder | None]]:
         found: dict[Side, Embedder | None] = {}
         require_said(migration, "new_model.")
-        for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
-            try:
-                found[side] = None if model.retired else make_embedder(model, environ=self._environ)
-            except ProviderFault as fault:
-                if side is Side.NEW:
-                    raise ProviderError(fault.reason, hint=fault.hint) from None
-                found[side] = None
-        return found
+        with contextlib.ExitStack() as opened:
+            for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
+                try:
+                    embedder = None if model.retired else make_embedder(model, environ=self._environ)
+                except ProviderFault as fault:
+                    if side is Side.NEW:
+                        raise ProviderError(fault.reason, hint=fault.hint) from None
+                    embedder = None
+                if embedder is not None:
+                    opened.callback(embedder.close)
+                found[side] = embedder
+            yield found
 
     def _connect(self, name: str) -> Callable[[], Connection]:
         return connector(self.dsn, name)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 
 from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.backfill.throttle import xmin_holder
-from embedtui.formatting import counted
 from embedtui.model import (
     BackfillStatus,
     Condition,
@@ -30,22 +29,18 @@ from embedtui.model import (
     ThreadStatus,
     WorkerStatus,
 )
+from embedtui.model.lifecycle import QUEUE_COUNTED, changes_waiting, next_action
 from embedtui.postgres.connect import Connection, host_name
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.state.migrations import load_migration
-from embedtui.postgres.state.route import read_listeners
+from embedtui.postgres.state.route import read_listeners, read_status
 
-QUEUE_COUNTED = 100_000
-"""The queue is counted no further than this."""
 HOT_SHARE_EXPLAINED = 0.5
 """Below this HOT share the holder of the xmin horizon is looked for."""
 RATE_SECONDS = 20.0
 """The rate is that of the last so many seconds …"""
 RATE_WITHHELD_SECONDS = 3.0
 """… and withheld until there are this many."""
-
-LEFT_BEHIND_SECONDS = 5.0
-"""A change that waited so long while no worker lives is nobody's."""
 
 BEFORE_INDEX = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL)
 
@@ -81,13 +76,13 @@ def read_snapshot(
     as_of = _one(conn, "SELECT now()")
     migration = load_migration(conn, name)
     if migration is None:
-        return Snapshot(as_of=as_of, next_act="run", next_why="Nothing is migrated yet: see the plan, then run it.")
+        return _with_advice(Snapshot(as_of=as_of))
     workers = _workers(conn, migration, own_pids)
     alive = any(worker.alive for worker in workers)
     reasons = _holds(conn, migration)
     sync = _sync(conn, migration)
     backfill = _backfill(conn, migration, meter, sync.queued)
-    route = _route(conn, migration)
+    route = replace(read_status(conn, migration), listeners=read_listeners(conn, migration.name))
     snapshot = Snapshot(
         as_of=as_of,
         migration=migration,
@@ -101,10 +96,13 @@ def read_snapshot(
         route=route,
         evaluation=evaluation(conn, migration),
         workers=workers,
-        soak_seconds=_soak(conn, migration, as_of) if route.active is Side.NEW and not migration.phase.ended else None,
+        soak_seconds=_soak(route, as_of) if route.active is Side.NEW and not migration.phase.ended else None,
     )
-    snapshot = replace(snapshot, rollback=_rollback(conn, snapshot))
-    act, why = next_act(snapshot)
+    return _with_advice(replace(snapshot, rollback=_rollback(conn, snapshot)))
+
+
+def _with_advice(snapshot: Snapshot) -> Snapshot:
+    act, why = next_action(snapshot)
     return replace(snapshot, next_act=act, next_why=why)
 
 
@@ -266,25 +264,8 @@ def _faults(conn: Connection, migration: Migration) -> tuple[FaultGroup, ...]:
     )
 
 
-def _route(conn: Connection, migration: Migration) -> RouteStatus:
-    row = conn.execute(
-        "SELECT active, canary, epoch, changed_at, changed_by, pending FROM embedtui.route WHERE migration = %s",
-        [migration.id],
-    ).fetchone()
-    if row is None:
-        return RouteStatus()
-    active, canary, epoch, changed_at, changed_by, pending = row
-    waits = str(pending.get("why") or pending.get("when") or pending) if pending else ""
-    listeners = read_listeners(conn, migration.name)
-    return RouteStatus(Side(active), canary, epoch, changed_at, changed_by, listeners, waits)
-
-
-def _soak(conn: Connection, migration: Migration, as_of: datetime) -> float | None:
-    row = conn.execute(
-        "SELECT extract(epoch FROM now() - changed_at)::float8 FROM embedtui.route WHERE migration = %s",
-        [migration.id],
-    ).fetchone()
-    return max(0.0, float(row[0])) if row else None
+def _soak(route: RouteStatus, as_of: datetime) -> float | None:
+    return max(0.0, (as_of - route.changed_at).total_seconds()) if route.changed_at else None
 
 
 def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
@@ -314,57 +295,5 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
         dead = "is retired" if migration.old_model.retired else "does not answer"
         reasons.append(f"{migration.old_model.called} {dead}")
     if waiting:
-        reasons.append(f"{_counted_waiting(waiting)} to be synced")
+        reasons.append(f"{changes_waiting(waiting)} to be synced")
     return RollbackStatus(False, stale + waiting, "; ".join(reasons))
-
-
-def next_act(snapshot: Snapshot) -> tuple[str, str]:
-    """The next sensible act and why, from the state alone."""
-    phase = snapshot.phase
-    if phase is Phase.DONE:
-        return "", "Done. Only the log and the registry stay."
-    if phase is Phase.ABORTED:
-        return "", "Aborted: the old side serves; see `embedtui log`."
-    if snapshot.condition is Condition.FAILED:
-        reason = snapshot.reasons[0].detail if snapshot.reasons else ""
-        return "resume", f"Mend this, then resume: {reason}"
-    if snapshot.condition is Condition.PAUSED:
-        return "resume", "Paused by an operator."
-    if phase in (*BEFORE_INDEX, Phase.INDEX):
-        if snapshot.condition is Condition.IDLE:
-            return "run", "No worker is at work: run it, it goes on where it stopped."
-        return "wait", "The work is under way." if phase in BEFORE_INDEX else "The index is being built."
-    if snapshot.route.active is Side.NEW:
-        if phase is Phase.CLEANUP:
-            return "cleanup", "A cleanup was interrupted: run it again to complete it."
-        if _left_behind(snapshot):
-            return "run", f"No worker keeps the sides in sync: {_waiting(snapshot)}, and a rollback would be stale."
-        return "watch", "Soaking: watch searches and faults; roll back with one key if anything looks wrong."
-    if snapshot.faulty:
-        return "faults", f"{counted(snapshot.faulty, 'row is', 'rows are')} faulty: retry, truncate or skip."
-    if _left_behind(snapshot):
-        return "run", f"No worker keeps the new side in sync: {_waiting(snapshot)}."
-    evaluation = snapshot.evaluation
-    if evaluation is None:
-        return "compare", "Compare old and new before the switch."
-    if not evaluation.valid:
-        return "compare", f"Compare again: {evaluation.why_void}"
-    if evaluation.verdict != "PASS":
-        return "compare", f"The gate says {evaluation.verdict}: look at the checks."
-    return "cutover", "The gate passed: cut over when ready."
-
-
-def _left_behind(snapshot: Snapshot) -> bool:
-    """Changes wait, and nobody is there to embed them."""
-    oldest = snapshot.sync.oldest_seconds
-    return snapshot.condition is Condition.IDLE and oldest is not None and oldest > LEFT_BEHIND_SECONDS
-
-
-def _waiting(snapshot: Snapshot) -> str:
-    return _counted_waiting(snapshot.sync.queued)
-
-
-def _counted_waiting(queued: int) -> str:
-    if queued >= QUEUE_COUNTED:
-        return f"{queued:,} changes or more wait"
-    return counted(queued, "change waits", "changes wait")

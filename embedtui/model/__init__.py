@@ -1,5 +1,6 @@
 """The words of a migration as frozen dataclasses and enums; every layer speaks these and nothing else."""
 
+from embedtui.errors import Remedy
 from embedtui.model.evaluation import (
     Comparison,
     Interval,
@@ -45,14 +46,14 @@ from embedtui.model.snapshot import (
     WorkerStatus,
 )
 from embedtui.model.verify import VerifyReport
-from embedtui.model.words import Condition, Distance, IndexMethod, Phase, PlacementKind, Remedy, Side
+from embedtui.model.words import Command, Condition, Distance, IndexMethod, Phase, PlacementKind, Side
 
 __all__ = [
-    "UNNAMED", "AuditEntry", "BackfillStatus", "Blocker", "Check", "Comparison", "Condition", "CutoverSettings",
-    "Distance", "EmbeddingModel", "EvaluationStatus", "Event", "EventSink", "Failed", "FaultClass", "FaultGroup",
-    "FaultRow", "FaultState", "Flip", "GateSettings", "Held", "Hold", "IndexMethod", "IndexSettings", "IndexStatus",
-    "Interval", "Key", "ListenerStatus", "Measures", "Migration", "Noted", "Phase", "PhaseChanged", "PlacementKind",
-    "Plan", "Progressed", "QueryComparison", "QueryInput", "RankedRow", "Remedy", "RollbackStatus", "RouteFlipped",
-    "RouteStatus", "RunState", "SeenState", "Side", "Snapshot", "StoredSettings", "SweepPoint", "SyncStatus",
-    "TableName", "ThreadStatus", "ThrottleSettings", "VerifyReport", "WorkerStatus",
+    "UNNAMED", "AuditEntry", "BackfillStatus", "Blocker", "Check", "Command", "Comparison", "Condition",
+    "CutoverSettings", "Distance", "EmbeddingModel", "EvaluationStatus", "Event", "EventSink", "Failed",
+    "FaultClass", "FaultGroup", "FaultRow", "FaultState", "Flip", "GateSettings", "Held", "Hold", "IndexMethod",
+    "IndexSettings", "IndexStatus", "Interval", "Key", "ListenerStatus", "Measures", "Migration", "Noted", "Phase",
+    "PhaseChanged", "PlacementKind", "Plan", "Progressed", "QueryComparison", "QueryInput", "RankedRow", "Remedy",
+    "RollbackStatus", "RouteFlipped", "RouteStatus", "RunState", "SeenState", "Side", "Snapshot", "StoredSettings",
+    "SweepPoint", "SyncStatus", "TableName", "ThreadStatus", "ThrottleSettings", "VerifyReport", "WorkerStatus",
 ]  # fmt: skip

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from embedtui.errors import Remedy
 from embedtui.formatting import with_remedies
 from embedtui.model.migration import TableName
-from embedtui.model.words import PlacementKind, Remedy
+from embedtui.model.words import PlacementKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ class RouteStatus:
     listeners: tuple[ListenerStatus, ...] = ()
     pending: str = ""
     """A postponed cutover and what it waits for."""
+    ending: str | None = None
+    """``cleanup`` or ``abort``, from its first step until its drop."""
 
 
 @dataclass(frozen=True, slots=True)

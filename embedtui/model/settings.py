@@ -109,7 +109,7 @@ def _section(kind: type[T], stored: object, *, unset: bool = False) -> T:
     given = stored if isinstance(stored, Mapping) else {}
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {
-        name: IndexMethod(value) if name == "method" else value
+        name: IndexMethod(value) if name == "method" else tuple(value) if isinstance(value, list) else value
         for name, value in given.items()
         if name in known and not (unset and value is None)
     }

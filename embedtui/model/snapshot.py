@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from embedtui.errors import Remedy
 from embedtui.formatting import with_remedies
 from embedtui.model.faults import FaultGroup, FaultState
 from embedtui.model.migration import Migration
 from embedtui.model.route import RollbackStatus, RouteStatus
-from embedtui.model.words import Condition, IndexMethod, Phase, Remedy
+from embedtui.model.words import Condition, IndexMethod, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ class Blocker:
 
     name: str
     message: str
-    release: str = ""
+    hint: str = ""
     overridable: bool = False
     """Whether an override with a reason may pass it."""
     remedies: tuple[Remedy, ...] = ()
@@ -144,7 +145,7 @@ class Blocker:
     @property
     def advice(self) -> str:
         """What would release it, as the command line says it."""
-        return with_remedies(self.release, [remedy.command for remedy in self.remedies])
+        return with_remedies(self.hint, [remedy.command for remedy in self.remedies])
 
     @property
     def token(self) -> str:

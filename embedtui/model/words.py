@@ -76,23 +76,23 @@ class IndexMethod(StrEnum):
     NONE = "none"
 
 
-class Remedy(StrEnum):
-    """An action that mends something; each face says it in its own words, a command or a key."""
+class Command(StrEnum):
+    """What an operator can ask of a migration; what its state allows of them is in :mod:`embedtui.model.lifecycle`."""
 
     RUN = "run"
-    FOLLOW = "run --follow"
-    """A worker that stays and keeps the sides in sync."""
+    PAUSE = "pause"
+    RESUME = "resume"
+    PACE = "pace"
+    CONCURRENCY = "concurrency"
+    """One request in flight more or fewer."""
+    FAULTS = "faults"
+    """Decide on faulty rows."""
     COMPARE = "compare"
     VERIFY = "verify"
-    SAMPLE = "verify --sample"
-    """Some rows are embedded again and compared."""
-    REPAIR = "verify --repair"
-    """What is wrong is queued to be embedded again."""
+    INDEX = "index"
+    HOLD_INDEX = "hold_index"
+    CUTOVER = "cutover"
+    CANCEL_CUTOVER = "cancel_cutover"
     ROLLBACK = "rollback"
     CLEANUP = "cleanup"
     ABORT = "abort"
-
-    @property
-    def command(self) -> str:
-        """Its command, marked as one in a sentence."""
-        return f"`embedtui {self.value}`"

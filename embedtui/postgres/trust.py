@@ -8,17 +8,28 @@ import psycopg
 
 from embedtui.errors import DatabaseError
 
-# Trusted: the session's own role; superusers, who can do everything as it is; and for an ordinary role the roles it is
-# a member of, and the owner of a table with vectors that it may read: a worker runs that owner's triggers anyway.
+_WITH_VECTORS = """pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid
+    WHERE c.relkind IN ('r', 'p') AND t.typname IN ('vector', 'halfvec') AND NOT a.attisdropped"""
+
+# Trusted: the session's own role; superusers, who can do everything as it is; and for an ordinary role
+#  - the roles it is a member of, and the roles that are members of it: they have its rights already;
+#  - a role with the rights of the owner of a table with vectors that it may read, if only some columns (a worker, an
+#    application: it runs that owner's triggers anyway), or that let it at the schema by name (a watcher reads no table)
+# The last is not for a role that could begin a migration itself, having CREATE on the database and the owner's rights
+# on a table with vectors: whoever made the schema before it would get these rights for a table and a grant.
 # A superuser is a member of every role without ever having been told, and has more to lose: nobody else is trusted.
 # The owner of the database is not, for that is often the application itself.
-_TRUSTED = """
+_TRUSTED = f"""
     o.rolname = current_user OR o.rolsuper
     OR NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AND (
-        pg_has_role(o.oid, 'MEMBER')
-        OR EXISTS (SELECT FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid
-                   WHERE c.relowner = o.oid AND c.relkind IN ('r', 'p') AND t.typname IN ('vector', 'halfvec')
-                     AND NOT a.attisdropped AND has_table_privilege(c.oid, 'SELECT')))
+        pg_has_role(o.oid, 'MEMBER') OR pg_has_role(o.rolname, current_user, 'MEMBER')
+        OR NOT (has_database_privilege(current_database(), 'CREATE')
+                AND EXISTS (SELECT FROM {_WITH_VECTORS} AND pg_has_role(c.relowner, 'MEMBER')))
+           AND EXISTS (SELECT FROM {_WITH_VECTORS} AND pg_has_role(o.oid, c.relowner, 'MEMBER')
+                       AND (has_any_column_privilege(c.oid, 'SELECT')
+                            OR EXISTS (SELECT FROM pg_namespace s, aclexplode(s.nspacl) g
+                                       WHERE s.nspname = 'embedtui' AND g.grantee NOT IN (0, s.nspowner)
+                                         AND pg_has_role(g.grantee, 'MEMBER')))))
 """
 
 _SCHEMA = f"""

@@ -42,8 +42,8 @@ class TerminalDriver(LinuxDriver):
                 if selector.select(LOOK_SECONDS):
                     typed = os.read(self.fileno, READ_BYTES)
                     text, heard = decode(typed), time.monotonic()
-                    if not typed:  # nobody there any more: the dashboard notices by itself
-                        self.exit_event.wait(LOOK_SECONDS)
+                    if not typed:  # nobody there any more: the dashboard notices, and leaving waits for this thread
+                        return
                 elif _pasting(tail) and time.monotonic() - heard > PASTE_SECONDS:
                     text = BRACKETED_PASTE_END
                 tail = _remember(tail + text)

@@ -19,7 +19,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from embedtui import router as routers
 from embedtui.engine.cleanup import cleanup as cleanups
 from embedtui.engine.cutover import cutover as cutovers
 from embedtui.errors import EmbedtuiError, Refused
@@ -29,6 +28,9 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
+from embedtui.postgres.state.route_side import read_sides
+from embedtui.router.pointer import pointers_of
+from embedtui.router.route import Route, Tally
 from tests.integration.engine.test_cutover import PASS
 from tests.kits.cutover_kit import make, vector
 from tests.kits.support import connect
@@ -383,9 +385,7 @@ class World:
 
     def answers(self) -> None:
         """The Router's own search, and SQL's, find by the route's model what belongs to it."""
-        with self.control.cursor(row_factory=psycopg.rows.dict_row) as cursor:
-            rows = cursor.execute(routers._LOOK_UP).fetchall()
-        pointer = routers._pointers(rows, routers.Route, {}, lambda _: routers._Tally())[self.name]
+        pointer = pointers_of(read_sides(self.control), Route, {}, lambda _: Tally())[self.name]
         found = pointer.choose(None)
         assert found.side is Side(self.look().active)
         key = "3" if found.side is Side.OLD else "2"

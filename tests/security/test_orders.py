@@ -30,6 +30,7 @@ from embedtui.postgres.state.migrations import load_migration
 from tests.kits.support import NEW, OLD, make_documents, settings_for
 
 SECRET = "AKIA-another-secret"
+GATE = {"gate": "a test"}
 
 
 @dataclass
@@ -127,7 +128,7 @@ def test_a_planted_hook_is_never_run(scene: Scene, strategy: str) -> None:
     scene.plant_settings("cutover", strategy=strategy, hook=f"touch {owned}", env_file=str(env_file))
     for engine in (scene.operator(), scene.joiner()):
         with closing(engine):
-            for act in (lambda: engine.cutover(override="x"), engine.rollback, lambda: engine.postpone(override="x")):  # noqa: B023
+            for act in (lambda: engine.cutover(override=GATE), engine.rollback, lambda: engine.postpone(override=GATE)):  # noqa: B023
                 with pytest.raises(Refused, match="Only the database says") as caught:
                     act()
                 assert f'hook = "touch {owned}"' in caught.value.hint and "embedtui.toml" in caught.value.hint
@@ -135,7 +136,7 @@ def test_a_planted_hook_is_never_run(scene: Scene, strategy: str) -> None:
             assert [blocker.name for blocker in engine.blockers("rollback")] == ["local settings"]
             assert engine.snapshot().route.active is Side.OLD
     with closing(scene.operator(**{"cutover.strategy": "pointer"})) as operator:
-        assert operator.cutover(override="x").active is Side.NEW
+        assert operator.cutover(override=GATE).active is Side.NEW
         assert operator.rollback().active is Side.OLD
         [said] = settings_log(operator)
         assert f'cutover.strategy is "pointer" here (stored: "{strategy}")' in said
@@ -147,7 +148,7 @@ def test_only_the_operators_own_hook_is_run(scene: Scene) -> None:
     flags = {"cutover.strategy": "hook", "cutover.hook": f"touch {mine}"}
     scene.plant_settings("cutover", strategy="hook", hook=f"touch {owned}", hook_timeout_seconds=0.001)
     with closing(scene.operator(**flags, **{"cutover.hook_timeout_seconds": 60})) as operator:
-        assert operator.cutover(override="x").active is Side.NEW
+        assert operator.cutover(override=GATE).active is Side.NEW
     assert mine.exists() and not owned.exists()
     unsaid = r'cutover\.strategy = "hook"'  # a command, and no word to use it
     with closing(scene.operator(**{"cutover.hook": "true"})) as operator, pytest.raises(Refused, match=unsaid):
@@ -162,9 +163,9 @@ def test_a_planted_strategy_touches_no_file_and_runs_nothing(scene: Scene) -> No
     for strategy in ("hook", "env_file", "nonsense"):
         scene.plant_settings("cutover", strategy=strategy, env_file=str(scene.folder / "other"))
         with closing(scene.operator(**flags)) as operator, pytest.raises(Refused, match=r"cutover\.strategy"):
-            operator.cutover(override="x")
+            operator.cutover(override=GATE)
     with closing(scene.operator(**flags, **{"cutover.strategy": "pointer"})) as operator:
-        assert operator.cutover(override="x").active is Side.NEW
+        assert operator.cutover(override=GATE).active is Side.NEW
     assert file.read_text() == "USE_V2_EMBEDDINGS=false\n"
     assert not mine.exists() and not (scene.folder / "other").exists()
 
@@ -177,7 +178,7 @@ def test_a_hook_gets_no_secrets(scene: Scene, monkeypatch: pytest.MonkeyPatch) -
     assert set(hook_environment(["KUBECONFIG"])) - set(hook_environment()) == {"KUBECONFIG"}
     flags = {"cutover.strategy": "hook", "cutover.hook": f"sh -c 'env > {scene.folder}/heard'"}
     with closing(scene.operator(**flags, **{"cutover.hook_variables": ["KUBECONFIG"]})) as operator:
-        operator.cutover(override="x")
+        operator.cutover(override=GATE)
     lines = (scene.folder / "heard").read_text().splitlines()
     assert [line for line in lines if SECRET in line] == [f"KUBECONFIG={SECRET}"]
     # asked for by the database, it gets nothing more

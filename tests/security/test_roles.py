@@ -160,7 +160,7 @@ def test_a_watcher_sees_the_screen_and_the_log(house: House) -> None:
         snapshot = watcher.snapshot()
         assert snapshot.phase is Phase.VALIDATE and snapshot.evaluation is not None and snapshot.backfill.rows > 0
         assert watcher.audit()
-        for act in (watcher.pause, watcher.rollback, lambda: watcher.cutover(override="x")):
+        for act in (watcher.pause, watcher.rollback, lambda: watcher.cutover(override={"gate": "a test"})):
             with pytest.raises(EmbedtuiError) as caught:
                 act()
             assert caught.value.exit_code == ExitCode.DATABASE, caught.value
@@ -168,7 +168,7 @@ def test_a_watcher_sees_the_screen_and_the_log(house: House) -> None:
 
 def test_an_operator_cuts_over_and_back(house: House) -> None:
     with closing(house.engine(Role.OPERATOR)) as operator:
-        assert operator.cutover(override="a test").active is Side.NEW
+        assert operator.cutover(override={"gate": "a test"}).active is Side.NEW
         assert operator.rollback().active is Side.OLD
         assert operator.audit()[0].role == "operator"
 
@@ -241,7 +241,7 @@ def test_garbage_of_a_worker_ends_no_screen(house: House) -> None:
 
 def test_a_postponed_cutover_waits_for_an_operators_worker(house: House) -> None:
     with closing(house.engine(Role.OPERATOR)) as operator:
-        operator.postpone(override="a test")
+        operator.postpone(override={"gate": "a test"})
         migration = operator.require()
         assert flip_if_due(house.dsn("worker"), migration, None) is None
         assert operator.snapshot().route.active is Side.OLD

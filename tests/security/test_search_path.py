@@ -91,16 +91,17 @@ def test_a_whole_journey_meets_nothing_planted(
     engine.retry_faults()
     engine.skip_faults()
     engine.set_pace(max_concurrency=4)
-    engine.cutover(10, override="test")
-    engine.cutover(override="test")
+    engine.cutover(10, override={"gate": "a test"})
+    engine.cutover(override={"gate": "a test"})
     hostile.as_admin("UPDATE public.documents SET content = 'edited again' WHERE id = 3")
     engine.run(threading.Event())
     engine.rollback()
-    engine.cutover(override="test")
+    engine.cutover(override={"gate": "a test"})
     engine.snapshot(), engine.audit(), engine.faults(), engine.blockers("cleanup"), engine.notices()
     archive = "public.old_vectors"
     engine.cleanup_sql(archive=archive)
-    engine.cleanup("documents", override="test", archive=archive)
+    known = {blocker.token: "a test" for blocker in engine.blockers("cleanup")}
+    engine.cleanup("documents", override=known, archive=archive)
     assert engine.snapshot().phase is Phase.DONE
     engine.close()
     assert hostile.ran() == []
@@ -175,7 +176,7 @@ async def test_a_service_with_its_own_search_path_meets_nothing_planted(
             with pytest.raises(psycopg.Error):
                 conn.execute("SELECT embedtui.search('documents', 'nobody', %s)", [route.bind(vectors[model])])
             if side is Side.OLD:
-                engine.cutover(override="test")
+                engine.cutover(override={"gate": "a test"})
     own = await psycopg.AsyncConnection.connect(hostile.application_dsn, autocommit=True)
     async with AsyncRouter(hostile.application_dsn) as asynchronous, own:
         found = await asynchronous.route("documents").search(own, vectors[NEW], 1)

@@ -550,12 +550,14 @@ def cleanup(
             _begin(conn, migration, choice, passed, epoch)
             state = _state(conn, migration)
         migration = _present(conn, migration)
+        if not state.begun:  # a rollback was here since
+            _require_held(conn, migration, "cleanup")
         choice = _confirmed_choice(state, choice)
         for step in cleanup_statements(conn, migration, choice):
             if stop.is_set():
                 raise Interrupted(f"Stopped before the step {step.name!r}.", hint="Run it again to complete it.")
             on_step(step)
-            if step.name in ("archive", "contract"):
+            if step.name in ("begin", "archive", "contract"):  # begun already, unless a rollback was here since
                 _require_held(conn, migration, "cleanup")
             if step.name == "archive":
                 _archive(conn, migration, choice, stop)
@@ -563,7 +565,7 @@ def cleanup(
                 _contract(conn, migration, choice, state, stop, on_wait)
             elif step.name == "not null":
                 _not_null(conn, migration, stop, on_wait)
-            else:
+            elif step.name == "finish":
                 _finish(conn, migration, "cleanup", step)
 
 

@@ -339,7 +339,7 @@ def rollback(
         with _own(dsn) as conn:
             before, migration = _seen(conn, migration)
             for blocker in rollback_blockers(conn, migration):
-                raise Refused(blocker.message, hint=blocker.release)
+                raise Refused(blocker.message, hint=blocker.hint)
             settings = cutover_settings(migration)
             switch = _Switch(dsn, migration, settings, who, host, stop, on_wait)
             if before.ending == "cleanup" and settings.strategy == "rename":
@@ -413,6 +413,7 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
     """
     try:
         with connect(dsn, name="act") as conn:
+            follow_pointer(conn, migration.id)  # whoever moved it may have been killed before the phase was set
             pending = read_route(conn, migration.name).pending
             # what a worker's role may not do is left to a worker of an operator's role
             if pending is None or not may_move_route(conn) or _lag(conn, migration)[1] > LAG_NONE:
@@ -533,7 +534,7 @@ class _Switch:
     def _exchange(self, conn: Connection, before: RouteRow, side: Side, act: str, detail: str) -> Flip:
         for blocker in rename_blockers(conn, self.migration, self.settings):
             if not blocker.overridable:
-                raise Refused(blocker.message, hint=blocker.release, remedies=blocker.remedies)
+                raise Refused(blocker.message, hint=blocker.hint, remedies=blocker.remedies)
         statements = rename_sql(conn, self.migration, side, epoch=before.epoch, changed_by=f"{self.who}@{self.host}")
         started = time.perf_counter()
         try:
@@ -548,7 +549,6 @@ class _Switch:
             now = read_route(conn, self.migration.name)
             raise Refused(f"{now.changed_by or 'Somebody'} moved the route meanwhile.", hint="Look again.") from None
         taken = (time.perf_counter() - started) * 1000
-        self._set_phase(conn)
         return Flip(side, 100 if side is Side.NEW else 0, before.epoch + 1, taken, True)
 
     def undo(self, flip: Flip, before: RouteRow, why: BaseException) -> None:

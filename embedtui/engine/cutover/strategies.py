@@ -25,7 +25,7 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import new_indexes, old_indexes
 from embedtui.postgres.sides.layout import new_side
-from embedtui.postgres.state.route import move_in_ddl
+from embedtui.postgres.state.route import follow_pointer_sql, move_in_ddl
 from embedtui.redaction import redact
 
 LIMITS: Mapping[str, str] = {
@@ -334,7 +334,7 @@ def _provenance(migration: Migration) -> tuple[tuple[str, str], ...]:
 def rename_sql(
     conn: Connection, migration: Migration, active: Side, *, epoch: int, changed_by: str
 ) -> tuple[sql.Composed, ...]:
-    """One transaction's statements: exchange the names of both columns and of their indexes, move the pointer, tell.
+    """One transaction's statements: exchange the names of both columns and of their indexes, move pointer and phase.
 
     The old column's name afterwards means ``active``'s vectors; a rollback exchanges them back. A pointer that cannot
     move, or whose epoch is no longer ``epoch``, fails the transaction (see ``move_in_ddl``).
@@ -365,5 +365,6 @@ def rename_sql(
         sql.SQL("UPDATE embedtui.migration SET old_column = {}, new_column = {} WHERE id = {}").format(
             sql.Literal(side.embedding), sql.Literal(migration.old_column), sql.Literal(migration.id)
         ),
+        follow_pointer_sql(migration.id),
     ]
     return tuple(statements)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg import Connection
 
+from embedtui.arrays import np
 from embedtui.config import Settings
 from embedtui.engine.plan.draft import Draft
 from embedtui.engine.plan.estimates import TextEstimate
 from embedtui.engine.plan.placement import fired_by_update
 from embedtui.engine.plan.statements import index_options
+from embedtui.engine.plan.vectors import length_check, vector_checks
 from embedtui.formatting import counted, duration, size
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Remedy
 from embedtui.postgres import indexes
@@ -33,13 +36,14 @@ DATABASE_CHECKS = frozenset({"server", "rights", "writable", "state schema", "ro
 
 
 def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings) -> Iterator[Check]:
-    """The checks that take no look at the rows."""
+    """All checks but those of a migration's load, its texts and its provider."""
     yield from _check_server(draft)
     yield from _check_rights(draft, migration.placement)
     yield from _check_table(draft, migration.placement)
     yield from _check_foreign_key(draft, migration)
     yield from _check_new_side(conn, draft, migration)
     yield from _check_old_side(conn, draft, migration, settings)
+    yield from vector_checks(conn, draft, settings)
     yield from _check_replication(draft, migration.placement, settings)
     yield from _check_models(migration, settings)
 
@@ -374,19 +378,38 @@ def text_checks(migration: Migration, estimate: TextEstimate) -> Iterator[Check]
         )
 
 
-def provider_check(settings: Settings, migration: Migration, ask: bool) -> tuple[Check, RateLimits | None]:
-    """The provider's check, with one request if ``ask``; and the limits it told."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of asking the provider: its check, and what else the reply told."""
+
+    check: Check
+    limits: RateLimits | None = None
+    length: float | None = None
+    """Of the vector that came."""
+
+    def checks(self, draft: Draft, settings: Settings) -> Iterator[Check]:
+        """The check, and whether the vector suits the distance."""
+        yield self.check
+        found = None if self.length is None else length_check(draft, settings, self.length)
+        if found is not None:
+            yield found
+
+
+def provider_check(settings: Settings, migration: Migration, ask: bool) -> Answer:
+    """Whether the provider serves the new model, with one request if ``ask``."""
     model = migration.new_model
     try:
         if not ask:
             endpoint(model, settings.environ)
             detail = f"{model.name} was not asked."
-            return Check("provider", "unknown", detail, "embedtui plan --check-provider asks it for one vector."), None
+            hint = "embedtui plan --check-provider asks it for one vector."
+            return Answer(Check("provider", "unknown", detail, hint))
         with contextlib.closing(make_embedder(model, timeout=20, environ=settings.environ)) as embedder:
             reply = embedder.embed(["embedtui"], kind="document")
     except ProviderFault as fault:
         # busy or away: the run waits for it and says so
         result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"
-        return Check("provider", result, fault.reason, fault.hint), None
+        return Answer(Check("provider", result, fault.reason, fault.hint))
     detail = f"{model.name} answered with {reply.vectors.shape[1]} dimensions in {reply.seconds:.1f} s"
-    return Check("provider", "pass", ". ".join([detail, *reply.remarks])), reply.limits
+    length = float(np.linalg.norm(reply.vectors[0]))
+    return Answer(Check("provider", "pass", ". ".join([detail, *reply.remarks])), reply.limits, length)

@@ -14,9 +14,10 @@ from embedtui.config import Settings
 from embedtui.errors import DatabaseError, SettingsError, TableError
 from embedtui.model import Condition, Distance, EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind, TableName
 from embedtui.postgres.catalog.facts import Candidate, Column, ServerFacts, TableFacts, UniqueKey
-from embedtui.postgres.catalog.inspect import index_distance, inspect_table, stored_dimensions
+from embedtui.postgres.catalog.inspect import inspect_table, stored_dimensions
 from embedtui.postgres.catalog.server import require_server, server_facts, version_tuple
 from embedtui.postgres.catalog.tables import find_candidates, has_rows
+from embedtui.postgres.catalog.vectors import told_distances, vector_indexes
 from embedtui.postgres.indexes import MAX_DIMENSIONS
 from embedtui.postgres.names import either, in_quotes, shown, shown_column, suffixed
 
@@ -124,7 +125,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
         new_table=settings.new_table or suffixed(facts.table.name, "_embedding_v2"),
         new_type=_new_type(settings, server, old, new_model.dimensions),
         vector_schema=vector_schema,
-        distance=settings.distance or index_distance(facts, old.name) or Distance.COSINE,
+        distance=settings.distance or _told(conn, facts, old) or Distance.COSINE,
         index_method=settings.index.method,
         stored=settings.stored(),
         notices=_notices(conn, facts, old, dimensions),
@@ -309,6 +310,12 @@ def _new_type(settings: Settings, server: ServerFacts, old: Column, dimensions: 
             hint="Upgrade pgvector, or choose at most 2,000 dimensions.",
         )
     return kind
+
+
+def _told(conn: Connection[Any], facts: TableFacts, old: Column) -> Distance | None:
+    """The distance that the indexes on the old column serve; None where there is none, or they disagree."""
+    told = told_distances(vector_indexes(conn, facts.oid, old.name))
+    return told[0] if len(told) == 1 else None
 
 
 def _notices(conn: Connection[Any], facts: TableFacts, old: Column, dimensions: int | None) -> tuple[str, ...]:

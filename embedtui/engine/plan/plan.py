@@ -14,20 +14,21 @@ from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.estimates import estimate_seconds, estimate_texts, estimate_tokens
 from embedtui.engine.plan.existing import settings_of_live_migration
 from embedtui.engine.plan.placement import choose_placement
+from embedtui.engine.plan.proof import proof_check
 from embedtui.engine.plan.statements import plan_statements
 from embedtui.model import Migration, Plan
 from embedtui.postgres.state import migrations as state
 
 
 def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool = False) -> Plan:
-    """What a migration by these settings would do. Reads only; no request unless ``check_provider`` (one, of a word).
+    """What a migration by these settings would do. Reads only; no request unless ``check_provider``.
 
     Settings that name no table mean the migration under way, where there is one.
 
     Args:
         conn: connection of a role that may read the table.
         settings: what is asked for.
-        check_provider: ask the new model for one vector.
+        check_provider: ask the new model for one vector, and the old one, where it answers, for those of some rows.
 
     Raises:
         TableError, SettingsError, DatabaseError: see :func:`resolve`; no plan without a table, a key and two models.
@@ -40,20 +41,22 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     estimate = estimate_texts(conn, migration, draft)
     tokens = estimate_tokens(migration, estimate)
     price = migration.new_model.price_per_million
-    provider, limits = provider_check(settings, migration, check_provider)
+    answer = provider_check(settings, migration, check_provider)
     checks = [
         *standing_checks(conn, draft, migration, settings),
         *load_checks(conn, draft, migration, estimate),
         *text_checks(migration, estimate),
-        provider,
+        *answer.checks(draft, settings),
     ]
+    wrong = any(check.result == "fail" for check in checks)
+    checks.append(proof_check(conn, migration, settings, check_provider and not wrong))
     return Plan(
         table=migration.table,
         rows=estimate.rows,
         empty_rows=estimate.empty,
         estimated_tokens=tokens,
         estimated_cost=None if price is None else tokens / 1e6 * price,
-        estimated_seconds=estimate_seconds(settings, limits, migration, estimate, tokens),
+        estimated_seconds=estimate_seconds(settings, answer.limits, migration, estimate, tokens),
         placement=placement,
         placement_why=why,
         checks=tuple(checks),

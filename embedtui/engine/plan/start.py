@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from psycopg import Connection
@@ -11,9 +12,10 @@ from embedtui.engine.plan.checks import DATABASE_CHECKS, provider_check, standin
 from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.existing import migration_name
 from embedtui.engine.plan.placement import choose_placement
+from embedtui.engine.plan.proof import proof_check
 from embedtui.engine.table_changes import table_change
 from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused, TableError
-from embedtui.model import Migration, PlacementKind
+from embedtui.model import Check, Migration, PlacementKind
 from embedtui.postgres.catalog.tables import find_table
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.state import migrations as state
@@ -22,8 +24,9 @@ from embedtui.postgres.state import migrations as state
 def require_startable(conn: Connection[Any], settings: Settings) -> None:
     """Refuse to start or go on by these settings before anything is changed. Reads only.
 
-    A new migration's provider is asked for one vector, so that a wrong key, model or size leaves nothing behind. One
-    that is under way has to be the one that the settings describe.
+    A new migration's provider is asked for one vector, so that a wrong key, model or size leaves nothing behind, and
+    the old model, where it answers, for those of some rows: they have to be the stored ones. One that is under way has
+    to be the one that the settings describe.
 
     Raises:
         Refused: another migration, or another model or content, than that under way.
@@ -71,15 +74,15 @@ def require_same(conn: Connection[Any], known: Migration, settings: Settings) ->
 def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, ask: bool = False) -> PlacementKind:
     """Refuse to begin what the plan's checks say cannot work; return the placement to begin with.
 
-    Reads only; ``ask`` makes one request for one vector. A provider that is only busy or away is no reason to refuse.
+    Reads only; ``ask`` makes one request for one vector, and some of the old model for the proof. A provider that is
+    only busy or away is no reason to refuse.
 
     Raises:
         DatabaseError, ProviderError, Refused: by the first check that failed.
     """
     placement, _ = choose_placement(draft, settings)
     migration = draft.migration(placement)
-    provider, _ = provider_check(settings, migration, ask=ask)
-    for check in (*standing_checks(conn, draft, migration, settings), provider):
+    for check in _in_turn(conn, draft, migration, settings, ask):
         if check.result == "fail":
             kind: type[EmbedtuiError] = Refused
             if check.name in DATABASE_CHECKS:
@@ -88,3 +91,13 @@ def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, as
                 kind = ProviderError
             raise kind(check.detail, hint=check.hint, remedies=check.remedies)
     return placement
+
+
+def _in_turn(
+    conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings, ask: bool
+) -> Iterator[Check]:
+    """The checks one after the other: what costs something is asked once all else is well."""
+    yield from standing_checks(conn, draft, migration, settings)
+    yield from provider_check(settings, migration, ask=ask).checks(draft, settings)
+    if ask:
+        yield proof_check(conn, migration, settings, ask)

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import Connection, sql
 
 from embedtui.errors import TableError
-from embedtui.model import Distance, TableName
+from embedtui.model import TableName
 from embedtui.postgres.catalog.facts import (
     Column,
     Dependent,
@@ -311,15 +311,3 @@ def stored_dimensions(conn: Connection[Any], facts: TableFacts, column: str, vec
     )
     row = read_first(conn, statement)
     return None if row is None else int(row["dimensions"])
-
-
-def index_distance(facts: TableFacts, column: str) -> Distance | None:
-    """The distance that the approximate indexes on a column serve; None where there is none, or they disagree."""
-    found = {
-        distance
-        for index in facts.indexes_on(column)
-        for opclass in index.opclasses
-        for distance in Distance
-        if opclass == f"{facts.column(column).base_type}_{distance.value}_ops"  # type: ignore[union-attr]
-    }
-    return found.pop() if len(found) == 1 else None

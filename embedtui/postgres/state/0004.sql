@@ -99,6 +99,18 @@ BEGIN
     RETURN NEW;
 END
 $$;
-REVOKE EXECUTE ON FUNCTION embedtui.guard_phase() FROM PUBLIC;
+-- from PUBLIC, and from whom default privileges let at it
+DO $$
+DECLARE
+    g record;
+BEGIN
+    FOR g IN SELECT DISTINCT a.grantee
+             FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+             WHERE p.oid = 'embedtui.guard_phase()'::regprocedure AND a.grantee <> p.proowner
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION embedtui.guard_phase() FROM %s',
+                       CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END);
+    END LOOP;
+END $$;
 CREATE TRIGGER guard_phase BEFORE UPDATE ON embedtui.migration
     FOR EACH ROW WHEN (OLD.phase IS DISTINCT FROM NEW.phase) EXECUTE FUNCTION embedtui.guard_phase();

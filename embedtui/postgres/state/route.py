@@ -19,9 +19,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedtui.errors import DatabaseError, Refused
-from embedtui.model import Flip, ListenerStatus, Migration, Remedy, Side
-from embedtui.postgres.connect import Connection
-from embedtui.postgres.state.audit import add_audit
+from embedtui.model import Flip, ListenerStatus, Migration, Remedy, RouteStatus, Side
+from embedtui.postgres.connect import Connection, host_name, operator_name
 
 CHANNEL = "embedtui_route"
 """NOTIFY channel. The payload is a JSON object: ``name``, and where nothing but the pointer moved also ``migration``,
@@ -132,6 +131,20 @@ def read_route(conn: Connection, name: str) -> RouteRow:
         raise Refused(f"There is no route {name!r} yet.", hint="Make it.", remedies=(Remedy.RUN,))
     stored, migration, epoch, active, *rest = row
     return RouteRow(stored, migration, epoch, Side(active), *rest)
+
+
+def read_status(conn: Connection, migration: Migration) -> RouteStatus:
+    """The migration's pointer as screens show it, without listeners; on the old side where there is none yet."""
+    row = conn.execute(
+        "SELECT active, canary, epoch, changed_at, changed_by, pending, ending FROM embedtui.route"
+        " WHERE migration = %s",
+        [migration.id],
+    ).fetchone()
+    if row is None:
+        return RouteStatus()
+    active, canary, epoch, changed_at, changed_by, pending, ending = row
+    waits = str(pending.get("why") or pending.get("when") or pending) if pending else ""
+    return RouteStatus(Side(active), canary, epoch, changed_at, changed_by, pending=waits, ending=ending)
 
 
 def move_route(
@@ -301,17 +314,19 @@ def _or_fail(statement: sql.Composed, why: str, unless: sql.Composable | None = 
 
 def follow_pointer(conn: Connection, migration_id: int) -> bool:
     """Bring a migration's phase in line with its pointer, as far as it is past the index; whether that changed it."""
-    row = conn.execute(
-        "UPDATE embedtui.migration m SET phase = w.phase, phase_at = now() FROM (SELECT migration, CASE"
+    return bool(conn.execute(follow_pointer_sql(migration_id)).rowcount)
+
+
+def follow_pointer_sql(migration_id: int) -> sql.Composed:
+    """As :func:`follow_pointer`, one statement, for the transaction that moves the pointer; audited."""
+    return sql.SQL(
+        "WITH moved AS (UPDATE embedtui.migration m SET phase = w.phase, phase_at = now() FROM (SELECT migration, CASE"
         " WHEN ending = 'cleanup' THEN 'cleanup' WHEN active = 'new' THEN 'soak' WHEN canary > 0 THEN 'cutover'"
         " ELSE 'validate' END AS phase FROM embedtui.route) w"
-        " WHERE m.id = %s AND w.migration = m.id AND m.phase <> w.phase"
-        " AND m.phase IN ('validate', 'cutover', 'soak', 'cleanup') RETURNING m.phase",
-        [migration_id],
-    ).fetchone()
-    if row is not None:
-        add_audit(conn, migration_id, "phase", row[0])
-    return row is not None
+        " WHERE m.id = {} AND w.migration = m.id AND m.phase <> w.phase"
+        " AND m.phase IN ('validate', 'cutover', 'soak', 'cleanup') RETURNING m.id, m.phase)"
+        " INSERT INTO embedtui.audit (migration, who, host, act, detail) SELECT id, {}, {}, 'phase', phase FROM moved"
+    ).format(*map(sql.Literal, (migration_id, operator_name(), host_name())))
 
 
 def may_move_route(conn: Connection) -> bool:

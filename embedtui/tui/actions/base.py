@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, ClassVar
 
-from embedtui.model import Phase, Remedy, Snapshot
+from embedtui.model import Command, Remedy, Snapshot
+from embedtui.model.lifecycle import unneeded
+from embedtui.tui.remedies import worded
 from embedtui.tui.view import View
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Action:
     offline: ClassVar[bool] = False
     """Whether it is possible, too, while the database is out of reach."""
 
+    command: ClassVar[Command | None] = None
+    """What it asks of the migration: :mod:`embedtui.model.lifecycle` says what the state allows of that."""
     remedies: ClassVar[tuple[Remedy, ...]] = ()
     """What it mends, in the engine's words."""
 
@@ -78,20 +82,8 @@ class Action:
 
     def _unmet(self, _view: View, snapshot: Snapshot) -> str:
         """What the migration's state lacks for it; empty where nothing is."""
-        return not_live(snapshot)
+        blocker = unneeded(self.command, snapshot) if self.command else None
+        return f"{blocker.message} {worded(blocker.hint, blocker.remedies)}".rstrip() if blocker else ""
 
     def _do(self, app: Dashboard) -> None:
         raise NotImplementedError
-
-
-def not_live(snapshot: Snapshot) -> str:
-    """Why there is no migration to work on; empty where there is one."""
-    if snapshot.migration is None:
-        return "No migration exists yet: run it first."
-    return f"This migration is {snapshot.phase}." if snapshot.phase.ended else ""
-
-
-def before(snapshot: Snapshot, phase: Phase) -> bool:
-    """Whether the migration has not come to ``phase`` yet."""
-    order = list(Phase)
-    return order.index(snapshot.phase) < order.index(phase)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedtui.model import Blocker, Remedy, Side, Snapshot
-from embedtui.tui.actions.base import Action, not_live
+from embedtui.model import Blocker, Command, Remedy
+from embedtui.tui.actions.base import Action
 from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import NamedAnswer, NameDialog
 from embedtui.tui.engine import Engine
-from embedtui.tui.view import View
 
 if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
@@ -19,11 +18,8 @@ class Cleanup(Action):
     """Drop the old side and finish. Asks for the table's name."""
 
     name, key, label = "cleanup", "K", "Clean up"
+    command = Command.CLEANUP
     remedies = (Remedy.CLEANUP,)
-
-    def _unmet(self, _view: View, snapshot: Snapshot) -> str:
-        serves = snapshot.route.active is Side.OLD
-        return not_live(snapshot) or ("The old side serves: clean up after the cutover." if serves else "")
 
     def _do(self, app: Dashboard) -> None:
         def look(engine: Engine) -> tuple[tuple[str, ...], tuple[Blocker, ...], tuple[str, ...]]:
@@ -54,11 +50,8 @@ class Abort(Action):
     """Give the migration up and drop the new side. Asks for the table's name."""
 
     name, key, label = "abort", "A", "Abort"
+    command = Command.ABORT
     remedies = (Remedy.ABORT,)
-
-    def _unmet(self, view: View, snapshot: Snapshot) -> str:
-        reads = "The new side serves reads: roll back first (F9)."
-        return not_live(snapshot) or (reads if view.new_reads else "")
 
     def _do(self, app: Dashboard) -> None:
         text = "The new side, its vectors and the triggers are dropped. The old side serves as before."

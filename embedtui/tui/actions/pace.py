@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from embedtui.model import Snapshot
-from embedtui.tui.actions.base import Action, not_live
+from embedtui.model import Command
+from embedtui.tui.actions.base import Action
 from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import LimitsDialog
-from embedtui.tui.view import View
 
 if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
@@ -18,12 +17,9 @@ class Faster(Action):
     """One more request in flight."""
 
     name, key, written, label = "faster", "plus", "+", "Faster"
+    command = Command.CONCURRENCY
     group = "Pace"
     step: ClassVar[int] = 1
-
-    def _unmet(self, _view: View, snapshot: Snapshot) -> str:
-        idle = "Only a backfill that is under way can be made faster or slower; l sets limits at any time."
-        return not_live(snapshot) or (idle if snapshot.backfill.concurrency is None else "")
 
     def _do(self, app: Dashboard) -> None:
         now = app.snapshot.backfill.concurrency if app.snapshot else None
@@ -44,6 +40,7 @@ class Limits(Action):
     """Set requests and tokens per minute, concurrency and spend cap."""
 
     name, key, label = "limits", "l", "Limits"
+    command = Command.PACE
     group = "Pace"
 
     def _do(self, app: Dashboard) -> None:

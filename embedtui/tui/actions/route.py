@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from embedtui.model import Flip, Phase, Remedy, Side, Snapshot
-from embedtui.tui.actions.base import Action, before, not_live
+from embedtui.model import Command, Flip, Remedy, Side
+from embedtui.tui.actions.base import Action
 from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import CutoverAnswer, CutoverDialog
 from embedtui.tui.messages import PointerMoved
-from embedtui.tui.view import View
 
 if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
@@ -19,18 +18,11 @@ class Cutover(Action):
     """Move reads to the new side: all, or a share of them."""
 
     name, key, label = "cutover", "x", "Cut over"
+    command = Command.CUTOVER
 
     def __init__(self, percent: int = 100) -> None:
         """Propose to move ``percent`` of the reads."""
         self._percent = percent
-
-    def _unmet(self, _view: View, snapshot: Snapshot) -> str:
-        if reason := not_live(snapshot):
-            return reason
-        if snapshot.route.active is Side.NEW:
-            return "The new side serves all reads already."
-        early = before(snapshot, Phase.INDEX)
-        return "Not every row has its new vector yet: the backfill comes first." if early else ""
 
     def _do(self, app: Dashboard) -> None:
         percent = self._percent
@@ -67,9 +59,7 @@ class CancelCutover(Action):
     """Cancel a postponed cutover before it is due."""
 
     name, key, label = "cancel", "z", "Call off"
-
-    def _unmet(self, _view: View, snapshot: Snapshot) -> str:
-        return not_live(snapshot) or ("" if snapshot.route.pending else "No cutover is postponed.")
+    command = Command.CANCEL_CUTOVER
 
     def _do(self, app: Dashboard) -> None:
         def done(cancelled: bool) -> str:
@@ -82,11 +72,9 @@ class Rollback(Action):
     """Move all reads back to the old side, at once and unasked."""
 
     name, key, written, label = "rollback", "f9", "F9", "Roll back"
+    command = Command.ROLLBACK
     remedies = (Remedy.ROLLBACK,)
     offline = True
-
-    def _unmet(self, _view: View, snapshot: Snapshot) -> str:
-        return not_live(snapshot) if snapshot.migration is None else ""
 
     def _do(self, app: Dashboard) -> None:
         def done(flip: Flip) -> str:

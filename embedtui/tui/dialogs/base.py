@@ -129,9 +129,9 @@ class NamedDialog(Dialog[T]):
             mark, style = ("! ", "$warning") if blocker.overridable else ("✗ ", "$error")
             message = safe.line(blocker.message)
             message += "" if message.endswith((".", "!", "?")) else "."
-            release = worded(blocker.release, blocker.remedies)
-            release = f" {release}" if release else ""
-            yield Static(draw.line((mark, f"bold {style}"), (message, style), (release, "$muted")), classes="obstacle")
+            hint = worded(blocker.hint, blocker.remedies)
+            hint = f" {hint}" if hint else ""
+            yield Static(draw.line((mark, f"bold {style}"), (message, style), (hint, "$muted")), classes="obstacle")
 
     def name_field(self) -> ComposeResult:
         """The field for the table's name."""

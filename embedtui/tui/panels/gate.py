@@ -39,13 +39,13 @@ def check_lines(check: Check, width: int, limit: int = 3) -> list[Content]:
 
 
 def blocker_lines(blocker: Blocker, width: int) -> list[Content]:
-    """A blocker, and what releases it."""
+    """A blocker, and what would help."""
     mark, style = ("! ", "$warning") if blocker.overridable else ("✗ ", "$error")
     rows = _marked("", mark, style, draw.wrapped(safe.line(blocker.message), width - 2, "bold", 3))
-    release = worded(blocker.release, blocker.remedies)
-    if release:
-        rows += _marked("  ", "→ ", "$muted", draw.wrapped(release, width - 4, "$muted", 3))
-    if blocker.overridable and "override" not in release:
+    hint = worded(blocker.hint, blocker.remedies)
+    if hint:
+        rows += _marked("  ", "→ ", "$muted", draw.wrapped(hint, width - 4, "$muted", 3))
+    if blocker.overridable and "override" not in hint:
         rows.append(draw.line(("  → or override it with a reason", "$muted")))
     return rows
 

@@ -252,7 +252,7 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
     conn.execute('ALTER TABLE documents RENAME embedding TO "Old One"')
     conn.execute("UPDATE embedtui.migration SET old_column = 'Old One'")
     (blocker,) = acts.cutover_blockers(conn, now(conn, migration), PASS)
-    assert 'ALTER COLUMN "Old One" DROP NOT NULL;' in blocker.release
+    assert 'ALTER COLUMN "Old One" DROP NOT NULL;' in blocker.hint
     assert all(blocker.message and blocker.advice for blocker in acts.cutover_blockers(conn, migration, None))
 
 

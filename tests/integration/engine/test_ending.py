@@ -6,20 +6,24 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
 
 from embedtui.engine.cleanup.cleanup import CleanupChoice, abort, cleanup
+from embedtui.engine.cutover import cutover as cutover_module
 from embedtui.engine.cutover.cutover import cutover, flip_if_due, postpone, rollback
 from embedtui.engine.engine import Engine
 from embedtui.errors import Refused
 from embedtui.model import Migration, Phase, PlacementKind, Side
+from embedtui.postgres import ddl
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
+from embedtui.postgres.state.audit import read_audit
 from embedtui.router import Router
-from tests.integration.engine.test_cutover import PASS, eventually
+from tests.integration.engine.test_cutover import PASS, eventually, with_strategy
 from tests.kits.cutover_kit import make, vector
 from tests.kits.support import connect
 
@@ -124,8 +128,8 @@ def test_a_rollback_cancels_a_cleanup_that_has_dropped_nothing(
     assert present(conn).phase is Phase.DONE
 
 
-class Killed(Exception):
-    pass
+class Killed(BaseException):
+    """The operator's process is gone."""
 
 
 def killed_before(step: str) -> Callable[[object], None]:
@@ -240,11 +244,9 @@ def test_every_word_to_the_listeners_is_json(database: str, conn: Connection) ->
 
 def test_a_rename_exchange_yields_to_no_cleanup(database: str, conn: Connection) -> None:
     """Strategy rename moves the pointer within DDL: the same rules, by the same writer."""
-    migration = make(
-        database, rows=8, index=False, settings={"cutover": {"soak_days": 0, "strategy": "rename", "hook": "true"}}
-    )
+    migration = make(database, rows=8, index=False, settings={"cutover": {"soak_days": 0, "strategy": "rename"}})
     conn.execute("UPDATE embedtui.migration SET index_method = 'none'")
-    cutover(database, migration, gate=PASS)
+    cutover(database, migration, gate=PASS, override={"rename_equal_dimensions": "services are stopped"})
     with waiting_cleanup(database, present(conn)) as acting:
         back = Acting(database, lambda _: rollback(database, present(conn)))
         error = acting.end()  # cancelled before the names can be exchanged
@@ -254,7 +256,7 @@ def test_a_rename_exchange_yields_to_no_cleanup(database: str, conn: Connection)
     assert (found.old_column, found.new_column) == ("embedding", "embedding_v2")
     probe = conn.execute("SELECT key FROM embedtui.search('documents', 'old-model', %s, 1)", [str(vector(4))])
     assert probe.fetchone() == ("4",)
-    written = [entry.act for entry in state.read_audit(conn, migration.id)]
+    written = [entry.act for entry in read_audit(conn, migration.id)]
     assert written.count("rollback") == 1
 
 
@@ -265,3 +267,59 @@ def test_a_rollback_is_not_held_up_by_a_cleanup_in_its_transaction(database: str
         held.execute("LOCK documents IN ACCESS EXCLUSIVE MODE")
         assert rollback(database, migration).milliseconds < 60_000
         assert route.read_route(conn, "documents").active is Side.OLD
+
+
+# ------------------------------------------------------------------------------ a flip killed right after its commit
+
+
+@pytest.mark.parametrize("then", ["nothing", "rollback"])
+def test_an_exchange_killed_after_its_commit_leaves_phase_and_log_right(
+    database: str, conn: Connection, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = with_strategy(database, strategy="rename")
+    override = {"rename_equal_dimensions": "services are stopped"}
+    if then == "rollback":
+        cutover(database, migration, gate=PASS, override=override)
+    exchange = ddl.run_ddl
+
+    def killed_after(*arguments: Any, **options: Any) -> None:
+        exchange(*arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cutover_module, "run_ddl", killed_after)
+        with pytest.raises(Killed):
+            if then == "rollback":
+                rollback(database, migration)
+            else:
+                cutover(database, migration, gate=PASS, override=override)
+    expected, act = (Phase.VALIDATE, "rollback") if then == "rollback" else (Phase.SOAK, "cutover")
+    assert present(conn).phase is expected
+    written = [(entry.act, entry.detail) for entry in read_audit(conn, migration.id, 2)]
+    assert ("phase", expected.value) in written and act in {said for said, _ in written}
+
+
+def test_a_phase_that_a_killed_flip_left_behind_is_set_and_audited_by_the_next_worker(
+    database: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pointer waits for nobody: not for the phase of a row that a worker holds."""
+    migration = make(database)
+    with connect(database, name="other") as other, monkeypatch.context() as patch:
+        follow = cutover_module.follow_pointer
+
+        def held(conn: Connection, migration_id: int) -> bool:
+            try:
+                return follow(conn, migration_id)
+            except psycopg.errors.LockNotAvailable:
+                patch.setattr(cutover_module, "follow_pointer", lambda *_: (_ for _ in ()).throw(Killed()))
+                raise
+
+        patch.setattr(cutover_module, "follow_pointer", held)
+        with other.transaction(), pytest.raises(Killed):
+            other.execute("SELECT FROM embedtui.migration WHERE id = %s FOR UPDATE", [migration.id])
+            cutover(database, migration, gate=PASS)
+    assert route.read_route(conn, "documents").active is Side.NEW
+    assert present(conn).phase is Phase.VALIDATE, "the kill met the gap"
+    flip_if_due(database, present(conn), None)
+    assert present(conn).phase is Phase.SOAK
+    assert [(e.act, e.detail) for e in read_audit(conn, migration.id, 1)] == [("phase", "soak")]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.postgres.state import schema
+from tests.kits.downgrade import back_to
 from tests.kits.support import NEW, OLD, settings_for
 
 COLUMN: dict[str, object] = {"placement": "column"}
@@ -241,7 +242,7 @@ def test_any_mixture_of_ddl_and_writes_ends_as_it_would_without_us(
 def test_an_upgrade_gives_a_worker_the_rights_it_has_on_the_queue(app: App) -> None:
     worker = f"worker_{app.conn.info.dbname}"
     app(f"CREATE ROLE {worker}; GRANT SELECT, DELETE ON embedtui.queue TO {worker}")
-    app("DROP TABLE embedtui.capture_fault; DELETE FROM embedtui.schema_version WHERE version > 3")
+    back_to(app.conn, 3)
     schema.install(app.conn)
     rights = app.conn.execute(
         "SELECT has_table_privilege(%(w)s, 'embedtui.capture_fault', 'SELECT'),"

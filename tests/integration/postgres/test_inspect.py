@@ -6,8 +6,7 @@ import psycopg
 import pytest
 
 from embedtui.errors import TableError
-from embedtui.model import Distance
-from embedtui.postgres.catalog.inspect import index_distance, inspect_oid, inspect_table
+from embedtui.postgres.catalog.inspect import inspect_oid, inspect_table
 from embedtui.postgres.catalog.server import server_facts
 from embedtui.postgres.catalog.tables import find_candidates
 from embedtui.postgres.connect import Connection
@@ -65,8 +64,6 @@ def test_inspect_table(conn: Connection) -> None:
     assert (index.method, index.opclasses, index.valid) == ("ivfflat", ("vector_ip_ops",), True)
     assert "USING ivfflat" in index.definition
     assert index.bytes > 0
-    assert index_distance(facts, "e") is Distance.INNER_PRODUCT
-    assert index_distance(facts, "h") is None
     told = {each.name: (each.timing, each.on_update, each.columns, each.enabled) for each in facts.triggers}
     assert told == {
         "any_column": ("BEFORE", True, (), True),

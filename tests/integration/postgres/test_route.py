@@ -14,6 +14,7 @@ from embedtui.errors import DatabaseError, Refused
 from embedtui.model import EmbeddingModel, Flip, Phase, PlacementKind, Side
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
+from embedtui.postgres.state.privileges import Role, state_sql
 from tests.kits.cutover_kit import flip, key_values, make, vector
 from tests.kits.support import connect
 
@@ -227,7 +228,7 @@ def test_two_models_of_one_name_are_told_apart_or_refused(database: str) -> None
 
 
 @BOTH
-def test_an_application_role_needs_what_the_docstring_grants_and_sees_its_own_rows_only(
+def test_an_application_role_needs_what_the_command_grants_and_sees_its_own_rows_only(
     database: str, placement: PlacementKind
 ) -> None:
     migration = make(database, placement, rows=8)
@@ -239,10 +240,8 @@ def test_an_application_role_needs_what_the_docstring_grants_and_sees_its_own_ro
             call = "SELECT key FROM embedtui.search('documents', 'new-model', %s, 1)"
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 app.execute(call, [str(vector(3))])
-            assert route.__doc__ is not None
-            for line in route.__doc__.splitlines():
-                if line.strip().startswith("GRANT"):
-                    conn.execute(line.split("--")[0].replace(" app;", f" {role};"))
+            for statement in state_sql(conn, Role.APPLICATION, role):
+                conn.execute(statement)
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="documents"):  # SECURITY INVOKER
                 app.execute(call, [str(vector(3))])
             conn.execute(f"GRANT SELECT ON documents TO {role}")

@@ -137,7 +137,7 @@ def test_plain_sql_text_for_other_drivers(database: str, conn: psycopg.Connectio
         route = router.route("documents")
         named = route.search_sql(columns=["content"], where="content LIKE 't%' AND lang <> :lang")
         assert "CAST(:vector AS " in named
-        assert "LIMIT CAST(:k AS bigint)" in named
+        assert "LIMIT CAST(:k AS pg_catalog.int8)" in named
         assert "content LIKE 't%' AND lang <> :lang" in named
         assert "%(" not in named
         dollar = route.search_sql(style="dollar")
@@ -311,7 +311,7 @@ def test_lost_connection_keeps_the_last_route_and_says_so(server_folder: Path) -
 
 def test_on_a_standby_the_poll_follows_and_its_bound_is_said() -> None:
     binaries = _binaries(18)
-    account = _account(binaries)
+    account = _account()
     folder = Path(tempfile.mkdtemp(prefix="embedtui-standby-"))
     folder.chmod(0o755)
     try:

@@ -129,7 +129,7 @@ def test_openai_base_url_goes_to_models_with_openais_key(load: Load, file: str, 
         ("halfvec = \"maybe\"", "must be true or false"),
         ("database_variable = \"not a name\"", "must be the name of an environment variable"),
         ('[new_model]\nbase_url = "api.example.com"', "must be a URL like"),
-        ('accept = ["everything"]', "must be publications"),
+        ('accept = ["everything"]', "must be publications, proof"),
         ("a = = 1", "embedtui.toml is not valid TOML"),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from embedtui.engine.backfill.suspicion import INNOCENT, ROUNDS, Answer, examine
 from embedtui.model import FaultClass
-from embedtui.postgres.sides.placement import SourceRow
+from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.providers import ProviderFault
 
 Bad = Callable[[str, int], bool]

@@ -17,11 +17,11 @@ from embedtui.postgres.names import (
     key_sql,
     parse_name,
     quoted,
-    same_key_sql,
     shown,
     suffixed,
     vector_text,
 )
+from embedtui.postgres.values import same_key_sql
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,25 @@ def migration_of(*keys: tuple[str, str]) -> Migration:
 
 def test_keys_are_joined_column_by_column() -> None:
     migration = migration_of(("id", "bigint"), ('the "part"', "character varying(3)"))
-    assert key_sql(migration, "t").as_string(None) == 'ARRAY["t"."id"::text, "t"."the ""part"""::text]'
+    text = "pg_catalog.text"
+    assert key_sql(migration, "t").as_string(None) == f'ARRAY["t"."id"::{text}, "t"."the ""part"""::{text}]'
     assert key_join_sql(migration, "t", sql.SQL("b.key")).as_string(None) == (
-        '"t"."id" = (b.key)[1]::bigint AND "t"."the ""part""" = (b.key)[2]::character varying(3)'
+        '"t"."id" OPERATOR("pg_catalog".=) ((b.key)[1])::bigint AND "t"."the ""part""" OPERATOR("pg_catalog".=)'
+        " ((b.key)[2])::character varying(3)"
     )
     assert same_key_sql(migration, "s", "t").as_string(None) == (
-        '"s"."id" = "t"."id" AND "s"."the ""part""" = "t"."the ""part"""'
+        '"s"."id" OPERATOR("pg_catalog".=) "t"."id" AND "s"."the ""part""" OPERATOR("pg_catalog".=) "t"."the ""part"""'
     )
 
 
 def test_a_percent_sign_in_a_name_is_no_placeholder() -> None:
     migration = migration_of(("id%s", "int"))
-    assert key_equals_sql(migration).as_string(None) == ('"app"."Docs%%"."id%%s" = CAST((%(key)s::text[])[1] AS int)')
-    assert escaped(key_sql(migration, "app", "Docs%")).as_string(None) == 'ARRAY["app"."Docs%%"."id%%s"::text]'
+    assert key_equals_sql(migration).as_string(None) == (
+        '"app"."Docs%%"."id%%s" OPERATOR("pg_catalog".=) ((%(key)s::pg_catalog.text[])[1])::pg_catalog.int'
+    )
+    assert (
+        escaped(key_sql(migration, "app", "Docs%")).as_string(None) == 'ARRAY["app"."Docs%%"."id%%s"::pg_catalog.text]'
+    )
     assert quoted("a%", 'b"').as_string(None) == '"a%%"."b"""'
 
 

@@ -379,7 +379,7 @@ def test_odd_rate_headers_are_unknown() -> None:
         ("two\nlines\tand\r\nmore", "two lines and more"),
         ("\x1b[31mred\x1b[0m \u202eevil\u200b", "[31mred [0m evil"),
         ("key sk-proj-abcDEF_123456 and sk-abc***xyz", "key *** and ***"),
-        ("Authorization: Bearer abc.def-ghi", "Authorization: ***"),
+        ("Authorization: Bearer abc.def-ghi", "Authorization: Bearer ***"),
         ("?key=AIzaSyA1234567890abc", "?key=***"),
         ("the secret hunter2 again hunter2", "the secret *** again ***"),
     ],

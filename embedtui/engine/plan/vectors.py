@@ -1,0 +1,130 @@
+"""Checks of the old vectors: one size, what distance they are searched by, what else lies in the column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from psycopg import Connection
+
+from embedtui.config import Settings
+from embedtui.engine.plan.draft import Draft
+from embedtui.formatting import counted
+from embedtui.model import Check, Distance
+from embedtui.postgres.catalog.vectors import (
+    StoredVectors,
+    VectorIndex,
+    is_unit,
+    stored_vectors,
+    telling_column,
+    told_distances,
+    vector_indexes,
+)
+from embedtui.postgres.names import shown, shown_column
+
+
+def vector_checks(conn: Connection[Any], draft: Draft, settings: Settings) -> Iterator[Check]:
+    """What the old column holds, and how it is searched; reads some of its rows."""
+    indexes = vector_indexes(conn, draft.facts.oid, draft.old_column)
+    found = stored_vectors(conn, draft.facts, draft.old_column, draft.vector_schema)
+    yield from _check_sizes(conn, draft, found, indexes)
+    yield from _check_distance(draft, settings, indexes)
+
+
+def _check_sizes(
+    conn: Connection[Any], draft: Draft, found: StoredVectors, indexes: tuple[VectorIndex, ...]
+) -> Iterator[Check]:
+    column = shown_column(draft.old_column)
+    looked_at = counted(found.rows, "row", "rows") + ("" if found.whole else " drawn at random")
+    held = dict(found.sizes)
+    served = {index.dimensions: index.name for index in reversed(indexes) if index.dimensions is not None}
+    if len({*held, *served}) > 1:
+        sizes = [f"{size} ({counted(rows, 'row', 'rows')})" for size, rows in held.items()]
+        sizes += [f"{size} (index {name})" for size, name in served.items() if size not in held]
+        detail = f"{column} holds vectors of several sizes, so of several models: {', '.join(sizes)}; {looked_at} seen."
+        tells = telling_column(conn, draft.facts, draft.old_column, draft.vector_schema) if len(held) > 1 else None
+        if tells is not None:
+            name, values = tells
+            shares = "; ".join(f"{size} where it is {value}" for value, size in list(values.items())[:6])
+            detail += f" Column {shown_column(name)} tells them apart: {shares}."
+        hint = "embedtui moves a column of one model: give each its own table, or its own column of its size."
+        yield Check("stored vectors", "fail", detail, hint)
+        return
+    if not held:
+        return  # an empty table or column: a notice says it
+    lengths = "of length 1"
+    if not found.unit and found.shortest is not None:
+        lengths = f"of length {found.shortest:.3g} to {found.longest:.3g}"
+    detail = f"{next(iter(held))} dimensions, {lengths}; {looked_at} seen"
+    gaps = []
+    if found.nulls:
+        gaps.append(counted(found.nulls, "has no vector", "have no vector"))
+    if found.zeros:
+        gaps.append(counted(found.zeros, "is a zero vector", "are zero vectors"))
+    if found.zeros:
+        yield Check(
+            "stored vectors",
+            "warn",
+            f"{detail}: {', '.join(gaps)}; the new model embeds the texts of all of them.",
+            "Zero vectors are in no cosine index: is that where embedding has failed?",
+        )
+        return
+    yield Check("stored vectors", "pass", ": ".join([detail, *gaps[:1]]))
+
+
+def _check_distance(draft: Draft, settings: Settings, indexes: tuple[VectorIndex, ...]) -> Iterator[Check]:
+    taken = draft.distance
+    told = told_distances(indexes)
+    column = shown_column(draft.old_column)
+    by = {
+        each: next(f"{shown_column(index.name)} ({index.opclass})" for index in indexes if index.distance is each)
+        for each in told
+    }
+    if settings.distance is not None:
+        others = [name for each, name in by.items() if each is not taken]
+        detail = f"{taken.value}, as set ({settings.origin('distance')})"
+        if others:
+            yield Check("distance", "warn", f"{detail}; index {', '.join(others)} serves another.", "Is that meant?")
+        else:
+            yield Check("distance", "pass", detail)
+    elif len(told) > 1:
+        served = ", ".join(f"{each.value} by {name}" for each, name in by.items())
+        hint = f"Set distance to what the application searches by: {', '.join(each.value for each in told)}."
+        yield Check("distance", "fail", f"The indexes on {column} serve several distances: {served}.", hint)
+    elif told:
+        yield Check("distance", "pass", f"{taken.value}, by index {by[taken]}")
+    else:
+        seen = f"index {', '.join(index.name for index in indexes)} does not" if indexes else "no index on it does"
+        yield Check(
+            "distance",
+            "unknown",
+            f"What {column} is searched by is told by nothing ({seen}); {taken.value} is taken.",
+            "Set distance to the application's: cosine (<=>), l2 (<->) or ip (<#>).",
+        )
+    shaped = [index for index in indexes if index.expression and index.distance is not None]
+    if shaped:
+        yield Check(
+            "old index",
+            "warn",
+            f"Index {shown_column(shaped[0].name)} is on the expression {shaped[0].of}, so embedtui's own searches of"
+            f" {column} read the whole table; the application's are as before.",
+            f"Compare by a sample, or add an index on {column} itself to {shown(draft.facts.table)}.",
+        )
+
+
+def length_check(draft: Draft, settings: Settings, length: float) -> Check | None:
+    """Whether the new model's vectors suit an inner product or L2; ``length`` is that of one of them.
+
+    None where that is so, or where the distance does not mind.
+    """
+    if draft.distance is Distance.COSINE or is_unit(length):
+        return None
+    detail = (
+        f"{draft.new_model.name} gives vectors of other lengths than 1 ({length:.3g}), and distance"
+        f" {draft.distance.value} weighs the length: long vectors come first, whatever they mean."
+    )
+    chosen = settings.distance is not None
+    hint = 'Set distance = "cosine"; the application searches the new side by <=> then.'
+    if not chosen:
+        hint += f' Or say that it is meant: distance = "{draft.distance.value}".'
+    return Check("lengths", "warn" if chosen else "fail", detail, hint)

@@ -1,0 +1,234 @@
+"""What a migration's state allows: the one home of the rule, for the engine's guards and for both faces. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from embedtui.errors import Remedy
+from embedtui.formatting import counted
+from embedtui.model.migration import Migration
+from embedtui.model.route import RouteStatus
+from embedtui.model.snapshot import Blocker, Snapshot
+from embedtui.model.words import Command, Condition, IndexMethod, Phase, Side
+
+QUEUE_COUNTED = 100_000
+"""The queue is counted no further than this."""
+LEFT_BEHIND_SECONDS = 5.0
+"""A change that waited so long while no worker lives is nobody's."""
+
+_ORDER = tuple(Phase)
+_BEFORE_INDEX = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL)
+_SWITCHED = (Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
+"""Phases in which the pointer may move: one of cleanup with the old side in charge is that of one taken back."""
+_EVER = datetime.min.replace(tzinfo=UTC)
+
+
+def as_stored(migration: Migration | None, route: RouteStatus | None = None) -> Snapshot:
+    """As much of a snapshot as :func:`refusal` looks at, for who has no whole one."""
+    if migration is None:
+        return Snapshot(_EVER)
+    return Snapshot(_EVER, migration, migration.phase, migration.condition, route=route or RouteStatus())
+
+
+def refusal(command: Command, snapshot: Snapshot) -> Blocker | None:
+    """Why the state forbids ``command``, whoever asks and with whatever reason; None where it allows it.
+
+    What else may stand against it (the gate, rows at stake) takes the database to tell: ``Engine.blockers``.
+    """
+    if snapshot.migration is None:
+        if command is Command.RUN:
+            return None
+        return Blocker("no migration", "No migration has begun in this database.", "Start it.", remedies=(Remedy.RUN,))
+    rule = _RULES.get(command)
+    return rule(snapshot) if rule is not None else _ended(snapshot)
+
+
+def unneeded(command: Command, snapshot: Snapshot) -> Blocker | None:
+    """Why ``command`` is refused, or allowed and yet to no use or too early now: what no screen offers."""
+    found = refusal(command, snapshot)
+    if found is None and command is not Command.ROLLBACK:
+        found = _ended(snapshot)
+    if found is not None or command not in _USES:
+        return found
+    message = _USES[command](snapshot)
+    return Blocker(command.value, message, overridable=True) if message else None
+
+
+def next_action(snapshot: Snapshot) -> tuple[str, str]:
+    """The next sensible action and why; ``wait``, ``watch`` and ``faults`` where that is none of :class:`Command`.
+
+    Empty where nothing is left to do. An action that it names is never refused.
+    """
+    phase = snapshot.phase
+    if snapshot.migration is None:
+        return Command.RUN, "Nothing is migrated yet: see the plan, then run it."
+    if phase is Phase.DONE:
+        return "", "Done. Only the log and the registry stay."
+    if phase is Phase.ABORTED:
+        return "", "Aborted: the old side serves; see `embedtui log`."
+    if snapshot.route.ending == "abort":
+        return Command.ABORT, "An abort has begun: run it again if it was interrupted."
+    if snapshot.condition is Condition.FAILED:
+        reason = snapshot.reasons[0].detail if snapshot.reasons else ""
+        return Command.RESUME, f"Mend this, then resume: {reason}"
+    if snapshot.condition is Condition.PAUSED:
+        return Command.RESUME, "Paused by an operator."
+    if phase in (*_BEFORE_INDEX, Phase.INDEX):
+        if snapshot.condition is Condition.IDLE:
+            return Command.RUN, "No worker is at work: run it, it goes on where it stopped."
+        return "wait", "The work is under way." if phase in _BEFORE_INDEX else "The index is being built."
+    if snapshot.route.active is Side.NEW:
+        if phase is Phase.CLEANUP:
+            return Command.CLEANUP, "A cleanup was interrupted: run it again to complete it."
+        if _left_behind(snapshot):
+            waiting = changes_waiting(snapshot.sync.queued)
+            return Command.RUN, f"No worker keeps the sides in sync: {waiting}, and a rollback would be stale."
+        return "watch", "Soaking: watch searches and faults; roll back with one key if anything looks wrong."
+    if snapshot.faulty:
+        return "faults", f"{counted(snapshot.faulty, 'row is', 'rows are')} faulty: retry, truncate or skip."
+    if _left_behind(snapshot):
+        return Command.RUN, f"No worker keeps the new side in sync: {changes_waiting(snapshot.sync.queued)}."
+    evaluation = snapshot.evaluation
+    if evaluation is None:
+        return Command.COMPARE, "Compare old and new before the switch."
+    if not evaluation.valid:
+        return Command.COMPARE, f"Compare again: {evaluation.why_void}"
+    if evaluation.verdict != "PASS":
+        return Command.COMPARE, f"The gate says {evaluation.verdict}: look at the checks."
+    return Command.CUTOVER, "The gate passed: cut over when ready."
+
+
+def changes_waiting(queued: int) -> str:
+    """The queue in words, counted as far as it is."""
+    if queued >= QUEUE_COUNTED:
+        return f"{queued:,} changes or more wait"
+    return counted(queued, "change waits", "changes wait")
+
+
+def _left_behind(snapshot: Snapshot) -> bool:
+    """Changes wait, and nobody is there to embed them."""
+    oldest = snapshot.sync.oldest_seconds
+    return snapshot.condition is Condition.IDLE and oldest is not None and oldest > LEFT_BEHIND_SECONDS
+
+
+def _before(snapshot: Snapshot, phase: Phase) -> bool:
+    return _ORDER.index(snapshot.phase) < _ORDER.index(phase)
+
+
+# ------------------------------------------------------------------------------------------- what the state forbids
+
+
+def _ended(snapshot: Snapshot) -> Blocker | None:
+    if not snapshot.phase.ended:
+        return None
+    table = f" of {snapshot.migration.table}" if snapshot.migration else ""
+    return Blocker("ended", f"The migration{table} is {snapshot.phase}.")
+
+
+def _without_index(snapshot: Snapshot) -> Blocker | None:
+    if snapshot.migration is None or snapshot.migration.index_method is not IndexMethod.NONE:
+        return None
+    return Blocker("index_method", "This migration is set to have no index: searches stay exact.")
+
+
+def _build(snapshot: Snapshot) -> Blocker | None:
+    if snapshot.phase in (Phase.PLAN, Phase.PREPARE):
+        hint = "Run the migration first."
+        return Blocker("phase", "There is no new side to index yet.", hint)
+    return _ended(snapshot)
+
+
+def _hold(snapshot: Snapshot) -> Blocker | None:
+    if found := _ended(snapshot) or _without_index(snapshot):
+        return found
+    if _before(snapshot, Phase.VALIDATE):
+        return None
+    return Blocker("phase", f"The migration is in phase {snapshot.phase}: the workers build no index any more.")
+
+
+def _compare(snapshot: Snapshot) -> Blocker | None:
+    if _before(snapshot, Phase.BACKFILL):
+        return Blocker("phase", "Nothing to compare yet: no row has a new vector.", remedies=(Remedy.RUN,))
+    return _ended(snapshot)
+
+
+def _cutover(snapshot: Snapshot) -> Blocker | None:
+    if snapshot.route.ending == "abort":
+        return Blocker("phase", "The migration is being aborted.", "Complete that.", remedies=(Remedy.ABORT,))
+    if snapshot.phase in _SWITCHED:
+        return None
+    message = f"The migration is in phase {snapshot.phase}; a cutover needs validate."
+    return _ended(snapshot) or Blocker("phase", message, remedies=(Remedy.RUN,))
+
+
+def _rollback(snapshot: Snapshot) -> Blocker | None:
+    """At once, whatever else goes on: only where there is nothing to go back from."""
+    if snapshot.phase is Phase.ABORTED:
+        return Blocker("phase", "The migration was aborted: the old side serves.")
+    return None
+
+
+def _cleanup(snapshot: Snapshot) -> Blocker | None:
+    if snapshot.phase is Phase.ABORTED or snapshot.route.ending == "abort":
+        return Blocker("phase", "The migration is being aborted.", "Complete that.", remedies=(Remedy.ABORT,))
+    if snapshot.phase is Phase.DONE or snapshot.route.active is Side.NEW:
+        return None
+    return Blocker("route", "The new side does not serve yet.", "Cut over first, and let it soak.")
+
+
+def _abort(snapshot: Snapshot) -> Blocker | None:
+    route = snapshot.route
+    if snapshot.phase is Phase.DONE or route.ending == "cleanup":
+        dropped = snapshot.phase is Phase.DONE
+        remedies = (Remedy.CLEANUP,) if dropped else (Remedy.ROLLBACK, Remedy.CLEANUP)
+        way = "Complete it." if dropped else "Take it back, or complete it."
+        return Blocker("phase", "The cleanup has begun.", way, remedies=remedies)
+    begun = snapshot.phase is Phase.ABORTED or route.ending == "abort"
+    if not begun and (route.active is Side.NEW or route.canary):
+        return Blocker("route", "Production reads the new side.", "Roll back first.", remedies=(Remedy.ROLLBACK,))
+    return None
+
+
+_RULES: dict[Command, Callable[[Snapshot], Blocker | None]] = {
+    Command.INDEX: _build,
+    Command.HOLD_INDEX: _hold,
+    Command.COMPARE: _compare,
+    Command.CUTOVER: _cutover,
+    Command.ROLLBACK: _rollback,
+    Command.CLEANUP: _cleanup,
+    Command.ABORT: _abort,
+}
+"""What an action asks of the state; all others, that the migration is under way."""
+
+
+# ------------------------------------------------------------------------------------------------- what is of no use
+
+
+def _index_unneeded(snapshot: Snapshot) -> str:
+    if found := _without_index(snapshot):
+        return found.message
+    if _before(snapshot, Phase.INDEX):
+        return "The index is built once every row is embedded; before that it would slow the backfill many times over."
+    return "The index is there and valid." if snapshot.index.valid else ""
+
+
+def _pause_unneeded(snapshot: Snapshot) -> str:
+    desired = snapshot.migration.desired if snapshot.migration else "run"
+    failed = snapshot.condition is Condition.FAILED and desired != "pause"
+    return "It has failed, there is nothing to pause: mend what it names, then run." if failed else ""
+
+
+def _pace_unneeded(snapshot: Snapshot) -> str:
+    idle = "Only a backfill that is under way can be made faster or slower; limits can be set at any time."
+    return idle if snapshot.backfill.concurrency is None else ""
+
+
+_USES: dict[Command, Callable[[Snapshot], str]] = {
+    Command.PAUSE: _pause_unneeded,
+    Command.INDEX: _index_unneeded,
+    Command.CUTOVER: lambda at: "The new side serves all reads already." if at.route.active is Side.NEW else "",
+    Command.CANCEL_CUTOVER: lambda at: "" if at.route.pending else "No cutover is postponed.",
+    Command.CONCURRENCY: _pace_unneeded,
+}
+"""Why an action that is allowed would do nothing, or harm."""

@@ -1,0 +1,191 @@
+"""What an old column holds (sizes, gaps, lengths of its vectors), and which distance its indexes serve; read-only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection, sql
+
+from embedtui.model import Distance
+from embedtui.postgres.catalog.facts import TableFacts
+from embedtui.postgres.catalog.read import read_all
+from embedtui.postgres.names import relation
+
+ROWS = 5000
+"""Vectors that are looked at in a big table: of what one row in a thousand holds, 99 % odds to meet it."""
+
+WHOLE_BYTES = 64 * 2**20
+"""A table up to this size is read as a whole (a fraction of a second)."""
+
+VALUES = 20
+"""Different values of a column that can tell collections apart; more would be no list to read."""
+
+_PAGES = 2000
+
+_INDEXES = """
+WITH RECURSIVE tree AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
+)
+SELECT i.relname::text AS name, m.amname::text AS method, o.opcname::text AS opclass,
+       pg_get_indexdef(i.oid, 1, false) AS of, x.indkey[0] = 0 AS expression,
+       pg_get_expr(x.indpred, x.indrelid) AS predicate, x.indrelid <> %(oid)s AS on_partition
+  FROM tree JOIN pg_index x ON x.indrelid = tree.oid
+  JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
+  JOIN pg_opclass o ON o.oid = x.indclass[0]
+ WHERE NOT i.relispartition AND m.amname NOT IN ('btree', 'hash', 'gin', 'brin')
+   -- by name: a partition numbers its columns as it likes
+   AND (EXISTS (SELECT FROM pg_attribute a
+                 WHERE a.attrelid = x.indrelid AND a.attnum = x.indkey[0] AND a.attname = %(column)s)
+        OR EXISTS (SELECT FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = i.oid AND d.refobjid = x.indrelid
+                      AND x.indkey[0] = 0 AND a.attname = %(column)s))
+ ORDER BY x.indisvalid DESC, i.relname
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorIndex:
+    """An approximate index on a vector column: on itself or an expression over it, of a table or a partition."""
+
+    name: str
+    method: str
+    """``hnsw``, ``ivfflat``, or another extension's: ``diskann``, ``vchordrq``."""
+    opclass: str
+    of: str
+    """The column or the expression, as SQL."""
+    expression: bool
+    predicate: str | None
+    """Of a partial index."""
+    on_partition: bool
+
+    @property
+    def distance(self) -> Distance | None:
+        """What it orders by; None where that is none of ours (``bit_hamming_ops``)."""
+        match = re.search(r"_(cosine|l2|ip)_ops$", self.opclass)
+        return Distance(match[1]) if match else None
+
+    @property
+    def dimensions(self) -> int | None:
+        """Of the type that its expression casts to."""
+        match = re.search(r"(?:vector|halfvec)\((\d+)\)", self.of)
+        return int(match[1]) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVectors:
+    """What was found in a vector column, in the rows that were looked at."""
+
+    rows: int
+    nulls: int
+    zeros: int
+    sizes: tuple[tuple[int, int], ...]
+    """(dimensions, rows), the most frequent first."""
+    shortest: float | None
+    """Length (L2 norm) of the shortest vector that is not zero; None where there is none."""
+    longest: float | None
+    whole: bool
+    """All rows were looked at."""
+
+    @property
+    def unit(self) -> bool:
+        """Whether all are of length 1, but for rounding."""
+        return self.shortest is not None and self.longest is not None and is_unit(self.shortest, self.longest)
+
+
+def is_unit(*lengths: float) -> bool:
+    """Whether lengths are 1 but for rounding; providers that normalise are within a thousandth."""
+    return all(abs(length - 1) < 0.01 for length in lengths)
+
+
+def vector_indexes(conn: Connection[Any], oid: int, column: str) -> tuple[VectorIndex, ...]:
+    """Approximate indexes whose first key is a vector column or an expression over it, of any method, of a table and
+    its partitions; valid ones first."""
+    return tuple(VectorIndex(**row) for row in read_all(conn, _INDEXES, {"oid": oid, "column": column}))
+
+
+def told_distances(indexes: Sequence[VectorIndex]) -> tuple[Distance, ...]:
+    """Distances that indexes serve, each once."""
+    return tuple(dict.fromkeys(index.distance for index in indexes if index.distance is not None))
+
+
+def stored_vectors(conn: Connection[Any], facts: TableFacts, column: str, vector_schema: str) -> StoredVectors:
+    """Count sizes, NULLs, zero vectors and lengths: of a small table all, of a bigger one of a random sample."""
+    kind = facts.column(column)
+    norm = "l2_norm" if kind is not None and kind.base_type == "halfvec" else "vector_norm"
+    rows, whole = _looked_at(facts, (column,))
+    found = read_all(
+        conn,
+        sql.SQL(
+            "SELECT CASE WHEN v IS NOT NULL THEN {dims}(v) END AS size, count(*) AS rows,"
+            " count(*) FILTER (WHERE norm = 0) AS zeros,"
+            " min(norm) FILTER (WHERE norm > 0) AS shortest, max(norm) FILTER (WHERE norm > 0) AS longest"
+            " FROM (SELECT {column} AS v, {norm}({column}) AS norm FROM {rows}) s GROUP BY 1 ORDER BY 2 DESC, 1"
+        ).format(
+            dims=sql.Identifier(vector_schema, "vector_dims"),
+            norm=sql.Identifier(vector_schema, norm),
+            column=sql.Identifier("t", column),
+            rows=rows,
+        ),
+    )
+    held = [row for row in found if row["size"] is not None]
+    return StoredVectors(
+        rows=sum(row["rows"] for row in found),
+        nulls=sum(row["rows"] for row in found if row["size"] is None),
+        zeros=sum(row["zeros"] for row in held),
+        sizes=tuple((row["size"], row["rows"]) for row in held),
+        shortest=min((row["shortest"] for row in held if row["shortest"] is not None), default=None),
+        longest=max((row["longest"] for row in held if row["longest"] is not None), default=None),
+        whole=whole,
+    )
+
+
+def telling_column(
+    conn: Connection[Any], facts: TableFacts, column: str, vector_schema: str
+) -> tuple[str, dict[str, int]] | None:
+    """A column each of whose values goes with one size of vector, and the size of each value; None where none does."""
+    for name in (each.name for each in facts.columns if _may_tell(each.base_type) and each.name != column):
+        if any(key.columns == (name,) for key in facts.keys):
+            continue
+        rows, _ = _looked_at(facts, (name, column))
+        found = read_all(
+            conn,
+            sql.SQL(
+                "SELECT coalesce({name}::text, 'NULL') AS value, array_agg(DISTINCT {dims}({column})) AS sizes"
+                " FROM {rows} WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 1 LIMIT {limit}"
+            ).format(
+                name=sql.Identifier("t", name),
+                column=sql.Identifier("t", column),
+                dims=sql.Identifier(vector_schema, "vector_dims"),
+                rows=rows,
+                limit=sql.Literal(VALUES + 1),
+            ),
+        )
+        if 1 < len(found) <= VALUES and all(len(row["sizes"]) == 1 for row in found):
+            return name, {row["value"]: row["sizes"][0] for row in found}
+    return None
+
+
+def _may_tell(base_type: str) -> bool:
+    return base_type in ("uuid", "text", "varchar", "bpchar", "int2", "int4", "int8", "bool")
+
+
+def _looked_at(facts: TableFacts, columns: Sequence[str]) -> tuple[sql.Composed, bool]:
+    """FROM item ``t`` of the rows to look at, with these columns; and whether it is all of them."""
+    total = facts.total_bytes - sum(index.bytes for index in facts.indexes)
+    if total <= WHOLE_BYTES:
+        return sql.SQL("{} AS t").format(relation(facts.table)), True
+    pages = max(1.0, facts.heap_bytes / 8192)
+    # drawn before the vectors are read, which lie elsewhere (TOAST) where they are long
+    return sql.SQL(
+        "(SELECT {columns} FROM {table} TABLESAMPLE SYSTEM ({percent}) ORDER BY random() LIMIT {limit}) AS t"
+    ).format(
+        columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+        table=relation(facts.table),
+        percent=sql.Literal(round(min(100.0, max(0.0001, 100 * _PAGES / pages)), 6)),
+        limit=sql.Literal(ROWS),
+    ), False

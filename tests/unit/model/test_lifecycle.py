@@ -1,0 +1,174 @@
+"""What a state allows: a table of it, and what holds for every state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedtui.model import (
+    BackfillStatus,
+    Command,
+    Condition,
+    Distance,
+    EmbeddingModel,
+    EvaluationStatus,
+    FaultClass,
+    FaultGroup,
+    FaultState,
+    Hold,
+    IndexMethod,
+    IndexStatus,
+    Migration,
+    Phase,
+    PlacementKind,
+    RouteStatus,
+    Side,
+    Snapshot,
+    SyncStatus,
+    TableName,
+)
+from embedtui.model.lifecycle import as_stored, next_action, refusal, unneeded
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DOCUMENTS = TableName("public", "documents")
+MODEL = EmbeddingModel("m", 8, "openai")
+MIGRATION = Migration(
+    1, "documents", DOCUMENTS, 1, ("id",), ("bigint",), ("content",), PlacementKind.COLUMN, "old", MODEL, MODEL,
+    DOCUMENTS, "new", "public", "vector", "vector", Distance.COSINE, IndexMethod.HNSW, Phase.PREPARE, Condition.IDLE,
+    "", "run",
+)  # fmt: skip
+LIVE = [phase for phase in Phase if not phase.ended]
+ON_OLD, CANARY, ON_NEW = RouteStatus(), RouteStatus(Side.OLD, 5), RouteStatus(Side.NEW, 100)
+
+
+def at(phase: Phase, route: RouteStatus = ON_OLD, method: IndexMethod = IndexMethod.HNSW) -> Snapshot:
+    return as_stored(replace(MIGRATION, phase=phase, index_method=method), route)
+
+
+ALLOWED: list[tuple[Command, RouteStatus, list[Phase]]] = [
+    *[(each, ON_OLD, LIVE) for each in (Command.PAUSE, Command.RESUME, Command.PACE, Command.FAULTS, Command.VERIFY)],
+    (Command.RUN, ON_OLD, LIVE),
+    (Command.COMPARE, ON_OLD, LIVE[2:]),
+    (Command.INDEX, ON_OLD, LIVE[2:]),
+    (Command.HOLD_INDEX, ON_OLD, LIVE[:4]),
+    (Command.CUTOVER, ON_OLD, LIVE[4:]),
+    (Command.ROLLBACK, ON_NEW, [*LIVE, Phase.DONE]),
+    (Command.CLEANUP, ON_OLD, [Phase.DONE]),
+    (Command.CLEANUP, ON_NEW, [*LIVE, Phase.DONE]),
+    (Command.CLEANUP, replace(ON_OLD, ending="abort"), []),
+    (Command.ABORT, ON_OLD, [*LIVE, Phase.ABORTED]),
+    (Command.ABORT, CANARY, [Phase.ABORTED]),
+    (Command.ABORT, ON_NEW, [Phase.ABORTED]),
+    (Command.ABORT, replace(ON_NEW, ending="cleanup"), []),
+    (Command.CUTOVER, replace(ON_OLD, ending="abort"), []),
+]
+
+
+@pytest.mark.parametrize(("command", "route", "phases"), ALLOWED, ids=str)
+def test_a_command_is_allowed_in_its_phases_and_no_others(
+    command: Command, route: RouteStatus, phases: list[Phase]
+) -> None:
+    assert [phase for phase in Phase if refusal(command, at(phase, route)) is None] == phases
+
+
+@pytest.mark.parametrize("command", Command)
+def test_without_a_migration_there_is_only_the_run(command: Command) -> None:
+    assert (refusal(command, as_stored(None)) is None) == (command is Command.RUN)
+    assert unneeded(command, as_stored(None)) == refusal(command, as_stored(None))
+
+
+@pytest.mark.parametrize(
+    ("command", "snapshot", "message"),
+    [
+        (Command.INDEX, at(Phase.BACKFILL), "slow the backfill"),
+        (Command.INDEX, replace(at(Phase.INDEX), index=IndexStatus(valid=True)), "there and valid"),
+        (Command.INDEX, at(Phase.INDEX, method=IndexMethod.NONE), "no index"),
+        (Command.CUTOVER, at(Phase.SOAK, ON_NEW), "serves all reads"),
+        (Command.CANCEL_CUTOVER, at(Phase.VALIDATE), "No cutover is postponed"),
+        (Command.CONCURRENCY, at(Phase.VALIDATE), "under way"),
+        (Command.PAUSE, replace(at(Phase.BACKFILL), condition=Condition.FAILED), "nothing to pause"),
+        (Command.CLEANUP, at(Phase.DONE, ON_NEW), "is done"),
+        (Command.ABORT, at(Phase.ABORTED), "is aborted"),
+    ],
+)
+def test_what_is_allowed_and_of_no_use_is_not_offered(command: Command, snapshot: Snapshot, message: str) -> None:
+    assert refusal(command, snapshot) is None
+    found = unneeded(command, snapshot)
+    assert found is not None and message in found.message
+
+
+@pytest.mark.parametrize(
+    ("command", "snapshot"),
+    [
+        (Command.INDEX, at(Phase.INDEX)),
+        (Command.CANCEL_CUTOVER, at(Phase.VALIDATE, replace(ON_OLD, pending="when the queue is empty"))),
+        (Command.CONCURRENCY, replace(at(Phase.BACKFILL), backfill=BackfillStatus(concurrency=2))),
+        (Command.ROLLBACK, at(Phase.DONE, ON_NEW)),
+        (Command.ROLLBACK, at(Phase.PREPARE)),
+    ],
+)
+def test_what_is_of_use_is_offered(command: Command, snapshot: Snapshot) -> None:
+    assert unneeded(command, snapshot) is None
+
+
+evaluations = st.none() | st.builds(
+    EvaluationStatus,
+    st.just(1), st.just(NOW), st.just(9), st.just(0.9), st.just(0), st.sampled_from(["PASS", "FAIL", "INCONCLUSIVE"]),
+    st.booleans(), st.just("the content changed"),
+)  # fmt: skip
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    """Any state, consistent or not: an old program, a kill or a hand may have made it."""
+    phase, condition = draw(st.sampled_from(Phase)), draw(st.sampled_from(Condition))
+    migration = replace(
+        MIGRATION,
+        phase=phase,
+        index_method=draw(st.sampled_from(IndexMethod)),
+        desired=draw(st.sampled_from(["run", "pause"])),
+    )
+    canary = draw(st.integers(0, 100))
+    return Snapshot(
+        NOW,
+        migration,
+        phase,
+        condition,
+        draw(st.sampled_from([(), (Hold("failure", "wrong key"),)])),
+        BackfillStatus(concurrency=draw(st.none() | st.integers(1, 8))),
+        IndexStatus(valid=draw(st.booleans())),
+        SyncStatus(draw(st.integers(0, 200_000)), draw(st.none() | st.floats(0, 1e6))),
+        draw(st.sampled_from([(), (FaultGroup(FaultClass.ROW, "too long", 2, FaultState.OPEN),)])),
+        RouteStatus(
+            draw(st.sampled_from(Side)),
+            canary,
+            pending=draw(st.sampled_from(["", "100 % when the queue is empty"])),
+            ending=draw(st.sampled_from([None, "cleanup", "abort"])),
+        ),
+        evaluation=draw(evaluations),
+    )
+
+
+@given(snapshots() | st.just(Snapshot(NOW)))
+def test_the_next_action_is_never_refused_and_always_has_a_reason(snapshot: Snapshot) -> None:
+    name, why = next_action(snapshot)
+    assert why
+    if name in set(Command):
+        assert refusal(Command(name), snapshot) is None
+        assert unneeded(Command(name), snapshot) is None
+    else:
+        assert name in ("", "wait", "watch", "faults")
+
+
+@given(st.sampled_from(Command), snapshots() | st.just(Snapshot(NOW)))
+def test_every_refusal_has_its_reason_and_what_is_refused_is_not_offered(command: Command, snapshot: Snapshot) -> None:
+    refused, useless = refusal(command, snapshot), unneeded(command, snapshot)
+    if refused is not None:
+        assert refused.message.endswith(".") and not refused.overridable
+        assert useless == refused
+    if useless is not None:
+        assert useless.message
