@@ -71,7 +71,9 @@ def test_every_read_is_bounded_by_bytes(
     make_wide(database, storage, text)
     monkeypatch.setattr(backfill, "READ_BYTES", 1 << 20)
     monkeypatch.setattr(backfill, "FIRST_READ_SHARE", 1)
-    with closing(Engine(database, settings=settings_for(database, api, tmp_path, {"placement": placement}))) as engine:
+    with closing(
+        Engine(database, settings=settings_for(database, api, tmp_path, {"placement": placement, "accept": ["proof"]}))
+    ) as engine:
         assert engine.run(threading.Event()).phase is Phase.VALIDATE
     assert len(reads) > 1
     assert all(size <= 1 << 20 or blocks == 1 for blocks, size in reads)
@@ -95,7 +97,9 @@ def test_a_read_that_the_time_out_cuts_is_made_smaller_and_stays_so(
         return read_shard(self, conn, leaf, first, last, filenode)
 
     monkeypatch.setattr(SharedPlacement, "read_shard", slow)
-    with closing(Engine(database, settings=settings_for(database, api, tmp_path, {"placement": "column"}))) as engine:
+    with closing(
+        Engine(database, settings=settings_for(database, api, tmp_path, {"placement": "column", "accept": ["proof"]}))
+    ) as engine:
         assert engine.run(threading.Event()).phase is Phase.VALIDATE
     cut = [number for number, blocks in enumerate(tried) if blocks > 20]
     assert cut and max(cut) - min(cut) == len(cut) - 1, "once it is small enough, it is not tried larger"

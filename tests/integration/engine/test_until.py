@@ -15,8 +15,8 @@ from embedtui.engine.engine import Engine
 from embedtui.model import Phase
 from tests.kits.support import NEW, OLD, make_documents, settings_for
 
-CHECKS = 5
-"""Texts that the start check may send."""
+CHECKS = 10
+"""Texts that the checks at the start may send."""
 
 
 @pytest.fixture
@@ -36,7 +36,12 @@ def stored(dsn: str, column: str) -> int:
 @pytest.mark.parametrize("placement", ["column", "table"])
 def test_a_trial_pays_for_its_share_alone(placement: str, database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, 1500, text="text number {n} " + "word " * 60)
-    with closing(Engine(database, settings=settings_for(database, api, tmp_path, {"placement": placement}))) as engine:
+    with closing(
+        Engine(
+            database,
+            settings=settings_for(database, api, tmp_path, {"placement": placement, "old_model.retired": True}),
+        )
+    ) as engine:
         for share in (2, 10, 35):
             snapshot = engine.run(threading.Event(), until=share)
             assert snapshot.phase is Phase.BACKFILL
@@ -53,7 +58,11 @@ def test_rows_that_are_rejected_leave_room_for_others(database: str, api: Loopba
     make_documents(database, 400)
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute("UPDATE documents SET content = repeat('x', 200000) WHERE id <= 30")
-    with closing(Engine(database, settings=settings_for(database, api, tmp_path, {"placement": "column"}))) as engine:
+    with closing(
+        Engine(
+            database, settings=settings_for(database, api, tmp_path, {"placement": "column", "old_model.retired": True})
+        )
+    ) as engine:
         engine.run(threading.Event(), until=20)
     assert stored(database, "documents WHERE embedding_v2 IS NOT NULL") == 80
 
@@ -61,7 +70,10 @@ def test_rows_that_are_rejected_leave_room_for_others(database: str, api: Loopba
 def test_workers_share_what_is_left(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, 3000)
     engines = [
-        Engine(database, settings=settings_for(database, api, tmp_path, {"placement": "column"})) for _ in range(2)
+        Engine(
+            database, settings=settings_for(database, api, tmp_path, {"placement": "column", "old_model.retired": True})
+        )
+        for _ in range(2)
     ]
     engines[0].prepare()
     threads = [

@@ -117,7 +117,9 @@ def require_fresh(dsn: str, rows: int) -> None:
 @pytest.mark.parametrize("kind", KEYS)
 def test_no_edit_is_missed(kind: str, database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_table(database, kind)
-    configured = settings_for(database, api, tmp_path, {"placement": "column", "content": "content"})
+    configured = settings_for(
+        database, api, tmp_path, {"placement": "column", "content": "content", "accept": ["proof"]}
+    )
     with closing(Engine(database, settings=configured)) as engine:
         engine.run(threading.Event())
         edits = iter(range(10**6))
@@ -149,7 +151,9 @@ def test_what_an_older_capture_queued_in_the_sessions_own_text_is_found(
 ) -> None:
     """Digits that a session leaves out name no row at all; once the function is another, a scan finds them."""
     make_table(database, "float8")
-    configured = settings_for(database, api, tmp_path, {"placement": "column", "content": "content"})
+    configured = settings_for(
+        database, api, tmp_path, {"placement": "column", "content": "content", "accept": ["proof"]}
+    )
     with closing(Engine(database, settings=configured)) as engine:
         engine.run(threading.Event())
         with psycopg.connect(database, autocommit=True) as conn:
@@ -168,7 +172,9 @@ def test_a_key_in_another_text_is_found_by_value_and_one_that_is_none_stops_no_o
     database: str, api: LoopbackServer, tmp_path: Path
 ) -> None:
     make_table(database, "tstzrange")
-    configured = settings_for(database, api, tmp_path, {"placement": "column", "content": "content"})
+    configured = settings_for(
+        database, api, tmp_path, {"placement": "column", "content": "content", "accept": ["proof"]}
+    )
     with closing(Engine(database, settings=configured)) as engine:
         engine.run(threading.Event())
         with psycopg.connect(database, autocommit=True) as conn:
