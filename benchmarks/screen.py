@@ -49,7 +49,7 @@ PROBED = 3.0
 
 def child(dsn: str, base_url: str, out: str, kind: str) -> None:
     """The dashboard with probes; keeps what they saw in ``out``, and looks for the wish to measure the loop there."""
-    from embedtui.engine import Engine, EngineApart
+    from embedtui.engine import Engine, SubprocessEngine
     from embedtui.tui.app import Dashboard
     from embedtui.tui.run import responsive
 
@@ -100,7 +100,7 @@ def child(dsn: str, base_url: str, out: str, kind: str) -> None:
                     loop.call_soon_threadsafe(self.probing.set)
 
     settings = common.settings_for(dsn, base_url)
-    engine = Engine if kind == "same" else EngineApart
+    engine = Engine if kind == "same" else SubprocessEngine
     with responsive():
         Probed(lambda sink: engine(dsn, settings=settings, on_event=sink), autostart=True, remember=False).run()
 

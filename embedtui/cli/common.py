@@ -169,9 +169,9 @@ def open_engine(settings: Settings, on_event: EventSink | None = None, *, apart:
     with connect(settings.dsn, name="check", read_only=True) as conn:
         name = migration_name(conn, settings)
     if apart:
-        from embedtui.engine import EngineApart
+        from embedtui.engine import SubprocessEngine
 
-        return EngineApart(settings.dsn, name, settings, on_event, outlives=True)
+        return SubprocessEngine(settings.dsn, name, settings, on_event, outlives=True)
     return Engine(settings.dsn, name, settings, on_event)
 
 

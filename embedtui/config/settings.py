@@ -22,6 +22,7 @@ from embedtui.model import (
     PlacementKind,
     ThrottleSettings,
 )
+from embedtui.model.migration import TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class ModelSettings:
     max_input_tokens: int | None = None
     price_per_million: float | None = None
     send_dimensions: bool | None = None
+    timeout_seconds: float | None = None
     retired: bool | None = None
 
     def complete(self, side: str, *, dimensions: int | None = None) -> EmbeddingModel:
@@ -90,6 +92,7 @@ class ModelSettings:
             max_input_tokens=self.max_input_tokens or base.max_input_tokens,
             price_per_million=base.price_per_million if self.price_per_million is None else self.price_per_million,
             send_dimensions=base.shortens if self.send_dimensions is None else self.send_dimensions,
+            timeout_seconds=self.timeout_seconds or TIMEOUT_SECONDS,
             retired=(self.name is None or bool(base.retired)) if self.retired is None else self.retired,
         )
 
@@ -133,6 +136,8 @@ class Settings:
     accept: tuple[str, ...] = ()
     """Checks of the plan that would fail, but which the operator has dealt with."""
     change_capture: str = "triggers"
+    trust_application: bool = True
+    """Whether vectors that the application writes itself are kept."""
     old_model: ModelSettings = ModelSettings()
     new_model: ModelSettings = ModelSettings()
     index: IndexSettings = field(default_factory=IndexSettings)
@@ -199,7 +204,7 @@ class Settings:
         result: dict[str, object] = {}
         for spec in SPECS:
             head, _, rest = spec.path.rpartition(".")
-            if head in ("index", "throttle", "gate", "cutover") or spec.path in ("change_capture", "foreign_key"):
+            if head in ("index", "throttle", "gate", "cutover") or spec.path in _STORED:
                 place = result.setdefault(head, {}) if head else result
                 assert isinstance(place, dict)
                 value = self.value(spec.path)
@@ -211,5 +216,7 @@ class Settings:
         """Whether a setting was made, and is not merely its default."""
         return path in self.origins or self.value(path) != _DEFAULTS.value(path)
 
+
+_STORED = ("change_capture", "foreign_key", "trust_application")
 
 _DEFAULTS = Settings()

@@ -59,6 +59,7 @@ def _model_specs(side: str, *, flags: Mapping[str, str], variables: Mapping[str,
         ("max_input_tokens", whole(1, 10_000_000), "tokens per input"),
         ("price_per_million", number(0, float("inf")), "money per million tokens"),
         ("send_dimensions", yes, "false for models that reject `dimensions`"),
+        ("timeout_seconds", number(1, 86_400), "of one request; unset is 60"),
         ("retired", yes, "true where the provider no longer answers for it"),
     )
     return tuple(
@@ -83,6 +84,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("halfvec", yes, "16-bit vectors; unset: as the old, or above 2,000 dimensions", "--halfvec/--no-halfvec"),
     Spec("accept", accept, "failed checks dealt with: publications, proof, event triggers, default privileges"),
     Spec("change_capture", one_of("triggers", "scan"), "triggers, or a slower scan where triggers are not allowed"),
+    Spec("trust_application", yes, "keep vectors that the application writes itself; false: replace them"),
     *_model_specs(
         "old",
         flags={

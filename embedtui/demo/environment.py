@@ -28,7 +28,7 @@ from embedtui.demo.models import NEW_DIMENSIONS, NEW_MODEL, OLD_DIMENSIONS, OLD_
 from embedtui.demo.questions import QUESTIONS
 from embedtui.demo.traffic import Traffic
 from embedtui.engine import Engine
-from embedtui.engine.process import EngineApart
+from embedtui.engine.process import SubprocessEngine
 from embedtui.engine.validate import queries as kept_queries
 from embedtui.model import (
     EmbeddingModel,
@@ -152,7 +152,7 @@ class Demo:
 
         ``apart``: it works in a process of its own, as beside a dashboard.
         """
-        kind = EngineApart if apart else Engine
+        kind = SubprocessEngine if apart else Engine
         engine = kind(self.dsn, settings=self.settings, on_event=on_event, environ=self.environ)
         try:
             engine.prepare()

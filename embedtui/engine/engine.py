@@ -15,9 +15,8 @@ import psycopg
 from psycopg import sql
 
 from embedtui.config import Settings
-from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.backfill.embedding import ConfigurationFault
-from embedtui.engine.backfill.job import Job, now, queue_keys
+from embedtui.engine.backfill.job import Job, now
 from embedtui.engine.backfill.pacing import Pacer, unblock
 from embedtui.engine.backfill.stages import Stages, make_row_embedder
 from embedtui.engine.backfill.throttle import Throttle
@@ -83,6 +82,7 @@ from embedtui.model import (
 )
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
+from embedtui.postgres.locks import ALIVE
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit, add_audit_once, read_audit
 from embedtui.postgres.state.migrations import (
@@ -93,7 +93,9 @@ from embedtui.postgres.state.migrations import (
     set_index_held,
     store_settings,
 )
+from embedtui.postgres.state.queue import queue_keys
 from embedtui.providers import Embedder, ProviderFault, endpoint, make_embedder
+from embedtui.providers.start import NO_API, first_answer
 
 T = TypeVar("T")
 
@@ -436,7 +438,7 @@ class Engine:
             if migration.phase.ended:
                 raise Refused(f"The migration of {migration.table} is {migration.phase}.")
             require_said(migration, "new_model.")
-            self._ride_out(link, lambda conn: self._require_provider(migration), stop)
+            self._ride_out(link, lambda conn: self._require_provider(migration, stop), stop)
             self._ride_out(link, lambda conn: self._say_differences(), stop)
             if migration.desired == "pause" and not follow:  # by ourselves, for what had failed
                 self._ride_out(link, lambda conn: self.resume(), stop)
@@ -557,16 +559,26 @@ class Engine:
         for path, value in self.require().unsaid.items():
             self._emit(Noted(now(), f"Only the database says {path} = {value}: it is not followed here."))
 
-    def _require_provider(self, migration: Migration) -> None:
-        """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody."""
+    def _require_provider(self, migration: Migration, stop: threading.Event) -> None:
+        """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody.
+
+        Nor does an endpoint that answers, and not with embeddings; what may pass is for the work to wait out.
+        """
         others = any(worker.alive for worker in self.snapshot().workers)
+
+        def say(fault: ProviderFault) -> None:
+            if fault.fault_class is FaultClass.PROVIDER:
+                self._emit(Failed(now(), f"Provider: {fault.reason}", fault.fault_class, fault.hint))
+
+        asked = False
         try:
             endpoint(migration.new_model, self._environ)
-            if others:
-                with closing(make_embedder(migration.new_model, timeout=20, environ=self._environ)) as embedder:
-                    embedder.embed(["embedtui"], kind="document")
+            with closing(make_embedder(migration.new_model, timeout=20, environ=self._environ)) as embedder:
+                asked = True
+                first_answer(embedder, migration.new_model, stop=stop, on_fault=say)
         except ProviderFault as fault:
-            if fault.fault_class is FaultClass.CONFIGURATION:
+            own = others or not asked or fault.code in NO_API
+            if own and fault.fault_class is FaultClass.CONFIGURATION:
                 raise ProviderError(fault.reason, hint=fault.hint) from None
 
     def _pause_for(self, migration: Migration, fault: EmbedtuiError) -> None:

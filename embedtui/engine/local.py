@@ -20,6 +20,7 @@ _LIVE_MODEL = (
     "max_input_tokens",
     "price_per_million",
     "send_dimensions",
+    "timeout_seconds",
     "retired",
 )
 _LIVE_SECTIONS = ("index", "throttle", "gate", "cutover")

@@ -10,7 +10,6 @@ import psycopg
 from psycopg import sql
 
 from embedtui.config import Settings
-from embedtui.engine.backfill.backfill import plan_shards
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.existing import migration_name
 from embedtui.engine.plan.start import require_ready, require_same
@@ -19,16 +18,24 @@ from embedtui.errors import Interrupted, Refused
 from embedtui.model import Migration, Phase
 from embedtui.postgres.connect import Connection, require_session
 from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.locks import lock_functions, release_prepare, try_prepare
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import schema
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.migrations import create_migration, load_migration, set_phase
+from embedtui.postgres.state.migrations import (
+    create_migration,
+    live_migrations,
+    load_migration,
+    set_phase,
+    set_total_rows,
+)
+from embedtui.postgres.state.pace import begin_pace
 from embedtui.postgres.state.route import create_route, install_functions
+from embedtui.postgres.state.shards import plan_shards
 from embedtui.postgres.trust import require_trusted_objects
 
-_LOCK = 0x656D7072  # advisory lock: one process prepares at a time
 _COUNT_TIMEOUT = "10min"
 
 
@@ -59,7 +66,7 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
 
 def _install(conn: Connection) -> None:
     with conn.transaction():  # CREATE OR REPLACE is not safe against itself
-        conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        lock_functions(conn)
         schema.install(conn)
         install_functions(conn)
 
@@ -80,10 +87,9 @@ def close_functions(conn: Connection) -> None:
         DatabaseError: the schema is that of a newer program, or in it is an object of somebody else's.
     """
     require_trusted_objects(conn)
-    names = conn.execute("SELECT name FROM embedtui.migration WHERE phase NOT IN ('done', 'aborted') ORDER BY name")
-    for (name,) in names.fetchall():
+    for name in live_migrations(conn):
         with conn.transaction():  # CREATE OR REPLACE is not safe against itself
-            conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+            lock_functions(conn)
             migration = load_migration(conn, name)
             if migration is not None and not migration.phase.ended and capture.close_functions(conn, migration):
                 add_audit(conn, migration.id, "capture", "its functions were open to other roles or tables: closed")
@@ -91,17 +97,7 @@ def close_functions(conn: Connection) -> None:
 
 def _create(conn: Connection, draft: Migration, settings: Settings) -> Migration:
     migration = create_migration(conn, draft)
-    conn.execute(
-        "UPDATE embedtui.pace SET tokens_per_minute = %s, requests_per_minute = %s, max_concurrency = %s,"
-        " spend_cap = %s WHERE migration = %s",
-        [
-            settings.pacing.tokens_per_minute,
-            settings.pacing.requests_per_minute,
-            settings.pacing.max_concurrency,
-            settings.pacing.spend_cap,
-            migration.id,
-        ],
-    )
+    begin_pace(conn, migration.id, settings.pacing)
     add_audit(
         conn,
         migration.id,
@@ -137,7 +133,7 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
         set_phase(conn, migration.id, Phase.BACKFILL, expect=(Phase.PREPARE,))
     finally:
         if not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(%s, %s)", [_LOCK & 0x7FFFFFFF, migration.id])
+            release_prepare(conn, migration.id)
 
 
 def count_total(conn: Connection, migration: Migration) -> None:
@@ -156,15 +152,10 @@ def count_total(conn: Connection, migration: Migration) -> None:
             " WHERE oid = %(t)s OR oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%(t)s::oid::regclass))",
             {"t": migration.table_oid},
         ).fetchone()
-    conn.execute(
-        "UPDATE embedtui.migration SET total_rows = %s WHERE id = %s", [max(0, row[0]) if row else None, migration.id]
-    )
+    set_total_rows(conn, migration.id, max(0, row[0]) if row else None)
 
 
 def _one_at_a_time(conn: Connection, migration: Migration, stop: threading.Event) -> None:
-    while True:
-        row = conn.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LOCK & 0x7FFFFFFF, migration.id]).fetchone()
-        if row and row[0]:
-            return
+    while not try_prepare(conn, migration.id):
         if stop.wait(0.2):
             raise Interrupted("Stopped while another process prepares.", hint="Run again to go on.")

@@ -30,9 +30,9 @@ from embedtui.redaction import redact, remember, secrets_of
 
 LOOK_SECONDS = 0.1
 """Between looks at the stop signal."""
-HEARD_SECONDS = 60.0
-"""How long the last word waits for a reader that is suspended."""
-LAST_WORDS = 2000
+RESULT_SECONDS = 60.0
+"""How long the result waits for a reader that is suspended."""
+STDERR_SHOWN = 2000
 """Bytes of what a process that died had written to stderr."""
 STOP = "stop"
 _ENTRY = (
@@ -42,7 +42,7 @@ _ENTRY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class WorkRequest:
     """What the process is to do; holds secrets, so it goes through a pipe and never into the process list."""
 
     dsn: str
@@ -52,18 +52,18 @@ class Order:
     until: float | None
     follow: bool
     outlives: bool
-    """Whether the work goes on when the process that ordered it is gone without a word."""
+    """Whether the work goes on when the process that asked for it is gone without a word."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """The work's end: well, or by an error."""
+class WorkResult:
+    """How the work ended: well, or by an error."""
 
     error: EmbedtuiError | None = None
 
     @classmethod
-    def by(cls, error: Exception) -> Ended:
-        """The end that ``error`` brought."""
+    def of(cls, error: Exception) -> WorkResult:
+        """The result of work that ``error`` ended."""
         if isinstance(error, ProviderFault):  # holds more than an error that travels
             error = ProviderError(error.reason, hint=error.hint)
         if isinstance(error, EmbedtuiError):
@@ -71,7 +71,7 @@ class Ended:
         return cls(logs.unexpected(error))
 
 
-class EngineApart(Engine):
+class SubprocessEngine(Engine):
     """An engine whose :meth:`run` works in a process of its own; all else is done here."""
 
     def __init__(
@@ -90,7 +90,7 @@ class EngineApart(Engine):
         self._closed = False
         self._pipe: Pipe | None = None
         self._pipe_lock = threading.Lock()
-        """The order, the stop and closing exclude each other: no work begins that nobody could stop."""
+        """The request, the stop and closing exclude each other: no work begins that nobody could stop."""
 
     def close(self, *, detach: bool = False) -> None:
         """As :meth:`Engine.close`; work under way is told to stop, unless it is detached. Waits for nothing."""
@@ -107,22 +107,22 @@ class EngineApart(Engine):
             EmbedtuiError: as :meth:`Engine.run`, or the work's process died.
         """
         settings = replace(self.settings, environ={}) if self.settings is not None else None
-        order = Order(self.dsn, self._name, settings, dict(self._environ), until, follow, self.outlives)
+        request = WorkRequest(self.dsn, self._name, settings, dict(self._environ), until, follow, self.outlives)
         ours, theirs = multiprocessing.Pipe()
-        # Its stderr is a file: the screen must not be written over, and a dead process leaves its last words there.
-        with ours, tempfile.TemporaryFile() as said:
+        # Its stderr is a file: the screen must not be written over, and a process that dies leaves its traceback there.
+        with ours, tempfile.TemporaryFile() as stderr:
             with theirs:
-                process = _start(theirs, said)
+                process = _start(theirs, stderr)
             self._own_pids.add(process.pid)
             try:
                 with self._pipe_lock:
                     if stop.is_set() or self._closed:
                         raise Interrupted("Stopped.", hint="Run again to go on.")
-                    ours.send(order)
+                    ours.send(request)
                     self._pipe = ours
-                ended = self._follow(ours, stop)
+                result = self._follow(ours, stop)
             except (EOFError, OSError):
-                ended = Ended(_died(process, said))
+                result = WorkResult(_died(process, stderr))
             except BaseException:
                 process.terminate()
                 raise
@@ -131,12 +131,12 @@ class EngineApart(Engine):
                     self._pipe = None
                 self._own_pids.discard(process.pid)
                 process.wait()
-        if ended.error is not None:
-            raise ended.error
+        if result.error is not None:
+            raise result.error
         return self.snapshot()
 
-    def _follow(self, pipe: Pipe, stop: threading.Event) -> Ended:
-        """Passes events on and the stop signal down, until the work has ended."""
+    def _follow(self, pipe: Pipe, stop: threading.Event) -> WorkResult:
+        """Pass events on and the stop signal down, until the work has ended."""
         told = False
         while True:
             if stop.is_set() and not told:
@@ -144,7 +144,7 @@ class EngineApart(Engine):
                 told = True
             if pipe.poll(LOOK_SECONDS):
                 message = pipe.recv()
-                if isinstance(message, Ended):
+                if isinstance(message, WorkResult):
                     return message
                 self._emit(message)
 
@@ -167,12 +167,12 @@ def _start(pipe: Pipe, stderr: BinaryIO) -> subprocess.Popen[bytes]:
     )
 
 
-def _died(process: subprocess.Popen[bytes], said: BinaryIO) -> EmbedtuiError:
+def _died(process: subprocess.Popen[bytes], stderr: BinaryIO) -> EmbedtuiError:
     code = process.wait()
-    said.seek(max(0, said.seek(0, os.SEEK_END) - LAST_WORDS))
-    words = [line for line in said.read().decode(errors="replace").splitlines() if line.strip()]
+    stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - STDERR_SHOWN))
+    lines = [line for line in stderr.read().decode(errors="replace").splitlines() if line.strip()]
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
-    last = f": {redact(words[-1])}" if words else ""
+    last = f": {redact(lines[-1])}" if lines else ""
     return EmbedtuiError(f"The work's process was ended {how}{last}", hint="Run it again: what is paid for is stored.")
 
 
@@ -180,78 +180,76 @@ def _died(process: subprocess.Popen[bytes], said: BinaryIO) -> EmbedtuiError:
 
 
 def serve(descriptor: int, log_file: str = "") -> None:
-    """Carries out the order that comes through the pipe ``descriptor``; logs where the other side does."""
+    """Do the work that is asked for through the pipe ``descriptor``; log where the other side does."""
     if log_file:
         logs.start(log_file)
     pipe = Pipe(descriptor)
-    order: Order = pipe.recv()
-    remember(
-        *secrets_of(
-            {**order.environ, "DATABASE_URL": order.dsn}, order.settings.secret_variables if order.settings else ()
-        )
-    )
+    request: WorkRequest = pipe.recv()
+    variables = request.settings.secret_variables if request.settings else ()
+    remember(*secrets_of({**request.environ, "DATABASE_URL": request.dsn}, variables))
     stop = threading.Event()
     # A handler may not set an event that its own thread waits for; a queue of this kind is made for it.
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: signals.put(number))
-    speaker = _Speaker(pipe)
-    for body in (lambda: _obey(signals, stop), lambda: _listen(pipe, order, stop)):
+        signal.signal(number, lambda number, _frame: signals.put(number))
+    sender = _EventSender(pipe)
+    for body in (lambda: _handle_signals(signals, stop), lambda: _watch_pipe(pipe, request, stop)):
         threading.Thread(target=body, daemon=True).start()
-    settings = replace(order.settings, environ=order.environ) if order.settings is not None else None
-    engine = Engine(order.dsn, order.name, settings, speaker.tell, order.environ)
+    settings = replace(request.settings, environ=request.environ) if request.settings is not None else None
+    engine = Engine(request.dsn, request.name, settings, sender.tell, request.environ)
     try:
-        engine.run(stop, until=order.until, follow=order.follow)
-        ended = Ended()
-    except Exception as error:
-        ended = Ended.by(error)
+        engine.run(stop, until=request.until, follow=request.follow)
+        result = WorkResult()
+    except Exception as error:  # noqa: BLE001 - the other side raises it
+        result = WorkResult.of(error)
     finally:
         engine.close()
-    speaker.end(ended)
+    sender.end(result)
 
 
-def _obey(signals: queue.SimpleQueue[int], stop: threading.Event) -> None:
-    """The first signal stops cleanly, the second at once."""
+def _handle_signals(signals: queue.SimpleQueue[int], stop: threading.Event) -> None:
+    """Stop cleanly at the first signal, at once at the second."""
     signals.get()
     stop.set()
     os._exit(128 + signals.get())
 
 
-def _listen(pipe: Pipe, order: Order, stop: threading.Event) -> None:
+def _watch_pipe(pipe: Pipe, request: WorkRequest, stop: threading.Event) -> None:
+    """Stop when the other side says so, or is gone."""
     try:
         while pipe.recv() != STOP:
             pass
     except (EOFError, OSError):
-        if order.outlives:
+        if request.outlives:
             return
     stop.set()
 
 
-class _Speaker:
-    """Sends what the engine tells from a thread of its own: a reader that is suspended never holds the work up."""
+class _EventSender:
+    """A thread that sends what the engine tells: a reader that is suspended never holds the work up."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self._said: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._send, name="events", daemon=True)
         self._thread.start()
 
     def tell(self, event: Event) -> None:
-        """Queues an event; progress only while nothing else waits."""
-        if not isinstance(event, Progressed) or self._said.empty():
-            self._said.put(event)
+        """Queue an event; progress only while nothing else waits."""
+        if not isinstance(event, Progressed) or self._waiting.empty():
+            self._waiting.put(event)
 
-    def end(self, ended: Ended) -> None:
-        """Says the last word, and waits a little for it to be heard."""
-        self._said.put(ended)
-        self._thread.join(HEARD_SECONDS)
+    def end(self, result: WorkResult) -> None:
+        """Send the result after all that waits, and wait a little for it to be read."""
+        self._waiting.put(result)
+        self._thread.join(RESULT_SECONDS)
 
     def _send(self) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more: the database knows all that matters
             while True:
-                message = self._said.get()
+                message = self._waiting.get()
                 self._pipe.send(message)
-                if isinstance(message, Ended):
+                if isinstance(message, WorkResult):
                     return
-        while not isinstance(self._said.get(), Ended):
+        while not isinstance(self._waiting.get(), WorkResult):
             pass

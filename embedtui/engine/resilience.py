@@ -36,7 +36,7 @@ def with_database(
 
     Raises:
         Interrupted: ``stop`` was set while waiting.
-        EmbedtuiError: anything that waiting does not mend.
+        EmbedtuiError: anything that waiting does not cure.
     """
     wait = FIRST_WAIT
     away = False

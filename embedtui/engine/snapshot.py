@@ -6,17 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
-from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.backfill.throttle import xmin_holder
 from embedtui.model import (
     BackfillStatus,
     Condition,
     EvaluationStatus,
-    FaultClass,
-    FaultGroup,
-    FaultState,
     Hold,
     Migration,
     Phase,
@@ -26,14 +22,17 @@ from embedtui.model import (
     Side,
     Snapshot,
     SyncStatus,
-    ThreadStatus,
-    WorkerStatus,
 )
 from embedtui.model.lifecycle import QUEUE_COUNTED, changes_waiting, next_action
-from embedtui.postgres.connect import Connection, host_name
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
+from embedtui.postgres.state.faults import group_faults
 from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.progress import Progress, read_progress
+from embedtui.postgres.state.queue import count_old_waiting, read_backlog
 from embedtui.postgres.state.route import read_listeners, read_status
+from embedtui.postgres.state.stale import count_stale
+from embedtui.postgres.state.workers import read_holds, read_workers
 
 HOT_SHARE_EXPLAINED = 0.5
 """Below this HOT share the holder of the xmin horizon is looked for."""
@@ -73,30 +72,30 @@ def read_snapshot(
     conn: Connection, name: str | None, meter: RateMeter, evaluation: EvaluationReader, own_pids: Collection[int]
 ) -> Snapshot:
     """The state of the migration called ``name`` as of now; workers with one of ``own_pids`` on this host are ours."""
-    as_of = _one(conn, "SELECT now()")
+    as_of = _database_time(conn)
     migration = load_migration(conn, name)
     if migration is None:
         return _with_advice(Snapshot(as_of=as_of))
-    workers = _workers(conn, migration, own_pids)
+    workers = read_workers(conn, migration.id, own_pids)
     alive = any(worker.alive for worker in workers)
-    reasons = _holds(conn, migration)
-    sync = _sync(conn, migration)
-    backfill = _backfill(conn, migration, meter, sync.queued)
+    holds = read_holds(conn, migration.id)
+    queued, oldest = read_backlog(conn, migration.id, QUEUE_COUNTED)
+    progress = read_progress(conn, migration.id)
     route = replace(read_status(conn, migration), listeners=read_listeners(conn, migration.name))
     snapshot = Snapshot(
         as_of=as_of,
         migration=migration,
         phase=migration.phase,
-        condition=_condition(migration, alive, reasons),
-        reasons=_reasons(migration, reasons),
-        backfill=backfill,
+        condition=_condition(migration, alive, holds),
+        reasons=_reasons(migration, holds),
+        backfill=_backfill(conn, migration, progress, meter, queued),
         index=index_status(conn, migration),
-        sync=sync,
-        faults=_faults(conn, migration),
+        sync=SyncStatus(queued, oldest, progress.synced),
+        faults=group_faults(conn, migration.id),
         route=route,
         evaluation=evaluation(conn, migration),
         workers=workers,
-        soak_seconds=_soak(route, as_of) if route.active is Side.NEW and not migration.phase.ended else None,
+        soak_seconds=_soak_seconds(migration, route, as_of),
     )
     return _with_advice(replace(snapshot, rollback=_rollback(conn, snapshot)))
 
@@ -106,11 +105,17 @@ def _with_advice(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, next_act=act, next_why=why)
 
 
-def _one(conn: Connection, query: str, *parameters: object) -> datetime:
-    row = conn.execute(query, parameters).fetchone()
+def _database_time(conn: Connection) -> datetime:
+    row = conn.execute("SELECT now()").fetchone()
     assert row is not None
     result: datetime = row[0]
     return result
+
+
+def _soak_seconds(migration: Migration, route: RouteStatus, as_of: datetime) -> float | None:
+    if route.active is Side.OLD or route.changed_at is None or migration.phase.ended:
+        return None
+    return max(0.0, (as_of - route.changed_at).total_seconds())
 
 
 def _condition(migration: Migration, alive: bool, holds: tuple[Hold, ...]) -> Condition:
@@ -128,88 +133,10 @@ def _reasons(migration: Migration, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
     return holds
 
 
-def _workers(conn: Connection, migration: Migration, own_pids: Collection[int]) -> tuple[WorkerStatus, ...]:
-    rows = conn.execute(
-        "SELECT w.id, w.host, w.pid, w.doing, w.since, w.heartbeat, extract(epoch FROM now() - w.heartbeat)::float8,"
-        f" w.rows, w.threads, w.stopped_at IS NULL AND {ALIVE.format('w.id')}, w.stop_wanted"
-        # one that was killed stays on the list for a while: somebody may look for it
-        " FROM embedtui.worker w WHERE migration = %s AND stopped_at IS NULL"
-        " AND heartbeat > now() - interval '10 minutes' ORDER BY w.id DESC LIMIT 50",
-        [migration.id],
-    )
-    here = host_name()
-    return tuple(
-        WorkerStatus(
-            id=number,
-            host=host,
-            pid=pid,
-            doing=f"stopping: {doing}" if stop else doing,
-            since=since,
-            heartbeat_seconds=max(0.0, silent),
-            alive=alive,
-            rows=count,
-            threads=_threads(threads, beat),
-            own=host == here and pid in own_pids,
-        )
-        for number, host, pid, doing, since, beat, silent, count, threads, alive, stop in rows
-    )
-
-
-def _holds(conn: Connection, migration: Migration) -> tuple[Hold, ...]:
-    rows = conn.execute(
-        "SELECT w.holds FROM embedtui.worker w"
-        f" WHERE w.migration = %s AND w.stopped_at IS NULL AND {ALIVE.format('w.id')}",
-        [migration.id],
-    )
-    found: dict[str, Hold] = {}
-    for (holds,) in rows:
-        for hold in _stored_holds(holds):
-            known = found.get(hold.name)
-            if known is None or (hold.since or _EVER) < (known.since or _EVER):
-                found[hold.name] = hold
-    return tuple(found[name] for name in sorted(found))
-
-
-_EVER = datetime.max.replace(tzinfo=UTC)
-
-
-def _stored_holds(value: object) -> tuple[Hold, ...]:
-    """A worker's holds; one that wrote something else is its own affair and ends no screen."""
-    try:
-        return tuple(
-            Hold(str(each["name"]), str(each["detail"]), each["since"] and datetime.fromisoformat(each["since"]))
-            for each in value  # type: ignore[attr-defined]
-        )
-    except (TypeError, ValueError, KeyError):
-        return ()
-
-
-def _threads(value: object, beat: datetime) -> tuple[ThreadStatus, ...]:
-    """A worker's threads, likewise."""
-    try:
-        return tuple(
-            ThreadStatus(str(name), str(what), beat - timedelta(seconds=age))
-            for name, what, age in value  # type: ignore[attr-defined]
-        )
-    except (TypeError, ValueError, OverflowError):
-        return ()
-
-
-def _backfill(conn: Connection, migration: Migration, meter: RateMeter, queued: int) -> BackfillStatus:
-    row = conn.execute(
-        "SELECT m.total_rows, coalesce(s.rows, 0), coalesce(s.updates, 0), coalesce(s.hot, 0), coalesce(s.done, 0),"
-        " coalesce(s.count, 0),"
-        " coalesce(s.tokens, 0) + m.synced_tokens, p.spend_cap, p.concurrency, p.requests_per_minute,"
-        " p.tokens_per_minute, p.characters_per_token"
-        " FROM embedtui.migration m LEFT JOIN embedtui.pace p ON p.migration = m.id"
-        " LEFT JOIN (SELECT migration, sum(rows)::bigint AS rows, sum(updates)::bigint AS updates,"
-        "   sum(tokens)::bigint AS tokens,"
-        "   sum(hot_updates)::bigint AS hot, count(*) FILTER (WHERE state = 'done') AS done, count(*) AS count"
-        "   FROM embedtui.shard GROUP BY migration) s ON s.migration = m.id WHERE m.id = %s",
-        [migration.id],
-    ).fetchone()
-    assert row is not None
-    total, rows, updates, hot, done, shards, tokens, cap, concurrency, requests, per_minute, _ = row
+def _backfill(
+    conn: Connection, migration: Migration, progress: Progress, meter: RateMeter, queued: int
+) -> BackfillStatus:
+    total, rows, tokens = progress.total_rows, progress.rows, progress.tokens
     if total is not None:
         # Rows that sync embeds are not in the shards; the final sweep saw that none but the queued ones are left.
         rows = min(rows, total) if migration.phase in BEFORE_INDEX else max(0, total - queued)
@@ -217,7 +144,7 @@ def _backfill(conn: Connection, migration: Migration, meter: RateMeter, queued: 
     price = migration.new_model.price_per_million
     spent = tokens * price / 1e6 if price is not None else None
     estimate = spent / rows * total if spent is not None and rows and total else None
-    share = hot / updates if updates else None
+    share = progress.hot_updates / progress.updates if progress.updates else None
     holder = ""
     if share is not None and share < HOT_SHARE_EXPLAINED and migration.phase is Phase.BACKFILL:
         holder = xmin_holder(conn)
@@ -226,46 +153,18 @@ def _backfill(conn: Connection, migration: Migration, meter: RateMeter, queued: 
         total=total,
         rate=rate,
         eta_seconds=(total - rows) / rate if rate and total is not None else None,
-        tokens=tokens or 0,
+        tokens=tokens,
         spent=spent,
         estimate=estimate,
-        cap=cap,
+        cap=progress.spend_cap,
         hot_share=share if migration.placement is PlacementKind.COLUMN else None,
         hot_holder=holder,
-        shards_done=done,
-        shards=shards,
-        concurrency=concurrency if migration.phase is Phase.BACKFILL else None,
-        requests_per_minute=requests,
-        tokens_per_minute=per_minute,
+        shards_done=progress.shards_done,
+        shards=progress.shards,
+        concurrency=progress.concurrency if migration.phase is Phase.BACKFILL else None,
+        requests_per_minute=progress.requests_per_minute,
+        tokens_per_minute=progress.tokens_per_minute,
     )
-
-
-def _sync(conn: Connection, migration: Migration) -> SyncStatus:
-    row = conn.execute(
-        "SELECT count(*), extract(epoch FROM now() - min(at))::float8,"
-        " (SELECT synced FROM embedtui.migration WHERE id = %(m)s)"
-        " FROM (SELECT at FROM embedtui.queue WHERE migration = %(m)s ORDER BY id LIMIT %(n)s) q",
-        {"m": migration.id, "n": QUEUE_COUNTED},
-    ).fetchone()
-    assert row is not None
-    queued, oldest, synced = row
-    return SyncStatus(queued, max(0.0, oldest) if oldest is not None else None, synced)
-
-
-def _faults(conn: Connection, migration: Migration) -> tuple[FaultGroup, ...]:
-    rows = conn.execute(
-        "SELECT class, reason, count(*), state FROM embedtui.fault WHERE migration = %s"
-        " GROUP BY class, reason, state ORDER BY count(*) DESC LIMIT 100",
-        [migration.id],
-    )
-    return tuple(
-        FaultGroup(FaultClass(fault_class), reason, count, FaultState(state))
-        for fault_class, reason, count, state in rows
-    )
-
-
-def _soak(route: RouteStatus, as_of: datetime) -> float | None:
-    return max(0.0, (as_of - route.changed_at).total_seconds()) if route.changed_at else None
 
 
 def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
@@ -277,17 +176,13 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
         return RollbackStatus(None, 0, "the old side is gone" if gone else "nothing keeps the old side current")
     if not migration.stored.by_triggers:
         return RollbackStatus(None, 0, "unknown: no change capture")
-    row = conn.execute(
-        "SELECT count(*) FROM (SELECT FROM embedtui.stale WHERE migration = %s LIMIT %s) x",
-        [migration.id, QUEUE_COUNTED],
-    ).fetchone()
-    stale = int(row[0]) if row else 0
+    stale = count_stale(conn, migration.id, QUEUE_COUNTED)
     if snapshot.route.active is Side.OLD:
         if stale:
             return RollbackStatus(False, stale, f"{migration.old_model.name} did not answer while the new side served")
         why = f"nothing to roll back yet; {migration.old_model.called} is retired: later edits would be stale"
         return RollbackStatus(True, 0, why if migration.old_model.retired else "")
-    waiting = snapshot.sync.queued
+    waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)
     if not stale and not waiting:
         return RollbackStatus(True)
     reasons = []

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from embedtui.errors import TableChanged
 from embedtui.model import Migration, Phase, PlacementKind, TableName
@@ -18,7 +17,9 @@ from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.route import CHANNEL
+from embedtui.postgres.state.capture_faults import request_scan_sql
+from embedtui.postgres.state.migrations import rename_sql, store_setting
+from embedtui.postgres.state.route import touch_in_ddl
 
 _KNOWN = "columns"
 """Setting of a migration: its source as it was, {"numbers": […], "types": […], "storage": "…"}; columns in the order of
@@ -71,11 +72,7 @@ def remember(conn: Connection, migration: Migration) -> None:
     columns = _columns(conn, migration.table_oid)
     found = [columns[name] for name in _names(migration) if name in columns]
     if len(found) == len(_names(migration)):
-        conn.execute(
-            "UPDATE embedtui.migration SET settings = settings || pg_catalog.jsonb_build_object(%s::text, %s)"
-            " WHERE id = %s",
-            [_KNOWN, Jsonb(_known(found, _storage(conn, migration.table_oid))), migration.id],
-        )
+        store_setting(conn, migration.id, _KNOWN, _known(found, _storage(conn, migration.table_oid)))
 
 
 def _known(found: Sequence[_Column], storage: str) -> dict[str, object]:
@@ -161,8 +158,11 @@ def _before(migration: Migration) -> dict[str, Any]:
 def _compare(
     migration: Migration, columns: dict[str, _Column]
 ) -> tuple[list[tuple[str, str]], list[str], list[_Column | None]]:
-    """(renamed, retyped or replaced, what each column is now). A name that is there means what the application means
-    by it, even where another column has it now; only one that is gone is looked for under another name."""
+    """Tell (renamed, retyped or replaced, what each column is now).
+
+    A name that is there means what the application means by it, even where another column has it now; only one that is
+    gone is looked for under another name.
+    """
     numbers: list[int] = _before(migration).get("numbers", [])
     types: list[str] = _before(migration).get("types", [])
     by_number = {column.number: column for column in columns.values()}
@@ -221,8 +221,8 @@ def _narrow_side(conn: Connection, migration: Migration, followed: Migration) ->
         if there[old].type != kind:
             side = shown(new_side(migration).table)
             what = f"key column {shown_column(new)} is {kind} now, and {there[old].type} in {side}"
-            mend = f"ALTER TABLE {side} ALTER COLUMN {shown_column(old)} TYPE {kind};"
-            return (what,), f"In a quiet hour, since it rewrites the side table: {mend} then run again."
+            command = f"ALTER TABLE {side} ALTER COLUMN {shown_column(old)} TYPE {kind};"
+            return (what,), f"In a quiet hour, since it rewrites the side table: {command} then run again."
     return None
 
 
@@ -256,41 +256,7 @@ def follow(
     statements = [*renamed]
     if migration.stored.by_triggers:
         statements += capture.functions_sql(now, capture.attaching_roles(conn, now))  # the triggers went along
-    statements += [_names_sql(now), *_told_sql(now), _scan_sql(now, "; ".join(change.what))]
+    scan = request_scan_sql(now.id, "; ".join(change.what))
+    statements += [rename_sql(now, _KNOWN, now.settings[_KNOWN]), *touch_in_ddl(now), scan]
     run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[now.new_table] if renamed else [])
     add_audit(conn, migration.id, "table", f"{'; '.join(change.what)}: gone on with that")
-
-
-def _names_sql(now: Migration) -> sql.Composed:
-    values = {
-        "table_schema": now.table.schema,
-        "table_name": now.table.name,
-        "new_schema": now.new_table.schema,
-        "new_table": now.new_table.name,
-        "key_columns": list(now.key_columns),
-        "key_types": list(now.key_types),
-        "content_columns": list(now.content_columns),
-        "old_column": now.old_column,
-    }
-    pairs = [sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in values.items()]
-    known = sql.SQL("settings = settings || pg_catalog.jsonb_build_object({}, {}::jsonb)").format(
-        sql.Literal(_KNOWN), sql.Literal(Jsonb(now.settings[_KNOWN]))
-    )
-    return sql.SQL("UPDATE embedtui.migration SET {} WHERE id = {}").format(
-        sql.SQL(", ").join([*pairs, known]), sql.Literal(now.id)
-    )
-
-
-def _told_sql(now: Migration) -> tuple[sql.Composed, ...]:
-    return (
-        sql.SQL("UPDATE embedtui.route SET epoch = epoch + 1 WHERE migration = {}").format(sql.Literal(now.id)),
-        sql.SQL("SELECT pg_catalog.pg_notify({}, pg_catalog.json_build_object('name', {}::text)::text)").format(
-            sql.Literal(CHANNEL), sql.Literal(now.name)
-        ),
-    )
-
-
-def _scan_sql(now: Migration, why: str) -> sql.Composed:
-    return sql.SQL("INSERT INTO embedtui.capture_fault (migration, reason) VALUES ({}, {})").format(
-        sql.Literal(now.id), sql.Literal(why)
-    )

@@ -13,6 +13,9 @@ Key = tuple[str, ...]
 """A row's key: its key columns' values in PostgreSQL's text form, in the order of the key."""
 
 
+TIMEOUT_SECONDS = 60.0
+"""Of one request, where nothing is set."""
+
 UNNAMED = "unknown"
 """Name of an old model that nobody knows; it counts as retired."""
 
@@ -39,6 +42,8 @@ class EmbeddingModel:
     """Money per million tokens; None where unknown, and then cost is unknown."""
     send_dimensions: bool = True
     """Whether the request carries ``dimensions`` (models that cannot shorten reject it)."""
+    timeout_seconds: float = TIMEOUT_SECONDS
+    """Of one request; a server on a slow processor may need more."""
     retired: bool = False
     """The provider no longer answers for it."""
     id: int | None = None

@@ -85,6 +85,8 @@ class StoredSettings:
     cutover: CutoverSettings = CutoverSettings()
     change_capture: str = "triggers"
     foreign_key: bool = True
+    trust_application: bool = True
+    """Vectors that the application writes itself are kept; else they are replaced."""
 
     @classmethod
     def of(cls, stored: Mapping[str, object]) -> StoredSettings:
@@ -96,6 +98,7 @@ class StoredSettings:
             cutover=_section(CutoverSettings, stored.get("cutover")),
             change_capture=str(stored.get("change_capture") or "triggers"),
             foreign_key=stored.get("foreign_key", True) is True,
+            trust_application=stored.get("trust_application", True) is True,
         )
 
     @property

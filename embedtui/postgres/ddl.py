@@ -30,6 +30,12 @@ POLL = 0.2
 
 _LITERALS = re.compile(r"\$(\w*)\$.*?(?:\$\1\$|\Z)|'(?:[^']|'')*'?|(?<![\w$.])\d+(?:\.\d+)?\b", re.DOTALL)
 
+_NOT_THIS_TIME = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.DeadlockDetected,
+)
+
 Statement = sql.SQL | sql.Composed
 
 _HOLDERS = """
@@ -118,7 +124,7 @@ def lock_holders(
 
 
 def session(conn: Connection, pid: int) -> Session:
-    """Names one backend, as far as the role may see it."""
+    """Name one backend, as far as the role may see it."""
     row = conn.execute(
         """SELECT coalesce(application_name, ''), extract(epoch FROM clock_timestamp() - xact_start)::float8,
                   coalesce(state, ''), coalesce(query, '')
@@ -147,12 +153,20 @@ def run_ddl(
     Poll first, with no transaction open, until no transaction that outlives two polls holds a conflicting lock on
     the relations; then try with a lock_timeout growing from ``FIRST_TRY`` to ``LONGEST``, with jittered pauses.
 
-    ``conn`` is in autocommit with no transaction open. ``relations`` None: those that the statements name.
-    ``on_wait`` is called when those waited for change, with one line that names them. ``patience`` in seconds.
-    ``check`` is called at every poll, with no transaction open: what it raises ends the waiting.
+    Args:
+        conn: in autocommit, with no transaction open.
+        statements: run in this order.
+        stop: ends the waiting.
+        on_wait: called when those waited for change, with one line that names them.
+        patience: seconds.
+        relations: what the locks are on; None: those that the statements name.
+        blocks_reads: as for :func:`lock_holders`.
+        check: called at every poll, with no transaction open; what it raises ends the waiting.
 
-    Raises LockTimeout (naming who holds the lock) when patience ends, Interrupted when ``stop`` is set, and whatever
-    psycopg raises for a statement that is wrong; in each case nothing has been done.
+    Raises:
+        LockTimeout: patience ended; names who holds the lock. Nothing has been done, as for all of these.
+        Interrupted: ``stop`` was set.
+        psycopg.Error: a statement is wrong.
     """
     if not conn.autocommit or conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
         raise ValueError("run_ddl needs a connection in autocommit with no transaction open")
@@ -168,24 +182,13 @@ def run_ddl(
             conn, named, blocks_reads=blocks_reads, stop=stop, on_wait=on_wait, deadline=deadline, check=check
         )
         if holders:
-            raise LockTimeout(
-                f"Gave up after {duration(patience, exact=True)}: the lock is held by {_names(holders)}.",
-                hint="End that transaction, or try again later; nothing was changed.",
-            )
+            raise _gave_up(patience, holders, "End that transaction, or try again later")
         try:
             _attempt(conn, statements, wait)
-        except (
-            psycopg.errors.LockNotAvailable,
-            psycopg.errors.QueryCanceled,
-            psycopg.errors.DeadlockDetected,
-        ) as error:
+        except _NOT_THIS_TIME as error:
             holders = lock_holders(conn, named, blocks_reads=blocks_reads)
             if time.monotonic() >= deadline:
-                raise LockTimeout(
-                    f"Gave up after {duration(patience, exact=True)}: "
-                    + (f"the lock is held by {_names(holders)}." if holders else "the lock was always taken."),
-                    hint="Try again in a quieter moment; nothing was changed.",
-                ) from error
+                raise _gave_up(patience, holders, "Try again in a quieter moment") from error
             if on_wait is not None:
                 on_wait(f"lock not granted within {wait:.1f} s" + (f": {_names(holders)}" if holders else ""))
             # those that queued behind us get at least as long to catch up as we held them up
@@ -196,15 +199,21 @@ def run_ddl(
             return
 
 
+def _gave_up(patience: float, holders: Sequence[Session], hint: str) -> LockTimeout:
+    why = f"the lock is held by {_names(holders)}" if holders else "the lock was always taken"
+    return LockTimeout(f"Gave up after {duration(patience, exact=True)}: {why}.", hint=f"{hint}; nothing was changed.")
+
+
 @contextmanager
 def cancelled_by(
     conn: Connection, stop: threading.Event, on_tick: Callable[[], None] | None = None, *, every: float = 0.5
 ) -> Iterator[None]:
-    """Cancels the long statement that ``conn`` runs inside of this block once ``stop`` is set.
+    """Cancel the long statement that ``conn`` runs inside of this block once ``stop`` is set.
 
     ``on_tick`` is called every so many seconds from a thread of its own; a psycopg error in it is dropped.
 
-    Raises Interrupted where the statement was cancelled so, or ``stop`` was set before it began.
+    Raises:
+        Interrupted: the statement was cancelled so, or ``stop`` was set before it began.
     """
     if stop.is_set():
         raise Interrupted("Stopped; a rerun goes on from here.")
@@ -261,7 +270,7 @@ def _wait_for_long_transactions(
     deadline: float,
     check: Callable[[], None] | None,
 ) -> tuple[Session, ...]:
-    """Returns () once no transaction seen in two polls running holds a lock, else who does when the deadline passes.
+    """Return () once no transaction seen in two polls running holds a lock, else who does when the deadline passes.
 
     Told by the virtual transaction id, since the age of others' transactions is hidden from an unprivileged role.
     """

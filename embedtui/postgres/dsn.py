@@ -22,8 +22,10 @@ _PORTS = re.compile(r"[\d,]*")
 
 
 def read(dsn: str) -> dict[str, str] | None:
-    """The parameters of a connection string; None where it cannot be read, or where a part of the password may have
-    got into another parameter (an @ or / that was not written as %40 or %2F)."""
+    """The parameters of a connection string; None where it cannot be read, or a part of the password may be elsewhere.
+
+    That is so where an @ or / in it was not written as %40 or %2F.
+    """
     try:
         found = {name: str(value) for name, value in conninfo.conninfo_to_dict(dsn).items() if value is not None}
     except (psycopg.Error, ValueError):

@@ -47,6 +47,37 @@ and alive one that was killed a moment ago.
 """
 
 
+def announce_worker(conn: Connection, worker_id: int) -> None:
+    """Tell every other process, as long as this session lives, that the worker does."""
+    conn.execute("SELECT pg_catalog.pg_advisory_lock(%s, %s)", [WORKER_CLASS, worker_id])
+
+
+def lock_schema(conn: Connection) -> None:
+    """Wait, in a transaction and until its end, until no other process installs or upgrades the schema."""
+    conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [INSTALL])
+
+
+def lock_functions(conn: Connection) -> None:
+    """Wait, in a transaction and until its end, until no other process replaces the schema's functions."""
+    conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [FUNCTIONS])
+
+
+def lock_shards(conn: Connection, migration_id: int) -> None:
+    """Wait, in a transaction and until its end, until no other process plans the migration's shards."""
+    conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)", [SHARDS_CLASS, migration_id])
+
+
+def try_prepare(conn: Connection, migration_id: int) -> bool:
+    """Become the one session that prepares the migration; False while another one does. Never waits."""
+    row = conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", [PREPARE_CLASS, migration_id]).fetchone()
+    return row == (True,)
+
+
+def release_prepare(conn: Connection, migration_id: int) -> None:
+    """Let another session prepare the migration."""
+    conn.execute("SELECT pg_catalog.pg_advisory_unlock(%s, %s)", [PREPARE_CLASS, migration_id])
+
+
 def try_index_build(conn: Connection, migration_id: int) -> bool:
     """Become the one session that builds a migration's index; False while another one does. Never waits."""
     row = conn.execute(

@@ -47,8 +47,10 @@ def text_sql(column: sql.Composable, kind: str) -> sql.Composed:
 
 
 def output_sql(column: sql.Composable, kind: str) -> sql.Composed:
-    """As :func:`text_sql`, by output functions alone: whatever type the column has been given since, none of its casts
-    runs."""
+    """As :func:`text_sql`, by output functions alone.
+
+    Whatever type the column has been given since, none of its casts runs.
+    """
     text = sql.SQL("pg_catalog.concat({})").format(column)
     if _OWN_TEXT.fullmatch(kind):
         text = sql.SQL("{}::{}::pg_catalog.text").format(text, sql.SQL(kind))

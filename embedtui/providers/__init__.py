@@ -62,8 +62,10 @@ def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) ->
     return base_url, key
 
 
-def make_embedder(model: EmbeddingModel, *, timeout: float = 60, environ: Mapping[str, str] | None = None) -> Embedder:
-    """An embedder for ``model`` at its :func:`endpoint` (``timeout`` in seconds per request).
+def make_embedder(
+    model: EmbeddingModel, *, timeout: float | None = None, environ: Mapping[str, str] | None = None
+) -> Embedder:
+    """An embedder for ``model`` at its :func:`endpoint` (``timeout``: seconds per request; None is the model's).
 
     Raises:
         ProviderFault: as :func:`endpoint`.
@@ -72,4 +74,4 @@ def make_embedder(model: EmbeddingModel, *, timeout: float = 60, environ: Mappin
     # openai takes up to a second to import: who only checks the settings, or prepares, does not wait for it
     from embedtui.providers.openai_client import OpenAIEmbedder
 
-    return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout)
+    return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout or model.timeout_seconds)

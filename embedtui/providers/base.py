@@ -14,6 +14,11 @@ from embedtui.model import FaultClass
 Kind = Literal["document", "query"]
 """Which of a model's prefixes a text gets."""
 
+NOT_ABOUT_TEXTS = frozenset(
+    {"401", "402", "429", "insufficient_quota", "missing_key", "no_endpoint", "not_local", "tls"}
+)
+"""Codes of faults that no text can cause; for any other, nobody but an innocent text can tell."""
+
 BAD_VECTOR = "bad_vector"
 """Code of a fault about some vectors of a reply: not finite, or zero."""
 
@@ -56,7 +61,7 @@ class ProviderFault(ProviderError):
 
     ``reason`` is one short line without secrets or control characters, ``code`` a stable word for it (``401``,
     ``insufficient_quota``, ``timeout``, ``connection``, ``bad_reply``, ``bad_vector``, ``dimensions``, …), ``hint`` the
-    mend, ``retry_after`` seconds that the provider asked for.
+    mend, ``retry_after`` seconds that the provider asked for, ``told`` inputs and tokens that a request may hold.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class ProviderFault(ProviderError):
         hint: str = "",
         retry_after: float | None = None,
         limits: RateLimits | None = None,
+        told: tuple[int | None, int | None] = (None, None),
     ) -> None:
         super().__init__(reason, hint=hint)
         self.fault_class = fault_class
@@ -75,11 +81,19 @@ class ProviderFault(ProviderError):
         self.reason = reason
         self.retry_after = retry_after
         self.limits = limits
+        self.told = told
 
     @property
-    def isolable(self) -> bool:
-        """Whether some texts of the request may be the cause, so that halving it can tell which."""
-        return self.fault_class is FaultClass.ROW
+    def suspicious(self) -> bool:
+        """Whether the request itself may be the cause, whatever the status: its texts, or how many they are."""
+        return self.code not in NOT_ABOUT_TEXTS and not (len(self.code) == 3 and self.code.startswith("3"))
+
+    @property
+    def refused(self) -> bool:
+        """Whether the request was looked at and refused, so that asking the same again makes no sense."""
+        return self.fault_class is FaultClass.ROW or (
+            self.fault_class is FaultClass.CONFIGURATION and self.code in ("400", "413", "422")
+        )
 
 
 class BadVectors(ProviderFault):

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import ProviderFault, RateLimits
+from embedtui.providers.limits import told_limits
 from embedtui.redaction import hide, redact
 
 REASON_LENGTH = 240
 """Characters of a reason at most."""
+
+ECHO, SHORTEST_ECHO = 12, 4
+"""Letters and digits that a message and a text share for the message to count as repeating it; of a text that is
+shorter, all, but not of one that is next to nothing."""
+_NO_LETTERS = re.compile(r"[\W_]+")
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})|\\[nrt]")
+_NAME = re.compile(r"[A-Za-z][\w.:-]{0,59}")
 
 ROW_HINT = "Skip, truncate or mend the text."
 
@@ -39,6 +48,33 @@ def clean(text: str, secret: str = "") -> str:
     text = "".join(" " if unicodedata.category(character)[0] == "C" else character for character in text[:4000])
     text = redact(hide(" ".join(text.split()), secret))
     return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"
+
+
+def repeats(message: str, texts: Sequence[str]) -> bool:
+    """Whether an error's ``message`` repeats some of the ``texts`` that were sent, however it is quoted or escaped.
+
+    That is, ECHO letters and digits in a row of one of them, or the whole of a shorter text.
+    """
+    said, words = _letters(html.unescape(_ESCAPED.sub(_unescape, message))), f" {' '.join(message.split())} "
+    plain = [_letters(text) for text in texts]
+    everything = "\n".join(plain)
+    return any(said[at : at + ECHO] in everything for at in range(len(said) - ECHO + 1)) or any(
+        SHORTEST_ECHO <= len(one) < ECHO and (one == said or _stands_in(text, words))
+        for one, text in zip(plain, texts, strict=True)
+    )
+
+
+def _letters(text: str) -> str:
+    return _NO_LETTERS.sub("", text).casefold()
+
+
+def _unescape(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16)) if found[1] else " "
+
+
+def _stands_in(text: str, words: str) -> bool:
+    text = " ".join(text.split())
+    return any(f"{before}{text}{after}" in words for before, after in ((" ", " "), ("'", "'"), ('"', '"'), ("`", "`")))
 
 
 def parse_duration(text: str) -> float | None:
@@ -136,16 +172,21 @@ def classify(
     error_type: str | None,
     param: str | None,
     headers: Mapping[str, str],
-    texts: int,
+    texts: Sequence[str],
     model: EmbeddingModel,
     secret: str,
 ) -> ProviderFault:
-    """The fault of an error reply to a request of ``texts`` texts.
+    """The fault of an error reply to a request for ``texts``.
 
-    A 400, 413 or 422 to several texts is a ROW fault: halving the request shows which text it is. To a single text it
-    is one only where the reply clearly speaks of the input; otherwise it is CONFIGURATION with that status as its
-    code, until the caller has found that an innocent text is embedded.
+    The class is a first guess by status and words, which may be those of a text: while the fault is ``suspicious``, the
+    caller has to find out whether an innocent text fares the same. The reason repeats none of the texts.
     """
+    if repeats(clean(message, secret), texts):
+        names = [each for each in (error_type, error_code) if each and _NAME.fullmatch(each)]
+        message = " ".join([*(names if not repeats(" ".join(names), texts) else []), "(its words repeat a text)"])
+        told: tuple[int | None, int | None] = (None, None)
+    else:
+        told = told_limits(clean(message, secret), len(texts)) if len(texts) > 1 else (None, None)
     reason = clean(f"{status}: {message}" if message else f"HTTP status {status}", secret)
     limits = parse_limits(headers)
     variable = model.key_variable or "the key's variable"
@@ -162,7 +203,7 @@ def classify(
     if status in (404, 410):
         mend = f"Check the model's name ({model.name}) and base URL; if it was shut down, mark it as retired."
         return configuration(str(status), mend)
-    if status in (408, 409, 425, 429) or status >= 500:
+    if status in (408, 409, 424, 425, 429) or status >= 500:
         wait = parse_retry_after(headers, message)
         hint = "Wait, or lower the pace." if status == 429 else "Wait: the provider is tried again by itself."
         return ProviderFault(FaultClass.PROVIDER, str(status), reason, hint=hint, retry_after=wait, limits=limits)
@@ -172,6 +213,6 @@ def classify(
             return configuration("dimensions", mend)
         if param == "model":
             return configuration("400", f"Check the model's name ({model.name}).")
-        if texts > 1 or param == "input" or _ABOUT_INPUT.search(message):
-            return ProviderFault(FaultClass.ROW, str(status), reason, hint=ROW_HINT, limits=limits)
+        if len(texts) > 1 or param == "input" or _ABOUT_INPUT.search(message):
+            return ProviderFault(FaultClass.ROW, str(status), reason, hint=ROW_HINT, limits=limits, told=told)
     return configuration(str(status), "The provider rejects the request itself: check the base URL and the model.")

@@ -15,7 +15,7 @@ import openai
 from embedtui.arrays import np
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import BadVectors, EmbedReply, Kind, ProviderFault
-from embedtui.providers.faults import ROW_HINT, classify, clean, parse_limits
+from embedtui.providers.faults import classify, clean, parse_limits, repeats
 from embedtui.providers.replies import Parsed, bad_reply, counted_tokens, most_bytes, parse_reply
 from embedtui.providers.transport import TooLate, TooLong, bounded, make_client
 
@@ -23,9 +23,6 @@ NAME_LENGTH = 80
 """Characters of another model's name that are repeated."""
 CONNECT_SECONDS = 10.0
 """A connection that takes longer is a dead host."""
-
-INNOCENT = "The quick brown fox jumps over the lazy dog."
-"""Asked for when a single text failed in a way that may be the provider's: any model embeds it."""
 
 _RAW = {"X-Stainless-Raw-Response": "true"}
 """What ``with_raw_response`` sets: the reply unparsed, with its headers."""
@@ -71,22 +68,7 @@ class OpenAIEmbedder:
         except BadVectors as fault:
             bad = tuple(place for place, position in enumerate(order) if position in fault.bad)
             raise BadVectors(replace(fault.reply, vectors=fault.reply.vectors[order]), bad) from None
-        except ProviderFault as fault:
-            if len(distinct) == 1 and fault.code in ("400", "413", "422"):
-                raise self._blame(fault, stop) from None
-            raise
         return reply if len(distinct) == len(order) else replace(reply, vectors=reply.vectors[order])
-
-    def _blame(self, fault: ProviderFault, stop: threading.Event | None) -> ProviderFault:
-        """A single text's unclear fault is the text's only if an innocent text is embedded well at the same time."""
-        if fault.fault_class is FaultClass.ROW:
-            return fault
-        try:
-            self._request([INNOCENT], stop)
-        except ProviderFault as other:
-            # anything but the same fault (a 429, an outage) leaves the question open: ask again later
-            return fault if other.code == fault.code else other
-        return ProviderFault(FaultClass.ROW, fault.code, fault.reason, hint=ROW_HINT, limits=fault.limits)
 
     def _request(self, texts: list[str], stop: threading.Event | None) -> EmbedReply:
         began = time.monotonic()
@@ -113,10 +95,15 @@ class OpenAIEmbedder:
             if asked_base64 and error.status_code in (400, 422) and _names_encoding(error):
                 self._base64 = False
                 return self._request(texts, stop)
-            raise self._failed(error, len(texts)) from error
+            raise self._failed(error, texts) from error
         except openai.OpenAIError as error:
-            raise self._unreachable("bad_reply", f"Broken reply: {clean(str(error), self._key)}") from error
-        parsed = parse_reply(raw.content, len(texts), self._model, self._key)
+            raise self._unreachable("bad_reply", "Broken reply: it cannot be read.") from error
+        try:
+            parsed = parse_reply(raw.content, len(texts), self._model, self._key)
+        except ProviderFault as fault:
+            if repeats(fault.reason, texts):
+                raise bad_reply("it is none to this request (its words repeat a text).") from None
+            raise
         tokens = counted_tokens(parsed.usage, texts)
         reply = EmbedReply(
             parsed.vectors,
@@ -142,7 +129,7 @@ class OpenAIEmbedder:
             remarks.append(f"{self._where} counts tokens that these texts cannot have; they are estimated instead.")
         return tuple(remarks)
 
-    def _failed(self, error: openai.APIStatusError, texts: int) -> ProviderFault:
+    def _failed(self, error: openai.APIStatusError, texts: list[str]) -> ProviderFault:
         if 300 <= error.status_code < 400:
             return self._redirected(error)
         message = error.body.get("message") if isinstance(error.body, Mapping) else error.body

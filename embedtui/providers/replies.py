@@ -95,20 +95,21 @@ def parse_reply(body: bytes, count: int, model: EmbeddingModel, secret: str = ""
 
 def _by_index(items: list[Any], count: int) -> list[Any]:
     """The ``embedding`` of each item, ordered by its ``index``: the order of the list means nothing."""
-    rows: list[Any] = [None] * count
+    rows: list[Any] = [None] * count  # an empty one for null: that text's alone
     for position, item in enumerate(items):
-        if not isinstance(item, dict) or item.get("embedding") is None:
+        if not isinstance(item, dict) or "embedding" not in item:
             raise bad_reply("an item without an embedding.")
         # a gateway that leaves the index out (or sends null) has only the order to go by
         index = position if item.get("index") is None else item["index"]
         if not isinstance(index, int) or not 0 <= index < count or rows[index] is not None:
             raise bad_reply(f"item {position} has the index {clean(str(index))}, taken or out of range.")
-        rows[index] = item["embedding"]
+        rows[index] = item["embedding"] or []
     return rows
 
 
 def _decode(rows: list[Any], model: EmbeddingModel) -> np.ndarray:
-    widths = set()
+    widths: set[int] = set()
+    missing = np.zeros(model.dimensions, "<f4")
     decoded: list[np.ndarray] = []
     try:
         for row in rows:
@@ -116,13 +117,14 @@ def _decode(rows: list[Any], model: EmbeddingModel) -> np.ndarray:
             vector = np.frombuffer(binascii.a2b_base64(row), "<f4") if isinstance(row, str) else np.array(row, "<f4")
             if vector.ndim != 1:
                 raise bad_reply("an embedding is not a list of numbers.")
-            widths.add(vector.size)
-            decoded.append(vector)
+            if vector.size:
+                widths.add(vector.size)
+            decoded.append(vector if vector.size else missing)
     except (binascii.Error, ValueError, TypeError, OverflowError):
         raise bad_reply("an embedding is neither base64 nor numbers.") from None
     if len(widths) > 1:
         raise bad_reply("embeddings of different dimensions.")
-    (width,) = widths
+    width = widths.pop() if widths else model.dimensions
     if width != model.dimensions:
         raise ProviderFault(
             FaultClass.CONFIGURATION,

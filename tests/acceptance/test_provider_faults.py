@@ -126,7 +126,7 @@ def test_what_passes_is_waited_out_and_blames_no_row(
         assert failures and failures[0].fault_class is FaultClass.PROVIDER, "the operator is told"
 
 
-@pytest.mark.parametrize("kind", [FaultKind.UNAVAILABLE, FaultKind.NAN, FaultKind.RESET, FaultKind.NOT_JSON])
+@pytest.mark.parametrize("kind", [FaultKind.UNAVAILABLE, FaultKind.NAN, FaultKind.RESET, FaultKind.HALF_REPLY])
 def test_a_dead_provider_costs_a_handful_of_requests_and_goes_on_by_itself(
     engine: Engine, api: LoopbackServer, kind: FaultKind
 ) -> None:

@@ -18,7 +18,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.engine.backfill.sync import Sync
-from embedtui.engine.process import EngineApart
+from embedtui.engine.process import SubprocessEngine
 from embedtui.errors import EmbedtuiError, ExitCode
 from embedtui.tui.app import Dashboard
 from tests.kits.cli_kit import Shell
@@ -125,7 +125,7 @@ def test_the_work_process(
     monkeypatch.syspath_prepend(tmp_path / "broken")
     monkeypatch.setenv("DATABASE_URL", f"postgresql://me:{PASSWORD}@h/d")
     settings = settings_for(documents, api, tmp_path, WEIRD_KEY=KEY)
-    engine = EngineApart(documents, settings=settings)
+    engine = SubprocessEngine(documents, settings=settings)
     with pytest.raises(EmbedtuiError) as caught:
         engine.run(threading.Event())
     engine.close()

@@ -75,7 +75,7 @@ def settings_for(
 ) -> Settings:
     """Settings by flags and environment alone, as the command line makes them."""
     return load_settings(
-        {"table": "documents", "old_model.name": OLD, **(flags or {})},
+        {"table": "documents", "old_model.name": OLD, "accept": ["proof"], **(flags or {})},
         environ={
             "DATABASE_URL": dsn,
             "OPENAI_API_KEY": api.key,

@@ -22,7 +22,7 @@ from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.cutover.strategies import hook_environment, run_hook
 from embedtui.engine.engine import Engine
 from embedtui.engine.plan.plan import make_plan
-from embedtui.engine.process import EngineApart
+from embedtui.engine.process import SubprocessEngine
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import Phase, Side
 from embedtui.postgres.connect import connect
@@ -237,7 +237,7 @@ def test_a_planted_endpoint_gets_neither_texts_nor_keys(scene: Scene, trap: Trap
             assert errors == [None] * 4
             assert scene.api.inputs > served
             assert any("new_model." in said for said in settings_log(operator))
-    apart = EngineApart(scene.dsn, settings=scene.settings(**flags))
+    apart = SubprocessEngine(scene.dsn, settings=scene.settings(**flags))
     with closing(apart):
         try:
             apart.run(threading.Event())

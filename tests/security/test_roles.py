@@ -16,13 +16,13 @@ import pytest
 from embedtui.config import Settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
-from embedtui.engine.backfill.worker import LOCK_CLASS
 from embedtui.engine.cutover.cutover import flip_if_due
 from embedtui.engine.engine import Engine
 from embedtui.engine.grants import grants
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Refused
 from embedtui.model import Phase, Side
 from embedtui.postgres.connect import connect
+from embedtui.postgres.locks import WORKER_CLASS
 from embedtui.postgres.state.privileges import Role
 from embedtui.router import Router
 from tests.conftest import FAST
@@ -231,7 +231,7 @@ def test_garbage_of_a_worker_ends_no_screen(house: House) -> None:
             "INSERT INTO embedtui.worker (migration, host, pid) VALUES (1, E'evil\\x1b[2J', 1) RETURNING id"
         ).fetchone()
         assert row is not None
-        conn.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_CLASS, row[0]])
+        conn.execute("SELECT pg_advisory_lock(%s, %s)", [WORKER_CLASS, row[0]])
         with closing(house.engine(Role.OPERATOR)) as operator:
             for text in garbage:
                 conn.execute("UPDATE embedtui.worker SET threads = %s, holds = %s WHERE id = %s", [text, text, row[0]])

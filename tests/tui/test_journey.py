@@ -16,7 +16,7 @@ from textual.widgets import Button, Input, OptionList
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
-from embedtui.engine import Engine, EngineApart
+from embedtui.engine import Engine, SubprocessEngine
 from embedtui.model import Comparison, Condition, Phase, QueryInput, Side, Snapshot
 from embedtui.postgres.connect import connect
 from embedtui.tui.actions import ACTIONS, SCREENS
@@ -520,7 +520,7 @@ async def test_the_work_goes_on_without_its_terminal(database: str, api: Loopbac
     api.latency = 0.2
     settings = settings_for(database, api, tmp_path, {"new_model.max_inputs": 10})
     app = Dashboard(
-        lambda sink: EngineApart(database, settings=settings, on_event=sink, outlives=True),
+        lambda sink: SubprocessEngine(database, settings=settings, on_event=sink, outlives=True),
         remember=False,
         interval=0.1,
     )

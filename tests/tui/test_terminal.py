@@ -42,13 +42,13 @@ sys.exit(code)
 AT_WORK = """
 import sys
 from embedtui.config import load_settings
-from embedtui.engine import EngineApart
+from embedtui.engine import SubprocessEngine
 from embedtui.tui import run_dashboard
 from embedtui.tui.actions import ACTIONS
 ACTIONS["theme"].perform = lambda app: 1 / 0
 settings = load_settings({"table": "documents", "old_model.name": "old-model", "new_model.max_inputs": 10})
 sys.exit(run_dashboard(
-    lambda sink: EngineApart(settings.dsn, settings=settings, on_event=sink, outlives=True), autostart=True
+    lambda sink: SubprocessEngine(settings.dsn, settings=settings, on_event=sink, outlives=True), autostart=True
 ))
 """
 ROWS = 1500

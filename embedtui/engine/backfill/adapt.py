@@ -14,6 +14,9 @@ MEASURE_SECONDS = 3.0
 """Between two rejections at least this long, what was accepted measures the limit."""
 GROWTH = 0.001
 """Growth a second towards the limit, or in search of it: 6 % a minute."""
+SLOW_SECONDS = 1.5
+"""A first reply that takes longer is by a server that may work on one request at a time: many would wait in its queue
+until they time out, and be computed all the same."""
 SEARCH_GROWTH = 0.05
 """Growth a second as long as only one rejection has been met."""
 
@@ -118,11 +121,11 @@ class ConcurrencyFinder:
         """Tell that a request waited for a budget: this window's throughput says nothing about concurrency."""
         self._starved = True
 
-    def finished(self, now: float, tokens: int) -> None:
-        """Tell that a request ended well."""
+    def finished(self, now: float, tokens: int, seconds: float = 0.0) -> None:
+        """Tell that a request ended well, after so many ``seconds``."""
         if not self._proven:
             self._proven = True
-            self._limit = self._start
+            self._limit = self._start if seconds < SLOW_SECONDS else 1
             self._window = (now, 0, 0)
             return
         began, requests, sum_tokens = self._window

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import TypeVar
 
+from embedtui.engine.resilience import LONGEST_WAIT, with_database
 from embedtui.errors import EmbedtuiError, Interrupted
-from embedtui.model import Event, EventSink, Failed, FaultClass, Held, Hold, Key, Migration, Noted, Side, ThreadStatus
+from embedtui.model import Event, EventSink, Failed, FaultClass, Held, Hold, Migration, Noted, ThreadStatus
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.batch import prepare_batch
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.sides.protocol import Placement
+from embedtui.postgres.state.workers import Wanted
 from embedtui.redaction import redact
+
+T = TypeVar("T")
 
 POLL = 0.1
 """Seconds between looks at the stop signal while waiting."""
 WRITE_LOCK_MS = 500
 """Longest wait for a lock in a transaction that writes vectors."""
+PACER_HOLDS = ("provider", "spend_cap", "rate")
+"""Holds that the pacer waits out by itself."""
 
 
 def now() -> datetime:
@@ -34,23 +42,19 @@ class Job:
         self.placement: Placement = make_placement(migration)
         self.stop = threading.Event()
         """Set by ``halt`` only, so that the stages' own signals follow."""
-        self.worker_id: int | None = None
-        self.paused = False
-        """What the operators want, as last read."""
-        self.index_held = False
-        """Whether they keep the index from being built."""
-        self.pending_failure: EmbedtuiError | None = None
-        """Why this process paused the run itself."""
-        self.waits_for: Callable[[], Hold | None] = lambda: None
-        """What the pacer waits for, if anything."""
         self._sink = sink
+        self._lock = threading.Lock()
+        """Of all that follows."""
         self._children: list[threading.Event] = []
+        self._worker_id: int | None = None
+        self._wanted, self._wanted_at = Wanted(), 0.0
+        self._failure: EmbedtuiError | None = None
+        self._pacer_hold: Callable[[], Hold | None] = lambda: None
         self._holds: dict[str, Hold] = {}
         self._doing: dict[str, tuple[str, datetime]] = {}
-        self._lock = threading.Lock()
-        self._counted = threading.Lock()
-        self.rows = 0
-        """Rows written by this process."""
+        self._rows = 0
+
+    # --------------------------------------------------------------------------------------------------- database
 
     def link(self, name: str, *, writes: bool = False, statement_timeout_ms: int = 60_000) -> Link:
         """A connection of its own for one thread; one that writes is made ready for it."""
@@ -61,6 +65,62 @@ class Job:
         if writes:
             link.on_open = prepare_batch
         return link
+
+    def with_database(
+        self,
+        link: Link,
+        work: Callable[[Connection], T],
+        stop: threading.Event | None = None,
+        *,
+        longest_wait: float = LONGEST_WAIT,
+    ) -> T:
+        """As :func:`~embedtui.engine.resilience.with_database`; while the database is away the work is held.
+
+        Raises:
+            Interrupted: ``stop`` (the job's, by default) was set while waiting.
+            EmbedtuiError: anything that waiting does not cure.
+        """
+        return with_database(
+            link,
+            work,
+            stop=stop or self.stop,
+            on_lost=lambda message: self.hold("database", message),
+            on_back=lambda: self.release("database"),
+            longest_wait=longest_wait,
+        )
+
+    # --------------------------------------------------------------------------------- the worker, and its operators
+
+    @property
+    def worker_id(self) -> int | None:
+        """Id of this process among the workers; None until it is registered."""
+        with self._lock:
+            return self._worker_id
+
+    def registered(self, worker_id: int) -> None:
+        """Take over the id that the database gave this process."""
+        with self._lock:
+            self._worker_id = worker_id
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the operators want, as last read."""
+        with self._lock:
+            return self._wanted
+
+    def heed(self, wanted: Wanted, read_since: float) -> None:
+        """Take over what the operators want; ignored where another thread has read it later than this one.
+
+        Args:
+            wanted: as read.
+            read_since: ``time.monotonic()`` before it was read.
+        """
+        with self._lock:
+            if read_since < self._wanted_at:
+                return
+            self._wanted, self._wanted_at = wanted, time.monotonic()
+        if wanted.stop:
+            self.halt()
 
     # --------------------------------------------------------------------------------------------------- stopping
 
@@ -80,6 +140,18 @@ class Job:
             for child in self._children:
                 child.set()
 
+    def fail(self, error: EmbedtuiError) -> None:
+        """Stop the job because of ``error``, unless something else has failed before."""
+        with self._lock:
+            self._failure = self._failure or error
+        self.halt()
+
+    @property
+    def pending_failure(self) -> EmbedtuiError | None:
+        """Why the job stopped itself, if it did."""
+        with self._lock:
+            return self._failure
+
     # ------------------------------------------------------------------------------------------------- events
 
     def emit(self, event: Event) -> None:
@@ -97,8 +169,14 @@ class Job:
 
     def add_rows(self, count: int) -> None:
         """Count rows written by this process."""
-        with self._counted:
-            self.rows += count
+        with self._lock:
+            self._rows += count
+
+    @property
+    def rows(self) -> int:
+        """Rows written by this process."""
+        with self._lock:
+            return self._rows
 
     # ---------------------------------------------------------------------------------------------- who does what
 
@@ -150,46 +228,37 @@ class Job:
         with self._lock:
             return tuple(self._holds.values())
 
-    def replace_holds(self, prefix_names: Iterable[str], holds: Iterable[Hold]) -> None:
-        """Bring the holds of one source (its names) up to date."""
+    def replace_holds(self, names: Iterable[str], holds: Iterable[Hold]) -> None:
+        """Bring the holds of one source, which has these names, up to date."""
         present = {hold.name: hold for hold in holds}
-        self.release(*(name for name in prefix_names if name not in present))
+        self.release(*(name for name in names if name not in present))
         for hold in present.values():
             self.hold(hold.name, hold.detail)
 
-    def gate(self, stop: threading.Event) -> None:
+    def follow_pacer(self, hold: Callable[[], Hold | None]) -> None:
+        """Ask ``hold`` from now on what the pacer waits for."""
+        with self._lock:
+            self._pacer_hold = hold
+
+    def pacer_hold(self) -> Hold | None:
+        """What the pacer waits for, if anything."""
+        with self._lock:
+            hold = self._pacer_hold
+        return hold()
+
+    def wait_while_held(self, stop: threading.Event) -> None:
         """Wait while paused or held. No transaction may be open in the calling thread.
 
         Raises:
             Interrupted: ``stop`` was set.
         """
-        while self.paused or self._blocking():
+        while self.held:
             if stop.wait(POLL):
                 raise Interrupted("Stopped.", hint="Run again to go on.")
 
-    def _blocking(self) -> bool:
+    @property
+    def held(self) -> bool:
+        """Whether nothing new may be sent now."""
         with self._lock:
-            # the pacer waits for these by itself, and only the index waits for its own
-            return any(name not in ("provider", "rate", "spend_cap", "index") for name in self._holds)
-
-
-def queue_keys(conn: Connection, migration_id: int, keys: Iterable[Key], kind: str = "r") -> None:
-    """Queue rows: for repair of the new side, or (kind ``u``) as edited."""
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO embedtui.queue (migration, key, kind) VALUES (%s, %s, %s)",
-            [(migration_id, list(key), kind) for key in keys],
-        )
-
-
-def record_faults(
-    conn: Connection, migration: Migration, faults: Iterable[tuple[Key, str]], side: Side = Side.NEW
-) -> None:
-    """Store rows' faults with their reasons; seen again they count up and are open again."""
-    with conn.cursor() as cursor, conn.transaction():
-        cursor.executemany(
-            "INSERT INTO embedtui.fault AS f (migration, key, side, class, reason) VALUES (%s, %s, %s, 'row', %s)"
-            " ON CONFLICT (migration, side, key) DO UPDATE SET reason = excluded.reason, attempts = f.attempts + 1,"
-            " state = 'open', last_seen = now()",
-            [(migration.id, list(key), side.value, redact(reason)[:500]) for key, reason in faults],
-        )
+            # only the index waits for its own hold
+            return self._wanted.paused or any(name not in (*PACER_HOLDS, "index") for name in self._holds)

@@ -118,6 +118,10 @@ class _Obstacle:
     """Seconds after which looking again makes sense."""
 
 
+class PlaceGivenUp(Exception):
+    """A request that was waiting for its turn when the work was held: it is not to be sent."""
+
+
 class _Ticket:
     """One thread's place in the line."""
 
@@ -146,7 +150,7 @@ class Slot:
         """The request succeeded and took ``tokens`` (``measured``: by the provider's own count) and ``seconds``."""
         if not self._settled:
             self._settled = True
-            self._pacer._done(self, tokens, limits, measured)
+            self._pacer._done(self, tokens, limits, seconds, measured)
 
     def failed(self, fault: ProviderFault) -> None:
         """The request failed; what is the provider's fault slows all workers down."""
@@ -269,18 +273,28 @@ class Pacer:
     # ----------------------------------------------------------------------------------------------------- slots
 
     @contextmanager
-    def slot(self, characters: int, inputs: int, stop: threading.Event, *, urgent: bool = False) -> Iterator[Slot]:
+    def slot(
+        self,
+        characters: int,
+        inputs: int,
+        stop: threading.Event,
+        *,
+        urgent: bool = False,
+        held: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Slot]:
         """Wait until a request of ``inputs`` distinct texts with ``characters`` in all may go; then hold its place.
 
         An ``urgent`` one goes before those that wait: one request of the sync for every round of the backfill's.
 
-        No transaction is open while it waits. A slot left without ``done`` or ``failed`` gives back what it reserved.
+        Once ``held`` says so, it waits no longer. No transaction is open while it waits. A slot left without ``done``
+        or ``failed`` gives back what it reserved.
 
         Raises:
             Interrupted: ``stop`` was set meanwhile.
+            PlaceGivenUp: ``held``; it has to ask again.
             DatabaseError: the pace row cannot be used; a lost connection is waited out.
         """
-        slot = self._enter(characters, inputs, stop, urgent)
+        slot = self._enter(characters, inputs, stop, urgent, held)
         try:
             yield slot
         finally:
@@ -294,7 +308,9 @@ class Pacer:
                     self._probing = False
                 self._changed.notify_all()
 
-    def _enter(self, characters: int, inputs: int, stop: threading.Event, urgent: bool) -> Slot:
+    def _enter(
+        self, characters: int, inputs: int, stop: threading.Event, urgent: bool, held: Callable[[], bool]
+    ) -> Slot:
         with self._changed:
             ticket = _Ticket(self._reserve(characters, inputs), self._lock)
             if urgent:
@@ -307,6 +323,8 @@ class Pacer:
                         raise Interrupted(
                             "Stopped while waiting for the provider's budget.", hint="Run again to go on."
                         )
+                    if held():
+                        raise PlaceGivenUp
                     if self._line[0] is not ticket:
                         ticket.turn.wait(POLL_SECONDS)
                         continue
@@ -413,7 +431,7 @@ class Pacer:
 
     # ------------------------------------------------------------------------------------------------- outcomes
 
-    def _done(self, slot: Slot, tokens: int, limits: RateLimits | None, measured: bool) -> None:
+    def _done(self, slot: Slot, tokens: int, limits: RateLimits | None, seconds: float, measured: bool) -> None:
         with self._changed:
             self._pool_tokens += slot._reserved - tokens
             if measured and tokens > 0:
@@ -421,7 +439,7 @@ class Pacer:
                 if self._ratio is None:
                     self._ratio = _plausible(slot._characters / tokens)
             self._learn(limits)
-            self._finder.finished(self._clock(), tokens)
+            self._finder.finished(self._clock(), tokens, seconds)
             self._well(slot)
             self._changed.notify_all()
 

@@ -12,16 +12,17 @@ from typing import TypeVar
 
 import psycopg
 
-from embedtui.engine.backfill.backfill import Backfill, plan_shards
+from embedtui.engine.backfill.backfill import Backfill
 from embedtui.engine.backfill.embedding import ConfigurationFault, RowEmbedder
-from embedtui.engine.backfill.job import Job, now, queue_keys
+from embedtui.engine.backfill.job import Job, now
 from embedtui.engine.backfill.pacing import Pacer
-from embedtui.engine.backfill.partitions import queue_unseen, remember, unseen
+from embedtui.engine.backfill.partitions import queue_unseen
+from embedtui.engine.backfill.sizing import RequestSize
 from embedtui.engine.backfill.sync import Sync
 from embedtui.engine.cutover.cutover import flip_if_due
 from embedtui.engine.plan.statements import index_options
 from embedtui.engine.prepare import count_total
-from embedtui.engine.resilience import fatal, with_database
+from embedtui.engine.resilience import fatal
 from embedtui.engine.validate.evaluation import current_evaluation
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.formatting import counted
@@ -42,6 +43,11 @@ from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state.audit import add_audit, add_audit_once
 from embedtui.postgres.state.migrations import load_migration, set_phase
+from embedtui.postgres.state.models import load_learnt, store_learnt
+from embedtui.postgres.state.partitions import remember_partitions, unseen_partitions
+from embedtui.postgres.state.queue import EVERY_KIND, last_entry, queue_keys, waits
+from embedtui.postgres.state.shards import plan_shards
+from embedtui.postgres.state.workers import Wanted
 from embedtui.providers import Embedder, ProviderFault, make_embedder
 
 T = TypeVar("T")
@@ -50,7 +56,6 @@ SWEEP_LIMIT = 5_000
 """Rows that the final sweep queues at a time; where there are more, the shards are read anew."""
 DRAIN_SECONDS = 90.0
 """Longest wait for the queue; a key put off comes up again within a minute."""
-EVERY_KIND = "iudtr"
 IDLE_SECONDS = 0.25
 """Pause between looks at an empty queue."""
 SWEEP_ROUNDS_WITHOUT_GAIN = 20
@@ -58,7 +63,13 @@ SWEEP_ROUNDS_WITHOUT_GAIN = 20
 
 
 def make_row_embedder(
-    model: EmbeddingModel, environ: Mapping[str, str], pacer: Pacer | None, job: Job, *, urgent: bool = False
+    model: EmbeddingModel,
+    environ: Mapping[str, str],
+    pacer: Pacer | None,
+    job: Job,
+    *,
+    urgent: bool = False,
+    size: RequestSize | None = None,
 ) -> RowEmbedder:
     """An embedder of rows that waits out pauses and holds, and says what it waits for; without a pacer it never waits.
 
@@ -85,16 +96,34 @@ def make_row_embedder(
         model,
         embedder,
         pacer,
-        gate=job.gate,
+        gate=job.wait_while_held,
+        held=lambda: job.held,
         on_fault=on_fault,
         on_remark=on_remark,
         urgent=urgent,
         half=kind == "halfvec",
+        size=size or request_size(model, job),
     )
 
 
+def request_size(model: EmbeddingModel, job: Job) -> RequestSize:
+    """What a request to ``model`` may hold, as found by earlier runs; what is found now is kept for later ones."""
+    found: tuple[int | None, int | None] = (None, None)
+    with contextlib.suppress(psycopg.Error, EmbedtuiError), connect(job.dsn, name="learnt") as conn:
+        found = load_learnt(conn, model.id)
+
+    def keep(inputs: int | None, tokens: int | None) -> None:
+        limits = ((inputs, "texts"), (tokens, "tokens"))
+        said = [f"{most:,} {unit}" for most, unit in limits if most is not None]
+        job.note(f"{model.name} takes at most {' and '.join(said)} a request here." if said else "No limit was found.")
+        with contextlib.suppress(psycopg.Error, EmbedtuiError), connect(job.dsn, name="learnt") as conn:
+            store_learnt(conn, model.id, inputs, tokens)
+
+    return RequestSize(model, found, keep=keep)
+
+
 class Stages:
-    """Runs the phases that one worker process takes part in."""
+    """The phases that one worker process takes part in."""
 
     def __init__(
         self,
@@ -113,7 +142,7 @@ class Stages:
         self._until, self._follow = until, follow
         self._stopped_at_share = False
         self._pacer = Pacer(job.dsn, job.migration)
-        job.waits_for = lambda: self._pacer.hold
+        job.follow_pacer(lambda: self._pacer.hold)
         self._link = job.link("stage", statement_timeout_ms=0)
         self._sync_idle = threading.Event()
         self._sync_error: EmbedtuiError | None = None
@@ -125,9 +154,11 @@ class Stages:
             Interrupted: stopped, or ``until`` was reached.
             ConfigurationFault: the provider refuses us as configured.
         """
-        new = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job)
+        model = self._job.migration.new_model
+        size = request_size(model, self._job)
+        new = make_row_embedder(model, self._environ, self._pacer, self._job, size=size)
         # An application's edit does not queue behind the whole backfill for the provider's budget.
-        urgent = make_row_embedder(self._job.migration.new_model, self._environ, self._pacer, self._job, urgent=True)
+        urgent = make_row_embedder(model, self._environ, self._pacer, self._job, urgent=True, size=size)
         old = self._old_embedder()
         sync = Sync(self._job, urgent, old, characters_per_token=lambda: self._pacer.characters_per_token)
         syncing = threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True)
@@ -173,13 +204,7 @@ class Stages:
     # ----------------------------------------------------------------------------------------------------- phases
 
     def _database(self, work: Callable[[Connection], T]) -> T:
-        return with_database(
-            self._link,
-            work,
-            stop=self._job.stop,
-            on_lost=lambda message: self._job.hold("database", message),
-            on_back=lambda: self._job.release("database"),
-        )
+        return self._job.with_database(self._link, work)
 
     def _migration(self) -> Migration:
         migration = self._database(lambda conn: load_migration(conn, self._job.migration.name))
@@ -192,7 +217,7 @@ class Stages:
 
     def _phases(self, new: RowEmbedder) -> None:
         while not self._job.stop.is_set():
-            self._job.gate(self._job.stop)
+            self._job.wait_while_held(self._job.stop)
             phase = self._migration().phase
             if phase is Phase.BACKFILL:
                 self._backfill(new)
@@ -265,13 +290,12 @@ class Stages:
             if self._database(lambda conn: plan_shards(conn, migration.id, migration.table_oid)):
                 self._backfill(new)
                 continue
-            attached = self._database(functools.partial(unseen, migration=migration))
+            attached = self._database(functools.partial(unseen_partitions, migration=migration))
             keys = self._database(lambda conn: self._job.placement.sweep(conn, SWEEP_LIMIT))
             if not keys:
-                self._database(functools.partial(remember, migration=migration, attached=attached))
+                self._database(functools.partial(remember_partitions, migration=migration, attached=attached))
                 self._database(lambda conn: count_total(conn, migration))
                 self._database(self._job.placement.forget_gone)
-                self._job.release("row_locks")
                 return
             rounds = rounds + 1 if keys == before else 0
             before = keys
@@ -289,12 +313,13 @@ class Stages:
         Those that come meanwhile are not waited for, and not for ever: a key that the application touches all the
         time is put off, and sync goes on beside every later phase.
         """
-        last = self._database(self._last_entry)
+        migration = self._job.migration.id
+        last = self._database(lambda conn: last_entry(conn, migration))
         if last is None:
             return
         self._job.doing("waiting for the sync")
         deadline = time.monotonic() + DRAIN_SECONDS
-        while self._database(lambda conn: self._pending(conn, last, kinds)):
+        while self._database(lambda conn: waits(conn, migration, up_to=last, kinds=kinds)):
             if self._job.stop.wait(IDLE_SECONDS):
                 raise self._why_stopped()
             if time.monotonic() > deadline:
@@ -311,19 +336,6 @@ class Stages:
             if time.monotonic() > deadline:
                 self._job.note("Changes that were not captured are still being scanned for: `embedtui run` again.")
                 return
-
-    def _last_entry(self, conn: Connection) -> int | None:
-        row = conn.execute(
-            "SELECT max(id) FROM embedtui.queue WHERE migration = %s", [self._job.migration.id]
-        ).fetchone()
-        return row[0] if row else None
-
-    def _pending(self, conn: Connection, last: int, kinds: str) -> bool:
-        row = conn.execute(
-            "SELECT EXISTS (SELECT FROM embedtui.queue WHERE migration = %s AND id <= %s AND kind = ANY (%s))",
-            [self._job.migration.id, last, list(kinds)],
-        ).fetchone()
-        return bool(row and row[0])
 
     def _index(self) -> None:
         migration = self._job.migration
@@ -343,7 +355,12 @@ class Stages:
 
     def _await_release(self) -> bool:
         """Wait while the operators hold the index back; sync goes on meanwhile. Whether it is still to be built."""
-        while (present := self._migration()).index_held and present.phase is Phase.INDEX:
+        while True:
+            began = time.monotonic()
+            present = self._migration()
+            self._job.heed(Wanted(paused=present.desired == "pause", index_held=present.index_held), began)
+            if not self._job.wanted.index_held or present.phase is not Phase.INDEX:
+                break
             self._job.doing("waiting: the index is held")
             self._job.hold("index", "an operator holds it back")
             if self._job.stop.wait(IDLE_SECONDS):
@@ -351,7 +368,6 @@ class Stages:
         self._job.release("index")
         if self._job.stop.is_set():
             raise self._why_stopped()
-        self._job.index_held = False  # the last heartbeat may not know yet, and would cancel the build
         return present.phase is Phase.INDEX
 
     def _build(self, migration: Migration) -> indexes.IndexBuild | None:
@@ -364,7 +380,7 @@ class Stages:
             waiting = f", waiting for {status.waiting_for}" if status.waiting_for else ""
             self._job.doing(f"index: {status.phase}{share}{waiting}")
             self._job.emit(Progressed(now(), f"Index: {status.phase}{share}{waiting}", status.done or 0, status.total))
-            if self._job.index_held:
+            if self._job.wanted.index_held:
                 stop.set()
 
         def build(_: Connection) -> indexes.IndexBuild:
@@ -388,13 +404,13 @@ class Stages:
     def _keep_up(self, sync: Sync) -> None:
         try:
             while not self._job.stop.is_set():
-                self._job.gate(self._job.stop)
+                self._job.wait_while_held(self._job.stop)
                 if not sync.step():
                     self._job.doing("waiting for changes")
                     self._job.stop.wait(IDLE_SECONDS)
         except Interrupted:
             pass
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the thread that runs all raises it
             if not self._ended():  # a cleanup takes the old names from under a statement
                 self._sync_error = fatal(error)
                 self._job.halt()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from embedtui.engine.backfill.decisions import Change, Said, combine, left_behind, rename
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
-from embedtui.engine.backfill.job import Job, queue_keys, record_faults
+from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.partitions import queue_unseen
 from embedtui.engine.resilience import with_database
@@ -29,7 +29,9 @@ from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.faults import record_faults
 from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.queue import Entry, entries_of, next_entries, queue_keys
 
 T = TypeVar("T")
 
@@ -54,26 +56,15 @@ LOCK_CLASS = 0x6571  # advisory lock class: one process syncs a migration at a t
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of the queue."""
+class _Read:
+    """Rows to look after, of one moment."""
 
-    id: int
-    key: Key
-    kind: str
-
-
-@dataclass
-class _Todo:
-    """What is left for one key of a batch."""
-
-    ids: list[int] = field(default_factory=list)
-    kinds: set[str] = field(default_factory=set)
-    sides: set[Side] = field(default_factory=set)
-
-    def take(self, other: _Todo) -> None:
-        """Take over what is queued of the same row by another text of its key."""
-        self.ids += other.ids
-        self.kinds |= other.kinds
+    changes: dict[Key, Change]
+    rows: list[QueuedRow]
+    maintain_old: bool
+    """The old side is ours to maintain, too."""
+    truncated: dict[Key, int]
+    """Attempts of rows whose text is to be cut."""
 
 
 class Sync:
@@ -125,14 +116,9 @@ class Sync:
         structural = [entry for entry in entries if entry.kind in "dt"]
         if structural:
             self._database(lambda conn: self._remove(conn, structural))
-        todo: dict[Key, _Todo] = {}
-        for entry in entries:
-            if entry.kind not in "dt" and not self._too_often(entry.key):
-                known = todo.setdefault(entry.key, _Todo())
-                known.ids.append(entry.id)
-                known.kinds.add(entry.kind)
-        if todo:
-            self._work(todo)
+        keys = {entry.key for entry in entries if entry.kind not in "dt" and not self._too_often(entry.key)}
+        if keys:
+            self._work(keys)
         elif not structural and len(entries) < BATCH:
             self._after = 0
             return self._tend()  # only entries that were put off
@@ -158,11 +144,7 @@ class Sync:
         ).fetchone()
         if got is not None and not got[0]:
             return None
-        rows = conn.execute(
-            "SELECT id, key, kind::text FROM embedtui.queue WHERE migration = %s AND id > %s ORDER BY id LIMIT %s",
-            [self._job.migration.id, self._after, BATCH],
-        )
-        return [Entry(number, tuple(key), kind) for number, key, kind in rows]
+        return next_entries(conn, self._job.migration.id, self._after, BATCH)
 
     def _look_for_partitions(self, conn: Connection) -> None:
         phase = capture.state(conn, self._job.migration).phase
@@ -196,7 +178,7 @@ class Sync:
             return 0
         stale = self._database(self._stale)
         if stale:
-            self._work({key: _Todo(kinds={"u"}) for key in stale})
+            self._work(set(stale))
             self._tend_at = 0.0
         return len(stale)
 
@@ -236,7 +218,7 @@ class Sync:
 
     def _queue_scanned(self, conn: Connection, keys: Sequence[Key], settled: Sequence[int]) -> None:
         with conn.transaction():
-            queue_keys(conn, self._job.migration.id, keys, "u")
+            queue_keys(conn, self._job.migration.id, keys, "s")
             capture.forget_faults(conn, settled)
 
     def _mend_capture(self, now: capture.CaptureState) -> None:
@@ -305,64 +287,92 @@ class Sync:
 
     # -------------------------------------------------------------------------------------------------- embedding
 
-    def _work(self, todo: dict[Key, _Todo]) -> None:
-        rows = self._database(lambda conn: self._read(conn, list(todo)))
-        former = [item.asked for item, _, _ in rows if item.asked != item.row.key]
-        for item, _, _ in rows:
-            if item.asked in former:
-                todo.setdefault(item.row.key, _Todo()).take(todo.pop(item.asked))
+    def _work(self, keys: set[Key]) -> None:
+        read = self._database(lambda conn: self._read(conn, keys))
+        todo, trust = read.changes, self._job.migration.stored.trust_application
         wanted: dict[Side, list[SourceRow]] = {Side.NEW: [], Side.OLD: []}
-        for item, old_wanted, truncated in rows:
-            entry = todo[item.row.key]
-            if item.blank or entry.sides:
+        written: dict[Side, list[SourceRow]] = {Side.NEW: [], Side.OLD: []}
+        for item in read.rows:
+            change = todo[item.row.key]
+            if item.blank:
                 continue
-            if not item.new_fresh:
-                entry.sides.add(Side.NEW)
-                wanted[Side.NEW].append(self._cut(item.row, truncated))
-            # an inserted row whose new vector is stale was moved between partitions and edited
-            edited = "u" in entry.kinds or (item.new_present and not item.new_fresh)
-            if old_wanted and (edited or not item.old_present):
-                entry.sides.add(Side.OLD)
+            if change.new_wanted(item, trust):
+                change.sides.add(Side.NEW)
+                wanted[Side.NEW].append(self._cut(item.row, read.truncated.get(item.row.key, 0)))
+            elif change.said.get(Side.NEW) is Said.WRITTEN:
+                written[Side.NEW].append(item.row)
+            if read.maintain_old and change.old_wanted(item):
+                change.sides.add(Side.OLD)
                 wanted[Side.OLD].append(item.row)
-        # Nothing to embed: fresh already, blank, or deleted meanwhile.
-        settled = [key for key, entry in todo.items() if not entry.sides]
-        blank = [item.row.key for item, _, _ in rows if item.blank]
+            elif change.said.get(Side.OLD) is Said.WRITTEN:
+                written[Side.OLD].append(item.row)
+        self._database(lambda conn: self._respect(conn, todo, written))
+        # Nothing to embed: fresh already, the application's own, blank, or deleted meanwhile.
+        settled = [key for key, change in todo.items() if not change.sides]
+        blank = [item.row.key for item in read.rows if item.blank]
         self._settle(todo, settled, None, blank)
         for side, needed in wanted.items():
             if needed:
                 self._side(todo, side, needed)
-        if former:  # their marks are told by the text that the row's key has now
-            for side in Side:
-                self._database(functools.partial(self._clear, keys=former, side=side))
 
-    def _read(self, conn: Connection, keys: list[Key]) -> list[tuple[QueuedRow, bool, int]]:
-        """(row, whether the old side is ours to maintain, attempts of a row to be truncated or 0)."""
-        # Once reads were moved to the new side, if only a share of them, the application may have left old vectors
-        # behind; that stays so after a rollback, for what was written before it.
-        route = conn.execute(
-            "SELECT active = 'new' OR changed_by <> '' FROM embedtui.route WHERE migration = %s",
-            [self._job.migration.id],
-        ).fetchone()
-        maintain_old = bool(route and route[0])
-        truncated = {
-            tuple(key): attempts
-            for key, attempts in conn.execute(
-                "SELECT key, attempts FROM embedtui.fault WHERE migration = %s AND side = 'new' AND state = 'truncate'",
-                [self._job.migration.id],
-            )
-        }
-        return [(item, maintain_old, truncated.get(item.row.key, 0)) for item in self._read_keys(conn, keys)]
+    def _read(self, conn: Connection, keys: set[Key]) -> _Read:
+        """Rows and all that is queued for them, of one moment: in between, the application may write a vector."""
+        number = self._job.migration.id
+        with conn.transaction():
+            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            conn.execute("SET LOCAL enable_hashjoin = on")  # the queue may be long, and keys have no index in it
+            entries = entries_of(conn, number, keys)
+            conn.execute("SET LOCAL enable_hashjoin = off")
+            # Once reads were moved to the new side, if only a share of them, the application may have left old vectors
+            # behind; that stays so after a rollback, for what was written before it.
+            route = conn.execute(
+                "SELECT active = 'new' OR changed_by <> '' FROM embedtui.route WHERE migration = %s", [number]
+            ).fetchone()
+            truncated = {
+                tuple(key): attempts
+                for key, attempts in conn.execute(
+                    "SELECT key, attempts FROM embedtui.fault"
+                    " WHERE migration = %s AND side = 'new' AND state = 'truncate'",
+                    [number],
+                )
+            }
+            known = {*keys, *(entry.key for entry in entries), *(entry.was for entry in entries if entry.was)}
+            stale = conn.execute(
+                "SELECT key FROM embedtui.stale WHERE migration = %s AND key IN (SELECT ARRAY(SELECT"
+                " jsonb_array_elements_text(e.value)) FROM jsonb_array_elements(%s) e)",
+                [number, Jsonb([list(key) for key in known])],
+            ).fetchall()
+            changes = combine(entries, [tuple(key) for (key,) in stale], self._job.migration.stored.trust_application)
+            rows = self._read_keys(conn, list(changes))
+        for row in rows:
+            if row.asked != row.row.key and row.asked in changes:
+                rename(changes, row.asked, row.row.key)
+        rows = list({row.row.key: row for row in rows}.values())
+        return _Read(changes, rows, bool(route and route[0]), truncated)
 
     def _read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
         """The rows with these keys; one that the server cannot read is left to a scan and stops no other."""
         try:
-            return self._job.placement.read_keys(conn, keys)
+            with conn.transaction():
+                return self._job.placement.read_keys(conn, keys)
         except psycopg.DataError as error:
             if len(keys) == 1:
                 capture.add_fault(conn, self._job.migration, f"a key reads as none: {error.diag.message_primary}")
                 return []
         half = len(keys) // 2
         return [*self._read_keys(conn, keys[:half]), *self._read_keys(conn, keys[half:])]
+
+    def _respect(self, conn: Connection, todo: dict[Key, Change], written: dict[Side, list[SourceRow]]) -> None:
+        """What the application wrote stands: it is neither faulty nor stale, and says nothing of us."""
+        if not any(written.values()):
+            return
+        with conn.transaction():
+            adopted = self._job.placement.adopt(conn, written[Side.NEW]) if written[Side.NEW] else set()
+            self._clear(conn, adopted, Side.NEW)
+            self._clear(conn, [row.key for row in written[Side.OLD]], Side.OLD)
+        for row in written[Side.NEW]:
+            if row.key not in adopted:  # locked, or written again: its entries stay until it is
+                todo[row.key].sides.add(Side.NEW)
 
     def _cut(self, row: SourceRow, attempts: int) -> SourceRow:
         if not attempts:
@@ -372,7 +382,7 @@ class Sync:
         text = row.text[: max(1, most)]
         return replace(row, text=text, characters=len(text))
 
-    def _side(self, todo: dict[Key, _Todo], side: Side, rows: list[SourceRow]) -> None:
+    def _side(self, todo: dict[Key, Change], side: Side, rows: list[SourceRow]) -> None:
         embedder = self._embedders[side]
         too_long = [row for row in rows if row.characters > len(row.text)]
         if too_long:
@@ -414,7 +424,7 @@ class Sync:
             self._old_lost = ""
             self._job.note("The old model answers again: its stale rows are brought up to date.")
 
-    def _store(self, todo: dict[Key, _Todo], side: Side, outcome: Outcome) -> None:
+    def _store(self, todo: dict[Key, Change], side: Side, outcome: Outcome) -> None:
         moment = time.monotonic()
         for row in outcome.rows:
             self._recent[row.key].append(moment)
@@ -451,10 +461,10 @@ class Sync:
                 [Jsonb([list(key) for key in keys]), self._job.migration.id, side.value],
             )
 
-    def _fault(self, todo: dict[Key, _Todo], side: Side, keys: list[Key], reason: str) -> None:
+    def _fault(self, todo: dict[Key, Change], side: Side, keys: list[Key], reason: str) -> None:
         def work(conn: Connection) -> None:
             with conn.transaction():
-                record_faults(conn, self._job.migration, [(key, reason) for key in keys], side)
+                record_faults(conn, self._job.migration.id, [(key, reason) for key in keys], side)
                 if side is Side.OLD:
                     self._insert_stale(conn, keys)
                 self._settle_in(conn, todo, keys, side)
@@ -464,7 +474,7 @@ class Sync:
             todo[key].sides.discard(side)
         self._job.failed(f"Row {', '.join(keys[0])} is rejected: {reason}", FaultClass.ROW)
 
-    def _mark_stale(self, todo: dict[Key, _Todo], keys: list[Key]) -> None:
+    def _mark_stale(self, todo: dict[Key, Change], keys: list[Key]) -> None:
         """The old model no longer answers: a rollback would find these rows' old vectors stale."""
 
         def work(conn: Connection) -> None:
@@ -484,7 +494,7 @@ class Sync:
             )
 
     def _settle(
-        self, todo: dict[Key, _Todo], keys: Sequence[Key], side: Side | None, blank: Sequence[Key] = ()
+        self, todo: dict[Key, Change], keys: Sequence[Key], side: Side | None, blank: Sequence[Key] = ()
     ) -> None:
         """Forget entries that need nothing; ``blank`` rows have no fault either, for there is nothing to embed."""
         if not keys:
@@ -499,6 +509,8 @@ class Sync:
 
         self._database(work)
 
-    def _settle_in(self, conn: Connection, todo: dict[Key, _Todo], keys: Iterable[Key], side: Side | None) -> None:
+    def _settle_in(self, conn: Connection, todo: dict[Key, Change], keys: Iterable[Key], side: Side | None) -> None:
         """Forget the entries of keys for which nothing but ``side`` was left; repeatable."""
-        self._forget(conn, [number for key in keys if not todo[key].sides - {side} for number in todo[key].ids])
+        done = [key for key in keys if not todo[key].sides - {side}]
+        self._clear(conn, left_behind(todo, done), Side.OLD)
+        self._forget(conn, [number for key in done for number in todo[key].ids])

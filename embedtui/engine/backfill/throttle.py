@@ -142,9 +142,11 @@ def horizon_holders(conn: Connection) -> tuple[HorizonHolder, ...]:
 
 
 def xmin_holder(conn: Connection, *, at_least: float = 1.0) -> str:
-    """Names what holds the xmin horizon furthest back, to explain a poor HOT share; empty where nothing does.
+    """Name what holds the xmin horizon furthest back, to explain a poor HOT share; empty where nothing does.
 
-    ``at_least``: seconds below which a transaction is the ordinary business of production.
+    Args:
+        conn: any connection.
+        at_least: seconds below which a transaction is the ordinary business of production.
     """
     return next(
         (holder.name for holder in horizon_holders(conn) if holder.seconds is None or holder.seconds >= at_least), ""
@@ -152,7 +154,7 @@ def xmin_holder(conn: Connection, *, at_least: float = 1.0) -> str:
 
 
 class Throttle:
-    """Measures on one monitoring connection; keeps what it needs from check to check. For one thread.
+    """Measurements on one monitoring connection, with what they need from check to check. For one thread.
 
     ``clock`` counts seconds and is for tests.
     """
@@ -194,7 +196,8 @@ class Throttle:
 
         A measure that is not to be had here is unknown, holds nothing, and is asked for again after UNKNOWN_SECONDS.
 
-        Raises psycopg's errors where the connection fails.
+        Raises:
+            psycopg.Error: the connection failed.
         """
         settings = self._settings
         lag, wal = settings.max_replica_lag_seconds, settings.max_wal_mb_per_second

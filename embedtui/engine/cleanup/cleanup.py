@@ -16,7 +16,6 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from embedtui.engine.backfill.backfill import ALIVE
 from embedtui.engine.cleanup import traces
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.engine.overrides import Overrides, audited, pass_blockers
@@ -28,6 +27,7 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.ddl import Statement, cancelled_by, run_ddl
 from embedtui.postgres.indexes import partition_indexes
+from embedtui.postgres.locks import ALIVE
 from embedtui.postgres.names import key_sql, parse_name, relation
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side

@@ -26,6 +26,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import new_indexes, old_indexes
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.route import follow_pointer_sql, move_in_ddl
+from embedtui.postgres.state.workers import count_live_workers
 from embedtui.redaction import redact
 
 LIMITS: Mapping[str, str] = {
@@ -47,8 +48,6 @@ LIMITS: Mapping[str, str] = {
 
 _OUTPUT_SHOWN = 2000
 _TERMINATE_SECONDS = 5.0
-# A worker silent for so long is dead: it reports every few seconds.
-_WORKER_ALIVE = "60 seconds"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+,-]+")
 
@@ -300,16 +299,12 @@ def rename_blockers(conn: Connection, migration: Migration, settings: CutoverSet
         for _, name in _provenance(migration)
         if facts.column(name) is not None
     ]
-    workers = conn.execute(
-        "SELECT count(*) FROM embedtui.worker WHERE migration = %s AND stopped_at IS NULL"
-        " AND heartbeat > clock_timestamp() - %s::interval",
-        [migration.id, _WORKER_ALIVE],
-    ).fetchone()
-    if workers and workers[0]:
+    workers = count_live_workers(conn, migration.id)
+    if workers:
         found.append(
             Blocker(
                 "rename_workers",
-                f"{counted(workers[0], 'worker knows', 'workers know')} the columns by their present names.",
+                f"{counted(workers, 'worker knows', 'workers know')} the columns by their present names.",
                 "Stop all workers.",
             )
         )

@@ -12,10 +12,12 @@ from psycopg import Connection
 
 from embedtui.arrays import np
 from embedtui.config import Settings
+from embedtui.engine.plan.contents import text_check
 from embedtui.engine.plan.draft import Draft
 from embedtui.engine.plan.estimates import TextEstimate
 from embedtui.engine.plan.placement import fired_by_update
 from embedtui.engine.plan.statements import index_options
+from embedtui.engine.plan.surroundings import surrounding_checks
 from embedtui.engine.plan.vectors import length_check, vector_checks
 from embedtui.formatting import counted, duration, size
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Remedy
@@ -27,6 +29,7 @@ from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder
+from embedtui.providers.start import first_answer
 
 LONG_TRANSACTION_SECONDS = 600
 """Older than any request of an application: what is open for so long was forgotten, or is a dump."""
@@ -44,6 +47,7 @@ def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, s
     yield from _check_new_side(conn, draft, migration)
     yield from _check_old_side(conn, draft, migration, settings)
     yield from vector_checks(conn, draft, settings)
+    yield from surrounding_checks(conn, draft, migration, settings)
     yield from _check_replication(draft, migration.placement, settings)
     yield from _check_models(migration, settings)
 
@@ -116,13 +120,6 @@ def _check_table(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
     facts = draft.facts
     key = ", ".join(map(shown_column, draft.key.columns))
     yield Check("key", "pass", f"{key} ({draft.key.name})")
-    if facts.inherits:
-        yield Check(
-            "inheritance",
-            "fail",
-            f"{shown(facts.table)} takes part in old-style inheritance, whose children a backfill would not reach.",
-            "Use declarative partitioning, or migrate each table by itself after NO INHERIT.",
-        )
     if facts.rules:
         yield Check(
             "rules",
@@ -365,9 +362,12 @@ def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
         )
 
 
-def text_checks(migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
-    """Texts that are likely over the model's limit."""
+def text_checks(conn: Connection[Any], draft: Draft, migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
+    """The texts as they will be sent, and those that are likely over the model's limit."""
     model = migration.new_model
+    shown_texts = text_check(conn, draft.facts, migration)
+    if shown_texts is not None:
+        yield shown_texts
     if estimate.long:
         yield Check(
             "long texts",
@@ -396,7 +396,7 @@ class Answer:
 
 
 def provider_check(settings: Settings, migration: Migration, ask: bool) -> Answer:
-    """Whether the provider serves the new model, with one request if ``ask``."""
+    """Whether the provider serves the new model, with a request for two texts if ``ask``."""
     model = migration.new_model
     try:
         if not ask:
@@ -405,7 +405,7 @@ def provider_check(settings: Settings, migration: Migration, ask: bool) -> Answe
             hint = "embedtui plan --check-provider asks it for one vector."
             return Answer(Check("provider", "unknown", detail, hint))
         with contextlib.closing(make_embedder(model, timeout=20, environ=settings.environ)) as embedder:
-            reply = embedder.embed(["embedtui"], kind="document")
+            reply = first_answer(embedder, model)
     except ProviderFault as fault:
         # busy or away: the run waits for it and says so
         result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"

@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import Connection
 
 from embedtui.config import Settings
+from embedtui.engine.plan.contents import no_text_column, require_text_type, require_texts
 from embedtui.errors import DatabaseError, SettingsError, TableError
 from embedtui.model import Condition, Distance, EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind, TableName
 from embedtui.postgres.catalog.facts import Candidate, Column, ServerFacts, TableFacts, UniqueKey
@@ -107,7 +108,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
     facts = inspect_table(conn, settings.table, settings.schema)
     _require_readable(server, facts)
     old = _old_column(facts, settings)
-    content = _content_columns(facts, settings)
+    content = _content_columns(conn, facts, settings)
     key = _key(facts, settings)
     dimensions = stored_dimensions(conn, facts, old.name, vector_schema)
     old_model, new_model = _models(settings, old, dimensions)
@@ -222,31 +223,25 @@ def _old_column(facts: TableFacts, settings: Settings) -> Column:
     return choices[0]
 
 
-def _content_columns(facts: TableFacts, settings: Settings) -> tuple[str, ...]:
+def _content_columns(conn: Connection[Any], facts: TableFacts, settings: Settings) -> tuple[str, ...]:
     table = shown(facts.table)
     for name in settings.content:
         found = facts.column(name)
         if found is None:
             raise _missing("content", settings, facts, name)
-        if found.is_vector or found.base_type == "bytea":
-            raise TableError(
-                f"{shown_column(name)} of {table} is {found.type}, nothing to embed (content, "
-                f"{settings.origin('content')}).",
-                hint=f"Text columns: {_listed(facts.text_columns)}.",
-            )
+        require_text_type(conn, facts, found, settings.origin("content"))
     if settings.content:
         return settings.content
     keys = facts.keys[0].columns if facts.keys else ()
     choices = [column for column in facts.text_columns if column.name not in keys] or list(facts.text_columns)
     if not choices:
-        raise TableError(
-            f"{table} has no text column.", hint="Say what is embedded: --content, or content in embedtui.toml."
-        )
+        raise no_text_column(conn, facts)
     if len(choices) > 1:
         raise TableError(
             f"{table} has {len(choices)} text columns: {_listed(choices)}.",
             hint="Say which are embedded, in their order: --content, or content in embedtui.toml.",
         )
+    require_texts(conn, facts, choices[0])
     return (choices[0].name,)
 
 

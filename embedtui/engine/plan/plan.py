@@ -45,7 +45,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     checks = [
         *standing_checks(conn, draft, migration, settings),
         *load_checks(conn, draft, migration, estimate),
-        *text_checks(migration, estimate),
+        *text_checks(conn, draft, migration, estimate),
         *answer.checks(draft, settings),
     ]
     wrong = any(check.result == "fail" for check in checks)

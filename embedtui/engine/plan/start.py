@@ -100,4 +100,5 @@ def _in_turn(
     yield from standing_checks(conn, draft, migration, settings)
     yield from provider_check(settings, migration, ask=ask).checks(draft, settings)
     if ask:
-        yield proof_check(conn, migration, settings, ask)
+        # who has dealt with it need not pay for it once more
+        yield proof_check(conn, migration, settings, ask and "proof" not in settings.accept)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from embedtui.arrays import np
+from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, RowEmbedder
+from embedtui.engine.backfill.sizing import RequestSize
 from embedtui.engine.validate.queries import from_rows, store
 from embedtui.engine.validate.run import Queries, Run, count_queries
 from embedtui.errors import NotClean
 from embedtui.model import EmbeddingModel, Migration, QueryInput, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.both import row_vectors
+from embedtui.postgres.sides.protocol import SourceRow
+from embedtui.postgres.state.models import load_learnt, store_learnt
 from embedtui.postgres.state.queries import StoredQuery, Vector, load_queries, load_vectors, store_vectors
-from embedtui.providers.base import Embedder, ProviderFault
+from embedtui.providers.base import Embedder
 
 ROWS = 100
 """Rows taken as queries where none are given."""
 
 BATCH = 256
-"""Query texts per request."""
+"""Query texts taken at a time."""
+SHOWN = 60
+"""Characters of a query by which it is named."""
 
 
 def asked_queries(
@@ -58,14 +65,16 @@ def with_vectors(
         why = "it is retired" if model.retired else "it is not to be asked"
         if missing and embedder is not None:
             try:
-                known[side] |= _embed(conn, run, side, model, embedder, missing)
+                found, refused = _embed(conn, run, side, model, embedder, missing)
+                known[side] |= found
+                unknown += refused
                 continue
-            except ProviderFault as fault:
+            except (ConfigurationFault, NoAnswer) as fault:
                 if side is Side.NEW:
                     raise
                 known[side] = load_vectors(conn, model.id, [query.id for query in real])
                 missing = [query for query in real if query.id not in known[side]]
-                why = fault.reason
+                why = fault.message
         if missing:
             unknown.append(
                 f"How {len(missing):,} of {count_queries(real)} fared under {model.name}: it made no vector there"
@@ -107,19 +116,37 @@ def _embed(
     model: EmbeddingModel,
     embedder: Embedder,
     queries: Sequence[StoredQuery],
-) -> dict[int, Vector]:
-    """Embed texts in batches; each batch is kept as soon as it is there. No transaction is open meanwhile."""
+) -> tuple[dict[int, Vector], list[str]]:
+    """Embed texts in batches; each is kept as soon as it is there. No transaction is open meanwhile.
+
+    Also what is to be said of queries that the model refuses, by name.
+    """
     made: dict[int, Vector] = {}
-    size = min(BATCH, model.max_inputs)
-    for start in range(0, len(queries), size):
-        run.step(f"embedding queries ({side.value})", start, len(queries))
-        batch = queries[start : start + size]
+    refused: list[str] = []
+    doing = f"embedding queries ({side.value})"
+    learnt = partial(store_learnt, conn, model.id)
+    size = RequestSize(model, load_learnt(conn, model.id), keep=learnt)
+    sender = RowEmbedder(model, embedder, None, gate=lambda _: None, on_fault=lambda _: None, kind="query", size=size)
+    for start in range(0, len(queries), BATCH):
+        run.step(doing, start, len(queries))
+        batch = {str(query.id): query for query in queries[start : start + BATCH]}
+        rows = [SourceRow((key,), 0, 0, query.query.text, len(query.query.text)) for key, query in batch.items()]
         try:
-            reply = embedder.embed([query.query.text for query in batch], kind="query", stop=run.stop)
-        except ProviderFault:
-            run.step(f"embedding queries ({side.value})", start, len(queries))  # was it stopped meanwhile?
+            for outcome in sender.embed(rows, run.stop):
+                asked = [batch[row.key[0]] for row in outcome.rows]
+                if outcome.fault:
+                    why = f"{model.name} refuses it ({outcome.fault}); left out"
+                    refused += [f"How {_named(query)} fares: {why}." for query in asked]
+                    continue
+                found = {query.id: vector for query, vector in zip(asked, outcome.vectors, strict=True)}
+                store_vectors(conn, model.id, found)
+                made |= found
+        except (ConfigurationFault, NoAnswer):
+            run.step(doing, start, len(queries))  # was it stopped meanwhile?
             raise
-        found = {query.id: vector for query, vector in zip(batch, reply.vectors, strict=True)}
-        store_vectors(conn, model.id, found)
-        made |= found
-    return made
+    return made, refused
+
+
+def _named(query: StoredQuery) -> str:
+    text = " ".join(query.query.text.split())
+    return f"“{text if len(text) <= SHOWN else text[:SHOWN] + '…'}”"

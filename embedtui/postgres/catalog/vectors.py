@@ -103,8 +103,10 @@ def is_unit(*lengths: float) -> bool:
 
 
 def vector_indexes(conn: Connection[Any], oid: int, column: str) -> tuple[VectorIndex, ...]:
-    """Approximate indexes whose first key is a vector column or an expression over it, of any method, of a table and
-    its partitions; valid ones first."""
+    """Approximate indexes of a table and its partitions, valid ones first.
+
+    Of any method; their first key is the vector column or an expression over it.
+    """
     return tuple(VectorIndex(**row) for row in read_all(conn, _INDEXES, {"oid": oid, "column": column}))
 
 

@@ -10,7 +10,8 @@ from psycopg import sql
 from embedtui.model import Migration, PlacementKind
 from embedtui.postgres.connect import CANONICAL, Connection
 from embedtui.postgres.names import relation
-from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
+from embedtui.postgres.sides.layout import BYTES, follows_by_foreign_key, new_side
+from embedtui.postgres.sides.shared import OURS, WRITER
 from embedtui.postgres.values import content_types, key_types, output_sql
 
 FAULTS_READ = 100_000
@@ -38,6 +39,10 @@ def _function(migration: Migration, what: str) -> sql.Identifier:
 _BODY = """
 DECLARE
     k pg_catalog.text[];
+    was pg_catalog.text[];
+    edited pg_catalog.bool := true;
+    wrote_old pg_catalog.bool := false;
+    wrote_new pg_catalog.bool := false;
     state pg_catalog.text := pg_catalog.current_setting({setting}, true);
 BEGIN
     -- a partition's trigger tells of the partition
@@ -45,9 +50,10 @@ BEGIN
         SELECT FROM pg_catalog.pg_partition_ancestors(TG_RELID) a WHERE a.relid OPERATOR(pg_catalog.=) {table})
     THEN RETURN NULL; END IF;
     BEGIN
-        IF ({when}) THEN k := {key}; END IF;
+        {look}
         IF k IS NOT NULL AND state IS DISTINCT FROM 'kept' THEN
-            INSERT INTO embedtui.queue (migration, key, kind) VALUES ({migration}, k, TG_ARGV[0]::pg_catalog."char");
+            INSERT INTO embedtui.queue (migration, key, kind, edited, was, wrote_old, wrote_new)
+            VALUES ({migration}, k, TG_ARGV[0]::pg_catalog."char", edited, was, wrote_old, wrote_new);
             PERFORM pg_catalog.set_config({setting}, 'kept', true);
             RETURN NULL;
         END IF;
@@ -61,10 +67,32 @@ BEGIN
         RETURN NULL;
     END;
     IF k IS NOT NULL THEN
-        INSERT INTO embedtui.queue (migration, key, kind) VALUES ({migration}, k, TG_ARGV[0]::pg_catalog."char");
+        INSERT INTO embedtui.queue (migration, key, kind, edited, was, wrote_old, wrote_new)
+        VALUES ({migration}, k, TG_ARGV[0]::pg_catalog."char", edited, was, wrote_old, wrote_new);
     END IF;
     RETURN NULL;
 END"""
+
+# Vectors are compared as records' images, byte by byte: by a function of the catalog's, and no type's operator. A row
+# that comes into a partition may have been moved there with its old vector, which then nobody has decided.
+_LOOK = """
+        IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+            k := {key};
+            wrote_old := TG_RELID OPERATOR(pg_catalog.=) {table} AND NEW.{old} IS NOT NULL;
+            wrote_new := {inserted_new};
+        ELSE
+            edited := {edited};
+            IF ({rekeyed}) THEN was := {old_key}; END IF;
+            IF pg_catalog.current_setting({writer}, true) IS DISTINCT FROM {ours} THEN
+                wrote_old := pg_catalog.record_image_ne(ROW(OLD.{old}), ROW(NEW.{old}));
+                wrote_new := {updated_new};
+            END IF;
+            IF edited OR was IS NOT NULL OR wrote_old OR wrote_new THEN k := {key}; END IF;
+            -- a vector taken away is asked for, not decided
+            wrote_old := wrote_old AND NEW.{old} IS NOT NULL;
+            wrote_new := wrote_new AND {new_present};
+        END IF;
+"""
 
 
 def _bodies(migration: Migration) -> dict[str, str]:
@@ -74,39 +102,60 @@ def _bodies(migration: Migration) -> dict[str, str]:
     application's runs with our rights. They are in here and not in a WHEN
     clause: on columns that one names PostgreSQL refuses the application's ALTER TYPE and DROP COLUMN.
     """
-    rekeyed, edited = _distinct(key_types(migration)), _distinct(content_types(migration))
-    inserted: sql.Composable = sql.SQL("true")
-    if migration.placement is PlacementKind.COLUMN:
-        side = new_side(migration)
-        # A row moved between partitions brings its vector along: right only if the fingerprint says so.
-        inserted = sql.SQL("NEW.{} IS NULL OR NEW.{} IS DISTINCT FROM {} OR NEW.{} IS NULL").format(
-            sql.Identifier(side.embedding),
-            sql.Identifier(side.source),
-            _row_fingerprint(migration, "NEW"),
-            sql.Identifier(migration.old_column),
-        )
+    rekeyed = _distinct(key_types(migration))
+    table = sql.SQL("{}::pg_catalog.oid").format(sql.Literal(migration.table_oid))
 
-    def body(when: sql.Composable, key: sql.Composable) -> str:
+    def body(look: sql.Composable) -> str:
         return (
             sql.SQL(_BODY)
             .format(
-                table=sql.SQL("{}::pg_catalog.oid").format(sql.Literal(migration.table_oid)),
+                table=table,
                 migration=sql.Literal(migration.id),
                 setting=sql.Literal(f"embedtui.capture_{migration.id}"),
-                when=when,
-                key=key,
+                look=look,
             )
             .as_string(None)
         )
 
-    # CASE, since OLD is not assigned yet where a row is inserted, nor NEW where one is deleted
-    row = sql.SQL("CASE TG_OP WHEN 'INSERT' THEN {} ELSE {} OR {} END").format(inserted, edited, rekeyed)
-    bodies = {"row": body(row, _row_key(migration, "NEW"))}
+    row = sql.SQL(_LOOK).format(
+        table=table,
+        key=_row_key(migration, "NEW"),
+        old_key=_row_key(migration, "OLD"),
+        edited=_distinct(content_types(migration)),
+        rekeyed=rekeyed,
+        old=sql.Identifier(migration.old_column),
+        writer=sql.Literal(WRITER),
+        ours=sql.Literal(OURS),
+        **_new_vector(migration),
+    )
+    bodies = {"row": body(row)}
     if migration.placement is PlacementKind.TABLE and not follows_by_foreign_key(migration):
-        gone = sql.SQL("CASE TG_OP WHEN 'DELETE' THEN true ELSE {} END").format(rekeyed)
-        bodies["old_row"] = body(gone, _row_key(migration, "OLD"))
-        bodies["all"] = body(sql.SQL("true"), sql.SQL("'{}'::pg_catalog.text[]"))
+        # CASE, since NEW is not assigned yet where a row is deleted
+        gone = sql.SQL("IF (CASE TG_OP WHEN 'DELETE' THEN true ELSE {} END) THEN k := {}; END IF;")
+        bodies["old_row"] = body(gone.format(rekeyed, _row_key(migration, "OLD")))
+        bodies["all"] = body(sql.SQL("k := '{}'::pg_catalog.text[];"))
     return bodies
+
+
+def _new_vector(migration: Migration) -> dict[str, sql.Composable]:
+    """What the row's trigger sees of the new vector: whether a statement wrote it, and left its stamps as they were."""
+    if migration.placement is PlacementKind.TABLE:
+        return dict.fromkeys(("inserted_new", "updated_new", "new_present"), sql.SQL("false"))
+    side = new_side(migration)
+    names = {
+        "vector": sql.Identifier(side.embedding),
+        "model": sql.Identifier(side.model),
+        "source": sql.Identifier(side.source),
+    }
+    return {
+        "inserted_new": sql.SQL("NEW.{vector} IS NOT NULL AND NEW.{source} IS NULL").format(**names),
+        # with other stamps it says itself what it was made of
+        "updated_new": sql.SQL(
+            "pg_catalog.record_image_ne(ROW(OLD.{vector}), ROW(NEW.{vector})) AND (NEW.{vector} IS NULL OR"
+            " pg_catalog.record_image_eq(ROW(OLD.{model}, OLD.{source}), ROW(NEW.{model}, NEW.{source})))"
+        ).format(**names),
+        "new_present": sql.SQL("NEW.{vector} IS NOT NULL").format(**names),
+    }
 
 
 def functions_sql(migration: Migration, attaching: Sequence[str] = ()) -> tuple[sql.Composed, ...]:
@@ -215,7 +264,8 @@ def install_sql(migration: Migration, attaching: Sequence[str] = ()) -> tuple[sq
 
 
 def _text(row: str, name: str, kind: str) -> sql.Composed:
-    return output_sql(sql.SQL("{}.{}").format(sql.SQL(row), sql.Identifier(name)), kind)
+    text = output_sql(sql.SQL("{}.{}").format(sql.SQL(row), sql.Identifier(name)), kind)
+    return sql.SQL("{} COLLATE {}").format(text, BYTES)
 
 
 def _distinct(types: dict[str, str]) -> sql.Composed:
@@ -229,11 +279,6 @@ def _row_key(migration: Migration, row: str) -> sql.Composed:
     return sql.SQL("ARRAY[{}]").format(
         sql.SQL(", ").join(_text(row, name, kind) for name, kind in key_types(migration).items())
     )
-
-
-def _row_fingerprint(migration: Migration, row: str) -> sql.Composed:
-    parts = sql.SQL(", ").join(_text(row, name, kind) for name, kind in content_types(migration).items())
-    return sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(parts)
 
 
 def _triggers(migration: Migration) -> dict[str, tuple[str, str, str]]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from embedtui.model import TableName
+from embedtui.model import Key, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
-from embedtui.postgres.sides.shared import SharedPlacement
+from embedtui.postgres.sides.shared import OURS, WRITER, SharedPlacement, digest_sql
 
 
 class ColumnPlacement(SharedPlacement):
@@ -31,6 +32,7 @@ class ColumnPlacement(SharedPlacement):
             "new_embedding": sql.Identifier("t", side.embedding),
             "new_model": sql.Identifier("t", side.model),
             "new_source": sql.Identifier("t", side.source),
+            "new_digest": digest_sql(self.migration, sql.Identifier("t", side.embedding), self.migration.vector_type),
             "side_left_join": sql.SQL(""),
         }
 
@@ -88,10 +90,29 @@ class ColumnPlacement(SharedPlacement):
         WITH locked AS MATERIALIZED (
             SELECT t.tableoid AS leaf, t.ctid AS tid, b.key, b.embedding, b.source
             FROM {batch} JOIN {table} t ON {batch_key_join}
-            WHERE {fingerprint} = b.source FOR NO KEY UPDATE OF t SKIP LOCKED)
+            WHERE {fingerprint} = b.source AND {new_digest} = b.replaces FOR NO KEY UPDATE OF t SKIP LOCKED)
         UPDATE {table} t SET {embedding} = l.embedding, {model_column} = {model}, {source_column} = l.source
         FROM locked l WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
         """
+
+    def adopt(self, conn: Connection, rows: Sequence[SourceRow]) -> set[Key]:
+        """Take the stamps off vectors that the application wrote over stamped ones; the keys that could be."""
+        conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
+        query = self._format(
+            """
+            WITH locked AS MATERIALIZED (
+                SELECT t.tableoid AS leaf, t.ctid AS tid, b.key
+                FROM (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value -> 0)) AS key,
+                             e.value ->> 1 AS digest FROM pg_catalog.jsonb_array_elements({rows}::jsonb) e) b
+                JOIN {table} t ON {batch_key_join}
+                WHERE {new_digest} = b.digest FOR NO KEY UPDATE OF t SKIP LOCKED)
+            UPDATE {table} t SET {model_column} = NULL, {source_column} = NULL
+            FROM locked l WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
+            """,
+            rows=sql.Literal(json.dumps([[list(row.key), row.new_digest] for row in rows])),
+            **self._side_columns(),
+        )
+        return {tuple(key) for (key,) in conn.execute(query)}
 
 
 def _number(cursor: psycopg.Cursor[Any]) -> int:

@@ -9,6 +9,9 @@ from psycopg import sql
 from embedtui.model import Migration, PlacementKind, TableName
 from embedtui.postgres.values import content_types, text_sql
 
+BYTES = sql.SQL('pg_catalog."C"')
+"""The collation under which texts are equal where their bytes are."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewSide:
@@ -41,9 +44,13 @@ def vector_sql_type(migration: Migration) -> sql.Composed:
 
 
 def fingerprint_sql(migration: Migration, alias: str) -> sql.Composed:
-    """Fingerprint (bigint) of the content of the row called ``alias``: method 1, over the columns' text forms."""
+    """Fingerprint (bigint) of the content of the row called ``alias``: method 1, over the columns' text forms.
+
+    Of their bytes: a nondeterministic collation gives texts that it takes for equal the same hash.
+    """
     columns = sql.SQL(", ").join(
-        text_sql(sql.Identifier(alias, name), kind) for name, kind in content_types(migration).items()
+        sql.SQL("{} COLLATE {}").format(text_sql(sql.Identifier(alias, name), kind), BYTES)
+        for name, kind in content_types(migration).items()
     )
     return sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(columns)
 
@@ -58,4 +65,7 @@ def content_sql(migration: Migration, alias: str) -> sql.Composed:
 
 def has_content_sql(migration: Migration, alias: str) -> sql.Composed:
     """True where there is something to embed: any character that is not white space."""
-    return sql.SQL("({} OPERATOR(pg_catalog.~) '\\S')").format(content_sql(migration, alias))
+    # the database's own collation: a column's may know no regular expressions, and several make none
+    return sql.SQL("({} COLLATE pg_catalog.\"default\" OPERATOR(pg_catalog.~) '\\S')").format(
+        content_sql(migration, alias)
+    )

@@ -27,6 +27,9 @@ class SourceRow:
     text: str
     """Cut where it is longer than any text the model could take: then ``characters`` exceeds ``len(text)``."""
     characters: int
+    old_digest: str = ""
+    """Of the old vector as read, empty where there was none: only that vector is replaced. Known where read by key."""
+    new_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,22 @@ class QueuedRow:
     """Nothing to embed."""
     new_fresh: bool
     """Its new vector is that of its content and of the right model."""
-    new_present: bool
-    old_present: bool
+    new_stamped: bool
+    """It says what content its new vector was made of."""
+    forgotten: bool
+    """An operator had its new vector's provenance taken off, to have it replaced."""
     asked: Key
     """The key that it was asked for by: another text of the same value, where the two differ."""
+
+    @property
+    def new_present(self) -> bool:
+        """Whether it has a new vector."""
+        return bool(self.row.new_digest)
+
+    @property
+    def old_present(self) -> bool:
+        """Whether it has an old vector."""
+        return bool(self.row.old_digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,17 @@ class Placement(Protocol):
         ...
 
     def replace(self, conn: Connection, rows: Sequence[SourceRow], vectors: Vectors, side: Side) -> set[Key]:
-        """Store or replace vectors of rows read by ``read_keys``; keys whose row was locked or changed are left out."""
+        """Store or replace vectors of rows read by ``read_keys``; the keys that could be.
+
+        Left out: the row was locked, or its content or this very vector is no longer what was read.
+        """
+        ...
+
+    def adopt(self, conn: Connection, rows: Sequence[SourceRow]) -> set[Key]:
+        """Take the stamps off new vectors that the application wrote: they are unverified. The keys that need no more.
+
+        Left out: the row was locked, or has another vector than ``read_keys`` read.
+        """
         ...
 
     def sweep(self, conn: Connection, limit: int) -> list[Key]:

@@ -22,14 +22,25 @@ from embedtui.postgres.values import content_types, same_key_sql
 # the model's limit whatever it says, and is not read into memory.
 CHARACTERS_PER_TOKEN_AT_MOST = 16
 
+WRITER, OURS = "embedtui.writer", "embedtui"
+"""A setting and its value in the transactions in which embedtui writes vectors: change capture takes no vector that is
+written there for the application's. An application that sets it harms itself alone."""
+
 _REPLACE_OLD = """
 WITH locked AS MATERIALIZED (
     SELECT t.tableoid AS leaf, t.ctid AS tid, b.key, b.embedding
     FROM {batch} JOIN {table} t ON {batch_key_join}
-    WHERE {fingerprint} = b.source FOR NO KEY UPDATE OF t SKIP LOCKED)
+    WHERE {fingerprint} = b.source AND {old_digest} = b.replaces FOR NO KEY UPDATE OF t SKIP LOCKED)
 UPDATE {table} t SET {old} = l.embedding FROM locked l
 WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
 """
+
+
+def digest_sql(migration: Migration, vector: sql.Composable, kind: str) -> sql.Composed:
+    """Digest of a vector's binary form, empty where there is none: whether it is still the one that was read."""
+    return sql.SQL("coalesce(pg_catalog.md5({}({})), '')").format(
+        sql.Identifier(migration.vector_schema, f"{kind}_send"), vector
+    )
 
 
 class SharedPlacement:
@@ -54,6 +65,7 @@ class SharedPlacement:
             "has_content": has_content_sql(migration, "t"),
             "fingerprint": fingerprint_sql(migration, "t"),
             "key": key_sql(migration, "t"),
+            "s_key": key_sql(migration, "s"),
             "batch_key_join": key_join_sql(migration, "t", sql.SQL("b.key")),
             "key_columns": sql.SQL(", ").join(sql.Identifier(name) for name in migration.key_columns),
             "t_keys": sql.SQL(", ").join(sql.Identifier("t", name) for name in migration.key_columns),
@@ -62,6 +74,7 @@ class SharedPlacement:
             "migration": sql.Literal(migration.id),
             "model": sql.Literal(migration.new_model.id),
             "limit_characters": sql.Literal(migration.new_model.max_input_tokens * CHARACTERS_PER_TOKEN_AT_MOST),
+            "old_digest": digest_sql(migration, sql.Identifier("t", migration.old_column), migration.old_vector_type),
             "missing": self._missing(),
             "side_from": self._side_from(),
         }
@@ -140,19 +153,23 @@ class SharedPlacement:
         row = conn.execute(query, prepare=False).fetchone()
         return last if row is None or row[0] is None else max(first, row[0] - 1)
 
-    def _batch(self, vector_type: str) -> sql.Composed:
-        """The parameters of :meth:`_parameters` as a relation b (key text[], source bigint, embedding).
+    def _batch(self, vector_type: str, parameters: int) -> sql.Composed:
+        """The parameters of :meth:`_parameters` as a relation b (key text[], source bigint, embedding[, replaces]).
 
         Arrays as parameters need one round trip and no temporary table: 15 % faster than COPY into one on an idle
         machine, and where many threads share a process each round trip less is a wait for the interpreter less.
         """
         count = len(self.migration.key_columns)
         names = [sql.Identifier(f"key_{number}") for number in range(1, count + 1)]
+        replaces = parameters > count + 2
         return sql.SQL(
-            "(SELECT ARRAY[{key}] AS key, u.source, u.embedding FROM ROWS FROM ({arrays},"
-            " pg_catalog.unnest({source}::bigint[]), pg_catalog.unnest({vectors}::{type}[]))"
-            " AS u ({key}, source, embedding)) b"
+            "(SELECT ARRAY[{key}] AS key, u.source, u.embedding{u_replaces} FROM ROWS FROM ({arrays},"
+            " pg_catalog.unnest({source}::bigint[]), pg_catalog.unnest({vectors}::{type}[]){digests})"
+            " AS u ({key}, source, embedding{replaces})) b"
         ).format(
+            replaces=sql.SQL(", replaces" if replaces else ""),
+            u_replaces=sql.SQL(", u.replaces" if replaces else ""),
+            digests=sql.SQL(f", pg_catalog.unnest(${count + 3}::text[])" if replaces else ""),
             key=sql.SQL(", ").join(names),
             arrays=sql.SQL(", ").join(
                 sql.SQL(f"pg_catalog.unnest(${number}::text[])") for number in range(1, count + 1)
@@ -181,7 +198,8 @@ class SharedPlacement:
         self, conn: Connection, text: str, parameters: list[object], vector_type: str, **more: sql.Composable
     ) -> psycopg.Cursor[Any]:
         """Run a statement that reads the batch; a raw cursor, since identifiers may hold a percent sign."""
-        query = self._format(text, batch=self._batch(vector_type), **more)
+        conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
+        query = self._format(text, batch=self._batch(vector_type, len(parameters)), **more)
         return psycopg.RawCursor(conn).execute(query, parameters)
 
     def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
@@ -193,7 +211,7 @@ class SharedPlacement:
                    NOT {has_content},
                    coalesce({new_source} = {fingerprint} AND {new_model} = {model}, false)
                        AND {new_embedding} IS NOT NULL,
-                   {new_embedding} IS NOT NULL, t.{old} IS NOT NULL, b.key
+                   {new_source} IS NOT NULL, coalesce({new_source} = 0, false), {old_digest}, {new_digest}, b.key
             FROM (SELECT DISTINCT k.key FROM pg_catalog.jsonb_array_elements({keys}::jsonb) e,
                   LATERAL (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key) k) b
             JOIN {table} t ON {batch_key_join}{side_left_join}
@@ -203,9 +221,9 @@ class SharedPlacement:
             **self._side_columns(),
         )
         result = []
-        for key, source, text, characters, blank, fresh, new, old, asked in conn.execute(query):
-            row = SourceRow(tuple(key), 0, source, text, characters)
-            result.append(QueuedRow(row, blank, fresh, new, old, tuple(asked)))
+        for key, source, text, characters, blank, fresh, stamped, forgotten, old, new, asked in conn.execute(query):
+            row = SourceRow(tuple(key), 0, source, text, characters, old, new)
+            result.append(QueuedRow(row, blank, fresh, stamped, forgotten, tuple(asked)))
         return result
 
     def _side_columns(self) -> dict[str, sql.Composable]:
@@ -218,16 +236,24 @@ class SharedPlacement:
         migration = self.migration
         kind = migration.vector_type if side is Side.NEW else migration.old_vector_type
         text = self._replace_new if side is Side.NEW else _REPLACE_OLD
-        cursor = self._with_batch(conn, text, self._parameters(conn, rows, vectors, kind), kind)
+        parameters = self._parameters(conn, rows, vectors, kind)
+        parameters.append([row.new_digest if side is Side.NEW else row.old_digest for row in rows])
+        cursor = self._with_batch(conn, text, parameters, kind, **self._side_columns())
         return {tuple(key) for (key,) in cursor}
+
+    def adopt(self, conn: Connection, rows: Sequence[SourceRow]) -> set[Key]:
+        """Take the stamps off vectors that the application wrote over stamped ones."""
+        del conn
+        return {row.key for row in rows}
 
     def sweep(self, conn: Connection, limit: int) -> list[Key]:
         """Keys of rows whose new vector is not that of their content."""
         query = self._format(
             """
             SELECT {key} FROM {side_from}
-            WHERE ({new_embedding} IS NULL OR {new_source} IS DISTINCT FROM {fingerprint}
-                   OR {new_model} IS DISTINCT FROM {model})
+            WHERE ({new_embedding} IS NULL OR {new_source} <> {fingerprint}
+                   OR {new_source} IS NOT NULL AND {new_model} IS DISTINCT FROM {model}
+                   OR {new_source} IS NULL AND NOT {trusted})
               AND {has_content}
               AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new'
                               AND f.key = {key})
@@ -235,6 +261,7 @@ class SharedPlacement:
             LIMIT {limit}
             """,
             limit=sql.Literal(limit),
+            trusted=sql.Literal(self.migration.stored.trust_application),
             **self._side_columns(),
         )
         return [tuple(key) for (key,) in conn.execute(query)]
@@ -254,7 +281,7 @@ class SharedPlacement:
                    count(*) FILTER (WHERE filled AND NOT fresh AND fault IN ('open', 'retry', 'truncate')),
                    count(*) FILTER (WHERE filled AND NOT fresh AND fault = 'skipped')
             FROM (SELECT {has_content} AS filled, {new_embedding} IS NOT NULL AS present,
-                         {new_source} IS NOT NULL AND {new_model} IS NOT NULL AS stamped,
+                         {new_source} IS NOT NULL AS stamped,
                          coalesce({new_model} = {model}, false) AS model_right,
                          coalesce({new_source} = {fingerprint} AND {new_model} = {model}
                                   AND {new_embedding} IS NOT NULL, false) AS fresh,
@@ -273,7 +300,7 @@ class SharedPlacement:
         for key in keys:
             conn.execute(
                 self._format(
-                    "UPDATE {side} s SET {source_column} = 0 WHERE {key_join}",
+                    "UPDATE {side} s SET {source_column} = 0, {model_column} = {model} WHERE {key_join}",
                     key_join=key_join_sql(self.migration, "s", sql.SQL("{}::text[]").format(sql.Literal(list(key)))),
                 ),
             )

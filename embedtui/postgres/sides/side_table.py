@@ -12,7 +12,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, relation
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
-from embedtui.postgres.sides.shared import SharedPlacement
+from embedtui.postgres.sides.shared import SharedPlacement, digest_sql
 from embedtui.postgres.values import same_key_sql
 
 
@@ -38,6 +38,7 @@ class TablePlacement(SharedPlacement):
             "new_embedding": sql.Identifier("s", side.embedding),
             "new_model": sql.Identifier("s", side.model),
             "new_source": sql.Identifier("s", side.source),
+            "new_digest": digest_sql(self.migration, sql.Identifier("s", side.embedding), self.migration.vector_type),
             "side_left_join": self._format(" LEFT JOIN {side} s ON {side_join}"),
         }
 
@@ -57,7 +58,7 @@ class TablePlacement(SharedPlacement):
         return (
             self._format(
                 "CREATE TABLE IF NOT EXISTS {side} ({columns}, {embedding} {vector_type} NOT NULL,"
-                " {model_column} integer NOT NULL, {source_column} bigint NOT NULL,"
+                " {model_column} integer, {source_column} bigint,"
                 " PRIMARY KEY ({key_columns}){foreign})",
                 columns=columns,
                 foreign=foreign,
@@ -92,15 +93,17 @@ class TablePlacement(SharedPlacement):
     # NO KEY UPDATE, not KEY SHARE: the content must not change between the guard and the commit.
     _replace_new = """
         WITH locked AS MATERIALIZED (
-            SELECT {t_keys}, b.key AS text_key, b.embedding, b.source
+            SELECT {t_keys}, b.key AS text_key, b.embedding AS made, b.source AS made_of, b.replaces
             FROM {batch} JOIN {table} t ON {batch_key_join}
             WHERE {fingerprint} = b.source FOR NO KEY UPDATE OF t SKIP LOCKED),
-        stored AS (
-            INSERT INTO {side} ({key_columns}, {embedding}, {model_column}, {source_column})
-            SELECT {key_columns}, embedding, {model}, source FROM locked
-            ON CONFLICT ({key_columns}) DO UPDATE SET {embedding} = excluded.{embedding},
-                {model_column} = excluded.{model_column}, {source_column} = excluded.{source_column})
-        SELECT text_key FROM locked
+        replaced AS (
+            UPDATE {side} s SET {embedding} = t.made, {model_column} = {model}, {source_column} = t.made_of
+            FROM locked t WHERE {side_join} AND {new_digest} = t.replaces RETURNING t.text_key),
+        added AS (
+            INSERT INTO {side} AS s ({key_columns}, {embedding}, {model_column}, {source_column})
+            SELECT {key_columns}, made, {model}, made_of FROM locked WHERE replaces = ''
+            ON CONFLICT DO NOTHING RETURNING {s_key} AS text_key)
+        SELECT text_key FROM replaced UNION ALL SELECT text_key FROM added
         """
 
     def remove_orphans(self, conn: Connection, keys: Sequence[Key] | None = None) -> int:

@@ -71,3 +71,17 @@ def row_texts(conn: Connection, migration: Migration, keys: Sequence[Key]) -> di
         {"keys": Jsonb([list(key) for key in keys])},
     )
     return {tuple(key): text for key, text in rows}
+
+
+def first_texts(conn: Connection, migration: Migration, limit: int) -> list[str]:
+    """The beginnings (:data:`TEXT`) of the first rows' texts, as they come; rows with nothing to embed left out."""
+    rows = conn.execute(
+        sql.SQL("SELECT pg_catalog.left({content}, {length}) FROM {table} AS t WHERE {has} LIMIT {limit}").format(
+            content=content_sql(migration, "t"),
+            length=sql.Literal(TEXT),
+            table=relation(migration.table),
+            has=has_content_sql(migration, "t"),
+            limit=sql.Literal(limit),
+        )
+    )
+    return [text for (text,) in rows]

@@ -114,3 +114,17 @@ BEGIN
 END $$;
 CREATE TRIGGER guard_phase BEFORE UPDATE ON embedtui.migration
     FOR EACH ROW WHEN (OLD.phase IS DISTINCT FROM NEW.phase) EXECUTE FUNCTION embedtui.guard_phase();
+
+-- What a statement of the application did to the row. A vector that it wrote itself is its own to decide: sync leaves it
+-- alone until the content changes without one. A key change says which row's earlier entries go on under the new key.
+ALTER TABLE embedtui.queue
+    ADD COLUMN edited boolean NOT NULL DEFAULT true,
+    ADD COLUMN was text[],
+    ADD COLUMN wrote_old boolean NOT NULL DEFAULT false,
+    ADD COLUMN wrote_new boolean NOT NULL DEFAULT false;
+
+-- What an endpoint was found to take in one request, for later runs and other workers; unset: as its settings say.
+ALTER TABLE embedtui.model
+    ADD COLUMN learnt_inputs integer CHECK (learnt_inputs > 0),
+    ADD COLUMN learnt_tokens bigint CHECK (learnt_tokens > 0),
+    ADD COLUMN learnt_at timestamptz;

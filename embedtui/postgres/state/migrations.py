@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -296,3 +297,38 @@ def set_desired(conn: Connection, migration_id: int, desired: str, reason: str =
         "UPDATE embedtui.migration SET desired = %s, reason = %s WHERE id = %s", [desired, redact(reason), migration_id]
     )
     add_audit(conn, migration_id, {"run": "resume", "pause": "pause"}[desired], reason)
+
+
+def set_total_rows(conn: Connection, migration_id: int, rows: int | None) -> None:
+    """Record how many rows have something to embed; None where that is not known."""
+    conn.execute("UPDATE embedtui.migration SET total_rows = %s WHERE id = %s", [rows, migration_id])
+
+
+def store_setting(conn: Connection, migration_id: int, name: str, value: object) -> None:
+    """Store one named piece of a migration's settings, over what it was."""
+    conn.execute(
+        "UPDATE embedtui.migration SET settings = settings || pg_catalog.jsonb_build_object(%s::text, %s)"
+        " WHERE id = %s",
+        [name, Jsonb(value), migration_id],
+    )
+
+
+def rename_sql(migration: Migration, name: str, value: object) -> sql.Composed:
+    """SQL that stores present names and key types of a migration's tables, and one piece of its settings."""
+    columns: dict[str, object] = {
+        "table_schema": migration.table.schema,
+        "table_name": migration.table.name,
+        "new_schema": migration.new_table.schema,
+        "new_table": migration.new_table.name,
+        "key_columns": list(migration.key_columns),
+        "key_types": list(migration.key_types),
+        "content_columns": list(migration.content_columns),
+        "old_column": migration.old_column,
+    }
+    pairs = [sql.SQL("{} = {}").format(sql.Identifier(column), sql.Literal(now)) for column, now in columns.items()]
+    setting = sql.SQL("settings = settings || pg_catalog.jsonb_build_object({}, {}::jsonb)").format(
+        sql.Literal(name), sql.Literal(Jsonb(value))
+    )
+    return sql.SQL("UPDATE embedtui.migration SET {} WHERE id = {}").format(
+        sql.SQL(", ").join([*pairs, setting]), sql.Literal(migration.id)
+    )

@@ -67,3 +67,25 @@ def load_model_and_orders(conn: Connection, model_id: int) -> tuple[EmbeddingMod
     unusable = (f"This machine's settings do not say how {row['name']} is reached.", "Set new_model.base_url.")
     fields = {name: row[name] for name in _MODEL_FIELDS} | {"base_url": None, "key_variable": ""}
     return EmbeddingModel(id=row["id"], **fields, unusable=unusable), orders
+
+
+LEARNT_DAYS = 7
+"""For so long a limit that was found is taken for true; a provider may raise it."""
+
+
+def load_learnt(conn: Connection, model_id: int | None) -> tuple[int | None, int | None]:
+    """Inputs and tokens that a request to this model may hold, as was found of late; None: nothing was found."""
+    row = conn.execute(
+        "SELECT learnt_inputs, learnt_tokens FROM embedtui.model"
+        " WHERE id = %s AND learnt_at > now() - make_interval(days => %s)",
+        [model_id, LEARNT_DAYS],
+    ).fetchone()
+    return (None, None) if row is None else (row[0], row[1])
+
+
+def store_learnt(conn: Connection, model_id: int | None, inputs: int | None, tokens: int | None) -> None:
+    """Keep what was found of a request to this model."""
+    conn.execute(
+        "UPDATE embedtui.model SET learnt_inputs = %s, learnt_tokens = %s, learnt_at = now() WHERE id = %s",
+        [inputs, tokens, model_id],
+    )

@@ -72,6 +72,7 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
         *(f"SELECT {table}" for table in _WORKER_READS),
         # never what is migrated, how, or where to: the operator's statements are made of these columns
         "UPDATE (phase, phase_at, condition, reason, desired, total_rows, synced, synced_tokens) migration",
+        "UPDATE (learnt_inputs, learnt_tokens, learnt_at) model",
         "INSERT (migration, host, pid, operator) worker",
         "UPDATE (doing, since, threads, holds, rows, heartbeat, stopped_at) worker",
         "INSERT (migration, leaf, filenode, first_block, last_block) shard",

@@ -2,7 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from psycopg.types.json import Jsonb
+
+from embedtui.model import Key
 from embedtui.postgres.connect import Connection
+
+EVERY_KIND = "iudtrs"
+"""Kinds of entries: insert, update, delete, truncate, repair, scanned."""
+
+
+def queue_keys(conn: Connection, migration_id: int, keys: Iterable[Key], kind: str = "r") -> None:
+    """Queue rows: for repair of the new side, or (kind ``u``) as edited."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO embedtui.queue (migration, key, kind) VALUES (%s, %s, %s)",
+            [(migration_id, list(key), kind) for key in keys],
+        )
+
+
+def last_entry(conn: Connection, migration_id: int) -> int | None:
+    """Id of the newest entry; None where nothing waits."""
+    row = conn.execute("SELECT max(id) FROM embedtui.queue WHERE migration = %s", [migration_id]).fetchone()
+    return row[0] if row else None
+
+
+def waits(conn: Connection, migration_id: int, *, up_to: int, kinds: str = EVERY_KIND) -> bool:
+    """Whether any entry of these kinds, no newer than ``up_to``, is still to be worked off."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM embedtui.queue WHERE migration = %s AND id <= %s AND kind = ANY (%s))",
+        [migration_id, up_to, list(kinds)],
+    ).fetchone()
+    return row == (True,)
+
+
+def read_backlog(conn: Connection, migration_id: int, at_most: int) -> tuple[int, float | None]:
+    """Entries, counted up to a bound, and the age of the oldest in seconds (None without any)."""
+    row = conn.execute(
+        "SELECT count(*), extract(epoch FROM now() - min(at))::float8"
+        " FROM (SELECT at FROM embedtui.queue WHERE migration = %s ORDER BY id LIMIT %s) q",
+        [migration_id, at_most],
+    ).fetchone()
+    assert row is not None
+    queued, oldest = row
+    return queued, max(0.0, oldest) if oldest is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the queue."""
+
+    id: int
+    key: Key
+    kind: str
+    """i insert, u update, d delete, t truncate, r repair, s found by a scan."""
+    edited: bool
+    """The content changed."""
+    was: Key | None
+    """Key of the row before the statement, where that changed it."""
+    wrote_old: bool
+    """The statement itself wrote the old vector."""
+    wrote_new: bool
+    """The same of the new one, without saying what content it is of."""
+
+
+_ENTRY = "q.id, q.key, q.kind::text, q.edited, q.was, q.wrote_old, q.wrote_new"
+
+
+def _entry(row: tuple[int, list[str], str, bool, list[str] | None, bool, bool]) -> Entry:
+    number, key, kind, edited, was, wrote_old, wrote_new = row
+    return Entry(number, tuple(key), kind, edited, None if was is None else tuple(was), wrote_old, wrote_new)
+
+
+def next_entries(conn: Connection, migration_id: int, after: int, limit: int) -> list[Entry]:
+    """Entries behind the one called ``after``, in order."""
+    rows = conn.execute(
+        f"SELECT {_ENTRY} FROM embedtui.queue q WHERE q.migration = %s AND q.id > %s ORDER BY q.id LIMIT %s",
+        [migration_id, after, limit],
+    )
+    return [_entry(row) for row in rows]
+
+
+def entries_of(conn: Connection, migration_id: int, keys: Iterable[Key]) -> list[Entry]:
+    """All entries of these rows in order, under the keys they had before and have had since, too."""
+    rows = conn.execute(
+        f"""
+        WITH RECURSIVE linked (key) AS (
+            SELECT DISTINCT ARRAY(SELECT jsonb_array_elements_text(e.value)) FROM jsonb_array_elements(%(keys)s) e
+            UNION
+            SELECT CASE WHEN q.key = l.key THEN q.was ELSE q.key END
+            FROM embedtui.queue q, linked l
+            WHERE q.migration = %(m)s AND q.was IS NOT NULL AND (q.key = l.key OR q.was = l.key)
+        )
+        SELECT {_ENTRY} FROM embedtui.queue q WHERE q.migration = %(m)s AND q.key IN (SELECT key FROM linked)
+        ORDER BY q.id
+        """,
+        {"m": migration_id, "keys": Jsonb([list(key) for key in keys])},
+    )
+    return [_entry(row) for row in rows]
 
 
 def count_entries(conn: Connection, migration_id: int) -> int:
@@ -16,6 +115,19 @@ def count_rows_waiting(conn: Connection, migration_id: int) -> int:
     """Rows whose change waits to be embedded: distinct keys, deleted rows left out."""
     row = conn.execute(
         "SELECT count(DISTINCT key) FROM embedtui.queue WHERE migration = %s AND kind <> 'd'", [migration_id]
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def count_old_waiting(conn: Connection, migration_id: int, limit: int) -> int:
+    """Rows new or edited since the application last wrote their old vector; of ``limit`` entries at most."""
+    row = conn.execute(
+        "SELECT count(*) FROM (SELECT FROM (SELECT id, key, kind, edited, wrote_old FROM embedtui.queue"
+        " WHERE migration = %s AND kind <> 'd' ORDER BY id LIMIT %s) q GROUP BY key"
+        " HAVING coalesce(max(id) FILTER (WHERE edited AND NOT wrote_old), 0)"
+        " > coalesce(max(id) FILTER (WHERE wrote_old), 0)) x",
+        [migration_id, limit],
     ).fetchone()
     assert row is not None
     return int(row[0])

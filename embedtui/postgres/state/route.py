@@ -341,6 +341,12 @@ def touch_route(conn: Connection, name: str) -> None:
     _notify(conn, name)
 
 
+def touch_in_ddl(migration: Migration) -> tuple[sql.Composed, ...]:
+    """As :func:`touch_route`, for a transaction of DDL; the time of the last flip stays."""
+    told = sql.SQL("UPDATE embedtui.route SET epoch = epoch + 1 WHERE migration = {}").format(sql.Literal(migration.id))
+    return told, _notify_sql(migration.name)
+
+
 def set_pending(
     conn: Connection,
     name: str,

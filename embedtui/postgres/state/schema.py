@@ -9,11 +9,10 @@ from psycopg import sql
 
 from embedtui.errors import DatabaseError
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.locks import lock_schema
 from embedtui.postgres.trust import require_trusted_objects
 
 VERSION = 4
-# Any fixed number; only embedtui processes that install the schema at the same time share it.
-_LOCK = 0x656D6274
 
 
 def installed_version(conn: Connection) -> int:
@@ -56,7 +55,7 @@ def install(conn: Connection) -> None:
         require_current(conn)
         return
     with conn.transaction():
-        conn.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        lock_schema(conn)
         if installed_version(conn) == VERSION:  # another process was first
             return
         require_trusted_objects(conn)

@@ -11,8 +11,9 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
-from embedtui.engine.backfill import backfill
-from embedtui.engine.backfill.backfill import cut
+from embedtui.engine.backfill.writing import cut
+from embedtui.postgres import locks
+from embedtui.postgres.state import shards
 from tests.kits.support import NEW, OLD, make_documents, settings_for
 
 
@@ -118,7 +119,7 @@ def test_the_shard_of_a_live_worker_is_not_taken_over(
     free: bool,
 ) -> None:
     """Without its advisory lock it counts since when it is silent, and since when the one who looks is here."""
-    monkeypatch.setattr(backfill, "GRACE_SECONDS", grace)
+    monkeypatch.setattr(shards, "GRACE_SECONDS", grace)
     make_documents(database, 5)
     engine = engine_for(database, api, tmp_path)
     migration = engine.prepare()
@@ -131,11 +132,11 @@ def test_the_shard_of_a_live_worker_is_not_taken_over(
             ).fetchone()[0]  # type: ignore[index]
             for _ in range(2)
         )
-        assert backfill.claim(conn, migration, worker), "open"
-        assert backfill.claim(conn, migration, worker) is None, "its own"
-        conn.execute("SELECT pg_advisory_lock(%s, %s)", [backfill.LOCK_CLASS, worker])
-        assert backfill.claim(conn, migration, other) is None, "alive"
+        assert shards.claim_shard(conn, migration, worker), "open"
+        assert shards.claim_shard(conn, migration, worker) is None, "its own"
+        conn.execute("SELECT pg_advisory_lock(%s, %s)", [locks.WORKER_CLASS, worker])
+        assert shards.claim_shard(conn, migration, other) is None, "alive"
         conn.execute("SELECT pg_advisory_unlock_all()")
         conn.execute("UPDATE embedtui.shard SET lease_until = now() + make_interval(secs => %s)", [leased])
-        assert (backfill.claim(conn, migration, other) is not None) == free
+        assert (shards.claim_shard(conn, migration, other) is not None) == free
     engine.close()

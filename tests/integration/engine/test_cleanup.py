@@ -14,7 +14,6 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from embedtui.config import IndexSettings
-from embedtui.engine.backfill.worker import LOCK_CLASS
 from embedtui.engine.cleanup import cleanup as module
 from embedtui.engine.cleanup.cleanup import (
     CleanupChoice,
@@ -32,6 +31,7 @@ from embedtui.errors import Interrupted, LockTimeout, NotClean, Refused
 from embedtui.model import EmbeddingModel, Migration, Phase, PlacementKind, Side, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import build
+from embedtui.postgres.locks import WORKER_CLASS
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import migrations as state
@@ -474,6 +474,7 @@ def test_no_file_is_written_by_the_databases_word(conn: Connection, tmp_path: Pa
     conn.execute(
         "UPDATE embedtui.migration SET settings = settings || jsonb_build_object('cleanup', %s)", [Jsonb(planted)]
     )
+    conn.execute("UPDATE embedtui.route SET ending = 'cleanup'")
     for choice in (CleanupChoice(), CleanupChoice(archive=tmp_path / "mine.copy")):
         with pytest.raises(Refused, match="says the database") as caught:
             cleanup(conn, migration, choice, typed_name="documents", stop=threading.Event())
@@ -606,7 +607,7 @@ def test_what_a_worker_is_about_to_embed_is_waited_for_and_not_overridden(databa
             "INSERT INTO embedtui.worker (migration, host, pid) VALUES (%s, 'h', 1) RETURNING id", (migration.id,)
         ).fetchone()
         assert row is not None
-        worker.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, row[0]))
+        worker.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_CLASS, row[0]))
         paused = replace(migration, desired="pause")
         assert "queue" in {each.name for each in cleanup_blockers(conn, paused, CleanupChoice())}
         assert [each.name for each in cleanup_blockers(conn, migration, CleanupChoice(), thorough=True)] == ["soak"]

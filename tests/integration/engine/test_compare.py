@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,12 +138,23 @@ def both_models() -> dict[str, ModelFunction]:
     return {"old-model": model_of(old), "new-model": model_of(new)}
 
 
+_opened: list[Embedder] = []
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 def embedders(migration: Migration, api: LoopbackServer) -> dict[Side, Embedder | None]:
     environ = {"OPENAI_API_KEY": api.key}
-    return {
-        Side.OLD: make_embedder(migration.old_model, environ=environ),
-        Side.NEW: make_embedder(migration.new_model, environ=environ),
-    }
+    found: dict[Side, Embedder | None] = {}
+    for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
+        found[side] = embedder = make_embedder(model, environ=environ)
+        _opened.append(embedder)
+    return found
 
 
 ASKED = tuple(QueryInput(f"query {number}", ((((str(number),), 1.0)),)) for number in range(20))

@@ -12,11 +12,10 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
-from embedtui.engine.backfill import backfill
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Event, Phase, PhaseChanged
-from embedtui.postgres.state import schema
+from embedtui.postgres.state import schema, shards
 from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
 
 
@@ -274,7 +273,7 @@ def test_a_rejected_text_is_isolated_and_can_be_decided(database: str, api: Loop
 def test_two_engines_share_the_work(
     database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backfill, "SHARD_BLOCKS", (64, 2048))  # as many shards as a large table has
+    monkeypatch.setattr(shards, "SHARD_BLOCKS", (64, 2048))  # as many shards as a large table has
     make_documents(database, 6000, text="row {n} " + "x" * 900)
     api.latency = 0.5  # until both are there
     engines = [engine_for(database, api, tmp_path, **{"pacing.max_concurrency": 4}) for _ in range(2)]

@@ -17,8 +17,7 @@ from embedtui.engine.overrides import audited, parse_overrides, pass_blockers
 from embedtui.errors import LockTimeout, Refused, SettingsError
 from embedtui.model import Blocker, Migration, Phase, Side
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route
+from embedtui.postgres.state import audit, route
 from tests.integration.engine.test_cutover import PASS
 from tests.integration.engine.test_ending import columns, present
 from tests.kits.cutover_kit import make
@@ -60,7 +59,7 @@ def test_a_reason_for_the_soak_loses_no_vector(database: str, conn: Connection) 
     assert "embedding_v2" in columns(conn) and present(conn).phase is Phase.SOAK
     clean_up(conn, soak="a demonstration", coverage_of_4="they are spam")
     assert present(conn).phase is Phase.DONE
-    [begun] = [e.detail for e in state.read_audit(conn, None) if e.detail.startswith("begun")]
+    [begun] = [e.detail for e in audit.read_audit(conn, None) if e.detail.startswith("begun")]
     assert "overridden: soak (a demonstration), coverage:4 (they are spam)" in begun
 
 
@@ -129,14 +128,19 @@ def test_a_cutover_passes_each_check_by_its_own_name(database: str, conn: Connec
     else:
         cutover(database, migration, 100, gate=None, override=every)
     assert route.read_route(conn, "documents").active is Side.NEW
-    written = [entry.detail for entry in state.read_audit(conn, migration.id) if "overridden" in entry.detail]
+    written = [entry.detail for entry in audit.read_audit(conn, migration.id) if "overridden" in entry.detail]
     assert written and all("gate (known), coverage (known), index (known)" in detail for detail in written)
 
 
 NAMES = st.sampled_from(["gate", "soak", "coverage", "queue"])
 BLOCKERS = st.lists(
     st.builds(
-        Blocker, NAMES, st.just("It is so."), st.just(""), st.booleans(), st.one_of(st.none(), st.integers(0, 3))
+        Blocker,
+        NAMES,
+        st.just("It is so."),
+        st.just(""),
+        st.booleans(),
+        rows=st.one_of(st.none(), st.integers(0, 3)),
     ),
     max_size=4,
 )

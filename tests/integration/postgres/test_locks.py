@@ -31,6 +31,9 @@ def test_a_worker_is_alive_as_long_as_its_session_holds_the_lock(database: str) 
             assert not alive(look, 8)
             worker.execute("SELECT pg_advisory_lock(%s, %s)", [locks.SYNC_CLASS, 8])
             assert not alive(look, 8), "another class says nothing of a worker"
+        # a session that ends waits for nobody, and its backend lets go in its own time
+        look.execute("SELECT pg_advisory_lock(%s, %s)", [locks.WORKER_CLASS, 7])
+        look.execute("SELECT pg_advisory_unlock(%s, %s)", [locks.WORKER_CLASS, 7])
         assert not alive(look, 7)
 
 

@@ -37,6 +37,7 @@ SETTINGS: dict[str, some.SearchStrategy[Any]] = {
     "cutover.soak_days": some.floats(0, 100),
     "change_capture": some.sampled_from(["triggers", "scan"]),
     "foreign_key": some.booleans(),
+    "trust_application": some.booleans(),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -16,7 +17,15 @@ import pytest
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers import BadVectors, Embedder, ProviderFault, make_embedder
-from embedtui.providers.faults import REASON_LENGTH, classify, clean, parse_duration, parse_limits, parse_retry_after
+from embedtui.providers.faults import (
+    REASON_LENGTH,
+    classify,
+    clean,
+    parse_duration,
+    parse_limits,
+    parse_retry_after,
+    repeats,
+)
 
 KEY = "sk-test-0123456789"
 WIDTH = 8
@@ -245,22 +254,58 @@ def test_an_unusable_vector_is_told_by_its_place_and_blames_no_text(
     for texts in (["POISON"], ["POISON", "other"]):
         fault = fault_of(embedder, texts)
         assert isinstance(fault, BadVectors)
-        assert (fault.fault_class, fault.code, fault.bad, fault.isolable) == (PROVIDER, "bad_vector", (0,), False)
+        assert (fault.fault_class, fault.code, fault.bad, fault.suspicious) == (PROVIDER, "bad_vector", (0,), True)
 
 
-def test_an_unclear_400_is_the_texts_fault_only_if_others_are_well(api: LoopbackServer, embedder: Embedder) -> None:
-    poison = api.faults.add("bad_request", containing="POISON")
-    assert fault_of(embedder, ["POISON", "other"]).fault_class is ROW
-    fault = fault_of(embedder, ["POISON"])
-    assert (fault.fault_class, fault.code) == (ROW, "400")
-    # while the provider is overloaded nothing is known about the text
-    api.faults.add("unavailable", predicate=lambda text: "POISON" not in text)
-    assert fault_of(embedder, ["POISON"]).code == "503"
-    api.faults.clear()
-    api.faults.add("bad_request")
-    assert poison not in api.faults.active
-    fault = fault_of(embedder, ["POISON"])
-    assert (fault.fault_class, fault.code) == (CONFIGURATION, "400")
+@pytest.mark.parametrize(
+    ("kind", "suspicious"),
+    [
+        ("bad_request", True),
+        ("forbidden", True),
+        ("server_error", True),
+        ("not_json", True),
+        ("model_not_found", True),
+        ("unauthorized", False),
+        ("insufficient_quota", False),
+        ("rate_limited", False),
+    ],
+)
+def test_what_a_text_may_have_caused_is_suspicious(
+    api: LoopbackServer, embedder: Embedder, kind: str, suspicious: bool
+) -> None:
+    api.faults.add(kind)
+    assert fault_of(embedder, ["one"]).suspicious is suspicious
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "repeated"),
+    [
+        (
+            "String is too long: 'Jane Doe, 4 Mill Lane, pin 4711'",
+            "Letter to Jane Doe, 4 Mill Lane, pin 4711. Dear",
+            True,
+        ),
+        (r"input: \u201cr\u00e9sum\u00e9 of Ren\u00e9 Fran\u00e7ois\u201d", "the résumé of René François", True),
+        ("&lt;b&gt;Bold&#39;s estate&lt;/b&gt; refused", "<b>Bold's estate</b>", True),
+        (r"bad: first line\nsecond line", "first line\nsecond line", True),
+        ("the value 'pin 4711' was refused", "pin 4711", True),
+        ("maximum context length is 8192 tokens", "A poem about the sea, and no more than that.", False),
+        ("too many inputs", "a", False),
+        ("", "", False),
+    ],
+)
+def test_a_message_that_repeats_a_text_is_known(said: str, text: str, repeated: bool) -> None:
+    assert repeats(said, [text, "another"]) is repeated
+
+
+def test_no_words_of_a_text_are_passed_on() -> None:
+    text = "Jane Doe owes 300 pounds; the dimensions of the model are too long"
+    for message in (text, json.dumps({"detail": [{"input": text}]}), f"no: {text[20:60]}"):
+        fault = classify(
+            422, message, texts=[text], model=EmbeddingModel("m", WIDTH), secret="", headers={}, param=None,
+            error_code=text, error_type="ValueError",
+        )  # fmt: skip
+        assert fault.reason == "422: ValueError (its words repeat a text)"
 
 
 def test_tokens_are_estimated_where_usage_is_missing(api: LoopbackServer, embedder: Embedder) -> None:
@@ -417,6 +462,6 @@ def test_classification(
     status: int, message: str, fields: dict[str, str], texts: int, fault_class: FaultClass, code: str
 ) -> None:
     given: dict[str, Any] = {"error_code": None, "error_type": None, "param": None, "headers": {}} | fields
-    fault = classify(status, message, texts=texts, model=EmbeddingModel("m", WIDTH), secret="", **given)
+    fault = classify(status, message, texts=["a text"] * texts, model=EmbeddingModel("m", WIDTH), secret="", **given)
     assert (fault.fault_class, fault.code) == (fault_class, code)
     assert fault.reason.startswith(str(status)) or "status" in fault.reason

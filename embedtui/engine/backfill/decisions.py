@@ -1,0 +1,108 @@
+"""What the application's statements together ask for each row: whose vector each side's is to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from embedtui.model import Key, Side
+from embedtui.postgres.sides.protocol import QueuedRow
+from embedtui.postgres.state.queue import Entry
+
+
+class Said(Enum):
+    """The last word on one side of a row."""
+
+    INSERTED = "inserted"
+    """The row came without this vector, or was moved here with one."""
+    EDITED = "edited"
+    """The content changed, and nobody has written a vector since."""
+    WRITTEN = "written"
+    """The application wrote the vector with the present content, or after it: it stands."""
+    DOUBTED = "doubted"
+    """The same, of an application that is not to be believed: it is replaced."""
+
+
+@dataclass
+class Change:
+    """What is known, and left to do, for one row of a batch."""
+
+    ids: list[int] = field(default_factory=list)
+    """Queue entries that are settled with it."""
+    was: set[Key] = field(default_factory=set)
+    """Keys that the row had before."""
+    said: dict[Side, Said] = field(default_factory=dict)
+    sides: set[Side] = field(default_factory=set)
+    """Sides that still need something."""
+
+    def old_wanted(self, row: QueuedRow) -> bool:
+        """Whether the old side needs a vector, once it is ours to maintain."""
+        said = self.said.get(Side.OLD)
+        # an inserted row whose new vector is stale was moved between partitions and edited
+        moved = said is Said.INSERTED and row.new_present and not row.new_fresh
+        return not row.old_present or moved or said in (Said.EDITED, Said.DOUBTED)
+
+    def new_wanted(self, row: QueuedRow, trust: bool) -> bool:
+        """Whether the new side needs a vector."""
+        said = self.said.get(Side.NEW)
+        if not row.new_present or row.forgotten or said is Said.DOUBTED:
+            return True
+        if row.new_fresh or said is Said.WRITTEN:
+            return False
+        return row.new_stamped or said is Said.EDITED or not trust
+
+
+def combine(entries: Iterable[Entry], stale: Iterable[Key], trust: bool) -> dict[Key, Change]:
+    """The changes of rows by their present keys.
+
+    Args:
+        entries: all that is queued for these rows, in order.
+        stale: rows whose old vector is known to be that of earlier content.
+        trust: whether a vector that the application wrote stands.
+    """
+    found = {key: Change(said={Side.OLD: Said.EDITED}) for key in stale}
+    for entry in entries:
+        if entry.kind == "t":
+            continue
+        if entry.kind == "d":
+            found.setdefault(entry.key, Change()).said.clear()
+            continue
+        if entry.was is not None:
+            found[entry.key] = _moved(found, entry.was, entry.key)
+        change = found.setdefault(entry.key, Change())
+        change.ids.append(entry.id)
+        if entry.kind == "i":
+            change.said = {Side.OLD: Said.INSERTED, Side.NEW: Said.INSERTED}
+        for side, wrote in ((Side.OLD, entry.wrote_old), (Side.NEW, entry.wrote_new)):
+            if wrote:
+                change.said[side] = Said.WRITTEN if trust else Said.DOUBTED
+            elif entry.kind == "u" and entry.edited:
+                change.said[side] = Said.EDITED
+            elif entry.kind == "s" and change.said.get(side) is not Said.WRITTEN:
+                # a scan may have begun before the application's last word
+                change.said[side] = Said.EDITED
+    return found
+
+
+def _moved(found: dict[Key, Change], was: Key, key: Key) -> Change:
+    """A row goes on under another key; what an earlier row of that key had queued is settled with it."""
+    came, before = found.pop(was, Change()), found.get(key, Change())
+    return Change(
+        ids=[*before.ids, *came.ids], was={*before.was, *came.was, was} - {key}, said=dict(came.said), sides=set()
+    )
+
+
+def rename(changes: dict[Key, Change], text: Key, key: Key) -> None:
+    """What was queued by another text of a row's key is the row's."""
+    known = sorted((changes.pop(text), changes.get(key, Change())), key=lambda change: max(change.ids, default=0))
+    changes[key] = Change(
+        ids=[number for change in known for number in change.ids],
+        was={text, *known[0].was, *known[1].was} - {key},
+        said=known[0].said | known[1].said,
+    )
+
+
+def left_behind(changes: Mapping[Key, Change], keys: Iterable[Key]) -> set[Key]:
+    """Keys that these rows had before, and that no other row of the batch has taken."""
+    return {was for key in keys for was in changes[key].was} - changes.keys()

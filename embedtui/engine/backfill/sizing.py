@@ -1,0 +1,164 @@
+"""How much goes into one request: what the endpoint is found to take, in how many texts, tokens and seconds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from embedtui.engine.backfill.packing import TOKEN_MARGIN
+from embedtui.errors import Interrupted
+from embedtui.model import EmbeddingModel
+
+FIRST = 32
+"""Texts of the first request to an endpoint whose speed is not known: 16 s on a processor that takes 0.5 s a text."""
+GROWTH = 4
+"""A request may hold so many times more than the largest that was answered."""
+SHARE_OF_TIMEOUT = 0.25
+"""Of the time-out a reply may take: several requests wait behind each other at a server that works on one at a time."""
+POLL = 0.05
+SEARCHED = 3
+"""Refusals after which a limit is not sought more exactly."""
+
+
+class Sized(Protocol):
+    """What sizing needs to know of a row."""
+
+    @property
+    def characters(self) -> int:
+        """Characters of its text."""
+        ...
+
+
+class RequestSize:
+    """What one request to a model may hold; shared by threads and embedders.
+
+    A request larger than any that was answered is tried by one thread at a time, so that a limit costs one refusal and
+    not one of each thread; the others send what is known to be taken meanwhile.
+    """
+
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        learnt: tuple[int | None, int | None] = (None, None),
+        *,
+        keep: Callable[[int | None, int | None], None] = lambda _inputs, _tokens: None,
+    ) -> None:
+        """``learnt``: inputs and tokens a request, as found before; ``keep`` is told of what is found now."""
+        self._model, self._keep = model, keep
+        self._inputs, self._tokens = learnt
+        self._target = model.timeout_seconds * SHARE_OF_TIMEOUT
+        self._by_time = FIRST
+        self._answered = self._answered_characters = 0
+        self._refused_at: int | None = None
+        """Fewest texts that were refused for their number, as it seems."""
+        self._refusals = 0
+        self._lock = threading.Lock()
+        self._explorer = threading.Lock()
+
+    @property
+    def inputs(self) -> int:
+        """Texts that a request may hold."""
+        with self._lock:
+            return self._most()
+
+    def _most(self) -> int:
+        most = min(self._model.max_inputs, self._inputs or self._model.max_inputs, self._by_time)
+        if self._refused_at is not None:
+            found = max(1, self._answered)
+            narrow = self._refusals >= SEARCHED or self._refused_at - found <= found // 4
+            most = min(most, found if narrow else max(1, (found + self._refused_at) // 2))
+        return max(1, most)
+
+    @contextmanager
+    def turn(self, rows: Sequence[Sized], characters_per_token: float, stop: threading.Event) -> Iterator[int]:
+        """How many of the first of ``rows`` may go now, in one request.
+
+        Raises:
+            Interrupted: ``stop`` was set while another thread tried out the first request.
+        """
+        exploring = False
+        while True:
+            with self._lock:
+                most = self._fit(rows, self._most(), self._characters(characters_per_token))
+                known = self._fit(rows, self._answered, self._answered_characters) if self._answered else 0
+                if most > known and not exploring:
+                    exploring = self._explorer.acquire(blocking=False)
+                    most = most if exploring else min(most, known)
+            if most:
+                break
+            if stop.wait(POLL):
+                raise Interrupted("Stopped.", hint="Run again to go on.")
+        try:
+            yield most
+        finally:
+            if exploring:
+                self._explorer.release()
+
+    def _characters(self, characters_per_token: float) -> int:
+        return int(min(self._model.max_tokens, self._tokens or self._model.max_tokens) * characters_per_token)
+
+    @staticmethod
+    def _fit(rows: Sequence[Sized], inputs: int, characters: int) -> int:
+        used = 0
+        for number, row in enumerate(rows[:inputs]):
+            used += row.characters
+            if used > characters:
+                return max(1, number)
+        return min(len(rows), inputs)
+
+    # ------------------------------------------------------------------------------------------------- what is learnt
+
+    def answered(self, inputs: int, characters: int, seconds: float) -> None:
+        """A request of so much was answered."""
+        with self._lock:
+            self._answered = max(self._answered, inputs)
+            self._answered_characters = max(self._answered_characters, characters)
+            in_time = int(self._target * inputs / max(seconds, 0.001))
+            if seconds > self._target:
+                self._by_time = max(1, min(self._by_time, in_time))
+                self._answered = min(self._answered, self._by_time)
+            else:
+                self._by_time = max(self._by_time, min(in_time, inputs * GROWTH))
+
+    def timed_out(self, inputs: int) -> None:
+        """A request of so many texts was not answered in time."""
+        with self._lock:
+            self._by_time = max(1, min(self._by_time, inputs // GROWTH))
+            self._answered = min(self._answered, self._by_time)
+
+    def told(self, inputs: int | None, tokens: int | None, sent: int) -> None:
+        """A refusal of ``sent`` texts said how many, or how many tokens, a request may hold."""
+        if inputs is None and tokens is None:
+            return
+        with self._lock:
+            if inputs is not None:
+                self._inputs = min(self._inputs or inputs, inputs, max(1, sent - 1))
+            if tokens is not None:
+                # refused again although it was kept to: tokens are counted otherwise here
+                again = self._tokens is not None and self._tokens <= tokens
+                self._tokens = int(self._tokens * 0.8) if again and self._tokens else int(tokens * TOKEN_MARGIN)
+            learnt = self._inputs, self._tokens
+        self._keep(*learnt)
+
+    def refused(self, inputs: int) -> None:
+        """So many texts were refused without a word of a limit; whether it is one shows when their parts are sent."""
+        with self._lock:
+            self._refused_at = min(self._refused_at or inputs, inputs)
+            self._refusals += 1
+
+    def settled(self, inputs: int, characters: int, *, guilty: bool, characters_per_token: float) -> None:
+        """The parts of such a request are answered; ``guilty``: a text was the reason."""
+        with self._lock:
+            if guilty or self._answered >= inputs:
+                self._refused_at = None  # as many were answered, before or since
+                self._refusals -= 1
+            if guilty:
+                return
+            if self._answered >= inputs:
+                self._tokens = max(1, int(characters / characters_per_token / GROWTH))
+            else:
+                self._inputs = max(1, self._answered) if self._refusals >= SEARCHED else self._inputs
+            learnt = self._inputs or (self._answered if self._refused_at is not None else None), self._tokens
+        self._keep(*learnt)

@@ -1,0 +1,177 @@
+"""Checks of what lies around the table: what would refuse our DDL, be opened by it, or be forgotten at the switch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from psycopg import Connection
+
+from embedtui.config import Settings
+from embedtui.engine.plan.draft import Draft
+from embedtui.model import Check, Migration, PlacementKind, TableName
+from embedtui.postgres.catalog.surroundings import Surroundings, surroundings
+from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.state.migrations import columns_being_filled
+
+NAMED = 8
+"""Other columns that are named one by one."""
+
+
+def surrounding_checks(
+    conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings
+) -> Iterator[Check]:
+    """What the catalog says beside the table itself."""
+    sizes = (migration.old_model.dimensions, migration.new_model.dimensions)
+    found = surroundings(conn, draft.facts.oid, draft.old_column, sizes)
+    yield from _check_writes(draft, found, migration.placement)
+    yield from _check_event_triggers(found, migration.placement, settings)
+    yield from _check_inheritance(draft, found)
+    if migration.placement is PlacementKind.TABLE:
+        yield from _check_as_closed(draft, found, settings)
+    loose = [name for name in found.loose_collations if name in draft.key.columns]
+    if loose:
+        yield Check(
+            "collation",
+            "warn",
+            f"Key column {', '.join(map(shown_column, loose))} has a nondeterministic collation: keys that differ only"
+            " in what it ignores are one key to it.",
+            "Nothing to do, where the application knows no such keys.",
+        )
+    yield from _check_other_columns(conn, migration, found)
+
+
+def _check_writes(draft: Draft, found: Surroundings, placement: PlacementKind) -> Iterator[Check]:
+    beside = placement is PlacementKind.COLUMN
+    if found.instead_rules and beside:
+        yield Check(
+            "rules",
+            "fail",
+            f"Rules of {shown(draft.facts.table)} do something else instead of a write:"
+            f" {', '.join(map(shown_column, found.instead_rules))}; new vectors might never arrive.",
+            'Set placement = "table": the table itself is not written then.',
+        )
+    if found.statement_triggers and beside:
+        yield Check(
+            "statement triggers",
+            "warn",
+            f"Each of the backfill's transactions fires {', '.join(map(shown_column, found.statement_triggers))}.",
+            "Use placement table, unless that is harmless.",
+        )
+    if found.views:
+        yield Check(
+            "views",
+            "warn",
+            f"The table is written through {', '.join(found.views)} as well; none of them shows a new column.",
+            "Writes through them are captured; searches of the new side have to name the table.",
+        )
+
+
+def _check_event_triggers(found: Surroundings, placement: PlacementKind, settings: Settings) -> Iterator[Check]:
+    triggers = settings.change_capture == "triggers"
+    scan = 'Set change_capture = "scan": changes are found by reading the table, and no trigger is made'
+    if found.citus and triggers:
+        yield Check("distributed table", "fail", "Citus refuses triggers on its distributed tables.", f"{scan}.")
+    commands = ["CREATE SCHEMA", "CREATE TABLE", "CREATE INDEX", "CREATE FUNCTION"]
+    commands += ["ALTER TABLE"] if placement is PlacementKind.COLUMN else []
+    commands += ["CREATE TRIGGER"] if triggers else []
+    accepted = "event triggers" in settings.accept
+    for each in found.event_triggers:
+        hit = [command for command in commands if each.fires_on(command)]
+        if not hit:
+            continue
+        listed = ", ".join(hit)
+        if not each.raises:
+            detail = f"Event trigger {shown_column(each.name)} takes part in {listed}."
+            yield Check("event triggers", "warn", detail, "Make sure that it lets embedtui's statements pass.")
+            continue
+        hint = 'Let it pass, or, where it does: accept = ["event triggers"].'
+        if "CREATE TRIGGER" in hit and each.tags:
+            rest = "" if hit == ["CREATE TRIGGER"] else "; the other statements are still subject to it"
+            hint = f"{scan}{rest}. {hint}"
+        yield Check(
+            "event triggers",
+            "warn" if accepted else "fail",
+            f"Event trigger {shown_column(each.name)} can refuse {listed}, and these are statements of prepare.",
+            hint,
+        )
+
+
+def _check_inheritance(draft: Draft, found: Surroundings) -> Iterator[Check]:
+    """Children that a backfill would not reach."""
+    table = shown(draft.facts.table)
+    if found.hypertable:
+        yield Check(
+            "inheritance",
+            "fail",
+            f"{table} is a hypertable of TimescaleDB, whose chunks a backfill would not reach.",
+            "embedtui cannot move hypertables yet. Leave the inheritance as it is.",
+        )
+    elif draft.facts.inherits:
+        yield Check(
+            "inheritance",
+            "fail",
+            f"{table} takes part in old-style inheritance, whose children a backfill would not reach.",
+            "Use declarative partitioning, or migrate each table by itself after NO INHERIT.",
+        )
+
+
+def _check_as_closed(draft: Draft, found: Surroundings, settings: Settings) -> Iterator[Check]:
+    """Whether a side table would be as closed as the table itself."""
+    table, beside = (
+        shown(draft.facts.table),
+        'Set placement = "column": the table\'s own policies and grants hold there',
+    )
+    if draft.facts.row_security:
+        yield Check(
+            "row security of the new side",
+            "fail",
+            f"{table} has row security, and a side table would not: roles could see or change rows' vectors there that"
+            " they cannot see here.",
+            f"{beside}.",
+        )
+    for each in found.event_triggers:
+        if each.row_security and each.fires_on("CREATE TABLE") and not draft.facts.row_security:
+            yield Check(
+                "row security of the new side",
+                "fail",
+                f"Event trigger {shown_column(each.name)} puts row security on new tables: the application would find"
+                " no row of a side table.",
+                f"{beside}.",
+            )
+    for role in found.opened_to:
+        schema = f" IN SCHEMA {shown_column(draft.facts.table.schema)}" if role.in_schema else ""
+        yield Check(
+            "default privileges",
+            "warn" if "default privileges" in settings.accept else "fail",
+            f"Default privileges would open a side table to {role.grantee} ({', '.join(role.privileges)}), who has not"
+            f" that on {table}.",
+            f"ALTER DEFAULT PRIVILEGES{schema} REVOKE {', '.join(role.privileges)} ON TABLES FROM {role.grantee};"
+            f' or: {beside[0].lower()}{beside[1:]}; or, where it is meant: accept = ["default privileges"].',
+        )
+
+
+def _check_other_columns(conn: Connection[Any], migration: Migration, found: Surroundings) -> Iterator[Check]:
+    """Vectors that would be left behind, or fit the new side by their size alone."""
+    own = columns_being_filled(conn)
+    new = (migration.new_table.schema, migration.new_table.name, migration.new_column)
+    others = [
+        each
+        for each in found.other_columns
+        if (each.schema, each.name, each.column) not in own and (each.schema, each.name, each.column) != new
+    ]
+    if not others:
+        return
+    names = [
+        f"{shown(TableName(each.schema, each.name))}.{shown_column(each.column)}"
+        f" ({each.size if each.size > 0 else 'any size'})"
+        for each in others[:NAMED]
+    ]
+    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+    yield Check(
+        "other vectors",
+        "warn",
+        f"Other columns hold vectors that fit one of the two models by size: {', '.join(names)}{more}. Where they are"
+        " compared with this one (a query cache, a second column), searches go wrong at the switch without an error.",
+        "Find out which model filled each; empty caches at the cutover, move the others as well.",
+    )

@@ -1,0 +1,173 @@
+"""What lies around a table: triggers, views, event triggers, privileges, other vector columns; read-only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection
+
+from embedtui.postgres.catalog.read import read_all
+
+_STATEMENT_TRIGGERS = """
+SELECT g.tgname::text AS name
+  FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE g.tgrelid = %(oid)s AND NOT g.tgisinternal AND g.tgtype & 1 = 0 AND g.tgtype & 16 <> 0
+   AND g.tgenabled <> 'D' AND n.nspname <> 'embedtui'
+ ORDER BY 1
+"""
+
+_INSTEAD = """
+SELECT w.rulename::text AS name FROM pg_rewrite w
+ WHERE w.ev_class = %(oid)s AND w.is_instead AND w.ev_type IN ('2', '3', '4') AND w.ev_enabled <> 'D' ORDER BY 1
+"""
+
+# An update through a view reaches the table, and its triggers, as well; what is not in the view's list stays as it is.
+_VIEWS = """
+SELECT DISTINCT v.oid::regclass::text AS name
+  FROM pg_depend d JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+  JOIN pg_class v ON v.oid = w.ev_class
+ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s AND v.oid <> %(oid)s AND v.relkind = 'v'
+   AND pg_relation_is_updatable(v.oid, true) & 8 <> 0
+ ORDER BY 1
+"""
+
+_EVENT_TRIGGERS = """
+SELECT e.evtname::text AS name, e.evtevent::text AS event, coalesce(e.evttags, '{}') AS tags,
+       coalesce(p.prosrc, '') ~* '\\mraise\\s+(exception|''|[a-z_]+\\s*;|sqlstate)' AND l.lanname = 'plpgsql' AS raises,
+       p.prosrc ~* 'row\\s+level\\s+security' AND l.lanname = 'plpgsql' AS row_security
+  FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid JOIN pg_language l ON l.oid = p.prolang
+ WHERE e.evtenabled IN ('O', 'A') ORDER BY 1
+"""
+
+# grants that a new table of this role in this schema would have, beyond those on the table that is there
+_DEFAULT_PRIVILEGES = """
+SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee,
+       array_agg(DISTINCT a.privilege_type ORDER BY a.privilege_type) AS privileges, d.defaclnamespace <> 0 AS in_schema
+  FROM pg_default_acl d, aclexplode(d.defaclacl) a
+ WHERE d.defaclobjtype = 'r' AND d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+   AND d.defaclnamespace IN (0, (SELECT relnamespace FROM pg_class WHERE oid = %(oid)s))
+   AND a.grantee NOT IN (d.defaclrole, (SELECT relowner FROM pg_class WHERE oid = %(oid)s))
+   AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+   AND NOT EXISTS (SELECT FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) o
+                    WHERE c.oid = %(oid)s AND o.grantee IN (a.grantee, 0) AND o.privilege_type = a.privilege_type)
+ GROUP BY a.grantee, d.defaclnamespace ORDER BY 1
+"""
+
+_COLLATIONS = """
+SELECT a.attname::text AS name FROM pg_attribute a JOIN pg_collation c ON c.oid = a.attcollation
+ WHERE a.attrelid = %(oid)s AND NOT a.attisdropped AND NOT c.collisdeterministic ORDER BY a.attnum
+"""
+
+_OTHER_VECTORS = """
+SELECT n.nspname::text AS schema, c.relname::text AS name, a.attname::text AS column, a.atttypmod AS size
+  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_type t ON t.oid = a.atttypid
+  JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_extension'::regclass
+  JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'vector'
+ WHERE t.typname IN ('vector', 'halfvec') AND c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition
+   AND a.attnum > 0 AND NOT a.attisdropped AND n.nspname <> 'embedtui'
+   AND (a.atttypmod = ANY (%(sizes)s::int[]) OR a.atttypmod < 0)
+   AND NOT (c.oid = %(oid)s AND a.attname = %(column)s)
+ ORDER BY a.atttypmod < 0, 1, 2, a.attnum
+"""
+
+_SPREAD = """
+SELECT (SELECT bool_or(n.nspname LIKE '\\_timescaledb%%') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+          JOIN pg_namespace n ON n.oid = c.relnamespace WHERE i.inhparent = %(oid)s) IS TRUE AS hypertable
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EventTrigger:
+    """An event trigger that fires here."""
+
+    name: str
+    event: str
+    tags: tuple[str, ...]
+    """Commands that fire it; empty: all."""
+    raises: bool
+    """Its function, of PL/pgSQL, can raise an error."""
+    row_security: bool
+    """Its function speaks of row level security."""
+
+    def fires_on(self, *commands: str) -> bool:
+        """Whether one of these commands fires it."""
+        ends = self.event in ("ddl_command_start", "ddl_command_end")
+        return ends and (not self.tags or any(command in self.tags for command in commands))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTo:
+    """A role that a new table would be open to, and the table that is there is not."""
+
+    grantee: str
+    """As SQL writes it."""
+    privileges: tuple[str, ...]
+    in_schema: bool
+    """The defaults are those of the schema, not of all schemas."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherColumn:
+    """Another vector column of this database."""
+
+    schema: str
+    name: str
+    column: str
+    size: int
+    """Dimensions of its type; below 0 where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """All of it, of one table."""
+
+    statement_triggers: tuple[str, ...]
+    """On UPDATE, once a statement."""
+    instead_rules: tuple[str, ...]
+    """Rules that put something else in the place of INSERT, UPDATE or DELETE."""
+    views: tuple[str, ...]
+    """Views through which the table can be written."""
+    event_triggers: tuple[EventTrigger, ...]
+    opened_to: tuple[OpenedTo, ...]
+    loose_collations: tuple[str, ...]
+    """Columns of a nondeterministic collation."""
+    other_columns: tuple[OtherColumn, ...]
+    hypertable: bool
+    """Of TimescaleDB: its chunks are children by old-style inheritance."""
+    citus: bool
+    """Distributed by Citus, which refuses triggers."""
+
+
+def surroundings(conn: Connection[Any], oid: int, column: str, sizes: tuple[int, ...]) -> Surroundings:
+    """What lies around a table; ``sizes`` are the dimensions of either model."""
+    by = {"oid": oid}
+    return Surroundings(
+        statement_triggers=tuple(row["name"] for row in read_all(conn, _STATEMENT_TRIGGERS, by)),
+        instead_rules=tuple(row["name"] for row in read_all(conn, _INSTEAD, by)),
+        views=tuple(row["name"] for row in read_all(conn, _VIEWS, by)),
+        event_triggers=tuple(
+            EventTrigger(**{**row, "tags": tuple(row["tags"])}) for row in read_all(conn, _EVENT_TRIGGERS)
+        ),
+        opened_to=tuple(
+            OpenedTo(row["grantee"], tuple(row["privileges"]), row["in_schema"])
+            for row in read_all(conn, _DEFAULT_PRIVILEGES, by)
+        ),
+        loose_collations=tuple(row["name"] for row in read_all(conn, _COLLATIONS, by)),
+        other_columns=tuple(
+            OtherColumn(**row) for row in read_all(conn, _OTHER_VECTORS, {**by, "column": column, "sizes": list(sizes)})
+        ),
+        hypertable=read_all(conn, _SPREAD, by)[0]["hypertable"],
+        citus=_distributed(conn, oid),
+    )
+
+
+def _distributed(conn: Connection[Any], oid: int) -> bool:
+    known = conn.execute("SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL").fetchone()
+    if known is None or not known[0]:
+        return False
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = %s::oid)", [oid]
+    ).fetchone()
+    return row is not None and bool(row[0])

@@ -1,0 +1,46 @@
+"""How far the backfill is, in one statement: tables ``migration``, ``shard`` and ``pace``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedtui.postgres.connect import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Counts of a migration's work so far, and the pace it is held to."""
+
+    total_rows: int | None
+    """With something to embed; None until they were counted."""
+    synced: int
+    """Changes worked off."""
+    rows: int
+    """Written by the backfill."""
+    updates: int
+    hot_updates: int
+    shards_done: int
+    shards: int
+    tokens: int
+    """Of the backfill and of sync together."""
+    spend_cap: float | None
+    concurrency: int | None
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+
+
+def read_progress(conn: Connection, migration_id: int) -> Progress:
+    """As of now."""
+    row = conn.execute(
+        "SELECT m.total_rows, m.synced, coalesce(s.rows, 0), coalesce(s.updates, 0), coalesce(s.hot, 0),"
+        " coalesce(s.done, 0), coalesce(s.count, 0), coalesce(s.tokens, 0) + m.synced_tokens,"
+        " p.spend_cap, p.concurrency, p.requests_per_minute, p.tokens_per_minute"
+        " FROM embedtui.migration m LEFT JOIN embedtui.pace p ON p.migration = m.id"
+        " LEFT JOIN (SELECT migration, sum(rows)::bigint AS rows, sum(updates)::bigint AS updates,"
+        "   sum(tokens)::bigint AS tokens, sum(hot_updates)::bigint AS hot,"
+        "   count(*) FILTER (WHERE state = 'done') AS done, count(*) AS count"
+        "   FROM embedtui.shard GROUP BY migration) s ON s.migration = m.id WHERE m.id = %s",
+        [migration_id],
+    ).fetchone()
+    assert row is not None
+    return Progress(*row)

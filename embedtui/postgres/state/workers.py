@@ -1,0 +1,160 @@
+"""Worker processes, what they do and what is wanted of them: table ``worker``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from psycopg.types.json import Jsonb
+
+from embedtui.model import Hold, ThreadStatus, WorkerStatus
+from embedtui.postgres.connect import Connection, host_name, operator_name
+from embedtui.postgres.locks import ALIVE
+
+_LIVES = f"w.stopped_at IS NULL AND {ALIVE.format('w.id')}"
+_EVER = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the operators want of a worker."""
+
+    paused: bool = False
+    index_held: bool = False
+    """The index is not to be built yet."""
+    stop: bool = False
+    """This worker is to end."""
+    throttle: object = None
+    """Limits of the throttle as stored now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a worker tells about once a second."""
+
+    rows: int
+    """Written so far."""
+    doing: str
+    threads: Sequence[ThreadStatus]
+    holds: Sequence[Hold]
+
+
+def register_worker(conn: Connection, migration_id: int) -> int:
+    """Enter this process as a worker; its id."""
+    row = conn.execute(
+        "INSERT INTO embedtui.worker (migration, host, pid, operator) VALUES (%s, %s, %s, %s) RETURNING id",
+        [migration_id, host_name(), os.getpid(), operator_name()],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def beat(conn: Connection, migration_id: int, worker: int | None, told: Heartbeat) -> Wanted:
+    """Store what the worker tells, and read what the operators want of it."""
+    now = datetime.now(UTC)
+    row = conn.execute(
+        "WITH beat AS (UPDATE embedtui.worker SET heartbeat = now(), rows = %(rows)s, threads = %(threads)s,"
+        " holds = %(holds)s,"
+        " since = CASE WHEN doing = %(doing)s THEN since ELSE now() END, doing = %(doing)s WHERE id = %(worker)s"
+        " RETURNING stop_wanted)"
+        " SELECT desired = 'pause', coalesce((settings->>'index_held')::boolean, false),"
+        " coalesce((SELECT stop_wanted FROM beat), false), settings->'throttle'"
+        " FROM embedtui.migration WHERE id = %(migration)s",
+        {
+            "rows": told.rows,
+            # ages and not times: hosts' clocks differ, and the database's is what the screens count from
+            "threads": Jsonb([[each.name, each.doing, (now - each.since).total_seconds()] for each in told.threads]),
+            "holds": Jsonb(
+                [
+                    {"name": hold.name, "detail": hold.detail, "since": hold.since and hold.since.isoformat()}
+                    for hold in told.holds
+                ]
+            ),
+            "doing": told.doing,
+            "worker": worker,
+            "migration": migration_id,
+        },
+    ).fetchone()
+    return Wanted(*row) if row is not None else Wanted(paused=True)
+
+
+def end_worker(conn: Connection, worker: int | None, rows: int) -> None:
+    """Record that the worker ended by itself, having written so many rows."""
+    conn.execute(
+        "UPDATE embedtui.worker SET stopped_at = now(), heartbeat = now(), rows = %s, doing = '',"
+        " threads = '[]', holds = '[]' WHERE id = %s",
+        [rows, worker],
+    )
+
+
+def count_live_workers(conn: Connection, migration_id: int) -> int:
+    """Workers of the migration whose processes live."""
+    row = conn.execute(
+        f"SELECT count(*) FROM embedtui.worker w WHERE w.migration = %s AND {_LIVES}", [migration_id]
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def read_workers(conn: Connection, migration_id: int, own_pids: Collection[int]) -> tuple[WorkerStatus, ...]:
+    """The newest workers that have not ended; those on this host with one of ``own_pids`` are ours."""
+    rows = conn.execute(
+        "SELECT w.id, w.host, w.pid, w.doing, w.since, w.heartbeat, extract(epoch FROM now() - w.heartbeat)::float8,"
+        f" w.rows, w.threads, {_LIVES}, w.stop_wanted"
+        # one that was killed stays on the list for a while: somebody may look for it
+        " FROM embedtui.worker w WHERE migration = %s AND stopped_at IS NULL"
+        " AND heartbeat > now() - interval '10 minutes' ORDER BY w.id DESC LIMIT 50",
+        [migration_id],
+    )
+    here = host_name()
+    return tuple(
+        WorkerStatus(
+            id=number,
+            host=host,
+            pid=pid,
+            doing=f"stopping: {doing}" if stop else doing,
+            since=since,
+            heartbeat_seconds=max(0.0, silent),
+            alive=alive,
+            rows=count,
+            threads=_threads(threads, heartbeat),
+            own=host == here and pid in own_pids,
+        )
+        for number, host, pid, doing, since, heartbeat, silent, count, threads, alive, stop in rows
+    )
+
+
+def read_holds(conn: Connection, migration_id: int) -> tuple[Hold, ...]:
+    """What holds any live worker, by name; of several with one name the oldest."""
+    rows = conn.execute(f"SELECT w.holds FROM embedtui.worker w WHERE w.migration = %s AND {_LIVES}", [migration_id])
+    found: dict[str, Hold] = {}
+    for (holds,) in rows:
+        for hold in _holds(holds):
+            known = found.get(hold.name)
+            if known is None or (hold.since or _EVER) < (known.since or _EVER):
+                found[hold.name] = hold
+    return tuple(found[name] for name in sorted(found))
+
+
+def _holds(value: object) -> tuple[Hold, ...]:
+    """A worker's holds; none where it wrote something else: no worker can end a screen."""
+    try:
+        return tuple(
+            Hold(str(each["name"]), str(each["detail"]), each["since"] and datetime.fromisoformat(each["since"]))
+            for each in value  # type: ignore[attr-defined]
+        )
+    except (TypeError, ValueError, KeyError):
+        return ()
+
+
+def _threads(value: object, heartbeat: datetime) -> tuple[ThreadStatus, ...]:
+    """A worker's threads, likewise."""
+    try:
+        return tuple(
+            ThreadStatus(str(name), str(what), heartbeat - timedelta(seconds=age))
+            for name, what, age in value  # type: ignore[attr-defined]
+        )
+    except (TypeError, ValueError, OverflowError):
+        return ()

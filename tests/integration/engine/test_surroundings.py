@@ -1,0 +1,187 @@
+"""What the plan finds around a table, and what of it stops plan and run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from embedtui.engine.plan.draft import resolve
+from embedtui.engine.plan.plan import make_plan
+from embedtui.engine.plan.start import require_ready
+from embedtui.errors import Refused
+from embedtui.model import Check
+from tests.kits.support import connect
+from tests.kits.tables import settings_of
+
+PAGES = """CREATE TABLE pages (nr int PRIMARY KEY, body text, vec vector(5));
+INSERT INTO pages VALUES (1, 'a page of text', '[1,0,0,0,0]');"""
+
+
+def run(dsn: str, statements: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(statements)  # type: ignore[arg-type]
+
+
+def checks(dsn: str, **flags: Any) -> list[Check]:
+    given = {"table": "pages", "new_model__key_variable": "", "new_model__base_url": "http://127.0.0.1:9", **flags}
+    settings = settings_of(Path(), given)
+    with connect(dsn, read_only=True) as conn:
+        made = make_plan(conn, settings)
+        failed = [check for check in made.checks if check.result == "fail"]
+        if failed:  # what the plan finds in the way, the run does as well, and before it has made anything
+            with pytest.raises(Refused) as caught:
+                require_ready(conn, resolve(conn, settings), settings)
+            assert str(failed[0].detail) in str(caught.value)
+        else:
+            require_ready(conn, resolve(conn, settings), settings)
+    return list(made.checks)
+
+
+def named(found: list[Check], name: str) -> Check | None:
+    return next((check for check in found if check.name == name), None)
+
+
+def only(found: list[Check], name: str) -> Check:
+    (check,) = [check for check in found if check.name == name]
+    return check
+
+
+def event_trigger(name: str, event: str, tags: str, body: str) -> str:
+    when = f"WHEN TAG IN ({tags})" if tags else ""
+    return f"""CREATE FUNCTION {name}() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
+        CREATE EVENT TRIGGER {name} ON {event} {when} EXECUTE FUNCTION {name}();"""
+
+
+@pytest.mark.parametrize("error", ["RAISE EXCEPTION 'not here'", "raise 'no'", "RAISE SQLSTATE '0A000'"])
+def test_an_event_trigger_that_refuses_triggers_proposes_the_scan(database: str, error: str) -> None:
+    run(database, PAGES + event_trigger("no_triggers", "ddl_command_start", "'CREATE TRIGGER'", f"{error};"))
+    check = only(checks(database), "event triggers")
+    assert check.result == "fail"
+    assert "no_triggers can refuse CREATE TRIGGER" in check.detail
+    assert 'change_capture = "scan"' in check.hint
+    assert named(checks(database, change_capture="scan"), "event triggers") is None
+    assert only(checks(database, accept="event triggers"), "event triggers").result == "warn"
+
+
+def test_an_event_trigger_on_other_commands_counts_where_they_are_made(database: str) -> None:
+    run(database, PAGES + event_trigger("frozen", "ddl_command_end", "'ALTER TABLE'", "RAISE EXCEPTION 'frozen';"))
+    assert only(checks(database, placement="column"), "event triggers").result == "fail"
+    assert named(checks(database, placement="table"), "event triggers") is None
+    run(database, "ALTER EVENT TRIGGER frozen DISABLE")
+    assert named(checks(database, placement="column"), "event triggers") is None
+
+
+def test_an_event_trigger_that_only_looks_on_warns(database: str) -> None:
+    run(database, PAGES + event_trigger("watch", "ddl_command_end", "", "NOTIFY watched;"))
+    assert only(checks(database), "event triggers").result == "warn"
+    run(database, "DROP EVENT TRIGGER watch;" + event_trigger("drops", "sql_drop", "", "RAISE EXCEPTION 'no';"))
+    assert named(checks(database), "event triggers") is None
+
+
+def test_a_hypertable_is_not_told_to_give_up_its_inheritance(database: str) -> None:
+    run(
+        database,
+        PAGES + "CREATE SCHEMA _timescaledb_internal; CREATE TABLE _timescaledb_internal.c () INHERITS (pages)",
+    )
+    check = only(checks(database), "inheritance")
+    assert check.result == "fail"
+    assert "hypertable" in check.detail
+    assert "NO INHERIT" not in check.hint
+
+
+def test_row_security_speaks_for_a_column(database: str) -> None:
+    run(database, PAGES + "ALTER TABLE pages ENABLE ROW LEVEL SECURITY")
+    check = only(checks(database, placement="table"), "row security of the new side")
+    assert check.result == "fail"
+    assert 'placement = "column"' in check.hint
+    assert named(checks(database, placement="column"), "row security of the new side") is None
+
+
+def test_an_event_trigger_that_closes_new_tables_speaks_for_a_column(database: str) -> None:
+    body = "EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', 'x');"
+    run(database, PAGES + event_trigger("rls", "ddl_command_end", "'CREATE TABLE', 'CREATE TABLE AS'", body))
+    assert only(checks(database, placement="table"), "row security of the new side").result == "fail"
+    assert named(checks(database, placement="column"), "row security of the new side") is None
+
+
+@pytest.mark.parametrize(
+    ("where", "schema"), [("IN SCHEMA public", " IN SCHEMA public"), ("", "")], ids=["schema", "everywhere"]
+)
+def test_default_privileges_that_would_open_a_side_table_are_refused_with_the_statement(
+    database: str, where: str, schema: str
+) -> None:
+    role = f'"visitor of {database.split("/")[3].split("?")[0]}"'
+    run(database, PAGES + f"CREATE ROLE {role}; ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON TABLES TO {role}")
+    try:
+        check = only(checks(database, placement="table"), "default privileges")
+        assert check.result == "fail"
+        assert f"to {role} (DELETE, INSERT, SELECT, TRUNCATE, UPDATE)" in check.detail
+        assert f"ALTER DEFAULT PRIVILEGES{schema} REVOKE" in check.hint
+        assert named(checks(database, placement="column"), "default privileges") is None
+        assert only(checks(database, placement="table", accept="default privileges"), "default privileges").result == (
+            "warn"
+        )
+        run(database, f"GRANT SELECT ON pages TO {role}")
+        assert (
+            "(DELETE, INSERT, TRUNCATE, UPDATE)"
+            in only(checks(database, placement="table"), "default privileges").detail
+        )
+        run(database, check.hint.split(";")[0])
+        assert named(checks(database, placement="table"), "default privileges") is None
+    finally:
+        run(database, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_other_vectors_of_either_size_are_named(database: str) -> None:
+    run(
+        database,
+        PAGES
+        + """CREATE TABLE cache (q text PRIMARY KEY, e vector(8)); CREATE TABLE seen (e halfvec(5));
+        CREATE TABLE far (e vector(9)); CREATE TABLE loose (e vector);
+        CREATE SCHEMA "Other"; CREATE MATERIALIZED VIEW "Other"."M" AS SELECT nr, vec FROM public.pages;
+        ALTER TABLE pages ADD summary_vec vector(5)""",
+    )
+    check = only(checks(database, old_column="vec"), "other vectors")
+    assert check.result == "warn"
+    for name in ("cache.e (8)", "seen.e (5)", '"Other"."M".vec (5)', "pages.summary_vec (5)", "loose.e (any size)"):
+        assert name in check.detail
+    assert "far" not in check.detail
+    assert "pages.vec" not in check.detail.replace("pages.vec_", "")
+
+
+def test_a_table_on_its_own_has_nothing_to_say(database: str) -> None:
+    run(database, PAGES)
+    names = {check.name for check in checks(database, placement="table")} | {check.name for check in checks(database)}
+    assert not names & {
+        "other vectors",
+        "default privileges",
+        "event triggers",
+        "row security of the new side",
+        "statement triggers",
+        "views",
+        "collation",
+        "inheritance",
+        "rules",
+    }
+
+
+def test_what_takes_part_in_writes_is_said(database: str) -> None:
+    run(
+        database,
+        PAGES
+        + """CREATE FUNCTION count_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER counted AFTER UPDATE ON pages FOR EACH STATEMENT EXECUTE FUNCTION count_it();
+        CREATE VIEW readable AS SELECT nr, body FROM pages; CREATE VIEW sums AS SELECT count(*) FROM pages;""",
+    )
+    found = checks(database, placement="column")
+    assert "counted" in only(found, "statement triggers").detail
+    assert only(found, "views").detail.startswith("The table is written through readable as well")
+    assert named(checks(database, placement="table"), "statement triggers") is None
+    run(database, "CREATE RULE kept AS ON UPDATE TO pages WHERE old.nr = 0 DO INSTEAD NOTHING")
+    found = [check for check in checks(database, placement="column") if check.name == "rules"]
+    assert "fail" in {check.result for check in found}
+    assert 'placement = "table"' in next(check.hint for check in found if check.result == "fail")
+    assert "fail" not in {check.result for check in checks(database, placement="table") if check.name == "rules"}

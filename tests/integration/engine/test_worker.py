@@ -1,0 +1,110 @@
+"""A worker's presence in the database: seen while it works, signed off when it ends, told what operators want."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import psycopg
+
+from embedtui.engine.backfill.job import Job
+from embedtui.engine.backfill.throttle import Throttle
+from embedtui.engine.backfill.worker import Worker
+from embedtui.model import Hold, Migration
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.state import shards, workers
+from embedtui.postgres.state.migrations import set_desired, set_index_held
+from tests.kits.comparing import small
+from tests.kits.support import connect
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """The heartbeat comes about once a second; a test that hangs here has failed."""
+    pause = threading.Event()
+    for _ in range(300):
+        if condition():
+            return
+        pause.wait(0.1)
+    raise AssertionError("it did not happen")
+
+
+def entered(database: str, migration: Migration) -> tuple[Job, Worker]:
+    job = Job(database, migration, None)
+    return job, Worker(job, threading.Event(), Throttle.of(migration))
+
+
+def state_of_shards(conn: Connection) -> list[tuple[str, int | None]]:
+    return conn.execute("SELECT state, worker FROM embedtui.shard ORDER BY id").fetchall()
+
+
+def test_it_is_seen_while_it_works_and_leaves_nothing_leased(database: str) -> None:
+    migration = small(database)
+    job, worker = entered(database, migration)
+    with connect(database) as conn:
+        assert shards.plan_shards(conn, migration.id, migration.table_oid) == 1
+        with worker:
+            job.doing("embedding 3 rows")
+            job.hold("database", "away for a moment")
+            job.add_rows(3)
+            assert workers.count_live_workers(conn, migration.id) == 1
+            shard = shards.claim_shard(conn, migration, job.worker_id)
+            assert shard is not None
+            shards.count_written(conn, shard.id, rows=3, updates=3, hot_updates=2, tokens=30)
+            wait_for(lambda: workers.read_workers(conn, migration.id, ())[0].rows == 3)
+            (seen,) = workers.read_workers(conn, migration.id, ())
+            assert (seen.alive, seen.doing) == (True, "embedding 3 rows")
+            assert [hold.name for hold in workers.read_holds(conn, migration.id)] == ["database"]
+            assert state_of_shards(conn) == [("leased", job.worker_id)]
+            assert not shards.all_done(conn, migration.id)
+        assert state_of_shards(conn) == [("open", None)]
+        assert workers.read_workers(conn, migration.id, ()) == ()
+        assert workers.count_live_workers(conn, migration.id) == 0
+        assert workers.read_holds(conn, migration.id) == ()
+
+
+def test_it_hears_what_operators_want(database: str) -> None:
+    migration = small(database)
+    job, worker = entered(database, migration)
+    with connect(database) as conn, worker:
+        set_desired(conn, migration.id, "pause", "noon")
+        set_index_held(conn, migration.id, True)
+        wait_for(lambda: job.wanted == workers.Wanted(paused=True, index_held=True))
+        set_desired(conn, migration.id, "run")
+        set_index_held(conn, migration.id, False)
+        wait_for(lambda: job.wanted == workers.Wanted())
+        conn.execute("UPDATE embedtui.worker SET stop_wanted = true WHERE id = %s", [job.worker_id])
+        wait_for(job.stop.is_set)
+    assert job.pending_failure is None
+
+
+def test_a_cut_connection_costs_it_neither_its_lock_nor_its_id(database: str) -> None:
+    migration = small(database)
+    job, worker = entered(database, migration)
+    with connect(database) as conn, worker:
+        number = job.worker_id
+        conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'embedtui/worker'"
+        )
+        wait_for(lambda: workers.count_live_workers(conn, migration.id) == 1)
+        assert job.worker_id == number
+
+
+def test_what_waiting_does_not_cure_ends_the_job_with_the_reason(database: str) -> None:
+    migration = small(database)
+    job, worker = entered(database, migration)
+    with psycopg.connect(database, autocommit=True) as conn, worker:
+        conn.execute("ALTER TABLE embedtui.worker RENAME COLUMN heartbeat TO pulse")
+        wait_for(job.stop.is_set)
+        conn.execute("ALTER TABLE embedtui.worker RENAME COLUMN pulse TO heartbeat")
+    assert job.pending_failure is not None
+    assert "heartbeat" in job.pending_failure.message
+
+
+def test_a_hold_of_the_pacer_is_shown_unless_it_is_brief(database: str) -> None:
+    migration = small(database)
+    job, worker = entered(database, migration)
+    job.follow_pacer(lambda: Hold("provider", "overloaded"))
+    with worker:
+        wait_for(lambda: [hold.name for hold in job.holds] == ["provider"])
+        job.follow_pacer(lambda: None)
+        wait_for(lambda: job.holds == ())

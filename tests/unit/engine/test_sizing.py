@@ -1,0 +1,121 @@
+"""How much goes into a request: limits cost few refusals, a slow server gets little, poison changes nothing."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedtui.engine.backfill.embedding import PIECES
+from embedtui.engine.backfill.sizing import FIRST, RequestSize
+from embedtui.errors import Interrupted
+from embedtui.model import EmbeddingModel
+
+RUNS = threading.Event()
+
+
+@dataclass(frozen=True)
+class Row:
+    characters: int = 4
+
+
+def next_size(size: RequestSize, rows: int = 10_000, characters: int = 4) -> int:
+    with size.turn([Row(characters)] * rows, 4.0, RUNS) as most:
+        return most
+
+
+def search(size: RequestSize, limit: int, requests: int = 200) -> tuple[int, int]:
+    """(refused, size at the end) of a server that takes ``limit`` texts and does not say so."""
+    refused = 0
+    for _ in range(requests):
+        sent = next_size(size)
+        if sent <= limit:
+            size.answered(sent, sent * 4, 0.01)
+            continue
+        refused += 1
+        size.refused(sent)
+        piece = sent
+        while piece > limit:
+            piece = -(-piece // PIECES)
+            refused += piece > limit
+            if piece > limit:
+                size.refused(piece)
+        size.answered(piece, piece * 4, 0.01)
+        size.settled(sent, sent * 4, guilty=False, characters_per_token=4.0)
+    return refused, next_size(size)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 3000))
+def test_an_untold_limit_costs_few_refusals(limit: int) -> None:
+    size = RequestSize(EmbeddingModel("m", 8))
+    refused, end = search(size, limit)
+    assert refused < 5 + (limit < 2)
+    assert limit >= end >= min(limit, 2048) / 2.5
+
+
+def test_what_was_learnt_is_kept_and_used_at_once() -> None:
+    kept: list[tuple[int | None, int | None]] = []
+    size = RequestSize(EmbeddingModel("m", 8), keep=lambda *found: kept.append(found))
+    size.told(96, None, 512)
+    assert kept == [(96, None)]
+    again = RequestSize(EmbeddingModel("m", 8), kept[-1])
+    for _ in range(10):
+        sent = next_size(again)
+        assert sent <= 96
+        again.answered(sent, sent * 4, 0.01)
+    assert next_size(again) == 96
+
+
+def test_a_poisoned_text_leaves_the_size_as_it_was() -> None:
+    size = RequestSize(EmbeddingModel("m", 8))
+    search(size, 3000, 10)
+    before = next_size(size)
+    for _ in range(20):
+        size.refused(before)
+        size.settled(before, before * 4, guilty=True, characters_per_token=4.0)
+    assert next_size(size) == before
+
+
+def test_tokens_are_kept_to_and_less_where_they_are_counted_otherwise() -> None:
+    size = RequestSize(EmbeddingModel("m", 8))
+    search(size, 3000, 10)
+    size.told(None, 1000, 512)
+    first = next_size(size, characters=40)
+    assert first == 90  # of 1,000 tokens at 10 each, with a margin
+    size.told(None, 1000, first)
+    assert next_size(size, characters=40) < first
+
+
+@pytest.mark.parametrize("per_text", [0.05, 0.5, 5.0, 40.0])
+def test_a_serial_server_is_given_what_it_does_in_time(per_text: float) -> None:
+    size = RequestSize(EmbeddingModel("m", 8))
+    vain = done = 0
+    while done < 3000:
+        sent = next_size(size)
+        if sent * per_text > 60:
+            vain += sent
+            size.timed_out(sent)
+        else:
+            done += sent
+            size.answered(sent, sent * 4, sent * per_text)
+    assert vain < 0.1 * done
+    assert next_size(size) * per_text <= 60
+
+
+def test_only_one_thread_tries_more_than_is_known() -> None:
+    size = RequestSize(EmbeddingModel("m", 8))
+    stop = threading.Event()
+    stop.set()
+    with size.turn([Row()] * 500, 4.0, RUNS) as first:
+        assert first == FIRST
+        with pytest.raises(Interrupted), size.turn([Row()] * 500, 4.0, stop):
+            pass
+        size.answered(first, first * 4, 0.01)
+    with size.turn([Row()] * 500, 4.0, RUNS) as more:
+        assert more > first
+        with size.turn([Row()] * 500, 4.0, RUNS) as beside:
+            assert beside == first
