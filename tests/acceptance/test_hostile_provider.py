@@ -252,7 +252,14 @@ def test_sigterm_during_a_drip_is_prompt_and_stores_what_is_paid(
     database: str, api: LoopbackServer, tmp_path: Path, head: bool
 ) -> None:
     make_documents(database, ROWS)
-    parts = ['table = "documents"', "[old_model]", f'name = "{OLD}"', "[new_model]", "max_inputs = 20"]
+    parts = [
+        'table = "documents"',
+        "[old_model]",
+        f'name = "{OLD}"',
+        "retired = true",
+        "[new_model]",
+        "max_inputs = 20",
+    ]
     (tmp_path / "embedtui.toml").write_text("\n".join([*parts, "[pacing]", "max_concurrency = 3"]))
     shell = Shell(
         tmp_path,

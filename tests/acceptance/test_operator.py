@@ -15,12 +15,13 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
-from embedtui.engine.snapshot import next_act
 from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, Refused
 from embedtui.model import Condition, Flip, Phase, RouteStatus, Side, Snapshot, SyncStatus
+from embedtui.model.lifecycle import next_action
 from embedtui.postgres.connect import host_name
 from tests.kits.cli_kit import InProcess
 from tests.kits.support import NEW, OLD, make_documents, settings_for, two_beats
+from tests.tui.states import MIGRATION
 
 
 @pytest.fixture
@@ -217,10 +218,10 @@ def test_an_abort_beside_edits_ends_a_following_worker_well(database: str, api: 
 def test_changes_that_nobody_embeds_are_the_next_thing_said() -> None:
     """After `run` has ended nothing keeps the sides in sync, and a rollback would go stale in silence."""
     for side, phase, otherwise in ((Side.OLD, Phase.VALIDATE, "compare"), (Side.NEW, Phase.SOAK, "watch")):
-        state = Snapshot(datetime.now(UTC), phase=phase, route=RouteStatus(side), sync=SyncStatus(13, 61.0))
-        assert next_act(state)[0] == "run" and "13 changes wait" in next_act(state)[1]
-        assert next_act(replace(state, condition=Condition.RUNNING))[0] == otherwise
-        assert next_act(replace(state, sync=SyncStatus(13, 5.0)))[0] == otherwise
+        state = Snapshot(datetime.now(UTC), MIGRATION, phase=phase, route=RouteStatus(side), sync=SyncStatus(13, 61.0))
+        assert next_action(state)[0] == "run" and "13 changes wait" in next_action(state)[1]
+        assert next_action(replace(state, condition=Condition.RUNNING))[0] == otherwise
+        assert next_action(replace(state, sync=SyncStatus(13, 5.0)))[0] == otherwise
 
 
 def test_closing_one_worker_leaves_the_others_at_work(database: str, api: LoopbackServer, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ if sys.argv[2] == "leave":
     threading.Thread(target=lambda: sys.stdin.readline() and engine.close()).start()
 engine.run(threading.Event(), follow=True)
 """
-"""What stands for a dashboard: a program whose work is apart; told so by a line it leaves as the dashboard does."""
+"""What stands for a dashboard, the work in another process; told so by a line it leaves as the dashboard does."""
 
 
 @pytest.fixture
@@ -78,6 +78,7 @@ def at_work(dsn: str) -> list[int]:
 def operator(database: str, api: LoopbackServer, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The program at work, some rows embedded, seconds before it is done; what it started is ended afterwards."""
     api.latency = 1.0
+    (folder / "embedtui.toml").write_text('accept = ["proof"]\n')  # which would pay for rows before any worker is there
     root = str(Path(__file__).parents[3])
     environ = {
         "DATABASE_URL": database,
