@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from embedtui.cli.common import (
@@ -21,6 +23,9 @@ from embedtui.errors import Refused
 from embedtui.model import Event, Flip, Migration, Noted
 from embedtui.postgres.names import shown
 from embedtui.postgres.sides.layout import new_side
+
+if TYPE_CHECKING:
+    from embedtui.engine.cleanup.choice import Kept
 
 
 def _overrides(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> Overrides:
@@ -153,34 +158,27 @@ def cleanup(
     with engine_for(settings, _tell) as engine, stop_signals() as stop:
         migration = engine.require()
 
-        def statements() -> tuple[str, ...]:
-            return engine.cleanup_sql(
-                rename=not keep_name, archive=archive, keep_old=keep_old, keep_provenance=keep_provenance
-            )
-
+        choice: Kept = {
+            "rename": not keep_name,
+            "archive": archive,
+            "keep_old": keep_old,
+            "keep_provenance": keep_provenance,
+        }
         if only_sql:
             if as_json:
-                emit_json({"statements": statements()})
+                emit_json({"statements": engine.cleanup_sql(**choice)})
             else:
-                for statement in statements():
+                for statement in engine.cleanup_sql(**choice):
                     say(f"{statement};")
             return
         if typed is None and interactive():
-            for blocker in engine.blockers("cleanup", thorough=True):
+            for blocker in engine.blockers("cleanup", thorough=True, **choice):
                 note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.advice)}".rstrip())
             note("This SQL is run:")
-            for statement in statements():
+            for statement in engine.cleanup_sql(**choice):
                 note(f"  {plain(statement, 10_000)}")
         name = confirm_table(migration, typed, act="Cleanup")
-        engine.cleanup(
-            name,
-            rename=not keep_name,
-            override=override,
-            archive=archive,
-            keep_old=keep_old,
-            keep_provenance=keep_provenance,
-            stop=stop,
-        )
+        engine.cleanup(name, override=override, stop=stop, **choice)
         snapshot = engine.snapshot()
     if as_json:
         emit_json({"table": migration.table, "phase": snapshot.phase})

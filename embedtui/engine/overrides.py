@@ -29,6 +29,15 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def refuse(blocker: Blocker | None) -> None:
+    """Refuse what a blocker forbids, where there is one; no override passes it.
+
+    Raises Refused: with what would help.
+    """
+    if blocker is not None:
+        raise Refused(blocker.message, hint=blocker.hint, remedies=blocker.remedies)
+
+
 def pass_blockers(blockers: Sequence[Blocker], overrides: Overrides) -> dict[str, str]:
     """Those of ``overrides`` that were needed, all blockers being passed by them.
 

@@ -107,13 +107,13 @@ class SubprocessEngine(Engine):
             EmbedtuiError: as :meth:`Engine.run`, or the work's process died.
         """
         settings = replace(self.settings, environ={}) if self.settings is not None else None
-        request = WorkRequest(self.dsn, self._name, settings, dict(self._environ), until, follow, self.outlives)
+        request = WorkRequest(self.dsn, self._at.name, settings, dict(self._at.environ), until, follow, self.outlives)
         ours, theirs = multiprocessing.Pipe()
         # Its stderr is a file: the screen must not be written over, and a process that dies leaves its traceback there.
         with ours, tempfile.TemporaryFile() as stderr:
             with theirs:
                 process = _start(theirs, stderr)
-            self._own_pids.add(process.pid)
+            self._at.own_pids.add(process.pid)
             try:
                 with self._pipe_lock:
                     if stop.is_set() or self._closed:
@@ -129,7 +129,7 @@ class SubprocessEngine(Engine):
             finally:
                 with self._pipe_lock:
                     self._pipe = None
-                self._own_pids.discard(process.pid)
+                self._at.own_pids.discard(process.pid)
                 process.wait()
         if result.error is not None:
             raise result.error
@@ -146,7 +146,7 @@ class SubprocessEngine(Engine):
                 message = pipe.recv()
                 if isinstance(message, WorkResult):
                     return message
-                self._emit(message)
+                self._at.emit(message)
 
     def _tell_stop(self) -> None:
         with self._pipe_lock, contextlib.suppress(OSError):

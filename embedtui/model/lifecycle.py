@@ -41,14 +41,14 @@ def refusal(command: Command, snapshot: Snapshot) -> Blocker | None:
             return None
         return Blocker("no migration", "No migration has begun in this database.", "Start it.", remedies=(Remedy.RUN,))
     rule = _RULES.get(command)
-    return rule(snapshot) if rule is not None else _ended(snapshot)
+    return rule(snapshot) if rule is not None else ended(snapshot)
 
 
 def unneeded(command: Command, snapshot: Snapshot) -> Blocker | None:
     """Why ``command`` is refused, or allowed and yet to no use or too early now: what no screen offers."""
     found = refusal(command, snapshot)
     if found is None and command is not Command.ROLLBACK:
-        found = _ended(snapshot)
+        found = ended(snapshot)
     if found is not None or command not in _USES:
         return found
     message = _USES[command](snapshot)
@@ -119,7 +119,8 @@ def _before(snapshot: Snapshot, phase: Phase) -> bool:
 # ------------------------------------------------------------------------------------------- what the state forbids
 
 
-def _ended(snapshot: Snapshot) -> Blocker | None:
+def ended(snapshot: Snapshot) -> Blocker | None:
+    """Why nothing more can happen in this migration; None while it is under way."""
     if not snapshot.phase.ended:
         return None
     table = f" of {snapshot.migration.table}" if snapshot.migration else ""
@@ -136,11 +137,11 @@ def _build(snapshot: Snapshot) -> Blocker | None:
     if snapshot.phase in (Phase.PLAN, Phase.PREPARE):
         hint = "Run the migration first."
         return Blocker("phase", "There is no new side to index yet.", hint)
-    return _ended(snapshot)
+    return ended(snapshot)
 
 
 def _hold(snapshot: Snapshot) -> Blocker | None:
-    if found := _ended(snapshot) or _without_index(snapshot):
+    if found := ended(snapshot) or _without_index(snapshot):
         return found
     if _before(snapshot, Phase.VALIDATE):
         return None
@@ -150,7 +151,7 @@ def _hold(snapshot: Snapshot) -> Blocker | None:
 def _compare(snapshot: Snapshot) -> Blocker | None:
     if _before(snapshot, Phase.BACKFILL):
         return Blocker("phase", "Nothing to compare yet: no row has a new vector.", remedies=(Remedy.RUN,))
-    return _ended(snapshot)
+    return ended(snapshot)
 
 
 def _cutover(snapshot: Snapshot) -> Blocker | None:
@@ -159,7 +160,7 @@ def _cutover(snapshot: Snapshot) -> Blocker | None:
     if snapshot.phase in _SWITCHED:
         return None
     message = f"The migration is in phase {snapshot.phase}; a cutover needs validate."
-    return _ended(snapshot) or Blocker("phase", message, remedies=(Remedy.RUN,))
+    return ended(snapshot) or Blocker("phase", message, remedies=(Remedy.RUN,))
 
 
 def _rollback(snapshot: Snapshot) -> Blocker | None:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
-from embedtui.engine import engine as engines
+from embedtui.engine import access, running
 from embedtui.engine import prepare as preparing
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, ProviderError, Refused
@@ -83,15 +83,18 @@ def test_a_lock_at_the_start_is_ridden_out(
     database: str, api: LoopbackServer, tmp_path: Path, begun: bool, locked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than any of our sessions waits for a lock."""
-    plain = engines.Link
+    plain = running.Link
 
     class Impatient(plain):  # type: ignore[misc, valid-type]
         def __init__(self, dsn: str, name: str, **options: object) -> None:
             super().__init__(dsn, name, **{"lock_timeout_ms": 100, **options})
 
-    monkeypatch.setattr(engines, "Link", Impatient)
-    connect = engines.connect
-    monkeypatch.setattr(engines, "connect", lambda dsn, **options: connect(dsn, **{"lock_timeout_ms": 100, **options}))
+    monkeypatch.setattr(running, "Link", Impatient)
+    connect = running.connect
+    for module in (access, running):
+        monkeypatch.setattr(
+            module, "connect", lambda dsn, **options: connect(dsn, **{"lock_timeout_ms": 100, **options})
+        )
     make_documents(database, 50)
     engine = engine_for(database, api, tmp_path)
     if begun or locked != "documents":

@@ -37,8 +37,8 @@ def careless(conn, *arguments, **named):
     import os
     raise RuntimeError(f"cannot read {text} with {os.environ['WEIRD']} as {os.environ['OTHER_URL']}")
 
-from embedtui.engine import engine, snapshot
-for module in (migrations, engine, snapshot):
+from embedtui.engine import access, snapshot
+for module in (migrations, access, snapshot):
     module.load_migration = careless
 main(sys.argv[1:])
 """

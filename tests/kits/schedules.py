@@ -19,7 +19,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from embedtui.engine.cleanup import cleanup as cleanups
+from embedtui.engine.cleanup import steps
+from embedtui.engine.cleanup.abort import abort
+from embedtui.engine.cleanup.choice import CleanupChoice
+from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cutover import cutover as cutovers
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import IndexMethod, PlacementKind, Side, TableName
@@ -49,10 +52,10 @@ RACES = (
 """What an act may meet when another one ends the migration under it; every face translates these."""
 FOR = {"rename_equal_dimensions": "the services are told"}
 CHOICES = (
-    cleanups.CleanupChoice(),
-    cleanups.CleanupChoice(rename=False),
-    cleanups.CleanupChoice(keep_old=True),
-    cleanups.CleanupChoice(keep_provenance=True),
+    CleanupChoice(),
+    CleanupChoice(rename=False),
+    CleanupChoice(keep_old=True),
+    CleanupChoice(keep_provenance=True),
 )
 
 
@@ -139,7 +142,7 @@ def quick_waits() -> Iterator[None]:
         patch.setattr(ddl, "FIRST_TRY", 0.05)
         patch.setattr(ddl, "POLL", 0.002)
         patch.setattr(cutovers, "_PHASE_LOCK", "30ms")
-        patch.setattr(cleanups, "_SHORT_WAIT", "SET LOCAL lock_timeout = '50ms'")
+        patch.setattr(steps, "_SHORT_WAIT", "SET LOCAL lock_timeout = '50ms'")
         wait = psycopg.Connection.wait
 
         def stepped(self: psycopg.Connection[Any], *arguments: Any, **more: Any) -> Any:
@@ -274,9 +277,9 @@ class World:
         with connect(dsn, name=name) as conn:
             stop = threading.Event()
             if name == "abort":
-                return cleanups.abort(conn, migration, typed_name="documents", stop=stop)
+                return abort(conn, migration, typed_name="documents", stop=stop)
             choice = CHOICES[int(seed * len(CHOICES))]
-            return cleanups.cleanup(conn, migration, choice, typed_name="documents", stop=stop)
+            return cleanup(conn, migration, choice, typed_name="documents", stop=stop)
 
     # ------------------------------------------------------------------------------------------------ a schedule
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from embedtui.engine.backfill.decisions import Change, Said, combine, left_behind
+from embedtui.engine.backfill.decisions import Change, Said, combine, left_behind, rename
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.packing import Limits, pack
@@ -269,8 +271,12 @@ class Sync:
         placement = self._job.placement
         with conn.transaction():
             if isinstance(placement, TablePlacement):
-                truncated = any(entry.kind == "t" for entry in entries)
-                placement.remove_orphans(conn, None if truncated else [entry.key for entry in entries])
+                if not any(entry.kind == "t" for entry in entries):
+                    with contextlib.suppress(psycopg.DataError), conn.transaction():  # a key that cannot be read
+                        placement.remove_orphans(conn, [entry.key for entry in entries])
+                        self._forget(conn, [entry.id for entry in entries])
+                        return
+                placement.remove_orphans(conn)
             self._forget(conn, [entry.id for entry in entries])
 
     def _forget(self, conn: Connection, ids: Iterable[int]) -> None:
@@ -337,8 +343,24 @@ class Sync:
                 [number, Jsonb([list(key) for key in known])],
             ).fetchall()
             changes = combine(entries, [tuple(key) for (key,) in stale], self._job.migration.stored.trust_application)
-            rows = self._job.placement.read_keys(conn, list(changes))
+            rows = self._read_keys(conn, list(changes))
+        for row in rows:
+            if row.asked != row.row.key and row.asked in changes:
+                rename(changes, row.asked, row.row.key)
+        rows = list({row.row.key: row for row in rows}.values())
         return _Read(changes, rows, bool(route and route[0]), truncated)
+
+    def _read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
+        """The rows with these keys; one that the server cannot read is left to a scan and stops no other."""
+        try:
+            with conn.transaction():
+                return self._job.placement.read_keys(conn, keys)
+        except psycopg.DataError as error:
+            if len(keys) == 1:
+                capture.add_fault(conn, self._job.migration, f"a key reads as none: {error.diag.message_primary}")
+                return []
+        half = len(keys) // 2
+        return [*self._read_keys(conn, keys[:half]), *self._read_keys(conn, keys[half:])]
 
     def _respect(self, conn: Connection, todo: dict[Key, Change], written: dict[Side, list[SourceRow]]) -> None:
         """What the application wrote stands: it is neither faulty nor stale, and says nothing of us."""

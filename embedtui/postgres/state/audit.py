@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from psycopg import sql
+
 from embedtui.model import AuditEntry
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.redaction import redact
@@ -12,6 +14,14 @@ def add_audit(conn: Connection, migration_id: int | None, act: str, detail: str 
     conn.execute(
         "INSERT INTO embedtui.audit (migration, who, host, act, detail) VALUES (%s, %s, %s, %s, %s)",
         [migration_id, operator_name(), host_name(), act, redact(detail)],
+    )
+
+
+def audit_sql(migration_id: int, act: str, detail: str, *, who: str = "", host: str = "") -> sql.Composed:
+    """As :func:`add_audit`, one statement for the transaction of DDL; by default of this process's operator."""
+    values = (migration_id, who or operator_name(), host or host_name(), act, redact(detail))
+    return sql.SQL("INSERT INTO embedtui.audit (migration, who, host, act, detail) VALUES ({}, {}, {}, {}, {})").format(
+        *map(sql.Literal, values)
     )
 
 

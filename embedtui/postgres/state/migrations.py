@@ -242,6 +242,12 @@ def finished_model(conn: Connection, table_oid: int, column: str) -> EmbeddingMo
     return None if row is None else load_model(conn, row[0])
 
 
+def total_rows(conn: Connection, migration_id: int) -> int:
+    """Rows with something to embed, counted when the shards were planned; 0 where they were not."""
+    row = conn.execute("SELECT coalesce(total_rows, 0) FROM embedtui.migration WHERE id = %s", [migration_id])
+    return int((row.fetchone() or (0,))[0])
+
+
 def set_phase(conn: Connection, migration_id: int, phase: Phase, *, expect: tuple[Phase, ...] = ()) -> bool:
     """Move a migration to ``phase``; with ``expect`` only from one of those. False where it did not move."""
     row = conn.execute(
@@ -297,6 +303,11 @@ def set_desired(conn: Connection, migration_id: int, desired: str, reason: str =
         "UPDATE embedtui.migration SET desired = %s, reason = %s WHERE id = %s", [desired, redact(reason), migration_id]
     )
     add_audit(conn, migration_id, {"run": "resume", "pause": "pause"}[desired], reason)
+
+
+def hold_workers(conn: Connection, migration_id: int) -> None:
+    """Have the workers stop, without a word of it in the log: an abort begins, and says so itself."""
+    conn.execute("UPDATE embedtui.migration SET desired = 'pause' WHERE id = %s", [migration_id])
 
 
 def set_total_rows(conn: Connection, migration_id: int, rows: int | None) -> None:

@@ -147,6 +147,23 @@ def read_status(conn: Connection, migration: Migration) -> RouteStatus:
     return RouteStatus(Side(active), canary, epoch, changed_at, changed_by, pending=waits, ending=ending)
 
 
+def seconds_on_side(conn: Connection, migration: Migration) -> int:
+    """How long the pointer has been where it is, by the server's clock."""
+    row = conn.execute(
+        "SELECT extract(epoch FROM clock_timestamp() - changed_at)::int8 FROM embedtui.route WHERE migration = %s",
+        [migration.id],
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def route_epoch(conn: Connection, migration: Migration) -> int | None:
+    """The pointer's epoch; None where there is no route yet."""
+    row = conn.execute(
+        "SELECT epoch FROM embedtui.route WHERE name = %s AND migration = %s", (migration.name, migration.id)
+    ).fetchone()
+    return int(row[0]) if row else None
+
+
 def move_route(
     conn: Connection,
     name: str,

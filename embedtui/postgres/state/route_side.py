@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from embedtui.model import Migration, Side
 from embedtui.postgres.connect import Connection
 
 _ALL = "SELECT * FROM embedtui.route_side"
@@ -39,6 +40,15 @@ def read_sides_called(conn: Connection, name: str) -> list[dict[str, Any]]:
     """The sides of the route called ``name``."""
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_CALLED, [name]).fetchall()
+
+
+def side_present(conn: Connection, migration: Migration, side: Side) -> bool | None:
+    """Whether a side of the migration is still there; None where it has no route yet."""
+    row = conn.execute(
+        "SELECT present FROM embedtui.route_side WHERE name = %s AND side = %s AND migration = %s",
+        [migration.name, side.value, migration.id],
+    ).fetchone()
+    return None if row is None else bool(row[0])
 
 
 async def read_sides_called_async(conn: psycopg.AsyncConnection[Any], name: str) -> list[dict[str, Any]]:

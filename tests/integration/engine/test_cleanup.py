@@ -14,20 +14,16 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from embedtui.config import IndexSettings
+from embedtui.engine.cleanup import archive as archives
 from embedtui.engine.cleanup import cleanup as module
-from embedtui.engine.cleanup.cleanup import (
-    CleanupChoice,
-    CleanupStep,
-    abort,
-    abort_blockers,
-    abort_statements,
-    archive_target,
-    cleanup,
-    cleanup_blockers,
-    cleanup_statements,
-)
+from embedtui.engine.cleanup import steps
+from embedtui.engine.cleanup.abort import abort
+from embedtui.engine.cleanup.blockers import abort_blockers, cleanup_blockers
+from embedtui.engine.cleanup.choice import CleanupChoice, CleanupStep, archive_target
+from embedtui.engine.cleanup.cleanup import cleanup
+from embedtui.engine.cleanup.statements import abort_statements, cleanup_statements
 from embedtui.engine.cutover.strategies import rename_sql
-from embedtui.errors import Interrupted, LockTimeout, NotClean, Refused
+from embedtui.errors import DatabaseError, Interrupted, LockTimeout, NotClean, Refused
 from embedtui.model import EmbeddingModel, Migration, Phase, PlacementKind, Side, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import build
@@ -524,9 +520,9 @@ def test_a_short_archive_stops_before_anything_is_dropped(
     conn: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migration = soaked(conn)
-    monkeypatch.setattr(module, "_archive_file", lambda conn, migration, path: ROWS - 1)
+    monkeypatch.setattr(archives, "_archive_file", lambda conn, migration, path: ROWS - 1)
     choice = CleanupChoice(archive=tmp_path / "old.copy")
-    with pytest.raises(module.DatabaseError, match=f"holds {ROWS - 1} vectors, the table {ROWS}"):
+    with pytest.raises(DatabaseError, match=f"holds {ROWS - 1} vectors, the table {ROWS}"):
         cleanup(conn, migration, choice, typed_name="documents", stop=threading.Event())
     assert "embedding_v2" in columns(conn)
     monkeypatch.undo()
@@ -631,7 +627,7 @@ def test_what_a_worker_is_about_to_embed_is_waited_for_and_not_overridden(databa
 
 def test_one_process_at_a_time(database: str, conn: Connection) -> None:
     migration = soaked(conn)
-    with connect(database, name="other") as other, module._alone(other, migration):
+    with connect(database, name="other") as other, steps.alone(other, migration):
         with pytest.raises(Refused, match="Another process"):
             cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
         with pytest.raises(Refused, match="Another process"):

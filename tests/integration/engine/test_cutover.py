@@ -17,9 +17,9 @@ import psycopg
 import pytest
 
 from embedtui.config import CutoverSettings
+from embedtui.engine.cutover import blockers, strategies
 from embedtui.engine.cutover import cutover as acts
-from embedtui.engine.cutover import strategies
-from embedtui.engine.cutover.cutover import cancel_postponed, cutover, flip_if_due, postpone, rollback
+from embedtui.engine.cutover.cutover import Caller, cancel_postponed, cutover, flip_if_due, postpone, rollback
 from embedtui.engine.cutover.strategies import LIMITS, HookFailed, env_text, write_env_file
 from embedtui.errors import DatabaseError, Refused, SettingsError
 from embedtui.model import EmbeddingModel, EvaluationStatus, Flip, Migration, Phase, PlacementKind, Side
@@ -72,7 +72,7 @@ def test_cutover_and_rollback_move_pointer_phase_and_log_together(
     database: str, conn: Connection, placement: PlacementKind
 ) -> None:
     migration = make(database, placement)
-    flip = cutover(database, migration, gate=PASS, who="ann", host="pit")
+    flip = cutover(database, migration, gate=PASS, caller=Caller("ann", "pit"))
     assert (flip.active, flip.canary, flip.changed) == (Side.NEW, 100, True) and flip.milliseconds > 0
     pointer = route.read_route(conn, "documents")
     assert (pointer.active, pointer.epoch, pointer.changed_by) == (Side.NEW, flip.epoch, "ann@pit")
@@ -81,7 +81,7 @@ def test_cutover_and_rollback_move_pointer_phase_and_log_together(
     again = cutover(database, migration, gate=None)  # a repeat asks for nothing
     assert (again.epoch, again.changed) == (flip.epoch, False)
 
-    back = rollback(database, migration, who="bob", host="pit")
+    back = rollback(database, migration, caller=Caller("bob", "pit"))
     assert (back.active, back.canary, back.epoch, back.changed) == (Side.OLD, 0, flip.epoch + 1, True)
     assert now(conn, migration).phase is Phase.VALIDATE
     assert rollback(database, migration).changed is False
@@ -121,7 +121,7 @@ def test_of_two_operators_one_wins_and_the_other_is_told(database: str, conn: Co
     def act(who: str, percent: int) -> None:
         barrier.wait()
         try:
-            results[who] = cutover(database, migration, percent, gate=PASS, who=who)
+            results[who] = cutover(database, migration, percent, gate=PASS, caller=Caller(who))
         except Refused as refused:
             results[who] = refused
 
@@ -170,7 +170,7 @@ def test_rollback_needs_an_old_side(database: str, conn: Connection) -> None:
     conn.execute("""UPDATE embedtui.migration SET settings = settings || '{"gone": "old"}'""")
     with pytest.raises(Refused, match="dropped by the cleanup"):
         rollback(database, migration)
-    assert [blocker.name for blocker in acts.rollback_blockers(conn, migration)] == ["cleaned"]
+    assert [blocker.name for blocker in blockers.rollback_blockers(conn, migration)] == ["cleaned"]
 
 
 def test_unreachable_database_is_one_of_our_errors(database: str) -> None:
@@ -260,12 +260,12 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
 
 def test_notices_tell_what_does_not_block(database: str, conn: Connection) -> None:
     migration = make(database, old_model=EmbeddingModel("dead", 8, retired=True))
-    notices = {check.name: check.detail for check in acts.cutover_notices(conn, migration)}
+    notices = {check.name: check.detail for check in blockers.cutover_notices(conn, migration)}
     assert set(notices) == {"old_model", "listeners", "index_warmth"} and "dead" in notices["old_model"]
     assert cutover(database, migration, gate=PASS).changed
     for strategy, text in LIMITS.items():
         told = dataclasses.replace(migration, settings={"cutover": {"strategy": strategy}})
-        assert ("strategy" in {check.name for check in acts.cutover_notices(conn, told)}) == bool(text)
+        assert ("strategy" in {check.name for check in blockers.cutover_notices(conn, told)}) == bool(text)
     assert "Not zero-downtime" in LIMITS["rename"] and set(LIMITS) == {"pointer", "env_file", "hook", "rename"}
 
 
@@ -584,7 +584,7 @@ def test_rename_waits_for_a_reader_without_blocking_others(database: str, conn: 
         done = threading.Event()
 
         def exchange() -> None:
-            cutover(database, migration, gate=PASS, on_wait=waits.append)
+            cutover(database, migration, gate=PASS, caller=Caller(on_wait=waits.append))
             done.set()
 
         thread = threading.Thread(target=exchange)

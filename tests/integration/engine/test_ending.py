@@ -11,11 +11,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from embedtui.engine.cleanup.cleanup import CleanupChoice, abort, cleanup
+from embedtui.engine.cleanup.abort import abort
+from embedtui.engine.cleanup.choice import CleanupChoice
+from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cutover import cutover as cutover_module
 from embedtui.engine.cutover.cutover import cutover, flip_if_due, postpone, rollback
 from embedtui.engine.engine import Engine
-from embedtui.errors import Refused
+from embedtui.errors import Refused, SettingsError
 from embedtui.model import Migration, Phase, PlacementKind, Side
 from embedtui.postgres import ddl
 from embedtui.postgres.connect import Connection
@@ -323,3 +325,33 @@ def test_a_phase_that_a_killed_flip_left_behind_is_set_and_audited_by_the_next_w
     flip_if_due(database, present(conn), None)
     assert present(conn).phase is Phase.SOAK
     assert [(e.act, e.detail) for e in read_audit(conn, migration.id, 1)] == [("phase", "soak")]
+
+
+def test_what_stands_against_a_cleanup_is_said_of_the_choice_that_is_made(database: str, conn: Connection) -> None:
+    soaking(database)
+    conn.execute("CREATE VIEW v AS SELECT embedding FROM documents")
+    engine = Engine(database, "documents")
+    assert {each.name for each in engine.blockers("cleanup")} == {"dependents"}
+    assert engine.blockers("cleanup", keep_old=True) == ()
+    archive = engine.blockers("cleanup", keep_old=True, archive="documents")
+    assert [each.name for each in archive] == ["archive"]
+    with pytest.raises(SettingsError):
+        engine.blockers("cleanup", archive="a.b.c")
+    engine.close()
+
+
+def test_what_stands_against_a_run_and_an_index_is_said(database: str, conn: Connection) -> None:
+    engine = Engine(database, "documents")
+    soaking(database)
+    assert engine.blockers("run") == ()
+    engine.pause("a release is on")
+    (paused,) = engine.blockers("run")
+    assert "a release is on" in paused.message and "resume" in paused.hint
+    (none,) = engine.blockers("index")
+    assert "no index" in none.message
+    conn.execute("UPDATE embedtui.migration SET phase = 'prepare', index_method = 'hnsw'")
+    (early,) = engine.blockers("index")
+    assert early.name == "phase" and not early.overridable
+    conn.execute("UPDATE embedtui.migration SET phase = 'aborted'")
+    assert [each.name for each in engine.blockers("run")] == ["ended"]
+    engine.close()

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedtui.engine.cleanup import cleanup as module
-from embedtui.engine.cleanup.cleanup import CleanupChoice, CleanupStep, cleanup
+from embedtui.engine.cleanup.choice import CleanupChoice, CleanupStep
+from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cutover.cutover import cutover, flip_if_due, postpone
 from embedtui.engine.overrides import audited, parse_overrides, pass_blockers
 from embedtui.errors import LockTimeout, Refused, SettingsError

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from embedtui.engine.cleanup.cleanup import CleanupChoice, cleanup
+from embedtui.engine.cleanup.choice import CleanupChoice
+from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cutover.cutover import cutover, rollback
 from embedtui.errors import Refused
 from embedtui.model import EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind

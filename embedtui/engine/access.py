@@ -1,0 +1,196 @@
+"""A migration as one process reaches it: connections, its own settings, and who hears its events."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import psycopg
+
+from embedtui.config import Settings
+from embedtui.engine.backfill.job import now
+from embedtui.engine.local import as_set_here, differences
+from embedtui.engine.overrides import refuse
+from embedtui.engine.snapshot import RateMeter, read_snapshot
+from embedtui.engine.validate.evaluation import current_evaluation
+from embedtui.errors import (
+    EmbedtuiError,
+    Refused,
+)
+from embedtui.model import (
+    Command,
+    Event,
+    EventSink,
+    Migration,
+    Noted,
+    Remedy,
+    Snapshot,
+)
+from embedtui.model.lifecycle import as_stored, ended, refusal
+from embedtui.postgres.connect import Connection, Link, connect, lost, translate
+from embedtui.postgres.state.audit import add_audit_once
+from embedtui.postgres.state.migrations import (
+    load_migration,
+    may_store_settings,
+    store_settings,
+)
+
+T = TypeVar("T")
+
+
+class Access:
+    """What every room of the engine works with; safe to use from any thread."""
+
+    def __init__(
+        self,
+        dsn: str,
+        name: str | None,
+        settings: Settings | None,
+        on_event: EventSink | None,
+        environ: Mapping[str, str] | None,
+    ) -> None:
+        """Nothing is opened yet; arguments as those of :class:`embedtui.engine.Engine`."""
+        self.dsn = dsn
+        self.settings = settings
+        self.name = name or (settings.name if settings else None)
+        self.on_event = on_event
+        self.environ = environ if environ is not None else (settings.environ if settings else os.environ)
+        self.own_pids = {os.getpid()}
+        """Processes of this host that work for this object."""
+        self._meter = RateMeter()
+        self._reads = Link(dsn, "screen", statement_timeout_ms=10_000)
+        self._reads_lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the kept connection."""
+        with self._reads_lock:
+            self._reads.drop()
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run a short read on the kept connection; one retry where it had gone stale."""
+        with self._reads_lock:
+            for attempt in (1, 2):
+                try:
+                    return work(self._reads.get())
+                except (psycopg.Error, EmbedtuiError) as error:
+                    if not lost(error) or attempt == 2:
+                        raise translate(error, dsn=self.dsn) from error
+                    self._reads.drop()
+            raise AssertionError("unreachable")
+
+    def write(self, work: Callable[[Connection], T], *, name: str = "act") -> T:
+        """Run an act on a connection of its own, so that nothing else can hold it up."""
+        with self.open(name) as conn:
+            return work(conn)
+
+    def migration(self) -> Migration | None:
+        """The migration as stored, with what this machine's settings say of it; None where none was begun."""
+        stored = self.read(lambda conn: load_migration(conn, self.name))
+        return None if stored is None else self.here(stored)
+
+    def here(self, stored: Migration) -> Migration:
+        """A loaded migration with what this machine's settings say of it."""
+        return as_set_here(stored, self.settings, self.environ)
+
+    def require(self) -> Migration:
+        """The migration as stored.
+
+        Raises:
+            Refused: none was begun.
+        """
+        migration = self.migration()
+        if migration is None:
+            called = f" called {self.name}" if self.name else ""
+            raise Refused(f"No migration{called} has begun in this database.", hint="Start it.", remedies=(Remedy.RUN,))
+        return migration
+
+    def allowed(self, command: Command) -> Migration:
+        """The migration, whose state allows ``command``.
+
+        Raises:
+            Refused: it does not, or none was begun.
+        """
+        migration = self.require()
+        refuse(refusal(command, as_stored(migration)))
+        return migration
+
+    def under_way(self) -> Migration:
+        """The migration, which has not ended.
+
+        Raises:
+            Refused: it has, or none was begun.
+        """
+        migration = self.require()
+        refuse(ended(as_stored(migration)))
+        return migration
+
+    @contextlib.contextmanager
+    def open(self, name: str, **options: Any) -> Iterator[Connection]:
+        """A connection of its own; what psycopg raises becomes one of our errors.
+
+        ``options`` are those of :func:`embedtui.postgres.connect.connect`.
+        """
+        try:
+            with connect(self.dsn, name=name, **options) as conn:
+                yield conn
+        except psycopg.Error as error:
+            raise translate(error, dsn=self.dsn) from error
+
+    def connector(self, name: str) -> Callable[[], Connection]:
+        """Opens connections for work that takes longer than a screen waits."""
+        return connector(self.dsn, name)
+
+    def snapshot(self) -> Snapshot:
+        """The state as of now; a few cheap statements."""
+        found = self.read(lambda conn: read_snapshot(conn, self.name, self._meter, current_evaluation, self.own_pids))
+        return found if found.migration is None else replace(found, migration=self.here(found.migration))
+
+    def to_begin_by(self) -> Settings | None:
+        """The settings, where they say what to migrate; None: a migration goes on as it was begun."""
+        if self.settings is not None and self.settings.table is None and self.migration() is not None:
+            return None
+        return self.settings
+
+    def say_differences(self) -> None:
+        """What is set here otherwise than stored counts from now on; said, audited, and stored where we may."""
+
+        def work(conn: Connection) -> str:
+            stored = load_migration(conn, self.name)
+            if stored is None:
+                return ""
+            here = self.here(stored)
+            found = "; ".join(map(str, differences(stored, here)))
+            if found:
+                with conn.transaction():
+                    add_audit_once(conn, stored.id, "settings", found)
+                    if may_store_settings(conn):
+                        store_settings(conn, here)
+            return found
+
+        found = self.write(work)
+        if found:
+            self.emit(Noted(now(), f"Settings: {found}"))
+        for path, value in self.require().unsaid.items():
+            self.emit(Noted(now(), f"Only the database says {path} = {value}: it is not followed here."))
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to who listens."""
+        if self.on_event is not None:
+            self.on_event(event)
+
+    def note(self, text: str) -> None:
+        """Say something in passing."""
+        self.emit(Noted(now(), text))
+
+    def say_waiting(self, text: str) -> None:
+        """Say what is waited for."""
+        self.note(f"{text[:1].upper()}{text[1:]}")
+
+
+def connector(dsn: str, name: str) -> Callable[[], Connection]:
+    """Opens connections for work that takes longer than a screen waits."""
+    return lambda: connect(dsn, name=name, statement_timeout_ms=600_000)

@@ -1,0 +1,224 @@
+"""What stands against the end of a migration: its state, what depends on a side, rows that would lose their vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from psycopg import sql
+
+from embedtui.engine.cleanup import traces
+from embedtui.engine.cleanup.choice import (
+    CleanupChoice,
+    renames,
+    restores_not_null,
+)
+from embedtui.engine.cleanup.steps import (
+    unbounded,
+)
+from embedtui.engine.cutover.strategies import cutover_settings
+from embedtui.errors import Remedy
+from embedtui.formatting import counted, duration
+from embedtui.model import Blocker, Command, Migration, PlacementKind, TableName
+from embedtui.model.lifecycle import as_stored, refusal
+from embedtui.postgres.catalog.facts import Dependent, TableFacts
+from embedtui.postgres.catalog.inspect import inspect_oid
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.names import key_sql, relation
+from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
+from embedtui.postgres.state.ending import (
+    read_ending,
+)
+from embedtui.postgres.state.queue import count_entries
+from embedtui.postgres.state.route import read_listeners, read_status, seconds_on_side
+from embedtui.postgres.state.waiting import worker_lives
+from embedtui.postgres.values import same_key_sql
+from embedtui.redaction import redact
+
+_DAY = 86400.0
+
+
+def cleanup_blockers(
+    conn: Connection, migration: Migration, choice: CleanupChoice, *, thorough: bool = False
+) -> tuple[Blocker, ...]:
+    """What stands against a cleanup now, from the catalog and the state; empty once one has begun.
+
+    ``thorough`` also reads the table (once) for rows that would lose their only vector.
+    """
+    state = read_ending(conn, migration)
+    if state.begun:
+        return ()
+    found = list(_state_blockers(conn, migration))
+    facts = inspect_oid(conn, migration.table_oid)
+    if not choice.keep_old:
+        found += dependent_blockers(conn, facts, migration.old_column)
+    found += _choice_blockers(conn, migration, choice, facts)
+    if thorough and not choice.keep_old:
+        found += _row_blockers(conn, migration, choice, facts)
+    return tuple(found)
+
+
+def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]:
+    route = read_status(conn, migration)
+    if blocker := refusal(Command.CLEANUP, as_stored(migration, route)):
+        yield blocker
+        return
+    served = seconds_on_side(conn, migration)
+    wanted = soak_days(migration) * _DAY
+    if served < wanted:
+        yield Blocker(
+            "soak",
+            f"The new side has served for {duration(served, exact=True)} of {duration(wanted, exact=True)}.",
+            f"Wait {duration(wanted - served, exact=True)} more.",
+            overridable=True,
+        )
+    queued = count_entries(conn, migration.id)
+    if queued and not _drained_by_a_worker(conn, migration):
+        yield Blocker(
+            "queue",
+            f"{counted(queued, 'change still waits for its new vector', 'changes still wait for their new vectors')}.",
+            "Let a worker catch up.",
+            overridable=True,
+            remedies=(Remedy.FOLLOW,),
+            rows=queued,
+        )
+    behind = sum(listener.epoch < route.epoch for listener in read_listeners(conn, migration.name))
+    if behind:
+        yield Blocker(
+            "listeners",
+            f"{counted(behind, 'Router has', 'Routers have')} not heard of the switch yet, and may still search the old"
+            " side.",
+            "Wait for them, or end them.",
+            overridable=True,
+        )
+
+
+def _drained_by_a_worker(conn: Connection, migration: Migration) -> bool:
+    """Whether what is queued will be embedded before the old side goes: the contract waits for that."""
+    return migration.desired == "run" and worker_lives(conn, migration.id)
+
+
+def soak_days(migration: Migration) -> float:
+    """Days that the new side has to serve before the old one may go."""
+    return cutover_settings(migration).soak_days
+
+
+def dependent_blockers(conn: Connection, facts: TableFacts, *columns: str) -> Iterator[Blocker]:
+    """One blocker for each object that depends on the columns, in the table or a partition."""
+    oids = {facts.oid, *(leaf.oid for leaf in facts.leaves)}
+    seen: dict[tuple[str, str], Dependent] = {}
+    for oid in oids:
+        for dependent in (facts if oid == facts.oid else inspect_oid(conn, oid)).dependents:
+            if dependent.column in columns:
+                seen.setdefault((dependent.kind, dependent.name), dependent)
+    for dependent in seen.values():
+        yield Blocker(
+            "dependents",
+            f"{dependent.kind} {redact(dependent.name)} depends on column {dependent.column}.",
+            "Drop it, or make it depend on the new column.",
+        )
+
+
+def _choice_blockers(
+    conn: Connection, migration: Migration, choice: CleanupChoice, facts: TableFacts
+) -> Iterator[Blocker]:
+    if renames(migration, choice):
+        for publication in facts.publications:
+            yield Blocker(
+                "publications",
+                f"Publication {redact(publication.name)} carries the table: subscribers would get the new vectors under"
+                " the old name.",
+                "Keep the new name, or bring the subscribers along and override this.",
+                overridable=True,
+            )
+        granted = _one(
+            conn,
+            "SELECT count(*) FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attname = %s AND attacl IS NOT NULL",
+            (migration.table_oid, migration.old_column),
+        )
+        if granted:
+            yield Blocker(
+                "privileges",
+                f"Column {migration.old_column} has privileges of its own, which go with it.",
+                f"Grant the same on {migration.new_column} first, or override this.",
+                overridable=True,
+            )
+    if migration.placement is PlacementKind.TABLE and not follows_by_foreign_key(migration):
+        yield Blocker(
+            "no_foreign_key",
+            f"Without embedtui's triggers, deletes and key changes no longer reach {migration.new_table}.",
+            "Let the application see to it (or add a foreign key), and override this.",
+            overridable=True,
+        )
+    archive = choice.archive
+    if isinstance(archive, TableName):
+        if _one(conn, "SELECT to_regclass(%s) IS NOT NULL", (relation(archive).as_string(conn),)):
+            yield Blocker("archive", f"{archive} exists.", "Name another table for the old vectors.")
+    elif archive is not None and (archive.exists() or not archive.parent.is_dir()):
+        problem = "exists" if archive.exists() else "is in a folder that does not exist"
+        yield Blocker("archive", f"{archive} {problem}.", "Name another file for the old vectors.")
+
+
+def _row_blockers(
+    conn: Connection, migration: Migration, choice: CleanupChoice, facts: TableFacts
+) -> Iterator[Blocker]:
+    side = new_side(migration)
+    present = (
+        sql.SQL("t.{} IS NOT NULL").format(sql.Identifier(side.embedding))
+        if migration.placement is PlacementKind.COLUMN
+        else sql.SQL("EXISTS (SELECT FROM {} s WHERE {})").format(
+            relation(side.table), same_key_sql(migration, "s", "t")
+        )
+    )
+    if _drained_by_a_worker(conn, migration):  # a busy table always has some rows on their way
+        present += sql.SQL(" OR {} IN (SELECT key FROM embedtui.queue WHERE migration = {})").format(
+            key_sql(migration, "t"), sql.Literal(migration.id)
+        )
+    query = sql.SQL(
+        "SELECT count(*) FILTER (WHERE t.{old} IS NOT NULL AND NOT ({present})),"
+        " count(*) FILTER (WHERE NOT ({present})) FROM {table} t"
+    ).format(old=sql.Identifier(migration.old_column), present=present, table=relation(migration.table))
+    with unbounded(conn):
+        uncovered, missing = conn.execute(query).fetchall()[0]
+    if uncovered:
+        yield Blocker(
+            "coverage",
+            f"{counted(uncovered, 'row has', 'rows have')} an old vector and no new one, and would be found no more.",
+            "Look at them.",
+            overridable=True,
+            remedies=(Remedy.VERIFY,),
+            rows=uncovered,
+        )
+    if missing and restores_not_null(migration, choice, facts):
+        yield Blocker(
+            "not_null",
+            f"{migration.old_column} is NOT NULL, and {counted(missing, 'row has', 'rows have')} no new vector.",
+            "Fill them, or override this: the column then stays nullable.",
+            overridable=True,
+            rows=missing,
+        )
+
+
+def abort_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...]:
+    """What stands against an abort now."""
+    state = read_ending(conn, migration)
+    stored = replace(migration, phase=state.phase)
+    blocker = refusal(Command.ABORT, as_stored(stored, read_status(conn, migration)))
+    if blocker is not None and blocker.name == "phase":
+        return (blocker,)
+    if state.begun:
+        return ()
+    found = [blocker] if blocker is not None else []
+    side = new_side(migration)
+    for each in traces.find(conn, migration):
+        columns = [side.embedding, side.model, side.source, *migration.key_columns] if each.side_table else each.columns
+        if columns:
+            found += dependent_blockers(conn, inspect_oid(conn, each.oid), *columns)
+    return tuple(found)
+
+
+def _one(conn: Connection, query: Any, params: Sequence[object] = ()) -> Any:
+    row = conn.execute(query, params or None).fetchone()
+    assert row is not None
+    return row[0]

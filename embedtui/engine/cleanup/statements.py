@@ -1,0 +1,183 @@
+"""The exact SQL of a cleanup and of an abort, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from psycopg import sql
+
+from embedtui.engine.cleanup import traces
+from embedtui.engine.cleanup.choice import (
+    CleanupChoice,
+    CleanupStep,
+    final_column,
+    renames,
+    restores_not_null,
+    stored_choice,
+)
+from embedtui.model import Migration, Phase, PlacementKind, Side, TableName
+from embedtui.postgres.catalog.inspect import inspect_oid
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.ddl import Statement
+from embedtui.postgres.indexes import partition_indexes
+from embedtui.postgres.names import relation
+from embedtui.postgres.sides import capture
+from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.state.ending import (
+    left_check_sql,
+    read_ending,
+    record_sql,
+    rows_sql,
+)
+
+
+def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupChoice) -> tuple[CleanupStep, ...]:
+    """The steps that a cleanup would still take, with the exact SQL of each, in order."""
+    state = read_ending(conn, migration)
+    if state.begun:
+        choice = stored_choice(state.record)
+        not_null = state.has("not_null")
+    else:
+        not_null = restores_not_null(migration, choice, inspect_oid(conn, migration.table_oid))
+    steps = [] if state.begun else [CleanupStep("begin", "phase cleanup; workers bring the queue to zero")]
+    if choice.archive is not None and not state.has("archived"):
+        if isinstance(choice.archive, TableName):
+            text = archive_table_sql(migration, choice.archive)
+        else:
+            text = archive_file_sql(migration)
+        steps.append(CleanupStep("archive", f"old vectors to {choice.archive}, counted", shown_sql(conn, [text])))
+    if not state.has("contracted"):
+        contract = contract_sql(conn, migration, choice, not_null, state.left)
+        detail = "one short transaction; the old vectors' disk space comes back as rows are rewritten"
+        steps.append(CleanupStep("contract", detail, shown_sql(conn, contract)))
+    if not_null and (not state.has("contracted") or constraint_exists(conn, migration)):
+        texts = [validate_sql(migration), *set_not_null_sql(migration)]
+        steps.append(CleanupStep("not null", f"{final_column(migration)} NOT NULL again", shown_sql(conn, texts)))
+    if not state.has("finished"):
+        steps.append(
+            CleanupStep("finish", "embedtui's working rows go, the log stays", shown_sql(conn, rows_sql(migration)))
+        )
+    return tuple(steps)
+
+
+def abort_statements(conn: Connection, migration: Migration) -> tuple[CleanupStep, ...]:
+    """The steps that an abort would still take, with the exact SQL of each, in order."""
+    state = read_ending(conn, migration)
+    steps = [] if state.begun else [CleanupStep("begin", "workers stop")]
+    if not state.has("contracted"):
+        steps.append(CleanupStep("remove", "one short transaction", shown_sql(conn, remove_sql(conn, migration))))
+    if not state.has("finished"):
+        steps.append(
+            CleanupStep("finish", "embedtui's working rows go, the log stays", shown_sql(conn, rows_sql(migration)))
+        )
+    return tuple(steps)
+
+
+def shown_sql(conn: Connection, statements: Sequence[Statement]) -> tuple[str, ...]:
+    """Statements as an operator reads them."""
+    return tuple(statement.as_string(conn) for statement in statements)
+
+
+def contract_sql(
+    conn: Connection, migration: Migration, choice: CleanupChoice, not_null: bool, left: Mapping[str, int]
+) -> list[Statement]:
+    """All that production could notice, in one transaction with the record of it: all of it is done, or nothing."""
+    table, side = relation(migration.table), new_side(migration)
+    statements: list[Statement] = [sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table)]
+    statements.append(left_check_sql(migration, left))
+    statements += capture.remove_sql(migration)
+    new = _index_renames(conn, migration) if renames(migration, choice) else []
+    if not choice.keep_old:
+        statements.append(sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(migration.old_column)))
+    pairs = [(side.embedding, migration.old_column)] if renames(migration, choice) else []
+    if migration.placement is PlacementKind.COLUMN:
+        provenance = [(side.model, f"{migration.old_column}_model"), (side.source, f"{migration.old_column}_source")]
+        if not choice.keep_provenance:
+            statements.append(
+                sql.SQL("ALTER TABLE {} {}").format(
+                    table,
+                    sql.SQL(", ").join(
+                        sql.SQL("DROP COLUMN {}").format(sql.Identifier(column)) for column, _ in provenance
+                    ),
+                )
+            )
+        elif pairs:
+            pairs += provenance
+    statements += [
+        sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(table, sql.Identifier(source), sql.Identifier(target))
+        for source, target in pairs
+    ]
+    statements += [
+        sql.SQL("ALTER INDEX {} RENAME TO {}").format(relation(index), sql.Identifier(name)) for index, name in new
+    ]
+    if not_null:
+        # checked for new rows at once and for the present ones later, without a long lock
+        statements.append(
+            sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({} IS NOT NULL) NOT VALID").format(
+                table, _constraint(migration), sql.Identifier(final_column(migration))
+            )
+        )
+    gone = "" if choice.keep_old else Side.OLD.value
+    # ended at once: Routers then write without the provenance columns
+    statements += record_sql(migration, Phase.DONE, gone, migration.old_column if pairs else migration.new_column)
+    return statements
+
+
+def _index_renames(conn: Connection, migration: Migration) -> list[tuple[TableName, str]]:
+    """(new index, old index's name) of the table and, where it is partitioned, of each leaf."""
+    old = partition_indexes(conn, migration.table, migration.old_column)
+    new = partition_indexes(conn, migration.table, migration.new_column)
+    return [(new[oid], old[oid].name) for oid in new if oid in old]
+
+
+def remove_sql(conn: Connection, migration: Migration) -> list[Statement]:
+    """Takes everything back to before ``prepare``."""
+    statements = traces.removal_sql(traces.find(conn, migration))
+    statements += capture.remove_functions_sql(migration)
+    return [*statements, *record_sql(migration, Phase.ABORTED, Side.NEW.value, migration.new_column)]
+
+
+def _constraint(migration: Migration) -> sql.Identifier:
+    return sql.Identifier(f"embedtui_{migration.id}_not_null")
+
+
+def validate_sql(migration: Migration) -> sql.Composed:
+    """Check the present rows: a scan without a long lock."""
+    return sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(relation(migration.table), _constraint(migration))
+
+
+def set_not_null_sql(migration: Migration) -> list[Statement]:
+    """Short: a valid CHECK spares SET NOT NULL its scan (PostgreSQL 12 or later)."""
+    table = relation(migration.table)
+    return [
+        sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET NOT NULL").format(table, sql.Identifier(final_column(migration))),
+        sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, _constraint(migration)),
+    ]
+
+
+def old_vectors_sql(migration: Migration) -> sql.Composed:
+    """The old vectors with their keys."""
+    return sql.SQL("SELECT {} FROM {} WHERE {} IS NOT NULL").format(
+        sql.SQL(", ").join(map(sql.Identifier, (*migration.key_columns, migration.old_column))),
+        relation(migration.table),
+        sql.Identifier(migration.old_column),
+    )
+
+
+def archive_table_sql(migration: Migration, archive: TableName) -> sql.Composed:
+    """The old vectors into a table."""
+    return sql.SQL("CREATE TABLE {} AS {}").format(relation(archive), old_vectors_sql(migration))
+
+
+def archive_file_sql(migration: Migration) -> sql.Composed:
+    """The old vectors in COPY's text form."""
+    return sql.SQL("COPY ({}) TO STDOUT").format(old_vectors_sql(migration))
+
+
+def constraint_exists(conn: Connection, migration: Migration) -> bool:
+    """Whether the CHECK that stands in for NOT NULL is there."""
+    found = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = %s AND conname = %s)",
+        (migration.table_oid, f"embedtui_{migration.id}_not_null"),
+    )
+    return found.fetchone() == (True,)

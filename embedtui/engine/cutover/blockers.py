@@ -1,0 +1,190 @@
+"""Why reads cannot move now, to the new side or back; and what to know before they do."""
+
+from __future__ import annotations
+
+from psycopg import errors
+
+from embedtui.engine.cutover.strategies import (
+    LIMITS,
+    cutover_settings,
+    rename_blockers,
+    settings_blockers,
+    unsaid_blockers,
+)
+from embedtui.errors import Remedy
+from embedtui.formatting import counted, duration
+from embedtui.model import Blocker, Check, Command, EvaluationStatus, IndexMethod, Migration, Side
+from embedtui.model.lifecycle import as_stored, refusal
+from embedtui.postgres.catalog.inspect import inspect_oid
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.indexes import index_status, is_cold
+from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.sides.placement import make_placement
+from embedtui.postgres.state.migrations import total_rows
+from embedtui.postgres.state.route import read_listeners, read_status
+from embedtui.postgres.state.route_side import side_present
+from embedtui.postgres.state.waiting import changes_waiting, count_faulty, waiting_keys
+
+_CHECK_MS = 3_000
+"""For the scan that looks for rows without a current vector; where it takes longer, the gate's own count serves."""
+LAG_TOLERATED = 60.0
+"""Seconds that the oldest change may wait for the sync when the cutover begins."""
+QUEUE_COUNTED = 10_000
+ROWS_COUNTED = 10_000
+"""Rows without a current vector are counted so far beyond those tolerated, then said as "or more"."""
+MISSING_TOLERATED = 0.001
+"""Share of the rows that may lack a current vector beside those in the queue, as in the gate."""
+
+
+def cutover_blockers(
+    conn: Connection, migration: Migration, gate: EvaluationStatus | None, percent: int = 100
+) -> tuple[Blocker, ...]:
+    """Why reads cannot move to the new side now, each with what would release it; empty where they can.
+
+    Args:
+        conn: an idle connection in autocommit.
+        migration: as stored now.
+        gate: the newest evaluation; None where there is none.
+        percent: share of keys to move.
+    """
+    if blocker := refusal(Command.CUTOVER, as_stored(migration, read_status(conn, migration))):
+        return (blocker,)
+    settings = cutover_settings(migration)
+    found = [*unsaid_blockers(migration), *settings_blockers(settings, percent), *_gate(gate)]
+    found += [*_sync(conn, migration), *_faults(conn, migration)]
+    if not any(blocker.name == "sync" for blocker in found):
+        found += _coverage(conn, migration)
+    if migration.index_method is not IndexMethod.NONE:
+        status = index_status(conn, migration)
+        if not status.exists:
+            message = "The new side has no index: every search would read all of it."
+            found.append(Blocker("index", message, "Build it.", True, (Remedy.RUN,)))
+        elif not status.valid:
+            message = f"Index {status.name} is not valid: searches do not use it."
+            found.append(Blocker("index", message, "Build it again.", True, (Remedy.RUN,)))
+    found += _not_null(conn, migration)
+    if settings.strategy == "rename":
+        found += rename_blockers(conn, migration, settings)
+    return tuple(found)
+
+
+def _gate(gate: EvaluationStatus | None) -> list[Blocker]:
+    if gate is None:
+        message = "No comparison has been recorded."
+    elif not gate.valid:
+        message = f"The evaluation is void: {gate.why_void}"
+    elif gate.verdict != "PASS":
+        message = f"The gate says {gate.verdict}."
+    else:
+        return []
+    return [Blocker("gate", message, "Give a reason to override, or compare.", True, (Remedy.COMPARE,))]
+
+
+def _sync(conn: Connection, migration: Migration) -> list[Blocker]:
+    waiting, oldest = changes_waiting(conn, migration.id, QUEUE_COUNTED)
+    if waiting < QUEUE_COUNTED and oldest <= LAG_TOLERATED:
+        return []
+    changes = (
+        f"{waiting:,} or more changes wait"
+        if waiting >= QUEUE_COUNTED
+        else counted(waiting, "change waits", "changes wait")
+    )
+    return [
+        Blocker(
+            "sync",
+            f"{changes} for the new side, the oldest for {duration(oldest, exact=True)}.",
+            "Postpone the cutover until the queue is empty, or keep a worker going.",
+            True,
+            (Remedy.FOLLOW,),
+        )
+    ]
+
+
+def _faults(conn: Connection, migration: Migration) -> list[Blocker]:
+    faulty = count_faulty(conn, migration.id, open_only=True)
+    if not faulty:
+        return []
+    message = f"{counted(faulty, 'row', 'rows')} could not be embedded: the new side does not find what is in it."
+    return [Blocker("faults", message, "Retry, truncate or skip them.", True)]
+
+
+def _coverage(conn: Connection, migration: Migration) -> list[Blocker]:
+    allowed = int(total_rows(conn, migration.id) * MISSING_TOLERATED)
+    waiting, _ = changes_waiting(conn, migration.id, QUEUE_COUNTED)
+    try:
+        with conn.transaction():
+            conn.execute("SELECT set_config('statement_timeout', %s, true)", [f"{_CHECK_MS}ms"])
+            limit = allowed + waiting + ROWS_COUNTED
+            behind = {tuple(key) for key in make_placement(migration).sweep(conn, limit)}
+            more = len(behind) == limit
+            behind -= waiting_keys(conn, migration.id)
+    except errors.QueryCanceled:
+        return []
+    if len(behind) <= allowed:
+        return []
+    rows = f"{len(behind):,} rows or more have" if more else counted(len(behind), "row has", "rows have")
+    message = f"{rows} no current new vector, and none is on its way."
+    return [Blocker("coverage", message, "Queue them, and have them embedded.", True, (Remedy.REPAIR, Remedy.RUN))]
+
+
+def _not_null(conn: Connection, migration: Migration) -> list[Blocker]:
+    column = inspect_oid(conn, migration.table_oid).column(migration.old_column)
+    if column is None or not column.not_null:
+        return []
+    column_name = shown_column(migration.old_column)
+    return [
+        Blocker(
+            "not_null",
+            f"{column_name} is NOT NULL: an INSERT that brings the new vector alone would fail.",
+            f"ALTER TABLE {shown(migration.table)} ALTER COLUMN {column_name} DROP NOT NULL; or override it where the"
+            " application writes both or neither.",
+            True,
+        )
+    ]
+
+
+def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]:
+    """What an operator should know before the cutover, though it blocks nothing."""
+    found = []
+    if migration.old_model.retired:
+        found.append(
+            Check(
+                "old_model",
+                "warn",
+                f"{migration.old_model.called} no longer answers: rows edited after the cutover age on its side.",
+            )
+        )
+    limit = LIMITS[cutover_settings(migration).strategy]
+    if limit:
+        found.append(Check("strategy", "warn", limit))
+    elif not read_listeners(conn, migration.name):
+        found.append(
+            Check("listeners", "warn", "No Router has been heard from: nothing seems to follow this route by Router.")
+        )
+    if is_cold(conn, migration):
+        found.append(
+            Check(
+                "index_warmth",
+                "warn",
+                "The new index has hardly been searched: the first searches would read it from disk.",
+                "The cutover searches it a few times first, a comparison more often.",
+                (Remedy.COMPARE,),
+            )
+        )
+    return tuple(found)
+
+
+def rollback_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...]:
+    """Why reads cannot move back to the old side; empty where they can."""
+    present = side_present(conn, migration, Side.OLD)
+    unsaid = unsaid_blockers(migration)
+    if unsaid:  # half a rollback, with services that were not told, is worse than one that a line of settings mends
+        return unsaid
+    if present is None:
+        return (Blocker("route", "There is no route yet: the old side serves."),)
+    if not present:
+        column = f"column {shown_column(migration.old_column)} of {shown(migration.table)}"
+        why = f"The old side, {column}, has been dropped by the cleanup."
+        return (Blocker("cleaned", why, "Complete the cleanup: `embedtui cleanup`. An archive may hold the vectors."),)
+    blocker = refusal(Command.ROLLBACK, as_stored(migration))
+    return (blocker,) if blocker else ()

@@ -1,0 +1,69 @@
+"""Cleanup and abort as an operator asks for them, with what they say at each step."""
+
+from __future__ import annotations
+
+import threading
+from types import MappingProxyType
+
+from embedtui.engine.access import Access
+from embedtui.engine.backfill.job import now
+from embedtui.engine.cleanup.abort import abort
+from embedtui.engine.cleanup.choice import CleanupChoice
+from embedtui.engine.cleanup.cleanup import cleanup
+from embedtui.engine.overrides import Overrides
+from embedtui.model import (
+    Noted,
+    Phase,
+    PhaseChanged,
+)
+from embedtui.postgres.connect import Connection
+
+
+def clean_up(
+    at: Access,
+    typed_name: str,
+    choice: CleanupChoice,
+    *,
+    override: Overrides = MappingProxyType({}),
+    stop: threading.Event | None = None,
+) -> None:
+    """Drop the old side as chosen and finish; see :meth:`embedtui.engine.Engine.cleanup`."""
+    migration = at.require()
+
+    def work(conn: Connection) -> None:
+        cleanup(
+            conn,
+            migration,
+            choice,
+            typed_name=typed_name,
+            stop=stop or threading.Event(),
+            override=override,
+            on_step=lambda step: at.emit(Noted(now(), f"Cleanup: {step.name}: {step.detail}")),
+            on_wait=at.say_waiting,
+        )
+
+    at.write(work, name="cleanup")
+    at.emit(PhaseChanged(now(), "Done", Phase.DONE))
+
+
+def give_up(at: Access, typed_name: str, *, stop: threading.Event | None = None) -> str:
+    """Take everything back to before ``prepare``; gives what was done, and what is left, in a sentence or two.
+
+    Raises:
+        Refused: production reads the new side, something depends on it, or the name is another.
+    """
+    migration = at.require()
+
+    def work(conn: Connection) -> str:
+        return abort(
+            conn,
+            migration,
+            typed_name=typed_name,
+            stop=stop or threading.Event(),
+            on_step=lambda step: at.emit(Noted(now(), f"Abort: {step.name}: {step.detail}")),
+            on_wait=at.say_waiting,
+        )
+
+    done = at.write(work, name="abort")
+    at.emit(PhaseChanged(now(), f"Aborted. {done}", Phase.ABORTED))
+    return done

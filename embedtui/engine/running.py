@@ -1,0 +1,285 @@
+"""The work: prepare, backfill, index, and what interrupts it (a lost database, a pause, the application's DDL)."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TypeVar
+
+from embedtui.engine.access import Access
+from embedtui.engine.backfill.embedding import ConfigurationFault
+from embedtui.engine.backfill.job import Job, now
+from embedtui.engine.backfill.stages import Stages
+from embedtui.engine.backfill.throttle import Throttle
+from embedtui.engine.backfill.worker import Worker
+from embedtui.engine.decisions import resume
+from embedtui.engine.local import require_said
+from embedtui.engine.overrides import refuse
+from embedtui.engine.plan.start import require_startable
+from embedtui.engine.prepare import begin, prepare, upgrade
+from embedtui.engine.resilience import with_database
+from embedtui.engine.table_changes import follow as follow_table
+from embedtui.engine.table_changes import remember as remember_columns
+from embedtui.engine.table_changes import same_names, table_change
+from embedtui.errors import (
+    DatabaseError,
+    DatabaseLost,
+    EmbedtuiError,
+    Interrupted,
+    ProviderError,
+    Refused,
+    TableChanged,
+    TableError,
+)
+from embedtui.model import (
+    Command,
+    Condition,
+    Failed,
+    FaultClass,
+    Migration,
+    Noted,
+    Phase,
+    PhaseChanged,
+    Snapshot,
+)
+from embedtui.model.lifecycle import as_stored, refusal
+from embedtui.postgres.connect import Connection, Link, connect
+from embedtui.postgres.state.audit import read_audit
+from embedtui.postgres.state.migrations import (
+    load_migration,
+    set_condition,
+    set_desired,
+)
+from embedtui.providers import ProviderFault, endpoint, make_embedder
+from embedtui.providers.start import NO_API, first_answer
+
+T = TypeVar("T")
+
+
+class Runner:
+    """The work on one migration in this process."""
+
+    def __init__(self, at: Access) -> None:
+        self._at = at
+
+    def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
+        """Prepare, backfill, index; blocks. Goes on where it was left; other processes may work beside it.
+
+        Args:
+            stop: set it to stop; what is paid for is stored, and the next run goes on.
+            until: stop once this share of the rows is done, in percent.
+            follow: go on keeping both sides current until stopped, and wait out a pause or a wrong setting.
+
+        Raises:
+            Interrupted: stopped.
+            Refused: the settings describe another migration than the one under way, it has ended, or an operator paused
+                it (without ``follow``, which waits for ``resume``).
+            TableChanged: the application's DDL left nothing that the migration could go on with.
+            ProviderError: the provider refuses us as configured (without ``follow``, or before anything has begun).
+            EmbedtuiError: anything else that waiting does not mend.
+        """
+        with self._reached("prepare") as link:
+            self._ride_out(link, upgrade, stop)
+            self._ride_out(link, lambda _: self._require_startable(), stop)
+            if not follow:
+                self._ride_out(link, self._require_unpaused, stop)
+            migration = self._prepare(link, stop)
+            refuse(refusal(Command.RUN, as_stored(migration)))
+            require_said(migration, "new_model.")
+            self._ride_out(link, lambda _: self._require_provider(migration, stop), stop)
+            self._ride_out(link, lambda _: self._at.say_differences(), stop)
+            if migration.desired == "pause" and not follow:  # by ourselves, for what had failed
+                self._ride_out(link, lambda _: resume(self._at), stop)
+        while True:
+            try:
+                migration = self._follow_table(stop)
+                self._run_once(migration, stop, until, follow)
+                return self._at.snapshot()
+            except (ConfigurationFault, DatabaseError, TableError) as error:
+                fault = error if isinstance(error, ConfigurationFault) else self._table_changed(migration, error)
+                if fault is None:  # safe to go on with
+                    continue
+                self._pause_for(migration, fault)
+                if not follow:
+                    raise fault from error
+                if not self._wait_for_resume(stop):
+                    return self._at.snapshot()
+
+    def prepare(self, stop: threading.Event | None = None) -> Migration:
+        """Phase ``prepare`` alone; a no-op where it is done."""
+        with self._reached("prepare") as link:
+            return self._prepare(link, stop or threading.Event())
+
+    def _prepare(self, link: Link, stop: threading.Event) -> Migration:
+        def begun(conn: Connection) -> Migration:
+            upgrade(conn)
+            settings = self._at.to_begin_by()
+            return begin(conn, self._at.dsn, settings) if settings is not None else self._at.require()
+
+        migration = self._ride_out(link, begun, stop)
+        self._at.name = migration.name
+        if migration.phase is Phase.PREPARE:
+            self._at.emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
+            with self._at_work(migration, stop, "preparing") as job:
+                with_database(
+                    link,
+                    lambda conn: prepare(conn, migration, job.stop, self._at.say_waiting),
+                    stop=job.stop,
+                    on_lost=lambda message: job.hold("database", message),
+                    on_back=lambda: job.release("database"),
+                )
+            self._at.emit(PhaseChanged(now(), "Phase: backfill", Phase.BACKFILL))
+        return self._ride_out(link, lambda _: self._at.require(), stop)
+
+    @contextlib.contextmanager
+    def _reached(self, name: str) -> Iterator[Link]:
+        """A connection for the start of the work. A database that cannot be reached at first is said at once."""
+        link = Link(self._at.dsn, name)
+        try:
+            try:
+                link.get()
+            except DatabaseLost as error:
+                if getattr(error.__context__, "sqlstate", None) is None:
+                    raise
+                # it was reached, and cut the session
+            yield link
+        finally:
+            link.drop()
+
+    def _ride_out(self, link: Link, work: Callable[[Connection], T], stop: threading.Event) -> T:
+        """Run ``work`` as the later stages do: a lost session or a lock only delays it."""
+        return with_database(
+            link,
+            work,
+            stop=stop,
+            on_lost=lambda message: self._at.emit(Noted(now(), f"Waiting for the database: {message}")),
+            on_back=lambda: self._at.emit(Noted(now(), "The database answers.")),
+        )
+
+    def _require_unpaused(self, conn: Connection) -> None:
+        migration = load_migration(conn, self._at.name)
+        if migration is None or migration.phase.ended or migration.desired == "run":
+            return
+        if migration.condition is not Condition.FAILED:
+            last = next((entry for entry in read_audit(conn, migration.id, 1000) if entry.act == "pause"), None)
+            who = f" by {last.who} on {last.host}, {last.at:%Y-%m-%d %H:%M %Z}" if last else ""
+            raise Refused(
+                f"The migration of {migration.table} was paused{who}: {migration.reason}.",
+                hint="`embedtui resume` lifts that; a run does not. `embedtui run --follow` waits for it.",
+            )
+
+    def _follow_table(self, stop: threading.Event) -> Migration:
+        """The migration as stored, brought in line with what the application's DDL did to its table.
+
+        Raises:
+            TableChanged: nothing is left that it could go on with.
+        """
+
+        def work(conn: Connection) -> None:
+            migration = self._at.require()
+            change = table_change(conn, migration)
+            if change is None:
+                remember_columns(conn, migration)
+            else:
+                follow_table(conn, migration, change, stop, self._at.say_waiting)
+                self._at.emit(Noted(now(), f"Going on: {'; '.join(change.what)}"))
+
+        link = Link(self._at.dsn, "prepare")
+        try:
+            self._ride_out(link, work, stop)
+            return self._ride_out(link, lambda _: self._at.require(), stop)
+        finally:
+            link.drop()
+
+    def _table_changed(self, worked: Migration, error: EmbedtuiError) -> TableChanged | None:
+        """What the application did to the table, where that is what ended the work; None: it is safe to go on with.
+
+        Raises the error itself where the table is as it was.
+        """
+        migration = self._at.require()
+        change = self._at.read(lambda conn: table_change(conn, migration))
+        if change is None:
+            if same_names(worked, migration):
+                raise error
+            return None  # another process went on with it already
+        return None if change.safe else change.error()
+
+    @contextlib.contextmanager
+    def _at_work(self, migration: Migration, stop: threading.Event, doing: str) -> Iterator[Job]:
+        """Inside, this process is a worker that everybody sees and can stop, through ``job.stop``."""
+        job = Job(self._at.dsn, migration, self._at.on_event)
+        try:
+            with Worker(job, stop, Throttle.of(migration)):
+                job.doing(doing)
+                yield job
+        except Interrupted:
+            if job.pending_failure is None:
+                raise
+        if job.pending_failure is not None:
+            raise job.pending_failure
+
+    def _wait_for_resume(self, stop: threading.Event) -> bool:
+        """Wait until somebody resumes; False: the migration has ended meanwhile."""
+        migration = self._at.require()
+        with self._at_work(migration, stop, "waiting to be resumed") as job:
+            while migration.desired == "pause" and not migration.phase.ended:
+                if job.stop.wait(0.5):
+                    raise Interrupted("Stopped.", hint="Run again to go on.")
+                with contextlib.suppress(DatabaseLost):  # the worker says so
+                    migration = self._at.require()
+        return not migration.phase.ended
+
+    def _require_startable(self) -> None:
+        """Whoever starts it, a wrong key or another migration's settings are said before anything is changed."""
+        settings = self._at.to_begin_by()
+        if settings is not None:
+            with connect(self._at.dsn, name="check", read_only=True) as conn:
+                require_startable(conn, settings)
+
+    def _require_provider(self, migration: Migration, stop: threading.Event) -> None:
+        """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody.
+
+        Nor does an endpoint that answers, and not with embeddings; what may pass is for the work to wait out.
+        """
+        others = any(worker.alive for worker in self._at.snapshot().workers)
+
+        def say(fault: ProviderFault) -> None:
+            if fault.fault_class is FaultClass.PROVIDER:
+                self._at.emit(Failed(now(), f"Provider: {fault.reason}", fault.fault_class, fault.hint))
+
+        asked = False
+        try:
+            endpoint(migration.new_model, self._at.environ)
+            with closing(make_embedder(migration.new_model, timeout=20, environ=self._at.environ)) as embedder:
+                asked = True
+                first_answer(embedder, migration.new_model, stop=stop, on_fault=say)
+        except ProviderFault as fault:
+            own = others or not asked or fault.code in NO_API
+            if own and fault.fault_class is FaultClass.CONFIGURATION:
+                raise ProviderError(fault.reason, hint=fault.hint) from None
+
+    def _pause_for(self, migration: Migration, fault: EmbedtuiError) -> None:
+        def work(conn: Connection) -> None:
+            with conn.transaction():
+                set_desired(conn, migration.id, "pause", str(fault))
+                set_condition(conn, migration.id, Condition.FAILED, str(fault))
+
+        self._at.write(work)
+        self._at.emit(Failed(now(), fault.message, FaultClass.CONFIGURATION, fault.hint))
+
+    def _progress(self) -> tuple[int, int | None, int]:
+        """Rows done, rows in all (None: unknown), and workers alive."""
+        now = self._at.snapshot()
+        return now.backfill.rows, now.backfill.total, sum(worker.alive for worker in now.workers)
+
+    def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
+        with self._at_work(migration, stop, "starting") as job:
+            Stages(
+                job,
+                environ=self._at.environ,
+                read_progress=self._progress,
+                until=until,
+                follow=follow,
+            ).run()
