@@ -20,7 +20,6 @@ from embedtui.engine.overrides import refuse
 from embedtui.engine.plan.start import require_startable
 from embedtui.engine.prepare import begin, prepare, upgrade
 from embedtui.engine.resilience import with_database
-from embedtui.engine.snapshot import done_share
 from embedtui.engine.table_changes import follow as follow_table
 from embedtui.engine.table_changes import remember as remember_columns
 from embedtui.engine.table_changes import same_names, table_change
@@ -270,12 +269,17 @@ class Runner:
         self._at.write(work)
         self._at.emit(Failed(now(), fault.message, FaultClass.CONFIGURATION, fault.hint))
 
+    def _progress(self) -> tuple[int, int | None, int]:
+        """Rows done, rows in all (None: unknown), and workers alive."""
+        now = self._at.snapshot()
+        return now.backfill.rows, now.backfill.total, sum(worker.alive for worker in now.workers)
+
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
         with self._at_work(migration, stop, "starting") as job:
             Stages(
                 job,
                 environ=self._at.environ,
-                snapshot_share=lambda: done_share(self._at.snapshot()),
+                read_progress=self._progress,
                 until=until,
                 follow=follow,
             ).run()

@@ -192,11 +192,3 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
     if waiting:
         reasons.append(f"{changes_waiting(waiting)} to be synced")
     return RollbackStatus(False, stale + waiting, "; ".join(reasons))
-
-
-def done_share(snapshot: Snapshot) -> float | None:
-    """Share of the backfill that is done, 0..1; None where the total is unknown."""
-    backfill = snapshot.backfill
-    if backfill.total is None:
-        return None
-    return 1.0 if not backfill.total else min(1.0, backfill.rows / backfill.total)

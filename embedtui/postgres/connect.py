@@ -24,6 +24,18 @@ SEARCH_PATH = "pg_catalog, pg_temp"
 function or operator that fits better than the catalog's, is then never found; temporary objects come last. All that is
 not the catalog's is written with its schema."""
 
+CANONICAL = {
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "lc_monetary": "C",
+    "quote_all_identifiers": "off",
+}
+"""All that a value's text form depends on beside the value, of all our sessions and of change capture in the
+application's: a row's key is compared as text, and what one session writes another has to find."""
+
 Connection = psycopg.Connection[Any]
 
 # A dead peer is noticed within about 30 s even while the client only waits; keepalives say nothing while something
@@ -37,11 +49,11 @@ _KEEPALIVE = {
 }
 
 # The one statement that still runs with the role's own search path: every name in it is qualified.
-_SET_UP = """
+_SET_UP = f"""
 SELECT pg_catalog.set_config('search_path', %s, false),
        pg_catalog.set_config('statement_timeout', %s, false), pg_catalog.set_config('lock_timeout', %s, false),
        pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', false),
-       pg_catalog.set_config('DateStyle', 'ISO, MDY', false), pg_catalog.set_config('IntervalStyle', 'postgres', false),
+       {", ".join(f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in CANONICAL.items())},
        pg_catalog.set_config('row_security', 'off', false),
        -- never off: a database that its administrator made read-only stays so
        pg_catalog.set_config('default_transaction_read_only',

@@ -78,8 +78,11 @@ def _asked(
             return embedder.embed(texts, kind="document", stop=stop)
         except ProviderFault as fault:
             on_fault(fault)
-            if fault.code not in ("bad_reply", BAD_VECTOR):
+            if fault.code not in ("bad_reply", BAD_VECTOR, "connection"):
                 raise
             number += 1
-            if number >= tries or stop.wait(PAUSE * 2 ** (number - 1)):
+            # a server may close a connection that was kept open, however well it answers
+            if number >= max(tries, 2) or stop.wait(PAUSE * 2 ** (number - 1)):
+                if fault.code == "connection":
+                    raise
                 return fault

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from psycopg import sql
@@ -192,7 +193,16 @@ def _migration(old: dict[str, Any], new: dict[str, Any]) -> Migration:
 
 def _key(key: object) -> list[str]:
     """A key of one column may be given plainly; of several, as a sequence in the key's order."""
-    return [str(part) for part in key] if isinstance(key, tuple | list) else [str(key)]
+    return [_key_text(part) for part in key] if isinstance(key, tuple | list) else [_key_text(key)]
+
+
+def _key_text(part: object) -> str:
+    """Text that is read as the same value whatever the service's session is set to."""
+    if isinstance(part, bytes | bytearray | memoryview):
+        return f"\\x{bytes(part).hex()}"
+    if isinstance(part, timedelta):  # each field with its own sign, which sql_standard would else spread over all
+        return f"{part.days:+d} days {part.seconds:+d} seconds {part.microseconds:+d} microseconds"
+    return str(part)
 
 
 def writing(

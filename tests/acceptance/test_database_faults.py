@@ -19,12 +19,12 @@ import pytest
 import embedtui
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
-from embedtui.engine.backfill import backfill
 from embedtui.engine.engine import Engine
 from embedtui.engine.resilience import with_database
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
 from embedtui.model import Condition, Phase
 from embedtui.postgres.connect import Link, connect, require_session
+from embedtui.postgres.state import shards
 from tests.conftest import FAST
 from tests.kits.cli_kit import Shell, traces
 from tests.kits.pooling import needs_pgbouncer, pooled
@@ -146,7 +146,7 @@ def test_after_a_crash_live_workers_keep_their_shards(
     own_server: EmbeddedServer, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The locks that tell a live worker are gone until it is back: the other must not take that for its death."""
-    monkeypatch.setattr(backfill, "GRACE_SECONDS", 60)  # however slow the machine is
+    monkeypatch.setattr(shards, "GRACE_SECONDS", 60)  # however slow the machine is
     dsn = own_server.dsn()
     make_documents(dsn, ROWS)
     engines = [engine_for(dsn, api, tmp_path) for _ in range(2)]

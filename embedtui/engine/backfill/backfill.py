@@ -7,6 +7,8 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+import psycopg
+
 from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.engine.backfill.job import POLL, Job
 from embedtui.engine.backfill.packing import Limits, pack
@@ -16,7 +18,7 @@ from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import PlacementKind
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.protocol import SourceRow
-from embedtui.postgres.state.shards import Shard, all_done, claim_shard, return_shard
+from embedtui.postgres.state.shards import SHARD_BLOCKS, Shard, all_done, claim_shard, return_shard
 
 READ_BYTES = 16 << 20
 """Text read ahead of the requests, about; bounds memory whatever the table's size."""
@@ -68,9 +70,18 @@ class Backfill:
     """The work on shards until none is open; one per process."""
 
     def __init__(
-        self, job: Job, embedder: RowEmbedder, *, threads: int, characters_per_token: Callable[[], float]
+        self,
+        job: Job,
+        embedder: RowEmbedder,
+        *,
+        threads: int,
+        characters_per_token: Callable[[], float],
+        room: Callable[[int], int] | None = None,
     ) -> None:
-        self._job, self._embedder = job, embedder
+        """``room``: rows that may still be begun, of so many under way here; None: all of them."""
+        self._job, self._embedder, self._room = job, embedder, room
+        self._under_way = 0
+        """Rows handed to the senders and not settled."""
         self._threads = threads
         self._characters_per_token = characters_per_token
         self._batches: queue.Queue[Batch | None] = queue.Queue(maxsize=max(2, threads // 4))
@@ -81,6 +92,8 @@ class Backfill:
         """Shards being read or with requests under way."""
         self._settled = threading.Condition()
         self._first_read = True
+        self._blocks_per_read = SHARD_BLOCKS[1]
+        """Made smaller by the statement time-out, and kept: what was too much once is too much again."""
         self._lock = threading.Lock()
         self._writer = ReplyWriter(job, self._stop)
 
@@ -156,8 +169,7 @@ class Backfill:
                     self._writer.reject(too_long)
                 rows = [row for row in rows if row.characters <= len(row.text)]
                 for batch in self._pack(shard, rows):
-                    running.begin()
-                    self._put((running, batch))
+                    self._hand_over(running, batch)
                     if self._stop.is_set():
                         return
         finally:
@@ -165,23 +177,34 @@ class Backfill:
                 self._close(running)
 
     def _chunks(self, link: Link, shard: Shard) -> Iterator[list[SourceRow]]:
-        """The shard's rows in block ranges of about READ_BYTES of text each."""
-        first, blocks = shard.first_block, shard.last_block - shard.first_block + 1
-        whole = blocks
+        """The shard's rows in block ranges of no more than READ_BYTES of text each (a block at least)."""
+        first = shard.first_block
         if self._first_read:
-            self._first_read, blocks = False, -(-blocks // FIRST_READ_SHARE)
+            self._first_read = False
+            most = -(-(shard.last_block - first + 1) // FIRST_READ_SHARE)
+        else:
+            most = shard.last_block - first + 1
         while first <= shard.last_block and not self._stop.is_set():
-            last = min(first + blocks - 1, shard.last_block)
 
-            def read(conn: Connection, first: int = first, last: int = last) -> list[SourceRow]:
-                return self._job.placement.read_shard(conn, shard.leaf, first, last, shard.filenode)
+            def read(conn: Connection, first: int = first, most: int = most) -> tuple[list[SourceRow], int]:
+                return self._read_blocks(conn, shard, first, min(first + most - 1, shard.last_block))
 
-            rows = self._job.with_database(link, read, self._stop)
-            size = sum(len(row.text) for row in rows)
-            # wide rows: read fewer blocks at a time
-            blocks = max(1, min(whole, (last - first + 1) * READ_BYTES // max(1, size)))
+            rows, last = self._job.with_database(link, read, self._stop)
             yield rows
-            first = last + 1
+            first, most = last + 1, shard.last_block - last
+
+    def _read_blocks(self, conn: Connection, shard: Shard, first: int, last: int) -> tuple[list[SourceRow], int]:
+        """Rows of as many blocks from ``first`` as READ_BYTES and the statement time-out allow, and the last block."""
+        place = self._job.placement
+        while True:
+            end = min(last, first + self._blocks_per_read - 1)
+            try:
+                end = place.last_block_within(conn, shard.leaf, first, end, READ_BYTES)
+                return place.read_shard(conn, shard.leaf, first, end, shard.filenode), end
+            except psycopg.errors.QueryCanceled:
+                if end == first:
+                    raise
+                self._blocks_per_read = (end - first + 1) // 2
 
     def _pack(self, shard: Shard, rows: Sequence[SourceRow]) -> Iterator[Sequence[SourceRow]]:
         model = self._job.migration.new_model
@@ -190,6 +213,25 @@ class Backfill:
         spread = self._job.migration.placement is PlacementKind.COLUMN
         per_page = rows_per_page(shard, rows) if spread else None
         yield from pack(rows, limits, self._characters_per_token(), per_page=per_page)
+
+    def _hand_over(self, running: _Running, rows: Sequence[SourceRow]) -> None:
+        """Give rows to the senders, no more than are to be done: what was sent is paid for."""
+        while rows:
+            most = len(rows) if self._room is None else self._room(self._under_way)
+            while most < 1 and not self._stop.wait(POLL):
+                self._job.doing("waiting: as many rows as were asked for are under way")
+                most = self._room(self._under_way) if self._room is not None else len(rows)
+            running.begin()
+            if most < 1:
+                running.settle(left=len(rows))  # never the last: the reader itself is open
+                return
+            self._count_under_way(len(rows[:most]))
+            self._put((running, rows[:most]))
+            rows = rows[most:]
+
+    def _count_under_way(self, rows: int) -> None:
+        with self._lock:
+            self._under_way += rows
 
     def _put(self, batch: Batch | None) -> None:
         while not self._stop.is_set():
@@ -221,6 +263,7 @@ class Backfill:
                         for outcome in self._embedder.embed(rows, self._stop):
                             left -= self._writer.store(running.shard, outcome)
                 finally:
+                    self._count_under_way(-len(rows))
                     if running.settle(left):
                         self._close(running)
         except Interrupted:

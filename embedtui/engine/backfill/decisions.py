@@ -93,6 +93,16 @@ def _moved(found: dict[Key, Change], was: Key, key: Key) -> Change:
     )
 
 
+def rename(changes: dict[Key, Change], text: Key, key: Key) -> None:
+    """What was queued by another text of a row's key is the row's."""
+    known = sorted((changes.pop(text), changes.get(key, Change())), key=lambda change: max(change.ids, default=0))
+    changes[key] = Change(
+        ids=[number for change in known for number in change.ids],
+        was={text, *known[0].was, *known[1].was} - {key},
+        said=known[0].said | known[1].said,
+    )
+
+
 def left_behind(changes: Mapping[Key, Change], keys: Iterable[Key]) -> set[Key]:
     """Keys that these rows had before, and that no other row of the batch has taken."""
     return {was for key in keys for was in changes[key].was} - changes.keys()

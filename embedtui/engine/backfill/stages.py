@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -129,11 +130,15 @@ class Stages:
         job: Job,
         *,
         environ: Mapping[str, str],
-        snapshot_share: Callable[[], float | None],
+        read_progress: Callable[[], tuple[int, int | None, int]],
         until: float | None,
         follow: bool,
     ) -> None:
-        self._job, self._environ, self._share = job, environ, snapshot_share
+        """``read_progress``: rows done, rows in all (None: unknown), and workers alive.
+
+        ``until``: percent of the rows after which to stop; None does all that is to be done.
+        """
+        self._job, self._environ, self._progress = job, environ, read_progress
         self._until, self._follow = until, follow
         self._stopped_at_share = False
         self._pacer = Pacer(job.dsn, job.migration)
@@ -224,16 +229,21 @@ class Stages:
             elif phase.ended:
                 return
             elif not self._follow:
-                self._await_scan()
-                while self._database(lambda conn: queue_unseen(conn, self._job.placement)):
-                    self._job.doing("queueing a new partition's rows")
-                self._drain(EVERY_KIND)
+                self._settle()
+                if self._database(lambda conn: capture.faulty(conn, self._job.migration.id)):
+                    self._settle()  # the queue held a key that only a scan finds
                 return
             else:
                 self._job.doing("keeping both sides current")
                 self._flip_if_due()
                 self._job.stop.wait(1.0)
         raise self._why_stopped()
+
+    def _settle(self) -> None:
+        self._await_scan()
+        while self._database(lambda conn: queue_unseen(conn, self._job.placement)):
+            self._job.doing("queueing a new partition's rows")
+        self._drain(EVERY_KIND)
 
     def _why_stopped(self) -> EmbedtuiError:
         return self._sync_error or Interrupted("Stopped.", hint="Run again to go on.")
@@ -256,7 +266,18 @@ class Stages:
             new,
             threads=self._pacer.max_concurrency,
             characters_per_token=lambda: self._pacer.characters_per_token,
+            room=None if self._until is None else self._room,
         ).run()
+
+    def _room(self, under_way: int) -> int:
+        """Rows that may be begun beside ``under_way``: an equal share for each worker of what ``until`` leaves."""
+        try:
+            done, total, workers = self._progress()
+        except EmbedtuiError:
+            return 0  # the worker threads say it
+        if total is None or self._until is None:
+            return 0
+        return -(-max(0, math.ceil(total * self._until / 100) - done) // max(1, workers)) - under_way
 
     def _sweep(self, new: RowEmbedder) -> None:
         """Find what the shards left (rows locked, moved or changed meanwhile) until nothing is left."""
@@ -408,9 +429,9 @@ class Stages:
     def _watch_share(self) -> None:
         while not self._job.stop.wait(0.2):
             try:
-                share = self._share()
+                done, total, _ = self._progress()
             except EmbedtuiError:
                 continue  # the worker threads say it
-            if share is not None and self._until is not None and share * 100 >= self._until:
+            if total is not None and self._until is not None and done * 100 >= total * self._until:
                 self._stopped_at_share = True
                 self._job.halt()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from embedtui.engine.backfill.decisions import Change, Said, combine, left_behind
+import psycopg
+
+from embedtui.engine.backfill.decisions import Change, Said, combine, left_behind, rename
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.packing import Limits, pack
@@ -149,12 +152,16 @@ class Sync:
         return len(stale)
 
     def _remove(self, conn: Connection, entries: Sequence[Entry]) -> None:
-        placement = self._job.placement
+        placement, number, ids = self._job.placement, self._job.migration.id, [entry.id for entry in entries]
         with conn.transaction():
             if isinstance(placement, TablePlacement):
-                truncated = any(entry.kind == "t" for entry in entries)
-                placement.remove_orphans(conn, None if truncated else [entry.key for entry in entries])
-            forget_entries(conn, self._job.migration.id, [entry.id for entry in entries])
+                if not any(entry.kind == "t" for entry in entries):
+                    with contextlib.suppress(psycopg.DataError), conn.transaction():  # a key that cannot be read
+                        placement.remove_orphans(conn, [entry.key for entry in entries])
+                        forget_entries(conn, number, ids)
+                        return
+                placement.remove_orphans(conn)
+            forget_entries(conn, number, ids)
 
     # -------------------------------------------------------------------------------------------------- embedding
 
@@ -201,7 +208,11 @@ class Sync:
             known = {*keys, *(entry.key for entry in entries), *(entry.was for entry in entries if entry.was)}
             stale = stale_among(conn, number, known)
             changes = combine(entries, stale, self._job.migration.stored.trust_application)
-            rows = self._job.placement.read_keys(conn, list(changes))
+            rows = self._upkeep.read_keys(conn, list(changes))
+        for row in rows:
+            if row.asked != row.row.key and row.asked in changes:
+                rename(changes, row.asked, row.row.key)
+        rows = list({row.row.key: row for row in rows}.values())
         return _Read(changes, rows, maintain_old, truncated)
 
     def _respect(self, conn: Connection, todo: dict[Key, Change], written: dict[Side, list[SourceRow]]) -> None:

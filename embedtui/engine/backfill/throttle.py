@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ from embedtui.config import ThrottleSettings
 from embedtui.errors import SettingsError
 from embedtui.formatting import duration
 from embedtui.model import Hold, Migration
-from embedtui.postgres.connect import Connection
+from embedtui.postgres.connect import Connection, lost
 from embedtui.postgres.ddl import Session, query_head
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
@@ -40,6 +40,9 @@ WAL_WINDOW = 5.0
 LAG_WINDOW = 900.0
 """Seconds for which positions of the WAL are remembered, to tell a replica's lag by our own clock."""
 
+UNKNOWN_SECONDS = 60.0
+"""After so long a measure that could not be had is asked for again: rights and versions change."""
+
 _MEGABYTE = 2**20
 
 # The view's own replay_lag freezes while a standby does not replay at all, so it is a lower bound only.
@@ -47,7 +50,10 @@ _REPLICAS = """
 SELECT coalesce(nullif(application_name, ''), 'standby') || coalesce(' at ' || host(client_addr), ''),
        pg_catalog.pg_wal_lsn_diff(replay_lsn, '0/0')::int8,
        coalesce(extract(epoch FROM replay_lag), 0)::float8
-FROM pg_catalog.pg_stat_replication WHERE replay_lsn IS NOT NULL
+FROM pg_catalog.pg_stat_replication AS r WHERE replay_lsn IS NOT NULL
+  -- a consumer of changes acknowledges what concerns it, and of another database's tables that is never ours
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS s
+                  WHERE s.active_pid = r.pid AND s.slot_type = 'logical')
 """
 
 _LOCK_WAITS = """
@@ -165,6 +171,20 @@ class Throttle:
         self._probes: deque[float] = deque(maxlen=PROBES)
         self._held: dict[str, datetime] = {}
         self._easy: dict[str, int] = {}
+        self._unknown: dict[str, str] = {}
+        self._again_at: dict[str, float] = {}
+        self._news: list[str] = []
+
+    def adopt(self, settings: ThrottleSettings) -> None:
+        """Go by other limits from now on: what holds can be lifted while it holds."""
+        self._settings = settings
+        self._again_at.clear()
+        self._held.clear()  # what is still over its limit is held anew by the next check
+
+    def news(self) -> list[str]:
+        """What has become unknown since the last call, each once."""
+        said, self._news = self._news, []
+        return said
 
     @classmethod
     def of(cls, migration: Migration) -> Throttle:
@@ -174,27 +194,46 @@ class Throttle:
     def check(self, conn: Connection) -> tuple[Hold, ...]:
         """What holds the backfill now; empty where nothing does. Takes a few catalog reads and one probe.
 
+        A measure that is not to be had here is unknown, holds nothing, and is asked for again after UNKNOWN_SECONDS.
+
         Raises:
-            SettingsError: the probe query is wrong.
             psycopg.Error: the connection failed.
         """
         settings = self._settings
+        lag, wal = settings.max_replica_lag_seconds, settings.max_wal_mb_per_second
+        probe, waits, long = settings.probe_query, settings.max_lock_waits, settings.long_transaction_seconds
         readings: list[_Reading] = []
-        if settings.max_replica_lag_seconds is not None or settings.max_wal_mb_per_second is not None:
-            self._note_wal(conn)
-        if settings.max_replica_lag_seconds is not None:
-            readings += self._replica_lag(conn, settings.max_replica_lag_seconds)
-        if settings.max_wal_mb_per_second is not None:
-            readings.append(self._wal_rate(settings.max_wal_mb_per_second))
-        if settings.probe_query is not None:
-            readings.append(self._probe_latency(conn, settings.probe_query, settings.probe_latency_factor))
-        if settings.max_lock_waits is not None:
-            readings += _lock_waits(conn, settings.max_lock_waits)
-        if settings.long_transaction_seconds is not None:
-            readings += self._long_transactions(conn, settings.long_transaction_seconds)
+        if lag is not None:
+            readings += self._measured("replica_lag", conn, lambda: self._replica_lag(conn, lag))
+        if wal is not None:
+            readings += self._measured("wal_rate", conn, lambda: self._wal_rate(conn, wal))
+        if probe is not None:
+            factor = settings.probe_latency_factor
+            readings += self._measured("probe_latency", conn, lambda: self._probe_latency(conn, probe, factor))
+        if waits is not None:
+            readings += self._measured("lock_waits", conn, lambda: _lock_waits(conn, waits))
+        if long is not None:
+            readings += self._measured("long_transactions", conn, lambda: self._long_transactions(conn, long))
         if settings.hold_for_autovacuum:
-            readings += self._autovacuum(conn)
+            readings += self._measured("autovacuum", conn, lambda: self._autovacuum(conn))
         return self._decide(readings)
+
+    def _measured(self, name: str, conn: Connection, measure: Callable[[], Sequence[_Reading]]) -> Sequence[_Reading]:
+        if self._clock() < self._again_at.get(name, 0.0):
+            return ()
+        try:
+            found = measure()
+        except (psycopg.Error, SettingsError) as error:
+            if conn.closed or lost(error):
+                raise
+            why = error.message if isinstance(error, SettingsError) else redact(error.diag.message_primary or "")
+            self._again_at[name] = self._clock() + UNKNOWN_SECONDS
+            if self._unknown.get(name) != why:
+                self._unknown[name] = why
+                self._news.append(f"Not measured here, so nothing is held for it: {name.replace('_', ' ')}: {why}")
+            return ()
+        self._unknown.pop(name, None)
+        return found
 
     def _decide(self, readings: list[_Reading]) -> tuple[Hold, ...]:
         """Over the limit holds at once; a hold ends after ``RELEASE_CHECKS`` checks below ``RELEASE_SHARE`` of it."""
@@ -229,6 +268,7 @@ class Throttle:
             self._wal.popleft()
 
     def _replica_lag(self, conn: Connection, limit: float) -> list[_Reading]:
+        self._note_wal(conn)
         now, position = self._wal[-1]
         readings = []
         for name, replayed, told in conn.execute(_REPLICAS).fetchall():
@@ -247,28 +287,27 @@ class Throttle:
             )
         return readings
 
-    def _wal_rate(self, limit: float) -> _Reading:
+    def _wal_rate(self, conn: Connection, limit: float) -> list[_Reading]:
+        self._note_wal(conn)
         now, position = self._wal[-1]
         at, before = next((at, written) for at, written in self._wal if at >= now - WAL_WINDOW)
         rate = (position - before) / _MEGABYTE / (now - at) if now > at else 0.0
-        return _Reading("wal_rate", rate, limit, f"{rate:.1f} MB/s of WAL are written, limit {limit:g} MB/s")
+        return [_Reading("wal_rate", rate, limit, f"{rate:.1f} MB/s of WAL are written, limit {limit:g} MB/s")]
 
     # ------------------------------------------------------------------------------------------------------ probe
 
-    def _probe_latency(self, conn: Connection, query: str, factor: float) -> _Reading:
+    def _probe_latency(self, conn: Connection, query: str, factor: float) -> list[_Reading]:
         if self._usual is None:
             self._usual = max(PROBE_FLOOR, statistics.median(self._probe(conn, query) for _ in range(BASELINE_PROBES)))
             self._probes.extend([self._usual] * (PROBES - 1))
         self._probes.append(self._probe(conn, query))
         present = statistics.median(self._probes)
         limit = self._usual * factor
-        return _Reading(
-            "probe_latency",
-            present,
-            limit,
+        detail = (
             f"the probe query takes {present * 1000:.0f} ms, usually {self._usual * 1000:.0f} ms,"
-            f" limit {limit * 1000:.0f} ms",
+            f" limit {limit * 1000:.0f} ms"
         )
+        return [_Reading("probe_latency", present, limit, detail)]
 
     def _probe(self, conn: Connection, query: str) -> float:
         """Seconds that the query takes, read-only; ``PROBE_TIMEOUT`` where it was cut there."""

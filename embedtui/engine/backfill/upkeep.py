@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+import psycopg
+
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.partitions import queue_unseen
 from embedtui.engine.table_changes import follow, same_names, table_change
@@ -15,6 +17,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import follows_by_foreign_key
+from embedtui.postgres.sides.protocol import QueuedRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.migrations import load_migration
@@ -75,6 +78,18 @@ class Upkeep:
             raise change.error()
         follow(conn, migration, change, self._job.stop)
         self._job.note(f"Gone on with: {'; '.join(change.what)}")
+
+    def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
+        """The rows with these keys; one that the server cannot read is left to a scan and stops no other."""
+        try:
+            with conn.transaction():
+                return self._job.placement.read_keys(conn, keys)
+        except psycopg.DataError as error:
+            if len(keys) == 1:
+                capture.add_fault(conn, self._job.migration, f"a key reads as none: {error.diag.message_primary}")
+                return []
+        half = len(keys) // 2
+        return [*self.read_keys(conn, keys[:half]), *self.read_keys(conn, keys[half:])]
 
     def scan(self) -> int:
         """Find by their fingerprints what no trigger told of: there are none, they were taken away, or they failed.

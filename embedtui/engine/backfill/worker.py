@@ -13,6 +13,7 @@ from embedtui.engine.backfill.throttle import NAMES, Throttle
 from embedtui.engine.resilience import with_database
 from embedtui.errors import EmbedtuiError
 from embedtui.model import Hold
+from embedtui.model.settings import StoredSettings
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import announce_worker
 from embedtui.postgres.state.shards import renew_leases, return_all_shards
@@ -39,6 +40,8 @@ class Worker:
         self._link.on_open = self._announce
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._ended = threading.Event()
+        self._limits: object = None
+        """Limits of the throttle as last stored."""
 
     def __enter__(self) -> Worker:
         try:
@@ -101,13 +104,20 @@ class Worker:
 
     def _beat(self, conn: Connection) -> None:
         self._job.replace_holds(NAMES, self._throttle.check(conn))
+        for text in self._throttle.news():
+            self._job.note(text)
         self._job.replace_holds(PACER_HOLDS, self._pacer_holds())
         threads = self._job.activity()
         main = next((each.doing for each in threads if each.name == "MainThread"), "")
         doing = main or (threads[0].doing if threads else "idle")
         began = time.monotonic()
         told = Heartbeat(self._job.rows, doing, threads, self._job.holds)
-        self._job.heed(beat(conn, self._job.migration.id, self._job.worker_id, told), began)
+        wanted = beat(conn, self._job.migration.id, self._job.worker_id, told)
+        self._job.heed(wanted, began)
+        if wanted.throttle != self._limits:
+            if self._limits is not None:  # an operator changed them
+                self._throttle.adopt(StoredSettings.of({"throttle": wanted.throttle}).throttle)
+            self._limits = wanted.throttle
 
     def _beat_and_renew(self, conn: Connection) -> None:
         self._beat(conn)

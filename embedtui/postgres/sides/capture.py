@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind
-from embedtui.postgres.connect import Connection
+from embedtui.postgres.connect import CANONICAL, Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import BYTES, follows_by_foreign_key, new_side
 from embedtui.postgres.sides.shared import OURS, WRITER
@@ -17,8 +17,10 @@ from embedtui.postgres.values import content_types, key_types, output_sql
 FAULTS_READ = 100_000
 """Faults that one scan settles at most; there is one a transaction."""
 
-# Types whose text form does not depend on the application's session settings.
-_STABLE_TEXT = ("smallint", "integer", "bigint", "uuid", "text", "character", "numeric", "boolean", "oid")
+# Of the functions: names are the catalog's, and the text of a key is the one that our own sessions read.
+_SETTINGS = {"search_path": "pg_catalog, pg_temp"} | CANONICAL
+_CONFIGURATION = [f"{name}={value}" for name, value in _SETTINGS.items()]
+"""The same as pg_proc has it."""
 
 
 def _name(migration: Migration, what: str) -> str:
@@ -165,15 +167,16 @@ def functions_sql(migration: Migration, attaching: Sequence[str] = ()) -> tuple[
     (a trigger fires without), they serve no table but the migration's and its partitions, and they make text by output
     functions alone (see ``values``): on a table of somebody else's, a key with a cast of its own would run as us.
     """
-    session = sql.SQL("")
-    if not all(kind.startswith(_STABLE_TEXT) for kind in migration.key_types):
-        session = sql.SQL(" SET DateStyle = 'ISO, MDY' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC'")
+    session = sql.SQL(" ").join(
+        sql.SQL("SET {} = {}").format(sql.SQL(name), sql.SQL(", ").join(map(sql.Literal, value.split(", "))))
+        for name, value in _SETTINGS.items()
+    )
     statements: list[sql.Composed] = []
     for what, body in _bodies(migration).items():
         statements.append(
             sql.SQL(
                 "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
-                " SET search_path = pg_catalog, pg_temp{session} AS {body}"
+                " {session} AS {body}"
             ).format(name=_function(migration, what), session=session, body=sql.Literal(body))
         )
         statements.append(sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(_function(migration, what)))
@@ -207,7 +210,7 @@ def close_functions(conn: Connection, migration: Migration) -> bool:
     may_attach = set(attaching_roles(conn, migration))
     found = conn.execute(
         """
-        SELECT p.proname, p.prosrc, pg_catalog.pg_get_userbyid(p.proowner)::text,
+        SELECT p.proname, p.prosrc, p.proconfig, pg_catalog.pg_get_userbyid(p.proowner)::text,
                pg_catalog.pg_has_role(p.proowner, 'USAGE'),
                ARRAY(SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END
                      FROM pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
@@ -218,12 +221,16 @@ def close_functions(conn: Connection, migration: Migration) -> bool:
         [list(wanted)],
     ).fetchall()
     closed = all(
-        body == wanted[name] and set(granted) == may_attach - {owner} for name, body, owner, _, granted in found
+        body == wanted[name] and config == _CONFIGURATION and set(granted) == may_attach - {owner}
+        for name, body, config, owner, _, granted in found
     )
     if closed or not all(mine for *_, mine, _ in found):
         return False
     with conn.transaction():
-        for name, _, _, _, granted in found:
+        if any(config != _CONFIGURATION for _, _, config, *_ in found):
+            # it may have queued keys in a text that no row is found by: only a scan finds those
+            add_fault(conn, migration, "keys were written under the settings of the application's sessions")
+        for name, *_, granted in found:
             for role in set(granted) - may_attach - {"PUBLIC"}:  # of default privileges, or by hand
                 conn.execute(
                     sql.SQL("REVOKE ALL ON FUNCTION {}() FROM {}").format(
@@ -305,10 +312,10 @@ def state(conn: Connection, migration: Migration) -> CaptureState:
     bodies = list(_bodies(migration).values())
     row = conn.execute(
         "SELECT phase, (SELECT count(*) FROM pg_catalog.pg_trigger t"
-        " JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid AND p.prosrc = ANY (%(b)s)"
+        " JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid AND p.prosrc = ANY (%(b)s) AND p.proconfig = %(c)s"
         " WHERE t.tgrelid = m.table_oid AND t.tgname = ANY (%(n)s) AND t.tgenabled = 'A' AND t.tgqual IS NULL)"
         " FROM embedtui.migration m WHERE id = %(m)s",
-        {"b": bodies, "n": names, "m": migration.id},
+        {"b": bodies, "c": _CONFIGURATION, "n": names, "m": migration.id},
     ).fetchone()
     if row is None:
         return CaptureState("", False, (), "")
@@ -322,6 +329,11 @@ def state(conn: Connection, migration: Migration) -> CaptureState:
         else None
     )
     return CaptureState(row[0], row[1] == len(names), tuple(number for (number,) in faults), why[0] if why else "")
+
+
+def add_fault(conn: Connection, migration: Migration, reason: str) -> None:
+    """Have the table scanned for changes that the queue does not tell of."""
+    conn.execute("INSERT INTO embedtui.capture_fault (migration, reason) VALUES (%s, %s)", [migration.id, reason[:500]])
 
 
 def forget_faults(conn: Connection, faults: Iterable[int]) -> None:

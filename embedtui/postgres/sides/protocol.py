@@ -45,6 +45,8 @@ class QueuedRow:
     """It says what content its new vector was made of."""
     forgotten: bool
     """An operator had its new vector's provenance taken off, to have it replaced."""
+    asked: Key
+    """The key that it was asked for by: another text of the same value, where the two differ."""
 
     @property
     def new_present(self) -> bool:
@@ -88,12 +90,19 @@ class Placement(Protocol):
         """
         ...
 
+    def last_block_within(self, conn: Connection, leaf: TableName, first: int, last: int, most: int) -> int:
+        """The last of blocks first..last up to which their rows' texts to embed have ``most`` bytes; at least first."""
+        ...
+
     def write(self, conn: Connection, leaf: TableName, rows: Sequence[SourceRow], vectors: Vectors) -> Written:
         """Store vectors of rows read by ``read_shard``, guarded; runs inside the caller's transaction."""
         ...
 
     def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
-        """The rows with these keys, as far as they exist."""
+        """The rows with these keys, as far as they exist; found by value, and once for each text that was asked.
+
+        Raises psycopg.DataError where one is none of the key's types.
+        """
         ...
 
     def replace(self, conn: Connection, rows: Sequence[SourceRow], vectors: Vectors, side: Side) -> set[Key]:

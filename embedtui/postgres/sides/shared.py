@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from embedtui.postgres.names import key_join_sql, key_sql, relation
 from embedtui.postgres.sides.batch import bigint_array, vector_array
 from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, has_content_sql, new_side, vector_sql_type
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow, Vectors
-from embedtui.postgres.values import same_key_sql
+from embedtui.postgres.values import content_types, same_key_sql
 
 # No tokenizer in use makes a token of more than 16 characters on average over a whole text; a longer text is over
 # the model's limit whatever it says, and is not read into memory.
@@ -121,6 +122,37 @@ class SharedPlacement:
                 rows.append(SourceRow(tuple(key), block, source, text, len(text) if characters is None else characters))
         return rows
 
+    def last_block_within(self, conn: Connection, leaf: TableName, first: int, last: int, most: int) -> int:
+        """The last of blocks first..last whose rows' texts have ``most`` bytes together; at least ``first``.
+
+        Of a text that is stored out of line only its length is read: a page holds dozens of such rows.
+        """
+        sizes = [
+            sql.SQL("coalesce({}({}), 0)").format(
+                sql.SQL("octet_length" if re.match(r"text|character", kind) else "pg_column_size"),
+                sql.Identifier("t", name),
+            )
+            for name, kind in content_types(self.migration).items()
+        ]
+        query = self._format(
+            """
+            SELECT min(block) FROM (
+                SELECT block, sum(sum(bytes)) OVER (ORDER BY block) AS total
+                FROM (SELECT (t.ctid::text::point)[0]::bigint AS block,
+                             least({sizes}, 4 * {limit_characters}::bigint) AS bytes
+                      FROM {leaf} t WHERE t.ctid >= {first} AND t.ctid < {end} AND {missing}) x
+                GROUP BY block) y
+            WHERE total > {most}
+            """,
+            sizes=sql.SQL(" + ").join(sizes),
+            leaf=relation(leaf),
+            first=sql.SQL("'({},0)'::tid").format(sql.SQL(str(first))),
+            end=sql.SQL("'({},0)'::tid").format(sql.SQL(str(last + 1))),
+            most=sql.Literal(most),
+        )
+        row = conn.execute(query, prepare=False).fetchone()
+        return last if row is None or row[0] is None else max(first, row[0] - 1)
+
     def _batch(self, vector_type: str, parameters: int) -> sql.Composed:
         """The parameters of :meth:`_parameters` as a relation b (key text[], source bigint, embedding[, replaces]).
 
@@ -179,7 +211,7 @@ class SharedPlacement:
                    NOT {has_content},
                    coalesce({new_source} = {fingerprint} AND {new_model} = {model}, false)
                        AND {new_embedding} IS NOT NULL,
-                   {new_source} IS NOT NULL, coalesce({new_source} = 0, false), {old_digest}, {new_digest}
+                   {new_source} IS NOT NULL, coalesce({new_source} = 0, false), {old_digest}, {new_digest}, b.key
             FROM (SELECT DISTINCT k.key FROM pg_catalog.jsonb_array_elements({keys}::jsonb) e,
                   LATERAL (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key) k) b
             JOIN {table} t ON {batch_key_join}{side_left_join}
@@ -189,9 +221,9 @@ class SharedPlacement:
             **self._side_columns(),
         )
         result = []
-        for key, source, text, characters, blank, fresh, stamped, forgotten, old, new in conn.execute(query):
+        for key, source, text, characters, blank, fresh, stamped, forgotten, old, new, asked in conn.execute(query):
             row = SourceRow(tuple(key), 0, source, text, characters, old, new)
-            result.append(QueuedRow(row, blank, fresh, stamped, forgotten))
+            result.append(QueuedRow(row, blank, fresh, stamped, forgotten, tuple(asked)))
         return result
 
     def _side_columns(self) -> dict[str, sql.Composable]:

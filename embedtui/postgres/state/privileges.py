@@ -82,6 +82,7 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
         "INSERT (migration, key, side, class, reason) fault",
         "UPDATE (reason, attempts, state, last_seen) fault",
         "DELETE fault",
+        "INSERT (migration, reason) capture_fault",
         "DELETE capture_fault",
         "INSERT (migration, leaf, trigger) partition",
         "UPDATE (trigger) partition",

@@ -26,6 +26,8 @@ class Wanted:
     """The index is not to be built yet."""
     stop: bool = False
     """This worker is to end."""
+    throttle: object = None
+    """Limits of the throttle as stored now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def beat(conn: Connection, migration_id: int, worker: int | None, told: Heartbea
         " since = CASE WHEN doing = %(doing)s THEN since ELSE now() END, doing = %(doing)s WHERE id = %(worker)s"
         " RETURNING stop_wanted)"
         " SELECT desired = 'pause', coalesce((settings->>'index_held')::boolean, false),"
-        " coalesce((SELECT stop_wanted FROM beat), false)"
+        " coalesce((SELECT stop_wanted FROM beat), false), settings->'throttle'"
         " FROM embedtui.migration WHERE id = %(migration)s",
         {
             "rows": told.rows,

@@ -1,0 +1,217 @@
+"""A row's key is one text, whatever the sessions' settings: no edit is missed, whatever type the key has."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.engine.engine import Engine
+from embedtui.postgres.sides import capture
+from embedtui.router.pointer import _key as key_texts
+from tests.kits.support import NEW, OLD, settings_for
+
+NEW_MODEL = hash_model(16)
+ROWS = 4
+
+# a key's columns, and their values in row i
+KEYS = {
+    "timestamptz": ("k timestamptz PRIMARY KEY", "timestamptz '2026-03-29 00:30:00.25+00' + i * interval '17 min'"),
+    "timestamp": ("k timestamp PRIMARY KEY", "timestamp '2026-02-03 04:05' + i * interval '33 days'"),
+    "date": ("k date PRIMARY KEY", "date '2026-01-02' + i"),
+    "timetz": ("k timetz PRIMARY KEY", "timetz '10:00+05' + i * interval '1 min'"),
+    "interval": ("k interval PRIMARY KEY", "i * interval '1 mon -2 days 03:04:05.6'"),
+    "float8": ("k float8 PRIMARY KEY", "i / 7.0"),
+    "float4": ("k float4 PRIMARY KEY", "i / 3.0"),
+    "bytea": ("k bytea PRIMARY KEY", r"pg_catalog.decode('00275cff', 'hex') || pg_catalog.decode('0' || i, 'hex')"),
+    "money": ("k money PRIMARY KEY", "(i * 1234.5)::money"),
+    "tstzrange": ("k tstzrange PRIMARY KEY", "tstzrange(timestamptz '2026-01-01 00:00+00' + i * interval '1 h', NULL)"),
+    "tstzmultirange": (
+        "k tstzmultirange PRIMARY KEY",
+        "tstzmultirange(tstzrange(timestamptz '2026-01-01 00:00+00' + i * interval '1 h', NULL))",
+    ),
+    "float8[]": ("k float8[] PRIMARY KEY", "ARRAY[i / 7.0, NULL, 1e-300]::float8[]"),
+    "composite": (
+        "k app.pair PRIMARY KEY",
+        "ROW(timestamptz '2026-01-02 00:00+00' + i * interval '1 d', i / 7.0)::app.pair",
+    ),
+    "domain": ("k app.moment PRIMARY KEY", "timestamptz '2026-07-02 00:00+00' + i * interval '1 d'"),
+    "domain of bytea": ("k app.digest PRIMARY KEY", r"pg_catalog.decode('5c0' || i, 'hex')"),
+    "regclass": (
+        "k regclass PRIMARY KEY",
+        "('information_schema.' || (ARRAY['tables', 'columns', 'views', 'domains'])[i])::regclass",
+    ),
+    "two columns": (
+        "n bigint, k timestamptz, PRIMARY KEY (n, k)",
+        "i, timestamptz '2026-10-25 00:30+00' + i * interval '30 min'",
+    ),
+}
+
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "TimeZone": st.sampled_from(["Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "UTC", "<+03>-03"]),
+        "DateStyle": st.sampled_from(["German", "SQL, DMY", "Postgres, YMD", "ISO, DMY"]),
+        "IntervalStyle": st.sampled_from(["sql_standard", "iso_8601", "postgres_verbose"]),
+        "bytea_output": st.sampled_from(["escape", "hex"]),
+        "extra_float_digits": st.sampled_from(["-15", "0", "3"]),
+        "lc_monetary": st.sampled_from(["C", "POSIX"]),
+        "quote_all_identifiers": st.sampled_from(["on", "off"]),
+    },
+)
+
+TYPES = """
+CREATE SCHEMA app;
+CREATE TYPE app.pair AS (at timestamptz, x float8);
+CREATE DOMAIN app.moment AS timestamptz;
+CREATE DOMAIN app.digest AS bytea;
+"""
+
+
+@pytest.fixture
+def api() -> Iterator[LoopbackServer]:
+    with LoopbackServer({OLD: hash_model(8), NEW: NEW_MODEL}) as server:
+        yield server
+
+
+def make_table(dsn: str, kind: str) -> None:
+    columns, values = KEYS[kind]
+    names = ", ".join(part.split()[0] for part in columns.split(", PRIMARY")[0].split(", "))
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(TYPES)
+        conn.execute(f"CREATE TABLE documents ({columns}, number int UNIQUE, content text, embedding vector(8))")
+        conn.execute(
+            f"INSERT INTO documents ({names}, number, content, embedding) SELECT {values}, i, 'document ' || i,"
+            f" '[1,2,3,4,5,6,7,8]' FROM generate_series(1, {ROWS}) i"
+        )
+
+
+def set_for_all(dsn: str, values: dict[str, str]) -> None:
+    """The database's own settings, of every session that begins from now on."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        name = conn.info.dbname
+        conn.execute(f'ALTER DATABASE "{name}" RESET ALL')
+        for setting, value in values.items():
+            conn.execute(psycopg.sql.SQL(f'ALTER DATABASE "{name}" SET {setting} = {{}}').format(value))
+
+
+def require_fresh(dsn: str, rows: int) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        found = conn.execute("SELECT content, embedding_v2::real[] FROM documents").fetchall()
+        assert len(found) == rows
+        for content, vector in found:
+            assert np.allclose(vector, NEW_MODEL([content], None)[0], atol=1e-6), content
+        for left in ("queue", "fault", "capture_fault"):
+            assert conn.execute(f"SELECT count(*) FROM embedtui.{left}").fetchone() == (0,), left
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_no_edit_is_missed(kind: str, database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_table(database, kind)
+    configured = settings_for(
+        database, api, tmp_path, {"placement": "column", "content": "content", "accept": ["proof"]}
+    )
+    with closing(Engine(database, settings=configured)) as engine:
+        engine.run(threading.Event())
+        edits = iter(range(10**6))
+
+        @settings(
+            max_examples=3, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+        )
+        @given(of_database=SETTINGS, of_application=SETTINGS, inserted=st.booleans())
+        def missed(of_database: dict[str, str], of_application: dict[str, str], inserted: bool) -> None:
+            set_for_all(database, of_database)
+            with psycopg.connect(database, autocommit=True) as application:
+                for name, value in of_application.items():
+                    application.execute(psycopg.sql.SQL(f"SET {name} = {{}}").format(value))
+                application.execute("UPDATE documents SET content = %s || number", [f"edit {next(edits)} of "])
+                if inserted:
+                    application.execute("DELETE FROM documents WHERE number = 1")
+                    application.execute("UPDATE documents SET number = 1, content = 'again' WHERE number = 2")
+            engine.run(threading.Event())
+            with psycopg.connect(database, autocommit=True) as conn:
+                rows = conn.execute("SELECT count(*) FROM documents").fetchone()
+            assert rows is not None
+            require_fresh(database, rows[0])
+
+        missed()
+
+
+def test_what_an_older_capture_queued_in_the_sessions_own_text_is_found(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    """Digits that a session leaves out name no row at all; once the function is another, a scan finds them."""
+    make_table(database, "float8")
+    configured = settings_for(
+        database, api, tmp_path, {"placement": "column", "content": "content", "accept": ["proof"]}
+    )
+    with closing(Engine(database, settings=configured)) as engine:
+        engine.run(threading.Event())
+        with psycopg.connect(database, autocommit=True) as conn:
+            found = conn.execute("SELECT proname FROM pg_proc WHERE proname LIKE 'capture_%_row'").fetchall()
+            for (name,) in found:
+                for setting in set(capture.CANONICAL):
+                    conn.execute(f"ALTER FUNCTION embedtui.{name}() RESET {setting}")
+            conn.execute("SET extra_float_digits = -10")
+            conn.execute("UPDATE documents SET content = 'edited ' || number")
+            assert conn.execute("SELECT count(*) FROM embedtui.queue").fetchone() == (ROWS,)
+        engine.run(threading.Event())
+    require_fresh(database, ROWS)
+
+
+def test_a_key_in_another_text_is_found_by_value_and_one_that_is_none_stops_no_other(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_table(database, "tstzrange")
+    configured = settings_for(
+        database, api, tmp_path, {"placement": "column", "content": "content", "accept": ["proof"]}
+    )
+    with closing(Engine(database, settings=configured)) as engine:
+        engine.run(threading.Event())
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("ALTER TABLE documents DISABLE TRIGGER USER")
+            conn.execute("UPDATE documents SET content = 'edited ' || number")
+            conn.execute("ALTER TABLE documents ENABLE TRIGGER USER")
+            triggers = conn.execute("SELECT tgname FROM pg_trigger WHERE tgname LIKE 'embedtui_%'").fetchall()
+            for (name,) in triggers:
+                conn.execute(f"ALTER TABLE documents ENABLE ALWAYS TRIGGER {name}")
+            conn.execute("SET TimeZone = 'Asia/Kathmandu'")
+            conn.execute(
+                "INSERT INTO embedtui.queue (migration, key, kind) SELECT m.id, ARRAY[k::text], 'u'"
+                " FROM documents, embedtui.migration m WHERE number <= 2"
+            )
+            conn.execute(
+                "INSERT INTO embedtui.queue (migration, key, kind) SELECT id, ARRAY['no range'], 'u'"
+                " FROM embedtui.migration"
+            )
+        engine.run(threading.Event())
+    require_fresh(database, ROWS)
+
+
+@pytest.mark.parametrize(
+    "part, kind",
+    [
+        (b"\x00'\\\xff", "bytea"),
+        (memoryview(b"abc"), "bytea"),
+        (timedelta(days=-1, seconds=3, microseconds=7), "interval"),
+        (timedelta(days=40, hours=-5), "interval"),
+        (datetime(2026, 3, 29, 0, 30, tzinfo=UTC), "timestamptz"),
+        (1 / 7, "float8"),
+    ],
+)
+@pytest.mark.parametrize("style", ["sql_standard", "iso_8601"])
+def test_the_key_a_service_gives_is_read_as_its_value(database: str, part: object, kind: str, style: str) -> None:
+    [text] = key_texts(part)
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(f"SET IntervalStyle = {style}; SET DateStyle = German; SET bytea_output = escape")
+        same = conn.execute(f"SELECT %s::text::{kind} = %s::{kind}", [text, part]).fetchone()
+    assert same == (True,)
