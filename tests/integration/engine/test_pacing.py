@@ -452,7 +452,7 @@ def test_the_spend_cap_holds_is_named_survives_and_can_be_raised(kit: Kit) -> No
     hold = again.hold
     assert hold is not None
     assert hold.name == "spend_cap"
-    assert f"{sum(spent)}.00 of 1000.00" in hold.detail
+    assert f"${sum(spent)}.00 of $1,000" in hold.detail
     assert not waiter.entered.is_set()
     kit.set("spend_cap = 2000")
     until(waiter.entered.is_set)
