@@ -39,7 +39,7 @@ def api() -> Iterator[LoopbackServer]:
 def shell(database: str, api: LoopbackServer, tmp_path: Path) -> Shell:
     make_documents(database, ROWS, text="row {n} " + "x" * 600)
     (tmp_path / "embedtui.toml").write_text(
-        f'table = "documents"\n[old_model]\nname = "{OLD}"\n[new_model]\nmax_inputs = {INPUTS}\n'
+        f'table = "documents"\n[old_model]\nname = "{OLD}"\nretired = true\n[new_model]\nmax_inputs = {INPUTS}\n'
         f"[pacing]\nmax_concurrency = {REQUESTS}\n"
     )
     return Shell(
