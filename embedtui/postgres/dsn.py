@@ -18,13 +18,13 @@ SECRET = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", 
 SHARED = 4
 """A run of so many characters that the server's or the library's words share with a mistyped string is hidden."""
 _USER = re.compile(r"[\w.@$+-]*")
-_PORTS = re.compile(r"[\d,]*")
 
 
 def read(dsn: str) -> dict[str, str] | None:
     """The parameters of a connection string; None where it cannot be read, or a part of the password may be elsewhere.
 
-    That is so where an @ or / in it was not written as %40 or %2F.
+    That is so where an @ or / in it was not written as %40 or %2F, or where a / stands for the @ after it: the
+    password is then read as a port.
     """
     try:
         found = {name: str(value) for name, value in conninfo.conninfo_to_dict(dsn).items() if value is not None}
@@ -33,10 +33,16 @@ def read(dsn: str) -> dict[str, str] | None:
     open_ones = [value for name, value in found.items() if name not in ("user", *SECRET)]
     sound = (
         not any("@" in value for value in open_ones)
-        and _PORTS.fullmatch(found.get("port", ""))
+        and _are_ports(found.get("port", ""))
+        and ("password" in found or "/" not in found.get("dbname", ""))
         and _USER.fullmatch(found.get("user", ""))
     )
     return found if sound else None
+
+
+def _are_ports(text: str) -> bool:
+    """Whether this may be a port, or several for as many hosts: an empty one is the usual one."""
+    return all(not port or (port.isdecimal() and 0 < int(port) < 65_536) for port in text.split(","))
 
 
 def secrets(dsn: str) -> tuple[str, ...]:

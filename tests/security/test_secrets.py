@@ -101,6 +101,8 @@ def told(dsn: str) -> str:
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(password=PASSWORDS)
+@example(password="58073021")
+@example(password="12345,")
 @example(password="SeCr3t-Pa55word")
 @example(password="pa@ss/wo:rd?x=1#y%zz q'w\"e\\")
 def test_a_mistyped_connection_string_is_not_repeated(form: str, password: str) -> None:

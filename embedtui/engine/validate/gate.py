@@ -116,14 +116,6 @@ def judge(
 # ------------------------------------------------------------------------------------------------- the table's state
 
 
-def _queued(conn: Connection, migration: Migration) -> int:
-    """Rows whose change waits to be embedded."""
-    query = "SELECT count(DISTINCT key) FROM embedtui.queue WHERE migration = %s AND kind <> 'd'"
-    row = conn.execute(query, [migration.id]).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 def _coverage(counts: VerifyReport, queued: int, thresholds: GateSettings) -> Check:
     filled = counts.rows - counts.empty
     if filled == 0:
