@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from embedtui.engine.access import Access
-from embedtui.engine.backfill.pacing import unblock
 from embedtui.errors import Refused
 from embedtui.formatting import counted
 from embedtui.model import Command, Condition, FaultState
@@ -15,6 +14,7 @@ from embedtui.postgres.state.decisions import decide_faults as decide_stored
 from embedtui.postgres.state.decisions import set_pace as store_pace
 from embedtui.postgres.state.decisions import stop_workers as ask_to_stop
 from embedtui.postgres.state.migrations import set_condition, set_desired
+from embedtui.postgres.state.pace import unblock
 from embedtui.postgres.state.queue import queue_keys
 
 

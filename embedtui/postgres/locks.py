@@ -78,6 +78,18 @@ def release_prepare(conn: Connection, migration_id: int) -> None:
     conn.execute("SELECT pg_catalog.pg_advisory_unlock(%s, %s)", [PREPARE_CLASS, migration_id])
 
 
+def try_sync(conn: Connection, migration_id: int) -> bool:
+    """Become or stay the one session that syncs a migration; False while another one does. Never waits."""
+    row = conn.execute(
+        "SELECT pg_catalog.pg_try_advisory_lock(%(c)s, %(m)s) FROM (SELECT 1) x WHERE NOT EXISTS"
+        " (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND classid = %(c)s AND objid = %(m)s"
+        "  AND objsubid = 2 AND granted AND pid = pg_backend_pid()"
+        "  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))",
+        {"c": SYNC_CLASS, "m": migration_id},
+    ).fetchone()
+    return row is None or row == (True,)
+
+
 def try_index_build(conn: Connection, migration_id: int) -> bool:
     """Become the one session that builds a migration's index; False while another one does. Never waits."""
     row = conn.execute(

@@ -10,28 +10,23 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import psycopg
-from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from embedtui.engine.backfill.decisions import Change, Said, combine, left_behind, rename
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.packing import Limits, pack
-from embedtui.engine.backfill.partitions import queue_unseen
+from embedtui.engine.backfill.upkeep import Upkeep
 from embedtui.engine.resilience import with_database
-from embedtui.engine.table_changes import follow, same_names, table_change
-from embedtui.errors import DatabaseError, TableChanged
 from embedtui.model import FaultClass, Key, Side
 from embedtui.postgres.connect import Connection, Link
-from embedtui.postgres.ddl import run_ddl
-from embedtui.postgres.sides import capture
-from embedtui.postgres.sides.layout import follows_by_foreign_key
+from embedtui.postgres.locks import try_sync
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.faults import record_faults
-from embedtui.postgres.state.migrations import load_migration
-from embedtui.postgres.state.queue import Entry, entries_of, next_entries, queue_keys
+from embedtui.postgres.state.faults import forget_faults, record_faults, truncated_rows
+from embedtui.postgres.state.queue import Entry, add_synced_tokens, entries_of, forget_entries, next_entries
+from embedtui.postgres.state.route import reads_ever_moved
+from embedtui.postgres.state.stale import add_stale, forget_stale, stale_among, stale_to_retry
 
 T = TypeVar("T")
 
@@ -44,15 +39,6 @@ TEND_SECONDS = 5.0
 """While nothing is queued: how often rows that are gone are forgotten, and stale ones tried again."""
 RETRY_SECONDS = (2.0, 60.0)
 """An old model that does not answer is asked again after the first, doubling up to the second."""
-SCANNED = ("index", "validate", "cutover", "soak")
-"""Phases with scans for changes: before them the final sweep finds all, after them nothing is maintained."""
-SCAN_LIMIT = 5_000
-"""Rows that one scan queues."""
-SCAN_SHARE = 20.0
-"""Between two scans passes this many times what one took, so that they cost a twentieth of the time."""
-MEND_PATIENCE = 20.0
-"""Seconds to wait for the lock that installing change capture takes."""
-LOCK_CLASS = 0x6571  # advisory lock class: one process syncs a migration at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +62,7 @@ class Sync:
         self._job, self._characters_per_token = job, characters_per_token
         self._embedders = {Side.NEW: new, Side.OLD: old}
         self._link: Link = job.link("sync", writes=True)
+        self._upkeep = Upkeep(job, self._database)
         self._recent: dict[Key, list[float]] = defaultdict(list)
         self._after = 0
         """Id of the last entry that was put off in this round."""
@@ -83,11 +70,6 @@ class Sync:
         self._look_at = 0.0
         self._old_retry_at = 0.0
         self._old_retry_wait = RETRY_SECONDS[0]
-        self._scan_at = 0.0
-        self._mended_fault = 0
-        """Newest fault of change capture after which it was installed anew."""
-        self._capture_broken = ""
-        """Why changes could not be captured, as last said."""
         self._old_lost = ""
         """Why the old model does not answer at present."""
 
@@ -107,7 +89,7 @@ class Sync:
             return 0
         if time.monotonic() >= self._look_at:  # also where the application keeps the queue from ever being empty
             self._look_at = time.monotonic() + TEND_SECONDS
-            self._database(self._look_for_partitions)
+            self._database(self._upkeep.look_for_partitions)
         if not entries:
             self._after = 0
             return self._tend()
@@ -135,22 +117,9 @@ class Sync:
 
     def _take(self, conn: Connection) -> list[Entry] | None:
         """The next entries; None where another process syncs."""
-        got = conn.execute(
-            "SELECT pg_try_advisory_lock(%(c)s, %(m)s) FROM (SELECT 1) x WHERE NOT EXISTS"
-            " (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND classid = %(c)s AND objid = %(m)s"
-            "  AND objsubid = 2 AND granted AND pid = pg_backend_pid()"
-            "  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))",
-            {"c": LOCK_CLASS, "m": self._job.migration.id},
-        ).fetchone()
-        if got is not None and not got[0]:
+        if not try_sync(conn, self._job.migration.id):
             return None
         return next_entries(conn, self._job.migration.id, self._after, BATCH)
-
-    def _look_for_partitions(self, conn: Connection) -> None:
-        phase = capture.state(conn, self._job.migration).phase
-        if phase in SCANNED:
-            while queue_unseen(conn, self._job.placement) and not self._job.stop.is_set():
-                pass
 
     def _too_often(self, key: Key) -> bool:
         moments = [at for at in self._recent[key] if time.monotonic() - at < WINDOW_SECONDS]
@@ -169,121 +138,30 @@ class Sync:
         self._recent = defaultdict(
             list, {key: at for key, at in self._recent.items() if moment - at[-1] < WINDOW_SECONDS}
         )
-        self._database(self._require_table)
+        self._database(self._upkeep.require_table)
         self._database(self._job.placement.forget_gone)
-        scanned = self._scan()
+        scanned = self._upkeep.scan()
         if scanned:
             return scanned
         if self._embedders[Side.OLD] is None or moment < self._old_retry_at:
             return 0
-        stale = self._database(self._stale)
+        stale = self._database(lambda conn: stale_to_retry(conn, self._job.migration.id, BATCH))
         if stale:
             self._work(set(stale))
             self._tend_at = 0.0
         return len(stale)
 
-    def _require_table(self, conn: Connection) -> None:
-        migration = load_migration(conn, self._job.migration.name)
-        if migration is None or migration.phase.ended:
-            return
-        if not same_names(migration, self._job.migration):
-            raise TableChanged(f"Table {migration.table} changed.", hint="Another process went on with that.")
-        change = table_change(conn, migration)
-        if change is None:
-            return
-        if not change.in_place:
-            raise change.error()
-        follow(conn, migration, change, self._job.stop)
-        self._job.note(f"Gone on with: {'; '.join(change.what)}")
-
-    def _scan(self) -> int:
-        """Find by their fingerprints what no trigger told of: there are none, they were taken away, or they failed."""
-        migration = self._job.migration
-        now = self._database(lambda conn: capture.state(conn, migration))
-        if now.phase not in ("backfill", *SCANNED) or time.monotonic() < self._scan_at:
-            return 0
-        if migration.stored.by_triggers:
-            if now.installed and not now.faults:
-                return 0
-            self._mend_capture(now)
-        if now.phase not in SCANNED:
-            return 0
-        began = time.monotonic()
-        keys = self._database(lambda conn: self._job.placement.sweep(conn, SCAN_LIMIT))
-        if isinstance(self._job.placement, TablePlacement) and not follows_by_foreign_key(migration):
-            self._database(self._job.placement.remove_orphans)
-        self._database(lambda conn: self._queue_scanned(conn, keys, now.faults if len(keys) < SCAN_LIMIT else ()))
-        self._scan_at = time.monotonic() + SCAN_SHARE * (time.monotonic() - began)
-        return len(keys)
-
-    def _queue_scanned(self, conn: Connection, keys: Sequence[Key], settled: Sequence[int]) -> None:
-        with conn.transaction():
-            queue_keys(conn, self._job.migration.id, keys, "s")
-            capture.forget_faults(conn, settled)
-
-    def _mend_capture(self, now: capture.CaptureState) -> None:
-        """Install change capture anew; where this role may not, the scan stands in for it.
-
-        After a fault, too: a session that has seen a column's former type fails until the function is another.
-        """
-        table = self._job.migration.table
-        newest = max(now.faults, default=0)
-        if now.installed and newest <= self._mended_fault:
-            return
-        why = f"could not follow: {now.reason}" if now.installed else "was taken off, or is outdated"
-        make = capture.functions_sql if now.installed else capture.install_sql
-
-        def install(conn: Connection) -> None:
-            run_ddl(
-                conn,
-                make(self._job.migration, capture.attaching_roles(conn, self._job.migration)),
-                stop=self._job.stop,
-                relations=[table],
-                patience=MEND_PATIENCE,
-            )
-            add_audit(conn, self._job.migration.id, "capture", f"{why}; installed anew")
-
-        try:
-            self._database(install)
-        except DatabaseError as error:
-            if why != self._capture_broken:
-                self._job.failed(
-                    f"Change capture of {table} {why}: changes are scanned for. {error.message}", hint=error.hint
-                )
-            self._capture_broken = why
-        else:
-            self._capture_broken = ""
-            self._mended_fault = newest
-            self._job.failed(
-                f"Change capture of {table} {why}. It was installed anew; what changed meanwhile is scanned for."
-            )
-
-    def _stale(self, conn: Connection) -> list[Key]:
-        rows = conn.execute(
-            "SELECT key FROM embedtui.stale s WHERE migration = %(m)s AND NOT EXISTS (SELECT FROM embedtui.fault f"
-            " WHERE f.migration = %(m)s AND f.side = 'old' AND f.key = s.key AND f.state <> 'retry')"
-            " ORDER BY at LIMIT %(n)s",
-            {"m": self._job.migration.id, "n": BATCH},
-        )
-        return [tuple(key) for (key,) in rows]
-
     def _remove(self, conn: Connection, entries: Sequence[Entry]) -> None:
-        placement = self._job.placement
+        placement, number, ids = self._job.placement, self._job.migration.id, [entry.id for entry in entries]
         with conn.transaction():
             if isinstance(placement, TablePlacement):
                 if not any(entry.kind == "t" for entry in entries):
                     with contextlib.suppress(psycopg.DataError), conn.transaction():  # a key that cannot be read
                         placement.remove_orphans(conn, [entry.key for entry in entries])
-                        self._forget(conn, [entry.id for entry in entries])
+                        forget_entries(conn, number, ids)
                         return
                 placement.remove_orphans(conn)
-            self._forget(conn, [entry.id for entry in entries])
-
-    def _forget(self, conn: Connection, ids: Iterable[int]) -> None:
-        count = conn.execute("DELETE FROM embedtui.queue WHERE id = ANY (%s)", [list(ids)]).rowcount
-        conn.execute(
-            "UPDATE embedtui.migration SET synced = synced + %s WHERE id = %s", [count, self._job.migration.id]
-        )
+            forget_entries(conn, number, ids)
 
     # -------------------------------------------------------------------------------------------------- embedding
 
@@ -325,42 +203,17 @@ class Sync:
             conn.execute("SET LOCAL enable_hashjoin = off")
             # Once reads were moved to the new side, if only a share of them, the application may have left old vectors
             # behind; that stays so after a rollback, for what was written before it.
-            route = conn.execute(
-                "SELECT active = 'new' OR changed_by <> '' FROM embedtui.route WHERE migration = %s", [number]
-            ).fetchone()
-            truncated = {
-                tuple(key): attempts
-                for key, attempts in conn.execute(
-                    "SELECT key, attempts FROM embedtui.fault"
-                    " WHERE migration = %s AND side = 'new' AND state = 'truncate'",
-                    [number],
-                )
-            }
+            maintain_old = reads_ever_moved(conn, number)
+            truncated = truncated_rows(conn, number)
             known = {*keys, *(entry.key for entry in entries), *(entry.was for entry in entries if entry.was)}
-            stale = conn.execute(
-                "SELECT key FROM embedtui.stale WHERE migration = %s AND key IN (SELECT ARRAY(SELECT"
-                " jsonb_array_elements_text(e.value)) FROM jsonb_array_elements(%s) e)",
-                [number, Jsonb([list(key) for key in known])],
-            ).fetchall()
-            changes = combine(entries, [tuple(key) for (key,) in stale], self._job.migration.stored.trust_application)
-            rows = self._read_keys(conn, list(changes))
+            stale = stale_among(conn, number, known)
+            changes = combine(entries, stale, self._job.migration.stored.trust_application)
+            rows = self._upkeep.read_keys(conn, list(changes))
         for row in rows:
             if row.asked != row.row.key and row.asked in changes:
                 rename(changes, row.asked, row.row.key)
         rows = list({row.row.key: row for row in rows}.values())
-        return _Read(changes, rows, bool(route and route[0]), truncated)
-
-    def _read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
-        """The rows with these keys; one that the server cannot read is left to a scan and stops no other."""
-        try:
-            with conn.transaction():
-                return self._job.placement.read_keys(conn, keys)
-        except psycopg.DataError as error:
-            if len(keys) == 1:
-                capture.add_fault(conn, self._job.migration, f"a key reads as none: {error.diag.message_primary}")
-                return []
-        half = len(keys) // 2
-        return [*self._read_keys(conn, keys[:half]), *self._read_keys(conn, keys[half:])]
+        return _Read(changes, rows, maintain_old, truncated)
 
     def _respect(self, conn: Connection, todo: dict[Key, Change], written: dict[Side, list[SourceRow]]) -> None:
         """What the application wrote stands: it is neither faulty nor stale, and says nothing of us."""
@@ -435,10 +288,7 @@ class Sync:
                 self._settle_in(conn, todo, written, side)
                 self._clear(conn, written, side)
                 if side is Side.NEW:
-                    conn.execute(
-                        "UPDATE embedtui.migration SET synced_tokens = synced_tokens + %s WHERE id = %s",
-                        [outcome.tokens, self._job.migration.id],
-                    )
+                    add_synced_tokens(conn, self._job.migration.id, outcome.tokens)
             return written
 
         written = self._database(work)
@@ -451,22 +301,16 @@ class Sync:
 
     def _clear(self, conn: Connection, keys: Iterable[Key], side: Side) -> None:
         """These rows have no fault any more, and are not stale, on this side."""
-        for table in ("fault", "stale"):
-            conn.execute(
-                sql.SQL(
-                    "DELETE FROM {} f USING (SELECT DISTINCT ARRAY(SELECT jsonb_array_elements_text(e.value))"
-                    " AS key FROM jsonb_array_elements(%s::jsonb) e) w"
-                    " WHERE f.migration = %s AND f.side = %s AND f.key = w.key"
-                ).format(sql.Identifier("embedtui", table)),
-                [Jsonb([list(key) for key in keys]), self._job.migration.id, side.value],
-            )
+        listed = list(keys)
+        forget_faults(conn, self._job.migration.id, listed, side)
+        forget_stale(conn, self._job.migration.id, listed, side)
 
     def _fault(self, todo: dict[Key, Change], side: Side, keys: list[Key], reason: str) -> None:
         def work(conn: Connection) -> None:
             with conn.transaction():
                 record_faults(conn, self._job.migration.id, [(key, reason) for key in keys], side)
                 if side is Side.OLD:
-                    self._insert_stale(conn, keys)
+                    add_stale(conn, self._job.migration.id, keys)
                 self._settle_in(conn, todo, keys, side)
 
         self._database(work)
@@ -479,19 +323,12 @@ class Sync:
 
         def work(conn: Connection) -> None:
             with conn.transaction():
-                self._insert_stale(conn, keys)
+                add_stale(conn, self._job.migration.id, keys)
                 self._settle_in(conn, todo, keys, Side.OLD)
 
         self._database(work)
         for key in keys:
             todo[key].sides.discard(Side.OLD)
-
-    def _insert_stale(self, conn: Connection, keys: Iterable[Key]) -> None:
-        with conn.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO embedtui.stale (migration, key) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-                [(self._job.migration.id, list(key)) for key in keys],
-            )
 
     def _settle(
         self, todo: dict[Key, Change], keys: Sequence[Key], side: Side | None, blank: Sequence[Key] = ()
@@ -513,4 +350,4 @@ class Sync:
         """Forget the entries of keys for which nothing but ``side`` was left; repeatable."""
         done = [key for key in keys if not todo[key].sides - {side}]
         self._clear(conn, left_behind(todo, done), Side.OLD)
-        self._forget(conn, [number for key in done for number in todo[key].ids])
+        forget_entries(conn, self._job.migration.id, [number for key in done for number in todo[key].ids])

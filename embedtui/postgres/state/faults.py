@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from psycopg.types.json import Jsonb
+
 from embedtui.model import FaultClass, FaultGroup, FaultState, Key, Side
 from embedtui.postgres.connect import Connection
 from embedtui.redaction import redact
@@ -32,3 +34,22 @@ def group_faults(conn: Connection, migration_id: int) -> tuple[FaultGroup, ...]:
         [migration_id],
     )
     return tuple(FaultGroup(FaultClass(kind), reason, count, FaultState(state)) for kind, reason, count, state in rows)
+
+
+def forget_faults(conn: Connection, migration_id: int, keys: Iterable[Key], side: Side) -> None:
+    """These rows have no fault, or none any more, on this side."""
+    conn.execute(
+        "DELETE FROM embedtui.fault f USING (SELECT DISTINCT ARRAY(SELECT jsonb_array_elements_text(e.value))"
+        " AS key FROM jsonb_array_elements(%s::jsonb) e) w"
+        " WHERE f.migration = %s AND f.side = %s AND f.key = w.key",
+        [Jsonb([list(key) for key in keys]), migration_id, side.value],
+    )
+
+
+def truncated_rows(conn: Connection, migration_id: int) -> dict[Key, int]:
+    """Rows whose text is to be cut for the new model, at an operator's word, with the attempts so far."""
+    rows = conn.execute(
+        "SELECT key, attempts FROM embedtui.fault WHERE migration = %s AND side = 'new' AND state = 'truncate'",
+        [migration_id],
+    )
+    return {tuple(key): attempts for key, attempts in rows}

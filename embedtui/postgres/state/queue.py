@@ -131,3 +131,16 @@ def count_old_waiting(conn: Connection, migration_id: int, limit: int) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def forget_entries(conn: Connection, migration_id: int, ids: Iterable[int]) -> None:
+    """Take entries that are worked off from the queue, and count them."""
+    count = conn.execute("DELETE FROM embedtui.queue WHERE id = ANY (%s)", [list(ids)]).rowcount
+    conn.execute("UPDATE embedtui.migration SET synced = synced + %s WHERE id = %s", [count, migration_id])
+
+
+def add_synced_tokens(conn: Connection, migration_id: int, tokens: int) -> None:
+    """Count what embedding changed rows for the new side took."""
+    conn.execute(
+        "UPDATE embedtui.migration SET synced_tokens = synced_tokens + %s WHERE id = %s", [tokens, migration_id]
+    )

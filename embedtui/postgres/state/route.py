@@ -156,6 +156,14 @@ def seconds_on_side(conn: Connection, migration: Migration) -> int:
     return int(row[0]) if row else 0
 
 
+def reads_ever_moved(conn: Connection, migration_id: int) -> bool:
+    """Whether reads are on the new side or once were, if only a share of them; a rollback leaves that so."""
+    row = conn.execute(
+        "SELECT active = 'new' OR changed_by <> '' FROM embedtui.route WHERE migration = %s", [migration_id]
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def route_epoch(conn: Connection, migration: Migration) -> int | None:
     """The pointer's epoch; None where there is no route yet."""
     row = conn.execute(

@@ -447,7 +447,7 @@ def test_a_side_table_that_followed_by_triggers_is_pointed_out(conn: Connection)
 @pytest.mark.parametrize("name", ["old.copy", "old.copy.gz"])
 def test_an_archive_file_can_be_loaded_again(conn: Connection, tmp_path: Path, name: str) -> None:
     migration = soaked(conn)
-    conn.execute("UPDATE documents SET embedding = NULL WHERE id = 1")
+    conn.execute("UPDATE documents SET embedding = NULL WHERE id = 1; DELETE FROM embedtui.queue")
     path = tmp_path / name
     cleanup(conn, migration, CleanupChoice(archive=path), typed_name="documents", stop=threading.Event())
     require_clean_end(conn)
@@ -532,7 +532,7 @@ def test_a_short_archive_stops_before_anything_is_dropped(
 
 def test_rows_that_would_lose_their_only_vector(conn: Connection) -> None:
     migration = soaked(conn, old="NOT NULL")
-    conn.execute("UPDATE documents SET embedding_v2 = NULL WHERE id < 4")
+    conn.execute("UPDATE documents SET embedding_v2 = NULL WHERE id < 4; DELETE FROM embedtui.queue")
     names = [blocker.name for blocker in cleanup_blockers(conn, migration, CleanupChoice(), thorough=True)]
     assert names == ["coverage", "not_null"]
     with pytest.raises(Refused, match="3 rows have an old vector and no new one"):
@@ -553,7 +553,7 @@ def test_a_row_without_a_vector_that_came_in_last_is_told_and_the_rest_completed
 
     def late(step: CleanupStep) -> None:
         if step.name == "contract":
-            conn.execute("UPDATE documents SET embedding_v2 = NULL WHERE id = 1")
+            conn.execute("UPDATE documents SET embedding_v2 = NULL WHERE id = 1; DELETE FROM embedtui.queue")
 
     with pytest.raises(NotClean, match="was NOT NULL"):
         cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), on_step=late)

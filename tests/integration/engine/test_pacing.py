@@ -14,7 +14,7 @@ import pytest
 
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.backfill.adapt import ConcurrencyFinder, RateLearner
-from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer, unblock
+from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer
 from embedtui.engine.backfill.packing import UNCALIBRATED
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
 from embedtui.model import (
@@ -29,6 +29,7 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.postgres.state.migrations import create_migration
+from embedtui.postgres.state.pace import unblock
 from embedtui.postgres.state.schema import install
 from embedtui.providers import ProviderFault, RateLimits
 from tests.kits.support import connect
@@ -451,7 +452,7 @@ def test_the_spend_cap_holds_is_named_survives_and_can_be_raised(kit: Kit) -> No
     hold = again.hold
     assert hold is not None
     assert hold.name == "spend_cap"
-    assert f"{sum(spent)}.00 of 1000.00" in hold.detail
+    assert f"${sum(spent)}.00 of $1,000" in hold.detail
     assert not waiter.entered.is_set()
     kit.set("spend_cap = 2000")
     until(waiter.entered.is_set)
@@ -596,7 +597,7 @@ def test_a_dead_provider_costs_a_handful_of_requests(kit: Kit) -> None:
     for _ in range(8):
         kit.fail(pacer, provider_fault())
         failed += 1
-        if pacer._blocked_until is not None:
+        if pacer._outage.until is not None:
             break
     assert failed == 3
     for _ in range(4):
@@ -607,9 +608,9 @@ def test_a_dead_provider_costs_a_handful_of_requests(kit: Kit) -> None:
         until(waiter.entered.is_set)
         waiter.end()
         failed += 1
-        assert pacer._blocked_until is not None
+        assert pacer._outage.until is not None
     assert failed == 7
-    assert pacer._blocks == 5
+    assert pacer._outage.blocks == 5
 
 
 def test_the_first_request_goes_alone_so_a_bad_key_costs_one(kit: Kit) -> None:

@@ -12,7 +12,7 @@ import embedtui.engine
 ENGINE = Path(embedtui.engine.__file__).parent
 STATEMENT = re.compile(r"\b(?:FROM|INTO|UPDATE|JOIN)\s+embedtui\.\w+")
 LOCK = re.compile(r"\bpg_(?:try_)?advisory_\w*lock|locktype = 'advisory'")
-NOT_THERE_YET = ("engine.py", "cutover/", "cleanup/", "validate/gate.py", "backfill/sync", "backfill/pac")
+NOT_THERE_YET = ("engine.py", "cutover/", "cleanup/", "validate/gate.py")
 ROOMS = [
     name
     for name in sorted(str(path.relative_to(ENGINE)) for path in ENGINE.rglob("*.py"))

@@ -1,0 +1,157 @@
+"""Keeps the capture of changes whole: follows the table, mends the triggers, scans for what they did not tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import psycopg
+
+from embedtui.engine.backfill.job import Job
+from embedtui.engine.backfill.partitions import queue_unseen
+from embedtui.engine.table_changes import follow, same_names, table_change
+from embedtui.errors import DatabaseError, TableChanged
+from embedtui.model import Key
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.sides import capture
+from embedtui.postgres.sides.layout import follows_by_foreign_key
+from embedtui.postgres.sides.protocol import QueuedRow
+from embedtui.postgres.sides.side_table import TablePlacement
+from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.queue import queue_keys
+
+T = TypeVar("T")
+
+SCANNED = ("index", "validate", "cutover", "soak")
+"""Phases with scans for changes: before them the final sweep finds all, after them nothing is maintained."""
+SCAN_LIMIT = 5_000
+"""Rows that one scan queues."""
+SCAN_SHARE = 20.0
+"""Between two scans passes this many times what one took, so that they cost a twentieth of the time."""
+MEND_PATIENCE = 20.0
+"""Seconds to wait for the lock that installing change capture takes."""
+
+
+class Database(Protocol):
+    """Runs work on the sync's connection; a lost one is waited out."""
+
+    def __call__(self, work: Callable[[Connection], T], /) -> T:
+        """What the work returned."""
+
+
+class Upkeep:
+    """What a migration's sync does beside the queue; used by its thread alone."""
+
+    def __init__(self, job: Job, database: Database) -> None:
+        self._job, self._database = job, database
+        self._scan_at = 0.0
+        self._mended_fault = 0
+        """Newest fault of change capture after which it was installed anew."""
+        self._capture_broken = ""
+        """Why changes could not be captured, as last said."""
+
+    def look_for_partitions(self, conn: Connection) -> None:
+        """Queue the rows of partitions attached since, which no trigger told of."""
+        phase = capture.state(conn, self._job.migration).phase
+        if phase in SCANNED:
+            while queue_unseen(conn, self._job.placement) and not self._job.stop.is_set():
+                pass
+
+    def require_table(self, conn: Connection) -> None:
+        """Follow what the application's DDL changed of the table, in place.
+
+        Raises:
+            TableChanged: it has to be begun anew with the changed table, here or where another process did so.
+        """
+        migration = load_migration(conn, self._job.migration.name)
+        if migration is None or migration.phase.ended:
+            return
+        if not same_names(migration, self._job.migration):
+            raise TableChanged(f"Table {migration.table} changed.", hint="Another process went on with that.")
+        change = table_change(conn, migration)
+        if change is None:
+            return
+        if not change.in_place:
+            raise change.error()
+        follow(conn, migration, change, self._job.stop)
+        self._job.note(f"Gone on with: {'; '.join(change.what)}")
+
+    def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
+        """The rows with these keys; one that the server cannot read is left to a scan and stops no other."""
+        try:
+            with conn.transaction():
+                return self._job.placement.read_keys(conn, keys)
+        except psycopg.DataError as error:
+            if len(keys) == 1:
+                capture.add_fault(conn, self._job.migration, f"a key reads as none: {error.diag.message_primary}")
+                return []
+        half = len(keys) // 2
+        return [*self.read_keys(conn, keys[:half]), *self.read_keys(conn, keys[half:])]
+
+    def scan(self) -> int:
+        """Find by their fingerprints what no trigger told of: there are none, they were taken away, or they failed.
+
+        The number of rows queued.
+        """
+        migration = self._job.migration
+        now = self._database(lambda conn: capture.state(conn, migration))
+        if now.phase not in ("backfill", *SCANNED) or time.monotonic() < self._scan_at:
+            return 0
+        if migration.stored.by_triggers:
+            if now.installed and not now.faults:
+                return 0
+            self._mend_capture(now)
+        if now.phase not in SCANNED:
+            return 0
+        began = time.monotonic()
+        keys = self._database(lambda conn: self._job.placement.sweep(conn, SCAN_LIMIT))
+        if isinstance(self._job.placement, TablePlacement) and not follows_by_foreign_key(migration):
+            self._database(self._job.placement.remove_orphans)
+        self._database(lambda conn: self._queue_scanned(conn, keys, now.faults if len(keys) < SCAN_LIMIT else ()))
+        self._scan_at = time.monotonic() + SCAN_SHARE * (time.monotonic() - began)
+        return len(keys)
+
+    def _queue_scanned(self, conn: Connection, keys: Sequence[Key], settled: Sequence[int]) -> None:
+        with conn.transaction():
+            queue_keys(conn, self._job.migration.id, keys, "s")
+            capture.forget_faults(conn, settled)
+
+    def _mend_capture(self, now: capture.CaptureState) -> None:
+        """Install change capture anew; where this role may not, the scan stands in for it.
+
+        After a fault, too: a session that has seen a column's former type fails until the function is another.
+        """
+        table = self._job.migration.table
+        newest = max(now.faults, default=0)
+        if now.installed and newest <= self._mended_fault:
+            return
+        why = f"could not follow: {now.reason}" if now.installed else "was taken off, or is outdated"
+        make = capture.functions_sql if now.installed else capture.install_sql
+
+        def install(conn: Connection) -> None:
+            run_ddl(
+                conn,
+                make(self._job.migration, capture.attaching_roles(conn, self._job.migration)),
+                stop=self._job.stop,
+                relations=[table],
+                patience=MEND_PATIENCE,
+            )
+            add_audit(conn, self._job.migration.id, "capture", f"{why}; installed anew")
+
+        try:
+            self._database(install)
+        except DatabaseError as error:
+            if why != self._capture_broken:
+                self._job.failed(
+                    f"Change capture of {table} {why}: changes are scanned for. {error.message}", hint=error.hint
+                )
+            self._capture_broken = why
+        else:
+            self._capture_broken = ""
+            self._mended_fault = newest
+            self._job.failed(
+                f"Change capture of {table} {why}. It was installed anew; what changed meanwhile is scanned for."
+            )
