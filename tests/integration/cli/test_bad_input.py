@@ -325,7 +325,15 @@ def test_control_characters_from_the_database_never_reach_the_terminal(run: InPr
         'CREATE TABLE "e\x1b[31mvil\u202e" (id int PRIMARY KEY, content text, "v\x1b]0;x\x07" vector(4));'
         "INSERT INTO \"e\x1b[31mvil\u202e\" VALUES (1, E'\\x1b[2J[/] text', '[1,2,3,4]')",
     )
-    for command in (("init", "--content", "content"), ("plan",), ("run",), ("status",), ("verify",), ("compare",), ("log",)):
+    for command in (
+        ("init", "--content", "content"),
+        ("plan",),
+        ("run",),
+        ("status",),
+        ("verify",),
+        ("compare",),
+        ("log",),
+    ):
         result = run(*command)
         assert result.code in (0, 5), result
         for text in (result.out, result.err):
