@@ -41,6 +41,7 @@ def postgres_under(path: Path) -> list[int]:
 def home() -> Iterator[Path]:
     """A data folder outside pytest's own, which every new session closes to the account that PostgreSQL runs as."""
     made = Path(tempfile.mkdtemp(prefix="embedtui-test-"))
+    made.chmod(0o711)  # closed to that account, the demo would go elsewhere
     yield made
     shutil.rmtree(made)
 
