@@ -21,6 +21,7 @@ from embedtui.engine.backfill.sync import Sync
 from embedtui.engine.process import SubprocessEngine
 from embedtui.errors import EmbedtuiError, ExitCode
 from embedtui.tui.app import Dashboard
+from embedtui.tui.messages import AuditRead
 from tests.kits.cli_kit import Shell
 from tests.kits.log_kit import DOCUMENT, KEY, PASSWORD, assert_no_secret, holds_traceback, log_file
 from tests.kits.support import NEW, OLD, make_documents, settings_for
@@ -33,7 +34,7 @@ from embedtui.cli.main import main
 from embedtui.postgres.state import migrations
 
 def careless(conn, *arguments, **named):
-    (text,) = conn.execute("SELECT content FROM documents LIMIT 1").fetchone()
+    (text,) = conn.execute("SELECT content FROM public.documents LIMIT 1").fetchone()
     import os
     raise RuntimeError(f"cannot read {text} with {os.environ['WEIRD']} as {os.environ['OTHER_URL']}")
 
@@ -67,7 +68,7 @@ def documents(database: str) -> str:
 @pytest.fixture(autouse=True)
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIRD_KEY", KEY)
-    monkeypatch.setattr(redaction, "_hidden", {KEY})
+    monkeypatch.setattr(redaction, "_known", {KEY})
 
 
 def run_cli(folder: Path, dsn: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -144,7 +145,7 @@ def test_a_worker_thread(
     kind: str,
 ) -> None:
     def careless(self: object, rows: Any = (), *arguments: object) -> object:
-        (text,) = conn.execute("SELECT content FROM documents LIMIT 1").fetchone() or ("",)
+        (text,) = conn.execute("SELECT content FROM public.documents LIMIT 1").fetchone() or ("",)
         raise RuntimeError(f"cannot embed {text[:20]} with {KEY} at postgresql://me:{PASSWORD}@h/d")
 
     conn = psycopg.connect(documents, autocommit=True)
@@ -175,7 +176,7 @@ async def test_a_thread_and_a_handler_of_the_dashboard(log_file: Path, capsys: p
     with pytest.raises(LookupError):
         async with app.run_test() as pilot:
             await until(pilot, lambda: app.snapshot is not None)
-            app.bridge.fetch("audit", lambda engine: engine.audit())
+            app.bridge.read(lambda engine: engine.audit(), AuditRead, app.post_message)
             await until(pilot, lambda: "RuntimeError" in log_file.read_text() if log_file.exists() else False)
             app.call_later(handler)
             await until(pilot, lambda: False)

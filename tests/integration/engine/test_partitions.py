@@ -87,7 +87,7 @@ def test_the_refusal_counts_the_rows(parted: Parted) -> None:
 
 
 def test_more_rows_than_are_counted_are_said_as_such(parted: Parted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedtui.engine.cutover.cutover.ROWS_COUNTED", 50)
+    monkeypatch.setattr("embedtui.engine.cutover.blockers.ROWS_COUNTED", 50)
     parted.attach()
     (blocker,) = [each for each in parted.engine.blockers("cutover") if each.name == "coverage"]
     assert blocker.message.startswith("50 rows or more have")

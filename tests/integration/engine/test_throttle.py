@@ -218,7 +218,7 @@ def test_vacuum_at_work_on_the_table(dsn: str, conn: Connection) -> None:
 def standby(primary: EmbeddedServer) -> Iterator[EmbeddedServer]:
     """A streaming standby with a slot and hot_standby_feedback, by pg_basebackup."""
     binaries = _binaries(18)
-    account = _account(binaries)
+    account = _account()
     folder = Path(tempfile.mkdtemp(prefix="embedtui-standby-"))
     running = EmbeddedServer(folder / "pg", settings={**SETTINGS, "hot_standby_feedback": "on"})
     (folder / "pg").mkdir()
