@@ -171,7 +171,7 @@ def test_after_a_crash_live_workers_keep_their_shards(
         other.ends()
         assert one.error is None and other.error is None
     assert clean(engines[0])
-    assert api.inputs <= ROWS + 2 + 2 * 20, "only what was in flight is paid for again"
+    assert api.inputs <= ROWS + 2 * 2 + 2 * 20, "only what was in flight is paid for again"
     for engine in engines:
         engine.close()
 
@@ -332,7 +332,7 @@ def test_a_server_that_became_a_standby_is_refused_with_the_mend(
     own_server.start()
     engine.run(threading.Event())
     assert clean(engine)
-    assert api.inputs <= ROWS + 1 + 2 * 20, "only what was in flight is paid for again"
+    assert api.inputs <= ROWS + 2 * 2 + 2 * 20, "only what was in flight is paid for again"
     engine.close()
 
 

@@ -98,7 +98,7 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
     async with dashboard(database, api, tmp_path) as (app, pilot):
         # before there is a migration, everything but running is refused with a reason
         await pilot.press("x")
-        assert "run it first" in said(app)
+        assert "Start it: r (Run)" in said(app)
         await ready(app, pilot)
         assert app.view.running
 
@@ -204,7 +204,7 @@ async def test_cleanup_shows_its_sql_and_asks_for_the_name(database: str, api: L
     async with dashboard(database, api, tmp_path) as (app, pilot):
         await ready(app, pilot)
         await pilot.press("K")
-        assert "after the cutover" in said(app)
+        assert "Cut over first" in said(app)
         app.bridge.do(Task("cutover", lambda engine, _: engine.cutover(override={"gate": "test"})))
         await until(pilot, lambda: seen(app).route.active is Side.NEW)
         await pilot.press("K")
@@ -292,7 +292,7 @@ async def test_verify_index_plan_theme_help_and_palette(database: str, api: Loop
         await pilot.press("y")
         assert "CREATE INDEX CONCURRENTLY" in (tmp_path / "exports" / "plan.sql").read_text("utf-8")
         await pilot.press("i")
-        assert "run it first" in said(app)
+        assert "Start it: r (Run)" in said(app)
         await ready(app, pilot)
         await pilot.press("i")
         assert "there and valid" in said(app)

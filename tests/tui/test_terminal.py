@@ -181,7 +181,7 @@ def test_what_becomes_of_the_work(database: str, tmp_path: Path, how: str, goes_
         )  # fmt: skip
         engine = Engine(database)
         try:
-            wait_until(lambda: api.inputs > 100)
+            wait_until(lambda: api.inputs > 100 and bool(engine.snapshot().workers))
             (worker,) = engine.snapshot().workers
             assert worker.alive
             assert worker.pid != terminal.process.pid

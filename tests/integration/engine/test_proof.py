@@ -67,7 +67,7 @@ def test_vectors_of_these_texts_are_proven_with_what_it_cost(database: str, api:
     assert "300 of 300 rows" in check.detail
     assert "median 1.000" in check.detail
     assert "tokens, $0.0" in check.detail
-    assert api.inputs == 301, "one word of the new model, and the rows"
+    assert api.inputs == 302, "two words of the new model, and the rows"
     with connect(database, read_only=True) as conn:
         require_startable(conn, settings_of(api))
 
