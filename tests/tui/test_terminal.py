@@ -25,7 +25,7 @@ from embedtui.engine import Engine
 from embedtui.model import Phase
 from embedtui.tui.actions import ACTIONS
 from embedtui.tui.messages import SnapshotTaken
-from tests.kits.support import NEW, OLD, make_documents
+from tests.kits.support import NEW, make_documents
 from tests.tui import states
 from tests.tui.conftest import Open, painting, until
 
@@ -174,7 +174,9 @@ def test_a_closed_terminal_ends_it(tmp_path: Path, controlling: bool) -> None:
 def test_what_becomes_of_the_work(database: str, tmp_path: Path, how: str, goes_on: bool) -> None:
     """It ends only where that was wanted; and then everything that is paid for is stored."""
     make_documents(database, ROWS)
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, latency=0.5, log_texts=10_000) as api:
+    with LoopbackServer(
+        {NEW: hash_model(16)}, latency=0.5, log_texts=10_000
+    ) as api:  # no proof: the old one is retired
         terminal = Terminal(
             tmp_path, program=AT_WORK, DATABASE_URL=database, OPENAI_API_KEY=api.key, OPENAI_BASE_URL=api.base_url,
             EMBED_MODEL=NEW, EMBED_DIMENSIONS="16", NO_PROXY="127.0.0.1",

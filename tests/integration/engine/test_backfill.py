@@ -69,7 +69,7 @@ def test_a_small_table_takes_a_few_requests(database: str, api: LoopbackServer, 
     engine.prepare()
     engine.run(threading.Event())
     assert api.inputs == 130 + 2, "and two words at the start"
-    assert api.requests <= 4
+    assert api.requests <= 5, "the first is the start's"
     engine.close()
 
 
