@@ -37,12 +37,16 @@ _KINDS = (
     ("addresses", re.compile(r"[a-z][a-z0-9+.-]*://\S+|\S+@\S+\.\w+|(?:www\.)\S+", re.IGNORECASE)),
     (
         "paths",
-        re.compile(r"([a-z]:)?[\\/~.]?[^\s\\/]*([\\/][^\\/\n]+)+[\\/]?|[\w .-]+\.[a-z][a-z0-9]{1,4}", re.IGNORECASE),
+        re.compile(
+            r"([a-z]:)?[\\/~.]?[^\s\\/]*([\\/][^\s\\/\[\]<>]+(?: [^\s\\/\[\]<>]+){0,4})"
+            r"+[\\/]?|[\w .-]+\.[a-z][a-z0-9]{1,4}",
+            re.IGNORECASE,
+        ),
     ),
     ("identifiers", re.compile(r"(?=.*[-_.:#0-9])[A-Za-z0-9][\x21-\x7e]{0,199}")),
 )
 """Kinds of values that stand for a text elsewhere; the first that fits names it. All are ASCII without blanks (paths
-aside): a text in a script without blanks fits none."""
+aside, whose parts have a few words and no markup): a text in a script without blanks fits none."""
 
 _TEXTUAL = re.compile(
     r"content|text|body|document|doc|chunk|passage|page|description|summary|abstract|message|question|answer|note|title|"
