@@ -58,6 +58,7 @@ def test_sessions_cut_at_the_start_are_ridden_out(
     database: str, api: LoopbackServer, tmp_path: Path, begun: bool
 ) -> None:
     make_documents(database, 50)
+    api.latency = 0.5  # so that it is still at its start when it is cut
     engine = engine_for(database, api, tmp_path)
     if begun:
         engine.prepare()
