@@ -38,15 +38,16 @@ _KINDS = (
     (
         "paths",
         re.compile(
-            r"([a-z]:)?[\\/~.]?[^\s\\/]*([\\/][^\s\\/\[\]<>]+(?: [^\s\\/\[\]<>]+){0,4})"
-            r"+[\\/]?|[\w .-]+\.[a-z][a-z0-9]{1,4}",
+            r"([a-z]:|~|\.{1,2})?([\\/][^\\/\n]+)+[\\/]?"  # from a root on
+            r"|[^\s\\/]+([\\/][^\s\\/]+)+[\\/]?"  # no root, no blanks
+            r"|[^\\/\n]+([\\/][^\\/\n]+)*\.[a-z][a-z0-9]{1,4}",  # a file
             re.IGNORECASE,
         ),
     ),
     ("identifiers", re.compile(r"(?=.*[-_.:#0-9])[A-Za-z0-9][\x21-\x7e]{0,199}")),
 )
 """Kinds of values that stand for a text elsewhere; the first that fits names it. All are ASCII without blanks (paths
-aside, whose parts have a few words and no markup): a text in a script without blanks fits none."""
+from a root and files aside): a text in a script without blanks fits none."""
 
 _TEXTUAL = re.compile(
     r"content|text|body|document|doc|chunk|passage|page|description|summary|abstract|message|question|answer|note|title|"

@@ -29,6 +29,9 @@ from embedtui.engine.plan.contents import looks_like
         ([f"/srv/files/report {n}.pdf" for n in range(9)], "paths"),
         ([f"docs\\part\\{n}.md" for n in range(9)], "paths"),
         ([f"annual report {n}.docx" for n in range(9)], "paths"),
+        ([f"Archive 2024/final version {n}.pdf" for n in range(9)], "paths"),
+        ([f"C:\\My Files\\{n}" for n in range(9)], "paths"),
+        ([f"team/wiki/{n}" for n in range(9)], "paths"),
         ([f"how-to-tie-knot-{n}" for n in range(9)], "identifiers"),
         ([f"DOC:{n:05}" for n in range(9)], "identifiers"),
         (["support faq", "blog", "wiki pages"] * 30, "labels that repeat"),
@@ -50,6 +53,8 @@ def test_what_stands_for_a_text_elsewhere(values: list[str], kind: str) -> None:
         ["apple", "pear", "a plum"],
         ["", "  "],
         ["either/or is a choice", "This one is a sentence."],
+        ["and/or is a word", "24/7 support is included", "Input/output error", "he/she said so"],
+        ["[red]1[/] boo [@click=app.quit]x[/]", "<b>bold</b> text", "1/2 cup of flour"],
     ],
 )
 def test_texts_are_texts(name: str, values: list[str]) -> None:
