@@ -515,7 +515,8 @@ def test_after_the_cleanup_the_route_goes_on_under_the_new_name(database: str, c
             conn.execute("ALTER TABLE documents DROP COLUMN embedding_v2_model, DROP COLUMN embedding_v2_source")
             conn.execute("UPDATE embedtui.migration SET new_column = 'embedding' WHERE id = %s", [migration.id])
             state.set_phase(conn, migration.id, Phase.DONE)
-            pointer.touch_route(conn, "documents")
+            for told in pointer.touch_in_ddl(migration):
+                conn.execute(told)
         eventually(lambda: router.route("documents").column == "embedding", "the rename is heard")
         route = router.route("documents", "any key")
         assert (route.side, route.model) == (Side.NEW, "new-model")
