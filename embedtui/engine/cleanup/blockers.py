@@ -32,7 +32,7 @@ from embedtui.postgres.state.ending import (
 )
 from embedtui.postgres.state.queue import count_entries
 from embedtui.postgres.state.route import read_listeners, read_status, seconds_on_side
-from embedtui.postgres.state.waiting import worker_lives
+from embedtui.postgres.state.workers import count_live_workers
 from embedtui.postgres.values import same_key_sql
 from embedtui.redaction import redact
 
@@ -96,7 +96,7 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
 
 def _drained_by_a_worker(conn: Connection, migration: Migration) -> bool:
     """Whether what is queued will be embedded before the old side goes: the contract waits for that."""
-    return migration.desired == "run" and worker_lives(conn, migration.id)
+    return migration.desired == "run" and count_live_workers(conn, migration.id) > 0
 
 
 def soak_days(migration: Migration) -> float:

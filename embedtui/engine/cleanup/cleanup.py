@@ -48,10 +48,10 @@ from embedtui.postgres.state.ending import (
     begin_record,
     read_ending,
 )
+from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.route import (
     route_epoch,
 )
-from embedtui.postgres.state.waiting import count_faulty
 
 DRAIN_PATIENCE = 60.0
 """Seconds in which the workers may bring the queue to zero, before the cleanup is refused."""
