@@ -25,16 +25,7 @@ from embedtui.demo.api import DEFAULT_KEY
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.errors import Interrupted
-from embedtui.model import (
-    Condition,
-    Distance,
-    EmbeddingModel,
-    IndexMethod,
-    Migration,
-    Phase,
-    PlacementKind,
-    TableName,
-)
+from embedtui.model import Condition, Distance, EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind, TableName
 from embedtui.postgres.connect import connect
 from embedtui.postgres.state.migrations import create_migration, load_migration
 from embedtui.postgres.state.schema import install

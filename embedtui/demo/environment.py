@@ -30,12 +30,7 @@ from embedtui.demo.traffic import Traffic
 from embedtui.engine import Engine
 from embedtui.engine.process import SubprocessEngine
 from embedtui.engine.validate import queries as kept_queries
-from embedtui.model import (
-    EmbeddingModel,
-    EventSink,
-    PlacementKind,
-    QueryInput,
-)
+from embedtui.model import EmbeddingModel, EventSink, PlacementKind, QueryInput
 from embedtui.postgres.connect import connect
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.models import register_model

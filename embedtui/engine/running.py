@@ -33,25 +33,11 @@ from embedtui.errors import (
     TableChanged,
     TableError,
 )
-from embedtui.model import (
-    Command,
-    Condition,
-    Failed,
-    FaultClass,
-    Migration,
-    Noted,
-    Phase,
-    PhaseChanged,
-    Snapshot,
-)
+from embedtui.model import Command, Condition, Failed, FaultClass, Migration, Noted, Phase, PhaseChanged, Snapshot
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.connect import Connection, Link, connect
 from embedtui.postgres.state.audit import read_audit
-from embedtui.postgres.state.migrations import (
-    load_migration,
-    set_condition,
-    set_desired,
-)
+from embedtui.postgres.state.migrations import load_migration, set_condition, set_desired
 from embedtui.providers import ProviderFault, endpoint, make_embedder
 from embedtui.providers.start import NO_API, first_answer
 

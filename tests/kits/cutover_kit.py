@@ -6,16 +6,7 @@ import random
 
 from psycopg import sql
 
-from embedtui.model import (
-    Condition,
-    Distance,
-    EmbeddingModel,
-    IndexMethod,
-    Migration,
-    Phase,
-    PlacementKind,
-    TableName,
-)
+from embedtui.model import Condition, Distance, EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import quoted
 from embedtui.postgres.state import migrations as state

@@ -9,14 +9,8 @@ from typing import Any
 from psycopg import sql
 
 from embedtui.engine.cleanup import traces
-from embedtui.engine.cleanup.choice import (
-    CleanupChoice,
-    renames,
-    restores_not_null,
-)
-from embedtui.engine.cleanup.steps import (
-    unbounded,
-)
+from embedtui.engine.cleanup.choice import CleanupChoice, renames, restores_not_null
+from embedtui.engine.cleanup.steps import unbounded
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import Remedy
 from embedtui.formatting import counted, duration
@@ -27,9 +21,7 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_sql, relation
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
-from embedtui.postgres.state.ending import (
-    read_ending,
-)
+from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.queue import count_entries
 from embedtui.postgres.state.route import read_listeners, read_status, seconds_on_side
 from embedtui.postgres.state.workers import count_live_workers

@@ -15,12 +15,7 @@ from psycopg import errors, sql
 
 from embedtui.config import CutoverSettings
 from embedtui.engine.cutover.blockers import BACKLOG_REFUSED, cutover_blockers, rollback_blockers
-from embedtui.engine.cutover.strategies import (
-    cutover_settings,
-    rename_blockers,
-    rename_sql,
-    tell_services,
-)
+from embedtui.engine.cutover.strategies import cutover_settings, rename_blockers, rename_sql, tell_services
 from embedtui.engine.overrides import Overrides, audited, pass_blockers, refuse
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import EvaluationStatus, Flip, Migration, Side
