@@ -69,7 +69,7 @@ def fitted(name: str) -> str:
     """``name`` within PostgreSQL's 63 bytes: cut in the middle, keeping the telling end."""
     if len(name.encode()) <= _IDENTIFIER_BYTES:
         return name
-    end = name[-20:]
+    end = name[-20:].encode()[-_IDENTIFIER_BYTES:].decode(errors="ignore")  # twenty may have four bytes each
     return name.encode()[: _IDENTIFIER_BYTES - len(end.encode())].decode(errors="ignore") + end
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg import sql
 
@@ -83,6 +83,8 @@ def test_a_percent_sign_in_a_name_is_no_placeholder() -> None:
 
 
 @given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1, max_size=80))
+@example("\U0001f600" * 16)
+@example("a" * 50 + "\U0001f600" * 19)
 def test_names_made_fit_and_stay_as_they_are_where_they_do(name: str) -> None:
     for made in (fitted(name), suffixed(name, "_v2") + "_source"):
         assert len(made.encode()) <= 63
