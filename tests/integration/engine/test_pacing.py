@@ -18,20 +18,14 @@ from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer
 from embedtui.engine.backfill.packing import UNCALIBRATED
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
 from embedtui.model import (
-    Condition,
-    Distance,
     EmbeddingModel,
     FaultClass,
-    IndexMethod,
-    Migration,
-    Phase,
-    PlacementKind,
-    TableName,
 )
 from embedtui.postgres.state.migrations import create_migration
 from embedtui.postgres.state.pace import unblock
 from embedtui.postgres.state.schema import install
 from embedtui.providers import ProviderFault, RateLimits
+from tests.kits.samples import sample_migration
 from tests.kits.support import connect
 
 # ---------------------------------------------------------------------------------------- rates, in simulated time
@@ -187,19 +181,6 @@ def test_concurrency_nobody_asks_for_does_not_grow() -> None:
 # ----------------------------------------------------------------------------------------------------- the shared row
 
 
-def migration_for(price: float | None = 1e6) -> Migration:
-    """Price 1e6 per million: a token costs one."""
-    model = EmbeddingModel("m", 8, price_per_million=price)
-    table = TableName("public", "documents")
-    return Migration(
-        id=0, name="documents", table=table, table_oid=1, key_columns=("id",), key_types=("bigint",),
-        content_columns=("content",), placement=PlacementKind.COLUMN, old_column="embedding", old_model=model,
-        new_model=model, new_table=table, new_column="embedding_v2", vector_schema="public", vector_type="vector",
-        old_vector_type="vector", distance=Distance.COSINE, index_method=IndexMethod.HNSW, phase=Phase.BACKFILL,
-        condition=Condition.RUNNING, reason="", desired="run",
-    )  # fmt: skip
-
-
 class Kit:
     """A migration's pace row, and pacers on it that are closed at the end."""
 
@@ -207,7 +188,8 @@ class Kit:
         self.dsn = dsn
         self.conn = connect(dsn, name="test")
         install(self.conn)
-        self.migration = create_migration(self.conn, migration_for())
+        model = EmbeddingModel("m", 8, price_per_million=1e6)  # a token costs one
+        self.migration = create_migration(self.conn, sample_migration(old_model=model, new_model=model))
         self.pacers: list[Pacer] = []
         self.stop = threading.Event()
 

@@ -20,14 +20,14 @@ from embedtui.demo.database import EmbeddedServer, _account, _binaries
 from embedtui.engine import Engine
 from embedtui.engine.backfill import throttle
 from embedtui.engine.backfill.throttle import RELEASE_CHECKS, Throttle, xmin_holder
-from embedtui.model import Condition, Hold
+from embedtui.model import Condition, Hold, Phase
 from embedtui.postgres.connect import Connection
-from tests.integration.postgres.test_indexes import make_migration
+from tests.kits.samples import sample_migration
 from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
 
 OFF = ThrottleSettings(max_replica_lag_seconds=None, max_lock_waits=None, long_transaction_seconds=None)
 SETTINGS = {"fsync": "off", "max_prepared_transactions": "5", "wal_receiver_status_interval": "1"}
-MIGRATION = make_migration()
+MIGRATION = sample_migration(phase=Phase.INDEX)
 
 
 class Clock:
