@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from embedtui.postgres.state import shards
 from tests.conftest import FAST
 from tests.kits.cli_kit import Shell, traces
 from tests.kits.pooling import needs_pgbouncer, pooled
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
 
 ROWS = 600
 
@@ -73,13 +73,6 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self.ends()
-
-
-def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 def clean(engine: Engine) -> bool:

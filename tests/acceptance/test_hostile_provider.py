@@ -19,7 +19,7 @@ from embedtui.engine import Engine
 from embedtui.errors import EmbedtuiError, ProviderError
 from embedtui.model import Phase
 from tests.kits.cli_kit import Shell
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
 
 ROWS = 200
 ALL = {"placement": "table", "new_model.max_inputs": 40, "new_model.price_per_million": 0.1}
@@ -58,13 +58,6 @@ def ends_well(engine: Engine, rows: int = ROWS) -> None:
     report = engine.verify(sample=rows)
     assert report.clean and report.embedded == rows and not report.mismatched
     assert not engine.faults()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.05)
 
 
 # ------------------------------------------------------------------------------------------------ odd, and survived

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -14,7 +14,7 @@ from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError, ProviderError
 from embedtui.model import Condition, Event, Failed, FaultClass, FaultState, Phase
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
 
 ROWS = 120
 
@@ -79,13 +79,6 @@ class Running:
     def ends(self) -> None:
         self._thread.join(60)
         assert not self._thread.is_alive(), "the run hangs"
-
-
-def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 def sound(engine: Engine) -> bool:

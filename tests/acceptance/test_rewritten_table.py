@@ -13,8 +13,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError
 from embedtui.postgres.state import shards
-from tests.acceptance.test_database_faults import wait_for
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
 
 ROWS = 3000
 REWRITES = {

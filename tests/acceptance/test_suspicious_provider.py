@@ -21,7 +21,7 @@ from embedtui.demo.api.protocol import Refusal
 from embedtui.engine import Engine
 from embedtui.errors import EmbedtuiError, ProviderError
 from embedtui.model import Condition, Event, Phase
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
 
 ROWS = 60
 POISON = "Confidential: Ada Quill lives at 9 Harbour Row, dimensions of the safe 40 by 60"
@@ -54,13 +54,6 @@ def make(database: str, api: LoopbackServer, tmp_path: Path) -> Iterator[Callabl
 
 def answer(status: int, body: object) -> Spoil:
     return hostile.reply(status, body=body if isinstance(body, bytes) else json.dumps(body).encode())
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager

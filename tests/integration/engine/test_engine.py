@@ -16,7 +16,7 @@ from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Event, Phase, PhaseChanged
 from embedtui.postgres.state import schema, shards
-from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for, wait_for
 
 
 @pytest.fixture
@@ -201,13 +201,6 @@ def api_grows(api: LoopbackServer) -> bool:
     before = api.requests
     time.sleep(1.5)
     return api.requests > before
-
-
-def wait_for(condition: object, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.05)
 
 
 def test_a_wrong_key_stops_at_once_and_poisons_no_row(database: str, api: LoopbackServer, tmp_path: Path) -> None:
