@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 import embedtui
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.engine import Engine
 from embedtui.engine.resilience import with_database
@@ -28,15 +28,9 @@ from embedtui.postgres.state import shards
 from tests.conftest import FAST
 from tests.kits.cli_kit import Shell, traces
 from tests.kits.pooling import needs_pgbouncer, pooled
-from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
+from tests.kits.support import make_documents, settings_for, wait_for
 
 ROWS = 600
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, log_texts=10_000) as server:
-        yield server
 
 
 def engine_for(dsn: str, api: LoopbackServer, folder: Path, **flags: object) -> Engine:

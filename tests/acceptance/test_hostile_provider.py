@@ -26,12 +26,6 @@ ALL = {"placement": "table", "new_model.max_inputs": 40, "new_model.price_per_mi
 
 
 @pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, log_texts=100_000) as server:
-        yield server
-
-
-@pytest.fixture
 def make(database: str, api: LoopbackServer, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 

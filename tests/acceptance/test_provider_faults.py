@@ -10,19 +10,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
+from embedtui.demo.api import FaultKind, LoopbackServer
 from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError, ProviderError
 from embedtui.model import Condition, Event, Failed, FaultClass, FaultState, Phase
-from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
+from tests.kits.support import make_documents, settings_for, wait_for
 
 ROWS = 120
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, log_texts=100_000) as server:
-        yield server
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
 from embedtui.model import Phase
 from embedtui.postgres.state.privileges import Role
 from embedtui.router import Router
-from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
+from tests.kits.support import NEW, make_documents, settings_for, wait_for
 
 
 @dataclass
@@ -37,12 +37,6 @@ class Roles:
         name = conninfo_to_dict(dsn)["user"]
         assert isinstance(name, str)
         grants(by, {role: name}, apply=True)
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
 
 
 @pytest.fixture

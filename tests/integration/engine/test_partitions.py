@@ -9,21 +9,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.engine.backfill import sync
 from embedtui.engine.engine import Engine
 from embedtui.errors import Interrupted, Refused
-from tests.kits.support import NEW, OLD, settings_for, wait_for
+from tests.kits.support import settings_for, wait_for
 
 PLACEMENTS = pytest.mark.parametrize("placement", ["column", "table"])
 ROWS = 200
 ATTACH = "ALTER TABLE documents ATTACH PARTITION documents_c FOR VALUES FROM (900) TO (1900)"
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
 
 
 class Parted:
