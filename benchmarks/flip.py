@@ -41,12 +41,10 @@ from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError
 from embedtui.model import (
     Condition,
-    Distance,
     EmbeddingModel,
     IndexMethod,
     Migration,
     Phase,
-    PlacementKind,
     Side,
     TableName,
 )
@@ -54,6 +52,7 @@ from embedtui.postgres.connect import connect
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route, schema
 from embedtui.router import AsyncRouter, Router
+from tests.kits.samples import sample_migration
 
 DIMENSIONS = 64
 SEARCHED_ROWS = 2_000
@@ -85,29 +84,14 @@ def make_table(dsn: str, name: str, rows: int, *, index: bool) -> Migration:
         assert row is not None
         migration = state.create_migration(
             conn,
-            Migration(
-                id=0,
-                name=name,
-                table=TableName("public", name),
+            sample_migration(
+                TableName("public", name),
                 table_oid=row[0],
-                key_columns=("id",),
-                key_types=("bigint",),
-                content_columns=("content",),
-                placement=PlacementKind.COLUMN,
-                old_column="embedding",
                 old_model=EmbeddingModel("marked-old", DIMENSIONS),
                 new_model=EmbeddingModel("marked-new", DIMENSIONS),
-                new_table=TableName("public", name),
-                new_column="embedding_v2",
-                vector_schema="public",
-                vector_type="vector",
-                old_vector_type="vector",
-                distance=Distance.COSINE,
                 index_method=IndexMethod.HNSW if index else IndexMethod.NONE,
                 phase=Phase.VALIDATE,
                 condition=Condition.IDLE,
-                reason="",
-                desired="run",
             ),
         )
         conn.execute(

@@ -25,20 +25,12 @@ from embedtui.demo.api import DEFAULT_KEY
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.errors import Interrupted
-from embedtui.model import (
-    Condition,
-    Distance,
-    EmbeddingModel,
-    IndexMethod,
-    Migration,
-    Phase,
-    PlacementKind,
-    TableName,
-)
+from embedtui.model import EmbeddingModel, Migration
 from embedtui.postgres.connect import connect
 from embedtui.postgres.state.migrations import create_migration, load_migration
 from embedtui.postgres.state.schema import install
 from embedtui.providers import ProviderFault, make_embedder
+from tests.kits.samples import sample_migration
 
 CHARACTERS = 540
 THREADS = 16
@@ -72,14 +64,7 @@ CASES = [
 def migration_of(base_url: str) -> Migration:
     """A migration that only has models; nothing else matters here."""
     model = EmbeddingModel("hash:64", 64, base_url=base_url, key_variable="KEY")
-    table = TableName("public", "documents")
-    return Migration(
-        id=0, name="quota", table=table, table_oid=0, key_columns=("id",), key_types=("bigint",),
-        content_columns=("content",), placement=PlacementKind.COLUMN, old_column="embedding", old_model=model,
-        new_model=model, new_table=table, new_column="embedding_v2", vector_schema="public", vector_type="vector",
-        old_vector_type="vector", distance=Distance.COSINE, index_method=IndexMethod.HNSW, phase=Phase.BACKFILL,
-        condition=Condition.RUNNING, reason="", desired="run",
-    )  # fmt: skip
+    return sample_migration(name="quota", old_model=model, new_model=model)
 
 
 def work(dsn: str, inputs: int, ended: Event) -> None:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL with pgvector for every test that needs one."""
+"""A real PostgreSQL with pgvector, and an embedding API, for every test that needs one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
+from tests.kits.support import NEW, OLD
 
 _numbers = itertools.count(1)
 
@@ -69,3 +71,10 @@ def database(empty_database: str) -> str:
     with psycopg.connect(empty_database, autocommit=True) as conn:
         conn.execute("CREATE EXTENSION vector")
     return empty_database
+
+
+@pytest.fixture
+def api() -> Iterator[LoopbackServer]:
+    """An embedding API that answers for the models of the kits, and keeps the texts that it was sent."""
+    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, log_texts=100_000) as server:
+        yield server

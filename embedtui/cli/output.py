@@ -121,15 +121,14 @@ def progress_text(snapshot: Snapshot) -> str:
 class ProgressLine:
     """Progress on stderr: one line that is rewritten on a terminal, else a line every few seconds, only if changed."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self) -> None:
         self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._shown = ""
         self._at = -math.inf
 
     def show(self, text: str) -> None:
         """Show ``text`` as the present state."""
-        if self._quiet or text == self._shown:
+        if text == self._shown:
             return
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
@@ -143,8 +142,6 @@ class ProgressLine:
 
     def line(self, text: str) -> None:
         """A line that stays, e.g. a change of phase or a failure."""
-        if self._quiet:
-            return
         self.clear()
         note(text)
 

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from embedtui.cli.common import (
-    ExampleCommand,
-    engine_for,
-    json_option,
-    settings_options,
-    stop_signals,
-    target_options,
-)
+from embedtui.cli.common import ExampleCommand, engine_for, json_option, settings_options, stop_signals, target_options
 from embedtui.cli.output import ProgressLine, emit_json, note, plain, progress_text, say, table, to_data
 from embedtui.config import Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, Refused, SettingsError

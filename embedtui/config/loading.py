@@ -74,7 +74,7 @@ def load_settings(
         head, _, rest = name.rpartition(".")
         (sections[head] if head else top)[rest] = value
     built = {name: _SECTIONS[name](**content) for name, content in sections.items()}
-    return Settings(**top, **built, origins=origins, environ=merged, config_path=path)
+    return Settings(**top, **built, origins=origins, environ=merged)
 
 
 def _takes_openai_url(path: str, values: Mapping[str, Any]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from embedtui.config.known import KNOWN_MODELS, KnownModel
@@ -149,8 +148,6 @@ class Settings:
     """Where each setting that is no default came from, e.g. {"table": "--table"}."""
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Environment and ``.env`` merged: holds the secrets, never shown."""
-    config_path: Path | None = None
-    """The settings file that was read."""
 
     @property
     def dsn(self) -> str:

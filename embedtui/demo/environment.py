@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from pathlib import Path
 from types import FrameType, TracebackType
 
 import numpy as np
@@ -30,12 +29,7 @@ from embedtui.demo.traffic import Traffic
 from embedtui.engine import Engine
 from embedtui.engine.process import SubprocessEngine
 from embedtui.engine.validate import queries as kept_queries
-from embedtui.model import (
-    EmbeddingModel,
-    EventSink,
-    PlacementKind,
-    QueryInput,
-)
+from embedtui.model import EmbeddingModel, EventSink, PlacementKind, QueryInput
 from embedtui.postgres.connect import connect
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.models import register_model
@@ -57,10 +51,9 @@ LEAVING_SECONDS = 0.5
 class Demo:
     """Everything the demo brings along, as a context manager: inside, the application is at work.
 
-    ``folder`` holds the database (default: embedtui's data folder) and is used again next time, unless ``reset`` or
-    what it holds was made by another Python or version, or its migration has ended. ``limit`` is the number of
-    documents (None: the usual), ``tokens_per_minute`` the pace of the migration (None: as it can), ``out`` receives
-    lines of progress.
+    The database, in embedtui's data folder, is used again next time, unless ``reset`` or what it holds was made by
+    another Python or version, or its migration has ended. ``limit`` is the number of documents (None: the usual),
+    ``tokens_per_minute`` the pace of the migration (None: as it can), ``out`` receives lines of progress.
 
     SIGTERM and a closed terminal end the program through its context managers, so that nothing is left running.
 
@@ -69,14 +62,13 @@ class Demo:
 
     def __init__(
         self,
-        folder: Path | None = None,
         *,
         reset: bool = False,
         limit: int | None = None,
         tokens_per_minute: float | None = None,
         out: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._server = EmbeddedServer(folder or demo_folder(platformdirs.user_data_path("embedtui") / "demo"))
+        self._server = EmbeddedServer(demo_folder(platformdirs.user_data_path("embedtui") / "demo"))
         self._reset = reset
         self._limit = limit or CORPUS_SIZE
         self._tokens_per_minute = tokens_per_minute

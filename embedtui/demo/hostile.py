@@ -54,9 +54,9 @@ def vectors(change: Callable[[np.ndarray], np.ndarray]) -> Spoil:
     return changed(each)
 
 
-def some(share: float, value: float = 0.0, seed: int = 0) -> Spoil:
+def some(share: float, value: float = 0.0) -> Spoil:
     """At random, in ``share`` of the vectors all numbers are ``value``."""
-    chance = random.Random(seed)
+    chance = random.Random(0)
     return vectors(lambda numbers: np.full_like(numbers, value) if chance.random() < share else numbers)
 
 

@@ -17,27 +17,12 @@ from embedtui.engine.local import as_set_here, differences
 from embedtui.engine.overrides import refuse
 from embedtui.engine.snapshot import RateMeter, read_snapshot
 from embedtui.engine.validate.evaluation import current_evaluation
-from embedtui.errors import (
-    EmbedtuiError,
-    Refused,
-)
-from embedtui.model import (
-    Command,
-    Event,
-    EventSink,
-    Migration,
-    Noted,
-    Remedy,
-    Snapshot,
-)
+from embedtui.errors import EmbedtuiError, Refused
+from embedtui.model import Command, Event, EventSink, Migration, Noted, Remedy, Snapshot
 from embedtui.model.lifecycle import as_stored, ended, refusal
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.state.audit import add_audit_once
-from embedtui.postgres.state.migrations import (
-    load_migration,
-    may_store_settings,
-    store_settings,
-)
+from embedtui.postgres.state.migrations import load_migration, may_store_settings, store_settings
 
 T = TypeVar("T")
 

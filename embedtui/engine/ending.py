@@ -11,11 +11,7 @@ from embedtui.engine.cleanup.abort import abort
 from embedtui.engine.cleanup.choice import CleanupChoice
 from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.overrides import Overrides
-from embedtui.model import (
-    Noted,
-    Phase,
-    PhaseChanged,
-)
+from embedtui.model import Noted, Phase, PhaseChanged
 from embedtui.postgres.connect import Connection
 
 

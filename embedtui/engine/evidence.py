@@ -19,20 +19,9 @@ from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.gate import decide_gate
 from embedtui.engine.validate.run import CompareOptions
 from embedtui.engine.validate.verify import count_rows, sample_rows
-from embedtui.errors import (
-    ProviderError,
-)
+from embedtui.errors import ProviderError
 from embedtui.formatting import counted
-from embedtui.model import (
-    Command,
-    Comparison,
-    Key,
-    Migration,
-    QueryComparison,
-    QueryInput,
-    Side,
-    VerifyReport,
-)
+from embedtui.model import Command, Comparison, Key, Migration, QueryComparison, QueryInput, Side, VerifyReport
 from embedtui.postgres.connect import connect, translate
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit

@@ -33,25 +33,11 @@ from embedtui.errors import (
     TableChanged,
     TableError,
 )
-from embedtui.model import (
-    Command,
-    Condition,
-    Failed,
-    FaultClass,
-    Migration,
-    Noted,
-    Phase,
-    PhaseChanged,
-    Snapshot,
-)
+from embedtui.model import Command, Condition, Failed, FaultClass, Migration, Noted, Phase, PhaseChanged, Snapshot
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.connect import Connection, Link, connect
 from embedtui.postgres.state.audit import read_audit
-from embedtui.postgres.state.migrations import (
-    load_migration,
-    set_condition,
-    set_desired,
-)
+from embedtui.postgres.state.migrations import load_migration, set_condition, set_desired
 from embedtui.providers import ProviderFault, endpoint, make_embedder
 from embedtui.providers.start import NO_API, first_answer
 
@@ -65,21 +51,7 @@ class Runner:
         self._at = at
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
-        """Prepare, backfill, index; blocks. Goes on where it was left; other processes may work beside it.
-
-        Args:
-            stop: set it to stop; what is paid for is stored, and the next run goes on.
-            until: stop once this share of the rows is done, in percent.
-            follow: go on keeping both sides current until stopped, and wait out a pause or a wrong setting.
-
-        Raises:
-            Interrupted: stopped.
-            Refused: the settings describe another migration than the one under way, it has ended, or an operator paused
-                it (without ``follow``, which waits for ``resume``).
-            TableChanged: the application's DDL left nothing that the migration could go on with.
-            ProviderError: the provider refuses us as configured (without ``follow``, or before anything has begun).
-            EmbedtuiError: anything else that waiting does not mend.
-        """
+        """See :meth:`embedtui.engine.Engine.run`."""
         with self._reached("prepare") as link:
             self._ride_out(link, upgrade, stop)
             self._ride_out(link, lambda _: self._require_startable(), stop)
@@ -108,7 +80,7 @@ class Runner:
                     return self._at.snapshot()
 
     def prepare(self, stop: threading.Event | None = None) -> Migration:
-        """Phase ``prepare`` alone; a no-op where it is done."""
+        """See :meth:`embedtui.engine.Engine.prepare`."""
         with self._reached("prepare") as link:
             return self._prepare(link, stop or threading.Event())
 

@@ -13,19 +13,11 @@ from embedtui.engine.cutover import cutover as cutovers
 from embedtui.engine.overrides import Overrides, refuse
 from embedtui.engine.plan.statements import index_options
 from embedtui.engine.validate.evaluation import current_evaluation
-from embedtui.model import (
-    Command,
-    Flip,
-    IndexStatus,
-    RouteFlipped,
-)
+from embedtui.model import Command, Flip, IndexStatus, RouteFlipped
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import connect, translate
-from embedtui.postgres.state.migrations import (
-    load_migration,
-    set_index_held,
-)
+from embedtui.postgres.state.migrations import load_migration, set_index_held
 
 
 def cutover(

@@ -127,8 +127,6 @@ class RunState:
     """The operators do not want the workers to build the index yet."""
     gone: Side | None = None
     """The side that cleanup has dropped."""
-    cleaning: bool = False
-    """A cleanup has begun, and is taken up where it was interrupted."""
 
     @classmethod
     def of(cls, stored: Mapping[str, object]) -> RunState:
@@ -137,5 +135,4 @@ class RunState:
         return cls(
             index_held=bool(stored.get("index_held")),
             gone=Side(gone) if gone in ("old", "new") else None,
-            cleaning=bool(stored.get("cleanup")),
         )

@@ -69,7 +69,7 @@ def fitted(name: str) -> str:
     """``name`` within PostgreSQL's 63 bytes: cut in the middle, keeping the telling end."""
     if len(name.encode()) <= _IDENTIFIER_BYTES:
         return name
-    end = name[-20:]
+    end = name[-20:].encode()[-_IDENTIFIER_BYTES:].decode(errors="ignore")  # twenty may have four bytes each
     return name.encode()[: _IDENTIFIER_BYTES - len(end.encode())].decode(errors="ignore") + end
 
 
@@ -109,8 +109,8 @@ def key_join_sql(migration: Migration, alias: str, key: sql.Composable) -> sql.C
     )
 
 
-def key_equals_sql(migration: Migration, parameter: str = "key") -> sql.Composed:
-    """Condition that a row of the user's table has the key in the bound ``text[]`` parameter.
+def key_equals_sql(migration: Migration) -> sql.Composed:
+    """Condition that a row of the user's table has the key bound as ``key``, a ``text[]``.
 
     For a statement with bound parameters: names are escaped.
     """
@@ -122,7 +122,7 @@ def key_equals_sql(migration: Migration, parameter: str = "key") -> sql.Composed
             value_sql(
                 migration,
                 name,
-                sql.SQL("({}::pg_catalog.text[])[{}]").format(sql.Placeholder(parameter), sql.Literal(number)),
+                sql.SQL("({}::pg_catalog.text[])[{}]").format(sql.Placeholder("key"), sql.Literal(number)),
                 bound=True,
             ),
         )
@@ -130,12 +130,12 @@ def key_equals_sql(migration: Migration, parameter: str = "key") -> sql.Composed
     )
 
 
-def keys_sql(parameter: str = "keys") -> sql.Composed:
-    """FROM item ``k(key text[])`` of the bound jsonb list of keys (arrays of arrays are not ragged in SQL)."""
+def keys_sql() -> sql.SQL:
+    """FROM item ``k(key text[])`` of the jsonb list bound as ``keys`` (arrays of arrays are not ragged in SQL)."""
     return sql.SQL(
         "(SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key"
-        " FROM pg_catalog.jsonb_array_elements({}::jsonb) e) k"
-    ).format(sql.Placeholder(parameter))
+        " FROM pg_catalog.jsonb_array_elements(%(keys)s::jsonb) e) k"
+    )
 
 
 def vector_text(vector: npt.NDArray[np.float32]) -> str:

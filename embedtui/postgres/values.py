@@ -14,9 +14,6 @@ from psycopg import sql
 
 from embedtui.model import Migration
 
-EQUAL = sql.SQL("OPERATOR(pg_catalog.=)")
-"""Between built-in types."""
-
 # Their casts to text say something else than their output functions.
 _OWN_TEXT = re.compile(r'boolean|bpchar|character(\(\d+\))?|inet|cidr|"char"')
 

@@ -15,8 +15,7 @@ from embedtui.engine.backfill import sync
 from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError, Interrupted, TableChanged
 from embedtui.model import Condition
-from tests.acceptance.test_database_faults import wait_for
-from tests.kits.support import NEW, OLD, settings_for
+from tests.kits.support import NEW, OLD, settings_for, wait_for
 
 ROWS = 40
 NEW_MODEL = hash_model(16)

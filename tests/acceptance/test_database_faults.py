@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 import embedtui
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.engine import Engine
 from embedtui.engine.resilience import with_database
@@ -28,15 +28,9 @@ from embedtui.postgres.state import shards
 from tests.conftest import FAST
 from tests.kits.cli_kit import Shell, traces
 from tests.kits.pooling import needs_pgbouncer, pooled
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import make_documents, settings_for, wait_for
 
 ROWS = 600
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, log_texts=10_000) as server:
-        yield server
 
 
 def engine_for(dsn: str, api: LoopbackServer, folder: Path, **flags: object) -> Engine:
@@ -73,13 +67,6 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self.ends()
-
-
-def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 def clean(engine: Engine) -> bool:

@@ -6,8 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +18,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.model import EmbeddingModel
 from embedtui.router import Router
 from tests.kits.cutover_kit import flip, make
-from tests.kits.support import connect
+from tests.kits.support import connect, wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXTS = [f"document number {n}" for n in range(1, 31)]
@@ -70,13 +69,6 @@ def service(database: str, api: LoopbackServer, monkeypatch: pytest.MonkeyPatch)
     return database
 
 
-def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_every_example_is_tested() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {"plain_psycopg", "sqlalchemy_app", "fastapi_app"}
 
@@ -91,7 +83,7 @@ def test_plain_psycopg(service: str) -> None:
         for number, side in enumerate(("old", "new", "old")):
             if number:
                 epoch = flip(service, "documents", side)
-                eventually(lambda epoch=epoch: router.route("documents").epoch == epoch)
+                wait_for(lambda epoch=epoch: router.route("documents").epoch == epoch)
             best = example.search(router, conn, client, "document number 7", user="u1")[0]
             assert best.key == ("7",) and best.distance == pytest.approx(0, abs=1e-6)
             added = example.add(router, conn, client, f"added on the {side} side {number}")
@@ -113,7 +105,7 @@ def test_sqlalchemy(service: str) -> None:
         with Router(service) as router, Session(engine) as session, openai.OpenAI() as client:
             for side in ("old", "new"):
                 epoch = flip(service, "documents", side)
-                eventually(lambda epoch=epoch: router.route("documents").epoch >= epoch)
+                wait_for(lambda epoch=epoch: router.route("documents").epoch >= epoch)
                 rows = example.search(router, session, client, "document number 8", "de")
                 assert len(rows) == 5 and rows[0].key == ["8"] and rows[0].content == "document number 8"
                 assert all(int(row.key[0]) % 2 == 0 for row in rows)
@@ -127,7 +119,7 @@ def test_fastapi(service: str, api: LoopbackServer) -> None:
     with TestClient(load("fastapi_app").app) as client:
         for side in ("old", "new"):
             epoch = flip(service, "documents", side)
-            eventually(lambda epoch=epoch: client.get("/health").json()["epochs"]["documents"] >= epoch)
+            wait_for(lambda epoch=epoch: client.get("/health").json()["epochs"]["documents"] >= epoch)
             reply = client.get("/search", params={"q": "document number 9", "user": "u1"}).json()
             assert reply["model"] == f"{side}-model"
             assert reply["hits"][0] == {"key": ["9"], "content": "document number 9"}

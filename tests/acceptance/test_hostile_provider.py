@@ -19,16 +19,10 @@ from embedtui.engine import Engine
 from embedtui.errors import EmbedtuiError, ProviderError
 from embedtui.model import Phase
 from tests.kits.cli_kit import Shell
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
 
 ROWS = 200
 ALL = {"placement": "table", "new_model.max_inputs": 40, "new_model.price_per_million": 0.1}
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, log_texts=100_000) as server:
-        yield server
 
 
 @pytest.fixture
@@ -58,13 +52,6 @@ def ends_well(engine: Engine, rows: int = ROWS) -> None:
     report = engine.verify(sample=rows)
     assert report.clean and report.embedded == rows and not report.mismatched
     assert not engine.faults()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.05)
 
 
 # ------------------------------------------------------------------------------------------------ odd, and survived

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,21 +12,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, Refused
 from embedtui.model import Condition, Flip, Phase, RouteStatus, Side, Snapshot, SyncStatus
 from embedtui.model.lifecycle import next_action
 from embedtui.postgres.connect import host_name
 from tests.kits.cli_kit import InProcess
-from tests.kits.support import NEW, OLD, make_documents, settings_for, two_beats
+from tests.kits.support import make_documents, settings_for, two_beats, wait_for
 from tests.tui.states import MIGRATION
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
 
 
 @pytest.fixture
@@ -38,13 +31,6 @@ def ready(database: str, api: LoopbackServer, tmp_path: Path) -> str:
     engine.run(threading.Event())
     engine.close()
     return database
-
-
-def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 def test_two_cutovers_at_once_one_wins_and_the_other_is_told(ready: str) -> None:

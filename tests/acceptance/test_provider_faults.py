@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
+from embedtui.demo.api import FaultKind, LoopbackServer
 from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError, ProviderError
 from embedtui.model import Condition, Event, Failed, FaultClass, FaultState, Phase
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import make_documents, settings_for, wait_for
 
 ROWS = 120
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, log_texts=100_000) as server:
-        yield server
 
 
 @pytest.fixture
@@ -79,13 +73,6 @@ class Running:
     def ends(self) -> None:
         self._thread.join(60)
         assert not self._thread.is_alive(), "the run hangs"
-
-
-def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 def sound(engine: Engine) -> bool:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError
 from embedtui.postgres.state import shards
-from tests.acceptance.test_database_faults import wait_for
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import make_documents, settings_for, wait_for
 
 ROWS = 3000
 REWRITES = {
@@ -23,12 +21,6 @@ REWRITES = {
     "type": "ALTER TABLE documents ALTER COLUMN metadata TYPE json",
     "unlogged": "ALTER TABLE documents SET UNLOGGED",
 }
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
 
 
 @pytest.mark.parametrize("engines", [1, 2], ids=["one worker", "two workers"])

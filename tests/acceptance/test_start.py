@@ -16,8 +16,8 @@ from embedtui.engine import prepare as preparing
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Phase
-from tests.acceptance.test_database_faults import OURS, wait_for
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.acceptance.test_database_faults import OURS
+from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
 
 OTHER = "another-model"
 

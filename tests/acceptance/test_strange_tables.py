@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from embedtui.errors import DatabaseError, EmbedtuiError
 from embedtui.model import Event, Phase
 from embedtui.postgres.connect import redact
 from tests.kits.cli_kit import InProcess
-from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
+from tests.kits.support import connect, make_documents, settings_for
 
 TEXTS = {
     1: "[/] [bold red]markup[/] [link=file:///etc/passwd]x[/link] [@click=app.quit]quit[/]",
@@ -26,12 +25,6 @@ TEXTS = {
     4: "'; DROP TABLE documents; -- %s %(x)s {} {0} $1 \\copy \\N",
     5: "\U0001f9ea e\u0301 \u4f60\u597d " * 50,
 }
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, log_texts=1000) as server:
-        yield server
 
 
 def harmless(text: str) -> bool:

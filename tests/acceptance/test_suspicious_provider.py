@@ -16,21 +16,15 @@ import psycopg
 import pytest
 
 from embedtui.demo import hostile
-from embedtui.demo.api import LoopbackServer, Spoil, hash_model
+from embedtui.demo.api import LoopbackServer, Spoil
 from embedtui.demo.api.protocol import Refusal
 from embedtui.engine import Engine
 from embedtui.errors import EmbedtuiError, ProviderError
 from embedtui.model import Condition, Event, Phase
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, make_documents, settings_for, wait_for
 
 ROWS = 60
 POISON = "Confidential: Ada Quill lives at 9 Harbour Row, dimensions of the safe 40 by 60"
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, log_texts=100_000) as server:
-        yield server
 
 
 @pytest.fixture
@@ -54,13 +48,6 @@ def make(database: str, api: LoopbackServer, tmp_path: Path) -> Iterator[Callabl
 
 def answer(status: int, body: object) -> Spoil:
     return hostile.reply(status, body=body if isinstance(body, bytes) else json.dumps(body).encode())
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager

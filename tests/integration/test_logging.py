@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import psycopg
 import pytest
 
 from embedtui import redaction
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
 from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.engine.backfill.sync import Sync
@@ -24,7 +23,7 @@ from embedtui.tui.app import Dashboard
 from embedtui.tui.messages import AuditRead
 from tests.kits.cli_kit import Shell
 from tests.kits.log_kit import DOCUMENT, KEY, PASSWORD, assert_no_secret, holds_traceback, log_file
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, make_documents, settings_for
 
 __all__ = ["log_file"]
 
@@ -51,12 +50,6 @@ def load():
     raise RuntimeError(f"no client for {{document}} with {{os.environ['WEIRD_KEY']}} at {{os.environ['DATABASE_URL']}}")
 load()
 """
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
 
 
 @pytest.fixture

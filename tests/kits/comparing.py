@@ -31,6 +31,7 @@ from embedtui.postgres.sides.layout import fingerprint_sql, new_side
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.migrations import create_migration
 from embedtui.postgres.state.schema import install
+from tests.kits.samples import sample_migration
 from tests.kits.support import connect
 
 Vectors = NDArray[np.float32]
@@ -91,29 +92,20 @@ def make_table(
         side_table = TableName("public", "docs_embedding_v2")
         migration = create_migration(
             conn,
-            Migration(
-                id=0,
-                name="docs",
-                table=TableName("public", "docs"),
+            sample_migration(
+                TableName("public", "docs"),
                 table_oid=oid[0],
-                key_columns=("id",),
                 key_types=("text",),
-                content_columns=("content",),
                 placement=placement,
-                old_column="embedding",
                 old_model=old_model or default_old,
                 new_model=new_model or default_new,
                 new_table=TableName("public", "docs") if placement is PlacementKind.COLUMN else side_table,
                 new_column="embedding_v2" if placement is PlacementKind.COLUMN else "embedding",
-                vector_schema="public",
                 vector_type=kind,
-                old_vector_type="vector",
                 distance=distance,
                 index_method=IndexMethod(index.split()[0]) if index else IndexMethod.NONE,
                 phase=Phase.VALIDATE,
                 condition=Condition.IDLE,
-                reason="",
-                desired="run",
             ),
         )
         for statement in make_placement(migration).prepare_sql():

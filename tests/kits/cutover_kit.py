@@ -6,20 +6,12 @@ import random
 
 from psycopg import sql
 
-from embedtui.model import (
-    Condition,
-    Distance,
-    EmbeddingModel,
-    IndexMethod,
-    Migration,
-    Phase,
-    PlacementKind,
-    TableName,
-)
+from embedtui.model import Condition, EmbeddingModel, Migration, Phase, PlacementKind, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import quoted
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route, schema
+from tests.kits.samples import sample_migration
 from tests.kits.support import connect
 
 DIMENSIONS = 8
@@ -94,29 +86,19 @@ def make(
         assert row is not None
         migration = state.create_migration(
             conn,
-            Migration(
-                id=0,
-                name=table,
-                table=TableName(schema_name, table),
+            sample_migration(
+                TableName(schema_name, table),
                 table_oid=row[0],
                 key_columns=tuple(n for n, _ in key),
                 key_types=tuple(t for _, t in key),
-                content_columns=("content",),
                 placement=placement,
-                old_column="embedding",
                 old_model=old,
                 new_model=new,
                 new_table=TableName(schema_name, table if column else side),
                 new_column="embedding_v2" if column else "embedding",
                 vector_schema=vector_schema,
-                vector_type="vector",
-                old_vector_type="vector",
-                distance=Distance.COSINE,
-                index_method=IndexMethod.HNSW,
                 phase=phase,
                 condition=Condition.IDLE,
-                reason="",
-                desired="run",
                 settings=settings or {},
             ),
         )

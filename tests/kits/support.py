@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,14 @@ def make_documents(
                 copy.write_row((number, content, vector_literal(vector)))
         if index:
             conn.execute(f"CREATE INDEX idx_{table}_embedding ON {table} USING hnsw (embedding vector_cosine_ops)")
+
+
+def wait_for(condition: Callable[[], object], what: str = "did not happen") -> None:
+    """Wait for what other threads or processes bring about; ``what`` is said where they do not."""
+    end = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
 
 
 def two_beats(dsn: str) -> None:

@@ -10,17 +10,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
 from tests.conftest import FAST
 from tests.kits.hostile import Hostile
-from tests.kits.support import NEW, OLD
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

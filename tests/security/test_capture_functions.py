@@ -18,8 +18,6 @@ from tests.kits.downgrade import back_to
 from tests.kits.hostile import Hostile
 from tests.kits.support import make_documents, settings_for
 
-ALL_FUNCTIONS = {"placement": "table", "change_capture": "triggers"}
-
 
 def prepare(hostile: Hostile, api: LoopbackServer, folder: Path, **flags: object) -> int:
     """As superuser; the migration's id."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
 from embedtui.model import Phase
 from embedtui.postgres.state.privileges import Role
 from embedtui.router import Router
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, make_documents, settings_for, wait_for
 
 
 @dataclass
@@ -38,19 +37,6 @@ class Roles:
         name = conninfo_to_dict(dsn)["user"]
         assert isinstance(name, str)
         grants(by, {role: name}, apply=True)
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
 
 
 @pytest.fixture

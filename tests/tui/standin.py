@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from embedtui.errors import DatabaseLost
 from embedtui.model import (
     AuditEntry,
     Blocker,
@@ -30,15 +29,12 @@ class StandIn(Engine):
 
     outlives = False
 
-    def __init__(self, snapshot: Snapshot, *, lost: bool = False) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
         self.shown = snapshot
-        self.lost = lost
         self.calls: list[str] = []
         self.blocked: tuple[Blocker, ...] = ()
 
     def snapshot(self) -> Snapshot:
-        if self.lost:
-            raise DatabaseLost("The server closed the connection.", hint="Trying again by itself.")
         return self.shown
 
     def plan(self) -> Plan:

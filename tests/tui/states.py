@@ -12,7 +12,6 @@ from embedtui.model import (
     Check,
     Comparison,
     Condition,
-    Distance,
     EmbeddingModel,
     EvaluationStatus,
     FaultClass,
@@ -25,7 +24,6 @@ from embedtui.model import (
     Interval,
     ListenerStatus,
     Measures,
-    Migration,
     Phase,
     PlacementKind,
     Plan,
@@ -41,6 +39,7 @@ from embedtui.model import (
     ThreadStatus,
     WorkerStatus,
 )
+from tests.kits.samples import sample_migration
 
 NOW = datetime(2026, 3, 14, 3, 12, 44, tzinfo=UTC)
 
@@ -52,30 +51,7 @@ def ago(**span: float) -> datetime:
 OLD = EmbeddingModel("text-embedding-004", 768, retired=False, price_per_million=0.10, id=1)
 NEW = EmbeddingModel("text-embedding-3-large", 768, price_per_million=0.13, id=2)
 
-MIGRATION = Migration(
-    id=1,
-    name="documents",
-    table=TableName("public", "documents"),
-    table_oid=16_400,
-    key_columns=("id",),
-    key_types=("bigint",),
-    content_columns=("title", "body"),
-    placement=PlacementKind.COLUMN,
-    old_column="embedding",
-    old_model=OLD,
-    new_model=NEW,
-    new_table=TableName("public", "documents"),
-    new_column="embedding_v2",
-    vector_schema="public",
-    vector_type="vector",
-    old_vector_type="vector",
-    distance=Distance.COSINE,
-    index_method=IndexMethod.HNSW,
-    phase=Phase.BACKFILL,
-    condition=Condition.RUNNING,
-    reason="",
-    desired="run",
-)
+MIGRATION = sample_migration(content_columns=("title", "body"), old_model=OLD, new_model=NEW)
 
 WORKERS = (
     WorkerStatus(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList
 
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine import Engine, SubprocessEngine
 from embedtui.model import Comparison, Condition, Phase, QueryInput, Side, Snapshot
@@ -40,16 +39,10 @@ from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.log import LogScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import make_documents, settings_for
 from tests.tui.conftest import front, said, until
 
 ROWS = 300
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -32,8 +32,7 @@ class Block:
 class Outage:
     """What one process knows of the provider's trouble, and has not told the others; guarded by its pacer's lock."""
 
-    def __init__(self, chance: Callable[[], float]) -> None:
-        self._chance = chance
+    def __init__(self) -> None:
         self.until: float | None = None
         """By our clock; past: half open, one request may probe."""
         self.probing = False
@@ -69,11 +68,11 @@ class Outage:
         if fault.retry_after is not None:
             first, longest = SHORTEST_WAITS
             least = min(longest, first * 2.0 ** min(self.blocks, 10))
-            wait = min(max(fault.retry_after, least), LONGEST_WAIT) * (1 + 0.1 * self._chance())
+            wait = min(max(fault.retry_after, least), LONGEST_WAIT) * (1 + 0.1 * random.random())
         elif old_news and self.open:
             return
         elif fault.code == "429" or probe or self._failures >= FAILURES_TO_OPEN:
-            wait = min(LONGEST_BACKOFF, 2.0 ** min(self.blocks, 10)) * (0.5 + self._chance() / 2)
+            wait = min(LONGEST_BACKOFF, 2.0 ** min(self.blocks, 10)) * (0.5 + random.random() / 2)
         else:
             return
         if not old_news:

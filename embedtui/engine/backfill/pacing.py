@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import threading
 import time
 from collections import deque
@@ -83,23 +82,15 @@ class Pacer:
     requests are leased from it in small slices; what a process that was killed had leased stays counted as spent.
     """
 
-    def __init__(
-        self,
-        dsn: str,
-        migration: Migration,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
+    def __init__(self, dsn: str, migration: Migration) -> None:
         self._migration = migration.id
-        self._clock = clock
         self._link = Link(dsn, "pace")
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         # all below is guarded by _changed
         self._line: deque[_Ticket] = deque()
         self._budget = Budget(migration.new_model.price_per_million)
-        self._outage = Outage(chance)
+        self._outage = Outage()
         self._finder = ConcurrencyFinder(start=16)
         self._knows_row = False
         self._synced_at = -math.inf
@@ -145,7 +136,7 @@ class Pacer:
             if self._obstacle is None or not self._line:
                 return None
             obstacle, began, since = self._obstacle
-            brief = obstacle.name == "rate" and not self._outage.open and self._clock() - began < NOTICEABLE_SECONDS
+            brief = obstacle.name == "rate" and not self._outage.open and time.monotonic() - began < NOTICEABLE_SECONDS
             return None if brief or not obstacle.name else Hold(obstacle.name, obstacle.detail, since)
 
     def budget(self) -> tuple[float | None, float | None]:
@@ -212,7 +203,7 @@ class Pacer:
                     if obstacle is None:
                         return self._grant(ticket, characters)
                     if self._obstacle is None or self._obstacle[0].name != obstacle.name:
-                        self._obstacle = (obstacle, self._clock(), datetime.now(UTC))
+                        self._obstacle = (obstacle, time.monotonic(), datetime.now(UTC))
                     else:
                         self._obstacle = (obstacle, *self._obstacle[1:])
                     self._changed.wait(min(max(obstacle.wait, 0.001), POLL_SECONDS))
@@ -227,11 +218,11 @@ class Pacer:
         self._budget.reserve(ticket.need)
         probe = self._outage.open
         self._outage.probing = self._outage.probing or probe
-        return Slot(self, characters, ticket.need, probe, self._clock())
+        return Slot(self, characters, ticket.need, probe, time.monotonic())
 
     def _look(self, ticket: _Ticket) -> Obstacle | None:
         """What keeps the first in line; None: it may go. Syncs with the row where that is due."""
-        now = self._clock()
+        now = time.monotonic()
         if self._syncing:
             return Obstacle(*self._present(), wait=SYNC_SECONDS)
         if now < self._lost_until:
@@ -250,7 +241,7 @@ class Pacer:
             failed = self._try_sync()
             if failed is not None:
                 return failed
-            now = self._clock()
+            now = time.monotonic()
         outage = self._outage
         if outage.until is not None:
             if outage.probing or now < outage.until:
@@ -261,13 +252,13 @@ class Pacer:
                 if failed is not None or outage.until is None:
                     return failed
                 if not outage.probing:
-                    return outage.obstacle(outage.until - self._clock())
+                    return outage.obstacle(outage.until - time.monotonic())
         if not self._budget.short(ticket.need):
             return None
         capped = self._budget.over_cap(ticket.need)
         if capped is None:
             self._finder.starved()
-        return capped or self._budget.too_slow(ticket.need, self._clock())
+        return capped or self._budget.too_slow(ticket.need, time.monotonic())
 
     def _present(self) -> tuple[str, str]:
         return ("", "") if self._obstacle is None else (self._obstacle[0].name, self._obstacle[0].detail)
@@ -278,13 +269,13 @@ class Pacer:
         with self._changed:
             self._budget.used(slot._reserved, slot._characters, tokens, measured=measured)
             self._budget.learn(limits)
-            self._finder.finished(self._clock(), tokens, seconds)
+            self._finder.finished(time.monotonic(), tokens, seconds)
             self._outage.well(probe=slot._probe)
             self._changed.notify_all()
 
     def _failed(self, slot: Slot, fault: ProviderFault) -> None:
         with self._changed:
-            now = self._clock()
+            now = time.monotonic()
             if fault.code not in UNREFUNDED:
                 self._budget.refund(slot._reserved)
             self._budget.learn(fault.limits)
@@ -316,7 +307,7 @@ class Pacer:
                 raise
         else:
             return None
-        self._lost_until = self._clock() + KNOB_SECONDS
+        self._lost_until = time.monotonic() + KNOB_SECONDS
         return self._lost()
 
     def _lost(self) -> Obstacle:
@@ -330,7 +321,7 @@ class Pacer:
         needs = [ticket.need for ticket in self._line][: max(1, self._finder.limit - self._budget.in_flight)]
         # nothing is asked for by the first look, which reads the knobs
         nothing = giving_back or not self._knows_row
-        asked = self._budget.claim(self._clock() - self._synced_at, needs, give_back=nothing)
+        asked = self._budget.claim(time.monotonic() - self._synced_at, needs, give_back=nothing)
         block, clear = self._outage.take_news()
         news = PaceNews(
             token_rate=self._budget.tokens.rate,
@@ -357,7 +348,7 @@ class Pacer:
         finally:
             self._changed.acquire()
             self._syncing = False
-            self._synced_at = self._clock()
+            self._synced_at = time.monotonic()
             if pace is None:
                 self._budget.put_back(asked)
                 self._outage.put_back(block, clear)

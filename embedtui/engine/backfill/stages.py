@@ -144,7 +144,6 @@ class Stages:
         self._pacer = Pacer(job.dsn, job.migration)
         job.follow_pacer(lambda: self._pacer.hold)
         self._link = job.link("stage", statement_timeout_ms=0)
-        self._sync_idle = threading.Event()
         self._sync_error: EmbedtuiError | None = None
 
     def run(self) -> None:

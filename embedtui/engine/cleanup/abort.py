@@ -7,21 +7,9 @@ from collections.abc import Callable
 
 from embedtui.engine.cleanup import traces
 from embedtui.engine.cleanup.blockers import abort_blockers
-from embedtui.engine.cleanup.choice import (
-    CleanupStep,
-)
-from embedtui.engine.cleanup.statements import (
-    abort_statements,
-    remove_sql,
-)
-from embedtui.engine.cleanup.steps import (
-    alone,
-    finish,
-    holding,
-    present,
-    require_name,
-    taken_back,
-)
+from embedtui.engine.cleanup.choice import CleanupStep
+from embedtui.engine.cleanup.statements import abort_statements, remove_sql
+from embedtui.engine.cleanup.steps import alone, finish, holding, present, require_name, taken_back
 from embedtui.engine.overrides import pass_blockers
 from embedtui.errors import Interrupted
 from embedtui.model import Migration
@@ -30,13 +18,9 @@ from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.ending import (
-    begin_record,
-)
+from embedtui.postgres.state.ending import begin_record
 from embedtui.postgres.state.migrations import hold_workers
-from embedtui.postgres.state.route import (
-    route_epoch,
-)
+from embedtui.postgres.state.route import route_epoch
 
 
 def abort(

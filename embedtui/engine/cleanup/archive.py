@@ -10,26 +10,16 @@ from typing import IO, cast
 
 from psycopg import sql
 
-from embedtui.engine.cleanup.choice import (
-    CleanupChoice,
-)
-from embedtui.engine.cleanup.statements import (
-    archive_file_sql,
-    archive_table_sql,
-    old_vectors_sql,
-)
-from embedtui.engine.cleanup.steps import (
-    unbounded,
-)
+from embedtui.engine.cleanup.choice import CleanupChoice
+from embedtui.engine.cleanup.statements import archive_file_sql, archive_table_sql, old_vectors_sql
+from embedtui.engine.cleanup.steps import unbounded
 from embedtui.errors import DatabaseError
 from embedtui.model import Migration, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import cancelled_by
 from embedtui.postgres.names import relation
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.ending import (
-    remember,
-)
+from embedtui.postgres.state.ending import remember
 
 
 def store_archive(conn: Connection, migration: Migration, choice: CleanupChoice, stop: threading.Event) -> None:

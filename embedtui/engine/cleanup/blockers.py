@@ -9,14 +9,8 @@ from typing import Any
 from psycopg import sql
 
 from embedtui.engine.cleanup import traces
-from embedtui.engine.cleanup.choice import (
-    CleanupChoice,
-    renames,
-    restores_not_null,
-)
-from embedtui.engine.cleanup.steps import (
-    unbounded,
-)
+from embedtui.engine.cleanup.choice import CleanupChoice, renames, restores_not_null
+from embedtui.engine.cleanup.steps import unbounded
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import Remedy
 from embedtui.formatting import counted, duration
@@ -27,12 +21,10 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_sql, relation
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
-from embedtui.postgres.state.ending import (
-    read_ending,
-)
+from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.queue import count_entries
 from embedtui.postgres.state.route import read_listeners, read_status, seconds_on_side
-from embedtui.postgres.state.waiting import worker_lives
+from embedtui.postgres.state.workers import count_live_workers
 from embedtui.postgres.values import same_key_sql
 from embedtui.redaction import redact
 
@@ -96,7 +88,7 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
 
 def _drained_by_a_worker(conn: Connection, migration: Migration) -> bool:
     """Whether what is queued will be embedded before the old side goes: the contract waits for that."""
-    return migration.desired == "run" and worker_lives(conn, migration.id)
+    return migration.desired == "run" and count_live_workers(conn, migration.id) > 0
 
 
 def soak_days(migration: Migration) -> float:

@@ -11,9 +11,7 @@ from embedtui.errors import Refused, SettingsError
 from embedtui.model import Migration, PlacementKind, TableName
 from embedtui.postgres.catalog.facts import TableFacts
 from embedtui.postgres.names import parse_name
-from embedtui.postgres.state.ending import (
-    Ending,
-)
+from embedtui.postgres.state.ending import Ending
 
 _FILE_SUFFIXES = (".copy", ".gz", ".tsv", ".txt")
 

@@ -18,12 +18,7 @@ from embedtui.engine.cleanup.choice import (
     named_as_before,
     restores_not_null,
 )
-from embedtui.engine.cleanup.statements import (
-    cleanup_statements,
-    contract_sql,
-    set_not_null_sql,
-    validate_sql,
-)
+from embedtui.engine.cleanup.statements import cleanup_statements, contract_sql, set_not_null_sql, validate_sql
 from embedtui.engine.cleanup.steps import (
     alone,
     finish,
@@ -41,17 +36,9 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import cancelled_by, run_ddl
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.ending import (
-    QUEUE_FULL,
-    Ending,
-    begin_cleanup,
-    begin_record,
-    read_ending,
-)
-from embedtui.postgres.state.route import (
-    route_epoch,
-)
-from embedtui.postgres.state.waiting import count_faulty
+from embedtui.postgres.state.ending import QUEUE_FULL, Ending, begin_cleanup, begin_record, read_ending
+from embedtui.postgres.state.faults import count_faulty
+from embedtui.postgres.state.route import route_epoch
 
 DRAIN_PATIENCE = 60.0
 """Seconds in which the workers may bring the queue to zero, before the cleanup is refused."""

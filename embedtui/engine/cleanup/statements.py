@@ -23,12 +23,7 @@ from embedtui.postgres.indexes import partition_indexes
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import new_side
-from embedtui.postgres.state.ending import (
-    left_check_sql,
-    read_ending,
-    record_sql,
-    rows_sql,
-)
+from embedtui.postgres.state.ending import left_check_sql, read_ending, record_sql, rows_sql
 
 
 def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupChoice) -> tuple[CleanupStep, ...]:

@@ -12,16 +12,9 @@ from embedtui.model import Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import CLEANUP_CLASS
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.ending import (
-    remember,
-    rows_sql,
-)
+from embedtui.postgres.state.ending import remember, rows_sql
 from embedtui.postgres.state.migrations import load_migration
-from embedtui.postgres.state.route import (
-    held,
-    hold_route,
-    read_route,
-)
+from embedtui.postgres.state.route import held, hold_route, read_route
 
 _SHORT_WAIT = "SET LOCAL lock_timeout = '500ms'"
 

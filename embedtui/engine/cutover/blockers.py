@@ -20,16 +20,18 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status, is_cold
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.placement import make_placement
+from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.migrations import total_rows
+from embedtui.postgres.state.queue import read_backlog, waiting_keys
 from embedtui.postgres.state.route import read_listeners, read_status
 from embedtui.postgres.state.route_side import side_present
-from embedtui.postgres.state.waiting import changes_waiting, count_faulty, waiting_keys
 
 _CHECK_MS = 3_000
 """For the scan that looks for rows without a current vector; where it takes longer, the gate's own count serves."""
 LAG_TOLERATED = 60.0
 """Seconds that the oldest change may wait for the sync when the cutover begins."""
-QUEUE_COUNTED = 10_000
+BACKLOG_REFUSED = 10_000
+"""So many waiting changes block the cutover however young they are; they are counted no further."""
 ROWS_COUNTED = 10_000
 """Rows without a current vector are counted so far beyond those tolerated, then said as "or more"."""
 MISSING_TOLERATED = 0.001
@@ -81,12 +83,12 @@ def _gate(gate: EvaluationStatus | None) -> list[Blocker]:
 
 
 def _sync(conn: Connection, migration: Migration) -> list[Blocker]:
-    waiting, oldest = changes_waiting(conn, migration.id, QUEUE_COUNTED)
-    if waiting < QUEUE_COUNTED and oldest <= LAG_TOLERATED:
+    waiting, oldest = read_backlog(conn, migration.id, BACKLOG_REFUSED)
+    if waiting < BACKLOG_REFUSED and (oldest or 0.0) <= LAG_TOLERATED:
         return []
     changes = (
         f"{waiting:,} or more changes wait"
-        if waiting >= QUEUE_COUNTED
+        if waiting >= BACKLOG_REFUSED
         else counted(waiting, "change waits", "changes wait")
     )
     return [
@@ -110,7 +112,7 @@ def _faults(conn: Connection, migration: Migration) -> list[Blocker]:
 
 def _coverage(conn: Connection, migration: Migration) -> list[Blocker]:
     allowed = int(total_rows(conn, migration.id) * MISSING_TOLERATED)
-    waiting, _ = changes_waiting(conn, migration.id, QUEUE_COUNTED)
+    waiting, _ = read_backlog(conn, migration.id, BACKLOG_REFUSED)
     try:
         with conn.transaction():
             conn.execute("SELECT set_config('statement_timeout', %s, true)", [f"{_CHECK_MS}ms"])

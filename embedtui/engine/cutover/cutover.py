@@ -14,13 +14,8 @@ import psycopg
 from psycopg import errors, sql
 
 from embedtui.config import CutoverSettings
-from embedtui.engine.cutover.blockers import cutover_blockers, rollback_blockers
-from embedtui.engine.cutover.strategies import (
-    cutover_settings,
-    rename_blockers,
-    rename_sql,
-    tell_services,
-)
+from embedtui.engine.cutover.blockers import BACKLOG_REFUSED, cutover_blockers, rollback_blockers
+from embedtui.engine.cutover.strategies import cutover_settings, rename_blockers, rename_sql, tell_services
 from embedtui.engine.overrides import Overrides, audited, pass_blockers, refuse
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import EvaluationStatus, Flip, Migration, Side
@@ -29,6 +24,7 @@ from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.indexes import is_cold, prewarm
 from embedtui.postgres.state.audit import add_audit, audit_sql
 from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.queue import read_backlog
 from embedtui.postgres.state.route import (
     RouteRow,
     follow_pointer,
@@ -39,7 +35,6 @@ from embedtui.postgres.state.route import (
     release_route,
     set_pending,
 )
-from embedtui.postgres.state.waiting import changes_waiting
 
 # A flip waits for nobody: beyond this something is wrong, and the operator is better told.
 _STATEMENT_MS = 5_000
@@ -215,7 +210,10 @@ def flip_if_due(dsn: str, migration: Migration, gate: EvaluationStatus | None) -
             follow_pointer(conn, migration.id)  # whoever moved it may have been killed before the phase was set
             pending = read_route(conn, migration.name).pending
             # what a worker's role may not do is left to a worker of an operator's role
-            if pending is None or not may_move_route(conn) or changes_waiting(conn, migration.id)[1] > LAG_NONE:
+            if pending is None or not may_move_route(conn):
+                return None
+            _, oldest = read_backlog(conn, migration.id, BACKLOG_REFUSED)
+            if (oldest or 0.0) > LAG_NONE:
                 return None
         try:
             return cutover(

@@ -36,8 +36,6 @@ class ServerFacts:
     """The extension's files are on the server, so that CREATE EXTENSION would work."""
     maintenance_work_mem: int
     shared_buffers: int
-    max_parallel_maintenance_workers: int
-    wal_level: str
     prepared_transactions: int
     """Prepared transactions lying about: they hold the horizon and CREATE INDEX CONCURRENTLY."""
 
@@ -55,7 +53,6 @@ class Column:
     dimensions: int | None
     """Of a vector or halfvec with a type modifier."""
     not_null: bool
-    generated: bool
     has_default: bool
     is_vector: bool
     is_text: bool
@@ -85,10 +82,7 @@ class Index:
     name: str
     method: str
     columns: tuple[str, ...]
-    opclasses: tuple[str, ...]
-    unique: bool
     valid: bool
-    definition: str
     bytes: int
 
 
@@ -110,9 +104,6 @@ class RowTrigger:
     """A trigger that fires once a row (those of embedtui and of constraints left out)."""
 
     name: str
-    timing: str
-    """``BEFORE``, ``AFTER`` or ``INSTEAD OF``."""
-    on_insert: bool
     on_update: bool
     columns: tuple[str, ...]
     """Of ``UPDATE OF``; empty where any column fires it."""
@@ -155,7 +146,6 @@ class TableFacts:
     table: TableName
     kind: str
     """``table`` or ``partitioned``."""
-    is_partition: bool
     leaves: tuple[Leaf, ...]
     inherits: bool
     """Old-style inheritance: it has children, or is one."""
@@ -168,9 +158,7 @@ class TableFacts:
     is_owner: bool
     """Our role owns it or is a member of the owner."""
     may_select: bool
-    may_insert: bool
     may_update: bool
-    may_delete: bool
     may_trigger: bool
     may_reference: bool
     may_create_in_schema: bool
@@ -187,7 +175,6 @@ class TableFacts:
     subscribed: bool
     """Target of a logical subscription."""
     rules: tuple[str, ...]
-    replica_identity_full: bool
     dependents: tuple[Dependent, ...] = field(default=())
 
     def column(self, name: str) -> Column | None:

@@ -25,18 +25,15 @@ from embedtui.postgres.catalog.tables import find_table
 from embedtui.postgres.names import relation
 
 _RELATION = """
-SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind, c.relispartition,
+SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
        c.relpersistence::text AS persistence, pg_get_userbyid(c.relowner)::text AS owner,
        pg_has_role(c.relowner, 'USAGE') AS is_owner,
        has_any_column_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AS may_select,
-       has_any_column_privilege(c.oid, 'INSERT') AS may_insert,
        has_any_column_privilege(c.oid, 'UPDATE') AS may_update,
-       has_table_privilege(c.oid, 'DELETE') AS may_delete,
        has_table_privilege(c.oid, 'TRIGGER') AS may_trigger,
        has_any_column_privilege(c.oid, 'REFERENCES') AS may_reference,
        has_schema_privilege(c.relnamespace, 'CREATE') AS may_create_in_schema,
        c.relrowsecurity AS row_security, row_security_active(c.oid) AS row_security_applies,
-       c.relreplident = 'f' AS replica_identity_full,
        EXISTS (SELECT FROM pg_inherits i WHERE (i.inhparent = c.oid AND c.relkind <> 'p')
                                             OR (i.inhrelid = c.oid AND NOT c.relispartition)) AS inherits,
        EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed,
@@ -63,7 +60,7 @@ SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, pg_relation_si
 _COLUMNS = """
 SELECT a.attname::text AS name, a.attnum::int AS number, format_type(a.atttypid, a.atttypmod) AS type,
        t.typname::text AS base_type, a.atttypmod AS modifier, a.attnotnull AS not_null,
-       a.attgenerated <> '' AS generated, a.atthasdef OR a.attidentity <> '' AS has_default,
+       a.atthasdef OR a.attidentity <> '' AS has_default,
        t.typname IN ('vector', 'halfvec') AND EXISTS (
            SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
             WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_extension'::regclass
@@ -105,9 +102,7 @@ _INDEXES = """
 SELECT i.oid, n.nspname::text AS schema, i.relname::text AS name, m.amname::text AS method,
        ARRAY(SELECT a.attname::text FROM unnest(x.indkey::int[]) WITH ORDINALITY k (num, place)
                JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.num ORDER BY k.place) AS columns,
-       ARRAY(SELECT o.opcname::text FROM unnest(x.indclass::oid[]) WITH ORDINALITY k (opc, place)
-               JOIN pg_opclass o ON o.oid = k.opc ORDER BY k.place) AS opclasses,
-       x.indisunique AS "unique", x.indisvalid AS valid, pg_get_indexdef(i.oid) AS definition,
+       x.indisvalid AS valid,
        CASE WHEN i.relkind = 'i' THEN pg_relation_size(i.oid)
             ELSE (SELECT coalesce(sum(pg_relation_size(t.relid)), 0)::bigint FROM pg_partition_tree(i.oid) t
                    WHERE t.isleaf) END AS bytes
@@ -117,11 +112,10 @@ SELECT i.oid, n.nspname::text AS schema, i.relname::text AS name, m.amname::text
  ORDER BY i.relname
 """
 
-# tgtype bits (catalog/pg_trigger.h): 1 row, 2 before, 4 insert, 8 delete, 16 update, 64 instead of
+# tgtype bits (catalog/pg_trigger.h): 1 row, 16 update
 _TRIGGERS = """
 SELECT g.tgname::text AS name,
-       CASE WHEN g.tgtype & 2 <> 0 THEN 'BEFORE' WHEN g.tgtype & 64 <> 0 THEN 'INSTEAD OF' ELSE 'AFTER' END AS timing,
-       g.tgtype & 4 <> 0 AS on_insert, g.tgtype & 16 <> 0 AS on_update,
+       g.tgtype & 16 <> 0 AS on_update,
        ARRAY(SELECT a.attname::text FROM pg_attribute a
               WHERE a.attrelid = g.tgrelid AND a.attnum = ANY (g.tgattr::int2[]) ORDER BY 1) AS columns,
        p.proname::text AS function, g.tgenabled <> 'D' AS enabled,
@@ -227,7 +221,6 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
         oid=int(stored["oid"]),
         table=TableName(stored["schema"], stored["name"]),
         kind="partitioned" if stored["kind"] == "p" else "table",
-        is_partition=stored["relispartition"],
         leaves=tuple(Leaf(int(r["oid"]), r["schema"], r["name"], r["bytes"], r["rows"]) for r in leaves),
         inherits=stored["inherits"],
         rows=sum(counted) if counted else None,
@@ -237,9 +230,7 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
         owner=stored["owner"],
         is_owner=stored["is_owner"],
         may_select=stored["may_select"],
-        may_insert=stored["may_insert"],
         may_update=stored["may_update"],
-        may_delete=stored["may_delete"],
         may_trigger=stored["may_trigger"],
         may_reference=stored["may_reference"],
         may_create_in_schema=stored["may_create_in_schema"],
@@ -263,14 +254,13 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
         publications=_publications(conn, oid, columns),
         subscribed=stored["subscribed"],
         rules=tuple(stored["rules"]),
-        replica_identity_full=stored["replica_identity_full"],
         dependents=tuple(Dependent(**row) for row in read_all(conn, _DEPENDENTS, by)),
     )
 
 
 def _indexes(conn: Connection[Any], oid: int) -> tuple[Index, ...]:
     return tuple(
-        Index(**{**row, "oid": int(row["oid"]), "columns": tuple(row["columns"]), "opclasses": tuple(row["opclasses"])})
+        Index(**{**row, "oid": int(row["oid"]), "columns": tuple(row["columns"])})
         for row in read_all(conn, _INDEXES, {"oid": oid})
     )
 

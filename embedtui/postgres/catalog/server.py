@@ -34,8 +34,6 @@ SELECT current_setting('server_version_num')::int AS version,
        EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector') AS vector_available,
        pg_size_bytes(current_setting('maintenance_work_mem')) AS maintenance_work_mem,
        pg_size_bytes(current_setting('shared_buffers')) AS shared_buffers,
-       current_setting('max_parallel_maintenance_workers')::int AS max_parallel_maintenance_workers,
-       current_setting('wal_level') AS wal_level,
        (SELECT count(*)::int FROM pg_prepared_xacts WHERE database = current_database()) AS prepared_transactions
 """
 

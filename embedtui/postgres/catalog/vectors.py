@@ -33,7 +33,7 @@ WITH RECURSIVE tree AS (
 )
 SELECT i.relname::text AS name, m.amname::text AS method, o.opcname::text AS opclass,
        pg_get_indexdef(i.oid, 1, false) AS of, x.indkey[0] = 0 AS expression,
-       pg_get_expr(x.indpred, x.indrelid) AS predicate, x.indrelid <> %(oid)s AS on_partition
+       pg_get_expr(x.indpred, x.indrelid) AS predicate
   FROM tree JOIN pg_index x ON x.indrelid = tree.oid
   JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
   JOIN pg_opclass o ON o.oid = x.indclass[0]
@@ -61,7 +61,6 @@ class VectorIndex:
     expression: bool
     predicate: str | None
     """Of a partial index."""
-    on_partition: bool
 
     @property
     def distance(self) -> Distance | None:

@@ -45,15 +45,6 @@ class ColumnPlacement(SharedPlacement):
             ),
         )
 
-    def undo_sql(self) -> tuple[sql.Composed, ...]:
-        """DDL that takes the three columns away."""
-        return (
-            self._format(
-                "ALTER TABLE {table} DROP COLUMN IF EXISTS {embedding}, DROP COLUMN IF EXISTS {model_column},"
-                " DROP COLUMN IF EXISTS {source_column}"
-            ),
-        )
-
     def write(self, conn: Connection, leaf: TableName, rows: Sequence[SourceRow], vectors: Vectors) -> Written:
         """Fill the column where it is NULL and the content is still what was embedded; locked rows are skipped."""
         vector_type = self.migration.vector_type

@@ -77,10 +77,6 @@ class Placement(Protocol):
         """DDL that makes the new side."""
         ...
 
-    def undo_sql(self) -> tuple[sql.Composed, ...]:
-        """DDL that takes the new side back."""
-        ...
-
     def read_shard(
         self, conn: Connection, leaf: TableName, first: int, last: int, filenode: int | None = None
     ) -> list[SourceRow]:

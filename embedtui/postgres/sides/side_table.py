@@ -65,10 +65,6 @@ class TablePlacement(SharedPlacement):
             ),
         )
 
-    def undo_sql(self) -> tuple[sql.Composed, ...]:
-        """DDL that drops the side table."""
-        return (self._format("DROP TABLE IF EXISTS {side}"),)
-
     def write(self, conn: Connection, leaf: TableName, rows: Sequence[SourceRow], vectors: Vectors) -> Written:
         """Insert vectors of rows whose content is still what was embedded; one that is there already stays."""
         vector_type = self.migration.vector_type

@@ -36,6 +36,17 @@ def group_faults(conn: Connection, migration_id: int) -> tuple[FaultGroup, ...]:
     return tuple(FaultGroup(FaultClass(kind), reason, count, FaultState(state)) for kind, reason, count, state in rows)
 
 
+def count_faulty(conn: Connection, migration_id: int, *, open_only: bool = False) -> int:
+    """Rows that have no new vector for a fault of their own; ``open_only``: that nobody has decided on."""
+    row = conn.execute(
+        "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = 'new'"
+        " AND CASE WHEN %s THEN state = 'open' ELSE state <> 'skipped' END",
+        [migration_id, open_only],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def forget_faults(conn: Connection, migration_id: int, keys: Iterable[Key], side: Side) -> None:
     """These rows have no fault, or none any more, on this side."""
     conn.execute(

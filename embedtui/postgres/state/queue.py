@@ -104,6 +104,13 @@ def entries_of(conn: Connection, migration_id: int, keys: Iterable[Key]) -> list
     return [_entry(row) for row in rows]
 
 
+def waiting_keys(conn: Connection, migration_id: int) -> set[Key]:
+    """Keys of all rows that wait."""
+    return {
+        tuple(key) for (key,) in conn.execute("SELECT key FROM embedtui.queue WHERE migration = %s", [migration_id])
+    }
+
+
 def count_entries(conn: Connection, migration_id: int) -> int:
     """Entries of a migration; a row that changed twice has two."""
     row = conn.execute("SELECT count(*) FROM embedtui.queue WHERE migration = %s", [migration_id]).fetchone()

@@ -360,14 +360,11 @@ def may_move_route(conn: Connection) -> bool:
     return bool(row and row[0])
 
 
-def touch_route(conn: Connection, name: str) -> None:
-    """Tell all listeners to read the route again: call it in a transaction that renames what a side is called."""
-    conn.execute("UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp() WHERE name = %s", [name])
-    _notify(conn, name)
-
-
 def touch_in_ddl(migration: Migration) -> tuple[sql.Composed, ...]:
-    """As :func:`touch_route`, for a transaction of DDL; the time of the last flip stays."""
+    """Tell all listeners to read the route again: for a transaction that renames what a side is called.
+
+    The time of the last flip stays.
+    """
     told = sql.SQL("UPDATE embedtui.route SET epoch = epoch + 1 WHERE migration = {}").format(sql.Literal(migration.id))
     return told, _notify_sql(migration.name)
 

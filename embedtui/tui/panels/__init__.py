@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from embedtui.tui.panels.journey import JOURNEY, advice, journey
+from embedtui.tui.panels.journey import advice, journey
 from embedtui.tui.panels.lists import event_line, event_look, faults, feed, holds, workers
 from embedtui.tui.panels.progress import backfill, index, sync
 from embedtui.tui.panels.route import evaluation, rollback, route
 
 __all__ = [
-    "JOURNEY",
     "advice",
     "backfill",
     "evaluation",

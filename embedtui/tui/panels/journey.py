@@ -10,17 +10,7 @@ from embedtui.tui.actions import ACTIONS, SCREENS, next_action
 from embedtui.tui.panels.parts import HOLD_WORDS
 from embedtui.tui.view import View
 
-JOURNEY = (
-    Phase.PLAN,
-    Phase.PREPARE,
-    Phase.BACKFILL,
-    Phase.INDEX,
-    Phase.VALIDATE,
-    Phase.CUTOVER,
-    Phase.SOAK,
-    Phase.CLEANUP,
-    Phase.DONE,
-)
+_JOURNEY = tuple(phase for phase in Phase if phase is not Phase.ABORTED)
 
 
 def journey(view: View, width: int, _height: int = 1) -> Content:
@@ -30,20 +20,20 @@ def journey(view: View, width: int, _height: int = 1) -> Content:
         return draw.line(
             ("■ aborted", "bold $warning"), ("  the old side serves as before; log and registry stay", "$muted")
         )
-    position = JOURNEY.index(here)
+    position = _JOURNEY.index(here)
     failed = view.condition is Condition.FAILED
     glyph_here, _, style_here = theme.CONDITION[view.condition]
     if view.condition is Condition.IDLE:
         glyph_here, style_here = "●", "$primary"
     if here is Phase.DONE:
         glyph_here, style_here = "✓", "$success"
-    names = sum(len(phase) for phase in JOURNEY)
+    names = sum(len(phase) for phase in _JOURNEY)
     # Two cells of glyph a phase where there is room, one where there is not; joints take what is left.
-    gap = " " if width >= names + 3 * len(JOURNEY) + 8 else ""
-    joints = len(JOURNEY) - 1
-    joint = max(1, min(9, (width - names - (1 + len(gap)) * len(JOURNEY)) // joints - 2 * len(gap)))
+    gap = " " if width >= names + 3 * len(_JOURNEY) + 8 else ""
+    joints = len(_JOURNEY) - 1
+    joint = max(1, min(9, (width - names - (1 + len(gap)) * len(_JOURNEY)) // joints - 2 * len(gap)))
     parts: list[draw.Part] = []
-    for index, phase in enumerate(JOURNEY):
+    for index, phase in enumerate(_JOURNEY):
         if index:
             done = index <= position
             parts.append((gap + ("━" if done else "─") * joint + gap, "$success" if done else "$faint"))

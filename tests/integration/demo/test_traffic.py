@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from embedtui.demo.questions import ANSWERS
 from embedtui.demo.traffic import Traffic
 from embedtui.errors import EmbedtuiError
 from embedtui.model import EmbeddingModel
+from tests.kits.support import wait_for
 
 OLD = EmbeddingModel("old", 8)
 NEW = EmbeddingModel("new", 8)
@@ -58,13 +58,6 @@ def application(dsn: str, api: LoopbackServer, **options: int) -> Traffic:
         for model in (OLD, NEW)
     )
     return Traffic(dsn, *models, environ={"DEMO_KEY": api.key}, **{**RATES, **options})  # type: ignore[arg-type]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def check_ledger(dsn: str, traffic: Traffic) -> None:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
 from embedtui.engine.backfill.writing import cut
 from embedtui.postgres import locks
 from embedtui.postgres.state import shards
-from tests.kits.support import NEW, OLD, make_documents, settings_for
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
+from tests.kits.support import make_documents, settings_for
 
 
 def engine_for(database: str, api: LoopbackServer, folder: Path, **flags: object) -> Engine:

@@ -32,7 +32,7 @@ from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route, schema
-from tests.integration.postgres.test_indexes import make_migration
+from tests.kits.samples import DOCUMENTS, sample_migration
 from tests.kits.support import connect
 
 DIMENSIONS = 768
@@ -40,7 +40,6 @@ ROWS = 12
 REASON = "the soak was done elsewhere"
 FOR_SOAK, FOR_ROUTE, FOR_DEPENDENTS = {"soak": REASON}, {"route": REASON}, {"dependents": REASON}
 FOR_COVERAGE = {"coverage:3": REASON, "not_null:3": REASON}
-DOCUMENTS = TableName("public", "documents")
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ def begun(
     column = placement is PlacementKind.COLUMN
     migration = state.create_migration(
         conn,
-        make_migration(
+        sample_migration(
             table_oid=row[0],
             placement=placement,
             old_model=EmbeddingModel("text-embedding-004", DIMENSIONS),
@@ -400,11 +399,9 @@ def test_the_indexes_of_partitions_take_the_old_names_too(conn: Connection) -> N
     )
     schema.install(conn)
     route.install_functions(conn)
-    table = TableName("public", "parted")
     oid = count(conn, "SELECT 'parted'::regclass::oid")
-    migration = state.create_migration(
-        conn, make_migration(name="parted", table=table, new_table=table, table_oid=oid, phase=Phase.SOAK)
-    )
+    parted = sample_migration(TableName("public", "parted"), table_oid=oid, phase=Phase.SOAK)
+    migration = state.create_migration(conn, parted)
     for statement in (*make_placement(migration).prepare_sql(), *capture.install_sql(migration)):
         conn.execute(statement)
     conn.execute("UPDATE parted SET embedding_v2 = embedding; DELETE FROM embedtui.queue")

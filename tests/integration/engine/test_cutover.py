@@ -8,7 +8,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from embedtui.postgres.state import route
 from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.workers import register_worker
 from tests.kits.cutover_kit import make, vector
-from tests.kits.support import connect
+from tests.kits.support import connect, wait_for
 
 PASS = EvaluationStatus(1, datetime(2030, 1, 1, tzinfo=UTC), 60, 0.6, 3, "PASS", True)
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
@@ -589,16 +589,9 @@ def test_rename_waits_for_a_reader_without_blocking_others(database: str, conn: 
 
         thread = threading.Thread(target=exchange)
         thread.start()
-        eventually(lambda: waits, "it says whom it waits for")
+        wait_for(lambda: waits, "it says whom it waits for")
         assert conn.execute("SELECT count(*) FROM documents").fetchone() is not None
         assert not done.is_set()
         reader.execute("COMMIT")
         thread.join(60)
     assert done.is_set() and now(conn, migration).old_column == "embedding_v2"
-
-
-def eventually(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)

@@ -25,9 +25,9 @@ from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
 from embedtui.postgres.state.audit import read_audit
 from embedtui.router import Router
-from tests.integration.engine.test_cutover import PASS, eventually, with_strategy
+from tests.integration.engine.test_cutover import PASS, with_strategy
 from tests.kits.cutover_kit import make, vector
-from tests.kits.support import connect
+from tests.kits.support import connect, wait_for
 
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
 
@@ -96,7 +96,7 @@ def waiting_cleanup(database: str, migration: Migration, choice: CleanupChoice |
             cleanup(conn, migration, choice or CleanupChoice(), typed_name="documents", stop=stop, on_wait=waits.append)
 
         acting = Acting(database, act)
-        eventually(lambda: any("report" in text for text in waits) or acting.error, "it waits for the reader")
+        wait_for(lambda: any("report" in text for text in waits) or acting.error, "it waits for the reader")
         assert acting.error is None
         yield acting
         reader.rollback()
@@ -120,7 +120,7 @@ def test_a_rollback_cancels_a_cleanup_that_has_dropped_nothing(
         assert flip.changed and flip.active is Side.OLD
         error = acting.end()  # at once, with the reader still there: it has nothing to wait for any more
         assert isinstance(error, Refused) and "rolled back" in str(error).lower()
-        eventually(lambda: router.route("documents").side is Side.OLD, "the Router follows")
+        wait_for(lambda: router.route("documents").side is Side.OLD, "the Router follows")
     assert columns(conn) == before
     assert route.read_route(conn, "documents").active is Side.OLD
     assert present(conn).phase is Phase.VALIDATE
@@ -225,7 +225,7 @@ def test_an_abort_waiting_for_a_lock_excludes_a_postponed_cutover(
             abort(conn, migration, typed_name="documents", stop=threading.Event(), on_wait=waits.append)
 
         acting = Acting(database, act)
-        eventually(lambda: waits or acting.error, "it waits")
+        wait_for(lambda: waits or acting.error, "it waits")
         assert flip_if_due(database, migration, PASS) is None
     assert acting.end() is None
     pointer = route.read_route(conn, "documents")

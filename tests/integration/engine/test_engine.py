@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -16,13 +15,7 @@ from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Event, Phase, PhaseChanged
 from embedtui.postgres.state import schema, shards
-from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
+from tests.kits.support import connect, make_documents, settings_for, wait_for
 
 
 def engine_for(database: str, api: LoopbackServer, folder: Path, **flags: object) -> Engine:
@@ -201,13 +194,6 @@ def api_grows(api: LoopbackServer) -> bool:
     before = api.requests
     time.sleep(1.5)
     return api.requests > before
-
-
-def wait_for(condition: object, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.05)
 
 
 def test_a_wrong_key_stops_at_once_and_poisons_no_row(database: str, api: LoopbackServer, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,15 @@ from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer
 from embedtui.engine.backfill.packing import UNCALIBRATED
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
 from embedtui.model import (
-    Condition,
-    Distance,
     EmbeddingModel,
     FaultClass,
-    IndexMethod,
-    Migration,
-    Phase,
-    PlacementKind,
-    TableName,
 )
 from embedtui.postgres.state.migrations import create_migration
 from embedtui.postgres.state.pace import unblock
 from embedtui.postgres.state.schema import install
 from embedtui.providers import ProviderFault, RateLimits
-from tests.kits.support import connect
+from tests.kits.samples import sample_migration
+from tests.kits.support import connect, wait_for
 
 # ---------------------------------------------------------------------------------------- rates, in simulated time
 
@@ -187,19 +181,6 @@ def test_concurrency_nobody_asks_for_does_not_grow() -> None:
 # ----------------------------------------------------------------------------------------------------- the shared row
 
 
-def migration_for(price: float | None = 1e6) -> Migration:
-    """Price 1e6 per million: a token costs one."""
-    model = EmbeddingModel("m", 8, price_per_million=price)
-    table = TableName("public", "documents")
-    return Migration(
-        id=0, name="documents", table=table, table_oid=1, key_columns=("id",), key_types=("bigint",),
-        content_columns=("content",), placement=PlacementKind.COLUMN, old_column="embedding", old_model=model,
-        new_model=model, new_table=table, new_column="embedding_v2", vector_schema="public", vector_type="vector",
-        old_vector_type="vector", distance=Distance.COSINE, index_method=IndexMethod.HNSW, phase=Phase.BACKFILL,
-        condition=Condition.RUNNING, reason="", desired="run",
-    )  # fmt: skip
-
-
 class Kit:
     """A migration's pace row, and pacers on it that are closed at the end."""
 
@@ -207,7 +188,8 @@ class Kit:
         self.dsn = dsn
         self.conn = connect(dsn, name="test")
         install(self.conn)
-        self.migration = create_migration(self.conn, migration_for())
+        model = EmbeddingModel("m", 8, price_per_million=1e6)  # a token costs one
+        self.migration = create_migration(self.conn, sample_migration(old_model=model, new_model=model))
         self.pacers: list[Pacer] = []
         self.stop = threading.Event()
 
@@ -245,14 +227,6 @@ def kit(database: str) -> Iterator[Kit]:
     made = Kit(database)
     yield made
     made.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for something that other threads bring about."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 class Waiter:
@@ -348,7 +322,7 @@ def test_the_budget_is_shared_and_kept(kit: Kit) -> None:
     threads = [threading.Thread(target=work, args=(pacer,)) for pacer in pacers for _ in range(4)]
     for thread in threads:
         thread.start()
-    until(lambda: len(granted) >= 60)
+    wait_for(lambda: len(granted) >= 60)
     ended.set()
     for thread in threads:
         thread.join()
@@ -389,7 +363,7 @@ def test_stop_ends_a_wait_and_no_transaction_is_open_during_it(kit: Kit) -> None
     kit.set("tokens_per_minute = 1")
     pacer = kit.pacer()
     waiter = Waiter(kit, pacer)
-    until(lambda: pacer.hold is not None)
+    wait_for(lambda: pacer.hold is not None)
     hold = pacer.hold
     assert hold is not None
     assert hold.name == "rate"
@@ -411,7 +385,7 @@ def test_knobs_turn_while_it_runs(kit: Kit) -> None:
     waiter = Waiter(kit, pacer)
     assert pacer.max_concurrency == 6
     kit.set("tokens_per_minute = NULL, max_concurrency = 2")
-    until(waiter.entered.is_set)
+    wait_for(waiter.entered.is_set)
     assert pacer.max_concurrency == 2
     waiter.end()
     assert pacer.concurrency == 2
@@ -436,7 +410,7 @@ def test_the_spend_cap_holds_is_named_survives_and_can_be_raised(kit: Kit) -> No
     threads = [threading.Thread(target=work, args=(pacer,)) for pacer in pacers for _ in range(4)]
     for thread in threads:
         thread.start()
-    until(lambda: all(pacer.hold is not None and pacer.hold.name == "spend_cap" for pacer in pacers))
+    wait_for(lambda: all(pacer.hold is not None and pacer.hold.name == "spend_cap" for pacer in pacers))
     kit.stop.set()
     for thread in threads:
         thread.join()
@@ -448,14 +422,14 @@ def test_the_spend_cap_holds_is_named_survives_and_can_be_raised(kit: Kit) -> No
     kit.stop.clear()
     again = kit.pacer()  # as after a restart
     waiter = Waiter(kit, again, 500)
-    until(lambda: again.hold is not None)
+    wait_for(lambda: again.hold is not None)
     hold = again.hold
     assert hold is not None
     assert hold.name == "spend_cap"
     assert f"${sum(spent)}.00 of $1,000" in hold.detail
     assert not waiter.entered.is_set()
     kit.set("spend_cap = 2000")
-    until(waiter.entered.is_set)
+    wait_for(waiter.entered.is_set)
     waiter.end()
 
 
@@ -463,7 +437,7 @@ def test_without_a_price_a_cap_lets_nothing_through(kit: Kit) -> None:
     kit.set("spend_cap = 1000")
     pacer = kit.pacer(price_per_million=None)
     waiter = Waiter(kit, pacer)
-    until(lambda: pacer.hold is not None)
+    wait_for(lambda: pacer.hold is not None)
     hold = pacer.hold
     assert hold is not None
     assert hold.name == "spend_cap"
@@ -508,7 +482,7 @@ def test_retry_after_is_kept_by_every_process_however_long(kit: Kit) -> None:
     kit.request(second)
     kit.fail(first, provider_fault("429", retry_after=3600))
     waiters = [Waiter(kit, first), Waiter(kit, second)]
-    until(lambda: first.hold is not None and second.hold is not None)
+    wait_for(lambda: first.hold is not None and second.hold is not None)
     for pacer in (first, second):
         assert pacer.hold is not None
         assert (pacer.hold.name, pacer.hold.detail[:12]) == ("rate", "429: trouble")
@@ -516,7 +490,7 @@ def test_retry_after_is_kept_by_every_process_however_long(kit: Kit) -> None:
     assert not any(waiter.entered.is_set() for waiter in waiters)
     # an operator who knows better
     unblock(kit.conn, kit.migration.id)
-    until(lambda: all(waiter.entered.is_set() for waiter in waiters))
+    wait_for(lambda: all(waiter.entered.is_set() for waiter in waiters))
     for waiter in waiters:
         waiter.end()
     assert first.hold is None
@@ -533,10 +507,10 @@ def test_faults_in_a_row_open_the_breaker_single_ones_do_not(kit: Kit) -> None:
     kit.fail(pacer, provider_fault())
     kit.fail(pacer, provider_fault("timeout"))
     waiter = Waiter(kit, pacer)
-    until(lambda: kit.row("blocked_until") is not None)
+    wait_for(lambda: kit.row("blocked_until") is not None)
     hold = pacer.hold
     assert hold is None or hold.name == "provider"  # None: the probe is on its way already
-    until(waiter.entered.is_set)
+    wait_for(waiter.entered.is_set)
     waiter.end()
     kit.request(pacer)
     assert kit.row("blocked_until") is None
@@ -548,7 +522,7 @@ def blocked(kit: Kit, pacers: list[Pacer]) -> list[Waiter]:
         kit.request(pacer)
     kit.fail(pacers[0], provider_fault("503", retry_after=3600))
     waiters = [Waiter(kit, pacer) for pacer in pacers for _ in range(4)]
-    until(lambda: all(pacer.hold is not None and pacer.hold.name == "provider" for pacer in pacers))
+    wait_for(lambda: all(pacer.hold is not None and pacer.hold.name == "provider" for pacer in pacers))
     return waiters
 
 
@@ -556,14 +530,14 @@ def test_one_probe_of_all_processes_closes_the_breaker(kit: Kit) -> None:
     pacers = [kit.pacer(), kit.pacer()]
     waiters = blocked(kit, pacers)
     kit.set("blocked_until = clock_timestamp()")
-    until(lambda: any(waiter.entered.is_set() for waiter in waiters))
+    wait_for(lambda: any(waiter.entered.is_set() for waiter in waiters))
     # each pacer has looked at the row since
     requests = kit.row("(SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'pace')")
-    until(lambda: kit.row("(SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'pace')") >= requests + 4)
+    wait_for(lambda: kit.row("(SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'pace')") >= requests + 4)
     assert sum(waiter.entered.is_set() for waiter in waiters) == 1
     for waiter in waiters:
         waiter.leave.set()
-    until(lambda: all(waiter.entered.is_set() for waiter in waiters))
+    wait_for(lambda: all(waiter.entered.is_set() for waiter in waiters))
     for waiter in waiters:
         waiter.end()
     for pacer in pacers:
@@ -576,12 +550,12 @@ def test_a_failed_probe_blocks_for_longer_and_lets_nobody_else_through(kit: Kit)
     pacers = [kit.pacer(), kit.pacer()]
     waiters = blocked(kit, pacers)
     kit.set("blocked_until = clock_timestamp()")
-    until(lambda: any(waiter.entered.is_set() for waiter in waiters))
+    wait_for(lambda: any(waiter.entered.is_set() for waiter in waiters))
     (probe,) = (waiter for waiter in waiters if waiter.entered.is_set())
     probe.fault = provider_fault("503", retry_after=30)
     probe.end()
     # its own block, neither the claim's (90 s) nor the one before
-    until(lambda: kit.row("blocked_until BETWEEN now() + '10 s' AND now() + '40 s'"))
+    wait_for(lambda: kit.row("blocked_until BETWEEN now() + '10 s' AND now() + '40 s'"))
     assert sum(waiter.entered.is_set() for waiter in waiters) == 1
     kit.stop.set()
     for waiter in waiters:
@@ -602,10 +576,10 @@ def test_a_dead_provider_costs_a_handful_of_requests(kit: Kit) -> None:
     assert failed == 3
     for _ in range(4):
         waiter = Waiter(kit, pacer)
-        until(lambda: kit.row("blocked_until") is not None)
+        wait_for(lambda: kit.row("blocked_until") is not None)
         kit.set("blocked_until = clock_timestamp()")
         waiter.fault = provider_fault()
-        until(waiter.entered.is_set)
+        wait_for(waiter.entered.is_set)
         waiter.end()
         failed += 1
         assert pacer._outage.until is not None
@@ -617,13 +591,13 @@ def test_the_first_request_goes_alone_so_a_bad_key_costs_one(kit: Kit) -> None:
     kit.set("max_concurrency = 8")
     pacer = kit.pacer()
     waiters = [Waiter(kit, pacer) for _ in range(6)]
-    until(lambda: any(waiter.entered.is_set() for waiter in waiters))
+    wait_for(lambda: any(waiter.entered.is_set() for waiter in waiters))
     statements = "(SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'pace')"
     before = kit.row(statements)
-    until(lambda: kit.row(statements) > before + 1)
+    wait_for(lambda: kit.row(statements) > before + 1)
     (first,) = (waiter for waiter in waiters if waiter.entered.is_set())
     first.end()
-    until(lambda: all(waiter.entered.is_set() for waiter in waiters))
+    wait_for(lambda: all(waiter.entered.is_set() for waiter in waiters))
     for waiter in waiters:
         waiter.leave.set()
     for waiter in waiters:
@@ -659,12 +633,12 @@ def test_a_dead_database_is_named_and_waited_for() -> None:
         kit.request(pacer)
         server.crash()
         waiter = Waiter(kit, pacer, 5000)  # more than is leased ahead
-        until(lambda: pacer.hold is not None)
+        wait_for(lambda: pacer.hold is not None)
         hold = pacer.hold
         assert hold is not None
         assert hold.name == "database"
         server.start()
-        until(waiter.entered.is_set)
+        wait_for(waiter.entered.is_set)
         waiter.end()
         pacer.close()
         kit.conn.close()

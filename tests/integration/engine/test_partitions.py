@@ -9,22 +9,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.engine.backfill import sync
 from embedtui.engine.engine import Engine
 from embedtui.errors import Interrupted, Refused
-from tests.integration.engine.test_cutover import eventually
-from tests.kits.support import NEW, OLD, settings_for
+from tests.kits.support import settings_for, wait_for
 
 PLACEMENTS = pytest.mark.parametrize("placement", ["column", "table"])
 ROWS = 200
 ATTACH = "ALTER TABLE documents ATTACH PARTITION documents_c FOR VALUES FROM (900) TO (1900)"
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
 
 
 class Parted:
@@ -115,10 +108,10 @@ def test_whoever_follows_finds_what_comes(parted: Parted, monkeypatch: pytest.Mo
         thread.start()
     try:
         parted.attach()
-        eventually(lambda: parted.missing() <= 1, "attached")
+        wait_for(lambda: parted.missing() <= 1, "attached")
         parted.conn.execute("CREATE TABLE documents_d PARTITION OF documents FOR VALUES FROM (2000) TO (2100)")
         parted.insert("documents", 2000, 20)
-        eventually(lambda: parted.missing() <= 1, "made new")
+        wait_for(lambda: parted.missing() <= 1, "made new")
         parted.conn.execute(
             "CREATE TABLE documents_e (LIKE documents INCLUDING ALL) PARTITION BY RANGE (id);"
             "CREATE TABLE documents_e1 PARTITION OF documents_e FOR VALUES FROM (3000) TO (3050);"
@@ -126,19 +119,19 @@ def test_whoever_follows_finds_what_comes(parted: Parted, monkeypatch: pytest.Mo
         )
         parted.insert("documents_e", 3000, 80)
         parted.conn.execute("ALTER TABLE documents ATTACH PARTITION documents_e FOR VALUES FROM (3000) TO (4000)")
-        eventually(lambda: parted.missing() <= 1, "two levels")
+        wait_for(lambda: parted.missing() <= 1, "two levels")
         parted.insert("documents", 3080, 5)
-        eventually(lambda: parted.missing() <= 1, "and captured from then on")
+        wait_for(lambda: parted.missing() <= 1, "and captured from then on")
         if parted.engine.require().placement == "column":  # a foreign key to the rows does not let them go
             parted.conn.execute("ALTER TABLE documents DETACH PARTITION documents_c")
             parted.conn.execute("UPDATE documents_c SET content = 'edited while it was away' WHERE id < 950")
             parted.conn.execute(ATTACH)
-            eventually(lambda: parted.missing() <= 1, "attached again")
+            wait_for(lambda: parted.missing() <= 1, "attached again")
     finally:
         quiet.set()
         threads[1].join()
         try:
-            eventually(lambda: parted.missing() == 0, "all is embedded")
+            wait_for(lambda: parted.missing() == 0, "all is embedded")
         finally:
             stop.set()
             threads[0].join(60)

@@ -9,20 +9,19 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
 from embedtui.engine.process import SubprocessEngine, WorkResult
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, ProviderError
 from embedtui.model import Condition, Event, FaultClass, Phase, PhaseChanged
 from embedtui.providers import BadVectors, ProviderFault
-from tests.kits.support import NEW, OLD, make_documents, settings_for
+from tests.kits.support import NEW, make_documents, settings_for, wait_for
 
 ROWS = 600
 PATIENCE = 90.0
@@ -39,19 +38,6 @@ if sys.argv[2] == "leave":
 engine.run(threading.Event(), follow=True)
 """
 """What stands for a dashboard, the work in another process; told so by a line it leaves as the dashboard does."""
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}, log_texts=100_000) as server:
-        yield server
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.02)
 
 
 def one(dsn: str, query: str) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.api import LoopbackServer
 from embedtui.engine.backfill import backfill
 from embedtui.engine.engine import Engine
 from embedtui.model import Phase
 from embedtui.postgres.sides.shared import SharedPlacement
-from tests.kits.support import NEW, OLD, settings_for
+from tests.kits.support import settings_for
 
 ROWS = 1500
-
-
-@pytest.fixture
-def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16)}) as server:
-        yield server
 
 
 def make_wide(dsn: str, storage: str, text: str) -> None:

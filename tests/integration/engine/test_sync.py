@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from embedtui.errors import Interrupted
 from embedtui.model import Side
 from embedtui.providers.start import TEXTS
 from embedtui.router import put
-from tests.kits.support import NEW, OLD, make_documents, settings_for, two_beats, vector_literal
+from tests.kits.support import NEW, OLD, make_documents, settings_for, two_beats, vector_literal, wait_for
 
 ROWS = 60
 MODELS = {OLD: hash_model(8), NEW: hash_model(16)}
@@ -82,13 +82,6 @@ def following(
     found = Following(database, api, tmp_path, **getattr(request, "param", {}))
     yield found
     found.close()
-
-
-def wait_for(condition: Callable[[], bool], what: str = "did not happen") -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 def test_before_the_cutover_only_the_new_side_is_ours(following: Following) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from embedtui.demo.database import EmbeddedServer, _account, _binaries
 from embedtui.engine import Engine
 from embedtui.engine.backfill import throttle
 from embedtui.engine.backfill.throttle import RELEASE_CHECKS, Throttle, xmin_holder
-from embedtui.model import Condition, Hold
+from embedtui.model import Condition, Hold, Phase
 from embedtui.postgres.connect import Connection
-from tests.integration.postgres.test_indexes import make_migration
-from tests.kits.support import NEW, OLD, connect, make_documents, settings_for
+from tests.kits.samples import sample_migration
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for, wait_for
 
 OFF = ThrottleSettings(max_replica_lag_seconds=None, max_lock_waits=None, long_transaction_seconds=None)
 SETTINGS = {"fsync": "off", "max_prepared_transactions": "5", "wal_receiver_status_interval": "1"}
-MIGRATION = make_migration()
+MIGRATION = sample_migration(phase=Phase.INDEX)
 
 
 class Clock:
@@ -315,10 +315,3 @@ def grows(api: LoopbackServer) -> bool:
     before = api.requests
     time.sleep(1.5)
     return api.requests > before
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import psycopg
 
@@ -15,17 +14,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import shards, workers
 from embedtui.postgres.state.migrations import set_desired, set_index_held
 from tests.kits.comparing import small
-from tests.kits.support import connect
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """The heartbeat comes about once a second; a test that hangs here has failed."""
-    pause = threading.Event()
-    for _ in range(300):
-        if condition():
-            return
-        pause.wait(0.1)
-    raise AssertionError("it did not happen")
+from tests.kits.support import connect, wait_for
 
 
 def entered(database: str, migration: Migration) -> tuple[Job, Worker]:

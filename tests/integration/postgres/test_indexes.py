@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -13,12 +14,10 @@ import pytest
 from embedtui.config import IndexSettings
 from embedtui.errors import Interrupted, Refused
 from embedtui.model import (
-    Condition,
     Distance,
     EmbeddingModel,
     IndexMethod,
     IndexStatus,
-    Migration,
     Phase,
     PlacementKind,
     Side,
@@ -26,6 +25,7 @@ from embedtui.model import (
 )
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection
+from tests.kits.samples import sample_migration
 from tests.kits.support import connect
 
 DIMENSIONS = 8
@@ -43,33 +43,7 @@ ANALYZE documents;
 """
 
 
-def make_migration(**changes: object) -> Migration:
-    table = TableName("public", "documents")
-    migration = Migration(
-        id=1,
-        name="documents",
-        table=table,
-        table_oid=0,
-        key_columns=("id",),
-        key_types=("bigint",),
-        content_columns=("content",),
-        placement=PlacementKind.COLUMN,
-        old_column="embedding",
-        old_model=EmbeddingModel("old", DIMENSIONS),
-        new_model=EmbeddingModel("new", DIMENSIONS),
-        new_table=table,
-        new_column="embedding_v2",
-        vector_schema="public",
-        vector_type="vector",
-        old_vector_type="vector",
-        distance=Distance.COSINE,
-        index_method=IndexMethod.HNSW,
-        phase=Phase.INDEX,
-        condition=Condition.RUNNING,
-        reason="",
-        desired="run",
-    )
-    return replace(migration, **changes)  # type: ignore[arg-type]
+make_migration = functools.partial(sample_migration, phase=Phase.INDEX)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_inspect_table(conn: Connection) -> None:
     assert [key.columns for key in facts.keys] == [("a", "b")]
     assert facts.keys[0].types == ("integer", "text")
     assert not facts.keys[0].primary
-    e, n = facts.column("e"), facts.column("n")
+    e = facts.column("e")
     assert e
     assert (e.type, e.base_type, e.dimensions, e.is_vector, e.has_default) == (
         "vector(3)",
@@ -56,19 +56,16 @@ def test_inspect_table(conn: Connection) -> None:
         True,
         True,
     )
-    assert n
-    assert n.generated
     assert [column.name for column in facts.text_columns] == ["b", "c"]
     assert [column.name for column in facts.vector_columns] == ["e", "h"]
     (index,) = facts.indexes_on("e")
-    assert (index.method, index.opclasses, index.valid) == ("ivfflat", ("vector_ip_ops",), True)
-    assert "USING ivfflat" in index.definition
+    assert (index.method, index.valid) == ("ivfflat", True)
     assert index.bytes > 0
-    told = {each.name: (each.timing, each.on_update, each.columns, each.enabled) for each in facts.triggers}
+    told = {each.name: (each.on_update, each.columns, each.enabled) for each in facts.triggers}
     assert told == {
-        "any_column": ("BEFORE", True, (), True),
-        "one_column": ("AFTER", True, ("c",), True),
-        "is_off": ("AFTER", True, (), False),
+        "any_column": (True, (), True),
+        "one_column": (True, ("c",), True),
+        "is_off": (True, (), False),
     }
 
 
@@ -94,7 +91,6 @@ def test_partitions_are_leaves(conn: Connection) -> None:
     assert facts.rows is None, "never analysed is unknown, not zero"
     conn.execute("ANALYZE p")
     assert inspect_table(conn, "p").rows == 15
-    assert inspect_table(conn, "p1").is_partition
     assert [each.table.name for each in find_candidates(conn)] == ["p"]
 
 
@@ -159,7 +155,6 @@ def test_rights_of_another_role(database: str, conn: Connection) -> None:
         assert facts.may_trigger
         assert not (facts.is_owner)
         assert not (facts.may_update)
-        assert not (facts.may_insert)
         assert not (facts.may_reference)
         assert not (server.superuser)
         assert not (server.may_create_schema)

@@ -267,7 +267,8 @@ def test_an_ended_migration_leaves_one_side_and_the_next_one_takes_the_route_ove
             conn.execute("ALTER TABLE documents DROP COLUMN embedding")
             conn.execute("ALTER TABLE documents RENAME COLUMN embedding_v2 TO embedding")
             conn.execute("UPDATE embedtui.migration SET new_column = 'embedding' WHERE id = %s", [migration.id])
-            route.touch_route(conn, "documents")
+            for told in route.touch_in_ddl(migration):
+                conn.execute(told)
         call = "SELECT key FROM embedtui.search('documents', %s, %s, 1)"
         assert conn.execute(call, ["new-model", str(vector(3))]).fetchone() == ("2",)
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="of no side"):

@@ -22,9 +22,9 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route as pointer
 from embedtui.router import AsyncRouter, Hit, Router, put
-from tests.integration.engine.test_cutover import PASS, eventually
+from tests.integration.engine.test_cutover import PASS
 from tests.kits.cutover_kit import make, vector
-from tests.kits.support import connect
+from tests.kits.support import connect, wait_for
 
 ROUNDS = 4
 ROW = 5
@@ -181,7 +181,7 @@ class Service:
     def come_round(self) -> None:
         """Wait until everyone has begun a request after now, and ended it."""
         before = dict(self.counts)
-        eventually(
+        wait_for(
             lambda: len(self.counts) == 7 and all(self.counts[way] >= before.get(way, 0) + 2 for way in self.counts),
             f"requests go on: {self.counts}",
         )
@@ -193,7 +193,7 @@ def test_no_request_fails_over_cleanups_that_rename(database: str, conn: Connect
         service.come_round()
         for number in range(1, ROUNDS + 1):
             epoch = cutover(database, migration, gate=PASS).epoch
-            eventually(functools.partial(service.follow, epoch), "the Routers follow, as a cleanup asks of them")
+            wait_for(functools.partial(service.follow, epoch), "the Routers follow, as a cleanup asks of them")
             service.come_round()
             cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
             service.come_round()

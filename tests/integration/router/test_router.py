@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +27,9 @@ from embedtui.postgres.state import route as pointer
 from embedtui.router import AsyncRouter, Router, put
 from tests.kits.cutover_kit import flip, key_values, make, vector
 from tests.kits.pooling import needs_pgbouncer, pooled
-from tests.kits.support import connect
+from tests.kits.support import connect, wait_for
 
 BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
-
-
-def eventually(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -71,7 +63,7 @@ def test_a_route_is_model_and_column_of_one_state(database: str, placement: Plac
         )
         assert router.route("documents") is old, "from memory"
         epoch = flip(database, "documents", "new")
-        eventually(lambda: router.route("documents").epoch == epoch, "the flip is heard")
+        wait_for(lambda: router.route("documents").epoch == epoch, "the flip is heard")
         new = router.route("documents")
         assert (new.side, new.model, new.dimensions, new.query_prefix) == (Side.NEW, "new-model", 8, "")
         assert new.relation == (
@@ -95,7 +87,7 @@ def test_search_follows_the_flip_but_a_route_keeps_its_side(
     with Router(database) as router:
         taken_before = router.route("documents")
         epoch = flip(database, "documents", "new")
-        eventually(lambda: router.route("documents").epoch == epoch, "the flip is heard")
+        wait_for(lambda: router.route("documents").epoch == epoch, "the flip is heard")
         hits = router.route("documents").search(conn, vector(4), k=3, columns=["content", "lang"])
         assert hits[0].key == ("3",)
         assert hits[0].values == {"content": "text 3", "lang": "en"}
@@ -159,7 +151,7 @@ def test_a_flip_told_in_full_is_followed_and_forged_news_is_put_right(database: 
 
         router._look_up = recorded  # type: ignore[method-assign]
         epoch = flip(database, "documents", "new")
-        eventually(lambda: seen, "the notification arrives")
+        wait_for(lambda: seen, "the notification arrives")
         assert seen == [(epoch, Side.NEW)], "in memory before any query"
         true = {"name": "documents", "migration": migration.id, "epoch": epoch + 1, "active": "old", "canary": 0}
         for forged in (
@@ -175,11 +167,11 @@ def test_a_flip_told_in_full_is_followed_and_forged_news_is_put_right(database: 
         ):
             seen.clear()
             conn.execute("SELECT pg_notify('embedtui_route', %s)", [forged])
-            eventually(lambda: seen, "the notification arrives")
+            wait_for(lambda: seen, "the notification arrives")
             assert seen[0] == (epoch, Side.NEW)
         conn.execute("SELECT pg_notify('embedtui_route', %s)", [json.dumps(true)])
-        eventually(lambda: seen[-1][0] == epoch + 1, "believed for a moment")
-        eventually(lambda: router.route("documents").epoch == epoch, "and put right by the look-up")
+        wait_for(lambda: seen[-1][0] == epoch + 1, "believed for a moment")
+        wait_for(lambda: router.route("documents").epoch == epoch, "and put right by the look-up")
 
 
 def test_canary_goes_by_key_and_is_the_same_as_in_sql(database: str, conn: psycopg.Connection) -> None:
@@ -188,7 +180,7 @@ def test_canary_goes_by_key_and_is_the_same_as_in_sql(database: str, conn: psyco
     with Router(database) as router:
         for percent in (10, 37):
             epoch = flip(database, "documents", "old", canary=percent)
-            eventually(lambda epoch=epoch: router.route("documents").epoch == epoch, "the canary is heard")
+            wait_for(lambda epoch=epoch: router.route("documents").epoch == epoch, "the canary is heard")
             sides = {key: router.route("documents", key).side for key in keys}
             assert abs(sum(side is Side.NEW for side in sides.values()) / 100 - percent) <= 2
             assert sides == {key: router.route("documents", key).side for key in keys}
@@ -203,12 +195,12 @@ def test_searches_and_epoch_are_reported(database: str, conn: psycopg.Connection
         for _ in range(3):
             router.route("documents").search(conn, vector(1), k=1)
         router._wake()
-        eventually(lambda: pointer.read_listeners(conn, "documents"), "the Router reports")
+        wait_for(lambda: pointer.read_listeners(conn, "documents"), "the Router reports")
         epoch = flip(database, "documents", "new")
-        eventually(lambda: pointer.read_listeners(conn, "documents")[0].epoch == epoch, "epoch reported")
+        wait_for(lambda: pointer.read_listeners(conn, "documents")[0].epoch == epoch, "epoch reported")
         router.route("documents").search(conn, vector(1), k=1)
         router.route("documents").search_sql()
-        eventually(lambda: pointer.read_listeners(conn, "documents")[0].searches_new == 2, "searches reported")
+        wait_for(lambda: pointer.read_listeners(conn, "documents")[0].searches_new == 2, "searches reported")
         [listener] = pointer.read_listeners(conn, "documents")
         assert (listener.application, listener.pid, listener.searches_old) == ("search-api", os.getpid(), 3)
         assert listener.flip_ms is not None
@@ -232,7 +224,7 @@ def test_poll_alone_brings_the_flip(database: str) -> None:
         assert not router.status.listening
         assert router.status.bound_seconds == 0.1
         epoch = flip(database, "documents", "new")
-        eventually(lambda: router.route("documents").epoch == epoch, "the poll finds it")
+        wait_for(lambda: router.route("documents").epoch == epoch, "the poll finds it")
 
 
 @needs_pgbouncer
@@ -247,7 +239,7 @@ def test_behind_a_pooler_it_is_known_whether_notifications_come(
         assert not router.status.listening
         assert router.status.bound_seconds == poll
         epoch = flip(database, "documents", "new")
-        eventually(lambda: router.route("documents").epoch == epoch, "the flip is noticed")
+        wait_for(lambda: router.route("documents").epoch == epoch, "the flip is noticed")
         assert router.status.listening is (mode == "session")
 
 
@@ -266,7 +258,7 @@ def test_a_route_made_later_is_found(database: str) -> None:
             except Refused:
                 return False
 
-        eventually(found, "the new route is found")
+        wait_for(found, "the new route is found")
         assert router.status.detail == ""
     finally:
         router.close()
@@ -295,7 +287,7 @@ def test_lost_connection_keeps_the_last_route_and_says_so(server_folder: Path) -
         with Router(dsn) as router:
             before = router.route("documents")
             server.crash()
-            eventually(lambda: not router.status.connected, "the loss is noticed")
+            wait_for(lambda: not router.status.connected, "the loss is noticed")
             status = router.status
             assert router.route("documents") is before
             assert status.lost_since is not None
@@ -303,8 +295,8 @@ def test_lost_connection_keeps_the_last_route_and_says_so(server_folder: Path) -
             assert status.detail
             server.start()
             epoch = flip(dsn, "documents", "new")
-            eventually(lambda: router.route("documents").epoch == epoch, "it catches up")
-            eventually(lambda: router.status.connected and router.status.listening, "it listens again")
+            wait_for(lambda: router.route("documents").epoch == epoch, "it catches up")
+            wait_for(lambda: router.status.connected and router.status.listening, "it listens again")
             assert router.status.lost_since is None
             assert router.status.detail == ""
 
@@ -339,9 +331,9 @@ def test_on_a_standby_the_poll_follows_and_its_bound_is_said() -> None:
                 assert not status.listening
                 assert status.bound_seconds == 0.1
                 epoch = flip(primary.dsn("shop"), "documents", "new")
-                eventually(lambda: router.route("documents").epoch == epoch, "the poll finds the flip")
+                wait_for(lambda: router.route("documents").epoch == epoch, "the poll finds the flip")
                 assert router.route("documents").search(conn, vector(3), 1)[0].key == ("2",)
-                eventually(lambda: not router.status.reporting, "it says that it cannot report")
+                wait_for(lambda: not router.status.reporting, "it says that it cannot report")
                 assert "read-only" in router.status.detail
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -357,9 +349,7 @@ def test_terminated_backend_misses_no_flip(database: str, conn: psycopg.Connecti
                 " WHERE application_name LIKE 'embedtui/router%' AND datname = current_database()"
             )
             epoch = flip(database, "documents", side)
-            eventually(
-                lambda epoch=epoch: router.route("documents").epoch == epoch, "no gap between LISTEN and look-up"
-            )
+            wait_for(lambda epoch=epoch: router.route("documents").epoch == epoch, "no gap between LISTEN and look-up")
 
 
 def test_a_role_that_may_not_report_still_routes(database: str, conn: psycopg.Connection) -> None:
@@ -375,8 +365,8 @@ def test_a_role_that_may_not_report_still_routes(database: str, conn: psycopg.Co
             assert router.route("documents").side is Side.OLD
             router._wake()
             epoch = flip(database, "documents", "new")
-            eventually(lambda: router.route("documents").epoch == epoch, "the flip is heard")
-            eventually(lambda: not router.status.reporting, "it says that it does not report")
+            wait_for(lambda: router.route("documents").epoch == epoch, "the flip is heard")
+            wait_for(lambda: not router.status.reporting, "it says that it does not report")
             assert "permission denied" in router.status.detail
             assert router.status.connected
     finally:
@@ -515,8 +505,9 @@ def test_after_the_cleanup_the_route_goes_on_under_the_new_name(database: str, c
             conn.execute("ALTER TABLE documents DROP COLUMN embedding_v2_model, DROP COLUMN embedding_v2_source")
             conn.execute("UPDATE embedtui.migration SET new_column = 'embedding' WHERE id = %s", [migration.id])
             state.set_phase(conn, migration.id, Phase.DONE)
-            pointer.touch_route(conn, "documents")
-        eventually(lambda: router.route("documents").column == "embedding", "the rename is heard")
+            for told in pointer.touch_in_ddl(migration):
+                conn.execute(told)
+        wait_for(lambda: router.route("documents").column == "embedding", "the rename is heard")
         route = router.route("documents", "any key")
         assert (route.side, route.model) == (Side.NEW, "new-model")
         assert route.search(conn, vector(4), 1)[0].key == ("3",)
@@ -594,8 +585,8 @@ def test_no_search_meets_the_wrong_side_through_ten_flips(database: str) -> None
         for number in range(10):
             before = sum(searches.values())
             epoch = flip(database, "documents", "new" if number % 2 == 0 else "old")
-            eventually(lambda epoch=epoch: router.route("documents").epoch >= epoch, "the flip is heard")
-            eventually(lambda before=before: sum(searches.values()) > before + 20 or wrong, "searches go on")
+            wait_for(lambda epoch=epoch: router.route("documents").epoch >= epoch, "the flip is heard")
+            wait_for(lambda before=before: sum(searches.values()) > before + 20 or wrong, "searches go on")
         stop.set()
         for thread in threads:
             thread.join()

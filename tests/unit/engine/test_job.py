@@ -13,49 +13,16 @@ from embedtui.engine.backfill import job as module
 from embedtui.engine.backfill.job import PACER_HOLDS, Job
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import (
-    Condition,
-    Distance,
-    EmbeddingModel,
     Event,
     Held,
     Hold,
-    IndexMethod,
-    Migration,
-    Phase,
-    PlacementKind,
-    TableName,
 )
 from embedtui.postgres.state.workers import Wanted
-
-TABLE = TableName("public", "documents")
+from tests.kits.samples import sample_migration
 
 
 def make_job(events: list[Event] | None = None) -> Job:
-    migration = Migration(
-        id=1,
-        name="documents",
-        table=TABLE,
-        table_oid=1,
-        key_columns=("id",),
-        key_types=("bigint",),
-        content_columns=("content",),
-        placement=PlacementKind.COLUMN,
-        old_column="embedding",
-        old_model=EmbeddingModel("old", 8),
-        new_model=EmbeddingModel("new", 8),
-        new_table=TABLE,
-        new_column="embedding_v2",
-        vector_schema="public",
-        vector_type="vector",
-        old_vector_type="vector",
-        distance=Distance.COSINE,
-        index_method=IndexMethod.HNSW,
-        phase=Phase.BACKFILL,
-        condition=Condition.RUNNING,
-        reason="",
-        desired="run",
-    )
-    return Job("", migration, events.append if events is not None else None)
+    return Job("", sample_migration(), events.append if events is not None else None)
 
 
 def test_a_reading_that_was_under_way_does_not_undo_a_later_one() -> None:

@@ -15,46 +15,24 @@ from embedtui.engine.validate.report import to_csv, to_html, to_json
 from embedtui.model import (
     Check,
     Comparison,
-    Condition,
-    Distance,
     EmbeddingModel,
-    IndexMethod,
     Interval,
     Measures,
-    Migration,
     Phase,
-    PlacementKind,
     QueryComparison,
     RankedRow,
     SweepPoint,
     TableName,
 )
+from tests.kits.samples import sample_migration
 
 EVIL = "</span><script>alert(1)</script> \x1b]0;x\x07\u202e $body \"'"
 
-MIGRATION = Migration(
-    id=1,
-    name="docs",
-    table=TableName("public", "docs<b>"),
-    table_oid=1,
-    key_columns=("id",),
-    key_types=("text",),
-    content_columns=("content",),
-    placement=PlacementKind.COLUMN,
-    old_column="embedding",
+MIGRATION = sample_migration(
+    TableName("public", "docs<b>"),
     old_model=EmbeddingModel("old&model", 3),
     new_model=EmbeddingModel("new-model", 3),
-    new_table=TableName("public", "docs"),
-    new_column="embedding_v2",
-    vector_schema="public",
-    vector_type="vector",
-    old_vector_type="vector",
-    distance=Distance.COSINE,
-    index_method=IndexMethod.HNSW,
     phase=Phase.VALIDATE,
-    condition=Condition.IDLE,
-    reason="",
-    desired="run",
 )
 
 COMPARISON = Comparison(

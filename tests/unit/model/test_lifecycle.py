@@ -13,8 +13,6 @@ from embedtui.model import (
     BackfillStatus,
     Command,
     Condition,
-    Distance,
-    EmbeddingModel,
     EvaluationStatus,
     FaultClass,
     FaultGroup,
@@ -22,25 +20,17 @@ from embedtui.model import (
     Hold,
     IndexMethod,
     IndexStatus,
-    Migration,
     Phase,
-    PlacementKind,
     RouteStatus,
     Side,
     Snapshot,
     SyncStatus,
-    TableName,
 )
 from embedtui.model.lifecycle import as_stored, next_action, refusal, unneeded
+from tests.kits.samples import sample_migration
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-DOCUMENTS = TableName("public", "documents")
-MODEL = EmbeddingModel("m", 8, "openai")
-MIGRATION = Migration(
-    1, "documents", DOCUMENTS, 1, ("id",), ("bigint",), ("content",), PlacementKind.COLUMN, "old", MODEL, MODEL,
-    DOCUMENTS, "new", "public", "vector", "vector", Distance.COSINE, IndexMethod.HNSW, Phase.PREPARE, Condition.IDLE,
-    "", "run",
-)  # fmt: skip
+MIGRATION = sample_migration(phase=Phase.PREPARE, condition=Condition.IDLE)
 LIVE = [phase for phase in Phase if not phase.ended]
 ON_OLD, CANARY, ON_NEW = RouteStatus(), RouteStatus(Side.OLD, 5), RouteStatus(Side.NEW, 100)
 

@@ -78,7 +78,7 @@ def test_off_is_kept() -> None:
         ({"index_held": True, "gate": {}}, RunState(index_held=True)),
         ({"gone": "old", "index_held": False}, RunState(gone=Side.OLD)),
         ({"gone": ""}, RunState()),
-        ({"cleanup": {"contracted": True}, "gone": "new"}, RunState(gone=Side.NEW, cleaning=True)),
+        ({"cleanup": {"contracted": True}, "gone": "new"}, RunState(gone=Side.NEW)),
     ],
 )
 def test_run_state(stored: dict[str, object], state: RunState) -> None:

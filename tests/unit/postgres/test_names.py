@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg import sql
 
-from embedtui.model import Condition, Distance, EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind, TableName
+from embedtui.model import Migration, TableName
 from embedtui.postgres.names import (
     escaped,
     fitted,
@@ -22,6 +22,7 @@ from embedtui.postgres.names import (
     vector_text,
 )
 from embedtui.postgres.values import same_key_sql
+from tests.kits.samples import sample_migration
 
 
 @pytest.mark.parametrize(
@@ -48,14 +49,8 @@ def test_shown_quotes_only_what_needs_it() -> None:
 
 def migration_of(*keys: tuple[str, str]) -> Migration:
     """A migration of table app."Docs%" with these key columns and types."""
-    model = EmbeddingModel("m", 3)
-    return Migration(
-        id=1, name="d", table=TableName("app", "Docs%"), table_oid=1, key_columns=tuple(name for name, _ in keys),
-        key_types=tuple(kind for _, kind in keys), content_columns=("c",), placement=PlacementKind.COLUMN,
-        old_column="e", old_model=model, new_model=model, new_table=TableName("app", "Docs%"), new_column="e2",
-        vector_schema="public", vector_type="vector", old_vector_type="vector", distance=Distance.COSINE,
-        index_method=IndexMethod.HNSW, phase=Phase.PLAN, condition=Condition.IDLE, reason="", desired="run",
-    )  # fmt: skip
+    names, kinds = zip(*keys, strict=True)
+    return sample_migration(TableName("app", "Docs%"), key_columns=names, key_types=kinds)
 
 
 def test_keys_are_joined_column_by_column() -> None:
@@ -83,6 +78,8 @@ def test_a_percent_sign_in_a_name_is_no_placeholder() -> None:
 
 
 @given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1, max_size=80))
+@example("\U0001f600" * 16)
+@example("a" * 50 + "\U0001f600" * 19)
 def test_names_made_fit_and_stay_as_they_are_where_they_do(name: str) -> None:
     for made in (fitted(name), suffixed(name, "_v2") + "_source"):
         assert len(made.encode()) <= 63
