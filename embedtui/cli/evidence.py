@@ -224,6 +224,8 @@ def _print_report(report: VerifyReport, repair: bool) -> None:
         say(f"Queued       {number(report.queued)}")
     if report.clean:
         say("Clean.")
+    elif report.undecided:
+        say("Not clean: faulty rows wait for a decision. Mend: embedtui faults")
     elif repair:
         say("Not clean. Queued for repair: embedtui run")
     elif report.in_hand:

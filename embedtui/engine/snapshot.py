@@ -139,7 +139,9 @@ def _backfill(
     total, rows, tokens = progress.total_rows, progress.rows, progress.tokens
     if total is not None:
         # Rows that sync embeds are not in the shards; the final sweep saw that none but the queued ones are left.
-        rows = min(rows, total) if migration.phase in BEFORE_INDEX else max(0, total - queued)
+        # Of one that was given up there are none.
+        counted = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
+        rows = min(rows, total) if counted else max(0, total - queued)
     rate = meter.add(rows) if migration.phase is Phase.BACKFILL else None
     price = migration.new_model.price_per_million
     spent = tokens * price / 1e6 if price is not None else None

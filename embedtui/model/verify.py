@@ -40,3 +40,9 @@ class VerifyReport:
         """Whether what is queued may well be all that is wrong: edits not embedded yet."""
         other = self.wrong_model or self.faulty or self.orphaned or self.mismatched
         return not self.clean and not other and self.missing + self.stale <= self.queued
+
+    @property
+    def undecided(self) -> bool:
+        """Whether faulty rows are all that is wrong: nothing mends those but a decision."""
+        other = self.missing or self.stale or self.wrong_model or self.orphaned or self.mismatched
+        return bool(self.faulty) and not other

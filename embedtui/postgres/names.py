@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from psycopg import sql
 
@@ -130,12 +131,15 @@ def key_equals_sql(migration: Migration) -> sql.Composed:
     )
 
 
-def keys_sql() -> sql.SQL:
-    """FROM item ``k(key text[])`` of the jsonb list bound as ``keys`` (arrays of arrays are not ragged in SQL)."""
+def keys_sql(keys: Iterable[Sequence[str]]) -> sql.Composed:
+    """FROM item ``k(key text[])`` of these keys (from jsonb: arrays of arrays are not ragged in SQL).
+
+    A literal, so that the statement needs no bound parameters, with which a ``%`` in a name would be a placeholder.
+    """
     return sql.SQL(
         "(SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key"
-        " FROM pg_catalog.jsonb_array_elements(%(keys)s::jsonb) e) k"
-    )
+        " FROM pg_catalog.jsonb_array_elements({}::pg_catalog.jsonb) e) k"
+    ).format(sql.Literal(json.dumps([list(key) for key in keys])))
 
 
 def vector_text(vector: npt.NDArray[np.float32]) -> str:

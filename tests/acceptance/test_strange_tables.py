@@ -88,7 +88,12 @@ def test_hostile_names_are_quoted_everywhere(
         conn.execute(
             psycopg.sql.SQL("CREATE TABLE {0} ({0} text PRIMARY KEY, body text, embedding vector(8))").format(name)
         )
-        conn.execute(psycopg.sql.SQL("INSERT INTO {} VALUES ('a''b%s', 'one'), ('[/]', 'two')").format(name))
+        one, two = ([float(x) for x in vector] for vector in hash_model(8)(["one", "two"], None))
+        conn.execute(
+            psycopg.sql.SQL("INSERT INTO {} VALUES ('a''b%s', 'one', {}::real[]), ('[/]', 'two', {}::real[])").format(
+                name, one, two
+            )
+        )
         flags = {
             "placement": placement,
             "table": '"' + HOSTILE.replace('"', '""') + '"',
@@ -97,10 +102,11 @@ def test_hostile_names_are_quoted_everywhere(
         }
         engine = Engine(database, settings=settings_for(database, api, tmp_path, flags))
         engine.run(threading.Event())
-        conn.execute(psycopg.sql.SQL("UPDATE {} SET body = 'edited'").format(name))
+        conn.execute(psycopg.sql.SQL("UPDATE {} SET body = 'edited ' || body").format(name))
         engine.run(threading.Event())
         report = engine.verify(sample=2)
         assert report.clean and report.embedded == 2
+        assert len(engine.compare().queries) == 2
         engine.cutover(override={"gate": "test"})
         engine.rollback()
         engine.close()

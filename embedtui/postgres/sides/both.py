@@ -8,7 +8,6 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from embedtui.arrays import np
 from embedtui.model import Key, Migration, Side
@@ -82,12 +81,11 @@ def row_vectors(conn: Connection, migration: Migration, keys: Sequence[Key]) -> 
         sql.SQL("SELECT k.key, {old}, {new} FROM {both} JOIN {keys} ON {match} WHERE {present}").format(
             old=vector_bytes_sql(migration, Side.OLD),
             new=vector_bytes_sql(migration, Side.NEW),
-            keys=keys_sql(),
+            keys=keys_sql(keys),
             both=both_sides_sql(migration),
             match=key_join_sql(migration, migration.table.name, sql.SQL("k.key")),
             present=both_present_sql(migration),
         ),
-        {"keys": Jsonb([list(key) for key in keys])},
         binary=True,
     )
     sides = ((Side.OLD, migration.old_model.dimensions), (Side.NEW, migration.new_model.dimensions))
@@ -210,11 +208,10 @@ def count_gone(conn: Connection, migration: Migration, keys: Iterable[Key]) -> i
     alias = migration.table.name
     row = conn.execute(
         sql.SQL("SELECT count(*) FROM {keys} WHERE NOT EXISTS (SELECT FROM {table} WHERE {match})").format(
-            keys=keys_sql(),
+            keys=keys_sql(keys),
             table=relation(migration.table),
             match=key_join_sql(migration, alias, sql.SQL("k.key")),
-        ),
-        {"keys": Jsonb([list(key) for key in keys])},
+        )
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -230,6 +227,6 @@ def keys_as_stored(conn: Connection, migration: Migration, keys: Sequence[Key]) 
         text_sql(sql.SQL("({})").format(value_sql(migration, name, sql.SQL("k.key[{}]").format(position))), kind)
         for position, (name, kind) in enumerate(key_types(migration).items(), 1)
     )
-    query = sql.SQL("SELECT k.key, ARRAY[{}] FROM {}").format(parts, keys_sql())
-    rows = conn.execute(query, {"keys": Jsonb([list(key) for key in keys])}).fetchall()
+    query = sql.SQL("SELECT k.key, ARRAY[{}] FROM {}").format(parts, keys_sql(keys))
+    rows = conn.execute(query).fetchall()
     return {tuple(key): tuple(stored) for key, stored in rows}

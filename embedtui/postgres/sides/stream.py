@@ -95,11 +95,11 @@ def keys_of(conn: Connection, migration: Migration, leaves: Mapping[int, int], p
         assert row is not None
         tids = {f"({place >> 16 & 0xFFFFFFFF},{place & 0xFFFF})": place for place in by_leaf[number]}
         rows = conn.execute(
-            sql.SQL("SELECT r.ctid::text, {} FROM ONLY {} r WHERE r.ctid = ANY (%s::tid[])").format(
+            sql.SQL("SELECT r.ctid::text, {} FROM ONLY {} r WHERE r.ctid = ANY ({}::tid[])").format(
                 key_sql(migration, "r"),
                 sql.SQL(row[0]),  # printed by regclass, which quotes what needs it
-            ),
-            [list(tids)],
+                sql.Literal(list(tids)),  # a parameter would make a placeholder of a % in a name
+            )
         )
         found |= {tids[tid]: tuple(key) for tid, key in rows}
     return found

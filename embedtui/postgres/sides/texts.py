@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from embedtui.model import Key, Migration
 from embedtui.postgres.connect import Connection
@@ -64,11 +63,10 @@ def row_texts(conn: Connection, migration: Migration, keys: Sequence[Key]) -> di
         sql.SQL("SELECT k.key, pg_catalog.left({content}, {length}) FROM {keys} JOIN {table} ON {match}").format(
             content=content_sql(migration, alias),
             length=sql.Literal(TEXT),
-            keys=keys_sql(),
+            keys=keys_sql(keys),
             table=relation(migration.table),
             match=key_join_sql(migration, alias, sql.SQL("k.key")),
-        ),
-        {"keys": Jsonb([list(key) for key in keys])},
+        )
     )
     return {tuple(key): text for key, text in rows}
 

@@ -112,13 +112,19 @@ def record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) -
 
 
 def rows_sql(migration: Migration) -> list[Statement]:
-    """Remove embedtui's working rows; the log stays."""
-    return [
+    """Remove embedtui's working rows; the log stays, and what was spent."""
+    emptied: list[Statement] = [
         sql.SQL("DELETE FROM {} WHERE migration = {}").format(
             sql.Identifier("embedtui", table), sql.Literal(migration.id)
         )
-        for table in ("queue", "shard", "stale", "capture_fault", "partition")
+        for table in ("queue", "stale", "capture_fault", "partition")
     ]
+    shards = sql.SQL(
+        "WITH gone AS (DELETE FROM embedtui.shard WHERE migration = {id} RETURNING tokens)"
+        " UPDATE embedtui.migration SET synced_tokens = synced_tokens"
+        " + coalesce((SELECT sum(tokens) FROM gone), 0)::bigint WHERE id = {id}"
+    ).format(id=sql.Literal(migration.id))
+    return [*emptied, shards]
 
 
 def begin_cleanup(conn: Connection, migration_id: int) -> None:

@@ -123,7 +123,8 @@ UPDATE embedtui.pace AS p SET
     rejected = p.rejected + %(rejected)s,
     concurrency = %(concurrency)s,
     characters_per_token = CASE WHEN %(ratio)s::float8 IS NULL THEN p.characters_per_token
-        ELSE coalesce(p.characters_per_token * 0.7 + %(ratio)s::float8 * 0.3, %(ratio)s::float8) END,
+        ELSE coalesce(CASE WHEN p.characters_per_token BETWEEN 0.01 AND 1000 THEN p.characters_per_token END * 0.7
+                      + %(ratio)s::float8 * 0.3, %(ratio)s::float8) END,
     blocked_until = CASE
         WHEN %(block)s::float8 IS NOT NULL  -- a failed probe's block replaces its own claim
             THEN greatest(CASE WHEN NOT %(probed)s THEN p.blocked_until END,
@@ -137,7 +138,11 @@ UPDATE embedtui.pace AS p SET
         ELSE p.blocked_why END
 FROM granted AS g WHERE p.migration = g.migration
 RETURNING tokens, leases, p.tokens_per_minute, p.requests_per_minute, p.max_concurrency, p.spend_cap, p.spent_tokens,
-    p.requests, p.rejected, p.characters_per_token, extract(epoch FROM p.blocked_until - now)::float8, p.blocked_why,
+    p.requests, p.rejected,
+    CASE WHEN p.characters_per_token BETWEEN 0.01 AND 1000 THEN p.characters_per_token END,
+    CASE WHEN p.blocked_until IS NOT NULL THEN extract(epoch FROM
+        greatest(least(p.blocked_until, now + interval '2 hours'), now - interval '2 hours') - now) END::float8,
+    p.blocked_why,
     %(claim)s AND g.blocked_until <= now AS claimed
 """
 

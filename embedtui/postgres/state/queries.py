@@ -9,7 +9,7 @@ from typing import TypeAlias
 from psycopg.types.json import Jsonb
 
 from embedtui.arrays import np, npt
-from embedtui.model import Migration, QueryInput
+from embedtui.model import Key, Migration, QueryInput
 from embedtui.postgres.connect import Connection
 
 Vector: TypeAlias = "npt.NDArray[np.float32]"
@@ -38,13 +38,29 @@ def load_queries(conn: Connection, migration: Migration, ids: Iterable[int] | No
             number,
             QueryInput(
                 text,
-                tuple((tuple(key), float(gain)) for key, gain in relevant),
-                tuple(row_key) if row_key is not None else None,
+                _judgments(relevant),
+                _key(row_key),
             ),
             source,
         )
         for number, text, row_key, relevant, source in rows
     )
+
+
+def _judgments(stored: object) -> tuple[tuple[Key, float], ...]:
+    """Stored judgments, without what is none: other roles may write there as well."""
+    found = []
+    for pair in stored if isinstance(stored, list) else ():
+        match pair:
+            case [parts, int() | float() as gain] if (key := _key(parts)) is not None:
+                found.append((key, float(gain)))
+    return tuple(found)
+
+
+def _key(parts: object) -> Key | None:
+    if isinstance(parts, list) and parts and all(isinstance(part, str) for part in parts):
+        return tuple(parts)
+    return None
 
 
 def store_queries(

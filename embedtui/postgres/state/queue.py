@@ -67,6 +67,11 @@ class Entry:
     wrote_new: bool
     """The same of the new one, without saying what content it is of."""
 
+    def names_a_row(self, parts: int) -> bool:
+        """Whether its keys have so many parts, as those of our triggers do: other roles may write here as well."""
+        keys = (self.key,) if self.was is None else (self.key, self.was)
+        return all(len(key) == parts and all(isinstance(part, str) for part in key) for key in keys)
+
 
 _ENTRY = "q.id, q.key, q.kind::text, q.edited, q.was, q.wrote_old, q.wrote_new"
 

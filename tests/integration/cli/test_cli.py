@@ -346,7 +346,9 @@ def test_faults_are_listed_and_decided(run: InProcess, api: LoopbackServer) -> N
     finished = run("run", "--table", "documents", "--json")
     assert finished.code == 5, finished
     assert finished.json["faulty"] == 2
-    assert run("verify").code == 5
+    for verify in (("verify",), ("verify", "--repair")):  # which cannot mend them
+        told = run(*verify)
+        assert told.code == 5 and "Mend: embedtui faults" in told.out
     listed = run("faults", "--json").json["faults"]
     assert sorted(fault["key"] for fault in listed) == [["7"], ["8"]]
     assert "row" in run("faults").out

@@ -91,6 +91,22 @@ def test_of_a_table_as_it_was(begun: Begun) -> None:
     assert begun.columns("documents") == ORIGINAL
 
 
+def test_its_figures_are_those_of_what_is_left(begun: Begun) -> None:
+    spent = begun.engine.snapshot().backfill.tokens
+    begun.abort()
+    backfill = begun.engine.snapshot().backfill
+    assert (backfill.rows, backfill.total) == (0, 20), "there are no new vectors any more"
+    assert backfill.tokens == spent > 0, "paid for all the same"
+
+
+def test_what_was_spent_is_told_after_the_cleanup_too(begun: Begun) -> None:
+    spent = begun.engine.snapshot().backfill.tokens
+    begun.engine.cutover(override={"gate": "a test", "no_foreign_key": "a test"})
+    begun.engine.cleanup("documents", override={"soak": "a test", "no_foreign_key": "a test"})
+    backfill = begun.engine.snapshot().backfill
+    assert (backfill.rows, backfill.tokens) == (20, spent) and spent > 0
+
+
 @pytest.mark.parametrize(
     "ddl", ["ALTER TABLE documents RENAME TO papers", "CREATE SCHEMA app; ALTER TABLE documents SET SCHEMA app"]
 )

@@ -1,0 +1,67 @@
+"""What a worker's role may write, but nobody of ours would: no run and no comparison fails of it."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from embedtui.demo.api import LoopbackServer
+from embedtui.engine.engine import Engine
+from embedtui.model import Phase
+from embedtui.postgres.connect import connect
+from embedtui.postgres.state.pace import PaceNews, exchange
+from tests.kits.support import make_documents, settings_for
+
+QUEUED = ("'{}', 'i'", "'{{a,b},{c,d}}', 'u'", "'{NULL}', 'r'", "'{1,2,3}', 'u'", "'{{x}}', 'd'")
+JUDGED = ("'{a,b}', '[1, 2]'", "'{{1},{2}}', '{}'", '\'{}\', \'[["1", 2], [[], 1], [[1], 1], [["1"], "x"]]\'')
+
+
+@pytest.mark.parametrize("placement", ["column", "table"])
+def test_entries_that_name_no_row_are_scanned_for(
+    database: str, api: LoopbackServer, tmp_path: Path, placement: str
+) -> None:
+    make_documents(database, 20)
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path, {"placement": placement}))) as engine:
+        engine.run(threading.Event(), until=0)
+        with psycopg.connect(database, autocommit=True) as conn:
+            for entry in QUEUED:
+                conn.execute(f"INSERT INTO embedtui.queue (migration, key, kind) VALUES (1, {entry})".encode())
+            conn.execute("UPDATE documents SET content = 'edited' WHERE id = 7")
+        assert engine.run(threading.Event()).phase is Phase.VALIDATE
+        assert engine.verify().clean
+        with psycopg.connect(database, autocommit=True) as conn:
+            assert conn.execute("SELECT count(*) FROM embedtui.queue").fetchone() == (0,)
+
+
+def test_judgments_that_are_none_are_left_out(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 40)
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path))) as engine:
+        engine.run(threading.Event())
+        with psycopg.connect(database, autocommit=True) as conn:
+            for number, judged in enumerate(JUDGED):
+                conn.execute(
+                    "INSERT INTO embedtui.query (migration, text, source, row_key, relevant)"
+                    f" VALUES (1, 'q{number}', 's', {judged})".encode()
+                )
+        assert engine.compare().measures.judged == 0
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "0"])
+def test_a_pace_that_is_none(database: str, api: LoopbackServer, tmp_path: Path, value: str) -> None:
+    make_documents(database, 20)
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path))) as engine:
+        engine.run(threading.Event(), until=0)
+    with connect(database, name="test") as conn:
+        conn.execute("UPDATE embedtui.pace SET characters_per_token = %s", [value])
+        if value.endswith("Infinity"):
+            conn.execute("UPDATE embedtui.pace SET blocked_until = %s", [value])
+        news = PaceNews(
+            None, None, 60.0, None, 0, 1, 1, 0, 16, 4.0, None, "", probed=False, clear=False, claim=False, probe=5.0
+        )
+        pace = exchange(conn, 1, news)
+        assert pace is not None and pace.characters_per_token == 4.0
+        assert abs(pace.blocked or 0) <= 7200
