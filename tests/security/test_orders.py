@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from embedtui.config import Settings
+from embedtui.config import Settings, load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.cutover.strategies import hook_environment, run_hook
@@ -244,6 +244,19 @@ def test_a_planted_endpoint_gets_neither_texts_nor_keys(scene: Scene, trap: Trap
         except EmbedtuiError as error:
             assert what == "provider", error
     assert trap.heard == []
+
+
+def test_openais_endpoint_gets_no_other_providers_key(scene: Scene, trap: Trap) -> None:
+    """OPENAI_BASE_URL is for OpenAI's models, also where the settings do not name the model at all."""
+    scene.plant("UPDATE embedtui.model SET provider = 'gemini', base_url = NULL, key_variable = 'GEMINI_API_KEY'")
+    nothing = scene.folder / "nothing"
+    nothing.mkdir()
+    environ = {"OPENAI_API_KEY": SECRET, "GEMINI_API_KEY": SECRET, "OPENAI_BASE_URL": trap.url}
+    settings = load_settings({}, environ=environ, cwd=nothing)
+    assert settings.new_model.base_url == trap.url
+    with closing(Engine(scene.dsn, settings=settings)) as engine:
+        model = engine.require().new_model
+    assert (model.provider, model.base_url) == ("gemini", None)
 
 
 def test_what_is_loaded_carries_no_orders(scene: Scene, trap: Trap) -> None:

@@ -65,6 +65,8 @@ async def ready(app: Dashboard, pilot: Pilot[None]) -> None:
 
 
 async def type_text(pilot: Pilot[None], text: str) -> None:
+    # a screen is in front before it has given the focus to anything, and what is typed until then goes nowhere
+    await until(pilot, lambda: pilot.app.focused is not None)
     await pilot.press(*(("space" if character == " " else character) for character in text))
 
 
@@ -307,7 +309,7 @@ async def test_verify_index_plan_theme_help_and_palette(database: str, api: Loop
         await type_text(pilot, "faults")
         found = app.screen.query_one(OptionList)
         await until(pilot, lambda: found.highlighted_option and "Faults" in str(found.highlighted_option.prompt))
-        await pilot.press("enter", "enter")
+        await pilot.press("enter")
         await until(pilot, lambda: app.current_mode == "faults")
 
 

@@ -43,7 +43,8 @@ def test_every_row_gets_the_vector_of_its_text(
     snapshot = engine.run(threading.Event())
     assert snapshot.phase is Phase.VALIDATE
     assert snapshot.index.valid
-    assert (snapshot.backfill.rows, snapshot.backfill.total) == (1500, 1500) or snapshot.backfill.total == 1501
+    assert snapshot.backfill.rows == snapshot.backfill.total
+    assert snapshot.backfill.total in (1500, 1501), "of the three rows without a text, the blanks may count"
     report = engine.verify(sample=50)
     assert report.clean
     assert (report.rows, report.empty, report.embedded, report.sampled) == (1503, 3, 1500, 50)

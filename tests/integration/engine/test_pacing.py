@@ -450,6 +450,7 @@ def test_without_a_price_a_cap_lets_nothing_through(kit: Kit) -> None:
 def test_a_free_model_needs_no_cap(kit: Kit) -> None:
     kit.set("spend_cap = 1")
     kit.request(kit.pacer(price_per_million=0.0), 5000)
+    assert kit.row("requests") == 1
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,10 @@ def test_a_hold_is_told_once_and_counts_from_its_beginning() -> None:
 def test_what_is_waited_for_elsewhere_holds_nobody_up(name: str) -> None:
     job = make_job()
     job.hold(name, "")
-    job.wait_while_held(threading.Event())
+    assert [hold.name for hold in job.holds] == [name]
+    stop = threading.Event()
+    stop.set()
+    job.wait_while_held(stop)  # raises where it would wait
 
 
 @pytest.mark.parametrize("paused", [True, False])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +26,7 @@ from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers import BadVectors, Embedder, EmbedReply, ProviderFault, make_embedder
 from embedtui.providers.faults import LONGEST_WAIT, MOST_TOLD, parse_limits, parse_retry_after
 from embedtui.providers.replies import counted_tokens
+from embedtui.providers.transport import TooLong, _Body, bounded
 
 KEY = "sk-test-0123456789"
 WIDTH = 8
@@ -126,6 +130,19 @@ def test_the_size_of_a_reply_is_bounded(api: LoopbackServer, encoding: str, stat
     said, grown = done.stdout.splitlines()
     assert said.startswith("bad_reply "), done
     assert int(grown) < 100, f"{grown} MB more"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_no_piece_of_a_packed_reply_is_unpacked_as_a_whole(encoding: str) -> None:
+    """However much of it arrives at once: 256 MB of blanks are 256 kB."""
+    packed = (gzip if encoding == "gzip" else zlib).compress(b" " * (256 << 20))
+    tracemalloc.start()
+    try:
+        with bounded(60, 10_000, None), pytest.raises(TooLong, match="10,000 bytes"):
+            list(_Body([packed], encoding))
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_reply_that_is_packed_unasked_is_read(api: LoopbackServer) -> None:
