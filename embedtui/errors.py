@@ -89,6 +89,10 @@ class DatabaseLost(DatabaseError):
     title = "Database lost"
 
 
+class DatabaseUnreachable(DatabaseLost):
+    """No session was had at all: the address is wrong, or no server runs there."""
+
+
 class TableChanged(DatabaseError):
     """The application's DDL changed the table under its migration; the hint says how to go on."""
 

@@ -26,6 +26,7 @@ from embedtui.engine.table_changes import same_names, table_change
 from embedtui.errors import (
     DatabaseError,
     DatabaseLost,
+    DatabaseUnreachable,
     EmbedtuiError,
     Interrupted,
     ProviderError,
@@ -112,10 +113,10 @@ class Runner:
         try:
             try:
                 link.get()
-            except DatabaseLost as error:
-                if getattr(error.__context__, "sqlstate", None) is None:
-                    raise
-                # it was reached, and cut the session
+            except DatabaseUnreachable:
+                raise
+            except DatabaseLost:  # it was reached, and cut the session
+                pass
             yield link
         finally:
             link.drop()

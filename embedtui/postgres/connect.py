@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from embedtui.errors import DatabaseError, DatabaseLost, EmbedtuiError, LockTimeout, Refused
+from embedtui.errors import DatabaseError, DatabaseLost, DatabaseUnreachable, EmbedtuiError, LockTimeout, Refused
 from embedtui.model import Remedy
 from embedtui.postgres import dsn as strings
 from embedtui.postgres.trust import require_trusted_schema
@@ -115,7 +115,10 @@ def connect(
             **_KEEPALIVE,  # type: ignore[arg-type]
         )
     except (psycopg.Error, ValueError) as error:  # a ValueError: bytes that no text has
-        raise translate(error, dsn=dsn) from None
+        found = translate(error, dsn=dsn)
+        if isinstance(found, DatabaseLost) and not getattr(error, "sqlstate", None):  # else a server answered
+            found = DatabaseUnreachable(found.message, hint=found.hint)
+        raise found from None
     for secret in strings.secrets(dsn):
         remember(secret)
     try:
@@ -131,24 +134,21 @@ def connect(
     except DatabaseError:
         conn.close()
         raise
-    except psycopg.Error as error:
+    except psycopg.Error as error:  # the server was there: whatever this is, the address is right
         conn.close()
-        raise translate(error, dsn=dsn) from None
+        raise translate(error) from None
     return conn
 
 
 def home_schemas(conn: Connection) -> list[str]:
     """The schemas of the search path that role, database or DSN give: what a bare table name is read by."""
-    schemas: list[str] = []
-    with conn.transaction():
+    with conn.transaction(force_rollback=True):  # also inside of a caller's transaction the path is ours again
         conn.execute(
             "SELECT pg_catalog.set_config('search_path', reset_val, true) FROM pg_catalog.pg_settings"
             " WHERE name OPERATOR(pg_catalog.=) 'search_path'"
         )
         row = conn.execute("SELECT pg_catalog.current_schemas(false)").fetchone()
-        schemas = list(row[0]) if row else []
-        raise psycopg.Rollback  # also inside of a caller's transaction the path is ours again
-    return schemas
+    return list(row[0]) if row else []
 
 
 def lost(error: BaseException) -> bool:

@@ -36,7 +36,7 @@ class Started:
     """A run in a thread of its own."""
 
     def __init__(self, engine: Engine, **arguments: bool) -> None:
-        self.error: EmbedtuiError | None = None
+        self.error: Exception | None = None
         self.stop = threading.Event()
         self._engine, self._arguments = engine, arguments
         self.thread = threading.Thread(target=self._run)
@@ -45,7 +45,7 @@ class Started:
     def _run(self) -> None:
         try:
             self._engine.run(self.stop, **self._arguments)  # type: ignore[arg-type]
-        except EmbedtuiError as error:
+        except Exception as error:  # whatever it ends with is a finding
             self.error = error
 
     def ends(self) -> None:
@@ -58,7 +58,7 @@ def test_sessions_cut_at_the_start_are_ridden_out(
     database: str, api: LoopbackServer, tmp_path: Path, begun: bool
 ) -> None:
     make_documents(database, 50)
-    api.latency = 0.5  # so that it is still at its start when it is cut
+    api.latency = 1.0  # so that it is still at its start when it is cut
     engine = engine_for(database, api, tmp_path)
     if begun:
         engine.prepare()
@@ -73,7 +73,7 @@ def test_sessions_cut_at_the_start_are_ridden_out(
             time.sleep(0.05)
     run.ends()
     assert run.error is None, run.error
-    assert cut >= 12, "it ended before it was cut"
+    assert cut >= 5, "it ended before it was cut"
     assert engine.verify().clean
     engine.close()
 
