@@ -263,7 +263,7 @@ class Stages:
         Backfill(
             self._job,
             new,
-            threads=self._pacer.max_concurrency,
+            threads=self._database(lambda _: self._pacer.max_concurrency),
             characters_per_token=lambda: self._pacer.characters_per_token,
             room=None if self._until is None else self._room,
         ).run()
