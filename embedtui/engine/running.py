@@ -19,7 +19,7 @@ from embedtui.engine.local import require_said
 from embedtui.engine.overrides import refuse
 from embedtui.engine.plan.start import require_startable
 from embedtui.engine.prepare import begin, prepare, upgrade
-from embedtui.engine.resilience import with_database
+from embedtui.engine.resilience import FIRST_WAIT, LONGEST_WAIT, with_database
 from embedtui.engine.table_changes import follow as follow_table
 from embedtui.engine.table_changes import remember as remember_columns
 from embedtui.engine.table_changes import same_names, table_change
@@ -65,20 +65,40 @@ class Runner:
             self._ride_out(link, lambda _: self._at.say_differences(), stop)
             if migration.desired == "pause" and not follow:  # by ourselves, for what had failed
                 self._ride_out(link, lambda _: resume(self._at), stop)
+        return self._work(stop, until, follow)
+
+    def _work(self, stop: threading.Event, until: float | None, follow: bool) -> Snapshot:
+        """Rounds of work until nothing is left; a database that is lost anywhere in one begins the next.
+
+        What is done is stored, so that a round goes on from there.
+        """
+        wait = FIRST_WAIT
         while True:
             try:
-                migration = self._follow_table(stop)
-                self._run_once(migration, stop, until, follow)
-                return self._at.snapshot()
-            except (ConfigurationFault, DatabaseError, TableError) as error:
-                fault = error if isinstance(error, ConfigurationFault) else self._table_changed(migration, error)
-                if fault is None:  # safe to go on with
-                    continue
-                self._pause_for(migration, fault)
-                if not follow:
-                    raise fault from error
-                if not self._wait_for_resume(stop):
+                if self._round(self._at.require(), stop, until, follow):
                     return self._at.snapshot()
+            except DatabaseLost as error:
+                self._at.emit(Noted(now(), f"Waiting for the database: {error.message}"))
+                if stop.wait(wait):
+                    raise Interrupted("Stopped while waiting for the database.", hint="Run again to go on.") from error
+                wait = min(wait * 2, LONGEST_WAIT)
+
+    def _round(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> bool:
+        """Whether that was the last round."""
+        try:
+            migration = self._follow_table(stop)
+            self._run_once(migration, stop, until, follow)
+        except DatabaseLost:
+            raise
+        except (ConfigurationFault, DatabaseError, TableError) as error:
+            fault = error if isinstance(error, ConfigurationFault) else self._table_changed(migration, error)
+            if fault is None:  # safe to go on with
+                return False
+            self._pause_for(migration, fault)
+            if not follow:
+                raise fault from error
+            return not self._wait_for_resume(stop)
+        return True
 
     def prepare(self, stop: threading.Event | None = None) -> Migration:
         """See :meth:`embedtui.engine.Engine.prepare`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -74,6 +75,30 @@ def test_sessions_cut_at_the_start_are_ridden_out(
     run.ends()
     assert run.error is None, run.error
     assert cut >= 5, "it ended before it was cut"
+    assert engine.verify().clean
+    engine.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sessions_cut_until_the_end_are_ridden_out(
+    database: str, api: LoopbackServer, tmp_path: Path, seed: int
+) -> None:
+    """At no place in particular: whatever reads or writes then has to begin again."""
+    chance = random.Random(seed)
+    make_documents(database, 50)
+    api.latency = chance.choice([0, 0.02, 0.1])
+    pause = chance.choice([0.001, 0.02, 0.05])
+    engine = engine_for(database, api, tmp_path)
+    engine.prepare()
+    with psycopg.connect(database, autocommit=True) as conn:
+        run = Started(engine)
+        cut = 0
+        while cut < 60 and run.thread.is_alive():
+            # a session that is only being set up may be the first one, of which that is said at once
+            cut += len(conn.execute(f"SELECT pg_terminate_backend(pid) {OURS} AND query <> ''").fetchall())
+            time.sleep(pause)
+    run.ends()
+    assert run.error is None, run.error
     assert engine.verify().clean
     engine.close()
 
