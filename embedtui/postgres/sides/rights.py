@@ -100,6 +100,13 @@ def first_sql(conn: Connection, migration: Migration) -> list[sql.Composed]:
     return statements
 
 
+def asking_sql(conn: Connection, migration: Migration) -> list[sql.Composed]:
+    """DDL that has the policies of an existing side table ask the migration's table; empty where it needs none."""
+    side = _oid(conn, new_side(migration).table)
+    needed = _row_security(conn, migration.table_oid) or (side is not None and _row_security(conn, side))
+    return _policies_sql(migration) if needed else []
+
+
 def own_sql(conn: Connection, table: TableName) -> list[sql.Composed]:
     """REVOKEs that leave a table that was just made to its owner, whatever default privileges opened it to."""
     oid = _oid(conn, table)
