@@ -33,6 +33,7 @@ COMMANDS = {
     "stop": ("work", "End the processes that do the work, wherever they run: also one that outlived its terminal."),
     "pace": ("work", "Show the pace of all workers, or change it while they run."),
     "faults": ("work", "List rows that could not be embedded, and decide."),
+    "adopt": ("switch", "Go on with a table that was made again, restored or swapped."),
     "cleanup": ("switch", "Drop the old side and finish."),
     "abort": ("switch", "Give the migration up and take everything back."),
     "log": ("work", "Show the audit log: when, who, where, which act, why."),

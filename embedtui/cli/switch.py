@@ -1,4 +1,4 @@
-"""`cutover`, `rollback`, `cleanup` and `abort`: moving the pointer, and ending a migration."""
+"""`cutover`, `rollback`, `cleanup`, `abort` and `adopt`: moving the pointer, ending a migration, or going on."""
 
 from __future__ import annotations
 
@@ -203,3 +203,32 @@ def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
         emit_json({"table": migration.table, "phase": snapshot.phase, "done": done})
     else:
         say(f"{plain(shown(migration.table))}: aborted. {plain(done)}")
+
+
+@click.command(cls=ExampleCommand, example="embedtui adopt --sql\nembedtui adopt --table documents")
+@name_option
+@click.option("--table", "typed", metavar="NAME", help="The table's name, typed to confirm.")
+@click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL and do nothing.")
+@json_option
+def adopt(settings: Settings, typed: str | None, only_sql: bool, as_json: bool) -> None:
+    """Go on with a table that was dropped and made again, restored from a dump, or swapped.
+
+    It is recognised by name, key and columns. Vectors are found again by key and fingerprint: what is right is not paid
+    for twice. The other way is `embedtui abort`.
+    """
+    with engine_for(settings, _tell) as engine, stop_signals() as stop:
+        migration = engine.require()
+        if only_sql:
+            statements = engine.adopt_sql()
+            if as_json:
+                emit_json({"statements": statements})
+            for statement in () if as_json else statements:
+                say(f"{statement};")
+            return
+        confirm_table(migration, typed, act="Adopt")
+        done = engine.adopt(stop=stop)
+        snapshot = engine.snapshot()
+    if as_json:
+        emit_json({"table": migration.table, "phase": snapshot.phase, "done": done})
+    else:
+        say(f"{plain(shown(migration.table))}: adopted. {plain(done)}")

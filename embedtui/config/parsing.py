@@ -42,7 +42,7 @@ def accept(value: object) -> tuple[str, ...]:
     parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         raise ValueError('must be a list, e.g. ["publications"]')
-    return tuple(one_of("publications", "proof", "event triggers", "default privileges")(part) for part in parts)
+    return tuple(one_of("publications", "proof", "event triggers")(part) for part in parts)
 
 
 def whole(low: int, high: int) -> Callable[[object], int]:

@@ -82,7 +82,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("foreign_key", yes, "table: a foreign key keeps it in step; false: triggers do, and TRUNCATE still works"),
     Spec("distance", distance, "cosine, l2 or ip; unset is that of the old column's index", "--distance"),
     Spec("halfvec", yes, "16-bit vectors; unset: as the old, or above 2,000 dimensions", "--halfvec/--no-halfvec"),
-    Spec("accept", accept, "failed checks dealt with: publications, proof, event triggers, default privileges"),
+    Spec("accept", accept, "failed checks dealt with: publications, proof, event triggers"),
     Spec("change_capture", one_of("triggers", "scan"), "triggers, or a slower scan where triggers are not allowed"),
     Spec("trust_application", yes, "keep vectors that the application writes itself; false: replace them"),
     *_model_specs(

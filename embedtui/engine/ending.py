@@ -1,4 +1,4 @@
-"""Cleanup and abort as an operator asks for them, with what they say at each step."""
+"""Cleanup, abort and adoption as an operator asks for them, with what they say at each step."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import threading
 from types import MappingProxyType
 
 from embedtui.engine.access import Access
+from embedtui.engine.adopt import adopt, adoption
 from embedtui.engine.backfill.job import now
 from embedtui.engine.cleanup.abort import abort
 from embedtui.engine.cleanup.choice import CleanupChoice
 from embedtui.engine.cleanup.cleanup import cleanup
+from embedtui.engine.cleanup.statements import shown_sql
+from embedtui.engine.cleanup.steps import alone
 from embedtui.engine.overrides import Overrides
+from embedtui.engine.prepare import upgrade
 from embedtui.model import Noted, Phase, PhaseChanged
 from embedtui.postgres.connect import Connection
 
@@ -63,3 +67,28 @@ def give_up(at: Access, typed_name: str, *, stop: threading.Event | None = None)
     done = at.write(work, name="abort")
     at.emit(PhaseChanged(now(), f"Aborted. {done}", Phase.ABORTED))
     return done
+
+
+def take_up(at: Access, *, stop: threading.Event | None = None) -> str:
+    """Go on with the table that has the migration's name now; see :meth:`embedtui.engine.Engine.adopt`."""
+    migration = at.under_way()
+
+    def work(conn: Connection) -> str:
+        upgrade(conn)
+        with alone(conn, migration):
+            return adopt(conn, migration, stop=stop or threading.Event(), on_wait=at.say_waiting)
+
+    done = at.write(work, name="adopt")
+    at.note(f"Adopted. {done}")
+    return done
+
+
+def what_adopting_takes(at: Access) -> tuple[str, ...]:
+    """The exact SQL of an adoption, in order."""
+    migration = at.under_way()
+
+    def work(conn: Connection) -> tuple[str, ...]:
+        plan = adoption(conn, migration)
+        return shown_sql(conn, [*plan.beside, *plan.switch])
+
+    return at.write(work, name="adopt")

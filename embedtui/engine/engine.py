@@ -15,7 +15,7 @@ from embedtui.engine.cleanup.choice import Kept, choice_of
 from embedtui.engine.cleanup.statements import cleanup_statements
 from embedtui.engine.cutover import cutover as cutovers
 from embedtui.engine.cutover.blockers import cutover_notices
-from embedtui.engine.ending import clean_up, give_up
+from embedtui.engine.ending import clean_up, give_up, take_up, what_adopting_takes
 from embedtui.engine.overrides import Overrides
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.running import Runner
@@ -361,3 +361,15 @@ class Engine:
             Refused: production reads the new side, something depends on it, or the name is another.
         """
         return give_up(self._at, typed_name, stop=stop)
+
+    def adopt(self, *, stop: threading.Event | None = None) -> str:
+        """Go on with a table that was made again, restored or swapped; gives what was kept, in a sentence or two.
+
+        Raises:
+            Refused: there is nothing to adopt, or the table is none that this migration could go on with.
+        """
+        return take_up(self._at, stop=stop)
+
+    def adopt_sql(self) -> tuple[str, ...]:
+        """The exact SQL that :meth:`adopt` would run, but for vectors that it carries over in batches."""
+        return what_adopting_takes(self._at)

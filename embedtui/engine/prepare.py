@@ -20,10 +20,11 @@ from embedtui.postgres.connect import Connection, require_session
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.locks import lock_functions, release_prepare, try_prepare
 from embedtui.postgres.names import relation
-from embedtui.postgres.sides import capture
+from embedtui.postgres.sides import capture, rights
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import schema
 from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.closing import closed
 from embedtui.postgres.state.migrations import (
     create_migration,
     live_migrations,
@@ -67,8 +68,9 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
 def _install(conn: Connection) -> None:
     with conn.transaction():  # CREATE OR REPLACE is not safe against itself
         lock_functions(conn)
-        schema.install(conn)
-        install_functions(conn)
+        with closed(conn):
+            schema.install(conn)
+            install_functions(conn)
 
 
 def upgrade(conn: Connection) -> None:
@@ -121,11 +123,15 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
         if current is None or current.phase is not Phase.PREPARE:
             return  # another process did it meanwhile
         placement = make_placement(migration)
-        statements = list(placement.prepare_sql())
+        statements = [*placement.prepare_sql(), *rights.first_sql(conn, migration)]
         if migration.stored.by_triggers:
             statements += capture.install_sql(migration, capture.attaching_roles(conn, migration))
         run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[migration.table])
-        capture.close_functions(conn, migration)  # default privileges may have opened them to a role
+        # whatever event triggers and default privileges made of it
+        late = rights.differences_sql(conn, migration)
+        if late:
+            run_ddl(conn, late, stop=stop, on_wait=on_wait, relations=[migration.table])
+        capture.close_functions(conn, migration)
         create_route(conn, migration)
         remember(conn, migration)
         plan_shards(conn, migration.id, migration.table_oid)

@@ -20,6 +20,7 @@ from embedtui.engine.overrides import refuse
 from embedtui.engine.plan.start import require_startable
 from embedtui.engine.prepare import begin, prepare, upgrade
 from embedtui.engine.resilience import FIRST_WAIT, LONGEST_WAIT, with_database
+from embedtui.engine.rights import follow_rights
 from embedtui.engine.table_changes import follow as follow_table
 from embedtui.engine.table_changes import remember as remember_columns
 from embedtui.engine.table_changes import same_names, table_change
@@ -178,6 +179,9 @@ class Runner:
             else:
                 follow_table(conn, migration, change, stop, self._at.say_waiting)
                 self._at.emit(Noted(now(), f"Going on: {'; '.join(change.what)}"))
+            said = follow_rights(conn, self._at.require(), stop, self._at.say_waiting)
+            if said:
+                self._at.emit(Noted(now(), said))
 
         link = Link(self._at.dsn, "prepare")
         try:

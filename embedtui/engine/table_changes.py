@@ -67,12 +67,18 @@ def _columns(conn: Connection, oid: int) -> dict[str, _Column]:
 
 def remember(conn: Connection, migration: Migration) -> None:
     """Store what the source's columns are, so that a renamed or retyped one is known again; once."""
-    if _KNOWN in migration.settings:
-        return
+    known = known_columns(conn, migration) if _KNOWN not in migration.settings else None
+    if known is not None:
+        store_setting(conn, migration.id, _KNOWN, known[_KNOWN])
+
+
+def known_columns(conn: Connection, migration: Migration) -> dict[str, object] | None:
+    """The setting that :func:`remember` stores, as the table is now; None where a column is missing."""
     columns = _columns(conn, migration.table_oid)
     found = [columns[name] for name in _names(migration) if name in columns]
-    if len(found) == len(_names(migration)):
-        store_setting(conn, migration.id, _KNOWN, _known(found, _storage(conn, migration.table_oid)))
+    if len(found) < len(_names(migration)):
+        return None
+    return {_KNOWN: _known(found, _storage(conn, migration.table_oid))}
 
 
 def _known(found: Sequence[_Column], storage: str) -> dict[str, object]:
@@ -189,7 +195,8 @@ def _gone(conn: Connection, migration: Migration) -> TableChange:
     if _named(conn, migration):
         what = f"table {shown(migration.table)} was dropped and made again, or restored, since the migration began"
         hint = (
-            f"Give it up with `embedtui abort --table {name}`, which leaves nothing of ours on the table, and run anew."
+            "`embedtui adopt` goes on with it and keeps every vector that is still right (`--sql` shows what it does);"
+            f" `embedtui abort --table {name}` gives it up."
         )
     else:
         what = f"table {shown(migration.table)} is gone"

@@ -127,12 +127,15 @@ class RunState:
     """The operators do not want the workers to build the index yet."""
     gone: Side | None = None
     """The side that cleanup has dropped."""
+    former: tuple[int, ...] = ()
+    """Oids of tables that were pushed aside with new vectors in them."""
 
     @classmethod
     def of(cls, stored: Mapping[str, object]) -> RunState:
         """As stored with the settings."""
-        gone = stored.get("gone")
+        gone, former = stored.get("gone"), stored.get("former")
         return cls(
             index_held=bool(stored.get("index_held")),
             gone=Side(gone) if gone in ("old", "new") else None,
+            former=tuple(oid for oid in former if isinstance(oid, int)) if isinstance(former, list) else (),
         )

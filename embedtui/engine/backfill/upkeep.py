@@ -10,12 +10,13 @@ import psycopg
 
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.partitions import queue_unseen
+from embedtui.engine.rights import follow_rights
 from embedtui.engine.table_changes import follow, same_names, table_change
 from embedtui.errors import DatabaseError, TableChanged
 from embedtui.model import Key
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
-from embedtui.postgres.sides import capture
+from embedtui.postgres.sides import capture, rights
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.sides.protocol import QueuedRow
 from embedtui.postgres.sides.side_table import TablePlacement
@@ -48,6 +49,8 @@ class Upkeep:
     def __init__(self, job: Job, database: Database) -> None:
         self._job, self._database = job, database
         self._scan_at = 0.0
+        self._rights = ""
+        """What was granted on the table and the new side, as last looked at."""
         self._mended_fault = 0
         """Newest fault of change capture after which it was installed anew."""
         self._capture_broken = ""
@@ -78,6 +81,17 @@ class Upkeep:
             raise change.error()
         follow(conn, migration, change, self._job.stop)
         self._job.note(f"Gone on with: {'; '.join(change.what)}")
+
+    def follow_rights(self, conn: Connection) -> None:
+        """Have the new side follow what was granted on, or revoked from, the table since; said where it cannot."""
+        present = rights.digest(conn, self._job.migration)
+        migration = load_migration(conn, self._job.migration.name) if present != self._rights else None
+        if migration is None:
+            return
+        said = follow_rights(conn, migration, self._job.stop)
+        if said:
+            self._job.note(said)
+        self._rights = rights.digest(conn, self._job.migration)
 
     def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
         """The rows with these keys; one that the server cannot read is left to a scan and stops no other."""

@@ -18,6 +18,7 @@ from embedtui.model import Migration, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import cancelled_by
 from embedtui.postgres.names import relation
+from embedtui.postgres.sides import rights
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import remember
 
@@ -29,6 +30,8 @@ def store_archive(conn: Connection, migration: Migration, choice: CleanupChoice,
         expected = _count(conn, sql.SQL("({}) v").format(old_vectors_sql(migration)))
         if isinstance(choice.archive, TableName):
             conn.execute(archive_table_sql(migration, choice.archive))
+            for statement in rights.own_sql(conn, choice.archive):
+                conn.execute(statement)
             stored = _count(conn, relation(choice.archive))
         else:
             assert choice.archive is not None
@@ -45,6 +48,8 @@ def store_archive(conn: Connection, migration: Migration, choice: CleanupChoice,
 def _archive_file(conn: Connection, migration: Migration, path: Path) -> int:
     """Rows that the finished file really holds: COPY's text form has one line for each."""
     part = path.with_name(f"{path.name}.part")
+    part.touch(mode=0o600)
+    part.chmod(0o600)  # as closed as the table: nobody but who archives; also one that an interrupted attempt left
     with _opened(part, "wb") as file, conn.cursor().copy(archive_file_sql(migration)) as copy:
         for block in copy:
             file.write(block)

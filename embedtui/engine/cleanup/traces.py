@@ -35,7 +35,8 @@ class Traces:
         return f"{' and '.join(found)} of {shown(self.table)}"
 
 
-# The table as the migration knows it, the one that has its name now, and any other that carries its triggers.
+# The table as the migration knows it, those it began with, the one that has its name now, and any other that carries
+# its triggers.
 _TABLES = """
 SELECT c.oid::int8, n.nspname::text, c.relname::text,
        ARRAY(SELECT tgname::text FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
@@ -49,7 +50,7 @@ SELECT c.oid::int8, n.nspname::text, c.relname::text,
              AND a.attname = %(embedding)s) AS vector
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p')
-   AND (c.oid IN (%(oid)s, to_regclass(%(name)s)) OR c.oid IN
+   AND (c.oid IN (%(oid)s, to_regclass(%(name)s)) OR c.oid = ANY (%(former)s) OR c.oid IN
         (SELECT tgrelid FROM pg_catalog.pg_trigger WHERE tgname LIKE %(trigger)s AND tgparentid = 0))
  ORDER BY c.oid = %(oid)s DESC, 2, 3
 """
@@ -69,6 +70,7 @@ def find(conn: Connection, migration: Migration) -> tuple[Traces, ...]:
         _TABLES,
         {
             "oid": migration.table_oid,
+            "former": list(migration.run_state.former),
             "name": relation(migration.table).as_string(conn),
             "trigger": f"embedtui\\_{migration.id}\\_%",
             "embedding": side.embedding,

@@ -11,7 +11,7 @@ from embedtui.config import IndexSettings, Settings
 from embedtui.model import Migration
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import SEARCH_PATH
-from embedtui.postgres.sides import capture
+from embedtui.postgres.sides import capture, rights
 from embedtui.postgres.sides.placement import make_placement
 
 
@@ -24,7 +24,8 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
         f"SET search_path = {SEARCH_PATH}; -- as in all of embedtui's sessions",
         "CREATE SCHEMA IF NOT EXISTS embedtui; -- and its own tables, where they are not there yet",
     ]
-    statements += [_text(conn, statement) for statement in make_placement(migration).prepare_sql()]
+    made = (*make_placement(migration).prepare_sql(), *rights.first_sql(conn, migration))
+    statements += [_text(conn, statement) for statement in made]
     if settings.change_capture == "triggers":
         statements += [
             _text(conn, statement)

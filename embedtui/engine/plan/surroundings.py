@@ -12,6 +12,7 @@ from embedtui.engine.plan.draft import Draft
 from embedtui.model import Check, Migration, PlacementKind, TableName
 from embedtui.postgres.catalog.surroundings import Surroundings, surroundings
 from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state.migrations import columns_being_filled
 
 NAMED = 8
@@ -28,7 +29,7 @@ def surrounding_checks(
     yield from _check_event_triggers(found, migration.placement, settings)
     yield from _check_inheritance(draft, found)
     if migration.placement is PlacementKind.TABLE:
-        yield from _check_as_closed(draft, found, settings)
+        yield from _check_as_closed(draft, found, migration)
     loose = [name for name in found.loose_collations if name in draft.key.columns]
     if loose:
         yield Check(
@@ -116,39 +117,23 @@ def _check_inheritance(draft: Draft, found: Surroundings) -> Iterator[Check]:
         )
 
 
-def _check_as_closed(draft: Draft, found: Surroundings, settings: Settings) -> Iterator[Check]:
-    """Whether a side table would be as closed as the table itself."""
-    table, beside = (
-        shown(draft.facts.table),
-        'Set placement = "column": the table\'s own policies and grants hold there',
+def _check_as_closed(draft: Draft, found: Surroundings, migration: Migration) -> Iterator[Check]:
+    """What a side table does to be as closed as the table itself."""
+    table = shown(draft.facts.table)
+    closing = [each.name for each in found.event_triggers if each.row_security and each.fires_on("CREATE TABLE")]
+    if not draft.facts.row_security and not closing:
+        return
+    why = f"{table} has row security" if draft.facts.row_security else ""
+    why = why or f"Event trigger {shown_column(closing[0])} puts row security on new tables"
+    detail = f"{why}: the side table gets policies that ask {table}, under the reader's own rights, for each row read."
+    if not follows_by_foreign_key(migration):
+        detail += f" While they are there, DROP TABLE {table} without CASCADE and a change of its key's types fail."
+    yield Check(
+        "row security of the new side",
+        "warn",
+        detail,
+        'Workers need BYPASSRLS or the side table\'s ownership. placement = "column" needs no such look-up.',
     )
-    if draft.facts.row_security:
-        yield Check(
-            "row security of the new side",
-            "fail",
-            f"{table} has row security, and a side table would not: roles could see or change rows' vectors there that"
-            " they cannot see here.",
-            f"{beside}.",
-        )
-    for each in found.event_triggers:
-        if each.row_security and each.fires_on("CREATE TABLE") and not draft.facts.row_security:
-            yield Check(
-                "row security of the new side",
-                "fail",
-                f"Event trigger {shown_column(each.name)} puts row security on new tables: the application would find"
-                " no row of a side table.",
-                f"{beside}.",
-            )
-    for role in found.opened_to:
-        schema = f" IN SCHEMA {shown_column(draft.facts.table.schema)}" if role.in_schema else ""
-        yield Check(
-            "default privileges",
-            "warn" if "default privileges" in settings.accept else "fail",
-            f"Default privileges would open a side table to {role.grantee} ({', '.join(role.privileges)}), who has not"
-            f" that on {table}.",
-            f"ALTER DEFAULT PRIVILEGES{schema} REVOKE {', '.join(role.privileges)} ON TABLES FROM {role.grantee};"
-            f' or: {beside[0].lower()}{beside[1:]}; or, where it is meant: accept = ["default privileges"].',
-        )
 
 
 def _check_other_columns(conn: Connection[Any], migration: Migration, found: Surroundings) -> Iterator[Check]:

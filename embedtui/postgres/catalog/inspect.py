@@ -190,6 +190,9 @@ SELECT DISTINCT a.attname::text AS column,
    AND (own.oid IS NULL OR NOT (own.adrelid = d.refobjid AND own.adnum = d.refobjsubid))
    AND (gp.oid IS NULL OR gp.pronamespace <> coalesce((SELECT oid FROM pg_namespace WHERE nspname = 'embedtui'), 0))
    AND NOT (d.classid = 'pg_class'::regclass AND i.relkind = 'S')
+   -- of a side table of ours: they go with it
+   AND NOT (d.classid = 'pg_policy'::regclass AND
+            (SELECT polname FROM pg_policy WHERE oid = d.objid) IN ('embedtui_read', 'embedtui_add', 'embedtui_change'))
    -- a primary, unique or foreign key is no obstacle of a vector column's, and its index is listed as such
    AND NOT (d.classid = 'pg_constraint'::regclass AND
             (SELECT contype FROM pg_constraint WHERE oid = d.objid) NOT IN ('c', 'x'))

@@ -1,4 +1,4 @@
-"""What lies around a table: triggers, views, event triggers, privileges, other vector columns; read-only."""
+"""What lies around a table: triggers, views, event triggers, other vector columns; read-only."""
 
 from __future__ import annotations
 
@@ -38,20 +38,6 @@ SELECT e.evtname::text AS name, e.evtevent::text AS event, coalesce(e.evttags, '
        p.prosrc ~* 'row\\s+level\\s+security' AND l.lanname = 'plpgsql' AS row_security
   FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid JOIN pg_language l ON l.oid = p.prolang
  WHERE e.evtenabled IN ('O', 'A') ORDER BY 1
-"""
-
-# grants that a new table of this role in this schema would have, beyond those on the table that is there
-_DEFAULT_PRIVILEGES = """
-SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee,
-       array_agg(DISTINCT a.privilege_type ORDER BY a.privilege_type) AS privileges, d.defaclnamespace <> 0 AS in_schema
-  FROM pg_default_acl d, aclexplode(d.defaclacl) a
- WHERE d.defaclobjtype = 'r' AND d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
-   AND d.defaclnamespace IN (0, (SELECT relnamespace FROM pg_class WHERE oid = %(oid)s))
-   AND a.grantee NOT IN (d.defaclrole, (SELECT relowner FROM pg_class WHERE oid = %(oid)s))
-   AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
-   AND NOT EXISTS (SELECT FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) o
-                    WHERE c.oid = %(oid)s AND o.grantee IN (a.grantee, 0) AND o.privilege_type = a.privilege_type)
- GROUP BY a.grantee, d.defaclnamespace ORDER BY 1
 """
 
 _COLLATIONS = """
@@ -98,17 +84,6 @@ class EventTrigger:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedTo:
-    """A role that a new table would be open to, and the table that is there is not."""
-
-    grantee: str
-    """As SQL writes it."""
-    privileges: tuple[str, ...]
-    in_schema: bool
-    """The defaults are those of the schema, not of all schemas."""
-
-
-@dataclass(frozen=True, slots=True)
 class OtherColumn:
     """Another vector column of this database."""
 
@@ -130,7 +105,6 @@ class Surroundings:
     views: tuple[str, ...]
     """Views through which the table can be written."""
     event_triggers: tuple[EventTrigger, ...]
-    opened_to: tuple[OpenedTo, ...]
     loose_collations: tuple[str, ...]
     """Columns of a nondeterministic collation."""
     other_columns: tuple[OtherColumn, ...]
@@ -149,10 +123,6 @@ def surroundings(conn: Connection[Any], oid: int, column: str, sizes: tuple[int,
         views=tuple(row["name"] for row in read_all(conn, _VIEWS, by)),
         event_triggers=tuple(
             EventTrigger(**{**row, "tags": tuple(row["tags"])}) for row in read_all(conn, _EVENT_TRIGGERS)
-        ),
-        opened_to=tuple(
-            OpenedTo(row["grantee"], tuple(row["privileges"]), row["in_schema"])
-            for row in read_all(conn, _DEFAULT_PRIVILEGES, by)
         ),
         loose_collations=tuple(row["name"] for row in read_all(conn, _COLLATIONS, by)),
         other_columns=tuple(

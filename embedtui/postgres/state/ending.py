@@ -113,11 +113,16 @@ def record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) -
 
 def rows_sql(migration: Migration) -> list[Statement]:
     """Remove embedtui's working rows; the log stays, and what was spent."""
+    return working_rows_sql(migration, "queue", "stale", "capture_fault", "partition")
+
+
+def working_rows_sql(migration: Migration, *tables: str) -> list[Statement]:
+    """Remove a migration's rows of these tables, and its shards: what they tell of tokens stays."""
     emptied: list[Statement] = [
         sql.SQL("DELETE FROM {} WHERE migration = {}").format(
             sql.Identifier("embedtui", table), sql.Literal(migration.id)
         )
-        for table in ("queue", "stale", "capture_fault", "partition")
+        for table in tables
     ]
     shards = sql.SQL(
         "WITH gone AS (DELETE FROM embedtui.shard WHERE migration = {id} RETURNING tokens)"

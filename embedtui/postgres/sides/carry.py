@@ -1,0 +1,62 @@
+"""Vectors of a table that was pushed aside, carried to the one that has its name now: by key and fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from psycopg import sql
+
+from embedtui.model import Migration, TableName
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.names import relation
+from embedtui.postgres.sides.layout import fingerprint_sql, new_side
+from embedtui.postgres.sides.shared import OURS, WRITER
+from embedtui.postgres.values import same_key_sql
+
+BLOCKS = 256
+"""Pages of the new table that one transaction looks at."""
+
+_LEAVES = """
+SELECT n.nspname::text, c.relname::text,
+       pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND (c.oid = %(table)s OR c.oid IN
+       (SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass) WHERE isleaf))
+"""
+
+_CARRY = """
+WITH found AS MATERIALIZED (
+    SELECT t.ctid AS tid, embedtui_former.{embedding} AS embedding, embedtui_former.{source} AS source
+      FROM {leaf} t JOIN {former} embedtui_former ON {same_key}
+     WHERE t.ctid >= {first} AND t.ctid < {end} AND t.{embedding} IS NULL
+       AND embedtui_former.{embedding} IS NOT NULL AND embedtui_former.{model} = {number}
+       AND embedtui_former.{source} = {fingerprint}
+       FOR NO KEY UPDATE OF t SKIP LOCKED)
+UPDATE {leaf} t SET {embedding} = l.embedding, {model} = {number}, {source} = l.source
+  FROM found l WHERE t.ctid = l.tid
+"""
+
+
+def carry(conn: Connection, migration: Migration, former: TableName) -> Iterator[int]:
+    """Give rows of the migration's table the new vectors that rows of ``former`` have for the same key and content.
+
+    Placement ``column``. A row that has a vector keeps it. Yields how many after each short transaction.
+    """
+    side = new_side(migration)
+    for schema, name, blocks in conn.execute(_LEAVES, {"table": migration.table_oid}).fetchall():
+        for first in range(0, blocks, BLOCKS):
+            statement = sql.SQL(_CARRY).format(
+                leaf=sql.Identifier(schema, name),
+                former=relation(former),
+                same_key=same_key_sql(migration, "embedtui_former", "t"),
+                embedding=sql.Identifier(side.embedding),
+                model=sql.Identifier(side.model),
+                source=sql.Identifier(side.source),
+                number=sql.Literal(migration.new_model.id),
+                fingerprint=fingerprint_sql(migration, "t"),
+                first=sql.SQL("'({},0)'::tid").format(sql.SQL(str(first))),
+                end=sql.SQL("'({},0)'::tid").format(sql.SQL(str(first + BLOCKS))),
+            )
+            with conn.transaction():
+                conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
+                yield conn.execute(statement, prepare=False).rowcount
