@@ -188,6 +188,8 @@ def _print_status(snapshot: Snapshot) -> None:
         f"Models     {plain(migration.old_model.name)} ({migration.old_model.dimensions}) to "
         f"{plain(migration.new_model.name)} ({migration.new_model.dimensions})"
     )
+    for notice in snapshot.notices:
+        say(f"           ! {plain(notice)}")
     say(f"Phase      {snapshot.phase.value}, {snapshot.condition.value}")
     for hold in snapshot.reasons:
         say(f"           {plain(hold.name)}: {plain(hold.detail)}")

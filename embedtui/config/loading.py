@@ -9,10 +9,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from embedtui.config.known import KNOWN_MODELS
+from embedtui.config.parsing import SECRET_VALUE
 from embedtui.config.settings import ModelSettings, PacingSettings, Settings
-from embedtui.config.specs import BY_PATH, CONFIG_NAME, SECRET_VALUE, SPECS, Spec, shown_value
+from embedtui.config.specs import BY_PATH, CONFIG_NAME, SPECS, Spec, shown_value
 from embedtui.errors import SettingsError
+from embedtui.known import KNOWN_MODELS, provider
 from embedtui.model import CutoverSettings, GateSettings, IndexSettings, ThrottleSettings
 
 _SECTIONS: Mapping[str, type] = {
@@ -81,7 +82,8 @@ def _takes_openai_url(path: str, values: Mapping[str, Any]) -> bool:
     """Whether OPENAI_BASE_URL is meant for this model: it has OpenAI's key, and the old one is named but has no URL."""
     side = path.partition(".")[0]
     known = KNOWN_MODELS.get(values.get(f"{side}.name", ""))
-    variable = values.get(f"{side}.key_variable") or (known.key_variable if known else "OPENAI_API_KEY")
+    own = values.get(f"{side}.provider") or (known.provider if known else "openai")
+    variable = values.get(f"{side}.key_variable") or provider(own).key_variable
     return variable == "OPENAI_API_KEY" and (side == "new_model" or ("old_model.name" in values and path not in values))
 
 

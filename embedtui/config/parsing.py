@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from embedtui.model import Distance, IndexMethod, PlacementKind
+from embedtui.model.migration import USES
 
 
 def text(value: object) -> str:
@@ -158,4 +159,68 @@ def url(value: object) -> str:
         raise ValueError("must be a URL like https://api.example.com/v1")
     if parts.username or parts.password:
         raise ValueError("must not carry a key or password; the key's own variable holds it")
+    if any(SECRET_NAME.search(name) for name, _ in parse_qsl(parts.query)):
+        raise ValueError("must not carry a key in its query; a header that names a variable may (headers)")
     return given
+
+
+SECRET_NAME = re.compile(r"(?i)(^|[-_])(api[-_]?key|key|token|secret|password|passwd|authorization|cookie|sig)$")
+"""Of a header, field or parameter whose value is a secret."""
+SECRET_VALUE = re.compile(
+    r"^(sk|pk|rk)-[\w-]{8,}|^AIza[\w-]{20,}|^[a-z][a-z0-9+]*:?//?/?[^/\s]*:\S*@|\bpassword\s*=\s*\S"
+)
+_HEADER = re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)
+_OURS = frozenset(
+    {"accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding"}
+    | {"x-stainless-raw-response"}
+)
+VARIABLE_IN = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))", re.ASCII)
+"""Where a header's value names an environment variable: ``$NAME`` or ``${NAME}``."""
+
+
+def _by_use(value: object, entry: Callable[[str, object], object]) -> dict[str, Any]:
+    """A table whose entries ``entry`` checks, those in tables for one use as well."""
+    if not isinstance(value, Mapping):
+        raise ValueError('must be a table, e.g. { user = "embedtui", query = { purpose = "search" } }')
+    found: dict[str, Any] = {}
+    for name, each in value.items():
+        if name in USES and isinstance(each, Mapping):
+            found[name] = {inner: entry(inner, deep) for inner, deep in each.items()}
+        else:
+            found[name] = entry(name, each)
+    return found
+
+
+def body(value: object) -> dict[str, Any]:
+    """Further fields of a request: plain values, lists and tables."""
+
+    def plain(name: str, each: object) -> object:
+        if name in ("model", "input", "texts"):
+            raise ValueError(f"{name} is not to be set here")
+        if SECRET_NAME.search(name) and isinstance(each, str):
+            raise ValueError(f"{name} looks like a secret; a header that names a variable may carry it (headers)")
+        if isinstance(each, Mapping):
+            return {inner: plain(inner, deep) for inner, deep in each.items()}
+        if isinstance(each, list | tuple):
+            return [plain(name, one) for one in each]
+        if not isinstance(each, str | int | float | bool):
+            raise ValueError(f"{name} must be a text, a number, true or false, a list or a table")
+        return each
+
+    return _by_use(value, plain)
+
+
+def headers(value: object) -> dict[str, Any]:
+    """Further headers of a request; a value may name environment variables, and a secret one has to."""
+
+    def header(name: str, each: object) -> str:
+        if not _HEADER.fullmatch(name) or name.lower() in _OURS:
+            raise ValueError(f"{name} is no header that can be set")
+        if not isinstance(each, str) or not each.isascii() or not each.isprintable():
+            raise ValueError(f"{name} must be a text without line breaks")
+        plain = VARIABLE_IN.sub("", each).strip()
+        if SECRET_VALUE.search(plain) or (SECRET_NAME.search(name) and plain == each.strip()):
+            raise ValueError(f'{name} looks like a secret: name the variable that holds it, e.g. "$GATEWAY_TOKEN"')
+        return each
+
+    return _by_use(value, header)

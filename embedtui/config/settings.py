@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from embedtui.config.known import KNOWN_MODELS, KnownModel
+from embedtui.config.parsing import VARIABLE_IN
 from embedtui.config.specs import BY_PATH, SPECS, shown_value
 from embedtui.errors import SettingsError
+from embedtui.known import KNOWN_MODELS, provider, retirement, served_by, tells_dimensions
 from embedtui.model import (
     UNNAMED,
     CutoverSettings,
@@ -21,7 +22,7 @@ from embedtui.model import (
     PlacementKind,
     ThrottleSettings,
 )
-from embedtui.model.migration import TIMEOUT_SECONDS
+from embedtui.model.migration import TIMEOUT_SECONDS, USES, for_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class ModelSettings:
     send_dimensions: bool | None = None
     timeout_seconds: float | None = None
     retired: bool | None = None
+    extra_body: Mapping[str, Any] | None = None
+    headers: Mapping[str, Any] | None = None
 
     def complete(self, side: str, *, dimensions: int | None = None) -> EmbeddingModel:
         """The model with what is known about it filled in; ``dimensions`` are those found in the database.
@@ -77,23 +80,36 @@ class ModelSettings:
                 f"{side}_model.dimensions = {size}: {name} cannot be shortened from {known.dimensions}.",
                 hint=f"Set {side}_model.dimensions to {known.dimensions}.",
             )
-        base = known or KnownModel(size, None)
+        own = self.provider or (known.provider if known else "openai")
+        manners, served = provider(own), served_by(own, known, size)
+        ended = retirement(own, name)
+        gone = self.name is None or (ended is not None and ended.past())
+        price, tells = served.price_per_million, tells_dimensions(own, served, size)
         return EmbeddingModel(
             name=name,
             dimensions=size,
-            provider=self.provider or base.provider,
+            provider=own,
             base_url=self.base_url,
-            key_variable=base.key_variable if self.key_variable is None else self.key_variable,
+            key_variable=manners.key_variable if self.key_variable is None else self.key_variable,
             document_prefix=self.document_prefix or "",
             query_prefix=self.query_prefix or "",
-            max_inputs=self.max_inputs or base.max_inputs,
-            max_tokens=self.max_tokens or base.max_tokens,
-            max_input_tokens=self.max_input_tokens or base.max_input_tokens,
-            price_per_million=base.price_per_million if self.price_per_million is None else self.price_per_million,
-            send_dimensions=base.shortens if self.send_dimensions is None else self.send_dimensions,
+            max_inputs=self.max_inputs or served.max_inputs or manners.max_inputs,
+            max_tokens=self.max_tokens or served.max_tokens or manners.max_tokens,
+            max_input_tokens=self.max_input_tokens or served.max_input_tokens or manners.max_input_tokens,
+            price_per_million=price if self.price_per_million is None else self.price_per_million,
+            send_dimensions=tells if self.send_dimensions is None else self.send_dimensions,
             timeout_seconds=self.timeout_seconds or TIMEOUT_SECONDS,
-            retired=(self.name is None or bool(base.retired)) if self.retired is None else self.retired,
+            retired=gone if self.retired is None else self.retired,
+            extra_body=self.extra_body or {},
+            headers=self.headers or {},
         )
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Environment variables that hold its secrets: its key, and what its headers name."""
+        values = {value for use in USES for value in for_use(self.headers or {}, use).values()}
+        named = {found[1] or found[2] for value in values for found in VARIABLE_IN.finditer(value)}
+        return (*((self.key_variable,) if self.key_variable else ()), *sorted(named))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +183,7 @@ class Settings:
     @property
     def secret_variables(self) -> tuple[str, ...]:
         """The variables that the settings say hold keys, whatever they are called."""
-        return tuple(model.key_variable for model in (self.old_model, self.new_model) if model.key_variable)
+        return (*self.old_model.variables, *self.new_model.variables)
 
     def origin(self, path: str) -> str:
         """Where a setting came from: a flag, a variable, a file's name, or ``default``."""
@@ -201,7 +217,7 @@ class Settings:
         result: dict[str, object] = {}
         for spec in SPECS:
             head, _, rest = spec.path.rpartition(".")
-            if head in ("index", "throttle", "gate", "cutover") or spec.path in _STORED:
+            if head in ("index", "pacing", "throttle", "gate", "cutover") or spec.path in _STORED:
                 place = result.setdefault(head, {}) if head else result
                 assert isinstance(place, dict)
                 value = self.value(spec.path)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from embedtui.config.parsing import (
+    SECRET_VALUE,
     accept,
     any_text,
+    body,
     distance,
+    headers,
     memory,
     method,
     names,
@@ -26,6 +28,7 @@ from embedtui.config.parsing import (
     whole,
     yes,
 )
+from embedtui.known import PROVIDERS
 from embedtui.redaction import redact
 
 CONFIG_NAME = "embedtui.toml"
@@ -49,7 +52,7 @@ def _model_specs(side: str, *, flags: Mapping[str, str], variables: Mapping[str,
     fields: tuple[tuple[str, Callable[[object], Any], str], ...] = (
         ("name", text, "as the provider calls it"),
         ("dimensions", whole(1, 16_000), "of its vectors"),
-        ("provider", one_of("openai", "gemini"), "openai (and all that speak its API) or gemini"),
+        ("provider", one_of(*PROVIDERS), f"openai (and all that speak its API), or {', '.join(list(PROVIDERS)[1:])}"),
         ("base_url", url, "endpoint; unset is the provider's own"),
         ("key_variable", variable_or_none, 'environment variable that holds the key; "" for none'),
         ("document_prefix", any_text, "put before each document"),
@@ -61,6 +64,8 @@ def _model_specs(side: str, *, flags: Mapping[str, str], variables: Mapping[str,
         ("send_dimensions", yes, "false for models that reject `dimensions`"),
         ("timeout_seconds", number(1, 86_400), "of one request; unset is 60"),
         ("retired", yes, "true where the provider no longer answers for it"),
+        ("extra_body", body, "further fields of a request; those under .document or .query for these texts alone"),
+        ("headers", headers, "further headers, likewise; $NAME stands for an environment variable"),
     )
     return tuple(
         Spec(f"{side}_model.{name}", parse, comment, flags.get(name, ""), variables.get(name, ""))
@@ -137,14 +142,10 @@ SPECS: tuple[Spec, ...] = (
 
 BY_PATH: Mapping[str, Spec] = {spec.path: spec for spec in SPECS}
 
-SECRET_VALUE = re.compile(
-    r"^(sk|pk|rk)-[\w-]{8,}|^AIza[\w-]{20,}|^[a-z][a-z0-9+]*:?//?/?[^/\s]*:\S*@|\bpassword\s*=\s*\S"
-)
-
 
 def shown_value(raw: object) -> str:
     """A value for an error line; what could be a secret is not repeated."""
     if isinstance(raw, str):
         # an @ or a key's look is enough: what is mistyped matches no pattern of a URL
         return "…" if SECRET_VALUE.search(raw) or "@" in raw or len(raw) > 60 else f'"{redact(raw)}"'
-    return str(raw)
+    return str(raw) if isinstance(raw, bool | int | float) else "…"

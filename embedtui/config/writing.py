@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,19 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, PlacementKind | Distance | IndexMethod) else value
 
 
-def _fresh(settings: Settings) -> str:
+def _item(value: Any) -> Any:
+    """As TOML has it, on one line."""
     import tomlkit
+
+    if not isinstance(value, Mapping):
+        return tomlkit.item(value)
+    table = tomlkit.inline_table()
+    for name, each in value.items():
+        table.append(name, _item(each))
+    return table
+
+
+def _fresh(settings: Settings) -> str:
 
     lines: list[str] = []
     section: str | None = None
@@ -84,7 +96,7 @@ def _fresh(settings: Settings) -> str:
         given = _written(spec, settings)
         if value is None and (given or spec.path == "placement"):
             value = _unset(spec)
-        shown = "" if value is None or value == [] else tomlkit.item(value).as_string()
+        shown = "" if value is None or value == [] else _item(value).as_string()
         lines.append(f"{'' if given else '# '}{name} = {shown}".rstrip() + f"  # {spec.comment}")
     return "\n".join(lines) + "\n"
 
@@ -103,5 +115,5 @@ def _updated(text: str, settings: Settings) -> str:
         value = _plain(settings.value(spec.path))
         value = _unset(spec) if value is None else value
         if name not in place or place[name] != value:
-            place[name] = value
+            place[name] = _item(value)
     return tomlkit.dumps(document)

@@ -18,10 +18,12 @@ from embedtui.engine.overrides import refuse
 from embedtui.engine.snapshot import RateMeter, read_snapshot
 from embedtui.engine.validate.evaluation import current_evaluation
 from embedtui.errors import EmbedtuiError, Refused
+from embedtui.known import retirement
 from embedtui.model import Command, Event, EventSink, Migration, Noted, Remedy, Snapshot
 from embedtui.model.lifecycle import as_stored, ended, refusal
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.state.audit import add_audit_once
+from embedtui.postgres.state.decisions import set_pace
 from embedtui.postgres.state.migrations import load_migration, may_store_settings, store_settings
 
 T = TypeVar("T")
@@ -132,7 +134,12 @@ class Access:
     def snapshot(self) -> Snapshot:
         """The state as of now; a few cheap statements."""
         found = self.read(lambda conn: read_snapshot(conn, self.name, self._meter, current_evaluation, self.own_pids))
-        return found if found.migration is None else replace(found, migration=self.here(found.migration))
+        if found.migration is None:
+            return found
+        here = self.here(found.migration)
+        ends = [retirement(model.provider, model.name) for model in (here.old_model, here.new_model)]
+        notices = tuple(f"{each.said()} ({each.read})" for each in ends if each is not None and each.near())
+        return replace(found, migration=here, notices=() if here.phase.ended else notices)
 
     def to_begin_by(self) -> Settings | None:
         """The settings, where they say what to migrate; None: a migration goes on as it was begun."""
@@ -148,12 +155,17 @@ class Access:
             if stored is None:
                 return ""
             here = self.here(stored)
-            found = "; ".join(map(str, differences(stored, here)))
+            changed = differences(stored, here)
+            found = "; ".join(map(str, changed))
             if found:
                 with conn.transaction():
                     add_audit_once(conn, stored.id, "settings", found)
                     if may_store_settings(conn):
                         store_settings(conn, here)
+                        # what operators have set since counts until the settings say something new
+                        for path, value in ((each.path, each.here) for each in changed):
+                            if path.startswith("pacing."):
+                                set_pace(conn, stored.id, path.removeprefix("pacing."), value)
             return found
 
         found = self.write(work)

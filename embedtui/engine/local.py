@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from embedtui.config import KNOWN_MODELS, LOCAL_ONLY, KnownModel, ModelSettings, Settings
+from embedtui.config import LOCAL_ONLY, ModelSettings, Settings
 from embedtui.errors import Refused
+from embedtui.known import KNOWN_MODELS, provider
 from embedtui.model import EmbeddingModel, IndexMethod, Migration, Phase
+from embedtui.model.migration import for_use
 from embedtui.redaction import redact
 
-_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "gemini": "GEMINI_API_KEY"}
-"""Of a model that the settings do not name: a provider's own key goes to the provider's own endpoint."""
 _LIVE_MODEL = (
     "query_prefix",
     "max_inputs",
@@ -23,7 +23,7 @@ _LIVE_MODEL = (
     "timeout_seconds",
     "retired",
 )
-_LIVE_SECTIONS = ("index", "throttle", "gate", "cutover")
+_LIVE_SECTIONS = ("index", "pacing", "throttle", "gate", "cutover")
 _FLIPPED = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP, Phase.DONE)
 _ON_ITS_OWN = ("pointer", "rename")
 """Strategies that act on the database alone, with the rights that the operator has there anyway."""
@@ -76,27 +76,31 @@ def _model(
     given: ModelSettings = getattr(settings, side)
     if given.name not in (None, stored.name):  # the settings speak of another model
         given = ModelSettings()
-    provider = given.provider or ((known or KnownModel(0, None)).provider if given.name else stored.provider)
+    own = given.provider or ((known.provider if known else "openai") if given.name else stored.provider)
     variable = given.key_variable
     remembered = unsaid.pop(f"{side}.key_variable", None)
     if variable is None:
-        own = _KEY_VARIABLES.get(provider, "")
-        variable = known.key_variable if known is not None and known.provider == provider else own
+        # of a model that the settings do not name: a provider's own key goes to the provider's own endpoint
+        variable = provider(own).key_variable
         # settings that name the model mean its usual variable, as at the start
         if not given.name and remembered == "":  # no key at all tells nobody a secret
             variable = ""
         elif not given.name and remembered not in (None, variable):
             unsaid[f"{side}.key_variable"] = remembered
     url = given.base_url
-    if provider != "openai" and settings.origin(f"{side}.base_url").startswith("OPENAI_BASE_URL"):
+    if own != "openai" and settings.origin(f"{side}.base_url").startswith("OPENAI_BASE_URL"):
         url = None  # another provider's key has no business there
     endpoint = unsaid.pop(f"{side}.base_url", None)
     if url is None and endpoint is not None:
-        url = environ.get("OPENAI_BASE_URL") if provider == "openai" else None
+        url = environ.get("OPENAI_BASE_URL") if own == "openai" else None
         if not url:
             unsaid[f"{side}.base_url"] = endpoint
-    if provider != stored.provider:
+    if own != stored.provider:
         unsaid[f"{side}.provider"] = stored.provider
+    body = dict(given.extra_body or {})
+    stored_body = unsaid.get(f"{side}.extra_body")
+    if given.extra_body is not None or not stored_body:
+        unsaid.pop(f"{side}.extra_body", None)
     live: dict[str, Any] = {name: getattr(given, name) for name in _LIVE_MODEL if getattr(given, name) is not None}
     missing = {path: value for path, value in unsaid.items() if path.startswith(f"{side}.")}
     unusable = (
@@ -104,7 +108,31 @@ def _model(
         if missing
         else None
     )
-    return replace(stored, base_url=url, key_variable=variable, unusable=unusable, **live)
+    if unusable is None:
+        unusable = _other_documents(stored, side, stored_body if isinstance(stored_body, dict) else {}, body)
+    return replace(
+        stored,
+        base_url=url,
+        key_variable=variable,
+        extra_body=body,
+        headers=dict(given.headers or {}),
+        unusable=unusable,
+        **live,
+    )
+
+
+def _other_documents(
+    model: EmbeddingModel, side: str, stored: Mapping[str, Any], here: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """Why fields that are sent with documents are not to differ from those that the vectors there were made with."""
+    before, now = for_use(stored, "document"), for_use(here, "document")
+    if before == now:
+        return None
+    reason = f"{side}.extra_body sends {_shown(now)} with documents here; the vectors of {model.name} were made with"
+    return (
+        f"{reason} {_shown(before)}.",
+        "Set it back; other fields make other vectors: give the migration up (`embedtui abort`) and begin anew.",
+    )
 
 
 def _keep_exchange(migration: Migration, sections: Mapping[str, object]) -> None:
@@ -146,10 +174,10 @@ def differences(stored: Migration, here: Migration) -> tuple[Difference, ...]:
 def _compared(stored: Migration, here: Migration) -> Iterator[Difference]:
     for side in ("old_model", "new_model"):
         before, after = getattr(stored, side), getattr(here, side)
-        for name in ("base_url", "key_variable"):
+        for name in ("base_url", "key_variable", "extra_body"):
             path = f"{side}.{name}"
             if path not in here.unsaid:
-                yield Difference(path, stored.unsaid.get(path), getattr(after, name))
+                yield Difference(path, stored.unsaid.get(path) or None, getattr(after, name) or None)
         for name in _LIVE_MODEL:
             yield Difference(f"{side}.{name}", getattr(before, name), getattr(after, name))
     for head in _LIVE_SECTIONS:
@@ -179,6 +207,8 @@ def _shown(value: object) -> str:
     """As the settings file spells it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{name} = {_shown(each)}' for name, each in value.items())} }}" if value else "nothing"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_shown, value))}]"
     return f'"{redact(value)}"' if isinstance(value, str) else "unset" if value is None else str(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -22,6 +22,7 @@ from embedtui.model import (
     Side,
     Snapshot,
     SyncStatus,
+    WorkerStatus,
 )
 from embedtui.model.lifecycle import QUEUE_COUNTED, changes_waiting, next_action
 from embedtui.postgres.connect import Connection
@@ -88,7 +89,7 @@ def read_snapshot(
         phase=migration.phase,
         condition=_condition(migration, alive, holds),
         reasons=_reasons(migration, holds),
-        backfill=_backfill(conn, migration, progress, meter, queued),
+        backfill=_backfill(conn, migration, progress, meter, queued, workers),
         index=index_status(conn, migration),
         sync=SyncStatus(queued, oldest, progress.synced),
         faults=group_faults(conn, migration.id),
@@ -134,8 +135,14 @@ def _reasons(migration: Migration, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
 
 
 def _backfill(
-    conn: Connection, migration: Migration, progress: Progress, meter: RateMeter, queued: int
+    conn: Connection,
+    migration: Migration,
+    progress: Progress,
+    meter: RateMeter,
+    queued: int,
+    workers: Sequence[WorkerStatus],
 ) -> BackfillStatus:
+    running = migration.phase is Phase.BACKFILL
     total, rows, tokens = progress.total_rows, progress.rows, progress.tokens
     if total is not None:
         # Rows that sync embeds are not in the shards; the final sweep saw that none but the queued ones are left.
@@ -163,7 +170,8 @@ def _backfill(
         hot_holder=holder,
         shards_done=progress.shards_done,
         shards=progress.shards,
-        concurrency=progress.concurrency if migration.phase is Phase.BACKFILL else None,
+        concurrency=progress.concurrency if running else None,
+        in_flight=sum(worker.in_flight for worker in workers if worker.alive) if running else None,
         requests_per_minute=progress.requests_per_minute,
         tokens_per_minute=progress.tokens_per_minute,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from embedtui.model.settings import RunState, StoredSettings
 from embedtui.model.words import Condition, Distance, IndexMethod, Phase, PlacementKind
@@ -15,6 +16,16 @@ Key = tuple[str, ...]
 
 TIMEOUT_SECONDS = 60.0
 """Of one request, where nothing is set."""
+
+USES = ("document", "query")
+"""What a text is embedded as. In a table of a model's fields or headers, a table of this name is for these texts."""
+
+
+def for_use(table: Mapping[str, Any], use: str) -> dict[str, Any]:
+    """What ``table`` says for texts embedded as ``use``."""
+    own = {name: each for name, each in table.items() if name in USES and isinstance(each, Mapping)}
+    return {name: each for name, each in table.items() if name not in own} | dict(own.get(use, {}))
+
 
 UNNAMED = "unknown"
 """Name of an old model that nobody knows; it counts as retired."""
@@ -46,6 +57,10 @@ class EmbeddingModel:
     """Of one request; a server on a slow processor may need more."""
     retired: bool = False
     """The provider no longer answers for it."""
+    extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields of a request, see :func:`for_use`. Those of documents are part of the model's identity."""
+    headers: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    """Further headers of a request, likewise; ``$NAME`` stands for an environment variable. Of this machine alone."""
     id: int | None = None
     """Id in embedtui.model once registered."""
     unusable: tuple[str, str] | None = None

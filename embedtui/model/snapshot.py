@@ -38,7 +38,9 @@ class BackfillStatus:
     shards_done: int = 0
     shards: int = 0
     concurrency: int | None = None
-    """Requests in flight allowed at present."""
+    """Requests in flight allowed at present: a limit, and no count."""
+    in_flight: int | None = None
+    """Requests on the wire, of all workers; None where none is at work on it."""
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
 
@@ -115,6 +117,8 @@ class WorkerStatus:
     threads: tuple[ThreadStatus, ...] = ()
     own: bool = False
     """This very process."""
+    in_flight: int = 0
+    """Requests on the wire when it was last heard from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,8 @@ class Snapshot:
     workers: tuple[WorkerStatus, ...] = ()
     soak_seconds: float | None = None
     """Seconds since the cutover, while the new side serves."""
+    notices: tuple[str, ...] = ()
+    """What is worth knowing of the models, e.g. when one is shut down."""
     next_act: str = ""
     """The next sensible act, e.g. ``run``, ``compare``, ``cutover``, ``cleanup``."""
     next_why: str = ""

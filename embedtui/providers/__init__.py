@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from embedtui.known import provider
 from embedtui.model import EmbeddingModel, FaultClass
+from embedtui.providers.asking import request_headers
 from embedtui.providers.base import BadVectors, Embedder, EmbedReply, Kind, ProviderFault, RateLimits
 from embedtui.redaction import remember
 
 __all__ = ["BadVectors", "EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "endpoint", "make_embedder"]
-
-ENDPOINTS = {
-    "openai": "https://api.openai.com/v1",
-    "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
-}
-"""Base URL of a provider whose model names none."""
 
 
 def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) -> tuple[str, str]:
@@ -26,7 +22,7 @@ def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) ->
     provider's own.
 
     Raises:
-        ProviderFault: (CONFIGURATION) the key is missing, or no endpoint is known.
+        ProviderFault: (CONFIGURATION) the key is missing, or a header's variable, or no endpoint is known.
     """
     if model.unusable is not None:
         reason, hint = model.unusable
@@ -35,13 +31,13 @@ def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) ->
     base_url = model.base_url
     if not base_url and model.provider == "openai":
         base_url = environ.get("OPENAI_BASE_URL")
-    base_url = base_url or ENDPOINTS.get(model.provider)
+    base_url = base_url or provider(model.provider).base_url
     if not base_url:
         raise ProviderFault(
             FaultClass.CONFIGURATION,
             "no_endpoint",
             f"No endpoint is known for the provider {model.provider!r} of {model.name}.",
-            hint="Set the model's base URL.",
+            hint="Set the model's base URL (base_url).",
         )
     key = environ.get(model.key_variable, "").strip() if model.key_variable else "none"
     if not key:
@@ -59,6 +55,7 @@ def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) ->
             hint=f"Put the provider's key into {model.key_variable} again.",
         )
     remember(key)
+    request_headers(model, environ)
     return base_url, key
 
 
@@ -74,4 +71,5 @@ def make_embedder(
     # openai takes up to a second to import: who only checks the settings, or prepares, does not wait for it
     from embedtui.providers.openai_client import OpenAIEmbedder
 
-    return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout or model.timeout_seconds)
+    headers = request_headers(model, os.environ if environ is None else environ)
+    return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout or model.timeout_seconds, headers=headers)

@@ -13,7 +13,9 @@ from urllib.parse import urljoin, urlsplit
 import openai
 
 from embedtui.arrays import np
+from embedtui.known import Provider, provider
 from embedtui.model import EmbeddingModel, FaultClass
+from embedtui.providers.asking import Headers, address, request_body
 from embedtui.providers.base import BadVectors, EmbedReply, Kind, ProviderFault
 from embedtui.providers.faults import classify, clean, parse_limits, repeats
 from embedtui.providers.replies import Parsed, bad_reply, counted_tokens, most_bytes, parse_reply
@@ -23,6 +25,9 @@ NAME_LENGTH = 80
 """Characters of another model's name that are repeated."""
 CONNECT_SECONDS = 10.0
 """A connection that takes longer is a dead host."""
+
+_NO_BASE64: set[tuple[str, str]] = set()
+"""Endpoints and models that refused the request for base64: each is asked for it once by a process."""
 
 _RAW = {"X-Stainless-Raw-Response": "true"}
 """What ``with_raw_response`` sets: the reply unparsed, with its headers."""
@@ -35,18 +40,29 @@ class OpenAIEmbedder:
     pacing's work, where it can be seen.
     """
 
-    def __init__(self, model: EmbeddingModel, *, key: str, base_url: str, timeout: float = 60) -> None:
+    def __init__(
+        self, model: EmbeddingModel, *, key: str, base_url: str, timeout: float = 60, headers: Headers | None = None
+    ) -> None:
+        """``headers``: further ones, by use."""
         self._model = model
+        self._manners = provider(model.provider)
         self._key = key
         self._where = _without_credentials(base_url)
-        self._base64 = True
+        self._headers = headers or {}
+        base_url, query = address(base_url)
+        # packed, a reply is a quarter shorter, and takes a fifth of a core at full speed to unpack
+        always: Any = {"Accept-Encoding": "identity"}
+        self._each: Any = dict(_RAW)
+        if self._manners.key_header:
+            always[self._manners.key_header] = key
+            self._each["Authorization"] = openai.Omit()
         self._client = openai.OpenAI(
             api_key=key,
             base_url=base_url,
+            default_query=query,
             max_retries=0,
             timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-            # packed, a reply is a quarter shorter, and takes a fifth of a core at full speed to unpack
-            default_headers={"Accept-Encoding": "identity"},
+            default_headers=always,
             http_client=make_client(),
         )
         self._timeout = timeout
@@ -64,24 +80,22 @@ class OpenAIEmbedder:
             return EmbedReply(np.empty((0, self._model.dimensions), np.float32), 0, None, 0.0)
         distinct = list(positions)
         try:
-            reply = self._request(distinct, stop)
+            reply = self._request(distinct, kind, stop)
         except BadVectors as fault:
             bad = tuple(place for place, position in enumerate(order) if position in fault.bad)
             raise BadVectors(replace(fault.reply, vectors=fault.reply.vectors[order]), bad) from None
         return reply if len(distinct) == len(order) else replace(reply, vectors=reply.vectors[order])
 
-    def _request(self, texts: list[str], stop: threading.Event | None) -> EmbedReply:
+    def _request(self, texts: list[str], kind: Kind, stop: threading.Event | None) -> EmbedReply:
         began = time.monotonic()
-        body: dict[str, Any] = {"model": self._model.name, "input": texts}
-        if self._model.send_dimensions:
-            body["dimensions"] = self._model.dimensions
-        asked_base64 = self._base64
-        if asked_base64:
-            body["encoding_format"] = "base64"
+        refuser = (self._where, self._model.name)
+        asked_base64 = bool(self._manners.base64) and refuser not in _NO_BASE64
+        body = request_body(self._model, self._manners, texts, kind, base64=asked_base64)
+        options: Any = {"headers": {**self._headers.get(kind, {}), **self._each}}
         try:
             # not embeddings.create: that cannot leave encoding_format out, which some endpoints reject
             with bounded(self._timeout, most_bytes(len(texts), self._model.dimensions), stop):
-                raw: Any = self._client.post("/embeddings", cast_to=object, body=body, options={"headers": _RAW})
+                raw: Any = self._client.post(self._manners.path, cast_to=object, body=body, options=options)
         except TooLate:
             why = "work was stopped" if stop is not None and stop.is_set() else f"{self._timeout:g} s"
             raise self._unreachable("timeout", f"No whole reply from {self._where} within {why}.") from None
@@ -92,9 +106,9 @@ class OpenAIEmbedder:
         except openai.APIConnectionError as error:
             raise self._lost(error) from error
         except openai.APIStatusError as error:
-            if asked_base64 and error.status_code in (400, 422) and _names_encoding(error):
-                self._base64 = False
-                return self._request(texts, stop)
+            if asked_base64 and error.status_code in (400, 422) and _names_encoding(error, self._manners):
+                _NO_BASE64.add(refuser)
+                return self._request(texts, kind, stop)
             raise self._failed(error, texts) from error
         except openai.OpenAIError as error:
             raise self._unreachable("bad_reply", "Broken reply: it cannot be read.") from error
@@ -174,8 +188,8 @@ class OpenAIEmbedder:
         return ProviderFault(FaultClass.PROVIDER, code, clean(reason, self._key), hint=hint)
 
 
-def _names_encoding(error: openai.APIStatusError) -> bool:
-    return "encoding_format" in (error.param or "") or "encoding_format" in str(error)
+def _names_encoding(error: openai.APIStatusError, manners: Provider) -> bool:
+    return any(name in (error.param or "") or name in str(error) for name in manners.base64)
 
 
 def _without_credentials(url: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedtui.arrays import np
+from embedtui.known import provider
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import ProviderFault
 from embedtui.providers.faults import clean
@@ -69,7 +70,7 @@ def usable(vectors: np.ndarray) -> np.ndarray:
 
 
 def parse_reply(body: bytes, count: int, model: EmbeddingModel, secret: str = "") -> Parsed:
-    """The body of a reply to ``count`` texts.
+    """The body of a reply to ``count`` texts, as the model's provider writes it.
 
     Raises ProviderFault: PROVIDER ``bad_reply`` for what is no embeddings reply for ``count`` texts, CONFIGURATION
     ``dimensions`` for another width than the model's.
@@ -79,7 +80,10 @@ def parse_reply(body: bytes, count: int, model: EmbeddingModel, secret: str = ""
     except (ValueError, RecursionError):
         excerpt = clean(body[:200].decode("utf-8", "replace"), secret)
         raise bad_reply(f"not JSON: {excerpt}" if excerpt else "an empty body") from None
-    items = payload.get("data") if isinstance(payload, dict) else None
+    manners = provider(model.provider)
+    found = _at(payload, manners.vectors_at or ("data",))
+    # a plain list of vectors is in the order of the texts
+    items = [{"embedding": each} for each in found] if manners.vectors_at and isinstance(found, list) else found
     if not isinstance(items, list) or not items:
         raise bad_reply(f"no data: {clean(body[:200].decode('utf-8', 'replace'), secret)}")
     if len(items) != count:
@@ -87,10 +91,17 @@ def parse_reply(body: bytes, count: int, model: EmbeddingModel, secret: str = ""
     rows = _by_index(items, count)
     vectors = _decode(rows, model)
     bad = tuple(int(position) for position in np.flatnonzero(~usable(vectors)))
-    usage = payload.get("usage")
-    tokens = (usage.get("total_tokens") or usage.get("prompt_tokens")) if isinstance(usage, dict) else None
+    tokens = _at(payload, manners.tokens_at) if manners.tokens_at else None
+    tokens = tokens or _at(payload, ("usage", "total_tokens")) or _at(payload, ("usage", "prompt_tokens"))
     name = payload.get("model")
     return Parsed(vectors, bad, tokens, name if isinstance(name, str) else "")
+
+
+def _at(payload: Any, names: Sequence[str]) -> Any:
+    """What stands under ``names``, one within the other; None: nothing."""
+    for name in names:
+        payload = payload.get(name) if isinstance(payload, dict) else None
+    return payload
 
 
 def _by_index(items: list[Any], count: int) -> list[Any]:

@@ -23,7 +23,7 @@ from embedtui.engine.cutover.strategies import hook_environment, run_hook
 from embedtui.engine.engine import Engine
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.process import SubprocessEngine
-from embedtui.errors import EmbedtuiError, Refused
+from embedtui.errors import EmbedtuiError, ProviderError, Refused
 from embedtui.model import Phase, Side
 from embedtui.postgres.connect import connect
 from embedtui.postgres.state.migrations import load_migration
@@ -339,3 +339,53 @@ def test_a_moved_endpoint_takes_a_line_of_settings_and_no_abort(scene: Scene) ->
             assert operator.verify(sample=5).clean
             assert elsewhere.base_url in settings_log(operator)[0]
         assert elsewhere.inputs >= 9
+
+
+def test_the_pace_in_the_settings_counts_when_it_is_new_there(scene: Scene) -> None:
+    def pace() -> tuple[object, ...]:
+        with psycopg.connect(scene.dsn) as conn:
+            row = conn.execute("SELECT requests_per_minute, max_concurrency, spend_cap FROM embedtui.pace").fetchone()
+        assert row is not None
+        return row
+
+    def run(**flags: object) -> list[str]:
+        with closing(scene.operator(**flags)) as operator:
+            operator.run(threading.Event())
+            return settings_log(operator)
+
+    wanted = {"pacing.requests_per_minute": 900.0, "pacing.spend_cap": 5.0}
+    (line,) = run(**wanted)
+    assert "pacing.requests_per_minute is 900.0 here (stored: unset)" in line and pace()[::2] == (900, 5)
+    with closing(scene.operator()) as operator:
+        operator.set_pace(requests_per_minute=50, max_concurrency=2)
+    assert len(run(**wanted)) == 1 and pace() == (50, 2, 5), "what an operator set since stays"
+    wanted["pacing.requests_per_minute"] = 700.0
+    assert len(run(**wanted)) == 2 and pace() == (700, 2, 5)
+
+
+def test_a_timeout_is_stored_and_its_change_said_once(scene: Scene) -> None:
+    for _ in range(2):
+        with closing(scene.operator(**{"new_model.timeout_seconds": 33.0})) as operator:
+            operator.run(threading.Event())
+            log = settings_log(operator)
+    assert len(log) == 1 and "new_model.timeout_seconds is 33.0 here (stored: 60.0)" in log[0]
+
+
+def test_fields_for_documents_are_identity_and_others_are_this_machines_own(scene: Scene) -> None:
+    with closing(scene.operator(**{"new_model.extra_body": {"user": "a", "query": {"user": "b"}}})) as operator:
+        with pytest.raises(ProviderError, match=r"with documents here.*made with nothing"):
+            operator.run(threading.Event())
+        assert not settings_log(operator), "and nothing is stored of it"
+    own = {"new_model.extra_body": {"query": {"user": "b"}}, "new_model.headers": {"X-Team": "search"}}
+    with closing(scene.operator(**own)) as operator:
+        operator.run(threading.Event())
+        (line,) = settings_log(operator)
+        assert 'new_model.extra_body is { query = { user = "b" } } here (stored: unset)' in line
+    with psycopg.connect(scene.dsn) as conn:
+        rows = [str(row) for row in conn.execute("SELECT m FROM embedtui.model m")]
+        settings = str(conn.execute("SELECT settings FROM embedtui.migration").fetchall())
+    assert len(rows) == 2 and "X-Team" not in "".join(rows) + settings, "headers may hold a secret: never stored"
+    with closing(scene.operator()) as operator:  # where only the database has them they are not followed
+        with pytest.raises(Refused, match=r"Only the database says new_model.extra_body") as refused:
+            operator.run(threading.Event())
+        assert '[new_model] extra_body = { query = { user = "b" } }' in refused.value.hint

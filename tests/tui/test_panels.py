@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from textual.content import Content
 
-from embedtui.model import Phase, Side, Snapshot
+from embedtui.model import Condition, Hold, Phase, Side, Snapshot
 from embedtui.tui import panels
 from embedtui.tui.actions import ACTIONS, next_action
 from embedtui.tui.screens.base import DashboardScreen
@@ -94,3 +94,17 @@ def test_phases_before_are_done_and_after_are_open() -> None:
     assert "aborted" in panels.journey(View(replace(states.RUNNING, phase=Phase.ABORTED), UP), 80).plain
     assert isinstance(panels.journey(View(), 80), Content)
     assert Side.OLD.other is Side.NEW
+
+
+def test_in_flight_is_what_is_on_the_wire_and_not_what_is_allowed() -> None:
+    backfill = replace(states.BACKFILL, concurrency=16, in_flight=3, requests_per_minute=None, tokens_per_minute=None)
+    view = View(replace(states.RUNNING, backfill=backfill), UP)
+    shown = panels.backfill(view, 80, 9).plain + panels.workers(view, 80, 9).plain
+    assert shown.count("3 in flight") == 2 and "16" not in shown
+
+
+def test_a_stall_by_429_says_the_pace_and_never_working() -> None:
+    hold = Hold("rate", "Now 0 requests and 0 tokens a minute; found: 600 requests.", states.NOW)
+    view = View(replace(states.RUNNING, condition=Condition.THROTTLED, reasons=(hold,)), UP)
+    said = " ".join(panels.advice(view, 100, 4).plain.split())
+    assert "Held back" in said and "Now 0 requests" in said and "found: 600 requests" in said and "Working" not in said

@@ -96,8 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         authorization = self.headers.get("Authorization", "")
         try:
-            if self.path == "/v1/embeddings":
-                self._reply(self.api.embeddings(authorization, body))
+            if self.api.manners.speaks(self.path):
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                self._reply(self.api.embeddings(self.api.manners.key(headers), body, headers))
             elif self.path == "/control":
                 self.api.authorize(authorization)
                 try:

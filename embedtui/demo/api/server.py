@@ -16,6 +16,7 @@ from embedtui.demo.api.faults import Fault, FaultKind, Faults
 from embedtui.demo.api.handler import ApiServer
 from embedtui.demo.api.hashing import ModelFunction
 from embedtui.demo.api.limits import Budgets
+from embedtui.demo.api.manners import MANNERS, Manners
 from embedtui.demo.api.protocol import (
     DEFAULT_KEY,
     Refusal,
@@ -27,6 +28,9 @@ from embedtui.demo.api.protocol import (
     refuse,
     render,
 )
+
+ASKED = 100
+"""Requests of which is kept what they said."""
 
 
 class LoopbackServer:
@@ -49,9 +53,13 @@ class LoopbackServer:
         rate_headers: bool = True,
         characters_per_token: float = 4.0,
         log_texts: int = 0,
+        manners: str | Manners = "openai",
     ) -> None:
         self.models = dict(models)
         self.key = key
+        self.manners = MANNERS[manners] if isinstance(manners, str) else manners
+        self.asked: list[tuple[dict[str, Any], dict[str, str]]] = []
+        """What the first requests said beside their texts, and their headers (in lower case)."""
         self.latency = latency
         self.rate_headers = rate_headers
         self.characters_per_token = characters_per_token
@@ -101,7 +109,7 @@ class LoopbackServer:
     @property
     def base_url(self) -> str:
         """What an OpenAI client wants as ``base_url``; valid once started."""
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"http://127.0.0.1:{self._port}{self.manners.base}"
 
     def set_limits(self, *, tokens_per_minute: float | None, requests_per_minute: float | None) -> None:
         """Enforce other budgets from now on (None: none), with full buckets."""
@@ -120,11 +128,14 @@ class LoopbackServer:
             """Tokens of those texts."""
             self.rejected = 0
             """Requests answered with 429."""
+            self.refused = 0
+            """Requests answered with 400, 413 or 422."""
             self.in_flight = 0
             """Requests being worked on now."""
             self.peak_in_flight = 0
             """Most requests worked on at once."""
             self._texts.clear()
+            self.asked.clear()
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -134,7 +145,7 @@ class LoopbackServer:
 
     def counters(self) -> dict[str, int]:
         """All counters in one consistent reading, by attribute name."""
-        names = ("requests", "served", "inputs", "tokens", "rejected", "in_flight", "peak_in_flight")
+        names = ("requests", "served", "inputs", "tokens", "rejected", "refused", "in_flight", "peak_in_flight")
         with self._lock:
             return {name: getattr(self, name) for name in names}
 
@@ -152,7 +163,7 @@ class LoopbackServer:
         if given.strip() != self.key:
             raise bad_key(given.strip())
 
-    def embeddings(self, authorization: str, body: bytes) -> Reply:
+    def embeddings(self, authorization: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
         """Answer one request; raises Refusal for an error reply."""
         began = time.monotonic()
         with self._lock:
@@ -161,17 +172,20 @@ class LoopbackServer:
             self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
             self.authorize(authorization)
+            if len(self.asked) < ASKED:
+                self.asked.append((self.manners.about(body), dict(headers or {})))
             return self._embeddings(body, began)
         except Refusal as refusal:
-            if refusal.status == 429:
-                with self._lock:
-                    self.rejected += 1
+            with self._lock:
+                self.rejected += refusal.status == 429
+                self.refused += refusal.status in (400, 413, 422)
             raise
         finally:
             with self._lock:
                 self.in_flight -= 1
 
     def _embeddings(self, body: bytes, began: float) -> Reply:
+        body, use = self.manners.read(body)
         request = parse(body)
         model, texts = request.model, request.texts
 
@@ -194,10 +208,10 @@ class LoopbackServer:
             self._stopping.wait(fault.seconds)
             return Reply(b"", {}, cut="close")
         try:
-            vectors = np.ascontiguousarray(function(texts, request.dimensions), dtype="<f4")
+            vectors = np.ascontiguousarray(function(self.manners.meant(texts, use), request.dimensions), dtype="<f4")
         except ValueError as error:
             raise Refusal(400, str(error), param="dimensions") from error
-        reply = render(vectors, request, tokens, fault)
+        reply = self.manners.write(render(vectors, request, tokens, fault))
         left = self.latency - (time.monotonic() - began)
         if left > 0:
             self._stopping.wait(left)

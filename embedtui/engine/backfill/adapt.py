@@ -17,6 +17,12 @@ GROWTH = 0.001
 SLOW_SECONDS = 1.5
 """A first reply that takes longer is by a server that may work on one request at a time: many would wait in its queue
 until they time out, and be computed all the same."""
+LIFTED_SECONDS, RAMP_SECONDS = 15.0, 5.0
+"""Without a rejection for the first of these, under pressure, the limit may have been lifted: growth then rises
+e-fold in the second, so that a hundred times the pace is found within a minute. At a limit that stands a rejection
+comes before that, for growth until then is 1.5 %."""
+MOST_GROWTH = 1.0
+"""Growth a second at most: a doubling."""
 SEARCH_GROWTH = 0.05
 """Growth a second as long as only one rejection has been met."""
 
@@ -35,6 +41,8 @@ class RateLearner:
         self._pressed_at = 0.0
         self._first: tuple[float, float] | None = None
         self._mark: tuple[float, float] | None = None
+        self._pressure = 0.0
+        """Seconds of pressure since the last rejection."""
         self._measured = False
 
     def limit(self, per_minute: float | None) -> None:
@@ -72,13 +80,18 @@ class RateLearner:
             self._measured = True
             rate = max(rate / 2, min(rate * 0.99, throughput * 0.98))
         self._rate = max(rate, 1.0)
-        self._mark, self._pressed_at = (now, total), now
+        self._mark, self._pressed_at, self._pressure = (now, total), now, 0.0
 
     def pressed(self, now: float) -> None:
         """Tell that a request waits for this budget; it grows only then, not in idle or blocked times."""
         if self._rate is not None:
             growth = GROWTH if self._measured or self._limit is not None else SEARCH_GROWTH
-            self._rate *= (1 + growth) ** min(1.0, max(0.0, now - self._pressed_at))
+            seconds = min(1.0, max(0.0, now - self._pressed_at))
+            self._pressure += seconds
+            if self._pressure > LIFTED_SECONDS:
+                ramp = GROWTH * math.exp(min(20.0, (self._pressure - LIFTED_SECONDS) / RAMP_SECONDS))
+                growth = min(MOST_GROWTH, max(growth, ramp))
+            self._rate *= (1 + growth) ** seconds
             if self._limit is not None:
                 self._rate = min(self._rate, self._limit)
         self._pressed_at = now

@@ -50,6 +50,7 @@ class Job:
         self._wanted, self._wanted_at = Wanted(), 0.0
         self._failure: EmbedtuiError | None = None
         self._pacer_hold: Callable[[], Hold | None] = lambda: None
+        self._in_flight: Callable[[], int] = lambda: 0
         self._holds: dict[str, Hold] = {}
         self._doing: dict[str, tuple[str, datetime]] = {}
         self._rows = 0
@@ -235,10 +236,16 @@ class Job:
         for hold in present.values():
             self.hold(hold.name, hold.detail)
 
-    def follow_pacer(self, hold: Callable[[], Hold | None]) -> None:
-        """Ask ``hold`` from now on what the pacer waits for."""
+    def follow_pacer(self, hold: Callable[[], Hold | None], in_flight: Callable[[], int]) -> None:
+        """Ask these from now on what the pacer waits for, and how many requests are on the wire."""
         with self._lock:
-            self._pacer_hold = hold
+            self._pacer_hold, self._in_flight = hold, in_flight
+
+    def in_flight(self) -> int:
+        """Requests on the wire."""
+        with self._lock:
+            count = self._in_flight
+        return count()
 
     def pacer_hold(self) -> Hold | None:
         """What the pacer waits for, if anything."""

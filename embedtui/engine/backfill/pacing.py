@@ -28,8 +28,12 @@ BURST_SECONDS = 2.0
 """How much of a minute's budget the shared bucket saves up while nobody asks."""
 PROBE_SECONDS = 20.0
 """For how long a process may take over the probe; then another tries, for it may have been killed."""
-NOTICEABLE_SECONDS = 1.0
+NOTICEABLE_SECONDS = 1.5
 """Waiting for a budget is named as a hold after this long: shorter waits are what pacing is."""
+STALL_SECONDS = 1.0
+"""Nothing but 429s for so long is a stall; among answers a 429 is how a limit is found."""
+RECENT_SECONDS = 10.0
+"""What was answered in so long is the pace now."""
 UNREFUNDED = frozenset({"timeout", "bad_reply", "bad_vector", "dimensions"})
 """Faults that the provider may have charged for: their estimate stays spent."""
 
@@ -98,6 +102,10 @@ class Pacer:
         self._lost_until = -math.inf
         self._obstacle: tuple[Obstacle, float, datetime] | None = None
         """What the first in line waits for, and since when."""
+        self._refused_since: tuple[float, datetime] | None = None
+        """When the first 429 came after which nothing has been answered."""
+        self._answered: deque[tuple[float, int]] = deque()
+        """When, and how many tokens each: of the last RECENT_SECONDS."""
 
     # -------------------------------------------------------------------------------------------------- readings
 
@@ -133,11 +141,41 @@ class Pacer:
     def hold(self) -> Hold | None:
         """What requests wait for now: ``provider``, ``rate``, ``spend_cap``, or ``database``; None: they go."""
         with self._changed:
-            if self._obstacle is None or not self._line:
+            now = time.monotonic()
+            waits = self._obstacle if self._line else None
+            if self._refused_since is not None and (self._line or self._budget.in_flight):
+                began, since = self._refused_since
+                if now - began < STALL_SECONDS:
+                    return None
+                why = self._outage.obstacle(self._outage.until - now).detail if self._outage.until is not None else ""
+                return Hold("rate", f"{self._paces(now)} {why}".strip(), since)
+            if waits is None:
                 return None
-            obstacle, began, since = self._obstacle
-            brief = obstacle.name == "rate" and not self._outage.open and time.monotonic() - began < NOTICEABLE_SECONDS
-            return None if brief or not obstacle.name else Hold(obstacle.name, obstacle.detail, since)
+            obstacle, began, since = waits
+            if not obstacle.name or (obstacle.name == "rate" and now - began < NOTICEABLE_SECONDS):
+                return None
+            detail = f"{self._paces(now)} {obstacle.detail}" if obstacle.name == "rate" else obstacle.detail
+            return Hold(obstacle.name, detail, since)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this process that are on the wire."""
+        with self._changed:
+            return self._budget.in_flight
+
+    def _paces(self, now: float) -> str:
+        """The pace as it is, and as it was found to be allowed."""
+        while self._answered and now - self._answered[0][0] > RECENT_SECONDS:
+            self._answered.popleft()
+        each = 60 / RECENT_SECONDS
+        tokens = sum(count for _, count in self._answered) * each
+        found = [
+            f"{learner.rate:,.0f} {unit}"
+            for learner, unit in ((self._budget.requests, "requests"), (self._budget.tokens, "tokens"))
+            if learner.rate is not None
+        ]
+        is_now = f"Now {len(self._answered) * each:,.0f} requests and {tokens:,.0f} tokens a minute"
+        return f"{is_now}; found: {' and '.join(found) or 'not yet'}."
 
     def budget(self) -> tuple[float | None, float | None]:
         """(tokens, requests) a minute that are used at present; None: not limited."""
@@ -269,7 +307,12 @@ class Pacer:
         with self._changed:
             self._budget.used(slot._reserved, slot._characters, tokens, measured=measured)
             self._budget.learn(limits)
-            self._finder.finished(time.monotonic(), tokens, seconds)
+            now = time.monotonic()
+            self._finder.finished(now, tokens, seconds)
+            self._refused_since = None
+            self._answered.append((now, tokens))
+            while now - self._answered[0][0] > RECENT_SECONDS:
+                self._answered.popleft()
             self._outage.well(probe=slot._probe)
             self._changed.notify_all()
 
@@ -285,6 +328,7 @@ class Pacer:
                 limited = fault.code == "429"
                 if limited:
                     self._budget.rejected(fault)
+                    self._refused_since = self._refused_since or (now, datetime.now(UTC))
                 if limited or fault.code == "timeout":
                     self._finder.trouble(now, limited=limited)
                 self._outage.trouble(fault, now, began=slot._began, probe=slot._probe)

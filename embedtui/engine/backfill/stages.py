@@ -142,7 +142,7 @@ class Stages:
         self._until, self._follow = until, follow
         self._stopped_at_share = False
         self._pacer = Pacer(job.dsn, job.migration)
-        job.follow_pacer(lambda: self._pacer.hold)
+        job.follow_pacer(lambda: self._pacer.hold, lambda: self._pacer.in_flight)
         self._link = job.link("stage", statement_timeout_ms=0)
         self._sync_error: EmbedtuiError | None = None
 

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import psycopg
 
-from embedtui.engine.backfill.job import PACER_HOLDS, Job, now
+from embedtui.engine.backfill.job import PACER_HOLDS, Job
 from embedtui.engine.backfill.throttle import NAMES, Throttle
 from embedtui.engine.resilience import with_database
 from embedtui.errors import EmbedtuiError
@@ -22,8 +22,6 @@ from embedtui.postgres.state.workers import Heartbeat, beat, end_worker, registe
 BEAT_SECONDS = 1.0
 BEATS_PER_RENEWAL = 5
 """Heartbeats from one renewal of the leases to the next; a lease lasts six times as long."""
-RATE_SECONDS = 1.5
-"""Keeping within a quota is a pace, not a hold, unless no request went out for so long (a long Retry-After)."""
 LOOK_SECONDS = 0.1
 
 
@@ -111,7 +109,7 @@ class Worker:
         main = next((each.doing for each in threads if each.name == "MainThread"), "")
         doing = main or (threads[0].doing if threads else "idle")
         began = time.monotonic()
-        told = Heartbeat(self._job.rows, doing, threads, self._job.holds)
+        told = Heartbeat(self._job.rows, doing, threads, self._job.holds, self._job.in_flight())
         wanted = beat(conn, self._job.migration.id, self._job.worker_id, told)
         self._job.heed(wanted, began)
         if wanted.throttle != self._limits:
@@ -127,7 +125,4 @@ class Worker:
         waits = self._job.pacer_hold()
         if waits is None or waits.name not in PACER_HOLDS:
             return []
-        brief = (
-            waits.name == "rate" and waits.since is not None and (now() - waits.since).total_seconds() < RATE_SECONDS
-        )
-        return [] if brief else [waits]
+        return [waits]

@@ -15,6 +15,7 @@ from embedtui.config import Settings
 from embedtui.engine.plan.contents import text_check
 from embedtui.engine.plan.draft import Draft
 from embedtui.engine.plan.estimates import TextEstimate
+from embedtui.engine.plan.models import model_checks
 from embedtui.engine.plan.placement import fired_by_update
 from embedtui.engine.plan.statements import index_options
 from embedtui.engine.plan.surroundings import surrounding_checks
@@ -29,7 +30,8 @@ from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder
-from embedtui.providers.start import first_answer
+from embedtui.providers.asking import asks_queries_otherwise
+from embedtui.providers.start import TEXTS, first_answer
 
 LONG_TRANSACTION_SECONDS = 600
 """Older than any request of an application: what is open for so long was forgotten, or is a dump."""
@@ -49,7 +51,7 @@ def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, s
     yield from vector_checks(conn, draft, settings)
     yield from surrounding_checks(conn, draft, migration, settings)
     yield from _check_replication(draft, migration.placement, settings)
-    yield from _check_models(migration, settings)
+    yield from model_checks(migration, settings)
 
 
 def _check_server(draft: Draft) -> Iterator[Check]:
@@ -292,28 +294,6 @@ def _check_replication(draft: Draft, placement: PlacementKind, settings: Setting
         )
 
 
-def _check_models(migration: Migration, settings: Settings) -> Iterator[Check]:
-    new, old = migration.new_model, migration.old_model
-    if new.price_per_million is None and settings.pacing.spend_cap is not None:
-        yield Check(
-            "price",
-            "fail",
-            f"A spend cap is set ({settings.origin('pacing.spend_cap')}), but the price of {new.name} is not known.",
-            "Set new_model.price_per_million.",
-        )
-    elif new.price_per_million is None:
-        yield Check("price", "unknown", f"The price of {new.name} is not known.", "Set new_model.price_per_million.")
-    if new.retired:
-        yield Check("new model", "fail", f"{new.name} is retired.", "Choose a model that is served.")
-    if old.retired:
-        yield Check(
-            "old model",
-            "warn",
-            f"The old model ({old.name}) does not answer: after the cutover, a rollback finds edited rows stale.",
-            "Nothing to do; the screen counts them.",
-        )
-
-
 def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
     """Memory and disk of the new side, and open transactions that its DDL would wait for."""
     server = draft.server
@@ -406,6 +386,8 @@ def provider_check(settings: Settings, migration: Migration, ask: bool) -> Answe
             return Answer(Check("provider", "unknown", detail, hint))
         with contextlib.closing(make_embedder(model, timeout=20, environ=settings.environ)) as embedder:
             reply = first_answer(embedder, model)
+            if asks_queries_otherwise(model):
+                embedder.embed(TEXTS[:1], kind="query")
     except ProviderFault as fault:
         # busy or away: the run waits for it and says so
         result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"

@@ -21,6 +21,7 @@ from embedtui.postgres.catalog.tables import find_candidates, has_rows
 from embedtui.postgres.catalog.vectors import told_distances, vector_indexes
 from embedtui.postgres.indexes import MAX_DIMENSIONS
 from embedtui.postgres.names import either, in_quotes, shown, shown_column, suffixed
+from embedtui.postgres.state.models import model_fingerprint
 
 STORED_DIMENSIONS = 16_000
 """Dimensions that a vector or halfvec can hold."""
@@ -169,13 +170,8 @@ def _models(settings: Settings, old: Column, dimensions: int | None) -> tuple[Em
 
 
 def _same(one: EmbeddingModel, other: EmbeddingModel) -> bool:
-    """Whether their vectors could not be told apart by the registry (see ``state.model_fingerprint``)."""
-    return (one.provider, one.name, one.dimensions, one.document_prefix) == (
-        other.provider,
-        other.name,
-        other.dimensions,
-        other.document_prefix,
-    )
+    """Whether their vectors could not be told apart by the registry."""
+    return model_fingerprint(one) == model_fingerprint(other)
 
 
 def _candidates_hint(candidates: Sequence[Candidate]) -> str:

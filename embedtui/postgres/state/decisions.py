@@ -37,7 +37,7 @@ def decide_faults(conn: Connection, migration_id: int, ids: Sequence[int] | None
     return [tuple(key) for (key,) in rows]
 
 
-def set_pace(conn: Connection, migration_id: int, knob: str, value: float | None) -> None:
+def set_pace(conn: Connection, migration_id: int, knob: str, value: object) -> None:
     """Set one column of the pace; None takes the limit away."""
     conn.execute(
         sql.SQL("UPDATE embedtui.pace SET {} = %s WHERE migration = %s").format(sql.Identifier(knob)),

@@ -280,8 +280,9 @@ def may_store_settings(conn: Connection) -> bool:
 
 def store_settings(conn: Connection, migration: Migration) -> None:
     """Bring what is stored of a migration's settings and models up to date; nothing of its identity changes."""
-    register_model(conn, migration.old_model)
-    register_model(conn, migration.new_model)
+    for model in (migration.old_model, migration.new_model):
+        if model.unusable is None:  # or what only the database has would be lost
+            register_model(conn, model)
     sections = {head: section for head, section in _storable(migration.settings).items() if isinstance(section, dict)}
     conn.execute(
         "UPDATE embedtui.migration SET settings = settings || %s WHERE id = %s", [Jsonb(sections), migration.id]

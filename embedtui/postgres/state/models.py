@@ -7,8 +7,10 @@ import json
 from dataclasses import replace
 
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from embedtui.model import EmbeddingModel
+from embedtui.model.migration import for_use
 from embedtui.postgres.connect import Connection
 
 _MODEL_FIELDS = (
@@ -25,29 +27,42 @@ _MODEL_FIELDS = (
     "price_per_million",
     "send_dimensions",
     "retired",
+    "timeout_seconds",
+    "extra_body",
 )
+_ORDERS = ("base_url", "key_variable", "extra_body")
+"""Of these, what only local settings may say."""
 
 
 def model_fingerprint(model: EmbeddingModel) -> str:
     """Identity of the vectors a model makes: two models with the same fingerprint are interchangeable."""
-    parts = [model.provider, model.name, model.dimensions, model.document_prefix]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    parts: list[object] = [model.provider, model.name, model.dimensions, model.document_prefix]
+    own = for_use(model.extra_body, "document")
+    parts += [own] if own else []
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def register_model(conn: Connection, model: EmbeddingModel) -> EmbeddingModel:
     """Store ``model`` or bring its stored settings up to date; returned with its id.
 
-    Vectors kept of queries are those of the query prefix, so another one forgets them.
+    Vectors kept of queries are those of the query's prefix and fields, so others forget them.
     """
+    for_query = for_use(model.extra_body, "query")
     columns = ", ".join(_MODEL_FIELDS)
     values = ", ".join(f"%({name})s" for name in _MODEL_FIELDS)
     updates = ", ".join(f"{name} = excluded.{name}" for name in _MODEL_FIELDS)
     row = conn.execute(
         "WITH forgotten AS (DELETE FROM embedtui.query_vector USING embedtui.model m WHERE model = m.id"
-        " AND m.fingerprint = %(fingerprint)s AND m.query_prefix <> %(query_prefix)s)"
+        " AND m.fingerprint = %(fingerprint)s AND (m.query_prefix <> %(query_prefix)s OR %(for_query)s::jsonb <>"
+        "   (m.extra_body - ARRAY['document', 'query'] || coalesce(m.extra_body->'query', '{}'))))"
         f" INSERT INTO embedtui.model ({columns}, fingerprint) VALUES ({values}, %(fingerprint)s)"
         f" ON CONFLICT (fingerprint) DO UPDATE SET {updates} RETURNING id",
-        {name: getattr(model, name) for name in _MODEL_FIELDS} | {"fingerprint": model_fingerprint(model)},
+        {name: getattr(model, name) for name in _MODEL_FIELDS}
+        | {
+            "extra_body": Jsonb(dict(model.extra_body)),
+            "for_query": Jsonb(for_query),
+            "fingerprint": model_fingerprint(model),
+        },
     ).fetchone()
     assert row is not None
     return replace(model, id=row[0])
@@ -63,9 +78,10 @@ def load_model_and_orders(conn: Connection, model_id: int) -> tuple[EmbeddingMod
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute("SELECT * FROM embedtui.model WHERE id = %s", [model_id]).fetchone()
     assert row is not None
-    orders = {name: row[name] for name in ("base_url", "key_variable")}
+    orders = {name: row[name] for name in _ORDERS}
+    orders["extra_body"] = orders["extra_body"] or None
     unusable = (f"This machine's settings do not say how {row['name']} is reached.", "Set new_model.base_url.")
-    fields = {name: row[name] for name in _MODEL_FIELDS} | {"base_url": None, "key_variable": ""}
+    fields = {name: row[name] for name in _MODEL_FIELDS} | {"base_url": None, "key_variable": "", "extra_body": {}}
     return EmbeddingModel(id=row["id"], **fields, unusable=unusable), orders
 
 

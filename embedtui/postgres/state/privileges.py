@@ -74,7 +74,7 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
         "UPDATE (phase, phase_at, condition, reason, desired, total_rows, synced, synced_tokens) migration",
         "UPDATE (learnt_inputs, learnt_tokens, learnt_at) model",
         "INSERT (migration, host, pid, operator) worker",
-        "UPDATE (doing, since, threads, holds, rows, heartbeat, stopped_at) worker",
+        "UPDATE (doing, since, threads, holds, rows, in_flight, heartbeat, stopped_at) worker",
         "INSERT (migration, leaf, filenode, first_block, last_block) shard",
         "UPDATE (state, worker, lease_until, passes, rows, updates, hot_updates, tokens) shard",
         "INSERT (migration, key, kind) queue",

@@ -39,6 +39,8 @@ class Heartbeat:
     doing: str
     threads: Sequence[ThreadStatus]
     holds: Sequence[Hold]
+    in_flight: int = 0
+    """Requests on the wire."""
 
 
 def register_worker(conn: Connection, migration_id: int) -> int:
@@ -56,7 +58,7 @@ def beat(conn: Connection, migration_id: int, worker: int | None, told: Heartbea
     now = datetime.now(UTC)
     row = conn.execute(
         "WITH beat AS (UPDATE embedtui.worker SET heartbeat = now(), rows = %(rows)s, threads = %(threads)s,"
-        " holds = %(holds)s,"
+        " holds = %(holds)s, in_flight = %(in_flight)s,"
         " since = CASE WHEN doing = %(doing)s THEN since ELSE now() END, doing = %(doing)s WHERE id = %(worker)s"
         " RETURNING stop_wanted)"
         " SELECT desired = 'pause', coalesce((settings->>'index_held')::boolean, false),"
@@ -72,6 +74,7 @@ def beat(conn: Connection, migration_id: int, worker: int | None, told: Heartbea
                     for hold in told.holds
                 ]
             ),
+            "in_flight": told.in_flight,
             "doing": told.doing,
             "worker": worker,
             "migration": migration_id,
@@ -84,7 +87,7 @@ def end_worker(conn: Connection, worker: int | None, rows: int) -> None:
     """Record that the worker ended by itself, having written so many rows."""
     conn.execute(
         "UPDATE embedtui.worker SET stopped_at = now(), heartbeat = now(), rows = %s, doing = '',"
-        " threads = '[]', holds = '[]' WHERE id = %s",
+        " threads = '[]', holds = '[]', in_flight = 0 WHERE id = %s",
         [rows, worker],
     )
 
@@ -102,7 +105,7 @@ def read_workers(conn: Connection, migration_id: int, own_pids: Collection[int])
     """The newest workers that have not ended; those on this host with one of ``own_pids`` are ours."""
     rows = conn.execute(
         "SELECT w.id, w.host, w.pid, w.doing, w.since, w.heartbeat, extract(epoch FROM now() - w.heartbeat)::float8,"
-        f" w.rows, w.threads, {_LIVES}, w.stop_wanted"
+        f" w.rows, w.threads, {_LIVES}, w.stop_wanted, w.in_flight"
         # one that was killed stays on the list for a while: somebody may look for it
         " FROM embedtui.worker w WHERE migration = %s AND stopped_at IS NULL"
         " AND heartbeat > now() - interval '10 minutes' ORDER BY w.id DESC LIMIT 50",
@@ -121,8 +124,9 @@ def read_workers(conn: Connection, migration_id: int, own_pids: Collection[int])
             rows=count,
             threads=_threads(threads, heartbeat),
             own=host == here and pid in own_pids,
+            in_flight=flight,
         )
-        for number, host, pid, doing, since, heartbeat, silent, count, threads, alive, stop in rows
+        for number, host, pid, doing, since, heartbeat, silent, count, threads, alive, stop, flight in rows
     )
 
 

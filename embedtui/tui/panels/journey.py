@@ -101,7 +101,8 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
         return "●", "Soaking", "$success", f"{for_}: F9 rolls back at once, K cleans up when you are sure.".lstrip(": ")
     if view.condition is Condition.THROTTLED:
         names = ", ".join(HOLD_WORDS.get(hold.name, safe.line(hold.name)) for hold in snapshot.reasons)
-        return glyph, "Held back", style, f"by {names}: goes on by itself."
+        pace = next((f" {safe.line(hold.detail)}" for hold in snapshot.reasons if hold.name == "rate"), "")
+        return glyph, "Held back", style, f"by {names}: goes on by itself.{pace}"
     if view.condition is Condition.RUNNING:
         status = snapshot.backfill
         if snapshot.phase is Phase.BACKFILL and status.total is not None:

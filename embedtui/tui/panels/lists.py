@@ -62,7 +62,7 @@ def workers(view: View, width: int, height: int) -> Content:
     status = snapshot.backfill
     if not snapshot.workers:
         return draw.line(("○ none at work", "$muted"))
-    flight = f", {status.concurrency} in flight" if status.concurrency is not None else ""
+    flight = f", {status.in_flight} in flight" if status.in_flight is not None else ""
     rows = [
         draw.line(
             (f"● {len(alive)} at work", "bold $success" if alive else "$muted"),

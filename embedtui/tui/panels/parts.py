@@ -19,6 +19,7 @@ HOLD_WORDS = {
     "autovacuum": "autovacuum",
     "wal_rate": "WAL rate",
     "provider": "provider",
+    "rate": "provider's rate limit",
     "operator": "operator",
     "index": "index",
     "spend_cap": "spend cap",

@@ -179,6 +179,6 @@ def _pace(snapshot: Snapshot, width: int) -> list[draw.Part]:
     if limits:
         limit = "  limit " if width >= 46 else "  ≤"
         parts.append((f"{limit}{' '.join(limits).replace('.0', '')}/min", "$muted"))
-    elif status.concurrency is not None:
-        parts.append((f"  {status.concurrency} in flight", "$muted"))
+    elif status.in_flight is not None:
+        parts.append((f"  {status.in_flight} in flight", "$muted"))
     return parts

@@ -36,6 +36,7 @@ def route(view: View, width: int, height: int) -> Content:
         )
     else:
         rows.append(draw.field("moved", ("never", "$muted"), (f"  epoch {status.epoch}", "$muted")))
+    rows += [draw.line((f"! {safe.line(notice)}", "$warning")) for notice in snapshot.notices]
     rows.append(draw.field("routers", *_routers(status.listeners, status.epoch)))
     if status.pending:
         rows.append(draw.line(("◐ postponed: ", "bold $warning"), (safe.line(status.pending), "$warning")))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.backfill.adapt import ConcurrencyFinder, RateLearner
@@ -93,6 +98,71 @@ def test_an_unknown_limit_is_measured_from_rejections(limit: int, burst: int) ->
     used = (accepted - measured_from[0]) / (limit / 60 * (end - warm))
     assert used >= 0.95
     assert (rejected - measured_from[2]) / (sent - measured_from[1]) <= 0.01
+
+
+class Quota:
+    """A server with a bucket of requests, which says 429 and nothing else, and one process that always has work."""
+
+    def __init__(self, per_minute: float, burst: float) -> None:
+        self.learner = RateLearner()
+        self.learner.observed(0, 0)
+        self.per_minute, self.burst = per_minute, burst
+        self.now = self.accepted = self.ours = self.level = self.blocked = 0.0
+        self.rejected = self.sent = 0
+
+    def run(self, seconds: float, until: float = math.inf) -> float:
+        """Work so long, or until the pace is ``until``; the seconds that took."""
+        began, step = self.now, 0.02
+        while self.now < began + seconds and (self.learner.rate or 0) < until:
+            self.now += step
+            self.level = min(self.per_minute * self.burst / 60, self.level + self.per_minute / 60 * step)
+            rate = self.learner.rate or 1e4
+            self.ours = min(self.ours + rate / 60 * step, max(2.0, rate / 30))
+            if self.now < self.blocked:
+                continue
+            while self.ours >= 1 and self.now >= self.blocked:
+                self.ours, self.sent = self.ours - 1, self.sent + 1
+                if self.level >= 1:
+                    self.level, self.accepted = self.level - 1, self.accepted + 1
+                else:
+                    self.rejected += 1
+                    self.learner.rejected(self.now, self.accepted)
+                    self.blocked = self.now + 0.75
+            self.learner.pressed(self.now)
+        return self.now - began
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    before=st.floats(20, 600), factor=st.floats(1.5, 100), burst=st.sampled_from((5.0, 60.0)), minutes=st.integers(2, 6)
+)
+def test_a_limit_that_is_lifted_is_found_again_within_a_minute(
+    before: float, factor: float, burst: float, minutes: int
+) -> None:
+    quota = Quota(before, burst)
+    quota.run(minutes * 60)
+    assert (quota.learner.rate or math.inf) <= 1.5 * before
+    quota.per_minute = before * factor
+    assert quota.run(90, until=0.9 * before * factor) <= 60
+
+
+def test_a_limit_that_stands_is_not_run_into_more_often_for_that() -> None:
+    quota = Quota(300, 5)
+    quota.run(300)
+    sent, rejected = quota.sent, quota.rejected
+    quota.run(900)
+    assert (quota.rejected - rejected) / (quota.sent - sent) <= 0.015
+
+
+def test_a_known_limit_comes_back_within_a_minute_however_low_rejections_brought_it() -> None:
+    learner = RateLearner()
+    learner.limit(1000)
+    for second in range(0, 400, 2):
+        learner.rejected(second, 0)
+    assert learner.rate == pytest.approx(50)
+    for tick in range(4000, 4600):
+        learner.pressed(tick / 10)
+    assert learner.rate == 1000
 
 
 # ------------------------------------------------------------------------------------ concurrency, in simulated time
@@ -486,7 +556,7 @@ def test_retry_after_is_kept_by_every_process_however_long(kit: Kit) -> None:
     wait_for(lambda: first.hold is not None and second.hold is not None)
     for pacer in (first, second):
         assert pacer.hold is not None
-        assert (pacer.hold.name, pacer.hold.detail[:12]) == ("rate", "429: trouble")
+        assert pacer.hold.name == "rate" and "429: trouble" in pacer.hold.detail
     assert kit.row("blocked_until BETWEEN now() + '59 min' AND now() + '70 min'")
     assert not any(waiter.entered.is_set() for waiter in waiters)
     # an operator who knows better
@@ -658,3 +728,38 @@ def test_a_missing_table_is_an_error(kit: Kit) -> None:
     kit.conn.execute("ALTER TABLE embedtui.pace RENAME TO pace_gone")
     with pytest.raises(EmbedtuiError, match="prepared"):
         kit.request(kit.pacer())
+
+
+def test_a_stall_by_429_is_shown_with_the_pace_now_and_the_pace_found(kit: Kit) -> None:
+    kit.set("requests_per_minute = 1200")
+    pacer = kit.pacer()
+    for _ in range(3):
+        kit.request(pacer, 100)
+    waiter = Waiter(kit, pacer)
+    waiter.entered.wait(30)
+    assert pacer.in_flight == 1, "on the wire, whatever is allowed"
+    waiter.fault = provider_fault("429")
+    waiter.end()
+    again = Waiter(kit, pacer)  # a probe is on the wire, and others wait behind it
+    try:
+        wait_for(lambda: pacer.hold is not None)
+        hold = pacer.hold
+        assert hold is not None and hold.name == "rate"
+        assert re.match(r"Now \d+ requests and \d[\d,]* tokens a minute; found: 1,\d{3} requests", hold.detail)
+        assert (datetime.now(UTC) - hold.since).total_seconds() < 30 if hold.since else False
+    finally:
+        again.end()
+    assert pacer.hold is None, "answered: no stall any more"
+    assert pacer.in_flight == 0
+
+
+def test_a_429_among_answers_is_no_stall(kit: Kit) -> None:
+    pacer = kit.pacer()
+    kit.request(pacer)
+    kit.fail(pacer, provider_fault("429", retry_after=0.0))
+    assert pacer.hold is None, "none waits, nothing is on the wire"
+    kit.request(pacer)
+    waiter = Waiter(kit, pacer)
+    waiter.entered.wait(30)
+    assert pacer.hold is None
+    waiter.end()

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import tomlkit
 
-from embedtui.config import KNOWN_MODELS, SPECS, ModelSettings, Settings, load_settings, loading, write_toml
+from embedtui.config import SPECS, ModelSettings, Settings, load_settings, loading, write_toml
 from embedtui.errors import ExitCode, SettingsError
+from embedtui.known import KNOWN_MODELS
 from embedtui.model import Distance, IndexMethod, PlacementKind
 
 Load = Callable[..., Settings]
