@@ -142,12 +142,17 @@ def pointers_of(
                     column=row["column_name"],
                     placement=migration.placement,
                     epoch=row["epoch"],
-                    _sql=SideSql(migration, side, row["pgvector"] or "", row["stamped"], row.get("attnum")),
+                    _sql=SideSql(migration, side, row["pgvector"] or "", row["stamped"], *_of_column(row)),
                     _tally=tally(name),
                     _renew=_today,
                 )
         result[name] = Pointer(both, both[0]["epoch"], _active(both), both[0]["canary"], sides, time.monotonic())
     return result
+
+
+def _of_column(row: dict[str, Any]) -> tuple[int | None, str]:
+    """Number of a side's column, and what its index casts it to; an older installation's view tells neither."""
+    return row.get("attnum"), row.get("search_type", "")
 
 
 def _migration(old: dict[str, Any], new: dict[str, Any]) -> Migration:

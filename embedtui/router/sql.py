@@ -9,13 +9,15 @@ from psycopg import sql
 from embedtui.model import Migration, PlacementKind, Side
 from embedtui.postgres.names import escaped, key_equals_sql, quoted
 from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, new_side
-from embedtui.postgres.sides.search import search_sql, vector_type
+from embedtui.postgres.sides.search import scan_of, search_sql, vector_type
 
 
 class SideSql:
     """The statements of one side, composed once and kept as text."""
 
-    def __init__(self, migration: Migration, side: Side, pgvector: str, stamped: bool, attnum: int | None) -> None:
+    def __init__(
+        self, migration: Migration, side: Side, pgvector: str, stamped: bool, attnum: int | None, cast_to: str = ""
+    ) -> None:
         """Compose nothing yet.
 
         Args:
@@ -24,16 +26,17 @@ class SideSql:
             pgvector: version of the extension, empty where unknown.
             stamped: vectors carry model and fingerprint.
             attnum: number of the vector's column in the user's table as looked up; None where it is not known.
+            cast_to: what its index casts the vectors to, empty for nothing.
         """
-        self.migration, self.side, self.stamped = migration, side, stamped
+        self.migration, self.side, self.stamped, self.cast_to = migration, side, stamped, cast_to
         self.attnum = attnum if side is Side.OLD or migration.placement is PlacementKind.COLUMN else None
-        self.iterates = tuple(int(part) for part in pgvector.split(".")[:2] if part.isdigit()) >= (0, 8)
+        self.pgvector = pgvector
         self.search = functools.lru_cache(maxsize=256)(self._search)
         self.write = functools.lru_cache(maxsize=4)(self._write)
 
     def _search(self, columns: tuple[str, ...], where: str, iterative_scan: str | None) -> str:
-        if iterative_scan is None:  # a filtered index scan stops too early otherwise
-            iterative_scan = "strict_order" if where and self.iterates else ""
+        if iterative_scan is None:
+            iterative_scan = scan_of(self.pgvector, filtered=bool(where))
         conditions = [sql.SQL("({})").format(sql.SQL(where))] if where else []
         if self.attnum is not None:
             conditions.append(self._still())
@@ -43,6 +46,7 @@ class SideSql:
             columns=columns,
             where=sql.SQL(" AND ").join(conditions) if conditions else None,
             iterative_scan=iterative_scan,
+            cast_to=self.cast_to,
         ).as_string(None)
 
     def _still(self) -> sql.Composed:

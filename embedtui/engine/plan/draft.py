@@ -18,7 +18,7 @@ from embedtui.postgres.catalog.facts import Candidate, Column, ServerFacts, Tabl
 from embedtui.postgres.catalog.inspect import inspect_table, stored_dimensions
 from embedtui.postgres.catalog.server import require_server, server_facts, version_tuple
 from embedtui.postgres.catalog.tables import find_candidates, has_rows
-from embedtui.postgres.catalog.vectors import told_distances, vector_indexes
+from embedtui.postgres.catalog.vectors import VectorIndex, told_distances, vector_indexes
 from embedtui.postgres.indexes import MAX_DIMENSIONS
 from embedtui.postgres.names import either, in_quotes, shown, shown_column, suffixed
 from embedtui.postgres.state.models import model_fingerprint
@@ -113,6 +113,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
     key = _key(facts, settings)
     dimensions = stored_dimensions(conn, facts, old.name, vector_schema)
     old_model, new_model = _models(settings, old, dimensions)
+    found = vector_indexes(conn, facts.oid, old.name)
     return Draft(
         server=server,
         facts=facts,
@@ -125,9 +126,15 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
         new_model=new_model,
         new_column=_new_column(settings, old),
         new_table=settings.new_table or suffixed(facts.table.name, "_embedding_v2"),
-        new_type=_new_type(settings, server, old, new_model.dimensions),
+        new_type=_new_type(
+            settings,
+            server,
+            old,
+            new_model.dimensions,
+            cast=any(index.distance and index.cast_to == "halfvec" for index in found),
+        ),
         vector_schema=vector_schema,
-        distance=settings.distance or _told(conn, facts, old) or Distance.COSINE,
+        distance=settings.distance or _told(found) or Distance.COSINE,
         index_method=settings.index.method,
         stored=settings.stored(),
         notices=_notices(conn, facts, old, dimensions),
@@ -281,20 +288,23 @@ def _new_column(settings: Settings, old: Column) -> str | None:
     return name
 
 
-def _new_type(settings: Settings, server: ServerFacts, old: Column, dimensions: int) -> str:
+def _new_type(settings: Settings, server: ServerFacts, old: Column, dimensions: int, *, cast: bool) -> str:
+    """Type of the new column; ``cast``: the old side's index is on a cast of its column to halfvec."""
     half = settings.halfvec
+    # an index can be on a cast to halfvec; where the old one is, the column keeps its precision as the old one does
     if half is None:
-        half = old.base_type == "halfvec" or dimensions > MAX_DIMENSIONS["vector"]
+        half = old.base_type == "halfvec" or (dimensions > MAX_DIMENSIONS["vector"] and not cast)
     kind = "halfvec" if half else "vector"
     where = f"new_model.dimensions = {dimensions} ({settings.origin('new_model.dimensions')})"
     if dimensions > STORED_DIMENSIONS:
         raise SettingsError(f"{where}: pgvector holds at most {STORED_DIMENSIONS}.", hint="Choose fewer.")
-    if settings.index.method is not IndexMethod.NONE and dimensions > MAX_DIMENSIONS[kind]:
+    indexed = settings.index.method is not IndexMethod.NONE
+    if indexed and dimensions > MAX_DIMENSIONS["halfvec"]:
         raise SettingsError(
-            f"{where}: {settings.index.method.value} indexes {kind} only to {MAX_DIMENSIONS[kind]}.",
-            hint="Choose fewer (EMBED_DIMENSIONS), "
-            + ("or drop --no-halfvec." if not half and dimensions <= 4000 else 'or index.method = "none".'),
+            f"{where}: {settings.index.method.value} indexes halfvec only to {MAX_DIMENSIONS['halfvec']}.",
+            hint='Choose fewer (EMBED_DIMENSIONS), or index.method = "none".',
         )
+    half = half or (indexed and dimensions > MAX_DIMENSIONS["vector"])
     if half and version_tuple(server.vector_version or "0") < (0, 7, 0):
         raise DatabaseError(
             f"halfvec needs pgvector 0.7.0; this database has {server.vector_version}.",
@@ -303,9 +313,9 @@ def _new_type(settings: Settings, server: ServerFacts, old: Column, dimensions: 
     return kind
 
 
-def _told(conn: Connection[Any], facts: TableFacts, old: Column) -> Distance | None:
+def _told(indexes: Sequence[VectorIndex]) -> Distance | None:
     """The distance that the indexes on the old column serve; None where there is none, or they disagree."""
-    told = told_distances(vector_indexes(conn, facts.oid, old.name))
+    told = told_distances(indexes)
     return told[0] if len(told) == 1 else None
 
 

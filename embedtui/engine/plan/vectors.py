@@ -19,8 +19,9 @@ from embedtui.postgres.catalog.vectors import (
     telling_column,
     told_distances,
     vector_indexes,
+    why_unserved,
 )
-from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.names import shown_column
 
 
 def vector_checks(conn: Connection[Any], draft: Draft, settings: Settings) -> Iterator[Check]:
@@ -29,6 +30,9 @@ def vector_checks(conn: Connection[Any], draft: Draft, settings: Settings) -> It
     found = stored_vectors(conn, draft.facts, draft.old_column, draft.vector_schema)
     yield from _check_sizes(conn, draft, found, indexes)
     yield from _check_distance(draft, settings, indexes)
+    index = _check_index(draft, indexes)
+    if index is not None:
+        yield index
 
 
 def _check_sizes(
@@ -101,15 +105,27 @@ def _check_distance(draft: Draft, settings: Settings, indexes: tuple[VectorIndex
             f"What {column} is searched by is told by nothing ({seen}); {taken.value} is taken.",
             "Set distance to the application's: cosine (<=>), l2 (<->) or ip (<#>).",
         )
-    shaped = [index for index in indexes if index.expression and index.distance is not None]
-    if shaped:
-        yield Check(
-            "old index",
-            "warn",
-            f"Index {shown_column(shaped[0].name)} is on the expression {shaped[0].of}, so embedtui's own searches of"
-            f" {column} read the whole table; the application's are as before.",
-            f"Compare by a sample, or add an index on {column} itself to {shown(draft.facts.table)}.",
+
+
+def _check_index(draft: Draft, indexes: tuple[VectorIndex, ...]) -> Check | None:
+    """Whether our searches of the old side go by the index that the application's do."""
+    why = why_unserved(indexes, draft.distance)
+    if why is not None:
+        detail = (
+            f"{why[0].upper()}{why[1:]}: embedtui's own searches of {shown_column(draft.old_column)}, the Router's and"
+            " those of a comparison, read the whole table; the application's are as before."
         )
+        hint = "A comparison shows no latency of the old side then. An index of the whole column serves all searches."
+        return Check("old index", "warn", detail, hint)
+    shaped = [index for index in indexes if index.serves and index.cast_to and index.distance is draft.distance]
+    if shaped and not any(index.serves and not index.cast_to for index in indexes):
+        return Check(
+            "old index",
+            "pass",
+            f"{shown_column(shaped[0].name)} is on {shaped[0].of}: the old side is searched by that expression, and the"
+            " new side's index has the same shape.",
+        )
+    return None
 
 
 def length_check(draft: Draft, settings: Settings, length: float) -> Check | None:

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from psycopg import sql
-
 from embedtui.engine.validate.evaluation import observe, remembered, with_verdicts
 from embedtui.engine.validate.exact import Ranking
 from embedtui.engine.validate.figures import put_together
@@ -19,8 +17,7 @@ from embedtui.engine.validate.run import CompareOptions, Connect, Progress, Run
 from embedtui.engine.validate.searching import search_all
 from embedtui.errors import NotClean
 from embedtui.model import Comparison, Migration, QueryComparison, QueryInput, Side
-from embedtui.postgres.names import escaped, vector_text
-from embedtui.postgres.sides.search import search_sql
+from embedtui.postgres.names import vector_text
 from embedtui.postgres.sides.texts import row_texts
 from embedtui.postgres.state.queries import StoredQuery, Vector
 from embedtui.providers.base import Embedder, ProviderFault
@@ -91,7 +88,7 @@ def ad_hoc(
     k: int = 10,
     embedders: Mapping[Side, Embedder | None],
     where: str = "",
-    iterative_scan: str = "",
+    iterative_scan: str | None = None,
 ) -> QueryComparison:
     """Both sides' results of a typed query, as served; nothing is kept.
 
@@ -100,7 +97,6 @@ def ad_hoc(
     Raises:
         ProviderError: the new model does not answer.
     """
-    filtered = escaped(sql.SQL(where)) if where.strip() else None
     found: dict[Side, Ranking] = {Side.OLD: [], Side.NEW: []}
     vectors: dict[Side, Vector] = {}
     old_unknown = ""
@@ -115,9 +111,10 @@ def ad_hoc(
                 raise
             old_unknown = f"{migration.old_model.name} does not answer: {fault.reason}"
     with connect() as conn:
+        run = Run(migration, CompareOptions(where=where, iterative_scan=iterative_scan), _ignore, threading.Event())
+        run = run.prepared(conn)
         for side, vector in vectors.items():
-            statement = search_sql(migration, side, where=filtered, iterative_scan=iterative_scan)
-            rows = conn.execute(statement, {"vector": vector_text(vector), "k": k})
+            rows = conn.execute(run.statement(side), {"vector": vector_text(vector), "k": k})
             found[side] = [(tuple(key), distance) for key, distance in rows]
         contents = row_texts(conn, migration, [key for ranking in found.values() for key, _ in ranking])
     typed = StoredQuery(0, QueryInput(text), "")

@@ -100,6 +100,7 @@ def read_nearest(
     depth: int,
     leave_out: Sequence[Key | None],
     where: sql.Composable | None,
+    casts: Mapping[Side, str] | None = None,
     timeout: float,
     step: Callable[[int], None],
 ) -> list[dict[Side, Ranking]]:
@@ -116,6 +117,7 @@ def read_nearest(
         depth: results per query.
         leave_out: per query the key of the row that is the query itself, or None.
         where: filter on the user's table, unescaped.
+        casts: the type that a side's index casts its vectors to: nearest is what a search of it takes for it.
         timeout: seconds.
         step: told the rows read so far; may raise to give up.
 
@@ -124,15 +126,16 @@ def read_nearest(
     """
     # a row that is a query comes out as its own nearest
     deeper = depth + any(key is not None for key in leave_out)
-    nearest = {side: Nearest(migration.distance, vectors[side], deeper) for side in Side}
-    record = row_record(migration)
+    casts = casts or {}
+    nearest = {side: Nearest(migration.distance, _rounded(vectors[side], casts, side), deeper) for side in Side}
+    record = row_record(migration, casts)
     leaves: dict[int, int] = {}
     read = 0
     with conn.transaction():
         # rows are known by their place, which means the same row only within one snapshot
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         conn.execute("SELECT set_config('statement_timeout', %s, true)", [f"{max(1, int(timeout * 1000))}ms"])
-        with conn.cursor().copy(copy_sql(conn, migration, where)) as copy:
+        with conn.cursor().copy(copy_sql(conn, migration, where, casts)) as copy:
             for block in read_records(copy, record):
                 read += len(block)
                 step(read)
@@ -147,6 +150,11 @@ def read_nearest(
         }
         for number, left_out in enumerate(leave_out)
     ]
+
+
+def _rounded(vectors: Vectors, casts: Mapping[Side, str], side: Side) -> Vectors:
+    """Query vectors as a search casts them."""
+    return vectors.astype(np.float16).astype(np.float32) if casts.get(side) == "halfvec" else vectors
 
 
 def _ranking(

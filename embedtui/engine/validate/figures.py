@@ -161,7 +161,7 @@ def _figures(
         exact_queries=len(searched.exact),
         ndcg_served=measures.bootstrap(served) if Side.NEW in recalls and len(served) == len(differences) else None,
         sweep=searched.sweep,
-        latency_old_ms=_latency(searched.milliseconds[Side.OLD]),
+        latency_old_ms=_latency(searched.milliseconds[Side.OLD]) if searched.old_unserved is None else None,
         latency_new_ms=_latency(searched.milliseconds[Side.NEW]),
         unknown=unknown,
     )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from psycopg import sql
 
 from embedtui.errors import Interrupted
 from embedtui.formatting import counted
 from embedtui.model import Migration, Side
+from embedtui.postgres.catalog.server import vector_version
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.indexes.existing import search_type
+from embedtui.postgres.names import escaped
+from embedtui.postgres.sides.both import other_present_sql
 from embedtui.postgres.sides.protocol import Vectors
+from embedtui.postgres.sides.search import scan_of, search_sql
 from embedtui.postgres.state.queries import StoredQuery
 
 Connect = Callable[[], Connection]
@@ -38,8 +43,8 @@ class CompareOptions:
     """The application's filter on its table, trusted SQL; part of both searches."""
     source: str = ""
     """Where the queries come from, kept with them."""
-    iterative_scan: str = ""
-    """As the application searches, see :func:`embedtui.postgres.sides.search.search_sql`."""
+    iterative_scan: str | None = None
+    """As the application searches, see :func:`embedtui.postgres.sides.search.search_sql`; None: as the Router does."""
     exact_timeout: float = 60.0
     """Seconds that exact search, and search by index, may each take."""
     exact_bytes: int = EXACT_BYTES
@@ -56,6 +61,35 @@ class Run:
     options: CompareOptions
     progress: Progress
     stop: threading.Event
+    pgvector: str = ""
+    """Version of the extension where it is searched."""
+    casts: Mapping[Side, str] = field(default_factory=dict)
+    """The type that each side's index casts its vectors to, empty for none."""
+
+    def prepared(self, conn: Connection) -> Run:
+        """This run as the database that is searched has it: what serves there, and how it can be asked."""
+        casts = {side: search_type(conn, self.migration, side) for side in Side}
+        return replace(self, pgvector=vector_version(conn), casts=casts)
+
+    def statement(
+        self, side: Side, *, both: bool = False, exact: bool = False, without_key: bool = False
+    ) -> sql.Composed:
+        """The search of one side, as the Router makes it; ``both``: only rows that have both vectors."""
+        conditions: list[sql.Composable] = []
+        if self.where is not None:
+            conditions.append(sql.SQL("({})").format(escaped(self.where)))
+        if both:
+            conditions.append(other_present_sql(self.migration, side))
+        asked = self.options.iterative_scan
+        return search_sql(
+            self.migration,
+            side,
+            where=sql.SQL(" AND ").join(conditions) if conditions else None,
+            exact=exact,
+            without_key=without_key,
+            iterative_scan=scan_of(self.pgvector, filtered=bool(conditions)) if asked is None else asked,
+            cast_to=self.casts.get(side, ""),
+        )
 
     @property
     def where(self) -> sql.SQL | None:

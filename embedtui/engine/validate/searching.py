@@ -16,11 +16,12 @@ from embedtui.engine.validate.measures import mean
 from embedtui.engine.validate.run import Queries, Run, count_queries
 from embedtui.formatting import counted
 from embedtui.model import Side, SweepPoint
+from embedtui.postgres.catalog.vectors import vector_indexes, why_unserved
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.indexes import used_by_search
 from embedtui.postgres.indexes.existing import ApproximateIndex, approximate_index
 from embedtui.postgres.names import escaped, vector_text
-from embedtui.postgres.sides.both import other_present_sql, table_bytes
-from embedtui.postgres.sides.search import search_sql
+from embedtui.postgres.sides.both import table_bytes
 
 EXACT_SAMPLE = 50
 """Queries of that sample."""
@@ -54,6 +55,8 @@ class Searched:
     sweep: tuple[SweepPoint, ...]
     unknown: tuple[str, ...]
     """What could not be searched, and why."""
+    old_unserved: str | None = None
+    """Why the old side was read whole, though it has an index that the application may search by."""
 
     def index_recalls(self, side: Side, k: int) -> dict[int, float]:
         """Share of the exact top ``k`` that the side's index returned, by position of a query that has both."""
@@ -73,6 +76,7 @@ def search_all(conn: Connection, run: Run, asked: Queries, *, both: bool) -> Sea
         Interrupted: the run was stopped.
     """
     unknown: list[str] = []
+    run = run.prepared(conn)
     exact = _exact_rankings(conn, run, asked, unknown)
     indexes = {
         side: index
@@ -83,8 +87,24 @@ def search_all(conn: Connection, run: Run, asked: Queries, *, both: bool) -> Sea
     if len(served) < len(asked):
         left, known = len(asked) - len(served), counted(len(served), "was", "were")
         unknown.append(f"What is served for {left:,} of {count_queries(asked)}: {known} searched as served.")
+    unserved = _old_unserved(conn, run)
+    if unserved is not None:
+        unknown.append(
+            f"The old side's latency, and what its index loses: {unserved}, so that each search of it read the whole"
+            " table."
+        )
     sweep = _sweep_index(conn, run, asked, exact, served, indexes.get(Side.NEW))
-    return Searched(exact, served, taken, indexes, sweep, tuple(unknown))
+    return Searched(exact, served, taken, indexes, sweep, tuple(unknown), unserved)
+
+
+def _old_unserved(conn: Connection, run: Run) -> str | None:
+    """Why no search of this comparison can go by the old side's index, where it has one."""
+    migration = run.migration
+    why = why_unserved(vector_indexes(conn, migration.table_oid, migration.old_column), migration.distance)
+    if why is None or run.where is None:
+        return why
+    # what the filter implies is the planner's to say
+    return None if used_by_search(conn, migration, Side.OLD, escaped(run.where)).usable else why
 
 
 def _exact_rankings(conn: Connection, run: Run, asked: Queries, unknown: list[str]) -> Rankings:
@@ -102,6 +122,7 @@ def _exact_rankings(conn: Connection, run: Run, asked: Queries, unknown: list[st
                 depth=run.depth,
                 leave_out=[query.query.row for query in asked.queries],
                 where=run.where,
+                casts=run.casts,
                 timeout=run.options.exact_timeout,
                 step=lambda rows: run.step("reading vectors", rows, rows),
             )
@@ -143,19 +164,7 @@ def _search(
 ) -> tuple[Ranking, float]:
     """One search as the application makes it, and its milliseconds; ``both``: only rows that have both vectors."""
     row, vector = asked.queries[position].query.row, asked.vectors[side][position]
-    conditions: list[sql.Composable] = []
-    if run.where is not None:
-        conditions.append(sql.SQL("({})").format(escaped(run.where)))
-    if both:
-        conditions.append(other_present_sql(run.migration, side))
-    statement = search_sql(
-        run.migration,
-        side,
-        where=sql.SQL(" AND ").join(conditions) if conditions else None,
-        exact=exact,
-        without_key=row is not None,
-        iterative_scan=run.options.iterative_scan,
-    )
+    statement = run.statement(side, both=both, exact=exact, without_key=row is not None)
     values: dict[str, object] = {"vector": vector_text(vector), "k": run.depth}
     if row is not None:
         values["key"] = list(row)

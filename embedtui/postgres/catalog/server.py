@@ -50,6 +50,12 @@ def server_facts(conn: Connection[Any]) -> ServerFacts:
     return ServerFacts(pooled=bool(told) and told != pid, **row)
 
 
+def vector_version(conn: Connection[Any]) -> str:
+    """Version of pgvector; empty where there is none."""
+    row = conn.execute("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'").fetchone()
+    return str(row[0]) if row is not None else ""
+
+
 def require_server(facts: ServerFacts) -> str:
     """Refuse a server that cannot be worked with; return the schema of pgvector.
 

@@ -12,7 +12,7 @@ from psycopg import Connection, sql
 from embedtui.model import Distance
 from embedtui.postgres.catalog.facts import TableFacts
 from embedtui.postgres.catalog.read import read_all
-from embedtui.postgres.names import relation
+from embedtui.postgres.names import relation, shown_column
 
 ROWS = 5000
 """Vectors that are looked at in a big table: of what one row in a thousand holds, 99 % odds to meet it."""
@@ -25,15 +25,74 @@ VALUES = 20
 
 _PAGES = 2000
 
-_INDEXES = """
+SERVING = r"""
+SELECT x.indrelid, x.indexrelid, x.indisvalid, x.indpred IS NULL AS whole, f.*
+FROM pg_catalog.pg_index x
+CROSS JOIN LATERAL (
+    SELECT (SELECT o.opcname FROM pg_catalog.pg_opclass o WHERE o.oid = x.indclass[0]) AS opcname,
+           (SELECT op.oprname
+            FROM pg_catalog.pg_opclass o
+            JOIN pg_catalog.pg_amop s ON s.amopfamily = o.opcfamily AND s.amoplefttype = o.opcintype
+            JOIN pg_catalog.pg_operator op ON op.oid = s.amopopr
+            WHERE o.oid = x.indclass[0] AND s.amoppurpose = 'o' AND op.oprname IN ('<=>', '<->', '<#>')
+            ORDER BY s.amopstrategy LIMIT 1) AS operator,
+           CASE WHEN x.indkey[0] <> 0 THEN
+               (SELECT a.attname FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = x.indrelid AND a.attnum = x.indkey[0])
+           ELSE
+               (SELECT a.attname
+                FROM pg_catalog.regexp_match(x.indexprs::text,
+                         '^\(\{FUNCEXPR :funcid (\d+) [^{}]*:args \(\{VAR :varno \d+ :varattno (\d+) [^{}]*\}'
+                         '( \{CONST [^{}]*\})*\) :location -?\d+\}\)$') AS e
+                JOIN pg_catalog.pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = e[2]::int2
+                JOIN pg_catalog.pg_attribute k ON k.attrelid = x.indexrelid AND k.attnum = 1
+                JOIN pg_catalog.pg_cast c ON c.castsource = a.atttypid AND c.casttarget = k.atttypid
+                                         AND c.castfunc = e[1]::oid)
+           END AS column_name,
+           CASE WHEN x.indkey[0] <> 0 THEN '' ELSE
+               (SELECT t.typname::text FROM pg_catalog.pg_attribute k JOIN pg_catalog.pg_type t ON t.oid = k.atttypid
+                WHERE k.attrelid = x.indexrelid AND k.attnum = 1 AND t.typname IN ('vector', 'halfvec'))
+           END AS cast_to
+    OFFSET 0
+) f
+"""
+"""Indexes that order a column by a distance: on it, or on a cast of it (``cast_to``), by any method; of the ``whole``
+table or partial, which a search without the index's predicate cannot use.
+
+The expression is told from the stored tree: ``pg_get_indexdef`` takes a lock, and a look-up of the route waits for
+nobody."""
+
+SEARCH_TYPE = f"""
+WITH RECURSIVE tree AS (
+    SELECT served.of_table AS oid
+    UNION ALL
+    SELECT i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid
+)
+SELECT x.cast_to FROM tree CROSS JOIN LATERAL ({SERVING} WHERE x.indrelid = tree.oid) x
+-- most tables have no index on an expression: a route is looked up often
+WHERE EXISTS (SELECT FROM tree t JOIN pg_catalog.pg_index e ON e.indrelid = t.oid WHERE e.indexprs IS NOT NULL)
+  AND x.column_name = served.of_column AND x.operator = served.of_operator
+  AND x.cast_to IS NOT NULL AND x.indisvalid AND x.whole
+GROUP BY x.cast_to ORDER BY bool_or(tree.oid = served.of_table) DESC, count(*) DESC, x.cast_to LIMIT 1
+"""
+"""What a search has to cast the column of ``served`` to, so that its index serves; empty: nothing. An index of the
+table tells, else those of most partitions; NULL where there is none."""
+
+
+_INDEXES = f"""
 WITH RECURSIVE tree AS (
     SELECT %(oid)s::oid AS oid
     UNION
     SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
 )
 SELECT i.relname::text AS name, m.amname::text AS method, o.opcname::text AS opclass,
+       (SELECT op.oprname::text FROM pg_amop s JOIN pg_operator op ON op.oid = s.amopopr
+         WHERE s.amopfamily = o.opcfamily AND s.amoplefttype = o.opcintype AND s.amoppurpose = 'o'
+         ORDER BY s.amopstrategy LIMIT 1) AS operator,
        pg_get_indexdef(i.oid, 1, false) AS of, x.indkey[0] = 0 AS expression,
-       pg_get_expr(x.indpred, x.indrelid) AS predicate
+       coalesce((SELECT s.cast_to FROM ({SERVING} WHERE x.indexrelid = i.oid) s
+                  WHERE s.column_name = %(column)s), '') AS cast_to,
+       pg_get_expr(x.indpred, x.indrelid) AS predicate, x.indisvalid AS valid
   FROM tree JOIN pg_index x ON x.indrelid = tree.oid
   JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
   JOIN pg_opclass o ON o.oid = x.indclass[0]
@@ -56,17 +115,31 @@ class VectorIndex:
     method: str
     """``hnsw``, ``ivfflat``, or another extension's: ``diskann``, ``vchordrq``."""
     opclass: str
+    operator: str | None
+    """That it orders by."""
     of: str
     """The column or the expression, as SQL."""
     expression: bool
+    cast_to: str
+    """The type that the expression casts the column to, where it is but a cast; empty for other expressions, too."""
     predicate: str | None
     """Of a partial index."""
+    valid: bool
 
     @property
     def distance(self) -> Distance | None:
         """What it orders by; None where that is none of ours (``bit_hamming_ops``)."""
-        match = re.search(r"_(cosine|l2|ip)_ops$", self.opclass)
-        return Distance(match[1]) if match else None
+        return next((each for each in Distance if each.operator == self.operator), None)
+
+    @property
+    def serves(self) -> bool:
+        """Whether a search of the whole table, by its distance, can go through it."""
+        return (
+            self.valid
+            and self.distance is not None
+            and self.predicate is None
+            and bool(self.cast_to or not self.expression)
+        )
 
     @property
     def dimensions(self) -> int | None:
@@ -107,6 +180,24 @@ def vector_indexes(conn: Connection[Any], oid: int, column: str) -> tuple[Vector
     Of any method; their first key is the vector column or an expression over it.
     """
     return tuple(VectorIndex(**row) for row in read_all(conn, _INDEXES, {"oid": oid, "column": column}))
+
+
+def why_unserved(indexes: Sequence[VectorIndex], distance: Distance) -> str | None:
+    """Why no index on a column serves a search of the whole table by ``distance``; None: one does, or none is there.
+
+    An application that searches by its index is then faster than our searches, which read the whole table.
+    """
+    ours = [index for index in indexes if index.distance is distance]
+    if not ours or any(index.serves for index in ours):
+        return None
+    index = ours[0]
+    name = shown_column(index.name)
+    if not index.valid:
+        return f"index {name} is invalid"
+    if index.expression and not index.cast_to:
+        return f"index {name} is on {index.of}"
+    others = f", and {len(ours) - 1:,} more like it" if len(ours) > 1 else ""
+    return f"index {name} is of the rows where {index.predicate} only{others}"
 
 
 def told_distances(indexes: Sequence[VectorIndex]) -> tuple[Distance, ...]:

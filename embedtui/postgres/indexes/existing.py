@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from embedtui.model import Migration, Side, TableName
+from embedtui.model import IndexMethod, Migration, Side, TableName
+from embedtui.postgres.catalog.vectors import SEARCH_TYPE, SERVING
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
@@ -23,18 +24,15 @@ SELECT tree.oid::int8, tree.parent::int8, n.nspname, tree.relname, tree.relkind 
 FROM tree JOIN pg_catalog.pg_namespace n ON n.oid = tree.relnamespace ORDER BY level, relname
 """
 
-_INDEXES = """
-SELECT x.indrelid::int8, x.indexrelid::int8, n.nspname, i.relname, x.indisvalid, m.amname, o.opcname,
-       coalesce(i.reloptions, '{}'), i.relispartition
-FROM pg_catalog.pg_index x
+_INDEXES = f"""
+SELECT x.indrelid::int8, x.indexrelid::int8, n.nspname, i.relname, x.indisvalid, m.amname, x.opcname, x.operator,
+       x.cast_to, coalesce(i.reloptions, '{{}}'), i.relispartition
+FROM ({SERVING} WHERE x.indrelid = ANY (%s::int8[]::oid[])) x
 JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = i.relnamespace
 JOIN pg_catalog.pg_am m ON m.oid = i.relam
-JOIN pg_catalog.pg_opclass o ON o.oid = x.indclass[0]
-JOIN pg_catalog.pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[0]
-WHERE x.indrelid = ANY (%s::int8[]::oid[]) AND a.attname = %s AND m.amname IN ('hnsw', 'ivfflat')
-  AND x.indpred IS NULL AND NOT a.attisdropped
-ORDER BY x.indisvalid DESC, x.indexrelid
+WHERE x.column_name = %s AND x.operator IS NOT NULL AND x.cast_to IS NOT NULL AND (x.whole OR %s)
+ORDER BY x.indisvalid DESC, x.cast_to, x.indexrelid
 """
 
 
@@ -58,7 +56,12 @@ class ExistingIndex:
     name: str
     valid: bool
     method: str
+    """``hnsw``, ``ivfflat``, or another extension's: ``diskann``, ``vchordrq``."""
     opclass: str
+    operator: str
+    """That it orders by: ``<=>``, ``<->`` or ``<#>``."""
+    cast_to: str
+    """The type that it casts the column to, ``vector`` or ``halfvec``; empty where it is on the column itself."""
     options: tuple[tuple[str, str], ...]
     attached: bool
     """It is part of a partitioned table's index."""
@@ -80,15 +83,33 @@ def oids_of(conn: Connection, table: TableName) -> list[int]:
     return [part.oid for part in tree_of(conn, table)]
 
 
-def indexes_of(conn: Connection, oids: Sequence[int], column: str) -> dict[int, list[ExistingIndex]]:
-    """Approximate indexes on a column by relation, valid ones first; no relation is opened, so nothing can wait."""
+def indexes_of(
+    conn: Connection, oids: Sequence[int], column: str, *, partial: bool = False
+) -> dict[int, list[ExistingIndex]]:
+    """Approximate indexes on a column by relation, valid ones first; no relation is opened, so nothing can wait.
+
+    Of the whole relation only, unless ``partial`` ones are asked for, too.
+    """
     found: dict[int, list[ExistingIndex]] = {oid: [] for oid in oids}
-    for table, oid, schema, name, valid, method, opclass, options, attached in conn.execute(
-        _INDEXES, (list(oids), column)
-    ).fetchall():
+    for table, *index, options, attached in conn.execute(_INDEXES, (list(oids), column, partial)).fetchall():
         pairs = tuple((key, value) for key, _, value in (option.partition("=") for option in options))
-        found[table].append(ExistingIndex(oid, schema, name, valid, method, opclass, pairs, attached))
+        found[table].append(ExistingIndex(*(*index, pairs, attached)))
     return found
+
+
+def search_type(conn: Connection, migration: Migration, side: Side) -> str:
+    """What a search of a side has to cast its vectors to, ``vector`` or ``halfvec``, so that its index serves.
+
+    Empty where the index is on the column itself, or there is none.
+    """
+    found = new_side(migration)
+    table, column = (migration.table, migration.old_column) if side is Side.OLD else (found.table, found.embedding)
+    row = conn.execute(
+        f"SELECT ({SEARCH_TYPE}) FROM (SELECT to_regclass(%s)::oid, %s::name, %s::text)"
+        " AS served (of_table, of_column, of_operator)",
+        (regclass_name(conn, table), column, migration.distance.operator),
+    ).fetchone()
+    return row[0] or "" if row is not None else ""
 
 
 def _on_table(conn: Connection, table: TableName, column: str) -> list[ExistingIndex]:
@@ -104,7 +125,7 @@ def old_indexes(conn: Connection, migration: Migration) -> list[ExistingIndex]:
 def new_indexes(conn: Connection, migration: Migration) -> list[ExistingIndex]:
     """The new side's approximate indexes."""
     side = new_side(migration)
-    return _on_table(conn, side.table, side.embedding)
+    return [index for index in _on_table(conn, side.table, side.embedding) if index.method in list(IndexMethod)]
 
 
 def partition_indexes(conn: Connection, table: TableName, column: str) -> dict[int, TableName]:
@@ -113,9 +134,19 @@ def partition_indexes(conn: Connection, table: TableName, column: str) -> dict[i
     return {oid: TableName(indexes[0].schema, indexes[0].name) for oid, indexes in found.items() if indexes}
 
 
+def serving_indexes(conn: Connection, migration: Migration, side: Side) -> list[ExistingIndex]:
+    """Valid indexes of a side that order by the migration's distance: of the whole table first, then of partitions."""
+    found = new_side(migration)
+    table, column = (migration.table, migration.old_column) if side is Side.OLD else (found.table, found.embedding)
+    oids = oids_of(conn, table)
+    by_relation = indexes_of(conn, oids, column)
+    every = [index for oid in oids for index in by_relation[oid]]
+    return [index for index in every if index.valid and index.operator == migration.distance.operator]
+
+
 @dataclass(frozen=True, slots=True)
 class ApproximateIndex:
-    """An hnsw or ivfflat index on a side's vectors."""
+    """The approximate index on a side's vectors."""
 
     oid: int
     name: str
@@ -127,26 +158,27 @@ class ApproximateIndex:
     """Changes when it is dropped, built again or becomes invalid."""
 
 
+_IDENTITY = """
+SELECT c.oid::text || ':' || i.indisvalid::int || ':' || coalesce(
+           pg_catalog.pg_relation_filenode(c.oid)::text,
+           (SELECT pg_catalog.string_agg(pg_catalog.pg_relation_filenode(p.relid)::text, ',' ORDER BY p.relid)
+            FROM pg_catalog.pg_partition_tree(c.oid) p), '')
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid WHERE c.oid = %s
+"""
+
+
 def approximate_index(conn: Connection, migration: Migration, side: Side) -> ApproximateIndex | None:
-    """The approximate index on a side's vector column; a valid one before an invalid one, then the newest."""
-    found = new_side(migration)
-    table, column = (migration.table, migration.old_column) if side is Side.OLD else (found.table, found.embedding)
-    row = conn.execute(
-        """
-        SELECT c.oid::bigint, c.relname, am.amname, i.indisvalid,
-               (SELECT option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions)
-                WHERE option_name = 'lists'),
-               c.oid::text || ':' || i.indisvalid::int || ':' || coalesce(
-                   pg_catalog.pg_relation_filenode(c.oid)::text,
-                   (SELECT pg_catalog.string_agg(pg_catalog.pg_relation_filenode(p.relid)::text, ',' ORDER BY p.relid)
-                    FROM pg_catalog.pg_partition_tree(c.oid) p), '')
-        FROM pg_catalog.pg_class t JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
-        JOIN pg_catalog.pg_index i ON i.indrelid = t.oid JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-        JOIN pg_catalog.pg_am am ON am.oid = c.relam
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
-        WHERE n.nspname = %s AND t.relname = %s AND a.attname = %s AND am.amname IN ('hnsw', 'ivfflat')
-        ORDER BY i.indisvalid DESC, c.oid DESC LIMIT 1
-        """,
-        [table.schema, table.name, column],
-    ).fetchone()
-    return ApproximateIndex(*row) if row is not None else None
+    """A side's approximate index: a valid one before an invalid one, then the newest.
+
+    The old side's is one that serves its searches, if only of partitions.
+    """
+    if side is Side.OLD:
+        found = serving_indexes(conn, migration, side)
+        index = found[0] if found else None
+    else:
+        index = max(new_indexes(conn, migration), key=lambda each: (each.valid, each.oid), default=None)
+    row = conn.execute(_IDENTITY, [index.oid]).fetchone() if index is not None else None
+    if index is None or row is None:
+        return None
+    lists = dict(index.options).get("lists")
+    return ApproximateIndex(index.oid, index.name, index.method, index.valid, int(lists) if lists else None, row[0])

@@ -8,10 +8,18 @@ from psycopg import sql
 
 from embedtui.config import IndexSettings
 from embedtui.errors import Refused
-from embedtui.model import IndexMethod, Migration, TableName
+from embedtui.model import IndexMethod, Migration, Side, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
-from embedtui.postgres.indexes.existing import ExistingIndex, Part, indexes_of, old_indexes, regclass_name, tree_of
+from embedtui.postgres.indexes.existing import (
+    ExistingIndex,
+    Part,
+    indexes_of,
+    old_indexes,
+    regclass_name,
+    search_type,
+    tree_of,
+)
 from embedtui.postgres.indexes.options import MAX_DIMENSIONS, ivfflat_lists
 from embedtui.postgres.names import fitted, relation
 from embedtui.postgres.sides.layout import new_side
@@ -77,15 +85,26 @@ def targets_of(conn: Connection, migration: Migration) -> list[Target]:
     targets: dict[int, Target] = {}
     for part in tree:
         wanted = root_name if not part.parent else fitted(f"{part.table.name}_{side.embedding}_idx")
-        present = [index.name for index in existing[part.oid]]
+        present = [index.name for index in existing[part.oid] if index.method in list(IndexMethod)]
         name = wanted if not present or wanted in present else present[0]
         above = targets[part.parent].index if part.parent else None
         targets[part.oid] = Target(part.oid, part.table, part.leaf, name, above)
     return list(targets.values())
 
 
-def _opclass(migration: Migration) -> str:
-    return f"{migration.vector_type}_{migration.distance.value}_ops"
+def index_type(conn: Connection, migration: Migration) -> str:
+    """The type that the new side's index is on: the column's, or another as a cast of it.
+
+    A cast where the old side's index is on one, so that the application's statement is served by the new one, too; and
+    where the index takes fewer than the column's dimensions.
+    """
+    cast = search_type(conn, migration, Side.OLD)
+    kind = cast if cast not in ("", migration.old_vector_type) else migration.vector_type
+    return kind if migration.new_model.dimensions <= MAX_DIMENSIONS[kind] else "halfvec"
+
+
+def _opclass(migration: Migration, kind: str) -> str:
+    return f"{kind}_{migration.distance.value}_ops"
 
 
 def _storage(conn: Connection, migration: Migration, options: IndexSettings, target: Target) -> dict[str, str]:
@@ -110,12 +129,18 @@ def create_statement(conn: Connection, migration: Migration, options: IndexSetti
     Raises:
         Refused: more dimensions than the type's indexes take.
     """
-    limit = MAX_DIMENSIONS[migration.vector_type]
+    kind = index_type(conn, migration)
+    limit = MAX_DIMENSIONS[kind]
     if migration.new_model.dimensions > limit:
         raise Refused(
-            f"pgvector indexes {migration.vector_type} up to {limit:,} dimensions,"
+            f"pgvector indexes {kind} up to {limit:,} dimensions,"
             f" and {migration.new_model.name} has {migration.new_model.dimensions:,}.",
-            hint="Use halfvec (up to 4,000), or fewer dimensions, or search without an index.",
+            hint="Use fewer dimensions, or search without an index.",
+        )
+    column: sql.Composable = sql.Identifier(new_side(migration).embedding)
+    if kind != migration.vector_type:
+        column = sql.SQL("(CAST({} AS {}({})))").format(
+            column, sql.Identifier(migration.vector_schema, kind), sql.Literal(migration.new_model.dimensions)
         )
     return sql.SQL(
         "CREATE INDEX {how}{name} ON {only}{table} USING {method} ({column} {opclass}) WITH ({with_})"
@@ -125,8 +150,8 @@ def create_statement(conn: Connection, migration: Migration, options: IndexSetti
         only=sql.SQL("" if target.leaf else "ONLY "),
         table=relation(target.table),
         method=sql.SQL(options.method.value),
-        column=sql.Identifier(new_side(migration).embedding),
-        opclass=sql.Identifier(migration.vector_schema, _opclass(migration)),
+        column=column,
+        opclass=sql.Identifier(migration.vector_schema, _opclass(migration, kind)),
         with_=sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(key), sql.SQL(value))
             for key, value in _storage(conn, migration, options, target).items()
@@ -147,9 +172,11 @@ def require_equal(migration: Migration, options: IndexSettings, found: ExistingI
         Refused: it differs; says in what.
     """
     defaults = _DEFAULTS[options.method]
-    has = {"method": found.method, "opclass": found.opclass, **_DEFAULTS.get(IndexMethod(found.method), {})}
+    # the old side's index, and with it what the new one is on, may be another since the build
+    opclass = _opclass(migration, found.cast_to or migration.vector_type)
+    has = {"method": found.method, "opclass": found.opclass, **_DEFAULTS.get(options.method, {})}
     has |= dict(found.options)
-    wants = {"method": options.method.value, "opclass": _opclass(migration), **defaults}
+    wants = {"method": options.method.value, "opclass": opclass, **defaults}
     if options.method is IndexMethod.HNSW:
         wants |= {"m": str(options.m), "ef_construction": str(options.ef_construction)}
     else:

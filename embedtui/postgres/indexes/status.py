@@ -7,7 +7,7 @@ from dataclasses import replace
 from embedtui.model import IndexMethod, IndexStatus, Migration
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import session
-from embedtui.postgres.indexes.existing import indexes_of, tree_of
+from embedtui.postgres.indexes.existing import indexes_of, new_indexes, tree_of
 from embedtui.postgres.sides.layout import new_side
 
 _PROGRESS = """
@@ -24,7 +24,7 @@ def index_status(conn: Connection, migration: Migration) -> IndexStatus:
     side = new_side(migration)
     tree = tree_of(conn, side.table)
     existing = indexes_of(conn, [part.oid for part in tree], side.embedding)
-    root = existing[tree[0].oid] if tree else []
+    root = new_indexes(conn, migration)
     status = IndexStatus(
         name=root[0].name if root else "",
         method=IndexMethod(root[0].method) if root else migration.index_method,

@@ -13,7 +13,7 @@ from psycopg import sql
 from embedtui.arrays import np
 from embedtui.model import Migration, Side
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.indexes.existing import indexes_of, oids_of
+from embedtui.postgres.indexes.existing import indexes_of, oids_of, search_type
 from embedtui.postgres.names import relation, vector_text
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.sides.search import search_sql
@@ -36,16 +36,24 @@ class SearchUse:
     """Name of the index in the plan; empty where none."""
 
 
-def used_by_search(conn: Connection, migration: Migration, side: Side) -> SearchUse:
-    """Asks the planner (EXPLAIN) whether a nearest-neighbour search of a side goes through its approximate index."""
+def used_by_search(
+    conn: Connection, migration: Migration, side: Side, where: sql.Composable | None = None
+) -> SearchUse:
+    """Asks the planner (EXPLAIN) whether a nearest-neighbour search of a side goes through its approximate index.
+
+    ``where`` is the search's filter, as :func:`search_sql` takes it; by it, a partial index may serve.
+    """
     if side is Side.OLD:
         table, column, dimensions = migration.table, migration.old_column, migration.old_model.dimensions
     else:
         place = new_side(migration)
         table, column, dimensions = place.table, place.embedding, migration.new_model.dimensions
-    names = {index.name for found in indexes_of(conn, oids_of(conn, table), column).values() for index in found}
+    by_relation = indexes_of(conn, oids_of(conn, table), column, partial=True)
+    names = {index.name for found in by_relation.values() for index in found}
     probe = np.eye(1, dimensions, dtype=np.float32)
-    statement = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(search_sql(migration, side))
+    statement = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(
+        search_sql(migration, side, where=where, cast_to=search_type(conn, migration, side))
+    )
     plans: list[str] = []
     with conn.transaction(), psycopg.ClientCursor(conn) as cursor:
         for ruled_out in ("off", "on"):
@@ -90,9 +98,9 @@ def prewarm(conn: Connection, migration: Migration, *, seconds: float = WARM_SEC
     """
     deadline = time.monotonic() + seconds
     side = new_side(migration)
-    statement = search_sql(migration, Side.NEW)
     done = 0
     try:
+        statement = search_sql(migration, Side.NEW, cast_to=search_type(conn, migration, Side.NEW))
         known = conn.execute(
             "SELECT sum(pg_relation_size(o::oid)) / current_setting('block_size')::int FROM unnest(%s::int8[]) AS o",
             (oids_of(conn, side.table),),

@@ -62,9 +62,9 @@ def vector_bytes_sql(migration: Migration, side: Side) -> sql.Composed:
     return sql.SQL("{}({})").format(send, vector_column(migration, side))
 
 
-def vector_number(migration: Migration, side: Side) -> np.dtype[Any]:
-    """Type of the numbers in :func:`vector_bytes_sql`; they begin after four bytes of head."""
-    kind = migration.old_vector_type if side is Side.OLD else migration.vector_type
+def vector_number(migration: Migration, side: Side, cast_to: str = "") -> np.dtype[Any]:
+    """Type of the numbers in :func:`vector_bytes_sql`, or in a cast; they begin after four bytes of head."""
+    kind = cast_to or (migration.old_vector_type if side is Side.OLD else migration.vector_type)
     return np.dtype(">f2" if kind == "halfvec" else ">f4")
 
 

@@ -20,14 +20,23 @@ _SCAN_ITERATIVELY = sql.SQL(
 )
 
 
-def vector_type(migration: Migration, side: Side) -> sql.Composed:
-    """The side's vector type with its dimensions, qualified with the schema pgvector lives in."""
+def scan_of(pgvector: str, *, filtered: bool) -> str:
+    """``iterative_scan`` of a search where nothing is said: strict where there is a filter, else the session's.
+
+    A filtered index scan stops too early otherwise. ``pgvector`` is the extension's version: 0.8 or later can.
+    """
+    known = tuple(int(part) for part in pgvector.split(".")[:2] if part.isdigit())
+    return "strict_order" if filtered and known >= (0, 8) else ""
+
+
+def vector_type(migration: Migration, side: Side, cast_to: str = "") -> sql.Composed:
+    """The side's vector type, or another, with the side's dimensions, qualified with the schema pgvector lives in."""
     name, model = (
         (migration.old_vector_type, migration.old_model)
         if side is Side.OLD
         else (migration.vector_type, migration.new_model)
     )
-    return sql.SQL("{}({})").format(quoted(migration.vector_schema, name), sql.Literal(model.dimensions))
+    return sql.SQL("{}({})").format(quoted(migration.vector_schema, cast_to or name), sql.Literal(model.dimensions))
 
 
 def search_sql(
@@ -39,6 +48,7 @@ def search_sql(
     exact: bool = False,
     without_key: bool = False,
     iterative_scan: str = "",
+    cast_to: str = "",
 ) -> sql.Composed:
     """Nearest rows of one side: ``key text[]``, ``distance float8`` and the requested ``columns``, nearest first.
 
@@ -57,14 +67,17 @@ def search_sql(
         iterative_scan: ``strict_order`` or ``relaxed_order`` makes a filtered index scan go on until ``k`` rows pass
             (pgvector 0.8 or later; ivfflat knows the relaxed order only), for the present transaction; empty leaves
             the session's setting.
+        cast_to: the type, ``vector`` or ``halfvec``, that the side's index casts its vectors to (see
+            :func:`embedtui.postgres.indexes.existing.search_type`); empty searches the column itself.
     """
     vector, source = _vector_and_source(migration, side)
+    kind = vector_type(migration, side, cast_to)
     distance = sql.SQL("({} OPERATOR({}.{}) CAST({} AS {}))").format(
-        vector,
+        sql.SQL("CAST({} AS {})").format(vector, kind) if cast_to else vector,
         quoted(migration.vector_schema),
         sql.SQL(migration.distance.operator),
         sql.Placeholder("vector"),
-        vector_type(migration, side),
+        kind,
     )
     conditions: list[sql.Composable] = [sql.SQL("{} IS NOT NULL").format(vector)]
     if without_key:

@@ -13,13 +13,17 @@ from embedtui.model import Key, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_sql
 from embedtui.postgres.sides.both import both_present_sql, both_sides_sql, vector_column, vector_number
+from embedtui.postgres.sides.search import vector_type
 
 # A block of vectors in memory, both sides together.
 _BLOCK_BYTES = 16 << 20
 
 
-def row_record(migration: Migration) -> np.dtype[np.void]:
-    """A row of the binary COPY: tableoid, ctid, old and new vector; all fields have a fixed width."""
+def row_record(migration: Migration, casts: Mapping[Side, str]) -> np.dtype[np.void]:
+    """A row of the binary COPY: tableoid, ctid, old and new vector; all fields have a fixed width.
+
+    ``casts``: the type that each side's vectors are read as, where it is not the column's.
+    """
     parts: list[tuple[str, object] | tuple[str, object, tuple[int]]] = [
         ("fields", ">i2"),
         *(("leaf_length", ">i4"), ("leaf", ">u4")),
@@ -27,11 +31,13 @@ def row_record(migration: Migration) -> np.dtype[np.void]:
     ]
     for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
         parts += [(f"{side}_length", ">i4"), (f"{side}_head", "V4")]
-        parts.append((side.value, vector_number(migration, side), (model.dimensions,)))
+        parts.append((side.value, vector_number(migration, side, casts.get(side, "")), (model.dimensions,)))
     return np.dtype(parts)
 
 
-def copy_sql(conn: Connection, migration: Migration, where: sql.Composable | None) -> sql.Composed:
+def copy_sql(
+    conn: Connection, migration: Migration, where: sql.Composable | None, casts: Mapping[Side, str]
+) -> sql.Composed:
     """The COPY that gives :func:`row_record` for every row with both vectors, those that pass ``where``."""
     table = migration.table.name
     conditions: list[sql.Composable] = [both_present_sql(migration)]
@@ -53,11 +59,15 @@ def copy_sql(conn: Connection, migration: Migration, where: sql.Composable | Non
     return sql.SQL("COPY (SELECT {}, {}, {}, {} FROM {} WHERE {}) TO STDOUT (FORMAT BINARY)").format(
         sql.Identifier(table, "tableoid"),
         sql.Identifier(table, "ctid"),
-        vector_column(migration, Side.OLD),
-        vector_column(migration, Side.NEW),
+        *(_read_as(migration, side, casts.get(side, "")) for side in Side),
         both_sides_sql(migration),
         sql.SQL(" AND ").join(conditions),
     )
+
+
+def _read_as(migration: Migration, side: Side, cast_to: str) -> sql.Composable:
+    column = vector_column(migration, side)
+    return sql.SQL("CAST({} AS {})").format(column, vector_type(migration, side, cast_to)) if cast_to else column
 
 
 def read_records(copy: psycopg.Copy, record: np.dtype[np.void]) -> Iterator[npt.NDArray[np.void]]:

@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 
 from embedtui.errors import DatabaseError, Refused
 from embedtui.model import Flip, ListenerStatus, Migration, Remedy, RouteStatus, Side
+from embedtui.postgres.catalog.vectors import SEARCH_TYPE
 from embedtui.postgres.connect import Connection, host_name, operator_name
 
 CHANNEL = "embedtui_route"
@@ -97,6 +98,7 @@ def install_functions(conn: Connection) -> None:
         raise DatabaseError("The database has no pgvector extension.", hint="As a superuser: CREATE EXTENSION vector;")
     text = resources.files("embedtui.postgres.state").joinpath("route.sql").read_text("utf-8")
     with conn.transaction():
+        text = text.replace("{search_type}", SEARCH_TYPE)
         conn.execute(text.replace("{vector}", sql.Identifier(row[0]).as_string(conn)))
 
 

@@ -1,4 +1,5 @@
--- The route as any language reads it. {vector} stands for the schema that pgvector lives in.
+-- The route as any language reads it. {vector} stands for the schema that pgvector lives in, search_type in braces
+-- for the subquery SEARCH_TYPE of embedtui/postgres/catalog/vectors.py.
 --
 -- The functions run on an application's session with the caller's rights. Their own SET search_path keeps what somebody
 -- planted in the caller's path out of them; embedtui.search, whose filter is to be read by the caller's path, has none,
@@ -31,11 +32,19 @@ SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch,
         WHERE a.attrelid = to_regclass(format('%I.%I', CASE WHEN s.side = 'new' THEN m.new_schema ELSE m.table_schema END,
                                               CASE WHEN s.side = 'new' THEN m.new_table ELSE m.table_name END))
           AND NOT a.attisdropped
-          AND a.attname = CASE WHEN s.side = 'new' THEN m.new_column ELSE m.old_column END) AS attnum
+          AND a.attname = CASE WHEN s.side = 'new' THEN m.new_column ELSE m.old_column END) AS attnum,
+       -- what its index casts the column to: the search has to do the same, or it reads the whole table
+       coalesce(({search_type}), '') AS search_type
 FROM embedtui.route r
 JOIN embedtui.migration m ON m.id = r.migration
 CROSS JOIN (VALUES ('old'), ('new')) AS s (side)
-JOIN embedtui.model d ON d.id = CASE WHEN s.side = 'new' THEN m.new_model ELSE m.old_model END;
+JOIN embedtui.model d ON d.id = CASE WHEN s.side = 'new' THEN m.new_model ELSE m.old_model END
+CROSS JOIN LATERAL (
+    SELECT to_regclass(CASE WHEN s.side = 'new' THEN format('%I.%I', m.new_schema, m.new_table)
+                            ELSE format('%I.%I', m.table_schema, m.table_name) END)::oid AS of_table,
+           CASE WHEN s.side = 'new' THEN m.new_column ELSE m.old_column END AS of_column,
+           CASE m.distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END AS of_operator
+) AS served;
 
 -- The side that a key reads: the active one, or the new one for the keys of the canary. The same key stays on its side,
 -- and a growing canary keeps the keys it has. bucket(key) = first four bytes of sha256(key), big-endian, modulo 100.
@@ -75,6 +84,7 @@ DECLARE
     source text;
     column_sql text;
     key_sql text;
+    type_sql text;
     distance_sql text;
 BEGIN
     SELECT s.* INTO side
@@ -127,9 +137,11 @@ BEGIN
     ELSE
         column_sql := format('%I.%I.%I', side.table_schema, side.table_name, side.column_name);
     END IF;
-    distance_sql := format('(%s OPERATOR(%I.%s) $1::%I.%I(%s))', column_sql, side.vector_schema,
-                           CASE side.distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END,
-                           side.vector_schema, side.vector_type, side.dimensions);
+    type_sql := format('%I.%I(%s)', side.vector_schema, coalesce(nullif(side.search_type, ''), side.vector_type),
+                       side.dimensions);
+    distance_sql := format('(%s%s OPERATOR(%I.%s) $1::%s)', column_sql,
+                           CASE WHEN side.search_type = '' THEN '' ELSE '::' || type_sql END, side.vector_schema,
+                           CASE side.distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END, type_sql);
     RETURN format('SELECT %s, %s FROM %s WHERE %s IS NOT NULL AND (%s) ORDER BY %s LIMIT $2',
                   key_sql, distance_sql, source, column_sql, coalesce(filter, 'true'), distance_sql);
 END

@@ -45,6 +45,25 @@ def test_all_is_chosen_where_only_one_is_possible(conn: Connection, resolve: Res
     assert draft.notices == ("documents is empty: there is nothing to embed until rows arrive.",)
 
 
+@pytest.mark.parametrize(
+    ("index", "flags", "kind"),
+    [
+        ("(v vector_l2_ops)", {}, "halfvec"),
+        ("(v vector_l2_ops)", {"halfvec": False}, "vector"),
+        ("((v::halfvec(3)) halfvec_l2_ops)", {}, "vector"),
+        ("((v::halfvec(3)) halfvec_l2_ops)", {"halfvec": True}, "halfvec"),
+        ("((v::halfvec(3)) halfvec_l2_ops) WHERE id < 9", {}, "vector"),
+    ],
+)
+def test_a_column_keeps_its_precision_where_the_index_casts(
+    conn: Connection, resolve: Resolve, index: str, flags: dict[str, Any], kind: str
+) -> None:
+    conn.execute(
+        f"CREATE TABLE docs (id int PRIMARY KEY, body text, v vector(3)); CREATE INDEX ON docs USING hnsw {index}"
+    )
+    assert resolve(table="docs", new_model__dimensions=3072, **flags).new_type == kind
+
+
 def test_quoted_names_and_a_composite_key(conn: Connection, resolve: Resolve) -> None:
     conn.execute(MY_DOCS + """INSERT INTO app."My Docs" ("Part", "The Text", v) VALUES (1, 'a', '[1,2]')""")
     draft = resolve(table='app."My Docs"', key=("Part", "Id"))
@@ -75,8 +94,8 @@ def test_quoted_names_and_a_composite_key(conn: Connection, resolve: Resolve) ->
         ({"table": "two"}, "two has 2 vector columns: v, w. Say which one holds the old vectors: --column"),
         ({"table": "documents", "content": ("title",), "old_model__dimensions": 4}, "old_model.dimensions = 4 "
          "(--old-dimensions): embedding holds vectors of 3."),
-        ({"table": "documents", "content": ("title",), "new_model__dimensions": 2500, "halfvec": False},
-         "hnsw indexes vector only to 2000"),
+        ({"table": "documents", "content": ("title",), "new_model__dimensions": 4001, "halfvec": False},
+         "hnsw indexes halfvec only to 4000"),
         ({"table": "documents", "content": ("title",), "new_model__dimensions": 5000}, "hnsw indexes halfvec only to "
          "4000"),
         ({"table": "documents", "content": ("title",), "old_model__name": "m", "new_model__dimensions": 3},

@@ -156,9 +156,26 @@ def test_a_distance_that_nothing_tells_or_that_is_told_twice_is_said(database: s
     assert checks(database, "docs", distance="l2")["distance"].result == "warn"
 
 
-def test_an_index_on_an_expression_is_named_as_one_that_our_searches_miss(database: str) -> None:
-    run(database, DOCS.format(kind="vector(3)") + "CREATE INDEX i ON docs USING hnsw ((v::halfvec(3)) halfvec_l2_ops)")
-    assert "read the whole table" in checks(database, "docs")["old index"].detail
+@pytest.mark.parametrize(
+    ("index", "result", "said"),
+    [
+        ("((v::halfvec(3)) halfvec_l2_ops)", "pass", "i is on ((v)::halfvec(3)): the old side is searched by that"),
+        ("((subvector(v, 1, 2)::vector(2)) vector_l2_ops)", "warn", "i is on (("),
+        (
+            "(v vector_l2_ops) WHERE tenant = 7",
+            "warn",
+            "Index i is of the rows where (tenant = 7) only: embedtui's own",
+        ),
+    ],
+)
+def test_which_index_our_searches_go_by_is_said(database: str, index: str, result: str, said: str) -> None:
+    run(database, DOCS.format(kind="vector(3)") + f"CREATE INDEX i ON docs USING hnsw {index}")
+    check = checks(database, "docs")["old index"]
+    assert check.result == result
+    assert said in check.detail
+    assert ("read the whole table" in check.detail) == (result == "warn")
+    run(database, "CREATE INDEX whole ON docs USING hnsw (v vector_l2_ops)")
+    assert "old index" not in checks(database, "docs")
 
 
 def test_an_inner_product_over_vectors_of_many_lengths_is_refused_unless_meant(database: str) -> None:
