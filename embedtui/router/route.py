@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
 from embedtui.errors import Refused
+from embedtui.known import provider
 from embedtui.model import Key, PlacementKind, Side
 from embedtui.postgres.state.route_side import read_sides_called, read_sides_called_async
 from embedtui.router.renamed import RENAMED, attempt, attempt_async, repeatable
@@ -72,6 +73,14 @@ class RouteFields:
     _tally: Tally = field(repr=False, compare=False)
     _renew: Callable[[Any, list[dict[str, Any]]], Any] = field(repr=False, compare=False)
     """This side as rows looked up anew have it; None where nothing has changed about it."""
+
+    def fields(self, use: Literal["document", "query"]) -> dict[str, Any]:
+        """What this route's provider is to be told with such texts, e.g. ``{"input_type": "query"}``; often nothing.
+
+        Fields of your own (``extra_body``) are not among them: those are settings of each machine.
+        """
+        manners = provider(self.provider)
+        return dict(manners.query if use == "query" else manners.document)
 
     def bind(self, vector: Vector) -> str:
         """``vector`` as the text to bind, checked for this route's dimensions.

@@ -111,7 +111,10 @@ class Manners:
             return reply
         try:
             plain = json.loads(reply)
-            vectors = [item["embedding"] for item in sorted(plain["data"], key=lambda item: item["index"])]
+            items = plain["data"]
+            if sorted(item["index"] for item in items) == list(range(len(items))):  # or the order is all there is
+                items.sort(key=lambda item: item["index"])
+            vectors = [item["embedding"] for item in items]
         except (ValueError, KeyError):
             return reply
         units = {"input_tokens": plain["usage"]["total_tokens"]} if "usage" in plain else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.start import require_ready, require_startable
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, ProviderError, Refused
+from embedtui.known import PRICES_CHECKED
 from embedtui.model import Check, Phase, PlacementKind, Plan
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
@@ -90,6 +92,27 @@ def test_unknown_price_is_unknown_cost(plan: MakePlan) -> None:
     assert made.estimated_cost is None
     assert (check := found(made, "price"))
     assert check.result == "unknown"
+
+
+def test_a_price_says_how_old_it_is_and_whose(plan: MakePlan) -> None:
+    known = found(plan(new_model__name="voyage-4", new_model__dimensions=512), "price")
+    assert known is not None and known.result == "pass"
+    assert "$0.06" in known.detail and PRICES_CHECKED in known.detail and "may have changed" in known.detail
+    own = found(plan(new_model__price_per_million=2.0), "price")
+    assert own is not None and "$2.00" in own.detail and PRICES_CHECKED not in own.detail
+
+
+def test_a_models_shutdown_is_said_with_its_day_and_source(plan: MakePlan) -> None:
+    old = found(plan(old_model__name="text-embedding-004"), "old model")
+    assert old is not None and old.result == "warn"
+    assert old.detail.startswith("text-embedding-004 was shut down on 2026-01-14 (ai.google.dev/")
+    new = found(plan(new_model__name="text-embedding-004"), "new model")
+    assert new is not None and new.result == "fail" and "2026-01-14" in new.detail
+    azure = {"new_model__provider": "azure", "new_model__base_url": "http://h/v1"}
+    soon = found(plan(new_model__name="text-embedding-3-large", new_model__dimensions=768, **azure), "new model")
+    assert (soon is not None) == (date.today() >= date(2026, 4, 15)), "a year ahead"
+    if soon is not None:
+        assert soon.result == "warn" and "2027-04-15" in soon.detail
 
 
 def test_time_is_what_the_set_quota_imposes(conn: Connection, plan: MakePlan) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 
 import pytest
 
+from embedtui.engine.engine import Engine
 from embedtui.engine.snapshot import RATE_SECONDS, RATE_WITHHELD_SECONDS, RateMeter, read_snapshot
 from embedtui.model import Condition, Migration, Phase, Snapshot
 from embedtui.postgres import locks
@@ -90,3 +92,29 @@ def test_a_counter_that_begins_again_begins_a_new_rate() -> None:
     assert meter.add(100) is None
     now = 10.0
     assert meter.add(600) == pytest.approx(100)
+
+
+def test_a_models_shutdown_is_a_notice_until_the_migration_has_ended(database: str) -> None:
+    migration = small(database)
+    with connect(database, name="test") as conn:
+        named = "UPDATE embedtui.model SET provider = 'gemini', name = 'text-embedding-004' WHERE id = %s"
+        conn.execute(named, [migration.old_model.id])
+    with closing(Engine(database)) as engine:
+        (notice,) = engine.snapshot().notices
+        assert notice.startswith("text-embedding-004 was shut down on 2026-01-14 (ai.google.dev/")
+        with connect(database, name="test") as conn:
+            conn.execute("UPDATE embedtui.migration SET phase = 'done' WHERE id = %s", [migration.id])
+        assert engine.snapshot().notices == ()
+
+
+def test_requests_on_the_wire_are_counted_of_the_living(database: str) -> None:
+    migration = small(database)
+    with connect(database, name="look") as conn, connect(database, name="worker") as session:
+        number, dead = add_worker(conn, migration), add_worker(conn, migration)
+        session.execute("SELECT pg_advisory_lock(%s, %s)", [locks.WORKER_CLASS, number])
+        conn.execute("UPDATE embedtui.worker SET in_flight = CASE id WHEN %s THEN 3 ELSE 9 END", [number])
+        conn.execute("UPDATE embedtui.pace SET concurrency = 16")
+        conn.execute("UPDATE embedtui.migration SET phase = 'backfill'")
+        found = look(conn)
+    assert dead != number and {worker.in_flight for worker in found.workers} == {3, 9}
+    assert (found.backfill.in_flight, found.backfill.concurrency) == (3, 16)

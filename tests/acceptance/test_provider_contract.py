@@ -1,0 +1,26 @@
+"""Every provider by name, clean, with every kind of fault, and with narrower limits than it documents."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from embedtui.demo.api import MANNERS
+from tests.kits.contract import CLEAN, FAULTS, LIMITS, fulfil
+
+
+@pytest.mark.parametrize("provider", MANNERS)
+def test_whatever_a_provider_does_rows_are_complete_and_none_is_blamed_wrongly(
+    database: str, tmp_path: Path, provider: str
+) -> None:
+    clean = fulfil(database, provider, CLEAN, tmp_path, table="clean")
+    limits = fulfil(database, provider, LIMITS, tmp_path, table="limits")
+    faults = fulfil(database, provider, FAULTS, tmp_path, table="faults")
+    for outcome in (clean, limits, faults):
+        sys.stdout.write(f"{outcome}\n")
+        assert not outcome.wrong, outcome
+    assert clean.refused <= (provider == "litellm"), "what is known of it is known from the first request on"
+    assert clean.vain <= 0.05
+    assert limits.refused < 5, "a limit is found once"
