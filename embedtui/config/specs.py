@@ -148,4 +148,4 @@ def shown_value(raw: object) -> str:
     if isinstance(raw, str):
         # an @ or a key's look is enough: what is mistyped matches no pattern of a URL
         return "…" if SECRET_VALUE.search(raw) or "@" in raw or len(raw) > 60 else f'"{redact(raw)}"'
-    return str(raw) if isinstance(raw, bool | int | float) else "…"
+    return "…" if isinstance(raw, Mapping) else str(raw)

@@ -215,4 +215,7 @@ def classify(
             return configuration("400", f"Check the model's name ({model.name}).")
         if len(texts) > 1 or param == "input" or _ABOUT_INPUT.search(message):
             return ProviderFault(FaultClass.ROW, str(status), reason, hint=ROW_HINT, limits=limits, told=told)
-    return configuration(str(status), "The provider rejects the request itself: check the base URL and the model.")
+    return configuration(
+        str(status),
+        "The provider rejects the request itself: check base URL, model, and what it wants to be told (extra_body).",
+    )

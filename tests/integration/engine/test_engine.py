@@ -15,7 +15,7 @@ from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Event, Phase, PhaseChanged
 from embedtui.postgres.state import schema, shards
-from tests.kits.support import connect, make_documents, settings_for, wait_for
+from tests.kits.support import connect, make_documents, settings_for, two_beats, wait_for
 
 
 def engine_for(database: str, api: LoopbackServer, folder: Path, **flags: object) -> Engine:
@@ -187,6 +187,40 @@ def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, 
         worker.join(60)
     assert ended, "the worker hangs"
     assert other.verify().clean
+    engine.close()
+    other.close()
+
+
+def test_what_is_not_on_the_wire_when_it_is_paused_is_not_sent(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 600)
+    flags = {"new_model.max_inputs": 2, "pacing.requests_per_minute": 600.0, "pacing.max_concurrency": 16}
+    engine = engine_for(database, api, tmp_path, **flags)
+    other = Engine(database)
+    stop = threading.Event()
+
+    def run() -> None:
+        with contextlib.suppress(Interrupted):
+            engine.run(stop, follow=True)
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    try:
+        wait_for(lambda: api.requests >= 10)  # sixteen wait for their turn in the pace now
+        other.pause("lunch")
+        two_beats(database)
+        sent = api.requests
+        two_beats(database)
+        two_beats(database)
+        assert api.requests == sent
+        snapshot = other.snapshot()
+        assert (snapshot.condition, snapshot.backfill.in_flight) == (Condition.PAUSED, 0)
+        other.resume()
+        wait_for(lambda: api.requests > sent)
+    finally:
+        stop.set()
+        worker.join(60)
     engine.close()
     other.close()
 
