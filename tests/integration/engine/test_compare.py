@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from embedtui.demo.api import LoopbackServer, ModelFunction
+from embedtui.demo.api import LoopbackServer, ModelFunction, hash_model
+from embedtui.engine import Engine
 from embedtui.engine.validate import gate, queries, query_vectors, searching
 from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.run import CompareOptions
@@ -29,7 +32,7 @@ from tests.kits.comparing import (
     random_table,
     row_queries,
 )
-from tests.kits.support import connect
+from tests.kits.support import connect, make_documents, settings_for
 
 
 def test_rows_as_queries_need_no_model(database: str) -> None:
@@ -299,3 +302,23 @@ def test_an_unchanged_state_is_not_measured_twice(database: str) -> None:
     execute(database, "UPDATE docs SET content = 'other' WHERE id = '7'")
     measure()
     assert steps
+
+
+def test_queries_are_asked_for_as_queries_and_rows_as_documents(database: str, tmp_path: Path) -> None:
+    make_documents(database, 40)
+    models = {"old-model": hash_model(8), "new-model": hash_model(16)}
+    with LoopbackServer(models, manners="voyage") as api:
+        flags = {f"{side}.{name}": value for side in ("old_model", "new_model") for name, value in
+                 (("provider", "voyage"), ("base_url", api.base_url), ("key_variable", "OPENAI_API_KEY"))}  # fmt: skip
+        settings = settings_for(database, api, tmp_path, {**flags, "index.method": "none"})
+        with closing(Engine(database, settings=settings)) as engine:
+            engine.run(threading.Event())
+            assert {told["input_type"] for told, _ in api.asked} == {"document", "query"}, "the check asks for both"
+            api.reset_counters()
+            made = engine.compare([QueryInput("document number 7")])
+            assert made.measures.queries == 1
+            asked = {(told["model"], told["input_type"]) for told, _ in api.asked}
+            assert asked == {("old-model", "query"), ("new-model", "query")}
+            api.reset_counters()
+            assert engine.verify(sample=5).mismatched == 0
+            assert {told["input_type"] for told, _ in api.asked} == {"document"}
