@@ -12,10 +12,10 @@ from embedtui.cli.output import emit_json, note, plain, say, table, to_data
 from embedtui.config import CONFIG_NAME, Settings, write_toml
 from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.plan import make_plan
+from embedtui.engine.plan.presets import frameworks_of, recognise
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.formatting import counted, duration, money, number, size
 from embedtui.model import Plan
-from embedtui.postgres.catalog.facts import Candidate
 from embedtui.postgres.catalog.inspect import inspect_table
 from embedtui.postgres.catalog.tables import find_candidates
 from embedtui.postgres.connect import Connection, connect
@@ -48,16 +48,19 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
                 "content": draft.content,
                 "old": {"column": draft.old_column, "type": draft.old_type, "model": draft.old_model},
                 "new": {"type": draft.new_type, "model": draft.new_model},
+                "framework": draft.preset.name if draft.preset is not None else None,
                 "notices": draft.notices,
             }
         )
         return
     say(f"{path} written:")
     say(f"  table    {plain(shown(draft.facts.table))}, key {plain(', '.join(draft.key.columns))}")
+    if draft.preset is not None:
+        say(f"  made by  {plain(draft.preset.name)}, which embeds {plain(draft.preset.embeds)}")
     say(f"  texts    {plain(', '.join(draft.content))}")
     say(f"  vectors  {plain(draft.old_column)}, {draft.old_model.dimensions} dimensions, {plain(draft.old_model.name)}")
     say(f"  new      {plain(draft.new_model.name)}, {draft.new_model.dimensions} dimensions ({draft.new_type})")
-    for notice in draft.notices:
+    for notice in (*draft.notices, *([draft.preset.caution] if draft.preset and draft.preset.caution else [])):
         note(plain(notice))
     say("Next: embedtui plan")
 
@@ -69,7 +72,7 @@ def configure(settings: Settings, path: Path, *, ask: bool) -> Draft:
     """
     with connect(settings.dsn, name="init", read_only=True) as conn:
         if settings.table is None:
-            settings = settings.with_values({"table": _choose_table(find_candidates(conn))}, "init")
+            settings = settings.with_values({"table": _choose_table(conn)}, "init")
         if ask:
             settings = _ask_for_the_rest(conn, settings)
         draft = resolve(conn, settings)
@@ -90,12 +93,12 @@ def configure(settings: Settings, path: Path, *, ask: bool) -> Draft:
     return draft
 
 
-def _choose_table(candidates: tuple[Candidate, ...]) -> str:
+def _choose_table(conn: Connection) -> str:
     """The only table with vectors, or the one that the operator picks.
 
     Raises SettingsError: none, or several and nobody to ask.
     """
-    tables = {shown(each.table): each for each in candidates}
+    tables = {shown(each.table): each for each in find_candidates(conn)}
     if not tables:
         raise SettingsError(
             "This database has no table with a vector column that this role may read.",
@@ -107,11 +110,15 @@ def _choose_table(candidates: tuple[Candidate, ...]) -> str:
         raise SettingsError(
             f"{len(tables)} tables have vector columns: {', '.join(map(plain, tables))}.", hint="Say which: --table."
         )
+    made_by = frameworks_of(conn, [each.table for each in tables.values()])
     rows = [
-        [str(place), plain(name), plain(each.column), each.type, number(each.rows), size(each.bytes)]
+        [
+            *(str(place), plain(name), plain(each.column), each.type, number(each.rows), size(each.bytes)),
+            plain(made_by.get(each.table, "")),
+        ]
         for place, (name, each) in enumerate(tables.items(), 1)
     ]
-    for line in table(rows, ["", "table", "column", "type", "rows", "size"]):
+    for line in table(rows, ["", "table", "column", "type", "rows", "size", "made by"]):
         note(line)
     place = click.prompt("Which one", type=click.IntRange(1, len(tables)), err=True)
     return list(tables)[place - 1]
@@ -121,7 +128,7 @@ def _ask_for_the_rest(conn: Connection, settings: Settings) -> Settings:
     """Ask for the texts and the model where they are open."""
     assert settings.table is not None
     facts = inspect_table(conn, settings.table, settings.schema)
-    texts = [column.name for column in facts.text_columns]
+    texts = [column.name for column in facts.text_columns] if recognise(facts) is None else []
     if not settings.content and len(texts) > 1:
         note(f"Text columns: {', '.join(map(plain, texts))}")
         answer = click.prompt("Which are embedded (with commas between)", err=True)

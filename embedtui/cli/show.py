@@ -15,6 +15,7 @@ from embedtui.cli.common import ExampleCommand, open_engine
 from embedtui.cli.output import plain
 from embedtui.cli.setup import configure
 from embedtui.config import CONFIG_NAME, Settings, load_settings
+from embedtui.engine.plan.presets import frameworks_of
 from embedtui.errors import DatabaseError, ExitCode, SettingsError
 from embedtui.formatting import called
 from embedtui.model import EventSink
@@ -121,6 +122,9 @@ def _tables(settings: Settings) -> tuple[TableChoice, ...]:
     from embedtui.tui import TableChoice
 
     with connect(settings.dsn, name="welcome", read_only=True) as conn:
+        found = find_candidates(conn)
+        made_by = frameworks_of(conn, [each.table for each in found])
         return tuple(
-            TableChoice(shown(each.table), each.column, each.type, each.rows) for each in find_candidates(conn)
+            TableChoice(shown(each.table), each.column, each.type, each.rows, made_by.get(each.table, ""))
+            for each in found
         )

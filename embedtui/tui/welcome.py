@@ -35,6 +35,8 @@ class TableChoice:
     type: str
     rows: int | None = None
     """None: unknown."""
+    made_by: str = ""
+    """The framework whose table it looks like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,8 @@ class Welcome(BaseApp[Choice]):
             (safe.line(table.column), "$old"),
             (f" {safe.line(table.type)}", "$muted"),
         )
-        return draw.row(left, draw.line((rows, "$muted")), width)
+        made_by = f"{safe.line(table.made_by)}  " if table.made_by else ""
+        return draw.row(left, draw.line((made_by, "$accent"), (rows, "$muted")), width)
 
     @on(Listing.Chosen)
     def chosen(self, message: Listing.Chosen) -> None:

@@ -12,6 +12,8 @@ from psycopg import Connection
 
 from embedtui.config import Settings
 from embedtui.engine.plan.contents import no_text_column, require_text_type, require_texts
+from embedtui.engine.plan.presets import Preset, recognise
+from embedtui.engine.plan.presets.checks import content_of
 from embedtui.errors import DatabaseError, SettingsError, TableError
 from embedtui.model import Condition, Distance, EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind, TableName
 from embedtui.postgres.catalog.facts import Candidate, Column, ServerFacts, TableFacts, UniqueKey
@@ -52,6 +54,8 @@ class Draft:
     stored: Mapping[str, object]
     notices: tuple[str, ...]
     """What is worth saying, yet hinders nothing: an empty table, an empty column."""
+    preset: Preset | None = None
+    """The framework that made the table, where one is known."""
 
     def migration(self, placement: PlacementKind) -> Migration:
         """The migration in that placement, not stored yet (id 0)."""
@@ -108,8 +112,9 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
         raise SettingsError("No table is set.", hint=_candidates_hint(find_candidates(conn)))
     facts = inspect_table(conn, settings.table, settings.schema)
     _require_readable(server, facts)
-    old = _old_column(facts, settings)
-    content = _content_columns(conn, facts, settings)
+    preset = recognise(facts)
+    old = _old_column(facts, settings, preset)
+    content = _content_columns(conn, facts, settings, preset)
     key = _key(facts, settings)
     dimensions = stored_dimensions(conn, facts, old.name, vector_schema)
     old_model, new_model = _models(settings, old, dimensions)
@@ -138,6 +143,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
         index_method=settings.index.method,
         stored=settings.stored(),
         notices=_notices(conn, facts, old, dimensions),
+        preset=preset,
     )
 
 
@@ -199,7 +205,7 @@ def _missing(setting: str, settings: Settings, facts: TableFacts, name: str) -> 
     )
 
 
-def _old_column(facts: TableFacts, settings: Settings) -> Column:
+def _old_column(facts: TableFacts, settings: Settings, preset: Preset | None) -> Column:
     table = shown(facts.table)
     if settings.old_column is not None:
         found = facts.column(settings.old_column)
@@ -218,6 +224,8 @@ def _old_column(facts: TableFacts, settings: Settings) -> Column:
         raise TableError(
             f"{table} has no vector column.", hint="embedtui moves the vectors of an existing vector or halfvec column."
         )
+    if len(choices) > 1 and preset is not None:
+        choices = [column for column in choices if column.name == preset.vector] or choices
     if len(choices) > 1:
         raise TableError(
             f"{table} has {len(choices)} vector columns: {_listed(choices)}.",
@@ -226,7 +234,9 @@ def _old_column(facts: TableFacts, settings: Settings) -> Column:
     return choices[0]
 
 
-def _content_columns(conn: Connection[Any], facts: TableFacts, settings: Settings) -> tuple[str, ...]:
+def _content_columns(
+    conn: Connection[Any], facts: TableFacts, settings: Settings, preset: Preset | None
+) -> tuple[str, ...]:
     table = shown(facts.table)
     for name in settings.content:
         found = facts.column(name)
@@ -235,6 +245,8 @@ def _content_columns(conn: Connection[Any], facts: TableFacts, settings: Setting
         require_text_type(conn, facts, found, settings.origin("content"))
     if settings.content:
         return settings.content
+    if preset is not None:
+        return content_of(facts, preset)
     keys = facts.keys[0].columns if facts.keys else ()
     choices = [column for column in facts.text_columns if column.name not in keys] or list(facts.text_columns)
     if not choices:

@@ -147,6 +147,23 @@ def find_candidates(conn: Connection[Any]) -> tuple[Candidate, ...]:
     )
 
 
+def column_types(conn: Connection[Any], tables: Iterable[TableName]) -> dict[TableName, dict[str, str]]:
+    """Each table's columns, by name, with the names of their types (``pg_type.typname``)."""
+    found: dict[TableName, dict[str, str]] = {table: {} for table in tables}
+    rows = conn.execute(
+        "SELECT n.nspname::text, c.relname::text, a.attname::text, t.typname::text"
+        " FROM unnest(%s::text[], %s::text[]) AS given (schema, name)"
+        " JOIN pg_catalog.pg_namespace n ON n.nspname = given.schema"
+        " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = given.name"
+        " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+        " JOIN pg_catalog.pg_type t ON t.oid = a.atttypid",
+        [[table.schema for table in found], [table.name for table in found]],
+    ).fetchall()
+    for schema, name, column, kind in rows:
+        found[TableName(schema, name)][column] = kind
+    return found
+
+
 def exists(conn: Connection[Any], table: TableName) -> bool:
     """Whether a relation of that name is there."""
     row = conn.execute("SELECT to_regclass(%s) IS NOT NULL", [relation(table).as_string(conn)]).fetchone()

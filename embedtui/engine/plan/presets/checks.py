@@ -1,0 +1,98 @@
+"""What the plan says of a framework's table, and how the text is had where it is no column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from psycopg import Connection, sql
+
+from embedtui.config import SPECS
+from embedtui.engine.plan.presets.preset import Preset
+from embedtui.errors import TableError
+from embedtui.formatting import counted
+from embedtui.model import Check
+from embedtui.postgres.catalog.facts import TableFacts
+from embedtui.postgres.catalog.read import read_all
+from embedtui.postgres.names import fitted, relation, shown, shown_column
+
+LOOKED_AT = 5000
+"""First rows that are looked at for collections, and for texts that cannot be made."""
+
+_SETTINGS = frozenset(spec.path for spec in SPECS)
+
+
+def content_of(facts: TableFacts, preset: Preset) -> tuple[str, ...]:
+    """The columns that the framework embeds.
+
+    Raises TableError: the text is no column, or in another table; with the way to it.
+    """
+    if preset.content:
+        return preset.content
+    table = shown(facts.table)
+    what = f"{table} looks like {preset.name}: it embeds {preset.embeds}."
+    if preset.refused:
+        raise TableError(what, hint=f"{preset.refused} ({preset.source})")
+    expression = text_sql(facts, preset)
+    made = shown_column(fitted("embedded_text"))
+    steps = [preset.function.replace("{schema}", shown_column(facts.table.schema))] if preset.function else []
+    if "content_sql" in _SETTINGS:
+        hint = "; ".join([*steps, f"then content_sql = {expression!r}" if steps else f"content_sql = {expression!r}"])
+    else:
+        steps.append(f"ALTER TABLE {table} ADD {made} text GENERATED ALWAYS AS ({expression}) STORED")
+        hint = (
+            "embedtui cannot embed an expression yet; a generated column is followed:"
+            f" {'; '.join(steps)}; (it rewrites the table under an exclusive lock), then --content {made}."
+        )
+    raise TableError(what, hint=f"{hint} {preset.caution}".strip())
+
+
+def text_sql(facts: TableFacts, preset: Preset) -> str:
+    """The expression over a row that makes the text."""
+    return preset.content_sql.replace("{schema}", shown_column(facts.table.schema))
+
+
+def framework_checks(
+    conn: Connection[Any], facts: TableFacts, preset: Preset | None, content: tuple[str, ...]
+) -> Iterator[Check]:
+    """What the framework embeds, and whether that is what is asked for; reads some rows."""
+    if preset is None:
+        return
+    detail = f"{shown(facts.table)} looks like {preset.name}: it embeds {preset.embeds} ({preset.source})."
+    other = bool(preset.content) and content != preset.content
+    if other:
+        detail += f" The settings say {', '.join(map(shown_column, content))}."
+    unlike = _count(conn, facts, preset.unlike)
+    if unlike:
+        rows = counted(unlike, "row", "rows")
+        detail += f" Of {rows} among the first {LOOKED_AT:,} the text cannot be made in SQL ({preset.unlike})."
+    result = "warn" if other or unlike or preset.caution else "pass"
+    yield Check("framework", result, detail, preset.caution)
+    collections = _values(conn, facts, preset.scope) if preset.scope else []
+    if len(collections) > 1:
+        shares = ", ".join(collections[:3])
+        yield Check(
+            "collections",
+            "warn",
+            f"{shown_column(preset.scope)} has {len(collections):,} or more values among the first {LOOKED_AT:,} rows"
+            f" ({shares}, …): all of them are moved, and have to be of the one old model.",
+            f"To move one alone: scope = \"{shown_column(preset.scope)} = '{collections[0]}'\""
+            + (" (--where)." if "scope" in _SETTINGS else ", which this version does not serve yet."),
+        )
+
+
+def _count(conn: Connection[Any], facts: TableFacts, condition: str) -> int:
+    if not condition:
+        return 0
+    query = sql.SQL("SELECT count(*)::int AS n FROM (SELECT * FROM {} LIMIT {}) t WHERE {}").format(
+        relation(facts.table), sql.Literal(LOOKED_AT), sql.SQL(condition)
+    )
+    return int(read_all(conn, query)[0]["n"])
+
+
+def _values(conn: Connection[Any], facts: TableFacts, column: str) -> list[str]:
+    query = sql.SQL(
+        "SELECT v::text AS value, count(*) AS n FROM (SELECT {} AS v FROM {} LIMIT {}) t WHERE v IS NOT NULL"
+        " GROUP BY 1 ORDER BY 2 DESC, 1"
+    ).format(sql.Identifier(column), relation(facts.table), sql.Literal(LOOKED_AT))
+    return [row["value"] for row in read_all(conn, query)]

@@ -1,0 +1,266 @@
+"""The real libraries at work on a database: each makes its tables by itself and adds a few texts.
+
+None of them is needed by the suite; ``record.py`` keeps what they issued, and ``test_libraries.py`` runs those that are
+installed. A text that spans lines, one with metadata and two collections are among what is added, where a library
+knows such.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+DIMENSIONS = 8
+
+TEXTS = (
+    "Refunds are paid within five days.",
+    "Water the ficus\nonce a week, never more.",
+    "The night train leaves at 22:04 from platform 7.",
+)
+MORE = ("Elections are held in May.", "The bridge opens on Friday.")
+DETAILS = ({"title": "Refunds", "page": 1}, {"title": "Plants", "page": 2}, {"title": "Trains", "page": 3})
+
+Embed = Callable[[Sequence[str]], list[list[float]]]
+"""Vectors of texts, and no two alike."""
+
+
+def url_of(dsn: str, driver: str) -> str:
+    """A DSN as SQLAlchemy writes it."""
+    parts = conninfo_to_dict(dsn)
+    user, password = parts.get("user", "postgres"), parts.get("password", "")
+    place = f"host={parts['host']}&port={parts.get('port', 5432)}"
+    return f"postgresql+{driver}://{user}{':' + password if password else ''}@/{parts['dbname']}?{place}"
+
+
+def langchain_pgvector(dsn: str, embed: Embed) -> str:
+    from langchain_core.embeddings import Embeddings
+    from langchain_postgres import PGVector
+
+    class Ours(Embeddings):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return embed(texts)
+
+        def embed_query(self, text: str) -> list[float]:
+            return embed([text])[0]
+
+    for collection, texts, details in (("handbook", TEXTS, DETAILS), ("news", MORE, DETAILS[:2])):
+        store = PGVector(Ours(), collection_name=collection, connection=url_of(dsn, "psycopg"))
+        store.add_texts(texts, list(details))
+    return "langchain_pg_embedding"
+
+
+def langchain_pgvectorstore(dsn: str, embed: Embed) -> str:
+    from langchain_core.embeddings import Embeddings
+    from langchain_postgres import Column, PGEngine, PGVectorStore
+
+    class Ours(Embeddings):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return embed(texts)
+
+        def embed_query(self, text: str) -> list[float]:
+            return embed([text])[0]
+
+    engine = PGEngine.from_connection_string(url_of(dsn, "psycopg"))
+    engine.init_vectorstore_table("handbook", DIMENSIONS, metadata_columns=[Column("title", "text")])
+    store = PGVectorStore.create_sync(engine, Ours(), "handbook", metadata_columns=["title"])
+    store.add_texts(list(TEXTS), [dict(details) for details in DETAILS])
+    return "handbook"
+
+
+def llama_index(dsn: str, embed: Embed) -> str:
+    from llama_index.core import StorageContext, VectorStoreIndex
+    from llama_index.core.embeddings import BaseEmbedding
+    from llama_index.core.schema import TextNode
+    from llama_index.vector_stores.postgres import PGVectorStore
+
+    class Ours(BaseEmbedding):
+        def _get_query_embedding(self, query: str) -> list[float]:
+            return embed([query])[0]
+
+        async def _aget_query_embedding(self, query: str) -> list[float]:
+            return embed([query])[0]
+
+        def _get_text_embedding(self, text: str) -> list[float]:
+            return embed([text])[0]
+
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            return embed(texts)
+
+    store = PGVectorStore.from_params(
+        connection_string=url_of(dsn, "psycopg2"),
+        async_connection_string=url_of(dsn, "asyncpg"),
+        table_name="handbook",
+        embed_dim=DIMENSIONS,
+        hnsw_kwargs={"hnsw_m": 16, "hnsw_ef_construction": 64, "hnsw_ef_search": 40},
+    )
+    nodes = [
+        TextNode(text=text, metadata={**details, "draft": False, "from": None}, excluded_embed_metadata_keys=["page"])
+        for text, details in zip(TEXTS, DETAILS, strict=True)
+    ]
+    nodes.append(TextNode(text=MORE[0]))
+    nodes.append(TextNode(text=MORE[1], metadata={"rivers": ["Spree", "Havel"]}))
+    VectorStoreIndex(nodes, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=Ours())
+    return "data_handbook"
+
+
+def haystack(dsn: str, embed: Embed) -> str:
+    from haystack import Document
+    from haystack.components.embedders import OpenAIDocumentEmbedder
+    from haystack.utils import Secret
+    from haystack_integrations.document_stores.pgvector import PgvectorDocumentStore
+
+    store = PgvectorDocumentStore(
+        connection_string=Secret.from_token(dsn), embedding_dimension=DIMENSIONS, search_strategy="hnsw"
+    )
+    documents = [Document(content=text, meta=dict(details)) for text, details in zip(TEXTS, DETAILS, strict=True)]
+    prepared = OpenAIDocumentEmbedder(api_key=Secret.from_token("none"))._prepare_texts_to_embed(documents)
+    vectors = dict(zip(prepared, embed(list(prepared.values())), strict=True))
+    store.write_documents(
+        [Document(id=each.id, content=each.content, meta=each.meta, embedding=vectors[each.id]) for each in documents]
+    )
+    return "haystack_documents"
+
+
+def mem0(dsn: str, embed: Embed) -> str:
+    os.environ.update(MEM0_TELEMETRY="False", OPENAI_API_KEY="none")
+    from mem0 import Memory
+
+    class Ours:
+        def embed(self, text: str, _action: str | None = None) -> list[float]:
+            return embed([text])[0]
+
+        def embed_batch(self, texts: list[str], _action: str | None = None) -> list[list[float]]:
+            return embed(texts)
+
+    memory = Memory.from_config(
+        {
+            "vector_store": {
+                "provider": "pgvector",
+                "config": {"connection_string": dsn, "collection_name": "mem0", "embedding_model_dims": DIMENSIONS,
+                           "hnsw": True},
+            }
+        }
+    )  # fmt: skip
+    memory.embedding_model = Ours()
+    for text, user in zip(TEXTS, ("ada", "ada", "bob"), strict=True):
+        memory.add(text, user_id=user, infer=False)
+    return "mem0"
+
+
+def agno(dsn: str, embed: Embed) -> str:
+    from agno.knowledge.document import Document
+    from agno.knowledge.embedder.base import Embedder
+    from agno.vectordb.pgvector import PgVector
+    from sqlalchemy import create_engine
+
+    class Ours(Embedder):
+        def get_embedding(self, text: str) -> list[float]:
+            return embed([text])[0]
+
+        def get_embedding_and_usage(self, text: str) -> tuple[list[float], None]:
+            return embed([text])[0], None
+
+    store = PgVector(
+        "recipes", schema="ai", db_engine=create_engine(url_of(dsn, "psycopg")), embedder=Ours(dimensions=DIMENSIONS)
+    )
+    store.create()
+    for number, (text, details) in enumerate(zip(TEXTS, DETAILS, strict=True)):
+        store.insert(f"hash-{number}", [Document(content=text, name=details["title"], meta_data=dict(details))])
+    return "ai.recipes"
+
+
+def django(dsn: str, embed: Embed) -> str:
+    import django
+    from django.conf import settings
+
+    parts = conninfo_to_dict(dsn)
+    if not settings.configured:
+        place = {"HOST": parts["host"], "PORT": parts.get("port", ""), "USER": parts.get("user", "postgres")}
+        base = {"ENGINE": "django.db.backends.postgresql", "NAME": parts["dbname"], **place}
+        settings.configure(
+            DATABASES={"default": base}, INSTALLED_APPS=[], DEFAULT_AUTO_FIELD="django.db.models.BigAutoField"
+        )
+        django.setup()
+    from django.db import connection, models
+    from pgvector.django import HnswIndex, VectorField
+
+    class Article(models.Model):
+        title = models.CharField(max_length=200)
+        body = models.TextField()
+        embedding = VectorField(dimensions=DIMENSIONS, null=True)
+
+        class Meta:
+            app_label = "library"
+            indexes = [HnswIndex(name="article_embedding", fields=["embedding"], opclasses=["vector_cosine_ops"])]
+
+    with connection.schema_editor() as editor:
+        editor.create_model(Article)
+    for text, details, vector in zip(TEXTS, DETAILS, embed(TEXTS), strict=True):
+        Article.objects.create(title=details["title"], body=text, embedding=vector)
+    return "library_article"
+
+
+def langgraph(dsn: str, embed: Embed) -> str:
+    from langgraph.store.postgres import PostgresStore
+
+    index = {"dims": DIMENSIONS, "embed": lambda texts: embed(list(texts)), "fields": ["text"]}
+    with PostgresStore.from_conn_string(dsn, index=index) as store:
+        store.setup()
+        for number, text in enumerate(TEXTS):
+            store.put(("memories", "ada"), f"note-{number}", {"text": text})
+    return "store_vectors"
+
+
+LIBRARIES: dict[str, tuple[str, Callable[[str, Embed], str]]] = {
+    "langchain_pgvector": ("langchain-postgres", langchain_pgvector),
+    "langchain_pgvectorstore": ("langchain-postgres", langchain_pgvectorstore),
+    "llama_index": ("llama-index-vector-stores-postgres", llama_index),
+    "haystack": ("pgvector-haystack", haystack),
+    "mem0": ("mem0ai", mem0),
+    "agno": ("agno", agno),
+    "django": ("pgvector", django),
+    "langgraph": ("langgraph-checkpoint-postgres", langgraph),
+}
+"""By the name of the recorded file: the distribution whose version counts, and the library at work."""
+
+
+class Recorder:
+    """Embeds by numbering, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        """Nothing asked yet."""
+        self.texts: dict[str, str] = {}
+        """Text by its vector's first number."""
+
+    def __call__(self, texts: Sequence[str]) -> list[list[float]]:
+        """Vectors whose first numbers tell the texts."""
+        vectors = []
+        for text in texts:
+            number = len(self.texts) + 1
+            self.texts[str(number)] = text
+            vectors.append([float(number), *[1.0] * (DIMENSIONS - 1)])
+        return vectors
+
+
+def watch(dsn: str) -> None:
+    """Keep every statement that makes or changes an object of the database, as it was sent."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(
+            """CREATE EXTENSION IF NOT EXISTS vector;
+            CREATE SCHEMA watching; CREATE TABLE watching.issued (id bigserial PRIMARY KEY, statement text);
+            CREATE FUNCTION watching.keep() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS
+            $$ BEGIN INSERT INTO watching.issued (statement) VALUES (current_query()); END $$;
+            CREATE EVENT TRIGGER watching ON ddl_command_end EXECUTE FUNCTION watching.keep()"""
+        )
+
+
+def issued(dsn: str) -> list[str]:
+    """The statements kept, each once."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        rows = conn.execute("SELECT statement FROM watching.issued ORDER BY id").fetchall()
+    return list(dict.fromkeys(statement.strip().rstrip(";") for (statement,) in rows))

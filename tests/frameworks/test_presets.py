@@ -1,0 +1,219 @@
+"""Frameworks' tables, as the real libraries made them or as their makers publish them: known, and with their texts."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg import sql
+
+from embedtui.engine.plan.draft import resolve
+from embedtui.engine.plan.plan import make_plan
+from embedtui.engine.plan.presets import Preset, frameworks_of, recognise
+from embedtui.engine.plan.presets.checks import text_sql
+from embedtui.engine.plan.presets.frameworks import FRAMEWORKS
+from embedtui.errors import TableError
+from embedtui.model import Check
+from embedtui.postgres.catalog.inspect import inspect_table
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.names import relation
+from tests.kits.support import connect
+from tests.kits.tables import settings_of
+
+TABLES = Path(__file__).parent / "tables"
+
+MADE_BY = {
+    "agno": "agno PgVector",
+    "dify": "Dify",
+    "django": None,
+    "flowise": "Flowise, or LangChain.js TypeORMVectorStore",
+    "haystack": "Haystack PgvectorDocumentStore",
+    "kernel_memory": "Kernel Memory",
+    "langchain_pgvector": "LangChain PGVector",
+    "langchain_pgvectorstore": "LangChain PGVectorStore",
+    "langgraph": "LangGraph PostgresStore",
+    "llama_index": "LlamaIndex PGVectorStore",
+    "mastra": "Mastra PgVector",
+    "mem0": "mem0",
+    "n8n": "n8n, or LangChain.js PGVectorStore",
+    "open_webui": "Open WebUI",
+    "open_webui_encrypted": "Open WebUI, encrypted",
+    "semantic_kernel": "Semantic Kernel PostgresMemoryStore",
+    "spring_ai": "Spring AI PgVectorStore",
+    "supabase": "Supabase, or LangChain's SupabaseVectorStore",
+}
+"""The framework of each file in ``tables``; None where a framework leaves the columns to the application."""
+
+NAMES = {preset.name: preset for preset in FRAMEWORKS}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A file of ``tables``."""
+
+    table: str
+    texts: dict[tuple[str, ...], str]
+    """What the library had embedded, by the row's key; empty for a published statement."""
+
+
+def load(conn: Connection, name: str) -> Recorded:
+    """Make a framework's table, with its rows."""
+    text = (TABLES / f"{name}.sql").read_text()
+    for statement in re.split(r";\n", "\n".join(line for line in text.splitlines() if not line.startswith("-- "))):
+        if statement.strip() and "$$" not in statement:
+            conn.execute(statement.replace("CONCURRENTLY ", ""))  # type: ignore[arg-type]
+    told = [json.loads(line) for line in re.findall(r"^-- embedded: (.*)$", text, re.MULTILINE)]
+    table = re.search(r"^-- table: (.*)$", text, re.MULTILINE)
+    assert table is not None
+    return Recorded(table[1], {tuple(each["key"]): each["text"] for each in told})
+
+
+def texts_of(conn: Connection, recorded: Recorded, preset: Preset) -> dict[tuple[str, ...], str]:
+    """The texts as the preset has them, but for rows of which it says that they cannot be made."""
+    facts = inspect_table(conn, recorded.table, None)
+    if preset.function:
+        conn.execute(preset.function.replace("{schema}", "public"))  # type: ignore[arg-type]
+    expression = text_sql(facts, preset) if preset.content_sql else sql.Identifier(*preset.content).as_string(conn)
+    unlike = f"NOT ({preset.unlike})" if preset.unlike else "true"
+    keys = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in preset.key)
+    rows = conn.execute(
+        sql.SQL("SELECT ARRAY[{}], {} FROM {} WHERE {}").format(
+            keys, sql.SQL(expression), relation(facts.table), sql.SQL(unlike)
+        )
+    )
+    return {tuple(key): text for key, text in rows}
+
+
+def checks_of(dsn: str, table: str, **flags: Any) -> dict[str, Check]:
+    with connect(dsn, read_only=True) as conn:
+        flags = {"table": table, "new_model__key_variable": "", "new_model__base_url": "http://127.0.0.1:9", **flags}
+        return {check.name: check for check in make_plan(conn, settings_of(Path(), flags)).checks}
+
+
+def test_every_framework_has_a_table_and_a_place_in_the_docs() -> None:
+    assert {path.stem for path in TABLES.glob("*.sql")} == set(MADE_BY)
+    assert set(filter(None, MADE_BY.values())) == set(NAMES)
+    docs = (Path(__file__).parents[2] / "docs" / "frameworks.md").read_text()
+    for preset in FRAMEWORKS:
+        assert preset.name in docs, preset.name
+
+
+@pytest.mark.parametrize("name", MADE_BY)
+def test_a_framework_is_known_by_its_columns(conn: Connection, name: str) -> None:
+    recorded = load(conn, name)
+    facts = inspect_table(conn, recorded.table, None)
+    found = recognise(facts)
+    assert (found.name if found else None) == MADE_BY[name]
+    assert frameworks_of(conn, [facts.table]).get(facts.table) == MADE_BY[name]
+    if found is not None:
+        assert facts.keys[0].columns == found.key
+        assert [column.name for column in facts.vector_columns] == [found.vector]
+
+
+@pytest.mark.parametrize(
+    "name", ["agno", "haystack", "langchain_pgvector", "langchain_pgvectorstore", "llama_index", "mem0"]
+)
+def test_a_text_is_what_the_library_had_embedded(conn: Connection, name: str) -> None:
+    recorded = load(conn, name)
+    preset = NAMES[str(MADE_BY[name])]
+    made = texts_of(conn, recorded, preset)
+    assert len(made) >= 3
+    assert made == {key: text for key, text in recorded.texts.items() if key in made}
+    left_out = set(recorded.texts) - set(made)
+    assert len(left_out) == (1 if name == "llama_index" else 0)
+
+
+@pytest.mark.parametrize("name", [name for name, made_by in MADE_BY.items() if made_by and NAMES[made_by].content])
+def test_what_a_framework_embeds_is_proposed(conn: Connection, database: str, name: str) -> None:
+    recorded = load(conn, name)
+    preset = NAMES[str(MADE_BY[name])]
+    draft = resolve(conn, settings_of(Path(), {"table": recorded.table}))
+    assert (draft.content, draft.old_column, draft.key.columns) == (preset.content, preset.vector, preset.key)
+    check = checks_of(database, recorded.table)["framework"]
+    assert f"looks like {preset.name}" in check.detail
+    assert preset.embeds in check.detail
+    assert check.result == ("warn" if preset.caution else "pass")
+
+
+@pytest.mark.parametrize("name", ["llama_index", "mastra", "mem0", "semantic_kernel"])
+def test_a_text_that_is_no_column_is_refused_with_the_way_to_one(conn: Connection, database: str, name: str) -> None:
+    recorded = load(conn, name)
+    preset = NAMES[str(MADE_BY[name])]
+    with pytest.raises(TableError) as refusal:
+        resolve(conn, settings_of(Path(), {"table": recorded.table}))
+    assert preset.embeds in str(refusal.value)
+    # the statements of the hint, as they stand there, make the column that it then names
+    hint = refusal.value.hint or ""
+    if preset.function:
+        function = re.search(r"CREATE FUNCTION .*?\$\$.*?\$\$", hint, re.DOTALL)
+        assert function is not None
+        conn.execute(function[0])  # type: ignore[arg-type]
+    column = re.search(r"ALTER TABLE \S+ ADD \w+ text GENERATED ALWAYS AS \(.*\) STORED", hint)
+    assert column is not None
+    conn.execute(column[0])  # type: ignore[arg-type]
+    draft = resolve(conn, settings_of(Path(), {"table": recorded.table, "content": ("embedded_text",)}))
+    assert draft.content == ("embedded_text",)
+    table = relation(draft.facts.table).as_string(conn)
+    made = {text for (text,) in conn.execute(f"SELECT embedded_text FROM {table}")}  # type: ignore[arg-type]
+    assert made >= {text for text in recorded.texts.values() if "Spree" not in text}
+    check = checks_of(database, recorded.table, content=("embedded_text",))["framework"]
+    assert ("Of 1 row among" in check.detail) == (name == "llama_index")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("langgraph", "Its texts are in another table"), ("open_webui_encrypted", "Its texts are encrypted")],
+)
+def test_what_cannot_be_moved_is_refused_with_what_can_be_done(conn: Connection, name: str, said: str) -> None:
+    recorded = load(conn, name)
+    with pytest.raises(TableError) as refusal:
+        resolve(conn, settings_of(Path(), {"table": recorded.table}))
+    assert said in str(refusal.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("langchain_pgvector", "collection_id"), ("open_webui", "collection_name")]
+)
+def test_collections_that_share_a_table_are_named(conn: Connection, database: str, name: str, column: str) -> None:
+    recorded = load(conn, name)
+    check = checks_of(database, recorded.table)["collections"]
+    assert check.result == "warn"
+    assert f"{column} has 2 or more values" in check.detail
+    table, kept = conn.execute("SELECT %s::regclass::text, 1", [recorded.table]).fetchone() or ("", 0)
+    conn.execute(f"DELETE FROM {table} WHERE {column} <> (SELECT {column} FROM {table} ORDER BY 1 LIMIT {kept})")  # type: ignore[arg-type]
+    assert "collections" not in checks_of(database, recorded.table)
+
+
+def test_a_table_of_the_applications_own_is_asked_for(conn: Connection) -> None:
+    recorded = load(conn, "django")
+    with pytest.raises(TableError, match="2 text columns: title, body"):
+        resolve(conn, settings_of(Path(), {"table": recorded.table}))
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "CREATE TABLE n8n_vectors (id bigint PRIMARY KEY, text text, metadata jsonb, embedding vector(3))",
+        "CREATE TABLE chunks (id uuid PRIMARY KEY, text text, meta jsonb, embedding vector(3))",  # no name of Dify's
+        "CREATE TABLE mem0 (id uuid UNIQUE, vector vector(3), payload jsonb)",  # no key
+        "CREATE TABLE t (id uuid PRIMARY KEY, content varchar, metadata hstore, embedding vector(3))",
+    ],
+)
+def test_a_likeness_is_no_framework(conn: Connection, ddl: str) -> None:
+    conn.execute(ddl.replace("hstore", "text"))  # type: ignore[arg-type]
+    assert recognise(inspect_table(conn, ddl.split()[2], None)) is None
+
+
+def test_a_set_content_is_kept_and_compared(conn: Connection, database: str) -> None:
+    recorded = load(conn, "langchain_pgvectorstore")
+    flags = {"table": recorded.table, "content": ("title", "content")}
+    assert resolve(conn, settings_of(Path(), flags)).content == ("title", "content")
+    check = checks_of(database, recorded.table, content=("title", "content"))["framework"]
+    assert check.result == "warn"
+    assert "The settings say title, content" in check.detail
+    conn.execute("ALTER TABLE handbook ADD other vector(5)")
+    assert resolve(conn, settings_of(Path(), {"table": recorded.table})).old_column == "embedding"
