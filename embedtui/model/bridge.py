@@ -1,0 +1,70 @@
+"""A bridge: a linear map from the new model's vectors to the old one's, and how good it was found to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from embedtui.arrays import np
+from embedtui.model.evaluation import Interval
+
+if TYPE_CHECKING:
+    from embedtui.arrays import npt
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeFigures:
+    """How well rows that the map was not fitted on find their way among old vectors."""
+
+    recall_1: Interval
+    """Share of mapped rows that find themselves first."""
+    recall_10: Interval
+    """Share that find themselves among the first ten."""
+    overlap_10: Interval
+    """Share of the ten nearest rows of the row's own old vector that the mapped one finds."""
+    rows: int
+    """Rows held out and measured."""
+    pool: int
+    """Rows that each was searched among."""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgePoint:
+    """The same figures of a map fitted on fewer rows: whether more rows would help."""
+
+    rows: int
+    figures: BridgeFigures
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeStatus:
+    """A fitted map as it is stored, without its matrix."""
+
+    kind: str
+    """``ridge``, ``orthogonal`` or ``identity``."""
+    parameter: float | None
+    """Of the ridge, relative to the mean variance of a dimension."""
+    rows: int
+    """Rows it was fitted on."""
+    figures: BridgeFigures
+    """Held out; of a map fitted without the rows held out."""
+    curve: tuple[BridgePoint, ...] = ()
+    others: Mapping[str, BridgeFigures] = field(default_factory=dict)
+    """Of the maps not chosen, and of the controls: ``identity``, and ``shuffled``, fitted on pairs that are none."""
+    refused: str = ""
+    """Why it is below the bound; empty where it is not."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearMap:
+    """``old = matrix @ new + offset``, in float32."""
+
+    matrix: npt.NDArray[np.float32]
+    """Shape (old dimensions, new dimensions)."""
+    offset: npt.NDArray[np.float32]
+    """Shape (old dimensions,)."""
+
+    def __call__(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """One vector (new dimensions,), or rows of them, mapped."""
+        return np.asarray(vectors, np.float32) @ self.matrix.T + self.offset
