@@ -26,6 +26,7 @@ COMMANDS = {
     "search": ("evidence", "Search both sides for a text of your own, and see the two rankings."),
     "decide": ("evidence", "Record your verdict on a query: new, old, same or bad."),
     "verify": ("evidence", "Scan every row: missing, stale, of the wrong model, faulty."),
+    "bridge": ("bridge", "The old model is dead: have the new one's queries search the old vectors."),
     "cutover": ("switch", "Move reads to the new side: a pointer, in milliseconds."),
     "rollback": ("switch", "Move all reads back to the old side, at once and unasked."),
     "pause": ("work", "Hold the work of all workers."),

@@ -29,6 +29,7 @@ from embedtui.model import (
     RouteStatus,
     Snapshot,
 )
+from embedtui.model.bridge import in_words
 from embedtui.postgres.names import shown
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
     progress = ProgressLine()
     with engine_for(settings, events.put) as engine, stop_signals() as stop:
         try:
-            _watched(engine, lambda: engine.run(stop, until=until, follow=follow), progress, stop, events)
+            watched(engine, lambda: engine.run(stop, until=until, follow=follow), progress, stop, events)
         except EmbedtuiError:
             if stop.is_set():
                 raise Interrupted("Stopped. What is paid for is stored.", hint="Go on with `embedtui run`.") from None
@@ -68,7 +69,7 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
     ctx.exit(ExitCode.NOT_CLEAN if snapshot.faulty else ExitCode.OK)
 
 
-def _watched(
+def watched(
     engine: Engine,
     act: Callable[[], T],
     progress: ProgressLine,
@@ -212,6 +213,8 @@ def _print_status(snapshot: Snapshot) -> None:
         say(f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}")
     canary = f", {route.canary} % of keys read the new side" if route.canary else ""
     say(f"Route      {route.active.value} serves{canary}, {_followers(route)}")
+    if route.bridged and route.bridge_found is not None:
+        say(f"Bridged    version {route.bridge}: {in_words(route.bridge_found)}")
     say(f"Rollback   {_rollback(snapshot)}")
     evaluation = snapshot.evaluation
     if evaluation is not None:
@@ -247,7 +250,7 @@ def index(settings: Settings, held: bool | None, as_json: bool) -> None:
         return
     progress = ProgressLine()
     with engine_for(settings) as engine, stop_signals() as stop:
-        built = _watched(engine, lambda: engine.build_index(stop), progress, stop)
+        built = watched(engine, lambda: engine.build_index(stop), progress, stop)
     if as_json:
         emit_json(built)
     else:

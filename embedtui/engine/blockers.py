@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embedtui.engine.bridge.blockers import bridge_blockers
 from embedtui.engine.cleanup.blockers import abort_blockers, cleanup_blockers
 from embedtui.engine.cleanup.choice import CleanupChoice
 from embedtui.engine.cutover.blockers import cutover_blockers, rollback_blockers
@@ -23,6 +24,8 @@ def blockers_of(
         return cutover_blockers(conn, migration, current_evaluation(conn, migration), percent)
     if command is Command.ROLLBACK:
         return rollback_blockers(conn, migration)
+    if command is Command.BRIDGE:
+        return bridge_blockers(conn, migration)
     if command is Command.CLEANUP:
         return cleanup_blockers(conn, migration, choice, thorough=thorough)
     if command is Command.ABORT:

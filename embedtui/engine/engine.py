@@ -41,6 +41,7 @@ from embedtui.model import (
     Snapshot,
     VerifyReport,
 )
+from embedtui.model.bridge import BridgeReport
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.decisions import read_faults
@@ -304,6 +305,41 @@ class Engine:
     def rollback(self, *, stop: threading.Event | None = None) -> Flip:
         """Move all reads back to the old side, at once, on a connection of its own; a repeat is a no-op."""
         return switch.rollback(self._at, stop=stop)
+
+    def bridge(
+        self,
+        *,
+        rows: int | None = None,
+        serve: bool = True,
+        override: Overrides = MappingProxyType({}),
+        stop: threading.Event | None = None,
+    ) -> BridgeReport:
+        """Have the new model's queries search the old side, through a map fitted on rows that have both vectors.
+
+        Prepares the migration where it is not, and embeds what the sample lacks: the backfill's first rows. Stopped or
+        killed, it goes on the next time with what is embedded.
+
+        Args:
+            rows: of the sample; None goes by the models' dimensions.
+            serve: False measures, and changes nothing that is searched.
+            override: reasons by blocker: ``bound`` where the map is too bad, ``old_model`` where that is not retired.
+            stop: set it to stop.
+
+        Raises:
+            Refused: something blocks it, or the vectors cannot be bridged; the message says what was seen.
+            Interrupted: stopped.
+            ProviderError: the new model does not answer.
+        """
+        # numpy and the work's modules are for who bridges
+        from embedtui.engine.bridge.act import bridge
+
+        return bridge(self._at, rows=rows, serve=serve, override=override, stop=stop)
+
+    def bridge_off(self) -> int:
+        """Have the old side searched by the old model's vectors again; the pointer's epoch. A repeat is a no-op."""
+        from embedtui.engine.bridge.act import bridge_off
+
+        return bridge_off(self._at)
 
     def postpone(self, percent: int = 100, *, override: Overrides = MappingProxyType({})) -> None:
         """Cut over by itself once the sync queue is empty; a worker has to be running."""

@@ -54,6 +54,11 @@ class Runner:
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
         """See :meth:`embedtui.engine.Engine.run`."""
+        self.start(stop, follow=follow)
+        return self._work(stop, until, follow)
+
+    def start(self, stop: threading.Event, *, follow: bool = False) -> Migration:
+        """All that comes before the work, and the migration prepared: it may go on, and its provider answers."""
         with self._reached("prepare") as link:
             self._ride_out(link, upgrade, stop)
             self._ride_out(link, lambda _: self._require_startable(), stop)
@@ -66,7 +71,7 @@ class Runner:
             self._ride_out(link, lambda _: self._at.say_differences(), stop)
             if migration.desired == "pause" and not follow:  # by ourselves, for what had failed
                 self._ride_out(link, lambda _: resume(self._at), stop)
-        return self._work(stop, until, follow)
+        return migration
 
     def _work(self, stop: threading.Event, until: float | None, follow: bool) -> Snapshot:
         """Rounds of work until nothing is left; a database that is lost anywhere in one begins the next.
@@ -116,7 +121,7 @@ class Runner:
         self._at.name = migration.name
         if migration.phase is Phase.PREPARE:
             self._at.emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
-            with self._at_work(migration, stop, "preparing") as job:
+            with self.at_work(migration, stop, "preparing") as job:
                 with_database(
                     link,
                     lambda conn: prepare(conn, migration, job.stop, self._at.say_waiting),
@@ -204,7 +209,7 @@ class Runner:
         return None if change.safe else change.error()
 
     @contextlib.contextmanager
-    def _at_work(self, migration: Migration, stop: threading.Event, doing: str) -> Iterator[Job]:
+    def at_work(self, migration: Migration, stop: threading.Event, doing: str) -> Iterator[Job]:
         """Inside, this process is a worker that everybody sees and can stop, through ``job.stop``."""
         job = Job(self._at.dsn, migration, self._at.on_event)
         try:
@@ -220,7 +225,7 @@ class Runner:
     def _wait_for_resume(self, stop: threading.Event) -> bool:
         """Wait until somebody resumes; False: the migration has ended meanwhile."""
         migration = self._at.require()
-        with self._at_work(migration, stop, "waiting to be resumed") as job:
+        with self.at_work(migration, stop, "waiting to be resumed") as job:
             while migration.desired == "pause" and not migration.phase.ended:
                 if job.stop.wait(0.5):
                     raise Interrupted("Stopped.", hint="Run again to go on.")
@@ -272,7 +277,7 @@ class Runner:
         return now.backfill.rows, now.backfill.total, sum(worker.alive for worker in now.workers)
 
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
-        with self._at_work(migration, stop, "starting") as job:
+        with self.at_work(migration, stop, "starting") as job:
             Stages(
                 job,
                 environ=self._at.environ,

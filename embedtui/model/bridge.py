@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from embedtui.arrays import np
+from embedtui.formatting import counted
 from embedtui.model.evaluation import Interval
 
 if TYPE_CHECKING:
@@ -68,3 +69,52 @@ class LinearMap:
     def __call__(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """One vector (new dimensions,), or rows of them, mapped."""
         return np.asarray(vectors, np.float32) @ self.matrix.T + self.offset
+
+
+def in_words(status: BridgeStatus) -> str:
+    """How good it is, in one line."""
+    figures = status.figures
+    return (
+        f"finds {figures.overlap_10.mean:.0%} of what the old model found,"
+        f" {figures.recall_10.mean:.0%} of {counted(figures.rows, 'held-out row', 'held-out rows')} themselves"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeReport:
+    """What came of fitting a bridge."""
+
+    status: BridgeStatus
+    served: bool
+    """Whether searches go through it now."""
+    version: int | None
+    """As stored; None where it is not."""
+    epoch: int | None
+    """Of the pointer that serves it."""
+    embedded: int
+    """Rows embedded for it: the backfill's first."""
+    seconds: float
+
+
+def to_data(status: BridgeStatus) -> dict[str, Any]:
+    """As JSON keeps it."""
+    return asdict(status)
+
+
+def from_data(data: Mapping[str, Any]) -> BridgeStatus:
+    """What :func:`to_data` made."""
+    return BridgeStatus(
+        data["kind"],
+        data["parameter"],
+        data["rows"],
+        figures_from(data["figures"]),
+        tuple(BridgePoint(point["rows"], figures_from(point["figures"])) for point in data["curve"]),
+        {name: figures_from(each) for name, each in data["others"].items()},
+        data["refused"],
+    )
+
+
+def figures_from(data: Mapping[str, Any]) -> BridgeFigures:
+    """Figures alone, as JSON keeps them."""
+    first, ten, overlap = (Interval(**data[name]) for name in ("recall_1", "recall_10", "overlap_10"))
+    return BridgeFigures(first, ten, overlap, data["rows"], data["pool"])

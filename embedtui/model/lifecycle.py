@@ -170,6 +170,14 @@ def _rollback(snapshot: Snapshot) -> Blocker | None:
     return None
 
 
+def _bridge(snapshot: Snapshot) -> Blocker | None:
+    if snapshot.route.ending == "abort":
+        return Blocker("phase", "The migration is being aborted.", "Complete that.", remedies=(Remedy.ABORT,))
+    if snapshot.route.active is Side.NEW:
+        return Blocker("route", "The new side serves every read: there is nothing to bridge.")
+    return ended(snapshot)
+
+
 def _cleanup(snapshot: Snapshot) -> Blocker | None:
     if snapshot.phase is Phase.ABORTED or snapshot.route.ending == "abort":
         return Blocker("phase", "The migration is being aborted.", "Complete that.", remedies=(Remedy.ABORT,))
@@ -186,6 +194,8 @@ def _abort(snapshot: Snapshot) -> Blocker | None:
         way = "Complete it." if dropped else "Take it back, or complete it."
         return Blocker("phase", "The cleanup has begun.", way, remedies=remedies)
     begun = snapshot.phase is Phase.ABORTED or route.ending == "abort"
+    if not begun and route.bridged:
+        return Blocker("bridge", "Searches go through the bridge.", "End that first: `embedtui bridge --off`.")
     if not begun and (route.active is Side.NEW or route.canary):
         return Blocker("route", "Production reads the new side.", "Roll back first.", remedies=(Remedy.ROLLBACK,))
     return None
@@ -197,6 +207,7 @@ _RULES: dict[Command, Callable[[Snapshot], Blocker | None]] = {
     Command.COMPARE: _compare,
     Command.CUTOVER: _cutover,
     Command.ROLLBACK: _rollback,
+    Command.BRIDGE: _bridge,
     Command.CLEANUP: _cleanup,
     Command.ABORT: _abort,
 }

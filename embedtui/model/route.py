@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from embedtui.model.bridge import BridgeStatus
 from embedtui.model.words import Side
 
 
@@ -39,6 +40,17 @@ class RouteStatus:
     """A postponed cutover and what it waits for."""
     ending: str | None = None
     """``cleanup`` or ``abort``, from its first step until its drop."""
+    bridging: bool = False
+    """While the old side is active, it is searched by the new model's vectors, through a map."""
+    bridge: int | None = None
+    """Version of that map, or of the last one."""
+    bridge_found: BridgeStatus | None = None
+    """What was found of it when it was fitted."""
+
+    @property
+    def bridged(self) -> bool:
+        """Whether searches go through the map now."""
+        return self.bridging and self.active is Side.OLD
 
 
 @dataclass(frozen=True, slots=True)

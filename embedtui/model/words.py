@@ -94,5 +94,7 @@ class Command(StrEnum):
     CUTOVER = "cutover"
     CANCEL_CUTOVER = "cancel_cutover"
     ROLLBACK = "rollback"
+    BRIDGE = "bridge"
+    """Have the new model's queries search the old side."""
     CLEANUP = "cleanup"
     ABORT = "abort"

@@ -109,7 +109,7 @@ def put(
     Raises:
         Refused: no route for the table, a model of neither side, or other dimensions.
     """
-    pointers = pointers_of(read_sides_of(conn, table), Route, {}, lambda _name: Tally())
+    pointers = pointers_of(read_sides_of(conn, table), Route, {}, lambda _name: Tally(), {})
     if not pointers:
         raise Refused(f"There is no route for {table!r}.", hint="It is made by `embedtui run`.")
     [(name, pointer)] = pointers.items()

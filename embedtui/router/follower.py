@@ -23,7 +23,9 @@ from psycopg import errors
 
 from embedtui.errors import DatabaseLost, EmbedtuiError, Refused
 from embedtui.model import Side
+from embedtui.model.bridge import LinearMap
 from embedtui.postgres.connect import host_name, translate
+from embedtui.postgres.state.bridges import load_map
 from embedtui.postgres.state.listeners import ListenerReport, remove_listeners, report_listener
 from embedtui.postgres.state.route import CHANNEL
 from embedtui.postgres.state.route_side import read_sides
@@ -91,6 +93,9 @@ class Follower(Generic[R]):
         self._poll_seconds, self._listen = poll_seconds, listen
         self._known: dict[str, Pointer[R]] = {}
         self._tallies: dict[str, Tally] = {}
+        self._maps: dict[int, LinearMap] = {}
+        """Of the bridges that serve, by version."""
+        self._bridge_error = ""
         self._wake_pair: tuple[socket.socket, ...] = ()
         """Reading and writing end of what interrupts the thread's waiting."""
         self._fresh()
@@ -152,6 +157,8 @@ class Follower(Generic[R]):
     def status(self) -> RouterStatus:
         """How well this Router is informed."""
         problems = [str(self._error)] if self._error else []
+        if self._bridge_error:
+            problems.append(self._bridge_error)
         if self._report_error:
             problems.append(self._report_error)
         return RouterStatus(
@@ -183,7 +190,7 @@ class Follower(Generic[R]):
             pointer = self._first(name)
         if name not in self._tallies:
             self._tallies[name] = Tally()
-        return pointer.choose(key) if model is None else pointer.of_model(name, model, None)
+        return pointer.choose(key) if model is None else pointer.to_search(name, model)
 
     def _first(self, name: str) -> Pointer[R]:
         self._tried.wait(CONNECT_SECONDS + 1)
@@ -310,7 +317,7 @@ class Follower(Generic[R]):
             self._error, self._connected = translate(error), True
             self._tried.set()
             return False
-        known = pointers_of(rows, self._route_class, self._known, self._tally)
+        known = pointers_of(rows, self._route_class, self._known, self._tally, self._maps_of(conn, rows))
         changed = known != self._known
         self._known = known  # one assignment: readers see the old state or the new one, whole
         if self._lost_since is not None:
@@ -318,6 +325,23 @@ class Follower(Generic[R]):
         self._connected, self._lost_since, self._error = True, None, None
         self._tried.set()
         return changed
+
+    def _maps_of(self, conn: psycopg.Connection[Any], rows: list[dict[str, Any]]) -> dict[int, LinearMap]:
+        """The maps that these rows serve by, read where they are new: never while a search waits."""
+        served = {row["bridge"]: row["vector_schema"] for row in rows if row.get("bridging")}
+        kept = {}
+        for bridge, schema in served.items():
+            try:
+                found = self._maps.get(bridge) or load_map(conn, bridge, schema)
+            except (errors.InsufficientPrivilege, errors.UndefinedTable) as error:
+                self._bridge_error = f"Not bridged: {redact(str(error.diag.message_primary))}."
+                continue
+            if found is not None:
+                kept[bridge] = found
+        if len(kept) == len(served):
+            self._bridge_error = ""
+        self._maps = kept
+        return kept
 
     def _report(self, conn: psycopg.Connection[Any]) -> None:
         """Tell the operators the epoch seen and the searches so far; a Router that may not goes on without."""

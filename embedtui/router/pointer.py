@@ -22,6 +22,7 @@ from embedtui.model import (
     Side,
     TableName,
 )
+from embedtui.model.bridge import LinearMap, figures_from
 from embedtui.postgres.state.route import bucket
 from embedtui.router.route import RouteFields, Tally, Vector
 from embedtui.router.sql import SideSql
@@ -40,6 +41,8 @@ class Pointer(Generic[R]):
     canary: int
     sides: dict[Side, R]
     """The sides that exist."""
+    bridged: R | None
+    """The old side by the new model's vectors, while it is served so."""
     seen: float
     """time.monotonic() when this state was first seen."""
 
@@ -48,7 +51,18 @@ class Pointer(Generic[R]):
         side = self.active
         if key is not None and self.canary and bucket(key) < self.canary:
             side = Side.NEW
+        if self.bridged is not None and side is Side.OLD:
+            return self.bridged
         return self.sides[side] if side in self.sides else next(iter(self.sides.values()))
+
+    def to_search(self, name: str, model: str | int) -> R:
+        """What a query vector of ``model`` searches: as :meth:`of_model`, through the bridge while it serves."""
+        bridged = self.bridged
+        if bridged is not None and self.active is Side.OLD and model in (bridged.model, bridged.model_id):
+            old = self.sides[Side.OLD]
+            if model not in (old.model, old.model_id):
+                return bridged
+        return self.of_model(name, model, None)
 
     def of_model(self, name: str, model: str | int, dimensions: int | None) -> R:
         """The side whose vectors ``model`` makes; of two models with one name the dimensions tell.
@@ -81,7 +95,8 @@ def moved(pointer: Pointer[R], rows: list[dict[str, Any]]) -> Pointer[R]:
     """``pointer`` as ``rows`` have it, where nothing but the pointer moved: statements composed are kept."""
     epoch = rows[0]["epoch"]
     sides = {side: replace(route, epoch=epoch) for side, route in pointer.sides.items()}
-    return Pointer(rows, epoch, _active(rows), rows[0]["canary"], sides, time.monotonic())
+    bridged = None if pointer.bridged is None else replace(pointer.bridged, epoch=epoch)
+    return Pointer(rows, epoch, _active(rows), rows[0]["canary"], sides, bridged, time.monotonic())
 
 
 def _active(rows: list[dict[str, Any]]) -> Side:
@@ -94,9 +109,11 @@ def _today(route: R, rows: list[dict[str, Any]]) -> R | None:
     Raises:
         Refused: its side is gone.
     """
-    pointers = pointers_of(rows, type(route), {}, lambda _: route._tally)
+    pointers = pointers_of(rows, type(route), {}, lambda _: route._tally, {})
     sides = list(pointers[route.name].sides.values()) if pointers else []
-    found = sorted(
+    old = [_over(each, route) for each in sides if route.bridged and each.side is Side.OLD]
+    # a bridged route goes on to its own model's side where the old one is gone
+    found = old or sorted(
         (each for each in sides if each.model_id == route.model_id), key=lambda each: each.side != route.side
     )
     if not found:
@@ -113,15 +130,20 @@ def pointers_of(
     make: Callable[..., R],
     known: Mapping[str, Pointer[R]],
     tally: Callable[[str], Tally],
+    maps: Mapping[int, LinearMap],
 ) -> dict[str, Pointer[R]]:
-    """Pointers from the rows of one look-up; what did not change stays the very same object."""
+    """Pointers from the rows of one look-up; what did not change stays the very same object.
+
+    ``maps``: of bridges, by version. One that is served and not among them is not gone through.
+    """
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_name.setdefault(row["name"], []).append(row)
     result = {}
     for name, both in by_name.items():
         both.sort(key=lambda row: row["side"] != "old")
-        if name in known and _fixed(known[name].rows) == _fixed(both):
+        bridging = any(row.get("bridging") and row["bridge"] in maps for row in both)
+        if name in known and _fixed(known[name].rows) == _fixed(both) and bridging is (known[name].bridged is not None):
             result[name] = known[name] if known[name].rows == both else moved(known[name], both)
             continue
         migration = _migration(*both)
@@ -142,17 +164,47 @@ def pointers_of(
                     column=row["column_name"],
                     placement=migration.placement,
                     epoch=row["epoch"],
+                    bridge=None,
+                    figures=None,
+                    _map=None,
                     _sql=SideSql(migration, side, row["pgvector"] or "", row["stamped"], *_of_column(row)),
                     _tally=tally(name),
                     _renew=_today,
                 )
-        result[name] = Pointer(both, both[0]["epoch"], _active(both), both[0]["canary"], sides, time.monotonic())
+        epoch, canary, bridged = both[0]["epoch"], both[0]["canary"], _bridged(both, sides, maps)
+        result[name] = Pointer(both, epoch, _active(both), canary, sides, bridged, time.monotonic())
     return result
 
 
 def _of_column(row: dict[str, Any]) -> tuple[int | None, str]:
     """Number of a side's column, and what its index casts it to; an older installation's view tells neither."""
     return row.get("attnum"), row.get("search_type", "")
+
+
+def _bridged(both: list[dict[str, Any]], sides: Mapping[Side, R], maps: Mapping[int, LinearMap]) -> R | None:
+    """The old side by the new model's vectors, where it is served so, from a route's two rows."""
+    old, new = both
+    if not old.get("bridging") or Side.OLD not in sides or old["bridge"] not in maps:
+        return None
+    return replace(
+        sides[Side.OLD],
+        model=new["model"],
+        model_id=new["model_id"],
+        provider=new["provider"],
+        dimensions=new["dimensions"],
+        query_prefix=new["query_prefix"],
+        document_prefix=new["document_prefix"],
+        bridge=old["bridge"],
+        figures=figures_from(old["bridge_figures"]),
+        _map=maps[old["bridge"]],
+    )
+
+
+def _over(old: R, bridged: R) -> R:
+    """A bridged route over its column as it is called now."""
+    return replace(
+        bridged, relation=old.relation, column=old.column, placement=old.placement, _sql=old._sql, epoch=old.epoch
+    )
 
 
 def _migration(old: dict[str, Any], new: dict[str, Any]) -> Migration:

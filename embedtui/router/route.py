@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from embedtui.arrays import np
 from embedtui.errors import Refused
 from embedtui.known import provider
 from embedtui.model import Key, PlacementKind, Side
+from embedtui.model.bridge import BridgeFigures, LinearMap
 from embedtui.postgres.state.route_side import read_sides_called, read_sides_called_async
 from embedtui.router.renamed import RENAMED, attempt, attempt_async, repeatable
 from embedtui.router.sql import SideSql
@@ -69,7 +72,12 @@ class RouteFields:
     placement: PlacementKind
     epoch: int
     """Epoch of the pointer when this route was read."""
+    bridge: int | None
+    """Version of the bridge that is gone through, see :attr:`bridged`; a route holds its map whole."""
+    figures: BridgeFigures | None
+    """How well that does, on rows held out."""
     _sql: SideSql = field(repr=False, compare=False)
+    _map: LinearMap | None = field(repr=False, compare=False)
     _tally: Tally = field(repr=False, compare=False)
     _renew: Callable[[Any, list[dict[str, Any]]], Any] = field(repr=False, compare=False)
     """This side as rows looked up anew have it; None where nothing has changed about it."""
@@ -82,24 +90,33 @@ class RouteFields:
         manners = provider(self.provider)
         return dict(manners.query if use == "query" else manners.document)
 
+    @property
+    def bridged(self) -> bool:
+        """Whether ``model`` is the new one, whose vectors :meth:`search` maps and searches the *old* column with."""
+        return self.bridge is not None
+
     def bind(self, vector: Vector) -> str:
-        """``vector`` as the text to bind, checked for this route's dimensions.
+        """``vector`` as the text to bind, checked for this route's dimensions; on a bridged route it is mapped.
 
         Raises:
             Refused: another number of dimensions, so another model's vector.
         """
+        values: list[float] = []
         if isinstance(vector, str):
             text, size = vector, vector.count(",") + 1
         else:
             plain = vector.tolist() if hasattr(vector, "tolist") else vector
             values = [float(value) for value in plain]
-            text, size = str(values), len(values)
+            text, size = "", len(values)
         if size != self.dimensions:
             raise Refused(
                 f"Model {self.model} makes {self.dimensions} dimensions, the vector has {size}.",
                 hint="Embed with the model and dimensions of the route that searches.",
             )
-        return text
+        if self._map is not None:
+            values = self._map(np.array(values or json.loads(text), np.float32)).tolist()
+            text = ""
+        return text or str(values)
 
     def search_sql(
         self,
@@ -149,6 +166,11 @@ def hits(rows: Iterable[tuple[Any, ...]], columns: Sequence[str]) -> list[Hit]:
     return [Hit(tuple(row[0]), row[1], dict(zip(columns, row[2:], strict=True))) for row in rows]
 
 
+def again(vector: Vector) -> Vector:
+    """The vector as one that can be bound twice: the side it searches may have gone, and a bridge's map with it."""
+    return vector if isinstance(vector, str) or hasattr(vector, "tolist") else list(vector)
+
+
 class Route(RouteFields):
     """One side of one state of the pointer: model and column together. Take one per request; never mix two."""
 
@@ -182,6 +204,7 @@ class Route(RouteFields):
             Refused: a vector of other dimensions.
             psycopg.Error: as the database says.
         """
+        vector = again(vector)
         text, values = self._prepare(vector, k, where, params, columns, iterative_scan)
 
         def run(text: str) -> list[Hit]:
@@ -200,6 +223,7 @@ class Route(RouteFields):
             if failure is not None:
                 raise failure
             return []
+        values["vector"] = now.bind(vector)
         return run(now._text(where, columns, iterative_scan))
 
 
@@ -220,6 +244,7 @@ class AsyncRoute(RouteFields):
         iterative_scan: str | None = None,
     ) -> list[Hit]:
         """As :meth:`Route.search`."""
+        vector = again(vector)
         text, values = self._prepare(vector, k, where, params, columns, iterative_scan)
 
         async def run(text: str) -> list[Hit]:
@@ -239,4 +264,5 @@ class AsyncRoute(RouteFields):
             if failure is not None:
                 raise failure
             return []
+        values["vector"] = now.bind(vector)
         return await run(now._text(where, columns, iterative_scan))

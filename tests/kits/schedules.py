@@ -388,7 +388,7 @@ class World:
 
     def answers(self) -> None:
         """The Router's own search, and SQL's, find by the route's model what belongs to it."""
-        pointer = pointers_of(read_sides(self.control), Route, {}, lambda _: Tally())[self.name]
+        pointer = pointers_of(read_sides(self.control), Route, {}, lambda _: Tally(), {})[self.name]
         found = pointer.choose(None)
         assert found.side is Side(self.look().active)
         key = "3" if found.side is Side.OLD else "2"

@@ -29,12 +29,13 @@ def _each(role: Role, kind: str, *pairs: tuple[str, str], state: str = DENIED) -
 STATE_TABLES = (
     "schema_version", "model", "migration", "worker", "shard", "queue", "fault", "stale", "pace", "route", "listener",
     "query", "query_vector", "evaluation", "verdict", "audit", "capture_fault", "partition",
+    "bridge", "bridge_row",
 )  # fmt: skip
 _COLUMN = {
     "schema_version": "version", "model": "name", "migration": "name", "worker": "host", "shard": "state",
     "queue": "kind", "fault": "reason", "stale": "at", "pace": "rejected", "route": "name", "listener": "host",
     "query": "source", "query_vector": "vector", "evaluation": "who", "verdict": "who", "audit": "who",
-    "capture_fault": "reason", "partition": "leaf",
+    "capture_fault": "reason", "partition": "leaf", "bridge": "figures", "bridge_row": "shift",
 }  # fmt: skip
 
 
@@ -231,6 +232,7 @@ _APPLICATION = (
     Attempt(Role.APPLICATION, "plant", "move it by the view", "UPDATE embedtui.route_side SET canary = 9", "55000"),
     *(
         Attempt(Role.APPLICATION, "read", f"read {table}", f"SELECT * FROM embedtui.{table}") for table in STATE_TABLES
+        if table != "bridge_row"  # the map that its searches go through
     ),
     *_each(
         Role.APPLICATION,

@@ -25,15 +25,14 @@ def scores(queries: Rows, pool: Rows, distance: Distance) -> Rows:
         return found
     products: Rows = queries @ pool.T
     if distance is Distance.L2:
-        products = np.float32(2) * products - np.einsum("ij,ij->i", pool, pool)
+        return np.asarray(2 * products - np.square(pool).sum(axis=1), np.float32)
     return products
 
 
 def unit(vectors: Rows) -> Rows:
     """The vectors at length one; zero stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: Rows = vectors / np.where(lengths == 0, np.float32(1), lengths)
-    return found
+    return np.asarray(vectors / np.where(lengths == 0, np.float32(1), lengths), np.float32)
 
 
 class Field:

@@ -100,6 +100,27 @@ ROUTINES = (
         reason="locks the route's tables as any SELECT does, so that a search's names stay true until it ends",
     ),
     Routine(
+        "bridge_vector",
+        definer=False,
+        public=True,
+        search_path="pg_catalog, pg_temp",
+        reason="a vector as the map of one version makes it; reads that map with the caller's rights",
+    ),
+    Routine(
+        "bridge",
+        definer=False,
+        public=True,
+        search_path="pg_catalog, pg_temp",
+        reason="the same by the map of a route",
+    ),
+    Routine(
+        "search_bridge",
+        definer=False,
+        public=True,
+        search_path="pg_catalog, pg_temp",
+        reason="which map a search by a model's vectors goes through",
+    ),
+    Routine(
         "search",
         definer=False,
         public=True,

@@ -13,7 +13,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 
-FUNCTIONS = ("route", "side_for", "search", "put")
+FUNCTIONS = ("route", "side_for", "search", "bridge", "put")
 """What an application may call; all run with its own rights."""
 
 
@@ -60,11 +60,12 @@ def _rights(*lines: str) -> tuple[Right, ...]:
 
 _WATCHER_READS = (
     "schema_version", "model", "migration", "worker", "shard", "queue_id_seq", "pace", "route", "listener", "audit",
-    "route_side", "partition",
+    "route_side", "partition", "bridge",
 )  # fmt: skip
 _WORKER_READS = (
     "schema_version", "model", "migration", "worker", "shard", "queue", "queue_id_seq", "fault", "stale", "pace",
     "route", "listener", "query", "query_vector", "evaluation", "verdict", "audit", "capture_fault", "partition",
+    "bridge",
 )  # fmt: skip
 
 RIGHTS: Mapping[Role, tuple[Right, ...]] = {
@@ -101,6 +102,7 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
     ),
     Role.APPLICATION: _rights(
         "SELECT route_side",
+        "SELECT bridge_row",
         "SELECT (id, name, epoch, epoch_seen_at, searches_old, searches_new) listener",
         "INSERT (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new) listener",
         "UPDATE (epoch, epoch_seen_at, heartbeat, searches_old, searches_new) listener",

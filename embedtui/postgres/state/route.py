@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 
 from embedtui.errors import DatabaseError, Refused
 from embedtui.model import Flip, ListenerStatus, Migration, Remedy, RouteStatus, Side
+from embedtui.model.bridge import from_data
 from embedtui.postgres.catalog.vectors import SEARCH_TYPE
 from embedtui.postgres.connect import Connection, host_name, operator_name
 
@@ -109,7 +110,7 @@ def create_route(conn: Connection, migration: Migration) -> RouteRow:
             "INSERT INTO embedtui.route (name, migration) VALUES (%(name)s, %(migration)s)"
             " ON CONFLICT (name) DO UPDATE SET migration = excluded.migration, epoch = route.epoch + 1, active = 'old',"
             " canary = 0, changed_at = clock_timestamp(), changed_by = '', first_cutover_at = NULL, pending = NULL,"
-            " ending = NULL"
+            " ending = NULL, bridge = NULL, bridging = false"
             " WHERE route.migration <> excluded.migration RETURNING name",
             {"name": migration.name, "migration": migration.id},
         ).fetchone()
@@ -138,15 +139,26 @@ def read_route(conn: Connection, name: str) -> RouteRow:
 def read_status(conn: Connection, migration: Migration) -> RouteStatus:
     """The migration's pointer as screens show it, without listeners; on the old side where there is none yet."""
     row = conn.execute(
-        "SELECT active, canary, epoch, changed_at, changed_by, pending, ending FROM embedtui.route"
-        " WHERE migration = %s",
+        "SELECT active, canary, epoch, changed_at, changed_by, pending, ending, bridging, bridge,"
+        " (SELECT figures FROM embedtui.bridge b WHERE b.id = bridge) FROM embedtui.route WHERE migration = %s",
         [migration.id],
     ).fetchone()
     if row is None:
         return RouteStatus()
-    active, canary, epoch, changed_at, changed_by, pending, ending = row
+    active, canary, epoch, changed_at, changed_by, pending, ending, bridging, bridge, found = row
     waits = str(pending.get("why") or pending.get("when") or pending) if pending else ""
-    return RouteStatus(Side(active), canary, epoch, changed_at, changed_by, pending=waits, ending=ending)
+    return RouteStatus(
+        Side(active),
+        canary,
+        epoch,
+        changed_at,
+        changed_by,
+        pending=waits,
+        ending=ending,
+        bridging=bridging,
+        bridge=bridge,
+        bridge_found=None if found is None else from_data(found),
+    )
 
 
 def seconds_on_side(conn: Connection, migration: Migration) -> int:
@@ -268,7 +280,7 @@ def hold_route(conn: Connection, migration: Migration, ending: str, *, expect_ep
     held = conn.execute(
         "UPDATE embedtui.route SET ending = %(ending)s, pending = NULL WHERE name = %(name)s AND migration = %(m)s"
         " AND epoch = %(expect)s AND (active, canary) = (%(active)s, %(canary)s)"
-        " AND coalesce(ending, %(ending)s) = %(ending)s",
+        " AND coalesce(ending, %(ending)s) = %(ending)s AND NOT (bridging AND active = 'old')",
         {
             "ending": ending,
             "name": migration.name,

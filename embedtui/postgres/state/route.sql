@@ -34,7 +34,11 @@ SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch,
           AND NOT a.attisdropped
           AND a.attname = CASE WHEN s.side = 'new' THEN m.new_column ELSE m.old_column END) AS attnum,
        -- what its index casts the column to: the search has to do the same, or it reads the whole table
-       coalesce(({search_type}), '') AS search_type
+       coalesce(({search_type}), '') AS search_type,
+       -- the map by which the new model's vectors search this side, and whether they do
+       CASE WHEN s.side = 'old' THEN r.bridge END AS bridge, s.side = 'old' AND r.bridging AS bridging,
+       CASE WHEN s.side = 'old' THEN (SELECT b.figures -> 'figures' FROM embedtui.bridge b WHERE b.id = r.bridge)
+       END AS bridge_figures
 FROM embedtui.route r
 JOIN embedtui.migration m ON m.id = r.migration
 CROSS JOIN (VALUES ('old'), ('new')) AS s (side)
@@ -68,9 +72,11 @@ CREATE OR REPLACE FUNCTION embedtui.route(name text, key text DEFAULT NULL)
 RETURNS TABLE (side text, model text, model_id integer, dimensions integer, column_name text, relation text,
                canary integer, epoch bigint, query_prefix text, document_prefix text)
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT s.side, s.model, s.model_id, s.dimensions, s.column_name, format('%I.%I', s.relation_schema, s.relation_name),
-           s.canary, s.epoch, s.query_prefix, s.document_prefix
+    -- through a bridge the old side is searched by the new model's vectors
+    SELECT s.side, m.model, m.model_id, m.dimensions, s.column_name, format('%I.%I', s.relation_schema, s.relation_name),
+           s.canary, s.epoch, m.query_prefix, m.document_prefix
     FROM embedtui.route_side s
+    JOIN embedtui.route_side m ON m.name = s.name AND m.side = CASE WHEN s.bridging THEN 'new' ELSE s.side END
     WHERE s.name = route.name AND s.side = embedtui.side_for(route.name, route.key)
 $$;
 
@@ -171,6 +177,63 @@ BEGIN
 END
 $$;
 
+-- A vector of the new model as the map of this version makes it one of the old model.
+CREATE OR REPLACE FUNCTION embedtui.bridge_vector(bridge integer, vector {vector}.vector) RETURNS {vector}.vector
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    mapped real[];
+    size integer := {vector}.vector_dims(vector);
+    known integer := (SELECT sum({vector}.vector_dims(w.weights)) FROM embedtui.bridge_row w
+                      WHERE w.bridge = bridge_vector.bridge AND w.position = 1);
+BEGIN
+    IF known IS DISTINCT FROM size THEN
+        RAISE EXCEPTION 'the bridge takes % dimensions, the vector has %', coalesce(known, 0), size
+            USING ERRCODE = 'data_exception';
+    END IF;
+    IF size <= 1950 THEN
+        mapped := ARRAY(SELECT ({vector}.inner_product(w.weights, bridge_vector.vector) + w.shift)::real
+                        FROM embedtui.bridge_row w WHERE w.bridge = bridge_vector.bridge ORDER BY w.position);
+    ELSE
+        mapped := ARRAY(SELECT sum({vector}.inner_product(w.weights, {vector}.subvector(
+                                   bridge_vector.vector, w.first, {vector}.vector_dims(w.weights))) + w.shift)::real
+                        FROM embedtui.bridge_row w WHERE w.bridge = bridge_vector.bridge
+                        GROUP BY w.position ORDER BY w.position);
+    END IF;
+    RETURN mapped::{vector}.vector;
+END
+$$;
+
+-- A vector of the new model as the route's bridge makes it one of the old model: to search the old column with.
+CREATE OR REPLACE FUNCTION embedtui.bridge(name text, vector {vector}.vector) RETURNS {vector}.vector
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    map integer := (SELECT s.bridge FROM embedtui.route_side s
+                    WHERE s.name = bridge.name AND s.side = 'old' AND s.present);
+BEGIN
+    IF map IS NULL THEN
+        RAISE EXCEPTION 'route "%" has no bridge', bridge.name USING ERRCODE = 'undefined_object';
+    END IF;
+    RETURN embedtui.bridge_vector(map, bridge.vector);
+END
+$$;
+
+-- The map that a search by this model's vectors goes through, and the model that it then searches for; no row where it
+-- goes straight. While the new side is not whole yet, it goes through the last map also after the bridge is off: for
+-- requests that embedded before that, and because what is missing there would be missing among their results.
+CREATE OR REPLACE FUNCTION embedtui.search_bridge(name text, model text, size integer)
+RETURNS TABLE (map integer, old_model text, old_size integer)
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT o.bridge, o.model_id::text, o.dimensions
+    FROM embedtui.route_side o
+    JOIN embedtui.route_side n ON n.name = o.name AND n.side = 'new'
+    WHERE o.name = search_bridge.name AND o.side = 'old' AND o.present AND o.active AND o.bridge IS NOT NULL
+      AND (o.bridging OR o.phase IN ('prepare', 'backfill', 'index'))
+      AND search_bridge.model IN (n.model, n.model_id::text)
+      -- of two models with one name the dimensions tell; else search_statement says that nothing does
+      AND (search_bridge.model NOT IN (o.model, o.model_id::text) OR o.dimensions <> n.dimensions)
+      AND search_bridge.size = n.dimensions
+$$;
+
 -- Nearest rows for a query vector. The vector's own model decides which side is searched, so a request embedded before a
 -- flip still searches the side its vector belongs to. "model" is the model's name, or its id as text where two models of
 -- the route share a name. "filter" is trusted SQL on the user's table, evaluated inside the search, with the caller's
@@ -182,14 +245,24 @@ LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$ -- volatile: it has to see name
 DECLARE
     statement pg_catalog.text;
     iterative pg_catalog.bool := search.filter IS NOT NULL AND embedtui.search_iterates();
+    bridged pg_catalog.record;
+    sought {vector}.vector := search.vector;
+    size pg_catalog.int4 := {vector}.vector_dims(search.vector);
+    made_by pg_catalog.text := search.model;
 BEGIN
     PERFORM embedtui.search_hold(search.name);
-    statement := embedtui.search_statement(search.name, search.model, {vector}.vector_dims(search.vector), search.filter);
+    SELECT b.* INTO bridged FROM embedtui.search_bridge(search.name, search.model, size) AS b;
+    IF FOUND THEN
+        sought := embedtui.bridge_vector(bridged.map, search.vector);
+        size := bridged.old_size;
+        made_by := bridged.old_model;
+    END IF;
+    statement := embedtui.search_statement(search.name, made_by, size, search.filter);
     IF iterative THEN
         PERFORM pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true),
                 pg_catalog.set_config('ivfflat.iterative_scan', 'relaxed_order', true);
     END IF;
-    RETURN QUERY EXECUTE statement USING search.vector, search.k;
+    RETURN QUERY EXECUTE statement USING sought, search.k;
     IF iterative THEN
         PERFORM pg_catalog.set_config('hnsw.iterative_scan', 'off', true),
                 pg_catalog.set_config('ivfflat.iterative_scan', 'off', true);

@@ -12,7 +12,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import lock_schema
 from embedtui.postgres.trust import require_trusted_objects
 
-VERSION = 8
+VERSION = 11
 
 
 def installed_version(conn: Connection) -> int:
@@ -67,7 +67,7 @@ def install(conn: Connection) -> None:
         )
         for number in range(version + 1, VERSION + 1):
             script = resources.files("embedtui.postgres.state").joinpath(f"{number:04d}.sql")
-            if not script.is_file():
+            if not script.is_file():  # numbers may be left out
                 continue
             text = script.read_text("utf-8")
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 
 from embedtui.model import ListenerStatus, Phase, Side
+from embedtui.model.bridge import in_words
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.parts import LATE_SECONDS, loading
 from embedtui.tui.view import View
@@ -38,6 +39,8 @@ def route(view: View, width: int, height: int) -> Content:
         rows.append(draw.field("moved", ("never", "$muted"), (f"  epoch {status.epoch}", "$muted")))
     rows += [draw.line((f"! {safe.line(notice)}", "$warning")) for notice in snapshot.notices]
     rows.append(draw.field("routers", *_routers(status.listeners, status.epoch)))
+    if status.bridged and status.bridge_found is not None:
+        rows.append(draw.field("bridged", (safe.line(in_words(status.bridge_found)), "bold $warning")))
     if status.pending:
         rows.append(draw.line(("◐ postponed: ", "bold $warning"), (safe.line(status.pending), "$warning")))
     rows += rollback(view, width)

@@ -55,6 +55,11 @@ ALLOWED: list[tuple[Command, RouteStatus, list[Phase]]] = [
     (Command.ABORT, ON_NEW, [Phase.ABORTED]),
     (Command.ABORT, replace(ON_NEW, ending="cleanup"), []),
     (Command.CUTOVER, replace(ON_OLD, ending="abort"), []),
+    (Command.BRIDGE, ON_OLD, LIVE),
+    (Command.BRIDGE, CANARY, LIVE),
+    (Command.BRIDGE, ON_NEW, []),
+    (Command.BRIDGE, replace(ON_OLD, ending="abort"), []),
+    (Command.ABORT, replace(ON_OLD, bridging=True, bridge=1), [Phase.ABORTED]),
 ]
 
 

@@ -1,0 +1,118 @@
+"""Bridge on and off: a sample embedded, a map fitted, measured and stored, and searches sent through it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from embedtui.engine.access import Access
+from embedtui.engine.backfill.job import now
+from embedtui.engine.bridge.blockers import bridge_blockers
+from embedtui.engine.bridge.fit import Fitted, fit
+from embedtui.engine.bridge.sampling import Sampler, sample_size
+from embedtui.engine.overrides import Overrides, audited, pass_blockers, refuse
+from embedtui.engine.running import Runner
+from embedtui.errors import Refused
+from embedtui.model import Blocker, Command, Migration, RouteFlipped, Side
+from embedtui.model.bridge import BridgeReport, LinearMap, in_words
+from embedtui.model.lifecycle import as_stored, refusal
+from embedtui.postgres.connect import Connection, host_name, operator_name
+from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.bridges import move_bridge, store_bridge
+from embedtui.postgres.state.route import read_route, read_status
+
+_STORE_MS = 600_000
+"""A matrix has millions of numbers, and the way to the database may be long."""
+
+
+def bridge(
+    at: Access,
+    *,
+    rows: int | None = None,
+    serve: bool = True,
+    override: Overrides = MappingProxyType({}),
+    stop: threading.Event | None = None,
+) -> BridgeReport:
+    """See :meth:`embedtui.engine.Engine.bridge`."""
+    began = time.monotonic()
+    stop = stop or threading.Event()
+    runner = Runner(at)
+    migration = runner.start(stop)
+    if serve:
+        passed = at.write(lambda conn: pass_blockers(bridge_blockers(conn, migration), _known(override)))
+    epoch = at.read(lambda conn: read_route(conn, migration.name)).epoch
+    with runner.at_work(migration, stop, "drawing the bridge's sample") as job:
+        sampler = Sampler(job, at.environ, at.note)
+        try:
+            pairs = sampler.run(sample_size(migration, rows))
+        finally:
+            sampler.close()
+        job.doing("fitting the bridge")
+        found = fit(pairs.new, pairs.old, migration.distance, others=pairs.others, seed=migration.id, note=at.note)
+    if not serve:
+        return BridgeReport(found.status, False, None, None, pairs.embedded, time.monotonic() - began)
+    if found.status.refused:
+        bound = Blocker("bound", found.status.refused, "Embed more rows (--rows), or give a reason.", True)
+        passed |= pass_blockers([bound], override)
+    with at.open("bridge", statement_timeout_ms=_STORE_MS) as conn:
+        version = _store(conn, migration, found)
+    epoch = at.write(lambda conn: _serve(conn, migration, epoch, version, passed), name="flip")
+    text = f"The old side serves through the bridge: {in_words(found.status)}"
+    at.emit(RouteFlipped(now(), text, Side.OLD, 0, epoch, 0.0))
+    return BridgeReport(found.status, True, version, epoch, pairs.embedded, time.monotonic() - began)
+
+
+def bridge_off(at: Access) -> int:
+    """See :meth:`embedtui.engine.Engine.bridge_off`."""
+    migration = at.require()
+
+    def work(conn: Connection) -> int:
+        with conn.transaction():
+            route = read_route(conn, migration.name)
+            if not read_status(conn, migration).bridging:
+                return route.epoch
+            epoch = move_bridge(
+                conn, migration, expect_epoch=route.epoch, bridge=None, who=operator_name(), host=host_name()
+            )
+            add_audit(conn, migration.id, "bridge", "off: searches of the old side take the old model's vectors")
+            return epoch
+
+    return at.write(work, name="flip")
+
+
+def _known(override: Overrides) -> Mapping[str, str]:
+    """The overrides that can be given before the fit is known."""
+    return {token: reason for token, reason in override.items() if token != "bound"}
+
+
+def _store(conn: Connection, migration: Migration, found: Fitted) -> int:
+    status, fitted = found.status, found.map
+    require_shape(migration, fitted)
+    with conn.transaction():
+        version = store_bridge(conn, migration, fitted, status)
+        kind = status.kind + (f" {status.parameter:g}" if status.parameter is not None else "")
+        detail = f"version {version} fitted on {status.rows:,} rows ({kind}): {in_words(status)}"
+        add_audit(conn, migration.id, "bridge", detail)
+    return version
+
+
+def require_shape(migration: Migration, found: LinearMap) -> None:
+    """Nothing where a map goes from the new model's dimensions to the old one's.
+
+    Raises:
+        Refused: it does not, or holds numbers that are none.
+    """
+    wanted = (migration.old_model.dimensions, migration.new_model.dimensions)
+    if found.matrix.shape != wanted or not (abs(found.matrix).max() < 1e30 and abs(found.offset).max() < 1e30):
+        raise Refused("The map that was found is not one between these models' vectors.", hint="Run it again.")
+
+
+def _serve(conn: Connection, migration: Migration, epoch: int, version: int, passed: Mapping[str, str]) -> int:
+    refuse(refusal(Command.BRIDGE, as_stored(migration, read_status(conn, migration))))
+    with conn.transaction():
+        moved = move_bridge(conn, migration, expect_epoch=epoch, bridge=version, who=operator_name(), host=host_name())
+        detail = f"on, version {version}: searches of the old side take {migration.new_model.name}'s vectors"
+        add_audit(conn, migration.id, "bridge", detail + audited(dict(passed)))
+    return moved

@@ -1,0 +1,99 @@
+"""Maps from the new model's vectors to the old one's, by version: tables ``bridge`` and ``bridge_row``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from embedtui.arrays import np
+from embedtui.errors import Refused
+from embedtui.model import Migration
+from embedtui.model.bridge import BridgeStatus, LinearMap, from_data, to_data
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.state.route import CHANNEL
+
+PART = 1_950
+"""Numbers of a row's part: with more, a page would not hold it."""
+KEPT = 3
+"""Versions whose matrix is kept beside the one that serves."""
+
+_ROWS = """
+SELECT position, first, shift, {send}(weights) FROM embedtui.bridge_row
+WHERE bridge OPERATOR(pg_catalog.=) %s ORDER BY position, first
+"""
+
+
+def store_bridge(conn: Connection, migration: Migration, found: LinearMap, status: BridgeStatus) -> int:
+    """Store a map as a new version, and drop the matrices of old ones; its id. Part of the caller's transaction."""
+    row = conn.execute(
+        "INSERT INTO embedtui.bridge (migration, figures) VALUES (%s, %s) RETURNING id",
+        [migration.id, Jsonb(to_data(status))],
+    ).fetchone()
+    assert row is not None
+    copy = sql.SQL("COPY embedtui.bridge_row (bridge, position, first, shift, weights) FROM STDIN")
+    with conn.cursor().copy(copy) as rows:
+        for position, (weights, shift) in enumerate(zip(found.matrix, found.offset, strict=True), 1):
+            for first in range(0, len(weights), PART):
+                part = weights[first : first + PART]
+                text = f"[{','.join(map(repr, part.tolist()))}]"
+                rows.write_row((row[0], position, first + 1, 0.0 if first else float(shift), text))
+    conn.execute(
+        "DELETE FROM embedtui.bridge_row WHERE bridge IN (SELECT id FROM embedtui.bridge b WHERE migration = %(m)s"
+        " AND NOT EXISTS (SELECT FROM embedtui.route r WHERE r.bridge = b.id) ORDER BY id DESC OFFSET %(kept)s)",
+        {"m": migration.id, "kept": KEPT},
+    )
+    return int(row[0])
+
+
+def load_map(conn: psycopg.Connection[Any], bridge: int, vector_schema: str) -> LinearMap | None:
+    """The map of this version, whole; None where its matrix is no longer kept. The service's own session will do."""
+    send = sql.Identifier(vector_schema, "vector_send")
+    parts: dict[int, list[Any]] = {}
+    shifts: dict[int, float] = {}
+    for position, _first, shift, raw in conn.execute(sql.SQL(_ROWS).format(send=send), [bridge], binary=True):
+        parts.setdefault(position, []).append(np.frombuffer(raw, ">f4", offset=4))
+        shifts[position] = shifts.get(position, 0.0) + shift
+    if not parts:
+        return None
+    matrix = np.stack([np.concatenate(row) for row in parts.values()]).astype(np.float32)
+    return LinearMap(matrix, np.asarray(list(shifts.values()), np.float32))
+
+
+def read_bridge(conn: Connection, bridge: int) -> BridgeStatus | None:
+    """What was found of this version."""
+    row = conn.execute("SELECT figures FROM embedtui.bridge WHERE id = %s", [bridge]).fetchone()
+    return None if row is None else from_data(row[0])
+
+
+def move_bridge(
+    conn: Connection, migration: Migration, *, expect_epoch: int, bridge: int | None, who: str, host: str
+) -> int:
+    """Serve the old side through this map, or (None) no longer through one; the pointer's new epoch.
+
+    A move of the pointer: by compare-and-set on its epoch, and told to every listener.
+
+    Raises:
+        Refused: the pointer was moved since ``expect_epoch``, the new side serves, or the migration is being ended.
+    """
+    row = conn.execute(
+        "WITH moved AS (UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp(),"
+        " changed_by = %(by)s, bridge = coalesce(%(bridge)s, bridge), bridging = %(bridge)s::integer IS NOT NULL"
+        " WHERE name = %(name)s AND migration = %(migration)s AND epoch = %(expect)s AND active = 'old'"
+        " AND ending IS NULL RETURNING name, epoch)"
+        # no more than the name: listeners have to read the map
+        " SELECT epoch, pg_notify(%(channel)s, json_build_object('name', name)::text) FROM moved",
+        {
+            "by": f"{who}@{host}",
+            "bridge": bridge,
+            "name": migration.name,
+            "migration": migration.id,
+            "expect": expect_epoch,
+            "channel": CHANNEL,
+        },
+    ).fetchone()
+    if row is None:
+        raise Refused("The pointer was moved meanwhile, or the old side no longer serves.", hint="Look again.")
+    return int(row[0])

@@ -1,0 +1,320 @@
+"""`bridge` on a real table and API: sample, fit, store, serve; gone on with after a kill; refused for what is seen."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from embedtui.config import Settings
+from embedtui.demo.api import LoopbackServer
+from embedtui.engine import Engine
+from embedtui.engine.bridge import act
+from embedtui.errors import EmbedtuiError, Interrupted, Refused
+from embedtui.model import Phase, Side
+from embedtui.router import Router
+from tests.kits.bridging import model_function
+from tests.kits.support import NEW, OLD, settings_for, vector_literal, wait_for
+
+ROWS, OLD_SIZE, NEW_SIZE = 600, 24, 16
+OLD_MODEL, NEW_MODEL = model_function(2, OLD_SIZE), model_function(1, NEW_SIZE)
+
+
+def text_of(number: int) -> str:
+    return f"document number {number}"
+
+
+def make_table(dsn: str, rows: int = ROWS, old: Callable[[list[str]], np.ndarray] | None = None) -> None:
+    texts = [text_of(number) for number in range(1, rows + 1)]
+    vectors = old(texts) if old is not None else OLD_MODEL(texts, None)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(f"CREATE TABLE documents (id bigint PRIMARY KEY, content text, embedding vector({OLD_SIZE}))")
+        with conn.cursor().copy("COPY documents FROM STDIN") as copy:
+            for number, (text, vector) in enumerate(zip(texts, vectors, strict=True), 1):
+                copy.write_row((number, text, vector_literal(vector)))
+        conn.execute("CREATE INDEX ON documents USING hnsw (embedding vector_cosine_ops)")
+
+
+@pytest.fixture
+def dead(api: LoopbackServer) -> LoopbackServer:
+    """An API that has the new model alone."""
+    api.models = {NEW: NEW_MODEL}
+    return api
+
+
+def settings(dsn: str, api: LoopbackServer, folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
+    return settings_for(dsn, api, folder, {"old_model.retired": True, **(flags or {})})
+
+
+def value(dsn: str, query: str) -> Any:
+    with psycopg.connect(dsn) as conn:
+        row = conn.execute(query).fetchone()
+    return row and row[0]
+
+
+def found_by_router(dsn: str, numbers: list[int]) -> float:
+    """Share of documents whose own text, as a query, finds them; through whatever route serves."""
+    with Router(dsn) as router, psycopg.connect(dsn) as conn:
+        route = router.route("documents")
+        model = {NEW: NEW_MODEL, OLD: OLD_MODEL}[route.model]
+        queries = model([text_of(number) for number in numbers], None)
+        hits = [route.search(conn, query, k=3) for query in queries]
+    return float(np.mean([any(hit.key == (str(n),) for hit in each) for n, each in zip(numbers, hits, strict=True)]))
+
+
+@pytest.mark.parametrize("placement", ["column", "table"])
+def test_from_nothing_to_bridged_searches_and_nothing_is_paid_twice(
+    database: str, dead: LoopbackServer, tmp_path: Path, placement: str
+) -> None:
+    make_table(database)
+    engine = Engine(database, settings=settings(database, dead, tmp_path, {"placement": placement}))
+    report = engine.bridge(rows=300)
+    assert report.served and report.status.refused == "" and report.embedded == 300
+    assert report.status.figures.recall_10.mean > 0.9
+    assert report.status.figures.pool == ROWS
+    numbers = list(range(5, ROWS, 7))
+    assert found_by_router(database, numbers) > 0.9
+    snapshot = engine.snapshot()
+    assert snapshot.phase is Phase.BACKFILL
+    assert (snapshot.route.active, snapshot.route.bridged, snapshot.route.bridge) == (Side.OLD, True, report.version)
+    assert snapshot.route.bridge_found == report.status
+    assert snapshot.backfill.rows == 300
+    # drawn over the whole table
+    drawn = value(database, f"SELECT array_agg(id) FROM documents WHERE {has_new(placement)}")
+    assert min(np.histogram(drawn, 6, (1, ROWS))[0]) > 0
+    acts = [(entry.act, entry.detail) for entry in engine.audit() if entry.act == "bridge"]
+    assert acts[0][1].startswith(f"on, version {report.version}") and "fitted on 300 rows" in acts[1][1]
+    # the backfill goes on with the rest, and the bridge with what is there
+    engine.run(threading.Event())
+    texts = [text for text in dead.texts if text.startswith("document")]
+    assert Counter(texts).most_common(1)[0][1] == 1 and len(texts) == ROWS
+    again = engine.bridge()
+    assert again.embedded == 0 and again.status.rows == ROWS and again.version != report.version
+    assert found_by_router(database, numbers) > 0.9
+    engine.bridge_off()
+    assert not engine.snapshot().route.bridged
+    epoch = engine.snapshot().route.epoch
+    assert engine.bridge_off() == epoch, "a repeat is none"
+
+
+def has_new(placement: str) -> str:
+    if placement == "column":
+        return "embedding_v2 IS NOT NULL"
+    return "EXISTS (SELECT FROM documents_embedding_v2 s WHERE s.id = documents.id)"
+
+
+def test_it_is_measured_without_being_served(database: str, dead: LoopbackServer, tmp_path: Path) -> None:
+    make_table(database)
+    engine = Engine(database, settings=settings(database, dead, tmp_path))
+    report = engine.bridge(rows=200, serve=False)
+    assert (report.served, report.version, report.epoch, report.embedded) == (False, None, None, 200)
+    assert not engine.snapshot().route.bridged and value(database, "SELECT count(*) FROM embedtui.bridge") == 0
+
+
+def test_a_model_that_answers_and_services_that_do_not_follow_are_no_reason_for_a_bridge(
+    database: str, dead: LoopbackServer, tmp_path: Path
+) -> None:
+    make_table(database)
+    dead.models = {NEW: NEW_MODEL, OLD: OLD_MODEL}
+    engine = Engine(database, settings=settings_for(database, dead, tmp_path))
+    with pytest.raises(Refused, match="not said to be retired") as refused:
+        engine.bridge(rows=200)
+    assert "--override old_model=" in refused.value.hint
+    asked = [text for text in dead.texts if text.startswith("document")]
+    assert value(database, "SELECT count(embedding_v2) FROM documents") == 0, f"nothing is paid: {asked}"
+    assert engine.bridge(rows=200, override={"old_model": "to try it"}).served
+    assert any("to try it" in entry.detail for entry in engine.audit())
+
+
+def other_vectors(texts: list[str]) -> np.ndarray:
+    """Vectors of other texts than these."""
+    return OLD_MODEL([f"# {text} of another file" for text in texts], None)
+
+
+def test_what_is_below_the_bound_takes_a_reason(database: str, dead: LoopbackServer, tmp_path: Path) -> None:
+    make_table(database, old=other_vectors)
+    engine = Engine(database, settings=settings(database, dead, tmp_path))
+    with pytest.raises(Refused, match="text behind the old vectors") as refused:
+        engine.bridge(rows=200)
+    assert "--override bound=" in refused.value.hint
+    assert not engine.snapshot().route.bridged
+    report = engine.bridge(rows=200, override={"bound": "better than nothing"})
+    assert report.served and report.embedded == 0 and report.status.refused
+    assert any("bound (better than nothing)" in entry.detail for entry in engine.audit())
+
+
+def two_models(texts: list[str]) -> np.ndarray:
+    return np.concatenate([OLD_MODEL(texts[:300], None), model_function(3, OLD_SIZE)(texts[300:], None)])
+
+
+def constant(texts: list[str]) -> np.ndarray:
+    return np.ones((len(texts), OLD_SIZE), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "old", "said"),
+    [
+        (ROWS, two_models, "vectors of two models"),
+        (ROWS, constant, "different old vectors"),
+        (40, None, "40 rows have both an old and a new vector"),
+    ],
+    ids=["two models", "constant", "few rows"],
+)
+def test_old_vectors_that_cannot_be_bridged_are_refused(
+    database: str, dead: LoopbackServer, tmp_path: Path, rows: int, old: Callable[..., np.ndarray] | None, said: str
+) -> None:
+    make_table(database, rows, old)
+    with pytest.raises(Refused, match=said):
+        Engine(database, settings=settings(database, dead, tmp_path)).bridge()
+    assert value(database, "SELECT count(*) FROM embedtui.bridge") == 0
+
+
+def test_rows_without_an_old_vector_or_without_text_are_left_out(
+    database: str, dead: LoopbackServer, tmp_path: Path
+) -> None:
+    make_table(database)
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("UPDATE documents SET embedding = NULL WHERE id % 3 = 0")
+        conn.execute("UPDATE documents SET content = '  ' WHERE id % 5 = 0")
+    report = Engine(database, settings=settings(database, dead, tmp_path)).bridge()
+    assert report.status.rows == report.embedded == sum(n % 3 != 0 and n % 5 != 0 for n in range(1, ROWS + 1))
+
+
+def test_abort_waits_for_the_bridge_and_the_cutover_and_the_way_back_do_not(
+    database: str, dead: LoopbackServer, tmp_path: Path
+) -> None:
+    make_table(database)
+    engine = Engine(database, settings=settings(database, dead, tmp_path))
+    engine.bridge()
+    with pytest.raises(Refused, match="through the bridge"):
+        engine.abort("documents")
+    engine.run(threading.Event())
+    engine.cutover(override={"gate": "a test"})
+    assert not engine.snapshot().route.bridged
+    with pytest.raises(Refused, match="serves every read"):
+        engine.bridge()
+    assert found_by_router(database, [3, 30, 300]) == 1
+    engine.rollback()
+    assert engine.snapshot().route.bridged, "the old model is dead: the way back goes by the bridge"
+    assert found_by_router(database, list(range(5, ROWS, 7))) > 0.9
+    engine.bridge_off()
+    engine.abort("documents")
+
+
+def test_a_pointer_that_moved_meanwhile_is_seen(
+    database: str, dead: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_table(database)
+    engine = Engine(database, settings=settings(database, dead, tmp_path))
+    real = act.fit
+
+    def slow(*arguments: Any, **more: Any) -> Any:
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("UPDATE embedtui.route SET epoch = epoch + 1")
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(act, "fit", slow)
+    with pytest.raises(Refused, match="moved meanwhile"):
+        engine.bridge()
+    assert not engine.snapshot().route.bridged
+    monkeypatch.undo()
+    assert engine.bridge().embedded == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- kills
+
+BRIDGE = """
+import os, signal, sys
+from pathlib import Path
+from embedtui.engine import Engine
+from embedtui.engine.bridge import act, sampling
+from embedtui.config import load_settings
+
+def killed(*arguments, **more):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+where = sys.argv[1]
+if where == "sampling":
+    real = sampling.ReplyWriter.store
+    def some(self, shard, outcome):
+        done = real(self, shard, outcome)
+        some.rows += done
+        if some.rows >= 100:
+            killed()
+        return done
+    some.rows = 0
+    sampling.ReplyWriter.store = some
+elif where == "fitting":
+    act.fit = killed
+elif where == "serving":
+    act.move_bridge = killed
+settings = load_settings(
+    {"table": "documents", "old_model.name": sys.argv[3], "old_model.retired": True, "pacing.max_concurrency": 2,
+     "new_model.max_inputs": 25}, environ=dict(os.environ), cwd=Path(sys.argv[2]))
+print(Engine(settings.dsn, settings=settings).bridge(rows=300).embedded)
+"""
+
+
+@pytest.mark.parametrize("where", ["sampling", "fitting", "serving"])
+def test_a_kill_costs_what_was_in_flight_and_the_next_one_goes_on(
+    database: str, dead: LoopbackServer, tmp_path: Path, where: str
+) -> None:
+    make_table(database)
+
+    def bridge(killed_at: str) -> subprocess.CompletedProcess[str]:
+        here = settings(database, dead, tmp_path)
+        return subprocess.run(
+            [sys.executable, "-c", BRIDGE, killed_at, str(tmp_path), OLD],
+            env={**here.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OPENBLAS_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    assert bridge(where).returncode == -signal.SIGKILL
+    assert not value(database, "SELECT bridging FROM embedtui.route")
+    stored = value(database, "SELECT count(embedding_v2) FROM documents")
+    assert stored >= 100 if where == "sampling" else stored == 300
+    assert value(database, "SELECT count(*) FROM embedtui.bridge") == (where == "serving")
+    done = bridge("")
+    assert done.returncode == 0, done.stderr
+    paid = Counter(text for text in dead.texts if text.startswith("document"))
+    # at most what was in flight: two requests of 25
+    assert sum(paid.values()) - len(paid) <= (50 if where == "sampling" else 0)
+    assert found_by_router(database, list(range(5, ROWS, 7))) > 0.9
+    assert value(database, "SELECT bridging FROM embedtui.route")
+
+
+def test_stopped_it_goes_on(database: str, dead: LoopbackServer, tmp_path: Path) -> None:
+    make_table(database)
+    dead.latency = 0.3
+    flags = {"pacing.max_concurrency": 1, "new_model.max_inputs": 20}
+    engine = Engine(database, settings=settings(database, dead, tmp_path, flags))
+    stop, failed = threading.Event(), []
+
+    def work() -> None:
+        try:
+            engine.bridge(stop=stop)
+        except EmbedtuiError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_for(lambda: value(database, "SELECT to_regclass('embedtui.shard')") and engine.snapshot().backfill.rows > 30)
+    stop.set()
+    thread.join(60)
+    assert isinstance(failed[0], Interrupted)
+    dead.latency = 0
+    report = engine.bridge()
+    assert 0 < report.embedded < ROWS and report.status.rows == ROWS
+    assert max(Counter(text for text in dead.texts if text.startswith("document")).values()) == 1
