@@ -61,6 +61,10 @@ _SETTINGS: tuple[Callable[[Command], Command], ...] = (
         "--key", metavar="COLUMN", multiple=True, help="Key columns, with commas or repeated; default: primary key."
     ),
     click.option("--content", metavar="COLUMN", multiple=True, help="Columns whose text is embedded, likewise."),
+    click.option("--content-sql", metavar="SQL", help="Or SQL over the row that makes the text: payload->>'data'."),
+    click.option(
+        "--where", "scope", metavar="SQL", help="Move only rows that fulfil this condition: collection_id = '…'."
+    ),
     click.option("--column", metavar="COLUMN", help="Column with the old vectors."),
     click.option("--new-column", metavar="COLUMN", help="Column for the new vectors; default embedding_v2."),
     click.option("--new-model", metavar="MODEL", help="Model to move to; also EMBED_MODEL."),
@@ -94,7 +98,8 @@ _PATHS = {
     "strategy": "cutover.strategy",
 }
 _FLAGS = {
-    "table", "schema", "key", "content", "new_column", "placement", "distance", "halfvec", "name", *_PATHS,
+    "table", "schema", "key", "content", "content_sql", "scope", "new_column", "placement", "distance", "halfvec",
+    "name", *_PATHS,
 }  # fmt: skip
 
 

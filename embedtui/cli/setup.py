@@ -46,6 +46,8 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
                 "table": draft.facts.table,
                 "key": draft.key.columns,
                 "content": draft.content,
+                "content_sql": None if draft.text is None else draft.text.given,
+                "scope": None if draft.scope is None else draft.scope.given,
                 "old": {"column": draft.old_column, "type": draft.old_type, "model": draft.old_model},
                 "new": {"type": draft.new_type, "model": draft.new_model},
                 "framework": draft.preset.name if draft.preset is not None else None,
@@ -57,7 +59,9 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
     say(f"  table    {plain(shown(draft.facts.table))}, key {plain(', '.join(draft.key.columns))}")
     if draft.preset is not None:
         say(f"  made by  {plain(draft.preset.name)}, which embeds {plain(draft.preset.embeds)}")
-    say(f"  texts    {plain(', '.join(draft.content))}")
+    if draft.scope is not None:
+        say(f"  rows     where {plain(draft.scope.given)}")
+    say(f"  texts    {plain(', '.join(draft.content) if draft.text is None else draft.text.given)}")
     say(f"  vectors  {plain(draft.old_column)}, {draft.old_model.dimensions} dimensions, {plain(draft.old_model.name)}")
     say(f"  new      {plain(draft.new_model.name)}, {draft.new_model.dimensions} dimensions ({draft.new_type})")
     for notice in (*draft.notices, *([draft.preset.caution] if draft.preset and draft.preset.caution else [])):
@@ -81,7 +85,7 @@ def configure(settings: Settings, path: Path, *, ask: bool) -> Draft:
             "table": draft.facts.table.name,
             "schema": draft.facts.table.schema,
             "key": draft.key.columns,
-            "content": draft.content,
+            **({} if draft.text is not None else {"content": draft.content}),
             "old_column": draft.old_column,
             "old_model.dimensions": draft.old_model.dimensions,
             "new_model.name": draft.new_model.name,
@@ -129,7 +133,7 @@ def _ask_for_the_rest(conn: Connection, settings: Settings) -> Settings:
     assert settings.table is not None
     facts = inspect_table(conn, settings.table, settings.schema)
     texts = [column.name for column in facts.text_columns] if recognise(facts) is None else []
-    if not settings.content and len(texts) > 1:
+    if not settings.content and settings.content_sql is None and len(texts) > 1:
         note(f"Text columns: {', '.join(map(plain, texts))}")
         answer = click.prompt("Which are embedded (with commas between)", err=True)
         settings = settings.with_values({"content": tuple(part.strip() for part in answer.split(","))}, "init")

@@ -135,6 +135,10 @@ class Settings:
     """Empty: the primary key."""
     content: tuple[str, ...] = ()
     """Empty: the only text column."""
+    content_sql: str | None = None
+    """The text as SQL over the row, instead of columns."""
+    scope: str | None = None
+    """Condition on the rows that are migrated, SQL over the row; None: all rows."""
     old_column: str | None = None
     """None: the only vector column."""
     new_column: str = "embedding_v2"

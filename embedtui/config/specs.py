@@ -80,6 +80,8 @@ SPECS: tuple[Spec, ...] = (
     Spec("schema", text, "its schema; unset is the search path", "--schema"),
     Spec("key", names, "unique NOT NULL columns; unset is the primary key", "--key"),
     Spec("content", names, "columns whose text is embedded, in this order", "--content"),
+    Spec("content_sql", text, "or SQL over a row that makes the text: payload->>'data'", "--content-sql"),
+    Spec("scope", text, "SQL: only rows that fulfil it are moved: collection_id = '…'; unset is all", "--where"),
     Spec("old_column", text, "the column with the old vectors", "--column"),
     Spec("new_column", text, "the column for the new vectors", "--new-column"),
     Spec("new_table", text, "side table's name, for placement table; unset is <table>_embedding_v2"),

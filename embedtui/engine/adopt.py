@@ -19,15 +19,16 @@ from embedtui.postgres.catalog.facts import TableFacts
 from embedtui.postgres.catalog.inspect import inspect_oid, stored_dimensions
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement, run_ddl
+from embedtui.postgres.expressions import disjoint, reparse
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture, rights
 from embedtui.postgres.sides.carry import carry
-from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side, vector_sql_type
+from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side, scope_sql, vector_sql_type
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.adoption import FORMER, adopt_sql, count_kept
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.migrations import load_migration, migration_of_table
+from embedtui.postgres.state.migrations import live_migrations_of, load_migration
 from embedtui.postgres.state.route import read_route
 from embedtui.postgres.state.shards import plan_shards
 
@@ -77,6 +78,8 @@ def adoption(conn: Connection, migration: Migration) -> Adoption:
         key_types=tuple(key.types[place] for place in order),
         key_equality=tuple(key.equality[place] for place in order) if key.equality else (),
         content_types=tuple(column.plain_type for column in contents if column is not None),
+        scope=migration.scope and reparse(conn, facts.table, migration.scope, {}, setting="scope", condition=True),
+        content=migration.content and reparse(conn, facts.table, migration.content, {}, setting="content_sql"),
     )
     found = traces.find(conn, migration)
     former = next((each for each in found if each.oid == migration.table_oid), None)
@@ -155,10 +158,10 @@ def _named(conn: Connection, migration: Migration) -> TableFacts:
 
 def _problems(conn: Connection, migration: Migration, facts: TableFacts) -> Iterator[str]:
     """Why the table is none that the migration could go on with."""
-    other = migration_of_table(conn, facts.oid)
-    live = load_migration(conn, other) if other is not None else None
-    if live is not None and not live.phase.ended and live.id != migration.id:
-        yield f"the migration {live.name} is under way on it"
+    for live in live_migrations_of(conn, facts.oid):
+        apart = migration.scope and live.scope and disjoint(conn, facts.table, migration.scope, live.scope)
+        if live.id != migration.id and not apart:
+            yield f"the migration {live.name} is under way on it"
     if facts.row_security_applies:
         yield "row security would hide rows from this role"
     if facts.inherits:
@@ -166,7 +169,8 @@ def _problems(conn: Connection, migration: Migration, facts: TableFacts) -> Iter
     key = ", ".join(map(shown_column, migration.key_columns))
     if not any(set(each.columns) == set(migration.key_columns) for each in facts.keys):
         yield f"it has no unique key on {key}"
-    for name in migration.content_columns:
+    scope = () if migration.scope is None else migration.scope.names
+    for name in dict.fromkeys((*migration.content_columns, *scope)):
         if facts.column(name) is None:
             yield f"it has no column {shown_column(name)}"
     old = facts.column(migration.old_column)
@@ -174,7 +178,7 @@ def _problems(conn: Connection, migration: Migration, facts: TableFacts) -> Iter
         kind = f"{migration.old_vector_type} column {shown_column(migration.old_column)}"
         yield f"it has no {kind}"
     else:
-        size = stored_dimensions(conn, facts, old.name, migration.vector_schema)
+        size = stored_dimensions(conn, facts, old.name, migration.vector_schema, scope_sql(migration, "t"))
         if size not in (None, migration.old_model.dimensions):
             yield f"its {shown_column(old.name)} has {size} dimensions and not {migration.old_model.dimensions}"
     yield from _problems_of_new_side(conn, migration, facts)

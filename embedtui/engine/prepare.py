@@ -12,6 +12,7 @@ from psycopg import sql
 from embedtui.config import Settings
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.existing import migration_name
+from embedtui.engine.plan.scope import require_disjoint
 from embedtui.engine.plan.start import require_ready, require_same
 from embedtui.engine.table_changes import remember
 from embedtui.errors import Interrupted, Refused
@@ -21,6 +22,7 @@ from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.locks import lock_functions, release_prepare, try_prepare
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture, rights
+from embedtui.postgres.sides.layout import content_sql, scope_sql
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import schema
 from embedtui.postgres.state.audit import add_audit
@@ -56,6 +58,8 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
     _install(conn)
     try:
         with conn.transaction():
+            lock_functions(conn)  # of two that begin at once, the second sees the first
+            require_disjoint(conn, draft.migration(placement))
             return _create(conn, replace(draft.migration(placement), phase=Phase.PREPARE), settings)
     except Refused:
         known = load_migration(conn, draft.name)  # another process may have been first
@@ -144,10 +148,15 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
 
 def count_total(conn: Connection, migration: Migration) -> None:
     """Count rows with something to embed, reading no TOASTed text; the planner's estimate where it takes too long."""
-    filled = sql.SQL(" OR ").join(
-        sql.SQL("octet_length(t.{}::text) > 0").format(sql.Identifier(name)) for name in migration.content_columns
+    texts: list[sql.Composable] = [
+        sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in migration.content_columns
+    ]
+    if migration.content is not None:
+        texts = [content_sql(migration, "t")]
+    filled = sql.SQL(" OR ").join(sql.SQL("octet_length({}) > 0").format(text) for text in texts)
+    query = sql.SQL("SELECT count(*) FROM {} t WHERE {} AND ({})").format(
+        relation(migration.table), scope_sql(migration, "t"), filled
     )
-    query = sql.SQL("SELECT count(*) FROM {} t WHERE {}").format(relation(migration.table), filled)
     try:
         with conn.transaction():
             conn.execute("SELECT set_config('statement_timeout', %s, true)", [_COUNT_TIMEOUT])

@@ -9,10 +9,11 @@ from typing import Any
 
 from psycopg import sql
 
-from embedtui.errors import TableChanged
-from embedtui.model import Migration, Phase, PlacementKind, TableName
+from embedtui.errors import SettingsError, TableChanged
+from embedtui.model import Migration, Phase, PlacementKind, RowExpression, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.expressions import reparse
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import new_side
@@ -53,7 +54,8 @@ class _Column:
 
 
 def _names(migration: Migration) -> tuple[str, ...]:
-    return (*migration.key_columns, *migration.content_columns, migration.old_column)
+    scope = () if migration.scope is None else migration.scope.names
+    return (*migration.key_columns, *migration.content_columns, *scope, migration.old_column)
 
 
 def _columns(conn: Connection, oid: int) -> dict[str, _Column]:
@@ -130,6 +132,10 @@ def table_change(conn: Connection, migration: Migration) -> TableChange | None:
     if not what and not retyped:
         return None
     found = [column for column in present if column is not None]
+    try:
+        scope, content = _expressions(conn, migration, table, found)
+    except SettingsError as error:
+        return TableChange((*what, *retyped, error.message.rstrip(".")), f"{error.hint} {abort}.", False, False, None)
     keys, contents = len(migration.key_columns), len(migration.content_columns)
     followed = replace(
         migration,
@@ -138,6 +144,8 @@ def table_change(conn: Connection, migration: Migration) -> TableChange | None:
         key_types=tuple(column.type for column in found[:keys]),
         content_columns=tuple(column.name for column in found[keys : keys + contents]),
         old_column=found[-1].name,
+        scope=scope,
+        content=content,
         new_table=table if migration.placement is PlacementKind.COLUMN else migration.new_table,
         settings={**migration.settings, _KNOWN: _known(found, storage)},
     )
@@ -147,13 +155,30 @@ def table_change(conn: Connection, migration: Migration) -> TableChange | None:
     if what:
         hint = "`embedtui run` (or `resume`) goes on with that; settings that hold the old name need the new one."
         return TableChange(tuple(what), f"{hint} Or take it back; {abort}.", False, False, followed)
-    in_place = followed.key_types == migration.key_types
+    in_place = same_names(followed, migration)
     return TableChange(tuple(retyped), "`embedtui run` goes on.", True, in_place, followed)
 
 
 def same_names(one: Migration, other: Migration) -> bool:
     """Whether what works by the one's names works for the other."""
-    return (one.table, one.key_types, _names(one)) == (other.table, other.key_types, _names(other))
+    first, second = ((each.table, each.key_types, _names(each), each.scope, each.content) for each in (one, other))
+    return first == second
+
+
+def _expressions(
+    conn: Connection, migration: Migration, table: TableName, found: Sequence[_Column]
+) -> tuple[RowExpression | None, RowExpression | None]:
+    """Scope and text over the table as it is now.
+
+    Raises SettingsError: one means nothing any more.
+    """
+    names = dict(zip(_names(migration), (column.name for column in found), strict=True))
+    scope, content = migration.scope, migration.content
+    if scope is not None:
+        scope = reparse(conn, table, scope, names, setting="scope", condition=True)
+    if content is not None:
+        content = reparse(conn, table, content, names, setting="content_sql")
+    return scope, content
 
 
 def _before(migration: Migration) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from embedtui.model.events import (
     RouteFlipped,
 )
 from embedtui.model.faults import FaultClass, FaultGroup, FaultRow, FaultState
-from embedtui.model.migration import UNNAMED, EmbeddingModel, Key, Migration, TableName
+from embedtui.model.migration import UNNAMED, EmbeddingModel, Key, Migration, RowExpression, TableName
 from embedtui.model.plan import Check, Plan
 from embedtui.model.route import Flip, ListenerStatus, RollbackStatus, RouteStatus
 from embedtui.model.settings import (
@@ -54,6 +54,7 @@ __all__ = [
     "FaultClass", "FaultGroup", "FaultRow", "FaultState", "Flip", "GateSettings", "Held", "Hold", "IndexMethod",
     "IndexSettings", "IndexStatus", "Interval", "Key", "ListenerStatus", "Measures", "Migration", "Noted", "Phase",
     "PhaseChanged", "PlacementKind", "Plan", "Progressed", "QueryComparison", "QueryInput", "RankedRow", "Remedy",
-    "RollbackStatus", "RouteFlipped", "RouteStatus", "RunState", "SeenState", "Side", "Snapshot", "StoredSettings",
-    "SweepPoint", "SyncStatus", "TableName", "ThreadStatus", "ThrottleSettings", "VerifyReport", "WorkerStatus",
+    "RollbackStatus", "RouteFlipped", "RouteStatus", "RowExpression", "RunState", "SeenState", "Side", "Snapshot",
+    "StoredSettings", "SweepPoint", "SyncStatus", "TableName", "ThreadStatus", "ThrottleSettings", "VerifyReport",
+    "WorkerStatus",
 ]  # fmt: skip

@@ -84,6 +84,36 @@ class TableName:
 
 
 @dataclass(frozen=True, slots=True)
+class RowExpression:
+    """SQL over a row of the table, see :mod:`embedtui.postgres.expressions`."""
+
+    given: str
+    """As the operator wrote it."""
+    sql: str
+    """As every session reads it, of a row called ``embedtui_row``."""
+    columns: tuple[tuple[str, int], ...]
+    """The columns that it reads, and the oids of their types."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns that it reads."""
+        return tuple(name for name, _ in self.columns)
+
+    @property
+    def stored(self) -> dict[str, object]:
+        """As JSON."""
+        return {"given": self.given, "sql": self.sql, "columns": [list(column) for column in self.columns]}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any] | None) -> RowExpression | None:
+        """From JSON; None is none."""
+        if stored is None:
+            return None
+        columns = tuple((str(name), int(kind)) for name, kind in stored["columns"])
+        return cls(str(stored["given"]), str(stored["sql"]), columns)
+
+
+@dataclass(frozen=True, slots=True)
 class Migration:
     """One migration as stored in embedtui.migration; everything a worker on another host needs but the secrets."""
 
@@ -127,6 +157,10 @@ class Migration:
     """As ``key_types``, of the content columns; empty where not known."""
     key_equality: tuple[str, ...] = ()
     """Schema of each key column's operator ``=``; empty: all pg_catalog."""
+    scope: RowExpression | None = None
+    """Condition on the rows that are migrated; None: all rows."""
+    content: RowExpression | None = None
+    """The text that is embedded, of ``content_columns``; None: these one under the other."""
 
     @property
     def stored(self) -> StoredSettings:

@@ -19,6 +19,7 @@ from embedtui.model import (
     Migration,
     Phase,
     PlacementKind,
+    RowExpression,
     Side,
     TableName,
 )
@@ -239,6 +240,8 @@ def _migration(old: dict[str, Any], new: dict[str, Any]) -> Migration:
         old_vector_type=old["vector_type"],
         content_types=tuple(old.get("content_types", ())),  # a schema of before 4 has neither
         key_equality=tuple(old.get("key_equality", ())),
+        scope=_expression(old.get("scope_sql")),  # a schema of before 5 has neither
+        content=_expression(old.get("content_sql")),
         distance=Distance(old["distance"]),
         index_method=IndexMethod(old["index_method"]),
         phase=Phase(old["phase"]),
@@ -246,6 +249,10 @@ def _migration(old: dict[str, Any], new: dict[str, Any]) -> Migration:
         reason="",
         desired="run",
     )
+
+
+def _expression(text: str | None) -> RowExpression | None:
+    return None if text is None else RowExpression("", text, ())
 
 
 def _key(key: object) -> list[str]:

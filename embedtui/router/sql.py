@@ -8,7 +8,7 @@ from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, Side
 from embedtui.postgres.names import escaped, key_equals_sql, quoted
-from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, new_side
+from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, new_side, scope_sql
 from embedtui.postgres.sides.search import scan_of, search_sql, vector_type
 
 
@@ -36,7 +36,7 @@ class SideSql:
 
     def _search(self, columns: tuple[str, ...], where: str, iterative_scan: str | None) -> str:
         if iterative_scan is None:
-            iterative_scan = scan_of(self.pgvector, filtered=bool(where))
+            iterative_scan = scan_of(self.pgvector, filtered=bool(where) or self.migration.scope is not None)
         conditions = [sql.SQL("({})").format(sql.SQL(where))] if where else []
         if self.attnum is not None:
             conditions.append(self._still())
@@ -65,6 +65,16 @@ class SideSql:
             sql.SQL(sql.Literal(column).as_string(None).replace("%", "%%")),
         )
 
+    def _row(self) -> sql.Composable:
+        """Condition on the row to write to: it has the key, and is one of the migration's."""
+        conditions: list[sql.Composable] = [key_equals_sql(self.migration)]
+        if self.migration.scope is not None:
+            table = self.migration.table
+            conditions.append(escaped(scope_sql(self.migration, table.schema, table.name)))
+        if self.attnum is not None:
+            conditions.append(self._still())
+        return sql.SQL(" AND ").join(conditions)
+
     def _write(self, guarded: bool) -> str:
         migration, table = self.migration, self.migration.table
         side = new_side(migration)
@@ -74,9 +84,7 @@ class SideSql:
             "vector": sql.SQL("CAST({} AS {})").format(sql.Placeholder("vector"), vector_type(migration, self.side)),
             "model": sql.Literal(migration.new_model.id),
             "fingerprint": escaped(fingerprint_sql(migration, table.name)),
-            "where": key_equals_sql(migration)
-            if self.attnum is None
-            else sql.SQL("{} AND {}").format(key_equals_sql(migration), self._still()),
+            "where": self._row(),
             "guard": sql.SQL(" AND {} OPERATOR(pg_catalog.=) %(content)s").format(
                 escaped(content_sql(migration, table.name))
             )

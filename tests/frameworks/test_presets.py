@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from embedtui.engine.plan.presets import Preset, frameworks_of, recognise
 from embedtui.engine.plan.presets.checks import text_sql
 from embedtui.engine.plan.presets.frameworks import FRAMEWORKS
 from embedtui.errors import TableError
-from embedtui.model import Check
+from embedtui.model import Check, PlacementKind
 from embedtui.postgres.catalog.inspect import inspect_table
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
+from embedtui.postgres.sides.texts import first_texts
 from tests.kits.support import connect
 from tests.kits.tables import settings_of
 
@@ -146,21 +148,21 @@ def test_a_text_that_is_no_column_is_refused_with_the_way_to_one(conn: Connectio
     with pytest.raises(TableError) as refusal:
         resolve(conn, settings_of(Path(), {"table": recorded.table}))
     assert preset.embeds in str(refusal.value)
-    # the statements of the hint, as they stand there, make the column that it then names
+    # the function of the hint, as it stands there, and the setting
     hint = refusal.value.hint or ""
     if preset.function:
         function = re.search(r"CREATE FUNCTION .*?\$\$.*?\$\$", hint, re.DOTALL)
         assert function is not None
         conn.execute(function[0])  # type: ignore[arg-type]
-    column = re.search(r"ALTER TABLE \S+ ADD \w+ text GENERATED ALWAYS AS \(.*\) STORED", hint)
-    assert column is not None
-    conn.execute(column[0])  # type: ignore[arg-type]
-    draft = resolve(conn, settings_of(Path(), {"table": recorded.table, "content": ("embedded_text",)}))
-    assert draft.content == ("embedded_text",)
-    table = relation(draft.facts.table).as_string(conn)
-    made = {text for (text,) in conn.execute(f"SELECT embedded_text FROM {table}")}  # type: ignore[arg-type]
+    said = re.search(r"--content-sql ('[^']*'(?:\"'\"'[^']*')*)", hint)
+    assert said is not None
+    [expression] = shlex.split(said[1])
+    flags = {"table": recorded.table, "content_sql": expression}
+    draft = resolve(conn, settings_of(Path(), flags))
+    assert draft.text is not None and draft.text.given == expression
+    made = set(first_texts(conn, draft.migration(PlacementKind.COLUMN), 1000))
     assert made >= {text for text in recorded.texts.values() if "Spree" not in text}
-    check = checks_of(database, recorded.table, content=("embedded_text",))["framework"]
+    check = checks_of(database, **flags)["framework"]
     assert ("Of 1 row among" in check.detail) == (name == "llama_index")
 
 

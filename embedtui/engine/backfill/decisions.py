@@ -72,12 +72,14 @@ def combine(entries: Iterable[Entry], stale: Iterable[Key], trust: bool) -> dict
             found[entry.key] = _moved(found, entry.was, entry.key)
         change = found.setdefault(entry.key, Change())
         change.ids.append(entry.id)
+        if entry.kind == "e":
+            change.said.clear()  # what became of it outside is the application's
         if entry.kind == "i":
             change.said = {Side.OLD: Said.INSERTED, Side.NEW: Said.INSERTED}
         for side, wrote in ((Side.OLD, entry.wrote_old), (Side.NEW, entry.wrote_new)):
             if wrote:
                 change.said[side] = Said.WRITTEN if trust else Said.DOUBTED
-            elif entry.kind == "u" and entry.edited:
+            elif entry.kind in "ue" and entry.edited:
                 change.said[side] = Said.EDITED
             elif entry.kind == "s" and change.said.get(side) is not Said.WRITTEN:
                 # a scan may have begun before the application's last word

@@ -143,6 +143,13 @@ def _choice_blockers(
             "Let the application see to it (or add a foreign key), and override this.",
             overridable=True,
         )
+    if migration.scope is not None and not choice.keep_old:
+        yield Blocker(
+            "scope",
+            f"Rows outside the scope ({redact(migration.scope.given)}) are searched by {migration.old_column}, which"
+            " would be dropped.",
+            "Keep the old column: --keep-old.",
+        )
     archive = choice.archive
     if isinstance(archive, TableName):
         if _one(conn, "SELECT to_regclass(%s) IS NOT NULL", (relation(archive).as_string(conn),)):

@@ -22,7 +22,7 @@ from embedtui.postgres.ddl import Statement
 from embedtui.postgres.indexes import partition_indexes
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture
-from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.sides.layout import new_side, scope_sql
 from embedtui.postgres.state.ending import left_check_sql, read_ending, record_sql, rows_sql
 
 
@@ -152,9 +152,10 @@ def set_not_null_sql(migration: Migration) -> list[Statement]:
 
 def old_vectors_sql(migration: Migration) -> sql.Composed:
     """The old vectors with their keys."""
-    return sql.SQL("SELECT {} FROM {} WHERE {} IS NOT NULL").format(
+    return sql.SQL("SELECT {} FROM {} AS t WHERE {} AND {} IS NOT NULL").format(
         sql.SQL(", ").join(map(sql.Identifier, (*migration.key_columns, migration.old_column))),
         relation(migration.table),
+        scope_sql(migration, "t"),
         sql.Identifier(migration.old_column),
     )
 

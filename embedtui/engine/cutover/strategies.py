@@ -280,6 +280,14 @@ def rename_blockers(conn: Connection, migration: Migration, settings: CutoverSet
                 "Use another strategy, or begin again with placement column.",
             ),
         )
+    if migration.scope is not None:
+        return (
+            Blocker(
+                "rename_scope",
+                f"Rows outside the scope are searched by the name {migration.old_column}, which would be exchanged.",
+                "Use another strategy.",
+            ),
+        )
     facts = inspect_oid(conn, migration.table_oid)
     side = new_side(migration)
     for column in (migration.old_column, side.embedding):

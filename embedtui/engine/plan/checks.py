@@ -18,6 +18,7 @@ from embedtui.engine.plan.estimates import TextEstimate
 from embedtui.engine.plan.models import model_checks
 from embedtui.engine.plan.placement import fired_by_update
 from embedtui.engine.plan.presets.checks import framework_checks
+from embedtui.engine.plan.scope import scope_checks
 from embedtui.engine.plan.statements import index_options
 from embedtui.engine.plan.surroundings import surrounding_checks
 from embedtui.engine.plan.vectors import length_check, vector_checks
@@ -47,10 +48,11 @@ def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, s
     yield from _check_rights(draft, migration.placement)
     yield from _check_table(draft, migration.placement)
     yield from _check_foreign_key(draft, migration)
+    yield from scope_checks(conn, migration, settings)
     yield from _check_new_side(conn, draft, migration)
     yield from _check_old_side(conn, draft, migration, settings)
     yield from vector_checks(conn, draft, settings)
-    yield from framework_checks(conn, draft.facts, draft.preset, draft.content)
+    yield from framework_checks(conn, draft.facts, draft.preset, draft.content, scoped=draft.scope is not None)
     yield from surrounding_checks(conn, draft, migration, settings)
     yield from _check_replication(draft, migration.placement, settings)
     yield from model_checks(migration, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from embedtui.errors import TableError
 from embedtui.model import Check, Migration
 from embedtui.postgres.catalog.facts import Column, TableFacts
 from embedtui.postgres.catalog.read import read_all
-from embedtui.postgres.names import fitted, relation, shown, shown_column
+from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides.texts import first_texts
 
 LOOKED_AT = 200
@@ -112,7 +113,7 @@ def require_text_type(conn: Connection[Any], facts: TableFacts, column: Column, 
         return
     hint = f"Text columns: {', '.join(shown_column(each.name) for each in facts.text_columns) or 'none'}."
     if not column.is_vector:
-        hint += f" {_generated(conn, facts, column)}"
+        hint += f" Say what of it is: {_made(conn, facts, column)}."
     raise TableError(
         f"{shown_column(column.name)} of {shown(facts.table)} is {column.type}, nothing to embed as it is (content,"
         f" {origin}).",
@@ -127,12 +128,16 @@ def text_check(conn: Connection[Any], facts: TableFacts, migration: Migration) -
         return None
     prefix = migration.new_model.document_prefix
     columns = ", ".join(map(shown_column, migration.content_columns))
+    if migration.content is not None:
+        columns = migration.content.given
     examples = " · ".join(f'"{_short(prefix + text, SHOWN_CHARACTERS)}"' for text in texts[:SHOWN])
     detail = f"{columns}, as sent: {examples}"
+    if migration.content is not None:
+        return Check("texts", "pass", detail)
     shaped = [found for name in migration.content_columns if (found := facts.column(name)) and _structured(found)]
     if shaped:
         detail += f". {shown_column(shaped[0].name)} is {shaped[0].type}: sent as PostgreSQL writes it."
-        return Check("texts", "warn", detail, f"If a part is meant: {_generated(conn, facts, shaped[0])}")
+        return Check("texts", "warn", detail, f"If a part is meant: {_made(conn, facts, shaped[0])}.")
     kind = looks_like(migration.content_columns[0], texts)
     if kind is not None:
         return Check(
@@ -166,30 +171,25 @@ def _otherwise(conn: Connection[Any], facts: TableFacts) -> str:
     """How this table's texts could be had."""
     for column in sorted(facts.columns, key=lambda each: ("json" not in each.type, "text[]" not in each.type)):
         if _structured(column) and not column.type.startswith(("integer", "bigint", "real", "double", "numeric")):
-            return _generated(conn, facts, column)
+            text = f"{shown_column(column.name)} ({column.type}) may hold them"
+            return f"{text}; SQL over a row makes the text: {_made(conn, facts, column)}."
     return "Texts in another table or a file cannot be embedded yet: bring them into a text column of this one."
 
 
-def _generated(conn: Connection[Any], facts: TableFacts, column: Column) -> str:
-    """The statements that make a text column of one that is none."""
-    table, name = shown(facts.table), shown_column(column.name)
-    made = shown_column(fitted(f"{column.name}_text"))
-    cannot = f"embedtui cannot embed an expression over {name} ({column.type}) yet; a generated column is followed:"
-    then = f"(it rewrites the table under an exclusive lock), then --content {made}."
+def _made(conn: Connection[Any], facts: TableFacts, column: Column) -> str:
+    """The setting that makes a text of a column that is none; to be pasted."""
+    name = shown_column(column.name)
     kind = column.plain_type or column.type
     if kind in ("json", "jsonb"):
-        field = _longest_field(conn, facts, column.name)
-        literal = sql.Literal(field).as_string(conn)
-        expression = f"{name} ->> {literal}" if kind == "jsonb" else f"({name} ->> {literal})"
-        return f"{cannot} ALTER TABLE {table} ADD {made} text GENERATED ALWAYS AS ({expression}) STORED; {then}"
-    source = {"bytea": "convert_from($1, 'UTF8')", "xml": "$1::text", "hstore": "$1::text"}.get(kind)
-    source = source or "array_to_string($1, E'\\n')"
-    # the built-in functions are STABLE, for the sake of types and encodings that are not meant here
-    function = f"{shown_column(facts.table.schema)}.{made}"
-    return (
-        f"{cannot} CREATE FUNCTION {function}({kind}) RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT {source}$$;"
-        f" ALTER TABLE {table} ADD {made} text GENERATED ALWAYS AS ({function}({name})) STORED; {then}"
-    )
+        expression = f"{name} ->> {sql.Literal(_longest_field(conn, facts, column.name)).as_string(None)}"
+    elif kind == "bytea":
+        expression = f"convert_from({name}, 'UTF8')"
+    elif kind.endswith("[]"):
+        expression = f"array_to_string({name}, ' ')"
+    else:
+        expression = f"{name}::text"
+    typed = f'"{expression}"' if not re.search(r'["$`\\!]', expression) else shlex.quote(expression)
+    return f"--content-sql {typed}"
 
 
 def _longest_field(conn: Connection[Any], facts: TableFacts, name: str) -> str:

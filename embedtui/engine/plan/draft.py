@@ -8,21 +8,33 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, sql
 
 from embedtui.config import Settings
 from embedtui.engine.plan.contents import no_text_column, require_text_type, require_texts
 from embedtui.engine.plan.presets import Preset, recognise
 from embedtui.engine.plan.presets.checks import content_of
 from embedtui.errors import DatabaseError, SettingsError, TableError
-from embedtui.model import Condition, Distance, EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind, TableName
+from embedtui.model import (
+    Condition,
+    Distance,
+    EmbeddingModel,
+    IndexMethod,
+    Migration,
+    Phase,
+    PlacementKind,
+    RowExpression,
+    TableName,
+)
 from embedtui.postgres.catalog.facts import Candidate, Column, ServerFacts, TableFacts, UniqueKey
 from embedtui.postgres.catalog.inspect import inspect_table, stored_dimensions
 from embedtui.postgres.catalog.server import require_server, server_facts, version_tuple
 from embedtui.postgres.catalog.tables import find_candidates, has_rows
 from embedtui.postgres.catalog.vectors import VectorIndex, told_distances, vector_indexes
+from embedtui.postgres.expressions import parse, row_sql
 from embedtui.postgres.indexes import MAX_DIMENSIONS
 from embedtui.postgres.names import either, in_quotes, shown, shown_column, suffixed
+from embedtui.postgres.state.migrations import columns_being_filled
 from embedtui.postgres.state.models import model_fingerprint
 
 STORED_DIMENSIONS = 16_000
@@ -49,6 +61,9 @@ class Draft:
     new_table: str
     new_type: str
     vector_schema: str
+    scope: RowExpression | None
+    text: RowExpression | None
+    """What makes the text of ``content``, where that is not the columns one under the other."""
     distance: Distance
     index_method: IndexMethod
     stored: Mapping[str, object]
@@ -87,7 +102,13 @@ class Draft:
             settings=dict(self.stored),
             content_types=tuple(column.plain_type for name in self.content if (column := self.facts.column(name))),
             key_equality=self.key.equality,
+            scope=self.scope,
+            content=self.text,
         )
+
+    def scope_of(self, row: str) -> sql.Composable | None:
+        """Condition that the row called ``row`` is one that is migrated; None where all are."""
+        return None if self.scope is None else row_sql(self.scope, sql.Identifier(row))
 
 
 def _next_column(old: str) -> str:
@@ -113,10 +134,12 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
     facts = inspect_table(conn, settings.table, settings.schema)
     _require_readable(server, facts)
     preset = recognise(facts)
-    old = _old_column(facts, settings, preset)
-    content = _content_columns(conn, facts, settings, preset)
+    old = _old_column(conn, facts, settings, preset)
+    scope, text = _expressions(conn, facts, settings, old)
+    content = text.names if text is not None else _content_columns(conn, facts, settings, preset)
     key = _key(facts, settings)
-    dimensions = stored_dimensions(conn, facts, old.name, vector_schema)
+    of_scope = None if scope is None else row_sql(scope, sql.Identifier("t"))
+    dimensions = stored_dimensions(conn, facts, old.name, vector_schema, of_scope)
     old_model, new_model = _models(settings, old, dimensions)
     found = vector_indexes(conn, facts.oid, old.name)
     return Draft(
@@ -139,6 +162,8 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
             cast=any(index.distance and index.cast_to == "halfvec" for index in found),
         ),
         vector_schema=vector_schema,
+        scope=scope,
+        text=text,
         distance=settings.distance or _told(found) or Distance.COSINE,
         index_method=settings.index.method,
         stored=settings.stored(),
@@ -205,7 +230,7 @@ def _missing(setting: str, settings: Settings, facts: TableFacts, name: str) -> 
     )
 
 
-def _old_column(facts: TableFacts, settings: Settings, preset: Preset | None) -> Column:
+def _old_column(conn: Connection[Any], facts: TableFacts, settings: Settings, preset: Preset | None) -> Column:
     table = shown(facts.table)
     if settings.old_column is not None:
         found = facts.column(settings.old_column)
@@ -218,7 +243,12 @@ def _old_column(facts: TableFacts, settings: Settings, preset: Preset | None) ->
                 hint=f"Vector columns: {_listed(facts.vector_columns)}.",
             )
         return found
-    others = [column for column in facts.vector_columns if column.name != settings.new_column]
+    filled = columns_being_filled(conn)
+    others = [
+        column
+        for column in facts.vector_columns
+        if column.name != settings.new_column and (facts.table.schema, facts.table.name, column.name) not in filled
+    ]
     choices = others or facts.vector_columns
     if not choices:
         raise TableError(
@@ -232,6 +262,31 @@ def _old_column(facts: TableFacts, settings: Settings, preset: Preset | None) ->
             hint="Say which one holds the old vectors: --column, or old_column in embedtui.toml.",
         )
     return choices[0]
+
+
+def _expressions(
+    conn: Connection[Any], facts: TableFacts, settings: Settings, old: Column
+) -> tuple[RowExpression | None, RowExpression | None]:
+    """The scope, and what makes the text, where these are set."""
+    scope = text = None
+    if settings.scope is not None:
+        scope = parse(conn, facts.table, settings.scope, setting="scope", condition=True)
+    if settings.content_sql is not None:
+        if settings.content:
+            raise SettingsError(
+                f"Both content ({settings.origin('content')}) and content_sql ({settings.origin('content_sql')})"
+                " are set.",
+                hint="Leave out one of the two.",
+            )
+        text = parse(conn, facts.table, settings.content_sql, setting="content_sql")
+    ours = {old.name, settings.new_column}
+    for setting, expression in (("scope", scope), ("content_sql", text)):
+        for name in sorted(ours.intersection(() if expression is None else expression.names)):
+            raise SettingsError(
+                f"{setting} names {shown_column(name)}, a column that embedtui itself writes.",
+                hint="Use columns of the application's.",
+            )
+    return scope, text
 
 
 def _content_columns(

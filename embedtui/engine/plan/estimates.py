@@ -43,7 +43,10 @@ def estimate_texts(conn: Connection[Any], migration: Migration, draft: Draft) ->
     percent = None if exact else min(100.0, max(0.001, 100 * SAMPLE_ROWS / (facts.rows or 1)))
     long = int(migration.new_model.max_input_tokens * CHARACTERS_PER_TOKEN)
     read = count_texts(conn, migration, long, percent)
-    rows = facts.rows or read.rows
+    if migration.scope is not None and percent is not None:
+        rows = round(read.rows * 100 / percent)
+    else:
+        rows = facts.rows or read.rows
     if exact or not read.rows:
         return TextEstimate(read.rows, read.empty, read.bytes, read.long, exact)
     factor = rows / read.rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from psycopg import Connection
@@ -32,11 +33,26 @@ def migration_name(conn: Connection[Any], settings: Settings) -> str | None:
             if former is None:
                 raise
             return former
-        return state.migration_of_table(conn, oid) or former or table.name
+        return _of_table(state.migrations_of_table(conn, oid), settings) or former or table.name
     names = state.live_migrations(conn)
     if len(names) > 1:
         raise SettingsError(f"Several migrations are under way: {', '.join(names)}.", hint="Say which: --name NAME.")
     return None
+
+
+def _of_table(known: Mapping[str, str | None], settings: Settings) -> str | None:
+    """Which of a table's migrations is meant: the only one, or that of the scope that is set.
+
+    Raises SettingsError: none of several.
+    """
+    if len(known) < 2:
+        return next(iter(known), None)
+    scoped = [name for name, scope in known.items() if scope is not None and scope == (settings.scope or "").strip()]
+    if len(scoped) == 1:
+        return scoped[0]
+    raise SettingsError(
+        f"Several migrations of this table are under way: {', '.join(known)}.", hint="Say which one: --name NAME."
+    )
 
 
 def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Settings:
@@ -50,12 +66,15 @@ def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Set
         "table": live.table.name,
         "schema": live.table.schema,
         "key": live.key_columns,
-        "content": live.content_columns,
+        **({"content": live.content_columns} if live.content is None else {"content_sql": live.content.given}),
         "old_column": live.old_column,
         "placement": live.placement.value,
         "distance": live.distance.value,
         "halfvec": live.vector_type == "halfvec",
     }
+    values |= {} if live.scope is None else {"scope": live.scope.given}
+    if live.content is not None:
+        settings = replace(settings, content=())
     if live.placement is PlacementKind.TABLE:
         values["new_table"] = live.new_table.name
     if live.new_column != live.old_column:  # a side table's may well have the same name

@@ -171,6 +171,8 @@ def judge(evidence: Evidence, migration: Migration, *, accepted: bool = False) -
     result = "warn" if accepted else "fail"
     if good < count / 2:
         content = ", ".join(map(shown_column, migration.content_columns))
+        if migration.content is not None:
+            content = migration.content.given
         hint = (
             f"Set content to what the application embeds (now: {content}), old_model.name to the model that filled"
             f" {column}, old_model.document_prefix to what it puts before each text; where all that is right and the"

@@ -17,6 +17,7 @@ from embedtui.engine.table_changes import table_change
 from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused, TableError
 from embedtui.model import Check, Migration, PlacementKind
 from embedtui.postgres.catalog.tables import find_table
+from embedtui.postgres.expressions import parse
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.state import migrations as state
 
@@ -59,16 +60,37 @@ def require_same(conn: Connection[Any], known: Migration, settings: Settings) ->
         raise
     if meant != known.table_oid:
         raise Refused(f"The migration {known.name} is that of {shown(table)}.", hint="Say which one: --name.")
+    _require_same_expressions(conn, known, settings)
     for what, stored, asked in (
         ("model", model.name, settings.new_model.name),
         ("dimensions", str(model.dimensions), str(settings.new_model.dimensions or model.dimensions)),
-        ("content", ", ".join(known.content_columns), ", ".join(settings.content)),
+        ("content", "" if known.content else ", ".join(known.content_columns), ", ".join(settings.content)),
     ):
         if asked and asked != stored:
             raise Refused(
                 f"The migration {known.name} is under way with {what} {stored}, and the settings say {asked}.",
                 hint=f"Set it back, or give it up first: embedtui abort --table {shown_column(table.name)}",
             )
+
+
+def _require_same_expressions(conn: Connection[Any], known: Migration, settings: Settings) -> None:
+    """The same of scope and text: by what they mean, for columns may have been renamed."""
+    for what, stored, asked in (
+        ("scope", known.scope, settings.scope),
+        ("content_sql", known.content, settings.content_sql),
+    ):
+        if asked is None or (stored is not None and stored.given == asked.strip()):
+            continue
+        if (
+            stored is not None
+            and parse(conn, known.table, asked, setting=what, condition=what == "scope").sql == stored.sql
+        ):
+            continue
+        has = f"{what} {stored.given}" if stored is not None else f"no {what}"
+        raise Refused(
+            f"The migration {known.name} is under way with {has}, and the settings say {asked}.",
+            hint="Set it back, or for another migration of the table beside this one, set its own --name.",
+        )
 
 
 def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, ask: bool = False) -> PlacementKind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, sql
 
 from embedtui.config import Settings
 from embedtui.engine.plan.draft import Draft
@@ -27,7 +27,7 @@ from embedtui.postgres.names import shown_column
 def vector_checks(conn: Connection[Any], draft: Draft, settings: Settings) -> Iterator[Check]:
     """What the old column holds, and how it is searched; reads some of its rows."""
     indexes = vector_indexes(conn, draft.facts.oid, draft.old_column)
-    found = stored_vectors(conn, draft.facts, draft.old_column, draft.vector_schema)
+    found = stored_vectors(conn, draft.facts, draft.old_column, draft.vector_schema, draft.scope_of("t"))
     yield from _check_sizes(conn, draft, found, indexes)
     yield from _check_distance(draft, settings, indexes)
     index = _check_index(draft, indexes)
@@ -39,9 +39,14 @@ def _check_sizes(
     conn: Connection[Any], draft: Draft, found: StoredVectors, indexes: tuple[VectorIndex, ...]
 ) -> Iterator[Check]:
     column = shown_column(draft.old_column)
-    looked_at = counted(found.rows, "row", "rows") + ("" if found.whole else " drawn at random")
+    of_scope = draft.scope is not None
+    looked_at = counted(found.rows, "row", "rows") + (" of the scope" if of_scope else "")
+    looked_at += "" if found.whole or of_scope else " drawn at random"
     held = dict(found.sizes)
     served = {index.dimensions: index.name for index in reversed(indexes) if index.dimensions is not None}
+    if of_scope:  # an index of other rows says nothing of these
+        served = {}
+    hint = "Move one model's rows at a time: set scope (--where) to a condition that tells them apart."
     if len({*held, *served}) > 1:
         sizes = [f"{size} ({counted(rows, 'row', 'rows')})" for size, rows in held.items()]
         sizes += [f"{size} (index {name})" for size, name in served.items() if size not in held]
@@ -51,7 +56,14 @@ def _check_sizes(
             name, values = tells
             shares = "; ".join(f"{size} where it is {value}" for value, size in list(values.items())[:6])
             detail += f" Column {shown_column(name)} tells them apart: {shares}."
-        hint = "embedtui moves a column of one model: give each its own table, or its own column of its size."
+            value = next(
+                (value for value, size in values.items() if size == next(iter(held)) and value != "NULL"), None
+            )
+            if value is not None:
+                condition = f"{shown_column(name)} = {sql.Literal(value).as_string(None)}"
+                hint = (
+                    f'Move one model\'s rows at a time: scope = "{condition}", or --where; each scope its own --name.'
+                )
         yield Check("stored vectors", "fail", detail, hint)
         return
     if not held:

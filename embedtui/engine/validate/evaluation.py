@@ -241,12 +241,14 @@ def _why_void(conn: Connection, migration: Migration, seen: SeenState, share: fl
         if index is None:
             return f"the index {seen.index} it saw is gone"
         return f"the index {index.name} was built since" if index.valid else f"the index {index.name} is invalid"
+    # with a scope most of what the server counts may be other rows: those of its own that come are captured
+    of_scope = migration.scope is not None and seen.captured
     inserted, deleted = now.inserted - seen.inserted, now.deleted - seen.deleted
     updated = 0 if seen.captured else now.updated - seen.updated
     if min(inserted, deleted, updated) < 0:
         return "the server's write counters were reset (a crash?), so how far the table moved is unknown"
     captured = now.queued_after + max(0, now.synced - seen.synced)
-    moved = max(inserted + deleted + updated, captured, now.backfilled - seen.backfilled)
+    moved = max((0 if of_scope else inserted) + deleted + updated, captured, now.backfilled - seen.backfilled)
     if moved > allowed:
         percent = f"{100 * moved / max(1, seen.rows):.0f} %"
         return f"{moved:,} of {seen.rows:,} rows changed since ({percent}, more than {100 * share:g} %)"

@@ -87,7 +87,9 @@ class Run:
             where=sql.SQL(" AND ").join(conditions) if conditions else None,
             exact=exact,
             without_key=without_key,
-            iterative_scan=scan_of(self.pgvector, filtered=bool(conditions)) if asked is None else asked,
+            iterative_scan=scan_of(self.pgvector, filtered=bool(conditions) or self.migration.scope is not None)
+            if asked is None
+            else asked,
             cast_to=self.casts.get(side, ""),
         )
 

@@ -289,18 +289,24 @@ def _columns(conn: Connection[Any], oid: int) -> tuple[Column, ...]:
     return tuple(columns)
 
 
-def stored_dimensions(conn: Connection[Any], facts: TableFacts, column: str, vector_schema: str) -> int | None:
-    """Dimensions of the vectors in a column: of its type, else of one among its first rows; None where none is."""
+def stored_dimensions(
+    conn: Connection[Any], facts: TableFacts, column: str, vector_schema: str, scope: sql.Composable | None = None
+) -> int | None:
+    """Dimensions of the vectors in a column: of its type, else of one among its first rows; None where none is.
+
+    ``scope``: condition on the row called ``t`` that counts.
+    """
     found = facts.column(column)
     if found is None or found.dimensions is not None:
         return found.dimensions if found else None
     statement = sql.SQL(
-        "SELECT {dims}(v) AS dimensions FROM (SELECT {column} AS v FROM {table} LIMIT 10000) s"
+        "SELECT {dims}(v) AS dimensions FROM (SELECT {column} AS v FROM {table} AS t WHERE {scope} LIMIT 10000) s"
         " WHERE v IS NOT NULL LIMIT 1"
     ).format(
         dims=sql.Identifier(vector_schema, "vector_dims"),
         column=sql.Identifier(column),
         table=relation(facts.table),
+        scope=scope or sql.SQL("TRUE"),
     )
     row = read_first(conn, statement)
     return None if row is None else int(row["dimensions"])

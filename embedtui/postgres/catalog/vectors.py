@@ -205,11 +205,16 @@ def told_distances(indexes: Sequence[VectorIndex]) -> tuple[Distance, ...]:
     return tuple(dict.fromkeys(index.distance for index in indexes if index.distance is not None))
 
 
-def stored_vectors(conn: Connection[Any], facts: TableFacts, column: str, vector_schema: str) -> StoredVectors:
-    """Count sizes, NULLs, zero vectors and lengths: of a small table all, of a bigger one of a random sample."""
+def stored_vectors(
+    conn: Connection[Any], facts: TableFacts, column: str, vector_schema: str, scope: sql.Composable | None = None
+) -> StoredVectors:
+    """Count sizes, NULLs, zero vectors and lengths: of a small table all, of a bigger one of a random sample.
+
+    ``scope``: condition on the row called ``t`` that counts; of a big table the first such rows are looked at.
+    """
     kind = facts.column(column)
     norm = "l2_norm" if kind is not None and kind.base_type == "halfvec" else "vector_norm"
-    rows, whole = _looked_at(facts, (column,))
+    rows, whole = _looked_at(facts, (column,), scope)
     found = read_all(
         conn,
         sql.SQL(
@@ -266,11 +271,20 @@ def _may_tell(base_type: str) -> bool:
     return base_type in ("uuid", "text", "varchar", "bpchar", "int2", "int4", "int8", "bool")
 
 
-def _looked_at(facts: TableFacts, columns: Sequence[str]) -> tuple[sql.Composed, bool]:
+def _looked_at(
+    facts: TableFacts, columns: Sequence[str], scope: sql.Composable | None = None
+) -> tuple[sql.Composed, bool]:
     """FROM item ``t`` of the rows to look at, with these columns; and whether it is all of them."""
     total = facts.total_bytes - sum(index.bytes for index in facts.indexes)
     if total <= WHOLE_BYTES:
+        if scope is not None:
+            return sql.SQL("(SELECT * FROM {} AS t WHERE {}) AS t").format(relation(facts.table), scope), True
         return sql.SQL("{} AS t").format(relation(facts.table)), True
+    if scope is not None:
+        # most rows of a random sample might be others: these are found by an index on what tells them apart
+        return sql.SQL("(SELECT {} FROM {} AS t WHERE {} LIMIT {}) AS t").format(
+            sql.SQL(", ").join(map(sql.Identifier, columns)), relation(facts.table), scope, sql.Literal(ROWS)
+        ), False
     pages = max(1.0, facts.heap_bytes / 8192)
     # drawn before the vectors are read, which lie elsewhere (TOAST) where they are long
     return sql.SQL(

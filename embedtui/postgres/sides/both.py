@@ -13,7 +13,7 @@ from embedtui.arrays import np
 from embedtui.model import Key, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, key_sql, keys_sql, relation
-from embedtui.postgres.sides.layout import content_sql, has_content_sql, new_side
+from embedtui.postgres.sides.layout import content_sql, has_content_sql, new_side, scope_sql
 from embedtui.postgres.state.queries import Vector
 from embedtui.postgres.values import equal_sql, key_types, text_sql, value_sql
 
@@ -69,9 +69,11 @@ def vector_number(migration: Migration, side: Side, cast_to: str = "") -> np.dty
 
 
 def both_present_sql(migration: Migration) -> sql.Composed:
-    """Condition over :func:`both_sides_sql`: a row has both vectors."""
-    return sql.SQL("{} IS NOT NULL AND {} IS NOT NULL").format(
-        vector_column(migration, Side.OLD), vector_column(migration, Side.NEW)
+    """Condition over :func:`both_sides_sql`: a row of the scope has both vectors."""
+    return sql.SQL("{} AND {} IS NOT NULL AND {} IS NOT NULL").format(
+        scope_sql(migration, migration.table.name),
+        vector_column(migration, Side.OLD),
+        vector_column(migration, Side.NEW),
     )
 
 
@@ -147,14 +149,16 @@ def count_rows(conn: Connection, migration: Migration, where: sql.Composable | N
         versions.append(sql.Identifier("embedtui_xmin"))
     query = sql.SQL(
         "SELECT count(*), count(*) FILTER (WHERE {both}), count(*) FILTER (WHERE ({old} IS NULL) <> ({new} IS NULL)),"
-        " coalesce(pg_catalog.bit_xor(pg_catalog.hash_record_extended(ROW({versions}), 0)), 0) FROM {sides}{where}"
+        " coalesce(pg_catalog.bit_xor(pg_catalog.hash_record_extended(ROW({versions}), 0)), 0)"
+        " FROM {sides} WHERE {scope}{where}"
     ).format(
         both=both_present_sql(migration),
         old=old,
         new=new,
         versions=sql.SQL(", ").join(versions),
         sides=both_sides_sql(migration),
-        where=sql.SQL(" WHERE ({})").format(where) if where is not None else sql.SQL(""),
+        scope=scope_sql(migration, table),
+        where=sql.SQL(" AND ({})").format(where) if where is not None else sql.SQL(""),
     )
     try:
         row = conn.execute(query).fetchone()

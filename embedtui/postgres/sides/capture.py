@@ -9,6 +9,7 @@ from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind
 from embedtui.postgres.connect import CANONICAL, Connection
+from embedtui.postgres.expressions import row_sql
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import BYTES, follows_by_foreign_key, new_side
 from embedtui.postgres.sides.shared import OURS, WRITER
@@ -43,6 +44,7 @@ DECLARE
     edited pg_catalog.bool := true;
     wrote_old pg_catalog.bool := false;
     wrote_new pg_catalog.bool := false;
+    kind pg_catalog."char" := TG_ARGV[0]::pg_catalog."char";
     state pg_catalog.text := pg_catalog.current_setting({setting}, true);
 BEGIN
     -- a partition's trigger tells of the partition
@@ -53,7 +55,7 @@ BEGIN
         {look}
         IF k IS NOT NULL AND state IS DISTINCT FROM 'kept' THEN
             INSERT INTO embedtui.queue (migration, key, kind, edited, was, wrote_old, wrote_new)
-            VALUES ({migration}, k, TG_ARGV[0]::pg_catalog."char", edited, was, wrote_old, wrote_new);
+            VALUES ({migration}, k, kind, edited, was, wrote_old, wrote_new);
             PERFORM pg_catalog.set_config({setting}, 'kept', true);
             RETURN NULL;
         END IF;
@@ -68,26 +70,33 @@ BEGIN
     END;
     IF k IS NOT NULL THEN
         INSERT INTO embedtui.queue (migration, key, kind, edited, was, wrote_old, wrote_new)
-        VALUES ({migration}, k, TG_ARGV[0]::pg_catalog."char", edited, was, wrote_old, wrote_new);
+        VALUES ({migration}, k, kind, edited, was, wrote_old, wrote_new);
     END IF;
     RETURN NULL;
 END"""
 
 # Vectors are compared as records' images, byte by byte: by a function of the catalog's, and no type's operator. A row
 # that comes into a partition may have been moved there with its old vector, which then nobody has decided.
+# Of a row that leaves the scope nothing is told, and of one that enters it what it was before does not count: 'e'.
 _LOOK = """
+        {types}
         IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-            k := {key};
-            wrote_old := TG_RELID OPERATOR(pg_catalog.=) {table} AND NEW.{old} IS NOT NULL;
-            wrote_new := {inserted_new};
-        ELSE
+            IF {inside} THEN
+                k := {key};
+                wrote_old := TG_RELID OPERATOR(pg_catalog.=) {table} AND NEW.{old} IS NOT NULL;
+                wrote_new := {inserted_new};
+            END IF;
+        ELSIF {inside} THEN
+            IF ({was_inside}) IS NOT TRUE THEN kind := 'e'; END IF;
             edited := {edited};
             IF ({rekeyed}) THEN was := {old_key}; END IF;
             IF pg_catalog.current_setting({writer}, true) IS DISTINCT FROM {ours} THEN
                 wrote_old := pg_catalog.record_image_ne(ROW(OLD.{old}), ROW(NEW.{old}));
                 wrote_new := {updated_new};
             END IF;
-            IF edited OR was IS NOT NULL OR wrote_old OR wrote_new THEN k := {key}; END IF;
+            IF edited OR was IS NOT NULL OR wrote_old OR wrote_new OR kind OPERATOR(pg_catalog.=) 'e' THEN
+                k := {key};
+            END IF;
             -- a vector taken away is asked for, not decided
             wrote_old := wrote_old AND NEW.{old} IS NOT NULL;
             wrote_new := wrote_new AND {new_present};
@@ -119,9 +128,12 @@ def _bodies(migration: Migration) -> dict[str, str]:
 
     row = sql.SQL(_LOOK).format(
         table=table,
+        types=_type_guard(migration),
+        inside=_inside(migration, "NEW"),
+        was_inside=_inside(migration, "OLD"),
         key=_row_key(migration, "NEW"),
         old_key=_row_key(migration, "OLD"),
-        edited=_distinct(content_types(migration)),
+        edited=_edited(migration),
         rekeyed=rekeyed,
         old=sql.Identifier(migration.old_column),
         writer=sql.Literal(WRITER),
@@ -135,6 +147,40 @@ def _bodies(migration: Migration) -> dict[str, str]:
         bodies["old_row"] = body(gone.format(rekeyed, _row_key(migration, "OLD")))
         bodies["all"] = body(sql.SQL("k := '{}'::pg_catalog.text[];"))
     return bodies
+
+
+def _inside(migration: Migration, row: str) -> sql.Composable:
+    """Whether a row of the trigger is in the scope."""
+    return sql.SQL("TRUE") if migration.scope is None else row_sql(migration.scope, sql.SQL(row))
+
+
+def _edited(migration: Migration) -> sql.Composable:
+    """Whether the text to embed is another one."""
+    if migration.content is None:
+        return _distinct(content_types(migration))
+    texts = [
+        sql.SQL("({})::pg_catalog.text COLLATE {}").format(row_sql(migration.content, sql.SQL(row)), BYTES)
+        for row in ("OLD", "NEW")
+    ]
+    return sql.SQL("{} IS DISTINCT FROM {}").format(*texts)
+
+
+def _type_guard(migration: Migration) -> sql.Composable:
+    """Raises, to be taken up as a fault, where a column that an operator's SQL names has another type by now.
+
+    Its functions are those of the types that it was read with; of others, casts and operators could be anybody's.
+    """
+    columns = dict(
+        column for each in (migration.scope, migration.content) if each is not None for column in each.columns
+    )
+    guards = [
+        sql.SQL(
+            "IF pg_catalog.pg_typeof(NEW.{})::pg_catalog.oid OPERATOR(pg_catalog.<>) {}::pg_catalog.oid THEN"
+            " RAISE EXCEPTION USING MESSAGE = {}; END IF;"
+        ).format(sql.Identifier(name), sql.Literal(kind), sql.Literal(f"column {name} has another type"))
+        for name, kind in columns.items()
+    ]
+    return sql.SQL(" ").join(guards)
 
 
 def _new_vector(migration: Migration) -> dict[str, sql.Composable]:

@@ -59,7 +59,7 @@ class ColumnPlacement(SharedPlacement):
                 WITH locked AS MATERIALIZED (
                     SELECT t.ctid AS tid, b.embedding, b.source
                     FROM {batch} JOIN {leaf} t ON {batch_key_join}
-                    WHERE t.{embedding} IS NULL AND {fingerprint} = b.source
+                    WHERE {in_scope} AND t.{embedding} IS NULL AND {fingerprint} = b.source
                     FOR NO KEY UPDATE OF t SKIP LOCKED)
                 UPDATE {leaf} t SET {embedding} = l.embedding, {model_column} = {model}, {source_column} = l.source
                 FROM locked l WHERE t.ctid = l.tid
@@ -81,7 +81,8 @@ class ColumnPlacement(SharedPlacement):
         WITH locked AS MATERIALIZED (
             SELECT t.tableoid AS leaf, t.ctid AS tid, b.key, b.embedding, b.source
             FROM {batch} JOIN {table} t ON {batch_key_join}
-            WHERE {fingerprint} = b.source AND {new_digest} = b.replaces FOR NO KEY UPDATE OF t SKIP LOCKED)
+            WHERE {in_scope} AND {fingerprint} = b.source AND {new_digest} = b.replaces
+            FOR NO KEY UPDATE OF t SKIP LOCKED)
         UPDATE {table} t SET {embedding} = l.embedding, {model_column} = {model}, {source_column} = l.source
         FROM locked l WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
         """
@@ -96,7 +97,7 @@ class ColumnPlacement(SharedPlacement):
                 FROM (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value -> 0)) AS key,
                              e.value ->> 1 AS digest FROM pg_catalog.jsonb_array_elements({rows}::jsonb) e) b
                 JOIN {table} t ON {batch_key_join}
-                WHERE {new_digest} = b.digest FOR NO KEY UPDATE OF t SKIP LOCKED)
+                WHERE {in_scope} AND {new_digest} = b.digest FOR NO KEY UPDATE OF t SKIP LOCKED)
             UPDATE {table} t SET {model_column} = NULL, {source_column} = NULL
             FROM locked l WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
             """,

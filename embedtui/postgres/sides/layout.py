@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, TableName
+from embedtui.postgres.expressions import row_sql
 from embedtui.postgres.values import content_types, text_sql
 
 BYTES = sql.SQL('pg_catalog."C"')
@@ -48,6 +49,9 @@ def fingerprint_sql(migration: Migration, alias: str) -> sql.Composed:
 
     Of their bytes: a nondeterministic collation gives texts that it takes for equal the same hash.
     """
+    if migration.content is not None:
+        text = sql.SQL("({})::pg_catalog.text COLLATE {}").format(content_sql(migration, alias), BYTES)
+        return sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(text)
     columns = sql.SQL(", ").join(
         sql.SQL("{} COLLATE {}").format(text_sql(sql.Identifier(alias, name), kind), BYTES)
         for name, kind in content_types(migration).items()
@@ -56,7 +60,9 @@ def fingerprint_sql(migration: Migration, alias: str) -> sql.Composed:
 
 
 def content_sql(migration: Migration, alias: str) -> sql.Composed:
-    """The text to embed: content columns one under the other, NULLs left out."""
+    """The text to embed: that of the expression, or content columns one under the other, NULLs left out."""
+    if migration.content is not None:
+        return sql.SQL("({})::pg_catalog.text").format(row_sql(migration.content, sql.Identifier(alias)))
     columns = sql.SQL(", ").join(
         text_sql(sql.Identifier(alias, name), kind) for name, kind in content_types(migration).items()
     )
@@ -69,3 +75,10 @@ def has_content_sql(migration: Migration, alias: str) -> sql.Composed:
     return sql.SQL("({} COLLATE pg_catalog.\"default\" OPERATOR(pg_catalog.~) '\\S')").format(
         content_sql(migration, alias)
     )
+
+
+def scope_sql(migration: Migration, *row: str) -> sql.Composed:
+    """True for rows that are migrated; of the row called ``row``: an alias, or schema and table."""
+    if migration.scope is None:
+        return sql.SQL("TRUE").format()
+    return sql.SQL("({})").format(row_sql(migration.scope, sql.Identifier(*row)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import sql
 
 from embedtui.arrays import np
@@ -11,7 +13,7 @@ from embedtui.model import Key, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_sql, relation
 from embedtui.postgres.sides.both import vector_number
-from embedtui.postgres.sides.layout import content_sql, has_content_sql
+from embedtui.postgres.sides.layout import content_sql, has_content_sql, scope_sql
 from embedtui.postgres.state.queries import Vector
 
 PAGES = 1000
@@ -37,6 +39,9 @@ def stored_rows(conn: Connection, migration: Migration, limit: int, longest: int
     found = _draw(conn, migration, limit, longest, share)
     if len(found) < limit and share < 100:  # few rows have a vector
         found = _draw(conn, migration, limit, longest, min(100.0, 20 * share))
+    if len(found) < limit and share < 5 and migration.scope is not None:  # few rows are in the scope: by its own index
+        with contextlib.suppress(psycopg.errors.QueryCanceled):
+            found = _draw(conn, migration, limit, longest, None)
     return found
 
 
@@ -51,14 +56,17 @@ def _percent(conn: Connection, migration: Migration, pages: int) -> float:
     return 100.0 if there <= pages else 100 * pages / there
 
 
-def _draw(conn: Connection, migration: Migration, limit: int, longest: int, percent: float) -> list[StoredRow]:
+def _draw(conn: Connection, migration: Migration, limit: int, longest: int, percent: float | None) -> list[StoredRow]:
     # the rows are drawn before their texts and vectors are read, which may lie elsewhere (TOAST)
     columns = dict.fromkeys([*migration.key_columns, *migration.content_columns, migration.old_column])
+    drawn = sql.SQL("{} AS t").format(relation(migration.table))
+    if percent is not None:
+        drawn += sql.SQL(" TABLESAMPLE SYSTEM ({})").format(sql.Literal(round(percent, 6)))
     rows = conn.execute(
         sql.SQL(
             "SELECT {key}, {content}, {send}({vector})"
-            " FROM (SELECT {columns} FROM {table} TABLESAMPLE SYSTEM ({percent})"
-            " WHERE {old} IS NOT NULL ORDER BY random() LIMIT {limit}) AS t"
+            " FROM (SELECT {columns} FROM {drawn}"
+            " WHERE {scope} AND {old} IS NOT NULL{order} LIMIT {limit}) AS t"
             " WHERE {has_content} AND octet_length({content}) <= {longest}"
         ).format(
             key=key_sql(migration, "t"),
@@ -66,8 +74,10 @@ def _draw(conn: Connection, migration: Migration, limit: int, longest: int, perc
             send=sql.Identifier(migration.vector_schema, f"{migration.old_vector_type}_send"),
             vector=sql.Identifier("t", migration.old_column),
             columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
-            table=relation(migration.table),
-            percent=sql.Literal(round(percent, 6)),
+            drawn=drawn,
+            # sorting would read all of the scope
+            order=sql.SQL("" if percent is None else " ORDER BY random()"),
+            scope=scope_sql(migration, "t"),
             old=sql.Identifier(migration.old_column),
             has_content=has_content_sql(migration, "t"),
             limit=sql.Literal(limit),

@@ -8,6 +8,7 @@ from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, Side, TableName
 from embedtui.postgres.names import escaped, key_equals_sql, key_sql, quoted
+from embedtui.postgres.sides.layout import scope_sql
 from embedtui.postgres.values import equal_sql
 
 _SIDE = "embedtui_side"
@@ -54,7 +55,7 @@ def search_sql(
 
     Bound parameters: ``%(vector)s`` (pgvector's text form, ``[1,2,…]``, of the side's dimensions), ``%(k)s`` (rows)
     and with ``without_key`` also ``%(key)s`` (``text[]``: the row left out of its own neighbours). Rows without a
-    vector are left out.
+    vector, and those out of the migration's scope, are left out.
 
     Args:
         migration: the migration as stored.
@@ -80,6 +81,8 @@ def search_sql(
         kind,
     )
     conditions: list[sql.Composable] = [sql.SQL("{} IS NOT NULL").format(vector)]
+    if migration.scope is not None:  # first: vectors of other rows may have another size
+        conditions.insert(0, escaped(scope_sql(migration, migration.table.schema, migration.table.name)))
     if without_key:
         conditions.append(sql.SQL("NOT ({})").format(key_equals_sql(migration)))
     if where is not None:

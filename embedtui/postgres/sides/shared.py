@@ -14,7 +14,14 @@ from embedtui.model import Key, Migration, Side, TableName, VerifyReport
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, key_sql, relation
 from embedtui.postgres.sides.batch import bigint_array, vector_array
-from embedtui.postgres.sides.layout import content_sql, fingerprint_sql, has_content_sql, new_side, vector_sql_type
+from embedtui.postgres.sides.layout import (
+    content_sql,
+    fingerprint_sql,
+    has_content_sql,
+    new_side,
+    scope_sql,
+    vector_sql_type,
+)
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow, Vectors
 from embedtui.postgres.values import content_types, same_key_sql
 
@@ -30,7 +37,7 @@ _REPLACE_OLD = """
 WITH locked AS MATERIALIZED (
     SELECT t.tableoid AS leaf, t.ctid AS tid, b.key, b.embedding
     FROM {batch} JOIN {table} t ON {batch_key_join}
-    WHERE {fingerprint} = b.source AND {old_digest} = b.replaces FOR NO KEY UPDATE OF t SKIP LOCKED)
+    WHERE {in_scope} AND {fingerprint} = b.source AND {old_digest} = b.replaces FOR NO KEY UPDATE OF t SKIP LOCKED)
 UPDATE {table} t SET {old} = l.embedding FROM locked l
 WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
 """
@@ -63,6 +70,7 @@ class SharedPlacement:
             "old": sql.Identifier(migration.old_column),
             "content": content_sql(migration, "t"),
             "has_content": has_content_sql(migration, "t"),
+            "in_scope": scope_sql(migration, "t"),
             "fingerprint": fingerprint_sql(migration, "t"),
             "key": key_sql(migration, "t"),
             "s_key": key_sql(migration, "s"),
@@ -101,7 +109,7 @@ class SharedPlacement:
             FROM (SELECT t.ctid, {key} AS key, {fingerprint} AS source, c.content,
                          octet_length(c.content) > {limit_characters} AS long
                   FROM {leaf} t, LATERAL (SELECT {content} AS content OFFSET 0) c
-                  WHERE t.ctid >= {first} AND t.ctid < {last} AND {missing} AND c.content ~ '\\S'
+                  WHERE t.ctid >= {first} AND t.ctid < {last} AND {in_scope} AND {missing} AND c.content ~ '\\S'
                     AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new'
                                     AND f.key = {key} AND f.state <> 'retry')
                     {same_storage}
@@ -140,7 +148,7 @@ class SharedPlacement:
                 SELECT block, sum(sum(bytes)) OVER (ORDER BY block) AS total
                 FROM (SELECT (t.ctid::text::point)[0]::bigint AS block,
                              least({sizes}, 4 * {limit_characters}::bigint) AS bytes
-                      FROM {leaf} t WHERE t.ctid >= {first} AND t.ctid < {end} AND {missing}) x
+                      FROM {leaf} t WHERE t.ctid >= {first} AND t.ctid < {end} AND {in_scope} AND {missing}) x
                 GROUP BY block) y
             WHERE total > {most}
             """,
@@ -214,7 +222,7 @@ class SharedPlacement:
                    {new_source} IS NOT NULL, coalesce({new_source} = 0, false), {old_digest}, {new_digest}, b.key
             FROM (SELECT DISTINCT k.key FROM pg_catalog.jsonb_array_elements({keys}::jsonb) e,
                   LATERAL (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key) k) b
-            JOIN {table} t ON {batch_key_join}{side_left_join}
+            JOIN {table} t ON {batch_key_join} AND {in_scope}{side_left_join}
             """,
             # a literal: with parameters, a % in an identifier would be taken for a placeholder
             keys=sql.Literal(json.dumps([list(key) for key in keys])),
@@ -251,7 +259,7 @@ class SharedPlacement:
         query = self._format(
             """
             SELECT {key} FROM {side_from}
-            WHERE ({new_embedding} IS NULL OR {new_source} <> {fingerprint}
+            WHERE {in_scope} AND ({new_embedding} IS NULL OR {new_source} <> {fingerprint}
                    OR {new_source} IS NOT NULL AND {new_model} IS DISTINCT FROM {model}
                    OR {new_source} IS NULL AND NOT {trusted})
               AND {has_content}
@@ -287,7 +295,8 @@ class SharedPlacement:
                                   AND {new_embedding} IS NOT NULL, false) AS fresh,
                          f.state AS fault
                   FROM {side_from}
-                  LEFT JOIN embedtui.fault f ON f.migration = {migration} AND f.side = 'new' AND f.key = {key}) x
+                  LEFT JOIN embedtui.fault f ON f.migration = {migration} AND f.side = 'new' AND f.key = {key}
+                  WHERE {in_scope}) x
             """,
             **self._side_columns(),
         )
@@ -300,18 +309,23 @@ class SharedPlacement:
         for key in keys:
             conn.execute(
                 self._format(
-                    "UPDATE {side} s SET {source_column} = 0, {model_column} = {model} WHERE {key_join}",
+                    "UPDATE {side} s SET {source_column} = 0, {model_column} = {model} WHERE {key_join} AND {of_scope}",
+                    of_scope=self._side_in_scope(),
                     key_join=key_join_sql(self.migration, "s", sql.SQL("{}::text[]").format(sql.Literal(list(key)))),
                 ),
             )
 
+    def _side_in_scope(self) -> sql.Composable:
+        """Condition that the row of the new side called ``s`` is one that is migrated."""
+        return scope_sql(self.migration, "s")
+
     def forget_gone(self, conn: Connection) -> None:
-        """Remove faults and stale marks of deleted rows."""
+        """Remove faults and stale marks of rows that were deleted, or have left the scope."""
         for marks in ("fault", "stale"):
             conn.execute(
                 self._format(
                     "DELETE FROM {marks} m WHERE m.migration = {migration}"
-                    " AND NOT EXISTS (SELECT FROM {table} t WHERE {key_join})",
+                    " AND NOT EXISTS (SELECT FROM {table} t WHERE {key_join} AND {in_scope})",
                     marks=sql.Identifier("embedtui", marks),
                     key_join=key_join_sql(self.migration, "t", sql.SQL("m.key")),
                 )
@@ -322,7 +336,7 @@ class SharedPlacement:
         query = self._format(
             """
             SELECT {key}, {fingerprint}, left({content}, {limit_characters}), length({content}), {new_embedding}::real[]
-            FROM {side_from} WHERE {has_content} AND {new_embedding} IS NOT NULL
+            FROM {side_from} WHERE {in_scope} AND {has_content} AND {new_embedding} IS NOT NULL
               AND length({content}) <= {limit_characters} ORDER BY random() LIMIT {limit}
             """,
             limit=sql.Literal(size),

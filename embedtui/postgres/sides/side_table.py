@@ -76,7 +76,7 @@ class TablePlacement(SharedPlacement):
                 WITH locked AS MATERIALIZED (
                     SELECT {t_keys}, b.embedding, b.source
                     FROM {batch} JOIN {leaf} t ON {batch_key_join}
-                    WHERE {fingerprint} = b.source FOR KEY SHARE OF t SKIP LOCKED)
+                    WHERE {in_scope} AND {fingerprint} = b.source FOR KEY SHARE OF t SKIP LOCKED)
                 INSERT INTO {side} ({key_columns}, {embedding}, {model_column}, {source_column})
                 SELECT {key_columns}, embedding, {model}, source FROM locked ON CONFLICT DO NOTHING
                 """,
@@ -91,7 +91,7 @@ class TablePlacement(SharedPlacement):
         WITH locked AS MATERIALIZED (
             SELECT {t_keys}, b.key AS text_key, b.embedding AS made, b.source AS made_of, b.replaces
             FROM {batch} JOIN {table} t ON {batch_key_join}
-            WHERE {fingerprint} = b.source FOR NO KEY UPDATE OF t SKIP LOCKED),
+            WHERE {in_scope} AND {fingerprint} = b.source FOR NO KEY UPDATE OF t SKIP LOCKED),
         replaced AS (
             UPDATE {side} s SET {embedding} = t.made, {model_column} = {model}, {source_column} = t.made_of
             FROM locked t WHERE {side_join} AND {new_digest} = t.replaces RETURNING t.text_key),
@@ -101,6 +101,10 @@ class TablePlacement(SharedPlacement):
             ON CONFLICT DO NOTHING RETURNING {s_key} AS text_key)
         SELECT text_key FROM replaced UNION ALL SELECT text_key FROM added
         """
+
+    def _side_in_scope(self) -> sql.Composable:
+        """The side table has rows of this migration alone."""
+        return sql.SQL("TRUE")
 
     def remove_orphans(self, conn: Connection, keys: Sequence[Key] | None = None) -> int:
         """Delete side rows without a source row, all or of these keys (only where no foreign key does it)."""

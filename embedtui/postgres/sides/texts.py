@@ -10,7 +10,7 @@ from psycopg import sql
 from embedtui.model import Key, Migration
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, keys_sql, relation
-from embedtui.postgres.sides.layout import content_sql, has_content_sql
+from embedtui.postgres.sides.layout import content_sql, has_content_sql, scope_sql
 
 TEXT = 2000
 """Characters of a result's content that are read: what a screen or a report shows of it."""
@@ -43,12 +43,13 @@ def count_texts(conn: Connection, migration: Migration, long: int, sample_percen
             "SELECT count(*), count(*) FILTER (WHERE NOT {has}),"
             " coalesce(sum(octet_length({text})) FILTER (WHERE {has}), 0)::int8,"
             " count(*) FILTER (WHERE {has} AND octet_length({text}) > {limit})"
-            " FROM {table} AS t{sample}"
+            " FROM {table} AS t{sample} WHERE {scope}"
         ).format(
             has=has_content_sql(migration, "t"),
             text=content_sql(migration, "t"),
             limit=sql.Literal(long),
             table=relation(migration.table),
+            scope=scope_sql(migration, "t"),
             sample=sql.SQL("" if sample_percent is None else f" TABLESAMPLE SYSTEM ({sample_percent:.6f})"),
         )
     ).fetchone()
@@ -74,7 +75,10 @@ def row_texts(conn: Connection, migration: Migration, keys: Sequence[Key]) -> di
 def first_texts(conn: Connection, migration: Migration, limit: int) -> list[str]:
     """The beginnings (:data:`TEXT`) of the first rows' texts, as they come; rows with nothing to embed left out."""
     rows = conn.execute(
-        sql.SQL("SELECT pg_catalog.left({content}, {length}) FROM {table} AS t WHERE {has} LIMIT {limit}").format(
+        sql.SQL(
+            "SELECT pg_catalog.left({content}, {length}) FROM {table} AS t WHERE {scope} AND {has} LIMIT {limit}"
+        ).format(
+            scope=scope_sql(migration, "t"),
             content=content_sql(migration, "t"),
             length=sql.Literal(TEXT),
             table=relation(migration.table),

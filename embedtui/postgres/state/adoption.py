@@ -28,6 +28,8 @@ def adopt_sql(now: Migration, phase: Phase, settings: dict[str, object], detail:
         "key_types": list(now.key_types),
         "content_types": list(now.content_types),
         "key_equality": list(now.key_equality),
+        "scope": None if now.scope is None else Jsonb(now.scope.stored),
+        "content": None if now.content is None else Jsonb(now.content.stored),
         "phase": phase.value,
     }
     pairs = [sql.SQL("{} = {}").format(sql.Identifier(column), sql.Literal(value)) for column, value in columns.items()]

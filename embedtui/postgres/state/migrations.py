@@ -20,6 +20,7 @@ from embedtui.model import (
     Phase,
     PlacementKind,
     Remedy,
+    RowExpression,
     RunState,
     TableName,
 )
@@ -79,10 +80,10 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
         "INSERT INTO embedtui.migration (name, table_schema, table_name, table_oid, key_columns, key_types,"
         " content_columns, placement, old_column, old_model, new_schema, new_table, new_column, new_model,"
         " vector_schema, vector_type, old_vector_type, distance, index_method, phase, settings, content_types,"
-        " key_equality)"
+        " key_equality, scope, content)"
         " VALUES (%(name)s, %(ts)s, %(tn)s, %(oid)s, %(keys)s, %(types)s, %(content)s, %(placement)s, %(old_column)s,"
         " %(old)s, %(ns)s, %(nt)s, %(new_column)s, %(new)s, %(vs)s, %(vt)s, %(ovt)s, %(distance)s, %(index)s,"
-        " %(phase)s, %(settings)s, %(content_types)s, %(equality)s) ON CONFLICT DO NOTHING"
+        " %(phase)s, %(settings)s, %(content_types)s, %(equality)s, %(scope)s, %(text)s) ON CONFLICT DO NOTHING"
         " RETURNING id, created_at, phase_at",
         {
             "name": migration.name,
@@ -108,6 +109,8 @@ def create_migration(conn: Connection, migration: Migration) -> Migration:
             "settings": Jsonb(_storable(migration.settings)),
             "content_types": list(migration.content_types),
             "equality": list(migration.key_equality),
+            "scope": None if migration.scope is None else Jsonb(migration.scope.stored),
+            "text": None if migration.content is None else Jsonb(migration.content.stored),
         },
     ).fetchone()
     if row is None:
@@ -174,6 +177,8 @@ def load_migration(conn: Connection, name: str | None = None) -> Migration | Non
         created_at=row["created_at"],
         content_types=tuple(row["content_types"]),
         key_equality=tuple(row["key_equality"]),
+        scope=RowExpression.of(row["scope"]),
+        content=RowExpression.of(row["content"]),
     )
 
 
@@ -191,16 +196,24 @@ def live_migrations(conn: Connection) -> list[str]:
     return [name for (name,) in rows]
 
 
-def migration_of_table(conn: Connection, table_oid: int) -> str | None:
-    """Name of a table's migration, a live one before ended ones; None where none is known or may be read."""
+def live_migrations_of(conn: Connection, table_oid: int) -> list[Migration]:
+    """A table's live migrations; none where they cannot be read."""
+    found = (load_migration(conn, name) for name in live_migrations(conn))
+    return [each for each in found if each is not None and each.table_oid == table_oid]
+
+
+def migrations_of_table(conn: Connection, table_oid: int) -> dict[str, str | None]:
+    """Names of a table's live migrations with their scopes as written, else of its newest ended one."""
     if not _readable(conn):
-        return None
-    row = conn.execute(
-        "SELECT name FROM embedtui.migration WHERE table_oid = %s"
-        " ORDER BY phase IN ('done', 'aborted'), id DESC LIMIT 1",
+        return {}
+    rows = conn.execute(
+        # of an older schema, too, where there is no such column yet
+        "SELECT name, pg_catalog.to_jsonb(m) -> 'scope' ->> 'given', phase IN ('done', 'aborted')"
+        " FROM embedtui.migration m WHERE table_oid = %s ORDER BY 3, id DESC",
         [table_oid],
-    ).fetchone()
-    return None if row is None else str(row[0])
+    ).fetchall()
+    live = {name: scope for name, scope, ended in rows if not ended}
+    return live or {name: scope for name, scope, _ in rows[:1]}
 
 
 def migration_of_former_name(conn: Connection, readings: Iterable[tuple[str | None, str]]) -> str | None:
@@ -335,6 +348,9 @@ def rename_sql(migration: Migration, name: str, value: object) -> sql.Composed:
         "key_columns": list(migration.key_columns),
         "key_types": list(migration.key_types),
         "content_columns": list(migration.content_columns),
+        "content_types": list(migration.content_types),
+        "scope": None if migration.scope is None else Jsonb(migration.scope.stored),
+        "content": None if migration.content is None else Jsonb(migration.content.stored),
         "old_column": migration.old_column,
     }
     pairs = [sql.SQL("{} = {}").format(sql.Identifier(column), sql.Literal(now)) for column, now in columns.items()]

@@ -211,7 +211,9 @@ def _worker_table_sql(conn: Connection, migration: Migration, name: str) -> Iter
     new = (side.embedding, side.model, side.source) if migration.placement is PlacementKind.COLUMN else ()
     old = migration.old_column
     # the system columns are how a row's place and version are told
-    read = ("ctid", "tableoid", "xmin", *dict.fromkeys((*migration.key_columns, *migration.content_columns, old, *new)))
+    scope = () if migration.scope is None else migration.scope.names
+    named = dict.fromkeys((*migration.key_columns, *migration.content_columns, *scope, old, *new))
+    read = ("ctid", "tableoid", "xmin", *named)
     tables = _tree(conn, migration)
     for schema in dict.fromkeys((*(table.schema for table in (*tables, side.table)), migration.vector_schema)):
         if not _may(conn, "SELECT has_schema_privilege(%s, %s, 'USAGE')", name, schema):

@@ -10,8 +10,8 @@ from psycopg.types.json import Jsonb
 from embedtui.model import Key
 from embedtui.postgres.connect import Connection
 
-EVERY_KIND = "iudtrs"
-"""Kinds of entries: insert, update, delete, truncate, repair, scanned."""
+EVERY_KIND = "iudtrse"
+"""Kinds of entries: insert, update, delete, truncate, repair, scanned, entered the scope."""
 
 
 def queue_keys(conn: Connection, migration_id: int, keys: Iterable[Key], kind: str = "r") -> None:
@@ -57,7 +57,7 @@ class Entry:
     id: int
     key: Key
     kind: str
-    """i insert, u update, d delete, t truncate, r repair, s found by a scan."""
+    """i insert, u update, d delete, t truncate, r repair, s found by a scan, e entered the scope by an update."""
     edited: bool
     """The content changed."""
     was: Key | None

@@ -38,7 +38,9 @@ SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch,
        -- the map by which the new model's vectors search this side, and whether they do
        CASE WHEN s.side = 'old' THEN r.bridge END AS bridge, s.side = 'old' AND r.bridging AS bridging,
        CASE WHEN s.side = 'old' THEN (SELECT b.figures -> 'figures' FROM embedtui.bridge b WHERE b.id = r.bridge)
-       END AS bridge_figures
+       END AS bridge_figures,
+       -- of a row called embedtui_row
+       m.scope ->> 'sql' AS scope_sql, m.content ->> 'sql' AS content_sql
 FROM embedtui.route r
 JOIN embedtui.migration m ON m.id = r.migration
 CROSS JOIN (VALUES ('old'), ('new')) AS s (side)
@@ -148,8 +150,11 @@ BEGIN
     distance_sql := format('(%s%s OPERATOR(%I.%s) $1::%s)', column_sql,
                            CASE WHEN side.search_type = '' THEN '' ELSE '::' || type_sql END, side.vector_schema,
                            CASE side.distance WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END, type_sql);
-    RETURN format('SELECT %s, %s FROM %s WHERE %s IS NOT NULL AND (%s) ORDER BY %s LIMIT $2',
-                  key_sql, distance_sql, source, column_sql, coalesce(filter, 'true'), distance_sql);
+    RETURN format('SELECT %s, %s FROM %s WHERE (%s) AND %s IS NOT NULL AND (%s) ORDER BY %s LIMIT $2',
+                  key_sql, distance_sql, source,
+                  coalesce(replace(side.scope_sql, 'embedtui_row.',
+                                   format('%I.%I.', side.table_schema, side.table_name)), 'true'),
+                  column_sql, coalesce(filter, 'true'), distance_sql);
 END
 $$;
 
@@ -244,7 +249,9 @@ RETURNS TABLE (key text, distance double precision)
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER AS $$ -- volatile: it has to see names that changed while it waited
 DECLARE
     statement pg_catalog.text;
-    iterative pg_catalog.bool := search.filter IS NOT NULL AND embedtui.search_iterates();
+    iterative pg_catalog.bool := embedtui.search_iterates() AND (search.filter IS NOT NULL OR EXISTS (
+        SELECT FROM embedtui.route_side s
+        WHERE s.name OPERATOR(pg_catalog.=) search.name AND s.scope_sql IS NOT NULL));
     bridged pg_catalog.record;
     sought {vector}.vector := search.vector;
     size pg_catalog.int4 := {vector}.vector_dims(search.vector);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import psycopg
@@ -11,6 +12,8 @@ import pytest
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.plan import make_plan
 from embedtui.errors import TableError
+from embedtui.model import PlacementKind
+from embedtui.postgres.sides.texts import first_texts
 from tests.kits.support import connect
 from tests.kits.tables import settings_of
 
@@ -55,32 +58,40 @@ def test_the_only_text_column_is_refused_where_it_holds_no_texts(
     [
         ("payload jsonb", """jsonb_build_object('id', 'x', 'a ''b''', 'the text of ' || i, 'n', i)""", "the text of 7"),
         ("payload json", """json_build_object('id', 'x', 'page', 'the text of ' || i)""", "the text of 7"),
+        ("payload jsonb", """jsonb_build_object('$HOME "x"', 'the text of ' || i)""", "the text of 7"),
         ("payload bytea", "convert_to('the text of ' || i, 'UTF8')", "the text of 7"),
-        ("payload text[]", "ARRAY['the text', 'of ' || i]", "the text\nof 7"),
+        ("payload text[]", "ARRAY['the text', 'of ' || i]", "the text of 7"),
     ],
 )
-def test_what_is_no_text_is_refused_with_statements_that_make_one_of_it(
+def test_what_is_no_text_is_refused_with_the_setting_that_makes_one_of_it(
     database: str, column: str, value: str, embedded: str
 ) -> None:
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute(TABLE.format(column=column))  # type: ignore[arg-type]
         conn.execute(f"INSERT INTO memo (payload) SELECT {value} FROM generate_series(1, 9) i")  # type: ignore[arg-type]
-        assert "memo has no text column" in str(refusal(database))
-        hint = refusal(database).hint
-        if "bytea" in column:
-            assert "nothing to embed as it is" in str(refusal(database, content=("payload",)))
-        else:
-            with connect(database, read_only=True) as reading:
-                flags = {"table": "memo", "content": ("payload",), "new_model__key_variable": ""}
-                made = make_plan(reading, settings_of(Path(), flags))
-            check = next(check for check in made.checks if check.name == "texts")
-            assert "sent as PostgreSQL writes it" in check.detail
-            assert hint in check.hint
-        for statement in re.findall(r"(?:CREATE FUNCTION|ALTER TABLE) .+?;(?= )", hint):
-            conn.execute(statement)
-        assert conn.execute("SELECT payload_text FROM memo WHERE no = 7").fetchone() == (embedded,)
+    assert "memo has no text column" in str(refusal(database))
+    said = re.search(r"--content-sql .+(?=\.$)", refusal(database).hint)
+    assert said is not None
+    if "bytea" in column:
+        assert "nothing to embed as it is" in str(refusal(database, content=("payload",)))
+        assert said[0] in refusal(database, content=("payload",)).hint
+    else:
+        flags = {"table": "memo", "content": ("payload",), "new_model__key_variable": ""}
+        with connect(database, read_only=True) as reading:
+            made = make_plan(reading, settings_of(Path(), flags))
+        check = next(check for check in made.checks if check.name == "texts")
+        assert "sent as PostgreSQL writes it" in check.detail
+        assert said[0] in check.hint
+    option, expression = shlex.split(said[0])
+    assert option == "--content-sql"
     with connect(database, read_only=True) as reading:
-        assert resolve(reading, settings_of(Path(), {"table": "memo"})).content == ("payload_text",)
+        flags = {"table": "memo", "content_sql": expression, "new_model__key_variable": ""}
+        draft = resolve(reading, settings_of(Path(), flags))
+        assert draft.content == ("payload",)
+        assert embedded in first_texts(reading, draft.migration(PlacementKind.COLUMN), 9)
+        made = make_plan(reading, settings_of(Path(), flags))
+    check = next(check for check in made.checks if check.name == "texts")
+    assert check.result == "pass" and check.detail.startswith(expression)
 
 
 def test_a_json_column_is_proposed_where_the_only_text_is_an_identifier(database: str) -> None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from psycopg import Connection, sql
 
-from embedtui.config import SPECS
 from embedtui.engine.plan.presets.preset import Preset
 from embedtui.errors import TableError
 from embedtui.formatting import counted
 from embedtui.model import Check
 from embedtui.postgres.catalog.facts import TableFacts
 from embedtui.postgres.catalog.read import read_all
-from embedtui.postgres.names import fitted, relation, shown, shown_column
+from embedtui.postgres.names import relation, shown, shown_column
 
 LOOKED_AT = 5000
 """First rows that are looked at for collections, and for texts that cannot be made."""
-
-_SETTINGS = frozenset(spec.path for spec in SPECS)
 
 
 def content_of(facts: TableFacts, preset: Preset) -> tuple[str, ...]:
@@ -34,16 +32,9 @@ def content_of(facts: TableFacts, preset: Preset) -> tuple[str, ...]:
     if preset.refused:
         raise TableError(what, hint=f"{preset.refused} ({preset.source})")
     expression = text_sql(facts, preset)
-    made = shown_column(fitted("embedded_text"))
     steps = [preset.function.replace("{schema}", shown_column(facts.table.schema))] if preset.function else []
-    if "content_sql" in _SETTINGS:
-        hint = "; ".join([*steps, f"then content_sql = {expression!r}" if steps else f"content_sql = {expression!r}"])
-    else:
-        steps.append(f"ALTER TABLE {table} ADD {made} text GENERATED ALWAYS AS ({expression}) STORED")
-        hint = (
-            "embedtui cannot embed an expression yet; a generated column is followed:"
-            f" {'; '.join(steps)}; (it rewrites the table under an exclusive lock), then --content {made}."
-        )
+    setting = f"--content-sql {shlex.quote(expression)}"
+    hint = "; ".join([*steps, f"then {setting}" if steps else setting])
     raise TableError(what, hint=f"{hint} {preset.caution}".strip())
 
 
@@ -53,7 +44,7 @@ def text_sql(facts: TableFacts, preset: Preset) -> str:
 
 
 def framework_checks(
-    conn: Connection[Any], facts: TableFacts, preset: Preset | None, content: tuple[str, ...]
+    conn: Connection[Any], facts: TableFacts, preset: Preset | None, content: tuple[str, ...], *, scoped: bool
 ) -> Iterator[Check]:
     """What the framework embeds, and whether that is what is asked for; reads some rows."""
     if preset is None:
@@ -68,7 +59,7 @@ def framework_checks(
         detail += f" Of {rows} among the first {LOOKED_AT:,} the text cannot be made in SQL ({preset.unlike})."
     result = "warn" if other or unlike or preset.caution else "pass"
     yield Check("framework", result, detail, preset.caution)
-    collections = _values(conn, facts, preset.scope) if preset.scope else []
+    collections = _values(conn, facts, preset.scope) if preset.scope and not scoped else []
     if len(collections) > 1:
         shares = ", ".join(collections[:3])
         yield Check(
@@ -76,8 +67,8 @@ def framework_checks(
             "warn",
             f"{shown_column(preset.scope)} has {len(collections):,} or more values among the first {LOOKED_AT:,} rows"
             f" ({shares}, …): all of them are moved, and have to be of the one old model.",
-            f"To move one alone: scope = \"{shown_column(preset.scope)} = '{collections[0]}'\""
-            + (" (--where)." if "scope" in _SETTINGS else ", which this version does not serve yet."),
+            f'To move one alone: scope = "{shown_column(preset.scope)} = {sql.Literal(collections[0]).as_string(conn)}"'
+            " (--where).",
         )
 
 

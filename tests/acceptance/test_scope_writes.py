@@ -1,0 +1,256 @@
+"""Rows that enter and leave a scope while the application writes as it likes, inside and outside."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from embedtui.demo.api import LoopbackServer
+from embedtui.model import Side
+from tests.acceptance.test_application_writes import MODELS, NAMES, PLACEMENTS, Table, table
+
+SCOPE = "metadata->>'tenant' = '100% mine'"
+TENANT = {True: '{"tenant": "100% mine"}', False: '{"tenant": "theirs"}'}
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[LoopbackServer]:
+    with LoopbackServer(MODELS, log_texts=1_000_000) as server:
+        yield server
+
+
+@pytest.fixture(params=PLACEMENTS, ids=NAMES)
+def scoped(database: str, api: LoopbackServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Table]:
+    with table(database, api, tmp_path, scope=SCOPE, **request.param) as found:
+        yield found
+
+
+INSERT = "INSERT INTO documents (id, content, metadata, embedding) VALUES (%s, %s, %s, %s)"
+TO = "UPDATE documents SET metadata = %s WHERE id = %s"
+
+
+class TestARow:
+    def test_that_enters_is_taken_up(self, scoped: Table) -> None:
+        assert scoped.vector(1, Side.NEW) is None
+        scoped.execute(TO, TENANT[True], 1)
+        scoped.drain()
+        assert scoped.is_models(1, Side.NEW)
+        assert scoped.vector(2, Side.NEW) is None
+
+    def test_that_leaves_keeps_its_vectors_and_is_no_longer_synced(self, scoped: Table) -> None:
+        scoped.execute(TO, TENANT[True], 1)
+        scoped.drain()
+        before = scoped.vector(1, Side.NEW)
+        scoped.execute(TO, TENANT[False], 1)
+        scoped.execute("UPDATE documents SET content = 'edited outside' WHERE id = 1")
+        assert scoped.app.execute("SELECT count(*) FROM embedtui.queue").fetchone() == (0,)
+        scoped.drain()
+        after = scoped.vector(1, Side.NEW)
+        assert before is not None and after is not None and (before == after).all()
+        scoped.execute("UPDATE documents SET metadata = %s, id = 77 WHERE id = 1", TENANT[True])
+        scoped.drain()
+        assert scoped.is_models(77, Side.NEW), "back under another key, by its present content"
+
+    def test_that_leaves_before_it_is_embedded_is_left_alone(self, scoped: Table) -> None:
+        scoped.execute(TO, TENANT[True], 1)
+        scoped.execute(TO, TENANT[False], 1)
+        scoped.drain()
+        assert scoped.vector(1, Side.NEW) is None
+        assert scoped.app.execute("SELECT count(*) FROM embedtui.fault").fetchone() == (0,)
+
+    def test_that_leaves_while_it_is_embedded_is_not_written(
+        self, scoped: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replace = scoped.job.placement.replace
+        leaving = [1]
+
+        def late(*args):  # type: ignore[no-untyped-def]
+            while leaving:
+                scoped.execute(TO, TENANT[False], leaving.pop())
+            return replace(*args)
+
+        monkeypatch.setattr(scoped.job.placement, "replace", late)
+        scoped.execute(TO, TENANT[True], 1)
+        scoped.drain()
+        assert not leaving and scoped.vector(1, Side.NEW) is None
+
+    def test_that_comes_back_with_a_vector_written_outside_keeps_it(self, scoped: Table) -> None:
+        scoped.execute(TO, TENANT[True], 1)
+        scoped.drain()
+        scoped.cut_over()
+        own = scoped.own(Side.OLD)
+        scoped.execute("UPDATE documents SET content = 'edited inside' WHERE id = 1")
+        scoped.execute(TO, TENANT[False], 1)
+        scoped.execute("UPDATE documents SET content = 'outside', embedding = %s WHERE id = 1", own)
+        scoped.execute(TO, TENANT[True], 1)
+        scoped.drain()
+        assert scoped.is_(1, Side.OLD, own) and scoped.is_models(1, Side.NEW)
+
+    def test_that_was_stale_and_left_waits_for_nothing(self, scoped: Table) -> None:
+        scoped.execute(TO, TENANT[True], 1)
+        scoped.drain()
+        scoped.cut_over()
+        scoped.sync._old_retry_at = float("inf")
+        scoped.execute("UPDATE documents SET content = 'edited' WHERE id = 1")
+        scoped.drain()
+        assert scoped.stale() == 1
+        scoped.execute(TO, TENANT[False], 1)
+        scoped.drain()
+        assert scoped.stale() == 0
+
+
+KEYS = range(1, 6)
+ACTS = ["edit", "write old", "both", "insert", "insert outside", "delete", "move", "enter", "leave", "enter edited",
+        "enter with both", "leave with both", "enter elsewhere"]  # fmt: skip
+STEPS = some.one_of(
+    some.tuples(some.sampled_from(ACTS), some.sampled_from(KEYS)),
+    some.tuples(some.sampled_from(["sync", "sync", "cut over", "roll back"]), some.just(0)),
+)
+
+
+@dataclass
+class Row:
+    """What must become of a row."""
+
+    text: str
+    inside: bool
+    own: str | None = None
+    """The application's old vector; None where that of its present content is ours to make, empty where it is not."""
+
+
+_texts = itertools.count(1)
+
+
+class Application:
+    """Writes as it likes, and knows what it wrote last of each row."""
+
+    def __init__(self, scoped: Table, seen: set[str]) -> None:
+        self.table, self.maintained, self.seen = scoped, False, seen
+        self.texts, self.rows = _texts, dict[int, Row]()
+        scoped.execute("DELETE FROM documents")
+        scoped.drain()
+        scoped.execute("UPDATE embedtui.route SET active = 'old', changed_by = ''")
+        for key in KEYS[:3]:
+            self.do("insert" if key % 2 else "insert outside", key)
+
+    def do(self, act: str, key: int) -> None:
+        execute, row = self.table.execute, self.rows.get(key)
+        if act in ("cut over", "roll back"):
+            execute("UPDATE embedtui.route SET active = %s, changed_by = 'x'", "new" if act == "cut over" else "old")
+            self.maintained = True
+        elif act.startswith("insert") and row is None:
+            inside, own = act == "insert", self.table.own(Side.OLD)
+            new = Row(f"text {next(self.texts)}", inside, own)
+            execute(INSERT, key, new.text, TENANT[inside], own)
+            self.put(key, new)
+        elif row is not None and act == "delete":
+            execute("DELETE FROM documents WHERE id = %s", key)
+            del self.rows[key]
+        elif row is not None:
+            self.update(act, key, row)
+
+    def update(self, act: str, key: int, row: Row) -> None:
+        inside = True if act.startswith("enter") else False if act.startswith("leave") else row.inside
+        to = next(n for n in (*KEYS, 99) if n not in self.rows) if act in ("move", "enter elsewhere") else key
+        text, own = row.text, row.own
+        edited = act in ("edit", "both", "enter edited", "enter with both", "leave with both")
+        if edited:
+            text = f"text {next(self.texts)}"
+        writes = act == "write old" or act.endswith("both")
+        if writes:
+            own = self.table.own(Side.OLD)
+        elif edited and inside:
+            own = None if self.maintained else ""
+        self.table.execute(
+            "UPDATE documents SET id = %s, content = %s, metadata = %s"
+            + (", embedding = %s" if writes else "")
+            + " WHERE id = %s",
+            *(to, text, TENANT[inside], *([own] if writes else []), key),
+        )
+        if not inside and row.inside and row.own is None:
+            own = ""  # whatever it is when it leaves, it stays
+        self.rows.pop(key)
+        self.put(to, Row(text, inside, own))
+
+    def put(self, key: int, row: Row) -> None:
+        self.rows[key] = row
+        if row.inside:
+            self.seen.add(row.text)
+
+    def check(self, settled: bool = False) -> None:
+        for key, row in self.rows.items():
+            if row.own:
+                assert self.table.is_(key, Side.OLD, row.own), f"the application's vector of {key} was replaced"
+            if settled and row.inside:
+                assert self.table.is_models(key, Side.NEW), f"{key} is stale"
+                if row.own is None:
+                    assert self.table.is_models(key, Side.OLD), f"{key} is stale on the old side"
+
+
+def outside(scoped: Table) -> dict[str, str]:
+    """Versions of the rows outside: each changes with any write to its row, whoever makes it."""
+    query = f"SELECT id::text, xmin::text || ctid::text FROM documents WHERE NOT coalesce({SCOPE}, false)"
+    return dict(scoped.app.execute(query.encode()).fetchall())
+
+
+@pytest.mark.parametrize("flags", PLACEMENTS, ids=NAMES)
+def test_whatever_enters_or_leaves_and_whenever(
+    database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, object]
+) -> None:
+    """No row outside changes by us, no vector inside is stale at the end, and none of the application's is replaced."""
+    with table(database, api, tmp_path, scope=SCOPE, **flags) as found:
+        late: list[tuple[str, int]] = []
+        inside: set[str] = set()
+        asked = len(api.texts)
+        application: Application | None = None
+        replace = found.job.placement.replace
+
+        def meanwhile(*args):  # type: ignore[no-untyped-def]
+            while late and application is not None:
+                application.do(*late.pop(0))
+            before = outside(found)
+            written = replace(*args)
+            assert outside(found) == before
+            return written
+
+        monkeypatch.setattr(found.job.placement, "replace", meanwhile)
+
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(some.lists(some.tuples(STEPS, some.booleans()), min_size=4, max_size=25))
+        def run(steps: list[tuple[tuple[str, int], bool]]) -> None:
+            nonlocal application
+            application = Application(found, inside)
+            for (act, key), between in steps:
+                if act == "sync":
+                    found.sync._recent.clear()
+                    if not late:
+                        before = outside(found)
+                        found.sync.step()
+                        assert outside(found) == before
+                    else:
+                        found.sync.step()
+                    application.check()
+                elif between:  # between what the next sync reads and what it writes
+                    late.append((act, key))
+                else:
+                    application.do(act, key)
+            while late:
+                application.do(*late.pop(0))
+            before = outside(found)
+            found.drain()
+            application.check(settled=True)
+            assert outside(found) == before
+            with psycopg.connect(database, autocommit=True) as conn:
+                counts = found.job.placement.count(conn)
+            there = sum(row.inside for row in application.rows.values())
+            assert (counts.rows, counts.missing, counts.stale) == (there, 0, 0)
+
+        run()
+        assert set(list(api.texts)[asked:]) <= inside, "embedded and paid for, and never inside"
