@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -75,7 +76,16 @@ def load_settings(
         head, _, rest = name.rpartition(".")
         (sections[head] if head else top)[rest] = value
     built = {name: _SECTIONS[name](**content) for name, content in sections.items()}
-    return Settings(**top, **built, origins=origins, environ=merged)
+    again = functools.partial(_again, dict(flags or {}), folder.absolute(), config, frozenset(shadow))
+    return Settings(**top, **built, origins=origins, environ=merged, again=again)
+
+
+def _again(
+    flags: Mapping[str, object], folder: Path, config: Path | None, dotenv: frozenset[str], environ: Mapping[str, str]
+) -> Settings:
+    """As they were loaded, with what the file and ``.env`` say now; ``dotenv``: names that came from there."""
+    own = {name: value for name, value in environ.items() if name not in dotenv}
+    return load_settings(flags, environ=own, cwd=folder, config=config)
 
 
 def _takes_openai_url(path: str, values: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -168,6 +168,8 @@ class Settings:
     """Where each setting that is no default came from, e.g. {"table": "--table"}."""
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Environment and ``.env`` merged: holds the secrets, never shown."""
+    again: Callable[[Mapping[str, str]], Settings] | None = field(default=None, repr=False, compare=False)
+    """Reads them anew from where they came from, given ``environ``; None: they cannot be."""
 
     @property
     def dsn(self) -> str:
@@ -213,7 +215,7 @@ class Settings:
                 raise SettingsError(f"{path} = {shown_value(raw)} ({origin}): {error}.") from None
             head, _, name = path.rpartition(".")
             change = {head: replace(getattr(changed, head), **{name: value})} if head else {name: value}
-            changed = replace(changed, **change, origins={**changed.origins, path: origin})
+            changed = replace(changed, **change, origins={**changed.origins, path: origin}, again=None)
         return changed
 
     def stored(self) -> dict[str, object]:

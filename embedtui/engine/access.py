@@ -17,7 +17,7 @@ from embedtui.engine.local import as_set_here, differences
 from embedtui.engine.overrides import refuse
 from embedtui.engine.snapshot import RateMeter, read_snapshot
 from embedtui.engine.validate.evaluation import current_evaluation
-from embedtui.errors import EmbedtuiError, Refused
+from embedtui.errors import EmbedtuiError, Refused, SettingsError
 from embedtui.known import retirement
 from embedtui.model import Command, Event, EventSink, Migration, Noted, Remedy, Snapshot
 from embedtui.model.lifecycle import as_stored, ended, refusal
@@ -25,6 +25,7 @@ from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.state.audit import add_audit_once
 from embedtui.postgres.state.decisions import set_pace
 from embedtui.postgres.state.migrations import load_migration, may_store_settings, store_settings
+from embedtui.redaction import remember, secrets_of
 
 T = TypeVar("T")
 
@@ -140,6 +141,18 @@ class Access:
         ends = [retirement(model.provider, model.name) for model in (here.old_model, here.new_model)]
         notices = tuple(f"{each.said()} ({each.read})" for each in ends if each is not None and each.near())
         return replace(found, migration=here, notices=() if here.phase.ended else notices)
+
+    def reread(self) -> None:
+        """Take over what the settings say now, where they can be read anew; what is wrong with them is only said."""
+        if self.settings is None or self.settings.again is None:
+            return
+        try:
+            found = self.settings.again(self.environ)
+        except SettingsError as error:
+            self.note(f"The settings stay as they were: {error.message}")
+            return
+        remember(*secrets_of(found.environ, found.secret_variables))
+        self.settings, self.environ = found, found.environ
 
     def to_begin_by(self) -> Settings | None:
         """The settings, where they say what to migrate; None: a migration goes on as it was begun."""

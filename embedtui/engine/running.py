@@ -103,7 +103,12 @@ class Runner:
             self._pause_for(migration, fault)
             if not follow:
                 raise fault from error
-            return not self._wait_for_resume(stop)
+            if not self._wait_for_resume(stop):
+                return True
+            self._at.reread()
+            with self._reached("prepare") as link:
+                self._ride_out(link, lambda _: self._at.say_differences(), stop)
+            return False
         return True
 
     def prepare(self, stop: threading.Event | None = None) -> Migration:

@@ -59,7 +59,9 @@ class Case:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
-SMALL = {"new_model.max_inputs": 4, "pacing.max_concurrency": 2}
+SMALL_REQUEST = 4
+"""Texts of a request, and from one row with a fault to the next: no request meets two of them."""
+SMALL = {"new_model.max_inputs": SMALL_REQUEST, "pacing.max_concurrency": 2}
 CLEAN = Case("clean")
 LIMITS = Case("limits", most=10)
 FAULTS = Case("faults", PASSING, GUILTY, settings=SMALL)
@@ -125,7 +127,7 @@ def fulfil(dsn: str, provider: str, case: Case, folder: Path, *, rows: int = 60,
         with closing(Engine(dsn, settings=settings)) as engine:
             engine.prepare()
             for number, (kind, options) in enumerate(case.passing):
-                api.faults.add(kind, times=1, containing=f"document {13 + 3 * number} of", **options)
+                api.faults.add(kind, times=1, containing=f"document {2 + SMALL_REQUEST * number} of", **options)
             for key, status in guilty.items():
                 api.faults.add(FaultKind.REJECTED, containing=f"document {key} of", status=status)
             phase = engine.run(threading.Event()).phase

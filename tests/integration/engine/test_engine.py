@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from embedtui.config import load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, Interrupted, ProviderError, Refused
@@ -229,6 +230,39 @@ def api_grows(api: LoopbackServer) -> bool:
     before = api.requests
     time.sleep(1.5)
     return api.requests > before
+
+
+def test_a_run_that_follows_reads_its_settings_again_when_it_is_resumed(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 60)
+    (tmp_path / ".env").write_text("OPENAI_API_KEY=sk-of-last-year-123\n")
+    (tmp_path / "embedtui.toml").write_text("[new_model]\nmax_inputs = 50\n")
+    flags = {"table": "documents", "old_model.name": "old-model", "old_model.retired": True}
+    named = {"new_model.name": "new-model", "new_model.dimensions": 16, "new_model.base_url": api.base_url}
+    settings = load_settings({**flags, **named}, environ={"DATABASE_URL": database}, cwd=tmp_path)
+    engine, other = Engine(database, settings=settings), Engine(database)
+    engine.prepare()
+    stop = threading.Event()
+
+    def run() -> None:
+        with contextlib.suppress(Interrupted):
+            engine.run(stop, follow=True)
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    try:
+        wait_for(lambda: other.snapshot().condition is Condition.FAILED)
+        (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+        (tmp_path / "embedtui.toml").write_text("[new_model]\nmax_inputs = 7\n")
+        other.resume()
+        wait_for(lambda: other.snapshot().phase is Phase.VALIDATE)
+    finally:
+        stop.set()
+        worker.join(60)
+    assert any("max_inputs is 7 here" in entry.detail for entry in other.audit() if entry.act == "settings")
+    engine.close()
+    other.close()
 
 
 def test_a_wrong_key_stops_at_once_and_poisons_no_row(database: str, api: LoopbackServer, tmp_path: Path) -> None:
