@@ -12,6 +12,7 @@ from embedtui.model import Key, Migration, Side, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, key_sql, keys_sql, relation
 from embedtui.postgres.sides.both import vector_number
+from embedtui.postgres.sides.layout import scope_sql
 
 _GOLDEN = (5**0.5 - 1) / 2
 ROWS_PER_TURN = 4
@@ -20,7 +21,7 @@ _PAGES_PER_READ = 32
 
 _PAGE = """
 (SELECT {page}, {key} FROM {leaf} t
- WHERE t.ctid >= {first} AND t.ctid < {end} AND t.{old} IS NOT NULL
+ WHERE t.ctid >= {first} AND t.ctid < {end} AND {in_scope} AND t.{old} IS NOT NULL
    AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new' AND f.key = {key}
                    AND f.state <> 'retry')
  ORDER BY pg_catalog.hashtextextended(({key})::text, 11) LIMIT {rows} OFFSET {offset})
@@ -85,6 +86,7 @@ def draw(conn: Connection, migration: Migration, batch: Sequence[tuple[Pages, in
             leaf=relation(pages.leaf),
             first=sql.SQL("'({},0)'::tid").format(sql.SQL(str(page))),
             end=sql.SQL("'({},0)'::tid").format(sql.SQL(str(page + 1))),
+            in_scope=scope_sql(migration, "t"),
             old=sql.Identifier(migration.old_column),
             migration=sql.Literal(migration.id),
             rows=sql.Literal(ROWS_PER_TURN),

@@ -591,3 +591,21 @@ def test_a_closed_pipe_is_no_error(shell: Shell) -> None:
     process.stderr.close()
     assert process.wait(60) == 0
     assert err == ""
+
+
+def test_init_takes_a_scope_and_a_text_by_sql(run: InProcess, database: str) -> None:
+    execute(database, DOCUMENTS)
+    where, text = "id <= 30 AND content LIKE '%1%'", "'# ' || content"
+    made = run("init", "--table", "documents", "--where", where, "--content-sql", text, "--json")
+    assert made.code == 0, made
+    file = tomlkit.parse((run.folder / "embedtui.toml").read_text()).unwrap()
+    assert (file["scope"], file["content_sql"]) == (where, text)
+    assert "content" not in file
+    plan = run("plan", "--json").json
+    assert plan["rows"] == 12
+    texts = next(check for check in plan["checks"] if check["name"] == "texts")
+    assert "# Document number 1" in texts["detail"]
+    run("init", "--table", "documents", "--where", "id <= now()", "--content", "content").refused(
+        2, "scope = id <= now()"
+    )
+    run("plan", "--content", "content").refused(2, "Both content (--content) and content_sql (embedtui.toml)")
