@@ -89,11 +89,17 @@ def test_what_waiting_does_not_cure_ends_the_job_with_the_reason(database: str) 
     assert "heartbeat" in job.pending_failure.message
 
 
-def test_a_hold_of_the_pacer_is_shown_unless_it_is_brief(database: str) -> None:
+def test_what_the_pacer_waits_for_and_has_on_the_wire_is_told(database: str) -> None:
     migration = small(database)
     job, worker = entered(database, migration)
-    job.follow_pacer(lambda: Hold("provider", "overloaded"))
+
+    def in_flight() -> object:
+        with psycopg.connect(database) as conn:
+            return conn.execute("SELECT in_flight FROM embedtui.worker").fetchone()
+
+    job.follow_pacer(lambda: Hold("provider", "overloaded"), lambda: 3)
     with worker:
-        wait_for(lambda: [hold.name for hold in job.holds] == ["provider"])
-        job.follow_pacer(lambda: None)
-        wait_for(lambda: job.holds == ())
+        wait_for(lambda: [hold.name for hold in job.holds] == ["provider"] and in_flight() == (3,))
+        job.follow_pacer(lambda: None, lambda: 1)
+        wait_for(lambda: job.holds == () and in_flight() == (1,))
+    assert in_flight() == (0,), "one that has ended has none"
