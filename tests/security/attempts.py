@@ -29,13 +29,13 @@ def _each(role: Role, kind: str, *pairs: tuple[str, str], state: str = DENIED) -
 STATE_TABLES = (
     "schema_version", "model", "migration", "worker", "shard", "queue", "fault", "stale", "pace", "route", "listener",
     "query", "query_vector", "evaluation", "verdict", "audit", "capture_fault", "partition",
-    "bridge", "bridge_row",
+    "bridge", "bridge_row", "bridge_sample",
 )  # fmt: skip
 _COLUMN = {
     "schema_version": "version", "model": "name", "migration": "name", "worker": "host", "shard": "state",
     "queue": "kind", "fault": "reason", "stale": "at", "pace": "rejected", "route": "name", "listener": "host",
     "query": "source", "query_vector": "vector", "evaluation": "who", "verdict": "who", "audit": "who",
-    "capture_fault": "reason", "partition": "leaf", "bridge": "figures", "bridge_row": "shift",
+    "capture_fault": "reason", "partition": "leaf", "bridge": "figures", "bridge_row": "shift", "bridge_sample": "page",
 }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import pytest
 from rich.cells import cell_len
 from textual.content import Content
 
-from embedtui.model import Condition, Hold, Phase, Side, Snapshot
+from embedtui.model import Condition, Hold, Interval, Phase, Side, Snapshot
+from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.tui import panels
 from embedtui.tui.actions import ACTIONS, next_action
 from embedtui.tui.screens.base import DashboardScreen
@@ -108,3 +109,13 @@ def test_a_stall_by_429_says_the_pace_and_never_working() -> None:
     view = View(replace(states.RUNNING, condition=Condition.THROTTLED, reasons=(hold,)), UP)
     said = " ".join(panels.advice(view, 100, 4).plain.split())
     assert "Held back" in said and "Now 0 requests" in said and "found: 600 requests" in said and "Working" not in said
+
+
+def test_what_serves_through_a_bridge_is_said_with_how_good_it_is() -> None:
+    share = Interval(0.87, 0.83, 0.9)
+    found = BridgeStatus("ridge", 0.3, 3000, BridgeFigures(share, share, share, 212, 1000))
+    bridged = replace(states.RUNNING.route, bridging=True, bridge=1, bridge_found=found)
+    text = panels.route(View(replace(states.RUNNING, route=bridged), UP), 120, 9).plain
+    assert "finds 87% of what the old model found, 87% of 212 held-out rows themselves" in text
+    cut_over = replace(bridged, active=Side.NEW)
+    assert "held-out" not in panels.route(View(replace(states.RUNNING, route=cut_over), UP), 120, 9).plain

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from psycopg import errors
+
 from embedtui.arrays import np
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.pacing import Pacer
@@ -22,6 +24,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.both import row_vectors
 from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.sides.sampling import Drawn, Pages, draw, old_vectors, read_pages, spread
+from embedtui.postgres.state.bridges import read_sample, store_sample
 from embedtui.postgres.state.shards import Shard, plan_shards
 
 T = TypeVar("T")
@@ -83,8 +86,7 @@ class Sampler:
             ConfigurationFault: the provider refuses us as configured.
         """
         threads = self._database(lambda _: self._pacer.max_concurrency)
-        # all before any is embedded: what is written moves to other pages
-        drawn = list(itertools.islice(self._draw(), max(size, POOL)))
+        drawn = self._drawn(max(size, POOL))
         sample = drawn[:size]
         embedded = 0
         with ThreadPoolExecutor(threads, thread_name_prefix="bridge") as pool:
@@ -102,23 +104,44 @@ class Sampler:
     def _database(self, work: Callable[[Connection], T]) -> T:
         return self._job.with_database(self._link, work)
 
-    def _draw(self) -> Iterator[Drawn]:
-        """Rows over the whole table; no transaction is open between two."""
+    def _drawn(self, count: int) -> list[Drawn]:
+        """The sample as it was drawn before, and what it lacks; kept before any is embedded.
+
+        What is written moves to other pages, where nobody would draw it again.
+        """
+        kept = self._database(lambda conn: read_sample(conn, self._migration))
+        if len(kept) < count:
+            more = list(itertools.islice(self._draw({each.key for each in kept}), count - len(kept)))
+
+            def keep(conn: Connection) -> None:
+                with conn.transaction():
+                    store_sample(conn, self._migration, more, len(kept))
+
+            try:
+                self._database(keep)
+            except errors.UniqueViolation:  # somebody else bridges, too: with the same rows, then
+                return self._drawn(count)
+            kept += more
+        return kept[:count]
+
+    def _draw(self, seen: set[Key]) -> Iterator[Drawn]:
+        """Other rows, over the whole table; no transaction is open between two."""
 
         def pages(conn: Connection) -> list[Pages]:
             plan_shards(conn, self._migration.id, self._migration.table_oid)  # the table may have been rewritten
             return read_pages(conn, self._migration)
 
         table = self._database(pages)
-        seen: set[Key] = set()  # what is written meanwhile may have moved to another page
         for turn in itertools.count():
-            before = len(seen)
+            any_drawn = False
             for batch in spread(table):
                 more = functools.partial(draw, migration=self._migration, batch=batch, turn=turn)
-                new = [each for each in self._database(more) if each.key not in seen]
+                found = self._database(more)
+                any_drawn = any_drawn or bool(found)
+                new = [each for each in found if each.key not in seen]
                 seen.update(each.key for each in new)
                 yield from new
-            if len(seen) == before:
+            if not any_drawn:
                 return
 
     def _to_embed(self, conn: Connection, drawn: Sequence[Drawn]) -> list[tuple[Pages, list[SourceRow]]]:

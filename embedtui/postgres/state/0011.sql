@@ -25,6 +25,17 @@ BEGIN
 END $$;
 ALTER TABLE embedtui.bridge_row ALTER COLUMN weights SET STORAGE PLAIN;
 
+-- Rows that it is fitted on, in the order in which they were drawn, before any is embedded: who goes on with it goes on
+-- with these, wherever in the table they stand by then.
+CREATE TABLE embedtui.bridge_sample (
+    migration integer NOT NULL REFERENCES embedtui.migration,
+    number integer NOT NULL,
+    shard bigint NOT NULL REFERENCES embedtui.shard ON DELETE CASCADE,
+    page bigint NOT NULL,
+    key text[] NOT NULL,
+    PRIMARY KEY (migration, number)
+);
+
 -- bridging: searches by the new model's vectors go through the map to the old side while that one serves. The map stays
 -- when it is off, and through a cutover, for the requests under way and for the way back.
 ALTER TABLE embedtui.route

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -10,9 +11,10 @@ from psycopg.types.json import Jsonb
 
 from embedtui.arrays import np
 from embedtui.errors import Refused
-from embedtui.model import Migration
+from embedtui.model import Migration, TableName
 from embedtui.model.bridge import BridgeStatus, LinearMap, from_data, to_data
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.sides.sampling import Drawn, Pages
 from embedtui.postgres.state.route import CHANNEL
 
 PART = 1_950
@@ -46,6 +48,32 @@ def store_bridge(conn: Connection, migration: Migration, found: LinearMap, statu
         {"m": migration.id, "kept": KEPT},
     )
     return int(row[0])
+
+
+def store_sample(conn: Connection, migration: Migration, drawn: Sequence[Drawn], first: int) -> None:
+    """Keep rows that were drawn, after the ``first`` that are kept already. Part of the caller's transaction."""
+    copy = "COPY embedtui.bridge_sample (migration, number, shard, page, key) FROM STDIN"
+    with conn.cursor().copy(copy) as rows:
+        for number, each in enumerate(drawn, first):
+            rows.write_row((migration.id, number, each.pages.shard, each.page, list(each.key)))
+
+
+def read_sample(conn: Connection, migration: Migration) -> list[Drawn]:
+    """Rows that were drawn before, in their order."""
+    rows = conn.execute(
+        "SELECT b.shard, n.nspname, c.relname, s.first_block, s.last_block, s.filenode, b.page, b.key"
+        " FROM embedtui.bridge_sample b JOIN embedtui.shard s ON s.id = b.shard"
+        " JOIN pg_catalog.pg_class c ON c.oid = s.leaf JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE b.migration = %(m)s"
+        # no other table than ours, whatever a shard's row says
+        " AND (s.leaf = %(t)s OR s.leaf IN (SELECT relid FROM pg_catalog.pg_partition_tree(%(t)s::oid::regclass)))"
+        " ORDER BY b.number",
+        {"m": migration.id, "t": migration.table_oid},
+    )
+    return [
+        Drawn(Pages(shard, TableName(schema, name), first, last, filenode), page, tuple(key))
+        for shard, schema, name, first, last, filenode, page, key in rows
+    ]
 
 
 def load_map(conn: psycopg.Connection[Any], bridge: int, vector_schema: str) -> LinearMap | None:

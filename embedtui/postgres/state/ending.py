@@ -113,7 +113,10 @@ def record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) -
 
 def rows_sql(migration: Migration) -> list[Statement]:
     """Remove embedtui's working rows; the log stays, and what was spent."""
-    return working_rows_sql(migration, "queue", "stale", "capture_fault", "partition")
+    matrices = sql.SQL(
+        "DELETE FROM embedtui.bridge_row WHERE bridge IN (SELECT id FROM embedtui.bridge WHERE migration = {})"
+    ).format(sql.Literal(migration.id))
+    return [*working_rows_sql(migration, "queue", "stale", "capture_fault", "partition"), matrices]
 
 
 def working_rows_sql(migration: Migration, *tables: str) -> list[Statement]:

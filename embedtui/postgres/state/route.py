@@ -328,7 +328,8 @@ def end_in_ddl(migration: Migration, ending: str) -> tuple[sql.Composed, ...]:
     """
     active, canary = ENDS_ON[ending]
     update = sql.SQL(
-        "UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp(), pending = NULL, ending = NULL"
+        "UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp(), pending = NULL, ending = NULL,"
+        " bridging = false"
         " WHERE name = {name} AND migration = {migration} AND (ending, active, canary) = ({ending}, {active}, {canary})"
     ).format(
         name=sql.Literal(migration.name),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from embedtui.model import Phase, Side
 from embedtui.router import Router
 from tests.kits.bridging import model_function
 from tests.kits.support import NEW, OLD, settings_for, vector_literal, wait_for
+
+Opener = Callable[..., Engine]
 
 ROWS, OLD_SIZE, NEW_SIZE = 600, 24, 16
 OLD_MODEL, NEW_MODEL = model_function(2, OLD_SIZE), model_function(1, NEW_SIZE)
@@ -51,6 +54,17 @@ def dead(api: LoopbackServer) -> LoopbackServer:
     return api
 
 
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    """Engines that the end of the test closes."""
+    with contextlib.ExitStack() as stack:
+
+        def open_engine(dsn: str, **more: Any) -> Engine:
+            return stack.enter_context(contextlib.closing(Engine(dsn, **more)))
+
+        yield open_engine
+
+
 def settings(dsn: str, api: LoopbackServer, folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
     return settings_for(dsn, api, folder, {"old_model.retired": True, **(flags or {})})
 
@@ -73,10 +87,10 @@ def found_by_router(dsn: str, numbers: list[int]) -> float:
 
 @pytest.mark.parametrize("placement", ["column", "table"])
 def test_from_nothing_to_bridged_searches_and_nothing_is_paid_twice(
-    database: str, dead: LoopbackServer, tmp_path: Path, placement: str
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path, placement: str
 ) -> None:
     make_table(database)
-    engine = Engine(database, settings=settings(database, dead, tmp_path, {"placement": placement}))
+    engine = opened(database, settings=settings(database, dead, tmp_path, {"placement": placement}))
     report = engine.bridge(rows=300)
     assert report.served and report.status.refused == "" and report.embedded == 300
     assert report.status.figures.recall_10.mean > 0.9
@@ -112,20 +126,22 @@ def has_new(placement: str) -> str:
     return "EXISTS (SELECT FROM documents_embedding_v2 s WHERE s.id = documents.id)"
 
 
-def test_it_is_measured_without_being_served(database: str, dead: LoopbackServer, tmp_path: Path) -> None:
+def test_it_is_measured_without_being_served(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
+) -> None:
     make_table(database)
-    engine = Engine(database, settings=settings(database, dead, tmp_path))
+    engine = opened(database, settings=settings(database, dead, tmp_path))
     report = engine.bridge(rows=200, serve=False)
     assert (report.served, report.version, report.epoch, report.embedded) == (False, None, None, 200)
     assert not engine.snapshot().route.bridged and value(database, "SELECT count(*) FROM embedtui.bridge") == 0
 
 
 def test_a_model_that_answers_and_services_that_do_not_follow_are_no_reason_for_a_bridge(
-    database: str, dead: LoopbackServer, tmp_path: Path
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
 ) -> None:
     make_table(database)
     dead.models = {NEW: NEW_MODEL, OLD: OLD_MODEL}
-    engine = Engine(database, settings=settings_for(database, dead, tmp_path))
+    engine = opened(database, settings=settings_for(database, dead, tmp_path))
     with pytest.raises(Refused, match="not said to be retired") as refused:
         engine.bridge(rows=200)
     assert "--override old_model=" in refused.value.hint
@@ -140,9 +156,11 @@ def other_vectors(texts: list[str]) -> np.ndarray:
     return OLD_MODEL([f"# {text} of another file" for text in texts], None)
 
 
-def test_what_is_below_the_bound_takes_a_reason(database: str, dead: LoopbackServer, tmp_path: Path) -> None:
+def test_what_is_below_the_bound_takes_a_reason(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
+) -> None:
     make_table(database, old=other_vectors)
-    engine = Engine(database, settings=settings(database, dead, tmp_path))
+    engine = opened(database, settings=settings(database, dead, tmp_path))
     with pytest.raises(Refused, match="text behind the old vectors") as refused:
         engine.bridge(rows=200)
     assert "--override bound=" in refused.value.hint
@@ -170,30 +188,36 @@ def constant(texts: list[str]) -> np.ndarray:
     ids=["two models", "constant", "few rows"],
 )
 def test_old_vectors_that_cannot_be_bridged_are_refused(
-    database: str, dead: LoopbackServer, tmp_path: Path, rows: int, old: Callable[..., np.ndarray] | None, said: str
+    database: str,
+    dead: LoopbackServer,
+    opened: Opener,
+    tmp_path: Path,
+    rows: int,
+    old: Callable[..., np.ndarray] | None,
+    said: str,
 ) -> None:
     make_table(database, rows, old)
     with pytest.raises(Refused, match=said):
-        Engine(database, settings=settings(database, dead, tmp_path)).bridge()
+        opened(database, settings=settings(database, dead, tmp_path)).bridge()
     assert value(database, "SELECT count(*) FROM embedtui.bridge") == 0
 
 
 def test_rows_without_an_old_vector_or_without_text_are_left_out(
-    database: str, dead: LoopbackServer, tmp_path: Path
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
 ) -> None:
     make_table(database)
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute("UPDATE documents SET embedding = NULL WHERE id % 3 = 0")
         conn.execute("UPDATE documents SET content = '  ' WHERE id % 5 = 0")
-    report = Engine(database, settings=settings(database, dead, tmp_path)).bridge()
+    report = opened(database, settings=settings(database, dead, tmp_path)).bridge()
     assert report.status.rows == report.embedded == sum(n % 3 != 0 and n % 5 != 0 for n in range(1, ROWS + 1))
 
 
 def test_abort_waits_for_the_bridge_and_the_cutover_and_the_way_back_do_not(
-    database: str, dead: LoopbackServer, tmp_path: Path
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
 ) -> None:
     make_table(database)
-    engine = Engine(database, settings=settings(database, dead, tmp_path))
+    engine = opened(database, settings=settings(database, dead, tmp_path))
     engine.bridge()
     with pytest.raises(Refused, match="through the bridge"):
         engine.abort("documents")
@@ -208,13 +232,15 @@ def test_abort_waits_for_the_bridge_and_the_cutover_and_the_way_back_do_not(
     assert found_by_router(database, list(range(5, ROWS, 7))) > 0.9
     engine.bridge_off()
     engine.abort("documents")
+    assert value(database, "SELECT count(*) FROM embedtui.bridge_row") == 0
+    assert value(database, "SELECT count(*) FROM embedtui.bridge_sample") == 0
 
 
 def test_a_pointer_that_moved_meanwhile_is_seen(
-    database: str, dead: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_table(database)
-    engine = Engine(database, settings=settings(database, dead, tmp_path))
+    engine = opened(database, settings=settings(database, dead, tmp_path))
     real = act.fit
 
     def slow(*arguments: Any, **more: Any) -> Any:
@@ -295,11 +321,11 @@ def test_a_kill_costs_what_was_in_flight_and_the_next_one_goes_on(
     assert value(database, "SELECT bridging FROM embedtui.route")
 
 
-def test_stopped_it_goes_on(database: str, dead: LoopbackServer, tmp_path: Path) -> None:
+def test_stopped_it_goes_on(database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path) -> None:
     make_table(database)
     dead.latency = 0.3
     flags = {"pacing.max_concurrency": 1, "new_model.max_inputs": 20}
-    engine = Engine(database, settings=settings(database, dead, tmp_path, flags))
+    engine = opened(database, settings=settings(database, dead, tmp_path, flags))
     stop, failed = threading.Event(), []
 
     def work() -> None:
