@@ -13,7 +13,7 @@ import pytest
 
 from embedtui.config import Settings, load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
-from embedtui.engine.plan import checks, estimates
+from embedtui.engine.plan import estimates, load
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.plan import make_plan
@@ -346,7 +346,7 @@ def test_index_memory_is_forecast(conn: Connection, plan: MakePlan) -> None:
 
 
 def test_old_transactions_are_said(plan: MakePlan, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "LONG_TRANSACTION_SECONDS", 0)
+    monkeypatch.setattr(load, "LONG_TRANSACTION_SECONDS", 0)
     assert found(plan(), "long transactions") is None
     with psycopg.connect(database) as other:
         other.execute("SELECT 1")
