@@ -90,6 +90,7 @@ def _check_rights(draft: Draft, migration: Migration) -> Iterator[Check]:
     facts, server, placement = draft.facts, draft.server, migration.placement
     role, table = shown_column(server.role), shown(facts.table)
     missing: list[str] = []
+    scan = ""
     grants: list[str] = []
 
     def need(held: bool, what: str, grant: str) -> None:
@@ -104,13 +105,14 @@ def _check_rights(draft: Draft, migration: Migration) -> Iterator[Check]:
         schema = shown_column(facts.table.schema)
         need(facts.may_create_in_schema, f"create in schema {schema}", f"GRANT CREATE ON SCHEMA {schema} TO {role}")
         if migration.stored.by_triggers:  # a trigger that a subscription's worker fires as well is its owner's to make
-            owner = f'GRANT {shown_column(facts.owner)} TO {role}; or change_capture = "scan", which makes no trigger'
+            owner = f"GRANT {shown_column(facts.owner)} TO {role}"
             need(facts.is_owner, f"put triggers on {table} that always fire", owner)
+            scan = "" if facts.is_owner else ' Or set change_capture = "scan": no trigger is made then.'
         if follows_by_foreign_key(migration):
             need(facts.may_reference or facts.is_owner, f"refer to {table}", f"GRANT REFERENCES ON {table} TO {role}")
         need(facts.may_update, f"lock rows of {table}", f"GRANT UPDATE ON {table} TO {role}")
     if missing:
-        yield Check("rights", "fail", f"Role {role} may not {', '.join(missing)}.", "; ".join(grants) + ";")
+        yield Check("rights", "fail", f"Role {role} may not {', '.join(missing)}.", "; ".join(grants) + f";{scan}")
     else:
         yield Check("rights", "pass", f"{role} has what it needs on {table}")
     if not server.may_create_schema:
