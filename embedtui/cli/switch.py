@@ -211,7 +211,7 @@ def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
 @click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL and do nothing.")
 @json_option
 def adopt(settings: Settings, typed: str | None, only_sql: bool, as_json: bool) -> None:
-    """Go on with a table that was dropped and made again, restored from a dump, or swapped.
+    """Go on with a table that was made again, restored or swapped.
 
     It is recognised by name, key and columns. Vectors are found again by key and fingerprint: what is right is not paid
     for twice. The other way is `embedtui abort`.

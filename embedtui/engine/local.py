@@ -24,6 +24,8 @@ _LIVE_MODEL = (
     "retired",
 )
 _LIVE_SECTIONS = ("index", "pacing", "throttle", "gate", "cutover")
+_LIVE = ("change_capture", "trust_application")
+_UNTIL_PREPARED = (*_LIVE, "foreign_key")
 _FLIPPED = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP, Phase.DONE)
 _ON_ITS_OWN = ("pointer", "rename")
 """Strategies that act on the database alone, with the rights that the operator has there anyway."""
@@ -63,6 +65,9 @@ def as_set_here(migration: Migration, settings: Settings | None, environ: Mappin
                 unsaid.pop(path, None)
         if section:
             sections[head] = section
+    for path in _LIVE if migration.phase is not Phase.PREPARE else _UNTIL_PREPARED:
+        if settings.says(path):
+            sections[path] = settings.value(path)
     _keep_exchange(migration, sections)
     _decide_cutover(settings, sections, unsaid)
     return replace(migration, old_model=old, new_model=new, settings=sections, unsaid=unsaid)
@@ -180,6 +185,8 @@ def _compared(stored: Migration, here: Migration) -> Iterator[Difference]:
                 yield Difference(path, stored.unsaid.get(path) or None, getattr(after, name) or None)
         for name in _LIVE_MODEL:
             yield Difference(f"{side}.{name}", getattr(before, name), getattr(after, name))
+    for name in _UNTIL_PREPARED:
+        yield Difference(name, stored.settings.get(name), here.settings.get(name))
     for head in _LIVE_SECTIONS:
         before, after = stored.settings.get(head), here.settings.get(head)
         if not isinstance(after, dict):

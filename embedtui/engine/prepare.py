@@ -146,6 +146,29 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
             release_prepare(conn, migration.id)
 
 
+def keep_capture(
+    conn: Connection, migration: Migration, stop: threading.Event, on_wait: Callable[[str], None] | None = None
+) -> None:
+    """Take change capture off where changes are scanned for since; where it is missing, ask for a scan, which mends it.
+
+    Raises:
+        LockTimeout, Interrupted: as :func:`~embedtui.postgres.ddl.run_ddl`.
+    """
+    installed = capture.state(conn, migration).installed
+    if migration.phase in (Phase.PREPARE, Phase.CLEANUP) or migration.phase.ended:
+        return
+    if installed == migration.stored.by_triggers:
+        return
+    if not installed:
+        capture.add_fault(conn, migration, "change capture is not on the table")
+        return
+    try:
+        run_ddl(conn, capture.remove_sql(migration), stop=stop, on_wait=on_wait, relations=[migration.table])
+    except psycopg.errors.InsufficientPrivilege:  # a worker's role leaves it to the owner's
+        return
+    add_audit(conn, migration.id, "capture", "taken off: changes are scanned for")
+
+
 def count_total(conn: Connection, migration: Migration) -> None:
     """Count rows with something to embed, reading no TOASTed text; the planner's estimate where it takes too long."""
     texts: list[sql.Composable] = [

@@ -18,7 +18,7 @@ from embedtui.engine.decisions import resume
 from embedtui.engine.local import require_said
 from embedtui.engine.overrides import refuse
 from embedtui.engine.plan.start import require_startable
-from embedtui.engine.prepare import begin, prepare, upgrade
+from embedtui.engine.prepare import begin, keep_capture, prepare, upgrade
 from embedtui.engine.resilience import FIRST_WAIT, LONGEST_WAIT, with_database
 from embedtui.engine.rights import follow_rights
 from embedtui.engine.table_changes import follow as follow_table
@@ -122,7 +122,7 @@ class Runner:
             settings = self._at.to_begin_by()
             return begin(conn, self._at.dsn, settings) if settings is not None else self._at.require()
 
-        migration = self._ride_out(link, begun, stop)
+        migration = self._at.here(self._ride_out(link, begun, stop))
         self._at.name = migration.name
         if migration.phase is Phase.PREPARE:
             self._at.emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
@@ -189,6 +189,7 @@ class Runner:
             else:
                 follow_table(conn, migration, change, stop, self._at.say_waiting)
                 self._at.emit(Noted(now(), f"Going on: {'; '.join(change.what)}"))
+            keep_capture(conn, self._at.require(), stop, self._at.say_waiting)
             said = follow_rights(conn, self._at.require(), stop, self._at.say_waiting)
             if said:
                 self._at.emit(Noted(now(), said))

@@ -228,6 +228,8 @@ class Stages:
             elif phase.ended:
                 return
             elif not self._follow:
+                if not self._job.migration.stored.by_triggers:  # no trigger tells whether there is anything to do
+                    self._database(lambda conn: capture.add_fault(conn, self._job.migration, "a run began"))
                 self._settle()
                 if self._database(lambda conn: capture.faulty(conn, self._job.migration.id)):
                     self._settle()  # the queue held a key that only a scan finds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +18,11 @@ from embedtui.engine.plan.models import model_checks
 from embedtui.engine.plan.placement import fired_by_update
 from embedtui.engine.plan.presets.checks import framework_checks
 from embedtui.engine.plan.scope import scope_checks
-from embedtui.engine.plan.statements import index_options
 from embedtui.engine.plan.surroundings import surrounding_checks
 from embedtui.engine.plan.vectors import length_check, vector_checks
-from embedtui.formatting import counted, duration, size
+from embedtui.formatting import counted
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Remedy
-from embedtui.postgres import indexes
-from embedtui.postgres.catalog.server import long_transactions, size_in_bytes, version_tuple
+from embedtui.postgres.catalog.server import version_tuple
 from embedtui.postgres.catalog.tables import exists
 from embedtui.postgres.connect import SEARCH_PATH
 from embedtui.postgres.names import shown, shown_column
@@ -35,9 +32,6 @@ from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedde
 from embedtui.providers.asking import asks_queries_otherwise
 from embedtui.providers.start import TEXTS, first_answer
 
-LONG_TRANSACTION_SECONDS = 600
-"""Older than any request of an application: what is open for so long was forgotten, or is a dump."""
-
 DATABASE_CHECKS = frozenset({"server", "rights", "writable", "state schema", "row security"})
 """Checks whose failure is the database's or the role's, so its error and exit code are, too."""
 
@@ -45,7 +39,8 @@ DATABASE_CHECKS = frozenset({"server", "rights", "writable", "state schema", "ro
 def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings) -> Iterator[Check]:
     """All checks but those of a migration's load, its texts and its provider."""
     yield from _check_server(draft)
-    yield from _check_rights(draft, migration.placement)
+    yield from _check_rights(draft, migration)
+    yield from _check_index_method(conn, migration)
     yield from _check_table(draft, migration.placement)
     yield from _check_foreign_key(draft, migration)
     yield from scope_checks(conn, migration, settings)
@@ -91,10 +86,11 @@ def _check_server(draft: Draft) -> Iterator[Check]:
         )
 
 
-def _check_rights(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
-    facts, server = draft.facts, draft.server
+def _check_rights(draft: Draft, migration: Migration) -> Iterator[Check]:
+    facts, server, placement = draft.facts, draft.server, migration.placement
     role, table = shown_column(server.role), shown(facts.table)
     missing: list[str] = []
+    scan = ""
     grants: list[str] = []
 
     def need(held: bool, what: str, grant: str) -> None:
@@ -108,11 +104,15 @@ def _check_rights(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
     else:
         schema = shown_column(facts.table.schema)
         need(facts.may_create_in_schema, f"create in schema {schema}", f"GRANT CREATE ON SCHEMA {schema} TO {role}")
-        need(facts.may_trigger or facts.is_owner, f"put triggers on {table}", f"GRANT TRIGGER ON {table} TO {role}")
-        need(facts.may_reference or facts.is_owner, f"refer to {table}", f"GRANT REFERENCES ON {table} TO {role}")
+        if migration.stored.by_triggers:  # a trigger that a subscription's worker fires as well is its owner's to make
+            owner = f"GRANT {shown_column(facts.owner)} TO {role}"
+            need(facts.is_owner, f"put triggers on {table} that always fire", owner)
+            scan = "" if facts.is_owner else ' Or set change_capture = "scan": no trigger is made then.'
+        if follows_by_foreign_key(migration):
+            need(facts.may_reference or facts.is_owner, f"refer to {table}", f"GRANT REFERENCES ON {table} TO {role}")
         need(facts.may_update, f"lock rows of {table}", f"GRANT UPDATE ON {table} TO {role}")
     if missing:
-        yield Check("rights", "fail", f"Role {role} may not {', '.join(missing)}.", "; ".join(grants) + ";")
+        yield Check("rights", "fail", f"Role {role} may not {', '.join(missing)}.", "; ".join(grants) + f";{scan}")
     else:
         yield Check("rights", "pass", f"{role} has what it needs on {table}")
     if not server.may_create_schema:
@@ -120,6 +120,24 @@ def _check_rights(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
         if server.state_schema:
             hint = f"GRANT CREATE, USAGE ON SCHEMA embedtui TO {role};"
         yield Check("state schema", "fail", f"Role {role} may not create in schema embedtui.", hint)
+
+
+def _check_index_method(conn: Connection[Any], migration: Migration) -> Iterator[Check]:
+    """Whether this pgvector can build the index, before anything is paid for."""
+    method, kind = migration.index_method.value, f"{migration.vector_type}_{migration.distance.value}_ops"
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_opclass c JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.opcnamespace"
+        " WHERE m.amname = %s AND c.opcname = %s AND n.nspname = %s)",
+        [method, kind, migration.vector_schema],
+    ).fetchone()
+    if migration.index_method is not IndexMethod.NONE and not (row and row[0]):
+        yield Check(
+            "index method",
+            "fail",
+            f"This pgvector has no {method} index for {kind}.",
+            'ALTER EXTENSION vector UPDATE; or index.method = "ivfflat" or "none".',
+        )
 
 
 def _check_table(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
@@ -162,9 +180,26 @@ def _check_columns(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
         yield Check(
             "new column",
             "warn",
-            "A new column breaks prepared SELECT * and RETURNING *, and COPY and INSERT … SELECT * without columns.",
+            "A new column breaks prepared SELECT * and RETURNING *, and COPY and INSERT … SELECT * without columns. The"
+            " backfill gives each row a new version: what goes by xmin (a loader that reads what changed, a mapper's"
+            " concurrency token) sees every row changed.",
             "Name the columns there, or use placement table.",
         )
+    else:
+        old_model = draft.old_model
+        kept = [
+            trigger.name
+            for trigger in facts.triggers
+            if trigger.enabled and trigger.on_update and (not trigger.columns or draft.old_column in trigger.columns)
+        ]
+        if kept and not old_model.retired:
+            yield Check(
+                "triggers",
+                "warn",
+                f"After the cutover each edited row gets its old vector anew, for a rollback: an update that fires"
+                f" {', '.join(kept)}.",
+                "old_model.retired = true leaves the old side as it is, and a rollback stale.",
+            )
     reliant = {
         trigger.identity: trigger.name
         for trigger in facts.triggers
@@ -295,54 +330,6 @@ def _check_replication(draft: Draft, placement: PlacementKind, settings: Setting
             "subscription",
             "warn",
             f"{shown(facts.table)} is filled by a subscription; its rows are captured too (ENABLE ALWAYS).",
-        )
-
-
-def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
-    """Memory and disk of the new side, and open transactions that its DDL would wait for."""
-    server = draft.server
-    rows = estimate.rows - estimate.empty
-    width = 2 if migration.vector_type == "halfvec" else 4
-    vectors = rows * (migration.new_model.dimensions * width + 8)
-    if migration.index_method is IndexMethod.HNSW:
-        options = index_options(migration)
-        memory = indexes.forecast(rows, migration.new_model.dimensions, options.m, migration.vector_type)
-        allowed = server.maintenance_work_mem
-        if options.maintenance_work_mem is not None:
-            allowed = size_in_bytes(conn, options.maintenance_work_mem)
-        if memory > allowed:
-            yield Check(
-                "index memory",
-                "warn",
-                f"The HNSW build wants about {size(memory)}; maintenance_work_mem is "
-                f"{size(allowed)}, beyond which it slows to a crawl.",
-                "Raise it for the build, if the server has the memory: "
-                f'index.maintenance_work_mem = "{math.ceil(memory / 2**20)}MB".',
-            )
-        else:
-            yield Check("index memory", "pass", f"about {size(memory)} for the HNSW build")
-    yield Check(
-        "disk",
-        "unknown",
-        f"The new vectors take about {size(vectors)}, an HNSW index on them about as much again; "
-        "the server does not say what is free.",
-    )
-    if server.prepared_transactions:
-        yield Check(
-            "prepared transactions",
-            "warn",
-            f"{counted(server.prepared_transactions, 'prepared transaction holds', 'prepared transactions hold')} back"
-            " pruning and the index build.",
-            "See pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED what is there.",
-        )
-    transactions, oldest = long_transactions(conn, LONG_TRANSACTION_SECONDS)
-    if transactions:
-        yield Check(
-            "long transactions",
-            "warn",
-            f"{transactions} open for up to {duration(oldest, exact=True)}:"
-            " DDL and the index build wait until they end.",
-            "Look for `idle in transaction` in pg_stat_activity.",
         )
 
 

@@ -166,10 +166,18 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
         text=text,
         distance=settings.distance or _told(found) or Distance.COSINE,
         index_method=settings.index.method,
-        stored=settings.stored(),
+        stored=_stored(facts, settings),
         notices=_notices(conn, facts, old, dimensions),
         preset=preset,
     )
+
+
+def _stored(facts: TableFacts, settings: Settings) -> dict[str, object]:
+    """A foreign key to a partitioned table would keep its partitions from being detached, dropped or emptied."""
+    stored = settings.stored()
+    if facts.kind == "partitioned" and not settings.says("foreign_key"):
+        stored["foreign_key"] = False
+    return stored
 
 
 def _require_readable(server: ServerFacts, facts: TableFacts) -> None:

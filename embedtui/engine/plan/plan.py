@@ -9,10 +9,11 @@ from psycopg import Connection
 
 from embedtui.config import Settings
 from embedtui.engine.local import as_set_here
-from embedtui.engine.plan.checks import load_checks, provider_check, standing_checks, text_checks
+from embedtui.engine.plan.checks import provider_check, standing_checks, text_checks
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.estimates import estimate_seconds, estimate_texts, estimate_tokens
 from embedtui.engine.plan.existing import settings_of_live_migration
+from embedtui.engine.plan.load import load_checks
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.proof import proof_check
 from embedtui.engine.plan.statements import plan_statements

@@ -159,7 +159,6 @@ class TableFacts:
     """Our role owns it or is a member of the owner."""
     may_select: bool
     may_update: bool
-    may_trigger: bool
     may_reference: bool
     may_create_in_schema: bool
     row_security: bool

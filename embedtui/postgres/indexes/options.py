@@ -26,3 +26,16 @@ def forecast(rows: int, dimensions: int, m: int = 16, vector_type: str = "vector
     ground = 16 + 16 * 2 * m
     higher = (24 + 16 * m) / (m - 1)
     return math.ceil(rows * (128 + vector + ground + higher + 3 * 8)) + 4 * 2**20
+
+
+def ivfflat_forecast(rows: int, dimensions: int, lists: int, vector_type: str = "vector") -> int:
+    """Bytes of maintenance_work_mem without which an ivfflat build fails.
+
+    After pgvector's src/ivfbuild.c and ivfkmeans.c: 50 samples a list, at least 10,000; the centres twice; for each
+    sample a lower bound a list, an upper bound and its centre; the lists' distances from each other. pgvector 0.8.5
+    asked for up to 3 % more, which is added.
+    """
+    vector = 8 + dimensions * (2 if vector_type == "halfvec" else 4)
+    samples = min(max(50 * lists, 10_000), max(rows, 1))
+    centres = lists * (vector + 4 * dimensions) + 12 * lists + 4 * lists * lists
+    return math.ceil(1.03 * (samples * (vector + 4 * lists + 8) + centres)) + 2**20

@@ -31,6 +31,8 @@ from embedtui.postgres.state.schema import require_current
 from embedtui.redaction import redact
 
 _INDEX_HELD = "index_held"
+SAID_ALONE = ("change_capture", "foreign_key", "trust_application")
+"""Stored settings that are in no section."""
 
 
 _BY_FORMER_NAME = """
@@ -296,10 +298,12 @@ def store_settings(conn: Connection, migration: Migration) -> None:
     for model in (migration.old_model, migration.new_model):
         if model.unusable is None:  # or what only the database has would be lost
             register_model(conn, model)
-    sections = {head: section for head, section in _storable(migration.settings).items() if isinstance(section, dict)}
-    conn.execute(
-        "UPDATE embedtui.migration SET settings = settings || %s WHERE id = %s", [Jsonb(sections), migration.id]
-    )
+    said = {
+        head: value
+        for head, value in _storable(migration.settings).items()
+        if isinstance(value, dict) or head in SAID_ALONE
+    }
+    conn.execute("UPDATE embedtui.migration SET settings = settings || %s WHERE id = %s", [Jsonb(said), migration.id])
 
 
 def set_index_held(conn: Connection, migration_id: int, held: bool) -> None:

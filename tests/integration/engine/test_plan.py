@@ -13,7 +13,7 @@ import pytest
 
 from embedtui.config import Settings, load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
-from embedtui.engine.plan import checks, estimates
+from embedtui.engine.plan import estimates, load
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.plan import make_plan
@@ -346,7 +346,7 @@ def test_index_memory_is_forecast(conn: Connection, plan: MakePlan) -> None:
 
 
 def test_old_transactions_are_said(plan: MakePlan, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "LONG_TRANSACTION_SECONDS", 0)
+    monkeypatch.setattr(load, "LONG_TRANSACTION_SECONDS", 0)
     assert found(plan(), "long transactions") is None
     with psycopg.connect(database) as other:
         other.execute("SELECT 1")
@@ -360,7 +360,7 @@ def test_a_role_without_rights_gets_the_grants_it_needs(conn: Connection, databa
     try:
         with psycopg.connect(database, user=role, autocommit=True) as other:
             for placement in ("column", "table"):
-                settings = settings_of(tmp_path, placement=placement)
+                settings = settings_of(tmp_path, placement=placement, change_capture="scan")
                 made = make_plan(other, settings)
                 assert {"rights", "state schema"} <= set(failed(made))
                 with pytest.raises(DatabaseError) as caught:
@@ -368,11 +368,14 @@ def test_a_role_without_rights_gets_the_grants_it_needs(conn: Connection, databa
                 assert caught.value.exit_code is ExitCode.DATABASE
             grants = (check := found(made, "rights")) and check.hint
             assert grants
-            assert f"GRANT TRIGGER ON documents TO {role}" in grants
+            assert f"GRANT REFERENCES ON documents TO {role}" in grants
             # without ownership a side table is the one that can be had
             conn.execute(grants + f"GRANT CREATE ON DATABASE {conn.info.dbname} TO {role};")
-            settings = settings_of(tmp_path)
+            settings = settings_of(tmp_path, change_capture="scan")
             assert require_ready(other, resolve(other, settings), settings) is PlacementKind.TABLE
+            settings = settings_of(tmp_path)  # whose triggers always fire, as the owner alone can have them
+            with pytest.raises(DatabaseError, match="always fire"):
+                require_ready(other, resolve(other, settings), settings)
     finally:
         conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 

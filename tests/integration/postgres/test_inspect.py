@@ -152,7 +152,6 @@ def test_rights_of_another_role(database: str, conn: Connection) -> None:
             facts = inspect_table(other, "documents")
             server = server_facts(other)
         assert facts.may_select
-        assert facts.may_trigger
         assert not (facts.is_owner)
         assert not (facts.may_update)
         assert not (facts.may_reference)
