@@ -23,6 +23,7 @@ from embedtui.postgres.catalog.inspect import inspect_table
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.texts import first_texts
+from tests.kits.cli_kit import InProcess
 from tests.kits.support import connect
 from tests.kits.tables import settings_of
 
@@ -219,3 +220,25 @@ def test_a_set_content_is_kept_and_compared(conn: Connection, database: str) -> 
     assert "The settings say title, content" in check.detail
     conn.execute("ALTER TABLE handbook ADD other vector(5)")
     assert resolve(conn, settings_of(Path(), {"table": recorded.table})).old_column == "embedding"
+
+
+def test_init_writes_what_it_proposes_and_says_why(
+    conn: Connection,
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    load(conn, "open_webui")
+    load(conn, "mem0")
+    shell = InProcess(tmp_path, {"DATABASE_URL": database}, monkeypatch, capsys)
+    model = ("--new-model", "text-embedding-3-large", "--dimensions", "256")
+    done = shell("init", "--table", "document_chunk", *model)
+    assert "made by  Open WebUI, which embeds the chunk's text" in done.out
+    assert "PGVECTOR_INITIALIZE_MAX_VECTOR_LENGTH" in done.err
+    assert 'content = ["text"]' in (tmp_path / "embedtui.toml").read_text()
+    (tmp_path / "embedtui.toml").unlink()
+    refused = shell("init", "--table", "mem0", *model)
+    assert refused.code == 2
+    assert "mem0 looks like mem0: it embeds the memory" in refused.err
+    assert "--content-sql" in refused.err
