@@ -53,14 +53,11 @@ def test_a_librarys_table_goes_the_whole_way(
         recorded = load(conn, name)
         facts = inspect_table(conn, recorded.table, None)
         table = relation(facts.table).as_string(conn)
-        content: tuple[str, ...] = ()
-        if preset.content_sql:
-            if preset.function:
-                conn.execute(preset.function.replace("{schema}", "public"))  # type: ignore[arg-type]
-            expression = text_sql(facts, preset)
-            conn.execute(f"ALTER TABLE {table} ADD embedded_text text GENERATED ALWAYS AS ({expression}) STORED")  # type: ignore[arg-type]
-            content = ("embedded_text",)
-        text_column = (content or preset.content)[0]
+        flags: dict[str, object] = {"table": recorded.table, "placement": "column", "accept": []}
+        text_of = preset.content[0] if preset.content else text_sql(facts, preset)
+        if preset.function:
+            conn.execute(preset.function.replace("{schema}", "public"))  # type: ignore[arg-type]
+            flags["content_sql"] = text_of
         # as if the old model had made them: the recorder numbered its texts
         for found, text in recorded.texts.items():
             vector = vector_literal(hash_model(8)([text], None)[0])
@@ -73,7 +70,6 @@ def test_a_librarys_table_goes_the_whole_way(
                     found[0],
                 )
             )
-    flags = {"table": recorded.table, "placement": "column", "accept": [], **({"content": content} if content else {})}
     settings = settings_for(database, api, tmp_path, flags)
     with connect(database, read_only=True) as conn:
         checks = {check.name: check for check in make_plan(conn, settings, check_provider=True).checks}
@@ -89,7 +85,7 @@ def test_a_librarys_table_goes_the_whole_way(
 
     def all_new() -> bool:
         with psycopg.connect(database) as reading:
-            query = f'SELECT "{text_column}", "{migration.new_column}"::real[] FROM {table}'
+            query = f'SELECT {text_of}, "{migration.new_column}"::real[] FROM {table}'
             rows = reading.execute(query).fetchall()  # type: ignore[arg-type]
         return all(
             vector is not None and np.allclose(vector, hash_model(16)([text], None)[0], atol=1e-5)
