@@ -85,7 +85,7 @@ def configure(settings: Settings, path: Path, *, ask: bool) -> Draft:
             "table": draft.facts.table.name,
             "schema": draft.facts.table.schema,
             "key": draft.key.columns,
-            **({} if draft.text is not None else {"content": draft.content}),
+            **({"content_sql": draft.text.given} if draft.text is not None else {"content": draft.content}),
             "old_column": draft.old_column,
             "old_model.dimensions": draft.old_model.dimensions,
             "new_model.name": draft.new_model.name,

@@ -198,8 +198,9 @@ class Welcome(BaseApp[Choice]):
             (safe.line(table.column), "$old"),
             (f" {safe.line(table.type)}", "$muted"),
         )
-        made_by = f"{safe.line(table.made_by)}  " if table.made_by else ""
-        return draw.row(left, draw.line((made_by, "$accent"), (rows, "$muted")), width)
+        if table.made_by:
+            rows = f"{safe.line(table.made_by)}, {rows}"
+        return draw.row(left, draw.line((rows, "$muted")), width)
 
     @on(Listing.Chosen)
     def chosen(self, message: Listing.Chosen) -> None:

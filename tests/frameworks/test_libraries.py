@@ -18,6 +18,7 @@ from tests.frameworks.test_presets import MADE_BY, Recorded, texts_of
 from tests.kits.support import connect
 
 
+@pytest.mark.filterwarnings("ignore")  # what a library leaves open is its own affair
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_the_library_itself(database: str, name: str) -> None:
     distribution, work = LIBRARIES[name]

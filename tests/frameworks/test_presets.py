@@ -23,6 +23,7 @@ from embedtui.postgres.catalog.inspect import inspect_table
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.texts import first_texts
+from tests.kits.cli_kit import InProcess
 from tests.kits.support import connect
 from tests.kits.tables import settings_of
 
@@ -141,29 +142,41 @@ def test_what_a_framework_embeds_is_proposed(conn: Connection, database: str, na
     assert check.result == ("warn" if preset.caution else "pass")
 
 
-@pytest.mark.parametrize("name", ["llama_index", "mastra", "mem0", "semantic_kernel"])
-def test_a_text_that_is_no_column_is_refused_with_the_way_to_one(conn: Connection, database: str, name: str) -> None:
+@pytest.mark.parametrize("name", ["mastra", "mem0", "semantic_kernel"])
+def test_a_text_that_is_no_column_is_proposed_as_sql(conn: Connection, name: str) -> None:
     recorded = load(conn, name)
     preset = NAMES[str(MADE_BY[name])]
+    draft = resolve(conn, settings_of(Path(), {"table": recorded.table}))
+    assert draft.text is not None
+    assert draft.text.given == preset.content_sql
+    made = first_texts(conn, draft.migration(PlacementKind.COLUMN), 1000)
+    assert sorted(made) == sorted(recorded.texts.values() or ["Refunds are paid within five days."])
+    # where no row has such a text, it is not guessed
+    json_column = preset.content_sql.split()[0]
+    conn.execute(f"UPDATE {relation(draft.facts.table).as_string(conn)} SET {json_column} = '{{}}'")  # type: ignore[arg-type]
+    with pytest.raises(TableError, match=re.escape(preset.embeds)):
+        resolve(conn, settings_of(Path(), {"table": recorded.table}))
+
+
+def test_a_text_that_needs_a_function_is_refused_with_it(conn: Connection, database: str) -> None:
+    recorded = load(conn, "llama_index")
     with pytest.raises(TableError) as refusal:
         resolve(conn, settings_of(Path(), {"table": recorded.table}))
-    assert preset.embeds in str(refusal.value)
     # the function of the hint, as it stands there, and the setting
     hint = refusal.value.hint or ""
-    if preset.function:
-        function = re.search(r"CREATE FUNCTION .*?\$\$.*?\$\$", hint, re.DOTALL)
-        assert function is not None
-        conn.execute(function[0])  # type: ignore[arg-type]
-    said = re.search(r"--content-sql ('[^']*'(?:\"'\"'[^']*')*)", hint)
+    function = re.search(r"CREATE FUNCTION .*?\$\$.*?\$\$", hint, re.DOTALL)
+    assert function is not None
+    conn.execute(function[0])  # type: ignore[arg-type]
+    said = re.search(r"--content-sql ('[^']*'(?:\"'\"'[^']*')*)", hint) or re.search(r"--content-sql (\S+)", hint)
     assert said is not None
     [expression] = shlex.split(said[1])
     flags = {"table": recorded.table, "content_sql": expression}
     draft = resolve(conn, settings_of(Path(), flags))
-    assert draft.text is not None and draft.text.given == expression
+    assert draft.text is not None
+    assert draft.text.given == expression
     made = set(first_texts(conn, draft.migration(PlacementKind.COLUMN), 1000))
     assert made >= {text for text in recorded.texts.values() if "Spree" not in text}
-    check = checks_of(database, **flags)["framework"]
-    assert ("Of 1 row among" in check.detail) == (name == "llama_index")
+    assert "Of 1 row among" in checks_of(database, **flags)["framework"].detail
 
 
 @pytest.mark.parametrize(
@@ -219,3 +232,23 @@ def test_a_set_content_is_kept_and_compared(conn: Connection, database: str) -> 
     assert "The settings say title, content" in check.detail
     conn.execute("ALTER TABLE handbook ADD other vector(5)")
     assert resolve(conn, settings_of(Path(), {"table": recorded.table})).old_column == "embedding"
+
+
+def test_init_writes_what_it_proposes_and_says_why(
+    conn: Connection,
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    load(conn, "open_webui")
+    load(conn, "mem0")
+    shell = InProcess(tmp_path, {"DATABASE_URL": database}, monkeypatch, capsys)
+    model = ("--new-model", "text-embedding-3-large", "--dimensions", "256")
+    done = shell("init", "--table", "document_chunk", *model)
+    assert "made by  Open WebUI, which embeds the chunk's text" in done.out
+    assert "PGVECTOR_INITIALIZE_MAX_VECTOR_LENGTH" in done.err
+    assert 'content = ["text"]' in (tmp_path / "embedtui.toml").read_text()
+    (tmp_path / "embedtui.toml").unlink()
+    assert shell("init", "--table", "mem0", *model).code == 0
+    assert "content_sql = \"payload ->> 'data'\"" in (tmp_path / "embedtui.toml").read_text()

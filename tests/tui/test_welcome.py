@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psycopg
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -134,3 +135,18 @@ async def test_the_screen_gives_the_answer_by_keys() -> None:
     assert known.old_model == "ada-2"
     chosen = await asked("enter", "enter")
     assert chosen == Choice(table="documents", column="embedding", model="text-embedding-3-large", dimensions=768)
+
+
+def test_a_frameworks_table_is_offered_with_its_maker(database: str, tmp_path: Path) -> None:
+    recorded = (Path(__file__).parents[1] / "frameworks" / "tables" / "spring_ai.sql").read_text()
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("CREATE TABLE plain (id int PRIMARY KEY, body text, v vector(3))")
+        conn.execute(recorded.split("INSERT")[0])  # type: ignore[arg-type]
+    settings = load_settings(environ={"DATABASE_URL": database}, cwd=tmp_path)
+    made_by = {table.name: table.made_by for table in cli._tables(settings)}
+    assert made_by == {"plain": "", "vector_store": "Spring AI PgVectorStore"}
+    painted = Welcome(None)
+    painted.tables = (TableChoice("vector_store", "embedding", "vector(8)", 3, "Spring AI PgVectorStore"),)
+    line = painted._paint(0, 100)
+    assert line is not None
+    assert line.plain.endswith("Spring AI PgVectorStore, 3 rows")

@@ -13,7 +13,7 @@ from psycopg import Connection, sql
 from embedtui.config import Settings
 from embedtui.engine.plan.contents import no_text_column, require_text_type, require_texts
 from embedtui.engine.plan.presets import Preset, recognise
-from embedtui.engine.plan.presets.checks import content_of
+from embedtui.engine.plan.presets.checks import content_of, proposed_text
 from embedtui.errors import DatabaseError, SettingsError, TableError
 from embedtui.model import (
     Condition,
@@ -135,6 +135,9 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
     _require_readable(server, facts)
     preset = recognise(facts)
     old = _old_column(conn, facts, settings, preset)
+    if preset is not None and not settings.content and settings.content_sql is None:
+        proposed = proposed_text(conn, facts, preset)
+        settings = settings.with_values({"content_sql": proposed} if proposed else {}, preset.name)
     scope, text = _expressions(conn, facts, settings, old)
     content = text.names if text is not None else _content_columns(conn, facts, settings, preset)
     key = _key(facts, settings)

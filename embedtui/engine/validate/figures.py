@@ -12,11 +12,15 @@ from embedtui.engine.validate.run import Queries, Run
 from embedtui.engine.validate.searching import Searched
 from embedtui.errors import NotClean
 from embedtui.formatting import counted
-from embedtui.model import Comparison, IndexMethod, Interval, Key, Measures, QueryComparison, SeenState, Side
+from embedtui.model import Comparison, Distance, IndexMethod, Interval, Key, Measures, QueryComparison, SeenState, Side
+from embedtui.postgres.catalog.vectors import is_unit
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.sides.both import count_gone
+from embedtui.postgres.sides.both import count_gone, vector_lengths
 from embedtui.postgres.sides.texts import row_texts
 from embedtui.postgres.state.queries import StoredQuery
+
+LENGTHS = 1000
+"""New vectors whose length is looked at, where the distance weighs it."""
 
 LOW_OVERLAP = 0.3
 """Below this overlap@k a query counts as low: fewer than three of ten results kept."""
@@ -117,6 +121,13 @@ def _unknown(
         has = "has" if seen.one_sided == 1 else "have"
         rows = counted(seen.rows, "row", "rows")
         yield f"{seen.one_sided:,} of {rows} {has} one vector only: left out, on both sides."
+    if migration.distance is not Distance.COSINE:
+        lengths = vector_lengths(conn, migration, Side.NEW, LENGTHS)
+        if lengths is not None and not is_unit(*lengths):
+            yield (
+                f"What the new model alone changes: its vectors are {lengths[0]:.3g} to {lengths[1]:.3g} long, and"
+                f" distance {migration.distance.value} puts long ones first, whatever they mean; cosine would not."
+            )
     if Side.NEW not in searched.indexes and migration.index_method is not IndexMethod.NONE:
         yield "What an approximate index will lose, and its latency: the new side has none that is valid."
 

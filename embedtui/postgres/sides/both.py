@@ -68,6 +68,25 @@ def vector_number(migration: Migration, side: Side, cast_to: str = "") -> np.dty
     return np.dtype(">f2" if kind == "halfvec" else ">f4")
 
 
+def vector_lengths(conn: Connection, migration: Migration, side: Side, limit: int) -> tuple[float, float] | None:
+    """Least and greatest length (L2 norm) of the first ``limit`` vectors of a side; None where it has none."""
+    found = new_side(migration)
+    table, column = (migration.table, migration.old_column) if side is Side.OLD else (found.table, found.embedding)
+    kind = migration.old_vector_type if side is Side.OLD else migration.vector_type
+    row = conn.execute(
+        sql.SQL(
+            "SELECT min(length), max(length) FROM"
+            " (SELECT {norm}({column}) AS length FROM {table} WHERE {column} IS NOT NULL LIMIT {limit}) v"
+        ).format(
+            norm=sql.Identifier(migration.vector_schema, "l2_norm" if kind == "halfvec" else "vector_norm"),
+            column=sql.Identifier(column),
+            table=relation(table),
+            limit=sql.Literal(limit),
+        )
+    ).fetchone()
+    return (row[0], row[1]) if row is not None and row[0] is not None else None
+
+
 def both_present_sql(migration: Migration) -> sql.Composed:
     """Condition over :func:`both_sides_sql`: a row of the scope has both vectors."""
     return sql.SQL("{} AND {} IS NOT NULL AND {} IS NOT NULL").format(

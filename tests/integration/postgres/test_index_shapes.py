@@ -22,7 +22,7 @@ from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
 from embedtui.router import Router
 from embedtui.router.sql import SideSql
-from tests.kits.comparing import connector, execute, random_table, row_queries
+from tests.kits.comparing import connector, execute, make_table, random_sides, random_table, row_queries
 from tests.kits.cutover_kit import flip, make, vector
 from tests.kits.support import connect
 
@@ -247,6 +247,17 @@ def test_a_latency_that_the_application_does_not_see_is_none(database: str) -> N
     assert tenant.measures.latency_old_ms is not None
     other = compare(connector(database), migration, asked, CompareOptions(where="category = 2"))
     assert other.measures.latency_old_ms is None
+
+
+@pytest.mark.parametrize(
+    ("distance", "factor", "said"), [("ip", 0.5, True), ("ip", 1.0, False), ("cosine", 0.5, False)]
+)
+def test_lengths_that_the_distance_weighs_are_said(database: str, distance: str, factor: float, said: bool) -> None:
+    old, new = random_sides(rows=60)
+    texts = [f"text {number}" for number in range(60)]
+    migration = make_table(database, texts, old, factor * new, distance=Distance(distance))
+    made = compare(connector(database), migration, row_queries(database, migration))
+    assert any("vectors are 0.5 to 0.5 long" in line for line in made.measures.unknown) == said
 
 
 @BOTH

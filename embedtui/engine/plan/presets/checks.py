@@ -38,6 +38,14 @@ def content_of(facts: TableFacts, preset: Preset) -> tuple[str, ...]:
     raise TableError(what, hint=f"{hint} {preset.caution}".strip())
 
 
+def proposed_text(conn: Connection[Any], facts: TableFacts, preset: Preset) -> str | None:
+    """The expression that makes the text, where it needs nothing else and some of the first rows have such a text."""
+    if not preset.content_sql or preset.function:
+        return None
+    expression = text_sql(facts, preset)
+    return expression if _count(conn, facts, rf"({expression}) ~ '\S'") else None
+
+
 def text_sql(facts: TableFacts, preset: Preset) -> str:
     """The expression over a row that makes the text."""
     return preset.content_sql.replace("{schema}", shown_column(facts.table.schema))
