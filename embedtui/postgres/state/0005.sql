@@ -3,6 +3,6 @@
 ALTER TABLE embedtui.migration ADD COLUMN scope jsonb, ADD COLUMN content jsonb;
 
 -- One live migration a table and scope; that scopes have no row in common is asked of the server when one begins.
-DROP INDEX embedtui.migration_live;
+DROP INDEX IF EXISTS embedtui.migration_live;
 CREATE UNIQUE INDEX migration_live ON embedtui.migration (table_oid, pg_catalog.md5(coalesce(scope ->> 'sql', '')))
     WHERE phase NOT IN ('done', 'aborted');
