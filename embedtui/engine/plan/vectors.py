@@ -10,7 +10,7 @@ from psycopg import Connection, sql
 from embedtui.config import Settings
 from embedtui.engine.plan.draft import Draft
 from embedtui.formatting import counted
-from embedtui.model import Check, Distance
+from embedtui.model import Check, Distance, PlacementKind, Side
 from embedtui.postgres.catalog.vectors import (
     StoredVectors,
     VectorIndex,
@@ -21,6 +21,7 @@ from embedtui.postgres.catalog.vectors import (
     vector_indexes,
     why_unserved,
 )
+from embedtui.postgres.indexes import used_by_search
 from embedtui.postgres.names import shown_column
 
 
@@ -30,7 +31,7 @@ def vector_checks(conn: Connection[Any], draft: Draft, settings: Settings) -> It
     found = stored_vectors(conn, draft.facts, draft.old_column, draft.vector_schema, draft.scope_of("t"))
     yield from _check_sizes(conn, draft, found, indexes)
     yield from _check_distance(draft, settings, indexes)
-    index = _check_index(draft, indexes)
+    index = _check_index(conn, draft, indexes)
     if index is not None:
         yield index
 
@@ -119,10 +120,13 @@ def _check_distance(draft: Draft, settings: Settings, indexes: tuple[VectorIndex
         )
 
 
-def _check_index(draft: Draft, indexes: tuple[VectorIndex, ...]) -> Check | None:
+def _check_index(conn: Connection[Any], draft: Draft, indexes: tuple[VectorIndex, ...]) -> Check | None:
     """Whether our searches of the old side go by the index that the application's do."""
     why = why_unserved(indexes, draft.distance)
     if why is not None:
+        # a partial index may be that of the scope, which the planner knows
+        if draft.scope and used_by_search(conn, draft.migration(PlacementKind.COLUMN), Side.OLD).usable:
+            return None
         detail = (
             f"{why[0].upper()}{why[1:]}: embedtui's own searches of {shown_column(draft.old_column)}, the Router's and"
             " those of a comparison, read the whole table; the application's are as before."

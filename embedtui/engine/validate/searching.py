@@ -101,10 +101,11 @@ def _old_unserved(conn: Connection, run: Run) -> str | None:
     """Why no search of this comparison can go by the old side's index, where it has one."""
     migration = run.migration
     why = why_unserved(vector_indexes(conn, migration.table_oid, migration.old_column), migration.distance)
-    if why is None or run.where is None:
+    if why is None or (run.where is None and migration.scope is None):
         return why
-    # what the filter implies is the planner's to say
-    return None if used_by_search(conn, migration, Side.OLD, escaped(run.where)).usable else why
+    # what filter and scope imply is the planner's to say
+    where = escaped(run.where) if run.where is not None else None
+    return None if used_by_search(conn, migration, Side.OLD, where).usable else why
 
 
 def _exact_rankings(conn: Connection, run: Run, asked: Queries, unknown: list[str]) -> Rankings:

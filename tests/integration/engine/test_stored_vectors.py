@@ -178,6 +178,17 @@ def test_which_index_our_searches_go_by_is_said(database: str, index: str, resul
     assert "old index" not in checks(database, "docs")
 
 
+def test_a_partial_index_serves_the_scope_that_it_is_of(database: str) -> None:
+    run(
+        database,
+        DOCS.format(kind="vector(3)") + "INSERT INTO docs VALUES (1, 7, 'x', '[1,2,3]'), (2, 8, 'y', '[1,2,3]')",
+    )
+    run(database, "CREATE INDEX i ON docs USING hnsw (v vector_l2_ops) WHERE tenant = 7")
+    assert "old index" not in checks(database, "docs", scope="tenant = 7")
+    assert checks(database, "docs", scope="tenant = 8")["old index"].result == "warn"
+    assert checks(database, "docs")["old index"].result == "warn"
+
+
 def test_an_inner_product_over_vectors_of_many_lengths_is_refused_unless_meant(database: str) -> None:
     run(database, DOCS.format(kind="vector(3)") + "CREATE INDEX i ON docs USING hnsw (v vector_ip_ops)")
     unit = hash_model(8)
