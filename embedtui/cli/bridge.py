@@ -26,10 +26,11 @@ from embedtui.model.bridge import BridgeFigures, BridgeReport
 @override_option
 @json_option
 def bridge(settings: Settings, rows: int | None, measure: bool, off: bool, override: Overrides, as_json: bool) -> None:
-    """The old model is dead: have the new one's queries search the old vectors, through a map fitted on some rows.
+    """The old model is dead: have the new one's queries search the old vectors.
 
     Prepares the table as `embedtui run` does, and embeds a sample of its rows, which are the backfill's first; then
-    fits the map, measures it on rows held out, and tells all Routers. Stopped, it goes on the next time.
+    fits a map from the new vectors to the old ones, measures it on rows held out, and tells all Routers. Stopped, it
+    goes on the next time.
     """
     if off:
         with engine_for(settings) as engine:
