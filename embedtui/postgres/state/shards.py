@@ -153,9 +153,9 @@ def split_shard(conn: Connection, shard: Shard, last_block: int) -> Shard:
 
 
 def any_open(conn: Connection, migration_id: int) -> bool:
-    """Whether a shard waits for a batch job."""
+    """Whether a shard waits for a batch job, or somebody, perhaps no longer alive, holds it for one."""
     row = conn.execute(
-        "SELECT EXISTS (SELECT FROM embedtui.shard WHERE migration = %s AND state = 'open' AND NOT live)",
+        "SELECT EXISTS (SELECT FROM embedtui.shard WHERE migration = %s AND state IN ('open', 'leased') AND NOT live)",
         [migration_id],
     ).fetchone()
     return row == (True,)

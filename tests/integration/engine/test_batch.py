@@ -14,7 +14,7 @@ import pytest
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.api.batches import Order
 from embedtui.engine import Engine
-from embedtui.engine.backfill.batch import jobs
+from embedtui.engine.backfill.batch import filling, jobs, making
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import Event, Snapshot
 from tests.kits.downgrade import back_to
@@ -97,7 +97,7 @@ def test_jobs_embed_all_at_half_the_price(database: str, api: LoopbackServer, tm
     engine = engine_for(database, api, tmp_path, placement=placement)
     snapshot = run(engine)
     assert every_vector_is_right(database)
-    assert len(live(api)) < jobs.TAIL_INPUTS, "the tail is not worth a job"
+    assert len(live(api)) < making.TAIL_INPUTS, "the tail is not worth a job"
     assert api.batches.inputs == ROWS - len(live(api))
     assert snapshot.batch.count == ROWS // 500
     assert (snapshot.batch.rows, snapshot.batch.jobs) == (api.batches.inputs, ())
@@ -130,7 +130,7 @@ def test_an_odd_output_file_costs_no_more_than_its_own_lines(
     snapshot = run(engine)
     assert every_vector_is_right(database)
     paid = [*live(api), *api.batches.texts]
-    assert len(paid) <= ROWS + jobs.LINE_INPUTS, "paid again is what a line held"
+    assert len(paid) <= ROWS + filling.LINE_INPUTS, "paid again is what a line held"
     assert settled(database)
     assert snapshot.faulty == 0
     if spoil is not broken:  # whose broken line was paid, and does not say so
@@ -144,7 +144,7 @@ def test_what_an_unfinished_job_has_is_stored_and_the_rest_goes_into_the_next(
     api.batches.orders += [Order(end, share=0.5), Order(end, share=0.0)]
     snapshot = run(engine)
     assert every_vector_is_right(database)
-    assert len(live(api)) < jobs.TAIL_INPUTS
+    assert len(live(api)) < making.TAIL_INPUTS
     assert len(live(api)) + api.batches.inputs == ROWS, "nothing is paid for twice"
     assert money_is_right(snapshot, api)
     assert settled(database)
@@ -420,3 +420,12 @@ def test_no_more_rows_are_sent_than_a_share_takes(database: str, api: LoopbackSe
     run(engine)
     assert every_vector_is_right(database)
     assert len(live(api)) + api.batches.inputs == ROWS
+
+
+def test_what_a_dead_worker_was_filling_is_taken_up(database: str, api: LoopbackServer, engine: Engine) -> None:
+    engine.prepare()
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("UPDATE embedtui.shard SET state = 'leased', worker = 999, lease_until = now() + interval '1 h'")
+    run(engine)
+    assert every_vector_is_right(database)
+    assert len(live(api)) < making.TAIL_INPUTS
