@@ -18,7 +18,7 @@ from embedtui.engine.backfill.batch import filling, jobs, making
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import Event, Snapshot
 from tests.kits.downgrade import back_to
-from tests.kits.support import make_documents, settings_for, wait_for
+from tests.kits.support import make_documents, settings_for, two_beats, wait_for
 
 ROWS = 2000
 PRICE = 0.13
@@ -332,11 +332,7 @@ def test_a_pause_sends_no_job_and_takes_none(database: str, api: LoopbackServer,
     worker.start()
     wait_for(lambda: api.batches.jobs, "no job")
     engine.pause("lunch")
-    with psycopg.connect(database, autocommit=True) as conn:
-        wait_for(
-            lambda: conn.execute("SELECT bool_and(threads::text LIKE '%waiting%') FROM embedtui.worker").fetchone(),
-            "no beat",
-        )
+    two_beats(database)
     made = len(api.batches.jobs)
     wait_for(lambda: all(api.batches._job(name).status == "completed" for name in list(api.batches.jobs)), "not done")
     snapshot = engine.snapshot()
