@@ -15,7 +15,7 @@ _OLD = "embedtui_old"
 _KINDS = (
     """SELECT p.proname, format('DROP FUNCTION %s CASCADE', p.oid::regprocedure) FROM pg_proc p
        WHERE p.pronamespace = %s::regnamespace AND p.proname !~ '^capture_[0-9]'""",
-    """SELECT c.relname, format('DROP %s IF EXISTS %s CASCADE', CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
+    """SELECT c.relname, format('DROP %s %s CASCADE', CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
                                 c.oid::regclass)
        FROM pg_class c WHERE c.relnamespace = %s::regnamespace AND c.relkind IN ('r', 'v')
                          AND c.relname <> 'schema_version'""",

@@ -15,10 +15,12 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.api.batches import Order
 from embedtui.engine import Engine
 from embedtui.engine.backfill.batch import filling, jobs, making
+from embedtui.engine.plan.plan import make_plan
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import Event, Snapshot
-from tests.kits.downgrade import back_to
-from tests.kits.support import make_documents, settings_for, two_beats, wait_for
+from embedtui.postgres.state import schema
+from embedtui.postgres.state.batches import read_batches
+from tests.kits.support import connect, make_documents, settings_for, two_beats, wait_for
 
 ROWS = 2000
 PRICE = 0.13
@@ -394,19 +396,34 @@ def test_a_line_of_another_table_is_not_written(database: str, api: LoopbackServ
 
 
 def test_the_state_of_an_older_version_is_upgraded_with_its_shards(
-    database: str, api: LoopbackServer, engine: Engine
+    database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.prepare()
-    with psycopg.connect(database, autocommit=True) as conn:
-        before = conn.execute("SELECT id, first_block, last_block, state FROM embedtui.shard ORDER BY id").fetchall()
-        back_to(conn, 4)
-        assert conn.execute("SELECT to_regclass('embedtui.batch_job')").fetchone() == (None,)
-        engine.prepare()
-        after = conn.execute("SELECT id, first_block, last_block, state FROM embedtui.shard ORDER BY id").fetchall()
-        assert after == before
-    run(engine)
-    assert every_vector_is_right(database)
-    assert api.batches.inputs
+    newest = schema.VERSION
+    with connect(database) as conn:
+        monkeypatch.setattr(schema, "VERSION", 8)
+        schema.install(conn)
+        conn.execute(
+            "INSERT INTO embedtui.model (provider, name, dimensions, max_inputs, max_tokens, max_input_tokens,"
+            " fingerprint) VALUES ('openai', 'm', 4, 1, 1, 1, 'f')"
+        )
+        conn.execute(
+            "INSERT INTO embedtui.migration (name, table_schema, table_name, table_oid, key_columns, key_types,"
+            " content_columns, placement, old_column, old_model, new_schema, new_table, new_column, new_model,"
+            " vector_schema, vector_type, old_vector_type, distance, index_method, phase)"
+            " VALUES ('d', 'public', 'd', 1, '{id}', '{bigint}', '{content}', 'column', 'e', 1, 'public', 'd', 'e2', 1, 'public',"
+            " 'vector', 'vector', 'cosine', 'hnsw', 'backfill')"
+        )
+        conn.execute(
+            "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block, tokens)"
+            " VALUES (1, 1, 1, 0, 9, 7)"
+        )
+        monkeypatch.setattr(schema, "VERSION", newest)
+        schema.install(conn)
+        found = conn.execute("SELECT state, live, job, tokens FROM embedtui.shard").fetchone()
+        assert found == ("open", False, None, 7)
+        conn.execute("UPDATE embedtui.shard SET state = 'batch'")
+        assert conn.execute("SELECT batch, batch_price FROM embedtui.model").fetchone() == (False, None)
+        assert read_batches(conn, 1).jobs == 0
 
 
 def test_no_more_rows_are_sent_than_a_share_takes(database: str, api: LoopbackServer, engine: Engine) -> None:
@@ -425,3 +442,21 @@ def test_what_a_dead_worker_was_filling_is_taken_up(database: str, api: Loopback
     run(engine)
     assert every_vector_is_right(database)
     assert len(live(api)) < making.TAIL_INPUTS
+
+
+def test_the_plan_has_both_prices_and_asks_whether_there_are_jobs(
+    database: str, api: LoopbackServer, engine: Engine
+) -> None:
+    plan = engine.plan()
+    assert plan.batch is not None
+    assert plan.estimated_cost is not None
+    assert plan.batch.cost == pytest.approx(plan.estimated_cost / 2)
+    assert (plan.batch.seconds, plan.batch.jobs, plan.batch.chosen) == (24 * 3600, ROWS // 500, True)
+    assert engine.settings is not None
+    with connect(database) as conn:
+        asked = make_plan(conn, engine.settings, check_provider=True)
+        api.batches.failures.append(("GET /v1/batches", 404))
+        refused = make_plan(conn, engine.settings, check_provider=True)
+    assert [check.result for check in asked.checks if check.name == "batch jobs"] == ["pass"]
+    assert [check.result for check in refused.checks if check.name == "batch jobs"] == ["fail"]
+    assert not api.batches.jobs
