@@ -70,7 +70,8 @@ def order(dice: random.Random) -> Order:
     """What becomes of a job."""
     if dice.random() < 0.2:
         return Order(spoil=lambda lines: spoil(dice, lines))
-    return Order(dice.choice(["completed", "completed", "expired", "cancelled"]), share=dice.random())
+    end = dice.choice(["completed", "completed", "expired", "cancelled"])
+    return Order(end, share=1.0 if end == "completed" else dice.random())
 
 
 def main() -> None:
@@ -102,7 +103,7 @@ def main() -> None:
         began, kills, memory = time.perf_counter(), 0, 0.0
         while True:
             process = subprocess.Popen([*command, str(options.job)], stdout=log, stderr=log)
-            moment = api.batches.requests + dice.randrange(1, 40) if kills < options.kills else sys.maxsize
+            moment = api.batches.requests + dice.randrange(1, 20) if kills < options.kills else sys.maxsize
             while process.poll() is None and api.batches.requests < moment:
                 memory = max(memory, peak(process.pid))
                 time.sleep(0.02)

@@ -57,7 +57,7 @@ def test_killed_at_random_moments_it_goes_on_with_its_jobs(
 ) -> None:
     dice = random.Random(f"{SEED} batch {placement}")
     for _ in range(KILLS):
-        api.batches.orders.append(Order(dice.choice(["completed", "expired", "cancelled"]), share=dice.random()))
+        api.batches.orders.append(Order(dice.choice(["expired", "cancelled"]), share=dice.random()))
         moment = api.batches.requests + dice.randrange(1, 20)  # filling, sending, waiting, taking answers
         with started(shell, "run", "--placement", placement) as process:
             while process.poll() is None and api.batches.requests < moment:

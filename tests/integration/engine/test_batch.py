@@ -410,8 +410,8 @@ def test_the_state_of_an_older_version_is_upgraded_with_its_shards(
             "INSERT INTO embedtui.migration (name, table_schema, table_name, table_oid, key_columns, key_types,"
             " content_columns, placement, old_column, old_model, new_schema, new_table, new_column, new_model,"
             " vector_schema, vector_type, old_vector_type, distance, index_method, phase)"
-            " VALUES ('d', 'public', 'd', 1, '{id}', '{bigint}', '{content}', 'column', 'e', 1, 'public', 'd', 'e2', 1, 'public',"
-            " 'vector', 'vector', 'cosine', 'hnsw', 'backfill')"
+            " VALUES ('d', 'public', 'd', 1, '{id}', '{bigint}', '{content}', 'column', 'e', 1, 'public', 'd',"
+            " 'e2', 1, 'public', 'vector', 'vector', 'cosine', 'hnsw', 'backfill')"
         )
         conn.execute(
             "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block, tokens)"
