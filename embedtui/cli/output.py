@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from embedtui.formatting import duration, money, number, percent
+from embedtui.formatting import counted, duration, money, number, percent
 from embedtui.model import Condition, Phase, Snapshot, TableName
 from embedtui.redaction import redact
 
@@ -103,6 +103,11 @@ def progress_text(snapshot: Snapshot) -> str:
         parts.append(f"{number(backfill.tokens)} tokens")
         if backfill.spent is not None:
             parts.append(f"spent {money(backfill.spent)}")
+    batch = snapshot.batch
+    if batch.jobs:
+        parts.append(f"{counted(len(batch.jobs), 'batch job', 'batch jobs')} with {number(batch.waiting)} rows")
+        if batch.eta_seconds is not None:
+            parts.append(f"ready in about {duration(batch.eta_seconds)}")
     if index.phase:
         share = f" {percent(index.done / index.total)}" if index.done is not None and index.total else ""
         parts.append(f"index: {plain(index.phase, 60)}{share}")

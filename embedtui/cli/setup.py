@@ -180,6 +180,11 @@ def _print_plan(found: Plan) -> None:
     about = "" if found.estimated_cost is None else "about "
     say(f"Tokens     about {number(found.estimated_tokens)}, cost {about}{money(found.estimated_cost)}")
     say(f"Time       {duration(found.estimated_seconds)}" + _why_unknown(found))
+    if found.batch is not None:
+        offer = found.batch
+        how = "chosen" if offer.chosen else "`embedtui run --batch`"
+        within = f"within {duration(offer.seconds)} a job, {counted(offer.jobs, 'job', 'jobs')}"
+        say(f"Batch      {'' if offer.cost is None else 'about '}{money(offer.cost)}, {within}: {how}")
     say(f"Placement  {found.placement.value}: {plain(found.placement_why)}")
     say()
     for check in found.checks:

@@ -17,6 +17,7 @@ from embedtui.config import Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, Refused, SettingsError
 from embedtui.formatting import counted, duration, money, number
 from embedtui.model import (
+    BatchStatus,
     Event,
     Failed,
     FaultState,
@@ -149,6 +150,9 @@ def status(settings: Settings, watch: bool, every: float, as_json: bool) -> None
 def _status_data(snapshot: Snapshot) -> dict[str, object]:
     data: dict[str, object] = to_data(snapshot)
     data["faulty"] = snapshot.faulty
+    jobs = [{**to_data(job), "eta_seconds": job.eta_seconds} for job in snapshot.batch.jobs]
+    waiting = {"jobs": jobs, "waiting": snapshot.batch.waiting, "eta_seconds": snapshot.batch.eta_seconds}
+    data["batch"] = {**to_data(snapshot.batch), **waiting}
     return data
 
 
@@ -177,6 +181,22 @@ def _followers(route: RouteStatus) -> str:
     return f"{said}, searches {number(old)} old, {number(new)} new"
 
 
+def _print_batch(batch: BatchStatus) -> None:
+    if not batch.count:
+        return
+    say(
+        f"Batch      {number(batch.rows)} rows by {counted(batch.count, 'job', 'jobs')}, {money(batch.spent)}"
+        f" ({money(batch.live)} at the live price)"
+    )
+    for job in batch.jobs:
+        eta = "" if job.eta_seconds is None else f", ready in about {duration(job.eta_seconds)}"
+        missing = ", not known to the provider at present" if job.missing else ""
+        say(
+            f"           {plain(job.batch) or f'job {job.id}'}: {plain(job.status)}, {number(job.inputs)} rows,"
+            f" {duration(job.age_seconds)} old{eta}{missing}"
+        )
+
+
 def _print_status(snapshot: Snapshot) -> None:
     migration = snapshot.migration
     if migration is None:
@@ -200,6 +220,7 @@ def _print_status(snapshot: Snapshot) -> None:
     )
     if backfill.rate is not None:
         say(f"           {number(backfill.rate)} rows/s, ETA {duration(backfill.eta_seconds)}")
+    _print_batch(snapshot.batch)
     index = snapshot.index
     if index.exists or index.phase:
         state = "valid" if index.valid else plain(index.phase) or "not valid"

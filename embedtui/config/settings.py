@@ -45,6 +45,9 @@ class ModelSettings:
     retired: bool | None = None
     extra_body: Mapping[str, Any] | None = None
     headers: Mapping[str, Any] | None = None
+    batch: bool | None = None
+    batch_price: float | None = None
+    batch_inputs: int | None = None
 
     def complete(self, side: str, *, dimensions: int | None = None) -> EmbeddingModel:
         """The model with what is known about it filled in; ``dimensions`` are those found in the database.
@@ -102,6 +105,9 @@ class ModelSettings:
             retired=gone if self.retired is None else self.retired,
             extra_body=self.extra_body or {},
             headers=self.headers or {},
+            batch=bool(self.batch),
+            batch_price=self.batch_price,
+            batch_inputs=self.batch_inputs,
         )
 
     @property

@@ -48,6 +48,17 @@ class Spec:
     variable: str = ""
 
 
+_BATCH: Mapping[str, tuple[tuple[str, Callable[[object], Any], str], ...]] = {
+    "old": (),
+    "new": (
+        ("batch", yes, "backfill by the provider's batch jobs: half the price, within 24 hours"),
+        ("batch_price", number(0, float("inf")), "money per million tokens in a job; unset is half the price"),
+        ("batch_inputs", whole(500, 1_000_000), "inputs of one job; unset is OpenAI's 50000"),
+    ),
+}
+"""Only the backfill goes by batch jobs."""
+
+
 def _model_specs(side: str, *, flags: Mapping[str, str], variables: Mapping[str, str]) -> tuple[Spec, ...]:
     fields: tuple[tuple[str, Callable[[object], Any], str], ...] = (
         ("name", text, "as the provider calls it"),
@@ -66,6 +77,7 @@ def _model_specs(side: str, *, flags: Mapping[str, str], variables: Mapping[str,
         ("retired", yes, "true where the provider no longer answers for it"),
         ("extra_body", body, "further fields of a request; those under .document or .query for these texts alone"),
         ("headers", headers, "further headers, likewise; $NAME stands for an environment variable"),
+        *_BATCH[side],
     )
     return tuple(
         Spec(f"{side}_model.{name}", parse, comment, flags.get(name, ""), variables.get(name, ""))
@@ -104,7 +116,12 @@ SPECS: tuple[Spec, ...] = (
     ),
     *_model_specs(
         "new",
-        flags={"name": "--new-model", "dimensions": "--dimensions", "base_url": "--base-url"},
+        flags={
+            "name": "--new-model",
+            "dimensions": "--dimensions",
+            "base_url": "--base-url",
+            "batch": "--batch/--no-batch",
+        },
         variables={"name": "EMBED_MODEL", "dimensions": "EMBED_DIMENSIONS", "base_url": "OPENAI_BASE_URL"},
     ),
     Spec("index.method", method, "hnsw, ivfflat or none", "--index"),

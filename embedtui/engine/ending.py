@@ -7,9 +7,10 @@ from types import MappingProxyType
 
 from embedtui.engine.access import Access
 from embedtui.engine.adopt import adopt, adoption
+from embedtui.engine.backfill.batch.ending import cancel_jobs
 from embedtui.engine.backfill.job import now
 from embedtui.engine.cleanup.abort import abort
-from embedtui.engine.cleanup.choice import CleanupChoice
+from embedtui.engine.cleanup.choice import CleanupChoice, CleanupStep
 from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cleanup.statements import shown_sql
 from embedtui.engine.cleanup.steps import alone
@@ -17,6 +18,7 @@ from embedtui.engine.overrides import Overrides
 from embedtui.engine.prepare import upgrade
 from embedtui.model import Noted, Phase, PhaseChanged
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.state.batches import open_jobs
 
 
 def clean_up(
@@ -54,17 +56,18 @@ def give_up(at: Access, typed_name: str, *, stop: threading.Event | None = None)
     """
     migration = at.require()
 
-    def work(conn: Connection) -> str:
-        return abort(
-            conn,
-            migration,
-            typed_name=typed_name,
-            stop=stop or threading.Event(),
-            on_step=lambda step: at.emit(Noted(now(), f"Abort: {step.name}: {step.detail}")),
-            on_wait=at.say_waiting,
-        )
+    stopped = stop or threading.Event()
+    said: list[str] = []
 
-    done = at.write(work, name="abort")
+    def on_step(step: CleanupStep) -> None:
+        at.emit(Noted(now(), f"Abort: {step.name}: {step.detail}"))
+        if step.name == "remove":  # no worker makes another one now, and a rerun comes by here again
+            said[:] = cancel_jobs(at.read(lambda conn: open_jobs(conn, migration.id)), migration, at.environ, stopped)
+
+    def work(conn: Connection) -> str:
+        return abort(conn, migration, typed_name=typed_name, stop=stopped, on_step=on_step, on_wait=at.say_waiting)
+
+    done = " ".join([at.write(work, name="abort"), *said])
     at.emit(PhaseChanged(now(), f"Aborted. {done}", Phase.ABORTED))
     return done
 

@@ -22,6 +22,9 @@ _LIVE_MODEL = (
     "send_dimensions",
     "timeout_seconds",
     "retired",
+    "batch",
+    "batch_price",
+    "batch_inputs",
 )
 _LIVE_SECTIONS = ("index", "pacing", "throttle", "gate", "cutover")
 _LIVE = ("change_capture", "trust_application")

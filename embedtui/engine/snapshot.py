@@ -11,6 +11,7 @@ from datetime import datetime
 from embedtui.engine.backfill.throttle import xmin_holder
 from embedtui.model import (
     BackfillStatus,
+    BatchStatus,
     Condition,
     EvaluationStatus,
     Hold,
@@ -27,6 +28,7 @@ from embedtui.model import (
 from embedtui.model.lifecycle import QUEUE_COUNTED, changes_waiting, next_action
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
+from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.faults import group_faults
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.progress import Progress, read_progress
@@ -90,6 +92,7 @@ def read_snapshot(
         condition=_condition(migration, alive, holds),
         reasons=_reasons(migration, holds),
         backfill=_backfill(conn, migration, progress, meter, queued, workers),
+        batch=_batch(conn, migration),
         index=index_status(conn, migration),
         sync=SyncStatus(queued, oldest, progress.synced),
         faults=group_faults(conn, migration.id),
@@ -151,7 +154,10 @@ def _backfill(
         rows = min(rows, total) if counted else max(0, total - queued)
     rate = meter.add(rows) if migration.phase is Phase.BACKFILL else None
     price = migration.new_model.price_per_million
-    spent = tokens * price / 1e6 if price is not None else None
+    less = migration.new_model.batch_price_per_million
+    spent = None
+    if price is not None and less is not None:
+        spent = ((tokens - progress.batch_tokens) * price + progress.batch_tokens * less) / 1e6
     estimate = spent / rows * total if spent is not None and rows and total else None
     share = progress.hot_updates / progress.updates if progress.updates else None
     holder = ""
@@ -175,6 +181,16 @@ def _backfill(
         requests_per_minute=progress.requests_per_minute,
         tokens_per_minute=progress.tokens_per_minute,
     )
+
+
+def _batch(conn: Connection, migration: Migration) -> BatchStatus:
+    totals = read_batches(conn, migration.id)
+    model = migration.new_model
+    spent, live = (
+        None if price is None else totals.tokens * price / 1e6
+        for price in (model.batch_price_per_million, model.price_per_million)
+    )
+    return BatchStatus(totals.open, totals.jobs, totals.rows, totals.tokens, spent, live)
 
 
 def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:

@@ -1,6 +1,7 @@
 """The words of a migration as frozen dataclasses and enums; every layer speaks these and nothing else."""
 
 from embedtui.errors import Remedy
+from embedtui.model.batch import BatchJobStatus, BatchStatus
 from embedtui.model.evaluation import (
     Comparison,
     Interval,
@@ -24,7 +25,7 @@ from embedtui.model.events import (
 )
 from embedtui.model.faults import FaultClass, FaultGroup, FaultRow, FaultState
 from embedtui.model.migration import UNNAMED, EmbeddingModel, Key, Migration, RowExpression, TableName
-from embedtui.model.plan import Check, Plan
+from embedtui.model.plan import BatchOffer, Check, Plan
 from embedtui.model.route import Flip, ListenerStatus, RollbackStatus, RouteStatus
 from embedtui.model.settings import (
     CutoverSettings,
@@ -49,7 +50,8 @@ from embedtui.model.verify import VerifyReport
 from embedtui.model.words import Command, Condition, Distance, IndexMethod, Phase, PlacementKind, Side
 
 __all__ = [
-    "UNNAMED", "AuditEntry", "BackfillStatus", "Blocker", "Check", "Command", "Comparison", "Condition",
+    "UNNAMED", "AuditEntry", "BackfillStatus", "BatchJobStatus", "BatchOffer", "BatchStatus", "Blocker", "Check",
+    "Command", "Comparison", "Condition",
     "CutoverSettings", "Distance", "EmbeddingModel", "EvaluationStatus", "Event", "EventSink", "Failed",
     "FaultClass", "FaultGroup", "FaultRow", "FaultState", "Flip", "GateSettings", "Held", "Hold", "IndexMethod",
     "IndexSettings", "IndexStatus", "Interval", "Key", "ListenerStatus", "Measures", "Migration", "Noted", "Phase",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -61,10 +62,28 @@ class EmbeddingModel:
     """Further fields of a request, see :func:`for_use`. Those of documents are part of the model's identity."""
     headers: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     """Further headers of a request, likewise; ``$NAME`` stands for an environment variable. Of this machine alone."""
+    batch: bool = False
+    """The backfill goes by batch jobs of the provider, whose price is lower and whose answer comes within a day."""
+    batch_price: float | None = None
+    """Money per million tokens in a batch job; None: half of the live price."""
+    batch_inputs: int | None = None
+    """Inputs of one batch job; None: as many as OpenAI takes."""
     id: int | None = None
     """Id in embedtui.model once registered."""
     unusable: tuple[str, str] | None = None
     """Why this machine may not ask it, and what its settings would have to say; None where they say all."""
+
+    @property
+    def batch_price_per_million(self) -> float | None:
+        """Money per million tokens in a batch job; None where unknown."""
+        if self.batch_price is not None or self.price_per_million is None:
+            return self.batch_price
+        return self.price_per_million / 2
+
+    def at_live_price(self, tokens: int) -> int:
+        """Tokens of the live endpoint that cost as much as so many in a batch job, rounded up."""
+        price, live = self.batch_price_per_million, self.price_per_million
+        return math.ceil(tokens * price / live) if price is not None and live else math.ceil(tokens / 2)
 
     @property
     def called(self) -> str:

@@ -29,6 +29,17 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchOffer:
+    """What the backfill by batch jobs would take."""
+
+    cost: float | None
+    seconds: float
+    """A job's window: it may be ready much sooner."""
+    jobs: int
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a migration would do, found read-only."""
 
@@ -44,3 +55,5 @@ class Plan:
     checks: tuple[Check, ...]
     statements: tuple[str, ...]
     """The exact SQL prepare and index would run, in order."""
+    batch: BatchOffer | None = None
+    """The same by batch jobs of the provider; None where it is not known to have any."""

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from embedtui.errors import Remedy
 from embedtui.formatting import with_remedies
+from embedtui.model.batch import BatchStatus
 from embedtui.model.faults import FaultGroup, FaultState
 from embedtui.model.migration import Migration
 from embedtui.model.route import RollbackStatus, RouteStatus
@@ -182,6 +183,8 @@ class Snapshot:
     next_act: str = ""
     """The next sensible act, e.g. ``run``, ``compare``, ``cutover``, ``cleanup``."""
     next_why: str = ""
+    batch: BatchStatus = field(default_factory=BatchStatus)
+    """Of the backfill, where it goes by batch jobs."""
 
     @property
     def faulty(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from embedtui.known import provider
 from embedtui.model import EmbeddingModel, FaultClass
@@ -11,7 +12,13 @@ from embedtui.providers.asking import request_headers
 from embedtui.providers.base import BadVectors, Embedder, EmbedReply, Kind, ProviderFault, RateLimits
 from embedtui.redaction import remember
 
-__all__ = ["BadVectors", "EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "endpoint", "make_embedder"]
+if TYPE_CHECKING:
+    from embedtui.providers.openai_batches import OpenAIBatches
+
+__all__ = [
+    "BadVectors", "EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "endpoint", "make_batches",
+    "make_embedder",
+]  # fmt: skip
 
 
 def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) -> tuple[str, str]:
@@ -73,3 +80,19 @@ def make_embedder(
 
     headers = request_headers(model, os.environ if environ is None else environ)
     return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout or model.timeout_seconds, headers=headers)
+
+
+def make_batches(model: EmbeddingModel, *, environ: Mapping[str, str] | None = None) -> OpenAIBatches:
+    """Batch jobs for ``model`` at its :func:`endpoint`.
+
+    Raises:
+        ProviderFault: as :func:`endpoint`.
+    """
+    base_url, key = endpoint(model, environ)
+    from embedtui.providers.openai_batches import OpenAIBatches
+    from embedtui.providers.openai_client import OpenAIEmbedder
+
+    headers = request_headers(model, os.environ if environ is None else environ)
+    timeout = model.timeout_seconds
+    embedder = OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout, headers=headers)
+    return OpenAIBatches(embedder, model)

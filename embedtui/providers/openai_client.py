@@ -5,7 +5,8 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -67,6 +68,12 @@ class OpenAIEmbedder:
         )
         self._timeout = timeout
 
+    @property
+    def headers(self) -> Any:
+        """Further ones of any request but one for embeddings, which has them by itself."""
+        own = {name: value for name, value in self._each.items() if name not in _RAW}
+        return {**self._headers.get("document", {}), **own}
+
     def close(self) -> None:
         """Close idle connections."""
         self._client.close()
@@ -94,24 +101,14 @@ class OpenAIEmbedder:
         options: Any = {"headers": {**self._headers.get(kind, {}), **self._each}}
         try:
             # not embeddings.create: that cannot leave encoding_format out, which some endpoints reject
-            with bounded(self._timeout, most_bytes(len(texts), self._model.dimensions), stop):
-                raw: Any = self._client.post(self._manners.path, cast_to=object, body=body, options=options)
-        except TooLate:
-            why = "work was stopped" if stop is not None and stop.is_set() else f"{self._timeout:g} s"
-            raise self._unreachable("timeout", f"No whole reply from {self._where} within {why}.") from None
-        except TooLong as error:
-            raise bad_reply(str(error)) from None
-        except openai.APITimeoutError as error:
-            raise self._unreachable("timeout", f"No reply from {self._where} within {self._timeout:g} s.") from error
-        except openai.APIConnectionError as error:
-            raise self._lost(error) from error
-        except openai.APIStatusError as error:
-            if asked_base64 and error.status_code in (400, 422) and _names_encoding(error, self._manners):
+            most = most_bytes(len(texts), self._model.dimensions)
+            with self.asking(most, stop, texts=texts) as client:
+                raw: Any = client.post(self._manners.path, cast_to=object, body=body, options=options)
+        except ProviderFault as fault:
+            if asked_base64 and _names_encoding(fault.__cause__, self._manners):
                 _NO_BASE64.add(refuser)
                 return self._request(texts, kind, stop)
-            raise self._failed(error, texts) from error
-        except openai.OpenAIError as error:
-            raise self._unreachable("bad_reply", "Broken reply: it cannot be read.") from error
+            raise
         try:
             parsed = parse_reply(raw.content, len(texts), self._model, self._key)
         except ProviderFault as fault:
@@ -132,6 +129,33 @@ class OpenAIEmbedder:
             raise BadVectors(reply, parsed.bad)
         return reply
 
+    @contextmanager
+    def asking(
+        self, most: int, stop: threading.Event | None, *, seconds: float | None = None, texts: Sequence[str] = ()
+    ) -> Iterator[openai.OpenAI]:
+        """The client, for one request that ends within ``seconds`` (None: the model's) and ``most`` bytes.
+
+        Raises:
+            ProviderFault: the request failed.
+        """
+        seconds = seconds or self._timeout
+        try:
+            with bounded(seconds, most, stop):
+                yield self._client
+        except TooLate:
+            why = "work was stopped" if stop is not None and stop.is_set() else f"{seconds:g} s"
+            raise self._unreachable("timeout", f"No whole reply from {self._where} within {why}.") from None
+        except TooLong as error:
+            raise bad_reply(str(error)) from None
+        except openai.APITimeoutError as error:
+            raise self._unreachable("timeout", f"No reply from {self._where} within {seconds:g} s.") from error
+        except openai.APIConnectionError as error:
+            raise self._lost(error) from error
+        except openai.APIStatusError as error:
+            raise self._failed(error, texts) from error
+        except openai.OpenAIError as error:
+            raise self._unreachable("bad_reply", "Broken reply: it cannot be read.") from error
+
     def _remarks(self, parsed: Parsed, tokens: int | None) -> tuple[str, ...]:
         wanted, found = (name.lower().rpartition("/")[2] for name in (self._model.name, parsed.model))
         remarks = []
@@ -143,7 +167,7 @@ class OpenAIEmbedder:
             remarks.append(f"{self._where} counts tokens that these texts cannot have; they are estimated instead.")
         return tuple(remarks)
 
-    def _failed(self, error: openai.APIStatusError, texts: list[str]) -> ProviderFault:
+    def _failed(self, error: openai.APIStatusError, texts: Sequence[str]) -> ProviderFault:
         if 300 <= error.status_code < 400:
             return self._redirected(error)
         message = error.body.get("message") if isinstance(error.body, Mapping) else error.body
@@ -188,7 +212,9 @@ class OpenAIEmbedder:
         return ProviderFault(FaultClass.PROVIDER, code, clean(reason, self._key), hint=hint)
 
 
-def _names_encoding(error: openai.APIStatusError, manners: Provider) -> bool:
+def _names_encoding(error: BaseException | None, manners: Provider) -> bool:
+    if not isinstance(error, openai.APIStatusError) or error.status_code not in (400, 422):
+        return False
     return any(name in (error.param or "") or name in str(error) for name in manners.base64)
 
 

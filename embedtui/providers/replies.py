@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedtui.arrays import np
-from embedtui.known import provider
+from embedtui.known import Provider, provider
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import ProviderFault
 from embedtui.providers.faults import clean
@@ -51,14 +51,18 @@ class Parsed:
 
 
 def counted_tokens(usage: object, texts: Sequence[str]) -> int | None:
-    """Tokens as the provider counted them; None where that is no count, or cannot be one of these texts.
+    """Tokens as the provider counted them; None where that is no count, or cannot be one of these texts."""
+    return plausible_tokens(usage, len(texts), sum(len(text.encode("utf-8", "replace")) for text in texts))
+
+
+def plausible_tokens(usage: object, texts: int, size: int) -> int | None:
+    """As :func:`counted_tokens`, of so many texts with so many bytes.
 
     No tokenizer makes more tokens than bytes, or no token of a text.
     """
     if not isinstance(usage, int) or isinstance(usage, bool):
         return None
-    most = sum(len(text.encode("utf-8", "replace")) for text in texts) + TOKENS_OF_A_TEXT * len(texts)
-    return usage if len(texts) <= usage <= most else None
+    return usage if texts <= usage <= size + TOKENS_OF_A_TEXT * texts else None
 
 
 def usable(vectors: np.ndarray) -> np.ndarray:
@@ -80,21 +84,37 @@ def parse_reply(body: bytes, count: int, model: EmbeddingModel, secret: str = ""
     except (ValueError, RecursionError):
         excerpt = clean(body[:200].decode("utf-8", "replace"), secret)
         raise bad_reply(f"not JSON: {excerpt}" if excerpt else "an empty body") from None
-    manners = provider(model.provider)
-    found = _at(payload, manners.vectors_at or ("data",))
-    # a plain list of vectors is in the order of the texts
-    items = [{"embedding": each} for each in found] if manners.vectors_at and isinstance(found, list) else found
+    items = _items(payload, provider(model.provider))
     if not isinstance(items, list) or not items:
         raise bad_reply(f"no data: {clean(body[:200].decode('utf-8', 'replace'), secret)}")
+    return parse_payload(payload, count, model)
+
+
+def parse_payload(payload: Any, count: int, model: EmbeddingModel) -> Parsed:
+    """As :func:`parse_reply`, of a body that was read already."""
+    items = _items(payload, provider(model.provider))
+    if not isinstance(items, list) or not items:
+        raise bad_reply("no data.")
     if len(items) != count:
         raise bad_reply(f"{len(items)} vectors for {count} texts.")
     rows = _by_index(items, count)
     vectors = _decode(rows, model)
     bad = tuple(int(position) for position in np.flatnonzero(~usable(vectors)))
+    name = _at(payload, ("model",))
+    return Parsed(vectors, bad, usage_of(payload, model), name if isinstance(name, str) else "")
+
+
+def usage_of(payload: Any, model: EmbeddingModel) -> Any:
+    """What stands where the tokens should be counted; None: nothing."""
+    manners = provider(model.provider)
     tokens = _at(payload, manners.tokens_at) if manners.tokens_at else None
-    tokens = tokens or _at(payload, ("usage", "total_tokens")) or _at(payload, ("usage", "prompt_tokens"))
-    name = payload.get("model")
-    return Parsed(vectors, bad, tokens, name if isinstance(name, str) else "")
+    return tokens or _at(payload, ("usage", "total_tokens")) or _at(payload, ("usage", "prompt_tokens"))
+
+
+def _items(payload: Any, manners: Provider) -> Any:
+    found = _at(payload, manners.vectors_at or ("data",))
+    # a plain list of vectors is in the order of the texts
+    return [{"embedding": each} for each in found] if manners.vectors_at and isinstance(found, list) else found
 
 
 def _at(payload: Any, names: Sequence[str]) -> Any:

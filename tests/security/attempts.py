@@ -30,12 +30,14 @@ STATE_TABLES = (
     "schema_version", "model", "migration", "worker", "shard", "queue", "fault", "stale", "pace", "route", "listener",
     "query", "query_vector", "evaluation", "verdict", "audit", "capture_fault", "partition",
     "bridge", "bridge_row", "bridge_sample",
+    "batch_job", "batch_line",
 )  # fmt: skip
 _COLUMN = {
     "schema_version": "version", "model": "name", "migration": "name", "worker": "host", "shard": "state",
     "queue": "kind", "fault": "reason", "stale": "at", "pace": "rejected", "route": "name", "listener": "host",
     "query": "source", "query_vector": "vector", "evaluation": "who", "verdict": "who", "audit": "who",
     "capture_fault": "reason", "partition": "leaf", "bridge": "figures", "bridge_row": "shift", "bridge_sample": "page",
+    "batch_job": "reason", "batch_line": "tokens",
 }  # fmt: skip
 
 
@@ -209,6 +211,9 @@ _WORKER = (
         ),
         ("drop shards", "DELETE FROM embedtui.shard"),
         ("change what a shard is", "UPDATE embedtui.shard SET leaf = 'payroll'::regclass"),
+        ("drop batch jobs", "DELETE FROM embedtui.batch_job"),
+        ("pass for another batch job", "UPDATE embedtui.batch_job SET token = gen_random_uuid()"),
+        ("change which rows a batch job's line is about", "UPDATE embedtui.batch_line SET keys = '[]'"),
         ("change a queued key", "UPDATE embedtui.queue SET key = '{1}'"),
         ("drop kept queries", "DELETE FROM embedtui.query"),
         ("edit a text", "UPDATE documents SET content = 'edited'"),
@@ -255,6 +260,7 @@ _WATCHER = (
         ("read the table", "SELECT id FROM documents"),
         ("read vectors", "SELECT embedding_v2 FROM documents"),
         ("read queued keys", "SELECT key FROM embedtui.queue"),
+        ("read keys of rows in batch jobs", "SELECT keys FROM embedtui.batch_line"),
         ("read faulty rows' keys", "SELECT key FROM embedtui.fault"),
         ("read stale rows' keys", "SELECT key FROM embedtui.stale"),
         ("read queries", "SELECT text FROM embedtui.query"),
@@ -312,6 +318,10 @@ ACTIONS: tuple[tuple[str, str, str], ...] = (
      "test_no_file_is_written_by_the_databases_word"),
     ("worker", "have another table read, embedded and written through a planted shard",
      "test_a_planted_shard_is_closed_unread"),
+    ("worker", "have another table written through a planted line of a batch job",
+     "test_a_line_of_another_table_is_not_written"),
+    ("worker", "have another team's batch job ended by the operator's abort",
+     "test_an_abort_ends_the_jobs_at_the_provider_and_no_other"),
     ("worker", "pass the gate by a verdict of its own", "test_a_workers_verdict_opens_no_gate"),
     ("worker", "blind the operator by garbage in its own row", "test_garbage_of_a_worker_ends_no_screen"),
     ("worker", "carry out a postponed cutover", "test_a_postponed_cutover_waits_for_an_operators_worker"),

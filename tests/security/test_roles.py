@@ -84,9 +84,11 @@ def house(request: pytest.FixtureRequest) -> Iterator[House]:
             roles = {role: role.value for role in (Role.WORKER, Role.APPLICATION, Role.WATCHER)}
             grants(made.settings(Role.OPERATOR), roles, apply=True)
             # the index is the operator's
-            with closing(made.engine(Role.WORKER)) as worker, pytest.raises(DatabaseError, match="owner"):
+            by_jobs = made.engine(Role.WORKER, **{"new_model.batch": True})
+            with closing(by_jobs) as worker, pytest.raises(DatabaseError, match="owner"):
                 worker.run(threading.Event())
             assert operator.snapshot().phase is Phase.INDEX
+            assert operator.snapshot().batch.rows == api.batches.inputs == 200
             operator.run(threading.Event())
             operator.compare()
         yield made

@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from textual.content import Content
 
-from embedtui.model import Condition, Hold, Interval, Phase, Side, Snapshot
+from embedtui.model import BatchJobStatus, BatchStatus, Condition, Hold, Interval, Phase, Side, Snapshot
 from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.tui import panels
 from embedtui.tui.actions import ACTIONS, next_action
@@ -41,6 +41,21 @@ def test_panels_are_pure_and_never_leave_their_box(paint: Paint) -> None:
             if paint is not panels.feed and width > 12:
                 assert all(cell_len(line) <= width for line in content.plain.split("\n")), content.plain
             assert "\x1b" not in content.plain
+
+
+def test_batch_jobs_are_shown_with_age_eta_and_what_they_save() -> None:
+    jobs = (
+        BatchJobStatus(1, "batch_a", "in_progress", 50_000, 400, 100, 7200.0),
+        BatchJobStatus(2, "batch_b", "validating", 12_000, 100, 50, 3600.0),
+    )
+    batch = BatchStatus(jobs, 3, 40_000, 4_000_000, 0.26, 0.52)
+    text = panels.backfill(View(replace(states.RUNNING, batch=batch), UP), 80, 9).plain
+    assert "2 batch jobs, 62.0k rows, 2 h 00 m old" in text
+    assert "ETA" in text
+    assert "6 h 00 m" in text, "three times as long again as the older one took for its quarter"
+    assert "saved $0.2600" in text
+    untold = replace(batch, jobs=(*jobs, BatchJobStatus(3, "", "packed", 5, 1, 0, 1.0)))
+    assert untold.eta_seconds is None
 
 
 def test_there_is_always_a_next_action_or_a_reason() -> None:

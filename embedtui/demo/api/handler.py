@@ -17,6 +17,9 @@ from embedtui.demo.api.protocol import Refusal, Reply, no_model
 if TYPE_CHECKING:
     from embedtui.demo.api.server import LoopbackServer
 
+BATCHES = ("/v1/files", "/v1/batches")
+"""What :class:`~embedtui.demo.api.batches.Batches` answers."""
+
 
 class ApiServer(ThreadingHTTPServer):
     """Knows its LoopbackServer, and its connections so that a stop can cut them."""
@@ -81,6 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif self.path == "/v1/models":
                 items = [{"id": name, "object": "model", "owned_by": "loopback"} for name in sorted(self.api.models)]
                 self._send(200, json.dumps({"object": "list", "data": items}).encode())
+            elif self.path.startswith(BATCHES):
+                self._reply(self.api.batches.answer("GET", self.path, self.headers.get("Content-Type", ""), b""))
             elif self.path.removeprefix("/v1/models/") in self.api.models:
                 name = self.path.removeprefix("/v1/models/")
                 self._send(200, json.dumps({"id": name, "object": "model", "owned_by": "loopback"}).encode())
@@ -99,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
             if self.api.manners.speaks(self.path):
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 self._reply(self.api.embeddings(self.api.manners.key(headers), body, headers))
+            elif self.path.startswith(BATCHES):
+                self.api.authorize(authorization)
+                self._reply(self.api.batches.answer("POST", self.path, self.headers.get("Content-Type", ""), body))
             elif self.path == "/control":
                 self.api.authorize(authorization)
                 try:
@@ -108,6 +116,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, json.dumps(state).encode())
             else:
                 raise Refusal(404, f"Invalid URL (POST {self.path})")
+        except Refusal as refusal:
+            self._send(refusal.status, refusal.body, refusal.headers)
+
+    def do_DELETE(self) -> None:
+        """Files of the batch API."""
+        try:
+            self.api.authorize(self.headers.get("Authorization", ""))
+            self._reply(self.api.batches.answer("DELETE", self.path, self.headers.get("Content-Type", ""), b""))
         except Refusal as refusal:
             self._send(refusal.status, refusal.body, refusal.headers)
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from embedtui.demo.api.batches import Batches
 from embedtui.demo.api.faults import Fault, FaultKind, Faults
 from embedtui.demo.api.handler import ApiServer
 from embedtui.demo.api.hashing import ModelFunction
@@ -64,6 +65,7 @@ class LoopbackServer:
         self.rate_headers = rate_headers
         self.characters_per_token = characters_per_token
         self.faults = Faults()
+        self.batches = Batches(self)
         self._port = port
         self._lock = threading.Lock()
         self._texts: deque[str] = deque(maxlen=log_texts)

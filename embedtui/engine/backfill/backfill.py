@@ -7,23 +7,18 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-import psycopg
-
 from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.engine.backfill.job import POLL, Job
 from embedtui.engine.backfill.packing import Limits, pack
+from embedtui.engine.backfill.reading import ShardReader
 from embedtui.engine.backfill.writing import ReplyWriter
 from embedtui.engine.resilience import fatal
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import PlacementKind
-from embedtui.postgres.connect import Connection, Link
+from embedtui.postgres.connect import Link
 from embedtui.postgres.sides.protocol import SourceRow
-from embedtui.postgres.state.shards import SHARD_BLOCKS, Shard, all_done, claim_shard, return_shard
+from embedtui.postgres.state.shards import Shard, all_done, claim_shard, return_shard
 
-READ_BYTES = 16 << 20
-"""Text read ahead of the requests, about; bounds memory whatever the table's size."""
-FIRST_READ_SHARE = 4
-"""The first read is of so small a part of a shard, so that the first requests go out soon."""
 SMALL_TABLE_PAGES = 128
 """A table of fewer pages sends several rows of each in a request, about so many in all: it loses some of its HOT share,
 but takes a few requests, where one row a page would take as many as its fullest page has rows."""
@@ -31,6 +26,8 @@ ROWS_PER_REQUEST = 512
 """Rows of a request at most: few enough that many requests are under way at once …"""
 REPLY_BYTES = 2 << 20
 """… and that their replies, base64 of 4 bytes a number, are so long at most; bounds memory whatever the model."""
+BATCH_POLL = 1.0
+"""Seconds between looks for what batch jobs have left to the live endpoint."""
 MAX_PASSES = 3
 """Times a shard is read for rows that were locked, before they are left to the final sweep."""
 
@@ -77,8 +74,13 @@ class Backfill:
         threads: int,
         characters_per_token: Callable[[], float],
         room: Callable[[int], int] | None = None,
+        only_live: bool = False,
     ) -> None:
-        """``room``: rows that may still be begun, of so many under way here; None: all of them."""
+        """``room``: rows that may still be begun, of so many under way here; None: all of them.
+
+        ``only_live``: of shards that batch jobs have left to the live endpoint.
+        """
+        self._live = True if only_live else None
         self._job, self._embedder, self._room = job, embedder, room
         self._under_way = 0
         """Rows handed to the senders and not settled."""
@@ -91,10 +93,8 @@ class Backfill:
         self._outstanding = 0
         """Shards being read or with requests under way."""
         self._settled = threading.Condition()
-        self._first_read = True
-        self._blocks_per_read = SHARD_BLOCKS[1]
-        """Made smaller by the statement time-out, and kept: what was too much once is too much again."""
         self._lock = threading.Lock()
+        self._reader = ShardReader(job, self._stop)
         self._writer = ReplyWriter(job, self._stop)
 
     def run(self) -> None:
@@ -140,7 +140,9 @@ class Backfill:
             while not self._stop.is_set():
                 self._job.doing("claiming a shard")
                 shard = self._job.with_database(
-                    link, lambda conn: claim_shard(conn, self._job.migration, self._job.worker_id), self._stop
+                    link,
+                    lambda conn: claim_shard(conn, self._job.migration, self._job.worker_id, live=self._live),
+                    self._stop,
                 )
                 if shard is None:
                     self._job.doing("waiting for the last requests")
@@ -150,8 +152,8 @@ class Backfill:
                         link, lambda conn: all_done(conn, self._job.migration.id), self._stop
                     ):
                         return
-                    if settled:  # other processes are at work on the rest
-                        self._stop.wait(POLL)
+                    if settled:  # other processes are at work on the rest, or batch jobs, for hours
+                        self._stop.wait(POLL if self._live is None else BATCH_POLL)
                     continue
                 self._read_shard(link, shard)
         finally:
@@ -163,7 +165,7 @@ class Backfill:
             self._outstanding += 1
         try:
             self._job.doing(f"reading blocks {shard.first_block}-{shard.last_block} of {shard.leaf}")
-            for rows in self._chunks(link, shard):
+            for rows in self._reader.chunks(link, shard):
                 too_long = [row for row in rows if row.characters > len(row.text)]
                 if too_long:
                     self._writer.reject(too_long)
@@ -175,36 +177,6 @@ class Backfill:
         finally:
             if running.settle():
                 self._close(running)
-
-    def _chunks(self, link: Link, shard: Shard) -> Iterator[list[SourceRow]]:
-        """The shard's rows in block ranges of no more than READ_BYTES of text each (a block at least)."""
-        first = shard.first_block
-        if self._first_read:
-            self._first_read = False
-            most = -(-(shard.last_block - first + 1) // FIRST_READ_SHARE)
-        else:
-            most = shard.last_block - first + 1
-        while first <= shard.last_block and not self._stop.is_set():
-
-            def read(conn: Connection, first: int = first, most: int = most) -> tuple[list[SourceRow], int]:
-                return self._read_blocks(conn, shard, first, min(first + most - 1, shard.last_block))
-
-            rows, last = self._job.with_database(link, read, self._stop)
-            yield rows
-            first, most = last + 1, shard.last_block - last
-
-    def _read_blocks(self, conn: Connection, shard: Shard, first: int, last: int) -> tuple[list[SourceRow], int]:
-        """Rows of as many blocks from ``first`` as READ_BYTES and the statement time-out allow, and the last block."""
-        place = self._job.placement
-        while True:
-            end = min(last, first + self._blocks_per_read - 1)
-            try:
-                end = place.last_block_within(conn, shard.leaf, first, end, READ_BYTES)
-                return place.read_shard(conn, shard.leaf, first, end, shard.filenode), end
-            except psycopg.errors.QueryCanceled:
-                if end == first:
-                    raise
-                self._blocks_per_read = (end - first + 1) // 2
 
     def _pack(self, shard: Shard, rows: Sequence[SourceRow]) -> Iterator[Sequence[SourceRow]]:
         model = self._job.migration.new_model

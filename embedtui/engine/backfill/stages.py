@@ -13,6 +13,7 @@ from typing import TypeVar
 import psycopg
 
 from embedtui.engine.backfill.backfill import Backfill
+from embedtui.engine.backfill.batch.jobs import BatchJobs
 from embedtui.engine.backfill.embedding import ConfigurationFault, RowEmbedder
 from embedtui.engine.backfill.job import Job, now
 from embedtui.engine.backfill.pacing import Pacer
@@ -262,13 +263,23 @@ class Stages:
             self._job.emit(RouteFlipped(now(), text, flip.active, flip.canary, flip.epoch, flip.milliseconds))
 
     def _backfill(self, new: RowEmbedder) -> None:
-        Backfill(
+        room = None if self._until is None else self._room
+        batches = BatchJobs(
             self._job,
-            new,
-            threads=self._database(lambda _: self._pacer.max_concurrency),
+            environ=self._environ,
             characters_per_token=lambda: self._pacer.characters_per_token,
-            room=None if self._until is None else self._room,
-        ).run()
+            room=room,
+        )
+        self._job.follow_pacer(lambda: self._pacer.hold or batches.hold, lambda: self._pacer.in_flight)
+        with batches.at_work():
+            Backfill(
+                self._job,
+                new,
+                threads=self._database(lambda _: self._pacer.max_concurrency),
+                characters_per_token=lambda: self._pacer.characters_per_token,
+                room=room,
+                only_live=self._job.migration.new_model.batch,
+            ).run()
 
     def _room(self, under_way: int) -> int:
         """Rows that may be begun beside ``under_way``: an equal share for each worker of what ``until`` leaves."""

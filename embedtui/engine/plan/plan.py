@@ -9,6 +9,7 @@ from psycopg import Connection
 
 from embedtui.config import Settings
 from embedtui.engine.local import as_set_here
+from embedtui.engine.plan.batch import batch_check, batch_offer
 from embedtui.engine.plan.checks import provider_check, standing_checks, text_checks
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.estimates import estimate_seconds, estimate_texts, estimate_tokens
@@ -50,6 +51,8 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         *answer.checks(draft, settings),
     ]
     wrong = any(check.result == "fail" for check in checks)
+    if check_provider and migration.new_model.batch:
+        checks.append(batch_check(migration, settings))
     checks.append(proof_check(conn, migration, settings, check_provider and not wrong))
     return Plan(
         table=migration.table,
@@ -62,6 +65,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         placement_why=why,
         checks=tuple(checks),
         statements=plan_statements(conn, migration, settings),
+        batch=batch_offer(migration, estimate.rows - estimate.empty, tokens),
     )
 
 

@@ -127,6 +127,17 @@ def working_rows_sql(migration: Migration, *tables: str) -> list[Statement]:
         )
         for table in tables
     ]
+    emptied.append(
+        sql.SQL(
+            "DELETE FROM embedtui.batch_line l USING embedtui.batch_job j WHERE j.id = l.job AND j.migration = {}"
+        ).format(sql.Literal(migration.id))
+    )
+    emptied.append(
+        sql.SQL(
+            "UPDATE embedtui.batch_job SET state = 'dropped', ended_at = now()"
+            " WHERE migration = {} AND state IN ('packed', 'asked', 'sent')"
+        ).format(sql.Literal(migration.id))
+    )
     shards = sql.SQL(
         "WITH gone AS (DELETE FROM embedtui.shard WHERE migration = {id} RETURNING tokens)"
         " UPDATE embedtui.migration SET synced_tokens = synced_tokens"

@@ -29,6 +29,9 @@ _MODEL_FIELDS = (
     "retired",
     "timeout_seconds",
     "extra_body",
+    "batch",
+    "batch_price",
+    "batch_inputs",
 )
 _ORDERS = ("base_url", "key_variable", "extra_body")
 """Of these, what only local settings may say."""

@@ -60,12 +60,12 @@ def _rights(*lines: str) -> tuple[Right, ...]:
 
 _WATCHER_READS = (
     "schema_version", "model", "migration", "worker", "shard", "queue_id_seq", "pace", "route", "listener", "audit",
-    "route_side", "partition", "bridge",
+    "route_side", "partition", "bridge", "batch_job",
 )  # fmt: skip
 _WORKER_READS = (
     "schema_version", "model", "migration", "worker", "shard", "queue", "queue_id_seq", "fault", "stale", "pace",
     "route", "listener", "query", "query_vector", "evaluation", "verdict", "audit", "capture_fault", "partition",
-    "bridge",
+    "bridge", "batch_job", "batch_line",
 )  # fmt: skip
 
 RIGHTS: Mapping[Role, tuple[Right, ...]] = {
@@ -77,7 +77,13 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
         "INSERT (migration, host, pid, operator) worker",
         "UPDATE (doing, since, threads, holds, rows, in_flight, heartbeat, stopped_at) worker",
         "INSERT (migration, leaf, filenode, first_block, last_block) shard",
-        "UPDATE (state, worker, lease_until, passes, rows, updates, hot_updates, tokens) shard",
+        "UPDATE (last_block, state, worker, lease_until, passes, rows, updates, hot_updates, tokens, job, live) shard",
+        "INSERT (migration, token, worker, inputs, lines, estimate, reserved) batch_job",
+        "UPDATE (state, worker, file, batch, status, reason, finished, reserved, rows, tokens, asked_at, sent_at,"
+        " looked_at, missing_since, ended_at) batch_job",
+        "INSERT (job, number, shard, keys, sources, bytes) batch_line",
+        "UPDATE (tokens) batch_line",
+        "DELETE batch_line",
         "INSERT (migration, key, kind) queue",
         "DELETE queue",
         "INSERT (migration, key, side, class, reason) fault",

@@ -22,7 +22,9 @@ class Progress:
     shards_done: int
     shards: int
     tokens: int
-    """Of the backfill and of sync together."""
+    """Of the backfill, of batch jobs and of sync together."""
+    batch_tokens: int
+    """Of batch jobs."""
     spend_cap: float | None
     concurrency: int | None
     requests_per_minute: float | None
@@ -33,9 +35,11 @@ def read_progress(conn: Connection, migration_id: int) -> Progress:
     """As of now."""
     row = conn.execute(
         "SELECT m.total_rows, m.synced, coalesce(s.rows, 0), coalesce(s.updates, 0), coalesce(s.hot, 0),"
-        " coalesce(s.done, 0), coalesce(s.count, 0), coalesce(s.tokens, 0) + m.synced_tokens,"
+        " coalesce(s.done, 0), coalesce(s.count, 0), coalesce(s.tokens, 0) + m.synced_tokens + b.tokens, b.tokens,"
         " p.spend_cap, p.concurrency, p.requests_per_minute, p.tokens_per_minute"
         " FROM embedtui.migration m LEFT JOIN embedtui.pace p ON p.migration = m.id"
+        " CROSS JOIN LATERAL (SELECT coalesce(sum(tokens), 0)::bigint AS tokens FROM embedtui.batch_job"
+        "   WHERE migration = m.id) b"
         " LEFT JOIN (SELECT migration, sum(rows)::bigint AS rows, sum(updates)::bigint AS updates,"
         "   sum(tokens)::bigint AS tokens, sum(hot_updates)::bigint AS hot,"
         "   count(*) FILTER (WHERE state = 'done') AS done, count(*) AS count"

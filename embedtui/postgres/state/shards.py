@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from embedtui.errors import TableError
 from embedtui.model import Migration, Remedy, TableName
@@ -42,7 +43,8 @@ FROM pg_catalog.pg_class c WHERE c.oid = %(table)s::oid AND c.relkind = 'r'
 _CLAIM = f"""
 UPDATE embedtui.shard s SET state = 'leased', worker = %(worker)s, passes = passes + 1,
        lease_until = now() + make_interval(secs => %(lease)s)
-FROM (SELECT id FROM embedtui.shard x WHERE migration = %(migration)s AND (state = 'open'
+FROM (SELECT id FROM embedtui.shard x WHERE migration = %(migration)s
+          AND (%(live)s::boolean IS NULL OR x.live = %(live)s) AND (state = 'open'
           OR state = 'leased' AND worker <> %(worker)s AND {_ABANDONED})
       ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) free
 WHERE s.id = free.id
@@ -81,7 +83,7 @@ def plan_shards(conn: Connection, migration_id: int, table_oid: int) -> int:
         for leaf, filenode, blocks in leaves:
             known = conn.execute(
                 "SELECT EXISTS (SELECT FROM embedtui.shard x WHERE migration = %(m)s AND leaf = %(l)s"
-                f" AND (filenode = %(f)s OR state = 'leased' AND NOT ({_ABANDONED})))",
+                f" AND (filenode = %(f)s OR state = 'batch' OR state = 'leased' AND NOT ({_ABANDONED})))",
                 {"m": migration_id, "l": leaf, "f": filenode, "grace": GRACE_SECONDS},
             ).fetchone()
             if known and known[0]:
@@ -105,8 +107,12 @@ def plan_shards(conn: Connection, migration_id: int, table_oid: int) -> int:
     return int(left[0]) if left else 0
 
 
-def claim_shard(conn: Connection, migration: Migration, worker: int | None) -> Shard | None:
+def claim_shard(
+    conn: Connection, migration: Migration, worker: int | None, *, live: bool | None = None
+) -> Shard | None:
     """Lease a shard to ``worker``: an open one, or one that nobody works on any more; None where there is none.
+
+    ``live``: only one that batch jobs have left to the live endpoint (False: have not); None: any.
 
     Raises:
         TableError: the table is gone.
@@ -117,6 +123,7 @@ def claim_shard(conn: Connection, migration: Migration, worker: int | None) -> S
         "table": migration.table_oid,
         "lease": LEASE_SECONDS,
         "grace": GRACE_SECONDS,
+        "live": live,
     }
     while True:
         row = conn.execute(_CLAIM, values).fetchone()
@@ -133,8 +140,29 @@ def claim_shard(conn: Connection, migration: Migration, worker: int | None) -> S
             raise TableError(f"Table {migration.table} is gone.", hint="End this.", remedies=(Remedy.ABORT,))
 
 
+def split_shard(conn: Connection, shard: Shard, last_block: int) -> Shard:
+    """Cut a leased shard after ``last_block``; the rest is open. The first part."""
+    with conn.transaction():
+        conn.execute(
+            "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block)"
+            " SELECT migration, leaf, filenode, %s, last_block FROM embedtui.shard WHERE id = %s",
+            [last_block + 1, shard.id],
+        )
+        conn.execute("UPDATE embedtui.shard SET last_block = %s WHERE id = %s", [last_block, shard.id])
+    return replace(shard, last_block=last_block)
+
+
+def any_open(conn: Connection, migration_id: int) -> bool:
+    """Whether a shard waits for a batch job, or somebody, perhaps no longer alive, holds it for one."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM embedtui.shard WHERE migration = %s AND state IN ('open', 'leased') AND NOT live)",
+        [migration_id],
+    ).fetchone()
+    return row == (True,)
+
+
 def all_done(conn: Connection, migration_id: int) -> bool:
-    """Whether no shard is open or leased, here or elsewhere."""
+    """Whether no shard is open, leased or in a batch job, here or elsewhere."""
     row = conn.execute(
         "SELECT NOT EXISTS (SELECT FROM embedtui.shard WHERE migration = %s AND state <> 'done')", [migration_id]
     ).fetchone()
@@ -156,6 +184,15 @@ def return_shard(conn: Connection, shard: int, worker: int | None, *, done: bool
         "UPDATE embedtui.shard SET state = %s, worker = NULL, lease_until = NULL"
         " WHERE id = %s AND worker = %s AND state = 'leased'",
         ["done" if done else "open", shard, worker],
+    )
+
+
+def leave_to_live(conn: Connection, shards: Sequence[int], worker: int | None) -> None:
+    """End the worker's leases: these shards are too little for a batch job, and the live endpoint's."""
+    conn.execute(
+        "UPDATE embedtui.shard SET state = 'open', live = true, worker = NULL, lease_until = NULL"
+        " WHERE id = ANY (%s) AND worker = %s AND state = 'leased'",
+        [list(shards), worker],
     )
 
 

@@ -47,7 +47,9 @@ def backfill(view: View, width: int, height: int) -> Content:
         room = width - speed.cell_length - 2
         speed = draw.row(speed, draw.sparkline(view.rates, min(room, 40), "$new"), width) if room > 5 else speed
     rows.append(speed)
-    if here and status.eta_seconds is not None:
+    if here and snapshot.batch.jobs:
+        rows.append(draw.field("ETA", (figures.duration(snapshot.batch.eta_seconds), "bold"), *_jobs(snapshot)))
+    elif here and status.eta_seconds is not None:
         rows.append(
             draw.field("ETA", (figures.duration(status.eta_seconds), "bold"), (" at the recent rate", "$muted"))
         )
@@ -83,9 +85,18 @@ def _cost(snapshot: Snapshot) -> list[draw.Part]:
     if status.cap is not None:
         near = status.spent is not None and status.cap > 0 and status.spent / status.cap >= 0.8
         parts += [(" cap ", "$muted"), (figures.money(status.cap), "$warning" if near else "")]
+    if snapshot.batch.count and snapshot.batch.live is not None and snapshot.batch.spent is not None:
+        parts += [(" saved ", "$muted"), figures.money(snapshot.batch.live - snapshot.batch.spent)]
     if status.spent is None and snapshot.migration is not None:
         parts += [(" price unknown", "$muted")]
     return parts
+
+
+def _jobs(snapshot: Snapshot) -> list[draw.Part]:
+    """Batch jobs under way: how many, with how many rows, and the oldest one's age."""
+    jobs = snapshot.batch.jobs
+    text = f" {len(jobs)} batch {'job' if len(jobs) == 1 else 'jobs'}, {figures.short(snapshot.batch.waiting)} rows"
+    return [(text, "$muted"), (f", {figures.duration(jobs[0].age_seconds)} old", "$muted")]
 
 
 def _hot_share(snapshot: Snapshot) -> list[draw.Part]:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer
-from embedtui.engine.backfill import backfill
+from embedtui.engine.backfill import reading
 from embedtui.engine.engine import Engine
 from embedtui.model import Phase
 from embedtui.postgres.sides.shared import SharedPlacement
@@ -62,8 +62,8 @@ def test_every_read_is_bounded_by_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_wide(database, storage, text)
-    monkeypatch.setattr(backfill, "READ_BYTES", 1 << 20)
-    monkeypatch.setattr(backfill, "FIRST_READ_SHARE", 1)
+    monkeypatch.setattr(reading, "READ_BYTES", 1 << 20)
+    monkeypatch.setattr(reading, "FIRST_READ_SHARE", 1)
     with closing(
         Engine(database, settings=settings_for(database, api, tmp_path, {"placement": placement, "accept": ["proof"]}))
     ) as engine:

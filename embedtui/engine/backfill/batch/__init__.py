@@ -1,0 +1,1 @@
+"""The backfill by batch jobs of the provider: half the price, an answer within a day, no lease meanwhile."""

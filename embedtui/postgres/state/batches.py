@@ -1,0 +1,337 @@
+"""Batch jobs and the rows that their lines are about: tables ``batch_job`` and ``batch_line``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from embedtui.model import BatchJobStatus, Key, Migration, TableName
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.locks import ALIVE
+from embedtui.postgres.state.shards import GRACE_SECONDS, Shard
+
+UNDER_WAY = ("packed", "asked", "sent")
+
+_FREE = f"""
+    (x.worker IS NULL OR x.worker = %(worker)s
+     OR (SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_backend_pid())
+            < now() - make_interval(secs => %(grace)s)
+        AND NOT {ALIVE.format("x.worker")}
+        AND NOT EXISTS (SELECT FROM embedtui.worker b
+                        WHERE b.id = x.worker AND b.heartbeat > now() - make_interval(secs => %(grace)s)))
+"""
+"""SQL: nobody else works on the job x; a session that is new itself cannot tell, as of a shard."""
+
+LOOK_SHARE, LOOK_SECONDS = 0.05, (0.2, 30.0)
+"""A job is looked after once a twentieth of its age has passed again, within these bounds."""
+
+_NEXT = f"""
+UPDATE embedtui.batch_job j SET worker = %(worker)s, looked_at = now()
+FROM (SELECT id FROM embedtui.batch_job x WHERE migration = %(migration)s AND state IN ('packed', 'asked', 'sent')
+      AND (state <> 'sent' OR looked_at IS NULL OR looked_at < now() - make_interval(secs =>
+           least(%(most)s, greatest(%(least)s, %(share)s * extract(epoch FROM now() - sent_at)::float8))))
+      AND {_FREE}
+      ORDER BY looked_at NULLS FIRST, id LIMIT 1 FOR UPDATE SKIP LOCKED) free
+WHERE j.id = free.id
+RETURNING j.id, j.token, j.state, j.file, j.batch, j.inputs, j.lines, j.estimate,
+          extract(epoch FROM now() - j.asked_at)::float8, extract(epoch FROM now() - j.sent_at)::float8,
+          extract(epoch FROM now() - j.missing_since)::float8
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchJob:
+    """A job under way, as this process took it up."""
+
+    id: int
+    token: UUID
+    state: str
+    file: str
+    batch: str
+    inputs: int
+    lines: int
+    estimate: int
+    """Tokens."""
+    asked_seconds: float | None = None
+    """Since the provider was asked to make it."""
+    sent_seconds: float | None = None
+    missing_seconds: float | None = None
+    """Since the provider last knew of it, or of its file."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewLine:
+    """A line to be recorded."""
+
+    number: int
+    shard: int
+    keys: tuple[Key, ...]
+    sources: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLine:
+    """A line whose answer is not stored, or not wholly."""
+
+    shard: Shard
+    keys: tuple[Key, ...]
+    sources: tuple[int, ...]
+    bytes: int
+    counted: bool
+    """Its tokens are."""
+
+
+def record_job(
+    conn: Connection,
+    migration: Migration,
+    worker: int | None,
+    token: UUID,
+    lines: Iterable[NewLine],
+    shards: Sequence[int],
+    *,
+    inputs: int,
+    count: int,
+    estimate: int,
+) -> BatchJob | None:
+    """Record a job before anybody is asked for it, and its shards as in it; None where the spend cap has no room.
+
+    The worker's leases end with it. Runs in a transaction of its own.
+    """
+    model = migration.new_model
+    with conn.transaction():
+        reserved = model.at_live_price(estimate)
+        room = conn.execute(
+            "UPDATE embedtui.pace SET spent_tokens = spent_tokens + %(need)s WHERE migration = %(migration)s"
+            " AND (spend_cap IS NULL OR %(price)s::float8 = 0"
+            "      OR (spent_tokens + %(need)s) * %(price)s::float8 / 1e6 <= spend_cap) RETURNING true",
+            {"need": reserved, "migration": migration.id, "price": model.price_per_million},
+        ).fetchone()
+        if room is None:
+            return None
+        row = conn.execute(
+            "INSERT INTO embedtui.batch_job (migration, token, worker, inputs, lines, estimate, reserved)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING id",
+            [migration.id, token, worker, inputs, count, estimate, reserved],
+        ).fetchone()
+        assert row is not None
+        job = int(row[0])
+        with conn.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO embedtui.batch_line (job, number, shard, keys, sources, bytes)"
+                " VALUES (%s, %s, %s, %s::text::jsonb, %s, %s)",
+                [
+                    (job, line.number, line.shard, json.dumps(line.keys), list(line.sources), line.bytes)
+                    for line in lines
+                ],
+            )
+        held = conn.execute(
+            "UPDATE embedtui.shard SET state = 'batch', job = %s, worker = NULL, lease_until = NULL"
+            " WHERE id = ANY (%s) AND worker = %s AND state = 'leased'",
+            [job, list(shards), worker],
+        ).rowcount
+        if held != len(shards):  # a lease ran out meanwhile: its rows are somebody else's now
+            raise LeaseLost
+    return BatchJob(job, token, "packed", "", "", inputs, count, estimate)
+
+
+class LeaseLost(Exception):
+    """A shard was taken over before its job was recorded; nothing was asked for."""
+
+
+def asked(conn: Connection, job: BatchJob, worker: int | None, file: str) -> bool:
+    """Record that the provider is about to be asked to make the job; False where it is no longer this worker's."""
+    return (
+        conn.execute(
+            "UPDATE embedtui.batch_job SET state = 'asked', file = %s, asked_at = now()"
+            " WHERE id = %s AND worker = %s AND state IN ('packed', 'asked')",
+            [file, job.id, worker],
+        ).rowcount
+        == 1
+    )
+
+
+def sent(conn: Connection, job: BatchJob, batch: str, status: str) -> bool:
+    """Record that the provider has made it; any process looks after it now. False where it was given up meanwhile."""
+    return (
+        conn.execute(
+            "UPDATE embedtui.batch_job SET state = 'sent', batch = %s, status = %s, sent_at = now(), worker = NULL"
+            " WHERE id = %s AND state IN ('packed', 'asked')",
+            [batch, status, job.id],
+        ).rowcount
+        == 1
+    )
+
+
+def next_job(conn: Connection, migration_id: int, worker: int | None) -> BatchJob | None:
+    """A job that is due to be looked after, and that nobody else works on; it is this worker's until :func:`leave`."""
+    least, most = LOOK_SECONDS
+    row = conn.execute(
+        _NEXT,
+        {
+            "worker": worker,
+            "migration": migration_id,
+            "grace": GRACE_SECONDS,
+            "share": LOOK_SHARE,
+            "least": least,
+            "most": most,
+        },
+    ).fetchone()
+    return None if row is None else BatchJob(*row)
+
+
+def leave(conn: Connection, job: BatchJob, status: str, finished: int, *, missing: bool = False) -> None:
+    """Record what the provider says of the job, and let any process look after it."""
+    conn.execute(
+        "UPDATE embedtui.batch_job SET worker = NULL, status = %s, finished = greatest(finished, %s),"
+        " missing_since = CASE WHEN %s THEN coalesce(missing_since, now()) END WHERE id = %s",
+        [status, finished, missing, job.id],
+    )
+
+
+def load_line(conn: Connection, job: BatchJob, number: int, table_oid: int) -> StoredLine | None:
+    """The line's rows; None where its answer is stored already, or it is none of the job's."""
+    row = conn.execute(
+        "SELECT l.keys, l.sources, l.bytes, l.tokens IS NOT NULL, s.id, n.nspname, c.relname, s.first_block,"
+        " s.last_block, s.passes, s.filenode"
+        " FROM embedtui.batch_line l JOIN embedtui.shard s ON s.id = l.shard AND s.job = l.job AND s.state = 'batch'"
+        " JOIN embedtui.batch_job j ON j.id = l.job AND j.migration = s.migration"
+        " JOIN pg_catalog.pg_class c ON c.oid = s.leaf JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE l.job = %(job)s AND l.number = %(number)s"
+        # of any other table (planted, or detached) nothing is written with our rights
+        " AND (s.leaf = %(table)s"
+        "      OR s.leaf IN (SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass)))",
+        {"job": job.id, "number": number, "table": table_oid},
+    ).fetchone()
+    if row is None:
+        return None
+    keys, sources, size, counted, shard, schema, name, first, last, passes, filenode = row
+    where = Shard(shard, TableName(schema, name), first, last, passes, filenode)
+    return StoredLine(where, tuple(tuple(key) for key in keys), tuple(sources), size, counted)
+
+
+def settle_line(conn: Connection, job: BatchJob, number: int, *, tokens: int, rows: int, over: bool) -> None:
+    """Count an answer once, whoever read it how often; ``over``: nothing is left to be stored of it."""
+    with conn.transaction():
+        first = conn.execute(
+            "UPDATE embedtui.batch_line SET tokens = %s WHERE job = %s AND number = %s AND tokens IS NULL RETURNING 1",
+            [tokens, job.id, number],
+        ).fetchone()
+        conn.execute(
+            "UPDATE embedtui.batch_job SET tokens = tokens + %s, rows = rows + %s WHERE id = %s",
+            [tokens if first else 0, rows, job.id],
+        )
+        if over:
+            conn.execute("DELETE FROM embedtui.batch_line WHERE job = %s AND number = %s", [job.id, number])
+
+
+def end_job(conn: Connection, migration: Migration, job: BatchJob, *, reason: str, taken: bool) -> tuple[int, int]:
+    """End a job: what it left is open again, what it did not use is no longer reserved; rows stored, and lines left.
+
+    A shard of which some lines were never answered goes into the next job; one whose lines were all answered, and left
+    something all the same, to the live endpoint.
+    """
+    with conn.transaction():
+        row = conn.execute(
+            "UPDATE embedtui.batch_job SET state = %s, reason = %s, worker = NULL, ended_at = now(), reserved = 0"
+            " WHERE id = %s AND state IN ('packed', 'asked', 'sent')"
+            " RETURNING tokens, rows, (SELECT reserved FROM embedtui.batch_job o WHERE o.id = batch_job.id)",
+            ["taken" if taken else "dropped", reason, job.id],
+        ).fetchone()
+        if row is None:
+            return 0, 0
+        tokens, rows, reserved = row
+        conn.execute(
+            "UPDATE embedtui.pace SET spent_tokens = spent_tokens + %s WHERE migration = %s",
+            [migration.new_model.at_live_price(tokens) - reserved, migration.id],
+        )
+        conn.execute(
+            "UPDATE embedtui.shard s SET job = NULL,"
+            " state = CASE WHEN l.shard IS NULL THEN 'done' ELSE 'open' END, live = coalesce(l.answered, s.live)"
+            " FROM embedtui.shard x LEFT JOIN (SELECT shard, bool_and(tokens IS NOT NULL) AS answered"
+            "   FROM embedtui.batch_line WHERE job = %(job)s GROUP BY shard) l ON l.shard = x.id"
+            " WHERE x.id = s.id AND s.job = %(job)s AND s.state = 'batch'",
+            {"job": job.id},
+        )
+        left = conn.execute("DELETE FROM embedtui.batch_line WHERE job = %s", [job.id]).rowcount
+    return int(rows), int(left)
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What the jobs under way hold together."""
+
+    jobs: int
+    inputs: int
+    tokens: int
+
+
+def enqueued(conn: Connection, migration_id: int) -> Enqueued:
+    """As of now."""
+    row = conn.execute(
+        "SELECT count(*), coalesce(sum(inputs), 0)::bigint, coalesce(sum(estimate), 0)::bigint"
+        " FROM embedtui.batch_job WHERE migration = %s AND state = ANY (%s)",
+        [migration_id, list(UNDER_WAY)],
+    ).fetchone()
+    assert row is not None
+    return Enqueued(*row)
+
+
+def tokens_left(conn: Connection, migration: Migration) -> int | None:
+    """Tokens at the live price that the spend cap leaves; None: there is no cap, or nothing costs anything."""
+    row = conn.execute(
+        "SELECT floor(spend_cap * 1e6 / %(price)s::float8 - spent_tokens)::bigint FROM embedtui.pace"
+        " WHERE migration = %(migration)s AND spend_cap IS NOT NULL AND %(price)s::float8 > 0",
+        {"price": migration.new_model.price_per_million, "migration": migration.id},
+    ).fetchone()
+    if row is not None:
+        return int(row[0])
+    capped = conn.execute(
+        "SELECT spend_cap IS NOT NULL AND %s::float8 IS NULL FROM embedtui.pace WHERE migration = %s",
+        [migration.new_model.price_per_million, migration.id],
+    ).fetchone()
+    return 0 if capped == (True,) else None  # without a price nothing may be spent
+
+
+def open_jobs(conn: Connection, migration_id: int) -> tuple[BatchJob, ...]:
+    """All jobs under way, oldest first."""
+    rows = conn.execute(
+        "SELECT id, token, state, file, batch, inputs, lines, estimate FROM embedtui.batch_job"
+        " WHERE migration = %s AND state = ANY (%s) ORDER BY id",
+        [migration_id, list(UNDER_WAY)],
+    ).fetchall()
+    return tuple(BatchJob(*row) for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTotals:
+    """What batch jobs did so far, and the jobs under way."""
+
+    jobs: int
+    rows: int
+    tokens: int
+    open: tuple[BatchJobStatus, ...]
+
+
+def read_batches(conn: Connection, migration_id: int) -> BatchTotals:
+    """As of now; two cheap statements."""
+    row = conn.execute(
+        "SELECT count(*), coalesce(sum(rows), 0)::bigint, coalesce(sum(tokens), 0)::bigint"
+        " FROM embedtui.batch_job WHERE migration = %s",
+        [migration_id],
+    ).fetchone()
+    assert row is not None
+    jobs, rows, tokens = row
+    found = (
+        conn.execute(
+            "SELECT id, batch, CASE WHEN status <> '' THEN status ELSE state END, inputs, lines, finished,"
+            " extract(epoch FROM now() - created_at)::float8, missing_since IS NOT NULL"
+            " FROM embedtui.batch_job WHERE migration = %s AND state = ANY (%s) ORDER BY id",
+            [migration_id, list(UNDER_WAY)],
+        ).fetchall()
+        if jobs
+        else []
+    )
+    return BatchTotals(jobs, rows, tokens, tuple(BatchJobStatus(*each) for each in found))
