@@ -228,6 +228,13 @@ def test_latency_check(old: float, new: float, result: str) -> None:
     assert gate._latency(figures(), GateSettings()).result == "unknown"
 
 
+@pytest.mark.parametrize(("new", "result"), [(19.0, "pass"), (21.0, "warn"), (400.0, "warn")])
+def test_a_latency_without_an_old_one_to_hold_it_against_is_no_gain(new: float, result: str) -> None:
+    check = gate._latency(figures(latency_new_ms=(new, new)), GateSettings())
+    assert check.result == result
+    assert "the old side's is not known" in check.detail
+
+
 def test_too_few_queries_are_not_a_pass() -> None:
     assert gate._enough(figures(queries=29), GateSettings()).result == "inconclusive"
     passed = Check("a", "pass", "")
