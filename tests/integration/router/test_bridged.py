@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from embedtui.errors import Refused
 from embedtui.model import EmbeddingModel, Migration, Phase, PlacementKind, Side
@@ -15,6 +16,7 @@ from embedtui.model.bridge import BridgeFigures, BridgeStatus, LinearMap
 from embedtui.model.evaluation import Interval
 from embedtui.postgres.names import vector_text
 from embedtui.postgres.state.bridges import load_map, move_bridge, read_bridge, store_bridge
+from embedtui.postgres.state.privileges import Role, state_sql
 from embedtui.postgres.state.route import read_route
 from embedtui.router import AsyncRouter, Router
 from tests.kits.cutover_kit import DIMENSIONS, flip, make, vector
@@ -272,3 +274,26 @@ def test_a_bridged_route_taken_before_the_cleanup_goes_on_straight(database: str
     # row n has the new vector of position n + 1
     for given in (vector(5, NEW_DIMENSIONS), iter(vector(5, NEW_DIMENSIONS))):
         assert taken.search(conn, given, k=1)[0].key == ("4",)
+
+
+def test_an_application_with_its_grants_and_no_more_is_bridged_or_says_why_not(database: str) -> None:
+    migration = make(database, rows=12, **MODELS)
+    serve(database, migration)
+    with psycopg.connect(database, autocommit=True) as owner:
+        owner.execute("CREATE ROLE bridged_app LOGIN")
+        try:
+            owner.execute("GRANT SELECT ON documents TO bridged_app")
+            with connect(database) as ours:
+                for statement in state_sql(ours, Role.APPLICATION, "bridged_app"):
+                    owner.execute(statement)
+            application = make_conninfo(database, user="bridged_app")
+            with psycopg.connect(application, autocommit=True) as conn, Router(application) as router:
+                assert router.route("documents").search(conn, new_vector(7), k=1)[0].key == ("7",)
+                assert router.route("documents").bridged
+                assert searched(conn, "new-model", new_vector(7)) == "7"
+            owner.execute("REVOKE SELECT ON embedtui.bridge_row FROM bridged_app")
+            with Router(application) as router:
+                assert not router.route("documents").bridged
+                assert "Not bridged: permission denied for table bridge_row" in router.status.detail
+        finally:
+            owner.execute("DROP OWNED BY bridged_app; DROP ROLE bridged_app")

@@ -122,7 +122,7 @@ def test_input_that_cannot_be_fitted_is_refused_with_what_was_seen() -> None:
             fit(*pair, Distance.COSINE)
 
 
-@pytest.mark.parametrize("part", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("part", [0.08, 0.1, 0.3, 0.5])
 @pytest.mark.parametrize("noise", [0.05, 0.5])
 def test_an_old_column_of_two_models_is_refused(part: float, noise: float) -> None:
     about = meanings(800)
