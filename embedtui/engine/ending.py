@@ -18,7 +18,7 @@ from embedtui.engine.overrides import Overrides
 from embedtui.engine.prepare import upgrade
 from embedtui.model import Noted, Phase, PhaseChanged
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.state.batches import open_jobs
+from embedtui.postgres.state.batches import BatchJob, open_jobs
 
 
 def clean_up(
@@ -76,12 +76,16 @@ def take_up(at: Access, *, stop: threading.Event | None = None) -> str:
     """Go on with the table that has the migration's name now; see :meth:`embedtui.engine.Engine.adopt`."""
     migration = at.under_way()
 
-    def work(conn: Connection) -> str:
-        upgrade(conn)
-        with alone(conn, migration):
-            return adopt(conn, migration, stop=stop or threading.Event(), on_wait=at.say_waiting)
+    stopped = stop or threading.Event()
 
-    done = at.write(work, name="adopt")
+    def work(conn: Connection) -> tuple[str, tuple[BatchJob, ...]]:
+        upgrade(conn)
+        jobs = open_jobs(conn, migration.id)
+        with alone(conn, migration):
+            return adopt(conn, migration, stop=stopped, on_wait=at.say_waiting), jobs
+
+    done, jobs = at.write(work, name="adopt")
+    done = " ".join([done, *cancel_jobs(jobs, migration, at.environ, stopped)])  # their rows were the other table's
     at.note(f"Adopted. {done}")
     return done
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from psycopg import sql
+
 from embedtui.model import BatchJobStatus, Key, Migration, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import ALIVE
@@ -303,6 +305,22 @@ def open_jobs(conn: Connection, migration_id: int) -> tuple[BatchJob, ...]:
         [migration_id, list(UNDER_WAY)],
     ).fetchall()
     return tuple(BatchJob(*row) for row in rows)
+
+
+def drop_jobs_sql(migration: Migration) -> list[sql.Composed]:
+    """Give up the jobs under way, whose shards go: what they reserved and did not use may be spent again."""
+    model = migration.new_model
+    return [
+        sql.SQL(text).format(id=sql.Literal(migration.id), rate=sql.Literal(model.at_live_price(1_000_000) / 1e6))
+        for text in (
+            "UPDATE embedtui.pace SET spent_tokens = greatest(0, spent_tokens + coalesce((SELECT"
+            " sum(tokens * {rate} - reserved) FROM embedtui.batch_job WHERE migration = {id}"
+            " AND state IN ('packed', 'asked', 'sent')), 0))::bigint WHERE migration = {id}",
+            "UPDATE embedtui.batch_job SET state = 'dropped', reason = 'given up', reserved = 0, ended_at = now()"
+            " WHERE migration = {id} AND state IN ('packed', 'asked', 'sent')",
+            "DELETE FROM embedtui.batch_line l USING embedtui.batch_job j WHERE j.id = l.job AND j.migration = {id}",
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)

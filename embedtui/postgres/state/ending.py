@@ -14,6 +14,7 @@ from embedtui.model import Migration, Phase
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.state.audit import audit_sql
+from embedtui.postgres.state.batches import drop_jobs_sql
 from embedtui.postgres.state.route import end_in_ddl
 
 QUEUE_FULL = "55006"
@@ -127,17 +128,7 @@ def working_rows_sql(migration: Migration, *tables: str) -> list[Statement]:
         )
         for table in tables
     ]
-    emptied.append(
-        sql.SQL(
-            "DELETE FROM embedtui.batch_line l USING embedtui.batch_job j WHERE j.id = l.job AND j.migration = {}"
-        ).format(sql.Literal(migration.id))
-    )
-    emptied.append(
-        sql.SQL(
-            "UPDATE embedtui.batch_job SET state = 'dropped', ended_at = now()"
-            " WHERE migration = {} AND state IN ('packed', 'asked', 'sent')"
-        ).format(sql.Literal(migration.id))
-    )
+    emptied += drop_jobs_sql(migration)
     shards = sql.SQL(
         "WITH gone AS (DELETE FROM embedtui.shard WHERE migration = {id} RETURNING tokens)"
         " UPDATE embedtui.migration SET synced_tokens = synced_tokens"

@@ -371,6 +371,10 @@ def test_an_abort_ends_the_jobs_at_the_provider_and_no_other(
     assert sorted(states.values()) == ["cancelled"] * (ROWS // 500 - 1) + ["in_progress"]
     with psycopg.connect(database) as conn:
         assert conn.execute("SELECT count(*) FROM embedtui.batch_line").fetchone() == (0,)
+        assert conn.execute("SELECT sum(reserved) FROM embedtui.batch_job").fetchone() == (0,)
+        spent = conn.execute("SELECT spent_tokens FROM embedtui.pace").fetchone()
+    assert spent is not None
+    assert spent[0] <= sum(map(api.count_tokens, api.texts)), "nothing stays reserved"
 
 
 ORDER = {"endpoint": "/v1/embeddings", "completion_window": "24h"}
