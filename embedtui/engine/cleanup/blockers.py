@@ -20,6 +20,7 @@ from embedtui.postgres.catalog.facts import Dependent, TableFacts
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_sql, relation
+from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.queue import count_entries
@@ -210,10 +211,18 @@ def abort_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...
         return ()
     found = [blocker] if blocker is not None else []
     side = new_side(migration)
+    view = routed_view.find(conn, migration)
+    if view is not None:
+        found += [
+            Blocker("dependents", f"{what} depends on the routed view {view}.", "Drop it first.")
+            for what in routed_view.dependents(conn, view)
+        ]
     for each in traces.find(conn, migration):
         columns = [side.embedding, side.model, side.source, *migration.key_columns] if each.side_table else each.columns
         if columns:
-            found += dependent_blockers(conn, inspect_oid(conn, each.oid), *columns)
+            facts = inspect_oid(conn, each.oid)
+            rest = tuple(d for d in facts.dependents if view is None or d.name != view.regclass)
+            found += dependent_blockers(conn, replace(facts, dependents=rest), *columns)
     return tuple(found)
 
 

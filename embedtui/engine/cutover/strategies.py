@@ -24,6 +24,7 @@ from embedtui.model import Blocker, Migration, PlacementKind, Side
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import new_indexes, old_indexes
+from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.route import follow_pointer_sql, move_in_ddl
 from embedtui.postgres.state.workers import count_live_workers
@@ -290,6 +291,7 @@ def rename_blockers(conn: Connection, migration: Migration, settings: CutoverSet
         )
     facts = inspect_oid(conn, migration.table_oid)
     side = new_side(migration)
+    view = routed_view.find(conn, migration)  # it shows the new vectors, whatever they are called
     for column in (migration.old_column, side.embedding):
         found += [
             Blocker(
@@ -298,7 +300,7 @@ def rename_blockers(conn: Connection, migration: Migration, settings: CutoverSet
                 "Drop it and create it again after the exchange.",
             )
             for dependent in facts.dependents_on(column)
-            if dependent.kind != "statistics"
+            if dependent.kind != "statistics" and (view is None or dependent.name != view.regclass)
         ]
     found += [
         Blocker(
