@@ -192,6 +192,11 @@ class Follower(Generic[R]):
             self._tallies[name] = Tally()
         return pointer.choose(key) if model is None else pointer.to_search(name, model)
 
+    def has_side(self, name: str, side: Side) -> bool:
+        """Whether that side of the route is there still: the cleanup takes the old one away."""
+        self.route(name)
+        return side in self._known[name].sides
+
     def _first(self, name: str) -> Pointer[R]:
         self._tried.wait(CONNECT_SECONDS + 1)
         if name in self._known:
