@@ -216,7 +216,7 @@ def adopt(settings: Settings, typed: str | None, only_sql: bool, as_json: bool) 
     It is recognised by name, key and columns. Vectors are found again by key and fingerprint: what is right is not paid
     for twice. The other way is `embedtui abort`.
     """
-    with engine_for(settings, _tell) as engine, stop_signals() as stop:
+    with engine_for(settings, tell) as engine, stop_signals() as stop:
         migration = engine.require()
         if only_sql:
             statements = engine.adopt_sql()

@@ -31,6 +31,11 @@ class _Taken:
 _taken: ContextVar[Mapping[Routing, _Taken]] = ContextVar("embedtui_routes", default=MappingProxyType({}))
 
 
+def ends_failure(statement: object) -> bool:
+    """Whether a statement is the one that a failed transaction takes: nothing may be run before it."""
+    return isinstance(statement, str) and statement.lstrip()[:8].upper() == "ROLLBACK"
+
+
 class Routing:
     """The route that a thread, or a task of asyncio, goes by: of its block, else of what it embedded last.
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedtui.errors import Refused
-from embedtui.integrations.routing import Routing
+from embedtui.integrations.routing import Routing, ends_failure
 from embedtui.model import Side
 
 _PATH, _OWN, _CHECKED = "embedtui.path", "embedtui.own_path", "embedtui.checked"
@@ -30,6 +30,8 @@ def follow(engine: Engine | AsyncEngine, routing: Routing) -> None:
     def before(
         conn: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
     ) -> tuple[str, Any]:
+        if ends_failure(statement):
+            return statement, parameters
         _move(conn, routing)
         return routing.tagged(statement), parameters
 

@@ -116,6 +116,14 @@ def dependent_blockers(conn: Connection, facts: TableFacts, *columns: str) -> It
 def _choice_blockers(
     conn: Connection, migration: Migration, choice: CleanupChoice, facts: TableFacts
 ) -> Iterator[Blocker]:
+    strategy = cutover_settings(migration).strategy
+    if renames(migration, choice) and not choice.keep_old and strategy in ("env_file", "hook"):
+        yield Blocker(
+            "names",
+            f"Services that {strategy} told of {migration.new_column} fail once it is called {migration.old_column}.",
+            "Keep its name (embedtui cleanup --keep-name), or override this where none goes by EMBED_COLUMN.",
+            overridable=True,
+        )
     if renames(migration, choice):
         for publication in facts.publications:
             yield Blocker(
