@@ -21,10 +21,10 @@ from embedtui.engine.access import Access
 @click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL and do nothing.")
 @json_option
 def view(settings: Settings, view_schema: str | None, drop: bool, only_sql: bool, as_json: bool) -> None:
-    """Make the routed view, or bring it up to date; or show or drop it.
+    """Show, make or drop the routed view, for applications that know only a search path.
 
-    It is called like the table, in a schema of its own, and has the new vectors under the old column's name: an
-    application that has the schema first in its search path uses the new side.
+    Without an option it is made, or brought up to date. It is called like the table, in a schema of its own, and has
+    the new vectors under the old column's name: an application that has the schema first in its search path uses them.
     """
     with (
         engine_for(settings, tell) as engine,
