@@ -45,7 +45,7 @@ def _wrap(connection: Any, routing: Routing) -> None:
         path = routing.search_path(own)
         with context["connection"].connection.cursor() as cursor:
             cursor.execute(f"SET search_path = {path}")
-            if path != own and routing.router.has_side(routing.name, Side.OLD):
+            if path != own and routing.router.of_side(routing.name, Side.OLD) is not None:
                 cursor.execute("SELECT pg_catalog.to_regnamespace(%s) IS NOT NULL", [path.removesuffix(f", {own}")])
                 if not cursor.fetchone()[0]:
                     raise Refused(f"There is no schema {routing.schema}.", hint="`embedtui view` makes it.")

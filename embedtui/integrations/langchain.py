@@ -39,14 +39,12 @@ class RoutedEmbeddings(Embeddings):
                 self._made[route.model_id] = self._make(route)
             return self._made[route.model_id]
 
-    def _checked(self, route: RouteFields, vectors: list[Any]) -> list[Any]:
-        for vector in vectors:
-            self.routing.require_size(route, vector)
-        return vectors
+    def _checked(self, route: RouteFields, vectors: list[Any]) -> list[list[float]]:
+        return [self.routing.fit(route, vector) for vector in vectors]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of texts to store."""
-        route = self.routing.take()
+        route = self.routing.take(documents=True)
         prefixed = [route.document_prefix + text for text in texts]
         return self._checked(route, self._of(route).embed_documents(prefixed))
 
@@ -54,13 +52,13 @@ class RoutedEmbeddings(Embeddings):
         """Vector of a question."""
         route = self.routing.take()
         [vector] = self._checked(route, [self._of(route).embed_query(route.query_prefix + text)])
-        return vector  # type: ignore[no-any-return]
+        return vector
 
     # the route is taken here and not in the executor's thread, whose context the store would not see
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """As :meth:`embed_documents`, for asyncio."""
-        route = self.routing.take()
+        route = self.routing.take(documents=True)
         prefixed = [route.document_prefix + text for text in texts]
         return self._checked(route, await self._of(route).aembed_documents(prefixed))
 
@@ -68,4 +66,4 @@ class RoutedEmbeddings(Embeddings):
         """As :meth:`embed_query`, for asyncio."""
         route = self.routing.take()
         [vector] = self._checked(route, [await self._of(route).aembed_query(route.query_prefix + text)])
-        return vector  # type: ignore[no-any-return]
+        return vector

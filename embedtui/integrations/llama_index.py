@@ -40,9 +40,7 @@ class RoutedEmbedding(BaseEmbedding):
         return self._made.setdefault(route.model_id, self._made.get(route.model_id) or self._make(route))
 
     def _checked(self, route: RouteFields, vectors: list[Any]) -> list[list[float]]:
-        for vector in vectors:
-            self._routing.require_size(route, vector)
-        return vectors
+        return [self._routing.fit(route, vector) for vector in vectors]
 
     def _get_query_embedding(self, query: str) -> list[float]:
         route = self._routing.take()
@@ -52,7 +50,7 @@ class RoutedEmbedding(BaseEmbedding):
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        route = self._routing.take()
+        route = self._routing.take(documents=True)
         prefixed = [route.document_prefix + text for text in texts]
         return self._checked(route, self._of(route).get_text_embedding_batch(prefixed))
 
@@ -63,6 +61,6 @@ class RoutedEmbedding(BaseEmbedding):
         return self._checked(route, [await self._of(route).aget_query_embedding(route.query_prefix + query)])[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        route = self._routing.take()
+        route = self._routing.take(documents=True)
         prefixed = [route.document_prefix + text for text in texts]
         return self._checked(route, await self._of(route).aget_text_embedding_batch(prefixed))

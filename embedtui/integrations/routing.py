@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from psycopg import sql
 
-from embedtui.errors import Refused
 from embedtui.model import Side
 from embedtui.router.async_client import AsyncRouter
 from embedtui.router.client import Router
@@ -23,8 +23,9 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class _Taken:
     route: RouteFields
-    pinned: bool
-    """For a whole block: an embedding takes no other."""
+    """Of the statements to come."""
+    block: RouteFields | None
+    """Of the whole block: an embedding takes no other."""
 
 
 # one variable for all: a context keeps whatever it was ever given
@@ -67,22 +68,28 @@ class Routing:
         taken = _taken.get().get(self)
         return taken.route if taken is not None else self.router.route(self.name)
 
-    def take(self) -> RouteFields:
-        """The route to embed by, kept for the statements that follow: the block's, else that of now."""
-        taken = _taken.get().get(self)
-        if taken is not None and taken.pinned:
-            return taken.route
-        return self._keep(self.router.route(self.name), pinned=False)
+    def take(self, *, documents: bool = False) -> RouteFields:
+        """The route to embed by, kept for the statements that follow: the block's, else that of now.
 
-    def _keep(self, route: RouteFields, *, pinned: bool) -> RouteFields:
-        _taken.set(MappingProxyType({**_taken.get(), self: _Taken(route, pinned)}))
+        ``documents``: of texts to store. A bridge maps questions alone: these go to the new side.
+        """
+        taken = _taken.get().get(self)
+        block = taken.block if taken is not None else None
+        route = block or self.router.route(self.name)
+        if documents and route.bridged:
+            route = self.router.of_side(self.name, Side.NEW) or route
+        return self._keep(route, block)
+
+    def _keep(self, route: RouteFields, block: RouteFields | None) -> RouteFields:
+        _taken.set(MappingProxyType({**_taken.get(), self: _Taken(route, block)}))
         return route
 
     @contextmanager
     def use(self, key: str | None = None, *, model: str | int | None = None) -> Iterator[RouteFields]:
         """One route for the whole block; ``key`` and ``model`` as in :meth:`embedtui.Router.route`."""
         before = _taken.get()
-        route = self._keep(self.router.route(self.name, key, model=model), pinned=True)
+        route = self.router.route(self.name, key, model=model)
+        self._keep(route, route)
         try:
             yield route
         finally:
@@ -107,11 +114,11 @@ class Routing:
         """
         return f"{statement} /* embedtui: {self.route.side.value} */"
 
-    def require_size(self, route: RouteFields, vector: object) -> None:
-        """Raises Refused where a vector is not of the route's dimensions, so another model's."""
-        size = len(vector)  # type: ignore[arg-type]
-        if size != route.dimensions:
-            raise Refused(
-                f"Model {route.model} makes {route.dimensions} dimensions, and a vector of {size} came.",
-                hint="Have the embeddings made by route.model with route.dimensions.",
-            )
+    def fit(self, route: RouteFields, vector: Any) -> list[float]:
+        """A vector of the route's model as the route's side compares it: itself, or mapped over the bridge.
+
+        Raises:
+            Refused: it is not of the route's dimensions, so another model's.
+        """
+        bound = route.bind(vector)
+        return json.loads(bound) if route.bridged else vector  # type: ignore[no-any-return]

@@ -62,7 +62,7 @@ def _move(conn: Connection, routing: Routing) -> None:
 
 def _require_view(conn: Connection, routing: Routing) -> None:
     """A schema that is missing in a search path is passed over without an error, and the old vectors are found."""
-    if conn.info.get(_CHECKED) or not routing.router.has_side(routing.name, Side.OLD):
+    if conn.info.get(_CHECKED) or routing.router.of_side(routing.name, Side.OLD) is None:
         return  # after the cleanup the table itself has the new vectors, under the old name where none was kept
     schema = routing.schema.replace("'", "''")
     found = _one(

@@ -6,9 +6,11 @@ import asyncio
 import importlib.util
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from sqlalchemy import Engine, create_engine, text
@@ -21,6 +23,7 @@ from embedtui.errors import Refused
 from embedtui.integrations import Routing
 from embedtui.integrations.sqlalchemy import follow
 from embedtui.model import Side
+from embedtui.model.bridge import LinearMap
 from embedtui.router import Router
 from tests.kits.support import NEW, OLD, make_documents, settings_for, vector_literal, wait_for
 
@@ -174,3 +177,22 @@ async def test_requests_that_interleave_under_a_canary(site: Site, driver: str) 
         await engine.dispose()
     assert seen == {Side.OLD, Side.NEW}
     assert [content for content, right in found if not right] == []
+
+
+def test_over_a_bridge_questions_are_mapped_and_documents_go_to_the_new_side(site: Site) -> None:
+    assert site.router.route("documents").side is Side.OLD
+    pointer = site.router._known["documents"]
+    turned = LinearMap(np.eye(SIZE, dtype=np.float32)[::-1], np.zeros(SIZE, np.float32))
+    old, new = pointer.sides[Side.OLD], pointer.sides[Side.NEW]
+    bridged = replace(old, model=new.model, model_id=new.model_id, bridge=1, _map=turned)
+    site.router._known["documents"] = replace(pointer, bridged=bridged)
+    vector = [float(number) for number in range(SIZE)]
+    with site.routing.use() as route:
+        assert route.bridged and site.routing.search_path("public") == "public"
+        assert site.routing.fit(route, vector) == vector[::-1]
+        stored = site.routing.take(documents=True)
+        assert (stored.side, site.routing.fit(stored, vector)) == (Side.NEW, vector)
+        assert site.routing.search_path("public") == '"documents_v2", public'
+        assert site.routing.take().bridged and site.routing.search_path("public") == "public"
+    with pytest.raises(Refused, match="dimensions"):
+        site.routing.fit(bridged, vector[1:])
