@@ -79,6 +79,7 @@ _SETTINGS: tuple[Callable[[Command], Command], ...] = (
     click.option("--index", metavar="METHOD", help="hnsw, ivfflat or none."),
     click.option("--distance", metavar="KIND", help="cosine, l2 or ip; default as the old index."),
     click.option("--halfvec/--no-halfvec", default=None, help="16-bit vectors or not."),
+    click.option("--view/--no-view", default=None, help="A routed view, for applications that know a search path."),
     click.option("--spend-cap", type=float, metavar="MONEY", help="Stop at this much money."),
     click.option("--strategy", metavar="KIND", help="pointer, env_file, hook or rename."),
     _NAME,
@@ -101,7 +102,7 @@ _PATHS = {
 }
 _FLAGS = {
     "table", "schema", "key", "content", "content_sql", "scope", "new_column", "placement", "distance", "halfvec",
-    "name", *_PATHS,
+    "view", "name", *_PATHS,
 }  # fmt: skip
 
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "faults": ("work", "List rows that could not be embedded, and decide."),
     "adopt": ("switch", "Go on with a table that was made again, restored or swapped."),
     "cleanup": ("switch", "Drop the old side and finish."),
+    "view": ("view", "Show, make or drop the routed view, for applications that know only a search path."),
     "abort": ("switch", "Give the migration up and take everything back."),
     "log": ("work", "Show the audit log: when, who, where, which act, why."),
     "grants": ("grants", "Show, or apply, the SQL that gives each database role what it needs and no more."),

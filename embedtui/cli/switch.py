@@ -42,7 +42,7 @@ override_option = click.option(
 )
 
 
-def _tell(event: Event) -> None:
+def tell(event: Event) -> None:
     """What an act does and waits for, on stderr."""
     if isinstance(event, Noted):
         note(plain(event.text))
@@ -70,7 +70,7 @@ def cutover(
     as_json: bool,
 ) -> None:
     """Move reads to the new side: a pointer, in milliseconds. Asks for a recorded evaluation that passed."""
-    with engine_for(settings, _tell) as engine, stop_signals() as stop:
+    with engine_for(settings, tell) as engine, stop_signals() as stop:
         migration = engine.require()
         if cancel:
             cancelled = engine.cancel_postponed()
@@ -117,7 +117,7 @@ def _what_moves(migration: Migration, percent: int) -> str:
 @json_option
 def rollback(settings: Settings, as_json: bool) -> None:
     """Move all reads back to the old side, at once and unasked."""
-    with engine_for(settings, _tell) as engine:
+    with engine_for(settings, tell) as engine:
         flip = engine.rollback()
     _print_flip(flip, as_json, "")
 
@@ -155,7 +155,7 @@ def cleanup(
     as_json: bool,
 ) -> None:
     """Drop the old side and finish. Asks for the table's name; run again, it completes what was interrupted."""
-    with engine_for(settings, _tell) as engine, stop_signals() as stop:
+    with engine_for(settings, tell) as engine, stop_signals() as stop:
         migration = engine.require()
 
         choice: Kept = {
@@ -195,7 +195,7 @@ def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
 
     Drops the new side and all that embedtui put on the table; the log stays.
     """
-    with engine_for(settings, _tell) as engine, stop_signals() as stop:
+    with engine_for(settings, tell) as engine, stop_signals() as stop:
         migration = engine.require()
         done = engine.abort(confirm_table(migration, typed, act="Abort"), stop=stop)
         snapshot = engine.snapshot()
@@ -216,7 +216,7 @@ def adopt(settings: Settings, typed: str | None, only_sql: bool, as_json: bool) 
     It is recognised by name, key and columns. Vectors are found again by key and fingerprint: what is right is not paid
     for twice. The other way is `embedtui abort`.
     """
-    with engine_for(settings, _tell) as engine, stop_signals() as stop:
+    with engine_for(settings, tell) as engine, stop_signals() as stop:
         migration = engine.require()
         if only_sql:
             statements = engine.adopt_sql()

@@ -152,6 +152,10 @@ class Settings:
     """Side table's name; None is ``<table>_embedding_v2``."""
     placement: PlacementKind | None = None
     """None: as the plan recommends."""
+    view: bool = False
+    """Placement ``column``: whether prepare makes a routed view."""
+    view_schema: str | None = None
+    """Its schema; None is ``<name>_v2``."""
     foreign_key: bool = True
     """Whether a side table refers to its table by a foreign key."""
     distance: Distance | None = None
@@ -242,6 +246,6 @@ class Settings:
         return path in self.origins or self.value(path) != _DEFAULTS.value(path)
 
 
-_STORED = ("change_capture", "foreign_key", "trust_application")
+_STORED = ("change_capture", "foreign_key", "trust_application", "view", "view_schema")
 
 _DEFAULTS = Settings()

@@ -18,10 +18,10 @@ from embedtui.engine.table_changes import remember
 from embedtui.errors import Interrupted, Refused
 from embedtui.model import Migration, Phase
 from embedtui.postgres.connect import Connection, require_session
-from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.ddl import Statement, run_ddl
 from embedtui.postgres.locks import lock_functions, release_prepare, try_prepare
 from embedtui.postgres.names import relation
-from embedtui.postgres.sides import capture, rights
+from embedtui.postgres.sides import capture, rights, routed_view
 from embedtui.postgres.sides.layout import content_sql, scope_sql
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import schema
@@ -127,9 +127,11 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
         if current is None or current.phase is not Phase.PREPARE:
             return  # another process did it meanwhile
         placement = make_placement(migration)
-        statements = [*placement.prepare_sql(), *rights.first_sql(conn, migration)]
+        statements: list[Statement] = [*placement.prepare_sql(), *rights.first_sql(conn, migration)]
         if migration.stored.by_triggers:
             statements += capture.install_sql(migration, capture.attaching_roles(conn, migration))
+        if migration.stored.view:
+            statements += routed_view.make_sql(conn, migration)
         run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[migration.table])
         # whatever event triggers and default privileges made of it
         late = rights.differences_sql(conn, migration)

@@ -24,6 +24,7 @@ from embedtui.engine.rights import follow_rights
 from embedtui.engine.table_changes import follow as follow_table
 from embedtui.engine.table_changes import remember as remember_columns
 from embedtui.engine.table_changes import same_names, table_change
+from embedtui.engine.view import follow_table as follow_view
 from embedtui.errors import (
     DatabaseError,
     DatabaseLost,
@@ -190,9 +191,9 @@ class Runner:
                 follow_table(conn, migration, change, stop, self._at.say_waiting)
                 self._at.emit(Noted(now(), f"Going on: {'; '.join(change.what)}"))
             keep_capture(conn, self._at.require(), stop, self._at.say_waiting)
-            said = follow_rights(conn, self._at.require(), stop, self._at.say_waiting)
-            if said:
-                self._at.emit(Noted(now(), said))
+            for keep in (follow_rights, follow_view):
+                if said := keep(conn, self._at.require(), stop, self._at.say_waiting):
+                    self._at.emit(Noted(now(), said))
 
         link = Link(self._at.dsn, "prepare")
         try:

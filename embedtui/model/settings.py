@@ -85,6 +85,10 @@ class StoredSettings:
     cutover: CutoverSettings = CutoverSettings()
     change_capture: str = "triggers"
     foreign_key: bool = True
+    view: bool = False
+    """A routed view is made and kept in step with the table."""
+    view_schema: str | None = None
+    """Of the routed view; None: by the migration's name."""
     trust_application: bool = True
     """Vectors that the application writes itself are kept; else they are replaced."""
 
@@ -98,6 +102,8 @@ class StoredSettings:
             cutover=_section(CutoverSettings, stored.get("cutover")),
             change_capture=str(stored.get("change_capture") or "triggers"),
             foreign_key=stored.get("foreign_key", True) is True,
+            view=stored.get("view", False) is True,
+            view_schema=str(stored["view_schema"]) if stored.get("view_schema") else None,
             trust_application=stored.get("trust_application", True) is True,
         )
 

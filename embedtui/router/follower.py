@@ -192,6 +192,11 @@ class Follower(Generic[R]):
             self._tallies[name] = Tally()
         return pointer.choose(key) if model is None else pointer.to_search(name, model)
 
+    def of_side(self, name: str, side: Side) -> R | None:
+        """That side of the route, whichever serves; None where it is gone: the cleanup takes the old one away."""
+        self.route(name)
+        return self._known[name].sides.get(side)
+
     def _first(self, name: str) -> Pointer[R]:
         self._tried.wait(CONNECT_SECONDS + 1)
         if name in self._known:

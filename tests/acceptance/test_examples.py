@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,10 +16,11 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.engine import Engine
 from embedtui.model import EmbeddingModel
 from embedtui.router import Router
 from tests.kits.cutover_kit import flip, make
-from tests.kits.support import connect, wait_for
+from tests.kits.support import connect, settings_for, wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXTS = [f"document number {n}" for n in range(1, 31)]
@@ -70,7 +72,9 @@ def service(database: str, api: LoopbackServer, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"plain_psycopg", "sqlalchemy_app", "fastapi_app"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        "plain_psycopg", "sqlalchemy_app", "fastapi_app", "langchain_app",
+    }  # fmt: skip
 
 
 def test_plain_psycopg(service: str) -> None:
@@ -140,3 +144,34 @@ def test_scripts_answer_on_the_command_line(service: str, command: list[str]) ->
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "0.000  3  document number 3" or done.stdout.startswith("-0.000  3")
+
+
+def test_langchain(database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("langchain_postgres")
+    from embedtui.integrations import Routing
+    from tests.acceptance.test_search_path_applications import LangChain
+
+    monkeypatch.setenv("OPENAI_API_KEY", api.key)
+    monkeypatch.setenv("OPENAI_BASE_URL", api.base_url)
+    example = load("langchain_app")
+    with openai.OpenAI() as client:
+
+        def with_old(texts: list[str]) -> list[list[float]]:
+            return [each.embedding for each in client.embeddings.create(model="old-model", input=texts).data]
+
+        LangChain.seed(database, with_old)
+        flags = {"table": LangChain.table, "content": [LangChain.content], "name": "documents", "view": True}
+        engine = Engine(database, None, settings_for(database, api, tmp_path, flags))
+        engine.run(threading.Event())
+        with Router(database) as router:
+            routing = Routing(router, "documents")
+            store = example.make_store(routing, client, database)
+            for act in ("nothing", "cutover", "rollback"):
+                if act != "nothing":
+                    epoch = getattr(engine, act)(**({"override": {"gate": "test"}} if act == "cutover" else {})).epoch
+                    wait_for(lambda epoch=epoch: router.route("documents").epoch >= epoch)
+                assert (
+                    example.search(store, routing, "document number 7", "user")[0].page_content == "document number 7"
+                )
+            store._engine.dispose()
+        engine.close()

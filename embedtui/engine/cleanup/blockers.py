@@ -20,6 +20,7 @@ from embedtui.postgres.catalog.facts import Dependent, TableFacts
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_sql, relation
+from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.queue import count_entries
@@ -115,6 +116,14 @@ def dependent_blockers(conn: Connection, facts: TableFacts, *columns: str) -> It
 def _choice_blockers(
     conn: Connection, migration: Migration, choice: CleanupChoice, facts: TableFacts
 ) -> Iterator[Blocker]:
+    strategy = cutover_settings(migration).strategy
+    if renames(migration, choice) and not choice.keep_old and strategy in ("env_file", "hook"):
+        yield Blocker(
+            "names",
+            f"Services that {strategy} told of {migration.new_column} fail once it is called {migration.old_column}.",
+            "Keep its name (embedtui cleanup --keep-name), or override this where none goes by EMBED_COLUMN.",
+            overridable=True,
+        )
     if renames(migration, choice):
         for publication in facts.publications:
             yield Blocker(
@@ -210,10 +219,18 @@ def abort_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, ...
         return ()
     found = [blocker] if blocker is not None else []
     side = new_side(migration)
+    view = routed_view.find(conn, migration)
+    if view is not None:
+        found += [
+            Blocker("dependents", f"{what} depends on the routed view {view}.", "Drop it first.")
+            for what in routed_view.dependents(conn, view)
+        ]
     for each in traces.find(conn, migration):
         columns = [side.embedding, side.model, side.source, *migration.key_columns] if each.side_table else each.columns
         if columns:
-            found += dependent_blockers(conn, inspect_oid(conn, each.oid), *columns)
+            facts = inspect_oid(conn, each.oid)
+            rest = tuple(d for d in facts.dependents if view is None or d.name != view.regclass)
+            found += dependent_blockers(conn, replace(facts, dependents=rest), *columns)
     return tuple(found)
 
 

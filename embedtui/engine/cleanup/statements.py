@@ -21,7 +21,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.indexes import partition_indexes
 from embedtui.postgres.names import relation
-from embedtui.postgres.sides import capture
+from embedtui.postgres.sides import capture, routed_view
 from embedtui.postgres.sides.layout import new_side, scope_sql
 from embedtui.postgres.state.ending import left_check_sql, read_ending, record_sql, rows_sql
 
@@ -127,7 +127,9 @@ def _index_renames(conn: Connection, migration: Migration) -> list[tuple[TableNa
 
 def remove_sql(conn: Connection, migration: Migration) -> list[Statement]:
     """Takes everything back to before ``prepare``."""
-    statements = traces.removal_sql(traces.find(conn, migration))
+    view = routed_view.find(conn, migration)
+    statements = routed_view.drop_sql(conn, view) if view is not None else []
+    statements += traces.removal_sql(traces.find(conn, migration))
     statements += capture.remove_functions_sql(migration)
     return [*statements, *record_sql(migration, Phase.ABORTED, Side.NEW.value, migration.new_column)]
 

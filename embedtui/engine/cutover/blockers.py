@@ -19,6 +19,7 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status, is_cold
 from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.migrations import total_rows
@@ -159,7 +160,11 @@ def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]
     limit = LIMITS[cutover_settings(migration).strategy]
     if limit:
         found.append(Check("strategy", "warn", limit))
-    elif not read_listeners(conn, migration.name):
+    view = routed_view.find(conn, migration)
+    if view is not None:
+        why = f"An application follows by its search path, with schema {shown_column(view.name.schema)} first: {view}."
+        found.append(Check("routed view", "pass", why, "docs/applications.md has the lines for each framework."))
+    if not limit and not read_listeners(conn, migration.name):
         found.append(
             Check("listeners", "warn", "No Router has been heard from: nothing seems to follow this route by Router.")
         )

@@ -24,6 +24,8 @@ from embedtui.model import Blocker, Migration, PlacementKind, Side
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import new_indexes, old_indexes
+from embedtui.postgres.names import relation, shown_column
+from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.route import follow_pointer_sql, move_in_ddl
 from embedtui.postgres.state.workers import count_live_workers
@@ -68,13 +70,21 @@ class Kept:
 
 
 def service_settings(migration: Migration, side: Side) -> dict[str, str]:
-    """What a service has to know of the side that serves: flag, model and dimensions, together."""
+    """What a service has to know of the side that serves: flag, model and dimensions, table and column, together.
+
+    With strategy ``rename`` table and column keep their names, and are not told.
+    """
     model = migration.new_model if side is Side.NEW else migration.old_model
-    return {
+    told = {
         FLAG_VARIABLE: "true" if side is Side.NEW else "false",
         "EMBED_MODEL": model.name,
         "EMBED_DIMENSIONS": str(model.dimensions),
     }
+    if cutover_settings(migration).strategy == "rename":
+        return told
+    new = new_side(migration)
+    table, column = (new.table, new.embedding) if side is Side.NEW else (migration.table, migration.old_column)
+    return told | {"EMBED_TABLE": relation(table).as_string(None), "EMBED_COLUMN": shown_column(column)}
 
 
 def cutover_settings(migration: Migration) -> CutoverSettings:
@@ -290,6 +300,7 @@ def rename_blockers(conn: Connection, migration: Migration, settings: CutoverSet
         )
     facts = inspect_oid(conn, migration.table_oid)
     side = new_side(migration)
+    view = routed_view.find(conn, migration)  # it shows the new vectors, whatever they are called
     for column in (migration.old_column, side.embedding):
         found += [
             Blocker(
@@ -298,7 +309,7 @@ def rename_blockers(conn: Connection, migration: Migration, settings: CutoverSet
                 "Drop it and create it again after the exchange.",
             )
             for dependent in facts.dependents_on(column)
-            if dependent.kind != "statistics"
+            if dependent.kind != "statistics" and (view is None or dependent.name != view.regclass)
         ]
     found += [
         Blocker(

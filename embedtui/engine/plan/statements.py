@@ -11,7 +11,7 @@ from embedtui.config import IndexSettings, Settings
 from embedtui.model import Migration
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import SEARCH_PATH
-from embedtui.postgres.sides import capture, rights
+from embedtui.postgres.sides import capture, rights, routed_view
 from embedtui.postgres.sides.placement import make_placement
 
 
@@ -31,6 +31,8 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
             _text(conn, statement)
             for statement in capture.install_sql(migration, capture.attaching_roles(conn, migration))
         ]
+    if migration.stored.view and routed_view.obstacle(conn, migration) is None:
+        statements += [_text(conn, statement) for statement in routed_view.make_sql(conn, migration)]
     statements += [
         _text(conn, statement) for statement in indexes.create_sql(conn, migration, index_options(migration))
     ]

@@ -12,6 +12,7 @@ from embedtui.engine.plan.draft import Draft
 from embedtui.model import Check, Migration, PlacementKind, TableName
 from embedtui.postgres.catalog.surroundings import Surroundings, surroundings
 from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state.migrations import columns_being_filled
 
@@ -28,6 +29,7 @@ def surrounding_checks(
     yield from _check_writes(draft, found, migration.placement)
     yield from _check_event_triggers(found, migration.placement, settings)
     yield from _check_inheritance(draft, found)
+    yield from _check_view(conn, migration)
     if migration.placement is PlacementKind.TABLE:
         yield from _check_as_closed(draft, found, migration)
     loose = [name for name in found.loose_collations if name in draft.key.columns]
@@ -96,6 +98,31 @@ def _check_event_triggers(found: Surroundings, placement: PlacementKind, setting
             f"Event trigger {shown_column(each.name)} can refuse {listed}, and these are statements of prepare.",
             hint,
         )
+
+
+def _check_view(conn: Connection[Any], migration: Migration) -> Iterator[Check]:
+    """Whether a routed view can be had, and what it costs."""
+    if not migration.stored.view:
+        if migration.placement is PlacementKind.COLUMN:
+            yield Check(
+                "routed view",
+                "pass",
+                "none is asked for: view = true, or later `embedtui view`, serves an application by its search path",
+            )
+        return
+    wrong = routed_view.obstacle(conn, migration)
+    if wrong is not None:
+        yield Check("routed view", "fail", *wrong)
+        return
+    name = shown(routed_view.name_of(migration))
+    yield Check(
+        "routed view",
+        "warn",
+        f"{name} shows the table with the new vectors as {shown_column(migration.old_column)}. While it is there,"
+        " PostgreSQL refuses DROP TABLE, and DROP COLUMN and ALTER TYPE of what it shows; COPY, TRUNCATE and"
+        " ON CONFLICT ON CONSTRAINT need the table itself, and so does a role that may read only some of its columns.",
+        "Before such DDL: embedtui view --drop, and embedtui view after it.",
+    )
 
 
 def _check_inheritance(draft: Draft, found: Surroundings) -> Iterator[Check]:

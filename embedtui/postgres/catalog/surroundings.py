@@ -29,6 +29,7 @@ SELECT DISTINCT v.oid::regclass::text AS name
   JOIN pg_class v ON v.oid = w.ev_class
  WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s AND v.oid <> %(oid)s AND v.relkind = 'v'
    AND pg_relation_is_updatable(v.oid, true) & 8 <> 0
+   AND coalesce(obj_description(v.oid, 'pg_class'), '') NOT LIKE 'embedtui: routed view %%'
  ORDER BY 1
 """
 

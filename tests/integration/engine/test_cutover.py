@@ -17,6 +17,8 @@ import psycopg
 import pytest
 
 from embedtui.config import CutoverSettings
+from embedtui.engine.cleanup.blockers import cleanup_blockers
+from embedtui.engine.cleanup.choice import CleanupChoice
 from embedtui.engine.cutover import blockers, strategies
 from embedtui.engine.cutover import cutover as acts
 from embedtui.engine.cutover.cutover import Caller, cancel_postponed, cutover, flip_if_due, postpone, rollback
@@ -385,7 +387,13 @@ def test_env_file_strategy_writes_flag_and_model_together(database: str, conn: C
     cutover(database, migration, gate=PASS)
     assert "USE_V2_EMBEDDINGS=true" in path.read_text() and "EMBED_MODEL=new-model" in path.read_text()
     assert "EMBED_DIMENSIONS=8\n" in path.read_text() and "# service settings" in path.read_text()
+    assert 'EMBED_TABLE=\'"public"."documents"\'\nEMBED_COLUMN=embedding_v2\n' in path.read_text()
+    [blocker] = [each for each in cleanup_blockers(conn, now(conn, migration), CleanupChoice()) if each.name == "names"]
+    assert blocker.overridable and "--keep-name" in blocker.hint
+    kept = cleanup_blockers(conn, now(conn, migration), CleanupChoice(rename=False))
+    assert "names" not in {each.name for each in kept}
     rollback(database, migration)
+    assert "EMBED_COLUMN=embedding\n" in path.read_text()
     assert "USE_V2_EMBEDDINGS=false" in path.read_text() and "EMBED_MODEL=old-model" in path.read_text()
 
 
@@ -410,7 +418,8 @@ def test_hook_is_told_and_its_failure_undoes_the_flip_and_the_file(
     told, path = tmp_path / "told", tmp_path / ".env"
     path.write_text(ENV)
     body = (
-        f"names = 'EMBEDTUI_ACT EMBEDTUI_ROUTE EMBEDTUI_SIDE USE_V2_EMBEDDINGS EMBED_MODEL EMBED_DIMENSIONS'.split()\n"
+        f"names = 'EMBEDTUI_ACT EMBEDTUI_ROUTE EMBEDTUI_SIDE USE_V2_EMBEDDINGS EMBED_MODEL EMBED_DIMENSIONS"
+        f" EMBED_TABLE EMBED_COLUMN'.split()\n"
         f"open({str(told)!r}, 'a').write(' '.join(os.environ[n] for n in names) + chr(10))\n"
         f"print('restarting', 'token sk-abcdefgh12345678', file=sys.stderr)\n"
         f"sys.exit(3 if os.path.exists({str(tmp_path / 'fail')!r}) else 0)"
@@ -430,9 +439,9 @@ def test_hook_is_told_and_its_failure_undoes_the_flip_and_the_file(
     assert route.read_route(conn, "documents").active is Side.OLD, "a rollback is never taken back"
     assert "USE_V2_EMBEDDINGS=false" in path.read_text()
     assert told.read_text().splitlines() == [
-        "cutover documents new true new-model 8",
-        "cutover documents new true new-model 8",
-        "rollback documents old false old-model 8",
+        'cutover documents new true new-model 8 "public"."documents" embedding_v2',
+        'cutover documents new true new-model 8 "public"."documents" embedding_v2',
+        'rollback documents old false old-model 8 "public"."documents" embedding',
     ]
 
 

@@ -1,0 +1,146 @@
+"""The routed view of a migration: made with it or later, kept in step with the table, taken away on request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from embedtui.engine.access import Access
+from embedtui.errors import Refused
+from embedtui.model import Migration, Phase, PlacementKind, RouteStatus, Side
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.sides import routed_view
+from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.migrations import store_setting
+from embedtui.postgres.state.route import read_status
+
+
+@dataclass(frozen=True, slots=True)
+class ViewStatus:
+    """The routed view as it is, or would be."""
+
+    name: str
+    """As SQL writes it; empty where there is none."""
+    schema: str
+    """For a search path; empty where there is none."""
+    statements: tuple[str, ...]
+    """What an act would run, or has run."""
+
+
+def view_status(at: Access, *, drop: bool = False) -> ViewStatus:
+    """The view that is there, and the SQL that ``drop``, or making it (anew), would run."""
+    migration = at.require()
+
+    def read(conn: Connection) -> ViewStatus:
+        there = routed_view.find(conn, migration)
+        if drop:
+            statements = routed_view.drop_sql(conn, there) if there is not None else []
+        elif migration.phase.ended:
+            statements = []
+        else:
+            statements = routed_view.make_sql(conn, migration)
+        texts = tuple(statement.as_string(conn) for statement in statements)
+        return ViewStatus(str(there or ""), shown_column(there.name.schema) if there else "", texts)
+
+    return at.write(read, name="view")
+
+
+def make_view(at: Access, schema: str | None = None, stop: threading.Event | None = None) -> ViewStatus:
+    """Make the view of a migration that is under way, or bring it up to date.
+
+    Raises:
+        Refused: there is no new column yet, the migration has ended, or the view cannot be made.
+    """
+    migration = at.under_way()
+    if migration.phase in (Phase.PLAN, Phase.PREPARE):
+        raise Refused(
+            "There is no new column yet.", hint="embedtui run --until 0 prepares it; `view = true` makes both."
+        )
+
+    def work(conn: Connection) -> None:
+        if schema is not None:
+            store_setting(conn, migration.id, "view_schema", schema)
+        store_setting(conn, migration.id, "view", True)
+        _run(conn, at.require(), stop, at.say_waiting)
+
+    at.write(work, name="view")
+    return view_status(at)
+
+
+def follow_table(
+    conn: Connection, migration: Migration, stop: threading.Event, on_wait: Callable[[str], None]
+) -> str | None:
+    """Bring the view in step with the table's columns and grants; what was done or could not be, None: nothing."""
+    if not migration.stored.view or migration.placement is not PlacementKind.COLUMN or migration.phase.ended:
+        return None
+    if migration.phase in (Phase.PLAN, Phase.PREPARE) or migration.stored.cutover.strategy == "rename":
+        return None  # names that were exchanged are none to make it by: it shows the same vectors as before
+    there = routed_view.find(conn, migration)
+    if there is not None and (not there.ours or routed_view.current(conn, migration, there)):
+        return None
+    used = routed_view.dependents(conn, there) if there is not None else []
+    if used:
+        return (
+            f"The routed view {there} is behind the table, and {', '.join(used)} depends on it: make it anew by hand."
+        )
+    wrong = routed_view.obstacle(conn, migration)
+    if wrong is not None:
+        return f"The routed view is missing. {wrong[0]} {wrong[1]}"
+    _run(conn, migration, stop, on_wait)
+    return f"The routed view {there or shown(routed_view.name_of(migration))} was brought in step with the table."
+
+
+def _run(conn: Connection, migration: Migration, stop: threading.Event | None, on_wait: Callable[[str], None]) -> None:
+    there = routed_view.find(conn, migration)
+    statements = routed_view.make_sql(conn, migration)
+    # the table itself is read by them alone, which blocks nobody
+    relations = [there.name] if there is not None else []
+    run_ddl(conn, statements, stop=stop or threading.Event(), on_wait=on_wait, relations=relations)
+    add_audit(conn, migration.id, "view", f"{routed_view.find(conn, migration)}: made as the table is now")
+
+
+def drop_view(at: Access, stop: threading.Event | None = None) -> str:
+    """Take the view away; gives its name.
+
+    Raises:
+        Refused: there is none, or something needs it.
+        LockTimeout: a session holds it.
+    """
+    migration = at.require()
+
+    def work(conn: Connection) -> str:
+        there = routed_view.find(conn, migration)
+        if there is None:
+            raise Refused(f"{shown(migration.table)} has no routed view of this migration.")
+        _require_unused(conn, migration, there, read_status(conn, migration))
+        statements = routed_view.drop_sql(conn, there)
+        run_ddl(conn, statements, stop=stop or threading.Event(), on_wait=at.say_waiting, relations=[there.name])
+        store_setting(conn, migration.id, "view", False)  # no run makes it again
+        add_audit(conn, migration.id, "view", f"{there}: dropped")
+        return str(there)
+
+    return at.write(work, name="view")
+
+
+def _require_unused(
+    conn: Connection, migration: Migration, there: routed_view.RoutedView, route: RouteStatus | None
+) -> None:
+    used = routed_view.dependents(conn, there)
+    if used:
+        raise Refused(f"{', '.join(used)} depends on {there}.", hint="Drop it first, or point it at the table.")
+    if not migration.phase.ended and route is not None and (route.active is Side.NEW or route.canary):
+        raise Refused(
+            f"Reads are on the new side: an application whose search path names {there} would find the old vectors.",
+            hint="Roll back first, or drop it after the cleanup.",
+        )
+    vector = new_side(migration).embedding
+    if migration.phase is Phase.DONE and vector not in there.columns:
+        raise Refused(
+            f"The table calls the new vectors {shown_column(vector)}: without {there} an application that knows only"
+            " the former name fails.",
+            hint=f"Once none is left: DROP VIEW {there};",
+        )

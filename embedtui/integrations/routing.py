@@ -1,0 +1,124 @@
+"""One route for all that one request does: the model that embeds, and the schema in which the table is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from psycopg import sql
+
+from embedtui.model import Side
+from embedtui.router.async_client import AsyncRouter
+from embedtui.router.client import Router
+from embedtui.router.route import RouteFields
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    route: RouteFields
+    """Of the statements to come."""
+    block: RouteFields | None
+    """Of the whole block: an embedding takes no other."""
+
+
+# one variable for all: a context keeps whatever it was ever given
+_taken: ContextVar[Mapping[Routing, _Taken]] = ContextVar("embedtui_routes", default=MappingProxyType({}))
+
+
+def ends_failure(statement: object) -> bool:
+    """Whether a statement is the one that a failed transaction takes: nothing may be run before it."""
+    return isinstance(statement, str) and statement.lstrip()[:8].upper() == "ROLLBACK"
+
+
+class Routing:
+    """The route that a thread, or a task of asyncio, goes by: of its block, else of what it embedded last.
+
+    ::
+
+        routing = Routing(Router(DATABASE_URL, application_name="search"), "documents")
+        with routing.use(key=user_id) as route:   # one request: nothing in it can mix two models
+            ...
+
+    Without a block each embedding takes the route anew, and the statements after it search where its vector belongs.
+    One for the process; tasks and threads do not see each other's.
+    """
+
+    def __init__(self, router: Router | AsyncRouter, name: str, *, schema: str | None = None) -> None:
+        """Nothing is opened.
+
+        Args:
+            router: follows the pointer.
+            name: the route.
+            schema: of the routed view; None is ``<name>_v2``, as ``embedtui view`` makes it.
+        """
+        self.router = router
+        self.name = name
+        self.schema = schema or f"{name}_v2"
+
+    @property
+    def route(self) -> RouteFields:
+        """The route of this context; without one, that of now, which is not kept."""
+        taken = _taken.get().get(self)
+        return taken.route if taken is not None else self.router.route(self.name)
+
+    def take(self, *, documents: bool = False) -> RouteFields:
+        """The route to embed by, kept for the statements that follow: the block's, else that of now.
+
+        ``documents``: of texts to store. A bridge maps questions alone: these go to the new side.
+        """
+        taken = _taken.get().get(self)
+        block = taken.block if taken is not None else None
+        route = block or self.router.route(self.name)
+        if documents and route.bridged:
+            route = self.router.of_side(self.name, Side.NEW) or route
+        return self._keep(route, block)
+
+    def _keep(self, route: RouteFields, block: RouteFields | None) -> RouteFields:
+        _taken.set(MappingProxyType({**_taken.get(), self: _Taken(route, block)}))
+        return route
+
+    @contextmanager
+    def use(self, key: str | None = None, *, model: str | int | None = None) -> Iterator[RouteFields]:
+        """One route for the whole block; ``key`` and ``model`` as in :meth:`embedtui.Router.route`."""
+        before = _taken.get()
+        route = self.router.route(self.name, key, model=model)
+        self._keep(route, route)
+        try:
+            yield route
+        finally:
+            _taken.set(before)
+
+    def choose(self, old: T, new: T) -> T:
+        """What serves the side of this context's route: of two stores that name their schema themselves."""
+        return new if self.route.side is Side.NEW else old
+
+    def search_path(self, own: str) -> str:
+        """The search path of this context's route, as SQL: the application's ``own``, or the view's schema and that."""
+        if self.route.side is Side.OLD:
+            return own
+        schema = sql.Identifier(self.schema).as_string(None)
+        return f"{schema}, {own}" if own.strip() else schema
+
+    def tagged(self, statement: str) -> str:
+        """The statement with its side in a comment.
+
+        A statement that a driver has prepared for one side would fail on the other ("cached plan must not change result
+        type"): with the comment it is another one.
+        """
+        return f"{statement} /* embedtui: {self.route.side.value} */"
+
+    def fit(self, route: RouteFields, vector: Any) -> list[float]:
+        """A vector of the route's model as the route's side compares it: itself, or mapped over the bridge.
+
+        Raises:
+            Refused: it is not of the route's dimensions, so another model's.
+        """
+        bound = route.bind(vector)
+        return json.loads(bound) if route.bridged else vector  # type: ignore[no-any-return]
