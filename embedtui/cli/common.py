@@ -16,10 +16,9 @@ import click
 
 from embedtui.cli.output import plain
 from embedtui.config import Settings, load_settings
-from embedtui.engine.plan.existing import migration_name
+from embedtui.engine.plan.existing import meant_migration
 from embedtui.errors import Refused
 from embedtui.model import EventSink, Migration
-from embedtui.postgres.connect import connect
 from embedtui.postgres.names import shown
 from embedtui.redaction import remember, secrets_of
 
@@ -174,8 +173,7 @@ def open_engine(settings: Settings, on_event: EventSink | None = None, *, apart:
     """
     from embedtui.engine import Engine
 
-    with connect(settings.dsn, name="check", read_only=True) as conn:
-        name = migration_name(conn, settings)
+    name = meant_migration(settings)
     if apart:
         from embedtui.engine import SubprocessEngine
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg
+from psycopg import errors
 
-from embedtui.errors import EmbedtuiError, Interrupted
+from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
+from embedtui.formatting import duration
 from embedtui.logs import unexpected
-from embedtui.postgres.connect import Connection, Link, exhausted, lost, retryable, translate
+from embedtui.postgres.connect import Connection, Link, exhausted, lost, retryable, short_of_memory, translate
 
 T = TypeVar("T")
 
@@ -19,6 +22,10 @@ FIRST_WAIT = 0.2
 LONGEST_WAIT = 5.0
 TOLD_AFTER = 3
 """Failures in a row of a statement that may be repeated (lock time-outs, cancelled) after which that is said."""
+
+
+MEMORY_TRIES = 4
+"""Times in a row that the server may have too little memory for a statement: another may have had it just then."""
 
 
 def with_database(
@@ -32,6 +39,10 @@ def with_database(
 ) -> T:
     """Run ``work`` on the link's connection; while the database is away, wait and run it again from its start.
 
+    A lost server, a full disk and somebody else's locks are waited for without end. What the server can do no better
+    next time is not: a statement cut by its time-out gets a longer one, one for which memory was short goes without
+    parallel workers, and where that does not help either the error is raised.
+
     ``work`` has to be safe to repeat: one transaction, or reads. Waiting happens with no transaction open.
 
     Raises:
@@ -40,13 +51,18 @@ def with_database(
     """
     wait = FIRST_WAIT
     away = False
-    failures = 0
+    failures = short = 0
     while True:
+        began = time.monotonic()
         try:
             result = work(link.get())
         except (psycopg.Error, EmbedtuiError) as error:
-            if not (lost(error) or retryable(error)):
+            if short_of_memory(error) and short < MEMORY_TRIES:
+                short += 1
+                link.work_alone()
+            elif not (lost(error) or retryable(error)):
                 raise translate(error) from error
+            _require_time(link, error, time.monotonic() - began)
             failures += 1
             if lost(error) and not exhausted(error):
                 link.drop()
@@ -61,6 +77,16 @@ def with_database(
         if stop.wait(wait * random.uniform(0.5, 1.0)):
             raise Interrupted("Stopped while waiting for the database.", hint="Run again to go on.")
         wait = min(wait * 2, longest_wait)
+
+
+def _require_time(link: Link, error: BaseException, took: float) -> None:
+    """Give a statement that its time-out cut a longer one; a cancel by somebody else comes sooner."""
+    allowed = link.statement_timeout_ms / 1000
+    if isinstance(error, errors.QueryCanceled) and 0 < allowed <= took and not link.allow_longer():
+        raise DatabaseError(
+            f"The server did not get a statement done in {duration(allowed, exact=True)}.",
+            hint="Look for what slows it down (pg_stat_activity, a missing ANALYZE), then run again.",
+        ) from error
 
 
 def fatal(error: BaseException) -> EmbedtuiError:

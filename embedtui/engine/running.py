@@ -207,8 +207,11 @@ class Runner:
 
         Raises the error itself where the table is as it was.
         """
-        migration = self._at.require()
-        change = self._at.read(lambda conn: table_change(conn, migration))
+        try:
+            migration = self._at.require()
+            change = self._at.read(lambda conn: table_change(conn, migration))
+        except DatabaseLost:  # it went away with what failed, which is the thing to tell
+            raise error from None
         if change is None:
             if same_names(worked, migration):
                 raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -35,6 +36,16 @@ CANONICAL = {
 }
 """All that a value's text form depends on beside the value, of all our sessions and of change capture in the
 application's: a row's key is compared as text, and what one session writes another has to find."""
+
+MORE_MEMORY = (
+    "Give it more: a container's /dev/shm by `docker run --shm-size=2g` or an emptyDir in memory, or set"
+    " dynamic_shared_memory_type = mmap; or ask for less: index.parallel_workers = 0, a smaller"
+    " index.maintenance_work_mem."
+)
+
+STATEMENT_TIMEOUT_MS = 60_000
+LONGEST_STATEMENT_MS = 16 * 60_000
+"""A statement that cannot be made smaller and was cut by its time-out is given up to so long."""
 
 Connection = psycopg.Connection[Any]
 
@@ -91,7 +102,7 @@ def connect(
     *,
     name: str,
     autocommit: bool = True,
-    statement_timeout_ms: int = 60_000,
+    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     lock_timeout_ms: int = 5_000,
     connect_timeout: int = 10,
     read_only: bool = False,
@@ -159,14 +170,26 @@ def lost(error: BaseException) -> bool:
         return False
     if isinstance(error, psycopg.OperationalError):
         state = error.sqlstate or ""
-        # 57P0x: shutdown, crash, starting up; 08: connection; 53: out of connections, memory, disk
-        return state == "" or state.startswith(("08", "57P", "53"))
+        # 57P0x: shutdown, crash, starting up; 08: connection; 53: out of connections, disk (memory: see below)
+        return state == "" or (state.startswith(("08", "57P", "53")) and not short_of_memory(error))
     return isinstance(error, psycopg.InterfaceError)
 
 
 def exhausted(error: BaseException) -> bool:
     """Whether the server is out of disk or memory: the session itself is well, and its locks tell that we live."""
     return (getattr(error, "sqlstate", None) or "").startswith("53")
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Whether the server had too little memory for this very statement, shared memory among it.
+
+    Asking for the same again gets the same answer, unlike with a full disk, whose code (53100) a shared memory segment
+    that cannot be made has as well. What tells them apart is where in the server it was raised: messages are in the
+    server's language.
+    """
+    if isinstance(error, errors.OutOfMemory):
+        return True
+    return isinstance(error, psycopg.Error) and (error.diag.source_file or "").endswith("dsm_impl.c")
 
 
 def retryable(error: BaseException) -> bool:
@@ -227,6 +250,10 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
         hint = "The table changed under the migration: restore it, or give up."
         return DatabaseError(f"{line}.", hint=hint, remedies=(Remedy.ABORT,))
+    if short_of_memory(error):
+        return DatabaseError(f"The server has too little memory: {line}.", hint=MORE_MEMORY)
+    if isinstance(error, errors.ProgramLimitExceeded) and "maintenance_work_mem" in lower:  # pgvector's, of ivfflat
+        return DatabaseError(f"{line}.", hint="Raise index.maintenance_work_mem above that, then run again.")
     if isinstance(error, errors.DiskFull):
         return DatabaseLost(f"The server's disk is full: {line}.", hint="Free disk space; the work goes on by itself.")
     if (
@@ -306,6 +333,28 @@ class Link:
                     self.drop()  # half opened is not open: the next call does all of it again
                     raise
         return self._conn
+
+    @property
+    def statement_timeout_ms(self) -> int:
+        """How long a statement may take; 0 is for ever."""
+        return int(self._options.get("statement_timeout_ms", STATEMENT_TIMEOUT_MS))
+
+    def allow_longer(self) -> bool:
+        """Twice the time for a statement from now on, in later sessions as well; False where that is the longest."""
+        if not 0 < self.statement_timeout_ms < LONGEST_STATEMENT_MS:
+            return False
+        self._options["statement_timeout_ms"] = min(2 * self.statement_timeout_ms, LONGEST_STATEMENT_MS)
+        self._set("statement_timeout", f"{self.statement_timeout_ms}ms")
+        return True
+
+    def work_alone(self) -> None:
+        """No parallel workers for this session's queries: each query's share a segment of shared memory."""
+        self._set("max_parallel_workers_per_gather", "0")
+
+    def _set(self, name: str, value: str) -> None:
+        if self._conn is not None and not self._conn.closed:
+            with contextlib.suppress(psycopg.Error):  # who comes next is told
+                self._conn.execute("SELECT pg_catalog.set_config(%s, %s, false)", (name, value))
 
     def drop(self) -> None:
         """Close the connection, if any."""

@@ -18,6 +18,7 @@ from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Phase
 from tests.acceptance.test_database_faults import OURS
+from tests.kits.cli_kit import Shell
 from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
 
 OTHER = "another-model"
@@ -136,6 +137,38 @@ def test_a_lock_at_the_start_is_ridden_out(
     assert run.error is None, run.error
     assert engine.verify().clean
     engine.close()
+
+
+@pytest.mark.parametrize("command", ["run", "status"])
+@pytest.mark.parametrize("cuts", [1, 3])
+def test_a_command_whose_first_look_is_cut_looks_again(
+    database: str, api: LoopbackServer, tmp_path: Path, command: str, cuts: int
+) -> None:
+    """A command first finds out which migration is meant; it waits for a lock there, and is cut."""
+    make_documents(database, 50)
+    settings = settings_for(database, api, tmp_path, {"placement": "column"})
+    engine = Engine(database, settings=settings)
+    engine.prepare()
+    engine.close()
+    shell = Shell(tmp_path, settings.environ)
+    options = ("--table", "documents", "--old-model", OLD, "--placement", "column") if command == "run" else ()
+    looks = (
+        f"SELECT pg_terminate_backend(pid) {OURS} AND application_name = 'embedtui/check' AND wait_event_type = 'Lock'"
+    )
+    with psycopg.connect(database) as locker, psycopg.connect(database, autocommit=True) as conn:
+        locker.execute("LOCK TABLE embedtui.migration IN ACCESS EXCLUSIVE MODE")
+        process = shell.start(command, *options)
+        cut = 0
+
+        def looking() -> bool:
+            nonlocal cut
+            cut += len(conn.execute(looks).fetchall())
+            return cut >= cuts or process.poll() is not None
+
+        wait_for(looking)
+        locker.rollback()
+        out, err = process.communicate(timeout=90)
+    assert cut == cuts and process.returncode == 0, (cut, out, err)
 
 
 def test_a_database_that_is_not_there_is_said_at_once(database: str, api: LoopbackServer, tmp_path: Path) -> None:

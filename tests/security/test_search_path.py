@@ -187,6 +187,7 @@ async def test_a_service_with_its_own_search_path_meets_nothing_planted(
 
 
 def test_every_session_has_our_search_path_whatever_role_database_or_string_say(hostile: Hostile) -> None:
+    assert SEARCH_PATH == "pg_catalog, pg_temp", "nobody else's schema, and temporary objects last"
     hostile.as_admin("CREATE SCHEMA app", f"ALTER DATABASE {hostile.database} SET search_path = app, public")
     string = psycopg.conninfo.make_conninfo(hostile.admin, options="-c search_path=public,app")
     for dsn, home in ((hostile.admin, ["app", "public"]), (string, ["public", "app"])):

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 POLL = 0.1
 """Seconds between looks at the stop signal while waiting."""
+IDLE_SECONDS = 0.25
+"""Pause between looks at what others may change: an empty queue, a hold."""
 WRITE_LOCK_MS = 500
 """Longest wait for a lock in a transaction that writes vectors."""
 PACER_HOLDS = ("provider", "spend_cap", "rate")

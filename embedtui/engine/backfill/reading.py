@@ -52,7 +52,7 @@ class ShardReader:
             try:
                 end = place.last_block_within(conn, shard.leaf, first, end, READ_BYTES)
                 return place.read_shard(conn, shard.leaf, first, end, shard.filenode), end
-            except psycopg.errors.QueryCanceled:
+            except (psycopg.errors.QueryCanceled, psycopg.errors.OutOfMemory):
                 if end == first:
                     raise
                 self._blocks_per_read = (end - first + 1) // 2

@@ -15,13 +15,13 @@ import psycopg
 from embedtui.engine.backfill.backfill import Backfill
 from embedtui.engine.backfill.batch.jobs import BatchJobs
 from embedtui.engine.backfill.embedding import ConfigurationFault, RowEmbedder
-from embedtui.engine.backfill.job import Job, now
+from embedtui.engine.backfill.index_stage import IndexStage
+from embedtui.engine.backfill.job import IDLE_SECONDS, Job, now
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.engine.backfill.partitions import queue_unseen
 from embedtui.engine.backfill.sizing import RequestSize
 from embedtui.engine.backfill.sync import Sync
 from embedtui.engine.cutover.cutover import flip_if_due
-from embedtui.engine.plan.statements import index_options
 from embedtui.engine.prepare import count_total
 from embedtui.engine.resilience import fatal
 from embedtui.engine.validate.evaluation import current_evaluation
@@ -30,25 +30,20 @@ from embedtui.formatting import counted
 from embedtui.model import (
     EmbeddingModel,
     FaultClass,
-    IndexMethod,
-    IndexStatus,
     Key,
     Migration,
     Phase,
     PhaseChanged,
-    Progressed,
     RouteFlipped,
 )
-from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.sides import capture
-from embedtui.postgres.state.audit import add_audit, add_audit_once
+from embedtui.postgres.state.audit import add_audit_once
 from embedtui.postgres.state.migrations import load_migration, set_phase
 from embedtui.postgres.state.models import load_learnt, store_learnt
 from embedtui.postgres.state.partitions import remember_partitions, unseen_partitions
 from embedtui.postgres.state.queue import EVERY_KIND, last_entry, queue_keys, waits
 from embedtui.postgres.state.shards import plan_shards
-from embedtui.postgres.state.workers import Wanted
 from embedtui.providers import Embedder, ProviderFault, make_embedder
 
 T = TypeVar("T")
@@ -57,8 +52,6 @@ SWEEP_LIMIT = 5_000
 """Rows that the final sweep queues at a time; where there are more, the shards are read anew."""
 DRAIN_SECONDS = 90.0
 """Longest wait for the queue; a key put off comes up again within a minute."""
-IDLE_SECONDS = 0.25
-"""Pause between looks at an empty queue."""
 SWEEP_ROUNDS_WITHOUT_GAIN = 20
 """Sweeps that find the same rows (locked by the application for long), each a second apart, before that is said."""
 
@@ -145,6 +138,7 @@ class Stages:
         self._pacer = Pacer(job.dsn, job.migration)
         job.follow_pacer(lambda: self._pacer.hold, lambda: self._pacer.in_flight)
         self._link = job.link("stage", statement_timeout_ms=0)
+        self._index = IndexStage(job, self._link, lasting=follow, why_stopped=self._why_stopped)
         self._sync_error: EmbedtuiError | None = None
 
     def run(self) -> None:
@@ -224,7 +218,7 @@ class Stages:
                 self._sweep(new)
                 self._enter(Phase.INDEX, Phase.BACKFILL)
             elif phase is Phase.INDEX:
-                self._index()
+                self._index.run()
                 self._enter(Phase.VALIDATE, Phase.INDEX)
             elif phase.ended:
                 return
@@ -348,68 +342,6 @@ class Stages:
             if time.monotonic() > deadline:
                 self._job.note("Changes that were not captured are still being scanned for: `embedtui run` again.")
                 return
-
-    def _index(self) -> None:
-        migration = self._job.migration
-        if migration.index_method is IndexMethod.NONE:
-            return
-        done = None
-        while done is None:
-            if not self._await_release():
-                return
-            done = self._build(migration)
-        if done.built:
-            self._database(
-                lambda conn: add_audit(conn, migration.id, "index", f"{done.name} built in {done.seconds:.1f} s")
-            )
-        for notice in done.notices:
-            self._job.note(notice)
-
-    def _await_release(self) -> bool:
-        """Wait while the operators hold the index back; sync goes on meanwhile. Whether it is still to be built."""
-        while True:
-            began = time.monotonic()
-            present = self._migration()
-            self._job.heed(Wanted(paused=present.desired == "pause", index_held=present.index_held), began)
-            if not self._job.wanted.index_held or present.phase is not Phase.INDEX:
-                break
-            self._job.doing("waiting: the index is held")
-            self._job.hold("index", "an operator holds it back")
-            if self._job.stop.wait(IDLE_SECONDS):
-                break
-        self._job.release("index")
-        if self._job.stop.is_set():
-            raise self._why_stopped()
-        return present.phase is Phase.INDEX
-
-    def _build(self, migration: Migration) -> indexes.IndexBuild | None:
-        """Build the index; None where an operator held it back meanwhile, and the build was cancelled."""
-        self._job.doing("building the index")
-        stop = self._job.child_stop()
-
-        def progress(status: IndexStatus) -> None:
-            share = f" {status.done * 100 // status.total} %" if status.done is not None and status.total else ""
-            waiting = f", waiting for {status.waiting_for}" if status.waiting_for else ""
-            self._job.doing(f"index: {status.phase}{share}{waiting}")
-            self._job.emit(Progressed(now(), f"Index: {status.phase}{share}{waiting}", status.done or 0, status.total))
-            if self._job.wanted.index_held:
-                stop.set()
-
-        def build(_: Connection) -> indexes.IndexBuild:
-            return indexes.build(
-                lambda: connect(self._job.dsn, name="index", statement_timeout_ms=0, lock_timeout_ms=0),
-                migration,
-                index_options(migration),
-                stop,
-                progress,
-            )
-
-        try:
-            return self._database(build)
-        except Interrupted:
-            if self._job.stop.is_set():
-                raise
-            return None
 
     # ------------------------------------------------------------------------------------------------ side threads
 

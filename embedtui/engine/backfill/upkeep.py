@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
@@ -51,6 +52,8 @@ class Upkeep:
         self._scan_at = 0.0
         self._rights = ""
         """What was granted on the table and the new side, as last looked at."""
+        self._keys_per_read = sys.maxsize
+        """Made smaller by the statement time-out, and kept, as the backfill's."""
         self._mended_fault = 0
         """Newest fault of change capture after which it was installed anew."""
         self._capture_broken = ""
@@ -94,7 +97,14 @@ class Upkeep:
         self._rights = rights.digest(conn, self._job.migration)
 
     def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
-        """The rows with these keys; one that the server cannot read is left to a scan and stops no other."""
+        """The rows with these keys; one that the server cannot read is left to a scan and stops no other.
+
+        What the statement time-out cuts is read in smaller parts, then and later.
+        """
+        if len(keys) > self._keys_per_read:
+            most = self._keys_per_read
+            return [*self.read_keys(conn, keys[:most]), *self.read_keys(conn, keys[most:])]
+        half = len(keys) // 2
         try:
             with conn.transaction():
                 return self._job.placement.read_keys(conn, keys)
@@ -102,7 +112,10 @@ class Upkeep:
             if len(keys) == 1:
                 capture.add_fault(conn, self._job.migration, f"a key reads as none: {error.diag.message_primary}")
                 return []
-        half = len(keys) // 2
+        except (psycopg.errors.QueryCanceled, psycopg.errors.OutOfMemory):
+            if len(keys) == 1:
+                raise
+            self._keys_per_read = half
         return [*self.read_keys(conn, keys[:half]), *self.read_keys(conn, keys[half:])]
 
     def scan(self) -> int:

@@ -56,7 +56,7 @@ def cutover_blockers(
     found = [*unsaid_blockers(migration), *settings_blockers(settings, percent), *_gate(gate)]
     found += [*_sync(conn, migration), *_faults(conn, migration)]
     if not any(blocker.name == "sync" for blocker in found):
-        found += _coverage(conn, migration)
+        found += _coverage(conn, migration) or ()
     if migration.index_method is not IndexMethod.NONE:
         status = index_status(conn, migration)
         if not status.exists:
@@ -111,7 +111,8 @@ def _faults(conn: Connection, migration: Migration) -> list[Blocker]:
     return [Blocker("faults", message, "Retry, truncate or skip them.", True)]
 
 
-def _coverage(conn: Connection, migration: Migration) -> list[Blocker]:
+def _coverage(conn: Connection, migration: Migration) -> list[Blocker] | None:
+    """Rows that no search of the new side would find; None where looking takes too long."""
     allowed = int(total_rows(conn, migration.id) * MISSING_TOLERATED)
     waiting, _ = read_backlog(conn, migration.id, BACKLOG_REFUSED)
     try:
@@ -122,7 +123,7 @@ def _coverage(conn: Connection, migration: Migration) -> list[Blocker]:
             more = len(behind) == limit
             behind -= waiting_keys(conn, migration.id)
     except errors.QueryCanceled:
-        return []
+        return None
     if len(behind) <= allowed:
         return []
     rows = f"{len(behind):,} rows or more have" if more else counted(len(behind), "row has", "rows have")
@@ -155,6 +156,16 @@ def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]
                 "old_model",
                 "warn",
                 f"{migration.old_model.called} no longer answers: rows edited after the cutover age on its side.",
+            )
+        )
+    if _coverage(conn, migration) is None:
+        found.append(
+            Check(
+                "coverage",
+                "unknown",
+                f"Not known how many rows have no current new vector: the look takes over {_CHECK_MS / 1000:g} s.",
+                "The gate counted them at its evaluation; a scan of every row counts them now.",
+                (Remedy.VERIFY,),
             )
         )
     limit = LIMITS[cutover_settings(migration).strategy]

@@ -18,6 +18,7 @@ from embedtui.engine.plan.models import model_checks
 from embedtui.engine.plan.placement import fired_by_update
 from embedtui.engine.plan.presets.checks import framework_checks
 from embedtui.engine.plan.scope import scope_checks
+from embedtui.engine.plan.server import routine_checks
 from embedtui.engine.plan.surroundings import surrounding_checks
 from embedtui.engine.plan.vectors import length_check, vector_checks
 from embedtui.formatting import counted
@@ -41,6 +42,7 @@ def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, s
     yield from _check_server(draft)
     yield from _check_rights(draft, migration)
     yield from _check_index_method(conn, migration)
+    yield from routine_checks(conn, draft, settings)
     yield from _check_table(draft, migration.placement)
     yield from _check_foreign_key(draft, migration)
     yield from scope_checks(conn, migration, settings)
@@ -98,12 +100,13 @@ def _check_rights(draft: Draft, migration: Migration) -> Iterator[Check]:
             missing.append(what)
             grants.append(grant)
 
+    schema = shown_column(facts.table.schema)
+    if placement is PlacementKind.TABLE or migration.index_method is not IndexMethod.NONE:  # an index, too
+        need(facts.may_create_in_schema, f"create in schema {schema}", f"GRANT CREATE ON SCHEMA {schema} TO {role}")
     if placement is PlacementKind.COLUMN:
         need(facts.is_owner, f"own {table}", f"GRANT {shown_column(facts.owner)} TO {role}")
         need(facts.may_update, f"update {table}", f"GRANT UPDATE ON {table} TO {role}")
     else:
-        schema = shown_column(facts.table.schema)
-        need(facts.may_create_in_schema, f"create in schema {schema}", f"GRANT CREATE ON SCHEMA {schema} TO {role}")
         if migration.stored.by_triggers:  # a trigger that a subscription's worker fires as well is its owner's to make
             owner = f"GRANT {shown_column(facts.owner)} TO {role}"
             need(facts.is_owner, f"put triggers on {table} that always fire", owner)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, Error
 
 from embedtui.config import SPECS, ModelSettings, Settings
 from embedtui.engine.local import as_set_here
-from embedtui.errors import SettingsError, TableError
+from embedtui.errors import DatabaseUnreachable, EmbedtuiError, SettingsError, TableError
 from embedtui.model import PlacementKind
 from embedtui.postgres.catalog.tables import find_table, readings
+from embedtui.postgres.connect import connect, lost, retryable, translate
 from embedtui.postgres.state import migrations as state
+
+PATIENCE = 30.0
+"""Seconds for which a command looks again for the migration that is meant."""
+PAUSE_SECONDS = 0.3
 
 
 def migration_name(conn: Connection[Any], settings: Settings) -> str | None:
@@ -53,6 +59,26 @@ def _of_table(known: Mapping[str, str | None], settings: Settings) -> str | None
     raise SettingsError(
         f"Several migrations of this table are under way: {', '.join(known)}.", hint="Say which one: --name NAME."
     )
+
+
+def meant_migration(settings: Settings) -> str | None:
+    """As :func:`migration_name`, on a connection of its own: the first look of every command.
+
+    A session that is cut, or a lock, is ridden out for a while, as the start of the work itself does; a command that
+    only shows something does not wait for ever.
+
+    Raises the settings' and the database's errors.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with connect(settings.dsn, name="check", read_only=True) as conn:
+                return migration_name(conn, settings)
+        except (Error, EmbedtuiError) as error:
+            passing = (lost(error) and not isinstance(error, DatabaseUnreachable)) or retryable(error)
+            if not passing or time.monotonic() > deadline:
+                raise translate(error, dsn=settings.dsn) from error
+        time.sleep(PAUSE_SECONDS)
 
 
 def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Settings:

@@ -10,6 +10,7 @@ from psycopg import Connection
 
 from embedtui.engine.plan.draft import Draft
 from embedtui.engine.plan.estimates import TextEstimate
+from embedtui.engine.plan.server import shared_memory_check
 from embedtui.engine.plan.statements import index_options
 from embedtui.formatting import counted, duration, size
 from embedtui.model import Check, IndexMethod, Migration, PlacementKind
@@ -31,6 +32,7 @@ def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
     width = 2 if migration.vector_type == "halfvec" else 4
     vectors = rows * (migration.new_model.dimensions * width + 8)
     yield from _check_memory(conn, draft, migration, rows)
+    yield from shared_memory_check(conn, migration)
     yield from _check_heap(draft, migration, rows, vectors)
     yield Check(
         "disk",

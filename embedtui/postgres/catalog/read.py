@@ -25,6 +25,8 @@ def read_first(
     return rows[0] if rows else None
 
 
-def read_one(conn: Connection[Any], query: LiteralString) -> dict[str, Any]:
+def read_one(
+    conn: Connection[Any], query: LiteralString, params: Mapping[str, object] | Sequence[object] = ()
+) -> dict[str, Any]:
     """The row of a query that has exactly one, by column name."""
-    return read_all(conn, query)[0]
+    return read_all(conn, query, params)[0]

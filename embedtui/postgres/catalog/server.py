@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, Error
 
 from embedtui.errors import DatabaseError
 from embedtui.postgres.catalog.facts import ServerFacts
@@ -80,11 +82,68 @@ def version_tuple(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
+@dataclass(frozen=True, slots=True)
+class BuildMemory:
+    """What the server gives an index build. Sizes in bytes."""
+
+    allowed: int
+    """``maintenance_work_mem``, as wanted or the server's."""
+    workers: int
+    """``max_parallel_maintenance_workers``."""
+    shared: str
+    """``dynamic_shared_memory_type``: posix is /dev/shm."""
+    vector_version: str
+    may_read_files: bool
+    shared_size: int | None = None
+    """Of /dev/shm; None where this role may not look."""
+
+
+_BUILD = """
+SELECT pg_size_bytes(coalesce(%s, current_setting('maintenance_work_mem'))) AS allowed,
+       current_setting('max_parallel_maintenance_workers')::int AS workers,
+       current_setting('dynamic_shared_memory_type') AS shared,
+       (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector_version,
+       pg_has_role('pg_read_server_files', 'USAGE')
+           AND has_function_privilege('pg_read_file(text,bigint,bigint,boolean)', 'EXECUTE') AS may_read_files
+"""
+
+
+def build_memory(conn: Connection[Any], wanted: str | None) -> BuildMemory:
+    """What an index build gets, with ``wanted`` as its maintenance_work_mem (None: the server's)."""
+    found = BuildMemory(**read_one(conn, _BUILD, [wanted]))
+    if found.shared != "posix" or not found.may_read_files:
+        return found
+    try:
+        with conn.transaction():
+            row = conn.execute("SELECT pg_read_file('/proc/self/mounts', 0, 1000000, true)").fetchone()
+    except Error:  # another operating system, or a sandbox
+        return found
+    return replace(found, shared_size=_mounted_size((row and row[0]) or "", "/dev/shm"))
+
+
+def _mounted_size(mounts: str, folder: str) -> int | None:
+    """Size of a memory file system as its mount options have it; the last mount of a folder is the one seen."""
+    options = [fields[3] for fields in map(str.split, mounts.splitlines()) if len(fields) > 3 and fields[1] == folder]
+    found = re.search(r"\bsize=(\d+)k\b", options[-1]) if options else None
+    return int(found[1]) * 1024 if found else None
+
+
 def size_in_bytes(conn: Connection[Any], size: str) -> int:
     """Bytes of a size as PostgreSQL's settings have it, e.g. ``4GB``."""
     row = conn.execute("SELECT pg_size_bytes(%s)", [size]).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def forbidden_routines(conn: Connection[Any], names: Iterable[str]) -> list[str]:
+    """Those of the catalog's routines, written as ``name(types)``, that are missing or not this role's to execute."""
+    rows = conn.execute(
+        "SELECT name FROM unnest(%s::text[]) AS name"
+        " WHERE NOT coalesce(has_function_privilege(to_regprocedure('pg_catalog.' || name)::oid, 'EXECUTE'), false)"
+        " ORDER BY name",
+        [sorted(names)],
+    )
+    return [name for (name,) in rows]
 
 
 def long_transactions(conn: Connection[Any], seconds: float) -> tuple[int, int]:

@@ -57,6 +57,7 @@ def build(
     options: IndexSettings,
     stop: threading.Event,
     on_progress: Callable[[IndexStatus], None] | None = None,
+    on_begin: Callable[[str], None] | None = None,
 ) -> IndexBuild:
     """Make the index and return when it is valid; blocks for as long as that takes.
 
@@ -69,6 +70,7 @@ def build(
         options: how to build.
         stop: set it to cancel the build; its leftover is dropped where that takes no longer than ``DROP_SECONDS``.
         on_progress: called about twice a second from a thread of its own.
+        on_begin: called with an index's name before each CREATE INDEX that takes long.
 
     Raises:
         Interrupted: ``stop`` was set.
@@ -82,7 +84,7 @@ def build(
     notices: list[str] = []
     with connect() as conn, connect() as watch:
         conn.add_notice_handler(lambda notice: notices.append(redact(notice.message_primary or "")))
-        builder = _Builder(conn, watch, migration, options, stop, on_progress or _ignore)
+        builder = _Builder(conn, watch, migration, options, stop, on_progress or _ignore, on_begin or _ignore)
         built = builder.run()
         side = new_side(migration)
         root = new_indexes(conn, migration)
@@ -101,7 +103,7 @@ def build(
     return IndexBuild(root[0].name, built, time.monotonic() - began, row[0] if row else 0, tuple(notices))
 
 
-def _ignore(_status: IndexStatus) -> None:
+def _ignore(_: object) -> None:
     pass
 
 
@@ -116,6 +118,7 @@ class _Builder:
         options: IndexSettings,
         stop: threading.Event,
         on_progress: Callable[[IndexStatus], None],
+        on_begin: Callable[[str], None],
     ) -> None:
         self._conn = conn
         self._watch = watch
@@ -123,6 +126,7 @@ class _Builder:
         self._options = options
         self._stop = stop
         self._on_progress = on_progress
+        self._on_begin = on_begin
 
     def run(self) -> bool:
         """Make every index of the tree valid; True where one had to be built."""
@@ -187,6 +191,7 @@ class _Builder:
         return found is None and target.leaf
 
     def _create_concurrently(self, create: sql.Composed, target: Target) -> None:
+        self._on_begin(target.name)
         try:
             with self._watched():
                 self._conn.execute(create)

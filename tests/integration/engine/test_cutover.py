@@ -274,6 +274,20 @@ def test_notices_tell_what_does_not_block(database: str, conn: Connection) -> No
 # --------------------------------------------------------------------------------------------------- postponement
 
 
+def test_a_look_for_missing_vectors_that_takes_too_long_is_said(
+    database: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row without a vector was found, and that is not that there are none."""
+    migration = make(database)
+    assert "coverage" not in {check.name for check in blockers.cutover_notices(conn, migration)}
+    monkeypatch.setattr(blockers, "_CHECK_MS", 100)
+    with psycopg.connect(database) as other:
+        other.execute("LOCK TABLE documents IN ACCESS EXCLUSIVE MODE")
+        notices = {check.name: check for check in blockers.cutover_notices(conn, migration)}
+    assert notices["coverage"].result == "unknown" and "0.1 s" in notices["coverage"].detail
+    assert "embedtui verify" in notices["coverage"].advice
+
+
 def test_postponed_cutover_waits_for_the_queue_then_flips(database: str, conn: Connection) -> None:
     migration = make(database)
     assert flip_if_due(database, migration, PASS) is None
