@@ -1,8 +1,59 @@
--- What else is sent with a request, as the settings last had it: to be seen and compared, never to be followed. Fields
--- for documents are part of the model's identity (see models.py), so they stand in its fingerprint, too.
-ALTER TABLE embedtui.model
-    ADD COLUMN extra_body jsonb NOT NULL DEFAULT '{}',
-    ADD COLUMN timeout_seconds double precision NOT NULL DEFAULT 60;
+-- A bridge: a linear map from the new model's vectors to the old one's, with the figures it was chosen by. It never
+-- changes: a map fitted again is another one, and who holds a version holds it whole.
+CREATE TABLE embedtui.bridge (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    migration integer NOT NULL REFERENCES embedtui.migration,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    role name NOT NULL DEFAULT current_user,
+    figures jsonb NOT NULL
+);
 
--- Requests on the wire, by each worker's own count.
-ALTER TABLE embedtui.worker ADD COLUMN in_flight integer NOT NULL DEFAULT 0;
+-- Its matrix: what makes one dimension of an old vector, cut into parts that a page holds, so that none is kept apart
+-- from its row. The type is pgvector's, whose inner product makes a mapped vector in the database.
+DO $$
+BEGIN
+    EXECUTE format(
+        'CREATE TABLE embedtui.bridge_row (
+             bridge integer NOT NULL REFERENCES embedtui.bridge ON DELETE CASCADE,
+             position integer NOT NULL,  -- of the old dimension, from 1
+             first integer NOT NULL,     -- of the new dimensions in this part, from 1
+             shift double precision NOT NULL,
+             weights %I.vector NOT NULL,
+             PRIMARY KEY (bridge, position, first))',
+        (SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+         WHERE e.extname = 'vector'));
+END $$;
+ALTER TABLE embedtui.bridge_row ALTER COLUMN weights SET STORAGE PLAIN;
+
+-- Rows that it is fitted on, in the order in which they were drawn, before any is embedded: who goes on with it goes on
+-- with these, wherever in the table they stand by then.
+CREATE TABLE embedtui.bridge_sample (
+    migration integer NOT NULL REFERENCES embedtui.migration,
+    number integer NOT NULL,
+    shard bigint NOT NULL REFERENCES embedtui.shard ON DELETE CASCADE,
+    page bigint NOT NULL,
+    key text[] NOT NULL,
+    PRIMARY KEY (migration, number)
+);
+
+-- bridging: searches by the new model's vectors go through the map to the old side while that one serves. The map stays
+-- when it is off, and through a cutover, for the requests under way and for the way back.
+ALTER TABLE embedtui.route
+    ADD COLUMN bridge integer REFERENCES embedtui.bridge,
+    ADD COLUMN bridging boolean NOT NULL DEFAULT false CHECK (NOT bridging OR bridge IS NOT NULL);
+
+-- whoever reads the pointer reads what it serves by; a service that reports itself follows it, and needs the map
+DO $$
+DECLARE
+    g record;
+BEGIN
+    FOR g IN SELECT DISTINCT a.grantee, c.relname
+             FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+             WHERE a.grantee NOT IN (0, c.relowner)
+               AND (c.oid = 'embedtui.route'::regclass AND a.privilege_type = 'SELECT'
+                    OR c.oid = 'embedtui.listener'::regclass AND a.privilege_type = 'DELETE')
+    LOOP
+        EXECUTE format('GRANT SELECT ON embedtui.%I TO %s',
+                       CASE g.relname WHEN 'route' THEN 'bridge' ELSE 'bridge_row' END, g.grantee::regrole);
+    END LOOP;
+END $$;

@@ -12,7 +12,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import lock_schema
 from embedtui.postgres.trust import require_trusted_objects
 
-VERSION = 11
+VERSION = 8
 
 
 def installed_version(conn: Connection) -> int:
@@ -66,10 +66,7 @@ def install(conn: Connection) -> None:
             " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
         for number in range(version + 1, VERSION + 1):
-            script = resources.files("embedtui.postgres.state").joinpath(f"{number:04d}.sql")
-            if not script.is_file():  # numbers may be left out
-                continue
-            text = script.read_text("utf-8")
+            text = resources.files("embedtui.postgres.state").joinpath(f"{number:04d}.sql").read_text("utf-8")
             try:
                 conn.execute(sql.SQL(text))
             except psycopg.errors.DuplicateTable as error:

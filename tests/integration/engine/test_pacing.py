@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -699,6 +700,8 @@ def test_a_lost_connection_is_waited_out(kit: Kit) -> None:
 
 def test_a_dead_database_is_named_and_waited_for() -> None:
     with tempfile.TemporaryDirectory(prefix="embedtui-test-") as folder, EmbeddedServer(Path(folder) / "pg") as server:
+        with psycopg.connect(server.dsn("postgres"), autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION vector")
         kit = Kit(server.dsn("postgres"))
         pacer = kit.pacer()
         kit.request(pacer)
