@@ -101,7 +101,8 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def scene(folder: Path, api: LoopbackServer, tmp_path: Path) -> Iterator[Scene]:
-    with EmbeddedServer(folder / "pg", settings=FAST) as server:
+    settings = {**FAST, "synchronous_commit": "on"}  # it crashes, and what was committed stays
+    with EmbeddedServer(folder / "pg", settings=settings) as server:
         made = Scene(server, api, tmp_path)
         yield made
         made.operator.close()
@@ -208,26 +209,27 @@ def test_a_build_that_is_broken_off_is_not_repeated_without_end(scene: Scene, co
 # --------------------------------------------------------------------------------------------- a process that is killed
 
 
-def kill_builds(scene: Scene, stop: Callable[[], bool], first: int = 10**9) -> int:
-    """Kill the process of each build, as the kernel does for want of memory; how many were.
+@pytest.fixture
+def slow(scene: Scene) -> Scene:
+    """Each build takes three seconds more, in which its process can be killed."""
+    scene.execute(
+        "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_catalog.pg_sleep(3); END'"
+    )
+    scene.execute(
+        "CREATE EVENT TRIGGER wait ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION public.wait()"
+    )
+    return scene
 
-    An open writer keeps the builds waiting.
-    """
+
+def kill_builds(scene: Scene, stop: Callable[[], bool], first: int = 10**9) -> int:
+    """Kill the process of each build, as the kernel does for want of memory; how many were."""
     killed = 0
     while not stop() and killed < first:
-        with (
-            contextlib.suppress(psycopg.Error),
-            psycopg.connect(scene.dsn) as app,
-            psycopg.connect(scene.dsn, autocommit=True) as conn,
-        ):
-            found: list[int] = []
-            while not found and not stop():
-                app.rollback()  # the leftover of the last build is dropped first, and waits for writers, too
-                app.execute("LOCK TABLE documents IN ROW EXCLUSIVE MODE")
-                end = time.monotonic() + 1
-                while not found and time.monotonic() < end:
-                    found = [pid for (pid,) in conn.execute("SELECT pid FROM pg_stat_progress_create_index")]
-                    time.sleep(0.02)
+        time.sleep(0.02)
+        with contextlib.suppress(psycopg.Error), psycopg.connect(scene.dsn, autocommit=True) as conn:
+            builds = "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CREATE INDEX CONC%'"
+            found = [pid for (pid,) in conn.execute(builds)]
             for pid in found:
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
@@ -236,42 +238,39 @@ def kill_builds(scene: Scene, stop: Callable[[], bool], first: int = 10**9) -> i
     return killed
 
 
-def test_a_killed_build_is_repeated_a_few_times_and_no_more(scene: Scene) -> None:
+def test_a_killed_build_is_repeated_a_few_times_and_no_more(slow: Scene) -> None:
     errors: list[EmbedtuiError | None] = []
-    scene.operator.hold_index()
-    thread = threading.Thread(target=lambda: errors.append(scene.run()), daemon=True)
+    thread = threading.Thread(target=lambda: errors.append(slow.run()), daemon=True)
     thread.start()
-    wait_for(scene.held)
-    scene.operator.hold_index(False)
-    assert kill_builds(scene, lambda: not thread.is_alive()) == TRIES
+    assert kill_builds(slow, lambda: not thread.is_alive()) == TRIES
     thread.join()
     (error,) = errors
     assert isinstance(error, DatabaseError) and f"broken off {TRIES} times" in error.message
     assert "index.maintenance_work_mem" in error.hint
-    assert "0 parallel workers" in scene.said()[-1]
-    wait_for(lambda: scene.seen(lambda snapshot: snapshot.phase is Phase.INDEX), "it does not restart")
-    assert scene.run() is None
-    assert scene.operator.snapshot().index.valid
+    assert "0 parallel workers" in slow.said()[-1]
+    wait_for(lambda: slow.seen(lambda snapshot: snapshot.phase is Phase.INDEX), "it does not restart")
+    assert slow.run() is None
+    assert slow.operator.snapshot().index.valid
 
 
-def test_a_build_that_is_killed_once_goes_on_by_itself(scene: Scene) -> None:
-    with scene.following():
-        assert kill_builds(scene, scene.held, first=1) == 1
-        wait_for(lambda: scene.seen(lambda snapshot: snapshot.phase is Phase.VALIDATE))
-    assert scene.operator.snapshot().index.valid
+def test_a_build_that_is_killed_once_goes_on_by_itself(slow: Scene) -> None:
+    with slow.following():
+        assert kill_builds(slow, slow.held, first=1) == 1
+        wait_for(lambda: slow.seen(lambda snapshot: snapshot.phase is Phase.VALIDATE))
+    assert slow.operator.snapshot().index.valid
 
 
-def test_who_follows_goes_on_with_sync_and_builds_when_asked(scene: Scene) -> None:
-    with scene.following():
-        assert kill_builds(scene, scene.held) == TRIES
-        scene.execute("UPDATE documents SET content = 'edited meanwhile' WHERE id < 10")
-        wait_for(lambda: scene.operator.snapshot().sync.queued == 0)
-        assert scene.operator.snapshot().phase is Phase.INDEX
-        (hold,) = scene.operator.snapshot().reasons
+def test_who_follows_goes_on_with_sync_and_builds_when_asked(slow: Scene) -> None:
+    with slow.following():
+        assert kill_builds(slow, slow.held) == TRIES
+        slow.execute("UPDATE documents SET content = 'edited meanwhile' WHERE id < 10")
+        wait_for(lambda: slow.operator.snapshot().sync.queued == 0)
+        assert slow.operator.snapshot().phase is Phase.INDEX
+        (hold,) = slow.operator.snapshot().reasons
         assert f"broken off {TRIES} times" in hold.detail
-        assert any("held back" in said for said in scene.said())
-        scene.operator.hold_index(False)
-        wait_for(lambda: scene.operator.snapshot().phase is Phase.VALIDATE)
-    assert scene.operator.verify().clean
-    acts = [entry.act for entry in scene.operator.audit()]
+        assert any("held back" in said for said in slow.said())
+        slow.operator.hold_index(False)
+        wait_for(lambda: slow.operator.snapshot().phase is Phase.VALIDATE)
+    assert slow.operator.verify().clean
+    acts = [entry.act for entry in slow.operator.audit()]
     assert "index failed" in acts and "index" in acts
