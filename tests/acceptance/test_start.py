@@ -17,6 +17,7 @@ from embedtui.engine import prepare as preparing
 from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Phase
+from embedtui.postgres.connect import Connection
 from tests.acceptance.test_database_faults import OURS
 from tests.kits.cli_kit import Shell
 from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
@@ -256,14 +257,16 @@ def test_of_two_first_runs_with_different_wishes_one_is_refused(
     """Both have looked before either has begun; each is let go on only once the other has come as far."""
     make_documents(database, 30)
     both = threading.Barrier(2, timeout=30)
-    name = "_install" if moment == "install" else "_create"
-    plain = getattr(preparing, name)
+    install = preparing._install
 
-    def meet(*arguments: object) -> object:
-        both.wait()
-        return plain(*arguments)
+    def meet(conn: Connection) -> None:
+        if moment == "install":
+            both.wait()
+        install(conn)
+        if moment == "create":
+            both.wait()
 
-    monkeypatch.setattr(preparing, name, meet)
+    monkeypatch.setattr(preparing, "_install", meet)
     first = engine_for(database, api, tmp_path, content=("content",))
     other = engine_for(database, api, tmp_path, **{"content": ("content",), **second})
     errors: list[EmbedtuiError] = []

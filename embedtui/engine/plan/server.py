@@ -12,22 +12,11 @@ from embedtui.engine.plan.draft import Draft
 from embedtui.engine.plan.statements import index_options
 from embedtui.formatting import size
 from embedtui.model import Check, IndexMethod, Migration
-from embedtui.postgres.catalog.server import build_memory, forbidden_routines, version_tuple
+from embedtui.postgres.catalog.server import NEEDED, build_memory, forbidden_routines, version_tuple
 from embedtui.postgres.names import shown_column
 
 PARALLEL_HNSW = (0, 6)
 """pgvector builds HNSW with parallel workers from here on."""
-
-NEEDED = (
-    "hash_record_extended(record, bigint)",
-    "hashtextextended(text, bigint)",
-    "pg_advisory_xact_lock(integer, integer)",
-    "pg_try_advisory_lock(integer, integer)",
-    "pg_try_advisory_lock(bigint)",
-    "pg_advisory_unlock(bigint)",
-    "pg_notify(text, text)",
-)
-"""Routines without which nothing goes; a hardened database may have taken EXECUTE from PUBLIC."""
 
 MEASURES = {
     "throttle.max_replica_lag_seconds": ("pg_current_wal_lsn()", "pg_stat_get_wal_senders()"),

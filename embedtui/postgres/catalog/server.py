@@ -39,6 +39,17 @@ SELECT current_setting('server_version_num')::int AS version,
        (SELECT count(*)::int FROM pg_prepared_xacts WHERE database = current_database()) AS prepared_transactions
 """
 
+NEEDED = (
+    "hash_record_extended(record, bigint)",
+    "hashtextextended(text, bigint)",
+    "pg_advisory_xact_lock(integer, integer)",
+    "pg_try_advisory_lock(integer, integer)",
+    "pg_try_advisory_lock(bigint)",
+    "pg_advisory_unlock(bigint)",
+    "pg_notify(text, text)",
+)
+"""Routines without which nothing goes; a hardened database may have taken EXECUTE from PUBLIC."""
+
 
 def server_facts(conn: Connection[Any]) -> ServerFacts:
     """Read the facts of the server behind ``conn``.
