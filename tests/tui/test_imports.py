@@ -7,7 +7,10 @@ import sys
 
 ALLOWED = (
     "embedtui",
-    *(f"embedtui.{name}" for name in ("errors", "formatting", "logs", "model", "redaction", "tracebacks", "tui")),
+    *(
+        f"embedtui.{name}"
+        for name in ("arrays", "errors", "formatting", "logs", "model", "redaction", "tracebacks", "tui")
+    ),
 )
 SAY_LOADED = """
 import sys
