@@ -57,12 +57,11 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
     progress = ProgressLine()
     with engine_for(settings, events.put) as engine, stop_signals() as stop:
         try:
-            watched(engine, lambda: engine.run(stop, until=until, follow=follow), progress, stop, events)
+            snapshot = watched(engine, lambda: engine.run(stop, until=until, follow=follow), progress, stop, events)
         except EmbedtuiError:
             if stop.is_set():
                 raise Interrupted("Stopped. What is paid for is stored.", hint="Go on with `embedtui run`.") from None
             raise
-        snapshot = engine.snapshot()
     if as_json:
         emit_json(_status_data(snapshot))
     else:

@@ -106,7 +106,7 @@ def test_sessions_cut_until_the_end_are_ridden_out(
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["first run", "later run"])
-@pytest.mark.parametrize("locked", ["documents", "embedtui.migration"])
+@pytest.mark.parametrize("locked", ["documents", "embedtui.migration", "embedtui.route"])
 def test_a_lock_at_the_start_is_ridden_out(
     database: str, api: LoopbackServer, tmp_path: Path, begun: bool, locked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
