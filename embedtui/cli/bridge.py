@@ -13,7 +13,7 @@ from embedtui.cli.work import watched
 from embedtui.config import Settings
 from embedtui.engine.overrides import Overrides
 from embedtui.errors import EmbedtuiError, Interrupted
-from embedtui.formatting import counted
+from embedtui.formatting import counted, percent
 from embedtui.model import Event
 from embedtui.model.bridge import BridgeFigures, BridgeReport
 
@@ -83,7 +83,8 @@ def _print(report: BridgeReport) -> None:
 def _say_figures(name: str, figures: BridgeFigures) -> None:
     first, ten, overlap = figures.recall_1, figures.recall_10, figures.overlap_10
     say(
-        f"{name:<10} {first.mean:.0%} find themselves first, {ten.mean:.0%} ({ten.low:.0%} to {ten.high:.0%}) in the"
-        f" first ten of {figures.pool:,}; {overlap.mean:.0%} of the old neighbours"
+        f"{name:<10} {percent(first.mean)} find themselves first,"
+        f" {percent(ten.mean)} ({percent(ten.low)} to {percent(ten.high)}) in the first ten of"
+        f" {figures.pool:,}; {percent(overlap.mean)} of the old neighbours"
         f" ({counted(figures.rows, 'row', 'rows')})"
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedtui.arrays import np
-from embedtui.formatting import counted
+from embedtui.formatting import percent
 from embedtui.model.evaluation import Interval
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def in_words(status: BridgeStatus) -> str:
     """How good it is, in one line."""
     figures = status.figures
     return (
-        f"finds {figures.overlap_10.mean:.0%} of what the old model found,"
-        f" {figures.recall_10.mean:.0%} of {counted(figures.rows, 'held-out row', 'held-out rows')} themselves"
+        f"finds {percent(figures.overlap_10.mean)} of what the old model found,"
+        f" and {percent(figures.recall_10.mean)} of {figures.rows:,} held-out rows by their text"
     )
 
 

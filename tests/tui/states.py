@@ -8,6 +8,9 @@ from datetime import UTC, datetime, timedelta
 from embedtui.model import (
     AuditEntry,
     BackfillStatus,
+    BatchJobStatus,
+    BatchOffer,
+    BatchStatus,
     Blocker,
     Check,
     Comparison,
@@ -39,6 +42,7 @@ from embedtui.model import (
     ThreadStatus,
     WorkerStatus,
 )
+from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from tests.kits.samples import sample_migration
 
 NOW = datetime(2026, 3, 14, 3, 12, 44, tzinfo=UTC)
@@ -203,10 +207,43 @@ DONE = replace(
     next_why="Finished; log and registry stay.",
 )
 
+BATCH = replace(
+    RUNNING,
+    backfill=replace(BACKFILL, rate=None, eta_seconds=None, in_flight=None),
+    batch=BatchStatus(
+        (
+            BatchJobStatus(4, "batch_6a1f", "in_progress", 50_000, 400, 100, 7_200.0),
+            BatchJobStatus(5, "batch_6a20", "validating", 12_000, 100, 50, 3_600.0),
+        ),
+        3, 40_000, 4_000_000, 0.26, 0.52,
+    ),
+)  # fmt: skip
+RATE_LIMITED = replace(
+    RUNNING,
+    condition=Condition.THROTTLED,
+    reasons=(Hold("rate", "Now 12 requests and 4,000 tokens a minute; found: 600 requests.", ago(seconds=4)),),
+)
+_FOUND = Interval(0.87, 0.83, 0.9)
+BRIDGED = replace(
+    RUNNING,
+    migration=replace(MIGRATION, old_model=replace(OLD, retired=True)),
+    route=replace(
+        RUNNING.route,
+        epoch=2,
+        bridging=True,
+        bridge=1,
+        bridge_found=BridgeStatus("ridge", 0.3, 3_000, BridgeFigures(_FOUND, _FOUND, _FOUND, 212, 1_000)),
+    ),
+    notices=("text-embedding-004 was shut down on 2026-01-14 (ai.google.dev/gemini-api/docs/deprecations).",),
+)
+
 STATES = {
     "fresh": FRESH,
     "running": RUNNING,
     "throttled": THROTTLED,
+    "rate-limited": RATE_LIMITED,
+    "batch": BATCH,
+    "bridged": BRIDGED,
     "faulted": FAULTED,
     "paused": PAUSED,
     "indexing": INDEXING,
@@ -379,4 +416,5 @@ PLAN = Plan(
         "CREATE TRIGGER embedtui_1_update AFTER UPDATE ON public.documents FOR EACH ROW WHEN (OLD.title IS DISTINCT FROM NEW.title OR OLD.body IS DISTINCT FROM NEW.body) EXECUTE FUNCTION embedtui.capture_1()",  # noqa: E501
         "CREATE INDEX CONCURRENTLY documents_embedding_v2_idx ON public.documents USING hnsw (embedding_v2 public.vector_cosine_ops)",  # noqa: E501
     ),
+    batch=BatchOffer(6.33, 86_400.0, 2, False),
 )  # fmt: skip

@@ -50,7 +50,7 @@ def test_batch_jobs_are_shown_with_age_eta_and_what_they_save() -> None:
     )
     batch = BatchStatus(jobs, 3, 40_000, 4_000_000, 0.26, 0.52)
     text = panels.backfill(View(replace(states.RUNNING, batch=batch), UP), 80, 9).plain
-    assert "2 batch jobs, 62.0k rows, 2 h 00 m old" in text
+    assert "jobs     2, 62.0k rows, 2 h 00 m old" in text
     assert "ETA" in text
     assert "6 h 00 m" in text, "three times as long again as the older one took for its quarter"
     assert "saved $0.2600" in text
@@ -131,6 +131,6 @@ def test_what_serves_through_a_bridge_is_said_with_how_good_it_is() -> None:
     found = BridgeStatus("ridge", 0.3, 3000, BridgeFigures(share, share, share, 212, 1000))
     bridged = replace(states.RUNNING.route, bridging=True, bridge=1, bridge_found=found)
     text = panels.route(View(replace(states.RUNNING, route=bridged), UP), 120, 9).plain
-    assert "finds 87% of what the old model found, 87% of 212 held-out rows themselves" in text
+    assert "finds 87 % of what the old model found, and 87 % of 212 held-out rows by their text" in text
     cut_over = replace(bridged, active=Side.NEW)
     assert "held-out" not in panels.route(View(replace(states.RUNNING, route=cut_over), UP), 120, 9).plain

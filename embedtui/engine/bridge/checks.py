@@ -5,6 +5,7 @@ from __future__ import annotations
 from embedtui.arrays import np, npt
 from embedtui.engine.bridge.maps import Moments, Rows, ridge
 from embedtui.errors import Refused
+from embedtui.formatting import percent
 from embedtui.model.bridge import LinearMap
 
 LEAST_ROWS = 100
@@ -55,8 +56,8 @@ def require_pairs(new: Rows, old: Rows) -> None:
     gain, share = two_models(new, old)
     if gain > _GAIN:
         raise Refused(
-            f"The old column seems to hold vectors of two models: about {share:.0%} of the rows follow a map of their"
-            f" own (two maps explain {gain:.0%} more of what differs than one).",
+            f"The old column seems to hold vectors of two models: about {percent(share)} of the rows follow a map of"
+            f" their own (two maps explain {percent(gain)} more of what differs than one).",
             hint="Migrate them apart, or embed the table anew: no single map serves both.",
         )
 

@@ -10,6 +10,7 @@ from embedtui.arrays import np, npt
 from embedtui.engine.bridge.checks import require_pairs
 from embedtui.engine.bridge.maps import Moments, Rows, identity, orthogonal, ridge, scaled
 from embedtui.engine.bridge.measuring import POOL, Field
+from embedtui.formatting import percent
 from embedtui.model import Distance
 from embedtui.model.bridge import BridgeFigures, BridgePoint, BridgeStatus, LinearMap
 
@@ -99,15 +100,15 @@ def why_refused(figures: BridgeFigures, shuffled: BridgeFigures) -> str:
     """Why such a map had better not serve; empty where nothing is against it."""
     if shuffled.recall_10.high >= max(0.5 * figures.recall_10.mean, 0.1):
         return (
-            f"Pairs shuffled at random fit nearly as well ({shuffled.recall_10.mean:.0%} find themselves among the"
+            f"Pairs shuffled at random fit nearly as well ({percent(shuffled.recall_10.mean)} find themselves among the"
             " first ten): the old vectors hardly differ, and the figures say nothing."
         )
     if figures.recall_10.mean >= BOUND:
         return ""
     return (
-        f"Of {figures.rows:,} rows held out {figures.recall_10.mean:.0%} find themselves among the first ten of"
-        f" {figures.pool:,}; below {BOUND:.0%} a bridged search is not worth serving. The text behind the old vectors"
-        " may be another one, or more rows may help."
+        f"Of {figures.rows:,} rows held out {percent(figures.recall_10.mean)} find themselves among the first ten of"
+        f" {figures.pool:,}; below {percent(BOUND)} a bridged search is not worth serving. The text behind the old"
+        " vectors may be another one, or more rows may help."
     )
 
 

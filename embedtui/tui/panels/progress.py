@@ -39,7 +39,7 @@ def backfill(view: View, width: int, height: int) -> Content:
     shards = f"{figures.number(status.shards_done)}/{figures.number(status.shards)} shards" if status.shards else ""
     roomy = of.cell_length + len(shards) < width
     rows.append(draw.row(of, draw.line((shards, "$muted")), width) if roomy else of)
-    spare = height - 7
+    spare = height - 7 - bool(here and snapshot.batch.jobs)
     speed = draw.field(
         "rate", (figures.rate(status.rate) + (" rows/s" if status.rate is not None else ""), "bold" if here else "")
     )
@@ -48,7 +48,8 @@ def backfill(view: View, width: int, height: int) -> Content:
         speed = draw.row(speed, draw.sparkline(view.rates, min(room, 40), "$new"), width) if room > 5 else speed
     rows.append(speed)
     if here and snapshot.batch.jobs:
-        rows.append(draw.field("ETA", (figures.duration(snapshot.batch.eta_seconds), "bold"), *_jobs(snapshot)))
+        rows.append(draw.field("ETA", (figures.duration(snapshot.batch.eta_seconds), "bold"), (" by jobs", "$muted")))
+        rows.append(draw.field("jobs", *_jobs(snapshot)))
     elif here and status.eta_seconds is not None:
         rows.append(
             draw.field("ETA", (figures.duration(status.eta_seconds), "bold"), (" at the recent rate", "$muted"))
@@ -95,8 +96,8 @@ def _cost(snapshot: Snapshot) -> list[draw.Part]:
 def _jobs(snapshot: Snapshot) -> list[draw.Part]:
     """Batch jobs under way: how many, with how many rows, and the oldest one's age."""
     jobs = snapshot.batch.jobs
-    text = f" {len(jobs)} batch {'job' if len(jobs) == 1 else 'jobs'}, {figures.short(snapshot.batch.waiting)} rows"
-    return [(text, "$muted"), (f", {figures.duration(jobs[0].age_seconds)} old", "$muted")]
+    held = f", {figures.short(snapshot.batch.waiting)} rows, {figures.duration(jobs[0].age_seconds)} old"
+    return [(str(len(jobs)), "bold"), (held, "$muted")]
 
 
 def _hot_share(snapshot: Snapshot) -> list[draw.Part]:

@@ -37,13 +37,15 @@ def route(view: View, width: int, height: int) -> Content:
         )
     else:
         rows.append(draw.field("moved", ("never", "$muted"), (f"  epoch {status.epoch}", "$muted")))
-    rows += [draw.line((f"! {safe.line(notice)}", "$warning")) for notice in snapshot.notices]
-    rows.append(draw.field("routers", *_routers(status.listeners, status.epoch)))
+    for notice in snapshot.notices:
+        rows += draw.wrapped(f"! {safe.line(notice)}", width, "$warning", 2)
     if status.bridged and status.bridge_found is not None:
-        rows.append(draw.field("bridged", (safe.line(in_words(status.bridge_found)), "bold $warning")))
+        said = draw.wrapped(in_words(status.bridge_found), width - 9, "bold $warning", 2)
+        rows += [draw.field("" if number else "bridged", each) for number, each in enumerate(said)]
     if status.pending:
         rows.append(draw.line(("◐ postponed: ", "bold $warning"), (safe.line(status.pending), "$warning")))
     rows += rollback(view, width)
+    rows.append(draw.field("routers", *_routers(status.listeners, status.epoch)))
     if snapshot.evaluation is not None or height > len(rows):
         rows += evaluation(view)
     if snapshot.soak_seconds is not None:

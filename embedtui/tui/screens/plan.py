@@ -116,18 +116,18 @@ class PlanScreen(DashboardScreen):
             (f"~{figures.money(plan.estimated_cost)}", "bold"),
             ("  ", ""),
             (f"~{figures.duration(plan.estimated_seconds)}", "bold"),
-            *_batch_parts(plan),
-            (f"   {plan.placement}", "bold $new"),
         )
-        rows = [draw.cut(first, width), draw.cut(draw.line((safe.line(plan.placement_why), "$muted")), width)]
-        return draw.lines(rows, height)
+        second = draw.line(
+            (f"{plan.placement}", "bold $new"), *_batch_parts(plan), (f"  {safe.line(plan.placement_why)}", "$muted")
+        )
+        return draw.lines([draw.cut(first, width), draw.cut(second, width)], height)
 
 
 def _batch_parts(plan: Plan) -> list[draw.Part]:
     if plan.batch is None:
         return []
-    mark = "batch " if plan.batch.chosen else "or batch "
-    return [(f"  {mark}", "$muted"), (f"~{figures.money(plan.batch.cost)}", "bold"), (" in 24 h", "$muted")]
+    mark = "by batch jobs " if plan.batch.chosen else "or by batch jobs "
+    return [(f"  {mark}", "$muted"), (f"~{figures.money(plan.batch.cost)}", "bold"), (", each in 24 h", "$muted")]
 
 
 def sql_text(plan: Plan) -> str:
