@@ -105,6 +105,10 @@ class LockTimeout(DatabaseError):
     title = "Waiting for a lock"
 
 
+class Locked(LockTimeout):
+    """A single statement met somebody's lock for as long as its session waits; the next try may not."""
+
+
 class ProviderError(EmbedtuiError):
     """The embedding provider cannot be used as configured."""
 

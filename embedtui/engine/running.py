@@ -31,7 +31,7 @@ from embedtui.errors import (
     DatabaseUnreachable,
     EmbedtuiError,
     Interrupted,
-    LockTimeout,
+    Locked,
     ProviderError,
     Refused,
     TableChanged,
@@ -84,29 +84,19 @@ class Runner:
         while True:
             try:
                 if self._round(self._at.require(), stop, until, follow):
-                    return self._last_look(stop)
-            except DatabaseLost as error:
+                    return self._at.snapshot()
+            except (DatabaseLost, Locked) as error:
                 self._at.emit(Noted(now(), f"Waiting for the database: {error.message}"))
                 if stop.wait(wait):
                     raise Interrupted("Stopped while waiting for the database.", hint="Run again to go on.") from error
                 wait = min(wait * 2, LONGEST_WAIT)
-
-    def _last_look(self, stop: threading.Event) -> Snapshot:
-        """The state at the end; all is done, and a lock that somebody holds on it only delays that."""
-        while True:
-            try:
-                return self._at.snapshot()
-            except LockTimeout as error:
-                self._at.emit(Noted(now(), f"Waiting for a lock: {error.message}"))
-                if stop.wait(FIRST_WAIT):
-                    raise Interrupted("Stopped while waiting for a lock.", hint="Run again to go on.") from error
 
     def _round(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> bool:
         """Whether that was the last round."""
         try:
             migration = self._follow_table(stop)
             self._run_once(migration, stop, until, follow)
-        except DatabaseLost:
+        except (DatabaseLost, Locked):
             raise
         except (ConfigurationFault, DatabaseError, TableError) as error:
             fault = error if isinstance(error, ConfigurationFault) else self._table_changed(migration, error)

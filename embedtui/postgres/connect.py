@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from embedtui.errors import DatabaseError, DatabaseLost, DatabaseUnreachable, EmbedtuiError, LockTimeout, Refused
+from embedtui.errors import DatabaseError, DatabaseLost, DatabaseUnreachable, EmbedtuiError, Locked, Refused
 from embedtui.model import Remedy
 from embedtui.postgres import dsn as strings
 from embedtui.postgres.trust import require_trusted_schema
@@ -196,7 +196,7 @@ def retryable(error: BaseException) -> bool:
     """Whether the same transaction may be tried again as it is: serialization, deadlock, lock time-out, cancelled."""
     return isinstance(
         error,
-        errors.SerializationFailure | errors.DeadlockDetected | errors.LockNotAvailable | errors.QueryCanceled,
+        Locked | errors.SerializationFailure | errors.DeadlockDetected | errors.LockNotAvailable | errors.QueryCanceled,
     )
 
 
@@ -229,7 +229,7 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
             f"Not permitted: {line}.", hint="Ask for the right, or use the role that owns the table in DATABASE_URL."
         )
     if isinstance(error, errors.LockNotAvailable):
-        return LockTimeout(f"{line}.", hint="Somebody holds a lock on it; it is tried again.")
+        return Locked(f"{line}.", hint="Somebody holds a lock on it; it is tried again.")
     if isinstance(error, errors.ReadOnlySqlTransaction):
         return DatabaseError("The server is read-only (a standby?).", hint="Point DATABASE_URL at the primary server.")
     if isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName) and "embedtui." in lower:

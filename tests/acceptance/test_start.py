@@ -117,9 +117,9 @@ def test_a_lock_at_the_start_is_ridden_out(
         def __init__(self, dsn: str, name: str, **options: object) -> None:
             super().__init__(dsn, name, **{"lock_timeout_ms": 100, **options})
 
-    monkeypatch.setattr(running, "Link", Impatient)
     connect = running.connect
     for module in (access, running):
+        monkeypatch.setattr(module, "Link", Impatient)
         monkeypatch.setattr(
             module, "connect", lambda dsn, **options: connect(dsn, **{"lock_timeout_ms": 100, **options})
         )
