@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from embedtui.engine.access import Access
 from embedtui.errors import Refused
@@ -53,7 +53,7 @@ def make_view(at: Access, schema: str | None = None, stop: threading.Event | Non
     """Make the view of a migration that is under way, or bring it up to date.
 
     Raises:
-        Refused: there is no new column yet, the migration has ended, or the view cannot be made.
+        Refused: there is no new column yet, the migration has ended, or the view cannot be made; nothing is changed.
     """
     migration = at.under_way()
     if migration.phase in (Phase.PLAN, Phase.PREPARE):
@@ -61,11 +61,19 @@ def make_view(at: Access, schema: str | None = None, stop: threading.Event | Non
             "There is no new column yet.", hint="embedtui run --until 0 prepares it; `view = true` makes both."
         )
 
+    said: dict[str, object] = {"view": True, **({"view_schema": schema} if schema is not None else {})}
+    wanted = replace(migration, settings={**migration.settings, **said})
+
     def work(conn: Connection) -> None:
-        if schema is not None:
-            store_setting(conn, migration.id, "view_schema", schema)
-        store_setting(conn, migration.id, "view", True)
-        _run(conn, at.require(), stop, at.say_waiting)
+        there = routed_view.find(conn, migration)
+        if there is not None and schema is not None and there.name.schema != schema:
+            raise Refused(f"The routed view is {there} already.", hint="To have it elsewhere: embedtui view --drop")
+        wrong = routed_view.obstacle(conn, wanted)
+        if wrong is not None:
+            raise Refused(wrong[0], hint=wrong[1])
+        for name, value in said.items():
+            store_setting(conn, migration.id, name, value)
+        _run(conn, wanted, stop, at.say_waiting)
 
     at.write(work, name="view")
     return view_status(at)

@@ -250,6 +250,12 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
         hint = "The table changed under the migration: restore it, or give up."
         return DatabaseError(f"{line}.", hint=hint, remedies=(Remedy.ABORT,))
+    if isinstance(error, psycopg.DataError) and error.sqlstate is not None:
+        return DatabaseError(
+            f"{line}.",
+            hint="SQL over a row fails on one of the rows: scope or content_sql, or the table's own (an index, a"
+            " trigger). Change that row, or write it to have a value for every row: CASE, nullif().",
+        )
     if short_of_memory(error):
         return DatabaseError(f"The server has too little memory: {line}.", hint=MORE_MEMORY)
     if isinstance(error, errors.ProgramLimitExceeded) and "maintenance_work_mem" in lower:  # pgvector's, of ivfflat

@@ -163,6 +163,7 @@ def _read(conn: Connection[Any], table: TableName, given: str) -> _Read:
             found.append(row)
     (frame, *_), (text, tree, kind, kind_name, relations) = found
     head, _, tail = frame.partition("true")
+    head = head.rstrip()  # a CASE is written on lines of its own
     if not (text.startswith(head) and text.endswith(tail)):
         raise psycopg.errors.SyntaxError("it is more than one expression")
     pairs = tuple((int(oid), int(number)) for oid, number in relations)

@@ -12,7 +12,7 @@ from embedtui.arrays import np, npt
 from embedtui.model import Migration, TableName
 from embedtui.postgres.values import equal_sql, key_types, text_sql, value_sql
 
-_IDENTIFIER_BYTES = 63
+IDENTIFIER_BYTES = 63
 
 _LONGEST_SUFFIX = len("_source")
 
@@ -62,16 +62,16 @@ def either(names: Iterable[str]) -> str:
 
 def suffixed(name: str, suffix: str) -> str:
     """``name`` with a suffix, within PostgreSQL's 63 bytes for it and what else is made from it."""
-    room = _IDENTIFIER_BYTES - len(suffix) - _LONGEST_SUFFIX
+    room = IDENTIFIER_BYTES - len(suffix) - _LONGEST_SUFFIX
     return name.encode()[:room].decode(errors="ignore") + suffix
 
 
 def fitted(name: str) -> str:
     """``name`` within PostgreSQL's 63 bytes: cut in the middle, keeping the telling end."""
-    if len(name.encode()) <= _IDENTIFIER_BYTES:
+    if len(name.encode()) <= IDENTIFIER_BYTES:
         return name
-    end = name[-20:].encode()[-_IDENTIFIER_BYTES:].decode(errors="ignore")  # twenty may have four bytes each
-    return name.encode()[: _IDENTIFIER_BYTES - len(end.encode())].decode(errors="ignore") + end
+    end = name[-20:].encode()[-IDENTIFIER_BYTES:].decode(errors="ignore")  # twenty may have four bytes each
+    return name.encode()[: IDENTIFIER_BYTES - len(end.encode())].decode(errors="ignore") + end
 
 
 def relation(name: TableName) -> sql.Identifier:

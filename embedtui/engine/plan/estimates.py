@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from psycopg import Connection
 
 from embedtui.config import CHARACTERS_PER_TOKEN, Settings
 from embedtui.engine.plan.draft import Draft
+from embedtui.errors import SettingsError
 from embedtui.model import Migration
 from embedtui.postgres.sides.texts import count_texts
 from embedtui.providers import RateLimits
@@ -36,13 +38,26 @@ class TextEstimate:
 
 
 def estimate_texts(conn: Connection[Any], migration: Migration, draft: Draft) -> TextEstimate:
-    """Count rows and texts: all of a small table, a sample of the blocks of a bigger one."""
+    """Count rows and texts: all of a small table, a sample of the blocks of a bigger one.
+
+    Raises:
+        SettingsError: scope or content fails on a row.
+    """
     facts = draft.facts
     size = facts.total_bytes - sum(index.bytes for index in facts.indexes)
     exact = size <= FULL_SCAN_BYTES or not facts.rows
     percent = None if exact else min(100.0, max(0.001, 100 * SAMPLE_ROWS / (facts.rows or 1)))
     long = int(migration.new_model.max_input_tokens * CHARACTERS_PER_TOKEN)
-    read = count_texts(conn, migration, long, percent)
+    try:
+        read = count_texts(conn, migration, long, percent)
+    except psycopg.DataError as error:
+        given = [each.given for each in (migration.scope, migration.content) if each is not None]
+        if not given:
+            raise
+        raise SettingsError(
+            f"{' or '.join(given)} fails on a row of the table: {error.diag.message_primary}.",
+            hint="It has to have a value for every row, also for those that are written later: CASE, nullif().",
+        ) from None
     if migration.scope is not None and percent is not None:
         rows = round(read.rows * 100 / percent)
     else:

@@ -10,6 +10,7 @@ from psycopg import Connection
 from embedtui.config import Settings
 from embedtui.engine.plan.checks import DATABASE_CHECKS, provider_check, standing_checks
 from embedtui.engine.plan.draft import Draft, resolve
+from embedtui.engine.plan.estimates import estimate_texts
 from embedtui.engine.plan.existing import migration_name
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.proof import proof_check
@@ -101,6 +102,7 @@ def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, as
 
     Raises:
         DatabaseError, ProviderError, Refused: by the first check that failed.
+        SettingsError: scope or content fails on a row.
     """
     placement, _ = choose_placement(draft, settings)
     migration = draft.migration(placement)
@@ -119,6 +121,8 @@ def _in_turn(
     conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings, ask: bool
 ) -> Iterator[Check]:
     """The checks one after the other: what costs something is asked once all else is well."""
+    if migration.scope is not None or migration.content is not None:
+        estimate_texts(conn, migration, draft)  # these have to have a value for every row
     yield from standing_checks(conn, draft, migration, settings)
     yield from provider_check(settings, migration, ask=ask).checks(draft, settings)
     if ask:

@@ -15,7 +15,7 @@ from embedtui.errors import Refused
 from embedtui.model import Migration, PlacementKind, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
-from embedtui.postgres.names import relation, shown, shown_column, suffixed
+from embedtui.postgres.names import IDENTIFIER_BYTES, relation, shown, shown_column, suffixed
 from embedtui.postgres.sides.layout import new_side
 
 SINCE = 150_000
@@ -153,6 +153,9 @@ def obstacle(conn: Connection, migration: Migration) -> tuple[str, str] | None:
     if conn.info.server_version < SINCE:
         return "A routed view needs PostgreSQL 15 (security_invoker).", "Set view = false."
     name = name_of(migration)
+    other = 'Choose another: view_schema = "…" (--schema); or view = false.'
+    if len(name.schema.encode()) > IDENTIFIER_BYTES or name.schema.startswith("pg_"):
+        return f"PostgreSQL takes no schema called {shown_column(name.schema)}.", other
     row = conn.execute(
         _SCHEMA,
         {
@@ -162,7 +165,6 @@ def obstacle(conn: Connection, migration: Migration) -> tuple[str, str] | None:
             "view": relation(name).as_string(conn),
         },
     ).fetchone()
-    other = 'Choose another: view_schema = "…"; or view = false.'
     if row is None:
         allowed = conn.execute("SELECT has_database_privilege(current_database(), 'CREATE')").fetchone()
         if allowed == (True,):

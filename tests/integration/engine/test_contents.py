@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from embedtui.config import Settings
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.plan import make_plan
-from embedtui.errors import TableError
+from embedtui.engine.plan.start import require_startable
+from embedtui.errors import SettingsError, TableError
 from embedtui.model import PlacementKind
 from embedtui.postgres.sides.texts import first_texts
 from tests.kits.support import connect
@@ -92,6 +96,21 @@ def test_what_is_no_text_is_refused_with_the_setting_that_makes_one_of_it(
         made = make_plan(reading, settings_of(Path(), flags))
     check = next(check for check in made.checks if check.name == "texts")
     assert check.result == "pass" and check.detail.startswith(expression)
+
+
+@pytest.mark.parametrize("act", [make_plan, require_startable])
+@pytest.mark.parametrize("setting", ["content_sql", "scope"])
+def test_sql_that_fails_on_a_row_is_refused_before_anything_is_changed(
+    database: str, act: Callable[[psycopg.Connection[Any], Settings], object], setting: str
+) -> None:
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(TABLE.format(column="body text"))  # type: ignore[arg-type]
+        conn.execute("INSERT INTO memo (body) SELECT 'a text of row ' || i FROM generate_series(1, 300) i")
+    given = {"content_sql": "body || (1 / (no - 290))::text", "scope": "no < 5 OR 1 / (no - 290) < 9"}[setting]
+    flags = {"table": "memo", setting: given, "new_model__key_variable": ""}
+    with connect(database, read_only=True) as conn, pytest.raises(SettingsError) as refused:
+        act(conn, settings_of(Path(), flags))
+    assert given in refused.value.message and "division by zero" in refused.value.message
 
 
 def test_a_json_column_is_proposed_where_the_only_text_is_an_identifier(database: str) -> None:

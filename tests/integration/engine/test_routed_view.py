@@ -278,8 +278,12 @@ def test_it_can_be_made_and_dropped_by_command(
     monkeypatch.setenv("DATABASE_URL", database)
     assert run_command(["view", "--sql"]) == 0
     assert "security_invoker" in capsys.readouterr().out
-    assert run_command(["view"]) == 0
+    for schema in ("public", "pg_mine", "x" * 64):
+        assert run_command(["view", "--schema", schema]) == 6
+    assert run_command(["view"]) == 0  # what was refused is forgotten
     assert "SET search_path = documents_v2, …" in capsys.readouterr().out
+    assert run_command(["view", "--schema", "elsewhere"]) == 6
+    assert "is documents_v2.documents already" in capsys.readouterr().err
     assert run_command(["view", "--drop"]) == 0
     assert run_command(["view", "--drop"]) == 6
 

@@ -64,6 +64,7 @@ def over_rows(database: str, expression: RowExpression, path: str = "pg_catalog,
         ("payload @> '{\"n\": 3}' AND payload ? 'data'", [True, False]),
         ("tags[1] = 'x' AND NOT tags @> ARRAY['z']", [True, None]),
         ("CASE lang WHEN 'de' THEN -n ELSE 0 END = -5", [True, False]),
+        ("CASE WHEN n > 3 THEN true ELSE lang = 'en' END", [True, True]),
         (f"\"{LONG}\" IS DISTINCT FROM E'it''s\\n\\\\'", [True, True]),
         ("(vec <=> '[1,2,3]') < 0.5", [True, None]),
         ("lang ~* '^D' COLLATE \"C\" -- a comment", [True, False]),
@@ -89,6 +90,7 @@ def test_a_condition_means_the_same_for_a_row_of_any_name(
         ("format('%s: %s', lang, \"100%\")", ["de: 50%s", "en: b"]),
         ("regexp_replace(lang, '(d)', '\\1\\1')", ["dde", "en"]),
         ("code || 'x'", ["cx", None]),
+        ("CASE WHEN n > 3 THEN lang ELSE 'other' END", ["de", "other"]),
     ],
 )
 def test_a_text_means_the_same_for_a_row_of_any_name(
