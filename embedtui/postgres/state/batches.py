@@ -9,10 +9,10 @@ from uuid import UUID
 
 from psycopg import sql
 
-from embedtui.model import BatchJobStatus, Key, Migration, TableName
+from embedtui.model import BatchJobStatus, Key, Migration
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import ALIVE
-from embedtui.postgres.state.shards import GRACE_SECONDS, Shard
+from embedtui.postgres.state.shards import COLUMNS, GRACE_SECONDS, OF_TABLE, PLACED, Shard, shard_of
 
 UNDER_WAY = ("packed", "asked", "sent")
 
@@ -196,22 +196,16 @@ def leave(conn: Connection, job: BatchJob, status: str, finished: int, *, missin
 def load_line(conn: Connection, job: BatchJob, number: int, table_oid: int) -> StoredLine | None:
     """The line's rows; None where its answer is stored already, or it is none of the job's."""
     row = conn.execute(
-        "SELECT l.keys, l.sources, l.bytes, l.tokens IS NOT NULL, s.id, n.nspname, c.relname, s.first_block,"
-        " s.last_block, s.passes, s.filenode"
-        " FROM embedtui.batch_line l JOIN embedtui.shard s ON s.id = l.shard AND s.job = l.job AND s.state = 'batch'"
-        " JOIN embedtui.batch_job j ON j.id = l.job AND j.migration = s.migration"
-        " JOIN pg_catalog.pg_class c ON c.oid = s.leaf JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE l.job = %(job)s AND l.number = %(number)s"
-        # of any other table (planted, or detached) nothing is written with our rights
-        " AND (s.leaf = %(table)s"
-        "      OR s.leaf IN (SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass)))",
+        f"SELECT l.keys, l.sources, l.bytes, l.tokens IS NOT NULL, {COLUMNS}"
+        f" FROM embedtui.batch_line l JOIN embedtui.batch_job j ON j.id = l.job, {PLACED}"
+        " WHERE s.id = l.shard AND s.job = l.job AND s.state = 'batch' AND s.migration = j.migration"
+        f" AND l.job = %(job)s AND l.number = %(number)s AND {OF_TABLE}",
         {"job": job.id, "number": number, "table": table_oid},
     ).fetchone()
     if row is None:
         return None
-    keys, sources, size, counted, shard, schema, name, first, last, passes, filenode = row
-    where = Shard(shard, TableName(schema, name), first, last, passes, filenode)
-    return StoredLine(where, tuple(tuple(key) for key in keys), tuple(sources), size, counted)
+    keys, sources, size, counted, *shard = row
+    return StoredLine(shard_of(*shard), tuple(tuple(key) for key in keys), tuple(sources), size, counted)
 
 
 def settle_line(conn: Connection, job: BatchJob, number: int, *, tokens: int, rows: int, over: bool) -> None:
