@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, Side, TableName
+from embedtui.postgres.catalog.server import version_tuple
 from embedtui.postgres.names import escaped, key_equals_sql, key_sql, quoted
-from embedtui.postgres.sides.layout import scope_sql
+from embedtui.postgres.sides.layout import scope_sql, vector_kind
 from embedtui.postgres.values import equal_sql
 
 _SIDE = "embedtui_side"
@@ -26,18 +27,14 @@ def scan_of(pgvector: str, *, filtered: bool) -> str:
 
     A filtered index scan stops too early otherwise. ``pgvector`` is the extension's version: 0.8 or later can.
     """
-    known = tuple(int(part) for part in pgvector.split(".")[:2] if part.isdigit())
-    return "strict_order" if filtered and known >= (0, 8) else ""
+    return "strict_order" if filtered and version_tuple(pgvector) >= (0, 8) else ""
 
 
 def vector_type(migration: Migration, side: Side, cast_to: str = "") -> sql.Composed:
     """The side's vector type, or another, with the side's dimensions, qualified with the schema pgvector lives in."""
-    name, model = (
-        (migration.old_vector_type, migration.old_model)
-        if side is Side.OLD
-        else (migration.vector_type, migration.new_model)
-    )
-    return sql.SQL("{}({})").format(quoted(migration.vector_schema, cast_to or name), sql.Literal(model.dimensions))
+    model = migration.old_model if side is Side.OLD else migration.new_model
+    kind = quoted(migration.vector_schema, cast_to or vector_kind(migration, side))
+    return sql.SQL("{}({})").format(kind, sql.Literal(model.dimensions))
 
 
 def search_sql(
