@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import psycopg
@@ -12,7 +13,7 @@ from psycopg.types.json import Jsonb
 from embedtui.arrays import np
 from embedtui.errors import Refused
 from embedtui.model import Migration
-from embedtui.model.bridge import BridgeStatus, LinearMap, from_data, to_data
+from embedtui.model.bridge import BridgeStatus, LinearMap
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.sampling import Drawn
 from embedtui.postgres.state.route import CHANNEL
@@ -33,7 +34,7 @@ def store_bridge(conn: Connection, migration: Migration, found: LinearMap, statu
     """Store a map as a new version, and drop the matrices of old ones; its id. Part of the caller's transaction."""
     row = conn.execute(
         "INSERT INTO embedtui.bridge (migration, figures) VALUES (%s, %s) RETURNING id",
-        [migration.id, Jsonb(to_data(status))],
+        [migration.id, Jsonb(asdict(status))],
     ).fetchone()
     assert row is not None
     copy = sql.SQL("COPY embedtui.bridge_row (bridge, position, first, shift, weights) FROM STDIN")
@@ -81,12 +82,6 @@ def load_map(conn: psycopg.Connection[Any], bridge: int, vector_schema: str) -> 
         return None
     matrix = np.stack([np.concatenate(row) for row in parts.values()]).astype(np.float32)
     return LinearMap(matrix, np.asarray(list(shifts.values()), np.float32))
-
-
-def read_bridge(conn: Connection, bridge: int) -> BridgeStatus | None:
-    """What was found of this version."""
-    row = conn.execute("SELECT figures FROM embedtui.bridge WHERE id = %s", [bridge]).fetchone()
-    return None if row is None else from_data(row[0])
 
 
 def move_bridge(
