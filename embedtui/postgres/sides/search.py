@@ -69,14 +69,7 @@ def search_sql(
             :func:`embedtui.postgres.indexes.existing.search_type`); empty searches the column itself.
     """
     vector, source = _vector_and_source(migration, side)
-    kind = vector_type(migration, side, cast_to)
-    distance = sql.SQL("({} OPERATOR({}.{}) CAST({} AS {}))").format(
-        sql.SQL("CAST({} AS {})").format(vector, kind) if cast_to else vector,
-        quoted(migration.vector_schema),
-        sql.SQL(migration.distance.operator),
-        sql.Placeholder("vector"),
-        kind,
-    )
+    distance = _distance(migration, side, vector, cast_to)
     conditions: list[sql.Composable] = [sql.SQL("{} IS NOT NULL").format(vector)]
     if migration.scope is not None:  # first: vectors of other rows may have another size
         conditions.insert(0, escaped(scope_sql(migration, migration.table.schema, migration.table.name)))
@@ -97,6 +90,17 @@ def search_sql(
         # An index serves the bare operator only; "+ 0" puts it out of every index's reach without a SET.
         order=sql.SQL("{} OPERATOR(pg_catalog.+) 0, {}").format(distance, key) if exact else distance,
         k=sql.Placeholder("k"),
+    )
+
+
+def _distance(migration: Migration, side: Side, vector: sql.Composable, cast_to: str) -> sql.Composed:
+    kind = vector_type(migration, side, cast_to)
+    return sql.SQL("({} OPERATOR({}.{}) CAST({} AS {}))").format(
+        sql.SQL("CAST({} AS {})").format(vector, kind) if cast_to else vector,
+        quoted(migration.vector_schema),
+        sql.SQL(migration.distance.operator),
+        sql.Placeholder("vector"),
+        kind,
     )
 
 
