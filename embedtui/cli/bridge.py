@@ -7,12 +7,11 @@ import queue
 import click
 
 from embedtui.cli.common import ExampleCommand, engine_for, json_option, settings_options, stop_signals
-from embedtui.cli.output import ProgressLine, emit_json, plain, say
+from embedtui.cli.output import emit_json, plain, say
 from embedtui.cli.switch import override_option
 from embedtui.cli.work import watched
 from embedtui.config import Settings
 from embedtui.engine.overrides import Overrides
-from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.formatting import counted, percent
 from embedtui.model import Event
 from embedtui.model.bridge import BridgeFigures, BridgeReport
@@ -41,21 +40,14 @@ def bridge(settings: Settings, rows: int | None, measure: bool, off: bool, overr
             say(f"The bridge is off (epoch {epoch}): the old side takes the old model's vectors.")
         return
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    progress = ProgressLine()
     with engine_for(settings, events.put) as engine, stop_signals() as stop:
-        try:
-            report = watched(
-                engine,
-                lambda: engine.bridge(rows=rows, serve=not measure, override=override, stop=stop),
-                progress,
-                stop,
-                events,
-            )
-        except EmbedtuiError:
-            if stop.is_set():
-                hint = "Go on with `embedtui bridge`."
-                raise Interrupted("Stopped. What is paid for is stored.", hint=hint) from None
-            raise
+        report = watched(
+            engine,
+            lambda: engine.bridge(rows=rows, serve=not measure, override=override, stop=stop),
+            stop,
+            events,
+            again="bridge",
+        )
     if as_json:
         emit_json(report)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -40,6 +41,13 @@ override_option = click.option(
     help='Pass this check and no other, e.g. gate="known good"; again for more. Where rows would lose their only'
     ' vector, with their number: coverage:73="spam". The refusal says what to type; audited.',
 )
+
+
+def _print_sql(statements: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        emit_json({"statements": statements})
+    for statement in () if as_json else statements:
+        say(f"{statement};")
 
 
 def tell(event: Event) -> None:
@@ -165,11 +173,7 @@ def cleanup(
             "keep_provenance": keep_provenance,
         }
         if only_sql:
-            if as_json:
-                emit_json({"statements": engine.cleanup_sql(**choice)})
-            else:
-                for statement in engine.cleanup_sql(**choice):
-                    say(f"{statement};")
+            _print_sql(engine.cleanup_sql(**choice), as_json)
             return
         if typed is None and interactive():
             for blocker in engine.blockers("cleanup", thorough=True, **choice):
@@ -219,11 +223,7 @@ def adopt(settings: Settings, typed: str | None, only_sql: bool, as_json: bool) 
     with engine_for(settings, tell) as engine, stop_signals() as stop:
         migration = engine.require()
         if only_sql:
-            statements = engine.adopt_sql()
-            if as_json:
-                emit_json({"statements": statements})
-            for statement in () if as_json else statements:
-                say(f"{statement};")
+            _print_sql(engine.adopt_sql(), as_json)
             return
         confirm_table(migration, typed, act="Adopt")
         done = engine.adopt(stop=stop)

@@ -54,14 +54,8 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
     An operator's pause is not lifted by it (exit code 6; with --follow it waits): `embedtui resume` does that.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    progress = ProgressLine()
     with engine_for(settings, events.put) as engine, stop_signals() as stop:
-        try:
-            snapshot = watched(engine, lambda: engine.run(stop, until=until, follow=follow), progress, stop, events)
-        except EmbedtuiError:
-            if stop.is_set():
-                raise Interrupted("Stopped. What is paid for is stored.", hint="Go on with `embedtui run`.") from None
-            raise
+        snapshot = watched(engine, lambda: engine.run(stop, until=until, follow=follow), stop, events, again="run")
     if as_json:
         emit_json(_status_data(snapshot))
     else:
@@ -72,11 +66,16 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
 def watched(
     engine: Engine,
     act: Callable[[], T],
-    progress: ProgressLine,
     stop: threading.Event,
     events: queue.SimpleQueue[Event] | None = None,
+    *,
+    again: str = "",
 ) -> T:
-    """Do something long on a thread, while this one shows how far it is and stays free for signals."""
+    """Do something long on a thread, while this one shows how far it is and stays free for signals.
+
+    ``again``: the command that goes on where it was stopped.
+    """
+    progress = ProgressLine()
     outcome: Future[T] = Future()
 
     def work() -> None:
@@ -99,7 +98,13 @@ def watched(
             progress.show(progress_text(engine.snapshot()))
     _tell(events, progress)
     progress.clear()
-    return outcome.result()
+    try:
+        return outcome.result()
+    except EmbedtuiError:
+        if again and stop.is_set():
+            hint = f"Go on with `embedtui {again}`."
+            raise Interrupted("Stopped. What is paid for is stored.", hint=hint) from None
+        raise
 
 
 def _tell(events: queue.SimpleQueue[Event] | None, progress: ProgressLine) -> None:
@@ -268,9 +273,8 @@ def index(settings: Settings, held: bool | None, as_json: bool) -> None:
         else:
             say("The index is held back." if held else "The workers may build the index.")
         return
-    progress = ProgressLine()
     with engine_for(settings) as engine, stop_signals() as stop:
-        built = watched(engine, lambda: engine.build_index(stop), progress, stop)
+        built = watched(engine, lambda: engine.build_index(stop), stop)
     if as_json:
         emit_json(built)
     else:

@@ -1,6 +1,6 @@
 """Settings: where each comes from, what it may be, and the one clear line said when it is wrong."""
 
-from embedtui.config.known import CHARACTERS_PER_TOKEN, LOCAL_ONLY
+from embedtui.config.known import CHARACTERS_PER_TOKEN, LOCAL_ONLY, STORED_ALONE, STORED_SECTIONS
 from embedtui.config.loading import load_settings, user_config_file
 from embedtui.config.parsing import VARIABLE_IN
 from embedtui.config.settings import ModelSettings, PacingSettings, Settings
@@ -9,7 +9,7 @@ from embedtui.config.writing import write_toml
 from embedtui.model import CutoverSettings, GateSettings, IndexSettings, ThrottleSettings
 
 __all__ = [
-    "CHARACTERS_PER_TOKEN", "CONFIG_NAME", "FLAG_VARIABLE", "LOCAL_ONLY", "SPECS", "VARIABLE_IN", "CutoverSettings",
-    "GateSettings", "IndexSettings", "ModelSettings", "PacingSettings", "Settings", "Spec", "ThrottleSettings",
-    "load_settings", "user_config_file", "write_toml",
+    "CHARACTERS_PER_TOKEN", "CONFIG_NAME", "FLAG_VARIABLE", "LOCAL_ONLY", "SPECS", "STORED_ALONE", "STORED_SECTIONS",
+    "VARIABLE_IN", "CutoverSettings", "GateSettings", "IndexSettings", "ModelSettings", "PacingSettings", "Settings",
+    "Spec", "ThrottleSettings", "load_settings", "user_config_file", "write_toml",
 ]  # fmt: skip

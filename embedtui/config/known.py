@@ -21,5 +21,11 @@ LOCAL_ONLY = (
 keys are sent and what goes with them, SQL. They are stored to be seen (headers, which may hold a secret, not even
 that), and followed only where this machine's own settings say them."""
 
+STORED_SECTIONS = ("index", "pacing", "throttle", "gate", "cutover")
+"""Sections that are stored with a migration; what this machine's settings say of them counts."""
+
+STORED_ALONE = ("change_capture", "foreign_key", "trust_application")
+"""Settings in no section, likewise; a foreign key only until it is made."""
+
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text; the guess until a provider's ``usage`` calibrates it."""

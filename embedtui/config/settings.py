@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from embedtui.config.known import STORED_ALONE, STORED_SECTIONS
 from embedtui.config.parsing import VARIABLE_IN
 from embedtui.config.specs import BY_PATH, SPECS, shown_value
 from embedtui.errors import SettingsError
@@ -233,7 +234,7 @@ class Settings:
         result: dict[str, object] = {}
         for spec in SPECS:
             head, _, rest = spec.path.rpartition(".")
-            if head in ("index", "pacing", "throttle", "gate", "cutover") or spec.path in _STORED:
+            if head in STORED_SECTIONS or spec.path in _STORED:
                 place = result.setdefault(head, {}) if head else result
                 assert isinstance(place, dict)
                 value = self.value(spec.path)
@@ -246,6 +247,6 @@ class Settings:
         return path in self.origins or self.value(path) != _DEFAULTS.value(path)
 
 
-_STORED = ("change_capture", "foreign_key", "trust_application", "view", "view_schema")
+_STORED = (*STORED_ALONE, "view", "view_schema")
 
 _DEFAULTS = Settings()

@@ -139,7 +139,7 @@ class Access:
             return found
         here = self.here(found.migration)
         ends = [retirement(model.provider, model.name) for model in (here.old_model, here.new_model)]
-        notices = tuple(f"{each.said()} ({each.read})" for each in ends if each is not None and each.near())
+        notices = tuple(str(each) for each in ends if each is not None and each.near())
         return replace(found, migration=here, notices=() if here.phase.ended else notices)
 
     def reread(self) -> None:

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from embedtui.engine.cleanup import traces
 from embedtui.engine.cleanup.steps import unbounded
+from embedtui.engine.plan.scope import overlapping
 from embedtui.engine.prepare import count_total
 from embedtui.engine.table_changes import known_columns, table_change
 from embedtui.errors import Interrupted, Refused, TableError
@@ -19,7 +20,7 @@ from embedtui.postgres.catalog.facts import TableFacts
 from embedtui.postgres.catalog.inspect import inspect_oid, stored_dimensions
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement, run_ddl
-from embedtui.postgres.expressions import disjoint, reparse
+from embedtui.postgres.expressions import reparse
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture, rights
 from embedtui.postgres.sides.carry import carry
@@ -28,7 +29,7 @@ from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.adoption import FORMER, adopt_sql, count_kept
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.migrations import live_migrations_of, load_migration
+from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.route import read_route
 from embedtui.postgres.state.shards import plan_shards
 
@@ -158,10 +159,9 @@ def _named(conn: Connection, migration: Migration) -> TableFacts:
 
 def _problems(conn: Connection, migration: Migration, facts: TableFacts) -> Iterator[str]:
     """Why the table is none that the migration could go on with."""
-    for live in live_migrations_of(conn, facts.oid):
-        apart = migration.scope and live.scope and disjoint(conn, facts.table, migration.scope, live.scope)
-        if live.id != migration.id and not apart:
-            yield f"the migration {live.name} is under way on it"
+    beside = overlapping(conn, replace(migration, table_oid=facts.oid))
+    if beside is not None:
+        yield f"{beside[0][:1].lower()}{beside[0][1:].rstrip('.')}"
     if facts.row_security_applies:
         yield "row security would hide rows from this role"
     if facts.inherits:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from embedtui.config import LOCAL_ONLY, ModelSettings, Settings
+from embedtui.config import LOCAL_ONLY, STORED_ALONE, STORED_SECTIONS, ModelSettings, Settings
 from embedtui.errors import Refused
 from embedtui.known import KNOWN_MODELS, provider
 from embedtui.model import EmbeddingModel, IndexMethod, Migration, Phase
@@ -26,9 +26,6 @@ _LIVE_MODEL = (
     "batch_price",
     "batch_inputs",
 )
-_LIVE_SECTIONS = ("index", "pacing", "throttle", "gate", "cutover")
-_LIVE = ("change_capture", "trust_application")
-_UNTIL_PREPARED = (*_LIVE, "foreign_key")
 _FLIPPED = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP, Phase.DONE)
 _ON_ITS_OWN = ("pointer", "rename")
 """Strategies that act on the database alone, with the rights that the operator has there anyway."""
@@ -57,7 +54,7 @@ def as_set_here(migration: Migration, settings: Settings | None, environ: Mappin
     old = _model("old_model", migration.old_model, settings, unsaid, environ)
     new = _model("new_model", migration.new_model, settings, unsaid, environ)
     sections: dict[str, object] = dict(migration.settings)
-    for head in _LIVE_SECTIONS:
+    for head in STORED_SECTIONS:
         stored = sections.get(head)
         section = dict(stored) if isinstance(stored, dict) else {}
         for each in fields(getattr(settings, head)):
@@ -68,8 +65,8 @@ def as_set_here(migration: Migration, settings: Settings | None, environ: Mappin
                 unsaid.pop(path, None)
         if section:
             sections[head] = section
-    for path in _LIVE if migration.phase is not Phase.PREPARE else _UNTIL_PREPARED:
-        if settings.says(path):
+    for path in STORED_ALONE:
+        if settings.says(path) and (path != "foreign_key" or migration.phase is Phase.PREPARE):
             sections[path] = settings.value(path)
     _keep_exchange(migration, sections)
     _decide_cutover(settings, sections, unsaid)
@@ -188,9 +185,9 @@ def _compared(stored: Migration, here: Migration) -> Iterator[Difference]:
                 yield Difference(path, stored.unsaid.get(path) or None, getattr(after, name) or None)
         for name in _LIVE_MODEL:
             yield Difference(f"{side}.{name}", getattr(before, name), getattr(after, name))
-    for name in _UNTIL_PREPARED:
+    for name in STORED_ALONE:
         yield Difference(name, stored.settings.get(name), here.settings.get(name))
-    for head in _LIVE_SECTIONS:
+    for head in STORED_SECTIONS:
         before, after = stored.settings.get(head), here.settings.get(head)
         if not isinstance(after, dict):
             continue

@@ -152,7 +152,7 @@ def _backfill(
         # Of one that was given up there are none.
         counted = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
         rows = min(rows, total) if counted else max(0, total - queued)
-    rate = meter.add(rows) if migration.phase is Phase.BACKFILL else None
+    rate = meter.add(rows) if running else None
     price = migration.new_model.price_per_million
     less = migration.new_model.batch_price_per_million
     spent = None
@@ -184,13 +184,12 @@ def _backfill(
 
 
 def _batch(conn: Connection, migration: Migration) -> BatchStatus:
-    totals = read_batches(conn, migration.id)
-    model = migration.new_model
+    found, model = read_batches(conn, migration.id), migration.new_model
     spent, live = (
-        None if price is None else totals.tokens * price / 1e6
+        None if price is None else found.tokens * price / 1e6
         for price in (model.batch_price_per_million, model.price_per_million)
     )
-    return BatchStatus(totals.open, totals.jobs, totals.rows, totals.tokens, spent, live)
+    return replace(found, spent=spent, live=live)
 
 
 def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:

@@ -134,13 +134,11 @@ def drop_view(at: Access, stop: threading.Event | None = None) -> str:
     return at.write(work, name="view")
 
 
-def _require_unused(
-    conn: Connection, migration: Migration, there: routed_view.RoutedView, route: RouteStatus | None
-) -> None:
+def _require_unused(conn: Connection, migration: Migration, there: routed_view.RoutedView, route: RouteStatus) -> None:
     used = routed_view.dependents(conn, there)
     if used:
         raise Refused(f"{', '.join(used)} depends on {there}.", hint="Drop it first, or point it at the table.")
-    if not migration.phase.ended and route is not None and (route.active is Side.NEW or route.canary):
+    if not migration.phase.ended and (route.active is Side.NEW or route.canary):
         raise Refused(
             f"Reads are on the new side: an application whose search path names {there} would find the old vectors.",
             hint="Roll back first, or drop it after the cleanup.",

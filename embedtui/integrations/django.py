@@ -13,9 +13,7 @@ from typing import Any
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from embedtui.errors import Refused
 from embedtui.integrations.routing import Routing, ends_failure
-from embedtui.model import Side
 
 
 def follow(alias: str, routing: Routing) -> None:
@@ -35,9 +33,12 @@ def follow(alias: str, routing: Routing) -> None:
 
 
 def _wrap(connection: Any, routing: Routing) -> None:
-    with connection.connection.cursor() as cursor:
-        cursor.execute("SHOW search_path")
-        own = cursor.fetchone()[0]
+    def one(query: str) -> Any:
+        with connection.connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchone()[0]
+
+    own = one("SHOW search_path")
 
     def moved(execute: Callable[..., Any], statement: Any, params: Any, many: bool, context: Any) -> Any:
         if ends_failure(statement):
@@ -45,10 +46,8 @@ def _wrap(connection: Any, routing: Routing) -> None:
         path = routing.search_path(own)
         with context["connection"].connection.cursor() as cursor:
             cursor.execute(f"SET search_path = {path}")
-            if path != own and routing.router.of_side(routing.name, Side.OLD) is not None:
-                cursor.execute("SELECT pg_catalog.to_regnamespace(%s) IS NOT NULL", [path.removesuffix(f", {own}")])
-                if not cursor.fetchone()[0]:
-                    raise Refused(f"There is no schema {routing.schema}.", hint="`embedtui view` makes it.")
+        if path != own:
+            routing.require_view(one)
         return execute(routing.tagged(statement), params, many, context)
 
     if not any(getattr(wrapper, "routed", None) is routing for wrapper in connection.execute_wrappers):

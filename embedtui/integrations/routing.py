@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from psycopg import sql
 
+from embedtui.errors import Refused
 from embedtui.model import Side
 from embedtui.router.async_client import AsyncRouter
 from embedtui.router.client import Router
@@ -105,6 +106,24 @@ class Routing:
             return own
         schema = sql.Identifier(self.schema).as_string(None)
         return f"{schema}, {own}" if own.strip() else schema
+
+    def require_view(self, ask: Callable[[str], Any]) -> None:
+        """Look, by ``ask``, which gives the one value of a query, whether the routed view is there.
+
+        A schema that is missing in a search path is passed over without an error, and the old vectors are found.
+
+        Raises:
+            Refused: it is not.
+        """
+        if self.router.of_side(self.name, Side.OLD) is None:
+            return  # after the cleanup the table itself has the new vectors, under the old name where none was kept
+        if not ask(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+            f" WHERE c.relkind = 'v' AND n.nspname = {sql.Literal(self.schema).as_string(None)})"
+        ):
+            raise Refused(
+                f"Schema {self.schema} holds no routed view.", hint="`embedtui view` makes it; or name its schema."
+            )
 
     def tagged(self, statement: str) -> str:
         """The statement with its side in a comment.

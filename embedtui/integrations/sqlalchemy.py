@@ -8,9 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from embedtui.errors import Refused
 from embedtui.integrations.routing import Routing, ends_failure
-from embedtui.model import Side
 
 _PATH, _OWN, _CHECKED = "embedtui.path", "embedtui.own_path", "embedtui.checked"
 
@@ -55,26 +53,10 @@ def _move(conn: Connection, routing: Routing) -> None:
         return
     with closing(conn.connection.cursor()) as cursor:
         cursor.execute(f"SET search_path = {path}")
-    if path != info[_OWN]:
-        _require_view(conn, routing)
+    if path != info[_OWN] and not info.get(_CHECKED):
+        routing.require_view(lambda query: _one(conn, query))
+        info[_CHECKED] = True
     info[_PATH] = path
-
-
-def _require_view(conn: Connection, routing: Routing) -> None:
-    """A schema that is missing in a search path is passed over without an error, and the old vectors are found."""
-    if conn.info.get(_CHECKED) or routing.router.of_side(routing.name, Side.OLD) is None:
-        return  # after the cleanup the table itself has the new vectors, under the old name where none was kept
-    schema = routing.schema.replace("'", "''")
-    found = _one(
-        conn,
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        f" WHERE c.relkind = 'v' AND n.nspname = '{schema}')",
-    )
-    if not found:
-        raise Refused(
-            f"Schema {routing.schema} holds no routed view.", hint="`embedtui view` makes it; or name its schema."
-        )
-    conn.info[_CHECKED] = True
 
 
 def _one(conn: Connection, statement: str) -> Any:

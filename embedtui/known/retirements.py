@@ -39,12 +39,10 @@ class Retirement:
             return f"{self.model} may be shut down from {self.on} on"
         return f"{self.model} {'was' if self.past(today) else 'will be'} shut down on {self.on}"
 
-    @property
-    def read(self) -> str:
-        """Where that is from, and what to take instead."""
-        return f"{self.source}, read {self.checked}" + (
-            f"; recommended instead: {self.instead}" if self.instead else ""
-        )
+    def __str__(self) -> str:
+        """The same, with where that is from, and what to take instead."""
+        instead = f"; recommended instead: {self.instead}" if self.instead else ""
+        return f"{self.said()} ({self.source}, read {self.checked}{instead})"
 
 
 def _today() -> date:

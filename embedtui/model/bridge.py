@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedtui.arrays import np
@@ -96,13 +96,8 @@ class BridgeReport:
     seconds: float
 
 
-def to_data(status: BridgeStatus) -> dict[str, Any]:
-    """As JSON keeps it."""
-    return asdict(status)
-
-
 def from_data(data: Mapping[str, Any]) -> BridgeStatus:
-    """What :func:`to_data` made."""
+    """From its fields, as JSON keeps them."""
     return BridgeStatus(
         data["kind"],
         data["parameter"],

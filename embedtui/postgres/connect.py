@@ -270,22 +270,28 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
     ):
         return DatabaseError(f"DATABASE_URL is not a connection string: {strings.mistake(dsn)}.", hint=strings.EXAMPLE)
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        if "password authentication failed" in lower or "no password supplied" in lower:
-            return DatabaseError(
-                f"{_sentence(strings.where(dsn))} refused the user or password.",
-                hint="Check user and password in DATABASE_URL.",
-            )
-        if "does not exist" in lower and "database" in lower:
-            return DatabaseError(f"{line}.", hint="Check the database's name at the end of DATABASE_URL.")
-        if "role" in lower and "does not exist" in lower:
-            return DatabaseError(f"{line}.", hint="Check the user in DATABASE_URL.")
-        if lost(error):
-            return DatabaseLost(
-                f"No database at {strings.where(dsn)}: {line}" if dsn else f"The database connection is lost: {line}",
-                hint="Is the server running, and DATABASE_URL right?"
-                if not dsn or strings.read(dsn) is not None
-                else f"DATABASE_URL may be mistyped. {strings.EXAMPLE}",
-            )
+        return _unreached(error, line, lower, dsn)
+    return DatabaseError(f"{line}")
+
+
+def _unreached(error: psycopg.Error, line: str, lower: str, dsn: str) -> EmbedtuiError:
+    """What a session that was refused or lost means; ``line``: its message, ``lower`` for looking."""
+    if "password authentication failed" in lower or "no password supplied" in lower:
+        return DatabaseError(
+            f"{_sentence(strings.where(dsn))} refused the user or password.",
+            hint="Check user and password in DATABASE_URL.",
+        )
+    if "does not exist" in lower and "database" in lower:
+        return DatabaseError(f"{line}.", hint="Check the database's name at the end of DATABASE_URL.")
+    if "role" in lower and "does not exist" in lower:
+        return DatabaseError(f"{line}.", hint="Check the user in DATABASE_URL.")
+    if lost(error):
+        return DatabaseLost(
+            f"No database at {strings.where(dsn)}: {line}" if dsn else f"The database connection is lost: {line}",
+            hint="Is the server running, and DATABASE_URL right?"
+            if not dsn or strings.read(dsn) is not None
+            else f"DATABASE_URL may be mistyped. {strings.EXAMPLE}",
+        )
     return DatabaseError(f"{line}")
 
 

@@ -273,17 +273,6 @@ def row_sql(expression: RowExpression, row: sql.Composable) -> sql.SQL:
     return sql.SQL(_COLUMN.sub(lambda match: f"{name}.{match[1]}", expression.sql))
 
 
-def renamed(expression: RowExpression, names: Mapping[str, str]) -> str:
-    """Its kept text where columns are called otherwise, by their former names; to be parsed by :func:`reparse`."""
-    new = {sql.Identifier(old).as_string(None): sql.Identifier(name).as_string(None) for old, name in names.items()}
-
-    def column(match: re.Match[str]) -> str:
-        quoted = match[1] if match[1].startswith('"') else f'"{match[1]}"'
-        return f"{ROW}.{new.get(quoted, match[1])}"
-
-    return _COLUMN.sub(column, expression.sql)
-
-
 def reparse(
     conn: Connection[Any],
     table: TableName,
@@ -300,8 +289,13 @@ def reparse(
     """
     if all(names.get(name, name) == name for name in expression.names):
         return parse(conn, table, expression.given, setting=setting, condition=condition)
-    # bare names: the row has no name that an operator could write
-    text = re.sub(rf"\b{ROW}\.", "", renamed(expression, names))
+    new = {sql.Identifier(old).as_string(None): sql.Identifier(name).as_string(None) for old, name in names.items()}
+
+    def column(match: re.Match[str]) -> str:
+        """A bare name: the row has none that an operator could write."""
+        return new.get(match[1] if match[1].startswith('"') else f'"{match[1]}"', match[1])
+
+    text = _COLUMN.sub(column, expression.sql)
     return parse(conn, table, text, setting=setting, condition=condition)
 
 

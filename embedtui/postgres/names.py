@@ -89,6 +89,12 @@ def quoted(*names: str) -> sql.Identifier:
     return sql.Identifier(*(name.replace("%", "%%") for name in names))
 
 
+def blocks_sql(row: str, first: int, last: int) -> sql.Composed:
+    """Condition that the row called ``row`` stands in blocks ``first`` to ``last`` of its table; reads no others."""
+    bounds = [sql.SQL("'({},0)'::tid").format(sql.SQL(str(block))) for block in (first, last + 1)]
+    return sql.SQL("{row}.ctid >= {} AND {row}.ctid < {}").format(*bounds, row=sql.Identifier(row))
+
+
 def key_sql(migration: Migration, *row: str) -> sql.Composed:
     """The key as text[] of the row called ``row``: an alias, or schema and table."""
     parts = sql.SQL(", ").join(

@@ -14,6 +14,7 @@ from embedtui.redaction import remember
 
 if TYPE_CHECKING:
     from embedtui.providers.openai_batches import OpenAIBatches
+    from embedtui.providers.openai_client import OpenAIEmbedder
 
 __all__ = [
     "BadVectors", "EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "endpoint", "make_batches",
@@ -74,12 +75,7 @@ def make_embedder(
     Raises:
         ProviderFault: as :func:`endpoint`.
     """
-    base_url, key = endpoint(model, environ)
-    # openai takes up to a second to import: who only checks the settings, or prepares, does not wait for it
-    from embedtui.providers.openai_client import OpenAIEmbedder
-
-    headers = request_headers(model, os.environ if environ is None else environ)
-    return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout or model.timeout_seconds, headers=headers)
+    return _client(model, timeout, environ)
 
 
 def make_batches(model: EmbeddingModel, *, environ: Mapping[str, str] | None = None) -> OpenAIBatches:
@@ -88,11 +84,16 @@ def make_batches(model: EmbeddingModel, *, environ: Mapping[str, str] | None = N
     Raises:
         ProviderFault: as :func:`endpoint`.
     """
-    base_url, key = endpoint(model, environ)
+    client = _client(model, None, environ)
     from embedtui.providers.openai_batches import OpenAIBatches
+
+    return OpenAIBatches(client, model)
+
+
+def _client(model: EmbeddingModel, timeout: float | None, environ: Mapping[str, str] | None) -> OpenAIEmbedder:
+    base_url, key = endpoint(model, environ)
+    # openai takes up to a second to import: who only checks the settings, or prepares, does not wait for it
     from embedtui.providers.openai_client import OpenAIEmbedder
 
     headers = request_headers(model, os.environ if environ is None else environ)
-    timeout = model.timeout_seconds
-    embedder = OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout, headers=headers)
-    return OpenAIBatches(embedder, model)
+    return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout or model.timeout_seconds, headers=headers)

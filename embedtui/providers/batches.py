@@ -37,8 +37,6 @@ class BatchState:
     input_file: str
     output_file: str
     error_file: str
-    total: int
-    """Lines; 0 until they are counted."""
     finished: int
     """Lines answered, well or not."""
     code: str
@@ -56,7 +54,6 @@ class OutputLine:
     """Body of a good answer; None: there is none."""
     answered: bool
     """The provider worked on it; else it is as if it had not been asked."""
-    reason: str = ""
 
 
 def batch_line(token: str, number: int, model: EmbeddingModel, texts: Sequence[str]) -> bytes:
@@ -98,14 +95,14 @@ def parse_line(line: bytes, token: str) -> OutputLine | None:
         response, error = found.get("response"), found.get("error")
         if not isinstance(response, dict):
             code = word_of(error.get("code")) if isinstance(error, dict) else ""
-            return OutputLine(int(number), None, bool(code) and code not in UNANSWERED, code or "no answer")
+            return OutputLine(int(number), None, bool(code) and code not in UNANSWERED)
         status, body = response.get("status_code", 200), response.get("body")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
     if status == 200 and isinstance(body, dict):
         return OutputLine(int(number), body, True)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425, 429)
-    return OutputLine(int(number), None, refused, str(status)[:3])
+    return OutputLine(int(number), None, refused)
 
 
 def word_of(value: object) -> str:

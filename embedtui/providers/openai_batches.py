@@ -117,7 +117,6 @@ def _state(batch: Any) -> BatchState:
         input_file=str(getattr(batch, "input_file_id", None) or ""),
         output_file=str(getattr(batch, "output_file_id", None) or ""),
         error_file=str(getattr(batch, "error_file_id", None) or ""),
-        total=_count(getattr(counts, "total", 0)),
         finished=_count(getattr(counts, "completed", 0)) + _count(getattr(counts, "failed", 0)),
         code=code,
         limit=limit,

@@ -23,13 +23,12 @@ from psycopg import errors
 
 from embedtui.errors import DatabaseLost, EmbedtuiError, Refused
 from embedtui.model import Side
-from embedtui.model.bridge import LinearMap
 from embedtui.postgres.connect import host_name, translate
-from embedtui.postgres.state.bridges import load_map
 from embedtui.postgres.state.listeners import ListenerReport, remove_listeners, report_listener
 from embedtui.postgres.state.route import CHANNEL
 from embedtui.postgres.state.route_side import read_sides
 from embedtui.redaction import redact
+from embedtui.router.maps import Maps
 from embedtui.router.pointer import Pointer, R, moved, pointers_of
 from embedtui.router.route import Tally
 
@@ -93,9 +92,7 @@ class Follower(Generic[R]):
         self._poll_seconds, self._listen = poll_seconds, listen
         self._known: dict[str, Pointer[R]] = {}
         self._tallies: dict[str, Tally] = {}
-        self._maps: dict[int, LinearMap] = {}
-        """Of the bridges that serve, by version."""
-        self._bridge_error = ""
+        self._maps = Maps()
         self._wake_pair: tuple[socket.socket, ...] = ()
         """Reading and writing end of what interrupts the thread's waiting."""
         self._fresh()
@@ -156,18 +153,14 @@ class Follower(Generic[R]):
     @property
     def status(self) -> RouterStatus:
         """How well this Router is informed."""
-        problems = [str(self._error)] if self._error else []
-        if self._bridge_error:
-            problems.append(self._bridge_error)
-        if self._report_error:
-            problems.append(self._report_error)
+        problems = [str(self._error) if self._error else "", self._maps.error, self._report_error]
         return RouterStatus(
             connected=self._connected,
             listening=self._listening,
             bound_seconds=self._poll_seconds if self._connected else None,
             lost_since=self._lost_since,
             reporting=not self._report_error,
-            detail=" ".join(problems),
+            detail=" ".join(filter(None, problems)),
             epochs={name: pointer.epoch for name, pointer in self._known.items()},
         )
 
@@ -322,7 +315,7 @@ class Follower(Generic[R]):
             self._error, self._connected = translate(error), True
             self._tried.set()
             return False
-        known = pointers_of(rows, self._route_class, self._known, self._tally, self._maps_of(conn, rows))
+        known = pointers_of(rows, self._route_class, self._known, self._tally, self._maps.of(conn, rows))
         changed = known != self._known
         self._known = known  # one assignment: readers see the old state or the new one, whole
         if self._lost_since is not None:
@@ -330,23 +323,6 @@ class Follower(Generic[R]):
         self._connected, self._lost_since, self._error = True, None, None
         self._tried.set()
         return changed
-
-    def _maps_of(self, conn: psycopg.Connection[Any], rows: list[dict[str, Any]]) -> dict[int, LinearMap]:
-        """The maps that these rows serve by, read where they are new: never while a search waits."""
-        served = {row["bridge"]: row["vector_schema"] for row in rows if row.get("bridging")}
-        kept = {}
-        for bridge, schema in served.items():
-            try:
-                found = self._maps.get(bridge) or load_map(conn, bridge, schema)
-            except (errors.InsufficientPrivilege, errors.UndefinedTable) as error:
-                self._bridge_error = f"Not bridged: {redact(str(error.diag.message_primary))}."
-                continue
-            if found is not None:
-                kept[bridge] = found
-        if len(kept) == len(served):
-            self._bridge_error = ""
-        self._maps = kept
-        return kept
 
     def _report(self, conn: psycopg.Connection[Any]) -> None:
         """Tell the operators the epoch seen and the searches so far; a Router that may not goes on without."""

@@ -23,9 +23,7 @@ SMALL_TABLE_PAGES = 128
 """A table of fewer pages sends several rows of each in a request, about so many in all: it loses some of its HOT share,
 but takes a few requests, where one row a page would take as many as its fullest page has rows."""
 ROWS_PER_REQUEST = 512
-"""Rows of a request at most: few enough that many requests are under way at once …"""
-REPLY_BYTES = 2 << 20
-"""… and that their replies, base64 of 4 bytes a number, are so long at most; bounds memory whatever the model."""
+"""Rows of a request at most: few enough that many requests are under way at once."""
 BATCH_POLL = 1.0
 """Seconds between looks for what batch jobs have left to the live endpoint."""
 MAX_PASSES = 3
@@ -179,9 +177,7 @@ class Backfill:
                 self._close(running)
 
     def _pack(self, shard: Shard, rows: Sequence[SourceRow]) -> Iterator[Sequence[SourceRow]]:
-        model = self._job.migration.new_model
-        most = min(model.max_inputs, ROWS_PER_REQUEST, max(1, REPLY_BYTES // (model.dimensions * 4 * 4 // 3)))
-        limits = Limits(most, model.max_tokens, model.max_input_tokens)
+        limits = Limits.of(self._job.migration.new_model, ROWS_PER_REQUEST)
         spread = self._job.migration.placement is PlacementKind.COLUMN
         per_page = rows_per_page(shard, rows) if spread else None
         yield from pack(rows, limits, self._characters_per_token(), per_page=per_page)

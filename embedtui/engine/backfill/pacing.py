@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 import psycopg
 
 from embedtui.engine.backfill.adapt import ConcurrencyFinder
-from embedtui.engine.backfill.budget import Budget
+from embedtui.engine.backfill.budget import Budget, Claim
 from embedtui.engine.backfill.obstacle import KNOB_SECONDS, SYNC_SECONDS, Obstacle
-from embedtui.engine.backfill.outage import Outage
+from embedtui.engine.backfill.outage import Block, Outage
+from embedtui.engine.backfill.tempo import STALL_SECONDS, Tempo
 from embedtui.errors import DatabaseError, Interrupted
 from embedtui.model import FaultClass, Hold, Migration
 from embedtui.postgres.connect import Link, lost, retryable, translate
@@ -30,10 +31,6 @@ PROBE_SECONDS = 20.0
 """For how long a process may take over the probe; then another tries, for it may have been killed."""
 NOTICEABLE_SECONDS = 1.5
 """Waiting for a budget is named as a hold after this long: shorter waits are what pacing is."""
-STALL_SECONDS = 1.0
-"""Nothing but 429s for so long is a stall; among answers a 429 is how a limit is found."""
-RECENT_SECONDS = 10.0
-"""What was answered in so long is the pace now."""
 UNREFUNDED = frozenset({"timeout", "bad_reply", "bad_vector", "dimensions"})
 """Faults that the provider may have charged for: their estimate stays spent."""
 
@@ -102,10 +99,7 @@ class Pacer:
         self._lost_until = -math.inf
         self._obstacle: tuple[Obstacle, float, datetime] | None = None
         """What the first in line waits for, and since when."""
-        self._refused_since: tuple[float, datetime] | None = None
-        """When the first 429 came after which nothing has been answered."""
-        self._answered: deque[tuple[float, int]] = deque()
-        """When, and how many tokens each: of the last RECENT_SECONDS."""
+        self._tempo = Tempo()
 
     # -------------------------------------------------------------------------------------------------- readings
 
@@ -143,44 +137,25 @@ class Pacer:
         with self._changed:
             now = time.monotonic()
             waits = self._obstacle if self._line else None
-            if self._refused_since is not None and (self._line or self._budget.in_flight):
-                began, since = self._refused_since
+            if self._tempo.refused_since is not None and (self._line or self._budget.in_flight):
+                began, since = self._tempo.refused_since
                 if now - began < STALL_SECONDS:
                     return None
                 why = self._outage.obstacle(self._outage.until - now).detail if self._outage.until is not None else ""
-                return Hold("rate", f"{self._paces(now)} {why}".strip(), since)
+                return Hold("rate", f"{self._tempo.said(now, self._budget)} {why}".strip(), since)
             if waits is None:
                 return None
             obstacle, began, since = waits
             if not obstacle.name or (obstacle.name == "rate" and now - began < NOTICEABLE_SECONDS):
                 return None
-            detail = f"{self._paces(now)} {obstacle.detail}" if obstacle.name == "rate" else obstacle.detail
-            return Hold(obstacle.name, detail, since)
+            pace = f"{self._tempo.said(now, self._budget)} " if obstacle.name == "rate" else ""
+            return Hold(obstacle.name, f"{pace}{obstacle.detail}", since)
 
     @property
     def in_flight(self) -> int:
         """Requests of this process that are on the wire."""
         with self._changed:
             return self._budget.in_flight
-
-    def _paces(self, now: float) -> str:
-        """The pace as it is, and as it was found to be allowed."""
-        while self._answered and now - self._answered[0][0] > RECENT_SECONDS:
-            self._answered.popleft()
-        each = 60 / RECENT_SECONDS
-        tokens = sum(count for _, count in self._answered) * each
-        found = [
-            f"{learner.rate:,.0f} {unit}"
-            for learner, unit in ((self._budget.requests, "requests"), (self._budget.tokens, "tokens"))
-            if learner.rate is not None
-        ]
-        is_now = f"Now {len(self._answered) * each:,.0f} requests and {tokens:,.0f} tokens a minute"
-        return f"{is_now}; found: {' and '.join(found) or 'not yet'}."
-
-    def budget(self) -> tuple[float | None, float | None]:
-        """(tokens, requests) a minute that are used at present; None: not limited."""
-        with self._changed:
-            return self._budget.tokens.rate, self._budget.requests.rate
 
     # ----------------------------------------------------------------------------------------------------- slots
 
@@ -309,10 +284,7 @@ class Pacer:
             self._budget.learn(limits)
             now = time.monotonic()
             self._finder.finished(now, tokens, seconds)
-            self._refused_since = None
-            self._answered.append((now, tokens))
-            while now - self._answered[0][0] > RECENT_SECONDS:
-                self._answered.popleft()
+            self._tempo.answered(now, tokens)
             self._outage.well(probe=slot._probe)
             self._changed.notify_all()
 
@@ -328,7 +300,7 @@ class Pacer:
                 limited = fault.code == "429"
                 if limited:
                     self._budget.rejected(fault)
-                    self._refused_since = self._refused_since or (now, datetime.now(UTC))
+                    self._tempo.refused(now)
                 if limited or fault.code == "timeout":
                     self._finder.trouble(now, limited=limited)
                 self._outage.trouble(fault, now, began=slot._began, probe=slot._probe)
@@ -367,24 +339,7 @@ class Pacer:
         nothing = giving_back or not self._knows_row
         asked = self._budget.claim(time.monotonic() - self._synced_at, needs, give_back=nothing)
         block, clear = self._outage.take_news()
-        news = PaceNews(
-            token_rate=self._budget.tokens.rate,
-            request_rate=self._budget.requests.rate,
-            burst=BURST_SECONDS,
-            price=self._budget.price,
-            settle=asked.settle,
-            tokens=asked.tokens,
-            requests=asked.requests,
-            rejected=asked.rejected,
-            concurrency=self._finder.limit,
-            ratio=asked.ratio,
-            block=block.seconds if block else None,
-            why=block.why if block else "",
-            probed=block is not None and block.probed,
-            clear=clear,
-            claim=claim,
-            probe=PROBE_SECONDS,
-        )
+        news = _news(self._budget, asked, block, self._finder.limit, clear=clear, claim=claim)
         self._changed.release()
         pace = None
         try:
@@ -411,3 +366,25 @@ class Pacer:
                 if self._knows_row:
                     self._sync(giving_back=True)
             self._link.drop()
+
+
+def _news(budget: Budget, asked: Claim, block: Block | None, concurrency: int, *, clear: bool, claim: bool) -> PaceNews:
+    """What a process tells of itself, and asks for, when it looks at the row."""
+    return PaceNews(
+        token_rate=budget.tokens.rate,
+        request_rate=budget.requests.rate,
+        burst=BURST_SECONDS,
+        price=budget.price,
+        settle=asked.settle,
+        tokens=asked.tokens,
+        requests=asked.requests,
+        rejected=asked.rejected,
+        concurrency=concurrency,
+        ratio=asked.ratio,
+        block=block.seconds if block else None,
+        why=block.why if block else "",
+        probed=block is not None and block.probed,
+        clear=clear,
+        claim=claim,
+        probe=PROBE_SECONDS,
+    )

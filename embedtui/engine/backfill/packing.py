@@ -9,11 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from embedtui.model import EmbeddingModel
+
 UNCALIBRATED = 3.0
 """Characters per token until ``usage`` has told; cautious, for English has about four."""
 
 TOKEN_MARGIN = 0.9
 """Share of a request's token limit that estimates may fill, since a text's own ratio differs from the average."""
+
+REPLY_BYTES = 2 << 20
+"""A reply, base64 of 4 bytes a number, is so long at most; bounds memory whatever the model."""
 
 
 class Packable(Protocol):
@@ -42,6 +47,12 @@ class Limits:
     """All inputs together."""
     input_tokens: int
     """One input."""
+
+    @classmethod
+    def of(cls, model: EmbeddingModel, inputs: int) -> Limits:
+        """What the model's provider takes, of ``inputs`` texts at most whose reply does not take REPLY_BYTES."""
+        most = min(model.max_inputs, inputs, REPLY_BYTES // (model.dimensions * 4 * 4 // 3))
+        return cls(max(1, most), model.max_tokens, model.max_input_tokens)
 
 
 def estimate_tokens(characters: int, characters_per_token: float) -> int:

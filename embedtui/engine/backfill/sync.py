@@ -20,7 +20,6 @@ from embedtui.engine.resilience import with_database
 from embedtui.model import FaultClass, Key, Side
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.locks import try_sync
-from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import add_audit
@@ -120,14 +119,7 @@ class Sync:
         """The next entries; None where another process syncs."""
         if not try_sync(conn, self._job.migration.id):
             return None
-        entries = next_entries(conn, self._job.migration.id, self._after, BATCH)
-        parts = len(self._job.migration.key_columns)
-        torn = [entry.id for entry in entries if entry.kind != "t" and not entry.names_a_row(parts)]
-        if torn:
-            with conn.transaction():
-                capture.add_fault(conn, self._job.migration, "a key in the queue names no row")
-                forget_entries(conn, self._job.migration.id, torn)
-        return [entry for entry in entries if entry.id not in torn]
+        return self._upkeep.sound(conn, next_entries(conn, self._job.migration.id, self._after, BATCH))
 
     def _too_often(self, key: Key) -> bool:
         moments = [at for at in self._recent[key] if time.monotonic() - at < WINDOW_SECONDS]

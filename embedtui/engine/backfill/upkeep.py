@@ -23,7 +23,7 @@ from embedtui.postgres.sides.protocol import QueuedRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.migrations import load_migration
-from embedtui.postgres.state.queue import queue_keys
+from embedtui.postgres.state.queue import Entry, forget_entries, queue_keys
 
 T = TypeVar("T")
 
@@ -95,6 +95,17 @@ class Upkeep:
         if said:
             self._job.note(said)
         self._rights = rights.digest(conn, self._job.migration)
+
+    def sound(self, conn: Connection, entries: Sequence[Entry]) -> list[Entry]:
+        """These entries without those that name no row, in whose place a scan is asked for."""
+        migration = self._job.migration
+        parts = len(migration.key_columns)
+        torn = [entry.id for entry in entries if entry.kind != "t" and not entry.names_a_row(parts)]
+        if torn:
+            with conn.transaction():
+                capture.add_fault(conn, migration, "a key in the queue names no row")
+                forget_entries(conn, migration.id, torn)
+        return [entry for entry in entries if entry.id not in torn]
 
     def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
         """The rows with these keys; one that the server cannot read is left to a scan and stops no other.

@@ -23,9 +23,9 @@ from embedtui.model import Key, Migration, PlacementKind, Side, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.both import row_vectors
 from embedtui.postgres.sides.protocol import SourceRow
-from embedtui.postgres.sides.sampling import Drawn, Pages, draw, old_vectors, read_pages, spread
+from embedtui.postgres.sides.sampling import Drawn, draw, old_vectors, spread
 from embedtui.postgres.state.bridges import read_sample, store_sample
-from embedtui.postgres.state.shards import Shard, plan_shards
+from embedtui.postgres.state.shards import Shard, plan_shards, shards_of
 
 T = TypeVar("T")
 
@@ -35,8 +35,6 @@ ROWS = (1_500, 20_000)
 """But no fewer, and no more: what a map gains by more is small, and memory goes by rows."""
 _CHUNK = 1_000
 """Rows that are read, embedded and stored before more are drawn; bounds memory."""
-_REPLY_BYTES = 2 << 20
-"""Of a reply, as the backfill has it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,11 +125,11 @@ class Sampler:
     def _draw(self, seen: set[Key]) -> Iterator[Drawn]:
         """Other rows, over the whole table; no transaction is open between two."""
 
-        def pages(conn: Connection) -> list[Pages]:
+        def shards(conn: Connection) -> list[Shard]:
             plan_shards(conn, self._migration.id, self._migration.table_oid)  # the table may have been rewritten
-            return read_pages(conn, self._migration)
+            return shards_of(conn, self._migration)
 
-        table = self._database(pages)
+        table = self._database(shards)
         for turn in itertools.count():
             any_drawn = False
             for batch in spread(table):
@@ -144,33 +142,31 @@ class Sampler:
             if not any_drawn:
                 return
 
-    def _to_embed(self, conn: Connection, drawn: Sequence[Drawn]) -> list[tuple[Pages, list[SourceRow]]]:
+    def _to_embed(self, conn: Connection, drawn: Sequence[Drawn]) -> list[tuple[Shard, list[SourceRow]]]:
         """Rows that have content and no new vector, by the leaf that they are written to."""
         at = {each.key: each for each in drawn}
-        by_leaf: dict[TableName, tuple[Pages, list[SourceRow]]] = {}
+        by_leaf: dict[TableName, tuple[Shard, list[SourceRow]]] = {}
         for queued in self._job.placement.read_keys(conn, list(at)):
             row, place = queued.row, at.get(queued.asked)
             # what is too long for the model is the backfill's to say
             if place is None or queued.blank or queued.new_present or row.characters > len(row.text):
                 continue
-            rows = by_leaf.setdefault(place.pages.leaf, (place.pages, []))[1]
+            rows = by_leaf.setdefault(place.shard.leaf, (place.shard, []))[1]
             rows.append(replace(row, block=place.page))
         return list(by_leaf.values())
 
     def _requests(
-        self, found: Sequence[tuple[Pages, list[SourceRow]]], threads: int
-    ) -> Iterator[tuple[Pages, tuple[SourceRow, ...]]]:
+        self, found: Sequence[tuple[Shard, list[SourceRow]]], threads: int
+    ) -> Iterator[tuple[Shard, tuple[SourceRow, ...]]]:
         model = self._migration.new_model
         per_page = 1 if self._migration.placement is PlacementKind.COLUMN else None
-        for pages, rows in found:
-            most = min(model.max_inputs, _REPLY_BYTES // (model.dimensions * 4 * 4 // 3), -(-len(rows) // threads))
-            limits = Limits(max(1, most), model.max_tokens, model.max_input_tokens)
+        for shard, rows in found:
+            limits = Limits.of(model, -(-len(rows) // threads))
             for batch in pack(rows, limits, self._pacer.characters_per_token, per_page=per_page):
-                yield pages, batch
+                yield shard, batch
 
-    def _send(self, pages: Pages, rows: Sequence[SourceRow]) -> None:
+    def _send(self, shard: Shard, rows: Sequence[SourceRow]) -> None:
         """Embed rows, and store them as soon as they are: counted with the shard that they are of."""
-        shard = Shard(pages.shard, pages.leaf, pages.first, pages.last, 0, pages.filenode)
         try:
             for outcome in self._embedder.embed(rows, self._stop):
                 self._writer.store(shard, outcome)

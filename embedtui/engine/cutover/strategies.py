@@ -26,7 +26,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import new_indexes, old_indexes
 from embedtui.postgres.names import relation, shown_column
 from embedtui.postgres.sides import routed_view
-from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.sides.layout import new_side, vectors_at
 from embedtui.postgres.state.route import follow_pointer_sql, move_in_ddl
 from embedtui.postgres.state.workers import count_live_workers
 from embedtui.redaction import redact
@@ -82,8 +82,7 @@ def service_settings(migration: Migration, side: Side) -> dict[str, str]:
     }
     if cutover_settings(migration).strategy == "rename":
         return told
-    new = new_side(migration)
-    table, column = (new.table, new.embedding) if side is Side.NEW else (migration.table, migration.old_column)
+    table, column = vectors_at(migration, side)
     return told | {"EMBED_TABLE": relation(table).as_string(None), "EMBED_COLUMN": shown_column(column)}
 
 

@@ -9,11 +9,10 @@ from uuid import uuid4
 from embedtui.config import Settings
 from embedtui.model import BatchOffer, Check, Migration
 from embedtui.providers import ProviderFault, make_batches
+from embedtui.providers.batches import JOB_INPUTS
 
 WINDOW_SECONDS = 24 * 3600.0
 """Within which OpenAI answers a job."""
-JOB_INPUTS = 50_000
-"""Of OpenAI."""
 
 
 def batch_offer(migration: Migration, rows: int, tokens: int) -> BatchOffer | None:

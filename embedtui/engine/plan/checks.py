@@ -164,13 +164,14 @@ def _check_table(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
             f"The key column {', '.join(sorted(collisions))} has the name of one of the side table's own.",
             "Use placement column.",
         )
-    yield from _check_columns(draft, placement)
+    yield from _check_updates(draft, placement)
+    yield from _check_columns(draft)
     for notice in draft.notices:
         yield Check("notice", "warn", notice)
 
 
-def _check_columns(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
-    facts = draft.facts
+def _check_updates(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
+    """What the work's own updates of the table set off."""
     if placement is PlacementKind.COLUMN:
         fired = fired_by_update(draft)
         if fired:
@@ -189,13 +190,12 @@ def _check_columns(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
             "Name the columns there, or use placement table.",
         )
     else:
-        old_model = draft.old_model
         kept = [
             trigger.name
-            for trigger in facts.triggers
+            for trigger in draft.facts.triggers
             if trigger.enabled and trigger.on_update and (not trigger.columns or draft.old_column in trigger.columns)
         ]
-        if kept and not old_model.retired:
+        if kept and not draft.old_model.retired:
             yield Check(
                 "triggers",
                 "warn",
@@ -203,6 +203,10 @@ def _check_columns(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
                 f" {', '.join(kept)}.",
                 "old_model.retired = true leaves the old side as it is, and a rollback stale.",
             )
+
+
+def _check_columns(draft: Draft) -> Iterator[Check]:
+    facts = draft.facts
     reliant = {
         trigger.identity: trigger.name
         for trigger in facts.triggers

@@ -8,18 +8,21 @@ from typing import Any
 
 from psycopg import Connection
 
+from embedtui.config import IndexSettings
 from embedtui.engine.plan.draft import Draft
 from embedtui.engine.plan.estimates import TextEstimate
-from embedtui.engine.plan.server import shared_memory_check
 from embedtui.engine.plan.statements import index_options
 from embedtui.formatting import counted, duration, size
 from embedtui.model import Check, IndexMethod, Migration, PlacementKind
 from embedtui.postgres import indexes
-from embedtui.postgres.catalog.server import long_transactions, size_in_bytes
+from embedtui.postgres.catalog.server import BuildMemory, build_memory, long_transactions, version_tuple
 from embedtui.postgres.names import shown
 
 LONG_TRANSACTION_SECONDS = 600
 """Older than any request of an application: what is open for so long was forgotten, or is a dump."""
+
+PARALLEL_HNSW = (0, 6)
+"""pgvector builds HNSW with parallel workers from here on."""
 
 TOAST_BYTES = 2000
 """A row up to about this size lies in its heap page as a whole; of a longer one the longest values lie elsewhere."""
@@ -31,8 +34,11 @@ def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
     rows = estimate.rows - estimate.empty
     width = 2 if migration.vector_type == "halfvec" else 4
     vectors = rows * (migration.new_model.dimensions * width + 8)
-    yield from _check_memory(conn, draft, migration, rows)
-    yield from shared_memory_check(conn, migration)
+    if migration.index_method is not IndexMethod.NONE:
+        options = index_options(migration)
+        memory = build_memory(conn, options.maintenance_work_mem)
+        yield _check_memory(memory.allowed, migration, options, rows)
+        yield from _check_shared_memory(memory, draft, migration, options)
     yield from _check_heap(draft, migration, rows, vectors)
     yield Check(
         "disk",
@@ -59,30 +65,45 @@ def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
         )
 
 
-def _check_memory(conn: Connection[Any], draft: Draft, migration: Migration, rows: int) -> Iterator[Check]:
-    server = draft.server
-    if migration.index_method is not IndexMethod.NONE:
-        options = index_options(migration)
-        hnsw = migration.index_method is IndexMethod.HNSW
-        if hnsw:
-            memory = indexes.forecast(rows, migration.new_model.dimensions, options.m, migration.vector_type)
-        else:
-            lists = options.lists or indexes.ivfflat_lists(rows)
-            memory = indexes.ivfflat_forecast(rows, migration.new_model.dimensions, lists, migration.vector_type)
-        allowed = server.maintenance_work_mem
-        if options.maintenance_work_mem is not None:
-            allowed = size_in_bytes(conn, options.maintenance_work_mem)
-        if memory > allowed:
-            yield Check(
-                "index memory",
-                "warn",
-                f"The {'HNSW' if hnsw else 'ivfflat'} build wants about {size(memory)}; maintenance_work_mem is "
-                f"{size(allowed)}, beyond which it {'slows to a crawl' if hnsw else 'fails'}.",
-                "Raise it for the build, if the server has the memory: "
-                f'index.maintenance_work_mem = "{math.ceil(memory / 2**20)}MB".',
-            )
-        else:
-            yield Check("index memory", "pass", f"about {size(memory)} for the {'HNSW' if hnsw else 'ivfflat'} build")
+def _check_memory(allowed: int, migration: Migration, options: IndexSettings, rows: int) -> Check:
+    dimensions, kind = migration.new_model.dimensions, migration.vector_type
+    if migration.index_method is IndexMethod.HNSW:
+        build, beyond = "HNSW build", "slows to a crawl"
+        memory = indexes.forecast(rows, dimensions, options.m, kind)
+    else:
+        build, beyond = "ivfflat build", "fails"
+        memory = indexes.ivfflat_forecast(rows, dimensions, options.lists or indexes.ivfflat_lists(rows), kind)
+    if memory <= allowed:
+        return Check("index memory", "pass", f"about {size(memory)} for the {build}")
+    return Check(
+        "index memory",
+        "warn",
+        f"The {build} wants about {size(memory)}; maintenance_work_mem is {size(allowed)}, beyond which it {beyond}.",
+        "Raise it for the build, if the server has the memory: "
+        f'index.maintenance_work_mem = "{math.ceil(memory / 2**20)}MB".',
+    )
+
+
+def _check_shared_memory(
+    memory: BuildMemory, draft: Draft, migration: Migration, options: IndexSettings
+) -> Iterator[Check]:
+    """A parallel HNSW build takes all of maintenance_work_mem as one segment of shared memory."""
+    workers = memory.workers if options.parallel_workers is None else options.parallel_workers
+    parallel = workers and version_tuple(draft.server.vector_version or "0") >= PARALLEL_HNSW
+    if migration.index_method is not IndexMethod.HNSW or not parallel:
+        return
+    if memory.shared != "posix":  # mmap is files beside the data, sysv is the kernel's
+        return
+    less = "; where it does not fit, the index is built without parallel workers"
+    hint = "A container's is often 64 MB: docker run --shm-size, or index.parallel_workers = 0."
+    takes = f"A parallel HNSW build takes {size(memory.allowed)} of /dev/shm at once"
+    if memory.shared_size is None:
+        yield Check("shared memory", "unknown", f"{takes}; nobody tells its size{less}.", hint)
+    elif memory.shared_size < memory.allowed:
+        yield Check("shared memory", "warn", f"{takes}, which has {size(memory.shared_size)}{less}.", hint)
+    else:
+        detail = f"/dev/shm has {size(memory.shared_size)}, a parallel HNSW build takes {size(memory.allowed)} of it"
+        yield Check("shared memory", "pass", detail)
 
 
 def _check_heap(draft: Draft, migration: Migration, rows: int, vectors: int) -> Iterator[Check]:

@@ -26,11 +26,11 @@ def model_checks(migration: Migration, settings: Settings) -> Iterator[Check]:
         yield _check_price(new, settings)
     ends, ended = retirement(new.provider, new.name), retirement(old.provider, old.name)
     if new.retired:
-        said = f"{ends.said()} ({ends.read})." if ends is not None else f"{new.name} is retired."
+        said = f"{ends}." if ends is not None else f"{new.name} is retired."
         yield Check("new model", "fail", said, "Choose a model that is served.")
     elif ends is not None and ends.near():
-        yield Check("new model", "warn", f"{ends.said()} ({ends.read}).", "Choose a model that is served for longer.")
-    said = f"{ended.said()} ({ended.read}). " if ended is not None and ended.near() else ""
+        yield Check("new model", "warn", f"{ends}.", "Choose a model that is served for longer.")
+    said = f"{ended}. " if ended is not None and ended.near() else ""
     if old.retired:
         yield Check(
             "old model",

@@ -34,7 +34,6 @@ class ServerFacts:
     vector_schema: str | None
     vector_available: bool
     """The extension's files are on the server, so that CREATE EXTENSION would work."""
-    maintenance_work_mem: int
     shared_buffers: int
     prepared_transactions: int
     """Prepared transactions lying about: they hold the horizon and CREATE INDEX CONCURRENTLY."""

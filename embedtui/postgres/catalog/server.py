@@ -34,7 +34,6 @@ SELECT current_setting('server_version_num')::int AS version,
        (SELECT n.nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
          WHERE e.extname = 'vector') AS vector_schema,
        EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector') AS vector_available,
-       pg_size_bytes(current_setting('maintenance_work_mem')) AS maintenance_work_mem,
        pg_size_bytes(current_setting('shared_buffers')) AS shared_buffers,
        (SELECT count(*)::int FROM pg_prepared_xacts WHERE database = current_database()) AS prepared_transactions
 """
@@ -103,7 +102,6 @@ class BuildMemory:
     """``max_parallel_maintenance_workers``."""
     shared: str
     """``dynamic_shared_memory_type``: posix is /dev/shm."""
-    vector_version: str
     may_read_files: bool
     shared_size: int | None = None
     """Of /dev/shm; None where this role may not look."""
@@ -113,7 +111,6 @@ _BUILD = """
 SELECT pg_size_bytes(coalesce(%s, current_setting('maintenance_work_mem'))) AS allowed,
        current_setting('max_parallel_maintenance_workers')::int AS workers,
        current_setting('dynamic_shared_memory_type') AS shared,
-       (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector_version,
        pg_has_role('pg_read_server_files', 'USAGE')
            AND has_function_privilege('pg_read_file(text,bigint,bigint,boolean)', 'EXECUTE') AS may_read_files
 """
@@ -137,13 +134,6 @@ def _mounted_size(mounts: str, folder: str) -> int | None:
     options = [fields[3] for fields in map(str.split, mounts.splitlines()) if len(fields) > 3 and fields[1] == folder]
     found = re.search(r"\bsize=(\d+)k\b", options[-1]) if options else None
     return int(found[1]) * 1024 if found else None
-
-
-def size_in_bytes(conn: Connection[Any], size: str) -> int:
-    """Bytes of a size as PostgreSQL's settings have it, e.g. ``4GB``."""
-    row = conn.execute("SELECT pg_size_bytes(%s)", [size]).fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 def forbidden_routines(conn: Connection[Any], names: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from embedtui.model import IndexMethod, Migration, Side, TableName
 from embedtui.postgres.catalog.vectors import SEARCH_TYPE, SERVING
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
-from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.sides.layout import new_side, vectors_at
 
 _TREE = """
 WITH RECURSIVE tree AS (
@@ -102,8 +102,7 @@ def search_type(conn: Connection, migration: Migration, side: Side) -> str:
 
     Empty where the index is on the column itself, or there is none.
     """
-    found = new_side(migration)
-    table, column = (migration.table, migration.old_column) if side is Side.OLD else (found.table, found.embedding)
+    table, column = vectors_at(migration, side)
     row = conn.execute(
         f"SELECT ({SEARCH_TYPE}) FROM (SELECT to_regclass(%s)::oid, %s::name, %s::text)"
         " AS served (of_table, of_column, of_operator)",
@@ -134,12 +133,10 @@ def partition_indexes(conn: Connection, table: TableName, column: str) -> dict[i
     return {oid: TableName(indexes[0].schema, indexes[0].name) for oid, indexes in found.items() if indexes}
 
 
-def serving_indexes(conn: Connection, migration: Migration, side: Side) -> list[ExistingIndex]:
-    """Valid indexes of a side that order by the migration's distance: of the whole table first, then of partitions."""
-    found = new_side(migration)
-    table, column = (migration.table, migration.old_column) if side is Side.OLD else (found.table, found.embedding)
-    oids = oids_of(conn, table)
-    by_relation = indexes_of(conn, oids, column)
+def serving_indexes(conn: Connection, migration: Migration) -> list[ExistingIndex]:
+    """Valid indexes of the old side that order by the migration's distance: of the table first, then of partitions."""
+    oids = oids_of(conn, migration.table)
+    by_relation = indexes_of(conn, oids, migration.old_column)
     every = [index for oid in oids for index in by_relation[oid]]
     return [index for index in every if index.valid and index.operator == migration.distance.operator]
 
@@ -173,8 +170,7 @@ def approximate_index(conn: Connection, migration: Migration, side: Side) -> App
     The old side's is one that serves its searches, if only of partitions.
     """
     if side is Side.OLD:
-        found = serving_indexes(conn, migration, side)
-        index = found[0] if found else None
+        index = next(iter(serving_indexes(conn, migration)), None)
     else:
         index = max(new_indexes(conn, migration), key=lambda each: (each.valid, each.oid), default=None)
     row = conn.execute(_IDENTITY, [index.oid]).fetchone() if index is not None else None

@@ -15,7 +15,7 @@ from embedtui.model import Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes.existing import indexes_of, oids_of, search_type
 from embedtui.postgres.names import relation, vector_text
-from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.sides.layout import new_side, vectors_at
 from embedtui.postgres.sides.search import search_sql
 
 WARM_SEARCHES = 10
@@ -43,11 +43,8 @@ def used_by_search(
 
     ``where`` is the search's filter, as :func:`search_sql` takes it; by it, a partial index may serve.
     """
-    if side is Side.OLD:
-        table, column, dimensions = migration.table, migration.old_column, migration.old_model.dimensions
-    else:
-        place = new_side(migration)
-        table, column, dimensions = place.table, place.embedding, migration.new_model.dimensions
+    table, column = vectors_at(migration, side)
+    dimensions = (migration.old_model if side is Side.OLD else migration.new_model).dimensions
     by_relation = indexes_of(conn, oids_of(conn, table), column, partial=True)
     names = {index.name for found in by_relation.values() for index in found}
     probe = np.eye(1, dimensions, dtype=np.float32)

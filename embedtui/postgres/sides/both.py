@@ -13,7 +13,7 @@ from embedtui.arrays import np
 from embedtui.model import Key, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, key_sql, keys_sql, relation
-from embedtui.postgres.sides.layout import content_sql, has_content_sql, new_side, scope_sql
+from embedtui.postgres.sides.layout import content_sql, has_content_sql, new_side, scope_sql, vector_kind, vectors_at
 from embedtui.postgres.state.queries import Vector
 from embedtui.postgres.values import equal_sql, key_types, text_sql, value_sql
 
@@ -49,36 +49,33 @@ def both_sides_sql(migration: Migration) -> sql.Composed:
 
 def vector_column(migration: Migration, side: Side) -> sql.Identifier:
     """A side's vector in :func:`both_sides_sql`."""
-    found = new_side(migration)
-    if side is Side.NEW and found.table != migration.table:
+    table, column = vectors_at(migration, side)
+    if table != migration.table:
         return sql.Identifier(_SIDE, "embedtui_vector")
-    return sql.Identifier(migration.table.name, migration.old_column if side is Side.OLD else found.embedding)
+    return sql.Identifier(table.name, column)
 
 
 def vector_bytes_sql(migration: Migration, side: Side) -> sql.Composed:
     """A side's vector in :func:`both_sides_sql` as bytea, in pgvector's binary form."""
-    kind = migration.old_vector_type if side is Side.OLD else migration.vector_type
-    send = sql.Identifier(migration.vector_schema, f"{kind}_send")
+    send = sql.Identifier(migration.vector_schema, f"{vector_kind(migration, side)}_send")
     return sql.SQL("{}({})").format(send, vector_column(migration, side))
 
 
 def vector_number(migration: Migration, side: Side, cast_to: str = "") -> np.dtype[Any]:
     """Type of the numbers in :func:`vector_bytes_sql`, or in a cast; they begin after four bytes of head."""
-    kind = cast_to or (migration.old_vector_type if side is Side.OLD else migration.vector_type)
-    return np.dtype(">f2" if kind == "halfvec" else ">f4")
+    return np.dtype(">f2" if (cast_to or vector_kind(migration, side)) == "halfvec" else ">f4")
 
 
 def vector_lengths(conn: Connection, migration: Migration, side: Side, limit: int) -> tuple[float, float] | None:
     """Least and greatest length (L2 norm) of the first ``limit`` vectors of a side; None where it has none."""
-    found = new_side(migration)
-    table, column = (migration.table, migration.old_column) if side is Side.OLD else (found.table, found.embedding)
-    kind = migration.old_vector_type if side is Side.OLD else migration.vector_type
+    table, column = vectors_at(migration, side)
+    norm = "l2_norm" if vector_kind(migration, side) == "halfvec" else "vector_norm"
     row = conn.execute(
         sql.SQL(
             "SELECT min(length), max(length) FROM"
             " (SELECT {norm}({column}) AS length FROM {table} WHERE {column} IS NOT NULL LIMIT {limit}) v"
         ).format(
-            norm=sql.Identifier(migration.vector_schema, "l2_norm" if kind == "halfvec" else "vector_norm"),
+            norm=sql.Identifier(migration.vector_schema, norm),
             column=sql.Identifier(column),
             table=relation(table),
             limit=sql.Literal(limit),

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from embedtui.model import Migration, TableName
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.names import relation
+from embedtui.postgres.names import blocks_sql, relation
 from embedtui.postgres.sides.layout import fingerprint_sql, new_side, scope_sql
 from embedtui.postgres.sides.shared import OURS, WRITER
 from embedtui.postgres.values import same_key_sql
@@ -28,7 +28,7 @@ _CARRY = """
 WITH found AS MATERIALIZED (
     SELECT t.ctid AS tid, embedtui_former.{embedding} AS embedding, embedtui_former.{source} AS source
       FROM {leaf} t JOIN {former} embedtui_former ON {same_key}
-     WHERE t.ctid >= {first} AND t.ctid < {end} AND {in_scope} AND t.{embedding} IS NULL
+     WHERE {in_blocks} AND {in_scope} AND t.{embedding} IS NULL
        AND embedtui_former.{embedding} IS NOT NULL AND embedtui_former.{model} = {number}
        AND embedtui_former.{source} = {fingerprint}
        FOR NO KEY UPDATE OF t SKIP LOCKED)
@@ -55,8 +55,7 @@ def carry(conn: Connection, migration: Migration, former: TableName) -> Iterator
                 number=sql.Literal(migration.new_model.id),
                 in_scope=scope_sql(migration, "t"),
                 fingerprint=fingerprint_sql(migration, "t"),
-                first=sql.SQL("'({},0)'::tid").format(sql.SQL(str(first))),
-                end=sql.SQL("'({},0)'::tid").format(sql.SQL(str(first + BLOCKS))),
+                in_blocks=blocks_sql("t", first, first + BLOCKS - 1),
             )
             with conn.transaction():
                 conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])

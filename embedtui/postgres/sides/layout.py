@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from embedtui.model import Migration, PlacementKind, TableName
+from embedtui.model import Migration, PlacementKind, Side, TableName
 from embedtui.postgres.expressions import row_sql
 from embedtui.postgres.values import content_types, text_sql
 
@@ -30,6 +30,19 @@ def new_side(migration: Migration) -> NewSide:
         column = migration.new_column
         return NewSide(migration.table, column, f"{column}_model", f"{column}_source")
     return NewSide(migration.new_table, migration.new_column, "model", "source")
+
+
+def vectors_at(migration: Migration, side: Side) -> tuple[TableName, str]:
+    """Table and column of a side's vectors."""
+    if side is Side.OLD:
+        return migration.table, migration.old_column
+    found = new_side(migration)
+    return found.table, found.embedding
+
+
+def vector_kind(migration: Migration, side: Side) -> str:
+    """``vector`` or ``halfvec``."""
+    return migration.old_vector_type if side is Side.OLD else migration.vector_type
 
 
 def follows_by_foreign_key(migration: Migration) -> bool:

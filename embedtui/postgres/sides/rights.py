@@ -28,11 +28,11 @@ _MIRRORED = ("SELECT", "INSERT", "UPDATE", "TRUNCATE")
 _OF_COLUMNS = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
 
 _GRANTS = """
-SELECT a.grantee::int8, a.privilege_type, NULL AS column
+SELECT a.grantee::int8, a.privilege_type, NULL AS column, a.is_grantable
   FROM pg_catalog.pg_class c, pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) a
  WHERE c.oid = %(oid)s
 UNION ALL
-SELECT a.grantee::int8, a.privilege_type, t.attname::text
+SELECT a.grantee::int8, a.privilege_type, t.attname::text, a.is_grantable
   FROM pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) a
  WHERE t.attrelid = %(oid)s AND t.attnum > 0 AND NOT t.attisdropped
 """
@@ -299,10 +299,15 @@ def _surplus_of_columns(conn: Connection, migration: Migration) -> list[_Change]
     return found
 
 
+def read_grants(conn: Connection, oid: int) -> list[tuple[int, str, str | None, bool]]:
+    """All grants on a relation: (grantee's oid, 0 for PUBLIC; privilege; column, None: all; with grant option)."""
+    return conn.execute(_GRANTS, {"oid": oid}).fetchall()
+
+
 def _grants(conn: Connection, oid: int) -> _Grants:
     table: dict[int, set[str]] = defaultdict(set)
     columns: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for role, privilege, column in conn.execute(_GRANTS, {"oid": oid}).fetchall():
+    for role, privilege, column, _ in read_grants(conn, oid):
         (table[role] if column is None else columns[role][column]).add(privilege)
     return _Grants(dict(table), {role: dict(of) for role, of in columns.items()})
 
@@ -321,8 +326,13 @@ def _may_truncate(conn: Connection, role: int, oid: int) -> bool:
 
 
 def _names(conn: Connection, changes: Iterable[_Change]) -> dict[int, str]:
-    roles = sorted({change.role for change in changes})
-    return dict(conn.execute("SELECT oid::int8, rolname::text FROM pg_catalog.pg_roles WHERE oid = ANY (%s)", [roles]))
+    return role_names(conn, {change.role for change in changes})
+
+
+def role_names(conn: Connection, roles: Iterable[int]) -> dict[int, str]:
+    """Names of roles by their oids."""
+    found = conn.execute("SELECT oid::int8, rolname::text FROM pg_catalog.pg_roles WHERE oid = ANY (%s)", [list(roles)])
+    return dict(found.fetchall())
 
 
 def _oid(conn: Connection, table: TableName) -> int | None:

@@ -6,7 +6,6 @@ truth about it: a comment names the migration, so that it is found after renames
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -16,6 +15,7 @@ from embedtui.model import Migration, PlacementKind, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.names import IDENTIFIER_BYTES, relation, shown, shown_column, suffixed
+from embedtui.postgres.sides import rights
 from embedtui.postgres.sides.layout import new_side
 
 SINCE = 150_000
@@ -54,23 +54,6 @@ SELECT n.oid::int8,
 _COLUMNS = (
     "SELECT attname::text FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
 )
-
-# (column or '', grantee or '' for PUBLIC, privilege, with grant option) of a relation, its owner's left out
-_GRANTED = """
-SELECT '' AS column, a.grantee, a.privilege_type, a.is_grantable
-  FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a WHERE c.oid = %(oid)s
-UNION ALL
-SELECT t.attname::text, a.grantee, a.privilege_type, a.is_grantable
-  FROM pg_attribute t, aclexplode(t.attacl) a WHERE t.attrelid = %(oid)s AND NOT t.attisdropped
-"""
-
-_ROLES = """
-SELECT g.oid::int8, coalesce(pg_get_userbyid(nullif(g.oid, 0))::text, ''),
-       CASE WHEN g.oid = 0 THEN EXISTS (SELECT FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = %(schema)s
-                                           AND a.grantee = 0 AND a.privilege_type = 'USAGE')
-            ELSE has_schema_privilege(g.oid, %(schema)s, 'USAGE') END
-  FROM unnest(%(oids)s::oid[]) g(oid)
-"""
 
 _OPENED_BY_DEFAULT = """
 SELECT DISTINCT d.defaclobjtype::text, coalesce(pg_get_userbyid(nullif(a.grantee, 0))::text, '')
@@ -259,22 +242,18 @@ def _pairs(conn: Connection, migration: Migration) -> list[tuple[str, str]]:
 
 def _grants(conn: Connection, oid: int) -> list[Grant]:
     owner = _owner(conn, oid)
-    found = conn.execute(_GRANTED, {"oid": oid}).fetchall()
-    names = {number: name for number, name, _ in _roles(conn, "pg_catalog", [grantee for _, grantee, *_ in found])}
+    found = rights.read_grants(conn, oid)
+    names = {0: "", **rights.role_names(conn, {role for role, *_ in found})}
     return [
-        (column, names[grantee], privilege, grantable)
-        for column, grantee, privilege, grantable in found
-        if privilege in _WRITABLE and names[grantee] != owner
+        (column or "", names[role], privilege, grantable)
+        for role, privilege, column, grantable in found
+        if privilege in _WRITABLE and names[role] != owner
     ]
 
 
 def _owner(conn: Connection, oid: int) -> str:
     row = conn.execute("SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = %s", [oid]).fetchone()
     return row[0] if row else ""
-
-
-def _roles(conn: Connection, schema: str, oids: Sequence[int]) -> list[tuple[int, str, bool]]:
-    return conn.execute(_ROLES, {"schema": schema, "oids": list(set(oids))}).fetchall()
 
 
 def _wanted(conn: Connection, migration: Migration, names: dict[str, str]) -> set[Grant]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from embedtui.arrays import np, npt
-from embedtui.model import Key, Migration, Side, TableName
+from embedtui.model import Key, Migration, Side
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.names import key_join_sql, key_sql, keys_sql, relation
+from embedtui.postgres.names import blocks_sql, key_join_sql, key_sql, keys_sql, relation
 from embedtui.postgres.sides.both import vector_number
 from embedtui.postgres.sides.layout import scope_sql
+from embedtui.postgres.state.shards import Shard
 
 _GOLDEN = (5**0.5 - 1) / 2
 ROWS_PER_TURN = 4
@@ -21,7 +22,7 @@ _PAGES_PER_READ = 32
 
 _PAGE = """
 (SELECT {page}, {key} FROM {leaf} t
- WHERE t.ctid >= {first} AND t.ctid < {end} AND {in_scope} AND t.{old} IS NOT NULL
+ WHERE {in_blocks} AND {in_scope} AND t.{old} IS NOT NULL
    AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new' AND f.key = {key}
                    AND f.state <> 'retry')
  ORDER BY pg_catalog.hashtextextended(({key})::text, 11) LIMIT {rows} OFFSET {offset})
@@ -29,43 +30,17 @@ _PAGE = """
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
-    """A range of pages of one leaf, as the backfill's shards have it."""
-
-    shard: int
-    leaf: TableName
-    first: int
-    last: int
-    filenode: int
-
-
-@dataclass(frozen=True, slots=True)
 class Drawn:
     """A row that was drawn, by its key, and the page it stands on."""
 
-    pages: Pages
+    shard: Shard
     page: int
     key: Key
 
 
-def read_pages(conn: Connection, migration: Migration) -> list[Pages]:
-    """All pages of the table as it is stored now, in the order in which they lie."""
-    rows = conn.execute(
-        "SELECT s.id, n.nspname, c.relname, s.first_block, s.last_block, s.filenode"
-        " FROM embedtui.shard s JOIN pg_catalog.pg_class c ON c.oid = s.leaf"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE s.migration = %(m)s AND s.filenode = pg_catalog.pg_relation_filenode(s.leaf)"
-        # no other table than ours, whatever a shard's row says
-        " AND (s.leaf = %(t)s OR s.leaf IN (SELECT relid FROM pg_catalog.pg_partition_tree(%(t)s::oid::regclass)))"
-        " ORDER BY s.leaf, s.first_block",
-        {"m": migration.id, "t": migration.table_oid},
-    )
-    return [Pages(shard, TableName(schema, name), *rest) for shard, schema, name, *rest in rows]
-
-
-def spread(pages: Sequence[Pages]) -> Iterator[list[tuple[Pages, int]]]:
+def spread(shards: Sequence[Shard]) -> Iterator[list[tuple[Shard, int]]]:
     """All single pages in batches; however many of these are read, their pages are spread evenly over the table."""
-    sizes = np.array([each.last - each.first + 1 for each in pages], np.int64)
+    sizes = np.array([each.last_block - each.first_block + 1 for each in shards], np.int64)
     ends = np.cumsum(sizes)
     total = int(ends[-1]) if len(ends) else 0
     # every beginning of this order divides the table evenly (the golden ratio's multiples)
@@ -74,25 +49,24 @@ def spread(pages: Sequence[Pages]) -> Iterator[list[tuple[Pages, int]]]:
         numbers = order[start : start + _PAGES_PER_READ]
         at = np.searchsorted(ends, numbers, side="right")
         within = numbers - (ends[at] - sizes[at])
-        yield [(pages[each], pages[each].first + int(page)) for each, page in zip(at, within, strict=True)]
+        yield [(shards[each], shards[each].first_block + int(page)) for each, page in zip(at, within, strict=True)]
 
 
-def draw(conn: Connection, migration: Migration, batch: Sequence[tuple[Pages, int]], turn: int) -> list[Drawn]:
+def draw(conn: Connection, migration: Migration, batch: Sequence[tuple[Shard, int]], turn: int) -> list[Drawn]:
     """Rows of these pages that have an old vector and no fault: of each a few, others at every ``turn`` from 0."""
     selects = [
         sql.SQL(_PAGE).format(
             page=sql.Literal(number),
             key=key_sql(migration, "t"),
-            leaf=relation(pages.leaf),
-            first=sql.SQL("'({},0)'::tid").format(sql.SQL(str(page))),
-            end=sql.SQL("'({},0)'::tid").format(sql.SQL(str(page + 1))),
+            leaf=relation(shard.leaf),
+            in_blocks=blocks_sql("t", page, page),
             in_scope=scope_sql(migration, "t"),
             old=sql.Identifier(migration.old_column),
             migration=sql.Literal(migration.id),
             rows=sql.Literal(ROWS_PER_TURN),
             offset=sql.Literal(turn * ROWS_PER_TURN),
         )
-        for number, (pages, page) in enumerate(batch)
+        for number, (shard, page) in enumerate(batch)
     ]
     found = conn.execute(sql.SQL(" UNION ALL ").join(selects), prepare=False)
     return [Drawn(batch[at][0], batch[at][1], tuple(key)) for at, key in found]

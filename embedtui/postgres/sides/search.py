@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, Side, TableName
+from embedtui.postgres.catalog.server import version_tuple
 from embedtui.postgres.names import escaped, key_equals_sql, key_sql, quoted
-from embedtui.postgres.sides.layout import scope_sql
+from embedtui.postgres.sides.layout import scope_sql, vector_kind
 from embedtui.postgres.values import equal_sql
 
 _SIDE = "embedtui_side"
@@ -26,18 +27,14 @@ def scan_of(pgvector: str, *, filtered: bool) -> str:
 
     A filtered index scan stops too early otherwise. ``pgvector`` is the extension's version: 0.8 or later can.
     """
-    known = tuple(int(part) for part in pgvector.split(".")[:2] if part.isdigit())
-    return "strict_order" if filtered and known >= (0, 8) else ""
+    return "strict_order" if filtered and version_tuple(pgvector) >= (0, 8) else ""
 
 
 def vector_type(migration: Migration, side: Side, cast_to: str = "") -> sql.Composed:
     """The side's vector type, or another, with the side's dimensions, qualified with the schema pgvector lives in."""
-    name, model = (
-        (migration.old_vector_type, migration.old_model)
-        if side is Side.OLD
-        else (migration.vector_type, migration.new_model)
-    )
-    return sql.SQL("{}({})").format(quoted(migration.vector_schema, cast_to or name), sql.Literal(model.dimensions))
+    model = migration.old_model if side is Side.OLD else migration.new_model
+    kind = quoted(migration.vector_schema, cast_to or vector_kind(migration, side))
+    return sql.SQL("{}({})").format(kind, sql.Literal(model.dimensions))
 
 
 def search_sql(
@@ -72,14 +69,7 @@ def search_sql(
             :func:`embedtui.postgres.indexes.existing.search_type`); empty searches the column itself.
     """
     vector, source = _vector_and_source(migration, side)
-    kind = vector_type(migration, side, cast_to)
-    distance = sql.SQL("({} OPERATOR({}.{}) CAST({} AS {}))").format(
-        sql.SQL("CAST({} AS {})").format(vector, kind) if cast_to else vector,
-        quoted(migration.vector_schema),
-        sql.SQL(migration.distance.operator),
-        sql.Placeholder("vector"),
-        kind,
-    )
+    distance = _distance(migration, side, vector, cast_to)
     conditions: list[sql.Composable] = [sql.SQL("{} IS NOT NULL").format(vector)]
     if migration.scope is not None:  # first: vectors of other rows may have another size
         conditions.insert(0, escaped(scope_sql(migration, migration.table.schema, migration.table.name)))
@@ -100,6 +90,17 @@ def search_sql(
         # An index serves the bare operator only; "+ 0" puts it out of every index's reach without a SET.
         order=sql.SQL("{} OPERATOR(pg_catalog.+) 0, {}").format(distance, key) if exact else distance,
         k=sql.Placeholder("k"),
+    )
+
+
+def _distance(migration: Migration, side: Side, vector: sql.Composable, cast_to: str) -> sql.Composed:
+    kind = vector_type(migration, side, cast_to)
+    return sql.SQL("({} OPERATOR({}.{}) CAST({} AS {}))").format(
+        sql.SQL("CAST({} AS {})").format(vector, kind) if cast_to else vector,
+        quoted(migration.vector_schema),
+        sql.SQL(migration.distance.operator),
+        sql.Placeholder("vector"),
+        kind,
     )
 
 

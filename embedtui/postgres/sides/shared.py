@@ -12,7 +12,7 @@ from psycopg import sql
 
 from embedtui.model import Key, Migration, Side, TableName, VerifyReport
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.names import key_join_sql, key_sql, relation
+from embedtui.postgres.names import blocks_sql, key_join_sql, key_sql, relation
 from embedtui.postgres.sides.batch import bigint_array, vector_array
 from embedtui.postgres.sides.layout import (
     content_sql,
@@ -109,7 +109,7 @@ class SharedPlacement:
             FROM (SELECT t.ctid, {key} AS key, {fingerprint} AS source, c.content,
                          octet_length(c.content) > {limit_characters} AS long
                   FROM {leaf} t, LATERAL (SELECT {content} AS content OFFSET 0) c
-                  WHERE t.ctid >= {first} AND t.ctid < {last} AND {in_scope} AND {missing} AND c.content ~ '\\S'
+                  WHERE {in_blocks} AND {in_scope} AND {missing} AND c.content ~ '\\S'
                     AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new'
                                     AND f.key = {key} AND f.state <> 'retry')
                     {same_storage}
@@ -120,8 +120,7 @@ class SharedPlacement:
             if filenode is not None
             else sql.SQL(""),
             leaf=relation(leaf),
-            first=sql.SQL("'({},0)'::tid").format(sql.SQL(str(first))),
-            last=sql.SQL("'({},0)'::tid").format(sql.SQL(str(last + 1))),
+            in_blocks=blocks_sql("t", first, last),
         )
         rows = []
         with conn.cursor(binary=True) as cursor:
@@ -148,14 +147,13 @@ class SharedPlacement:
                 SELECT block, sum(sum(bytes)) OVER (ORDER BY block) AS total
                 FROM (SELECT (t.ctid::text::point)[0]::bigint AS block,
                              least({sizes}, 4 * {limit_characters}::bigint) AS bytes
-                      FROM {leaf} t WHERE t.ctid >= {first} AND t.ctid < {end} AND {in_scope} AND {missing}) x
+                      FROM {leaf} t WHERE {in_blocks} AND {in_scope} AND {missing}) x
                 GROUP BY block) y
             WHERE total > {most}
             """,
             sizes=sql.SQL(" + ").join(sizes),
             leaf=relation(leaf),
-            first=sql.SQL("'({},0)'::tid").format(sql.SQL(str(first))),
-            end=sql.SQL("'({},0)'::tid").format(sql.SQL(str(last + 1))),
+            in_blocks=blocks_sql("t", first, last),
             most=sql.Literal(most),
         )
         row = conn.execute(query, prepare=False).fetchone()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from psycopg import sql
+from psycopg import Rollback, sql
 
-from embedtui.model import BatchJobStatus, Key, Migration, TableName
+from embedtui.model import BatchJobStatus, BatchStatus, Key, Migration
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import ALIVE
-from embedtui.postgres.state.shards import GRACE_SECONDS, Shard
+from embedtui.postgres.state.shards import COLUMNS, GRACE_SECONDS, OF_TABLE, PLACED, Shard, shard_of
 
-UNDER_WAY = ("packed", "asked", "sent")
+_UNDER_WAY = "state IN ('packed', 'asked', 'sent')"
 
 _FREE = f"""
     (x.worker IS NULL OR x.worker = %(worker)s
@@ -31,7 +31,7 @@ LOOK_SHARE, LOOK_SECONDS = 0.05, (0.2, 30.0)
 
 _NEXT = f"""
 UPDATE embedtui.batch_job j SET worker = %(worker)s, looked_at = now()
-FROM (SELECT id FROM embedtui.batch_job x WHERE migration = %(migration)s AND state IN ('packed', 'asked', 'sent')
+FROM (SELECT id FROM embedtui.batch_job x WHERE migration = %(migration)s AND {_UNDER_WAY}
       AND (state <> 'sent' OR looked_at IS NULL OR looked_at < now() - make_interval(secs =>
            least(%(most)s, greatest(%(least)s, %(share)s * extract(epoch FROM now() - sent_at)::float8))))
       AND {_FREE}
@@ -91,19 +91,19 @@ def record_job(
     migration: Migration,
     worker: int | None,
     token: UUID,
-    lines: Iterable[NewLine],
+    lines: Sequence[NewLine],
     shards: Sequence[int],
     *,
     inputs: int,
-    count: int,
     estimate: int,
 ) -> BatchJob | None:
-    """Record a job before anybody is asked for it, and its shards as in it; None where the spend cap has no room.
+    """Record a job before anybody is asked for it, and its shards as in it.
 
-    The worker's leases end with it. Runs in a transaction of its own.
+    The worker's leases end with it. Runs in a transaction of its own. None, and nothing is recorded: the spend cap has
+    no room, or a lease ran out meanwhile.
     """
     model = migration.new_model
-    with conn.transaction():
+    with conn.transaction() as transaction:
         reserved = model.at_live_price(estimate)
         room = conn.execute(
             "UPDATE embedtui.pace SET spent_tokens = spent_tokens + %(need)s WHERE migration = %(migration)s"
@@ -116,7 +116,7 @@ def record_job(
         row = conn.execute(
             "INSERT INTO embedtui.batch_job (migration, token, worker, inputs, lines, estimate, reserved)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING id",
-            [migration.id, token, worker, inputs, count, estimate, reserved],
+            [migration.id, token, worker, inputs, len(lines), estimate, reserved],
         ).fetchone()
         assert row is not None
         job = int(row[0])
@@ -135,12 +135,9 @@ def record_job(
             [job, list(shards), worker],
         ).rowcount
         if held != len(shards):  # a lease ran out meanwhile: its rows are somebody else's now
-            raise LeaseLost
-    return BatchJob(job, token, "packed", "", "", inputs, count, estimate)
-
-
-class LeaseLost(Exception):
-    """A shard was taken over before its job was recorded; nothing was asked for."""
+            raise Rollback(transaction)
+        return BatchJob(job, token, "packed", "", "", inputs, len(lines), estimate)
+    return None
 
 
 def asked(conn: Connection, job: BatchJob, worker: int | None, file: str) -> bool:
@@ -196,22 +193,16 @@ def leave(conn: Connection, job: BatchJob, status: str, finished: int, *, missin
 def load_line(conn: Connection, job: BatchJob, number: int, table_oid: int) -> StoredLine | None:
     """The line's rows; None where its answer is stored already, or it is none of the job's."""
     row = conn.execute(
-        "SELECT l.keys, l.sources, l.bytes, l.tokens IS NOT NULL, s.id, n.nspname, c.relname, s.first_block,"
-        " s.last_block, s.passes, s.filenode"
-        " FROM embedtui.batch_line l JOIN embedtui.shard s ON s.id = l.shard AND s.job = l.job AND s.state = 'batch'"
-        " JOIN embedtui.batch_job j ON j.id = l.job AND j.migration = s.migration"
-        " JOIN pg_catalog.pg_class c ON c.oid = s.leaf JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE l.job = %(job)s AND l.number = %(number)s"
-        # of any other table (planted, or detached) nothing is written with our rights
-        " AND (s.leaf = %(table)s"
-        "      OR s.leaf IN (SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass)))",
+        f"SELECT l.keys, l.sources, l.bytes, l.tokens IS NOT NULL, {COLUMNS}"
+        f" FROM embedtui.batch_line l JOIN embedtui.batch_job j ON j.id = l.job, {PLACED}"
+        " WHERE s.id = l.shard AND s.job = l.job AND s.state = 'batch' AND s.migration = j.migration"
+        f" AND l.job = %(job)s AND l.number = %(number)s AND {OF_TABLE}",
         {"job": job.id, "number": number, "table": table_oid},
     ).fetchone()
     if row is None:
         return None
-    keys, sources, size, counted, shard, schema, name, first, last, passes, filenode = row
-    where = Shard(shard, TableName(schema, name), first, last, passes, filenode)
-    return StoredLine(where, tuple(tuple(key) for key in keys), tuple(sources), size, counted)
+    keys, sources, size, counted, *shard = row
+    return StoredLine(shard_of(*shard), tuple(tuple(key) for key in keys), tuple(sources), size, counted)
 
 
 def settle_line(conn: Connection, job: BatchJob, number: int, *, tokens: int, rows: int, over: bool) -> None:
@@ -238,7 +229,7 @@ def end_job(conn: Connection, migration: Migration, job: BatchJob, *, reason: st
     with conn.transaction():
         row = conn.execute(
             "UPDATE embedtui.batch_job SET state = %s, reason = %s, worker = NULL, ended_at = now(), reserved = 0"
-            " WHERE id = %s AND state IN ('packed', 'asked', 'sent')"
+            f" WHERE id = %s AND {_UNDER_WAY}"
             " RETURNING tokens, rows, (SELECT reserved FROM embedtui.batch_job o WHERE o.id = batch_job.id)",
             ["taken" if taken else "dropped", reason, job.id],
         ).fetchone()
@@ -274,8 +265,8 @@ def enqueued(conn: Connection, migration_id: int) -> Enqueued:
     """As of now."""
     row = conn.execute(
         "SELECT count(*), coalesce(sum(inputs), 0)::bigint, coalesce(sum(estimate), 0)::bigint"
-        " FROM embedtui.batch_job WHERE migration = %s AND state = ANY (%s)",
-        [migration_id, list(UNDER_WAY)],
+        f" FROM embedtui.batch_job WHERE migration = %s AND {_UNDER_WAY}",
+        [migration_id],
     ).fetchone()
     assert row is not None
     return Enqueued(*row)
@@ -301,40 +292,34 @@ def open_jobs(conn: Connection, migration_id: int) -> tuple[BatchJob, ...]:
     """All jobs under way, oldest first."""
     rows = conn.execute(
         "SELECT id, token, state, file, batch, inputs, lines, estimate FROM embedtui.batch_job"
-        " WHERE migration = %s AND state = ANY (%s) ORDER BY id",
-        [migration_id, list(UNDER_WAY)],
+        f" WHERE migration = %s AND {_UNDER_WAY} ORDER BY id",
+        [migration_id],
     ).fetchall()
     return tuple(BatchJob(*row) for row in rows)
 
 
 def drop_jobs_sql(migration: Migration) -> list[sql.Composed]:
     """Give up the jobs under way, whose shards go: what they reserved and did not use may be spent again."""
-    model = migration.new_model
+    values = {
+        "id": sql.Literal(migration.id),
+        "rate": sql.Literal(migration.new_model.at_live_price(1_000_000) / 1e6),
+        "under_way": sql.SQL(_UNDER_WAY),
+    }
     return [
-        sql.SQL(text).format(id=sql.Literal(migration.id), rate=sql.Literal(model.at_live_price(1_000_000) / 1e6))
+        sql.SQL(text).format(**values)
         for text in (
             "UPDATE embedtui.pace SET spent_tokens = greatest(0, spent_tokens + coalesce((SELECT"
             " sum(tokens * {rate} - reserved) FROM embedtui.batch_job WHERE migration = {id}"
-            " AND state IN ('packed', 'asked', 'sent')), 0))::bigint WHERE migration = {id}",
+            " AND {under_way}), 0))::bigint WHERE migration = {id}",
             "UPDATE embedtui.batch_job SET state = 'dropped', reason = 'given up', reserved = 0, ended_at = now()"
-            " WHERE migration = {id} AND state IN ('packed', 'asked', 'sent')",
+            " WHERE migration = {id} AND {under_way}",
             "DELETE FROM embedtui.batch_line l USING embedtui.batch_job j WHERE j.id = l.job AND j.migration = {id}",
         )
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchTotals:
-    """What batch jobs did so far, and the jobs under way."""
-
-    jobs: int
-    rows: int
-    tokens: int
-    open: tuple[BatchJobStatus, ...]
-
-
-def read_batches(conn: Connection, migration_id: int) -> BatchTotals:
-    """As of now; two cheap statements."""
+def read_batches(conn: Connection, migration_id: int) -> BatchStatus:
+    """What they did so far, but for the money; two cheap statements."""
     row = conn.execute(
         "SELECT count(*), coalesce(sum(rows), 0)::bigint, coalesce(sum(tokens), 0)::bigint"
         " FROM embedtui.batch_job WHERE migration = %s",
@@ -346,10 +331,10 @@ def read_batches(conn: Connection, migration_id: int) -> BatchTotals:
         conn.execute(
             "SELECT id, batch, CASE WHEN status <> '' THEN status ELSE state END, inputs, lines, finished,"
             " extract(epoch FROM now() - created_at)::float8, missing_since IS NOT NULL"
-            " FROM embedtui.batch_job WHERE migration = %s AND state = ANY (%s) ORDER BY id",
-            [migration_id, list(UNDER_WAY)],
+            f" FROM embedtui.batch_job WHERE migration = %s AND {_UNDER_WAY} ORDER BY id",
+            [migration_id],
         ).fetchall()
         if jobs
         else []
     )
-    return BatchTotals(jobs, rows, tokens, tuple(BatchJobStatus(*each) for each in found))
+    return BatchStatus(tuple(BatchJobStatus(*each) for each in found), jobs, rows, tokens)

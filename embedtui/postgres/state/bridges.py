@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import psycopg
@@ -11,11 +12,12 @@ from psycopg.types.json import Jsonb
 
 from embedtui.arrays import np
 from embedtui.errors import Refused
-from embedtui.model import Migration, TableName
-from embedtui.model.bridge import BridgeStatus, LinearMap, from_data, to_data
+from embedtui.model import Migration
+from embedtui.model.bridge import BridgeStatus, LinearMap
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.sides.sampling import Drawn, Pages
+from embedtui.postgres.sides.sampling import Drawn
 from embedtui.postgres.state.route import CHANNEL
+from embedtui.postgres.state.shards import COLUMNS, OF_TABLE, PLACED, shard_of
 
 PART = 1_950
 """Numbers of a row's part: with more, a page would not hold it."""
@@ -32,7 +34,7 @@ def store_bridge(conn: Connection, migration: Migration, found: LinearMap, statu
     """Store a map as a new version, and drop the matrices of old ones; its id. Part of the caller's transaction."""
     row = conn.execute(
         "INSERT INTO embedtui.bridge (migration, figures) VALUES (%s, %s) RETURNING id",
-        [migration.id, Jsonb(to_data(status))],
+        [migration.id, Jsonb(asdict(status))],
     ).fetchone()
     assert row is not None
     copy = sql.SQL("COPY embedtui.bridge_row (bridge, position, first, shift, weights) FROM STDIN")
@@ -55,25 +57,17 @@ def store_sample(conn: Connection, migration: Migration, drawn: Sequence[Drawn],
     copy = "COPY embedtui.bridge_sample (migration, number, shard, page, key) FROM STDIN"
     with conn.cursor().copy(copy) as rows:
         for number, each in enumerate(drawn, first):
-            rows.write_row((migration.id, number, each.pages.shard, each.page, list(each.key)))
+            rows.write_row((migration.id, number, each.shard.id, each.page, list(each.key)))
 
 
 def read_sample(conn: Connection, migration: Migration) -> list[Drawn]:
     """Rows that were drawn before, in their order."""
     rows = conn.execute(
-        "SELECT b.shard, n.nspname, c.relname, s.first_block, s.last_block, s.filenode, b.page, b.key"
-        " FROM embedtui.bridge_sample b JOIN embedtui.shard s ON s.id = b.shard"
-        " JOIN pg_catalog.pg_class c ON c.oid = s.leaf JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE b.migration = %(m)s"
-        # no other table than ours, whatever a shard's row says
-        " AND (s.leaf = %(t)s OR s.leaf IN (SELECT relid FROM pg_catalog.pg_partition_tree(%(t)s::oid::regclass)))"
-        " ORDER BY b.number",
-        {"m": migration.id, "t": migration.table_oid},
+        f"SELECT b.page, b.key, {COLUMNS} FROM embedtui.bridge_sample b, {PLACED}"
+        f" WHERE s.id = b.shard AND b.migration = %(migration)s AND {OF_TABLE} ORDER BY b.number",
+        {"migration": migration.id, "table": migration.table_oid},
     )
-    return [
-        Drawn(Pages(shard, TableName(schema, name), first, last, filenode), page, tuple(key))
-        for shard, schema, name, first, last, filenode, page, key in rows
-    ]
+    return [Drawn(shard_of(*shard), page, tuple(key)) for page, key, *shard in rows]
 
 
 def load_map(conn: psycopg.Connection[Any], bridge: int, vector_schema: str) -> LinearMap | None:
@@ -88,12 +82,6 @@ def load_map(conn: psycopg.Connection[Any], bridge: int, vector_schema: str) -> 
         return None
     matrix = np.stack([np.concatenate(row) for row in parts.values()]).astype(np.float32)
     return LinearMap(matrix, np.asarray(list(shifts.values()), np.float32))
-
-
-def read_bridge(conn: Connection, bridge: int) -> BridgeStatus | None:
-    """What was found of this version."""
-    row = conn.execute("SELECT figures FROM embedtui.bridge WHERE id = %s", [bridge]).fetchone()
-    return None if row is None else from_data(row[0])
 
 
 def move_bridge(

@@ -9,7 +9,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from embedtui.config import LOCAL_ONLY
+from embedtui.config import LOCAL_ONLY, STORED_ALONE
 from embedtui.errors import Refused
 from embedtui.model import (
     Condition,
@@ -31,8 +31,6 @@ from embedtui.postgres.state.schema import require_current
 from embedtui.redaction import redact
 
 _INDEX_HELD = "index_held"
-SAID_ALONE = ("change_capture", "foreign_key", "trust_application")
-"""Stored settings that are in no section."""
 
 
 _BY_FORMER_NAME = """
@@ -301,7 +299,7 @@ def store_settings(conn: Connection, migration: Migration) -> None:
     said = {
         head: value
         for head, value in _storable(migration.settings).items()
-        if isinstance(value, dict) or head in SAID_ALONE
+        if isinstance(value, dict) or head in STORED_ALONE
     }
     conn.execute("UPDATE embedtui.migration SET settings = settings || %s WHERE id = %s", [Jsonb(said), migration.id])
 

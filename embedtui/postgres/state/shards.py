@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from embedtui.errors import TableError
 from embedtui.model import Migration, Remedy, TableName
@@ -40,6 +40,17 @@ SELECT c.oid, pg_catalog.pg_relation_filenode(c.oid),
 FROM pg_catalog.pg_class c WHERE c.oid = %(table)s::oid AND c.relkind = 'r'
 """
 
+PLACED = """
+embedtui.shard s JOIN pg_catalog.pg_class c ON c.oid = s.leaf JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+"""
+COLUMNS = "s.id, n.nspname, c.relname, s.first_block, s.last_block, s.passes, s.filenode"
+"""Of PLACED: what :func:`shard_of` takes."""
+OF_TABLE = """
+(s.leaf = %(table)s OR s.leaf IN (SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass)))
+"""
+"""SQL: the shard s is of the migration's table. Any other leaf (planted, or detached) would be read, sent away and
+written with our rights."""
+
 _CLAIM = f"""
 UPDATE embedtui.shard s SET state = 'leased', worker = %(worker)s, passes = passes + 1,
        lease_until = now() + make_interval(secs => %(lease)s)
@@ -53,8 +64,7 @@ RETURNING s.id, s.leaf, s.filenode, s.first_block, s.last_block, s.passes,
           (SELECT nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
            ON n.oid = c.relnamespace WHERE c.oid = s.leaf),
           (SELECT relname FROM pg_catalog.pg_class WHERE oid = s.leaf),
-          s.leaf = %(table)s OR s.leaf IN (
-              SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass))
+          {OF_TABLE}
 """
 
 
@@ -69,6 +79,11 @@ class Shard:
     passes: int
     filenode: int
     """Storage that the blocks are of."""
+
+
+def shard_of(number: int, schema: str, name: str, *rest: int) -> Shard:
+    """A row of COLUMNS."""
+    return Shard(number, TableName(schema, name), *rest)
 
 
 def plan_shards(conn: Connection, migration_id: int, table_oid: int) -> int:
@@ -130,7 +145,6 @@ def claim_shard(
         if row is None:
             return None
         number, leaf, filenode, first, last, passes, current, schema, name, ours = row
-        # any other leaf (planted, or detached) would be read, sent away and written with our rights
         if current == filenode and ours:
             return Shard(number, TableName(schema, name), first, last, passes, filenode)
         conn.execute("UPDATE embedtui.shard SET state = 'done' WHERE id = %s", [number])
@@ -140,16 +154,25 @@ def claim_shard(
             raise TableError(f"Table {migration.table} is gone.", hint="End this.", remedies=(Remedy.ABORT,))
 
 
-def split_shard(conn: Connection, shard: Shard, last_block: int) -> Shard:
-    """Cut a leased shard after ``last_block``; the rest is open. The first part."""
+def shards_of(conn: Connection, migration: Migration) -> list[Shard]:
+    """All shards of the table as it is stored now, in the order in which their pages lie."""
+    rows = conn.execute(
+        f"SELECT {COLUMNS} FROM {PLACED} WHERE s.migration = %(migration)s AND {OF_TABLE}"
+        " AND s.filenode = pg_catalog.pg_relation_filenode(s.leaf) ORDER BY s.leaf, s.first_block",
+        {"migration": migration.id, "table": migration.table_oid},
+    )
+    return [shard_of(*row) for row in rows]
+
+
+def split_shard(conn: Connection, shard: int, last_block: int) -> None:
+    """Cut a leased shard after ``last_block``; the rest is open."""
     with conn.transaction():
         conn.execute(
             "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block)"
             " SELECT migration, leaf, filenode, %s, last_block FROM embedtui.shard WHERE id = %s",
-            [last_block + 1, shard.id],
+            [last_block + 1, shard],
         )
-        conn.execute("UPDATE embedtui.shard SET last_block = %s WHERE id = %s", [last_block, shard.id])
-    return replace(shard, last_block=last_block)
+        conn.execute("UPDATE embedtui.shard SET last_block = %s WHERE id = %s", [last_block, shard])
 
 
 def any_open(conn: Connection, migration_id: int) -> bool:

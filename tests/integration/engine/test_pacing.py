@@ -399,7 +399,7 @@ def test_the_budget_is_shared_and_kept(kit: Kit) -> None:
         thread.join()
     # the pacers read the knob before they grant anything, so nothing went out unpaced
     assert sum(granted) <= 1000 * (time.monotonic() - began + BURST_SECONDS)
-    assert pacers[0].budget()[0] == 60000
+    assert pacers[0]._budget.tokens.rate == 60000
 
 
 def test_requests_are_paced_too(kit: Kit) -> None:
@@ -415,11 +415,12 @@ def test_requests_are_paced_too(kit: Kit) -> None:
 def test_limits_are_learnt_from_headers_unless_the_operator_set_them(kit: Kit) -> None:
     pacer = kit.pacer()
     kit.request(pacer, limits=RateLimits(limit_tokens=5_000_000, limit_requests=3000))
-    assert pacer.budget() == (5_000_000, 3000)
+    budget = pacer._budget
+    assert (budget.tokens.rate, budget.requests.rate) == (5_000_000, 3000)
     kit.set("tokens_per_minute = 700000")
     pacer._synced_at = float("-inf")  # as if a second had passed
     kit.request(pacer, limits=RateLimits(limit_tokens=5_000_000))
-    assert pacer.budget() == (700_000, 3000)
+    assert (budget.tokens.rate, budget.requests.rate) == (700_000, 3000)
 
 
 def test_a_request_larger_than_the_burst_gets_its_turn(kit: Kit) -> None:

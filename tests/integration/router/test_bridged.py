@@ -12,10 +12,10 @@ from psycopg.conninfo import make_conninfo
 
 from embedtui.errors import Refused
 from embedtui.model import EmbeddingModel, Migration, Phase, PlacementKind, Side
-from embedtui.model.bridge import BridgeFigures, BridgeStatus, LinearMap
+from embedtui.model.bridge import BridgeFigures, BridgeStatus, LinearMap, from_data
 from embedtui.model.evaluation import Interval
 from embedtui.postgres.names import vector_text
-from embedtui.postgres.state.bridges import load_map, move_bridge, read_bridge, store_bridge
+from embedtui.postgres.state.bridges import load_map, move_bridge, store_bridge
 from embedtui.postgres.state.privileges import Role, state_sql
 from embedtui.postgres.state.route import read_route
 from embedtui.router import AsyncRouter, Router
@@ -242,7 +242,8 @@ def test_a_map_is_stored_whole_whatever_its_size(
         loaded = load_map(ours, version, "public")
         assert loaded is not None
         assert np.array_equal(loaded.matrix, found.matrix) and np.array_equal(loaded.offset, found.offset)
-        assert read_bridge(ours, version) == status(0.5)
+        row = ours.execute("SELECT figures FROM embedtui.bridge WHERE id = %s", [version]).fetchone()
+        assert row is not None and from_data(row[0]) == status(0.5)
     query = generator.standard_normal(new).astype(np.float32)
     row = conn.execute(
         "SELECT embedtui.bridge_vector(%s, %s::vector)::real[]", [version, vector_text(query)]

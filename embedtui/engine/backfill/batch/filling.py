@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -13,7 +14,6 @@ from types import TracebackType
 from typing import IO
 from uuid import UUID, uuid4
 
-from embedtui.engine.backfill.backfill import REPLY_BYTES
 from embedtui.engine.backfill.budget import ESTIMATE_MARGIN
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.packing import Limits, pack
@@ -94,8 +94,7 @@ class JobFile:
     def add(self, shard: Shard, rows: Sequence[SourceRow]) -> None:
         """Write these rows as lines, each with one row of a page, as a live request has; or few where pages are few."""
         model = self._model
-        most = min(model.max_inputs, LINE_INPUTS, max(1, REPLY_BYTES // (model.dimensions * 4 * 4 // 3)))
-        limits = Limits(most, model.max_tokens, model.max_input_tokens)
+        limits = Limits.of(model, LINE_INPUTS)
         pages = len({row.block for row in rows})
         per_page = max(1, -(-LEAST_LINE // pages)) if self._in_column else None
         for line in pack(rows, limits, self._ratio, per_page=per_page):
@@ -173,7 +172,8 @@ class Filler:
                 continue
             file.full = True
             if beyond > shard.first_block:
-                self._database_split(shard, beyond - 1)
+                split = functools.partial(split_shard, shard=shard.id, last_block=beyond - 1)
+                self._job.with_database(self._link, split, self._stop)
                 file.shards.append(shard.id)
             else:
                 self._job.with_database(
@@ -182,6 +182,3 @@ class Filler:
             return
         if not self._stop.is_set():  # else it was not read to its end
             file.shards.append(shard.id)
-
-    def _database_split(self, shard: Shard, last: int) -> None:
-        self._job.with_database(self._link, lambda conn: split_shard(conn, shard, last), self._stop)

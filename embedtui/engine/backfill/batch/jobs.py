@@ -13,7 +13,7 @@ from embedtui.engine.backfill.batch.filling import LINE_INPUTS, Filler
 from embedtui.engine.backfill.batch.making import Maker
 from embedtui.engine.backfill.batch.patience import Patience
 from embedtui.engine.backfill.embedding import ConfigurationFault
-from embedtui.engine.backfill.job import Job
+from embedtui.engine.backfill.job import IDLE_SECONDS, Job
 from embedtui.engine.backfill.writing import ReplyWriter
 from embedtui.engine.resilience import fatal
 from embedtui.errors import EmbedtuiError, Interrupted
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-IDLE_SECONDS = 0.25
-"""Between looks at the database while there is nothing to do."""
 RELISTED_SECONDS = 10.0
 """A job that was asked for and is not in the provider's list after so long was never made."""
 JOB_GONE_SECONDS, FILE_GONE_SECONDS = 600.0, 10.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from embedtui.engine.backfill.batch.filling import Filler, JobFile, Room
@@ -119,23 +118,19 @@ class Maker:
         return bool(file.shards)
 
     def _record(self, file: JobFile) -> BatchJob | None:
-        def record(conn: Connection) -> BatchJob | None:
-            with suppress(state.LeaseLost):
-                return state.record_job(
-                    conn,
-                    self._job.migration,
-                    self._job.worker_id,
-                    file.token,
-                    file.lines,
-                    file.shards,
-                    inputs=file.inputs,
-                    count=len(file.lines),
-                    estimate=file.tokens,
-                )
-            return None
-
-        job = self._database(record)
-        if job is None:  # the cap's room went to another worker
+        job = self._database(
+            lambda conn: state.record_job(
+                conn,
+                self._job.migration,
+                self._job.worker_id,
+                file.token,
+                file.lines,
+                file.shards,
+                inputs=file.inputs,
+                estimate=file.tokens,
+            )
+        )
+        if job is None:  # the cap's room, or a shard, went to another worker
 
             def give_back(conn: Connection) -> None:
                 for shard in file.shards:
