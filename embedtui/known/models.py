@@ -24,15 +24,16 @@ class KnownModel:
     max_tokens: int | None = None
     max_input_tokens: int | None = None
     price_from: str = ""
-    """Page that has the price."""
+    """The provider's page of prices."""
 
 
 PRICES_CHECKED = "2026-11-27"
-"""Day on which the prices were read, of the standard tier; they change, and ``price_per_million`` overrides them.
+"""Day of the public price lists that these were compared with, of the standard tier; ``price_per_million`` overrides.
 
-Each from the page named with it, and agreeing with genai-prices 0.2.3 and litellm 1.110.2. Neither is a dependency:
-the first is kept well and has embeddings, but is 1.6 MB and brings pydantic for a dozen figures that an operator may
-override anyway; `tests/unit/known` compares with it where it is installed.
+litellm 1.110.2 has every one of them and agrees; genai-prices 0.2.3 agrees on all but Cohere's v3, which it lacks.
+``price_from`` is the provider's own page, to look again. Neither list is a dependency: the second is kept well, but is
+1.6 MB and brings pydantic for a dozen figures that an operator may override anyway; `tests/unit/known` compares with it
+where it is installed.
 """
 
 _OPENAI = "developers.openai.com/api/docs/pricing"

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """How a provider is asked for embeddings, where that is not as OpenAI is; limits are what it documents.
+    """How a provider is asked for embeddings, where that is not as OpenAI is.
 
-    A limit that is found at work comes before a larger one here, and a setting of the model before either.
+    A limit is what the provider documents, or what ``source`` saw it refuse; one that is not named here is not
+    documented, and OpenAI's is assumed. One that is found at work comes before a larger one here, and a setting of the
+    model before either.
     """
 
     source: str
     """Where it is from."""
     checked: str
-    """Day on which that was read, ISO."""
+    """Day on which that was looked up, ISO; most of it by excerpts of these pages."""
     base_url: str = ""
     """Its own; empty where each installation has another, which the model's ``base_url`` then says."""
     key_variable: str = ""
@@ -103,8 +105,10 @@ PROVIDERS: Mapping[str, Provider] = {
         max_input_tokens=128_000,
     ),
     "jina": Provider(
-        # for jina-embeddings-v3 and later; v2 has no task: extra_body = { task = "" }
-        "api.jina.ai/openapi.json: task, dimensions, embedding_type",
+        # for jina-embeddings-v3 and later; v2 has no task: extra_body = { task = "" }. Its documents say nothing of the
+        # inputs of a request; v4 refuses more than 512 ("Each input list can contain at most 512 items")
+        "api.jina.ai/openapi.json: task, dimensions, embedding_type;"
+        " github.com/langgenius/dify-official-plugins/issues/1997 (512 inputs)",
         "2026-11-27",
         base_url="https://api.jina.ai/v1",
         key_variable="JINA_API_KEY",
@@ -114,8 +118,9 @@ PROVIDERS: Mapping[str, Provider] = {
         max_inputs=512,
     ),
     "mistral": Provider(
-        # 256 inputs are taken and 257 refused; 16,000 tokens a request is what its own integration keeps to
-        "docs.mistral.ai/api/endpoint/embeddings; docs.rs/crate/rig-core (256 inputs);"
+        # neither limit is documented: one client found 256 inputs, another 512; its refusal has "Max is 16384" tokens
+        "docs.mistral.ai/api/endpoint/embeddings; docs.rs/crate/rig-core (256 inputs),"
+        " github.com/raphaelmansuy/edgequake-llm/pull/74 (512); github.com/aurelio-labs/semantic-router/issues/297,"
         " reference.langchain.com langchain_mistralai.embeddings (16,000 tokens)",
         "2026-11-27",
         base_url="https://api.mistral.ai/v1",
@@ -152,8 +157,10 @@ PROVIDERS: Mapping[str, Provider] = {
         key_variable="LITELLM_API_KEY",
     ),
     "bedrock": Provider(
-        # a gateway that speaks OpenAI's API: Cohere's models take 96 texts, Titan's one (see models.py)
-        "github.com/aws-samples/bedrock-access-gateway; docs.aws.amazon.com/bedrock: model parameters of Cohere Embed",
+        # a gateway that speaks OpenAI's API: Cohere's models take 96 texts (and 2,048 characters of each: it cuts what
+        # is longer), Titan's one (see models.py); it asks for queries as for documents; Cohere gets no token count
+        "github.com/aws-samples/bedrock-access-gateway: src/api/models/bedrock.py;"
+        " docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-embed.html (96 texts)",
         "2026-11-27",
         key_variable="BEDROCK_API_KEY",
         send_dimensions=False,

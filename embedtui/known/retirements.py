@@ -19,9 +19,9 @@ class Retirement:
     on: date
     source: str
     checked: date
-    """When the source was read."""
+    """When that was looked up."""
     earliest: bool = False
-    """The provider promises service until then, and has not said how much longer."""
+    """The provider promises service until then; how much longer it has not said, or is said to have put off."""
     instead: str = ""
     """What the provider recommends."""
 
@@ -52,8 +52,11 @@ def _today() -> date:
 _GEMINI = "ai.google.dev/gemini-api/docs/deprecations"
 _GEMINI_BY_LITELLM = f"{_GEMINI}, as litellm 1.110.2 carries it"
 _OPENAI = "developers.openai.com/api/docs/deprecations"
-# litellm 1.110.2 has 2028-02-09 for these: put off since, it seems; the page itself was read in its version of July
-_AZURE = "learn.microsoft.com/azure/foundry/openai/concepts/model-retirement-schedule"
+# 2027-04-15 in its version of 2026-07-07; put off since, as litellm 1.110.2 has it: so no sooner than the first
+_AZURE = (
+    "learn.microsoft.com/azure/foundry/openai/concepts/model-retirement-schedule, which litellm 1.110.2 carries with"
+    " 2028-02-09"
+)
 _READ_AZURE = date(2026, 7, 7)
 _COHERE = "docs.cohere.com/changelog/2026-04-04-embed-v2-aya-8b-retirement"
 _READ = date(2026, 11, 27)
@@ -65,9 +68,9 @@ RETIREMENTS: Sequence[Retirement] = (
         "gemini", "gemini-embedding-exp-03-07", date(2025, 10, 30), _GEMINI, _READ, instead="gemini-embedding-001"
     ),
     Retirement("gemini", "gemini-embedding-001", date(2028, 5, 14), _GEMINI_BY_LITELLM, _READ, earliest=True),
-    Retirement("azure", "text-embedding-ada-002", date(2027, 4, 15), _AZURE, _READ_AZURE),
-    Retirement("azure", "text-embedding-3-small", date(2027, 4, 15), _AZURE, _READ_AZURE),
-    Retirement("azure", "text-embedding-3-large", date(2027, 4, 15), _AZURE, _READ_AZURE),
+    Retirement("azure", "text-embedding-ada-002", date(2027, 4, 15), _AZURE, _READ_AZURE, earliest=True),
+    Retirement("azure", "text-embedding-3-small", date(2027, 4, 15), _AZURE, _READ_AZURE, earliest=True),
+    Retirement("azure", "text-embedding-3-large", date(2027, 4, 15), _AZURE, _READ_AZURE, earliest=True),
     *(
         Retirement("openai", f"text-{kind}-001", date(2024, 1, 4), _OPENAI, _READ, instead="text-embedding-3-small")
         for size in ("ada", "babbage", "curie", "davinci")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -65,21 +66,32 @@ class TestARow:
         assert scoped.vector(1, Side.NEW) is None
         assert scoped.app.execute("SELECT count(*) FROM embedtui.fault").fetchone() == (0,)
 
+    @pytest.mark.parametrize("side", Side)
     def test_that_leaves_while_it_is_embedded_is_not_written(
+        self, scoped: Table, monkeypatch: pytest.MonkeyPatch, side: Side
+    ) -> None:
+        if side is Side.OLD:
+            scoped.execute(TO, TENANT[True], 1)
+            scoped.drain()
+            scoped.cut_over()
+        version = leave_before(scoped, monkeypatch, "replace", lambda *args: args[-1] is side)
+        before = scoped.vector(1, side)
+        scoped.execute("UPDATE documents SET content = 'edited', metadata = %s WHERE id = 1", TENANT[True])
+        scoped.drain()
+        assert version == [outside(scoped)["1"]], "not a byte of it is ours any more"
+        after = scoped.vector(1, side)
+        assert after is None if before is None else (after == before).all()
+
+    @pytest.mark.parametrize("scoped", PLACEMENTS[:1], ids=NAMES[:1], indirect=True)
+    def test_that_leaves_while_its_own_vector_is_adopted_keeps_its_stamps(
         self, scoped: Table, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        replace = scoped.job.placement.replace
-        leaving = [1]
-
-        def late(*args):  # type: ignore[no-untyped-def]
-            while leaving:
-                scoped.execute(TO, TENANT[False], leaving.pop())
-            return replace(*args)
-
-        monkeypatch.setattr(scoped.job.placement, "replace", late)
         scoped.execute(TO, TENANT[True], 1)
         scoped.drain()
-        assert not leaving and scoped.vector(1, Side.NEW) is None
+        version = leave_before(scoped, monkeypatch, "adopt", lambda *_: True)
+        scoped.execute("UPDATE documents SET embedding_v2 = %s WHERE id = 1", scoped.own(Side.NEW))
+        scoped.drain()
+        assert version == [outside(scoped)["1"]]
 
     def test_that_comes_back_with_a_vector_written_outside_keeps_it(self, scoped: Table) -> None:
         scoped.execute(TO, TENANT[True], 1)
@@ -104,6 +116,20 @@ class TestARow:
         scoped.execute(TO, TENANT[False], 1)
         scoped.drain()
         assert scoped.stale() == 0
+
+
+def leave_before(scoped: Table, monkeypatch: pytest.MonkeyPatch, name: str, when: Callable[..., bool]) -> list[str]:
+    """Row 1 leaves between what sync read and the first such write of the placement; its version as it left."""
+    write, version = getattr(scoped.job.placement, name), list[str]()
+
+    def late(*args: Any) -> Any:
+        if when(*args) and not version:
+            scoped.execute(TO, TENANT[False], 1)
+            version.append(outside(scoped)["1"])
+        return write(*args)
+
+    monkeypatch.setattr(scoped.job.placement, name, late)
+    return version
 
 
 KEYS = range(1, 6)

@@ -20,7 +20,7 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
-from embedtui.errors import LockTimeout, Refused
+from embedtui.errors import Interrupted, LockTimeout
 from embedtui.integrations import Routing
 from embedtui.model import Phase
 from embedtui.router import Router
@@ -237,7 +237,8 @@ def test_a_whole_migration_under_an_application(
     settings = settings_for(database, api, tmp_path, flags, EMBED_DIMENSIONS=str(SIZE))
     engine, stop = Engine(database, None, settings), threading.Event()
     engine.prepare()
-    following = threading.Thread(target=_follow, args=(engine, stop))
+    ended: list[Exception] = []
+    following = threading.Thread(target=_follow, args=(engine, stop, ended))
     with Router(database) as router:
         routing = Routing(router, "documents")
         application = kind(database, routing, client)
@@ -259,18 +260,22 @@ def test_a_whole_migration_under_an_application(
     following.join()
     engine.close()
     client.close()
-    assert not traffic.failed
+    assert not traffic.failed and not ended
 
 
-def _follow(engine: Engine, stop: threading.Event) -> None:
-    with contextlib.suppress(Exception):  # stopped, or the migration has ended
+def _follow(engine: Engine, stop: threading.Event, ended: list[Exception]) -> None:
+    try:
         engine.run(stop, follow=True)
+    except Interrupted:
+        pass
+    except Exception as error:
+        ended.append(error)
 
 
 def _clean_up(engine: Engine, table: str) -> None:
-    """As an operator would where changes keep coming: again."""
+    """As an operator would where somebody always holds a lock: again. Nothing is refused."""
     end = time.monotonic() + 120
     while engine.require().phase is not Phase.DONE:
         assert time.monotonic() < end
-        with contextlib.suppress(LockTimeout, Refused):
+        with contextlib.suppress(LockTimeout):
             engine.cleanup(table, override=OVERRIDE)

@@ -89,6 +89,18 @@ class Place:
             finally:
                 conn.rollback()
 
+    def may(self, role: str, text: str) -> bool:
+        """Whether the role can do it; taken back again."""
+        with psycopg.connect(self.dsn, autocommit=False) as conn:
+            conn.execute(f"SET ROLE {self.names[role]}")
+            try:
+                conn.execute(text)  # type: ignore[arg-type]
+            except psycopg.errors.InsufficientPrivilege:
+                return False
+            finally:
+                conn.rollback()
+        return True
+
     @property
     def side(self) -> tuple[str, str]:
         """The new vectors' table and column."""
@@ -186,6 +198,24 @@ def test_each_role_reads_and_writes_what_it_could(make: Make, flags: dict[str, o
         " WHERE pronamespace = 'embedtui'::regnamespace AND a.grantee <> p.proowner AND a.grantee <> 0"
     )
     assert granted == []
+
+
+@pytest.mark.parametrize("policies", [True, False], ids=["policies", "grants"])
+@pytest.mark.parametrize("flags", list(PLACEMENTS.values())[1:], ids=list(PLACEMENTS)[1:])
+def test_vectors_are_added_where_their_row_may_be_updated_and_emptied_with_its_table(
+    make: Make, flags: dict[str, object], policies: bool
+) -> None:
+    place = make(flags, policies=policies)
+    before = place.rights("documents", "embedding")
+    place.run()
+    some, vector = range(1, 13), vector_literal(hash_model(16)(["its own"], None)[0])
+    place.admin("DELETE FROM documents_embedding_v2 WHERE id <= 12")
+    insert = "INSERT INTO documents_embedding_v2 (id, embedding) VALUES ({}, '{}')"
+    for role in ROLES:
+        added = {number for number in some if place.may(role, insert.format(number, vector))}
+        assert added == {number for number in some if number in set(before[role][1])}, role
+        assert place.may(role, "TRUNCATE documents_embedding_v2") == (role == "writer"), role
+    assert any(place.may(role, insert.format(6, vector)) for role in ROLES)
 
 
 @pytest.mark.parametrize("flags", list(PLACEMENTS.values())[1:], ids=list(PLACEMENTS)[1:])

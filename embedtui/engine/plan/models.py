@@ -49,5 +49,5 @@ def _check_price(model: EmbeddingModel, settings: Settings) -> Check:
     price = f"{money(model.price_per_million)} per million tokens of {model.name}"
     if settings.new_model.price_per_million is not None or known is None:
         return Check("price", "pass", f"{price}, by {settings.origin('new_model.price_per_million')}")
-    detail = f"{price}, as {known.price_from} had it on {PRICES_CHECKED}; it may have changed"
+    detail = f"{price}, as public lists had it on {PRICES_CHECKED} (see {known.price_from}); it may have changed"
     return Check("price", "pass", detail, "Set new_model.price_per_million where it has.")

@@ -78,10 +78,11 @@ def site(database: str, tmp_path: Path) -> Iterator[Site]:
         site.close()
 
 
-@pytest.fixture
-def engine(site: Site) -> Iterator[Engine]:
+@pytest.fixture(params=["psycopg", "psycopg2"])
+def engine(site: Site, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    driver = pytest.importorskip(request.param)
     made = create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(site.dsn), pool_size=1, max_overflow=0
+        f"postgresql+{request.param}://", creator=lambda: driver.connect(site.dsn), pool_size=1, max_overflow=0
     )
     follow(made, site.routing)
     yield made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,6 +42,8 @@ def test_a_line_asks_as_the_live_endpoint_is_asked() -> None:
     assert (line["custom_id"], line["method"], line["url"]) == ("t-7", "POST", "/v1/embeddings")
     assert line["body"]["input"] == ['passage: a "quoted"\n text', "passage: \u4e2d"]
     assert line["body"] == {**line["body"], "model": "m", "dimensions": 4, "encoding_format": "base64"}
+    body = json.loads(batch_line("t", 0, replace(MODEL, provider="voyage"), ["a"]))["body"]
+    assert (body["input_type"], body["output_dimension"]) == ("document", 4), "and with its provider's manners"
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedtui.engine.bridge.checks import LEAST_ROWS, two_models
-from embedtui.engine.bridge.fit import BOUND, fit
+from embedtui.engine.bridge.fit import BOUND, fit, why_refused
 from embedtui.engine.bridge.maps import Moments, identity, orthogonal, ridge
 from embedtui.engine.bridge.measuring import Field, average, share
 from embedtui.errors import Refused
 from embedtui.model import Distance
+from embedtui.model.bridge import BridgeFigures
 from tests.kits.bridging import meanings, seen_by
 
 DIMENSIONS = st.sampled_from([(8, 8), (8, 24), (24, 8), (16, 13)])
@@ -100,6 +101,24 @@ def test_models_that_have_little_in_common_are_refused_with_figures() -> None:
     status = fit(new, old, Distance.COSINE).status
     assert status.refused.startswith("Of 120 rows held out")
     assert 0 < status.figures.recall_10.mean < BOUND
+
+
+@pytest.mark.parametrize(
+    ("found", "shuffled", "said"),
+    [
+        (95, 5, ""),
+        (76, 5, ""),
+        (74, 5, "find themselves among the first ten of 1,000"),
+        (95, 45, "Pairs shuffled at random fit nearly as well"),
+        (95, 30, ""),
+    ],
+)
+def test_figures_say_nothing_where_shuffled_pairs_reach_half_of_them(found: int, shuffled: int, said: str) -> None:
+    real, control = (
+        BridgeFigures(share(0, 100), share(hits, 100), share(0, 100), 100, 1000) for hits in (found, shuffled)
+    )
+    refused = why_refused(real, control)
+    assert said in refused and bool(said) == bool(refused)
 
 
 def test_input_that_cannot_be_fitted_is_refused_with_what_was_seen() -> None:
