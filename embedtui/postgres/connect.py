@@ -234,19 +234,8 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
         return DatabaseError("The server is read-only (a standby?).", hint="Point DATABASE_URL at the primary server.")
     if isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName) and "embedtui." in lower:
         return Refused("embedtui has not been prepared in this database.", hint="Prepare it.", remedies=(Remedy.RUN,))
-    unknown = isinstance(error, errors.UndefinedFunction | errors.UndefinedTable | errors.UndefinedObject)
-    if unknown and (routine := _ROUTINE.search(error.diag.context or "")) is not None:  # type: ignore[attr-defined]
-        return DatabaseError(
-            f"{line} (in function {routine['name']}).",
-            hint=f"It relies on a search path, and embedtui's sessions have {SEARCH_PATH}:"
-            f" ALTER FUNCTION {routine['name']} SET search_path = …, pg_temp.",
-        )
-    if isinstance(error, errors.UndefinedFunction | errors.UndefinedObject):
-        return DatabaseError(
-            f"{line}.",
-            hint=f"embedtui's sessions have search_path = {SEARCH_PATH}: in a filter, write the schema of functions,"
-            " types and operators: app.f(x), x::app.t, x OPERATOR(app.=) y.",
-        )
+    if (out_of_path := _not_on_our_path(error, line)) is not None:
+        return out_of_path
     if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
         hint = "The table changed under the migration: restore it, or give up."
         return DatabaseError(f"{line}.", hint=hint, remedies=(Remedy.ABORT,))
@@ -272,6 +261,24 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return _unreached(error, line, lower, dsn)
     return DatabaseError(f"{line}")
+
+
+def _not_on_our_path(error: BaseException, line: str) -> DatabaseError | None:
+    """What a name means that our sessions' search path does not find; None where it is something else."""
+    unknown = isinstance(error, errors.UndefinedFunction | errors.UndefinedTable | errors.UndefinedObject)
+    if unknown and (routine := _ROUTINE.search(error.diag.context or "")) is not None:  # type: ignore[attr-defined]
+        return DatabaseError(
+            f"{line} (in function {routine['name']}).",
+            hint=f"It relies on a search path, and embedtui's sessions have {SEARCH_PATH}:"
+            f" ALTER FUNCTION {routine['name']} SET search_path = …, pg_temp.",
+        )
+    if isinstance(error, errors.UndefinedFunction | errors.UndefinedObject):
+        return DatabaseError(
+            f"{line}.",
+            hint=f"embedtui's sessions have search_path = {SEARCH_PATH}: in a filter, write the schema of functions,"
+            " types and operators: app.f(x), x::app.t, x OPERATOR(app.=) y.",
+        )
+    return None
 
 
 def _unreached(error: psycopg.Error, line: str, lower: str, dsn: str) -> EmbedtuiError:

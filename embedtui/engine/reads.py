@@ -1,0 +1,162 @@
+"""What is read of a migration: its state, plan, faults and log, what stands against an action, and exact SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Unpack
+
+from embedtui.config import Settings
+from embedtui.engine.access import Access
+from embedtui.engine.blockers import blockers_of
+from embedtui.engine.cleanup.choice import Kept, choice_of
+from embedtui.engine.cleanup.statements import cleanup_statements
+from embedtui.engine.cutover.blockers import cutover_notices
+from embedtui.engine.ending import what_adopting_takes
+from embedtui.engine.plan.plan import make_plan
+from embedtui.engine.validate.evaluation import remembered, with_verdicts
+from embedtui.errors import Refused
+from embedtui.model import (
+    AuditEntry,
+    Blocker,
+    Check,
+    Command,
+    Comparison,
+    EventSink,
+    FaultRow,
+    FaultState,
+    Migration,
+    Plan,
+    Snapshot,
+)
+from embedtui.model.lifecycle import as_stored, refusal
+from embedtui.postgres.state.audit import read_audit
+from embedtui.postgres.state.decisions import read_faults
+
+
+class Reads:
+    """What is read of one migration, from one process; it changes nothing."""
+
+    def __init__(
+        self,
+        dsn: str,
+        name: str | None = None,
+        settings: Settings | None = None,
+        on_event: EventSink | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            dsn: connection string of the primary server.
+            name: the migration's name; None is the only (or newest) one.
+            settings: needed to plan and to begin, and for what acts on this machine: endpoints, keys' variables, hook,
+                files. The database has the rest of a migration that is under way.
+            on_event: receives events from engine threads; must return at once.
+            environ: where the providers' keys are looked up; default the settings', else the process's.
+        """
+        self._at = Access(dsn, name, settings, on_event, environ)
+
+    @property
+    def dsn(self) -> str:
+        """Connection string of the primary server."""
+        return self._at.dsn
+
+    @property
+    def settings(self) -> Settings | None:
+        """This machine's settings."""
+        return self._at.settings
+
+    def close(self, *, detach: bool = False) -> None:
+        """Close the connections this object keeps; running commands are stopped through their own signal.
+
+        ``detach``: work that can outlive this process (``outlives``) goes on.
+        """
+        del detach  # without a process of its own there is nothing to leave behind
+        self._at.close()
+
+    def migration(self) -> Migration | None:
+        """The migration as stored, with what this machine's settings say of it; None where none was begun."""
+        return self._at.migration()
+
+    def require(self) -> Migration:
+        """The migration as stored.
+
+        Raises:
+            Refused: none was begun.
+        """
+        return self._at.require()
+
+    def snapshot(self) -> Snapshot:
+        """The state as of now; a few cheap statements."""
+        return self._at.snapshot()
+
+    def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]:
+        """The audit log, newest first."""
+        migration = self.migration()
+        return self._at.read(lambda conn: read_audit(conn, migration.id, limit)) if migration else ()
+
+    def faults(
+        self, limit: int = 200, offset: int = 0, reason: str | None = None, state: FaultState | None = None
+    ) -> tuple[FaultRow, ...]:
+        """Faulty rows, oldest first, of one reason or state where given."""
+        migration = self.require()
+        return self._at.read(lambda conn: read_faults(conn, migration.id, limit, offset, reason, state))
+
+    def plan(self) -> Plan:
+        """What a migration would do; read-only.
+
+        Raises:
+            EmbedtuiError: the settings, the table or the server cannot serve.
+        """
+        if self.settings is None:
+            raise Refused("No settings are given.", hint="Make them with `embedtui init`.")
+        with self._at.open("plan", read_only=True) as conn:
+            return make_plan(conn, self.settings)
+
+    def last_comparison(self) -> Comparison | None:
+        """The newest recorded comparison with its rankings; None where there is none."""
+        migration = self.require()
+        return self._at.read(lambda conn: remembered(conn, migration))
+
+    def with_verdicts(self, comparison: Comparison) -> Comparison:
+        """``comparison`` with the operators' present verdicts, summed up."""
+        return self._at.read(lambda conn: with_verdicts(conn, comparison))
+
+    def blockers(
+        self,
+        action: str,
+        percent: int = 100,
+        *,
+        thorough: bool = False,
+        **choice: Unpack[Kept],
+    ) -> tuple[Blocker, ...]:
+        """Why an action is impossible now and what would help; empty where it is possible.
+
+        Args:
+            action: a :class:`embedtui.model.Command`: ``run``, ``index``, ``cutover``, ``rollback``, ``cleanup``, …
+            percent: share of the keys a cutover would move.
+            thorough: of a cleanup: also read the table for rows that would lose their only vector.
+            choice: of a cleanup, as in :meth:`cleanup`.
+        """
+        command, snapshot = Command(action), as_stored(self.migration())
+        if snapshot.migration is None:
+            blocker = refusal(command, snapshot)
+            return (blocker,) if blocker else ()
+        with self._at.open("gate") as conn:
+            return blockers_of(conn, command, snapshot, percent, choice_of(choice), thorough=thorough)
+
+    def notices(self) -> tuple[Check, ...]:
+        """What an operator should know before the cutover, though it blocks nothing."""
+        migration = self._at.require()
+        return self._at.write(lambda conn: cutover_notices(conn, migration), name="gate")
+
+    def cleanup_sql(self, **choice: Unpack[Kept]) -> tuple[str, ...]:
+        """The exact SQL that a cleanup would run, in order; arguments as in :meth:`cleanup`."""
+        migration = self.require()
+        kept = choice_of(choice)
+        steps = self._at.write(lambda conn: cleanup_statements(conn, migration, kept), name="cleanup")
+        return tuple(statement for step in steps for statement in step.statements)
+
+    def adopt_sql(self) -> tuple[str, ...]:
+        """The exact SQL that :meth:`adopt` would run, but for vectors that it carries over in batches."""
+        return what_adopting_takes(self._at)
