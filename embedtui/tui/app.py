@@ -336,6 +336,6 @@ class Dashboard(AskingApp):
         """Ctrl-C does not interrupt production's migration by reflex; it says how to leave."""
         self.say("q quits; D leaves the work running.")
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:  # noqa: ARG002 (Textual's)
         """Textual's commands that are of use here."""
         yield SystemCommand("Picture", "Save this screen as an SVG file", lambda: self.deliver_screenshot())

@@ -141,7 +141,7 @@ class Bridge:
         def read(engine: Engine) -> tuple[Message, Post]:
             try:
                 return reply(work(engine)), to
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (the screen shows it)
                 return ReadFailed(key, Trouble.of(error)), to
 
         with self._lock:
@@ -224,7 +224,7 @@ class Bridge:
             return
         try:
             result = task.work(engine, Call(stop, self._progress(task.name)))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (the screen shows it)
             self._post(TaskFailed(task.name, Trouble.of(error)))
         else:
             if task.result is not None:
@@ -257,7 +257,7 @@ class Bridge:
                 message: Message = SnapshotTaken(self._engine.snapshot())
                 attempts, lost = 0, None
                 pause = max(0.05, self._interval - (time.monotonic() - began))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (the screen shows it, and it is tried again)
                 lost = lost or (datetime.now().astimezone(), began)
                 pause = RETRY_SECONDS[min(attempts, len(RETRY_SECONDS) - 1)]
                 attempts += 1

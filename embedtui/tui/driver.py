@@ -20,8 +20,10 @@ READ_BYTES = 4096
 
 
 class TerminalDriver(LinuxDriver):
-    """Textual's driver, which decodes strictly, takes an odd sequence for the program's end and a lost one for a paste
-    without end."""
+    """Textual's driver, for terminals that send what they should not.
+
+    Its own decodes strictly, takes an odd sequence for the program's end and a lost one for a paste without end.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -53,7 +55,7 @@ class TerminalDriver(LinuxDriver):
                             self.process_message(event)
                     for event in parser.tick():
                         self.process_message(event)
-                except Exception:  # a sequence that the parser takes for something it is not: dropped
+                except Exception:  # noqa: BLE001 - a sequence that the parser takes for something it is not: dropped
                     parser = XTermParser(self._debug)
 
 

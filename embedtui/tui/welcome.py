@@ -145,7 +145,7 @@ class Welcome(BaseApp[Choice]):
         assert self._find is not None
         try:
             found = TablesFound(tuple(self._find()))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (the screen shows it)
             found = TablesFound((), Trouble.of(error))
         with contextlib.suppress(RuntimeError):
             self.post_message(found)

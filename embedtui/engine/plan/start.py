@@ -42,10 +42,13 @@ def require_startable(conn: Connection[Any], settings: Settings) -> None:
 
 
 def require_same(conn: Connection[Any], known: Migration, settings: Settings) -> None:
-    """Raises Refused where the settings describe another migration than ``known``, the one under way: two operators
-    may begin at the same time, and nobody's work goes on into a model that he did not ask for.
+    """See that the settings describe ``known``, the migration under way.
 
-    Raises TableChanged where the table that both mean is another one now.
+    Two operators may begin at the same time, and nobody's work goes on into a model that he did not ask for.
+
+    Raises:
+        Refused: they describe another migration.
+        TableChanged: the table that both mean is another one now.
     """
     change = table_change(conn, known)
     if change is not None and change.followed is None:

@@ -95,9 +95,9 @@ def judge(
             counts = make_placement(migration).count(conn)
             queued = count_rows_waiting(conn, migration.id)
         state = [
-            _coverage(counts, queued, thresholds),
-            _freshness(counts, queued, thresholds),
-            _faults(counts, thresholds),
+            _coverage(counts, queued),
+            _freshness(counts, queued),
+            _faults(counts),
         ]
     except psycopg.errors.QueryCanceled:
         why = "Counting the rows took longer than the statement time-out."
@@ -116,7 +116,7 @@ def judge(
 # ------------------------------------------------------------------------------------------------- the table's state
 
 
-def _coverage(counts: VerifyReport, queued: int, thresholds: GateSettings) -> Check:
+def _coverage(counts: VerifyReport, queued: int) -> Check:
     filled = counts.rows - counts.empty
     if filled == 0:
         return Check("coverage", "fail", "No row has anything to embed.")
@@ -135,7 +135,7 @@ def _coverage(counts: VerifyReport, queued: int, thresholds: GateSettings) -> Ch
     return Check("coverage", "warn" if counts.skipped else "pass", detail)
 
 
-def _freshness(counts: VerifyReport, queued: int, thresholds: GateSettings) -> Check:
+def _freshness(counts: VerifyReport, queued: int) -> Check:
     filled = max(1, counts.rows - counts.empty)
     detail = (
         f"{counted(counts.stale, 'vector is', 'vectors are')} of earlier content,"
@@ -153,7 +153,7 @@ def _freshness(counts: VerifyReport, queued: int, thresholds: GateSettings) -> C
     return Check("freshness", "pass", detail)
 
 
-def _faults(counts: VerifyReport, thresholds: GateSettings) -> Check:
+def _faults(counts: VerifyReport) -> Check:
     if not counts.faulty:
         return Check("faults", "pass", "No row has an undecided fault.")
     detail = f"{counted(counts.faulty, 'row has', 'rows have')} an undecided fault and would vanish from the results."

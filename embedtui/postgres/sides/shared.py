@@ -99,8 +99,8 @@ class SharedPlacement:
     def read_shard(
         self, conn: Connection, leaf: TableName, first: int, last: int, filenode: int | None = None
     ) -> list[SourceRow]:
-        name = sql.Literal(relation(leaf).as_string(conn))
         """Rows of these blocks that have no new vector yet; texts over the limit are cut."""
+        name = sql.Literal(relation(leaf).as_string(conn))
         query = self._format(
             """
             SELECT x.ctid, x.key, x.source,
