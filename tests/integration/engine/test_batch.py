@@ -427,7 +427,7 @@ def test_the_state_of_an_older_version_is_upgraded_with_its_shards(
         assert found == ("open", False, None, 7)
         conn.execute("UPDATE embedtui.shard SET state = 'batch'")
         assert conn.execute("SELECT batch, batch_price FROM embedtui.model").fetchone() == (False, None)
-        assert read_batches(conn, 1).jobs == 0
+        assert read_batches(conn, 1).count == 0
 
 
 def test_no_more_rows_are_sent_than_a_share_takes(database: str, api: LoopbackServer, engine: Engine) -> None:
