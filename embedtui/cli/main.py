@@ -38,6 +38,7 @@ COMMANDS = {
     "cleanup": ("switch", "Drop the old side and finish."),
     "view": ("view", "Show, make or drop the routed view, for applications that know only a search path."),
     "abort": ("switch", "Give the migration up and take everything back."),
+    "serve": ("serve", "Show the dashboard in a browser: on this machine, to watch."),
     "log": ("work", "Show the audit log: when, who, where, which act, why."),
     "grants": ("grants", "Show, or apply, the SQL that gives each database role what it needs and no more."),
     "version": ("version", "Print the versions that a bug report should name."),
@@ -160,7 +161,8 @@ def cli(ctx: click.Context, readonly: bool, name: str | None, config: Path | Non
     if not ctx.meta.get(__name__):
         start_log(ctx)
     settings = settings_of({"name": name}, config=config)
-    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
+    served = "TEXTUAL_DRIVER" in os.environ  # in a browser: `embedtui serve`
+    if not served and not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         raise SettingsError(
             "The dashboard needs a terminal (stdin, stdout and stderr).",
             hint="Without one there are commands, e.g. `embedtui status`.",

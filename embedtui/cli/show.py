@@ -71,7 +71,7 @@ def show(settings: Settings, *, readonly: bool, config: Path | None) -> int:
     from embedtui.tui import run_dashboard, run_welcome
 
     problem = hint = ""
-    while not readonly and not _chosen(settings):
+    while not readonly and not chosen(settings):
         has_database = bool(settings.environ.get(settings.database_variable, "").strip())
         if not has_database:
             problem, hint = (
@@ -105,7 +105,7 @@ def show(settings: Settings, *, readonly: bool, config: Path | None) -> int:
     )
 
 
-def _chosen(settings: Settings) -> bool:
+def chosen(settings: Settings) -> bool:
     """Whether it is clear what to show: a table, a migration that exists, or a database that cannot be asked now."""
     if settings.table is not None or settings.name is not None:
         return True

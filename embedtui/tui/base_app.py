@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -21,7 +22,8 @@ class BaseApp(CrashLogged[R]):
 
     def __init__(self) -> None:
         """Take the terminal's own colours where it wants none."""
-        super().__init__(driver_class=TerminalDriver, ansi_color=theme.native_colors())
+        driver = None if "TEXTUAL_DRIVER" in os.environ else TerminalDriver  # None: Textual's, of that name
+        super().__init__(driver_class=driver, ansi_color=theme.native_colors())
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Our variables, for Textual's own themes."""
