@@ -13,6 +13,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine.engine import Engine
+from embedtui.engine.validate.report import to_html
+from embedtui.model import QueryComparison, RankedRow
 from tests.kits.cli_kit import Shell, rows
 from tests.kits.support import make_documents, settings_for, wait_for
+from tests.unit.engine.test_report import COMPARISON, MIGRATION
 
 pytest.importorskip("textual_serve")
 
@@ -169,6 +173,74 @@ def test_in_a_browser(browser: Any, migrated: dict[str, str], tmp_path: Path, wr
         wait_for(lambda: rows(dsn, SESSIONS)[0][0] > 0)
         context.close()
         wait_for(lambda: rows(dsn, SESSIONS) == [(0,)], "a closed page leaves its dashboard behind")
+
+
+def test_the_report_is_searched_without_a_network(browser: Any, tmp_path: Path) -> None:
+    queries = tuple(
+        QueryComparison(
+            number,
+            f"question {number} about {subject}",
+            old=(RankedRow((str(number),), 1, 0.1, f"answer {number}"),),
+            new=(RankedRow(("9",), 1, 0.1, "nothing", missed=number == 3),),
+            overlap=overlap,
+            rbo=overlap,
+            top1_kept=False,
+            ndcg_old=0.5,
+            ndcg_new=ndcg,
+            verdict="old" if number == 2 else "",
+        )
+        for number, subject, overlap, ndcg in ((1, "tides", 0.2, 0.9), (2, "Moons", 0.9, 0.1), (3, "tides", 0.5, 0.5))
+    )
+    file = tmp_path / "report.html"
+    file.write_text(to_html(replace(COMPARISON, queries=queries), MIGRATION), encoding="utf-8")
+    context = browser.new_context(offline=True, viewport={"width": 1000, "height": 900})
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text))
+    page.goto(file.as_uri())
+
+    def shown() -> list[str]:
+        found = page.locator("#queries details:visible .text").all_inner_texts()
+        return [re.sub(r"\D", "", each) for each in found]
+
+    assert shown() == ["1", "2", "3"]
+    page.keyboard.press("/")
+    page.keyboard.type("MOONS answer")
+    assert shown() == ["2"] and page.inner_text("#count") == "1 of 3"
+    page.keyboard.press("Escape")
+    assert shown() == ["1", "2", "3"]
+    for order, expected in (
+        ("overlap", "132"),
+        ("kept", "231"),
+        ("worse", "231"),
+        ("better", "132"),
+        ("contrast", "123"),
+    ):
+        page.select_option("#order", order)
+        assert "".join(shown()) == expected, order
+    for chosen, expected in (
+        ("low", "1"),
+        ("worse", "2"),
+        ("better", "1"),
+        ("missed", "3"),
+        ("open", "13"),
+        ("decided", "2"),
+    ):
+        page.select_option("#filter", chosen)
+        assert "".join(shown()) == expected, chosen
+    page.select_option("#filter", "open")
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("j")
+    page.keyboard.press("o")
+    assert page.locator("details[open] .text").all_inner_texts() == ["question 2 about Moons"]
+    if folder := os.environ.get("EMBEDTUI_TEST_PICTURES"):
+        page.locator("#controls").scroll_into_view_if_needed()
+        page.screenshot(path=Path(folder) / "report.png")
+    assert not complaints
+    context.close()
 
 
 def test_ctrl_c_ends_what_is_open(browser: Any, migrated: dict[str, str], tmp_path: Path) -> None:

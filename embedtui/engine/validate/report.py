@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import re
@@ -12,6 +14,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+from embedtui.engine.validate.figures import LOW_OVERLAP
 from embedtui.formatting import counted
 from embedtui.model import Check, Comparison, Interval, Measures, Migration, QueryComparison, RankedRow, Side
 
@@ -35,6 +38,8 @@ _RESULTS = {
 }
 
 _VERDICTS = {"PASS": ("good", "✓ PASS"), "FAIL": ("bad", "✗ FAIL"), "INCONCLUSIVE": ("unsure", "? INCONCLUSIVE")}
+
+_PARTS = ("html", "js")
 
 _COLUMNS = (
     *("query_id", "query", "overlap", "rbo", "ndcg_old", "ndcg_new", "verdict", "note"),
@@ -98,7 +103,10 @@ def _html(text: str) -> str:
 
 
 def to_html(comparison: Comparison, migration: Migration) -> str:
-    """A page that needs no network and runs no script: summary, charts, every query's two rankings."""
+    """A page that needs no network: summary, charts, every query's two rankings.
+
+    Its one script, which the page's policy names by its digest, finds, filters and orders the queries.
+    """
     title = f"{migration.table}: {migration.old_model.name} → {migration.new_model.name}"
     body = [
         f"<h1>{_html(str(migration.table))}: <span class=old>{_html(migration.old_model.name)}</span> → "
@@ -122,9 +130,15 @@ def to_html(comparison: Comparison, migration: Migration) -> str:
         "<p class=soft>= same rank · ▲ ▼ moved · + entered the results · − left them ·"
         " <span class=tag>judged relevant</span></p>"
     ]
-    body += [_query(query) for query in comparison.queries]
-    template = Template(files("embedtui.engine.validate").joinpath("report.html").read_text("utf-8"))
-    return template.substitute(title=_html(title), body="\n".join(body))
+    template, script = (files("embedtui.engine.validate").joinpath(f"report.{kind}").read_text() for kind in _PARTS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return Template(template).substitute(
+        title=_html(title),
+        body="\n".join(body),
+        queries="\n".join(_query(query) for query in comparison.queries),
+        script=script,
+        script_source=f"'sha256-{digest}'",
+    )
 
 
 def _made(comparison: Comparison) -> str:
@@ -321,8 +335,15 @@ def _query(query: QueryComparison) -> str:
         told.append(_OPERATORS.get(query.verdict, query.verdict))
     note = f"<p class=soft style='padding:0 14px'>{_html(query.note)}</p>" if query.note else ""
     kind = "<span class=tag>row</span> " if query.row is not None else ""
+    whole = " ".join(query.text.split())
+    note += f"<p style='padding:0 14px'>{_html(whole)}</p>" if len(whole) > EXCERPT else ""
+    about = f"data-overlap={query.overlap:.4f}" + " data-low" * (query.overlap < LOW_OVERLAP)
+    if query.ndcg_old is not None and query.ndcg_new is not None:
+        about += f" data-change={query.ndcg_new - query.ndcg_old:.4f}"
+    about += " data-missed" * any(row.missed for row in query.new)
+    about += f' data-verdict="{_html(query.verdict)}"' * bool(query.verdict)
     return (
-        f"<details><summary><span class=text>{kind}{_html(_excerpt(query.text))}</span>"
+        f"<details {about}><summary><span class=text>{kind}{_html(_excerpt(query.text))}</span>"
         f"<span class=figure>{_html(' · '.join(told))}</span></summary>{note}<div class=sides>"
         f"{_ranking(query, Side.OLD)}{_ranking(query, Side.NEW)}</div></details>"
     )
