@@ -13,6 +13,8 @@ from embedtui.engine.cleanup.statements import cleanup_statements
 from embedtui.engine.cutover.blockers import cutover_notices
 from embedtui.engine.ending import what_adopting_takes
 from embedtui.engine.plan.plan import make_plan
+from embedtui.engine.validate import queries as queries_module
+from embedtui.engine.validate import report
 from embedtui.engine.validate.evaluation import remembered, with_verdicts
 from embedtui.errors import Refused
 from embedtui.model import (
@@ -26,6 +28,7 @@ from embedtui.model import (
     FaultState,
     Migration,
     Plan,
+    QueryInput,
     Snapshot,
 )
 from embedtui.model.lifecycle import as_stored, refusal
@@ -117,6 +120,18 @@ class Reads:
         """The newest recorded comparison with its rankings; None where there is none."""
         migration = self.require()
         return self._at.read(lambda conn: remembered(conn, migration))
+
+    def queries_of(self, given: str) -> tuple[QueryInput, ...]:
+        """Queries of a file that ``given`` names, of a statement over a query log, or ``given`` itself, one a line.
+
+        Raises:
+            SettingsError: there are none, or they cannot be read.
+        """
+        return self._at.read(lambda conn: queries_module.given(conn, given))
+
+    def written_down(self, comparison: Comparison, kind: str) -> str:
+        """``comparison`` as ``csv`` or ``html``, see :mod:`embedtui.engine.validate.report`."""
+        return report.to_csv(comparison) if kind == "csv" else report.to_html(comparison, self.require())
 
     def with_verdicts(self, comparison: Comparison) -> Comparison:
         """``comparison`` with the operators' present verdicts, summed up."""

@@ -23,6 +23,8 @@ class RankedRow:
     """Rank on the other side's top-k; None where it entered (new side) or left (old side)."""
     missed: bool = False
     """An exact result that the side's index did not return."""
+    deleted: bool = False
+    """The row is gone since the search; its text is empty."""
 
 
 @dataclass(frozen=True, slots=True)

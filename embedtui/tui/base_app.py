@@ -50,10 +50,14 @@ class BaseApp(CrashLogged[R]):
     def hand_out(self, text: str, name: str) -> None:
         """Copy ``text`` (OSC 52), and always save it as a file: over SSH and tmux copying can fail unseen."""
         self.copy_to_clipboard(text)
+        self.save_as(text, name, before="Copied")
+
+    def save_as(self, text: str, name: str, *, before: str = "") -> None:
+        """Save ``text`` as a file, and say where; ``before`` was done already."""
         path = preferences.state_path() / "exports" / name
         try:
             preferences.write_file(path, text)
         except OSError as error:
-            self.say(f"Copied, but not saved: {error.strerror}", severity="warning")
+            self.say(f"{f'{before}, but not' if before else 'Not'} saved: {error.strerror}", severity="warning")
         else:
-            self.say(f"Copied, and saved as {path}")
+            self.say(f"{before}, and saved as {path}" if before else f"Saved as {path}")

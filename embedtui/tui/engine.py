@@ -80,6 +80,12 @@ class Engine(Protocol):
     def last_comparison(self) -> Comparison | None:
         """The newest recorded comparison."""
 
+    def queries_of(self, given: str) -> Sequence[QueryInput]:
+        """Queries that the operator typed or named."""
+
+    def written_down(self, comparison: Comparison, kind: str) -> str:
+        """``comparison`` as ``csv`` or ``html``."""
+
     def with_verdicts(self, comparison: Comparison) -> Comparison:
         """``comparison`` with the operators' present verdicts summed up."""
 

@@ -119,6 +119,14 @@ class TaskFailed(Message):
 
 
 @dataclass
+class Exported(Message, bubble=False):
+    """A comparison, written down."""
+
+    text: str
+    kind: str
+
+
+@dataclass
 class Compared(Message, bubble=False):
     """Both sides were compared."""
 

@@ -16,6 +16,7 @@ from embedtui.model import (
     Flip,
     Plan,
     QueryComparison,
+    QueryInput,
     Side,
     Snapshot,
     VerifyReport,
@@ -78,6 +79,13 @@ class StandIn(Engine):
 
     def last_comparison(self) -> Comparison | None:
         return states.COMPARISON if self.shown.evaluation else None
+
+    def queries_of(self, given: str) -> Sequence[QueryInput]:
+        self.calls.append(f"queries of {given}")
+        return [QueryInput(line) for line in given.splitlines()]
+
+    def written_down(self, comparison: Comparison, kind: str) -> str:
+        return f"{kind} of {len(comparison.queries)}"
 
     def with_verdicts(self, comparison: Comparison) -> Comparison:
         return comparison

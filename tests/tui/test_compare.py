@@ -9,6 +9,7 @@ from textual.pilot import Pilot
 
 from embedtui.model import Check, RankedRow, Side, SweepPoint
 from embedtui.tui.app import Dashboard
+from embedtui.tui.blind import Blind
 from embedtui.tui.dialogs import PromptDialog
 from embedtui.tui.panels.comparison import headline, marked, whereabouts
 from embedtui.tui.panels.measures import measure_lines
@@ -79,8 +80,8 @@ def test_a_documents_place_on_both_sides() -> None:
 
 def test_the_headline_has_verdict_and_note() -> None:
     query = replace(states.QUERIES[0], verdict="old", note="knows\x1b the manual")
-    assert headline(query).plain == f"“{query.text}”  ◇ old better: knows· the manual"
-    assert headline(replace(query, verdict="")).plain == f"“{query.text}”"
+    assert headline(query, Blind()).plain == f"“{query.text}”  ◇ old better: knows· the manual"
+    assert headline(replace(query, verdict=""), Blind()).plain == f"“{query.text}”"
 
 
 def test_measures_say_what_the_gate_says() -> None:

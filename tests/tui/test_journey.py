@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 from textual.pilot import Pilot
-from textual.widgets import Button, Input, OptionList
+from textual.widgets import Button, Input, OptionList, TextArea
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.demo.database import EmbeddedServer
@@ -26,6 +26,7 @@ from embedtui.tui.dialogs import (
     LimitsDialog,
     NameDialog,
     PromptDialog,
+    QueriesDialog,
     ReportDialog,
     StopDialog,
     VerifyDialog,
@@ -38,6 +39,7 @@ from embedtui.tui.screens.faults import FaultsScreen
 from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.log import LogScreen
 from embedtui.tui.screens.plan import PlanScreen
+from embedtui.tui.screens.reader import ReaderScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from tests.kits.support import make_documents, settings_for
 from tests.tui.conftest import front, said, until
@@ -400,6 +402,10 @@ def given(conn: psycopg.Connection[Any], verdict: str) -> bool:
     return found.fetchone() == (1,)
 
 
+def decided(conn: psycopg.Connection[Any], query: int, verdict: str) -> bool:
+    return conn.execute("SELECT verdict FROM embedtui.verdict WHERE query = %s", [query]).fetchone() == (verdict,)
+
+
 async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     """Verdicts and filters, the log's and the plan's keys, workers and their threads, copies that are files too."""
     make_documents(database, ROWS, index=True)
@@ -442,6 +448,28 @@ async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer,
         await until(pilot, lambda: listed() < every)
         await pilot.press("enter", "y", "escape")
         await until(pilot, lambda: any(exports.glob("*")))
+
+        await pilot.press("E")
+        await until(pilot, lambda: len(list(exports.glob("comparison-*"))) == 2)
+        (page,) = exports.glob("*.html")
+        assert compared(app).queries[0].text[:40] in page.read_text("utf-8")
+        await pilot.press("z", "z", "V", "home")
+        screen = front(app, CompareScreen)
+        with connect(database, name="test") as conn:
+            for key in ("<", ">"):
+                chosen = screen.chosen_query
+                assert chosen is not None
+                meant = screen.blind.sides(chosen)[key == ">"].value
+                await pilot.press(key)
+                await until(pilot, functools.partial(decided, conn, chosen.query_id, meant))
+                await until(pilot, lambda: "decide" not in app.view.busy)
+        await pilot.press("V", "f")
+        assert isinstance(app.screen, ReaderScreen)
+        await pilot.press("escape", "L")
+        await until(pilot, lambda: isinstance(app.screen, QueriesDialog))
+        app.screen.query_one(TextArea).load_text("VALUES ('turning tides'), ('the moon')")
+        await pilot.click("#go")
+        await until(pilot, lambda: app.comparison is not None and len(app.comparison.queries) == 2, 60)
 
         await pilot.press("6")
         log = app.screen
@@ -504,7 +532,7 @@ async def test_a_cutover_is_postponed_and_taken_back(database: str, api: Loopbac
         app.screen.query_one("#postpone", Button).press()
         await until(pilot, lambda: seen(app).route.pending)
         assert route(database) == ("old", 0)
-        await pilot.press("z")
+        await pilot.press("Z")
         await until(pilot, lambda: not seen(app).route.pending)
         assert "is cancelled" in said(app)
 
@@ -564,7 +592,16 @@ def test_every_key_is_pressed_here() -> None:
         for constant in ast.walk(call)
         if isinstance(constant, ast.Constant)
     }
-    pressed |= {"plus", "minus", "o", "b", "question_mark", "f1"}  # in loops above
+    pressed |= {
+        "plus",
+        "minus",
+        "o",
+        "b",
+        "question_mark",
+        "f1",
+        "less_than_sign",
+        "greater_than_sign",
+    }  # in loops
     keys = {action.key for action in ACTIONS.values()} | {key for key, _ in SCREENS.values()}
     for factory in Dashboard.MODES.values():
         keys |= set(factory()._bindings.key_to_bindings) - {"tab", "shift+tab", "ctrl+c", "super+c"}

@@ -103,13 +103,13 @@ async def test_the_palette_has_what_is_sensible_first_and_what_is_impossible_las
 async def test_a_postponed_cutover_can_be_taken_back_from_anywhere(shown: Open) -> None:
     """Its key is in the footer while there is something to take back, and refused with a reason otherwise."""
     async with shown(states.READY) as (app, pilot, engine):
-        await pilot.press("z")
+        await pilot.press("Z")
         assert "No cutover is postponed" in said(app)
         pending = replace(states.READY, route=replace(states.READY.route, pending="100 % when the queue is empty"))
         app.post_message(SnapshotTaken(pending))
-        await until(pilot, lambda: "z Call off" in footer(app))
+        await until(pilot, lambda: "Z Call off" in footer(app))
         assert "postponed: 100 %" in str(app.screen.query_one("#route", Panel).render())
-        await pilot.press("z")
+        await pilot.press("Z")
         await until(pilot, lambda: "cancel_postponed" in engine.calls)
 
 

@@ -26,6 +26,8 @@ VERDICTS = ("new", "old", "same", "bad")
 ROW_TEXT = 400
 """Characters of a row's content that stand for it in the list of queries; what is searched by are its vectors."""
 
+_STATEMENTS = ("SELECT", "WITH", "TABLE", "VALUES")
+
 _TEXT_NAMES = ("text", "query")
 
 
@@ -55,6 +57,22 @@ def from_file(path: Path) -> tuple[QueryInput, ...]:
     if not found:
         raise SettingsError(f"{path} holds no query.")
     return found
+
+
+def given(conn: Connection, text: str) -> tuple[QueryInput, ...]:
+    """Queries of the file that ``text`` names, of the statement that it is (SELECT, WITH, …), or of its lines.
+
+    Raises:
+        SettingsError: as :func:`from_file` and :func:`from_sql`; or it holds no query.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) == 1 and Path(lines[0]).expanduser().is_file():
+        return from_file(Path(lines[0]).expanduser())
+    if lines and lines[0].split()[0].upper() in _STATEMENTS:
+        return from_sql(conn, text)
+    if not lines:
+        raise SettingsError("No query is given.")
+    return tuple(QueryInput(line) for line in dict.fromkeys(lines))
 
 
 def _plain_lines(path: Path) -> Iterator[QueryInput]:
@@ -156,7 +174,7 @@ def from_sql(conn: Connection, query: str, *, limit: int = 10_000) -> tuple[Quer
         with conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
             conn.execute("SET TRANSACTION READ ONLY")
             cursor.execute(query.encode())  # the operator's own statement
-            if cursor.description is None:
+            if not cursor.description:
                 raise SettingsError("The statement for queries returns no rows.", hint="It should be a SELECT.")
             names = [column.name for column in cursor.description]
             name = next((name for name in _TEXT_NAMES if name in names), names[0])

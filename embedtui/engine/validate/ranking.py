@@ -32,7 +32,9 @@ def rank(found: SearchedQuery, texts: Mapping[Key, str], k: int) -> QueryCompari
     def rows(side: Side) -> tuple[RankedRow, ...]:
         missed = found.missed.get(side, set())
         return tuple(
-            RankedRow(key, rank, distance, texts.get(key, ""), ranks[side.other].get(key), key in missed)
+            RankedRow(
+                key, rank, distance, texts.get(key, ""), ranks[side.other].get(key), key in missed, key not in texts
+            )
             for rank, (key, distance) in enumerate(found.rankings[side][:k], 1)
         )
 

@@ -61,6 +61,11 @@ class Compare(Action):
     remedies = (Remedy.COMPARE,)
 
     def _do(self, app: Dashboard) -> None:
+        self.start(app)
+
+    def start(self, app: Dashboard, given: str | None = None) -> None:
+        """Compare over the kept queries, or those that ``given`` names: a file, a statement, or a query a line."""
+
         def done(comparison: Comparison) -> str:
             why = "" if comparison.verdict == "PASS" else " Screen 3 says why."
             count = figures.number(len(comparison.queries))
@@ -70,7 +75,9 @@ class Compare(Action):
         app.bridge.do(
             Task(
                 "compare",
-                lambda engine, call: engine.compare(None, progress=call.progress, stop=call.stop),
+                lambda engine, call: engine.compare(
+                    engine.queries_of(given) if given is not None else None, progress=call.progress, stop=call.stop
+                ),
                 done,
                 result=Compared,
             )

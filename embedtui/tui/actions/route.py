@@ -58,7 +58,7 @@ def _took(flip: Flip) -> str:
 class CancelCutover(Action):
     """Cancel a postponed cutover before it is due."""
 
-    name, key, label = "cancel", "z", "Call off"
+    name, key, label = "cancel", "Z", "Call off"
     command = Command.CANCEL_CUTOVER
 
     def _do(self, app: Dashboard) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.app import ComposeResult
 from textual.content import Content
-from textual.widgets import Input, Label, Static
+from textual.widgets import Input, Label, Static, TextArea
 
 from embedtui.tui import draw, safe
 from embedtui.tui.dialogs.base import Dialog
@@ -15,10 +15,10 @@ class PromptDialog(Dialog[str]):
 
     AUTO_FOCUS = "#text"
 
-    def __init__(self, title: str, label: str, value: str = "") -> None:
-        """Ask for ``label``, with ``value`` filled in."""
+    def __init__(self, title: str, label: str, value: str = "", *, optional: bool = False) -> None:
+        """Ask for ``label``, with ``value`` filled in; an empty line is an answer where it is ``optional``."""
         super().__init__(title, go="OK")
-        self._label, self._value = label, value
+        self._label, self._value, self._optional = label, value, optional
 
     def body(self) -> ComposeResult:
         """The question and its field."""
@@ -26,8 +26,33 @@ class PromptDialog(Dialog[str]):
         yield Input(self._value, id="text", compact=True)
 
     def answer(self) -> str | None:
-        """Anything but an empty line."""
-        return self.query_one("#text", Input).value.strip() or None
+        """A line; an empty one only where that is an answer."""
+        text = self.query_one("#text", Input).value.strip()
+        return text if text or self._optional else None
+
+
+class QueriesDialog(Dialog[str]):
+    """Asks for queries: where they are, or themselves."""
+
+    AUTO_FOCUS = "#queries"
+
+    def __init__(self) -> None:
+        """Nothing is typed yet."""
+        super().__init__("Compare queries of yours", go="Compare")
+
+    def body(self) -> ComposeResult:
+        """What may be given, and the field."""
+        yield Static(
+            Content(
+                "A file (lines, JSONL, CSV), a SELECT over your query log (column text, perhaps relevant and vector),"
+                " or queries, one a line."
+            )
+        )
+        yield TextArea(id="queries", compact=True, tab_behavior="focus")
+
+    def answer(self) -> str | None:
+        """Anything but blanks."""
+        return self.query_one("#queries", TextArea).text.strip() or None
 
 
 class StopDialog(Dialog[bool]):

@@ -10,6 +10,7 @@ from textual.content import Content, Span
 from embedtui import formatting
 from embedtui.model import Comparison, QueryComparison, RankedRow, Side
 from embedtui.tui import draw, figures, safe, theme
+from embedtui.tui.blind import Blind
 from embedtui.tui.messages import TaskAdvanced
 from embedtui.tui.panels.measures import judgment
 from embedtui.tui.view import View
@@ -73,8 +74,12 @@ class Selection:
         return (query.overlap if self.order == 0 else gain(query) or 0.0), ""
 
 
-def query_line(query: QueryComparison, k: int, width: int) -> Content:
+def query_line(query: QueryComparison, k: int, width: int, blind: Blind) -> Content:
     """A query in the list: what both sides share, its text, what judgments and the operator say."""
+    if blind.on:
+        done = query.query_id in blind.given
+        mark = ("● ", "$success") if done else ("· ", "$faint")
+        return draw.cut(draw.line(mark, safe.line(query.text, 2 * width)), width)
     # Little in common is a difference and no failure: only judgments may be green or red.
     style = "$warning" if query.overlap < LOW_SHARE else "$primary"
     glyph, word, verdict_style = VERDICTS.get(query.verdict, ("·", "", "$faint"))
@@ -102,6 +107,14 @@ def asked_line(query: QueryComparison) -> Content:
     shared = figures.UNKNOWN if query.old_unknown else figures.percent(query.overlap)
     return draw.line(
         ("own query", "bold $primary"), ("  overlap ", "$muted"), shared, ("   Esc shows all again", "$muted")
+    )
+
+
+def blind_line(blind: Blind, queries: int) -> Content:
+    """The summary while sides are hidden."""
+    done = f"{len(blind.given):,} of {queries:,} decided"
+    return draw.line(
+        ("● blind  ", "bold $primary"), done, ("   < left  > right  s same  b both bad   V shows the sides", "$muted")
     )
 
 
@@ -145,10 +158,10 @@ def summary_line(comparison: Comparison, width: int) -> Content:
     return draw.cut(draw.line(*parts), width)
 
 
-def headline(query: QueryComparison) -> Content:
+def headline(query: QueryComparison, blind: Blind) -> Content:
     """The query, the operator's verdict and the note to it."""
     parts: list[draw.Part] = [f"“{safe.line(query.text, 60)}”"]
-    if query.verdict:
+    if query.verdict and not blind.on:
         glyph, word, style = VERDICTS[query.verdict]
         parts.append((f"  {glyph} {word}", style))
         parts.append((f": {safe.line(query.note)}" if query.note else "", "$muted"))
@@ -166,9 +179,14 @@ def whereabouts(row: RankedRow, query: QueryComparison) -> Content:
     return draw.line(*parts)
 
 
+def words_of(text: str) -> set[str]:
+    """The words of ``text`` that are worth marking elsewhere, casefolded."""
+    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) >= MARKED} - COMMON
+
+
 def marked(text: str, query: str) -> Content:
     """``text`` with the query's words marked: whole words, whatever their case."""
-    words = {word for word in re.findall(r"\w+", query.casefold()) if len(word) >= MARKED} - COMMON
+    words = words_of(query)
     found = (each for each in re.finditer(r"\w+", text) if each[0].casefold() in words)
     return Content(text, [Span(each.start(), each.end(), "bold underline") for each in found])
 

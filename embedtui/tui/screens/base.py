@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 from textual import actions, on
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
@@ -41,6 +42,11 @@ class DashboardScreen(Screen[None]):
     NAME: ClassVar[str] = ""
     KEYS: ClassVar[tuple[str, ...]] = ()
     """Own actions as bound, most important first, that deserve a place in the footer."""
+
+    ALLOW_IN_MAXIMIZED_VIEW = "#footer"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("z", "zoom", "Zoom", show=False, tooltip="The part with the focus on the whole screen, and back.")
+    ]
 
     def __init__(self) -> None:
         """Nothing is styled yet."""
@@ -108,6 +114,13 @@ class DashboardScreen(Screen[None]):
     def refusal(self, _action: str) -> str:
         """Why one of the screen's own actions is impossible now; empty where it is possible."""
         return ""
+
+    def action_zoom(self) -> None:
+        """Give the part that has the focus the whole screen, or take it back."""
+        if self.maximized is not None:
+            self.minimize()
+        elif self.focused is not None:
+            self.maximize(self.focused, container=False)
 
     def refuse(self, action: str, title: str = "") -> bool:
         """Whether ``action`` is impossible now; then it is said why."""

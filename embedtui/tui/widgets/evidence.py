@@ -9,6 +9,7 @@ from textual.content import Content
 
 from embedtui.model import QueryComparison, RankedRow
 from embedtui.tui import safe
+from embedtui.tui.blind import Blind
 from embedtui.tui.panels.comparison import headline, marked, whereabouts
 from embedtui.tui.widgets.document import Document
 from embedtui.tui.widgets.panel import Paint, Panel
@@ -23,6 +24,7 @@ class Evidence(Vertical):
         super().__init__(id=id)
         self._measures = measures
         self._query: QueryComparison | None = None
+        self._blind = Blind()
 
     def compose(self) -> ComposeResult:
         """Lay out the rankings over document and figures."""
@@ -33,12 +35,12 @@ class Evidence(Vertical):
             yield Document(title="Document", id="document", classes="box")
             yield Panel(self._measures, title="Measures", id="measures", classes="box")
 
-    def show_query(self, query: QueryComparison | None, models: tuple[str, str]) -> None:
+    def show_query(self, query: QueryComparison | None, models: tuple[str, str], blind: Blind) -> None:
         """Show the rankings of ``query``; ``models`` are the names of old and new model."""
-        self._query = query
+        self._query, self._blind = query, blind
         rankings = self.query_one(Rankings)
-        rankings.show_query(query, models)
-        rankings.border_title = headline(query) if query is not None else "Top 10"
+        rankings.show_query(query, models, blind)
+        rankings.border_title = headline(query, blind) if query is not None else "Top 10"
         self._show_document(rankings.pointed[0])
 
     @on(Rankings.Pointed)
@@ -52,4 +54,8 @@ class Evidence(Vertical):
             hint = Content.styled("The text of the chosen document appears here.", "$muted")
             document.show(hint, Content("Document"))
         else:
-            document.show(marked(safe.block(row.text), self._query.text), whereabouts(row, self._query))
+            where = Content(f"Document {safe.line(', '.join(row.key), 40)}")
+            document.show(
+                marked(safe.block(row.text), self._query.text),
+                where if self._blind.on else whereabouts(row, self._query),
+            )

@@ -14,6 +14,7 @@ from textual.widget import Widget
 
 from embedtui.model import QueryComparison, RankedRow, Side
 from embedtui.tui import draw, safe, theme
+from embedtui.tui.blind import Blind
 
 
 def move(row: RankedRow, side: Side) -> tuple[str, str, str]:
@@ -37,8 +38,8 @@ class Rankings(Widget, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "step(-1)", "Up", show=False),
         Binding("down,j", "step(1)", "Down", show=False),
-        Binding("left,h", "side('old')", "Old side", show=False),
-        Binding("right", "side('new')", "New side", show=False),
+        Binding("left,h", "side('left')", "Left side", show=False),
+        Binding("right", "side('right')", "Right side", show=False),
     ]
 
     @dataclass
@@ -53,6 +54,7 @@ class Rankings(Widget, can_focus=True):
         super().__init__(id=id, classes=classes)
         self._query: QueryComparison | None = None
         self._models = ("", "")
+        self._blind = Blind()
         self._side = Side.NEW
         self._at = 0
 
@@ -62,8 +64,19 @@ class Rankings(Widget, can_focus=True):
         rows = self._rows(self._side)
         return (rows[self._at] if self._at < len(rows) else None), self._side
 
-    def show_query(self, query: QueryComparison | None, models: tuple[str, str]) -> None:
+    @property
+    def rank(self) -> int:
+        """The rank under the cursor, from 1."""
+        return self._at + 1
+
+    @property
+    def _sides(self) -> tuple[Side, Side]:
+        """From left to right."""
+        return self._blind.sides(self._query) if self._query is not None else (Side.OLD, Side.NEW)
+
+    def show_query(self, query: QueryComparison | None, models: tuple[str, str], blind: Blind) -> None:
         """Show the rankings of ``query``; ``models`` are the names of old and new model."""
+        self._blind = blind
         if query is not None and self._query is not None and query.query_id != self._query.query_id:
             self._at = 0
         self._query, self._models = query, models
@@ -88,7 +101,7 @@ class Rankings(Widget, can_focus=True):
 
     def action_side(self, side: str) -> None:
         """Move the cursor to the other side, onto the same document where it is there."""
-        wanted = Side(side)
+        wanted = self._sides[side == "right"]
         if wanted is self._side:
             return
         row, _ = self.pointed
@@ -110,7 +123,7 @@ class Rankings(Widget, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         """Move the cursor."""
         offset = event.get_content_offset_capture(self)
-        self._side = Side.OLD if offset.x < self.content_size.width // 2 else Side.NEW
+        self._side = self._sides[offset.x >= self.content_size.width // 2]
         at = offset.y - 1
         if 0 <= at < len(self._rows(self._side)):
             self._at = at
@@ -130,14 +143,16 @@ class Rankings(Widget, can_focus=True):
             )
             for side, name in zip((Side.OLD, Side.NEW), self._models, strict=True)
         ]
+        if self._blind.on:
+            heads = [draw.line((word, "bold")) for word in ("left", "right")]
         old, new = (draw.cut(head, half) for head in heads)
         rows = [draw.line(old.pad_right(half - old.cell_length), _BETWEEN, new)]
         depth = max(len(self._query.old), len(self._query.new), 1)
         room = max(1, height - 1)
         first = max(0, min(self._at - room + 1, depth - room)) if depth > room else 0
         for index in range(first, min(depth, first + room)):
-            old_row, new_row = self._row(Side.OLD, index, half), self._row(Side.NEW, index, half)
-            rows.append(draw.line(*old_row, _BETWEEN, *new_row))
+            left_row, right_row = (self._row(side, index, half) for side in self._sides)
+            rows.append(draw.line(*left_row, _BETWEEN, *right_row))
         return draw.lines(rows, height)
 
     def _row(self, side: Side, index: int, width: int) -> list[draw.Part]:
@@ -154,12 +169,14 @@ class Rankings(Widget, can_focus=True):
         parts = [(f"{row.rank:>2} ", "$muted")]
         if self._query.relevant:
             parts.append(("★ " if judged else "  ", "bold $success"))
-        parts.append((f"{glyph} {draw.fit(word, 8 if roomy else 5)}", style))
-        if width >= 32:
+        if not self._blind.on:  # what moved up would tell the sides
+            parts.append((f"{glyph} {draw.fit(word, 8 if roomy else 5)}", style))
+        if width >= 32 and not self._blind.on:
             parts.append((draw.fit(score(row.distance, 5 if roomy else 4), 6 if roomy else 5), "$muted"))
         left = width - sum(cell_len(text) for text, _ in parts)
+        text = "(deleted)" if row.deleted else safe.line(row.text, 2 * width) or "(empty)"
         # Twice as many characters as cells leave room for those that take none.
-        parts.append((draw.fit(safe.line(row.text, 2 * width) or "(empty)", left), "bold" if judged else ""))
+        parts.append((draw.fit(text, left), "bold" if judged else ""))
         pointed, at = self.pointed
         if pointed is None or pointed.key != row.key:
             return [*parts]

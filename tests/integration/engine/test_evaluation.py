@@ -32,6 +32,19 @@ def test_a_recorded_evaluation_is_read_back_whole(database: str, placement: Plac
     assert audited[0][0].startswith(made.verdict)
 
 
+def test_a_hit_that_was_deleted_since_says_so(database: str) -> None:
+    migration = small(database)
+    made = rows_compared(database, migration)
+    gone, kept = made.queries[0].new[0], made.queries[0].new[1]
+    execute(database, f"DELETE FROM docs WHERE id = '{gone.key[0]}'")
+    with connect(database, name="test") as conn:
+        found = remembered(conn, migration)
+    assert found is not None
+    hits = {row.key: row.deleted for query in found.queries for row in (*query.old, *query.new)}
+    assert hits[gone.key] and not hits[kept.key]
+    assert sum(hits.values()) == 1
+
+
 def test_there_is_no_evaluation_before_the_first(database: str) -> None:
     migration = small(database)
     with connect(database, name="test") as conn:

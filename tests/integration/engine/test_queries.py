@@ -39,6 +39,25 @@ def test_plain_lines(tmp_path: Path) -> None:
     assert [query.text for query in queries.from_file(file)] == ["one", "two", "three, four"]
 
 
+def test_what_is_typed_is_a_file_a_statement_or_queries(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "select.jsonl"
+    file.write_text('{"text": "of a file", "relevant": ["1"]}\n', "utf-8")
+    with connect(database, name="test") as conn:
+        typed = {
+            str(file): [QueryInput("of a file", ((("1",), 1.0),))],
+            " select 'of a log' AS text": [QueryInput("of a log")],
+            "VALUES ('first'), ('second')": [QueryInput("first"), QueryInput("second")],
+            "one\n\n two \none": [QueryInput("one"), QueryInput("two")],
+            "selection of a jury": [QueryInput("selection of a jury")],
+            f"{file}\nand this": [QueryInput(str(file)), QueryInput("and this")],
+        }
+        for text, expected in typed.items():
+            assert list(queries.given(conn, text)) == expected, text
+        for text in ("", " \n ", "SELECT", "WITH x AS (DELETE FROM pg_class RETURNING relname) SELECT relname FROM x"):
+            with pytest.raises(SettingsError):
+                queries.given(conn, text)
+
+
 def test_json_lines_with_judgments(tmp_path: Path) -> None:
     file = tmp_path / "queries.jsonl"
     file.write_text(

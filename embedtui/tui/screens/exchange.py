@@ -1,0 +1,97 @@
+"""What comes into Compare and goes out of it: queries of one's own, of a file or a log; rankings as text, CSV, HTML."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+
+from embedtui.model import Comparison, QueryComparison
+from embedtui.tui.actions import ACTIONS
+from embedtui.tui.actions.migration import Compare
+from embedtui.tui.bridge import Task
+from embedtui.tui.dialogs import PromptDialog, QueriesDialog
+from embedtui.tui.messages import Exported, QuerySearched
+from embedtui.tui.panels import comparison as lines
+from embedtui.tui.screens.base import FilteredScreen
+
+
+class ExchangeScreen(FilteredScreen):
+    """A screen over a comparison, which has one query chosen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "ask", "Ask", show=False, tooltip="Compare a query of your own."),
+        Binding("L", "load", "Load", show=False, tooltip="Compare queries of a file, a query log or a list."),
+        Binding("y", "copy", "Copy", show=False, tooltip="Copy both rankings, and save them as a file."),
+        Binding("E", "export", "Export", show=False, tooltip="Save the whole comparison as CSV and as a page."),
+    ]
+    KINDS = ("csv", "html")
+
+    def __init__(self) -> None:
+        """Nothing is compared yet."""
+        super().__init__()
+        self.comparison: Comparison | None = None
+        self.asked: QueryComparison | None = None
+        """A query of the operator's own, shown alone."""
+        self.shown: list[QueryComparison] = []
+        """The queries listed."""
+
+    @property
+    def chosen_query(self) -> QueryComparison | None:
+        """The query under the cursor."""
+        cursor = self.listing.cursor
+        return self.shown[cursor] if cursor < len(self.shown) else None
+
+    def action_ask(self) -> None:
+        """Ask for a query and compare it alone."""
+
+        def answered(text: str | None) -> None:
+            if text is not None:
+                self.dashboard.preferences = self.dashboard.preferences.with_query(text)
+                self.dashboard.bridge.do(
+                    Task("ask", lambda engine, _: engine.search_both(text), result=QuerySearched, to=self.post_message)
+                )
+
+        before = self.dashboard.preferences.queries
+        self.dashboard.push_screen(
+            PromptDialog("Ask", "Query to compare on both sides:", before[0] if before else ""), answered
+        )
+
+    def action_load(self) -> None:
+        """Ask where queries are, and compare them."""
+        compare = ACTIONS["compare"]
+        assert isinstance(compare, Compare)
+        reason = compare.refusal(self.dashboard.view)
+        if reason:
+            self.dashboard.say(reason, title="Load", severity="warning")
+            return
+
+        def answered(given: str | None) -> None:
+            if given is not None:
+                compare.start(self.dashboard, given)
+
+        self.dashboard.push_screen(QueriesDialog(), answered)
+
+    def action_copy(self) -> None:
+        """Hand out both rankings as text."""
+        chosen = self.chosen_query
+        if chosen is not None:
+            self.dashboard.hand_out(lines.as_text(chosen), f"query-{chosen.query_id}.txt")
+
+    def action_export(self) -> None:
+        """Have the comparison written down in each form."""
+        comparison = self.comparison
+        if comparison is None:
+            self.dashboard.say("Nothing is compared yet: press c.", title="Export", severity="warning")
+            return
+        for kind in self.KINDS:
+            self.ask_engine(
+                lambda engine, kind=kind: engine.written_down(comparison, kind),  # type: ignore[misc]
+                lambda text, kind=kind: Exported(text, kind),  # type: ignore[misc]
+                ("export", kind),
+            )
+
+    def on_exported(self, message: Exported) -> None:
+        """Save it."""
+        number = self.comparison.evaluation_id if self.comparison else None
+        self.dashboard.save_as(message.text, f"comparison-{number or 'unrecorded'}.{message.kind}")

@@ -1,0 +1,150 @@
+"""The operator's verdicts on the queries of a comparison: with notes, and blind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+
+from embedtui.model import QueryComparison
+from embedtui.tui import safe
+from embedtui.tui.actions import READONLY
+from embedtui.tui.blind import Blind
+from embedtui.tui.bridge import Task
+from embedtui.tui.dialogs import PromptDialog
+from embedtui.tui.messages import VerdictKept, VerdictsCounted
+from embedtui.tui.panels import comparison as lines
+from embedtui.tui.screens.exchange import ExchangeScreen
+
+
+class VerdictScreen(ExchangeScreen):
+    """A screen whose chosen query can be judged."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "verdict('new')", "New better", tooltip="This query is served better by the new side."),
+        Binding("o", "verdict('old')", "Old better", tooltip="This query is served better by the old side."),
+        Binding("s", "verdict('same')", "Same", tooltip="Neither is better."),
+        Binding("b", "verdict('bad')", "Both bad", show=False, tooltip="Neither side finds what was asked for."),
+        Binding("e", "note", "Note", show=False, tooltip="A note to the verdict just given, or on this query."),
+        Binding("less_than_sign", "verdict('left')", "Left better", show=False, key_display="<", tooltip="When blind."),
+        Binding("greater_than_sign", "verdict('right')", "Right", show=False, key_display=">", tooltip="When blind."),
+        Binding("V", "blind", "Blind", show=False, tooltip="Hide which side is which until the verdicts are given."),
+    ]
+
+    def __init__(self) -> None:
+        """Nothing is decided here yet."""
+        super().__init__()
+        self.blind = Blind()
+        self._just_decided: int | None = None
+        """The query whose verdict was given last; the cursor has gone on."""
+
+    def point(self) -> None:
+        """Show what speaks for the chosen query."""
+        raise NotImplementedError
+
+    def list_again(self, *, keep: bool) -> None:
+        """List the queries anew; with ``keep`` the chosen one stays chosen."""
+        raise NotImplementedError
+
+    def repaint(self) -> None:
+        """Paint all panels anew."""
+        raise NotImplementedError
+
+    def on_verdict_kept(self, _message: VerdictKept) -> None:
+        """Other operators' verdicts count as well: have the sums made anew."""
+        comparison = self.comparison
+        if comparison is not None:
+            self.ask_engine(lambda engine: engine.with_verdicts(comparison), VerdictsCounted)
+
+    def on_verdicts_counted(self, message: VerdictsCounted) -> None:
+        """Take the sums only: what is decided here meanwhile stays as it is on the screen."""
+        if self.comparison is not None and self.comparison.evaluation_id == message.comparison.evaluation_id:
+            self.comparison = replace(self.comparison, measures=message.comparison.measures)
+            self.dashboard.comparison = self.comparison
+            self.repaint()
+
+    def refusal(self, action: str) -> str:
+        """Verdicts and notes are for the kept queries that are shown."""
+        if action not in ("verdict", "note"):
+            return ""
+        if action == "note" and self.blind.on:
+            return "Sides are hidden: V first shows them again."
+        if self.dashboard.readonly:
+            return READONLY
+        if self.has_class("-figures"):
+            return "The queries are hidden: m or Esc shows them again."
+        if self.asked is not None:
+            return "An own query is not kept; verdicts are for the kept ones."
+        if not self.shown:
+            return "No query is compared yet: press c."
+        if action == "note" and self._to_note is None:
+            return "Give a verdict first, then its note: n, o, s or b."
+        return ""
+
+    def action_verdict(self, verdict: str) -> None:
+        """Record the operator's verdict; the same again takes nothing back, another one replaces it."""
+        chosen = self.chosen_query
+        if self.refuse("verdict") or chosen is None:
+            return
+        reason = self.blind.refusal(verdict)
+        if reason:
+            self.dashboard.say(reason, severity="warning")
+            return
+        meant = self.blind.take(chosen, verdict)
+        self._decide(chosen, meant, chosen.note if meant == chosen.verdict else "")
+        self.listing.cursor += 1
+        self._just_decided = chosen.query_id
+
+    def action_note(self) -> None:
+        """Ask for a note to a verdict: the one just given, whose query the cursor has left, or the chosen query's."""
+        query = self._to_note
+        if self.refuse("note") or query is None:
+            return
+        glyph, word, _ = lines.VERDICTS[query.verdict]
+
+        def answered(note: str | None) -> None:
+            if note is not None:
+                self._decide(query, query.verdict, note)
+
+        about = f"{glyph} {word}: “{safe.line(query.text, 40)}”"
+        self.dashboard.push_screen(PromptDialog("Note", about, safe.line(query.note), optional=True), answered)
+
+    @property
+    def _to_note(self) -> QueryComparison | None:
+        queries = self.comparison.queries if self.comparison else ()
+        just = next((query for query in queries if query.query_id == self._just_decided), self.chosen_query)
+        return just if just is not None and just.verdict else None
+
+    def _decide(self, query: QueryComparison, verdict: str, note: str) -> None:
+        """Stores the verdict, and shows it at once."""
+        query_id = query.query_id
+        self.dashboard.bridge.do(
+            Task(
+                "decide",
+                lambda engine, _: engine.decide(query_id, verdict, note),
+                result=lambda _: VerdictKept(),
+                to=self.post_message,
+            )
+        )
+        if self.comparison is None:
+            return
+        decided = replace(query, verdict=verdict, note=note)
+        queries = tuple(decided if each.query_id == query_id else each for each in self.comparison.queries)
+        self.comparison = self.dashboard.comparison = replace(self.comparison, queries=queries)
+        index = next((i for i, each in enumerate(self.shown) if each.query_id == query_id), None)
+        if index is not None:
+            self.shown[index] = decided
+            self.listing.repaint(index)
+            self.point()
+
+    def action_blind(self) -> None:
+        """Hide the sides; again shows them, and what was given blind."""
+        if self.blind.on:
+            self.dashboard.say(self.blind.end(), title="Blind")
+            self.on_verdict_kept(VerdictKept())
+        else:
+            self.blind.begin()
+            self.remove_class("-figures")
+        self.list_again(keep=True)
+        self.repaint()

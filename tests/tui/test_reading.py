@@ -1,0 +1,194 @@
+"""Compare for eyes: the reader, blind verdicts, zoom, queries that come in and comparisons that go out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from textual.pilot import Pilot
+from textual.widgets import TextArea
+
+from embedtui.model import QueryComparison, RankedRow, Side
+from embedtui.tui.app import Dashboard
+from embedtui.tui.blind import Blind
+from embedtui.tui.dialogs import PromptDialog, QueriesDialog
+from embedtui.tui.panels import reading
+from embedtui.tui.screens.compare import CompareScreen
+from embedtui.tui.screens.reader import ReaderScreen
+from embedtui.tui.widgets.document import Document
+from embedtui.tui.widgets.listing import Listing
+from embedtui.tui.widgets.rankings import Rankings
+from tests.tui import states
+from tests.tui.conftest import Open, front, picture, said, until
+from tests.tui.test_compare import opened
+
+LONG = 60.0
+
+
+def query(**changes: object) -> QueryComparison:
+    made = QueryComparison(
+        5,
+        "how tides turn",
+        old=(RankedRow(("1",), 1, 0.25, "The tides turn twice", 2), RankedRow(("2",), 2, 0.25, "Moons")),
+        new=(RankedRow(("3",), 1, 0.125, "Tides and moons turn slowly"), RankedRow(("1",), 2, 0.5, "The tides", 1)),
+        overlap=0.5,
+        rbo=0.5,
+        top1_kept=False,
+        relevant=(("3",), ("77",), ("a", "b")),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_where_a_document_stands() -> None:
+    told = [reading.place(query(), side, rank).plain for side in Side for rank in (1, 2, 3)]
+    assert told == [
+        "◇ 1  1 at 0.250, new 2",
+        "◇ 2  2 at 0.250 tie with 1, not new",
+        "◇ 3  nothing found",
+        "◆ 1  ★  3 at 0.125, not old",
+        "◆ 2  1 at 0.500 +0.375, old 1",
+        "◆ 3  nothing found",
+    ]
+
+
+def test_what_neither_side_found_is_named() -> None:
+    assert reading.found_by_neither(query(), 90).plain == "★ 2 judged relevant, found by neither: 77; a, b"
+    assert not reading.found_by_neither(query(relevant=(("1",),)), 90).plain
+
+
+def test_words_of_the_query_and_of_the_other_text_are_marked() -> None:
+    shown = reading.document(query(), "Tides and moons turn slowly", "Moons turn, [b]and tides[/b]; slow ones")
+    marked = {shown.plain[span.start : span.end]: str(span.style) for span in shown.spans}
+    assert marked == {"Tides": "bold underline", "turn": "bold underline", "moons": "$primary"}
+    assert "deleted" in reading.document(query(), None, "x").plain
+
+
+def test_a_deleted_hit_says_so() -> None:
+    gone = replace(query().old[0], deleted=True, text="")
+    assert reading.text_at(query(old=(gone,)), Side.OLD, 1) is None
+    assert reading.text_at(query(), Side.OLD, 9) is None
+
+
+def test_sides_are_drawn_by_chance_and_stay() -> None:
+    blind = Blind()
+    queries = [query(query_id=number) for number in range(400)]
+    assert {blind.sides(each) for each in queries} == {(Side.OLD, Side.NEW)}, "off"
+    blind.begin()
+    drawn = [blind.sides(each) for each in queries]
+    assert drawn == [blind.sides(each) for each in queries]
+    assert 140 < drawn.count((Side.OLD, Side.NEW)) < 260  # p < 1e-9 by a fair coin
+    assert blind.refusal("old") and not blind.refusal("left")
+    for each, sides in zip(queries, drawn, strict=True):
+        assert blind.take(each, "left") == sides[0].value
+        assert blind.take(each, "right") == sides[1].value
+    assert len(blind.given) == 400
+    assert f"{drawn.count((Side.OLD, Side.NEW))} for new" in blind.end()
+    assert blind.refusal("left") and not blind.refusal("old")
+
+
+async def reader(app: Dashboard, pilot: Pilot[None]) -> ReaderScreen:
+    await pilot.press("f")
+    await until(pilot, lambda: isinstance(app.screen, ReaderScreen), LONG)
+    return front(app, ReaderScreen)
+
+
+async def test_the_reader_shows_the_whole_query_and_both_documents(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        long = replace(screen.shown[0], text="word " * 40 + "last")
+        screen.shown[0] = long
+        await reader(app, pilot)
+        await until(pilot, lambda: "last" in picture(app), LONG)
+        left, right = app.screen.query(Document)
+        assert left.text.plain == long.old[0].text and right.text.plain == long.new[0].text
+        await pilot.press("down", "down")
+        assert left.text.plain == long.old[2].text
+        await pilot.press("right")
+        assert screen.listing.cursor == 1 and left.text.plain == screen.shown[1].old[0].text
+        await pilot.press("o")
+        await until(pilot, lambda: "decide 2 old" in engine.calls, LONG)
+        assert screen.listing.cursor == 2
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
+        await pilot.press(*"why", "enter")
+        await until(pilot, lambda: "decide 2 old why" in engine.calls, LONG)
+        await until(pilot, lambda: isinstance(app.screen, ReaderScreen), LONG)
+        await pilot.press("left")
+        await until(pilot, lambda: "old better: why" in picture(app), LONG)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen, LONG)
+
+
+async def test_a_note_can_be_cleared(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        await pilot.press("o", "e")
+        await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
+        await pilot.press("x", "enter")
+        await until(pilot, lambda: app.screen is screen, LONG)
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
+        await pilot.press("end", "backspace", "enter")
+        number = screen.shown[0].query_id
+        await until(pilot, lambda: engine.calls.count(f"decide {number} old") == 2, LONG)
+
+
+async def test_blind_hides_what_tells_the_sides(shown: Open) -> None:
+    async with shown(states.READY, (160, 45)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        await pilot.press("V")
+        await until(pilot, lambda: "● blind" in picture(app), LONG)
+        for telling in ("◇", "nDCG", "entered", "text-embedding", "/10 "):
+            assert telling not in picture(app).split("\n", 3)[3], telling  # the route on top is no secret
+        await pilot.press("n")
+        assert "Sides are hidden" in said(app)
+        chosen = screen.shown[0]
+        meant = screen.blind.sides(chosen)[0].value
+        await pilot.press("<")
+        await until(pilot, lambda: f"decide {chosen.query_id} {meant}" in engine.calls, LONG)
+        await reader(app, pilot)
+        for telling in ("◇", "◆"):
+            assert telling not in str(app.screen.query_one("#reader-left", Document).border_title), telling
+        await pilot.press("escape", "V")
+        await until(pilot, lambda: "1 given blind" in said(app), LONG)
+        assert "◇" in picture(app)
+
+
+async def test_zoom_gives_a_part_the_screen_and_takes_it_back(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        screen = await opened(app, pilot)
+        parts = (screen.listing, screen.query_one(Rankings), screen.query_one(Document))
+        for part in parts:
+            part.focus()
+            before = part.size
+            await pilot.press("z")
+            await until(pilot, lambda part=part: part.size.height > 16, LONG)
+            await pilot.press("z")
+            await until(pilot, lambda part=part, before=before: part.size == before, LONG)
+
+
+async def test_the_filter_counts_and_an_order_begins_at_the_top(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        screen = await opened(app, pilot)
+        await pilot.press("down", "down", "w")
+        assert screen.query_one(Listing).cursor == 0
+        word = screen.shown[0].text.split()[0]
+        await pilot.press("slash", *word, "enter")
+        await until(pilot, lambda: f"{len(screen.shown)} of {len(states.QUERIES)}" in picture(app), LONG)
+
+
+async def test_queries_are_loaded_and_comparisons_saved(shown: Open, remembered: Path) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        await pilot.press("L")
+        await until(pilot, lambda: isinstance(app.screen, QueriesDialog), LONG)
+        app.screen.query_one(TextArea).load_text("one\ntwo")
+        await pilot.click("#go")
+        await until(pilot, lambda: "queries of one\ntwo" in engine.calls and "compare" in engine.calls, LONG)
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen), LONG)
+        await pilot.press("E")
+        number = states.COMPARISON.evaluation_id or "unrecorded"
+        for kind in screen.KINDS:
+            file = remembered / "exports" / f"comparison-{number}.{kind}"
+            await until(pilot, lambda file=file: file.exists(), LONG)
+            assert file.read_text() == f"{kind} of {len(states.QUERIES)}"
