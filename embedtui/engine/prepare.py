@@ -132,7 +132,8 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
             statements += capture.install_sql(migration, capture.attaching_roles(conn, migration))
         if migration.stored.view:
             statements += routed_view.make_sql(conn, migration)
-        run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[migration.table])
+        tables = capture.tables(migration) if migration.stored.by_triggers else [migration.table]
+        run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=tables)
         # whatever event triggers and default privileges made of it
         late = rights.differences_sql(conn, migration)
         if late:
@@ -165,7 +166,7 @@ def keep_capture(
         capture.add_fault(conn, migration, "change capture is not on the table")
         return
     try:
-        run_ddl(conn, capture.remove_sql(migration), stop=stop, on_wait=on_wait, relations=[migration.table])
+        run_ddl(conn, capture.remove_sql(migration), stop=stop, on_wait=on_wait, relations=capture.tables(migration))
     except psycopg.errors.InsufficientPrivilege:  # a worker's role leaves it to the owner's
         return
     add_audit(conn, migration.id, "capture", "taken off: changes are scanned for")

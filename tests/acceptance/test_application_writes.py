@@ -47,6 +47,9 @@ class Table:
     job: Job
     sync: Sync
     app: psycopg.Connection
+    name: str = "documents"
+    text: str = "content"
+    """The text of a row of it, in SQL."""
     vectors: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -75,9 +78,9 @@ class Table:
     def vector(self, key: int, side: Side) -> np.ndarray | None:
         if side is Side.OLD or self.in_column:
             column = "embedding" if side is Side.OLD else "embedding_v2"
-            query = f"SELECT {column}::real[] FROM documents WHERE id = %s"
+            query = f"SELECT {column}::real[] FROM {self.name} WHERE id = %s"
         else:
-            query = "SELECT embedding::real[] FROM documents_embedding_v2 WHERE id = %s"
+            query = f"SELECT embedding::real[] FROM {self.name}_embedding_v2 WHERE id = %s"
         row = self.app.execute(query, [key]).fetchone()
         return None if row is None or row[0] is None else np.array(row[0], np.float32)
 
@@ -86,7 +89,8 @@ class Table:
         return found is not None and bool(np.allclose(found, [float(x) for x in vector[1:-1].split(",")], atol=1e-6))
 
     def is_models(self, key: int, side: Side) -> bool:
-        [content] = self.app.execute("SELECT content FROM documents WHERE id = %s", [key]).fetchone() or [None]
+        query = f"SELECT {self.text} FROM {self.name} WHERE id = %s"
+        [content] = self.app.execute(query, [key]).fetchone() or [None]
         assert content is not None
         return self.is_(key, side, vector_literal(MODELS[OLD if side is Side.OLD else NEW]([content], None)[0]))
 
@@ -97,6 +101,15 @@ class Table:
 @contextmanager
 def table(database: str, api: LoopbackServer, folder: Path, **flags: object) -> Iterator[Table]:
     make_documents(database, ROWS)
+    with migrated_table(database, api, folder, **flags) as found:
+        yield found
+
+
+@contextmanager
+def migrated_table(
+    database: str, api: LoopbackServer, folder: Path, *, text: str = "content", **flags: object
+) -> Iterator[Table]:
+    """A table that is there, migrated by these settings; ``text``: its rows' text in SQL."""
     engine = Engine(database, settings=settings_for(database, api, folder, {"index.method": "none", **flags}))
     engine.run(threading.Event())
     migration = engine.migration()
@@ -108,7 +121,7 @@ def table(database: str, api: LoopbackServer, folder: Path, **flags: object) -> 
     sync = Sync(job, new, old, characters_per_token=lambda: 4.0)
     with closing(engine), psycopg.connect(database, autocommit=True) as app:
         try:
-            yield Table(engine, job, sync, app)
+            yield Table(engine, job, sync, app, migration.table.name, text)
         finally:
             sync.close()
             new.close()

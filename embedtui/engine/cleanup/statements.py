@@ -78,7 +78,9 @@ def contract_sql(
 ) -> list[Statement]:
     """All that production could notice, in one transaction with the record of it: all of it is done, or nothing."""
     table, side = relation(migration.table), new_side(migration)
-    statements: list[Statement] = [sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table)]
+    statements: list[Statement] = [
+        sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(relation(each)) for each in capture.tables(migration)
+    ]
     statements.append(left_check_sql(migration, left))
     statements += capture.remove_sql(migration)
     new = _index_renames(conn, migration) if renames(migration, choice) else []

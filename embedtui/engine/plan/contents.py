@@ -81,8 +81,10 @@ def looks_like(name: str, values: Sequence[str]) -> str | None:
     return None
 
 
-def require_texts(conn: Connection[Any], facts: TableFacts, column: Column) -> None:
+def require_texts(conn: Connection[Any], facts: TableFacts, column: Column, nearby: str = "") -> None:
     """Refuse the only text column there is where its values are no texts; reads some rows.
+
+    ``nearby``: which other tables have texts, in a sentence.
 
     Raises TableError: with what the values look like, and what could be embedded instead.
     """
@@ -93,13 +95,13 @@ def require_texts(conn: Connection[Any], facts: TableFacts, column: Column) -> N
     table, name = shown(facts.table), shown_column(column.name)
     raise TableError(
         f"{name}, the only text column of {table}, holds {kind} (e.g. {_short(values[0], 40)}), no texts.",
-        hint=f"{_otherwise(conn, facts)} If it is what the application embeds, say so: --content {name}.",
+        hint=f"{_otherwise(conn, facts, nearby)} If it is what the application embeds, say so: --content {name}.",
     )
 
 
-def no_text_column(conn: Connection[Any], facts: TableFacts) -> TableError:
-    """The error of a table without a text column, with the way to one."""
-    return TableError(f"{shown(facts.table)} has no text column.", hint=_otherwise(conn, facts))
+def no_text_column(conn: Connection[Any], facts: TableFacts, nearby: str) -> TableError:
+    """The error of a table without a text column, with the way to one; ``nearby``: other tables that have texts."""
+    return TableError(f"{shown(facts.table)} has no text column.", hint=_otherwise(conn, facts, nearby))
 
 
 def require_text_type(conn: Connection[Any], facts: TableFacts, column: Column, origin: str) -> None:
@@ -167,13 +169,15 @@ def _structured(column: Column) -> bool:
     return plain in ("json", "jsonb", "bytea", "xml", "hstore") or plain.endswith((".hstore", "[]"))
 
 
-def _otherwise(conn: Connection[Any], facts: TableFacts) -> str:
+def _otherwise(conn: Connection[Any], facts: TableFacts, nearby: str) -> str:
     """How this table's texts could be had."""
+    if nearby:
+        return nearby
     for column in sorted(facts.columns, key=lambda each: ("json" not in each.type, "text[]" not in each.type)):
         if _structured(column) and not column.type.startswith(("integer", "bigint", "real", "double", "numeric")):
             text = f"{shown_column(column.name)} ({column.type}) may hold them"
             return f"{text}; SQL over a row makes the text: {_made(conn, facts, column)}."
-    return "Texts in another table or a file cannot be embedded yet: bring them into a text column of this one."
+    return "Texts in another table need a foreign key to it (content_from); those in a file a text column of this one."
 
 
 def _made(conn: Connection[Any], facts: TableFacts, column: Column) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedtui.model import Key
 from embedtui.postgres.connect import Connection
 
-EVERY_KIND = "iudtrse"
-"""Kinds of entries: insert, update, delete, truncate, repair, scanned, entered the scope."""
+EVERY_KIND = "iudtrsex"
+"""Kinds of entries: insert, update, delete, truncate, repair, scanned, entered the scope, text in another table."""
+
+OF_ROWS = "q.text_key IS NULL"
+"""Condition on an entry: it names a row of the table, and not a text that rows refer to."""
 
 
 def queue_keys(conn: Connection, migration_id: int, keys: Iterable[Key], kind: str = "r") -> None:
@@ -30,9 +34,13 @@ def last_entry(conn: Connection, migration_id: int) -> int | None:
 
 
 def waits(conn: Connection, migration_id: int, *, up_to: int, kinds: str = EVERY_KIND) -> bool:
-    """Whether any entry of these kinds, no newer than ``up_to``, is still to be worked off."""
+    """Whether any entry of these kinds, no newer than ``up_to``, is still to be worked off.
+
+    What stands for a text's entry is as old as that one.
+    """
     row = conn.execute(
-        "SELECT EXISTS (SELECT FROM embedtui.queue WHERE migration = %s AND id <= %s AND kind = ANY (%s))",
+        "SELECT EXISTS (SELECT FROM embedtui.queue WHERE migration = %s AND coalesce(text_entry, id) <= %s"
+        " AND kind = ANY (%s))",
         [migration_id, up_to, list(kinds)],
     ).fetchone()
     return row == (True,)
@@ -82,16 +90,20 @@ def _entry(row: tuple[int, list[str], str, bool, list[str] | None, bool, bool]) 
 
 
 def next_entries(conn: Connection, migration_id: int, after: int, limit: int) -> list[Entry]:
-    """Entries behind the one called ``after``, in order."""
+    """Entries of rows behind the one called ``after``, in order."""
     rows = conn.execute(
-        f"SELECT {_ENTRY} FROM embedtui.queue q WHERE q.migration = %s AND q.id > %s ORDER BY q.id LIMIT %s",
+        f"SELECT {_ENTRY} FROM embedtui.queue q WHERE q.migration = %s AND q.id > %s AND {OF_ROWS}"
+        " ORDER BY q.id LIMIT %s",
         [migration_id, after, limit],
     )
     return [_entry(row) for row in rows]
 
 
 def entries_of(conn: Connection, migration_id: int, keys: Iterable[Key]) -> list[Entry]:
-    """All entries of these rows in order, under the keys they had before and have had since, too."""
+    """All entries of these rows in order, under the keys they had before and have had since, too.
+
+    What stands for a text's entry has that one's place: a vector that was written since is of that text.
+    """
     rows = conn.execute(
         f"""
         WITH RECURSIVE linked (key) AS (
@@ -99,10 +111,11 @@ def entries_of(conn: Connection, migration_id: int, keys: Iterable[Key]) -> list
             UNION
             SELECT CASE WHEN q.key = l.key THEN q.was ELSE q.key END
             FROM embedtui.queue q, linked l
-            WHERE q.migration = %(m)s AND q.was IS NOT NULL AND (q.key = l.key OR q.was = l.key)
+            WHERE q.migration = %(m)s AND {OF_ROWS} AND q.was IS NOT NULL AND (q.key = l.key OR q.was = l.key)
         )
-        SELECT {_ENTRY} FROM embedtui.queue q WHERE q.migration = %(m)s AND q.key IN (SELECT key FROM linked)
-        ORDER BY q.id
+        SELECT {_ENTRY} FROM embedtui.queue q
+        WHERE q.migration = %(m)s AND {OF_ROWS} AND q.key IN (SELECT key FROM linked)
+        ORDER BY coalesce(q.text_entry, q.id), q.id
         """,
         {"m": migration_id, "keys": Jsonb([list(key) for key in keys])},
     )
@@ -112,7 +125,10 @@ def entries_of(conn: Connection, migration_id: int, keys: Iterable[Key]) -> list
 def waiting_keys(conn: Connection, migration_id: int) -> set[Key]:
     """Keys of all rows that wait."""
     return {
-        tuple(key) for (key,) in conn.execute("SELECT key FROM embedtui.queue WHERE migration = %s", [migration_id])
+        tuple(key)
+        for (key,) in conn.execute(
+            f"SELECT key FROM embedtui.queue q WHERE migration = %s AND {OF_ROWS}", [migration_id]
+        )
     }
 
 
@@ -124,9 +140,11 @@ def count_entries(conn: Connection, migration_id: int) -> int:
 
 
 def count_rows_waiting(conn: Connection, migration_id: int) -> int:
-    """Rows whose change waits to be embedded: distinct keys, deleted rows left out."""
+    """Rows whose change waits to be embedded: distinct keys, deleted rows left out; a text elsewhere counts as one."""
     row = conn.execute(
-        "SELECT count(DISTINCT key) FROM embedtui.queue WHERE migration = %s AND kind <> 'd'", [migration_id]
+        "SELECT count(DISTINCT CASE WHEN text_key IS NULL THEN key END) + count(DISTINCT text_key)"
+        " FROM embedtui.queue WHERE migration = %s AND kind <> 'd'",
+        [migration_id],
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -135,8 +153,10 @@ def count_rows_waiting(conn: Connection, migration_id: int) -> int:
 def count_old_waiting(conn: Connection, migration_id: int, limit: int) -> int:
     """Rows new or edited since the application last wrote their old vector; of ``limit`` entries at most."""
     row = conn.execute(
-        "SELECT count(*) FROM (SELECT FROM (SELECT id, key, kind, edited, wrote_old FROM embedtui.queue"
-        " WHERE migration = %s AND kind <> 'd' ORDER BY id LIMIT %s) q GROUP BY key"
+        # a text counts as one row until its rows are queued; by its own key, which none of theirs is taken for
+        "SELECT count(*) FROM (SELECT FROM (SELECT coalesce(text_entry, id) AS id, text_key, kind, edited, wrote_old,"
+        " CASE WHEN text_key IS NULL THEN key END AS key FROM embedtui.queue"
+        " WHERE migration = %s AND kind <> 'd' ORDER BY id LIMIT %s) q GROUP BY key, text_key"
         " HAVING coalesce(max(id) FILTER (WHERE edited AND NOT wrote_old), 0)"
         " > coalesce(max(id) FILTER (WHERE wrote_old), 0)) x",
         [migration_id, limit],
@@ -155,4 +175,70 @@ def add_synced_tokens(conn: Connection, migration_id: int, tokens: int) -> None:
     """Count what embedding changed rows for the new side took."""
     conn.execute(
         "UPDATE embedtui.migration SET synced_tokens = synced_tokens + %s WHERE id = %s", [tokens, migration_id]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TextEntry:
+    """A text in another table that is another one now."""
+
+    id: int
+    text_key: Key
+    """Of its row there."""
+    after: Key
+    """The last row that was queued for it; empty at first."""
+
+
+def next_texts(conn: Connection, migration_id: int, limit: int) -> list[TextEntry]:
+    """Texts whose rows are to be queued, in order."""
+    rows = conn.execute(
+        "SELECT id, text_key, key FROM embedtui.queue WHERE migration = %s AND text_key IS NOT NULL"
+        " ORDER BY id LIMIT %s",
+        [migration_id, limit],
+    )
+    return [TextEntry(number, tuple(text), tuple(after)) for number, text, after in rows]
+
+
+_QUEUE_ROWS = """
+WITH texts AS MATERIALIZED (
+    SELECT q.id, coalesce(q.text_entry, q.id) AS place, q.at, q.text_key, q.key AS after
+    FROM embedtui.queue q WHERE q.id = ANY ({ids})),
+rows AS MATERIALIZED (
+    SELECT b.id, b.place, b.at, r.key FROM texts b CROSS JOIN LATERAL ({rows} LIMIT {limit}) r),
+found AS MATERIALIZED (
+    SELECT b.*, (SELECT count(*) FROM rows r WHERE r.id = b.id) AS count,
+           (SELECT max(r.key::text[] COLLATE "C") FROM rows r WHERE r.id = b.id) AS last
+    FROM texts b),
+added AS (
+    INSERT INTO embedtui.queue (migration, key, kind, at, text_key, text_entry)
+    SELECT {migration}, key, 'u'::"char", at, NULL, place FROM rows
+    UNION ALL
+    -- its rows are not all queued yet
+    SELECT {migration}, last, 'x', at, text_key, place FROM found WHERE count = {limit})
+DELETE FROM embedtui.queue WHERE id IN (SELECT id FROM found)
+"""
+
+
+def queue_rows_of_texts(
+    conn: Connection, migration_id: int, texts: Sequence[TextEntry], rows: sql.Composable, limit: int
+) -> None:
+    """Put rows in the place of the texts that they refer to, up to ``limit`` of each; what is left goes on later.
+
+    Args:
+        conn: any connection.
+        migration_id: the migration.
+        texts: their entries.
+        rows: query of the keys ``key`` of the rows that refer to ``b.text_key``, behind ``b.after``, in order.
+        limit: rows.
+
+    Raises:
+        psycopg.DataError: a key is none of its type.
+    """
+    conn.execute(
+        sql.SQL(_QUEUE_ROWS).format(
+            ids=sql.Literal([text.id for text in texts]),
+            rows=rows,
+            limit=sql.Literal(limit),
+            migration=sql.Literal(migration_id),
+        )
     )
