@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import psycopg
@@ -402,35 +403,8 @@ def test_whatever_the_application_writes_and_whenever(
 ) -> None:
     """None of its vectors is replaced while its content is what it was written for, and none is stale at the end."""
     with table(database, api, tmp_path, **flags) as found:
-        late: list[tuple[str, int]] = []
-        application: Application | None = None
-        replace = found.job.placement.replace
 
-        def meanwhile(*args):  # type: ignore[no-untyped-def]
-            while late and application is not None:
-                application.do(*late.pop(0))
-            return replace(*args)
-
-        monkeypatch.setattr(found.job.placement, "replace", meanwhile)
-
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(some.lists(some.tuples(STEPS, some.booleans()), min_size=4, max_size=25))
-        def run(steps: list[tuple[tuple[str, int], bool]]) -> None:
-            nonlocal application
-            application = Application(found)
-            for (act, key), between in steps:
-                if act == "sync":
-                    found.sync._recent.clear()
-                    found.sync.step()
-                    application.check()
-                elif between:  # between what the next sync reads and what it writes
-                    late.append((act, key))
-                else:
-                    application.do(act, key)
-            while late:
-                application.do(*late.pop(0))
-            found.drain()
-            application.check()
+        def settled(application: Application) -> None:
             for key, row in application.rows.items():
                 if Side.NEW not in row.own:
                     assert found.is_models(key, Side.NEW)
@@ -445,4 +419,69 @@ def test_whatever_the_application_writes_and_whenever(
                 len(application.rows), adopted, len(application.rows) - adopted, 0, 0
             )  # fmt: skip
 
-        run()
+        interleave(found, monkeypatch, STEPS, Application, settled)
+
+
+class Acting(Protocol):
+    """An application that knows what must become of its rows."""
+
+    def do(self, act: str, key: int) -> None:
+        """Do something."""
+
+    def check(self) -> None:
+        """What holds at any time."""
+
+
+A = TypeVar("A", bound=Acting)
+
+
+def interleave(
+    found: Table,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: some.SearchStrategy[tuple[str, int]],
+    begin: Callable[[Table], A],
+    settled: Callable[[A], None],
+    examples: int = 40,
+) -> None:
+    """Random acts of an application, before a sync or between what that reads and what it writes.
+
+    Args:
+        found: the table.
+        monkeypatch: to be in between.
+        steps: acts, ``sync`` among them.
+        begin: an application with its first rows.
+        settled: what holds once all is worked off.
+        examples: how often.
+    """
+    late: list[tuple[str, int]] = []
+    application: A | None = None
+    replace = found.job.placement.replace
+
+    def meanwhile(*args):  # type: ignore[no-untyped-def]
+        while late and application is not None:
+            application.do(*late.pop(0))
+        return replace(*args)
+
+    monkeypatch.setattr(found.job.placement, "replace", meanwhile)
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(some.lists(some.tuples(steps, some.booleans()), min_size=4, max_size=25))
+    def run(drawn: list[tuple[tuple[str, int], bool]]) -> None:
+        nonlocal application
+        application = begin(found)
+        for (act, key), between in drawn:
+            if act == "sync":
+                found.sync._recent.clear()
+                found.sync.step()
+                application.check()
+            elif between:  # between what the next sync reads and what it writes
+                late.append((act, key))
+            else:
+                application.do(act, key)
+        while late:
+            application.do(*late.pop(0))
+        found.drain()
+        application.check()
+        settled(application)
+
+    run()

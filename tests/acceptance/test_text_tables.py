@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer
+from embedtui.engine.backfill import upkeep
 from embedtui.model import Side
 from tests.acceptance.test_application_writes import MODELS, NAMES, PLACEMENTS, Table, migrated_table
 from tests.kits.support import OLD, vector_literal
@@ -59,3 +60,138 @@ class TestAnEdit:
         assert chunks.app.execute("SELECT count(*) FROM embedtui.queue").fetchone() == (1,), "one entry a text"
         chunks.drain()
         assert chunks.is_models(1, Side.NEW) and chunks.is_models(5, Side.NEW)
+
+    def test_to_nothing_keeps_the_vectors_and_back_renews_them(self, chunks: Table) -> None:
+        before = chunks.vector(1, Side.NEW)
+        chunks.execute("UPDATE documents SET body = ' ' WHERE id = 1")
+        chunks.drain()
+        after = chunks.vector(1, Side.NEW)
+        assert before is not None and after is not None and (before == after).all()
+        chunks.execute("UPDATE documents SET body = 'back' WHERE id = 1")
+        chunks.drain()
+        assert chunks.is_models(1, Side.NEW)
+
+    def test_of_another_column_asks_for_nothing(self, chunks: Table) -> None:
+        chunks.execute("UPDATE documents SET views = views + 1")
+        assert chunks.app.execute("SELECT count(*) FROM embedtui.queue").fetchone() == (0,)
+
+    def test_that_a_rows_own_vector_came_with_leaves_it(self, chunks: Table) -> None:
+        """Whatever the order within a transaction, and however late sync queues the rows."""
+        chunks.cut_over()
+        own = [chunks.own(Side.OLD) for _ in range(2)]
+        with chunks.app.transaction():
+            chunks.execute("UPDATE documents SET body = 'both' WHERE id = 1")
+            chunks.execute("UPDATE chunks SET embedding = %s WHERE id = 1", own[0])
+        chunks.execute("UPDATE chunks SET embedding = %s WHERE id = 6", own[1])
+        chunks.execute("UPDATE documents SET body = 'after it' WHERE id = 2")
+        chunks.drain()
+        assert chunks.is_(1, Side.OLD, own[0]) and chunks.is_models(5, Side.OLD)
+        assert chunks.is_models(6, Side.OLD) and all(chunks.is_models(key, Side.NEW) for key in range(1, 9))
+
+    def test_before_its_row_moved_to_another_key_is_not_forgotten(self, chunks: Table) -> None:
+        chunks.cut_over()
+        chunks.execute("UPDATE documents SET body = 'edited' WHERE id = 1")
+        chunks.execute("UPDATE chunks SET id = 70 WHERE id = 1")
+        chunks.execute("UPDATE chunks SET id = 71 WHERE id = 70")
+        chunks.drain()
+        for side in Side:
+            assert chunks.is_models(71, side) and chunks.is_models(5, side)
+
+    @pytest.mark.parametrize("chunks", PLACEMENTS[:1], ids=NAMES[:1], indirect=True)
+    def test_of_a_text_with_many_rows_is_one_entry_and_queued_part_by_part(
+        self, chunks: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(upkeep, "ROWS_OF_A_TEXT", 10)
+        monkeypatch.setattr(upkeep, "ROWS_AT_ONCE", 40)
+        chunks.execute("INSERT INTO chunks (id, document_id) SELECT n, 3 FROM generate_series(100, 199) n")
+        chunks.drain()
+        chunks.execute("UPDATE documents SET body = 'all of these' WHERE id = 3")
+        assert chunks.app.execute("SELECT kind::text, text_key FROM embedtui.queue").fetchall() == [("x", ["3"])]
+        own = chunks.own(Side.NEW)
+        chunks.execute("UPDATE chunks SET embedding_v2 = %s WHERE id = 199", own)
+        chunks.sync.step()  # ten of them are known, and the rest goes on from there
+        kinds = "SELECT kind::text, count(*) FROM embedtui.queue GROUP BY 1 ORDER BY 1"
+        assert dict(chunks.app.execute(kinds).fetchall())["x"] == 1
+        chunks.drain()
+        assert chunks.is_(199, Side.NEW, own), "written after the text, of which it was queued long after"
+        assert all(chunks.is_models(key, Side.NEW) for key in (3, 7, *range(100, 199)))
+
+
+class TestARow:
+    def test_that_refers_to_another_text_is_embedded_anew(self, chunks: Table) -> None:
+        chunks.execute("UPDATE chunks SET document_id = 2 WHERE id = 1")
+        chunks.drain()
+        assert chunks.is_models(1, Side.NEW)
+
+    def test_that_comes_with_its_text_in_one_transaction_is_embedded(self, chunks: Table) -> None:
+        with chunks.app.transaction():
+            chunks.execute("INSERT INTO documents VALUES (9, 'a new one')")
+            chunks.execute("INSERT INTO chunks (id, document_id) VALUES (90, 9)")
+        chunks.drain()
+        assert chunks.is_models(90, Side.NEW)
+
+    def test_of_no_text_waits_for_one(self, chunks: Table) -> None:
+        chunks.execute("INSERT INTO chunks (id) VALUES (90)")
+        chunks.drain()
+        assert chunks.vector(90, Side.NEW) is None
+        counts = chunks.engine.verify()
+        assert (counts.rows, counts.empty, counts.missing) == (9, 1, 0)
+        chunks.execute("UPDATE chunks SET document_id = 4 WHERE id = 90")
+        chunks.drain()
+        assert chunks.is_models(90, Side.NEW)
+
+
+class TestAText:
+    def test_that_is_deleted_takes_its_rows_along(self, chunks: Table) -> None:
+        chunks.execute("DELETE FROM documents WHERE id = 1")
+        chunks.drain()
+        counts = chunks.engine.verify()
+        assert (counts.rows, counts.embedded, counts.orphaned) == (6, 6, 0)
+
+    def test_that_gets_another_key_is_still_its_rows(self, chunks: Table) -> None:
+        chunks.execute("UPDATE documents SET id = 50, body = 'moved and edited' WHERE id = 1")
+        chunks.drain()
+        assert chunks.is_models(1, Side.NEW) and chunks.is_models(5, Side.NEW)
+
+    def test_edited_between_what_sync_reads_and_writes_is_read_again(
+        self, chunks: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replace, edits = chunks.job.placement.replace, ["second"]
+
+        def late(*args):  # type: ignore[no-untyped-def]
+            if edits:
+                chunks.execute("UPDATE documents SET body = %s WHERE id = 1", edits.pop())
+                assert not replace(*args), "the guard is in the statement that writes"
+                return set()
+            return replace(*args)
+
+        monkeypatch.setattr(chunks.job.placement, "replace", late)
+        chunks.execute("UPDATE documents SET body = 'first' WHERE id = 1")
+        chunks.drain()
+        assert chunks.is_models(1, Side.NEW) and chunks.is_models(5, Side.NEW)
+
+    def test_under_an_open_edit_is_written_as_it_is_and_again_after_it(self, chunks: Table, database: str) -> None:
+        """The application's transaction neither waits for sync, nor sync for it."""
+        with psycopg.connect(database) as other:
+            other.execute("UPDATE documents SET body = 'not yet' WHERE id = 1")
+            chunks.execute("UPDATE chunks SET document_id = 1 WHERE id = 2")
+            chunks.drain()
+            assert chunks.is_models(2, Side.NEW)
+        chunks.drain()
+        assert all(chunks.is_models(key, Side.NEW) for key in (1, 2, 5))
+
+    def test_deleted_while_it_is_embedded_leaves_nothing_behind(
+        self, chunks: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replace, deletes = chunks.job.placement.replace, [1]
+
+        def late(*args):  # type: ignore[no-untyped-def]
+            while deletes:
+                chunks.execute("DELETE FROM documents WHERE id = %s", deletes.pop())
+            return replace(*args)
+
+        monkeypatch.setattr(chunks.job.placement, "replace", late)
+        chunks.execute("UPDATE documents SET body = 'short-lived' WHERE id = 1")
+        chunks.drain()
+        counts = chunks.engine.verify()
+        assert (counts.rows, counts.embedded, counts.orphaned, counts.queued) == (6, 6, 0, 0)

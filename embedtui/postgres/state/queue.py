@@ -74,6 +74,13 @@ class Entry:
     """The statement itself wrote the old vector."""
     wrote_new: bool
     """The same of the new one, without saying what content it is of."""
+    text_entry: int | None = None
+    """The entry of a text in another table that it stands for; its row has this key since."""
+
+    @property
+    def place(self) -> int:
+        """Its place in order: what came after a text's change came after that of all its rows."""
+        return self.id if self.text_entry is None else self.text_entry
 
     def names_a_row(self, parts: int) -> bool:
         """Whether its keys have so many parts, as those of our triggers do: other roles may write here as well."""
@@ -81,12 +88,12 @@ class Entry:
         return all(len(key) == parts and all(isinstance(part, str) for part in key) for key in keys)
 
 
-_ENTRY = "q.id, q.key, q.kind::text, q.edited, q.was, q.wrote_old, q.wrote_new"
+_ENTRY = "q.id, q.key, q.kind::text, q.edited, q.was, q.wrote_old, q.wrote_new, q.text_entry"
 
 
-def _entry(row: tuple[int, list[str], str, bool, list[str] | None, bool, bool]) -> Entry:
-    number, key, kind, edited, was, wrote_old, wrote_new = row
-    return Entry(number, tuple(key), kind, edited, None if was is None else tuple(was), wrote_old, wrote_new)
+def _entry(row: tuple[int, list[str], str, bool, list[str] | None, bool, bool, int | None]) -> Entry:
+    number, key, kind, edited, was, wrote_old, wrote_new, text = row
+    return Entry(number, tuple(key), kind, edited, None if was is None else tuple(was), wrote_old, wrote_new, text)
 
 
 def next_entries(conn: Connection, migration_id: int, after: int, limit: int) -> list[Entry]:
