@@ -27,7 +27,7 @@ CASES = [
     ({"placement": "table", "foreign_key": False}, "cascade"),
 ]
 DOCUMENTS, CHUNKS = range(1, 4), range(1, 6)
-OF_TEXTS = ["edit", "edit", "blank", "edit and write", "write and edit", "rekey", "swap", "again", "drop"]
+OF_TEXTS = ["edit", "edit", "blank", "edit and write", "write and edit", "rekey", "swap", "again", "give up", "drop"]
 OF_ROWS = ["write old", "write new", "insert", "insert bare", "delete", "move", "refer", "refer and write", "let go"]
 STEPS = some.one_of(
     some.tuples(some.sampled_from(OF_TEXTS), some.sampled_from(DOCUMENTS)),
@@ -123,6 +123,12 @@ class Application:
         elif act == "again" and self.actions == "deferred":  # deleted and made again before anybody looks
             with self.table.app.transaction():
                 execute("DELETE FROM documents WHERE id = %s", key)
+                self.add(key)
+            self.edited(*rows)
+        elif act == "give up" and self.actions == "deferred":  # its key, to another text
+            with self.table.app.transaction():
+                execute("UPDATE documents SET id = %s WHERE id = %s", free, key)
+                self.documents[free] = self.documents.pop(key)
                 self.add(key)
             self.edited(*rows)
         elif act == "drop" and (self.actions != "deferred" or not rows):

@@ -88,6 +88,26 @@ class TestAnEdit:
         assert chunks.is_(1, Side.OLD, own[0]) and chunks.is_models(5, Side.OLD)
         assert chunks.is_models(6, Side.OLD) and all(chunks.is_models(key, Side.NEW) for key in range(1, 9))
 
+    def test_that_came_with_a_vector_as_sync_had_begun_waits_for_its_rows(
+        self, chunks: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What sync reads then has the vector, and the text whose rows are not queued yet."""
+        chunks.cut_over()
+        read, own = chunks.sync._read, [chunks.own(Side.OLD)]
+
+        def late(*args):  # type: ignore[no-untyped-def]
+            if len(own) == 1:
+                with chunks.app.transaction():
+                    chunks.execute("UPDATE documents SET body = 'both' WHERE id = 1")
+                    chunks.execute("UPDATE chunks SET embedding = %s WHERE id = 1", own[0])
+                own.append("")
+            return read(*args)
+
+        monkeypatch.setattr(chunks.sync, "_read", late)
+        chunks.execute("UPDATE chunks SET embedding = NULL WHERE id = 1")
+        chunks.drain()
+        assert chunks.is_(1, Side.OLD, own[0]) and chunks.is_models(1, Side.NEW) and chunks.is_models(5, Side.OLD)
+
     def test_before_its_row_moved_to_another_key_is_not_forgotten(self, chunks: Table) -> None:
         chunks.cut_over()
         chunks.execute("UPDATE documents SET body = 'edited' WHERE id = 1")
