@@ -1,4 +1,4 @@
-"""Any statements on the table and on the one with its texts, in any order with sync: nothing stale, nothing replaced."""
+"""Any statements on the table and on the one with its texts, in any order with sync: nothing stale or replaced."""
 
 from __future__ import annotations
 

@@ -68,14 +68,12 @@ def require_same(conn: Connection[Any], known: Migration, settings: Settings) ->
     if meant != known.table_oid:
         raise Refused(f"The migration {known.name} is that of {shown(table)}.", hint="Say which one: --name.")
     _require_same_expressions(conn, known, settings)
+    elsewhere = known.text_table is not None or settings.content_from is not None  # what those mean is looked at above
+    content = "" if elsewhere else ", ".join(settings.content)
     for what, stored, asked in (
         ("model", model.name, settings.new_model.name),
         ("dimensions", str(model.dimensions), str(settings.new_model.dimensions or model.dimensions)),
-        (
-            "content",
-            "" if known.content or settings.content_from else ", ".join(known.content_columns),
-            ", ".join(settings.content),
-        ),
+        ("content", "" if known.content else ", ".join(known.content_columns), content),
     ):
         if asked and asked != stored:
             raise Refused(

@@ -9,16 +9,21 @@ from psycopg import Connection
 
 from embedtui.model import TableName
 from embedtui.postgres.catalog.read import read_all
-from embedtui.postgres.values import is_builtin
 
-# Types are base types with their modifiers. What only newer servers have is read by name: a period and NOT ENFORCED.
+# Types are base types with their modifiers (of a domain over a domain, none of PostgreSQL's own). What only newer servers
+# have is read by name: a period and NOT ENFORCED.
 _REFERENCES = """
 SELECT c.conname::text AS name, n.nspname::text AS schema, r.relname::text AS relation, r.oid::int8 AS oid,
        c.confrelid = c.conrelid AS to_itself, r.relkind = 'r' AND NOT r.relispartition AS plain,
        c.convalidated AND coalesce((to_jsonb(c) ->> 'conenforced')::bool, true) AS enforced,
        coalesce((to_jsonb(c) ->> 'conperiod')::bool, false) AS period,
        (SELECT bool_and(o.oprnamespace = 'pg_catalog'::regnamespace) FROM pg_operator o
-         WHERE o.oid = ANY (c.conpfeqop)) AS builtin,
+         WHERE o.oid = ANY (c.conpfeqop)) AND
+       (SELECT bool_and(coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace)
+          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+          LEFT JOIN pg_type b ON b.oid = nullif(t.typbasetype, 0)
+         WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+            OR a.attrelid = c.confrelid AND a.attnum = ANY (c.confkey)) AS builtin,
        ARRAY(SELECT f.attname::text FROM unnest(c.conkey) WITH ORDINALITY u (number, place)
                JOIN pg_attribute f ON f.attrelid = c.conrelid AND f.attnum = u.number ORDER BY u.place) AS columns,
        ARRAY(SELECT f.atttypid::int8 FROM unnest(c.conkey) WITH ORDINALITY u (number, place)
@@ -90,6 +95,6 @@ def _obstacle(row: dict[str, Any]) -> str:
         return "it is not valid, so there may be rows that refer to none: ALTER TABLE … VALIDATE CONSTRAINT first"
     if row["period"]:
         return "it goes by a period of time: several rows have the text"
-    if not row["builtin"] or not all(map(is_builtin, row["types"])) or not row["collated_alike"]:
+    if not row["builtin"] or not row["collated_alike"]:
         return "its columns are of a type that is not PostgreSQL's own, or of two collations"
     return ""
