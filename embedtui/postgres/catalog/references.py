@@ -10,8 +10,8 @@ from psycopg import Connection
 from embedtui.model import TableName
 from embedtui.postgres.catalog.read import read_all
 
-# Types are base types with their modifiers (of a domain over a domain, none of PostgreSQL's own). What only newer servers
-# have is read by name: a period and NOT ENFORCED.
+# Types are base types with their modifiers (of a domain over a domain, none of PostgreSQL's own). What only newer
+# servers have is read by name: a period and NOT ENFORCED.
 _REFERENCES = """
 SELECT c.conname::text AS name, n.nspname::text AS schema, r.relname::text AS relation, r.oid::int8 AS oid,
        c.confrelid = c.conrelid AS to_itself, r.relkind = 'r' AND NOT r.relispartition AS plain,
