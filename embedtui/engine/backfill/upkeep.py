@@ -42,9 +42,9 @@ SCAN_LIMIT = 5_000
 """Rows that one scan queues."""
 SCAN_SHARE = 20.0
 """Between two scans passes this many times what one took, so that they cost a twentieth of the time."""
-TEXTS = 64
+TEXTS = 256
 """Texts in another table whose rows are queued at a time …"""
-ROWS_OF_A_TEXT = 2_000
+ROWS_OF_A_TEXT = 500
 """… up to so many of each; …"""
 ROWS_AT_ONCE = 20_000
 """… of one that has more, so many at a time from then on: each time all of them are found and sorted."""

@@ -183,7 +183,6 @@ def _triggers(migration: Migration) -> list[_Trigger]:
         found += [
             _Trigger("text_insert", "INSERT", "text", "x", other.table, other.oid, "R"),
             _Trigger("text_update", "UPDATE", "text", "x", other.table, other.oid),
-            _Trigger("text_rekey", "UPDATE", "old_text", "x", other.table, other.oid),
             _Trigger("text_delete", "DELETE", "old_text", "x", other.table, other.oid),
         ]
     return found

@@ -86,6 +86,20 @@ _LOOK = """
 """
 
 
+_LOOK_AT_TEXT = """
+        {types}
+        IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+            k := {key};
+        ELSIF ({rekeyed}) THEN
+            k := {old_key};
+            {queue};
+            k := {key};
+        ELSIF ({edited}) THEN
+            k := {key};
+        END IF;
+"""
+
+
 def bodies(migration: Migration) -> dict[str, str]:
     """Source of each trigger function by its name.
 
@@ -120,16 +134,23 @@ def bodies(migration: Migration) -> dict[str, str]:
 
 
 def _of_texts(migration: Migration, other: TextTable) -> dict[str, str]:
-    """Functions of the table that has the texts: each queues the key of a row of it, whose text is another one now."""
+    """Functions of the table that has the texts: each queues the key of a row of it, whose text is another one now.
+
+    Of a row that gets another key both: rows that refer to the former one may have another text under it.
+    """
     table = sql.SQL("{}::pg_catalog.oid").format(sql.Literal(other.oid))
     types = dict(zip(other.key, other.key_types, strict=True))
-    # CASE, since OLD is not assigned yet where a row is inserted
-    look = sql.SQL("{} IF (CASE TG_OP WHEN 'INSERT' THEN true ELSE {} OR {} END) THEN k := {}; END IF;").format(
-        _type_guard(other.text), _another(other.text), _distinct(types), _key(types, "NEW")
+    look = sql.SQL(_LOOK_AT_TEXT).format(
+        types=_type_guard(other.text),
+        edited=_another(other.text),
+        rekeyed=_distinct(types),
+        key=_key(types, "NEW"),
+        old_key=_key(types, "OLD"),
+        queue=sql.SQL(_TEXT).format(migration=sql.Literal(migration.id)),
     )
     return {
         "text": _body(migration, table, look, _TEXT),
-        "old_text": _body(migration, table, _gone(types), _TEXT),
+        "old_text": _body(migration, table, sql.SQL("k := {};").format(_key(types, "OLD")), _TEXT),
     }
 
 

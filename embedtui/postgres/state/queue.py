@@ -213,9 +213,8 @@ WITH texts AS MATERIALIZED (
 rows AS MATERIALIZED (
     SELECT b.id, b.place, b.at, r.key FROM texts b CROSS JOIN LATERAL ({rows} LIMIT {limit}) r),
 found AS MATERIALIZED (
-    SELECT b.*, (SELECT count(*) FROM rows r WHERE r.id = b.id) AS count,
-           (SELECT max(r.key::text[] COLLATE "C") FROM rows r WHERE r.id = b.id) AS last
-    FROM texts b),
+    SELECT b.*, c.count, c.last FROM texts b LEFT JOIN (
+        SELECT id, count(*), max(key COLLATE "C") AS last FROM rows GROUP BY id) c ON c.id = b.id),
 added AS (
     INSERT INTO embedtui.queue (migration, key, kind, at, text_key, text_entry)
     SELECT {migration}, key, 'u'::"char", at, NULL, place FROM rows
