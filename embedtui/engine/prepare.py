@@ -19,6 +19,7 @@ from embedtui.errors import Interrupted, Refused
 from embedtui.model import Migration, Phase
 from embedtui.postgres.connect import Connection, require_session
 from embedtui.postgres.ddl import Statement, run_ddl
+from embedtui.postgres.joined import bytes_sql
 from embedtui.postgres.locks import lock_functions, release_prepare, try_prepare
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture, rights, routed_view
@@ -180,6 +181,8 @@ def count_total(conn: Connection, migration: Migration) -> None:
     if migration.content is not None:
         texts = [content_sql(migration, "t")]
     filled = sql.SQL(" OR ").join(sql.SQL("octet_length({}) > 0").format(text) for text in texts)
+    if migration.text_table is not None:
+        filled = sql.SQL("{} > 0").format(bytes_sql(migration.text_table, "t"))
     query = sql.SQL("SELECT count(*) FROM {} t WHERE {} AND ({})").format(
         relation(migration.table), scope_sql(migration, "t"), filled
     )

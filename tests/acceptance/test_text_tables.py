@@ -82,6 +82,7 @@ class TestAnEdit:
         with chunks.app.transaction():
             chunks.execute("UPDATE documents SET body = 'both' WHERE id = 1")
             chunks.execute("UPDATE chunks SET embedding = %s WHERE id = 1", own[0])
+        assert chunks.stale() == 2, "as it looks until sync has been there: all rows of the text"
         chunks.execute("UPDATE chunks SET embedding = %s WHERE id = 6", own[1])
         chunks.execute("UPDATE documents SET body = 'after it' WHERE id = 2")
         chunks.drain()

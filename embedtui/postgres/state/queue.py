@@ -160,10 +160,9 @@ def count_rows_waiting(conn: Connection, migration_id: int) -> int:
 def count_old_waiting(conn: Connection, migration_id: int, limit: int) -> int:
     """Rows new or edited since the application last wrote their old vector; of ``limit`` entries at most."""
     row = conn.execute(
-        # a text counts as one row until its rows are queued; by its own key, which none of theirs is taken for
-        "SELECT count(*) FROM (SELECT FROM (SELECT coalesce(text_entry, id) AS id, text_key, kind, edited, wrote_old,"
-        " CASE WHEN text_key IS NULL THEN key END AS key FROM embedtui.queue"
-        " WHERE migration = %s AND kind <> 'd' ORDER BY id LIMIT %s) q GROUP BY key, text_key"
+        "SELECT count(*) FROM (SELECT FROM (SELECT coalesce(text_entry, id) AS id, key, kind, edited, wrote_old"
+        " FROM embedtui.queue WHERE migration = %s AND kind <> 'd' AND text_key IS NULL ORDER BY id LIMIT %s) q"
+        " GROUP BY key"
         " HAVING coalesce(max(id) FILTER (WHERE edited AND NOT wrote_old), 0)"
         " > coalesce(max(id) FILTER (WHERE wrote_old), 0)) x",
         [migration_id, limit],
@@ -204,6 +203,17 @@ def next_texts(conn: Connection, migration_id: int, limit: int) -> list[TextEntr
         [migration_id, limit],
     )
     return [TextEntry(number, tuple(text), tuple(after)) for number, text, after in rows]
+
+
+def count_rows_of_texts(conn: Connection, migration_id: int, rows: sql.Composable, limit: int) -> int:
+    """Rows whose text in another table changed and that are not queued yet, up to ``limit``; ``rows`` as below."""
+    query = sql.SQL(
+        "SELECT count(*) FROM (SELECT FROM (SELECT DISTINCT text_key, '{{}}'::text[] AS after FROM embedtui.queue"
+        " WHERE migration = {} AND text_key IS NOT NULL) b CROSS JOIN LATERAL ({}) r LIMIT {}) x"
+    ).format(sql.Literal(migration_id), rows, sql.Literal(limit))
+    row = conn.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 _QUEUE_ROWS = """
