@@ -320,6 +320,14 @@ def test_an_application_that_is_not_to_be_believed_is_overwritten(in_column: Tab
         assert in_column.is_models(key, Side.OLD) and in_column.is_models(key, Side.NEW)
 
 
+def test_a_row_whose_sql_gives_null_has_nothing_to_embed(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    with table(database, api, tmp_path, placement="column", content_sql="metadata ->> 'text'") as found:
+        found.execute("INSERT INTO documents (id, metadata) VALUES (50, '{}'), (51, '{\"text\": \"one\"}')")
+        found.drain()
+        report = found.engine.verify()
+        assert (report.rows, report.empty, report.embedded, report.missing) == (ROWS + 2, ROWS + 1, 1, 0)
+
+
 KEYS = range(1, 6)
 STEPS = some.one_of(
     some.tuples(some.sampled_from(["edit", "write old", "write new", "both", "insert", "insert bare", "clear", "put"]),

@@ -275,6 +275,37 @@ class TestDdl:
         app.execute("ALTER TABLE papers RENAME TO documents")
         assert stale(database, self.column(flags)) == []
 
+    def test_that_makes_the_texts_again_is_gone_on_with_and_captured(
+        self, app: Any, database: str, flags: dict[str, object]
+    ) -> None:
+        app.execute("CREATE TABLE again (LIKE documents INCLUDING ALL); INSERT INTO again SELECT * FROM documents")
+        app.execute("ALTER TABLE chunks DROP CONSTRAINT chunks_document_id_fkey; DROP TABLE documents")
+        app.execute("ALTER TABLE again RENAME TO documents; UPDATE documents SET body = 'meanwhile' WHERE id = 1")
+        app.execute("ALTER TABLE chunks ADD FOREIGN KEY (document_id) REFERENCES documents")
+        self.again()
+        assert stale(database, self.column(flags)) == []
+        app.execute("UPDATE documents SET body = 'afterwards' WHERE id = 2")
+        assert app.execute("SELECT kind::text, text_key FROM embedtui.queue").fetchall() == [("x", ["2"])]
+        self.again()
+        assert stale(database, self.column(flags)) == []
+
+    def test_that_makes_the_table_again_is_adopted(
+        self, app: Any, database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object]
+    ) -> None:
+        app.execute("CREATE TABLE again (LIKE chunks INCLUDING ALL); INSERT INTO again SELECT * FROM chunks")
+        app.execute("DROP TABLE chunks CASCADE; ALTER TABLE again RENAME TO chunks")
+        app.execute("ALTER TABLE chunks ADD FOREIGN KEY (document_id) REFERENCES documents ON DELETE CASCADE")
+        with pytest.raises(TableChanged, match="made again"):
+            self.again()
+        asked = api.inputs
+        with closing(Engine(database, settings=settings_for(database, api, tmp_path, flags))) as engine:
+            assert "8 of 8 rows keep their vectors" in engine.adopt()
+        self.again()
+        assert not [text for text in list(api.texts)[asked:] if text.startswith("document number")], "nothing twice"
+        app.execute("UPDATE documents SET body = 'afterwards' WHERE id = 2")
+        self.again()
+        assert stale(database, self.column(flags)) == []
+
     @pytest.mark.parametrize(
         ("statement", "why"),
         [
