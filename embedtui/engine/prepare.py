@@ -19,7 +19,7 @@ from embedtui.errors import Interrupted, Refused
 from embedtui.model import Migration, Phase
 from embedtui.postgres.connect import Connection, require_session
 from embedtui.postgres.ddl import Statement, run_ddl
-from embedtui.postgres.joined import bytes_sql
+from embedtui.postgres.joined import as_called_now, bytes_sql
 from embedtui.postgres.locks import lock_functions, release_prepare, try_prepare
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture, rights, routed_view
@@ -167,7 +167,8 @@ def keep_capture(
         capture.add_fault(conn, migration, "change capture is not on the table")
         return
     try:
-        run_ddl(conn, capture.remove_sql(migration), stop=stop, on_wait=on_wait, relations=capture.tables(migration))
+        now = as_called_now(conn, migration)
+        run_ddl(conn, capture.remove_sql(now), stop=stop, on_wait=on_wait, relations=capture.tables(now))
     except psycopg.errors.InsufficientPrivilege:  # a worker's role leaves it to the owner's
         return
     add_audit(conn, migration.id, "capture", "taken off: changes are scanned for")

@@ -7,6 +7,7 @@ foreign keys do, and finds one row at most, since what a foreign key refers to i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from psycopg import Connection, sql
@@ -43,7 +44,9 @@ def find_reference(conn: Connection[Any], oid: int, table: TableName, name: str,
         for each in found
         if each.table.name == other and schema in (None, each.table.schema)
     ]
-    wanted = [each for each in dict.fromkeys(wanted) if not via or set(each.columns) == set(via)]
+    # of two that say the same, one
+    alike = {(each.oid, each.columns, each.key): each for each in sorted(wanted, key=lambda each: not each.obstacle)}
+    wanted = [each for each in alike.values() if not via or set(each.columns) == set(via)]
     if not wanted:
         by = f" by {_listed(via)}" if via else ""
         others = "; ".join(map(_described, found)) or "none"
@@ -127,6 +130,15 @@ def rejoin(conn: Connection[Any], migration: Migration, oid: int, table: TableNa
     return join(
         conn, found, was.columns, [types[column] for column in was.columns], None if was.columns else was.text.given
     )
+
+
+def as_called_now(conn: Connection[Any], migration: Migration) -> Migration:
+    """The migration with the other table's present name; as one without, where that is gone with its triggers."""
+    if migration.content is None or migration.content.elsewhere is None:
+        return migration
+    name = _name(conn, migration.content.elsewhere.oid)
+    elsewhere = None if name is None else replace(migration.content.elsewhere, table=name)
+    return replace(migration, content=replace(migration.content, elsewhere=elsewhere))
 
 
 def _name(conn: Connection[Any], oid: int) -> TableName | None:

@@ -242,6 +242,20 @@ class TestTwoMigrations:
             )
 
 
+@pytest.mark.parametrize("ddl", ["ALTER TABLE documents RENAME TO papers", "DROP TABLE documents CASCADE"])
+def test_a_cleanup_finds_the_texts_wherever_they_are_by_then(
+    database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object], ddl: str
+) -> None:
+    make_chunks(database)
+    settings = settings_for(database, api, tmp_path, {**flags, "cutover.soak_days": 0})
+    with closing(Engine(database, settings=settings)) as engine, psycopg.connect(database, autocommit=True) as app:
+        engine.run(threading.Event())
+        engine.cutover(override={"gate": "test"})
+        app.execute(ddl.encode())
+        engine.cleanup("chunks", override={"no_foreign_key": "test"} if flags.get("foreign_key") is False else {})
+    assert traces(database) == []
+
+
 class TestDdl:
     @pytest.fixture
     def app(self, database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object]) -> Iterator[Any]:

@@ -346,7 +346,7 @@ def _check_replication(draft: Draft, placement: PlacementKind, settings: Setting
 def text_checks(conn: Connection[Any], draft: Draft, migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
     """The texts as they will be sent, and those that are likely over the model's limit."""
     model = migration.new_model
-    shown_texts = text_check(conn, draft.facts, migration)
+    shown_texts = text_check(conn, draft.elsewhere.facts if draft.elsewhere else draft.facts, migration)
     if shown_texts is not None:
         yield shown_texts
     if estimate.long:

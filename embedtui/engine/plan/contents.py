@@ -124,23 +124,22 @@ def require_text_type(conn: Connection[Any], facts: TableFacts, column: Column, 
 
 
 def text_check(conn: Connection[Any], facts: TableFacts, migration: Migration) -> Check | None:
-    """The first rows' texts as they will be sent; None where there are none."""
+    """The first rows' texts as they will be sent; None where there are none. ``facts``: of the table with the texts."""
     texts = first_texts(conn, migration, LOOKED_AT)
     if not texts:
         return None
     prefix = migration.new_model.document_prefix
-    columns = ", ".join(map(shown_column, migration.content_columns))
-    if migration.content is not None:
-        columns = migration.content.given
+    names = migration.content_columns if migration.text_table is None else migration.text_table.columns
+    columns = migration.content.given if migration.content is not None else ", ".join(map(shown_column, names))
     examples = " · ".join(f'"{_short(prefix + text, SHOWN_CHARACTERS)}"' for text in texts[:SHOWN])
     detail = f"{columns}, as sent: {examples}"
-    if migration.content is not None:
+    if not names or (migration.content is not None and migration.text_table is None):
         return Check("texts", "pass", detail)
-    shaped = [found for name in migration.content_columns if (found := facts.column(name)) and _structured(found)]
+    shaped = [found for name in names if (found := facts.column(name)) and _structured(found)]
     if shaped:
         detail += f". {shown_column(shaped[0].name)} is {shaped[0].type}: sent as PostgreSQL writes it."
         return Check("texts", "warn", detail, f"If a part is meant: {_made(conn, facts, shaped[0])}.")
-    kind = looks_like(migration.content_columns[0], texts)
+    kind = looks_like(names[0], texts)
     if kind is not None:
         return Check(
             "texts", "warn", f"{detail}: these look like {kind}.", "Set content to what the application embeds."

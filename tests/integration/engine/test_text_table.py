@@ -18,6 +18,7 @@ from embedtui.engine.plan.start import require_startable
 from embedtui.errors import DatabaseError, EmbedtuiError, Refused, SettingsError, TableError
 from embedtui.model import Check, Plan
 from embedtui.postgres.catalog.references import references
+from tests.acceptance.test_text_tables import ELSEWHERE, make_chunks
 from tests.kits.support import connect, settings_for
 from tests.kits.tables import settings_of
 
@@ -82,6 +83,29 @@ def test_columns_or_sql_of_the_other_table_make_the_text(database: str, flags: d
     run(database, TABLES, KEY)
     shown = check(plan(database, **flags), "texts").detail
     assert f'as sent: "{text.replace(chr(10), " ")}"' in shown
+
+
+def test_what_looks_like_no_text_over_there_is_said(database: str) -> None:
+    run(database, TABLES, KEY, "UPDATE documents SET body = gen_random_uuid()")
+    warned = check(plan(database), "texts")
+    assert warned.result == "warn" and "look like UUIDs" in warned.detail
+    warned = check(plan(database, content=("meta",)), "texts")
+    assert warned.result == "warn" and "--content-sql" in warned.hint and "meta ->> 'said'" in warned.hint
+
+
+def test_two_foreign_keys_that_say_the_same_are_one(database: str) -> None:
+    again = "ALTER TABLE chunks ADD CONSTRAINT twice FOREIGN KEY (document_id) REFERENCES documents"
+    run(database, TABLES, f"{KEY} NOT VALID", again)
+    assert "foreign key twice" in check(plan(database), "text table").detail
+
+
+def test_the_proof_embeds_the_joined_text(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_chunks(database)
+    settings = settings_for(database, api, tmp_path, {**ELSEWHERE, "accept": []})
+    with connect(database, name="plan", read_only=True) as reading:
+        assert "8 of 8 rows" in check(make_plan(reading, settings, check_provider=True), "proof").detail
+        run(database, "UPDATE documents SET body = body || ' and more'")
+        assert check(make_plan(reading, settings, check_provider=True), "proof").result == "fail"
 
 
 def test_its_only_text_column_needs_no_name(database: str) -> None:
