@@ -61,6 +61,8 @@ _SETTINGS: tuple[Callable[[Command], Command], ...] = (
     ),
     click.option("--content", metavar="COLUMN", multiple=True, help="Columns whose text is embedded, likewise."),
     click.option("--content-sql", metavar="SQL", help="Or SQL over the row that makes the text: payload->>'data'."),
+    click.option("--content-from", metavar="TABLE", help="The other table that these are of, by a foreign key."),
+    click.option("--content-via", metavar="COLUMN", multiple=True, help="Columns of it, where there are several."),
     click.option(
         "--where", "scope", metavar="SQL", help="Move only rows that fulfil this condition: collection_id = '…'."
     ),
@@ -100,8 +102,8 @@ _PATHS = {
     "strategy": "cutover.strategy",
 }
 _FLAGS = {
-    "table", "schema", "key", "content", "content_sql", "scope", "new_column", "placement", "distance", "halfvec",
-    "view", "name", *_PATHS,
+    "table", "schema", "key", "content", "content_sql", "content_from", "content_via", "scope", "new_column",
+    "placement", "distance", "halfvec", "view", "name", *_PATHS,
 }  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def _collect(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(*args: Any, config: Path | None = None, **values: Any) -> Any:
         flags = {_PATHS.get(name, name): values.pop(name) for name in list(values) if name in _FLAGS}
-        for name in ("key", "content"):
+        for name in ("key", "content", "content_via"):
             flags[name] = tuple(part.strip() for each in flags.get(name) or () for part in each.split(","))
         # `init` writes the file that it names; everywhere else it has to be there
         missing = config is not None and not config.is_file() and command.__name__ == "init"

@@ -11,6 +11,7 @@ from embedtui.cli.common import ExampleCommand, interactive, json_option, settin
 from embedtui.cli.output import emit_json, note, plain, say, table, to_data
 from embedtui.config import CONFIG_NAME, Settings, write_toml
 from embedtui.engine.plan.draft import Draft, resolve
+from embedtui.engine.plan.existing import content_settings
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.presets import frameworks_of, recognise
 from embedtui.errors import ExitCode, SettingsError
@@ -47,6 +48,7 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
                 "key": draft.key.columns,
                 "content": draft.content,
                 "content_sql": None if draft.text is None else draft.text.given,
+                "content_from": None if draft.elsewhere is None else draft.elsewhere.facts.table,
                 "scope": None if draft.scope is None else draft.scope.given,
                 "old": {"column": draft.old_column, "type": draft.old_type, "model": draft.old_model},
                 "new": {"type": draft.new_type, "model": draft.new_model},
@@ -85,7 +87,7 @@ def configure(settings: Settings, path: Path, *, ask: bool) -> Draft:
             "table": draft.facts.table.name,
             "schema": draft.facts.table.schema,
             "key": draft.key.columns,
-            **({"content_sql": draft.text.given} if draft.text is not None else {"content": draft.content}),
+            **content_settings(draft.text, draft.content),
             "old_column": draft.old_column,
             "old_model.dimensions": draft.old_model.dimensions,
             "new_model.name": draft.new_model.name,
@@ -132,7 +134,8 @@ def _ask_for_the_rest(conn: Connection, settings: Settings) -> Settings:
     """Ask for the texts and the model where they are open."""
     assert settings.table is not None
     facts = inspect_table(conn, settings.table, settings.schema)
-    texts = [column.name for column in facts.text_columns] if recognise(facts) is None else []
+    own = recognise(facts) is None and settings.content_from is None
+    texts = [column.name for column in facts.text_columns] if own else []
     if not settings.content and settings.content_sql is None and len(texts) > 1:
         note(f"Text columns: {', '.join(map(plain, texts))}")
         answer = click.prompt("Which are embedded (with commas between)", err=True)

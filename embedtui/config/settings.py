@@ -144,6 +144,10 @@ class Settings:
     """Empty: the only text column."""
     content_sql: str | None = None
     """The text as SQL over the row, instead of columns."""
+    content_from: str | None = None
+    """Another table that has the text, to which a foreign key refers: columns and SQL are of its rows."""
+    content_via: tuple[str, ...] = ()
+    """Columns of that foreign key, where several refer to that table."""
     scope: str | None = None
     """Condition on the rows that are migrated, SQL over the row; None: all rows."""
     old_column: str | None = None

@@ -93,6 +93,8 @@ SPECS: tuple[Spec, ...] = (
     Spec("key", names, "unique NOT NULL columns; unset is the primary key", "--key"),
     Spec("content", names, "columns whose text is embedded, in this order", "--content"),
     Spec("content_sql", text, "or SQL over a row that makes the text: payload->>'data'", "--content-sql"),
+    Spec("content_from", text, "the table that these are of, where a foreign key leads to the text", "--content-from"),
+    Spec("content_via", names, "columns of that foreign key, where several refer to that table", "--content-via"),
     Spec("scope", text, "SQL: only rows that fulfil it are moved: collection_id = '…'; unset is all", "--where"),
     Spec("old_column", text, "the column with the old vectors", "--column"),
     Spec("new_column", text, "the column for the new vectors", "--new-column"),

@@ -15,12 +15,13 @@ from embedtui.engine.prepare import count_total
 from embedtui.engine.table_changes import known_columns, table_change
 from embedtui.errors import Interrupted, Refused, TableError
 from embedtui.formatting import counted
-from embedtui.model import Migration, Phase, PlacementKind, Side
+from embedtui.model import Migration, Phase, PlacementKind, RowExpression, Side
 from embedtui.postgres.catalog.facts import TableFacts
 from embedtui.postgres.catalog.inspect import inspect_oid, stored_dimensions
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement, run_ddl
 from embedtui.postgres.expressions import reparse
+from embedtui.postgres.joined import rejoin
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture, rights
 from embedtui.postgres.sides.carry import carry
@@ -80,7 +81,7 @@ def adoption(conn: Connection, migration: Migration) -> Adoption:
         key_equality=tuple(key.equality[place] for place in order) if key.equality else (),
         content_types=tuple(column.plain_type for column in contents if column is not None),
         scope=migration.scope and reparse(conn, facts.table, migration.scope, {}, setting="scope", condition=True),
-        content=migration.content and reparse(conn, facts.table, migration.content, {}, setting="content_sql"),
+        content=_content(conn, migration, facts),
     )
     found = traces.find(conn, migration)
     former = next((each for each in found if each.oid == migration.table_oid), None)
@@ -95,6 +96,12 @@ def adoption(conn: Connection, migration: Migration) -> Adoption:
         tuple(_beside_sql(conn, migration, now)),
         tuple(_switch_sql(conn, migration, now, migration.phase if serves else Phase.BACKFILL, former, what)),
     )
+
+
+def _content(conn: Connection, migration: Migration, facts: TableFacts) -> RowExpression | None:
+    if migration.text_table is not None:
+        return rejoin(conn, migration, facts.oid, facts.table)
+    return migration.content and reparse(conn, facts.table, migration.content, {}, setting="content_sql")
 
 
 def adopt(
@@ -120,7 +127,7 @@ def adopt(
     again = adoption(conn, load_migration(conn, migration.name) or migration)  # that may have taken long
     if (again.migration.table_oid, again.migration.key_types) != (now.table_oid, now.key_types):
         raise Refused(f"{shown(table)} changed meanwhile.", hint="Adopt it again.")
-    relations = [table, *([plan.former.table] if plan.former is not None else [])]
+    relations = [*capture.tables(now), *([plan.former.table] if plan.former is not None else [])]
     run_ddl(conn, plan.switch, stop=stop, on_wait=on_wait, relations=relations)
     placement = make_placement(now)
     if isinstance(placement, TablePlacement):

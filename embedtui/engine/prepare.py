@@ -19,6 +19,7 @@ from embedtui.errors import Interrupted, Refused
 from embedtui.model import Migration, Phase
 from embedtui.postgres.connect import Connection, require_session
 from embedtui.postgres.ddl import Statement, run_ddl
+from embedtui.postgres.joined import as_called_now, bytes_sql
 from embedtui.postgres.locks import lock_functions, release_prepare, try_prepare
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture, rights, routed_view
@@ -132,7 +133,8 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
             statements += capture.install_sql(migration, capture.attaching_roles(conn, migration))
         if migration.stored.view:
             statements += routed_view.make_sql(conn, migration)
-        run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[migration.table])
+        tables = capture.tables(migration) if migration.stored.by_triggers else [migration.table]
+        run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=tables)
         # whatever event triggers and default privileges made of it
         late = rights.differences_sql(conn, migration)
         if late:
@@ -165,7 +167,8 @@ def keep_capture(
         capture.add_fault(conn, migration, "change capture is not on the table")
         return
     try:
-        run_ddl(conn, capture.remove_sql(migration), stop=stop, on_wait=on_wait, relations=[migration.table])
+        now = as_called_now(conn, migration)
+        run_ddl(conn, capture.remove_sql(now), stop=stop, on_wait=on_wait, relations=capture.tables(now))
     except psycopg.errors.InsufficientPrivilege:  # a worker's role leaves it to the owner's
         return
     add_audit(conn, migration.id, "capture", "taken off: changes are scanned for")
@@ -179,6 +182,8 @@ def count_total(conn: Connection, migration: Migration) -> None:
     if migration.content is not None:
         texts = [content_sql(migration, "t")]
     filled = sql.SQL(" OR ").join(sql.SQL("octet_length({}) > 0").format(text) for text in texts)
+    if migration.text_table is not None:
+        filled = sql.SQL("{} > 0").format(bytes_sql(migration.text_table, "t"))
     query = sql.SQL("SELECT count(*) FROM {} t WHERE {} AND ({})").format(
         relation(migration.table), scope_sql(migration, "t"), filled
     )

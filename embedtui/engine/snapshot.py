@@ -28,11 +28,12 @@ from embedtui.model import (
 from embedtui.model.lifecycle import QUEUE_COUNTED, changes_waiting, next_action
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
+from embedtui.postgres.joined import rows_sql
 from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.faults import group_faults
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.progress import Progress, read_progress
-from embedtui.postgres.state.queue import count_old_waiting, read_backlog
+from embedtui.postgres.state.queue import count_old_waiting, count_rows_of_texts, read_backlog
 from embedtui.postgres.state.route import read_listeners, read_status
 from embedtui.postgres.state.stale import count_stale
 from embedtui.postgres.state.workers import read_holds, read_workers
@@ -208,6 +209,8 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
         why = f"nothing to roll back yet; {migration.old_model.called} is retired: later edits would be stale"
         return RollbackStatus(True, 0, why if migration.old_model.retired else "")
     waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)
+    if migration.text_table is not None:
+        waiting += count_rows_of_texts(conn, migration.id, rows_sql(migration, migration.text_table), QUEUE_COUNTED)
     if not stale and not waiting:
         return RollbackStatus(True)
     reasons = []

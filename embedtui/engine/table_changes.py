@@ -14,6 +14,7 @@ from embedtui.model import Migration, Phase, PlacementKind, RowExpression, Table
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.expressions import reparse
+from embedtui.postgres.joined import changed, rejoin
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import new_side
@@ -80,7 +81,7 @@ def known_columns(conn: Connection, migration: Migration) -> dict[str, object] |
     found = [columns[name] for name in _names(migration) if name in columns]
     if len(found) < len(_names(migration)):
         return None
-    return {_KNOWN: _known(found, _storage(conn, migration.table_oid))}
+    return {_KNOWN: _known(found, _storage(conn, migration))}
 
 
 def _known(found: Sequence[_Column], storage: str) -> dict[str, object]:
@@ -91,12 +92,15 @@ def _known(found: Sequence[_Column], storage: str) -> dict[str, object]:
     }
 
 
-def _storage(conn: Connection, oid: int) -> str:
+def _storage(conn: Connection, migration: Migration) -> str:
+    """Of all leaves, and of the table with the texts, where that is another one."""
+    other = migration.text_table
     row = conn.execute(
         "SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.pg_relation_filenode(relid)::text, ' ' ORDER BY relid))"
         " FROM (SELECT %(t)s::oid::regclass AS relid UNION"  # of a table that is not partitioned there is no tree
-        "  SELECT relid FROM pg_catalog.pg_partition_tree(%(t)s::oid::regclass)) tree",
-        {"t": oid},
+        "  SELECT relid FROM pg_catalog.pg_partition_tree(%(t)s::oid::regclass)"
+        "  UNION SELECT oid::regclass FROM pg_catalog.pg_class WHERE oid = %(x)s) tree",
+        {"t": migration.table_oid, "x": None if other is None else other.oid},
     ).fetchone()
     return row[0] or "" if row else ""
 
@@ -126,12 +130,16 @@ def table_change(conn: Connection, migration: Migration) -> TableChange | None:
         gone = f"the migration's {'column' if len(lost) == 1 else 'columns'} {', '.join(map(shown_column, lost))} of"
         what.append(f"{gone} {shown(table)} {'is' if len(lost) == 1 else 'are'} gone")
         return TableChange(tuple(what), f"Bring back what is missing and run again; {abort}.", False, False, None)
-    storage = _storage(conn, migration.table_oid)
+    storage = _storage(conn, migration)
     if migration.phase is not Phase.BACKFILL and storage != _before(migration).get("storage", storage):
         retyped.append(f"table {shown(table)} was rewritten, or has other partitions")
-    if not what and not retyped:
-        return None
     found = [column for column in present if column is not None]
+    named = dict(zip(_names(migration), (column.name for column in found), strict=True))
+    of_texts = changed(conn, migration, [named[name] for name in migration.content_columns])
+    if not what and not retyped and not of_texts:
+        return None
+    if of_texts:
+        what.append(of_texts)
     try:
         scope, content = _expressions(conn, migration, table, found)
     except SettingsError as error:
@@ -177,7 +185,12 @@ def _expressions(
     if scope is not None:
         scope = reparse(conn, table, scope, names, setting="scope", condition=True)
     if content is not None:
-        content = reparse(conn, table, content, names, setting="content_sql")
+        elsewhere = content.elsewhere is not None
+        content = (
+            rejoin(conn, migration, migration.table_oid, table)
+            if elsewhere
+            else reparse(conn, table, content, names, setting="content_sql")
+        )
     return scope, content
 
 

@@ -24,7 +24,7 @@ from embedtui.model.events import (
     RouteFlipped,
 )
 from embedtui.model.faults import FaultClass, FaultGroup, FaultRow, FaultState
-from embedtui.model.migration import UNNAMED, EmbeddingModel, Key, Migration, RowExpression, TableName
+from embedtui.model.migration import UNNAMED, EmbeddingModel, Key, Migration, RowExpression, TableName, TextTable
 from embedtui.model.plan import BatchOffer, Check, Plan
 from embedtui.model.route import Flip, ListenerStatus, RollbackStatus, RouteStatus
 from embedtui.model.settings import (
@@ -57,6 +57,6 @@ __all__ = [
     "IndexSettings", "IndexStatus", "Interval", "Key", "ListenerStatus", "Measures", "Migration", "Noted", "Phase",
     "PhaseChanged", "PlacementKind", "Plan", "Progressed", "QueryComparison", "QueryInput", "RankedRow", "Remedy",
     "RollbackStatus", "RouteFlipped", "RouteStatus", "RowExpression", "RunState", "SeenState", "Side", "Snapshot",
-    "StoredSettings", "SweepPoint", "SyncStatus", "TableName", "ThreadStatus", "ThrottleSettings", "VerifyReport",
-    "WorkerStatus",
+    "StoredSettings", "SweepPoint", "SyncStatus", "TableName", "TextTable", "ThreadStatus", "ThrottleSettings",
+    "VerifyReport", "WorkerStatus",
 ]  # fmt: skip

@@ -103,6 +103,45 @@ class TableName:
 
 
 @dataclass(frozen=True, slots=True)
+class TextTable:
+    """Another table that holds the texts: a foreign key of the migrated one says which row has a row's text."""
+
+    table: TableName
+    oid: int
+    constraint: str
+    """The foreign key's name."""
+    reference: tuple[str, ...]
+    """Its columns, of the migrated table."""
+    key: tuple[str, ...]
+    """The columns that it refers to, in the same order."""
+    key_types: tuple[str, ...]
+    """Their types; all are PostgreSQL's own."""
+    columns: tuple[str, ...]
+    """Content as it was set: columns one under the other; empty where it is SQL."""
+    text: RowExpression
+    """The text of a row of this table."""
+
+    @property
+    def stored(self) -> dict[str, object]:
+        """As JSON."""
+        lists = {name: list(getattr(self, name)) for name in ("reference", "key", "key_types", "columns")}
+        head = {"schema": self.table.schema, "name": self.table.name, "oid": self.oid, "constraint": self.constraint}
+        return {**head, **lists, "text": self.text.stored}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any] | None) -> TextTable | None:
+        """From JSON; None is none."""
+        text = RowExpression.of(stored["text"]) if stored is not None else None
+        if stored is None or text is None:
+            return None
+        reference, key, types, columns = (
+            tuple(map(str, stored[name])) for name in ("reference", "key", "key_types", "columns")
+        )
+        table = TableName(stored["schema"], stored["name"])
+        return cls(table, int(stored["oid"]), stored["constraint"], reference, key, types, columns, text)
+
+
+@dataclass(frozen=True, slots=True)
 class RowExpression:
     """SQL over a row of the table, see :mod:`embedtui.postgres.expressions`."""
 
@@ -112,6 +151,8 @@ class RowExpression:
     """As every session reads it, of a row called ``embedtui_row``."""
     columns: tuple[tuple[str, int], ...]
     """The columns that it reads, and the oids of their types."""
+    elsewhere: TextTable | None = None
+    """The table that it takes the text from, by a foreign key of these columns; None: the row itself."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,7 +162,9 @@ class RowExpression:
     @property
     def stored(self) -> dict[str, object]:
         """As JSON."""
-        return {"given": self.given, "sql": self.sql, "columns": [list(column) for column in self.columns]}
+        columns = [list(column) for column in self.columns]
+        elsewhere = {} if self.elsewhere is None else {"elsewhere": self.elsewhere.stored}
+        return {"given": self.given, "sql": self.sql, "columns": columns, **elsewhere}
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None) -> RowExpression | None:
@@ -129,7 +172,7 @@ class RowExpression:
         if stored is None:
             return None
         columns = tuple((str(name), int(kind)) for name, kind in stored["columns"])
-        return cls(str(stored["given"]), str(stored["sql"]), columns)
+        return cls(str(stored["given"]), str(stored["sql"]), columns, TextTable.of(stored.get("elsewhere")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +222,13 @@ class Migration:
     scope: RowExpression | None = None
     """Condition on the rows that are migrated; None: all rows."""
     content: RowExpression | None = None
-    """The text that is embedded, of ``content_columns``; None: these one under the other."""
+    """The text that is embedded, of ``content_columns`` (those of a foreign key, where it is in another table); None:
+    these one under the other."""
+
+    @property
+    def text_table(self) -> TextTable | None:
+        """The other table that holds the texts; None where the table itself does."""
+        return None if self.content is None else self.content.elsewhere
 
     @property
     def stored(self) -> StoredSettings:

@@ -181,7 +181,7 @@ def _require_sound(conn: Connection[Any], read: _Read, setting: str, given: str,
         raise _wrong(setting, given, "it takes the whole row, or a system column: name the columns")
     if condition and read.type != _BOOLEAN:
         raise _wrong(setting, given, f"it is {read.type_name}, not a condition")
-    if not condition and read.type not in _TEXTS:
+    if not condition and read.type not in TEXTS:
         raise _wrong(
             setting, given, f"it is {read.type_name}, not a text", f"Make a text of it: ({given.strip()})::text"
         )
@@ -208,8 +208,8 @@ def _require_sound(conn: Connection[Any], read: _Read, setting: str, given: str,
 
 
 _BOOLEAN = 16
-_TEXTS = (25, 1042, 1043)
-"""text, character, character varying."""
+TEXTS = (25, 1042, 1043)
+"""Oids of text, character, character varying."""
 
 
 def _require_immutable(conn: Connection[Any], table: TableName, kept: str, setting: str, given: str) -> None:

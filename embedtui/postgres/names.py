@@ -47,6 +47,11 @@ def shown(table: TableName) -> str:
     return name if table.schema == "public" else f"{shown_column(table.schema)}.{name}"
 
 
+def qualified(table: TableName) -> str:
+    """As :func:`shown`, with its schema always: for a setting that every search path reads alike."""
+    return f"{shown_column(table.schema)}.{shown_column(table.name)}"
+
+
 def shown_column(name: str) -> str:
     """An identifier as SQL would need it written (quoted only where it must be)."""
     if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import psycopg
@@ -47,6 +48,9 @@ class Table:
     job: Job
     sync: Sync
     app: psycopg.Connection
+    name: str = "documents"
+    text: str = "content"
+    """The text of a row of it, in SQL."""
     vectors: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -75,9 +79,9 @@ class Table:
     def vector(self, key: int, side: Side) -> np.ndarray | None:
         if side is Side.OLD or self.in_column:
             column = "embedding" if side is Side.OLD else "embedding_v2"
-            query = f"SELECT {column}::real[] FROM documents WHERE id = %s"
+            query = f"SELECT {column}::real[] FROM {self.name} WHERE id = %s"
         else:
-            query = "SELECT embedding::real[] FROM documents_embedding_v2 WHERE id = %s"
+            query = f"SELECT embedding::real[] FROM {self.name}_embedding_v2 WHERE id = %s"
         row = self.app.execute(query, [key]).fetchone()
         return None if row is None or row[0] is None else np.array(row[0], np.float32)
 
@@ -86,7 +90,8 @@ class Table:
         return found is not None and bool(np.allclose(found, [float(x) for x in vector[1:-1].split(",")], atol=1e-6))
 
     def is_models(self, key: int, side: Side) -> bool:
-        [content] = self.app.execute("SELECT content FROM documents WHERE id = %s", [key]).fetchone() or [None]
+        query = f"SELECT {self.text} FROM {self.name} WHERE id = %s"
+        [content] = self.app.execute(query, [key]).fetchone() or [None]
         assert content is not None
         return self.is_(key, side, vector_literal(MODELS[OLD if side is Side.OLD else NEW]([content], None)[0]))
 
@@ -97,6 +102,15 @@ class Table:
 @contextmanager
 def table(database: str, api: LoopbackServer, folder: Path, **flags: object) -> Iterator[Table]:
     make_documents(database, ROWS)
+    with migrated_table(database, api, folder, **flags) as found:
+        yield found
+
+
+@contextmanager
+def migrated_table(
+    database: str, api: LoopbackServer, folder: Path, *, text: str = "content", **flags: object
+) -> Iterator[Table]:
+    """A table that is there, migrated by these settings; ``text``: its rows' text in SQL."""
     engine = Engine(database, settings=settings_for(database, api, folder, {"index.method": "none", **flags}))
     engine.run(threading.Event())
     migration = engine.migration()
@@ -108,7 +122,7 @@ def table(database: str, api: LoopbackServer, folder: Path, **flags: object) -> 
     sync = Sync(job, new, old, characters_per_token=lambda: 4.0)
     with closing(engine), psycopg.connect(database, autocommit=True) as app:
         try:
-            yield Table(engine, job, sync, app)
+            yield Table(engine, job, sync, app, migration.table.name, text)
         finally:
             sync.close()
             new.close()
@@ -306,6 +320,14 @@ def test_an_application_that_is_not_to_be_believed_is_overwritten(in_column: Tab
         assert in_column.is_models(key, Side.OLD) and in_column.is_models(key, Side.NEW)
 
 
+def test_a_row_whose_sql_gives_null_has_nothing_to_embed(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    with table(database, api, tmp_path, placement="column", content_sql="metadata ->> 'text'") as found:
+        found.execute("INSERT INTO documents (id, metadata) VALUES (50, '{}'), (51, '{\"text\": \"one\"}')")
+        found.drain()
+        report = found.engine.verify()
+        assert (report.rows, report.empty, report.embedded, report.missing) == (ROWS + 2, ROWS + 1, 1, 0)
+
+
 KEYS = range(1, 6)
 STEPS = some.one_of(
     some.tuples(some.sampled_from(["edit", "write old", "write new", "both", "insert", "insert bare", "clear", "put"]),
@@ -389,35 +411,8 @@ def test_whatever_the_application_writes_and_whenever(
 ) -> None:
     """None of its vectors is replaced while its content is what it was written for, and none is stale at the end."""
     with table(database, api, tmp_path, **flags) as found:
-        late: list[tuple[str, int]] = []
-        application: Application | None = None
-        replace = found.job.placement.replace
 
-        def meanwhile(*args):  # type: ignore[no-untyped-def]
-            while late and application is not None:
-                application.do(*late.pop(0))
-            return replace(*args)
-
-        monkeypatch.setattr(found.job.placement, "replace", meanwhile)
-
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(some.lists(some.tuples(STEPS, some.booleans()), min_size=4, max_size=25))
-        def run(steps: list[tuple[tuple[str, int], bool]]) -> None:
-            nonlocal application
-            application = Application(found)
-            for (act, key), between in steps:
-                if act == "sync":
-                    found.sync._recent.clear()
-                    found.sync.step()
-                    application.check()
-                elif between:  # between what the next sync reads and what it writes
-                    late.append((act, key))
-                else:
-                    application.do(act, key)
-            while late:
-                application.do(*late.pop(0))
-            found.drain()
-            application.check()
+        def settled(application: Application) -> None:
             for key, row in application.rows.items():
                 if Side.NEW not in row.own:
                     assert found.is_models(key, Side.NEW)
@@ -432,4 +427,69 @@ def test_whatever_the_application_writes_and_whenever(
                 len(application.rows), adopted, len(application.rows) - adopted, 0, 0
             )  # fmt: skip
 
-        run()
+        interleave(found, monkeypatch, STEPS, Application, settled)
+
+
+class Acting(Protocol):
+    """An application that knows what must become of its rows."""
+
+    def do(self, act: str, key: int) -> None:
+        """Do something."""
+
+    def check(self) -> None:
+        """What holds at any time."""
+
+
+A = TypeVar("A", bound=Acting)
+
+
+def interleave(
+    found: Table,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: some.SearchStrategy[tuple[str, int]],
+    begin: Callable[[Table], A],
+    settled: Callable[[A], None],
+    examples: int = 40,
+) -> None:
+    """Random acts of an application, before a sync or between what that reads and what it writes.
+
+    Args:
+        found: the table.
+        monkeypatch: to be in between.
+        steps: acts, ``sync`` among them.
+        begin: an application with its first rows.
+        settled: what holds once all is worked off.
+        examples: how often.
+    """
+    late: list[tuple[str, int]] = []
+    application: A | None = None
+    replace = found.job.placement.replace
+
+    def meanwhile(*args):  # type: ignore[no-untyped-def]
+        while late and application is not None:
+            application.do(*late.pop(0))
+        return replace(*args)
+
+    monkeypatch.setattr(found.job.placement, "replace", meanwhile)
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(some.lists(some.tuples(steps, some.booleans()), min_size=4, max_size=25))
+    def run(drawn: list[tuple[tuple[str, int], bool]]) -> None:
+        nonlocal application
+        application = begin(found)
+        for (act, key), between in drawn:
+            if act == "sync":
+                found.sync._recent.clear()
+                found.sync.step()
+                application.check()
+            elif between:  # between what the next sync reads and what it writes
+                late.append((act, key))
+            else:
+                application.do(act, key)
+        while late:
+            application.do(*late.pop(0))
+        found.drain()
+        application.check()
+        settled(application)
+
+    run()

@@ -320,6 +320,8 @@ ACTIONS: tuple[tuple[str, str, str], ...] = (
      "test_a_planted_shard_is_closed_unread"),
     ("worker", "have another table written through a planted line of a batch job",
      "test_a_line_of_another_table_is_not_written"),
+    ("worker", "read more of another table with the texts than it embeds, or write to it",
+     "test_a_worker_reads_the_texts_and_nothing_else_of_them"),
     ("worker", "have another team's batch job ended by the operator's abort",
      "test_an_abort_ends_the_jobs_at_the_provider_and_no_other"),
     ("worker", "pass the gate by a verdict of its own", "test_a_workers_verdict_opens_no_gate"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from embedtui.model import Key, Side
@@ -62,7 +62,7 @@ def combine(entries: Iterable[Entry], stale: Iterable[Key], trust: bool) -> dict
         trust: whether a vector that the application wrote stands.
     """
     found = {key: Change(said={Side.OLD: Said.EDITED}) for key in stale}
-    for entry in entries:
+    for entry in _as_of_their_place(list(entries)):
         if entry.kind == "t":
             continue
         if entry.kind == "d":
@@ -85,6 +85,22 @@ def combine(entries: Iterable[Entry], stale: Iterable[Key], trust: bool) -> dict
                 # a scan may have begun before the application's last word
                 change.said[side] = Said.EDITED
     return found
+
+
+def _as_of_their_place(entries: Sequence[Entry]) -> list[Entry]:
+    """These entries, each under the key that its row had at its place.
+
+    A row that is queued for a text's change is so by the key that it has by then.
+    """
+    moves = [entry for entry in entries if entry.was is not None]
+    result = []
+    for entry in entries:
+        key = entry.key
+        for move in reversed(moves) if entry.text_entry is not None else ():
+            if move.key == key and move.was is not None and entry.place < move.place and move.id < entry.id:
+                key = move.was
+        result.append(replace(entry, key=key))
+    return result
 
 
 def _moved(found: dict[Key, Change], was: Key, key: Key) -> Change:

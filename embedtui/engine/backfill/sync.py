@@ -84,15 +84,16 @@ class Sync:
             Interrupted: the job was stopped.
             ConfigurationFault: the new model's provider refuses us as configured.
         """
-        entries = self._database(self._take)
-        if entries is None:
+        texts = self._database(self._expand)
+        entries = None if texts is None else self._database(self._take)
+        if texts is None or entries is None:
             return 0
         if time.monotonic() >= self._look_at:  # also where the application keeps the queue from ever being empty
             self._look_at = time.monotonic() + TEND_SECONDS
             self._database(self._upkeep.look_for_partitions)
         if not entries:
             self._after = 0
-            return self._tend()
+            return texts or self._tend()
         self._after = entries[-1].id
         self._job.doing(f"syncing {len(entries)} changes")
         structural = [entry for entry in entries if entry.kind in "dt"]
@@ -103,7 +104,7 @@ class Sync:
             self._work(keys)
         elif not structural and len(entries) < BATCH:
             self._after = 0
-            return self._tend()  # only entries that were put off
+            return texts or self._tend()  # only entries that were put off
         return len(entries)
 
     def _database(self, work: Callable[[Connection], T]) -> T:
@@ -114,6 +115,15 @@ class Sync:
             on_lost=lambda message: self._job.hold("database", message),
             on_back=lambda: self._job.release("database"),
         )
+
+    def _expand(self, conn: Connection) -> int | None:
+        """Queue rows in the place of the texts in another table that they refer to; the number of texts.
+
+        None where another process syncs.
+        """
+        if self._job.migration.text_table is None:
+            return 0
+        return self._upkeep.expand_texts(conn) if try_sync(conn, self._job.migration.id) else None
 
     def _take(self, conn: Connection) -> list[Entry] | None:
         """The next entries; None where another process syncs."""
@@ -214,6 +224,10 @@ class Sync:
             if row.asked != row.row.key and row.asked in changes:
                 rename(changes, row.asked, row.row.key)
         rows = list({row.row.key: row for row in rows}.values())
+        for row in rows:
+            if row.text_waits:  # an edit may have come before what is queued of the row itself
+                changes.pop(row.row.key, None)
+        rows = [row for row in rows if not row.text_waits]
         return _Read(changes, rows, maintain_old, truncated)
 
     def _respect(self, conn: Connection, todo: dict[Key, Change], written: dict[Side, list[SourceRow]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import psycopg
+from psycopg import sql
 
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.partitions import queue_unseen
@@ -17,13 +18,21 @@ from embedtui.errors import DatabaseError, TableChanged
 from embedtui.model import Key
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.joined import rows_sql
 from embedtui.postgres.sides import capture, rights
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.sides.protocol import QueuedRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.migrations import load_migration
-from embedtui.postgres.state.queue import Entry, forget_entries, queue_keys
+from embedtui.postgres.state.queue import (
+    Entry,
+    TextEntry,
+    forget_entries,
+    next_texts,
+    queue_keys,
+    queue_rows_of_texts,
+)
 
 T = TypeVar("T")
 
@@ -33,6 +42,12 @@ SCAN_LIMIT = 5_000
 """Rows that one scan queues."""
 SCAN_SHARE = 20.0
 """Between two scans passes this many times what one took, so that they cost a twentieth of the time."""
+TEXTS = 256
+"""Texts in another table whose rows are queued at a time …"""
+ROWS_OF_A_TEXT = 500
+"""… up to so many of each; …"""
+ROWS_AT_ONCE = 20_000
+"""… of one that has more, so many at a time from then on: each time all of them are found and sorted."""
 MEND_PATIENCE = 20.0
 """Seconds to wait for the lock that installing change capture takes."""
 
@@ -107,6 +122,36 @@ class Upkeep:
                 forget_entries(conn, migration.id, torn)
         return [entry for entry in entries if entry.id not in torn]
 
+    def expand_texts(self, conn: Connection) -> int:
+        """Queue rows in the place of texts in another table that are other ones now; the number of texts looked at.
+
+        The application's statement queued one entry a text. One with many rows is queued part by part, by itself.
+        """
+        migration = self._job.migration
+        other = migration.text_table
+        texts = next_texts(conn, migration.id, TEXTS) if other is not None else []
+        if other is None or not texts:
+            return 0
+        limit = ROWS_OF_A_TEXT
+        if texts[0].after:
+            texts, limit = texts[:1], ROWS_AT_ONCE
+        self._queue_rows(conn, texts, rows_sql(migration, other), limit)
+        return len(texts)
+
+    def _queue_rows(self, conn: Connection, texts: Sequence[TextEntry], rows: sql.Composable, limit: int) -> None:
+        migration = self._job.migration
+        try:
+            with conn.transaction():
+                queue_rows_of_texts(conn, migration.id, texts, rows, limit)
+        except psycopg.DataError as error:
+            if len(texts) == 1:
+                with conn.transaction():
+                    capture.add_fault(conn, migration, f"a text's key reads as none: {error.diag.message_primary}")
+                    forget_entries(conn, migration.id, [texts[0].id])
+                return
+            for text in texts:
+                self._queue_rows(conn, [text], rows, limit)
+
     def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
         """The rows with these keys; one that the server cannot read is left to a scan and stops no other.
 
@@ -174,7 +219,7 @@ class Upkeep:
                 conn,
                 make(self._job.migration, capture.attaching_roles(conn, self._job.migration)),
                 stop=self._job.stop,
-                relations=[table],
+                relations=capture.tables(self._job.migration),
                 patience=MEND_PATIENCE,
             )
             add_audit(conn, self._job.migration.id, "capture", f"{why}; installed anew")

@@ -180,9 +180,9 @@ def _row_blockers(
         )
     )
     if _drained_by_a_worker(conn, migration):  # a busy table always has some rows on their way
-        present += sql.SQL(" OR {} IN (SELECT key FROM embedtui.queue WHERE migration = {})").format(
-            key_sql(migration, "t"), sql.Literal(migration.id)
-        )
+        present += sql.SQL(
+            " OR {} IN (SELECT key FROM embedtui.queue WHERE migration = {} AND text_key IS NULL)"
+        ).format(key_sql(migration, "t"), sql.Literal(migration.id))
     query = sql.SQL(
         "SELECT count(*) FILTER (WHERE t.{old} IS NOT NULL AND NOT ({present})),"
         " count(*) FILTER (WHERE NOT ({present})) FROM {table} t"

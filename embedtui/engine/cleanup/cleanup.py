@@ -35,6 +35,8 @@ from embedtui.model import Migration, Phase
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import cancelled_by, run_ddl
+from embedtui.postgres.joined import as_called_now
+from embedtui.postgres.sides import capture
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import QUEUE_FULL, Ending, begin_cleanup, begin_record, read_ending
 from embedtui.postgres.state.faults import count_faulty
@@ -148,7 +150,7 @@ def _contract(
                     statements,
                     stop=stop,
                     on_wait=on_wait,
-                    relations=[migration.table],
+                    relations=capture.tables(as_called_now(conn, migration)),
                     check=lambda: require_held(conn, migration, "cleanup"),
                 )
         except psycopg.errors.ObjectInUse as error:

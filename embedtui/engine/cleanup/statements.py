@@ -20,6 +20,7 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.indexes import partition_indexes
+from embedtui.postgres.joined import as_called_now
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture, routed_view
 from embedtui.postgres.sides.layout import new_side, scope_sql
@@ -78,9 +79,12 @@ def contract_sql(
 ) -> list[Statement]:
     """All that production could notice, in one transaction with the record of it: all of it is done, or nothing."""
     table, side = relation(migration.table), new_side(migration)
-    statements: list[Statement] = [sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table)]
+    watched = as_called_now(conn, migration)
+    statements: list[Statement] = [
+        sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(relation(each)) for each in capture.tables(watched)
+    ]
     statements.append(left_check_sql(migration, left))
-    statements += capture.remove_sql(migration)
+    statements += capture.remove_sql(watched)
     new = _index_renames(conn, migration) if renames(migration, choice) else []
     if not choice.keep_old:
         statements.append(sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(migration.old_column)))

@@ -20,6 +20,7 @@ from embedtui.engine.plan.presets.checks import framework_checks
 from embedtui.engine.plan.scope import scope_checks
 from embedtui.engine.plan.server import routine_checks
 from embedtui.engine.plan.surroundings import surrounding_checks
+from embedtui.engine.plan.text_table import text_table_checks
 from embedtui.engine.plan.vectors import length_check, vector_checks
 from embedtui.formatting import counted
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Remedy
@@ -49,7 +50,9 @@ def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, s
     yield from _check_new_side(conn, draft, migration)
     yield from _check_old_side(conn, draft, migration, settings)
     yield from vector_checks(conn, draft, settings)
-    yield from framework_checks(conn, draft.facts, draft.preset, draft.content, scoped=draft.scope is not None)
+    yield from text_table_checks(draft.elsewhere, migration, draft.server.role)
+    if draft.elsewhere is None:
+        yield from framework_checks(conn, draft.facts, draft.preset, draft.content, scoped=draft.scope is not None)
     yield from surrounding_checks(conn, draft, migration, settings)
     yield from _check_replication(draft, migration.placement, settings)
     yield from model_checks(migration, settings)
@@ -343,7 +346,7 @@ def _check_replication(draft: Draft, placement: PlacementKind, settings: Setting
 def text_checks(conn: Connection[Any], draft: Draft, migration: Migration, estimate: TextEstimate) -> Iterator[Check]:
     """The texts as they will be sent, and those that are likely over the model's limit."""
     model = migration.new_model
-    shown_texts = text_check(conn, draft.facts, migration)
+    shown_texts = text_check(conn, draft.elsewhere.facts if draft.elsewhere else draft.facts, migration)
     if shown_texts is not None:
         yield shown_texts
     if estimate.long:

@@ -81,8 +81,10 @@ def looks_like(name: str, values: Sequence[str]) -> str | None:
     return None
 
 
-def require_texts(conn: Connection[Any], facts: TableFacts, column: Column) -> None:
+def require_texts(conn: Connection[Any], facts: TableFacts, column: Column, nearby: str = "") -> None:
     """Refuse the only text column there is where its values are no texts; reads some rows.
+
+    ``nearby``: which other tables have texts, in a sentence.
 
     Raises TableError: with what the values look like, and what could be embedded instead.
     """
@@ -93,13 +95,13 @@ def require_texts(conn: Connection[Any], facts: TableFacts, column: Column) -> N
     table, name = shown(facts.table), shown_column(column.name)
     raise TableError(
         f"{name}, the only text column of {table}, holds {kind} (e.g. {_short(values[0], 40)}), no texts.",
-        hint=f"{_otherwise(conn, facts)} If it is what the application embeds, say so: --content {name}.",
+        hint=f"{_otherwise(conn, facts, nearby)} If it is what the application embeds, say so: --content {name}.",
     )
 
 
-def no_text_column(conn: Connection[Any], facts: TableFacts) -> TableError:
-    """The error of a table without a text column, with the way to one."""
-    return TableError(f"{shown(facts.table)} has no text column.", hint=_otherwise(conn, facts))
+def no_text_column(conn: Connection[Any], facts: TableFacts, nearby: str) -> TableError:
+    """The error of a table without a text column, with the way to one; ``nearby``: other tables that have texts."""
+    return TableError(f"{shown(facts.table)} has no text column.", hint=_otherwise(conn, facts, nearby))
 
 
 def require_text_type(conn: Connection[Any], facts: TableFacts, column: Column, origin: str) -> None:
@@ -122,23 +124,22 @@ def require_text_type(conn: Connection[Any], facts: TableFacts, column: Column, 
 
 
 def text_check(conn: Connection[Any], facts: TableFacts, migration: Migration) -> Check | None:
-    """The first rows' texts as they will be sent; None where there are none."""
+    """The first rows' texts as they will be sent; None where there are none. ``facts``: of the table with the texts."""
     texts = first_texts(conn, migration, LOOKED_AT)
     if not texts:
         return None
     prefix = migration.new_model.document_prefix
-    columns = ", ".join(map(shown_column, migration.content_columns))
-    if migration.content is not None:
-        columns = migration.content.given
+    names = migration.content_columns if migration.text_table is None else migration.text_table.columns
+    columns = migration.content.given if migration.content is not None else ", ".join(map(shown_column, names))
     examples = " · ".join(f'"{_short(prefix + text, SHOWN_CHARACTERS)}"' for text in texts[:SHOWN])
     detail = f"{columns}, as sent: {examples}"
-    if migration.content is not None:
+    if not names or (migration.content is not None and migration.text_table is None):
         return Check("texts", "pass", detail)
-    shaped = [found for name in migration.content_columns if (found := facts.column(name)) and _structured(found)]
+    shaped = [found for name in names if (found := facts.column(name)) and _structured(found)]
     if shaped:
         detail += f". {shown_column(shaped[0].name)} is {shaped[0].type}: sent as PostgreSQL writes it."
         return Check("texts", "warn", detail, f"If a part is meant: {_made(conn, facts, shaped[0])}.")
-    kind = looks_like(migration.content_columns[0], texts)
+    kind = looks_like(names[0], texts)
     if kind is not None:
         return Check(
             "texts", "warn", f"{detail}: these look like {kind}.", "Set content to what the application embeds."
@@ -167,13 +168,15 @@ def _structured(column: Column) -> bool:
     return plain in ("json", "jsonb", "bytea", "xml", "hstore") or plain.endswith((".hstore", "[]"))
 
 
-def _otherwise(conn: Connection[Any], facts: TableFacts) -> str:
+def _otherwise(conn: Connection[Any], facts: TableFacts, nearby: str) -> str:
     """How this table's texts could be had."""
+    if nearby:
+        return nearby
     for column in sorted(facts.columns, key=lambda each: ("json" not in each.type, "text[]" not in each.type)):
         if _structured(column) and not column.type.startswith(("integer", "bigint", "real", "double", "numeric")):
             text = f"{shown_column(column.name)} ({column.type}) may hold them"
             return f"{text}; SQL over a row makes the text: {_made(conn, facts, column)}."
-    return "Texts in another table or a file cannot be embedded yet: bring them into a text column of this one."
+    return "Texts in another table need a foreign key to it (content_from); those in a file a text column of this one."
 
 
 def _made(conn: Connection[Any], facts: TableFacts, column: Column) -> str:

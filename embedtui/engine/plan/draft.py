@@ -14,6 +14,7 @@ from embedtui.config import Settings
 from embedtui.engine.plan.contents import no_text_column, require_text_type, require_texts
 from embedtui.engine.plan.presets import Preset, recognise
 from embedtui.engine.plan.presets.checks import content_of, proposed_text
+from embedtui.engine.plan.text_table import TextsElsewhere, texts_elsewhere, texts_nearby
 from embedtui.errors import DatabaseError, SettingsError, TableError
 from embedtui.model import (
     Condition,
@@ -71,6 +72,8 @@ class Draft:
     """What is worth saying, yet hinders nothing: an empty table, an empty column."""
     preset: Preset | None = None
     """The framework that made the table, where one is known."""
+    elsewhere: TextsElsewhere | None = None
+    """Where the texts are in another table."""
 
     def migration(self, placement: PlacementKind) -> Migration:
         """The migration in that placement, not stored yet (id 0)."""
@@ -135,10 +138,11 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
     _require_readable(server, facts)
     preset = recognise(facts)
     old = _old_column(conn, facts, settings, preset)
-    if preset is not None and not settings.content and settings.content_sql is None:
+    elsewhere = texts_elsewhere(conn, server, facts, settings)
+    if preset is not None and not settings.content and settings.content_sql is None and elsewhere is None:
         proposed = proposed_text(conn, facts, preset)
         settings = settings.with_values({"content_sql": proposed} if proposed else {}, preset.name)
-    scope, text = _expressions(conn, facts, settings, old)
+    scope, text = _expressions(conn, facts, settings, old, elsewhere)
     content = text.names if text is not None else _content_columns(conn, facts, settings, preset)
     key = _key(facts, settings)
     of_scope = None if scope is None else row_sql(scope, sql.Identifier("t"))
@@ -172,6 +176,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
         stored=_stored(facts, settings),
         notices=_notices(conn, facts, old, dimensions),
         preset=preset,
+        elsewhere=elsewhere,
     )
 
 
@@ -276,7 +281,7 @@ def _old_column(conn: Connection[Any], facts: TableFacts, settings: Settings, pr
 
 
 def _expressions(
-    conn: Connection[Any], facts: TableFacts, settings: Settings, old: Column
+    conn: Connection[Any], facts: TableFacts, settings: Settings, old: Column, elsewhere: TextsElsewhere | None
 ) -> tuple[RowExpression | None, RowExpression | None]:
     """The scope, and what makes the text, where these are set."""
     scope = text = None
@@ -289,7 +294,10 @@ def _expressions(
                 " are set.",
                 hint="Leave out one of the two.",
             )
-        text = parse(conn, facts.table, settings.content_sql, setting="content_sql")
+        if elsewhere is None:
+            text = parse(conn, facts.table, settings.content_sql, setting="content_sql")
+    if elsewhere is not None:
+        text = elsewhere.expression
     ours = {old.name, settings.new_column}
     for setting, expression in (("scope", scope), ("content_sql", text)):
         for name in sorted(ours.intersection(() if expression is None else expression.names)):
@@ -316,13 +324,13 @@ def _content_columns(
     keys = facts.keys[0].columns if facts.keys else ()
     choices = [column for column in facts.text_columns if column.name not in keys] or list(facts.text_columns)
     if not choices:
-        raise no_text_column(conn, facts)
+        raise no_text_column(conn, facts, texts_nearby(conn, facts))
     if len(choices) > 1:
         raise TableError(
             f"{table} has {len(choices)} text columns: {_listed(choices)}.",
             hint="Say which are embedded, in their order: --content, or content in embedtui.toml.",
         )
-    require_texts(conn, facts, choices[0])
+    require_texts(conn, facts, choices[0], texts_nearby(conn, facts))
     return (choices[0].name,)
 
 

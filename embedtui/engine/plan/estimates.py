@@ -44,7 +44,8 @@ def estimate_texts(conn: Connection[Any], migration: Migration, draft: Draft) ->
         SettingsError: scope or content fails on a row.
     """
     facts = draft.facts
-    size = facts.total_bytes - sum(index.bytes for index in facts.indexes)
+    tables = [facts] if draft.elsewhere is None else [facts, draft.elsewhere.facts]
+    size = sum(each.total_bytes - sum(index.bytes for index in each.indexes) for each in tables)
     exact = size <= FULL_SCAN_BYTES or not facts.rows
     percent = None if exact else min(100.0, max(0.001, 100 * SAMPLE_ROWS / (facts.rows or 1)))
     long = int(migration.new_model.max_input_tokens * CHARACTERS_PER_TOKEN)

@@ -12,9 +12,10 @@ from psycopg import Connection, Error
 from embedtui.config import SPECS, ModelSettings, Settings
 from embedtui.engine.local import as_set_here
 from embedtui.errors import DatabaseUnreachable, EmbedtuiError, SettingsError, TableError
-from embedtui.model import PlacementKind
+from embedtui.model import PlacementKind, RowExpression
 from embedtui.postgres.catalog.tables import find_table, readings
 from embedtui.postgres.connect import connect, lost, retryable, translate
+from embedtui.postgres.names import qualified
 from embedtui.postgres.state import migrations as state
 
 PATIENCE = 30.0
@@ -81,6 +82,17 @@ def meant_migration(settings: Settings) -> str | None:
         time.sleep(PAUSE_SECONDS)
 
 
+def content_settings(content: RowExpression | None, columns: tuple[str, ...]) -> dict[str, object]:
+    """The settings that say where a text comes from."""
+    if content is None:
+        return {"content": columns}
+    other = content.elsewhere
+    if other is None:
+        return {"content_sql": content.given}
+    text: dict[str, object] = {"content": other.columns} if other.columns else {"content_sql": other.text.given}
+    return {**text, "content_from": qualified(other.table), "content_via": other.reference}
+
+
 def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Settings:
     """The settings with all that the migration under way has stored; as they are where there is none."""
     stored = state.load_migration(conn, migration_name(conn, settings))
@@ -92,15 +104,14 @@ def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Set
         "table": live.table.name,
         "schema": live.table.schema,
         "key": live.key_columns,
-        **({"content": live.content_columns} if live.content is None else {"content_sql": live.content.given}),
+        **content_settings(live.content, live.content_columns),
         "old_column": live.old_column,
         "placement": live.placement.value,
         "distance": live.distance.value,
         "halfvec": live.vector_type == "halfvec",
     }
     values |= {} if live.scope is None else {"scope": live.scope.given}
-    if live.content is not None:
-        settings = replace(settings, content=())
+    settings = replace(settings, content=(), content_sql=None, content_from=None, content_via=())
     if live.placement is PlacementKind.TABLE:
         values["new_table"] = live.new_table.name
     if live.new_column != live.old_column:  # a side table's may well have the same name

@@ -14,12 +14,15 @@ from embedtui.engine.plan.estimates import estimate_texts
 from embedtui.engine.plan.existing import migration_name
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.proof import proof_check
+from embedtui.engine.plan.text_table import texts_elsewhere
 from embedtui.engine.table_changes import table_change
 from embedtui.errors import DatabaseError, EmbedtuiError, ProviderError, Refused, TableError
 from embedtui.model import Check, Migration, PlacementKind
+from embedtui.postgres.catalog.inspect import inspect_oid
+from embedtui.postgres.catalog.server import server_facts
 from embedtui.postgres.catalog.tables import find_table
 from embedtui.postgres.expressions import parse
-from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.names import qualified, shown, shown_column
 from embedtui.postgres.state import migrations as state
 
 
@@ -65,10 +68,12 @@ def require_same(conn: Connection[Any], known: Migration, settings: Settings) ->
     if meant != known.table_oid:
         raise Refused(f"The migration {known.name} is that of {shown(table)}.", hint="Say which one: --name.")
     _require_same_expressions(conn, known, settings)
+    elsewhere = known.text_table is not None or settings.content_from is not None  # what those mean is looked at above
+    content = "" if elsewhere else ", ".join(settings.content)
     for what, stored, asked in (
         ("model", model.name, settings.new_model.name),
         ("dimensions", str(model.dimensions), str(settings.new_model.dimensions or model.dimensions)),
-        ("content", "" if known.content else ", ".join(known.content_columns), ", ".join(settings.content)),
+        ("content", "" if known.content else ", ".join(known.content_columns), content),
     ):
         if asked and asked != stored:
             raise Refused(
@@ -79,10 +84,11 @@ def require_same(conn: Connection[Any], known: Migration, settings: Settings) ->
 
 def _require_same_expressions(conn: Connection[Any], known: Migration, settings: Settings) -> None:
     """The same of scope and text: by what they mean, for columns may have been renamed."""
-    for what, stored, asked in (
-        ("scope", known.scope, settings.scope),
-        ("content_sql", known.content, settings.content_sql),
-    ):
+    content = ("content_sql", known.content, settings.content_sql)
+    elsewhere = settings.content_from is not None or known.text_table is not None
+    if elsewhere:
+        _require_same_texts(conn, known, settings)
+    for what, stored, asked in (("scope", known.scope, settings.scope), *(() if elsewhere else (content,))):
         if asked is None or (stored is not None and stored.given == asked.strip()):
             continue
         if (
@@ -95,6 +101,27 @@ def _require_same_expressions(conn: Connection[Any], known: Migration, settings:
             f"The migration {known.name} is under way with {has}, and the settings say {asked}.",
             hint="Set it back, or for another migration of the table beside this one, set its own --name.",
         )
+
+
+def _require_same_texts(conn: Connection[Any], known: Migration, settings: Settings) -> None:
+    """The same where the texts are, or would be, in another table; what is not said is as it is."""
+    other = known.text_table
+    if settings.content_from is None and not settings.content and settings.content_sql is None:
+        return
+    asked = settings
+    if other is not None and settings.content_from is None:
+        asked = settings.with_values({"content_from": qualified(other.table)}, "the migration")
+    if other is not None and not asked.content_via:
+        asked = asked.with_values({"content_via": other.reference}, "the migration")
+    found = texts_elsewhere(conn, server_facts(conn), inspect_oid(conn, known.table_oid), asked)
+    if found is not None and known.content is not None and found.expression.sql == known.content.sql:
+        return
+    has = "content" if known.content is None else f"content {known.content.given}"
+    raise Refused(
+        f"The migration {known.name} is under way with {has}, and the settings say"
+        f" {'another' if found is None else found.expression.given}.",
+        hint="Set it back, or for another migration of the table beside this one, set its own --name.",
+    )
 
 
 def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, ask: bool = False) -> PlacementKind:

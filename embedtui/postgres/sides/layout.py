@@ -83,9 +83,9 @@ def content_sql(migration: Migration, alias: str) -> sql.Composed:
 
 
 def has_content_sql(migration: Migration, alias: str) -> sql.Composed:
-    """True where there is something to embed: any character that is not white space."""
+    """True where there is something to embed: any character that is not white space. False, too, where it is NULL."""
     # the database's own collation: a column's may know no regular expressions, and several make none
-    return sql.SQL("({} COLLATE pg_catalog.\"default\" OPERATOR(pg_catalog.~) '\\S')").format(
+    return sql.SQL("(({} COLLATE pg_catalog.\"default\" OPERATOR(pg_catalog.~) '\\S') IS TRUE)").format(
         content_sql(migration, alias)
     )
 

@@ -47,6 +47,8 @@ class QueuedRow:
     """An operator had its new vector's provenance taken off, to have it replaced."""
     asked: Key
     """The key that it was asked for by: another text of the same value, where the two differ."""
+    text_waits: bool
+    """Its text, in another table, is queued as changed, and its rows are not yet: what is known of it is not all."""
 
     @property
     def new_present(self) -> bool:

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from embedtui.model import Key, Migration, Side, TableName, VerifyReport
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.joined import bytes_sql, reference_sql
 from embedtui.postgres.names import blocks_sql, key_join_sql, key_sql, relation
 from embedtui.postgres.sides.batch import bigint_array, vector_array
 from embedtui.postgres.sides.layout import (
@@ -83,9 +84,19 @@ class SharedPlacement:
             "model": sql.Literal(migration.new_model.id),
             "limit_characters": sql.Literal(migration.new_model.max_input_tokens * CHARACTERS_PER_TOKEN_AT_MOST),
             "old_digest": digest_sql(migration, sql.Identifier("t", migration.old_column), migration.old_vector_type),
+            "text_waits": self._text_waits(),
             "missing": self._missing(),
             "side_from": self._side_from(),
         }
+
+    def _text_waits(self) -> sql.Composable:
+        """Whether the row's text, in another table, is queued as changed and its rows are not yet."""
+        elsewhere = self.migration.text_table
+        if elsewhere is None:
+            return sql.SQL("false")
+        return sql.SQL(
+            "{} IN (SELECT text_key FROM embedtui.queue WHERE migration = {} AND text_key IS NOT NULL)"
+        ).format(reference_sql(elsewhere, "t"), sql.Literal(self.migration.id))
 
     def _missing(self) -> sql.Composable:
         raise NotImplementedError
@@ -134,13 +145,16 @@ class SharedPlacement:
 
         Of a text that is stored out of line only its length is read: a page holds dozens of such rows.
         """
-        sizes = [
+        elsewhere = self.migration.text_table
+        sizes: list[sql.Composable] = [
             sql.SQL("coalesce({}({}), 0)").format(
                 sql.SQL("octet_length" if re.match(r"text|character", kind) else "pg_column_size"),
                 sql.Identifier("t", name),
             )
             for name, kind in content_types(self.migration).items()
         ]
+        if elsewhere is not None:
+            sizes = [sql.SQL("coalesce({}, 0)").format(bytes_sql(elsewhere, "t"))]
         query = self._format(
             """
             SELECT min(block) FROM (
@@ -217,7 +231,8 @@ class SharedPlacement:
                    NOT {has_content},
                    coalesce({new_source} = {fingerprint} AND {new_model} = {model}, false)
                        AND {new_embedding} IS NOT NULL,
-                   {new_source} IS NOT NULL, coalesce({new_source} = 0, false), {old_digest}, {new_digest}, b.key
+                   {new_source} IS NOT NULL, coalesce({new_source} = 0, false), {old_digest}, {new_digest}, b.key,
+                   {text_waits}
             FROM (SELECT DISTINCT k.key FROM pg_catalog.jsonb_array_elements({keys}::jsonb) e,
                   LATERAL (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key) k) b
             JOIN {table} t ON {batch_key_join} AND {in_scope}{side_left_join}
@@ -227,9 +242,11 @@ class SharedPlacement:
             **self._side_columns(),
         )
         result = []
-        for key, source, text, characters, blank, fresh, stamped, forgotten, old, new, asked in conn.execute(query):
+        for key, source, text, characters, blank, fresh, stamped, forgotten, old, new, asked, waits in conn.execute(
+            query
+        ):
             row = SourceRow(tuple(key), 0, source, text, characters, old, new)
-            result.append(QueuedRow(row, blank, fresh, stamped, forgotten, tuple(asked)))
+            result.append(QueuedRow(row, blank, fresh, stamped, forgotten, tuple(asked), waits))
         return result
 
     def _side_columns(self) -> dict[str, sql.Composable]:
@@ -263,7 +280,9 @@ class SharedPlacement:
               AND {has_content}
               AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new'
                               AND f.key = {key})
-              AND NOT EXISTS (SELECT FROM embedtui.queue q WHERE q.migration = {migration} AND q.key = {key})
+              AND NOT EXISTS (SELECT FROM embedtui.queue q WHERE q.migration = {migration} AND q.text_key IS NULL
+                              AND q.key = {key})
+              AND NOT {text_waits}
             LIMIT {limit}
             """,
             limit=sql.Literal(limit),

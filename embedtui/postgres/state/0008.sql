@@ -57,3 +57,10 @@ BEGIN
                        CASE g.relname WHEN 'route' THEN 'bridge' ELSE 'bridge_row' END, g.grantee::regrole);
     END LOOP;
 END $$;
+
+-- Where the texts are in another table: an entry of kind x has the key of a row of that table; sync queues the rows that
+-- refer to it in its place, each with the entry that it comes from, since what came after that came after them all.
+ALTER TABLE embedtui.queue
+    ADD COLUMN text_key text[],
+    ADD COLUMN text_entry bigint;
+CREATE INDEX queue_text ON embedtui.queue (migration, id) WHERE text_key IS NOT NULL;

@@ -58,6 +58,14 @@ ROUTINES = (
         reason="the same for TRUNCATE",
     ),
     Routine(
+        r"capture_\d+_(old_)?text",
+        definer=True,
+        public=False,
+        search_path="pg_catalog, pg_temp",
+        reason="where the texts are in another table, queues the key of a row there whose text changed; on other tables"
+        " it does nothing",
+    ),
+    Routine(
         "guard_phase",
         definer=False,
         public=False,

@@ -84,7 +84,7 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
         "INSERT (job, number, shard, keys, sources, bytes) batch_line",
         "UPDATE (tokens) batch_line",
         "DELETE batch_line",
-        "INSERT (migration, key, kind) queue",
+        "INSERT (migration, key, kind, at, text_key, text_entry) queue",
         "DELETE queue",
         "INSERT (migration, key, side, class, reason) fault",
         "UPDATE (reason, attempts, state, last_seen) fault",
@@ -233,13 +233,18 @@ def _worker_table_sql(conn: Connection, migration: Migration, name: str) -> Iter
     scope = () if migration.scope is None else migration.scope.names
     named = dict.fromkeys((*migration.key_columns, *migration.content_columns, *scope, old, *new))
     read = ("ctid", "tableoid", "xmin", *named)
-    tables = _tree(conn, migration)
-    for schema in dict.fromkeys((*(table.schema for table in (*tables, side.table)), migration.vector_schema)):
+    tables, other = _tree(conn, migration), migration.text_table
+    used = [*tables, side.table, *(() if other is None else (other.table,))]
+    for schema in dict.fromkeys((*(table.schema for table in used), migration.vector_schema)):
         if not _may(conn, "SELECT has_schema_privilege(%s, %s, 'USAGE')", name, schema):
             yield sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), who)
     for table in tables:
         yield sql.SQL("GRANT SELECT ({}), UPDATE ({}) ON {} TO {}").format(
             _list(read), _list((old, *new)), relation(table), who
+        )
+    if other is not None:
+        yield sql.SQL("GRANT SELECT ({}) ON {} TO {}").format(
+            _list(tuple(dict.fromkeys((*other.key, *other.text.names)))), relation(other.table), who
         )
     if migration.placement is PlacementKind.TABLE:
         rights = "SELECT, INSERT, UPDATE" + ("" if follows_by_foreign_key(migration) else ", DELETE")

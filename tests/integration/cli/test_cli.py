@@ -609,3 +609,23 @@ def test_init_takes_a_scope_and_a_text_by_sql(run: InProcess, database: str) -> 
         2, "scope = id <= now()"
     )
     run("plan", "--content", "content").refused(2, "Both content (--content) and content_sql (embedtui.toml)")
+
+
+def test_init_takes_a_text_from_another_table(run: InProcess, database: str) -> None:
+    execute(
+        database,
+        "CREATE TABLE papers (id int PRIMARY KEY, title text, body text);"
+        " CREATE TABLE chunks (id int PRIMARY KEY, paper_id int REFERENCES papers, embedding vector(8));"
+        " INSERT INTO papers VALUES (1, 'One', 'the first body');"
+        " INSERT INTO chunks VALUES (1, 1, '[1,1,1,1,1,1,1,1]')",
+    )
+    run("init", "--table", "chunks").refused(2, "papers has title, body: --content-from papers --content title")
+    flags = ("--table", "chunks", "--content-from", "papers", "--content", "title,body", "--content-via", "paper_id")
+    made = run("init", *flags, "--json")
+    assert made.json["content_from"] == "public.papers", made
+    file = tomlkit.parse((run.folder / "embedtui.toml").read_text()).unwrap()
+    assert (file["content_from"], file["content_via"]) == ("public.papers", ["paper_id"])
+    assert file["content"] == ["title", "body"] and "content_sql" not in file
+    texts = next(check for check in run("plan", "--json").json["checks"] if check["name"] == "texts")
+    assert texts["detail"] == 'title, body of papers by paper_id, as sent: "One the first body"'
+    assert 'ON "public"."papers"' in run("plan", "--sql").out
