@@ -42,14 +42,16 @@ OVERRIDE = {"gate": "chaos", "faults": "chaos"}
 T = TypeVar("T")
 
 
-def patiently(work: Callable[[], T], seconds: float = 60.0) -> T:
-    """Repeat an operator's act while the database is away."""
+def patiently(work: Callable[[], T], seconds: float = CALM_SECONDS) -> T:
+    """Repeat an operator's act while the database is away, or changes wait."""
     end = time.monotonic() + seconds
     while True:
         try:
             return work()
         except EmbedtuiError as error:
-            if isinstance(error, Refused) or time.monotonic() > end:
+            # a cutover waits until the sync has caught up
+            refused = isinstance(error, Refused) and "wait for the new side" not in error.message
+            if refused or time.monotonic() > end:
                 raise
             time.sleep(0.3)
 
@@ -201,6 +203,8 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], P
             application.follow()
             mischief.start()
             journey(engine, mischief, options.seconds, began, problems)
+        except EmbedtuiError as error:
+            problems.append(f"the journey ended: {error}")
         finally:
             with suppress(RuntimeError):
                 mischief.stop()

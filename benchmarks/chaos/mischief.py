@@ -164,7 +164,7 @@ class Mischief:
     def _too_many_texts(self) -> None:
         self.counts["limits of texts"] += 1
         status, words = self._dice.choice(TOO_MANY)
-        most = self._dice.choice((3, 7, 10, 16))
+        most = self._dice.choice((8, 10, 16))
         self._api.manners = replace(MANNERS["openai"], most=most, status=status, too_many=words)
 
         def lift() -> None:
