@@ -38,7 +38,7 @@ TOO_MANY = (
     (422, "Input validation error: too many inputs"),
 )
 """How a request of too many texts is refused."""
-SPELL = (4.0, 15.0)
+SPELL = (3.0, 10.0)
 """Seconds that a limit, or slowness, lasts."""
 
 
@@ -92,9 +92,9 @@ class Mischief:
             (4, self._cut_connections),
             (3, self._cancel),
             (4, self._lock_rows),
-            (2, self._too_many_texts),
-            (2, self._too_many_requests),
-            (2, self._slow),
+            (1, self._too_many_texts),
+            (1, self._too_many_requests),
+            (1, self._slow),
             (2, self._time_out),
             (2, self._move),
         ]
@@ -175,12 +175,12 @@ class Mischief:
     def _too_many_requests(self) -> None:
         self.counts["limits of requests"] += 1
         self._api.rate_headers = self._dice.random() < 0.5
-        self._api.set_limits(requests_per_minute=self._dice.choice((120, 600, 1200)), tokens_per_minute=None)
+        self._api.set_limits(requests_per_minute=self._dice.choice((300, 900, 3000)), tokens_per_minute=None)
         self._for_a_while(lambda: self._api.set_limits(requests_per_minute=None, tokens_per_minute=None))
 
     def _slow(self) -> None:
         self.counts["slow spells"] += 1
-        self._api.text_seconds = self._dice.choice((0.05, 0.3))
+        self._api.text_seconds = self._dice.choice((0.02, 0.05, 0.2))
 
         def lift() -> None:
             self._api.text_seconds = 0.0
