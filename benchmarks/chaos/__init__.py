@@ -1,7 +1,7 @@
 """Takes the full journey while everything fails: is any row lost, stale or wrong, does the application ever notice, and
 does the work ever stand still?
 
-python -m benchmarks.chaos [--seconds 120] [--seed N] [--placement column|table] [--batch|--live] [--writes 60]
+python -m benchmarks.chaos [--seconds 120] [--seed N] [--placement column|table] [--batch|--live] [--writes 40]
 
 A server of its own, a loopback API, and an application that inserts, edits and deletes from six threads, a quarter
 of it in transactions of several rows. Two workers (`embedtui run --follow`) are killed by SIGKILL and started again,

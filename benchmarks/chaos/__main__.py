@@ -24,8 +24,8 @@ def main() -> None:
         "--batch", action="store_true", default=None, help="the backfill by batch jobs; default: by the seed"
     )
     jobs.add_argument("--live", action="store_false", dest="batch", help="without batch jobs")
-    parser.add_argument("--writes", type=float, default=60.0, help="of the application, transactions a second")
-    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--writes", type=float, default=40.0, help="of the application, transactions a second")
+    parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--folder", type=Path, help="for data and the workers' output, kept; default: a temporary one")
     options = parser.parse_args()
     if options.seed is None:

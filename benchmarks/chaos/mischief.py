@@ -41,6 +41,13 @@ TOO_MANY = (
 SPELL = (3.0, 10.0)
 """Seconds that a limit, or slowness, lasts."""
 
+LONGEST_START = 60.0
+"""Seconds that a worker is given to begin."""
+_AT_WORK = (
+    "SELECT count(*) > 0 FROM embedtui.worker WHERE stopped_at IS NULL"
+    " AND heartbeat > now() - interval '2 s' AND heartbeat > started_at + interval '2 s'"
+)
+
 
 class Mischief:
     """One act after the other, until stopped."""
@@ -107,6 +114,18 @@ class Mischief:
             [(_, act)] = self._dice.choices(acts, weights)
             act()
             self._resume()
+            self._await_work()
+
+    def _await_work(self) -> None:
+        """On a busy machine a process takes its time to start, and one that is killed at once proves nothing."""
+        end = time.monotonic() + LONGEST_START
+        while time.monotonic() < end and not self._stop.wait(0.2):
+            with (
+                suppress(psycopg.Error),
+                psycopg.connect(self._server.dsn("app"), autocommit=True, connect_timeout=5) as conn,
+            ):
+                if conn.execute(_AT_WORK).fetchone() == (True,):
+                    return
 
     def _for_a_while(self, end: Callable[[], None]) -> None:
         self._spells.append((time.monotonic() + self._dice.uniform(*SPELL), end))
