@@ -6,7 +6,7 @@ import argparse
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,6 +143,11 @@ def journey(engine: Engine, mischief: Mischief, seconds: float, began: float, pr
     at(1.0)
 
 
+def operator(dsn: str, environ: Mapping[str, str], folder: Path) -> Engine:
+    """The engine of somebody who has the workers' settings."""
+    return Engine(dsn, settings=load_settings({}, environ=environ, cwd=folder))
+
+
 def order(dice: random.Random) -> Order:
     """What becomes of a batch job."""
     roll = dice.random()
@@ -184,7 +189,7 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], P
         environ = {**os.environ, "PYTHONPATH": root, "DATABASE_URL": dsn, "OPENAI_API_KEY": api.key}
         environ.pop("OPENAI_BASE_URL", None)
         workers = Workers(folder, environ, ())
-        engine = Engine(dsn, settings=load_settings({}, environ=environ, cwd=folder))
+        engine = operator(dsn, environ, folder)
         mischief = Mischief(
             server,
             api,
@@ -209,6 +214,8 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], P
             with suppress(RuntimeError):
                 mischief.stop()
             application.stop()
+        engine.close()
+        engine = operator(dsn, environ, folder)  # by the settings of now
         chaos_seconds = time.monotonic() - began
         new = "d.embedding_v2" if placement == "column" else "v.embedding"
         side = "" if placement == "column" else " LEFT JOIN documents_embedding_v2 v USING (id)"
