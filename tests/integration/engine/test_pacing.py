@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.backfill.adapt import ConcurrencyFinder, RateLearner
 from embedtui.engine.backfill.budget import FORGOTTEN_SECONDS, Budget
+from embedtui.engine.backfill.outage import Outage
 from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer
 from embedtui.engine.backfill.packing import UNCALIBRATED
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
@@ -437,6 +438,19 @@ def test_a_limit_that_no_reply_tells_any_more_is_forgotten() -> None:
     assert budget.requests.rate is None
     budget.learn(RateLimits(limit_requests=600), 200.0)
     assert budget.requests.rate == 600
+
+
+@pytest.mark.parametrize(("code", "longest"), [("connection", 4.0), ("429", 8.0), ("503", 30.0), ("timeout", 30.0)])
+def test_however_long_an_outage_lasts_its_end_is_found_soon(code: str, longest: float) -> None:
+    outage, now = Outage(), 0.0
+    for _ in range(12):
+        outage.trouble(provider_fault(code), now, began=now, probe=True)
+        assert outage.until is not None and 0 < outage.until - now <= longest
+        assert outage.block is not None and outage.block.seconds <= longest
+        outage.take_news()
+        now = outage.until
+    outage.trouble(provider_fault(code, retry_after=900), now, began=now, probe=True)
+    assert outage.until is not None and outage.until - now >= 900, "what it asks for is kept to"
 
 
 def test_a_request_larger_than_the_burst_gets_its_turn(kit: Kit) -> None:
