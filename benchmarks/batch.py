@@ -1,10 +1,10 @@
 """Batch jobs under kills: rows embedded, rows paid for twice, money, and the memory of a worker.
 
-    python -m benchmarks.batch [--rows 100000] [--kills 20] [--job 10000] [--seconds 5] [--placement column]
+    python -m benchmarks.batch [--rows 100000] [--kills 20] [--job 5000] [--seconds 5] [--placement column]
 
 The worker is a process of its own that is killed (-9) at random moments; each job ends as chance has it: completed,
-expired, cancelled, or with an odd output. It fails where a row is left, or the money is not right to the
-token.
+expired, cancelled, or with an odd output. It fails where a row is left, where more than one job's worth is paid for
+twice, where the money is not right to the token, or where the work was done before all kills.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--job", type=int, default=10_000)
+    parser.add_argument("--job", type=int, default=5_000)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--placement", default="column")
     parser.add_argument("--seed", type=int, default=1)
@@ -103,10 +103,11 @@ def main() -> None:
         began, kills, memory = time.perf_counter(), 0, 0.0
         while True:
             process = subprocess.Popen([*command, str(options.job)], stdout=log, stderr=log)
-            moment = api.batches.requests + dice.randrange(1, 20) if kills < options.kills else sys.maxsize
+            moment = api.batches.requests + dice.randrange(1, 10) if kills < options.kills else sys.maxsize
             while process.poll() is None and api.batches.requests < moment:
                 memory = max(memory, peak(process.pid))
                 time.sleep(0.02)
+            time.sleep(dice.random() / 2 * (moment < sys.maxsize))  # filling, sending, and storing answers, too
             if process.poll() is not None and process.returncode == 0:
                 break
             if process.poll() is not None:
@@ -128,6 +129,8 @@ def main() -> None:
     print(f"  batch money: counted {snapshot.batch.spent:.6f}, billed {billed:.6f}")
     if not report.clean or leaked or abs(billed - (snapshot.batch.spent or 0)) > 1e-9:
         raise SystemExit("rows or lines are left, or the money is not right")
+    if again > options.job or kills < options.kills:
+        raise SystemExit(f"more than a job was paid for twice, or {kills} kills were all that there was time for")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from embedtui.engine.local import as_set_here, differences
 from embedtui.engine.overrides import refuse
 from embedtui.engine.snapshot import RateMeter, read_snapshot
 from embedtui.engine.validate.evaluation import current_evaluation
-from embedtui.errors import EmbedtuiError, Refused, SettingsError
+from embedtui.errors import EmbedtuiError, Refused
 from embedtui.known import retirement
 from embedtui.model import Command, Event, EventSink, Migration, Noted, Remedy, Snapshot
 from embedtui.model.lifecycle import as_stored, ended, refusal
@@ -143,14 +143,14 @@ class Access:
         return replace(found, migration=here, notices=() if here.phase.ended else notices)
 
     def reread(self) -> None:
-        """Take over what the settings say now, where they can be read anew; what is wrong with them is only said."""
+        """Take over what the settings say now, where they can be read anew.
+
+        Raises:
+            SettingsError: one is unknown or wrong; all stay as they were.
+        """
         if self.settings is None or self.settings.again is None:
             return
-        try:
-            found = self.settings.again(self.environ)
-        except SettingsError as error:
-            self.note(f"The settings stay as they were: {error.message}")
-            return
+        found = self.settings.again(self.environ)
         remember(*secrets_of(found.environ, found.secret_variables))
         self.settings, self.environ = found, found.environ
 

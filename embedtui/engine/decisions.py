@@ -13,9 +13,10 @@ from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.decisions import decide_faults as decide_stored
 from embedtui.postgres.state.decisions import set_pace as store_pace
 from embedtui.postgres.state.decisions import stop_workers as ask_to_stop
-from embedtui.postgres.state.migrations import set_condition, set_desired
+from embedtui.postgres.state.migrations import ask_to_reload, set_condition, set_desired
 from embedtui.postgres.state.pace import unblock
 from embedtui.postgres.state.queue import queue_keys
+from embedtui.postgres.state.workers import live_workers
 
 
 def pause(at: Access, reason: str = "") -> None:
@@ -52,6 +53,22 @@ def stop_workers(at: Access, ids: Sequence[int] | None = None) -> int:
             asked = ask_to_stop(conn, migration.id, ids)
             if asked:
                 add_audit(conn, migration.id, "stop", ", ".join(f"{host}:{pid}" for host, pid in asked))
+        return len(asked)
+
+    return at.write(work)
+
+
+def reload(at: Access) -> int:
+    """Read the settings again, here and in all worker processes wherever they run; how many were asked."""
+    migration = at.allowed(Command.RELOAD)
+    at.reread()
+
+    def work(conn: Connection) -> int:
+        with conn.transaction():
+            ask_to_reload(conn, migration.id)
+            asked = live_workers(conn, migration.id)
+            unblock(conn, migration.id)  # it was found of the endpoint as it was
+            add_audit(conn, migration.id, "reload", ", ".join(f"{host}:{pid}" for host, pid in asked) or "no worker")
         return len(asked)
 
     return at.write(work)

@@ -54,6 +54,15 @@ class Engine(Reads):
         """
         return decisions.stop_workers(self._at, ids)
 
+    def reload(self) -> int:
+        """Read the settings again: this object, and all worker processes wherever they run; how many were asked.
+
+        Each hears it within about a second, stores the replies that come within 5 s, and goes on by what its machine's
+        settings say then; one that is building an index does so once that is built. What differs is said and audited;
+        settings that describe another migration are refused, and those before go on.
+        """
+        return decisions.reload(self._at)
+
     def set_pace(
         self,
         *,

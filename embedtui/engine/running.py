@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import TypeVar
 
 from embedtui.engine.access import Access
@@ -17,7 +17,7 @@ from embedtui.engine.backfill.worker import Worker
 from embedtui.engine.decisions import resume
 from embedtui.engine.local import require_said
 from embedtui.engine.overrides import refuse
-from embedtui.engine.plan.start import require_startable
+from embedtui.engine.plan.start import require_same, require_startable
 from embedtui.engine.prepare import begin, keep_capture, prepare, upgrade
 from embedtui.engine.resilience import FIRST_WAIT, LONGEST_WAIT, with_database
 from embedtui.engine.rights import follow_rights
@@ -40,7 +40,7 @@ from embedtui.errors import (
 from embedtui.model import Command, Condition, Failed, FaultClass, Migration, Noted, Phase, PhaseChanged, Snapshot
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.connect import Connection, Link, connect
-from embedtui.postgres.state.audit import read_audit
+from embedtui.postgres.state.audit import add_audit, read_audit
 from embedtui.postgres.state.migrations import load_migration, set_condition, set_desired
 from embedtui.providers import ProviderFault, endpoint, make_embedder
 from embedtui.providers.start import NO_API, first_answer
@@ -53,6 +53,10 @@ class Runner:
 
     def __init__(self, at: Access) -> None:
         self._at = at
+        self._reload = False
+        """The settings are to be read again before the work goes on."""
+        self._reloads: int | None = None
+        """How often that had been asked for when they were read."""
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
         """See :meth:`embedtui.engine.Engine.run`."""
@@ -66,6 +70,8 @@ class Runner:
             self._ride_out(link, lambda _: self._require_startable(), stop)
             if not follow:
                 self._ride_out(link, self._require_unpaused, stop)
+            found = self._ride_out(link, lambda _: self._at.migration(), stop)
+            self._reloads = found.run_state.reloads if found is not None else 0
             migration = self._prepare(link, stop)
             refuse(refusal(Command.RUN, as_stored(migration)))
             require_said(migration, "new_model.")
@@ -94,6 +100,7 @@ class Runner:
     def _round(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> bool:
         """Whether that was the last round."""
         try:
+            self._read_again(stop)
             migration = self._follow_table(stop)
             self._run_once(migration, stop, until, follow)
         except (DatabaseLost, Locked):
@@ -107,11 +114,30 @@ class Runner:
                 raise fault from error
             if not self._wait_for_resume(stop):
                 return True
+            self._reload = True
+        return not self._reload
+
+    def _read_again(self, stop: threading.Event) -> None:
+        """Go on by what the settings say now, where that was asked for and they still describe this migration."""
+        asked = self._at.require().run_state.reloads
+        if not self._reload and asked == self._reloads:
+            return
+        before = self._at.settings, self._at.environ
+        link = Link(self._at.dsn, "prepare")
+        try:
             self._at.reread()
-            with self._reached("prepare") as link:
-                self._ride_out(link, lambda _: self._at.say_differences(), stop)
-            return False
-        return True
+            self._ride_out(link, self._require_same, stop)
+            self._ride_out(link, lambda _: self._at.say_differences(), stop)
+        except Interrupted:
+            raise
+        except EmbedtuiError as error:
+            self._at.settings, self._at.environ = before
+            said = f"The settings stay as they were: {error.message}"
+            self._at.emit(Failed(now(), said, FaultClass.CONFIGURATION, error.hint))
+            self._ride_out(link, lambda conn: add_audit(conn, self._at.require().id, "settings", said), stop)
+        finally:
+            link.drop()
+        self._reload, self._reloads = False, asked
 
     def prepare(self, stop: threading.Event | None = None) -> Migration:
         """See :meth:`embedtui.engine.Engine.prepare`."""
@@ -220,28 +246,38 @@ class Runner:
         return None if change.safe else change.error()
 
     @contextlib.contextmanager
-    def at_work(self, migration: Migration, stop: threading.Event, doing: str) -> Iterator[Job]:
-        """Inside, this process is a worker that everybody sees and can stop, through ``job.stop``."""
+    def at_work(
+        self, migration: Migration, stop: threading.Event, doing: str, *, reloads: bool = False
+    ) -> Iterator[Job]:
+        """Inside, this process is a worker that everybody sees and can stop, through ``job.stop``.
+
+        ``reloads``: it also ends when the settings are to be read again, for the caller to go on by them.
+        """
         job = Job(self._at.dsn, migration, self._at.on_event)
+        job.reloads = job.reloads if self._reloads is None else self._reloads
         try:
-            with Worker(job, stop, Throttle.of(migration)):
+            with Worker(job, stop, Throttle.of(migration)), nullcontext() if reloads else job.undisturbed():
                 job.doing(doing)
                 yield job
         except Interrupted:
-            if job.pending_failure is None:
+            if job.pending_failure is None and (stop.is_set() or not job.reloading):
                 raise
+        finally:
+            self._reload |= job.reloading
         if job.pending_failure is not None:
             raise job.pending_failure
 
     def _wait_for_resume(self, stop: threading.Event) -> bool:
         """Wait until somebody resumes; False: the migration has ended meanwhile."""
         migration = self._at.require()
-        with self.at_work(migration, stop, "waiting to be resumed") as job:
-            while migration.desired == "pause" and not migration.phase.ended:
-                if job.stop.wait(0.5):
-                    raise Interrupted("Stopped.", hint="Run again to go on.")
-                with contextlib.suppress(DatabaseLost):  # the worker says so
-                    migration = self._at.require()
+        while migration.desired == "pause" and not migration.phase.ended:
+            with self.at_work(migration, stop, "waiting to be resumed", reloads=True) as job:
+                while migration.desired == "pause" and not migration.phase.ended:
+                    if job.stop.wait(0.5):
+                        raise Interrupted("Stopped.", hint="Run again to go on.")
+                    with contextlib.suppress(DatabaseLost):  # the worker says so
+                        migration = self._at.require()
+            self._read_again(stop)
         return not migration.phase.ended
 
     def _require_startable(self) -> None:
@@ -250,6 +286,17 @@ class Runner:
         if settings is not None:
             with connect(self._at.dsn, name="check", read_only=True) as conn:
                 require_startable(conn, settings)
+
+    def _require_same(self, conn: Connection) -> None:
+        """The settings still say what is migrated here, and how its model is reached."""
+        settings, stored = self._at.to_begin_by(), load_migration(conn, self._at.name)
+        if stored is None or stored.phase.ended:
+            return
+        if settings is not None:
+            if settings.name not in (None, stored.name):
+                raise Refused(f"The settings are now of {settings.name}.", hint="Stop this worker, and run it anew.")
+            require_same(conn, stored, settings)
+        require_said(self._at.here(stored), "new_model.")
 
     def _require_provider(self, migration: Migration, stop: threading.Event) -> None:
         """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody.
@@ -288,7 +335,7 @@ class Runner:
         return now.backfill.rows, now.backfill.total, sum(worker.alive for worker in now.workers)
 
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
-        with self.at_work(migration, stop, "starting") as job:
+        with self.at_work(migration, stop, "starting", reloads=True) as job:
             Stages(
                 job,
                 environ=self._at.environ,

@@ -4,11 +4,11 @@
 ``retirements.py``: the calendar. Every figure can be overridden in the settings; nothing here is fetched.
 """
 
-from embedtui.known.models import KNOWN_MODELS, PRICES_CHECKED, KnownModel, served_by, tells_dimensions
+from embedtui.known.models import KNOWN_MODELS, PRICES_CHECKED, SIZES_CHECKED, KnownModel, served_by, tells_dimensions
 from embedtui.known.providers import PROVIDERS, Provider, provider
 from embedtui.known.retirements import RETIREMENTS, Retirement, retirement
 
 __all__ = [
-    "KNOWN_MODELS", "PRICES_CHECKED", "PROVIDERS", "RETIREMENTS", "KnownModel", "Provider", "Retirement", "provider",
-    "retirement", "served_by", "tells_dimensions",
+    "KNOWN_MODELS", "PRICES_CHECKED", "PROVIDERS", "RETIREMENTS", "SIZES_CHECKED", "KnownModel", "Provider",
+    "Retirement", "provider", "retirement", "served_by", "tells_dimensions",
 ]  # fmt: skip

@@ -25,8 +25,13 @@ class KnownModel:
     max_input_tokens: int | None = None
     price_from: str = ""
     """The provider's page of prices."""
+    dimensions_from: str = "litellm 1.110.2"
+    """Where ``dimensions`` is from; ``unchecked`` where it is common knowledge, and no list that was read has it."""
 
 
+SIZES_CHECKED = "2026-11-27"
+"""Day on which dimensions, and tokens of one text, were compared with litellm 1.110.2, whether a model shortens is
+unchecked. What is wrong of it is found by the first request, before anything is made, and can be set."""
 PRICES_CHECKED = "2026-11-27"
 """Day of the public price lists that these were compared with, of the standard tier; ``price_per_million`` overrides.
 
@@ -41,6 +46,7 @@ _GEMINI = "ai.google.dev/gemini-api/docs/pricing"
 _VOYAGE = "docs.voyageai.com/docs/pricing"
 _COHERE = "cohere.com/pricing"
 _MISTRAL = "docs.mistral.ai/inference/pricing"
+_UNCHECKED = "unchecked"
 _BEDROCK = "aws.amazon.com/bedrock/pricing"
 
 KNOWN_MODELS: Mapping[str, KnownModel] = {
@@ -52,26 +58,30 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {
     "voyage-4-large": KnownModel(1024, 0.12, "voyage", price_from=_VOYAGE),
     "voyage-4": KnownModel(1024, 0.06, "voyage", max_tokens=320_000, price_from=_VOYAGE),
     "voyage-4-lite": KnownModel(1024, 0.02, "voyage", max_tokens=1_000_000, price_from=_VOYAGE),
-    "voyage-3-large": KnownModel(1024, 0.18, "voyage", price_from=_VOYAGE),
-    "voyage-3.5": KnownModel(1024, 0.06, "voyage", max_tokens=320_000, price_from=_VOYAGE),
-    "voyage-3.5-lite": KnownModel(1024, 0.02, "voyage", max_tokens=1_000_000, price_from=_VOYAGE),
-    "embed-v4.0": KnownModel(1536, 0.12, "cohere", price_from=_COHERE),
-    "embed-english-v3.0": KnownModel(1024, 0.10, "cohere", shortens=False, max_input_tokens=512, price_from=_COHERE),
-    "embed-multilingual-v3.0": KnownModel(
-        1024, 0.10, "cohere", shortens=False, max_input_tokens=512, price_from=_COHERE
+    "voyage-3-large": KnownModel(1024, 0.18, "voyage", price_from=_VOYAGE, dimensions_from=_UNCHECKED),
+    "voyage-3.5": KnownModel(1024, 0.06, "voyage", max_tokens=320_000, price_from=_VOYAGE, dimensions_from=_UNCHECKED),
+    "voyage-3.5-lite": KnownModel(
+        1024, 0.02, "voyage", max_tokens=1_000_000, price_from=_VOYAGE, dimensions_from=_UNCHECKED
     ),
-    "jina-embeddings-v3": KnownModel(1024, None, "jina"),
-    "jina-embeddings-v4": KnownModel(2048, None, "jina", max_input_tokens=32_768),
-    "mistral-embed": KnownModel(1024, 0.10, "mistral", shortens=False, price_from=_MISTRAL),
-    "codestral-embed": KnownModel(3072, 0.15, "mistral", price_from=_MISTRAL),
+    "embed-v4.0": KnownModel(1536, 0.12, "cohere", price_from=_COHERE),
+    "embed-english-v3.0": KnownModel(
+        1024, 0.10, "cohere", shortens=False, max_input_tokens=512, price_from=_COHERE, dimensions_from=_UNCHECKED
+    ),
+    "embed-multilingual-v3.0": KnownModel(
+        1024, 0.10, "cohere", shortens=False, max_input_tokens=512, price_from=_COHERE, dimensions_from=_UNCHECKED
+    ),
+    "jina-embeddings-v3": KnownModel(1024, None, "jina", dimensions_from=_UNCHECKED),
+    "jina-embeddings-v4": KnownModel(2048, None, "jina", max_input_tokens=32_768, dimensions_from=_UNCHECKED),
+    "mistral-embed": KnownModel(1024, 0.10, "mistral", shortens=False, price_from=_MISTRAL, dimensions_from=_UNCHECKED),
+    "codestral-embed": KnownModel(3072, 0.15, "mistral", price_from=_MISTRAL, dimensions_from=_UNCHECKED),
     "amazon.titan-embed-text-v2:0": KnownModel(
         1024, 0.02, "bedrock", shortens=False, max_inputs=1, price_from=_BEDROCK
     ),
     "cohere.embed-english-v3": KnownModel(
-        1024, 0.10, "bedrock", shortens=False, max_input_tokens=512, price_from=_BEDROCK
+        1024, 0.10, "bedrock", shortens=False, max_input_tokens=512, price_from=_BEDROCK, dimensions_from=_UNCHECKED
     ),
     "cohere.embed-multilingual-v3": KnownModel(
-        1024, 0.10, "bedrock", shortens=False, max_input_tokens=512, price_from=_BEDROCK
+        1024, 0.10, "bedrock", shortens=False, max_input_tokens=512, price_from=_BEDROCK, dimensions_from=_UNCHECKED
     ),
 }
 """By the name that their provider has for them."""

@@ -135,13 +135,16 @@ class RunState:
     """The side that cleanup has dropped."""
     former: tuple[int, ...] = ()
     """Oids of tables that were pushed aside with new vectors in them."""
+    reloads: int = 0
+    """How often the operators have asked the workers to read their settings again."""
 
     @classmethod
     def of(cls, stored: Mapping[str, object]) -> RunState:
         """As stored with the settings."""
-        gone, former = stored.get("gone"), stored.get("former")
+        gone, former, reloads = stored.get("gone"), stored.get("former"), stored.get("reloads")
         return cls(
             index_held=bool(stored.get("index_held")),
             gone=Side(gone) if gone in ("old", "new") else None,
             former=tuple(oid for oid in former if isinstance(oid, int)) if isinstance(former, list) else (),
+            reloads=reloads if isinstance(reloads, int) else 0,
         )

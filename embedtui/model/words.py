@@ -82,6 +82,8 @@ class Command(StrEnum):
     RUN = "run"
     PAUSE = "pause"
     RESUME = "resume"
+    RELOAD = "reload"
+    """Have all workers read their settings again."""
     PACE = "pace"
     CONCURRENCY = "concurrency"
     """One request in flight more or fewer."""

@@ -51,6 +51,9 @@ class Engine(Protocol):
     def stop_workers(self, ids: Sequence[int] | None = None) -> int:
         """Ask worker processes to stop; how many were asked."""
 
+    def reload(self) -> int:
+        """Have all workers read their settings again; how many were asked."""
+
     def set_pace(
         self,
         *,

@@ -1,4 +1,4 @@
-"""The short form of benchmarks/chaos.py: the whole journey while workers, database and provider fail at random."""
+"""The short form of benchmarks.chaos: the whole journey while workers, database and provider fail at random."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEED = os.environ.get("EMBEDTUI_SEED", "7")
 def test_the_journey_survives_chaos(placement: str) -> None:
     done = subprocess.run(
         [
-            *(sys.executable, str(ROOT / "benchmarks" / "chaos.py"), "--seconds", SECONDS, "--seed", SEED),
+            *(sys.executable, "-m", "benchmarks.chaos", "--seconds", SECONDS, "--seed", SEED),
             *("--placement", placement, "--rows", "1500"),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -21,7 +21,8 @@ from embedtui.demo.api.protocol import Refusal
 from embedtui.engine import Engine
 from embedtui.errors import EmbedtuiError, ProviderError
 from embedtui.model import Condition, Event, Phase
-from tests.kits.support import NEW, make_documents, settings_for, wait_for
+from embedtui.postgres.state.faults import record_faults
+from tests.kits.support import NEW, connect, make_documents, settings_for, wait_for
 
 ROWS = 60
 POISON = "Confidential: Ada Quill lives at 9 Harbour Row, dimensions of the safe 40 by 60"
@@ -115,6 +116,32 @@ def test_an_edit_that_cannot_be_embedded_keeps_no_other_waiting(
         wait_for(lambda: len(engine.faults()) == 2 and not engine.snapshot().sync.queued)
     assert {row.key for row in engine.faults()} == {("4",), ("31",)}
     assert engine.verify().stale == 0
+
+
+@pytest.mark.parametrize("placement", ["column", "table"])
+def test_a_verdict_on_a_text_that_comes_when_the_row_has_another_blames_nobody(
+    make: Callable[..., Engine], api: LoopbackServer, database: str, placement: str
+) -> None:
+    """A worker examines a refused text for a while; sync may have embedded the row's next one by then."""
+    engine = make(placement=placement)
+    api.faults.add("rejected", containing="POISON")
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("UPDATE documents SET content = 'POISON' WHERE id IN (1, 2, 3)")
+        engine.run(threading.Event())
+        assert {row.key for row in engine.faults()} == {("1",), ("2",), ("3",)}
+        conn.execute("UPDATE documents SET content = 'mended' WHERE id = 1")
+        conn.execute("UPDATE documents SET content = NULL WHERE id = 2")
+        engine.run(threading.Event())
+        assert [row.key for row in engine.faults()] == [("3",)]
+        migration = engine.require()
+        with connect(database) as session:
+            record_faults(
+                session, migration.id, [((key,), "400: what a worker was told of the text before") for key in "12"]
+            )
+        assert len(engine.faults()) == 3
+        with following(engine):
+            wait_for(lambda: [row.key for row in engine.faults()] == [("3",)])
+    assert engine.verify().undecided
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5])

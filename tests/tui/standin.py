@@ -57,6 +57,10 @@ class StandIn(Engine):
         self.calls.append("resume")
         self.shown = states.RUNNING
 
+    def reload(self) -> int:
+        self.calls.append("reload")
+        return 1
+
     def set_pace(
         self,
         *,

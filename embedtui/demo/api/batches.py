@@ -248,7 +248,10 @@ class Batches:
             try:
                 good.append(_line(number, line, {"status_code": 200, "body": json.loads(self._embed(line["body"]))}))
             except Refusal as refusal:
-                response = {"status_code": refusal.status, "body": json.loads(refusal.body)}
+                body = (
+                    json.loads(refusal.body) if refusal.body.startswith(b"{") else {"error": {"message": str(refusal)}}
+                )
+                response = {"status_code": refusal.status, "body": body}
                 bad.append(_line(number, line, response))
         job.status, job.done, job.failed = end, len(good), len(bad)
         if job.order.spoil is not None:

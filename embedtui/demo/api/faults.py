@@ -62,6 +62,8 @@ class FaultKind(StrEnum):
     """A reply without ``usage``: compatible servers may leave it out."""
     BAD_REQUEST = "bad_request"
     """400 that does not say what it is about."""
+    FIREWALL = "firewall"
+    """403 with the page of a firewall, which never lets the request through; give ``containing`` as with the next."""
     REJECTED = "rejected"
     """400 for the whole request; give ``containing`` so that it is about particular texts."""
     SPOILED = "spoiled"

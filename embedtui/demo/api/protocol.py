@@ -22,6 +22,12 @@ DEFAULT_KEY = "sk-loopback"
 """The key a server wants unless it is given another."""
 
 
+FIREWALL_PAGE = (
+    b"<html><head><title>403 Forbidden</title></head><body><h1>Request blocked</h1>"
+    b"<p>A security rule (942100) was triggered. Reference 18.2d4f.</p></body></html>"
+)
+
+
 class Refusal(Exception):
     """An error reply in OpenAI's form."""
 
@@ -201,6 +207,10 @@ def refuse(fault: Fault, model: str, key: str) -> None:
             raise Refusal(400, "This model does not support specifying dimensions.", param="dimensions")
         case FaultKind.BAD_REQUEST:
             raise Refusal(fault.status or 400, "Bad Request")
+        case FaultKind.FIREWALL:
+            page = Refusal(fault.status or 403, "Forbidden")
+            page.body = FIREWALL_PAGE
+            raise page
         case FaultKind.REJECTED:
             raise Refusal(fault.status or 400, "The input was rejected by the content policy.", param="input")
         case _:

@@ -37,8 +37,9 @@ ASKED = 100
 class LoopbackServer:
     """The server, on 127.0.0.1; a context manager, or ``start()`` and ``stop()``; started again, it keeps its port.
 
-    May be set while it runs: ``latency`` (seconds per request), ``rate_headers`` (whether replies carry x-ratelimit-*
-    and Retry-After), ``characters_per_token``, ``models``, ``key``; budgets by :meth:`set_limits` (None: unlimited).
+    May be set while it runs: ``latency`` (seconds per request), ``text_seconds`` (for each text), ``rate_headers``
+    (whether replies carry x-ratelimit-* and Retry-After), ``characters_per_token``, ``models``, ``key``, ``manners``;
+    budgets by :meth:`set_limits` (None: unlimited).
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class LoopbackServer:
         self.asked: list[tuple[dict[str, Any], dict[str, str]]] = []
         """What the first requests said beside their texts, and their headers (in lower case)."""
         self.latency = latency
+        self.text_seconds = 0.0
         self.rate_headers = rate_headers
         self.characters_per_token = characters_per_token
         self.faults = Faults()
@@ -99,6 +101,12 @@ class LoopbackServer:
         self._server.close_connections()
         self._server.server_close()
         self._server = self._thread = None
+
+    def move(self) -> None:
+        """Go on at another port; nothing is forgotten, and nobody answers at the old one."""
+        self.stop()
+        self._port = 0
+        self.start()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -214,7 +222,7 @@ class LoopbackServer:
         except ValueError as error:
             raise Refusal(400, str(error), param="dimensions") from error
         reply = self.manners.write(render(vectors, request, tokens, fault))
-        left = self.latency - (time.monotonic() - began)
+        left = self.latency + self.text_seconds * len(texts) - (time.monotonic() - began)
         if left > 0:
             self._stopping.wait(left)
         if fault is not None and fault.kind is FaultKind.RESET:

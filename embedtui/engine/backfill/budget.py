@@ -21,6 +21,9 @@ by a server that cuts texts silently or means harm, would make requests without 
 ESTIMATE_MARGIN = 1.1
 """A request reserves this much more than its calibrated estimate, so that the spend cap holds."""
 
+FORGOTTEN_SECONDS = 20.0
+"""Replies that carry no limit for so long say that there is none any more; a single one is only short of words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -51,7 +54,7 @@ class Budget:
         """Tokens of the requests in flight."""
         self._pool_tokens = 0
         self._pool_requests = 0
-        self._told = RateLimits()
+        self._told, self._told_at = RateLimits(), 0.0
         self._operator: tuple[float | None, float | None] = (None, None)
         self._cap: float | None = None
         self._ratio: float | None = None
@@ -115,10 +118,14 @@ class Budget:
         self._rejections += 1
         self._by_requests = _about_requests(fault)
 
-    def learn(self, limits: RateLimits | None) -> None:
-        """Take over what the provider's headers say of its limits."""
+    def learn(self, limits: RateLimits | None, now: float) -> None:
+        """Take over what a reply's headers say of the provider's limits; None: it had none."""
         if limits is None:
+            if now - self._told_at > FORGOTTEN_SECONDS and self._told != RateLimits():
+                self._told = RateLimits()
+                self._apply_limits()
             return
+        self._told_at = now
         self._told = RateLimits(
             limit_tokens=limits.limit_tokens or self._told.limit_tokens,
             limit_requests=limits.limit_requests or self._told.limit_requests,

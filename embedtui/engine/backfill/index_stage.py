@@ -142,7 +142,8 @@ class IndexStage:
                         raise
 
         try:
-            return self._job.with_database(self._link, build)
+            with self._job.undisturbed():  # it may have taken hours
+                return self._job.with_database(self._link, build)
         except Interrupted:
             if self._job.stop.is_set():
                 raise

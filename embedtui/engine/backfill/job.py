@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -42,6 +43,8 @@ class Job:
         self.dsn = dsn
         self.migration = migration
         self.placement: Placement = make_placement(migration)
+        self.reloads = migration.run_state.reloads
+        """As often the workers had been asked to read their settings when those of this job were read."""
         self.stop = threading.Event()
         """Set by ``halt`` only, so that the stages' own signals follow."""
         self._sink = sink
@@ -50,6 +53,9 @@ class Job:
         self._children: list[threading.Event] = []
         self._worker_id: int | None = None
         self._wanted, self._wanted_at = Wanted(), 0.0
+        self._stop_wanted = self._reload_wanted = False
+        self._undisturbed = 0
+        """What has to end before a reload interrupts the work."""
         self._failure: EmbedtuiError | None = None
         self._pacer_hold: Callable[[], Hold | None] = lambda: None
         self._in_flight: Callable[[], int] = lambda: 0
@@ -122,8 +128,35 @@ class Job:
             if read_since < self._wanted_at:
                 return
             self._wanted, self._wanted_at = wanted, time.monotonic()
-        if wanted.stop:
+            self._stop_wanted |= wanted.stop
+            self._reload_wanted |= wanted.reloads not in (None, self.reloads)
+            halts = self._halts
+        if halts:
             self.halt()
+
+    @property
+    def _halts(self) -> bool:
+        return self._stop_wanted or (self._reload_wanted and not self._undisturbed)
+
+    @property
+    def reloading(self) -> bool:
+        """The operators want the settings read again; the work then goes on by them."""
+        with self._lock:
+            return self._reload_wanted and not self._stop_wanted
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Inside, the work is not interrupted in order to read the settings again; that comes after it."""
+        with self._lock:
+            self._undisturbed += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._undisturbed -= 1
+                halts = self._halts
+            if halts:
+                self.halt()
 
     # --------------------------------------------------------------------------------------------------- stopping
 

@@ -14,9 +14,11 @@ from embedtui.providers.faults import LONGEST_WAIT
 
 FAILURES_TO_OPEN = 3
 """Provider faults in a row, with no success in between, that stop all but a probe."""
-LONGEST_BACKOFF = 60.0
+LONGEST_BACKOFF = 30.0
 LONGEST_UNTOLD = 8.0
 """After a 429 that does not say for how long: one request in so many seconds finds out soon that a limit was lifted."""
+LONGEST_UNREACHED = 4.0
+"""Where there was no connection: it may be one machine's network, or settings, and holds up the others no longer."""
 SHORTEST_WAITS = (0.05, 1.0)
 """Who is told to come back at once, and fails again, waits at least so long: the first, doubling up to the second."""
 
@@ -74,7 +76,7 @@ class Outage:
         elif old_news and self.open:
             return
         elif fault.code == "429" or probe or self._failures >= FAILURES_TO_OPEN:
-            longest = LONGEST_UNTOLD if fault.code == "429" else LONGEST_BACKOFF
+            longest = {"429": LONGEST_UNTOLD, "connection": LONGEST_UNREACHED}.get(fault.code, LONGEST_BACKOFF)
             wait = min(longest, 2.0 ** min(self.blocks, 10)) * (0.5 + random.random() / 2)
         else:
             return

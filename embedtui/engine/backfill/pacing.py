@@ -99,6 +99,8 @@ class Pacer:
         self._lost_until = -math.inf
         self._obstacle: tuple[Obstacle, float, datetime] | None = None
         """What the first in line waits for, and since when."""
+        self._paced: tuple[Obstacle, float, datetime] | None = None
+        """What the last one had waited for, where that was a pace so slow that it is worth a word."""
         self._tempo = Tempo()
 
     # -------------------------------------------------------------------------------------------------- readings
@@ -215,10 +217,11 @@ class Pacer:
                     obstacle = self._look(ticket)
                     if obstacle is None:
                         return self._grant(ticket, characters)
-                    if self._obstacle is None or self._obstacle[0].name != obstacle.name:
-                        self._obstacle = (obstacle, time.monotonic(), datetime.now(UTC))
-                    else:
-                        self._obstacle = (obstacle, *self._obstacle[1:])
+                    known = [each for each in (self._obstacle, self._paced) if each and each[0].name == obstacle.name]
+                    began = known[0][1:] if known else (time.monotonic(), datetime.now(UTC))
+                    self._obstacle = (obstacle, *began)
+                    if obstacle.name:
+                        self._paced = None
                     self._changed.wait(min(max(obstacle.wait, 0.001), POLL_SECONDS))
             finally:
                 self._line.remove(ticket)
@@ -227,6 +230,9 @@ class Pacer:
                 self._changed.notify_all()
 
     def _grant(self, ticket: _Ticket, characters: int) -> Slot:
+        # the next one waits for the same slow pace, which is no news
+        long = self._obstacle is not None and time.monotonic() - self._obstacle[1] >= NOTICEABLE_SECONDS
+        self._paced = self._obstacle if long and self._obstacle and self._obstacle[0].name == "rate" else None
         self._obstacle = None
         self._budget.reserve(ticket.need)
         probe = self._outage.open
@@ -281,8 +287,8 @@ class Pacer:
     def _done(self, slot: Slot, tokens: int, limits: RateLimits | None, seconds: float, measured: bool) -> None:
         with self._changed:
             self._budget.used(slot._reserved, slot._characters, tokens, measured=measured)
-            self._budget.learn(limits)
             now = time.monotonic()
+            self._budget.learn(limits, now)
             self._finder.finished(now, tokens, seconds)
             self._tempo.answered(now, tokens)
             self._outage.well(probe=slot._probe)
@@ -293,7 +299,8 @@ class Pacer:
             now = time.monotonic()
             if fault.code not in UNREFUNDED:
                 self._budget.refund(slot._reserved)
-            self._budget.learn(fault.limits)
+            if fault.limits is not None:
+                self._budget.learn(fault.limits, now)
             if fault.fault_class is not FaultClass.PROVIDER:
                 self._outage.well(probe=slot._probe)  # the provider is alive and answered
             else:

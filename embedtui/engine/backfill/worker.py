@@ -71,6 +71,10 @@ class Worker:
         if self._job.worker_id is None:
             self._job.registered(register_worker(conn, self._job.migration.id))
             self._announce(conn)
+        # before anything is sent: what is paused stays so
+        began = time.monotonic()
+        told = Heartbeat(self._job.rows, "starting", (), self._job.holds)
+        self._job.heed(beat(conn, self._job.migration.id, self._job.worker_id, told), began)
 
     def _sign_off(self, conn: Connection) -> None:
         with conn.transaction():

@@ -133,7 +133,7 @@ class Placement(Protocol):
         ...
 
     def forget_gone(self, conn: Connection) -> None:
-        """Remove faults and stale marks of rows that are no longer there; no trigger tells of every delete."""
+        """Remove faults and stale marks of rows that are no longer there, and faults of texts that are not."""
         ...
 
     def sample(self, conn: Connection, size: int) -> list[tuple[SourceRow, list[float]]]:

@@ -337,7 +337,10 @@ class SharedPlacement:
         return scope_sql(self.migration, "s")
 
     def forget_gone(self, conn: Connection) -> None:
-        """Remove faults and stale marks of rows that were deleted, or have left the scope."""
+        """Remove faults and stale marks of rows that were deleted, or have left the scope, and faults of texts gone by.
+
+        A worker's verdict on a text may come when the row has another one, and its vector.
+        """
         for marks in ("fault", "stale"):
             conn.execute(
                 self._format(
@@ -347,6 +350,16 @@ class SharedPlacement:
                     key_join=key_join_sql(self.migration, "t", sql.SQL("m.key")),
                 )
             )
+        conn.execute(
+            self._format(
+                # a subquery for each fault, never a join: that may read the whole table
+                "DELETE FROM embedtui.fault m WHERE m.migration = {migration} AND m.side = 'new' AND ("
+                "SELECT NOT {has_content} OR {new_embedding} IS NOT NULL AND {new_source} = {fingerprint}"
+                " AND {new_model} = {model} FROM {table} t{side_left_join} WHERE {key_join} AND {in_scope} LIMIT 1)",
+                key_join=key_join_sql(self.migration, "t", sql.SQL("m.key")),
+                **self._side_columns(),
+            )
+        )
 
     def sample(self, conn: Connection, size: int) -> list[tuple[SourceRow, list[float]]]:
         """Random rows with their new vectors."""

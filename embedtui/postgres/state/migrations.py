@@ -313,6 +313,15 @@ def set_index_held(conn: Connection, migration_id: int, held: bool) -> None:
     add_audit(conn, migration_id, "hold index" if held else "release index")
 
 
+def ask_to_reload(conn: Connection, migration_id: int) -> None:
+    """Have every worker read its settings again; one that is only starting finds that the number has changed."""
+    conn.execute(
+        "UPDATE embedtui.migration SET settings = settings || pg_catalog.jsonb_build_object("
+        "'reloads', coalesce((settings->>'reloads')::integer, 0) + 1) WHERE id = %s",
+        [migration_id],
+    )
+
+
 def set_desired(conn: Connection, migration_id: int, desired: str, reason: str = "") -> None:
     """Record what the operators want: ``run`` or ``pause``; audited."""
     conn.execute(

@@ -28,6 +28,8 @@ class Wanted:
     """This worker is to end."""
     throttle: object = None
     """Limits of the throttle as stored now."""
+    reloads: int | None = None
+    """How often all were asked so far to read their settings again; None: not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def beat(conn: Connection, migration_id: int, worker: int | None, told: Heartbea
         " since = CASE WHEN doing = %(doing)s THEN since ELSE now() END, doing = %(doing)s WHERE id = %(worker)s"
         " RETURNING stop_wanted)"
         " SELECT desired = 'pause', coalesce((settings->>'index_held')::boolean, false),"
-        " coalesce((SELECT stop_wanted FROM beat), false), settings->'throttle'"
+        " coalesce((SELECT stop_wanted FROM beat), false), settings->'throttle',"
+        " coalesce((settings->>'reloads')::integer, 0)"
         " FROM embedtui.migration WHERE id = %(migration)s",
         {
             "rows": told.rows,
@@ -99,6 +102,14 @@ def count_live_workers(conn: Connection, migration_id: int) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def live_workers(conn: Connection, migration_id: int) -> list[tuple[str, int]]:
+    """Host and process id of each worker of the migration that lives."""
+    return conn.execute(
+        f"SELECT w.host, w.pid FROM embedtui.worker w WHERE w.migration = %s AND {_LIVES} ORDER BY w.id",
+        [migration_id],
+    ).fetchall()
 
 
 def read_workers(conn: Connection, migration_id: int, own_pids: Collection[int]) -> tuple[WorkerStatus, ...]:

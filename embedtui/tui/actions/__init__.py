@@ -5,7 +5,7 @@ from __future__ import annotations
 from embedtui.model import Phase
 from embedtui.tui.actions.base import READONLY, Action
 from embedtui.tui.actions.ending import Abort, Cleanup
-from embedtui.tui.actions.migration import BuildIndex, Compare, HoldIndex, Pause, Run, Verify
+from embedtui.tui.actions.migration import BuildIndex, Compare, HoldIndex, Pause, Reload, Run, Verify
 from embedtui.tui.actions.pace import Faster, Limits, Slower
 from embedtui.tui.actions.route import CancelCutover, Cutover, Rollback
 from embedtui.tui.actions.screen import Detach, Help, Palette, Quit, Theme
@@ -18,6 +18,7 @@ ACTIONS: dict[str, Action] = {
     for action in (
         Run(),
         Pause(),
+        Reload(),
         Compare(),
         BuildIndex(),
         HoldIndex(),

@@ -1,9 +1,10 @@
-"""Actions of the journey up to the cutover: run, pause, index, compare, verify."""
+"""Actions of the journey up to the cutover: run, pause, reload, index, compare, verify."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from embedtui.formatting import counted
 from embedtui.model import Command, Comparison, Phase, Remedy, Snapshot, VerifyReport
 from embedtui.tui import figures
 from embedtui.tui.actions.base import Action
@@ -51,6 +52,20 @@ class Pause(Action):
         else:
             done = "Paused: workers finish the requests in flight."
             app.bridge.do(Task("pause", lambda engine, _: engine.pause("paused from the dashboard"), done))
+
+
+class Reload(Action):
+    """Have all workers read their settings again: endpoint, key, limits, prices, throttle, index options."""
+
+    name, key, label = "reload", "R", "Reload"
+    command = Command.RELOAD
+
+    def _do(self, app: Dashboard) -> None:
+        def done(asked: int) -> str:
+            workers = counted(asked, "worker reads its", "workers read their")
+            return f"{workers} settings again; the log says what differs." if asked else "No worker is at work."
+
+        app.bridge.do(Task("reload", lambda engine, _: engine.reload(), done))
 
 
 class Compare(Action):

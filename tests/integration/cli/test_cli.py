@@ -319,6 +319,27 @@ def test_stop_ends_a_worker_wherever_it_runs(run: InProcess, environ: dict[str, 
     assert "Traceback" not in err
 
 
+def test_reload_reaches_a_worker_in_another_process(run: InProcess, environ: dict[str, str], tmp_path: Path) -> None:
+    execute(environ["DATABASE_URL"], DOCUMENTS)
+    assert run("run", "--table", "documents", "--until", "0").code == 0
+    assert run("reload").out == "No worker is at work; every run reads them.\n"
+    with Shell(tmp_path, environ).start("run", "--follow") as worker:
+        try:
+            end = time.monotonic() + 60
+            while not any(each["alive"] for each in run("status", "--json").json["workers"]):
+                assert worker.poll() is None and time.monotonic() < end
+            (tmp_path / "embedtui.toml").write_text("[new_model]\nmax_inputs = 3\n")
+            assert run("reload", "--json").json == {"reloading": 1}
+            while "max_inputs is 3 here" not in run("log").out:
+                assert worker.poll() is None and time.monotonic() < end
+            assert run("stop").code == 0
+            _, err = worker.communicate(timeout=60)
+        finally:
+            worker.kill()
+    assert worker.returncode == 130, err
+    assert "Traceback" not in err
+
+
 def test_pause_resume_and_pace(run: InProcess) -> None:
     execute(run.environ["DATABASE_URL"], DOCUMENTS)
     assert run("run", "--table", "documents", "--until", "20").code == 0

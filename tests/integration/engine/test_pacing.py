@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import tempfile
@@ -20,6 +21,8 @@ from hypothesis import strategies as st
 
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.backfill.adapt import ConcurrencyFinder, RateLearner
+from embedtui.engine.backfill.budget import FORGOTTEN_SECONDS, Budget
+from embedtui.engine.backfill.outage import Outage
 from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer
 from embedtui.engine.backfill.packing import UNCALIBRATED
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
@@ -423,6 +426,33 @@ def test_limits_are_learnt_from_headers_unless_the_operator_set_them(kit: Kit) -
     assert (budget.tokens.rate, budget.requests.rate) == (700_000, 3000)
 
 
+def test_a_limit_that_no_reply_tells_any_more_is_forgotten() -> None:
+    budget = Budget(None)
+    budget.learn(RateLimits(limit_requests=30), 100.0)
+    budget.learn(None, 101.0)
+    assert budget.requests.rate == 30, "one reply without a word of it"
+    budget.learn(RateLimits(limit_requests=30), 115.0)
+    budget.learn(None, 115.0 + FORGOTTEN_SECONDS)
+    assert budget.requests.rate == 30
+    budget.learn(None, 115.5 + FORGOTTEN_SECONDS)
+    assert budget.requests.rate is None
+    budget.learn(RateLimits(limit_requests=600), 200.0)
+    assert budget.requests.rate == 600
+
+
+@pytest.mark.parametrize(("code", "longest"), [("connection", 4.0), ("429", 8.0), ("503", 30.0), ("timeout", 30.0)])
+def test_however_long_an_outage_lasts_its_end_is_found_soon(code: str, longest: float) -> None:
+    outage, now = Outage(), 0.0
+    for _ in range(12):
+        outage.trouble(provider_fault(code), now, began=now, probe=True)
+        assert outage.until is not None and 0 < outage.until - now <= longest
+        assert outage.block is not None and outage.block.seconds <= longest
+        outage.take_news()
+        now = outage.until
+    outage.trouble(provider_fault(code, retry_after=900), now, began=now, probe=True)
+    assert outage.until is not None and outage.until - now >= 900, "what it asks for is kept to"
+
+
 def test_a_request_larger_than_the_burst_gets_its_turn(kit: Kit) -> None:
     kit.set("tokens_per_minute = 60000")
     pacer = kit.pacer()
@@ -755,6 +785,35 @@ def test_a_stall_by_429_is_shown_with_the_pace_now_and_the_pace_found(kit: Kit) 
         again.end()
     assert pacer.hold is None, "answered: no stall any more"
     assert pacer.in_flight == 0
+
+
+def test_a_pace_so_slow_that_each_waits_is_one_hold_and_not_many(kit: Kit) -> None:
+    kit.set("requests_per_minute = 25")
+    pacer, done = kit.pacer(), threading.Event()
+    answered: list[int] = []
+
+    def feed() -> None:
+        with contextlib.suppress(Interrupted):
+            while not done.is_set():
+                kit.request(pacer)
+                answered.append(1)
+
+    feeders = [threading.Thread(target=feed) for _ in range(2)]
+    for feeder in feeders:
+        feeder.start()
+    try:
+        wait_for(lambda: pacer.hold)
+        first = pacer.hold
+        many = len(answered) + 3
+        wait_for(lambda: len(answered) >= many and pacer.hold)
+        later = pacer.hold
+        assert first is not None and later is not None
+        assert (later.name, later.since) == ("rate", first.since)
+    finally:
+        done.set()
+        kit.stop.set()
+        for feeder in feeders:
+            feeder.join()
 
 
 def test_a_429_among_answers_is_no_stall(kit: Kit) -> None:

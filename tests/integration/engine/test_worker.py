@@ -11,8 +11,8 @@ from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
 from embedtui.model import Hold, Migration
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.state import shards, workers
-from embedtui.postgres.state.migrations import set_desired, set_index_held
+from embedtui.postgres.state import decisions, shards, workers
+from embedtui.postgres.state.migrations import ask_to_reload, set_desired, set_index_held
 from tests.kits.comparing import small
 from tests.kits.support import connect, wait_for
 
@@ -57,13 +57,35 @@ def test_it_hears_what_operators_want(database: str) -> None:
     with connect(database) as conn, worker:
         set_desired(conn, migration.id, "pause", "noon")
         set_index_held(conn, migration.id, True)
-        wait_for(lambda: job.wanted == workers.Wanted(paused=True, index_held=True))
+        wait_for(lambda: job.wanted == workers.Wanted(paused=True, index_held=True, reloads=0))
         set_desired(conn, migration.id, "run")
         set_index_held(conn, migration.id, False)
-        wait_for(lambda: job.wanted == workers.Wanted())
+        wait_for(lambda: job.wanted == workers.Wanted(reloads=0))
         conn.execute("UPDATE embedtui.worker SET stop_wanted = true WHERE id = %s", [job.worker_id])
         wait_for(job.stop.is_set)
     assert job.pending_failure is None
+
+
+def test_what_is_paused_is_so_before_it_does_anything(database: str) -> None:
+    migration = small(database)
+    job, worker = entered(database, migration)
+    with connect(database) as conn:
+        set_desired(conn, migration.id, "pause", "noon")
+    with worker:
+        assert job.held
+
+
+def test_it_reads_its_settings_again_once_what_must_not_be_disturbed_has_ended(database: str) -> None:
+    migration = small(database)
+    job, worker = entered(database, migration)
+    with connect(database) as conn, worker:
+        with job.undisturbed():
+            ask_to_reload(conn, migration.id)
+            wait_for(lambda: job.reloading)
+            assert not job.stop.is_set()
+        assert job.stop.is_set()
+        decisions.stop_workers(conn, migration.id, None)
+        wait_for(lambda: not job.reloading)  # who is to stop does not go on
 
 
 def test_a_cut_connection_costs_it_neither_its_lock_nor_its_id(database: str) -> None:

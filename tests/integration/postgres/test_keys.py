@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,9 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.engine import Engine
 from embedtui.postgres.sides import capture
 from embedtui.router.pointer import _key as key_texts
+from tests.conftest import FAST, POSTGRES
 from tests.kits.support import NEW, OLD, settings_for
 
 NEW_MODEL = hash_model(16)
@@ -46,6 +50,24 @@ KEYS = {
     ),
     "domain": ("k app.moment PRIMARY KEY", "timestamptz '2026-07-02 00:00+00' + i * interval '1 d'"),
     "domain of bytea": ("k app.digest PRIMARY KEY", r"pg_catalog.decode('5c0' || i, 'hex')"),
+    "composite of others": (
+        "k app.odd PRIMARY KEY",
+        "ROW(i * interval '3 h', pg_catalog.decode('5c0' || i, 'hex'), (i * 2.5)::money,"
+        " tstzrange(timestamptz '2026-01-01 00:00+00' + i * interval '1 h', NULL))::app.odd",
+    ),
+    "domain of composite": (
+        "k app.odd_pair PRIMARY KEY",
+        "ROW(timestamptz '2026-01-02 00:00+00' + i * interval '1 d', i / 7.0)::app.pair",
+    ),
+    "composite[]": (
+        "k app.pair[] PRIMARY KEY",
+        "ARRAY[ROW(timestamptz '2026-01-02 00:00+00' + i * interval '1 d', i / 7.0)::app.pair]",
+    ),
+    "citext": ("k app.citext PRIMARY KEY", "('Key ' || i)::app.citext"),
+    "numeric": ("k numeric PRIMARY KEY", "i + 0.10"),
+    "numrange": ("k numrange PRIMARY KEY", "numrange(i + 0.10, NULL)"),
+    "jsonb": ("k jsonb PRIMARY KEY", "jsonb_build_object('n', i + 0.10)"),
+    "enum": ("k app.stage PRIMARY KEY", "(ARRAY['one', 'Two', 'a, b', '\"three\"'])[i]::app.stage"),
     "regclass": (
         "k regclass PRIMARY KEY",
         "('information_schema.' || (ARRAY['tables', 'columns', 'views', 'domains'])[i])::regclass",
@@ -56,9 +78,18 @@ KEYS = {
     ),
 }
 
+# an expression for the same value in another text
+REWRITTEN = {
+    "citext": "upper(k::text)::app.citext",
+    "numeric": "(k::text || '00')::numeric",
+    "numrange": "numrange((lower(k)::text || '00')::numeric, NULL)",
+    "jsonb": "jsonb_build_object('n', ((k->>'n') || '00')::numeric)",
+    "interval": "make_interval(days => 30 * extract(month FROM k)::int) + (k - date_trunc('month', k))",
+}
+
+# all of them at once: an example that leaves out the one that matters to a type would prove nothing
 SETTINGS = st.fixed_dictionaries(
-    {},
-    optional={
+    {
         "TimeZone": st.sampled_from(["Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "UTC", "<+03>-03"]),
         "DateStyle": st.sampled_from(["German", "SQL, DMY", "Postgres, YMD", "ISO, DMY"]),
         "IntervalStyle": st.sampled_from(["sql_standard", "iso_8601", "postgres_verbose"]),
@@ -66,7 +97,7 @@ SETTINGS = st.fixed_dictionaries(
         "extra_float_digits": st.sampled_from(["-15", "0", "3"]),
         "lc_monetary": st.sampled_from(["C", "POSIX"]),
         "quote_all_identifiers": st.sampled_from(["on", "off"]),
-    },
+    }
 )
 
 TYPES = """
@@ -74,7 +105,47 @@ CREATE SCHEMA app;
 CREATE TYPE app.pair AS (at timestamptz, x float8);
 CREATE DOMAIN app.moment AS timestamptz;
 CREATE DOMAIN app.digest AS bytea;
+CREATE TYPE app.odd AS (i interval, b bytea, m money, r tstzrange);
+CREATE DOMAIN app.odd_pair AS app.pair;
+CREATE TYPE app.stage AS ENUM ('one', 'Two', 'a, b', '"three"');
 """
+
+# what the extension is made of; the server of the tests has none but pgvector
+CITEXT = """
+CREATE TYPE app.citext;
+CREATE FUNCTION app.citextin(cstring) RETURNS app.citext LANGUAGE internal STRICT IMMUTABLE AS 'textin';
+CREATE FUNCTION app.citextout(app.citext) RETURNS cstring LANGUAGE internal STRICT IMMUTABLE AS 'textout';
+CREATE TYPE app.citext (
+    INPUT = app.citextin, OUTPUT = app.citextout, LIKE = pg_catalog.text, CATEGORY = 'S', COLLATABLE = true
+);
+CREATE CAST (app.citext AS text) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (text AS app.citext) WITHOUT FUNCTION AS ASSIGNMENT;
+CREATE FUNCTION app.citext_cmp(app.citext, app.citext) RETURNS int LANGUAGE sql STRICT IMMUTABLE
+    RETURN CASE WHEN lower($1::text) < lower($2::text) THEN -1 ELSE (lower($1::text) > lower($2::text))::int END;
+CREATE FUNCTION app.citext_hash(app.citext) RETURNS int LANGUAGE sql STRICT IMMUTABLE
+    RETURN hashtext(lower($1::text));
+"""
+COMPARISONS = {"eq": "=", "ne": "<>", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+
+
+def citext() -> str:
+    """Its statements, with its operators and their classes."""
+    made = [CITEXT]
+    for name, sign in COMPARISONS.items():
+        made.append(
+            f"CREATE FUNCTION app.citext_{name}(app.citext, app.citext) RETURNS bool LANGUAGE sql STRICT IMMUTABLE"
+            f" RETURN app.citext_cmp($1, $2) {sign} 0;"
+            f"CREATE OPERATOR app.{sign} (LEFTARG = app.citext, RIGHTARG = app.citext, FUNCTION = app.citext_{name}"
+            f"{', HASHES, MERGES' if name == 'eq' else ''});"
+        )
+    order = ", ".join(f"OPERATOR {n} app.{s}" for n, s in enumerate(("<", "<=", "=", ">=", ">"), 1))
+    made.append(
+        f"CREATE OPERATOR CLASS app.citext_ops DEFAULT FOR TYPE app.citext USING btree AS {order},"
+        " FUNCTION 1 app.citext_cmp(app.citext, app.citext);"
+        "CREATE OPERATOR CLASS app.citext_hash_ops DEFAULT FOR TYPE app.citext USING hash AS OPERATOR 1 app.=,"
+        " FUNCTION 1 app.citext_hash(app.citext);"
+    )
+    return "".join(made)
 
 
 @pytest.fixture
@@ -88,6 +159,8 @@ def make_table(dsn: str, kind: str) -> None:
     names = ", ".join(part.split()[0] for part in columns.split(", PRIMARY")[0].split(", "))
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(TYPES)
+        if kind == "citext":
+            conn.execute(citext())
         conn.execute(f"CREATE TABLE documents ({columns}, number int UNIQUE, content text, embedding vector(8))")
         conn.execute(
             f"INSERT INTO documents ({names}, number, content, embedding) SELECT {values}, i, 'document ' || i,"
@@ -104,9 +177,13 @@ def set_for_all(dsn: str, values: dict[str, str]) -> None:
             conn.execute(psycopg.sql.SQL(f'ALTER DATABASE "{name}" SET {setting} = {{}}').format(value))
 
 
-def require_fresh(dsn: str, rows: int) -> None:
+def require_fresh(dsn: str, rows: int, placement: str = "column") -> None:
+    query = "SELECT content, embedding_v2::real[] FROM documents"
+    if placement == "table":
+        query = "SELECT d.content, v.embedding::real[] FROM documents d LEFT JOIN documents_embedding_v2 v USING (k)"
     with psycopg.connect(dsn, autocommit=True) as conn:
-        found = conn.execute("SELECT content, embedding_v2::real[] FROM documents").fetchall()
+        conn.execute("SET search_path = public, app")
+        found = conn.execute(query).fetchall()
         assert len(found) == rows
         for content, vector in found:
             assert np.allclose(vector, NEW_MODEL([content], None)[0], atol=1e-6), content
@@ -144,6 +221,67 @@ def test_no_edit_is_missed(kind: str, database: str, api: LoopbackServer, tmp_pa
             require_fresh(database, rows[0])
 
         missed()
+
+
+@pytest.fixture
+def german(server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A database whose server knows German amounts: 1.234,50 €."""
+    program, name = shutil.which("localedef"), "de_DE.UTF-8"
+    if program is None or not Path("/usr/share/i18n/locales/de_DE").exists():
+        pytest.skip("no locale can be made here")
+    subprocess.run([program, "-i", "de_DE", "-f", "UTF-8", server_folder / name], check=True)
+    monkeypatch.setenv("LOCPATH", str(server_folder))
+    server_folder.chmod(0o755)
+    with EmbeddedServer(server_folder / "pg", version=POSTGRES, settings=FAST) as server:
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            conn.execute("CREATE DATABASE app")
+        with psycopg.connect(server.dsn("app"), autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION vector")
+        yield server.dsn("app")
+
+
+@pytest.mark.parametrize("kind", ["money", "composite of others"])
+def test_no_edit_of_an_amount_in_another_currencys_text_is_missed(
+    kind: str, german: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_table(german, kind)
+    configured = settings_for(german, api, tmp_path, {"placement": "column", "content": "content", "accept": ["proof"]})
+    with closing(Engine(german, settings=configured)) as engine:
+        engine.run(threading.Event())
+        for of_database, of_application in (("de_DE.UTF-8", "C"), ("C", "de_DE.UTF-8"), ("de_DE.UTF-8",) * 2):
+            set_for_all(german, {"lc_monetary": of_database})
+            with psycopg.connect(german, autocommit=True) as application:
+                application.execute(psycopg.sql.SQL("SET lc_monetary = {}").format(of_application))
+                if of_application != "C":
+                    assert application.execute("SELECT 1234.5::numeric::money::text").fetchone() == ("1.234,50 €",)
+                application.execute("UPDATE documents SET content = content || %s", [of_application + of_database])
+            engine.run(threading.Event())
+            require_fresh(german, ROWS)
+
+
+@pytest.mark.parametrize("placement", ["column", "table"])
+@pytest.mark.parametrize("kind", REWRITTEN)
+def test_a_key_rewritten_as_the_same_value_in_another_text_is_followed(
+    kind: str, placement: str, database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_table(database, kind)
+    configured = settings_for(
+        database, api, tmp_path, {"placement": placement, "content": "content", "accept": ["proof"]}
+    )
+    with closing(Engine(database, settings=configured)) as engine:
+        engine.run(threading.Event())
+        with psycopg.connect(database, autocommit=True) as conn:
+            before = conn.execute("SELECT k::text FROM documents ORDER BY number").fetchall()
+            conn.execute(f"UPDATE documents SET k = {REWRITTEN[kind]}, content = 'rewritten ' || number")
+            assert conn.execute("SELECT k::text FROM documents ORDER BY number").fetchall() != before
+        engine.run(threading.Event())
+        require_fresh(database, ROWS, placement)
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("UPDATE documents SET content = 'edited ' || number")
+            conn.execute("DELETE FROM documents WHERE number = 1")
+        engine.run(threading.Event())
+        require_fresh(database, ROWS - 1, placement)
+        assert engine.verify().clean
 
 
 def test_what_an_older_capture_queued_in_the_sessions_own_text_is_found(

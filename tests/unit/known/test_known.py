@@ -7,14 +7,17 @@ from datetime import date
 import pytest
 
 from embedtui.config import ModelSettings
-from embedtui.known import KNOWN_MODELS, PRICES_CHECKED, PROVIDERS, RETIREMENTS, retirement
+from embedtui.known import KNOWN_MODELS, PRICES_CHECKED, PROVIDERS, RETIREMENTS, SIZES_CHECKED, retirement
 
 
 def test_every_figure_says_where_it_is_from_and_when_that_was_read() -> None:
     for name, known in KNOWN_MODELS.items():
         assert known.provider in PROVIDERS, name
         assert known.price_per_million is None or "." in known.price_from, name
-    assert date.fromisoformat(PRICES_CHECKED)
+        assert known.dimensions_from == "unchecked" or "." in known.dimensions_from, name
+    assert date.fromisoformat(PRICES_CHECKED) and date.fromisoformat(SIZES_CHECKED)
+    for name, manners in PROVIDERS.items():
+        assert manners.source == "unchecked" or ("." in manners.source and date.fromisoformat(manners.checked)), name
     for end in RETIREMENTS:
         assert end.provider in PROVIDERS and "." in end.source and end.checked.year >= 2026, end.model
     assert len({(end.provider, end.model) for end in RETIREMENTS}) == len(RETIREMENTS)

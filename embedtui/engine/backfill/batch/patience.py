@@ -15,7 +15,7 @@ from embedtui.providers import ProviderFault
 
 T = TypeVar("T")
 
-LONGEST_PAUSE = 60.0
+LONGEST_PAUSE = 30.0
 """Between two tries while the provider is in trouble."""
 
 

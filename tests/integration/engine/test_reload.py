@@ -1,0 +1,199 @@
+"""Settings read again by workers that are at work: at an operator's request, and only what is not identity."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from embedtui.config import Settings, load_settings
+from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
+from embedtui.engine.engine import Engine
+from embedtui.errors import Interrupted, SettingsError
+from embedtui.model import Condition, Phase
+from embedtui.postgres import indexes
+from tests.kits.support import make_documents, wait_for
+
+ROWS = 60
+
+
+@pytest.fixture
+def api() -> Iterator[LoopbackServer]:
+    with LoopbackServer({"old-model": hash_model(8), "new-model": hash_model(16)}) as server:
+        yield server
+
+
+def write_settings(folder: Path, base_url: str, more: str = "", name: str = "new-model") -> None:
+    (folder / "embedtui.toml").write_text(
+        f'table = "documents"\n[old_model]\nname = "old-model"\nretired = true\n[new_model]\nname = "{name}"\n'
+        f'dimensions = 16\nbase_url = "{base_url}"\n{more}\n'
+    )
+
+
+def load(dsn: str, folder: Path) -> Settings:
+    return load_settings({}, environ={"DATABASE_URL": dsn}, cwd=folder)
+
+
+@contextmanager
+def following(dsn: str, folder: Path) -> Iterator[Engine]:
+    """A worker that follows by the settings in ``folder``; yields an operator's engine, which knows none."""
+    engine, stop = Engine(dsn, settings=load(dsn, folder)), threading.Event()
+    engine.prepare()
+
+    def run() -> None:
+        with contextlib.suppress(Interrupted):
+            engine.run(stop, follow=True)
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    try:
+        with closing(Engine(dsn)) as operator:
+            wait_for(lambda: any(each.alive for each in operator.snapshot().workers))
+            yield operator
+    finally:
+        stop.set()
+        worker.join(60)
+        engine.close()
+    assert not worker.is_alive()
+
+
+def edit(dsn: str, key: int, text: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("UPDATE documents SET content = %s WHERE id = %s", [text, key])
+
+
+def said(operator: Engine, act: str) -> list[str]:
+    return [entry.detail for entry in operator.audit() if entry.act == act]
+
+
+def test_an_endpoint_that_moved_is_followed_by_workers_at_work(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, ROWS)
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+    write_settings(tmp_path, api.base_url)
+    with (
+        LoopbackServer({"new-model": hash_model(16)}, key="sk-of-the-other-house") as other,
+        following(database, tmp_path) as operator,
+    ):
+        wait_for(lambda: operator.snapshot().phase is Phase.VALIDATE)
+        api.stop()
+        edit(database, 1, "edited while nobody answers")
+        wait_for(lambda: operator.snapshot().sync.queued)
+        (tmp_path / ".env").write_text(f"OPENAI_API_KEY={other.key}\n")
+        write_settings(tmp_path, other.base_url, "price_per_million = 0.25")
+        assert operator.reload() == 1
+        wait_for(lambda: other.inputs and not operator.snapshot().sync.queued)
+        assert operator.snapshot().condition is not Condition.FAILED
+        (found,) = said(operator, "settings")
+        assert other.base_url in found and "price_per_million is 0.25" in found
+        assert len(said(operator, "reload")) == 1
+        assert other.key not in str(operator.audit())
+
+
+def test_limits_and_throttle_count_from_then_on(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 600)
+    api.faults.add(FaultKind.UNAVAILABLE, predicate=lambda _: api.served >= 3, retry_after=2)
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+    write_settings(tmp_path, api.base_url, "max_inputs = 40\n[pacing]\nmax_concurrency = 1")
+    with following(database, tmp_path) as operator:
+        wait_for(lambda: any(hold.name == "provider" for hold in operator.snapshot().reasons))
+        write_settings(tmp_path, api.base_url, "max_inputs = 2\n[throttle]\nlong_transaction_seconds = 5.0")
+        operator.reload()
+        wait_for(lambda: any("max_inputs is 2 here" in detail for detail in said(operator, "settings")))
+        asked = api.requests
+        api.faults.clear()
+        wait_for(lambda: operator.snapshot().phase is Phase.VALIDATE)
+        migration = operator.require()
+        assert migration.stored.throttle.long_transaction_seconds == 5.0
+        assert api.requests - asked >= (600 - 3 * 40) // 2
+
+
+def test_settings_of_another_model_are_refused_and_the_work_goes_on(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, ROWS)
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+    write_settings(tmp_path, api.base_url)
+    with following(database, tmp_path) as operator:
+        for name, more, why in (
+            ("another-model", "", "the settings say another-model"),
+            ("new-model", "max_inputs = 0", "max_inputs"),
+            ("new-model", "[index]\nno_such = 1", "no such setting"),
+        ):
+            write_settings(tmp_path, "http://127.0.0.1:1/v1", more, name)
+            operator.reload()
+            wait_for(lambda why=why: any(why in detail for detail in said(operator, "settings")), why)
+        wait_for(lambda: operator.snapshot().phase is Phase.VALIDATE)
+        edit(database, 1, "edited afterwards")
+        wait_for(lambda: not operator.snapshot().sync.queued and api.inputs > ROWS)
+        assert operator.require().new_model.name == "new-model"
+
+
+def test_an_operator_whose_own_settings_are_broken_asks_nobody(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, ROWS)
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+    write_settings(tmp_path, api.base_url)
+    with closing(Engine(database, settings=load(database, tmp_path))) as engine:
+        engine.run(threading.Event())
+        assert engine.reload() == 0
+        (tmp_path / "embedtui.toml").write_text("table = \n")
+        with pytest.raises(SettingsError):
+            engine.reload()
+        assert said(engine, "reload") == ["no worker"]
+
+
+def test_a_worker_that_waits_to_be_resumed_reads_them_and_waits_on(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, ROWS)
+    (tmp_path / ".env").write_text("OPENAI_API_KEY=sk-of-last-year-123\n")
+    write_settings(tmp_path, api.base_url)
+    with following(database, tmp_path) as operator:
+        wait_for(lambda: operator.snapshot().condition is Condition.FAILED)
+        (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+        write_settings(tmp_path, api.base_url, "max_inputs = 9")
+        wait_for(lambda: operator.reload())
+        wait_for(lambda: any("max_inputs is 9" in detail for detail in said(operator, "settings")))
+        assert operator.require().desired == "pause" and api.inputs == 0
+        operator.resume()
+        wait_for(lambda: operator.snapshot().phase is Phase.VALIDATE)
+
+
+def test_an_index_under_way_is_built_first(
+    database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_documents(database, ROWS)
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+    write_settings(tmp_path, api.base_url)
+    built = 0
+    building, go = threading.Event(), threading.Event()
+    real = indexes.build
+
+    def build(*arguments: object) -> indexes.IndexBuild:
+        nonlocal built
+        built += 1
+        building.set()
+        go.wait(60)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(indexes, "build", build)
+    with following(database, tmp_path) as operator:
+        assert building.wait(60)
+        write_settings(tmp_path, api.base_url, "max_inputs = 9")
+        operator.reload()
+        edit(database, 1, "edited beside the build")
+        wait_for(lambda: not operator.snapshot().sync.queued)
+        assert not said(operator, "settings")
+        go.set()
+        wait_for(lambda: said(operator, "settings"))
+        wait_for(lambda: operator.snapshot().phase is Phase.VALIDATE)
+        assert operator.snapshot().index.valid
+    assert built == 1
