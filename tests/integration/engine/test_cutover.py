@@ -26,11 +26,9 @@ from embedtui.engine.cutover.strategies import LIMITS, HookFailed, env_text, wri
 from embedtui.errors import DatabaseError, Refused, SettingsError
 from embedtui.model import EmbeddingModel, EvaluationStatus, Flip, Migration, Phase, PlacementKind, Side
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.locks import announce_worker
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
 from embedtui.postgres.state.audit import read_audit
-from embedtui.postgres.state.workers import register_worker
 from tests.kits.cutover_kit import make, vector
 from tests.kits.support import connect, wait_for
 
@@ -572,15 +570,8 @@ def test_rename_refuses_what_would_keep_the_old_meaning(database: str, conn: Con
     assert route.read_route(conn, "documents").active is Side.OLD
 
 
-def test_rename_refuses_workers_taken_names_and_side_tables(database: str, conn: Connection) -> None:
+def test_rename_refuses_taken_names_and_side_tables(database: str, conn: Connection) -> None:
     migration = with_strategy(database, strategy="rename", hook="true")
-    worker = register_worker(conn, migration.id)
-    assert names(conn, migration) == set(), "heard from just now, but killed since"
-    with connect(database) as session:
-        announce_worker(session, worker)
-        conn.execute("UPDATE embedtui.worker SET heartbeat = now() - interval '5 minutes'")
-        assert names(conn, migration) == {"rename_workers"}, "a full disk keeps it silent: it lives"
-    conn.execute("UPDATE embedtui.worker SET stopped_at = now()")
     assert names(conn, migration) == set(), "with a hook, equal dimensions are its business"
     conn.execute("ALTER TABLE documents ADD embedding_model text")
     assert names(conn, migration) == {"rename_names"}
