@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from psycopg import errors
 
+from embedtui.engine.cutover.search_path import search_path_blockers
 from embedtui.engine.cutover.strategies import (
     LIMITS,
     cutover_settings,
@@ -68,6 +69,8 @@ def cutover_blockers(
     found += _not_null(conn, migration)
     if settings.strategy == "rename":
         found += rename_blockers(conn, migration, settings)
+    if settings.strategy == "search_path":
+        found += search_path_blockers(conn, migration, settings)
     return tuple(found)
 
 

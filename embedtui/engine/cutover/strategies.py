@@ -39,6 +39,10 @@ LIMITS: Mapping[str, str] = {
         "As instant as the command: while it runs, some services may serve the old model and some the new one. Its"
         " failure undoes the flip here, but not what it had done already."
     ),
+    "search_path": (
+        "Not instant: a session follows when it is opened anew (a pooler's with its server connections), and the"
+        " application's model has to be switched in the same moment; at equal dimensions nothing notices a mix."
+    ),
     "rename": (
         "Not zero-downtime: readers wait for the lock, and a query vector of the old model that arrives after the"
         " exchange searches new vectors; at equal dimensions nothing notices."
@@ -105,6 +109,8 @@ def settings_blockers(settings: CutoverSettings, percent: int) -> tuple[Blocker,
         found.append(Blocker("strategy", "Strategy env_file has no file.", "Set cutover.env_file."))
     if settings.strategy == "hook" and not settings.hook:
         found.append(Blocker("strategy", "Strategy hook has no command.", "Set cutover.hook."))
+    if settings.strategy == "search_path" and not settings.roles:
+        found.append(Blocker("strategy", "Strategy search_path has no roles.", "Set cutover.roles."))
     if settings.strategy != "pointer" and 0 < percent < 100:
         found.append(
             Blocker("strategy", f"Strategy {settings.strategy} knows no canary.", "Cut over to 100 %, or use pointer.")

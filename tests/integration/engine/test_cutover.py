@@ -266,7 +266,8 @@ def test_notices_tell_what_does_not_block(database: str, conn: Connection) -> No
     for strategy, text in LIMITS.items():
         told = dataclasses.replace(migration, settings={"cutover": {"strategy": strategy}})
         assert ("strategy" in {check.name for check in blockers.cutover_notices(conn, told)}) == bool(text)
-    assert "Not zero-downtime" in LIMITS["rename"] and set(LIMITS) == {"pointer", "env_file", "hook", "rename"}
+    assert "Not zero-downtime" in LIMITS["rename"]
+    assert set(LIMITS) == {"pointer", "env_file", "hook", "rename", "search_path"}
 
 
 # --------------------------------------------------------------------------------------------------- postponement
