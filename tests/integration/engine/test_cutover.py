@@ -261,7 +261,7 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
 def test_notices_tell_what_does_not_block(database: str, conn: Connection) -> None:
     migration = make(database, old_model=EmbeddingModel("dead", 8, retired=True))
     notices = {check.name: check.detail for check in blockers.cutover_notices(conn, migration)}
-    assert set(notices) == {"old_model", "listeners", "index_warmth"} and "dead" in notices["old_model"]
+    assert set(notices) == {"old_model", "application", "index_warmth"} and "dead" in notices["old_model"]
     assert cutover(database, migration, gate=PASS).changed
     for strategy, text in LIMITS.items():
         told = dataclasses.replace(migration, settings={"cutover": {"strategy": strategy}})
