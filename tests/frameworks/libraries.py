@@ -175,18 +175,10 @@ def agno(dsn: str, embed: Embed) -> str:
 
 
 def django(dsn: str, embed: Embed) -> str:
-    import django
-    from django.conf import settings
+    from tests.kits.django_kit import alias_of
 
-    parts = conninfo_to_dict(dsn)
-    if not settings.configured:
-        place = {"HOST": parts["host"], "PORT": parts.get("port", ""), "USER": parts.get("user", "postgres")}
-        base = {"ENGINE": "django.db.backends.postgresql", "NAME": parts["dbname"], **place}
-        settings.configure(
-            DATABASES={"default": base}, INSTALLED_APPS=[], DEFAULT_AUTO_FIELD="django.db.models.BigAutoField"
-        )
-        django.setup()
-    from django.db import connection, models
+    alias = alias_of(dsn)
+    from django.db import connections, models
     from pgvector.django import HnswIndex, VectorField
 
     class Article(models.Model):
@@ -198,10 +190,11 @@ def django(dsn: str, embed: Embed) -> str:
             app_label = "library"
             indexes = [HnswIndex(name="article_embedding", fields=["embedding"], opclasses=["vector_cosine_ops"])]
 
-    with connection.schema_editor() as editor:
+    with connections[alias].schema_editor() as editor:
         editor.create_model(Article)
     for text, details, vector in zip(TEXTS, DETAILS, embed(TEXTS), strict=True):
-        Article.objects.create(title=details["title"], body=text, embedding=vector)
+        Article.objects.using(alias).create(title=details["title"], body=text, embedding=vector)
+    connections[alias].close()
     return "library_article"
 
 
