@@ -29,7 +29,8 @@ from embedtui.errors import Interrupted, LockTimeout
 from embedtui.integrations import Routing
 from embedtui.model import Phase
 from embedtui.router import Router
-from tests.kits.applications import APPLICATIONS, SIZE, TEXTS, Application, LlamaIndex, installed
+from tests.kits.applications import SIZE, TEXTS, Application, installed
+from tests.kits.library_applications import APPLICATIONS, LlamaIndex
 from tests.kits.support import NEW, OLD, settings_for, wait_for
 
 FLIPS = int(os.environ.get("EMBEDTUI_TEST_FLIPS", "4"))

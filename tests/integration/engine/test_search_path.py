@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,11 +15,12 @@ from psycopg.conninfo import make_conninfo
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
+from embedtui.engine.cutover.strategies import HookFailed
 from embedtui.engine.overrides import Overrides
-from embedtui.errors import EmbedtuiError, Refused
+from embedtui.errors import EmbedtuiError, Interrupted, Refused
 from embedtui.model import Side
 from embedtui.postgres.catalog.role_paths import split_path
-from tests.kits.support import connect, make_documents, settings_for, vector_literal
+from tests.kits.support import connect, make_documents, settings_for, vector_literal, wait_for
 
 ROLES = ("product", "Odd Role")
 OVERRIDE: Overrides = {"gate": "test"}
@@ -116,6 +118,43 @@ def test_cutover_and_rollback_move_new_sessions_and_leave_nothing(site: Site, gi
         entries = {entry.act: entry.detail for entry in engine.audit()}
     assert "ALTER ROLE product IN DATABASE" in entries["cutover"].replace('"', "")
     assert "search_path" in entries["rollback"]
+
+
+def test_a_hook_that_fails_takes_the_paths_back(site: Site) -> None:
+    """It gets the model that the role's application has to ask from now on."""
+    before = role_settings(site.dsn)
+    hook = site.folder / "hook.sh"
+    hook.write_text(f'#!/bin/sh\necho "$EMBED_MODEL $EMBED_DIMENSIONS" >> {site.folder}/told\nexit 3\n')
+    hook.chmod(0o755)
+    with closing(site.engine(cutover__hook=str(hook))) as engine:
+        with pytest.raises(HookFailed):
+            engine.cutover(override=OVERRIDE)
+        assert engine.snapshot().route.active is Side.OLD
+        assert role_settings(site.dsn) == before
+        hook.write_text(hook.read_text().replace("exit 3", "exit 0"))
+        engine.cutover(override=OVERRIDE)
+        assert site.side("product") is Side.NEW
+        engine.rollback()
+    assert role_settings(site.dsn) == before
+    assert (site.folder / "told").read_text().split("\n")[:3] == ["new-model 16", "new-model 16", "old-model 8"]
+
+
+def test_a_postponed_cutover_moves_them_too(site: Site) -> None:
+    with closing(site.engine()) as engine:
+        engine.postpone(override=OVERRIDE)
+        stop = threading.Event()
+        worker = threading.Thread(target=_follow, args=(engine, stop))
+        worker.start()
+        wait_for(lambda: engine.snapshot().route.active is Side.NEW, "it was due")
+        stop.set()
+        worker.join()
+        assert site.side("product") is Side.NEW
+        engine.rollback()
+
+
+def _follow(engine: Engine, stop: threading.Event) -> None:
+    with contextlib.suppress(Interrupted):
+        engine.run(stop, follow=True)
 
 
 def test_a_path_that_somebody_else_planted_is_names_and_no_sql(site: Site) -> None:
