@@ -1,13 +1,16 @@
 """Measures the flip: how long it takes, how fast it reaches services that search, and that no search goes wrong.
 
-python benchmarks/flip.py [--flips 100] [--loads 1,4,8] [--json]
+python -m benchmarks.flip [--flips 100] [--loads 1,4,8] [--json]
 
 1. Reach: a process of search threads with one Router, and one of as many asyncio tasks with an AsyncRouter, search
    without pause through the flips while a throttled backfill of another table runs. Old vectors lie around +e, new ones
    around -e, and each request embeds for the model its route names: a search of the wrong side would show by its
    distances. Reach is from the start of the flip to the new route in the service's memory. Target: p99 at 4 threads
    <= 50 ms; no failed search, none of the wrong side.
-2. Time of the flip itself with 1,000 and 100,000 rows, and while a backfill hangs on a dead provider. Target: the same.
+2. The same flips under services of three kinds at once: by the Router, by SQLAlchemy's integration and by psycopg
+   through the routed view. Target: they follow at the Router's p99 plus one check-out (its p99) at most.
+3. A search through the view and the table's own, in turn, medians. Target: 1.05 times at most.
+4. Time of the flip itself with 1,000 and 100,000 rows, and while a backfill hangs on a dead provider. Target: the same.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
+from benchmarks.following import KINDS, VIEW_FACTOR, measure_following, measure_view
 from embedtui.config import load_settings
 from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
@@ -49,6 +53,7 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.postgres.connect import connect
+from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route, schema
 from embedtui.router import AsyncRouter, Router
@@ -92,6 +97,7 @@ def make_table(dsn: str, name: str, rows: int, *, index: bool) -> Migration:
                 index_method=IndexMethod.HNSW if index else IndexMethod.NONE,
                 phase=Phase.VALIDATE,
                 condition=Condition.IDLE,
+                settings={"view": True, "view_schema": f"{name}_v2"},
             ),
         )
         conn.execute(
@@ -104,6 +110,8 @@ def make_table(dsn: str, name: str, rows: int, *, index: bool) -> Migration:
                 conn.execute(f"CREATE INDEX ON {name} USING hnsw ({column} vector_cosine_ops)")
         conn.execute(f"VACUUM ANALYZE {name}")
         route.create_route(conn, migration)
+        for statement in routed_view.make_sql(conn, migration):
+            conn.execute(statement)
     return migration
 
 
@@ -319,6 +327,8 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=100)
     parser.add_argument("--loads", default="1,4,8", help="searchers per process")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--following", type=int, default=2, help="searchers of each kind beside one another")
+    parser.add_argument("--searches", type=int, default=2_000, help="of the view, and of the table")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     models = {"bulk-new": hash_model(DIMENSIONS)}
@@ -340,6 +350,9 @@ def main() -> int:
         measure_reach(dsn, 1, 2)
         with backfill(dsn, api, "throttled", max_concurrency=1, requests_per_minute=60):
             result["reach"] = [measure_reach(dsn, int(load), options.flips) for load in options.loads.split(",")]
+        queries = {side: [str(v.tolist()) for v in marked(side, 50, 9)] for side in Side}
+        result["following"] = measure_following(dsn, options.following, options.flips, queries)
+        result["view"] = measure_view(dsn, queries, options.searches)
         api.faults.add(FaultKind.HANG, seconds=600)
         api.reset_counters()
         with backfill(dsn, api, "hanging", max_concurrency=2):
@@ -349,9 +362,17 @@ def main() -> int:
     small, large = result["flip"]["rows_1000"], result["flip"]["rows_100000"]
     hanging = result["flip_while_backfill_hangs"]["rows_100000"]
     services = [one[kind] for one in result["reach"] for kind in ("threads", "tasks")]
+    services += [result["following"][kind] for kind in KINDS]
+    late = {
+        kind: mine["p99_ms"] - result["following"]["Router"]["p99_ms"] - mine["checkout_p99_ms"]
+        for kind, mine in result["following"].items()
+        if kind in KINDS[1:]
+    }
     four = next((one["threads"]["p99_ms"] for one in result["reach"] if one["load"] == 4), None)
     result["targets"] = {
         "reach_p99_4_threads_ms<=50": four is None or four <= REACH_TARGET_MS,
+        "views_follow_within_one_check_out": max(late.values()) <= 0,
+        f"view_search<={VIEW_FACTOR}x": result["view"]["factor"] <= VIEW_FACTOR,
         "no_failed_search": not any(one["failed"] for one in services),
         "no_wrong_side": not any(one["wrong_side"] for one in services),
         # medians of a few milliseconds on a busy machine differ by chance
@@ -380,7 +401,16 @@ def show(result: dict[str, Any]) -> None:
                 f"{one['load']:>3} {kind:<20}{mine['p50_ms']:>8}{mine['p99_ms']:>8}{mine['max_ms']:>8}"
                 f"{sum(mine['searches'].values()):>12,}{mine['wrong_side']:>8}{len(mine['failed']):>8}"
             )
-    print()
+    following = result["following"]
+    print(f"\n{'followed by (ms), at once':<28}{'p50':>8}{'p99':>8}{'check-out p99':>15}{'searches':>12}{'wrong':>8}")
+    for kind in KINDS:
+        mine = following[kind]
+        print(
+            f"{following['load']:>3} {kind:<24}{mine['p50_ms']:>8}{mine['p99_ms']:>8}{mine['checkout_p99_ms']:>15}"
+            f"{mine['searches']:>12,}{mine['wrong_side']:>8}"
+        )
+    view = result["view"]
+    print(f"\nsearch, median ms: table {view['table']}, view {view['view']} ({view['factor']}x)\n")
     for target, held in result["targets"].items():
         print(f"{'ok  ' if held else 'MISS'} {target}")
 

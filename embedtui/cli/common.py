@@ -82,7 +82,7 @@ _SETTINGS: tuple[Callable[[Command], Command], ...] = (
     click.option("--halfvec/--no-halfvec", default=None, help="16-bit vectors or not."),
     click.option("--view/--no-view", default=None, help="A routed view, for applications that know a search path."),
     click.option("--spend-cap", type=float, metavar="MONEY", help="Stop at this much money."),
-    click.option("--strategy", metavar="KIND", help="pointer, env_file, hook or rename."),
+    click.option("--strategy", metavar="KIND", help="pointer, env_file, hook, rename or search_path."),
     _NAME,
     _CONFIG,
 )

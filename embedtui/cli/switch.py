@@ -21,12 +21,14 @@ from embedtui.cli.output import emit_json, note, plain, say
 from embedtui.config import Settings
 from embedtui.engine.overrides import Overrides, parse_overrides
 from embedtui.errors import Refused
+from embedtui.formatting import counted
 from embedtui.model import Event, Flip, Migration, Noted
 from embedtui.postgres.names import shown
 from embedtui.postgres.sides.layout import new_side
 
 if TYPE_CHECKING:
     from embedtui.engine.cleanup.choice import Kept
+    from embedtui.engine.cutover.how import HowTo
 
 
 def _overrides(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> Overrides:
@@ -66,6 +68,7 @@ def tell(event: Event) -> None:
     "--postpone", is_flag=True, help="Flip by itself once nothing is queued; a worker of your role has to be running."
 )
 @click.option("--cancel", is_flag=True, help="Take a postponed cutover back.")
+@click.option("--how", is_flag=True, help="Say how this table's application follows, with lines to copy; do nothing.")
 @json_option
 def cutover(
     settings: Settings,
@@ -75,10 +78,14 @@ def cutover(
     yes: bool,
     postpone: bool,
     cancel: bool,
+    how: bool,
     as_json: bool,
 ) -> None:
     """Move reads to the new side: a pointer, in milliseconds. Asks for a recorded evaluation that passed."""
     with engine_for(settings, tell) as engine, stop_signals() as stop:
+        if how:
+            _print_how(engine.how(), as_json)
+            return
         migration = engine.require()
         if cancel:
             cancelled = engine.cancel_postponed()
@@ -108,6 +115,31 @@ def cutover(
             return
         flip = engine.cutover(percent, override=override, stop=stop)
     _print_flip(flip, as_json, "Rollback: embedtui rollback")
+
+
+def _print_how(found: HowTo, as_json: bool) -> None:
+    if as_json:
+        emit_json(found)
+        return
+    made = f"Made by {found.framework}. " if found.framework else ""
+    say(plain(f"{made}{found}"))
+    for each in found.connected:
+        say(plain(f"  {each.role}, {each.application or 'unnamed'}: {counted(each.sessions, 'session', 'sessions')}"))
+    say(plain(f"Strategy {found.strategy}{': ' + found.limit if found.limit else ''}"))
+    for way in found.ways:
+        say()
+        say(plain(f"{way.title[:1].upper()}{way.title[1:]} (strategy {way.strategy})"))
+        for remark in (way.possible, way.caution):
+            if remark:
+                say(plain(f"  {remark}"))
+        for place, text in way.lines:
+            say(plain(f"  {place}:"))
+            say()
+            for line in text.splitlines():  # Python's depth stays
+                depth = len(line) - len(line.lstrip())
+                say(f"    {' ' * depth}{plain(line, 10_000)}" if line else "")
+            say()
+    say("The whole of it: docs/applications.md")
 
 
 def _what_moves(migration: Migration, percent: int) -> str:

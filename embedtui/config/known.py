@@ -16,10 +16,11 @@ LOCAL_ONLY = (
     "cutover.env_file",
     "cutover.hook",
     "cutover.hook_variables",
+    "cutover.roles",
 )
-"""Settings that act on the machine, or with the rights, of whoever runs embedtui: a command, a file, where texts and
-keys are sent and what goes with them, SQL. They are stored to be seen (headers, which may hold a secret, not even
-that), and followed only where this machine's own settings say them."""
+"""Settings that act on the machine, or with the rights, of whoever runs embedtui: a command, a file, other roles'
+settings, where texts and keys are sent and what goes with them, SQL. They are stored to be seen (headers, which may
+hold a secret, not even that), and followed only where this machine's own settings say them."""
 
 STORED_SECTIONS = ("index", "pacing", "throttle", "gate", "cutover")
 """Sections that are stored with a migration; what this machine's settings say of them counts."""

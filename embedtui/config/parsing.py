@@ -38,6 +38,14 @@ def names(value: object) -> tuple[str, ...]:
     return tuple(parts)
 
 
+def roles(value: object) -> tuple[str, ...]:
+    """Names of roles: a list, or one text with commas."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) and part for part in parts):
+        raise ValueError('must be a list of roles, e.g. ["product"]')
+    return tuple(parts)
+
+
 def accept(value: object) -> tuple[str, ...]:
     """Names of the plan's checks that may be accepted: a list, or one text with commas."""
     parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value

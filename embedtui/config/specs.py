@@ -20,6 +20,7 @@ from embedtui.config.parsing import (
     one_of,
     or_off,
     placement,
+    roles,
     text,
     url,
     variable,
@@ -153,14 +154,15 @@ SPECS: tuple[Spec, ...] = (
     Spec("gate.max_drift", number(0, 1), "an evaluation is void once this share of the table has moved"),
     Spec("gate.where", any_text, "SQL: the application's filter, in both searches; functions with their schema"),
     Spec(
-        "cutover.strategy", one_of("pointer", "env_file", "hook", "rename"),
-        "pointer (Router, SQL), env_file, hook or rename", "--strategy",
+        "cutover.strategy", one_of("pointer", "env_file", "hook", "rename", "search_path"),
+        "pointer (Router, SQL), env_file, hook, rename or search_path", "--strategy",
     ),
     Spec("cutover.soak_days", number(0, 3650), "keep both sides this long before cleanup"),
     Spec("cutover.env_file", text, "env_file: the file that holds USE_V2_EMBEDDINGS"),
     Spec("cutover.hook", text, "hook: the command to run; its failure undoes the flip"),
     Spec("cutover.hook_timeout_seconds", number(0, 86_400, above=True), "and how long it may take"),
     Spec("cutover.hook_variables", variables, 'variables it gets beside PATH and its like: ["KUBECONFIG"]'),
+    Spec("cutover.roles", roles, 'search_path: roles whose new sessions find the routed view: ["product"]'),
 )  # fmt: skip
 
 BY_PATH: Mapping[str, Spec] = {spec.path: spec for spec in SPECS}

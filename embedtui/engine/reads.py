@@ -11,6 +11,7 @@ from embedtui.engine.blockers import blockers_of
 from embedtui.engine.cleanup.choice import Kept, choice_of
 from embedtui.engine.cleanup.statements import cleanup_statements
 from embedtui.engine.cutover.blockers import cutover_notices
+from embedtui.engine.cutover.how import HowTo, read_how
 from embedtui.engine.ending import what_adopting_takes
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.validate import queries as queries_module
@@ -164,6 +165,10 @@ class Reads:
         """What an operator should know before the cutover, though it blocks nothing."""
         migration = self._at.require()
         return self._at.write(lambda conn: cutover_notices(conn, migration), name="gate")
+
+    def how(self) -> HowTo:
+        """How the table's applications are switched, of a migration that has not begun, too."""
+        return read_how(self._at)
 
     def cleanup_sql(self, **choice: Unpack[Kept]) -> tuple[str, ...]:
         """The exact SQL that a cleanup would run, in order; arguments as in :meth:`cleanup`."""

@@ -42,6 +42,7 @@ from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.connect import Connection, Link, connect
 from embedtui.postgres.state.audit import add_audit, read_audit
 from embedtui.postgres.state.migrations import load_migration, set_condition, set_desired
+from embedtui.postgres.state.route import read_status
 from embedtui.providers import ProviderFault, endpoint, make_embedder
 from embedtui.providers.start import NO_API, first_answer
 
@@ -99,14 +100,16 @@ class Runner:
 
     def _round(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> bool:
         """Whether that was the last round."""
+        epoch = None
         try:
             self._read_again(stop)
             migration = self._follow_table(stop)
+            epoch = self._epoch(migration)
             self._run_once(migration, stop, until, follow)
         except (DatabaseLost, Locked):
             raise
         except (ConfigurationFault, DatabaseError, TableError) as error:
-            fault = error if isinstance(error, ConfigurationFault) else self._table_changed(migration, error)
+            fault = error if isinstance(error, ConfigurationFault) else self._table_changed(migration, error, epoch)
             if fault is None:  # safe to go on with
                 return False
             self._pause_for(migration, fault)
@@ -229,18 +232,24 @@ class Runner:
         finally:
             link.drop()
 
-    def _table_changed(self, worked: Migration, error: EmbedtuiError) -> TableChanged | None:
+    def _epoch(self, migration: Migration) -> int:
+        return self._at.read(lambda conn: read_status(conn, migration)).epoch
+
+    def _table_changed(self, worked: Migration, error: EmbedtuiError, epoch: int | None) -> TableChanged | None:
         """What the application did to the table, where that is what ended the work; None: it is safe to go on with.
+
+        So it is where the pointer moved since ``epoch``: names may have been exchanged, and back again.
 
         Raises the error itself where the table is as it was.
         """
         try:
             migration = self._at.require()
             change = self._at.read(lambda conn: table_change(conn, migration))
+            moved = epoch is not None and self._epoch(migration) != epoch
         except DatabaseLost:  # it went away with what failed, which is the thing to tell
             raise error from None
         if change is None:
-            if same_names(worked, migration):
+            if same_names(worked, migration) and not moved:
                 raise error
             return None  # another process went on with it already
         return None if change.safe else change.error()

@@ -13,7 +13,7 @@ from embedtui.engine.cutover import cutover as cutovers
 from embedtui.engine.overrides import Overrides, refuse
 from embedtui.engine.plan.statements import index_options
 from embedtui.engine.validate.evaluation import current_evaluation
-from embedtui.model import Command, Flip, IndexStatus, RouteFlipped
+from embedtui.model import Command, Flip, IndexStatus, Noted, RouteFlipped
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import connect, translate
@@ -65,6 +65,8 @@ def _flipped(at: Access, flip: Flip) -> Flip:
     text = f"The {flip.active} side serves" + (f", {flip.canary} % canary" if flip.canary not in (0, 100) else "")
     if flip.changed:
         at.emit(RouteFlipped(now(), text, flip.active, flip.canary, flip.epoch, flip.milliseconds))
+        if flip.left:
+            at.emit(Noted(now(), flip.left))
     return flip
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
 
 from embedtui.integrations.routing import Routing
 from embedtui.router.route import RouteFields
@@ -22,8 +25,7 @@ class RoutedEmbeddings(Embeddings):
         embeddings = RoutedEmbeddings(routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.dimensions))
         store = PGVector(embeddings, connection=engine, collection_name="docs")
 
-    A ``PGVectorStore`` names its schema itself: make one for each side, and take
-    ``routing.choose(old_store, new_store)`` inside ``with routing.use():``.
+    A ``PGVectorStore`` names its schema itself: :class:`RoutedStore` makes one for each side.
     """  # noqa: E501 (ready to copy)
 
     def __init__(self, routing: Routing, make: Callable[[RouteFields], Embeddings]) -> None:
@@ -67,3 +69,61 @@ class RoutedEmbeddings(Embeddings):
         route = self.routing.take()
         [vector] = self._checked(route, [await self._of(route).aembed_query(route.query_prefix + text)])
         return vector
+
+
+class RoutedStore(VectorStore):
+    """A store for each side, of one that names its schema itself; every call takes the one of its route.
+
+    ::
+
+        store = RoutedStore(
+            routing, lambda schema: PGVectorStore.create_sync(engine, embeddings, "documents", schema_name=schema)
+        )
+
+    One call is one route, by which ``embeddings``, a :class:`RoutedEmbeddings`, goes too; ``with routing.use():``
+    around several keeps them together. Sync and async methods as the store has them.
+    """
+
+    def __init__(self, routing: Routing, make: Callable[[str], VectorStore], *, schema: str = "public") -> None:
+        """``make`` gives the store of a schema: ``schema``, the table's own, or the routed view's."""
+        self.routing = routing
+        self._old, self._new = make(schema), make(routing.schema)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_") or name in _OWN:
+            return super().__getattribute__(name)
+        routing, stores = self.routing, (self._old, self._new)
+        found = getattr(stores[0], name)
+        if not callable(found):
+            return found
+        documents = name.startswith(("add_", "aadd_"))
+
+        # a coroutine function has to stay one: LangChain asks
+        if inspect.iscoroutinefunction(found):
+
+            async def later(*arguments: Any, **options: Any) -> Any:
+                with routing.whole(documents=documents):
+                    return await getattr(routing.choose(*stores), name)(*arguments, **options)
+
+            return functools.wraps(found)(later)
+
+        def now(*arguments: Any, **options: Any) -> Any:
+            with routing.whole(documents=documents):
+                return getattr(routing.choose(*stores), name)(*arguments, **options)
+
+        return functools.wraps(found)(now)
+
+    # what VectorStore wants of every class; never reached
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Any]:
+        """Documents most like a question."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_texts(cls, *_: Any, **__: Any) -> RoutedStore:
+        """Refused: make the table by the store itself."""
+        raise NotImplementedError
+
+
+_OWN = ("routing", "as_retriever", "from_texts", "from_documents", "afrom_texts", "afrom_documents")
+"""What is not passed on: a retriever keeps the store that it was made of."""

@@ -96,6 +96,20 @@ class Routing:
         finally:
             _taken.set(before)
 
+    @contextmanager
+    def whole(self, *, documents: bool = False) -> Iterator[RouteFields]:
+        """One route for several embeddings that belong together, kept for the statements that follow them.
+
+        As :meth:`take`, for a block: a flip between two of them would leave vectors of two models.
+        """
+        block = taken.block if (taken := _taken.get().get(self)) is not None else None
+        route = self.take(documents=documents)
+        self._keep(route, route)
+        try:
+            yield route
+        finally:
+            self._keep(route, block)
+
     def choose(self, old: T, new: T) -> T:
         """What serves the side of this context's route: of two stores that name their schema themselves."""
         return new if self.route.side is Side.NEW else old

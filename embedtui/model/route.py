@@ -73,3 +73,5 @@ class Flip:
     milliseconds: float
     changed: bool
     """False where the pointer was there already (a repeat is a no-op)."""
+    left: str = ""
+    """Applications that go by a search path, and have not followed."""

@@ -73,6 +73,8 @@ class CutoverSettings:
     hook_timeout_seconds: float = 60.0
     hook_variables: tuple[str, ...] = ()
     """Environment variables that the hook gets beside PATH and its like."""
+    roles: tuple[str, ...] = ()
+    """Roles of applications that strategy search_path moves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
-"""The real libraries at work on a database: each makes its tables by itself and adds a few texts.
+"""The real libraries at work on a database: each makes its tables by itself and adds a few texts, and more if asked.
 
 None of them is needed by the suite; ``record.py`` keeps what they issued, and ``test_libraries.py`` runs those that are
-installed. A text that spans lines, one with metadata and two collections are among what is added, where a library
-knows such.
+installed. Each gives its table, and what adds one more text as the library does. A text that spans lines, one with
+metadata and two collections are among what is added, where a library knows such.
 """
 
 # mypy: ignore-errors
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 
@@ -28,6 +29,9 @@ DETAILS = ({"title": "Refunds", "page": 1}, {"title": "Plants", "page": 2}, {"ti
 Embed = Callable[[Sequence[str]], list[list[float]]]
 """Vectors of texts, and no two alike."""
 
+Made = tuple[str, Callable[[str], object]]
+"""The table, and what adds a text to it."""
+
 
 def url_of(dsn: str, driver: str) -> str:
     """A DSN as SQLAlchemy writes it."""
@@ -37,7 +41,7 @@ def url_of(dsn: str, driver: str) -> str:
     return f"postgresql+{driver}://{user}{':' + password if password else ''}@/{parts['dbname']}?{place}"
 
 
-def langchain_pgvector(dsn: str, embed: Embed) -> str:
+def langchain_pgvector(dsn: str, embed: Embed) -> Made:
     from langchain_core.embeddings import Embeddings
     from langchain_postgres import PGVector
 
@@ -48,13 +52,13 @@ def langchain_pgvector(dsn: str, embed: Embed) -> str:
         def embed_query(self, text: str) -> list[float]:
             return embed([text])[0]
 
-    for collection, texts, details in (("handbook", TEXTS, DETAILS), ("news", MORE, DETAILS[:2])):
+    for collection, texts, details in (("news", MORE, DETAILS[:2]), ("handbook", TEXTS, DETAILS)):
         store = PGVector(Ours(), collection_name=collection, connection=url_of(dsn, "psycopg"))
         store.add_texts(texts, list(details))
-    return "langchain_pg_embedding"
+    return "langchain_pg_embedding", lambda text: store.add_texts([text], [DETAILS[0]])
 
 
-def langchain_pgvectorstore(dsn: str, embed: Embed) -> str:
+def langchain_pgvectorstore(dsn: str, embed: Embed) -> Made:
     from langchain_core.embeddings import Embeddings
     from langchain_postgres import Column, PGEngine, PGVectorStore
 
@@ -69,10 +73,10 @@ def langchain_pgvectorstore(dsn: str, embed: Embed) -> str:
     engine.init_vectorstore_table("handbook", DIMENSIONS, metadata_columns=[Column("title", "text")])
     store = PGVectorStore.create_sync(engine, Ours(), "handbook", metadata_columns=["title"])
     store.add_texts(list(TEXTS), [dict(details) for details in DETAILS])
-    return "handbook"
+    return "handbook", lambda text: store.add_texts([text], [dict(DETAILS[0])])
 
 
-def llama_index(dsn: str, embed: Embed) -> str:
+def llama_index(dsn: str, embed: Embed) -> Made:
     from llama_index.core import StorageContext, VectorStoreIndex
     from llama_index.core.embeddings import BaseEmbedding
     from llama_index.core.schema import TextNode
@@ -104,11 +108,13 @@ def llama_index(dsn: str, embed: Embed) -> str:
     ]
     nodes.append(TextNode(text=MORE[0]))
     nodes.append(TextNode(text=MORE[1], metadata={"rivers": ["Spree", "Havel"]}))
-    VectorStoreIndex(nodes, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=Ours())
-    return "data_handbook"
+    index = VectorStoreIndex(
+        nodes, storage_context=StorageContext.from_defaults(vector_store=store), embed_model=Ours()
+    )
+    return "data_handbook", lambda text: index.insert_nodes([TextNode(text=text, metadata=dict(DETAILS[0]))])
 
 
-def haystack(dsn: str, embed: Embed) -> str:
+def haystack(dsn: str, embed: Embed) -> Made:
     from haystack import Document
     from haystack.components.embedders import OpenAIDocumentEmbedder
     from haystack.utils import Secret
@@ -117,16 +123,19 @@ def haystack(dsn: str, embed: Embed) -> str:
     store = PgvectorDocumentStore(
         connection_string=Secret.from_token(dsn), embedding_dimension=DIMENSIONS, search_strategy="hnsw"
     )
-    documents = [Document(content=text, meta=dict(details)) for text, details in zip(TEXTS, DETAILS, strict=True)]
-    prepared = OpenAIDocumentEmbedder(api_key=Secret.from_token("none"))._prepare_texts_to_embed(documents)
-    vectors = dict(zip(prepared, embed(list(prepared.values())), strict=True))
-    store.write_documents(
-        [Document(id=each.id, content=each.content, meta=each.meta, embedding=vectors[each.id]) for each in documents]
-    )
-    return "haystack_documents"
+
+    def write(documents: list[Document]) -> None:
+        prepared = OpenAIDocumentEmbedder(api_key=Secret.from_token("none"))._prepare_texts_to_embed(documents)
+        vectors = dict(zip(prepared, embed(list(prepared.values())), strict=True))
+        store.write_documents(
+            [Document(id=one.id, content=one.content, meta=one.meta, embedding=vectors[one.id]) for one in documents]
+        )
+
+    write([Document(content=text, meta=dict(details)) for text, details in zip(TEXTS, DETAILS, strict=True)])
+    return "haystack_documents", lambda text: write([Document(content=text, meta=dict(DETAILS[0]))])
 
 
-def mem0(dsn: str, embed: Embed) -> str:
+def mem0(dsn: str, embed: Embed) -> Made:
     os.environ.update(MEM0_TELEMETRY="False", OPENAI_API_KEY="none")
     from mem0 import Memory
 
@@ -149,10 +158,10 @@ def mem0(dsn: str, embed: Embed) -> str:
     memory.embedding_model = Ours()
     for text, user in zip(TEXTS, ("ada", "ada", "bob"), strict=True):
         memory.add(text, user_id=user, infer=False)
-    return "mem0"
+    return "mem0", lambda text: memory.add(text, user_id="ada", infer=False)
 
 
-def agno(dsn: str, embed: Embed) -> str:
+def agno(dsn: str, embed: Embed) -> Made:
     from agno.knowledge.document import Document
     from agno.knowledge.embedder.base import Embedder
     from agno.vectordb.pgvector import PgVector
@@ -169,24 +178,22 @@ def agno(dsn: str, embed: Embed) -> str:
         "recipes", schema="ai", db_engine=create_engine(url_of(dsn, "psycopg")), embedder=Ours(dimensions=DIMENSIONS)
     )
     store.create()
-    for number, (text, details) in enumerate(zip(TEXTS, DETAILS, strict=True)):
-        store.insert(f"hash-{number}", [Document(content=text, name=details["title"], meta_data=dict(details))])
-    return "ai.recipes"
+    hashes = itertools.count()
+
+    def add(text: str, details: dict[str, object] = DETAILS[0]) -> None:
+        document = Document(content=text, name=details["title"], meta_data=dict(details))
+        store.insert(f"hash-{next(hashes)}", [document])
+
+    for text, details in zip(TEXTS, DETAILS, strict=True):
+        add(text, details)
+    return "ai.recipes", add
 
 
-def django(dsn: str, embed: Embed) -> str:
-    import django
-    from django.conf import settings
+def django(dsn: str, embed: Embed) -> Made:
+    from tests.kits.django_kit import alias_of
 
-    parts = conninfo_to_dict(dsn)
-    if not settings.configured:
-        place = {"HOST": parts["host"], "PORT": parts.get("port", ""), "USER": parts.get("user", "postgres")}
-        base = {"ENGINE": "django.db.backends.postgresql", "NAME": parts["dbname"], **place}
-        settings.configure(
-            DATABASES={"default": base}, INSTALLED_APPS=[], DEFAULT_AUTO_FIELD="django.db.models.BigAutoField"
-        )
-        django.setup()
-    from django.db import connection, models
+    alias = alias_of(dsn)
+    from django.db import connections, models
     from pgvector.django import HnswIndex, VectorField
 
     class Article(models.Model):
@@ -198,14 +205,19 @@ def django(dsn: str, embed: Embed) -> str:
             app_label = "library"
             indexes = [HnswIndex(name="article_embedding", fields=["embedding"], opclasses=["vector_cosine_ops"])]
 
-    with connection.schema_editor() as editor:
+    with connections[alias].schema_editor() as editor:
         editor.create_model(Article)
-    for text, details, vector in zip(TEXTS, DETAILS, embed(TEXTS), strict=True):
-        Article.objects.create(title=details["title"], body=text, embedding=vector)
-    return "library_article"
+
+    def add(text: str, details: dict[str, object] = DETAILS[0]) -> None:
+        Article.objects.using(alias).create(title=details["title"], body=text, embedding=embed([text])[0])
+        connections[alias].close()  # each thread has one of its own
+
+    for text, details in zip(TEXTS, DETAILS, strict=True):
+        add(text, details)
+    return "library_article", add
 
 
-def langgraph(dsn: str, embed: Embed) -> str:
+def langgraph(dsn: str, embed: Embed) -> Made:
     from langgraph.store.postgres import PostgresStore
 
     index = {"dims": DIMENSIONS, "embed": lambda texts: embed(list(texts)), "fields": ["text"]}
@@ -213,10 +225,10 @@ def langgraph(dsn: str, embed: Embed) -> str:
         store.setup()
         for number, text in enumerate(TEXTS):
             store.put(("memories", "ada"), f"note-{number}", {"text": text})
-    return "store_vectors"
+    return "store_vectors", lambda _text: None
 
 
-LIBRARIES: dict[str, tuple[str, Callable[[str, Embed], str]]] = {
+LIBRARIES: dict[str, tuple[str, Callable[[str, Embed], Made]]] = {
     "langchain_pgvector": ("langchain-postgres", langchain_pgvector),
     "langchain_pgvectorstore": ("langchain-postgres", langchain_pgvectorstore),
     "llama_index": ("llama-index-vector-stores-postgres", llama_index),

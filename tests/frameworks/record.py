@@ -47,7 +47,7 @@ def record(dsn: str, name: str) -> None:
     mine = make_conninfo(dsn, dbname=scratch)
     watch(mine)
     recorder = Recorder()
-    table = work(mine, recorder)
+    table, _ = work(mine, recorder)
     with psycopg.connect(mine, autocommit=True) as conn:
         key, vector = conn.execute(
             "SELECT ARRAY(SELECT a.attname::text FROM pg_index x, unnest(x.indkey::int2[]) WITH ORDINALITY k (n, p)"

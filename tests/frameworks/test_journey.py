@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -107,4 +110,84 @@ def test_a_librarys_table_goes_the_whole_way(
     engine.rollback()
     assert engine.snapshot().route.active is Side.OLD
     engine.cutover(override=passed)
+    assert all_new()
+    engine.cleanup(recorded.table, override=ENDING)
+    with connect(database) as conn:
+        rows = conn.execute(f'SELECT {text_of}, "{preset.vector}"::real[] FROM {table}').fetchall()  # type: ignore[arg-type]
     engine.close()
+    assert len(rows) > 4
+    _right(rows)
+
+
+def _right(rows: Sequence[tuple[Any, ...]]) -> None:
+    for text, vector in rows:
+        np.testing.assert_allclose(vector, hash_model(16)([text], None)[0], atol=1e-5)
+
+
+ENDING = dict.fromkeys(("gate", "soak", "listeners", "not_null"), "test")
+FORMER = "Refunds are paid within five days."
+PUBLISHED = {
+    "dify": "",
+    "flowise": "",
+    "kernel_memory": "d=1//p=1",
+    "mastra": "a1",
+    "n8n": "",
+    "open_webui": "a",
+    "semantic_kernel": "info1",
+    "spring_ai": "",
+    "supabase": "",
+}
+"""The row's key in the published file, where the database does not make it."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_table_goes_the_whole_way(database: str, api: LoopbackServer, tmp_path: Path, name: str) -> None:
+    """By the file's own statement, with the old model's vector of another text; of Open WebUI one collection."""
+    preset = NAMES[str(MADE_BY[name])]
+    recorded_text = (TABLES / f"{name}.sql").read_text()
+    [statement] = re.findall(r"^INSERT INTO .*?\);$", recorded_text, re.MULTILINE | re.DOTALL)
+    statement = statement.split("),\n")[0] + (")" if "),\n" in statement else "")
+    scope, others = ("collection_name = 'file-1'", "collection_name <> 'file-1'") if preset.scope else (None, "false")
+    written = 0
+
+    def write() -> None:
+        nonlocal written
+        written += 1
+        text = f"Text {written} of the application."
+        again = statement.replace(FORMER, text).replace(f"'{PUBLISHED[name]}'", f"'{PUBLISHED[name]}{written}'", 1)
+        again = re.sub(r"'\[[\d,]+\]'", f"'{vector_literal(hash_model(8)([text], None)[0])}'", again)
+        with psycopg.connect(database, autocommit=True) as application:
+            application.execute(again)  # type: ignore[arg-type]
+
+    with connect(database) as conn:
+        recorded = load(conn, name)
+        conn.execute(f"DELETE FROM {recorded.table} WHERE NOT ({others})")  # type: ignore[arg-type]
+        for _ in range(3):
+            write()
+        facts = inspect_table(conn, recorded.table, None)
+        table, text_of = relation(facts.table).as_string(conn), preset.content_sql or f'"{preset.content[0]}"'
+        columns = ", ".join(f'"{column.name}"' for column in facts.columns)
+        rest = f"SELECT ctid, xmin, ROW({columns})::text FROM {table} WHERE {others} ORDER BY 1"
+        before = conn.execute(rest).fetchall()  # type: ignore[arg-type]
+    flags: dict[str, object] = {"table": recorded.table, "placement": "column", "accept": []}
+    settings = settings_for(database, api, tmp_path, flags | ({"scope": scope} if scope else {}))
+    with connect(database, read_only=True) as conn:
+        checks = make_plan(conn, settings, check_provider=True).checks
+    assert [check for check in checks if check.result == "fail"] == []
+    with closing(Engine(database, settings=settings)) as engine:
+        engine.run(threading.Event())
+        engine.compare()
+        for act in (lambda: engine.cutover(override=ENDING), engine.rollback, lambda: engine.cutover(override=ENDING)):
+            write()
+            assert engine.run(threading.Event()).phase.value in ("validate", "soak")
+            act()
+        write()
+        engine.run(threading.Event())
+        engine.cleanup(facts.table.name, override=ENDING, **({"keep_old": True, "rename": False} if scope else {}))
+        column = engine.require().new_column if scope else preset.vector
+    with connect(database) as conn:
+        query = f'SELECT {text_of}, "{column}"::real[] FROM {table} WHERE NOT ({others})'
+        rows = conn.execute(query).fetchall()  # type: ignore[arg-type]
+        assert conn.execute(rest).fetchall() == before  # type: ignore[arg-type]
+    assert len(rows) == written == 7
+    _right(rows)

@@ -25,7 +25,7 @@ def test_the_library_itself(database: str, name: str) -> None:
     try:
         version(distribution)
         recorder = Recorder()
-        table = work(database, recorder)
+        table, _ = work(database, recorder)
     except (PackageNotFoundError, ImportError) as missing:
         pytest.skip(f"{distribution} is not installed: {missing}")
     with connect(database) as conn:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from psycopg import errors
 
+from embedtui.engine.cutover.how import how_check
+from embedtui.engine.cutover.search_path import search_path_blockers
 from embedtui.engine.cutover.strategies import (
     LIMITS,
     cutover_settings,
@@ -19,12 +21,11 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status, is_cold
 from embedtui.postgres.names import shown, shown_column
-from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.migrations import total_rows
 from embedtui.postgres.state.queue import read_backlog, waiting_keys
-from embedtui.postgres.state.route import read_listeners, read_status
+from embedtui.postgres.state.route import read_status
 from embedtui.postgres.state.route_side import side_present
 
 _CHECK_MS = 3_000
@@ -68,6 +69,8 @@ def cutover_blockers(
     found += _not_null(conn, migration)
     if settings.strategy == "rename":
         found += rename_blockers(conn, migration, settings)
+    if settings.strategy == "search_path":
+        found += search_path_blockers(conn, migration, settings)
     return tuple(found)
 
 
@@ -171,14 +174,7 @@ def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]
     limit = LIMITS[cutover_settings(migration).strategy]
     if limit:
         found.append(Check("strategy", "warn", limit))
-    view = routed_view.find(conn, migration)
-    if view is not None:
-        why = f"An application follows by its search path, with schema {shown_column(view.name.schema)} first: {view}."
-        found.append(Check("routed view", "pass", why, "docs/applications.md has the lines for each framework."))
-    if not limit and not read_listeners(conn, migration.name):
-        found.append(
-            Check("listeners", "warn", "No Router has been heard from: nothing seems to follow this route by Router.")
-        )
+    found.append(how_check(conn, migration))
     if is_cold(conn, migration):
         found.append(
             Check(

@@ -15,6 +15,7 @@ from psycopg import errors, sql
 
 from embedtui.config import CutoverSettings
 from embedtui.engine.cutover.blockers import BACKLOG_REFUSED, cutover_blockers, rollback_blockers
+from embedtui.engine.cutover.search_path import left_on, move_roles
 from embedtui.engine.cutover.strategies import cutover_settings, rename_blockers, rename_sql, tell_services
 from embedtui.engine.overrides import Overrides, audited, pass_blockers, refuse
 from embedtui.errors import EmbedtuiError, Refused
@@ -297,12 +298,21 @@ class _Switch:
                 postponed=self.postponed,
             )
             if flip.changed:
+                if self.settings.strategy == "search_path":
+                    moved = move_roles(conn, self.migration, self.settings, side)
+                    detail += f"; {moved}" if moved else ""
                 conn.execute(self._audit_sql(act, detail))
             phase_done = self._set_phase(conn)
         flip = replace(flip, milliseconds=(time.perf_counter() - started) * 1000)
         if not phase_done:  # a worker held the migration's row; the pointer did not wait for it
             self._set_phase(conn)
-        return flip
+        return replace(flip, left=self._left(conn, side)) if flip.changed else flip
+
+    def _left(self, conn: Connection, side: Side) -> str:
+        try:
+            return left_on(conn, self.migration, self.settings, side)
+        except psycopg.Error:  # what is moved is moved
+            return ""
 
     def _audit_sql(self, act: str, detail: str) -> sql.Composed:
         return audit_sql(self.migration.id, act, detail, who=self.caller.who, host=self.caller.host)

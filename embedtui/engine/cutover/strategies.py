@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psycopg import sql
@@ -19,16 +19,14 @@ from psycopg import sql
 from embedtui.config import FLAG_VARIABLE, CutoverSettings
 from embedtui.engine.local import require_said
 from embedtui.errors import EmbedtuiError, Refused, SettingsError
-from embedtui.formatting import counted
 from embedtui.model import Blocker, Migration, PlacementKind, Side
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import new_indexes, old_indexes
 from embedtui.postgres.names import relation, shown_column
-from embedtui.postgres.sides import routed_view
+from embedtui.postgres.sides import capture, routed_view
 from embedtui.postgres.sides.layout import new_side, vectors_at
 from embedtui.postgres.state.route import follow_pointer_sql, move_in_ddl
-from embedtui.postgres.state.workers import count_live_workers
 from embedtui.redaction import redact
 
 LIMITS: Mapping[str, str] = {
@@ -40,6 +38,10 @@ LIMITS: Mapping[str, str] = {
     "hook": (
         "As instant as the command: while it runs, some services may serve the old model and some the new one. Its"
         " failure undoes the flip here, but not what it had done already."
+    ),
+    "search_path": (
+        "Not instant: a session follows when it is opened anew (a pooler's with its server connections), and the"
+        " application's model has to be switched in the same moment; at equal dimensions nothing notices a mix."
     ),
     "rename": (
         "Not zero-downtime: readers wait for the lock, and a query vector of the old model that arrives after the"
@@ -107,6 +109,8 @@ def settings_blockers(settings: CutoverSettings, percent: int) -> tuple[Blocker,
         found.append(Blocker("strategy", "Strategy env_file has no file.", "Set cutover.env_file."))
     if settings.strategy == "hook" and not settings.hook:
         found.append(Blocker("strategy", "Strategy hook has no command.", "Set cutover.hook."))
+    if settings.strategy == "search_path" and not settings.roles:
+        found.append(Blocker("strategy", "Strategy search_path has no roles.", "Set cutover.roles."))
     if settings.strategy != "pointer" and 0 < percent < 100:
         found.append(
             Blocker("strategy", f"Strategy {settings.strategy} knows no canary.", "Cut over to 100 %, or use pointer.")
@@ -317,15 +321,6 @@ def rename_blockers(conn: Connection, migration: Migration, settings: CutoverSet
         for _, name in _provenance(migration)
         if facts.column(name) is not None
     ]
-    workers = count_live_workers(conn, migration.id)
-    if workers:
-        found.append(
-            Blocker(
-                "rename_workers",
-                f"{counted(workers, 'worker knows', 'workers know')} the columns by their present names.",
-                "Stop all workers.",
-            )
-        )
     if migration.old_model.dimensions == migration.new_model.dimensions and not settings.hook:
         found.append(
             Blocker(
@@ -350,7 +345,8 @@ def rename_sql(
     """One transaction's statements: exchange the names of both columns and of their indexes, move pointer and phase.
 
     The old column's name afterwards means ``active``'s vectors; a rollback exchanges them back. A pointer that cannot
-    move, or whose epoch is no longer ``epoch``, fails the transaction (see ``move_in_ddl``).
+    move, or whose epoch is no longer ``epoch``, fails the transaction (see ``move_in_ddl``). Change capture goes by the
+    new names at once; workers meet a name that is gone and read the migration again.
     """
     side = new_side(migration)
     table = sql.Identifier(migration.table.schema, migration.table.name)
@@ -372,6 +368,8 @@ def rename_sql(
     ]
     for one, other in zip(old_indexes(conn, migration), new_indexes(conn, migration), strict=False):
         statements += [index(one.name, spare), index(other.name, one.name), index(spare, other.name)]
+    exchanged = replace(migration, old_column=side.embedding, new_column=migration.old_column)
+    statements += capture.renamed_sql(conn, exchanged)
     statements += [
         # the pointer last but for its migration: nobody who moves it may wait for the locks above
         *move_in_ddl(migration.name, expect_epoch=epoch, active=active, by=changed_by),

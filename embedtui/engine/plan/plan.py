@@ -8,6 +8,7 @@ from typing import Any
 from psycopg import Connection
 
 from embedtui.config import Settings
+from embedtui.engine.cutover.how import how_check
 from embedtui.engine.local import as_set_here
 from embedtui.engine.plan.batch import batch_check, batch_offer
 from embedtui.engine.plan.checks import provider_check, standing_checks, text_checks
@@ -46,6 +47,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     answer = provider_check(settings, migration, check_provider)
     checks = [
         *standing_checks(conn, draft, migration, settings),
+        how_check(conn, migration, planned=True),
         *load_checks(conn, draft, migration, estimate),
         *text_checks(conn, draft, migration, estimate),
         *answer.checks(draft, settings),

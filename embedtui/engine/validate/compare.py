@@ -15,10 +15,12 @@ from embedtui.engine.validate.query_vectors import asked_queries, with_vectors
 from embedtui.engine.validate.ranking import SearchedQuery, rank
 from embedtui.engine.validate.run import CompareOptions, Connect, Progress, Run
 from embedtui.engine.validate.searching import search_all
-from embedtui.errors import NotClean
+from embedtui.errors import NotClean, Refused
 from embedtui.model import Comparison, Migration, QueryComparison, QueryInput, Side
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import vector_text
 from embedtui.postgres.sides.texts import row_texts
+from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.queries import StoredQuery, Vector
 from embedtui.providers.base import Embedder, ProviderFault
 
@@ -57,6 +59,7 @@ def compare(
         Interrupted: ``stop`` was set.
         ProviderError: the new model does not answer.
         NotClean: no row has both vectors, or no query can be compared.
+        Refused: names were exchanged meanwhile.
     """
     run = Run(migration, options, progress or _ignore, stop or threading.Event())
     with connect() as conn:
@@ -76,8 +79,16 @@ def compare(
         # a build that ended since it was observed: what was measured is this index
         seen = replace(seen, index=index.name, index_identity=index.identity)
     with connect() as conn:
+        _require_names(conn, migration)
         comparison = put_together(conn, run, seen, usable, searched, unknown)
         return with_verdicts(conn, replace(comparison, where=options.where))
+
+
+def _require_names(conn: Connection, migration: Migration) -> None:
+    """Refuse to record what was searched by names that have come to mean the other side meanwhile."""
+    now = load_migration(conn, migration.name)
+    if now is None or (now.old_column, now.new_column) != (migration.old_column, migration.new_column):
+        raise Refused("A cutover or rollback exchanged the columns' names meanwhile.", hint="Compare again.")
 
 
 def ad_hoc(

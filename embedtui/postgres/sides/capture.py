@@ -73,6 +73,20 @@ def attaching_roles(conn: Connection, migration: Migration) -> list[str]:
     return [role for (role,) in rows]
 
 
+def renamed_sql(conn: Connection, migration: Migration) -> tuple[sql.Composed, ...]:
+    """The functions by the migration's names, for the transaction that gives the columns these names.
+
+    Empty where there are none, or this role may not change them: they fail then, and a scan finds what changed.
+    """
+    row = conn.execute(
+        "SELECT bool_and(pg_catalog.pg_has_role(p.proowner, 'USAGE')) FROM pg_catalog.pg_proc p"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace"
+        " WHERE n.nspname = 'embedtui' AND p.proname = ANY (%s)",
+        [[f"capture_{migration.id}_{what}" for what in _bodies(migration)]],
+    ).fetchone()
+    return functions_sql(migration, attaching_roles(conn, migration)) if row == (True,) else ()
+
+
 def close_functions(conn: Connection, migration: Migration) -> bool:
     """Bring the functions of an installed change capture to what :func:`functions_sql` makes; whether they were not.
 

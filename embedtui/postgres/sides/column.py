@@ -34,6 +34,8 @@ class ColumnPlacement(SharedPlacement):
             "new_source": sql.Identifier("t", side.source),
             "new_digest": digest_sql(self.migration, sql.Identifier("t", side.embedding), self.migration.vector_type),
             "side_left_join": sql.SQL(""),
+            # fails where old and new column have exchanged their names: the old one's then means new vectors
+            "same_names": sql.SQL("(t.{} IS NULL OR true)").format(sql.Identifier(side.source)),
         }
 
     def prepare_sql(self) -> tuple[sql.Composed, ...]:

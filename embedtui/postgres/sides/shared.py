@@ -38,7 +38,8 @@ _REPLACE_OLD = """
 WITH locked AS MATERIALIZED (
     SELECT t.tableoid AS leaf, t.ctid AS tid, b.key, b.embedding
     FROM {batch} JOIN {table} t ON {batch_key_join}
-    WHERE {in_scope} AND {fingerprint} = b.source AND {old_digest} = b.replaces FOR NO KEY UPDATE OF t SKIP LOCKED)
+    WHERE {in_scope} AND {fingerprint} = b.source AND {old_digest} = b.replaces AND {same_names}
+    FOR NO KEY UPDATE OF t SKIP LOCKED)
 UPDATE {table} t SET {old} = l.embedding FROM locked l
 WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
 """

@@ -40,6 +40,7 @@ class TablePlacement(SharedPlacement):
             "new_source": sql.Identifier("s", side.source),
             "new_digest": digest_sql(self.migration, sql.Identifier("s", side.embedding), self.migration.vector_type),
             "side_left_join": self._format(" LEFT JOIN {side} s ON {side_join}"),
+            "same_names": sql.SQL("true"),
         }
 
     def prepare_sql(self) -> tuple[sql.Composed, ...]:

@@ -26,11 +26,9 @@ from embedtui.engine.cutover.strategies import LIMITS, HookFailed, env_text, wri
 from embedtui.errors import DatabaseError, Refused, SettingsError
 from embedtui.model import EmbeddingModel, EvaluationStatus, Flip, Migration, Phase, PlacementKind, Side
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.locks import announce_worker
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route
 from embedtui.postgres.state.audit import read_audit
-from embedtui.postgres.state.workers import register_worker
 from tests.kits.cutover_kit import make, vector
 from tests.kits.support import connect, wait_for
 
@@ -263,12 +261,13 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
 def test_notices_tell_what_does_not_block(database: str, conn: Connection) -> None:
     migration = make(database, old_model=EmbeddingModel("dead", 8, retired=True))
     notices = {check.name: check.detail for check in blockers.cutover_notices(conn, migration)}
-    assert set(notices) == {"old_model", "listeners", "index_warmth"} and "dead" in notices["old_model"]
+    assert set(notices) == {"old_model", "application", "index_warmth"} and "dead" in notices["old_model"]
     assert cutover(database, migration, gate=PASS).changed
     for strategy, text in LIMITS.items():
         told = dataclasses.replace(migration, settings={"cutover": {"strategy": strategy}})
         assert ("strategy" in {check.name for check in blockers.cutover_notices(conn, told)}) == bool(text)
-    assert "Not zero-downtime" in LIMITS["rename"] and set(LIMITS) == {"pointer", "env_file", "hook", "rename"}
+    assert "Not zero-downtime" in LIMITS["rename"]
+    assert set(LIMITS) == {"pointer", "env_file", "hook", "rename", "search_path"}
 
 
 # --------------------------------------------------------------------------------------------------- postponement
@@ -572,15 +571,8 @@ def test_rename_refuses_what_would_keep_the_old_meaning(database: str, conn: Con
     assert route.read_route(conn, "documents").active is Side.OLD
 
 
-def test_rename_refuses_workers_taken_names_and_side_tables(database: str, conn: Connection) -> None:
+def test_rename_refuses_taken_names_and_side_tables(database: str, conn: Connection) -> None:
     migration = with_strategy(database, strategy="rename", hook="true")
-    worker = register_worker(conn, migration.id)
-    assert names(conn, migration) == set(), "heard from just now, but killed since"
-    with connect(database) as session:
-        announce_worker(session, worker)
-        conn.execute("UPDATE embedtui.worker SET heartbeat = now() - interval '5 minutes'")
-        assert names(conn, migration) == {"rename_workers"}, "a full disk keeps it silent: it lives"
-    conn.execute("UPDATE embedtui.worker SET stopped_at = now()")
     assert names(conn, migration) == set(), "with a hook, equal dimensions are its business"
     conn.execute("ALTER TABLE documents ADD embedding_model text")
     assert names(conn, migration) == {"rename_names"}
