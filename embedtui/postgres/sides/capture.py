@@ -82,7 +82,7 @@ def renamed_sql(conn: Connection, migration: Migration) -> tuple[sql.Composed, .
         "SELECT bool_and(pg_catalog.pg_has_role(p.proowner, 'USAGE')) FROM pg_catalog.pg_proc p"
         " JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace"
         " WHERE n.nspname = 'embedtui' AND p.proname = ANY (%s)",
-        [[f"capture_{migration.id}_{what}" for what in _bodies(migration)]],
+        [[f"capture_{migration.id}_{what}" for what in bodies(migration)]],
     ).fetchone()
     return functions_sql(migration, attaching_roles(conn, migration)) if row == (True,) else ()
 
