@@ -91,6 +91,7 @@ class Sync:
         if time.monotonic() >= self._look_at:  # also where the application keeps the queue from ever being empty
             self._look_at = time.monotonic() + TEND_SECONDS
             self._database(self._upkeep.look_for_partitions)
+            self._upkeep.scan()
         if not entries:
             self._after = 0
             return texts or self._tend()

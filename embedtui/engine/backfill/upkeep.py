@@ -19,6 +19,7 @@ from embedtui.model import Key
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.joined import rows_sql
+from embedtui.postgres.locks import cleaning_up
 from embedtui.postgres.sides import capture, rights
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.sides.protocol import QueuedRow
@@ -181,13 +182,16 @@ class Upkeep:
         """
         migration = self._job.migration
         now = self._database(lambda conn: capture.state(conn, migration))
-        if now.phase not in ("backfill", *SCANNED) or time.monotonic() < self._scan_at:
+        phases = [*SCANNED]
+        if now.phase == "cleanup" and not self._database(lambda conn: cleaning_up(conn, migration.id)):
+            phases.append("cleanup")  # one that was killed has taken capture off
+        if now.phase not in ("backfill", *phases) or time.monotonic() < self._scan_at:
             return 0
         if migration.stored.by_triggers:
             if now.installed and not now.faults:
                 return 0
             self._mend_capture(now)
-        if now.phase not in SCANNED:
+        if now.phase not in phases:
             return 0
         began = time.monotonic()
         keys = self._database(lambda conn: self._job.placement.sweep(conn, SCAN_LIMIT))

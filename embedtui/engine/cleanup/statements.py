@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from psycopg import sql
 
@@ -15,6 +16,7 @@ from embedtui.engine.cleanup.choice import (
     restores_not_null,
     stored_choice,
 )
+from embedtui.engine.cleanup.settle import end_capture_sql
 from embedtui.model import Migration, Phase, PlacementKind, Side, TableName
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
@@ -35,20 +37,22 @@ def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupCh
         not_null = state.has("not_null")
     else:
         not_null = restores_not_null(migration, choice, inspect_oid(conn, migration.table_oid))
-    steps = [] if state.begun else [CleanupStep("begin", "phase cleanup; workers bring the queue to zero")]
+    steps = [] if state.begun else [CleanupStep("begin", "phase cleanup; a rollback takes it back until the drop")]
     if choice.archive is not None and not state.has("archived"):
+        texts = [archive_sql(migration, choice.archive)]
         if isinstance(choice.archive, TableName):
-            text = archive_table_sql(migration, choice.archive)
-        else:
-            text = archive_file_sql(migration)
-        steps.append(CleanupStep("archive", f"old vectors to {choice.archive}, counted", shown_sql(conn, [text])))
+            texts.insert(0, archive_table_sql(migration, choice.archive))
+        detail = f"old vectors to {choice.archive}, in pages by key, counted"
+        steps.append(CleanupStep("archive", detail, shown_sql(conn, texts)))
     if not state.has("contracted"):
+        detail = "what is queued is embedded; from here on changes are the application's"
+        steps.append(CleanupStep("settle", detail, shown_sql(conn, end_capture_sql(conn, migration))))
         contract = contract_sql(conn, migration, choice, not_null, state.left)
         detail = "one short transaction; the old vectors' disk space comes back as rows are rewritten"
         steps.append(CleanupStep("contract", detail, shown_sql(conn, contract)))
     if not_null and (not state.has("contracted") or constraint_exists(conn, migration)):
-        texts = [validate_sql(migration), *set_not_null_sql(migration)]
-        steps.append(CleanupStep("not null", f"{final_column(migration)} NOT NULL again", shown_sql(conn, texts)))
+        checks = [validate_sql(migration), *set_not_null_sql(migration)]
+        steps.append(CleanupStep("not null", f"{final_column(migration)} NOT NULL again", shown_sql(conn, checks)))
     if not state.has("finished"):
         steps.append(
             CleanupStep("finish", "embedtui's working rows go, the log stays", shown_sql(conn, rows_sql(migration)))
@@ -156,24 +160,28 @@ def set_not_null_sql(migration: Migration) -> list[Statement]:
     ]
 
 
-def old_vectors_sql(migration: Migration) -> sql.Composed:
-    """The old vectors with their keys."""
-    return sql.SQL("SELECT {} FROM {} AS t WHERE {} AND {} IS NOT NULL").format(
-        sql.SQL(", ").join(map(sql.Identifier, (*migration.key_columns, migration.old_column))),
+def old_vectors_sql(migration: Migration, within: sql.Composable | None = None) -> sql.Composed:
+    """The old vectors with their keys, of the rows called ``t`` that ``within`` says."""
+    return sql.SQL("SELECT {} FROM {} AS t WHERE {} AND {} IS NOT NULL{}").format(
+        sql.SQL(", ").join(sql.Identifier("t", name) for name in (*migration.key_columns, migration.old_column)),
         relation(migration.table),
         scope_sql(migration, "t"),
-        sql.Identifier(migration.old_column),
+        sql.Identifier("t", migration.old_column),
+        sql.SQL("") if within is None else sql.SQL(" AND {}").format(within),
     )
 
 
+def archive_sql(migration: Migration, archive: TableName | Path, within: sql.Composable | None = None) -> sql.Composed:
+    """The old vectors into a table that is there, or in COPY's text form."""
+    vectors = old_vectors_sql(migration, within)
+    if isinstance(archive, TableName):
+        return sql.SQL("INSERT INTO {} {}").format(relation(archive), vectors)
+    return sql.SQL("COPY ({}) TO STDOUT").format(vectors)
+
+
 def archive_table_sql(migration: Migration, archive: TableName) -> sql.Composed:
-    """The old vectors into a table."""
-    return sql.SQL("CREATE TABLE {} AS {}").format(relation(archive), old_vectors_sql(migration))
-
-
-def archive_file_sql(migration: Migration) -> sql.Composed:
-    """The old vectors in COPY's text form."""
-    return sql.SQL("COPY ({}) TO STDOUT").format(old_vectors_sql(migration))
+    """A table for the old vectors, empty."""
+    return sql.SQL("CREATE TABLE {} AS {} WITH NO DATA").format(relation(archive), old_vectors_sql(migration))
 
 
 def constraint_exists(conn: Connection, migration: Migration) -> bool:
