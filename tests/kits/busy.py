@@ -36,6 +36,8 @@ class Busy:
     contents: dict[int, list[str]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     writes: int = 0
+    slowest: float = 0.0
+    """Seconds of the longest statement."""
     hot: tuple[int, ...] = ()
     """Rows that a thread of their own edits without pause."""
 
@@ -79,7 +81,9 @@ class Busy:
                 query = "INSERT INTO documents (content, written, id) VALUES (%s, clock_timestamp(), %s)"
             else:
                 query = "UPDATE documents SET content = %s, written = clock_timestamp() WHERE id = %s"
+            began = time.monotonic()
             conn.execute(query, (text, key))
+            self.slowest = max(self.slowest, time.monotonic() - began)
             self.writes += 1
 
     def check(self, table: str = "documents", join: str = "") -> dict[str, int]:
@@ -103,7 +107,7 @@ class Busy:
             found["rows"] += 1
             texts = [content] if written <= ended[0] else self.contents[key]
             if vector is None:
-                new = written > ended[0] and len(set(self.contents[key])) >= 1 and key > self.first_own
+                new = written > ended[0] and key > self.first_own
                 found["stale" if new else "missing"] += 1
             elif not any(np.allclose(vector, each, atol=1e-5) for each in MODEL(texts, None)):
                 found["wrong"] += 1

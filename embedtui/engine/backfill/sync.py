@@ -68,6 +68,8 @@ class Sync:
         """Id of the last entry that was put off in this round."""
         self._tend_at = 0.0
         self._look_at = 0.0
+        self._ending = False
+        """Nothing more is queued, and a cleanup waits for what is: no row is put off."""
         self._old_retry_at = 0.0
         self._old_retry_wait = RETRY_SECONDS[0]
         self._old_lost = ""
@@ -91,6 +93,7 @@ class Sync:
         if time.monotonic() >= self._look_at:  # also where the application keeps the queue from ever being empty
             self._look_at = time.monotonic() + TEND_SECONDS
             self._database(self._upkeep.look_for_partitions)
+            self._ending = self._database(self._upkeep.ending)
             self._upkeep.scan()
         if not entries:
             self._after = 0
@@ -133,6 +136,8 @@ class Sync:
         return self._upkeep.sound(conn, next_entries(conn, self._job.migration.id, self._after, BATCH))
 
     def _too_often(self, key: Key) -> bool:
+        if self._ending:
+            return False
         moments = [at for at in self._recent[key] if time.monotonic() - at < WINDOW_SECONDS]
         if moments:
             self._recent[key] = moments

@@ -175,6 +175,11 @@ class Upkeep:
             self._keys_per_read = half
         return [*self.read_keys(conn, keys[:half]), *self.read_keys(conn, keys[half:])]
 
+    def ending(self, conn: Connection) -> bool:
+        """Whether a cleanup has ended change capture, and waits for what is queued."""
+        now = capture.state(conn, self._job.migration)
+        return now.phase == "cleanup" and not now.installed and cleaning_up(conn, self._job.migration.id)
+
     def scan(self) -> int:
         """Find by their fingerprints what no trigger told of: there are none, they were taken away, or they failed.
 

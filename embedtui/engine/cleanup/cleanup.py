@@ -19,6 +19,8 @@ from embedtui.engine.cleanup.choice import (
     named_as_before,
     restores_not_null,
 )
+from embedtui.engine.cleanup.fold import Folding
+from embedtui.engine.cleanup.heard import decided
 from embedtui.engine.cleanup.settle import put_back, settle
 from embedtui.engine.cleanup.statements import cleanup_statements, contract_sql, set_not_null_sql, validate_sql
 from embedtui.engine.cleanup.steps import (
@@ -55,11 +57,13 @@ def cleanup(
     override: Overrides = MappingProxyType({}),
     on_step: Callable[[CleanupStep], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
+    connect: Callable[[], Connection] | None = None,
 ) -> None:
     """Drop the old side as chosen; a rerun after any interruption completes what was begun, as it was chosen then.
 
     ``conn`` is in autocommit. ``typed_name`` has to be the table's name. ``override`` has a reason for each blocker
-    that it passes, and is audited. ``on_step`` is called before each step. A no-op once finished.
+    that it passes, and is audited. ``on_step`` is called before each step. ``connect`` opens the connections of an
+    index build, which a fold needs. A no-op once finished.
 
     From its first step until the drop a rollback takes it back, at once; the drop fails where the pointer has moved.
 
@@ -77,6 +81,7 @@ def cleanup(
         if not state.begun:
             epoch = route_epoch(conn, migration)  # before what it is decided on
             migration = present(conn, migration)
+            choice = decided(conn, migration, choice)
             with cancelled_by(conn, stop):
                 blockers = cleanup_blockers(conn, migration, choice, thorough=True)
             passed = pass_blockers(blockers, override)
@@ -86,7 +91,7 @@ def cleanup(
         migration = present(conn, migration)
         if not state.begun:  # a rollback was here since
             require_held(conn, migration, "cleanup")
-        work = _Work(conn, migration, confirmed_choice(state, choice), stop, on_wait or (lambda _: None))
+        work = _Work(conn, migration, confirmed_choice(state, choice), stop, on_wait or (lambda _: None), connect)
         with put_back(conn, migration):
             for step in cleanup_statements(conn, migration, work.choice):
                 if stop.is_set():
@@ -101,6 +106,7 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
     queued = [int(token.partition(":")[2]) for token in passed if token.startswith("queue:")]
     record = {
         "rename": choice.rename,
+        "fold": choice.fold,
         "keep_old": choice.keep_old,
         "keep_provenance": choice.keep_provenance,
         "archive": choice.archive_record,
@@ -115,8 +121,13 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
         if named_as_before(migration, choice)
         else "the new name"
     )
-    detail = f"begun: {what}" + (f", archive to {choice.archive}" if choice.archive is not None else "")
-    detail += audited(passed)
+    detail = "".join(
+        (
+            f"begun: {'folded, ' if choice.fold else ''}{what}",
+            f", archive to {choice.archive}" if choice.archive is not None else "",
+            audited(passed),
+        )
+    )
     with holding(conn, migration, "cleanup", epoch):
         begin_record(conn, migration, record)
         begin_cleanup(conn, migration.id)
@@ -132,6 +143,7 @@ class _Work:
     choice: CleanupChoice
     stop: threading.Event
     say: Callable[[str], None]
+    connect: Callable[[], Connection] | None
 
     def do(self, name: str) -> None:
         """One step."""
@@ -139,6 +151,11 @@ class _Work:
             require_held(self.conn, self.migration, "cleanup")
         if name == "archive":
             store_archive(self.conn, self.migration, self.choice, self.stop, self.say)
+        elif name == "fold":
+            self._folding().copy()
+        elif name == "index":
+            assert self.connect is not None, "a fold needs connections to build its index"
+            self._folding().index(self.connect)
         elif name == "settle":
             self._settle()
         elif name == "contract":
@@ -148,11 +165,18 @@ class _Work:
         elif name == "finish":
             finish(self.conn, self.migration, "cleanup")
 
+    def _folding(self) -> Folding:
+        return Folding(self.conn, self.migration, self.stop, self.say)
+
     def _settle(self) -> None:
         settle(self.conn, self.migration, read_ending(self.conn, self.migration).left, self.stop, self.say)
 
     def _contract(self) -> None:
+        tables = capture.tables(as_called_now(self.conn, self.migration))
+        tables += [self.migration.new_table] if self.choice.fold else []
         while True:
+            if self.choice.fold:
+                self._folding().catch_up()
             state = read_ending(self.conn, self.migration)
             statements = contract_sql(self.conn, self.migration, self.choice, state.has("not_null"), state.left)
             try:
@@ -162,7 +186,7 @@ class _Work:
                         statements,
                         stop=self.stop,
                         on_wait=self.say,
-                        relations=capture.tables(as_called_now(self.conn, self.migration)),
+                        relations=tables,
                         check=lambda: require_held(self.conn, self.migration, "cleanup"),
                     )
             except psycopg.errors.ObjectInUse as error:

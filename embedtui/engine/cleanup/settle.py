@@ -195,7 +195,7 @@ class _Waiting:
     def _wait(self, rows: int) -> None:
         require_held(self.conn, self.migration, "cleanup")
         now = time.monotonic()
-        if self._seen is None or now - self._seen[0] >= TOLD:
+        if self._seen is None or (now - self._seen[0] >= TOLD and rows != self._seen[1]):
             pace = ""
             if self._seen is not None and rows < self._seen[1]:
                 pace = f", {(self._seen[1] - rows) / (now - self._seen[0]):.1f} fewer a second"
