@@ -9,8 +9,8 @@ import contextlib
 import os
 import random
 import subprocess
-import sys
 import threading
+import time
 from pathlib import Path
 
 import psycopg
@@ -19,11 +19,13 @@ import pytest
 from embedtui.errors import EmbedtuiError
 from embedtui.model import Phase
 from tests.kits.busy import FOR, Journey, soaking
+from tests.kits.cli_kit import Shell
 
 KILLS = int(os.environ.get("EMBEDTUI_KILLS", "3"))
 SEED = int(os.environ.get("EMBEDTUI_SEED", "20260114"))
 WAYS = {"column": ("column", ()), "fold": ("table", ("--fold",)), "keep": ("table", ("--no-fold",))}
-ROOT = str(Path(__file__).parent.parent.parent)
+WHOLE = 3.0
+"""Seconds that a cleanup takes here."""
 
 
 def check(at: Journey, way: str) -> None:
@@ -42,26 +44,25 @@ def check(at: Journey, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_killed_at_any_moment(database: str, way: str) -> None:
+def test_killed_at_any_moment(database: str, tmp_path: Path, way: str) -> None:
     placement, flags = WAYS[way]
     dice = random.Random(f"{SEED} {way}")
-    with soaking(database, placement=placement, rows=400) as at:
-        command = [
-            sys.executable, "-m", "embedtui", "cleanup", "--table", "documents", "--override", "soak=a test",
-            "--archive", "old_vectors", *flags,
-        ]  # fmt: skip
-        environ = {**os.environ, "DATABASE_URL": database, "PYTHONPATH": ROOT}
-        whole = 4.0
+    shell = Shell(tmp_path, {"DATABASE_URL": database})
+    command = ("cleanup", "--table", "documents", "--override", "soak=a test", "--archive", "old_vectors", *flags)
+    with soaking(database, placement=placement, rows=400) as at, psycopg.connect(database, autocommit=True) as conn:
         for _ in range(KILLS):
-            process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            process = shell.start(*command)
+            looked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'embedtui/cleanup'"
+            while process.poll() is None and conn.execute(looked).fetchone() == (0,):
+                time.sleep(0.01)  # until it is at work: how long that takes is the machine's
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(dice.uniform(0.5, whole))
+                process.wait(dice.uniform(0.0, WHOLE))
             process.kill()
             process.communicate()
             if at.engine.snapshot().phase is Phase.DONE:
                 break
-        ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180, check=False)
-        assert ended.returncode == 0, ended.stderr
+        ended = shell.spawn(*command, timeout=180)
+        assert ended.code == 0, ended
         assert at.engine.snapshot().phase is Phase.DONE
         check(at, way)
 

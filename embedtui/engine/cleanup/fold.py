@@ -17,7 +17,7 @@ from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.sides import capture
-from embedtui.postgres.sides.fold import Fold, column_for, prepare_sql, queued_as
+from embedtui.postgres.sides.fold import Fold, close_function, column_for, prepare_sql, queued_as
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.migrations import store_setting, total_rows
 from embedtui.postgres.state.queue import forget_entries, next_entries, queue_keys
@@ -67,6 +67,7 @@ class Folding:
             relations=[self.migration.table, self.migration.new_table],
             check=self._require_held,
         )
+        close_function(self.conn, self.migration)
         copied = self._compare()
         self.catch_up()
         rows = counted(copied, "vector", "vectors")

@@ -99,6 +99,21 @@ def prepare_sql(conn: Connection, migration: Migration, column: str) -> list[Sta
     ]
 
 
+def close_function(conn: Connection, migration: Migration) -> None:
+    """Take the trigger's function from whomever default privileges gave it to."""
+    name = f"capture_{migration.id}_side"
+    rows = conn.execute(
+        "SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END"
+        "  FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a"
+        " WHERE p.pronamespace = 'embedtui'::regnamespace AND p.proname = %s AND a.grantee <> p.proowner",
+        [name],
+    ).fetchall()
+    for (role,) in rows:
+        conn.execute(
+            sql.SQL("REVOKE ALL ON FUNCTION {}() FROM {}").format(sql.Identifier("embedtui", name), sql.SQL(role))
+        )
+
+
 def leftover_sql(conn: Connection, migration: Migration) -> list[Statement]:
     """DDL that takes away what a fold that was taken back has left; empty where there was none."""
     column = stored_fold(conn, migration.id)
