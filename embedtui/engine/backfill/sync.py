@@ -68,8 +68,6 @@ class Sync:
         """Id of the last entry that was put off in this round."""
         self._tend_at = 0.0
         self._look_at = 0.0
-        self._ending = False
-        """Nothing more is queued, and a cleanup waits for what is: no row is put off."""
         self._old_retry_at = 0.0
         self._old_retry_wait = RETRY_SECONDS[0]
         self._old_lost = ""
@@ -93,7 +91,6 @@ class Sync:
         if time.monotonic() >= self._look_at:  # also where the application keeps the queue from ever being empty
             self._look_at = time.monotonic() + TEND_SECONDS
             self._database(self._upkeep.look_for_partitions)
-            self._ending = self._database(self._upkeep.ending)
             self._upkeep.scan()
         if not entries:
             self._after = 0
@@ -136,14 +133,12 @@ class Sync:
         return self._upkeep.sound(conn, next_entries(conn, self._job.migration.id, self._after, BATCH))
 
     def _too_often(self, key: Key) -> bool:
-        if self._ending:
-            return False
         moments = [at for at in self._recent[key] if time.monotonic() - at < WINDOW_SECONDS]
         if moments:
             self._recent[key] = moments
         else:
             del self._recent[key]
-        return len(moments) >= EMBEDS_PER_KEY
+        return len(moments) >= EMBEDS_PER_KEY and not self._upkeep.ending
 
     def _tend(self) -> int:
         """With nothing queued: forget what rows that are gone left behind, and try the old side's stale rows again."""

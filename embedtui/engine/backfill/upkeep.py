@@ -66,6 +66,8 @@ class Upkeep:
     def __init__(self, job: Job, database: Database) -> None:
         self._job, self._database = job, database
         self._scan_at = 0.0
+        self.ending = False
+        """A cleanup waits for what is queued: no row is put off."""
         self._rights = ""
         """What was granted on the table and the new side, as last looked at."""
         self._keys_per_read = sys.maxsize
@@ -175,11 +177,6 @@ class Upkeep:
             self._keys_per_read = half
         return [*self.read_keys(conn, keys[:half]), *self.read_keys(conn, keys[half:])]
 
-    def ending(self, conn: Connection) -> bool:
-        """Whether a cleanup has ended change capture, and waits for what is queued."""
-        now = capture.state(conn, self._job.migration)
-        return now.phase == "cleanup" and not now.installed and cleaning_up(conn, self._job.migration.id)
-
     def scan(self) -> int:
         """Find by their fingerprints what no trigger told of: there are none, they were taken away, or they failed.
 
@@ -188,8 +185,10 @@ class Upkeep:
         migration = self._job.migration
         now = self._database(lambda conn: capture.state(conn, migration))
         phases = [*SCANNED]
-        if now.phase == "cleanup" and not self._database(lambda conn: cleaning_up(conn, migration.id)):
-            phases.append("cleanup")  # one that was killed has taken capture off
+        self.ending = False
+        if now.phase == "cleanup":
+            self.ending = self._database(lambda conn: cleaning_up(conn, migration.id))
+            phases += [] if self.ending else ["cleanup"]  # one that was killed has taken capture off
         if now.phase not in ("backfill", *phases) or time.monotonic() < self._scan_at:
             return 0
         if migration.stored.by_triggers:

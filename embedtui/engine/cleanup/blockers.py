@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from psycopg import sql
@@ -161,7 +162,7 @@ def _choice_blockers(
             " it was told.",
             overridable=True,
         )
-    if renames(migration, choice):
+    if choice.fold or renames(migration, choice):
         for publication in facts.publications:
             yield Blocker(
                 "publications",
@@ -204,7 +205,10 @@ def _choice_blockers(
             " would be dropped.",
             "Keep the old column: --keep-old.",
         )
-    archive = choice.archive
+    yield from _archive_blockers(conn, choice.archive)
+
+
+def _archive_blockers(conn: Connection, archive: TableName | Path | None) -> Iterator[Blocker]:
     if isinstance(archive, TableName):
         if _one(conn, "SELECT to_regclass(%s) IS NOT NULL", (relation(archive).as_string(conn),)):
             yield Blocker("archive", f"{archive} exists.", "Name another table for the old vectors.")

@@ -28,7 +28,7 @@ from embedtui.postgres.indexes import create_sql, partition_indexes
 from embedtui.postgres.joined import as_called_now
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture, routed_view
-from embedtui.postgres.sides.fold import Fold, column_for, folded, leftover_sql, prepare_sql
+from embedtui.postgres.sides.fold import Fold, column_for, leftover_sql, prepare_sql
 from embedtui.postgres.sides.layout import new_side, scope_sql
 from embedtui.postgres.state.ending import left_check_sql, read_ending, record_sql, rows_sql
 
@@ -68,13 +68,14 @@ def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupCh
 
 
 def _fold_steps(conn: Connection, migration: Migration) -> list[CleanupStep]:
-    into = folded(migration, column_for(conn, migration))
+    fold = Fold(migration, column_for(conn, migration))
+    into = fold.into
     column = f"{shown(into.table)}.{shown_column(into.new_column)}"
     steps = [
         CleanupStep(
             "fold",
             f"the vectors of {shown(migration.new_table)} are copied to {column}, a row of each page at a time",
-            shown_sql(conn, prepare_sql(conn, migration, into.new_column)),
+            shown_sql(conn, [*prepare_sql(conn, migration, fold.column), fold.page_sql()]),
         )
     ]
     if migration.index_method is not IndexMethod.NONE:

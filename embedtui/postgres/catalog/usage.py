@@ -81,14 +81,14 @@ class Naming:
 
 def naming(conn: Connection, *words: str) -> Naming:
     """Who names all of these words, names of tables or columns, in one statement or function."""
-    patterns = [rf"\m{re.escape(word)}\M" for word in words]
+    patterns = [rf"(?<!\w){re.escape(word)}(?!\w)" for word in words]  # as Python and PostgreSQL read it
     found, unseen = [], []
     hidden = 0
     for application, role, query in conn.execute(_SESSIONS).fetchall():
         hidden += query == _HIDDEN
         if re.search(_OURS, query, re.IGNORECASE):
             continue
-        if all(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", query) for word in words):
+        if all(re.search(pattern, query) for pattern in patterns):
             found.append(f"session {redact(application or role)}: {query_head(query)}")
     if hidden:
         unseen.append(f"what {hidden} sessions run (pg_read_all_stats)")

@@ -179,6 +179,10 @@ class Fold:
             conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
             return {tuple(key) for (key,) in conn.execute(statement, prepare=False)}
 
+    def page_sql(self) -> sql.Composed:
+        """The statement that copies rows, of none: as it is shown."""
+        return self._copy_sql(keys_sql([]), " SKIP LOCKED", relation(self.migration.table))
+
     def existing(self, conn: Connection, keys: Collection[Key]) -> set[Key]:
         """Those of these rows that are there."""
         query = sql.SQL("SELECT k.key FROM {} WHERE EXISTS (SELECT FROM {} t WHERE {})").format(

@@ -20,6 +20,7 @@ from embedtui.engine.table_changes import remember
 from embedtui.errors import Refused
 from embedtui.model import Migration, PlacementKind, Side
 from embedtui.postgres import indexes as index_module
+from embedtui.postgres.catalog import usage
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture, fold
@@ -430,3 +431,29 @@ def test_killed_before_any_step_a_rerun_ends_the_same(conn: Connection, after: i
 
 def kill_nothing(steps: list[str]) -> Callable[[CleanupStep], None]:
     return lambda step: steps.append(step.name)
+
+
+def test_statements_of_the_past_are_told_where_the_server_has_kept_them(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of the shape of pg_stat_statements, which the server of the tests does not bring along."""
+    migration = make(database, rows=1)
+    with connect(database) as conn:
+        conn.execute(
+            "CREATE TABLE public.pg_stat_statements (dbid oid, query text, calls bigint);"
+            " INSERT INTO public.pg_stat_statements SELECT d.oid, query, calls FROM pg_database d, (VALUES"
+            " ('SELECT id FROM documents ORDER BY embedding_v2 <=> $1', 70),"
+            " ('ALTER TABLE documents ADD embedding_v2 x', 3),"
+            ' (\'SELECT "documents"."embedding_v2" OPERATOR("public".<=>) $1\', 900), (\'SELECT embedding_v22\', 1),'
+            " ('UPDATE documents SET embedding = $1', 5)) v (query, calls) WHERE datname = current_database()"
+        )
+        monkeypatch.setattr(usage, "_STATEMENTS_SCHEMA", "SELECT 'public'")
+        assert usage.naming(conn, "embedding_v2").statements == (
+            "70 calls of: SELECT id FROM documents ORDER BY embedding_v2 <=> $1",
+        )
+        assert decided(conn, migration, CleanupChoice()).rename is False
+        said = {each.name: each for each in cleanup_notices(conn, migration, CleanupChoice(rename=True))}
+        assert "5 calls of: UPDATE documents" in said["old column"].detail
+        monkeypatch.setattr(usage, "_STATEMENTS_SCHEMA", "SELECT 'pg_catalog'")  # not to be read by this role
+        unseen = usage.naming(conn, "embedding_v2").unseen
+        assert len(unseen) == 2 and unseen[0].startswith("pg_stat_statements (")
