@@ -229,6 +229,7 @@ def cleanup(
         if typed is None and interactive():
             for notice in engine.cleanup_notices(**choice):
                 note(f"{plain(notice.name)}: {plain(notice.detail, 2_000)} {plain(notice.advice)}".rstrip())
+            choice = engine.cleanup_choice(**choice)
             for blocker in engine.blockers("cleanup", thorough=True, **choice):
                 note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.advice)}".rstrip())
             note("This SQL is run:")
