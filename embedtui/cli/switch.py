@@ -177,7 +177,20 @@ def _print_flip(flip: Flip, as_json: bool, after: str) -> None:
 @name_option
 @click.option("--table", "typed", metavar="NAME", help="The table's name, typed to confirm.")
 @click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL and do nothing.")
-@click.option("--keep-name", is_flag=True, help="Keep the new column's name; else it takes the old one's.")
+@click.option(
+    "--rename/--keep-name",
+    "rename",
+    default=None,
+    help="The new column takes the old one's name, or keeps its own. Default: the old one's, unless somebody follows"
+    " the new one's.",
+)
+@click.option(
+    "--fold/--no-fold",
+    "fold",
+    default=None,
+    help="Make a side table's vectors a column of the table, or keep the side table. Default: fold, unless a Router"
+    " was heard from or somebody names the side table.",
+)
 @click.option("--keep-old", is_flag=True, help="Leave the old column too; only embedtui's own traces go.")
 @click.option("--keep-provenance", is_flag=True, help="Leave the columns with each vector's model and fingerprint.")
 @click.option("--archive", metavar="TABLE|FILE", help="First keep the old vectors there, counted before the drop.")
@@ -187,19 +200,25 @@ def cleanup(
     settings: Settings,
     typed: str | None,
     only_sql: bool,
-    keep_name: bool,
+    rename: bool | None,
+    fold: bool | None,
     keep_old: bool,
     keep_provenance: bool,
     archive: str | None,
     override: Overrides,
     as_json: bool,
 ) -> None:
-    """Drop the old side and finish. Asks for the table's name; run again, it completes what was interrupted."""
+    """Drop the old side and finish. Asks for the table's name; run again, it completes what was interrupted.
+
+    Before it asks it says who was heard from, what it does, and what breaks. What is queued is embedded first; from
+    then on embedtui makes no vectors for the table any more.
+    """
     with engine_for(settings, tell) as engine, stop_signals() as stop:
         migration = engine.require()
 
         choice: Kept = {
-            "rename": not keep_name,
+            "rename": rename,
+            "fold": fold,
             "archive": archive,
             "keep_old": keep_old,
             "keep_provenance": keep_provenance,
@@ -208,6 +227,9 @@ def cleanup(
             _print_sql(engine.cleanup_sql(**choice), as_json)
             return
         if typed is None and interactive():
+            for notice in engine.cleanup_notices(**choice):
+                note(f"{plain(notice.name)}: {plain(notice.detail, 2_000)} {plain(notice.advice)}".rstrip())
+            choice = engine.cleanup_choice(**choice)
             for blocker in engine.blockers("cleanup", thorough=True, **choice):
                 note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.advice)}".rstrip())
             note("This SQL is run:")
@@ -220,6 +242,9 @@ def cleanup(
         emit_json({"table": migration.table, "phase": snapshot.phase})
     else:
         say(f"{plain(shown(migration.table))}: done. The audit log stays: embedtui log")
+        note(
+            "A row written from now on gets no vector from embedtui: the application embeds it, and writes its vector."
+        )
 
 
 @click.command(cls=ExampleCommand, example="embedtui abort --table documents")

@@ -17,7 +17,7 @@ from embedtui.engine.cleanup.steps import alone
 from embedtui.engine.overrides import Overrides
 from embedtui.engine.prepare import upgrade
 from embedtui.model import Noted, Phase, PhaseChanged
-from embedtui.postgres.connect import Connection
+from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.state.batches import BatchJob, open_jobs
 
 
@@ -42,6 +42,7 @@ def clean_up(
             override=override,
             on_step=lambda step: at.emit(Noted(now(), f"Cleanup: {step.name}: {step.detail}")),
             on_wait=at.say_waiting,
+            connect=lambda: connect(at.dsn, name="index", statement_timeout_ms=0, lock_timeout_ms=0),
         )
 
     at.write(work, name="cleanup")

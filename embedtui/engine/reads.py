@@ -9,6 +9,7 @@ from embedtui.config import Settings
 from embedtui.engine.access import Access
 from embedtui.engine.blockers import blockers_of
 from embedtui.engine.cleanup.choice import Kept, choice_of
+from embedtui.engine.cleanup.heard import cleanup_notices, decided
 from embedtui.engine.cleanup.statements import cleanup_statements
 from embedtui.engine.cutover.blockers import cutover_notices
 from embedtui.engine.cutover.how import HowTo, read_how
@@ -169,6 +170,17 @@ class Reads:
     def how(self) -> HowTo:
         """How the table's applications are switched, of a migration that has not begun, too."""
         return read_how(self._at)
+
+    def cleanup_notices(self, **choice: Unpack[Kept]) -> tuple[Check, ...]:
+        """Who was heard from, what a cleanup does and what breaks by it; arguments as in :meth:`cleanup`."""
+        migration, kept = self._at.require(), choice_of(choice)
+        return self._at.write(lambda conn: cleanup_notices(conn, migration, kept), name="cleanup")
+
+    def cleanup_choice(self, **choice: Unpack[Kept]) -> Kept:
+        """The choice with what was left open, as it is decided now: what is shown by it is what is run by it."""
+        migration, kept = self._at.require(), choice_of(choice)
+        found = self._at.write(lambda conn: decided(conn, migration, kept), name="cleanup")
+        return {**choice, "rename": found.rename, "fold": found.fold}
 
     def cleanup_sql(self, **choice: Unpack[Kept]) -> tuple[str, ...]:
         """The exact SQL that a cleanup would run, in order; arguments as in :meth:`cleanup`."""

@@ -24,8 +24,9 @@ from embedtui.postgres.state.migrations import rename_sql, store_setting
 from embedtui.postgres.state.route import touch_in_ddl
 
 _KNOWN = "columns"
-"""Setting of a migration: its source as it was, {"numbers": […], "types": […], "storage": "…"}; columns in the order of
-_names, and the storage of all leaves: content rewritten by DDL (TYPE … USING) fires no trigger."""
+"""Setting of a migration: its source as it was, {"numbers": […], "types": […], "storage": "…", "not_null": …}; columns
+in the order of _names, the storage of all leaves (content rewritten by DDL, TYPE … USING, fires no trigger), and
+whether the old vectors' column was NOT NULL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class _Column:
     name: str
     number: int
     type: str
+    not_null: bool
 
 
 def _names(migration: Migration) -> tuple[str, ...]:
@@ -61,11 +63,11 @@ def _names(migration: Migration) -> tuple[str, ...]:
 
 def _columns(conn: Connection, oid: int) -> dict[str, _Column]:
     rows = conn.execute(
-        "SELECT attname::text, attnum::int, pg_catalog.format_type(atttypid, atttypmod)"
+        "SELECT attname::text, attnum::int, pg_catalog.format_type(atttypid, atttypmod), attnotnull"
         " FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped",
         [oid],
     )
-    return {name: _Column(name, number, kind) for name, number, kind in rows}
+    return {column[0]: _Column(*column) for column in rows}
 
 
 def remember(conn: Connection, migration: Migration) -> None:
@@ -81,14 +83,20 @@ def known_columns(conn: Connection, migration: Migration) -> dict[str, object] |
     found = [columns[name] for name in _names(migration) if name in columns]
     if len(found) < len(_names(migration)):
         return None
-    return {_KNOWN: _known(found, _storage(conn, migration))}
+    return {_KNOWN: _known(found, _storage(conn, migration), found[-1].not_null)}
 
 
-def _known(found: Sequence[_Column], storage: str) -> dict[str, object]:
+def was_not_null(migration: Migration) -> bool:
+    """Whether the old vectors' column was NOT NULL when the migration began; False where that is not known."""
+    return _before(migration).get("not_null") is True
+
+
+def _known(found: Sequence[_Column], storage: str, not_null: bool) -> dict[str, object]:
     return {
         "numbers": [column.number for column in found],
         "types": [column.type for column in found],
         "storage": storage,
+        "not_null": not_null,
     }
 
 
@@ -155,7 +163,7 @@ def table_change(conn: Connection, migration: Migration) -> TableChange | None:
         scope=scope,
         content=content,
         new_table=table if migration.placement is PlacementKind.COLUMN else migration.new_table,
-        settings={**migration.settings, _KNOWN: _known(found, storage)},
+        settings={**migration.settings, _KNOWN: _known(found, storage, was_not_null(migration))},
     )
     narrow = _narrow_side(conn, migration, followed)
     if narrow:

@@ -90,6 +90,17 @@ def try_sync(conn: Connection, migration_id: int) -> bool:
     return row is None or row == (True,)
 
 
+def cleaning_up(conn: Connection, migration_id: int) -> bool:
+    """Whether a process that cleans the migration up, or aborts it, lives."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s"
+        " AND objsubid = 2 AND granted"
+        " AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))",
+        [CLEANUP_CLASS, migration_id],
+    ).fetchone()
+    return row == (True,)
+
+
 def try_index_build(conn: Connection, migration_id: int) -> bool:
     """Become the one session that builds a migration's index; False while another one does. Never waits."""
     row = conn.execute(

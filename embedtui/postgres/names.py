@@ -10,7 +10,7 @@ from psycopg import sql
 
 from embedtui.arrays import np, npt
 from embedtui.model import Migration, TableName
-from embedtui.postgres.values import equal_sql, key_types, text_sql, value_sql
+from embedtui.postgres.values import equal_sql, is_builtin, key_types, text_sql, value_sql
 
 IDENTIFIER_BYTES = 63
 
@@ -119,6 +119,28 @@ def key_join_sql(migration: Migration, alias: str, key: sql.Composable) -> sql.C
         )
         for position, name in enumerate(migration.key_columns, 1)
     )
+
+
+def key_after_sql(migration: Migration, alias: str, key: Sequence[str]) -> sql.Composed:
+    """Condition that the row called ``alias`` comes behind the key ``key`` in the order of the key's index."""
+    sides = [
+        (name, sql.Identifier(alias, name), value_sql(migration, name, sql.Literal(text)))
+        for name, text in zip(migration.key_columns, key, strict=True)
+    ]
+    schemas = set(migration.key_equality)
+    if len(sides) > 1 and len(schemas) <= 1 and all(is_builtin(kind) for kind in migration.key_types):
+        # as a row: only so does the index begin there
+        rows = [sql.SQL(", ").join(side[place] for side in sides) for place in (1, 2)]
+        schema = sql.Identifier(schemas.pop() if schemas else "pg_catalog")
+        return sql.SQL("ROW({}) OPERATOR({}.>) ROW({})").format(rows[0], schema, rows[1])
+    after = [
+        sql.SQL(" AND ").join(
+            equal_sql(migration, *side, operator=">" if number == place else "=")
+            for number, side in enumerate(sides[: place + 1])
+        )
+        for place in range(len(sides))
+    ]
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(after))
 
 
 def key_equals_sql(migration: Migration) -> sql.Composed:

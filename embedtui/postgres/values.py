@@ -92,14 +92,20 @@ def value_sql(migration: Migration, name: str, text: sql.Composable, *, bound: b
     )
 
 
-def equal_sql(migration: Migration, name: str, left: sql.Composable, right: sql.Composable) -> sql.Composed:
-    """Condition that two values of the key column ``name`` are equal, by the operator of the key's own index."""
+def equal_sql(
+    migration: Migration, name: str, left: sql.Composable, right: sql.Composable, operator: str = "="
+) -> sql.Composed:
+    """Condition that two values of the key column ``name`` are equal, by the operator of the key's own index.
+
+    ``operator``: another one of that index: ``>``.
+    """
     place = migration.key_columns.index(name)
     schema = migration.key_equality[place] if migration.key_equality else "pg_catalog"
     kind = migration.key_types[place]
     # a domain over an enum has no operator of its own; the index serves the base type's
     cast = sql.SQL("" if is_builtin(kind) else f"::{kind}")
-    return sql.SQL("{}{} OPERATOR({}.=) {}{}").format(left, cast, sql.Identifier(schema), right, cast)
+    by = sql.SQL("OPERATOR({}.{})").format(sql.Identifier(schema), sql.SQL(operator))
+    return sql.SQL("{}{} {} {}{}").format(left, cast, by, right, cast)
 
 
 def same_key_sql(migration: Migration, left: str, right: str) -> sql.Composed:

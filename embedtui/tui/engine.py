@@ -120,14 +120,18 @@ class Engine(Protocol):
         self,
         typed_name: str,
         *,
-        rename: bool = True,
+        rename: bool | None = None,
+        fold: bool | None = None,
         override: Mapping[str, str] = ...,
         archive: str | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         """Drop the old side and finish."""
 
-    def cleanup_sql(self, *, rename: bool = True) -> tuple[str, ...]:
+    def cleanup_notices(self, *, rename: bool | None = None, fold: bool | None = None) -> tuple[Check, ...]:
+        """Who was heard from, what a cleanup does and what breaks by it."""
+
+    def cleanup_sql(self, *, rename: bool | None = None, fold: bool | None = None) -> tuple[str, ...]:
         """The exact SQL of a cleanup."""
 
     def abort(self, typed_name: str) -> object:

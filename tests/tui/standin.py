@@ -127,6 +127,9 @@ class StandIn(Engine):
     def cleanup(self, typed_name: str, **_: object) -> None:
         self.calls.append(f"cleanup {typed_name}")
 
+    def cleanup_notices(self, **_: object) -> tuple[Check, ...]:
+        return (Check("heard", "pass", "Heard from: Router search (12 searches of the new side)."),)
+
     def cleanup_sql(self, **_: object) -> tuple[str, ...]:
         return ("DROP INDEX CONCURRENTLY documents_embedding_idx", "ALTER TABLE documents DROP COLUMN embedding")
 

@@ -91,6 +91,7 @@ class Sync:
         if time.monotonic() >= self._look_at:  # also where the application keeps the queue from ever being empty
             self._look_at = time.monotonic() + TEND_SECONDS
             self._database(self._upkeep.look_for_partitions)
+            self._upkeep.scan()
         if not entries:
             self._after = 0
             return texts or self._tend()
@@ -137,7 +138,7 @@ class Sync:
             self._recent[key] = moments
         else:
             del self._recent[key]
-        return len(moments) >= EMBEDS_PER_KEY
+        return len(moments) >= EMBEDS_PER_KEY and not self._upkeep.ending
 
     def _tend(self) -> int:
         """With nothing queued: forget what rows that are gone left behind, and try the old side's stale rows again."""

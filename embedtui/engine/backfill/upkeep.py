@@ -19,6 +19,7 @@ from embedtui.model import Key
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.joined import rows_sql
+from embedtui.postgres.locks import cleaning_up
 from embedtui.postgres.sides import capture, rights
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.sides.protocol import QueuedRow
@@ -65,6 +66,8 @@ class Upkeep:
     def __init__(self, job: Job, database: Database) -> None:
         self._job, self._database = job, database
         self._scan_at = 0.0
+        self.ending = False
+        """A cleanup waits for what is queued: no row is put off."""
         self._rights = ""
         """What was granted on the table and the new side, as last looked at."""
         self._keys_per_read = sys.maxsize
@@ -181,13 +184,18 @@ class Upkeep:
         """
         migration = self._job.migration
         now = self._database(lambda conn: capture.state(conn, migration))
-        if now.phase not in ("backfill", *SCANNED) or time.monotonic() < self._scan_at:
+        phases = [*SCANNED]
+        self.ending = False
+        if now.phase == "cleanup":
+            self.ending = self._database(lambda conn: cleaning_up(conn, migration.id))
+            phases += [] if self.ending else ["cleanup"]  # one that was killed has taken capture off
+        if now.phase not in ("backfill", *phases) or time.monotonic() < self._scan_at:
             return 0
         if migration.stored.by_triggers:
             if now.installed and not now.faults:
                 return 0
             self._mend_capture(now)
-        if now.phase not in SCANNED:
+        if now.phase not in phases:
             return 0
         began = time.monotonic()
         keys = self._database(lambda conn: self._job.placement.sweep(conn, SCAN_LIMIT))

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from psycopg import sql
 
 from embedtui.engine.cleanup import traces
 from embedtui.engine.cleanup.choice import CleanupChoice, renames, restores_not_null
+from embedtui.engine.cleanup.heard import decided
 from embedtui.engine.cleanup.steps import unbounded
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import Remedy
 from embedtui.formatting import counted, duration
 from embedtui.model import Blocker, Command, Migration, PlacementKind, TableName
 from embedtui.model.lifecycle import as_stored, refusal
+from embedtui.postgres.catalog.column_attributes import default_of, fits
 from embedtui.postgres.catalog.facts import Dependent, TableFacts
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.names import key_sql, relation
-from embedtui.postgres.sides import routed_view
+from embedtui.postgres.names import key_sql, relation, shown
+from embedtui.postgres.sides import rights, routed_view
+from embedtui.postgres.sides.fold import column_for, folded
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.queue import count_entries
@@ -44,8 +48,11 @@ def cleanup_blockers(
         return ()
     found = list(_state_blockers(conn, migration))
     facts = inspect_oid(conn, migration.table_oid)
+    choice = decided(conn, migration, choice)
     if not choice.keep_old:
         found += dependent_blockers(conn, facts, migration.old_column)
+    if choice.fold:
+        found += _fold_blockers(conn, migration, facts)
     found += _choice_blockers(conn, migration, choice, facts)
     if thorough and not choice.keep_old:
         found += _row_blockers(conn, migration, choice, facts)
@@ -113,18 +120,49 @@ def dependent_blockers(conn: Connection, facts: TableFacts, *columns: str) -> It
         )
 
 
+def _fold_blockers(conn: Connection, migration: Migration, facts: TableFacts) -> Iterator[Blocker]:
+    """What stands against writing every row of the table, and against the side table's end."""
+    oid = _one(conn, "SELECT to_regclass(%s)::oid::int8", (relation(migration.new_table).as_string(conn),))
+    side = inspect_oid(conn, oid) if oid is not None else None
+    own = {trigger.name for trigger in facts.triggers if trigger.enabled and trigger.on_update and not trigger.columns}
+    if not facts.is_owner:
+        yield Blocker(
+            "fold", f"A column of {shown(migration.table)} takes its owner, {facts.owner}.", "Or keep both: --no-fold."
+        )
+    if own:
+        yield Blocker(
+            "fold",
+            f"The fold updates every row and fires {', '.join(sorted(own))}.",
+            "Keep the side table (--no-fold), or override this where that does no harm.",
+            overridable=True,
+        )
+    if facts.subscribed:
+        yield Blocker(
+            "fold",
+            f"{shown(migration.table)} is the target of a subscription: what comes from there knows no new column.",
+            "Keep the side table (--no-fold), or override this.",
+            overridable=True,
+        )
+    if side is not None:
+        yield from dependent_blockers(conn, side, *(column.name for column in side.columns))
+
+
 def _choice_blockers(
     conn: Connection, migration: Migration, choice: CleanupChoice, facts: TableFacts
 ) -> Iterator[Blocker]:
     strategy = cutover_settings(migration).strategy
-    if renames(migration, choice) and not choice.keep_old and strategy in ("env_file", "hook"):
+    changed = choice.fold or (renames(migration, choice) and not choice.keep_old)
+    if changed and strategy in ("env_file", "hook"):
+        told = shown(migration.new_table) if choice.fold else migration.new_column
+        becomes = f"{migration.table}.{migration.old_column}" if choice.fold else migration.old_column
         yield Blocker(
             "names",
-            f"Services that {strategy} told of {migration.new_column} fail once it is called {migration.old_column}.",
-            "Keep its name (embedtui cleanup --keep-name), or override this where none goes by EMBED_COLUMN.",
+            f"Services that {strategy} told of {told} fail once it is called {becomes}.",
+            f"Keep its name ({'--no-fold' if choice.fold else '--keep-name'}), or override this where none goes by what"
+            " it was told.",
             overridable=True,
         )
-    if renames(migration, choice):
+    if choice.fold or renames(migration, choice):
         for publication in facts.publications:
             yield Blocker(
                 "publications",
@@ -133,7 +171,8 @@ def _choice_blockers(
                 "Keep the new name, or bring the subscribers along and override this.",
                 overridable=True,
             )
-        granted = _one(
+        new = folded(migration, column_for(conn, migration)) if choice.fold else migration
+        granted = not rights.mirrored(conn, new) and _one(
             conn,
             "SELECT count(*) FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attname = %s AND attacl IS NOT NULL",
             (migration.table_oid, migration.old_column),
@@ -145,7 +184,14 @@ def _choice_blockers(
                 f"Grant the same on {migration.new_column} first, or override this.",
                 overridable=True,
             )
-    if migration.placement is PlacementKind.TABLE and not follows_by_foreign_key(migration):
+    if not fits(migration) and renames(migration, choice) and default_of(conn, migration) is not None:
+        yield Blocker(
+            "default",
+            f"The default of {migration.old_column} is a vector of {migration.old_model.dimensions} dimensions.",
+            "Override this: the column then has no default.",
+            overridable=True,
+        )
+    if migration.placement is PlacementKind.TABLE and not choice.fold and not follows_by_foreign_key(migration):
         yield Blocker(
             "no_foreign_key",
             f"Without embedtui's triggers, deletes and key changes no longer reach {migration.new_table}.",
@@ -159,7 +205,10 @@ def _choice_blockers(
             " would be dropped.",
             "Keep the old column: --keep-old.",
         )
-    archive = choice.archive
+    yield from _archive_blockers(conn, choice.archive)
+
+
+def _archive_blockers(conn: Connection, archive: TableName | Path | None) -> Iterator[Blocker]:
     if isinstance(archive, TableName):
         if _one(conn, "SELECT to_regclass(%s) IS NOT NULL", (relation(archive).as_string(conn),)):
             yield Blocker("archive", f"{archive} exists.", "Name another table for the old vectors.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from embedtui.engine.cutover.strategies import cutover_settings
+from embedtui.engine.table_changes import was_not_null
 from embedtui.errors import Refused, SettingsError
 from embedtui.model import Migration, PlacementKind, TableName
 from embedtui.postgres.catalog.facts import TableFacts
@@ -20,8 +21,12 @@ _FILE_SUFFIXES = (".copy", ".gz", ".tsv", ".txt")
 class CleanupChoice:
     """What the operator wants to be left."""
 
-    rename: bool = True
-    """Placement ``column``: the new column and its index take the old one's names. A side table keeps its own."""
+    rename: bool | None = None
+    """The new column and its index take the old one's names; None: unless somebody follows the new one's. A side table
+    that is not folded keeps its own."""
+    fold: bool | None = None
+    """Placement ``table``: the side table's vectors become a column of the table, and it goes; None: where no Router
+    was ever heard from, and nobody names the side table."""
     keep_old: bool = False
     """Leave the old column and its index where they are; only embedtui's own traces go."""
     keep_provenance: bool = False
@@ -40,8 +45,10 @@ class CleanupChoice:
 class Kept(TypedDict, total=False):
     """A :class:`CleanupChoice` as keyword arguments."""
 
-    rename: bool
-    """The new column and its index take the old one's names (the default)."""
+    rename: bool | None
+    """The new column and its index take the old one's names; None (the default): unless its own is followed."""
+    fold: bool | None
+    """The side table's vectors become a column of the table; None (the default): where no Router follows them."""
     archive: str | None
     """A table or file that keeps the old vectors, as typed."""
     keep_old: bool
@@ -57,7 +64,8 @@ def choice_of(kept: Kept) -> CleanupChoice:
     """
     archive = kept.get("archive")
     return CleanupChoice(
-        rename=kept.get("rename", True),
+        rename=kept.get("rename"),
+        fold=kept.get("fold"),
         keep_old=kept.get("keep_old", False),
         keep_provenance=kept.get("keep_provenance", False),
         archive=None if archive is None else archive_target(archive),
@@ -69,7 +77,8 @@ class CleanupStep:
     """One step and the exact SQL it runs."""
 
     name: str
-    """``begin``, ``archive``, ``contract``, ``not null``, ``finish``; of an abort ``begin``, ``remove``, ``finish``."""
+    """``begin``, ``archive``, ``fold``, ``index``, ``settle``, ``contract``, ``not null``, ``finish``; of an abort
+    ``begin``, ``remove``, ``finish``."""
     detail: str
     statements: tuple[str, ...] = ()
 
@@ -96,7 +105,9 @@ def stored_choice(record: dict[str, Any]) -> CleanupChoice:
         archive = TableName(*stored["table"])
     elif "file" in stored:
         archive = Path(stored["file"])
-    return CleanupChoice(record["rename"], record["keep_old"], record["keep_provenance"], archive)
+    return CleanupChoice(
+        record["rename"], record.get("fold", False), record["keep_old"], record["keep_provenance"], archive
+    )
 
 
 def confirmed_choice(state: Ending, asked: CleanupChoice) -> CleanupChoice:
@@ -120,7 +131,8 @@ def exchanged(migration: Migration) -> bool:
 
 def named_as_before(migration: Migration, choice: CleanupChoice) -> bool:
     """The column that is left has the name that the application has always known."""
-    return choice.rename and not choice.keep_old and migration.placement is PlacementKind.COLUMN
+    in_column = choice.fold or migration.placement is PlacementKind.COLUMN
+    return bool(choice.rename and not choice.keep_old and in_column)
 
 
 def renames(migration: Migration, choice: CleanupChoice) -> bool:
@@ -136,4 +148,4 @@ def final_column(migration: Migration) -> str:
 def restores_not_null(migration: Migration, choice: CleanupChoice, facts: TableFacts) -> bool:
     """Whether the column that is left has to be NOT NULL again, as the old one was."""
     old = facts.column(migration.old_column)
-    return named_as_before(migration, choice) and old is not None and old.not_null
+    return named_as_before(migration, choice) and old is not None and (old.not_null or was_not_null(migration))

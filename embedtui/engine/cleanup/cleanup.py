@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import psycopg
@@ -18,6 +19,9 @@ from embedtui.engine.cleanup.choice import (
     named_as_before,
     restores_not_null,
 )
+from embedtui.engine.cleanup.fold import Folding
+from embedtui.engine.cleanup.heard import decided
+from embedtui.engine.cleanup.settle import put_back, settle
 from embedtui.engine.cleanup.statements import cleanup_statements, contract_sql, set_not_null_sql, validate_sql
 from embedtui.engine.cleanup.steps import (
     alone,
@@ -30,7 +34,7 @@ from embedtui.engine.cleanup.steps import (
     unbounded,
 )
 from embedtui.engine.overrides import Overrides, audited, pass_blockers
-from embedtui.errors import Interrupted, LockTimeout, NotClean, Refused, Remedy
+from embedtui.errors import Interrupted, NotClean, Refused, Remedy
 from embedtui.model import Migration, Phase
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
@@ -38,12 +42,9 @@ from embedtui.postgres.ddl import cancelled_by, run_ddl
 from embedtui.postgres.joined import as_called_now
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.ending import QUEUE_FULL, Ending, begin_cleanup, begin_record, read_ending
+from embedtui.postgres.state.ending import QUEUE_FULL, begin_cleanup, begin_record, read_ending
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.route import route_epoch
-
-DRAIN_PATIENCE = 60.0
-"""Seconds in which the workers may bring the queue to zero, before the cleanup is refused."""
 
 
 def cleanup(
@@ -56,11 +57,13 @@ def cleanup(
     override: Overrides = MappingProxyType({}),
     on_step: Callable[[CleanupStep], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
+    connect: Callable[[], Connection] | None = None,
 ) -> None:
     """Drop the old side as chosen; a rerun after any interruption completes what was begun, as it was chosen then.
 
     ``conn`` is in autocommit. ``typed_name`` has to be the table's name. ``override`` has a reason for each blocker
-    that it passes, and is audited. ``on_step`` is called before each step. A no-op once finished.
+    that it passes, and is audited. ``on_step`` is called before each step. ``connect`` opens the connections of an
+    index build, which a fold needs. A no-op once finished.
 
     From its first step until the drop a rollback takes it back, at once; the drop fails where the pointer has moved.
 
@@ -78,30 +81,23 @@ def cleanup(
         if not state.begun:
             epoch = route_epoch(conn, migration)  # before what it is decided on
             migration = present(conn, migration)
+            choice = decided(conn, migration, choice)
             with cancelled_by(conn, stop):
                 blockers = cleanup_blockers(conn, migration, choice, thorough=True)
             passed = pass_blockers(blockers, override)
-            on_step(CleanupStep("begin", "phase cleanup; workers bring the queue to zero"))
+            on_step(CleanupStep("begin", "phase cleanup; a rollback takes it back until the drop"))
             _begin(conn, migration, choice, passed, epoch)
             state = read_ending(conn, migration)
         migration = present(conn, migration)
         if not state.begun:  # a rollback was here since
             require_held(conn, migration, "cleanup")
-        choice = confirmed_choice(state, choice)
-        for step in cleanup_statements(conn, migration, choice):
-            if stop.is_set():
-                raise Interrupted(f"Stopped before the step {step.name!r}.", hint="Run it again to complete it.")
-            on_step(step)
-            if step.name in ("begin", "archive", "contract"):  # begun already, unless a rollback was here since
-                require_held(conn, migration, "cleanup")
-            if step.name == "archive":
-                store_archive(conn, migration, choice, stop)
-            elif step.name == "contract":
-                _contract(conn, migration, choice, state, stop, on_wait)
-            elif step.name == "not null":
-                _not_null(conn, migration, stop, on_wait)
-            elif step.name == "finish":
-                finish(conn, migration, "cleanup")
+        work = _Work(conn, migration, confirmed_choice(state, choice), stop, on_wait or (lambda _: None), connect)
+        with put_back(conn, migration):
+            for step in cleanup_statements(conn, migration, work.choice):
+                if stop.is_set():
+                    raise Interrupted(f"Stopped before the step {step.name!r}.", hint="Run it again to complete it.")
+                on_step(step)
+                work.do(step.name)
 
 
 def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed: Overrides, epoch: int | None) -> None:
@@ -110,6 +106,7 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
     queued = [int(token.partition(":")[2]) for token in passed if token.startswith("queue:")]
     record = {
         "rename": choice.rename,
+        "fold": choice.fold,
         "keep_old": choice.keep_old,
         "keep_provenance": choice.keep_provenance,
         "archive": choice.archive_record,
@@ -124,61 +121,90 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
         if named_as_before(migration, choice)
         else "the new name"
     )
-    detail = f"begun: {what}" + (f", archive to {choice.archive}" if choice.archive is not None else "")
-    detail += audited(passed)
+    detail = "".join(
+        (
+            f"begun: {'folded, ' if choice.fold else ''}{what}",
+            f", archive to {choice.archive}" if choice.archive is not None else "",
+            audited(passed),
+        )
+    )
     with holding(conn, migration, "cleanup", epoch):
         begin_record(conn, migration, record)
         begin_cleanup(conn, migration.id)
         add_audit(conn, migration.id, "cleanup", detail)
 
 
-def _contract(
-    conn: Connection,
-    migration: Migration,
-    choice: CleanupChoice,
-    state: Ending,
-    stop: threading.Event,
-    on_wait: Callable[[str], None] | None,
-) -> None:
-    waited = 0.0
-    while True:
-        statements = contract_sql(conn, migration, choice, state.has("not_null"), state.left)
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The steps of a cleanup that has begun; each can be repeated."""
+
+    conn: Connection
+    migration: Migration
+    choice: CleanupChoice
+    stop: threading.Event
+    say: Callable[[str], None]
+    connect: Callable[[], Connection] | None
+
+    def do(self, name: str) -> None:
+        """One step."""
+        if name not in ("not null", "finish"):  # begun already, unless a rollback was here since
+            require_held(self.conn, self.migration, "cleanup")
+        if name == "archive":
+            store_archive(self.conn, self.migration, self.choice, self.stop, self.say)
+        elif name == "fold":
+            self._folding().copy()
+        elif name == "index":
+            assert self.connect is not None, "a fold needs connections to build its index"
+            self._folding().index(self.connect)
+        elif name == "settle":
+            self._settle()
+        elif name == "contract":
+            self._contract()
+        elif name == "not null":
+            self._not_null()
+        elif name == "finish":
+            finish(self.conn, self.migration, "cleanup")
+
+    def _folding(self) -> Folding:
+        return Folding(self.conn, self.migration, self.stop, self.say)
+
+    def _settle(self) -> None:
+        settle(self.conn, self.migration, read_ending(self.conn, self.migration).left, self.stop, self.say)
+
+    def _contract(self) -> None:
+        tables = capture.tables(as_called_now(self.conn, self.migration))
+        tables += [self.migration.new_table] if self.choice.fold else []
+        while True:
+            if self.choice.fold:
+                self._folding().catch_up()
+            state = read_ending(self.conn, self.migration)
+            statements = contract_sql(self.conn, self.migration, self.choice, state.has("not_null"), state.left)
+            try:
+                with taken_back(self.conn, self.migration, "cleanup"):
+                    run_ddl(
+                        self.conn,
+                        statements,
+                        stop=self.stop,
+                        on_wait=self.say,
+                        relations=tables,
+                        check=lambda: require_held(self.conn, self.migration, "cleanup"),
+                    )
+            except psycopg.errors.ObjectInUse as error:
+                if error.sqlstate != QUEUE_FULL:
+                    raise
+                self._settle()  # somebody queued rows meanwhile, or a text was rejected
+            else:
+                return
+
+    def _not_null(self) -> None:
+        """Make the column NOT NULL again: a scan that blocks neither reads nor writes, then a moment's lock."""
         try:
-            with taken_back(conn, migration, "cleanup"):
-                run_ddl(
-                    conn,
-                    statements,
-                    stop=stop,
-                    on_wait=on_wait,
-                    relations=capture.tables(as_called_now(conn, migration)),
-                    check=lambda: require_held(conn, migration, "cleanup"),
-                )
-        except psycopg.errors.ObjectInUse as error:
-            if error.sqlstate != QUEUE_FULL or waited >= DRAIN_PATIENCE:
-                raise LockTimeout(
-                    "Changes kept waiting for their new vectors; the old side was not dropped.",
-                    hint="Let a worker catch up (`embedtui faults` lists what was rejected), and clean up again.",
-                    remedies=(Remedy.FOLLOW, Remedy.CLEANUP),
-                ) from None
-            if on_wait is not None:
-                on_wait("waiting for the queue to be empty")
-            if stop.wait(1.0):
-                raise Interrupted("Stopped before the old side was dropped.", hint="Run it again.") from None
-            waited += 1.0
-        else:
-            return
-
-
-def _not_null(
-    conn: Connection, migration: Migration, stop: threading.Event, on_wait: Callable[[str], None] | None
-) -> None:
-    """Make the column NOT NULL again: a scan that blocks neither reads nor writes, then a moment's lock."""
-    try:
-        with cancelled_by(conn, stop), unbounded(conn):
-            conn.execute(validate_sql(migration))
-    except psycopg.errors.CheckViolation:
-        raise NotClean(
-            f"{final_column(migration)} was NOT NULL, and rows without a vector have come in meanwhile.",
-            hint="Fill them, then run the cleanup again: all else is done.",
-        ) from None
-    run_ddl(conn, set_not_null_sql(migration), stop=stop, on_wait=on_wait, relations=[migration.table])
+            with cancelled_by(self.conn, self.stop), unbounded(self.conn):
+                self.conn.execute(validate_sql(self.migration))
+        except psycopg.errors.CheckViolation:
+            raise NotClean(
+                f"{final_column(self.migration)} was NOT NULL, and rows without a vector have come in meanwhile.",
+                hint="Fill them, then run the cleanup again: all else is done.",
+            ) from None
+        statements = set_not_null_sql(self.migration)
+        run_ddl(self.conn, statements, stop=self.stop, on_wait=self.say, relations=[self.migration.table])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from psycopg import sql
 
@@ -15,14 +16,19 @@ from embedtui.engine.cleanup.choice import (
     restores_not_null,
     stored_choice,
 )
-from embedtui.model import Migration, Phase, PlacementKind, Side, TableName
+from embedtui.engine.cleanup.heard import decided
+from embedtui.engine.cleanup.settle import end_capture_sql
+from embedtui.engine.plan.statements import index_options
+from embedtui.model import IndexMethod, Migration, Phase, PlacementKind, Side, TableName
+from embedtui.postgres.catalog import column_attributes
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
-from embedtui.postgres.indexes import partition_indexes
+from embedtui.postgres.indexes import create_sql, partition_indexes
 from embedtui.postgres.joined import as_called_now
-from embedtui.postgres.names import relation
+from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture, routed_view
+from embedtui.postgres.sides.fold import Fold, column_for, leftover_sql, prepare_sql
 from embedtui.postgres.sides.layout import new_side, scope_sql
 from embedtui.postgres.state.ending import left_check_sql, read_ending, record_sql, rows_sql
 
@@ -34,26 +40,48 @@ def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupCh
         choice = stored_choice(state.record)
         not_null = state.has("not_null")
     else:
+        choice = decided(conn, migration, choice)
         not_null = restores_not_null(migration, choice, inspect_oid(conn, migration.table_oid))
-    steps = [] if state.begun else [CleanupStep("begin", "phase cleanup; workers bring the queue to zero")]
+    steps = [] if state.begun else [CleanupStep("begin", "phase cleanup; a rollback takes it back until the drop")]
     if choice.archive is not None and not state.has("archived"):
+        texts = [archive_sql(migration, choice.archive)]
         if isinstance(choice.archive, TableName):
-            text = archive_table_sql(migration, choice.archive)
-        else:
-            text = archive_file_sql(migration)
-        steps.append(CleanupStep("archive", f"old vectors to {choice.archive}, counted", shown_sql(conn, [text])))
+            texts.insert(0, archive_table_sql(migration, choice.archive))
+        detail = f"old vectors to {choice.archive}, in pages by key, counted"
+        steps.append(CleanupStep("archive", detail, shown_sql(conn, texts)))
+    if choice.fold and not state.has("contracted"):
+        steps += _fold_steps(conn, migration)
     if not state.has("contracted"):
+        detail = "what is queued is embedded; from here on changes are the application's"
+        steps.append(CleanupStep("settle", detail, shown_sql(conn, end_capture_sql(conn, migration))))
         contract = contract_sql(conn, migration, choice, not_null, state.left)
         detail = "one short transaction; the old vectors' disk space comes back as rows are rewritten"
         steps.append(CleanupStep("contract", detail, shown_sql(conn, contract)))
     if not_null and (not state.has("contracted") or constraint_exists(conn, migration)):
-        texts = [validate_sql(migration), *set_not_null_sql(migration)]
-        steps.append(CleanupStep("not null", f"{final_column(migration)} NOT NULL again", shown_sql(conn, texts)))
+        checks = [validate_sql(migration), *set_not_null_sql(migration)]
+        steps.append(CleanupStep("not null", f"{final_column(migration)} NOT NULL again", shown_sql(conn, checks)))
     if not state.has("finished"):
         steps.append(
             CleanupStep("finish", "embedtui's working rows go, the log stays", shown_sql(conn, rows_sql(migration)))
         )
     return tuple(steps)
+
+
+def _fold_steps(conn: Connection, migration: Migration) -> list[CleanupStep]:
+    fold = Fold(migration, column_for(conn, migration))
+    into = fold.into
+    column = f"{shown(into.table)}.{shown_column(into.new_column)}"
+    steps = [
+        CleanupStep(
+            "fold",
+            f"the vectors of {shown(migration.new_table)} are copied to {column}, a row of each page at a time",
+            shown_sql(conn, [*prepare_sql(conn, migration, fold.column), fold.page_sql()]),
+        )
+    ]
+    if migration.index_method is not IndexMethod.NONE:
+        built = shown_sql(conn, create_sql(conn, into, index_options(into)))
+        steps.append(CleanupStep("index", f"on {column}, beside the work", built))
+    return steps
 
 
 def abort_statements(conn: Connection, migration: Migration) -> tuple[CleanupStep, ...]:
@@ -78,14 +106,26 @@ def contract_sql(
     conn: Connection, migration: Migration, choice: CleanupChoice, not_null: bool, left: Mapping[str, int]
 ) -> list[Statement]:
     """All that production could notice, in one transaction with the record of it: all of it is done, or nothing."""
-    table, side = relation(migration.table), new_side(migration)
+    table = relation(migration.table)
     watched = as_called_now(conn, migration)
     statements: list[Statement] = [
         sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(relation(each)) for each in capture.tables(watched)
     ]
     statements.append(left_check_sql(migration, left))
+    if choice.fold:
+        fold = Fold(migration, column_for(conn, migration))
+        beside = relation(migration.new_table)
+        statements.append(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(beside))
+        statements += [*fold.last_sql(), sql.SQL("DROP TABLE {}").format(beside)]
+        statements += capture.remove_functions_sql(migration, "side")
+        migration = fold.into
+    else:
+        statements += leftover_sql(conn, migration)
+    side = new_side(migration)
     statements += capture.remove_sql(watched)
     new = _index_renames(conn, migration) if renames(migration, choice) else []
+    if renames(migration, choice):
+        statements += column_attributes.take_over_sql(conn, migration)
     if not choice.keep_old:
         statements.append(sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(migration.old_column)))
     pairs = [(side.embedding, migration.old_column)] if renames(migration, choice) else []
@@ -106,9 +146,10 @@ def contract_sql(
         sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(table, sql.Identifier(source), sql.Identifier(target))
         for source, target in pairs
     ]
-    statements += [
-        sql.SQL("ALTER INDEX {} RENAME TO {}").format(relation(index), sql.Identifier(name)) for index, name in new
-    ]
+    for index, old in new:
+        renamed = TableName(index.schema, old.name)
+        statements.append(sql.SQL("ALTER INDEX {} RENAME TO {}").format(relation(index), sql.Identifier(old.name)))
+        statements += column_attributes.index_comment_sql(conn, old, renamed)
     if not_null:
         # checked for new rows at once and for the present ones later, without a long lock
         statements.append(
@@ -122,11 +163,11 @@ def contract_sql(
     return statements
 
 
-def _index_renames(conn: Connection, migration: Migration) -> list[tuple[TableName, str]]:
-    """(new index, old index's name) of the table and, where it is partitioned, of each leaf."""
+def _index_renames(conn: Connection, migration: Migration) -> list[tuple[TableName, TableName]]:
+    """(new index, old index) of the table and, where it is partitioned, of each leaf."""
     old = partition_indexes(conn, migration.table, migration.old_column)
     new = partition_indexes(conn, migration.table, migration.new_column)
-    return [(new[oid], old[oid].name) for oid in new if oid in old]
+    return [(new[oid], old[oid]) for oid in new if oid in old]
 
 
 def remove_sql(conn: Connection, migration: Migration) -> list[Statement]:
@@ -156,24 +197,28 @@ def set_not_null_sql(migration: Migration) -> list[Statement]:
     ]
 
 
-def old_vectors_sql(migration: Migration) -> sql.Composed:
-    """The old vectors with their keys."""
-    return sql.SQL("SELECT {} FROM {} AS t WHERE {} AND {} IS NOT NULL").format(
-        sql.SQL(", ").join(map(sql.Identifier, (*migration.key_columns, migration.old_column))),
+def old_vectors_sql(migration: Migration, within: sql.Composable | None = None) -> sql.Composed:
+    """The old vectors with their keys, of the rows called ``t`` that ``within`` says."""
+    return sql.SQL("SELECT {} FROM {} AS t WHERE {} AND {} IS NOT NULL{}").format(
+        sql.SQL(", ").join(sql.Identifier("t", name) for name in (*migration.key_columns, migration.old_column)),
         relation(migration.table),
         scope_sql(migration, "t"),
-        sql.Identifier(migration.old_column),
+        sql.Identifier("t", migration.old_column),
+        sql.SQL("") if within is None else sql.SQL(" AND {}").format(within),
     )
 
 
+def archive_sql(migration: Migration, archive: TableName | Path, within: sql.Composable | None = None) -> sql.Composed:
+    """The old vectors into a table that is there, or in COPY's text form."""
+    vectors = old_vectors_sql(migration, within)
+    if isinstance(archive, TableName):
+        return sql.SQL("INSERT INTO {} {}").format(relation(archive), vectors)
+    return sql.SQL("COPY ({}) TO STDOUT").format(vectors)
+
+
 def archive_table_sql(migration: Migration, archive: TableName) -> sql.Composed:
-    """The old vectors into a table."""
-    return sql.SQL("CREATE TABLE {} AS {}").format(relation(archive), old_vectors_sql(migration))
-
-
-def archive_file_sql(migration: Migration) -> sql.Composed:
-    """The old vectors in COPY's text form."""
-    return sql.SQL("COPY ({}) TO STDOUT").format(old_vectors_sql(migration))
+    """A table for the old vectors, empty."""
+    return sql.SQL("CREATE TABLE {} AS {} WITH NO DATA").format(relation(archive), old_vectors_sql(migration))
 
 
 def constraint_exists(conn: Connection, migration: Migration) -> bool:

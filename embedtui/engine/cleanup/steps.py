@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 
 from embedtui.errors import Refused
+from embedtui.formatting import duration
 from embedtui.model import Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import CLEANUP_CLASS
@@ -16,7 +18,29 @@ from embedtui.postgres.state.ending import remember, rows_sql
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.route import held, hold_route, read_route
 
+TOLD = 5.0
+"""Seconds between two lines of progress."""
 _SHORT_WAIT = "SET LOCAL lock_timeout = '500ms'"
+
+
+class Told:
+    """Says every few seconds how far something got, how fast it goes and how long it still takes."""
+
+    def __init__(self, say: Callable[[str], None], what: str, total: int, done: int = 0) -> None:
+        """Nothing is said yet; ``total`` 0 is unknown, ``done`` what was done before."""
+        self._say, self._what, self._total = say, what, total
+        self._at, self._done = time.monotonic(), done
+
+    def now(self, done: int) -> None:
+        """So much is done."""
+        passed = time.monotonic() - self._at
+        if passed < TOLD:
+            return
+        rate = (done - self._done) / passed
+        of = f" of {self._total:,}" if self._total >= done else ""
+        left = f", {duration((self._total - done) / rate)} left" if of and rate > 0 else ""
+        self._say(f"{done:,}{of} {self._what}, {rate:,.0f} a second{left}")
+        self._at, self._done = time.monotonic(), done
 
 
 def finish(conn: Connection, migration: Migration, act: str) -> None:

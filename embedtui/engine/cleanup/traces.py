@@ -12,7 +12,9 @@ from embedtui.model import Migration, PlacementKind, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.names import relation, shown
+from embedtui.postgres.sides.fold import folded
 from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.state.migrations import stored_fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ def find(conn: Connection, migration: Migration) -> tuple[Traces, ...]:
     """What is there of the migration. A vector column without its model and fingerprint beside it is not ours."""
     side = new_side(migration)
     in_column = migration.placement is PlacementKind.COLUMN
+    fold = stored_fold(conn, migration.id)
+    of_table = side if in_column else new_side(folded(migration, fold)) if fold is not None else None
     rows = conn.execute(
         _TABLES,
         {
@@ -73,9 +77,9 @@ def find(conn: Connection, migration: Migration) -> tuple[Traces, ...]:
             "former": list(migration.run_state.former),
             "name": relation(migration.table).as_string(conn),
             "trigger": f"embedtui\\_{migration.id}\\_%",
-            "embedding": side.embedding,
-            "columns": [side.model, side.source] if in_column else [],
-            "types": ["integer", "bigint"] if in_column else [],
+            "embedding": of_table.embedding if of_table is not None else side.embedding,
+            "columns": [of_table.model, of_table.source] if of_table is not None else [],
+            "types": ["integer", "bigint"] if of_table is not None else [],
         },
     ).fetchall()
     found = [
@@ -86,6 +90,8 @@ def find(conn: Connection, migration: Migration) -> tuple[Traces, ...]:
         name = relation(side.table).as_string(conn)
         wanted = [side.embedding, side.model, side.source]
         row = conn.execute(_SIDE, {"name": name, "columns": wanted}).fetchone()
+        # a fold's trigger on it goes along
+        found = [each for each in found if row is None or each.oid != row[0]]
         found += [Traces(row[0], side.table, side_table=True)] if row else []
     return tuple(each for each in found if each.columns or each.triggers or each.side_table)
 

@@ -24,12 +24,12 @@ from embedtui.postgres.connect import Connection, connect, host_name, operator_n
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.indexes import is_cold, prewarm
 from embedtui.postgres.state.audit import add_audit, audit_sql
+from embedtui.postgres.state.listeners import forget_listeners
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.queue import read_backlog
 from embedtui.postgres.state.route import (
     RouteRow,
     follow_pointer,
-    forget_listeners,
     may_move_route,
     move_route,
     read_route,

@@ -21,7 +21,7 @@ from embedtui.postgres.indexes.existing import (
     tree_of,
 )
 from embedtui.postgres.indexes.options import MAX_DIMENSIONS, ivfflat_lists
-from embedtui.postgres.names import fitted, relation
+from embedtui.postgres.names import fitted, relation, suffixed
 from embedtui.postgres.sides.layout import new_side
 
 _DEFAULTS = {IndexMethod.HNSW: {"m": "16", "ef_construction": "64"}, IndexMethod.IVFFLAT: {"lists": "100"}}
@@ -54,7 +54,22 @@ def index_name(conn: Connection, migration: Migration) -> str:
         name = f"{side.table.name}_{side.embedding}_idx"
     if name == side.table.name:  # the old index may be called as the side table is, without the suffix
         name += "_idx"
-    return fitted(name)
+    name = fitted(name)
+    tried = 2
+    while _others(conn, TableName(side.table.schema, name), side.table):  # such as a side table's that is folded
+        tried += 1
+        name = suffixed(name.removesuffix(f"_v{tried - 1}"), f"_v{tried}")
+    return name
+
+
+def _others(conn: Connection, index: TableName, table: TableName) -> bool:
+    """Whether an index of another table has this name."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_index WHERE indexrelid = to_regclass(%s)"
+        " AND indrelid IS DISTINCT FROM to_regclass(%s))",
+        (regclass_name(conn, index), regclass_name(conn, table)),
+    ).fetchone()
+    return row == (True,)
 
 
 def create_sql(conn: Connection, migration: Migration, options: IndexSettings) -> tuple[Statement, ...]:

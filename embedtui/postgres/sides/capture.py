@@ -39,24 +39,28 @@ def functions_sql(migration: Migration, attaching: Sequence[str] = ()) -> tuple[
     (a trigger fires without), they serve no table but the migration's and its partitions, and they make text by output
     functions alone (see ``values``): on a table of somebody else's, a key with a cast of its own would run as us.
     """
-    session = sql.SQL(" ").join(
-        sql.SQL("SET {} = {}").format(sql.SQL(name), sql.SQL(", ").join(map(sql.Literal, value.split(", "))))
-        for name, value in _SETTINGS.items()
-    )
     statements: list[sql.Composed] = []
     for what, body in bodies(migration).items():
-        statements.append(
-            sql.SQL(
-                "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
-                " {session} AS {body}"
-            ).format(name=_function(migration, what), session=session, body=sql.Literal(body))
-        )
-        statements.append(sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(_function(migration, what)))
+        statements += function_sql(_function(migration, what), body)
         statements += [
             sql.SQL("GRANT EXECUTE ON FUNCTION {}() TO {}").format(_function(migration, what), sql.Identifier(role))
             for role in attaching
         ]
     return tuple(statements)
+
+
+def function_sql(name: sql.Identifier, body: str) -> tuple[sql.Composed, sql.Composed]:
+    """DDL of one trigger function, which only triggers call."""
+    session = sql.SQL(" ").join(
+        sql.SQL("SET {} = {}").format(sql.SQL(setting), sql.SQL(", ").join(map(sql.Literal, value.split(", "))))
+        for setting, value in _SETTINGS.items()
+    )
+    return (
+        sql.SQL(
+            "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER {session} AS {body}"
+        ).format(name=name, session=session, body=sql.Literal(body)),
+        sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(name),
+    )
 
 
 def attaching_roles(conn: Connection, migration: Migration) -> list[str]:
@@ -235,16 +239,22 @@ def state(conn: Connection, migration: Migration) -> CaptureState:
     ).fetchone()
     if row is None:
         return CaptureState("", False, (), "")
-    faults = conn.execute(
-        "SELECT id FROM embedtui.capture_fault WHERE migration = %s ORDER BY id DESC LIMIT %s",
-        [migration.id, FAULTS_READ],
-    ).fetchall()
+    found = faults(conn, migration.id)
     why = (
-        conn.execute("SELECT reason FROM embedtui.capture_fault WHERE id = %s", faults[0]).fetchone()
-        if faults
+        conn.execute("SELECT reason FROM embedtui.capture_fault WHERE id = %s", [found[0]]).fetchone()
+        if found
         else None
     )
-    return CaptureState(row[0], row[1] == len(wanted), tuple(number for (number,) in faults), why[0] if why else "")
+    return CaptureState(row[0], row[1] == len(wanted), found, why[0] if why else "")
+
+
+def faults(conn: Connection, migration_id: int) -> tuple[int, ...]:
+    """Ids of the changes that could not be captured, the newest first."""
+    rows = conn.execute(
+        "SELECT id FROM embedtui.capture_fault WHERE migration = %s ORDER BY id DESC LIMIT %s",
+        [migration_id, FAULTS_READ],
+    )
+    return tuple(number for (number,) in rows)
 
 
 def add_fault(conn: Connection, migration: Migration, reason: str) -> None:
@@ -252,9 +262,9 @@ def add_fault(conn: Connection, migration: Migration, reason: str) -> None:
     conn.execute("INSERT INTO embedtui.capture_fault (migration, reason) VALUES (%s, %s)", [migration.id, reason[:500]])
 
 
-def forget_faults(conn: Connection, faults: Iterable[int]) -> None:
+def forget_faults(conn: Connection, ids: Iterable[int]) -> None:
     """Take faults off whose changes a scan, begun after they were read, has found."""
-    conn.execute("DELETE FROM embedtui.capture_fault WHERE id = ANY (%s)", [list(faults)])
+    conn.execute("DELETE FROM embedtui.capture_fault WHERE id = ANY (%s)", [list(ids)])
 
 
 def faulty(conn: Connection, migration_id: int) -> bool:
@@ -274,14 +284,17 @@ def remove_sql(migration: Migration) -> tuple[sql.Composed, ...]:
         sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(_name(migration, name)), relation(table))
         for name, table in named
     ]
-    return (*statements, *remove_functions_sql(migration))
+    return (*statements, *remove_functions_sql(migration, *_OF_CAPTURE))
 
 
-def remove_functions_sql(migration: Migration) -> tuple[sql.Composed, ...]:
-    """DDL that drops the trigger functions, once their triggers are gone."""
+_OF_CAPTURE = ("row", "old_row", "all", "text", "old_text")
+
+
+def remove_functions_sql(migration: Migration, *functions: str) -> tuple[sql.Composed, ...]:
+    """DDL that drops these trigger functions, once their triggers are gone; by default all, a fold's too."""
     return tuple(
         sql.SQL("DROP FUNCTION IF EXISTS {}()").format(_function(migration, what))
-        for what in ("row", "old_row", "all", "text", "old_text")
+        for what in functions or (*_OF_CAPTURE, "side")
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from psycopg import sql
 
 from embedtui.model import Migration, PlacementKind, RowExpression, TextTable
@@ -154,6 +156,24 @@ def _of_texts(migration: Migration, other: TextTable) -> dict[str, str]:
     }
 
 
+def of_side(migration: Migration, side: int, number: int) -> str:
+    """Source of the function of the side table with this oid, while a cleanup folds it; queued under ``number``.
+
+    Of a cleanup that was taken back nothing is told.
+    """
+    look = sql.SQL(
+        "IF EXISTS (SELECT FROM embedtui.route r WHERE r.migration OPERATOR(pg_catalog.=) {migration}"
+        " AND r.ending OPERATOR(pg_catalog.=) 'cleanup') THEN"
+        " IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN k := {gone}; ELSE k := {key}; END IF; END IF;"
+    ).format(
+        migration=sql.Literal(migration.id),
+        gone=_key(key_types(migration), "OLD"),
+        key=_key(key_types(migration), "NEW"),
+    )
+    table = sql.SQL("{}::pg_catalog.oid").format(sql.Literal(side))
+    return _body(replace(migration, id=number), table, look)
+
+
 def _body(migration: Migration, table: sql.Composable, look: sql.Composable, queue: str = _ROW) -> str:
     number = sql.Literal(migration.id)
     return (
@@ -161,7 +181,7 @@ def _body(migration: Migration, table: sql.Composable, look: sql.Composable, que
         .format(
             table=table,
             migration=number,
-            setting=sql.Literal(f"embedtui.capture_{migration.id}"),
+            setting=sql.Literal(f"embedtui.capture_{migration.id}".replace("-", "side_")),
             look=look,
             queue=sql.SQL(queue).format(migration=number),
         )

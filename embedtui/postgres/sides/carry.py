@@ -37,13 +37,18 @@ UPDATE {leaf} t SET {embedding} = l.embedding, {model} = {number}, {source} = l.
 """
 
 
+def leaves_of(conn: Connection, migration: Migration) -> list[tuple[str, str, int]]:
+    """(schema, name, pages) of the table, or of each of its partitions that holds rows."""
+    return conn.execute(_LEAVES, {"table": migration.table_oid}).fetchall()
+
+
 def carry(conn: Connection, migration: Migration, former: TableName) -> Iterator[int]:
     """Give rows of the migration's table the new vectors that rows of ``former`` have for the same key and content.
 
     Placement ``column``. A row that has a vector keeps it. Yields how many after each short transaction.
     """
     side = new_side(migration)
-    for schema, name, blocks in conn.execute(_LEAVES, {"table": migration.table_oid}).fetchall():
+    for schema, name, blocks in leaves_of(conn, migration):
         for first in range(0, blocks, BLOCKS):
             statement = sql.SQL(_CARRY).format(
                 leaf=sql.Identifier(schema, name),

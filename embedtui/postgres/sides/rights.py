@@ -138,6 +138,19 @@ def differences_sql(conn: Connection, migration: Migration) -> list[sql.Composed
     ]
 
 
+def mirrored(conn: Connection, migration: Migration) -> bool:
+    """Whether a new column has, or is given as it is made, the grants that the old one has of its own."""
+    held = _grants(conn, migration.table_oid).columns
+    kinds = {kind for of in held.values() for kind in of.get(migration.old_column, set())}
+    if not kinds <= set(_OF_COLUMNS):
+        return False
+    there = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attname = %s)",
+        [migration.table_oid, migration.new_column],
+    ).fetchone()
+    return there == (False,) or not _missing_of_columns(conn, migration)
+
+
 def digest(conn: Connection, migration: Migration) -> str:
     """Of all that was granted on the table and the new side: the same where nothing of it has changed."""
     row = conn.execute(

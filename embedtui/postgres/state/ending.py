@@ -99,10 +99,13 @@ def record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) -
         *end_in_ddl(migration, "abort" if phase is Phase.ABORTED else "cleanup"),
         sql.SQL(
             "UPDATE embedtui.migration SET phase = {phase}, phase_at = now(), condition = 'idle', reason = '',"
-            " desired = 'run',"
-            " new_column = {column}, settings = jsonb_set(settings, '{{cleanup,contracted}}', 'true')"
+            " desired = 'run', placement = {placement}, new_schema = {new_schema}, new_table = {new_table},"
+            " new_column = {column}, settings = jsonb_set(settings - 'fold', '{{cleanup,contracted}}', 'true')"
             " || jsonb_build_object('gone', {gone}::text) WHERE id = {id}"
         ).format(
+            placement=sql.Literal(migration.placement.value),
+            new_schema=sql.Literal(migration.new_table.schema),
+            new_table=sql.Literal(migration.new_table.name),
             phase=sql.Literal(phase.value),
             column=sql.Literal(new_column),
             gone=sql.Literal(gone),
@@ -117,7 +120,13 @@ def rows_sql(migration: Migration) -> list[Statement]:
     matrices = sql.SQL(
         "DELETE FROM embedtui.bridge_row WHERE bridge IN (SELECT id FROM embedtui.bridge WHERE migration = {})"
     ).format(sql.Literal(migration.id))
-    return [*working_rows_sql(migration, "queue", "stale", "capture_fault", "partition"), matrices]
+    folded = [
+        sql.SQL("DELETE FROM {} WHERE migration = {}").format(
+            sql.Identifier("embedtui", table), sql.Literal(-migration.id)
+        )
+        for table in ("queue", "capture_fault")
+    ]
+    return [*working_rows_sql(migration, "queue", "stale", "capture_fault", "partition"), *folded, matrices]
 
 
 def working_rows_sql(migration: Migration, *tables: str) -> list[Statement]:

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
+from embedtui.model import Migration
 from embedtui.postgres.connect import Connection
+
+LISTENER_ALIVE_SECONDS = 15.0
+"""A listener not heard from for so long is no longer counted (Routers report every two seconds)."""
+_KEPT = "1 hour"
 
 _REPORT = """
 INSERT INTO embedtui.listener AS l
@@ -45,5 +50,29 @@ def report_listener(conn: Connection, report: ListenerReport) -> None:
 
 
 def remove_listeners(conn: Connection, ids: Sequence[UUID]) -> None:
-    """Forget a Router that ends."""
-    conn.execute("DELETE FROM embedtui.listener WHERE id OPERATOR(pg_catalog.=) ANY (%s)", [list(ids)])
+    """A Router that ends: it is heard from no more, and that it was is kept."""
+    conn.execute(
+        "UPDATE embedtui.listener SET heartbeat = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)"
+        " pg_catalog.make_interval(secs => %s) WHERE id OPERATOR(pg_catalog.=) ANY (%s)",
+        [LISTENER_ALIVE_SECONDS, list(ids)],
+    )
+
+
+def ever_heard(conn: Connection, migration: Migration) -> bool:
+    """Whether any Router has followed this migration's route."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM embedtui.listener l, embedtui.migration m WHERE m.id = %s AND l.name = %s"
+        " AND greatest(l.started_at, l.heartbeat) >= m.created_at)",
+        [migration.id, migration.name],
+    ).fetchone()
+    return row == (True,)
+
+
+def forget_listeners(conn: Connection) -> None:
+    """Remove the rows of Routers that are long gone, but for each route's last one."""
+    conn.execute(
+        "DELETE FROM embedtui.listener l WHERE heartbeat < clock_timestamp() - %s::interval"
+        " AND EXISTS (SELECT FROM embedtui.listener o WHERE o.name = l.name"
+        " AND (o.heartbeat, o.id) > (l.heartbeat, l.id))",
+        [_KEPT],
+    )

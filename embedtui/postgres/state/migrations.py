@@ -340,6 +340,12 @@ def set_total_rows(conn: Connection, migration_id: int, rows: int | None) -> Non
     conn.execute("UPDATE embedtui.migration SET total_rows = %s WHERE id = %s", [rows, migration_id])
 
 
+def stored_fold(conn: Connection, migration_id: int) -> str | None:
+    """The column that a fold has begun, as it is stored now."""
+    row = conn.execute("SELECT settings ->> 'fold' FROM embedtui.migration WHERE id = %s", [migration_id]).fetchone()
+    return row[0] if row else None
+
+
 def store_setting(conn: Connection, migration_id: int, name: str, value: object) -> None:
     """Store one named piece of a migration's settings, over what it was."""
     conn.execute(

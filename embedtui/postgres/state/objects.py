@@ -66,6 +66,13 @@ ROUTINES = (
         " it does nothing",
     ),
     Routine(
+        r"capture_\d+_side",
+        definer=True,
+        public=False,
+        search_path="pg_catalog, pg_temp",
+        reason="the same for a side table that is being folded; on other tables than that it does nothing",
+    ),
+    Routine(
         "guard_phase",
         definer=False,
         public=False,

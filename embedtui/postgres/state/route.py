@@ -23,15 +23,11 @@ from embedtui.model import Flip, ListenerStatus, Migration, Remedy, RouteStatus,
 from embedtui.model.bridge import from_data
 from embedtui.postgres.catalog.vectors import SEARCH_TYPE
 from embedtui.postgres.connect import Connection, host_name, operator_name
+from embedtui.postgres.state.listeners import LISTENER_ALIVE_SECONDS
 
 CHANNEL = "embedtui_route"
 """NOTIFY channel. The payload is a JSON object: ``name``, and where nothing but the pointer moved also ``migration``,
 ``epoch``, ``active`` and ``canary``, so that a listener who knows the epoch before can follow without a query."""
-
-LISTENER_ALIVE_SECONDS = 15.0
-"""A listener not heard from for so long is no longer counted (Routers report every two seconds)."""
-
-_LISTENER_KEPT = "1 hour"
 
 CANCELLED = "55000"
 """SQLSTATE (object_not_in_prerequisite_state) of a transaction whose part in the pointer is not as it has to be."""
@@ -425,11 +421,6 @@ def read_listeners(conn: Connection, name: str) -> tuple[ListenerStatus, ...]:
         [name, LISTENER_ALIVE_SECONDS],
     )
     return tuple(ListenerStatus(*row) for row in rows)
-
-
-def forget_listeners(conn: Connection) -> None:
-    """Remove the rows of Routers that ended without saying so."""
-    conn.execute("DELETE FROM embedtui.listener WHERE heartbeat < clock_timestamp() - %s::interval", [_LISTENER_KEPT])
 
 
 def _notify(conn: Connection, name: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedtui.model import Blocker, Command, Remedy
+from embedtui.model import Blocker, Check, Command, PlacementKind, Remedy
 from embedtui.tui.actions.base import Action
-from embedtui.tui.bridge import Task
-from embedtui.tui.dialogs import NamedAnswer, NameDialog
+from embedtui.tui.bridge import Call, Task
+from embedtui.tui.dialogs import Either, NamedAnswer, NameDialog
 from embedtui.tui.engine import Engine
 
 if TYPE_CHECKING:
@@ -22,28 +22,54 @@ class Cleanup(Action):
     remedies = (Remedy.CLEANUP,)
 
     def _do(self, app: Dashboard) -> None:
-        def look(engine: Engine) -> tuple[tuple[str, ...], tuple[Blocker, ...], tuple[str, ...]]:
-            return engine.cleanup_sql(), engine.blockers("cleanup", thorough=True), engine.cleanup_sql(rename=False)
+        def look(engine: Engine) -> tuple[Either, tuple[Blocker, ...]]:
+            return _choice(engine), engine.blockers("cleanup", thorough=True)
 
-        def dialog(found: tuple[tuple[str, ...], tuple[Blocker, ...], tuple[str, ...]]) -> NameDialog:
-            statements, blockers, keeping = found
-            text = "Drops the old side for good: after this there is no rollback. Log and registry stay."
-            return NameDialog(self.label, text, app.view.table, statements, blockers, keeping=keeping)
+        def dialog(found: tuple[Either, tuple[Blocker, ...]]) -> NameDialog:
+            either, blockers = found
+            text = (
+                "Drops the old side for good: after this there is no rollback, and a row written from then on gets no"
+                " vector from here. Log and registry stay."
+            )
+            return NameDialog(self.label, text, app.view.table, (), blockers, either=either)
 
         def task(answer: NamedAnswer) -> Task[None]:
-            return Task(
-                "cleanup",
-                lambda engine, call: engine.cleanup(
+            def clean_up(engine: Engine, call: Call) -> None:
+                name, ticked = answer.option or ("", None)
+                engine.cleanup(
                     answer.name,
-                    rename=answer.rename,
+                    rename=ticked if name == "rename" else None,
+                    fold=ticked if name == "fold" else None,
                     override=answer.override,
                     archive=answer.archive or None,
                     stop=call.stop,
-                ),
-                "Cleaned up: the old side is gone.",
-            )
+                )
+
+            return Task("cleanup", clean_up, "Cleaned up: the old side is gone.")
 
         app.ask_after(look, dialog, task)
+
+
+def _choice(engine: Engine) -> Either:
+    """What a cleanup of this migration lets one choose, with what either way does; blocks."""
+    migration = engine.snapshot().migration
+    if migration is not None and migration.placement is PlacementKind.TABLE:
+        name, label = "fold", "Fold the side table into the table"
+        ways = {way: (engine.cleanup_sql(fold=way), engine.cleanup_notices(fold=way)) for way in (True, False)}
+    else:
+        name, label = "rename", "The new column takes the old one's name"
+        ways = {way: (engine.cleanup_sql(rename=way), engine.cleanup_notices(rename=way)) for way in (True, False)}
+    usual = engine.cleanup_notices()
+    said = {
+        way: tuple(f"{each.name}: {each.detail} {each.hint}".rstrip() for each in (*_kept_back(usual), *notices))
+        for way, (_, notices) in ways.items()
+    }
+    return Either(name, label, engine.cleanup_sql() == ways[True][0], {way: ways[way][0] for way in ways}, said)
+
+
+def _kept_back(usual: tuple[Check, ...]) -> tuple[Check, ...]:
+    """Why names are kept, where they are unless one asks for others."""
+    return tuple(each for each in usual if each.name == "names")
 
 
 class Abort(Action):

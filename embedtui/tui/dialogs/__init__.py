@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from embedtui.tui.dialogs.base import Dialog
 from embedtui.tui.dialogs.cutover import CutoverAnswer, CutoverDialog
-from embedtui.tui.dialogs.ending import NamedAnswer, NameDialog
+from embedtui.tui.dialogs.ending import Either, NamedAnswer, NameDialog
 from embedtui.tui.dialogs.limits import LimitsDialog
 from embedtui.tui.dialogs.small import PromptDialog, QueriesDialog, StopDialog
 from embedtui.tui.dialogs.verify import ReportDialog, VerifyAnswer, VerifyDialog
@@ -14,6 +14,7 @@ __all__ = [
     "CutoverAnswer",
     "CutoverDialog",
     "Dialog",
+    "Either",
     "LimitsDialog",
     "NameDialog",
     "NamedAnswer",

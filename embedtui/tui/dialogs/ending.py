@@ -24,16 +24,28 @@ class NamedAnswer:
     name: str
     override: Mapping[str, str] = field(default_factory=dict)
     """Reasons by the checks they pass, where some were asked for."""
-    rename: bool = True
-    """The new column takes the old one's name."""
+    option: tuple[str, bool] | None = None
+    """A choice of the cleanup's by its name, ``rename`` or ``fold``, as it was ticked."""
     archive: str = ""
     """Table or file that keeps the old vectors; empty: they are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """A choice that is ticked or not, with what is run and what is said in either case."""
+
+    name: str
+    label: str
+    ticked: bool
+    """At first."""
+    statements: Mapping[bool, tuple[str, ...]]
+    notices: Mapping[bool, tuple[str, ...]]
 
 
 class NameDialog(NamedDialog[NamedAnswer]):
     """Says what is dropped, with the exact SQL where there is some, and takes the table's name.
 
-    ``keeping`` is the SQL where the new column keeps its name: with it, a cleanup's choices are offered.
+    With ``either`` a cleanup's choices are offered, and the SQL is its.
     """
 
     def __init__(
@@ -44,29 +56,32 @@ class NameDialog(NamedDialog[NamedAnswer]):
         statements: tuple[str, ...] = (),
         blockers: tuple[Blocker, ...] = (),
         *,
-        keeping: tuple[str, ...] | None = None,
+        either: Either | None = None,
     ) -> None:
         """Ask whether to ``verb`` the table."""
         super().__init__(verb, "error", table, blockers)
-        self._text, self._statements, self._keeping = text, statements, keeping
+        self._text, self._statements, self._either = text, statements, either
 
     def body(self) -> ComposeResult:
         """Text, SQL, what stands against it, and the fields."""
         yield Static(Content(self._text))
-        if self._statements:
+        if self._statements or self._either is not None:
             with VerticalScroll(classes="sql"):
                 yield Static(self.sql, id="sql")
         yield from self.obstacles()
         yield from self.name_field()
         yield from self.reason_field()
-        if self._keeping is not None:
+        if self._either is not None:
             keep = Input(id="archive", placeholder="no; or a table or a file", compact=True)
             yield from labelled("Keep old vectors in", keep)
-            yield Tick("The new column takes the old one's name", value=True, id="rename", compact=True)
+            yield Tick(self._either.label, value=self._either.ticked, id=self._either.name, compact=True)
 
     @property
-    def _rename(self) -> bool:
-        return all(box.value for box in self.query("#rename").results(Checkbox))
+    def _ticked(self) -> bool:
+        if self._either is None:
+            return False
+        boxes = list(self.query(f"#{self._either.name}").results(Checkbox))
+        return boxes[0].value if boxes else self._either.ticked
 
     @property
     def _archive(self) -> str:
@@ -75,16 +90,20 @@ class NameDialog(NamedDialog[NamedAnswer]):
     @property
     def sql(self) -> Content:
         """What would be run as the choices stand."""
-        statements = self._statements if self._rename or self._keeping is None else self._keeping
+        either = self._either
+        statements = self._statements if either is None else either.statements[self._ticked]
+        notices = () if either is None else either.notices[self._ticked]
+        said = "".join(f"-- {notice}\n" for notice in notices)
         first = f"-- first the old vectors are kept in {self._archive}, and counted\n" if self._archive else ""
-        return Content(safe.block(first + ";\n".join(statements) + ";"))
+        return Content(safe.block(said + first + ";\n".join(statements) + ";"))
 
     def answer(self) -> NamedAnswer | None:
         """Needs the whole name, and a reason where one is asked for."""
         override = self.overrides()
         if not self.named or override is None:
             return None
-        return NamedAnswer(self._table, override, self._rename, self._archive)
+        option = (self._either.name, self._ticked) if self._either is not None else None
+        return NamedAnswer(self._table, override, option, self._archive)
 
     @on(Input.Changed)
     @on(Checkbox.Changed)

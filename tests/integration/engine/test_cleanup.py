@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from embedtui.config import IndexSettings
 from embedtui.engine.cleanup import archive as archives
-from embedtui.engine.cleanup import cleanup as module
+from embedtui.engine.cleanup import settle as settling
 from embedtui.engine.cleanup import steps
 from embedtui.engine.cleanup.abort import abort
 from embedtui.engine.cleanup.blockers import abort_blockers, cleanup_blockers
@@ -182,8 +182,8 @@ def test_the_articles_own_schema(conn: Connection) -> None:
     before = route.read_route(conn, "documents").epoch
     assert cleanup_blockers(conn, migration, CleanupChoice(), thorough=True) == ()
     shown = cleanup_statements(conn, migration, CleanupChoice())
-    assert [step.name for step in shown] == ["begin", "contract", "finish"]
-    contract = shown[1].statements
+    assert [step.name for step in shown] == ["begin", "settle", "contract", "finish"]
+    contract = shown[2].statements
     for text in (
         'ALTER TABLE "public"."documents" DROP COLUMN "embedding"',
         'ALTER TABLE "public"."documents" DROP COLUMN "embedding_v2_model", DROP COLUMN "embedding_v2_source"',
@@ -193,8 +193,8 @@ def test_the_articles_own_schema(conn: Connection) -> None:
         assert text in contract
     ran: list[CleanupStep] = []
     cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), on_step=ran.append)
-    assert [step.name for step in ran] == ["begin", "contract", "finish"]
-    assert ran[1].statements == contract
+    assert [step.name for step in ran] == ["begin", "settle", "contract", "finish"]
+    assert ran[2].statements == contract
     require_clean_end(conn)
     assert route.read_route(conn, "documents").epoch == before + 1
     again: list[CleanupStep] = []
@@ -206,9 +206,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 5])
 def test_killed_between_any_two_steps_a_rerun_ends_the_same(conn: Connection, after: int, tmp_path: Path) -> None:
-    """Every step: begin, archive, contract, not null, finish; the rerun asks for something else and is not heard."""
+    """Every step; the rerun asks for something else and is not heard. What is settled settles anew."""
     migration = soaked(conn, old="NOT NULL")
     choice = CleanupChoice(archive=tmp_path / "old.copy")
     steps: list[str] = []
@@ -231,7 +231,7 @@ def test_killed_between_any_two_steps_a_rerun_ends_the_same(conn: Connection, af
         stop=threading.Event(),
         on_step=lambda step: rest.append(step.name),
     )
-    assert steps + rest == ["begin", "archive", "contract", "not null", "finish"]
+    assert list(dict.fromkeys(steps + rest)) == ["begin", "archive", "settle", "contract", "not null", "finish"]
     require_clean_end(conn, not_null=True)
     assert len((tmp_path / "old.copy").read_text().splitlines()) == ROWS
 
@@ -381,7 +381,7 @@ def test_after_a_cutover_by_exchanged_names_nothing_is_renamed_again(conn: Conne
     state.set_phase(conn, migration.id, Phase.SOAK)
     found = state.load_migration(conn)
     assert found is not None and (found.old_column, found.new_column) == ("embedding_v2", "embedding")
-    contract = cleanup_statements(conn, found, CleanupChoice())[1].statements
+    contract = cleanup_statements(conn, found, CleanupChoice())[2].statements
     assert not [text for text in contract if "RENAME" in text]
     cleanup(conn, found, CleanupChoice(), typed_name="documents", stop=threading.Event())
     require_clean_end(conn, not_null=True)
@@ -423,8 +423,8 @@ def test_the_indexes_of_partitions_take_the_old_names_too(conn: Connection) -> N
 
 def test_a_side_table_is_kept_and_the_old_column_goes(conn: Connection) -> None:
     migration = soaked(conn, PlacementKind.TABLE)
-    assert cleanup_blockers(conn, migration, CleanupChoice(), thorough=True) == ()
-    cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
+    assert cleanup_blockers(conn, migration, CleanupChoice(fold=False), thorough=True) == ()
+    cleanup(conn, migration, CleanupChoice(fold=False), typed_name="documents", stop=threading.Event())
     assert list(columns(conn)) == ["id", "content", "metadata"]
     assert list(columns(conn, "documents_embedding_v2")) == ["id", "embedding", "model", "source"]
     assert indexes(conn, "documents_embedding_v2")["idx_documents_embedding_v2"]
@@ -437,8 +437,9 @@ def test_a_side_table_is_kept_and_the_old_column_goes(conn: Connection) -> None:
 
 def test_a_side_table_that_followed_by_triggers_is_pointed_out(conn: Connection) -> None:
     migration = soaked(conn, PlacementKind.TABLE, foreign_key=False)
-    (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
+    (blocker,) = cleanup_blockers(conn, migration, CleanupChoice(fold=False))
     assert blocker.name == "no_foreign_key" and blocker.overridable
+    assert cleanup_blockers(conn, migration, CleanupChoice()) == (), "folded, a row takes its vector along"
 
 
 @pytest.mark.parametrize("name", ["old.copy", "old.copy.gz"])
@@ -481,6 +482,7 @@ def test_an_archive_table(conn: Connection) -> None:
     assert [step.name for step in cleanup_statements(conn, migration, choice)] == [
         "begin",
         "archive",
+        "settle",
         "contract",
         "finish",
     ]
@@ -517,9 +519,9 @@ def test_a_short_archive_stops_before_anything_is_dropped(
     conn: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migration = soaked(conn)
-    monkeypatch.setattr(archives, "_archive_file", lambda conn, migration, path: ROWS - 1)
+    monkeypatch.setattr(archives, "_into_file", lambda *_: (ROWS, ROWS - 1))
     choice = CleanupChoice(archive=tmp_path / "old.copy")
-    with pytest.raises(DatabaseError, match=f"holds {ROWS - 1} vectors, the table {ROWS}"):
+    with pytest.raises(DatabaseError, match=f"holds {ROWS - 1} vectors, and {ROWS} were written"):
         cleanup(conn, migration, choice, typed_name="documents", stop=threading.Event())
     assert "embedding_v2" in columns(conn)
     monkeypatch.undo()
@@ -567,15 +569,16 @@ def test_changes_still_queued_are_never_dropped(conn: Connection, monkeypatch: p
     (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
     assert blocker.name == "queue" and "1 change still" in blocker.message
     conn.execute("DELETE FROM embedtui.queue")
-    monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.0)
+    monkeypatch.setattr(settling, "ALONE", 0.0)
 
     def late(step: CleanupStep) -> None:
-        if step.name == "contract":
+        if step.name == "settle":
             conn.execute("UPDATE documents SET content = 'changed again' WHERE id = 1")
 
     with pytest.raises(LockTimeout, match="Changes kept waiting"):
         cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), on_step=late)
     assert "embedding_v2" in columns(conn)
+    assert capture.state(conn, migration).installed, "changes are captured as before"
     waited: list[str] = []
 
     def drained(text: str) -> None:
@@ -584,7 +587,7 @@ def test_changes_still_queued_are_never_dropped(conn: Connection, monkeypatch: p
 
     monkeypatch.undo()
     cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), on_wait=drained)
-    assert waited == ["waiting for the queue to be empty"]
+    assert waited == ["1 change waits for its vector"]
     require_clean_end(conn)
 
 

@@ -401,10 +401,12 @@ def test_env_file_strategy_writes_flag_and_model_together(database: str, conn: C
     assert "USE_V2_EMBEDDINGS=true" in path.read_text() and "EMBED_MODEL=new-model" in path.read_text()
     assert "EMBED_DIMENSIONS=8\n" in path.read_text() and "# service settings" in path.read_text()
     assert 'EMBED_TABLE=\'"public"."documents"\'\nEMBED_COLUMN=embedding_v2\n' in path.read_text()
-    [blocker] = [each for each in cleanup_blockers(conn, now(conn, migration), CleanupChoice()) if each.name == "names"]
+    here, old_name = now(conn, migration), CleanupChoice(rename=True)
+    [blocker] = [each for each in cleanup_blockers(conn, here, old_name) if each.name == "names"]
     assert blocker.overridable and "--keep-name" in blocker.hint
-    kept = cleanup_blockers(conn, now(conn, migration), CleanupChoice(rename=False))
-    assert "names" not in {each.name for each in kept}
+    for choice in (CleanupChoice(), CleanupChoice(rename=False)):
+        kept = cleanup_blockers(conn, here, choice)
+        assert "names" not in {each.name for each in kept}
     rollback(database, migration)
     assert "EMBED_COLUMN=embedding\n" in path.read_text()
     assert "USE_V2_EMBEDDINGS=false" in path.read_text() and "EMBED_MODEL=old-model" in path.read_text()

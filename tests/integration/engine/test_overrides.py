@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedtui.engine.cleanup import cleanup as module
 from embedtui.engine.cleanup.choice import CleanupChoice, CleanupStep
 from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cutover.cutover import cutover, flip_if_due, postpone
@@ -72,7 +71,6 @@ def test_queued_changes_are_dropped_by_their_number_alone(
     conn.execute(queue, [migration.id])
     with pytest.raises(Refused, match="1 change still waits"):
         clean_up(conn, queue="never mind")
-    monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.0)
 
     def one_more(step: CleanupStep) -> None:
         if step.name == "contract":
@@ -89,12 +87,9 @@ def test_queued_changes_are_dropped_by_their_number_alone(
     assert present(conn).phase is Phase.DONE
 
 
-def test_a_row_rejected_while_the_cleanup_waits_is_not_dropped(
-    database: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_rejected_while_the_cleanup_waits_is_not_dropped(database: str, conn: Connection) -> None:
     """It leaves the queue as if it had been embedded."""
     migration = soaking(database, conn, 0)
-    monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.0)
 
     def rejected(step: CleanupStep) -> None:
         if step.name == "contract":

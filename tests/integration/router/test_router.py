@@ -22,6 +22,7 @@ import embedtui
 from embedtui.demo.database import EmbeddedServer, _account, _binaries
 from embedtui.errors import DatabaseError, DatabaseLost, Refused
 from embedtui.model import EmbeddingModel, Phase, PlacementKind, Side
+from embedtui.postgres.state import listeners
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import route as pointer
 from embedtui.router import AsyncRouter, Router, put
@@ -213,8 +214,12 @@ def test_searches_and_epoch_are_reported(database: str, conn: psycopg.Connection
             " (gen_random_uuid(), 'documents', 'h', 2, now() - interval '2 hours')"
         )
         assert pointer.read_listeners(own, "documents") == (), "silent ones are not counted"
-        pointer.forget_listeners(own)
-        assert own.execute("SELECT pid FROM embedtui.listener").fetchall() == [(1,)]
+        listeners.forget_listeners(own)
+        left = own.execute("SELECT pid FROM embedtui.listener WHERE host = 'h'").fetchall()
+        assert left == [(1,)]
+        own.execute("UPDATE embedtui.listener SET heartbeat = now() - interval '3 hours'")
+        listeners.forget_listeners(own)
+        assert own.execute("SELECT count(*) FROM embedtui.listener").fetchone() == (1,), "that any was heard is kept"
 
 
 def test_poll_alone_brings_the_flip(database: str) -> None:

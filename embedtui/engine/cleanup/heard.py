@@ -1,0 +1,145 @@
+"""Before anything is dropped: who was heard from, what the cleanup does, and what breaks where nobody was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from embedtui.engine.cleanup.choice import CleanupChoice, named_as_before, renames, restores_not_null
+from embedtui.engine.cutover.strategies import cutover_settings
+from embedtui.formatting import counted, size
+from embedtui.model import Check, Migration, PlacementKind
+from embedtui.postgres.catalog.inspect import inspect_oid
+from embedtui.postgres.catalog.usage import Naming, naming, roles_on_path
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.names import relation, shown, shown_column
+from embedtui.postgres.sides import routed_view
+from embedtui.postgres.state.listeners import ever_heard
+from embedtui.postgres.state.migrations import total_rows
+from embedtui.postgres.state.route import read_listeners
+
+TOLD = ("env_file", "hook")
+"""Strategies that tell services of names."""
+
+
+def decided(conn: Connection, migration: Migration, choice: CleanupChoice) -> CleanupChoice:
+    """The choice with what was left open: names that somebody follows are kept, else the old ones are taken."""
+    fold, rename = choice.fold, choice.rename
+    if migration.placement is PlacementKind.COLUMN:
+        fold = False
+        rename = not followed(conn, migration) if rename is None else rename
+    elif fold is None:
+        fold = migration.scope is None and not choice.keep_old and not ever_heard(conn, migration)
+        fold = fold and not followed(conn, migration)
+    return replace(choice, fold=fold, rename=rename is not False)
+
+
+def followed(conn: Connection, migration: Migration) -> str:
+    """Why the new side's names are kept; empty where nobody is known to go by them."""
+    strategy = cutover_settings(migration).strategy
+    name = shown_column(migration.new_column)
+    if migration.placement is PlacementKind.TABLE:
+        name = shown(migration.new_table)
+    if strategy in TOLD:
+        return f"strategy {strategy} has told services of {name}"
+    found = _naming_new(conn, migration)
+    return f"{name} is named by {found}" if found else ""
+
+
+def _naming_new(conn: Connection, migration: Migration) -> Naming:
+    if migration.placement is PlacementKind.TABLE:
+        return naming(conn, migration.new_table.name)
+    return naming(conn, migration.new_column)
+
+
+def cleanup_notices(conn: Connection, migration: Migration, choice: CleanupChoice) -> tuple[Check, ...]:
+    """What an operator should know before a cleanup, though it blocks nothing."""
+    asked, choice = choice, decided(conn, migration, choice)
+    found = [_fold(conn, migration)] if choice.fold else list(_kept(conn, migration, asked, choice))
+    found += [_heard(conn, migration), *_who_names(conn, migration, choice)]
+    if restores_not_null(migration, choice, inspect_oid(conn, migration.table_oid)):
+        text = f"{shown_column(migration.old_column)} is NOT NULL again, as it was: a row needs its vector to come in."
+        found.append(Check("not null", "warn", text))
+    return (*found, _after(migration))
+
+
+def _fold(conn: Connection, migration: Migration) -> Check:
+    name = relation(migration.new_table).as_string(conn)
+    row = conn.execute(
+        "SELECT pg_table_size(c)::int8, pg_indexes_size(c)::int8 FROM to_regclass(%s) c WHERE c IS NOT NULL", [name]
+    ).fetchone()
+    table, index = row if row is not None else (0, 0)
+    rows = total_rows(conn, migration.id)
+    return Check(
+        "fold",
+        "pass",
+        f"{counted(rows, 'vector', 'vectors')} of {shown(migration.new_table)} are copied into a column of"
+        f" {shown(migration.table)}, beside the work, and indexed CONCURRENTLY; one short transaction then gives the"
+        f" column the name {shown_column(migration.old_column)} and drops the side table. Until then that takes about"
+        f" {size(table)} of disk more, and an index like the side table's ({size(index)} with its key's). How long it"
+        " takes is told once it runs; it can be stopped, and goes on. The column stands last: an INSERT or COPY without"
+        " a list of columns changes.",
+        "Keep the side table: --no-fold.",
+    )
+
+
+def _kept(conn: Connection, migration: Migration, asked: CleanupChoice, choice: CleanupChoice) -> Iterator[Check]:
+    if migration.placement is PlacementKind.TABLE:
+        old, side = shown_column(migration.old_column), shown(migration.new_table)
+        why = "" if asked.fold is not None else followed(conn, migration)
+        why = why or ("a Router was heard from, and follows it" if ever_heard(conn, migration) else "")
+        because = f": {why}" if why and asked.fold is None else ""
+        gone = "" if choice.keep_old else f" An application that reads {shown(migration.table)}.{old} breaks."
+        yield Check("side table", "warn", f"{side} stays{because}.{gone}", "Fold it into the table: --fold.")
+    elif not choice.keep_old and not renames(migration, choice) and asked.rename is None:
+        why = followed(conn, migration)
+        if why:
+            name = shown_column(migration.new_column)
+            yield Check("names", "warn", f"{name} keeps its name: {why}.", "Give it the old one's: --rename.")
+
+
+def _heard(conn: Connection, migration: Migration) -> Check:
+    listeners = read_listeners(conn, migration.name)
+    found = [
+        f"Router {each.application or each.host} ({each.searches_new:,} searches of the new side)"
+        for each in listeners[:3]
+    ]
+    if len(listeners) > 3:
+        found.append(f"{len(listeners) - 3} more Routers")
+    if not listeners and ever_heard(conn, migration):
+        found.append("a Router that is gone by now")
+    view = routed_view.find(conn, migration)
+    for role, sessions in roles_on_path(conn, view.name.schema) if view is not None else ():
+        who = f"role {role}" if role else "every role"
+        found.append(f"{who} by the routed view ({counted(sessions, 'session', 'sessions')} now)")
+    if found:
+        return Check("heard", "pass", f"Heard from: {'; '.join(found)}.")
+    same = migration.old_model.dimensions == migration.new_model.dimensions
+    wrong = "finds the wrong rows, and no error says so" if same else "fails by its dimensions"
+    return Check(
+        "heard",
+        "warn",
+        "Nobody was heard from: no Router, no integration, no role on a routed view. An application that still embeds"
+        f" with {migration.old_model.called} {wrong} from the drop on.",
+        f"Have it embed with {migration.new_model.name} by then.",
+    )
+
+
+def _who_names(conn: Connection, migration: Migration, choice: CleanupChoice) -> Iterator[Check]:
+    if choice.keep_old:
+        return
+    old = naming(conn, migration.table.name, migration.old_column)
+    if old:
+        now = migration.new_model.name if named_as_before(migration, choice) else "nothing: it fails"
+        yield Check("old column", "warn", f"{shown_column(migration.old_column)}, which will mean {now}: {old}.")
+    yield Check("unseen", "unknown", f"Could not be looked at: {', '.join(old.unseen)}.")
+
+
+def _after(migration: Migration) -> Check:
+    return Check(
+        "after it",
+        "warn",
+        "A row that is written or edited from then on gets no vector from embedtui.",
+        f"The application has to embed with {migration.new_model.name} and write the vector itself; until it does, put"
+        " the cleanup off: `embedtui run --follow` keeps the new side current for as long as it runs.",
+    )
