@@ -10,7 +10,8 @@ import pytest
 import embedtui.engine
 
 ENGINE = Path(embedtui.engine.__file__).parent
-STATEMENT = re.compile(r"\b(?:FROM|INTO|UPDATE|JOIN)\s+embedtui\.\w+")
+STATEMENT = re.compile(r"\b(?:FROM|INTO|UPDATE|JOIN)\s+embedtui\.\w++(?!\()")
+"""A function is what an application calls, as in the lines that are shown to copy."""
 LOCK = re.compile(r"\bpg_(?:try_)?advisory_\w*lock|locktype = 'advisory'")
 NOT_THERE_YET = ("engine.py", "cutover/", "cleanup/", "validate/gate.py")
 ROOMS = [
