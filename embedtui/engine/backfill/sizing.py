@@ -17,6 +17,8 @@ GROWTH = 4
 """A request may hold so many times more than the largest that was answered."""
 SHARE_OF_TIMEOUT = 0.25
 """Of the time-out a reply may take: several requests wait behind each other at a server that works on one at a time."""
+NO_LESS = 0.75
+"""Half of the texts that take more than this share of the time were not what took it."""
 POLL = 0.05
 SEARCHED = 3
 """Refusals after which a limit is not sought more exactly."""
@@ -50,6 +52,10 @@ class RequestSize:
         self._inputs, self._tokens = learnt
         self._target = model.timeout_seconds * SHARE_OF_TIMEOUT
         self._by_time = FIRST
+        self._slow: tuple[int, float] | None = None
+        """The largest request that took longer than it should, and its seconds."""
+        self._slow_anyway = 0
+        """So many texts take no longer than half of them: not for theirs is the provider slow."""
         self._answered = self._answered_characters = 0
         self._refused_at: int | None = None
         """Fewest texts that were refused for their number, as it seems."""
@@ -116,15 +122,29 @@ class RequestSize:
             self._answered = max(self._answered, inputs)
             self._answered_characters = max(self._answered_characters, characters)
             in_time = int(self._target * inputs / max(seconds, 0.001))
-            if seconds > self._target:
+            self._judge_slowness(inputs, seconds)
+            if seconds > self._target and inputs > self._slow_anyway:
+                if self._slow is None or inputs > self._slow[0]:
+                    self._slow = inputs, seconds
                 self._by_time = max(1, min(self._by_time, in_time))
                 self._answered = min(self._answered, self._by_time)
             else:
                 self._by_time = max(self._by_time, min(in_time, inputs * GROWTH))
 
+    def _judge_slowness(self, inputs: int, seconds: float) -> None:
+        """Whether it was for its texts that a request took long: half as many then take much less."""
+        if self._slow is None or inputs > self._slow[0] // 2:
+            return
+        most, took = self._slow
+        if seconds > took * NO_LESS and took <= self._target / SHARE_OF_TIMEOUT / 2:
+            self._slow_anyway = most
+            self._by_time = max(self._by_time, most)
+        self._slow = None
+
     def timed_out(self, inputs: int) -> None:
         """A request of so many texts was not answered in time."""
         with self._lock:
+            self._slow, self._slow_anyway = None, 0
             self._by_time = max(1, min(self._by_time, inputs // GROWTH))
             self._answered = min(self._answered, self._by_time)
 

@@ -255,6 +255,10 @@ def test_no_edit_of_an_amount_in_another_currencys_text_is_missed(
                 if of_application != "C":
                     assert application.execute("SELECT 1234.5::numeric::money::text").fetchone() == ("1.234,50 €",)
                 application.execute("UPDATE documents SET content = content || %s", [of_application + of_database])
+            with psycopg.connect(german, autocommit=True) as conn:  # a scan would find them, too, whatever was queued
+                conn.execute("SET lc_monetary = 'C'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'")
+                queued = conn.execute("SELECT DISTINCT key[1] FROM embedtui.queue ORDER BY 1").fetchall()
+                assert queued == conn.execute("SELECT DISTINCT k::text FROM documents ORDER BY 1").fetchall()
             engine.run(threading.Event())
             require_fresh(german, ROWS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from dataclasses import dataclass
 
@@ -104,6 +105,27 @@ def test_a_serial_server_is_given_what_it_does_in_time(per_text: float) -> None:
             size.answered(sent, sent * 4, sent * per_text)
     assert vain < 0.1 * done
     assert next_size(size) * per_text <= 60
+
+
+@pytest.mark.parametrize("each", [0.0, 0.002])
+@pytest.mark.parametrize("share", [0.26, 0.3, 0.45])
+def test_a_provider_that_is_slow_whatever_is_asked_is_asked_for_no_less(share: float, each: float) -> None:
+    model = EmbeddingModel("m", 8, timeout_seconds=5.0)
+    size, dice = RequestSize(model), random.Random(1)
+    sent = []
+    for _ in range(300):
+        sent.append(next_size(size))
+        size.answered(sent[-1], sent[-1] * 4, 5.0 * share * dice.uniform(0.9, 1.1) + each * sent[-1])
+    assert sum(sent[100:]) / 200 >= FIRST * 0.8
+
+
+def test_a_time_out_makes_less_of_it_all_the_same() -> None:
+    size = RequestSize(EmbeddingModel("m", 8, timeout_seconds=5.0))
+    for _ in range(100):
+        sent = next_size(size)
+        size.answered(sent, sent * 4, 1.5)
+    size.timed_out(next_size(size))
+    assert next_size(size) <= FIRST // 2
 
 
 def test_only_one_thread_tries_more_than_is_known() -> None:
