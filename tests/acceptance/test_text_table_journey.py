@@ -361,3 +361,44 @@ def test_a_router_writes_and_finds_with_the_other_tables_text(
             assert (report.embedded, report.unverified, report.mismatched) == (8, 0, 0)
             hits = router.route("chunks").search(app, [0.0] * 8, k=2, columns=["document_id"])
             assert [hit.values["document_id"] for hit in hits]
+
+
+STRANGE = """
+CREATE SCHEMA "The Texts";
+CREATE TABLE "The Texts"."100%% of" ("ten'ant" uuid, "na""me" varchar(20), "bo%dy" text, title text,
+    PRIMARY KEY ("na""me", "ten'ant"));
+CREATE TABLE "Vec%tors" ("I D" uuid PRIMARY KEY DEFAULT gen_random_uuid(), "of %s" text, tenant uuid, v vector(8),
+    FOREIGN KEY (tenant, "of %s") REFERENCES "The Texts"."100%% of" ("ten'ant", "na""me") ON UPDATE CASCADE);
+CREATE INDEX ON "Vec%tors" (tenant, "of %s");
+INSERT INTO "The Texts"."100%% of" SELECT md5(n::text)::uuid, 'na''me ' || n, 'body ' || n, CASE n WHEN 2 THEN 'T' END
+    FROM generate_series(1, 5) n;
+INSERT INTO "Vec%tors" ("of %s", tenant, v) SELECT "na""me", "ten'ant", '[1,2,3,4,5,6,7,8]' FROM "The Texts"."100%% of";
+"""
+
+
+def test_names_keys_and_types_as_they_come(
+    database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object]
+) -> None:
+    """Several key columns in another order, quotes and per cent signs, and a service with a search path of its own."""
+    given = {**flags, "table": "Vec%tors", "content_from": '"The Texts"."100%% of"', "content": ("title", "bo%dy")}
+    with psycopg.connect(database, autocommit=True) as app:
+        for statement in STRANGE.split(";")[:-1]:
+            app.execute(statement.encode())
+        with closing(Engine(database, settings=settings_for(database, api, tmp_path, given))) as engine:
+            engine.run(threading.Event())
+            edit = (
+                """UPDATE "The Texts"."100%% of" SET "bo%dy" = 'edited', "na""me" = 'moved' WHERE "bo%dy" = 'body 2'"""
+            )
+            app.execute(edit.encode())
+            engine.run(threading.Event())
+            assert engine.verify(sample=5).clean
+            row = app.execute(b"""SELECT "I D"::text FROM "Vec%tors" WHERE "of %s" = 'moved'""").fetchone()
+            assert row is not None
+            vector = NEW_MODEL(["T\nedited"], None)[0].tolist()
+            app.execute("SET search_path = nowhere")
+            with Router(database) as router:
+                assert router.write(app, "Vec%tors", row[0], vector, model=NEW, content="T\nedited")
+                assert not router.write(app, "Vec%tors", row[0], vector, model=NEW, content="edited")
+            assert engine.verify(sample=5).clean
+            engine.abort("Vec%tors")
+    assert traces(database) == []

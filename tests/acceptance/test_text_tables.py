@@ -163,6 +163,21 @@ class TestARow:
 
 
 class TestAText:
+    def test_that_comes_after_its_rows_where_nobody_checks_is_captured(self, chunks: Table) -> None:
+        """As on a subscriber, whose worker applies changes without looking at foreign keys."""
+        for statement in (
+            "INSERT INTO chunks (id, document_id) VALUES (90, 77)",
+            "INSERT INTO documents VALUES (77, 'late')",
+        ):
+            assert chunks.vector(90, Side.NEW) is None
+            with chunks.app.transaction():
+                chunks.execute("SET LOCAL session_replication_role = replica")
+                chunks.execute(statement)
+            chunks.drain()
+        assert chunks.is_models(90, Side.NEW)
+        chunks.execute("INSERT INTO documents VALUES (78, 'referred to by none')")
+        assert chunks.app.execute("SELECT FROM embedtui.queue").fetchone() is None, "and elsewhere asks for nothing"
+
     def test_that_is_deleted_takes_its_rows_along(self, chunks: Table) -> None:
         chunks.execute("DELETE FROM documents WHERE id = 1")
         chunks.drain()
