@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -12,8 +13,9 @@ from psycopg import sql
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine.engine import Engine
+from embedtui.model.migration import RowExpression, TextTable
 from embedtui.postgres.connect import connect
-from embedtui.postgres.sides import fold
+from embedtui.postgres.sides import capture, fold
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.objects import ROUTINES, VIEWS, routine
 from tests.kits.downgrade import back_to
@@ -395,6 +397,12 @@ def test_everything_with_our_rights_is_in_the_registry(
     with connect(hostile.admin, name="cleanup") as conn:
         migration = load_migration(conn)
         assert migration is not None
+        text = RowExpression("content", 'embedtui_row."content"', (("content", 25),))
+        there = TextTable(migration.table, migration.table_oid, "", ("id",), ("id",), ("bigint",), (), text)
+        texts = replace(migration, id=99, content=replace(text, elsewhere=there))  # as where they are in another table
+        for statement in capture.functions_sql(texts, capture.attaching_roles(conn, texts)):
+            conn.execute(statement)
+        capture.close_functions(conn, texts)
         for statement in fold.prepare_sql(conn, migration, "embedding_v2"):
             conn.execute(statement)
         fold.close_function(conn, migration)

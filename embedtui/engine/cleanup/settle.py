@@ -80,7 +80,7 @@ def settle(
     before = capture.state(conn, migration)
     unseen = bool(before.faults) or not before.installed
     waiting = _Waiting(conn, migration, left, stop, say)
-    if before.installed:
+    if migration.stored.by_triggers:  # also where some of it is missing: the rest would go on
         waiting.until_nearly()
         run_ddl(
             conn,
@@ -90,7 +90,8 @@ def settle(
             relations=capture.tables(as_called_now(conn, migration)),
             check=lambda: require_held(conn, migration, "cleanup"),
         )
-    if unseen:  # taken off by a cleanup that was killed, scanned for from the start, or failed
+    gone = migration.text_table is not None and as_called_now(conn, migration).text_table is None
+    if unseen and not gone:  # taken off by a cleanup that was killed, scanned for from the start, or failed
         _queue_unseen(conn, migration, stop)
     waiting.until_done()
 
@@ -209,7 +210,8 @@ class _Waiting:
     def _contents(self) -> dict[Key, int]:
         """Fingerprint of each waiting row that has a new vector, as of now."""
         keys = list(waiting_keys(self.conn, self.migration.id))[:SCAN_LIMIT]
-        with contextlib.suppress(psycopg.DataError):  # a key that reads as none is the sync's to find out
+        # a key that reads as none, and texts that are gone, are the sync's to find out
+        with contextlib.suppress(psycopg.DataError, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
             rows = make_placement(self.migration).read_keys(self.conn, keys) if keys else []
             return {row.asked: row.row.source for row in rows if row.new_present}
         return {}
