@@ -14,7 +14,7 @@ from embedtui.engine.validate import report
 from embedtui.engine.validate.queries import VERDICTS, from_file, from_sql
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.formatting import number
-from embedtui.model import Comparison, Interval, QueryComparison, VerifyReport
+from embedtui.model import Comparison, Interval, QueryComparison, Side, VerifyReport
 from embedtui.postgres.connect import connect
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -125,6 +125,10 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
     say(f"Queries      {number(figures.queries)}" + (", partial: not every row has both" if comparison.partial else ""))
     say(f"Overlap@{k:<4} {_interval(figures.overlap)}, low in {number(figures.low_overlap)}")
     say(f"Top 1 kept   {figures.top1_kept:.3f}")
+    old, new = comparison.distances(Side.OLD), comparison.distances(Side.NEW)
+    if old is not None and new is not None:
+        say(f"Distance     first old {old[0]:.3f}, new {new[0]:.3f}; number {k} old {old[1]:.3f}, new {new[1]:.3f}")
+        say("             (medians): a limit on it in the application's SQL is right for one model only")
     if figures.judged:
         say(f"nDCG@10      old {_interval(figures.ndcg_old)}, new {_interval(figures.ndcg_new)}")
         say(f"Recall@10    old {_interval(figures.recall_old)}, new {_interval(figures.recall_new)}")

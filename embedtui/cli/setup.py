@@ -89,9 +89,14 @@ def configure(settings: Settings, path: Path, *, ask: bool) -> Draft:
             "key": draft.key.columns,
             **content_settings(draft.text, draft.content),
             "old_column": draft.old_column,
-            "old_model.dimensions": draft.old_model.dimensions,
+            "old_model.dimensions": draft.old_model.shape.given,
             "new_model.name": draft.new_model.name,
-            "new_model.dimensions": draft.new_model.dimensions,
+            "new_model.dimensions": draft.new_model.shape.given,
+            **{
+                f"{side}.pad_to": model.dimensions
+                for side, model in (("old_model", draft.old_model), ("new_model", draft.new_model))
+                if model.given is not None
+            },
         },
         "init",
     )

@@ -49,6 +49,8 @@ class ModelSettings:
     batch: bool | None = None
     batch_price: float | None = None
     batch_inputs: int | None = None
+    pad_to: int | None = None
+    normalise: bool | None = None
 
     def complete(self, side: str, *, dimensions: int | None = None) -> EmbeddingModel:
         """The model with what is known about it filled in; ``dimensions`` are those found in the database.
@@ -58,7 +60,8 @@ class ModelSettings:
         Raises SettingsError: ``new`` without a name, dimensions unknown or more than the model has.
         """
         known = KNOWN_MODELS.get(self.name or "")
-        size = self.dimensions or dimensions or (known.dimensions if known else None)
+        found = None if self.pad_to else dimensions
+        size = self.dimensions or found or (known.dimensions if known else None)
         if self.name is None and side == "new":
             raise SettingsError(
                 "The new model is not set.",
@@ -84,6 +87,12 @@ class ModelSettings:
                 f"{side}_model.dimensions = {size}: {name} cannot be shortened from {known.dimensions}.",
                 hint=f"Set {side}_model.dimensions to {known.dimensions}.",
             )
+        padded = self.pad_to or size
+        if padded < size:
+            raise SettingsError(
+                f"{side}_model.pad_to = {padded}: {name} gives {size} dimensions, and none is cut off.",
+                hint="Set it to the column's size, which is as much or more; or leave it out.",
+            )
         own = self.provider or (known.provider if known else "openai")
         manners, served = provider(own), served_by(own, known, size)
         ended = retirement(own, name)
@@ -91,7 +100,9 @@ class ModelSettings:
         price, tells = served.price_per_million, tells_dimensions(own, served, size)
         return EmbeddingModel(
             name=name,
-            dimensions=size,
+            dimensions=padded,
+            given=size if padded > size else None,
+            normalise=bool(self.normalise),
             provider=own,
             base_url=self.base_url,
             key_variable=manners.key_variable if self.key_variable is None else self.key_variable,

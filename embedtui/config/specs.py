@@ -64,6 +64,8 @@ def _model_specs(side: str, *, flags: Mapping[str, str], variables: Mapping[str,
     fields: tuple[tuple[str, Callable[[object], Any], str], ...] = (
         ("name", text, "as the provider calls it"),
         ("dimensions", whole(1, 16_000), "of its vectors"),
+        ("pad_to", or_off(whole(1, 16_000)), "add zeros up to the size of the column; false: never"),
+        ("normalise", yes, "divide its vectors by their length"),
         ("provider", one_of(*PROVIDERS), f"openai (and all that speak its API), or {', '.join(list(PROVIDERS)[1:])}"),
         ("base_url", url, "endpoint; unset is the provider's own"),
         ("key_variable", variable_or_none, 'environment variable that holds the key; "" for none'),

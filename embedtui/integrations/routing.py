@@ -148,10 +148,10 @@ class Routing:
         return f"{statement} /* embedtui: {self.route.side.value} */"
 
     def fit(self, route: RouteFields, vector: Any) -> list[float]:
-        """A vector of the route's model as the route's side compares it: itself, or mapped over the bridge.
+        """A vector of the route's model as the route's side compares it: itself, shaped, or mapped over the bridge.
 
         Raises:
             Refused: it is not of the route's dimensions, so another model's.
         """
         bound = route.bind(vector)
-        return json.loads(bound) if route.bridged else vector  # type: ignore[no-any-return]
+        return json.loads(bound) if route.bridged or route.shaped else vector  # type: ignore[no-any-return]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 
 from embedtui.model.migration import Key
 from embedtui.model.plan import Check
+from embedtui.model.words import Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,14 @@ class Comparison:
     seen: SeenState | None = None
     where: str = ""
     """The application's filter, as given."""
+
+    def distances(self, side: Side) -> tuple[float, float] | None:
+        """Median distances of the first and of the last result; None where nothing was found."""
+        rankings = [query.old if side is Side.OLD else query.new for query in self.queries]
+        found = [ranking for ranking in rankings if ranking]
+        if not found:
+            return None
+        return median(ranking[0].distance for ranking in found), median(ranking[-1].distance for ranking in found)
 
 
 @dataclass(frozen=True, slots=True)

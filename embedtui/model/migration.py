@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from embedtui.model.settings import RunState, StoredSettings
+from embedtui.model.shape import VectorShape
 from embedtui.model.words import Condition, Distance, IndexMethod, Phase, PlacementKind
 
 Key = tuple[str, ...]
@@ -38,6 +39,7 @@ class EmbeddingModel:
 
     name: str
     dimensions: int
+    """Numbers of its vectors as they are stored."""
     provider: str = "openai"
     base_url: str | None = None
     """None: the provider's own endpoint."""
@@ -52,6 +54,10 @@ class EmbeddingModel:
     """Tokens of one input."""
     price_per_million: float | None = None
     """Money per million tokens; None where unknown, and then cost is unknown."""
+    given: int | None = None
+    """Numbers that it gives, where zeros are added to make ``dimensions`` of them (``pad_to``); None: as many."""
+    normalise: bool = False
+    """Its vectors are divided by their length. Both are part of the identity of its vectors."""
     send_dimensions: bool = True
     """Whether the request carries ``dimensions`` (models that cannot shorten reject it)."""
     timeout_seconds: float = TIMEOUT_SECONDS
@@ -84,6 +90,11 @@ class EmbeddingModel:
         """Tokens of the live endpoint that cost as much as so many in a batch job, rounded up."""
         price, live = self.batch_price_per_million, self.price_per_million
         return math.ceil(tokens * price / live) if price is not None and live else math.ceil(tokens / 2)
+
+    @property
+    def shape(self) -> VectorShape:
+        """What its vectors go through before they are stored, or searched with."""
+        return VectorShape(self.dimensions, self.given or self.dimensions, self.normalise)
 
     @property
     def called(self) -> str:

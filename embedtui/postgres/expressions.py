@@ -302,14 +302,18 @@ def reparse(
 def disjoint(conn: Connection[Any], table: TableName, one: RowExpression, other: RowExpression) -> bool:
     """Whether PostgreSQL proves that no row can be in both scopes; False where it does not."""
     row = sql.Identifier(ROW)
+    return excluded(conn, sql.SQL("{} AS {}").format(relation(table), row), row_sql(one, row), row_sql(other, row))
+
+
+def excluded(conn: Connection[Any], table: sql.Composable, one: sql.Composable, other: sql.Composable) -> bool:
+    """Whether PostgreSQL proves that no row of ``table`` (a FROM item) fulfils both conditions."""
     with conn.transaction(force_rollback=True):
         conn.execute("SET LOCAL constraint_exclusion = on")
-        query = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} AS {} WHERE ({}) AND ({})").format(
-            relation(table), row, row_sql(one, row), row_sql(other, row)
-        )
+        query = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} WHERE ({}) AND ({})").format(table, one, other)
         found = conn.execute(query.as_string(conn).encode()).fetchone()
     plan = found[0][0]["Plan"] if found else {}
-    return plan.get("Node Type") == "Result" and plan.get("One-Time Filter") == "false" and "Plans" not in plan
+    # PostgreSQL 16 keeps what is below the filter in the plan: it is never run
+    return plan.get("Node Type") == "Result" and plan.get("One-Time Filter") == "false"
 
 
 def _short(given: str) -> str:

@@ -56,7 +56,7 @@ def request_body(
     """The body of a request; the model's own fields come before the provider's, and an empty one leaves it out."""
     fields: dict[str, Any] = {"model": model.name, manners.texts_field: list(texts)}
     if model.send_dimensions:
-        fields[manners.dimensions_field] = model.dimensions
+        fields[manners.dimensions_field] = model.shape.given
     fields |= manners.document if kind == "document" else manners.query
     if base64:
         fields |= manners.base64

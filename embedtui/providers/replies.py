@@ -41,7 +41,7 @@ class Parsed:
     """What the body of a reply says."""
 
     vectors: np.ndarray
-    """float32 (count, d), in the order of the texts; rows of ``bad`` hold whatever came."""
+    """float32 (count, d), in the order of the texts and as they are stored; rows of ``bad`` hold whatever came."""
     bad: tuple[int, ...]
     """Positions of vectors that cannot be used."""
     usage: Any
@@ -101,7 +101,7 @@ def parse_payload(payload: Any, count: int, model: EmbeddingModel) -> Parsed:
     vectors = _decode(rows, model)
     bad = tuple(int(position) for position in np.flatnonzero(~usable(vectors)))
     name = _at(payload, ("model",))
-    return Parsed(vectors, bad, usage_of(payload, model), name if isinstance(name, str) else "")
+    return Parsed(model.shape(vectors), bad, usage_of(payload, model), name if isinstance(name, str) else "")
 
 
 def usage_of(payload: Any, model: EmbeddingModel) -> Any:
@@ -140,7 +140,8 @@ def _by_index(items: list[Any], count: int) -> list[Any]:
 
 def _decode(rows: list[Any], model: EmbeddingModel) -> np.ndarray:
     widths: set[int] = set()
-    missing = np.zeros(model.dimensions, "<f4")
+    given = model.shape.given
+    missing = np.zeros(given, "<f4")
     decoded: list[np.ndarray] = []
     try:
         for row in rows:
@@ -155,13 +156,12 @@ def _decode(rows: list[Any], model: EmbeddingModel) -> np.ndarray:
         raise bad_reply("an embedding is neither base64 nor numbers.") from None
     if len(widths) > 1:
         raise bad_reply("embeddings of different dimensions.")
-    width = widths.pop() if widths else model.dimensions
-    if width != model.dimensions:
+    width = widths.pop() if widths else given
+    if width != given:
         raise ProviderFault(
             FaultClass.CONFIGURATION,
             "dimensions",
-            f"{clean(model.name)} answered with {width} dimensions, not {model.dimensions}.",
-            hint=f"Set the model's dimensions to what it gives ({width}), or choose a model that can give "
-            f"{model.dimensions}.",
+            f"{clean(model.name)} answered with {width} dimensions, not {given}.",
+            hint=f"Set the model's dimensions to what it gives ({width}), or choose a model that can give {given}.",
         )
     return np.ascontiguousarray(np.stack(decoded), dtype=np.float32)

@@ -24,6 +24,7 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.model.bridge import LinearMap, figures_from
+from embedtui.model.shape import VectorShape
 from embedtui.postgres.state.route import bucket
 from embedtui.router.route import RouteFields, Tally, Vector
 from embedtui.router.sql import SideSql
@@ -73,7 +74,7 @@ class Pointer(Generic[R]):
         """
         found = [side for side in self.sides.values() if model in (side.model, side.model_id)]
         if len(found) > 1 and dimensions is not None:
-            found = [side for side in found if side.dimensions == dimensions] or found
+            found = [side for side in found if dimensions in (side.dimensions, side._shape.size)] or found
         if len({side.model_id for side in found}) > 1:
             raise Refused(
                 f"Both models of route {name!r} are called {model}.", hint="Give the model's id (route.model_id)."
@@ -158,7 +159,7 @@ def pointers_of(
                     model=row["model"],
                     model_id=row["model_id"],
                     provider=row["provider"],
-                    dimensions=row["dimensions"],
+                    dimensions=_shape(row).given,
                     query_prefix=row["query_prefix"],
                     document_prefix=row["document_prefix"],
                     relation=sql.Identifier(row["relation_schema"], row["relation_name"]).as_string(None),
@@ -168,6 +169,7 @@ def pointers_of(
                     bridge=None,
                     figures=None,
                     _map=None,
+                    _shape=_shape(row),
                     _sql=SideSql(migration, side, row["pgvector"] or "", row["stamped"], *_of_column(row)),
                     _tally=tally(name),
                     _renew=_today,
@@ -175,6 +177,12 @@ def pointers_of(
         epoch, canary, bridged = both[0]["epoch"], both[0]["canary"], _bridged(both, sides, maps)
         result[name] = Pointer(both, epoch, _active(both), canary, sides, bridged, time.monotonic())
     return result
+
+
+def _shape(row: dict[str, Any]) -> VectorShape:
+    """What the model's vectors go through; an older installation's view knows of nothing."""
+    size = row["dimensions"]
+    return VectorShape(size, row.get("given") or size, row.get("normalise", False))
 
 
 def _of_column(row: dict[str, Any]) -> tuple[int | None, str]:
@@ -192,12 +200,13 @@ def _bridged(both: list[dict[str, Any]], sides: Mapping[Side, R], maps: Mapping[
         model=new["model"],
         model_id=new["model_id"],
         provider=new["provider"],
-        dimensions=new["dimensions"],
+        dimensions=_shape(new).given,
         query_prefix=new["query_prefix"],
         document_prefix=new["document_prefix"],
         bridge=old["bridge"],
         figures=figures_from(old["bridge_figures"]),
         _map=maps[old["bridge"]],
+        _shape=_shape(new),
     )
 
 

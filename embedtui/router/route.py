@@ -17,6 +17,7 @@ from embedtui.errors import Refused
 from embedtui.known import provider
 from embedtui.model import Key, PlacementKind, Side
 from embedtui.model.bridge import BridgeFigures, LinearMap
+from embedtui.model.shape import VectorShape
 from embedtui.postgres.state.route_side import read_sides_called, read_sides_called_async
 from embedtui.router.renamed import RENAMED, attempt, attempt_async, repeatable
 from embedtui.router.sql import SideSql
@@ -64,6 +65,7 @@ class RouteFields:
     """Its id in embedtui.model."""
     provider: str
     dimensions: int
+    """Of the vectors that the model gives."""
     query_prefix: str
     document_prefix: str
     relation: str
@@ -78,6 +80,7 @@ class RouteFields:
     """How well that does, on rows held out."""
     _sql: SideSql = field(repr=False, compare=False)
     _map: LinearMap | None = field(repr=False, compare=False)
+    _shape: VectorShape = field(repr=False, compare=False)
     _tally: Tally = field(repr=False, compare=False)
     _renew: Callable[[Any, list[dict[str, Any]]], Any] = field(repr=False, compare=False)
     """This side as rows looked up anew have it; None where nothing has changed about it."""
@@ -95,8 +98,16 @@ class RouteFields:
         """Whether ``model`` is the new one, whose vectors :meth:`search` maps and searches the *old* column with."""
         return self.bridge is not None
 
+    @property
+    def shaped(self) -> bool:
+        """Whether the column holds the model's vectors padded, or divided by their length; :meth:`bind` does that."""
+        return self._shape.changes
+
     def bind(self, vector: Vector) -> str:
-        """``vector`` as the text to bind, checked for this route's dimensions; on a bridged route it is mapped.
+        """``vector`` as the text to bind, checked for this route's dimensions.
+
+        It is made what the column holds: padded, or divided by its length, where the model's are; on a bridged route it
+        is mapped.
 
         Raises:
             Refused: another number of dimensions, so another model's vector.
@@ -108,13 +119,14 @@ class RouteFields:
             plain = vector.tolist() if hasattr(vector, "tolist") else vector
             values = [float(value) for value in plain]
             text, size = "", len(values)
-        if size != self.dimensions:
+        if size not in (self.dimensions, self._shape.size):
             raise Refused(
                 f"Model {self.model} makes {self.dimensions} dimensions, the vector has {size}.",
                 hint="Embed with the model and dimensions of the route that searches.",
             )
-        if self._map is not None:
-            values = self._map(np.array(values or json.loads(text), np.float32)).tolist()
+        if self._map is not None or self._shape.changes:
+            made = self._shape(np.array([values or json.loads(text)], np.float32))[0]
+            values = (made if self._map is None else self._map(made)).tolist()
             text = ""
         return text or str(values)
 

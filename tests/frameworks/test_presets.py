@@ -252,3 +252,36 @@ def test_init_writes_what_it_proposes_and_says_why(
     (tmp_path / "embedtui.toml").unlink()
     assert shell("init", "--table", "mem0", *model).code == 0
     assert "content_sql = \"payload ->> 'data'\"" in (tmp_path / "embedtui.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "old", "new"),
+    [
+        ({"new_model__dimensions": 6, "old_model__name": "m"}, (8, 4), (8, 6)),
+        ({"new_model__dimensions": 6}, (8, None), (8, 6)),
+        ({"new_model__dimensions": 8, "old_model__name": "m", "old_model__dimensions": 5}, (8, 5), (8, None)),
+        ({"new_model__dimensions": 16}, (8, None), (16, None)),
+        ({"new_model__dimensions": 6, "new_model__pad_to": False}, (8, None), (6, None)),
+        ({"new_model__dimensions": 6, "new_model__pad_to": 7}, (8, None), (7, 6)),
+    ],
+)
+def test_a_framework_that_pads_is_padded_for(
+    conn: Connection, tmp_path: Path, flags: dict[str, Any], old: tuple[int, int | None], new: tuple[int, int | None]
+) -> None:
+    load(conn, "open_webui")
+    draft = resolve(conn, settings_of(tmp_path, {"table": "document_chunk", "new_model__name": "n", **flags}))
+    assert (draft.old_model.dimensions, draft.old_model.given) == old
+    assert (draft.new_model.dimensions, draft.new_model.given) == new
+
+
+def test_init_writes_what_pads(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with connect(database) as conn:
+        load(conn, "open_webui")
+    shell = InProcess(tmp_path, {"DATABASE_URL": database}, monkeypatch, capsys)
+    models = ("--old-model", "m", "--new-model", "n", "--dimensions", "6")
+    assert shell("init", "--table", "document_chunk", *models).code == 0
+    text = (tmp_path / "embedtui.toml").read_text()
+    assert re.search(r"^dimensions = 4 .*\npad_to = 8 ", text, re.MULTILINE)
+    assert re.search(r"^dimensions = 6 .*\npad_to = 8 ", text, re.MULTILINE)

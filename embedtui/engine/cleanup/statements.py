@@ -24,7 +24,7 @@ from embedtui.postgres.catalog import column_attributes
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
-from embedtui.postgres.indexes import create_sql, partition_indexes
+from embedtui.postgres.indexes import create_sql, pairs_of
 from embedtui.postgres.joined import as_called_now
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture, routed_view
@@ -123,7 +123,7 @@ def contract_sql(
         statements += leftover_sql(conn, migration)
     side = new_side(migration)
     statements += capture.remove_sql(watched)
-    new = _index_renames(conn, migration) if renames(migration, choice) else []
+    new = pairs_of(conn, migration) if renames(migration, choice) else []
     if renames(migration, choice):
         statements += column_attributes.take_over_sql(conn, migration)
     if not choice.keep_old:
@@ -161,13 +161,6 @@ def contract_sql(
     # ended at once: Routers then write without the provenance columns
     statements += record_sql(migration, Phase.DONE, gone, migration.old_column if pairs else migration.new_column)
     return statements
-
-
-def _index_renames(conn: Connection, migration: Migration) -> list[tuple[TableName, TableName]]:
-    """(new index, old index) of the table and, where it is partitioned, of each leaf."""
-    old = partition_indexes(conn, migration.table, migration.old_column)
-    new = partition_indexes(conn, migration.table, migration.new_column)
-    return [(new[oid], old[oid]) for oid in new if oid in old]
 
 
 def remove_sql(conn: Connection, migration: Migration) -> list[Statement]:

@@ -22,7 +22,7 @@ from embedtui.errors import EmbedtuiError, Refused, SettingsError
 from embedtui.model import Blocker, Migration, PlacementKind, Side
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.indexes import new_indexes, old_indexes
+from embedtui.postgres.indexes import pairs_of
 from embedtui.postgres.names import relation, shown_column
 from embedtui.postgres.sides import capture, routed_view
 from embedtui.postgres.sides.layout import new_side, vectors_at
@@ -80,7 +80,7 @@ def service_settings(migration: Migration, side: Side) -> dict[str, str]:
     told = {
         FLAG_VARIABLE: "true" if side is Side.NEW else "false",
         "EMBED_MODEL": model.name,
-        "EMBED_DIMENSIONS": str(model.dimensions),
+        "EMBED_DIMENSIONS": str(model.shape.given),
     }
     if cutover_settings(migration).strategy == "rename":
         return told
@@ -355,10 +355,8 @@ def rename_sql(
     def column(old: str, new: str) -> sql.Composed:
         return sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(table, sql.Identifier(old), sql.Identifier(new))
 
-    def index(old: str, new: str) -> sql.Composed:
-        return sql.SQL("ALTER INDEX {} RENAME TO {}").format(
-            sql.Identifier(migration.table.schema, old), sql.Identifier(new)
-        )
+    def index(schema: str, old: str, new: str) -> sql.Composed:
+        return sql.SQL("ALTER INDEX {} RENAME TO {}").format(sql.Identifier(schema, old), sql.Identifier(new))
 
     statements = [
         column(migration.old_column, spare),
@@ -366,8 +364,9 @@ def rename_sql(
         column(spare, side.embedding),
         *(column(old, new) for old, new in _provenance(migration)),
     ]
-    for one, other in zip(old_indexes(conn, migration), new_indexes(conn, migration), strict=False):
-        statements += [index(one.name, spare), index(other.name, one.name), index(spare, other.name)]
+    for new, old in pairs_of(conn, migration):
+        names = ((old.name, spare), (new.name, old.name), (spare, new.name))
+        statements += [index(old.schema, before, after) for before, after in names]
     exchanged = replace(migration, old_column=side.embedding, new_column=migration.old_column)
     statements += capture.renamed_sql(conn, exchanged)
     statements += [

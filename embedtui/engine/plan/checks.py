@@ -49,7 +49,7 @@ def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, s
     yield from scope_checks(conn, migration, settings)
     yield from _check_new_side(conn, draft, migration)
     yield from _check_old_side(conn, draft, migration, settings)
-    yield from vector_checks(conn, draft, settings)
+    yield from vector_checks(conn, draft, migration, settings)
     yield from text_table_checks(draft.elsewhere, migration, draft.server.role)
     if draft.elsewhere is None:
         yield from framework_checks(conn, draft.facts, draft.preset, draft.content, scoped=draft.scope is not None)
@@ -308,7 +308,7 @@ def _check_old_side(conn: Connection[Any], draft: Draft, migration: Migration, s
     hint = f'For another migration set old_model.name = "{left.name}" and another new model.'
     if named is not None:
         yield Check("old model", "fail", f"{detail}; the settings say {named}.", hint)
-    elif (left.name, left.dimensions, left.document_prefix) == (new.name, new.dimensions, new.document_prefix):
+    elif (left.name, left.shape, left.document_prefix) == (new.name, new.shape, new.document_prefix):
         yield Check("old model", "fail", f"{detail}: nothing is left to do.", hint)
     else:
         yield Check("old model", "warn", f"{detail}; the settings name no old model.", hint)
@@ -393,6 +393,7 @@ def provider_check(settings: Settings, migration: Migration, ask: bool) -> Answe
         # busy or away: the run waits for it and says so
         result = "warn" if fault.fault_class is FaultClass.PROVIDER else "fail"
         return Answer(Check("provider", result, fault.reason, fault.hint))
-    detail = f"{model.name} answered with {reply.vectors.shape[1]} dimensions in {reply.seconds:.1f} s"
+    detail = f"{model.name} answered with {model.shape.given} dimensions in {reply.seconds:.1f} s"
+    detail += ", divided by their length" if model.normalise else ""
     length = float(np.linalg.norm(reply.vectors[0]))
     return Answer(Check("provider", "pass", ". ".join([detail, *reply.remarks])), reply.limits, length)

@@ -14,6 +14,7 @@ from embedtui.config import Settings
 from embedtui.engine.plan.contents import no_text_column, require_text_type, require_texts
 from embedtui.engine.plan.presets import Preset, recognise
 from embedtui.engine.plan.presets.checks import content_of, proposed_text
+from embedtui.engine.plan.presets.padding import padded
 from embedtui.engine.plan.text_table import TextsElsewhere, texts_elsewhere, texts_nearby
 from embedtui.errors import DatabaseError, SettingsError, TableError
 from embedtui.model import (
@@ -147,6 +148,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
     key = _key(facts, settings)
     of_scope = None if scope is None else row_sql(scope, sql.Identifier("t"))
     dimensions = stored_dimensions(conn, facts, old.name, vector_schema, of_scope)
+    settings = padded(conn, facts, settings, preset, old.name, dimensions, of_scope)
     old_model, new_model = _models(settings, old, dimensions)
     found = vector_indexes(conn, facts.oid, old.name)
     return Draft(
@@ -206,9 +208,10 @@ def _require_readable(server: ServerFacts, facts: TableFacts) -> None:
 
 def _models(settings: Settings, old: Column, dimensions: int | None) -> tuple[EmbeddingModel, EmbeddingModel]:
     """Old and new model; ``dimensions`` are those that the old column holds, where it holds any."""
-    if dimensions and settings.old_model.dimensions and settings.old_model.dimensions != dimensions:
+    path = "old_model.pad_to" if settings.old_model.pad_to else "old_model.dimensions"
+    if dimensions and settings.value(path) not in (None, dimensions):
         raise SettingsError(
-            f"old_model.dimensions = {settings.old_model.dimensions} ({settings.origin('old_model.dimensions')}): "
+            f"{path} = {settings.value(path)} ({settings.origin(path)}): "
             f"{shown_column(old.name)} holds vectors of {dimensions}.",
             hint=f"Set it to {dimensions}, or leave it out.",
         )

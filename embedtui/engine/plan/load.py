@@ -37,7 +37,7 @@ def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
     if migration.index_method is not IndexMethod.NONE:
         options = index_options(migration)
         memory = build_memory(conn, options.maintenance_work_mem)
-        yield _check_memory(memory.allowed, migration, options, rows)
+        yield _check_memory(conn, memory.allowed, migration, options, rows)
         yield from _check_shared_memory(memory, draft, migration, options)
     yield from _check_heap(draft, migration, rows, vectors)
     yield Check(
@@ -65,7 +65,13 @@ def load_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
         )
 
 
-def _check_memory(allowed: int, migration: Migration, options: IndexSettings, rows: int) -> Check:
+def _check_memory(
+    conn: Connection[Any], allowed: int, migration: Migration, options: IndexSettings, rows: int
+) -> Check:
+    shapes = indexes.shapes_of(conn, migration).made
+    known = [rows if shape.rows is None else shape.rows for shape in shapes]
+    rows = max(known)
+    each = f", the biggest of {len(shapes):,} ({rows:,} rows)" if len(shapes) > 1 else ""
     dimensions, kind = migration.new_model.dimensions, migration.vector_type
     if migration.index_method is IndexMethod.HNSW:
         build, beyond = "HNSW build", "slows to a crawl"
@@ -74,11 +80,12 @@ def _check_memory(allowed: int, migration: Migration, options: IndexSettings, ro
         build, beyond = "ivfflat build", "fails"
         memory = indexes.ivfflat_forecast(rows, dimensions, options.lists or indexes.ivfflat_lists(rows), kind)
     if memory <= allowed:
-        return Check("index memory", "pass", f"about {size(memory)} for the {build}")
+        return Check("index memory", "pass", f"about {size(memory)} for the {build}{each}")
     return Check(
         "index memory",
         "warn",
-        f"The {build} wants about {size(memory)}; maintenance_work_mem is {size(allowed)}, beyond which it {beyond}.",
+        f"The {build}{each} wants about {size(memory)}; maintenance_work_mem is {size(allowed)}, beyond which it"
+        f" {beyond}.",
         "Raise it for the build, if the server has the memory: "
         f'index.maintenance_work_mem = "{math.ceil(memory / 2**20)}MB".',
     )

@@ -68,11 +68,14 @@ def require_same(conn: Connection[Any], known: Migration, settings: Settings) ->
     if meant != known.table_oid:
         raise Refused(f"The migration {known.name} is that of {shown(table)}.", hint="Say which one: --name.")
     _require_same_expressions(conn, known, settings)
+    said_normal = settings.new_model.normalise is not None
     elsewhere = known.text_table is not None or settings.content_from is not None  # what those mean is looked at above
     content = "" if elsewhere else ", ".join(settings.content)
     for what, stored, asked in (
         ("model", model.name, settings.new_model.name),
-        ("dimensions", str(model.dimensions), str(settings.new_model.dimensions or model.dimensions)),
+        ("dimensions", str(model.shape.given), str(settings.new_model.dimensions or model.shape.given)),
+        ("pad_to", str(model.dimensions), str(settings.new_model.pad_to or model.dimensions)),
+        ("normalise", str(model.normalise), str(settings.new_model.normalise) if said_normal else ""),
         ("content", "" if known.content else ", ".join(known.content_columns), content),
     ):
         if asked and asked != stored:

@@ -9,8 +9,9 @@ from psycopg import Connection, sql
 
 from embedtui.config import Settings
 from embedtui.engine.plan.draft import Draft
+from embedtui.engine.plan.presets.padding import padding_checks
 from embedtui.formatting import counted
-from embedtui.model import Check, Distance, PlacementKind, Side
+from embedtui.model import Check, Distance, IndexMethod, Migration, PlacementKind, Side
 from embedtui.postgres.catalog.vectors import (
     StoredVectors,
     VectorIndex,
@@ -21,19 +22,25 @@ from embedtui.postgres.catalog.vectors import (
     vector_indexes,
     why_unserved,
 )
-from embedtui.postgres.indexes import used_by_search
+from embedtui.postgres.indexes import shapes_of, used_by_search
 from embedtui.postgres.names import shown_column
 
+SHOWN = 5
+"""Partial indexes that a check names."""
 
-def vector_checks(conn: Connection[Any], draft: Draft, settings: Settings) -> Iterator[Check]:
+
+def vector_checks(conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings) -> Iterator[Check]:
     """What the old column holds, and how it is searched; reads some of its rows."""
     indexes = vector_indexes(conn, draft.facts.oid, draft.old_column)
     found = stored_vectors(conn, draft.facts, draft.old_column, draft.vector_schema, draft.scope_of("t"))
     yield from _check_sizes(conn, draft, found, indexes)
+    if len(found.sizes) == 1:
+        yield from padding_checks(conn, draft.facts, migration, found.sizes[0][0], draft.scope_of("t"))
     yield from _check_distance(draft, settings, indexes)
-    index = _check_index(conn, draft, indexes)
+    index = _check_index(conn, draft, migration, indexes)
     if index is not None:
         yield index
+    yield from _check_shapes(conn, migration)
 
 
 def _check_sizes(
@@ -120,18 +127,23 @@ def _check_distance(draft: Draft, settings: Settings, indexes: tuple[VectorIndex
         )
 
 
-def _check_index(conn: Connection[Any], draft: Draft, indexes: tuple[VectorIndex, ...]) -> Check | None:
+def _check_index(
+    conn: Connection[Any], draft: Draft, migration: Migration, indexes: tuple[VectorIndex, ...]
+) -> Check | None:
     """Whether our searches of the old side go by the index that the application's do."""
     why = why_unserved(indexes, draft.distance)
     if why is not None:
         # a partial index may be that of the scope, which the planner knows
-        if draft.scope and used_by_search(conn, draft.migration(PlacementKind.COLUMN), Side.OLD).usable:
+        if draft.scope and used_by_search(conn, migration, Side.OLD).usable:
             return None
         detail = (
             f"{why[0].upper()}{why[1:]}: embedtui's own searches of {shown_column(draft.old_column)}, the Router's and"
             " those of a comparison, read the whole table; the application's are as before."
         )
         hint = "A comparison shows no latency of the old side then. An index of the whole column serves all searches."
+        if any(index.predicate for index in indexes):
+            detail = detail.replace(": embedtui's", ": without a filter that implies it, embedtui's", 1)
+            hint = "Give comparisons the application's filter: gate.where; and the Router's searches theirs (where)."
         return Check("old index", "warn", detail, hint)
     shaped = [index for index in indexes if index.serves and index.cast_to and index.distance is draft.distance]
     if shaped and not any(index.serves and not index.cast_to for index in indexes):
@@ -142,6 +154,27 @@ def _check_index(conn: Connection[Any], draft: Draft, indexes: tuple[VectorIndex
             " new side's index has the same shape.",
         )
     return None
+
+
+def _check_shapes(conn: Connection[Any], migration: Migration) -> Iterator[Check]:
+    """Which indexes the new side gets where the old side has some that are of a part of the rows."""
+    if migration.index_method is IndexMethod.NONE:
+        return
+    shapes = shapes_of(conn, migration)
+    partial = shapes.partial
+    if shapes.unmade:
+        given = "; ".join(f"{each.name} where {each.predicate}: {each.why}" for each in shapes.unmade[:SHOWN])
+        more = f"; and {len(shapes.unmade) - SHOWN:,} more" if len(shapes.unmade) > SHOWN else ""
+        detail = f"Not taken over: {given}{more}. The new side gets an index of all its rows instead"
+        hint = "A filtered search goes through that by pgvector's iterative scan (0.8 or later), slower than before."
+        if migration.placement is PlacementKind.TABLE:
+            hint += " Placement column keeps the shape."
+        yield Check("partial indexes", "warn", f"{detail}.", hint)
+    if partial:
+        names = ", ".join(shown_column(shape.name) for shape in partial[:SHOWN])
+        more = f" and {len(partial) - SHOWN:,} more" if len(partial) > SHOWN else ""
+        detail = f"The new side gets {counted(len(shapes.made), 'index', 'indexes')}, as the old one has: {names}{more}"
+        yield Check("partial indexes", "pass", f"{detail}, each of some rows; built one after the other.")
 
 
 def length_check(draft: Draft, settings: Settings, length: float) -> Check | None:
@@ -156,7 +189,10 @@ def length_check(draft: Draft, settings: Settings, length: float) -> Check | Non
         f" {draft.distance.value} weighs the length: long vectors come first, whatever they mean."
     )
     chosen = settings.distance is not None
-    hint = 'Set distance = "cosine"; the application searches the new side by <=> then.'
+    hint = (
+        "Set new_model.normalise = true: its vectors, and the Router's queries, are divided by their length, and the"
+        ' application\'s operator stays. Or distance = "cosine"; the application searches the new side by <=> then.'
+    )
     if not chosen:
         hint += f' Or say that it is meant: distance = "{draft.distance.value}".'
     return Check("lengths", "warn" if chosen else "fail", detail, hint)

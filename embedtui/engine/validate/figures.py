@@ -128,7 +128,8 @@ def _unknown(
                 f"What the new model alone changes: its vectors are {lengths[0]:.3g} to {lengths[1]:.3g} long, and"
                 f" distance {migration.distance.value} puts long ones first, whatever they mean; cosine would not."
             )
-    if Side.NEW not in searched.indexes and migration.index_method is not IndexMethod.NONE:
+    built = Side.NEW in searched.indexes or Side.NEW in searched.unserved
+    if not built and migration.index_method is not IndexMethod.NONE:
         yield "What an approximate index will lose, and its latency: the new side has none that is valid."
 
 
@@ -172,8 +173,8 @@ def _figures(
         exact_queries=len(searched.exact),
         ndcg_served=measures.bootstrap(served) if Side.NEW in recalls and len(served) == len(differences) else None,
         sweep=searched.sweep,
-        latency_old_ms=_latency(searched.milliseconds[Side.OLD]) if searched.old_unserved is None else None,
-        latency_new_ms=_latency(searched.milliseconds[Side.NEW]),
+        latency_old_ms=_latency(searched, Side.OLD),
+        latency_new_ms=_latency(searched, Side.NEW),
         unknown=unknown,
     )
 
@@ -184,7 +185,8 @@ def _interval(values: Sequence[float]) -> Interval:
     return found
 
 
-def _latency(milliseconds: Sequence[float]) -> tuple[float, float] | None:
-    if not milliseconds:
+def _latency(searched: Searched, side: Side) -> tuple[float, float] | None:
+    milliseconds = searched.milliseconds[side]
+    if not milliseconds or side in searched.unserved:
         return None
     return measures.percentile(milliseconds, 50), measures.percentile(milliseconds, 95)

@@ -13,7 +13,7 @@ from embedtui.engine.validate.run import Connect
 from embedtui.formatting import counted, percent
 from embedtui.model import Check, Comparison, IndexMethod, Interval, Measures, Migration, Remedy, Side, VerifyReport
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.indexes import used_by_search
+from embedtui.postgres.indexes import filters, missing, used_by_search
 from embedtui.postgres.indexes.existing import approximate_index
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit
@@ -31,6 +31,8 @@ MIN_VERDICTS = 10
 finds significant (p = 0.02)."""
 LATENCY_FLOOR_MS = 20.0
 """A p95 up to this is fine whatever the old one's was: at a few milliseconds the factor measures noise."""
+EXPLAINED = 20
+"""Partial indexes whose use is looked at: they differ in nothing but their condition."""
 MIN_COVERAGE = 0.999
 """Share of rows with content that have a new vector or wait in the queue for one: an application that inserts all the
 time always has some of these, and ``MAX_STALE`` bounds them."""
@@ -170,7 +172,18 @@ def _index(conn: Connection, migration: Migration) -> Check:
     if not index.valid:
         why = f"{index.name} is invalid: its build failed."
         return Check("index", "fail", why, "Build it again.", (Remedy.RUN,))
-    use = used_by_search(conn, migration, Side.NEW)
+    for target in missing(conn, migration):
+        if target.shape.predicate:
+            why = f"The old side has an index of the rows where {target.shape.predicate}, the new side has none."
+            return Check("index", "fail", why, f"Build it, {target.name}: `embedtui index`.")
+    wheres = filters(conn, migration)
+    uses = [used_by_search(conn, migration, Side.NEW, where) for where in wheres[:EXPLAINED]]
+    use = next((each for each in uses if not each.usable), next((each for each in uses if not each.used), uses[0]))
+    if len(uses) > 1 and use.used:
+        detail = (
+            f"{len(wheres):,} indexes, {index.name} and others, are valid, and EXPLAIN shows that searches by their"
+        )
+        return Check("index", "pass", f"{detail} conditions use them.")
     if use.used:
         return Check("index", "pass", f"{index.name} is valid, and EXPLAIN shows that searches use it.")
     if use.usable:
@@ -268,7 +281,10 @@ def _index_loss(migration: Migration, figures: Measures, thresholds: GateSetting
         return Check("index loss", "pass", "Searches are exact: nothing is lost.")
     if recall is None:
         return Check(
-            "index loss", "inconclusive", "Not measured: no valid index, or no exact search to hold it against."
+            "index loss",
+            "inconclusive",
+            "Not measured: no valid index, none that these searches go by, or no exact search to hold it against.",
+            "Where the indexes are of some rows each, compare by the application's filter: gate.where.",
         )
     detail = f"As served, searches find {percent(recall, 1, exact=True)} of the exact top {figures.k}"
     if figures.ndcg_served is not None and figures.ndcg_new is not None and figures.basis == "exact":

@@ -267,12 +267,14 @@ def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput],
     logged = {
         number: np.asarray(query.vector, np.float32) for number, query in zip(ids, queries, strict=True) if query.vector
     }
-    fitting = {n: vector for n, vector in logged.items() if len(vector) == migration.old_model.dimensions}
+    shape = migration.old_model.shape
+    sizes = (shape.given, shape.size)  # as the model gave them, or as the application searched with them
+    fitting = {n: shape(vector[np.newaxis])[0] for n, vector in logged.items() if len(vector) in sizes}
     if len(fitting) < len(logged):
         wrong = len(next(vector for n, vector in logged.items() if n not in fitting))
         raise SettingsError(
             f"Logged query vectors have {counted(wrong, 'dimension', 'dimensions')}, {migration.old_model.name} has"
-            f" {migration.old_model.dimensions:,}."
+            f" {shape.given:,}."
         )
     store_vectors(conn, migration.old_model.id, fitting)
     return ids

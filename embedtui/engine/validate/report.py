@@ -114,7 +114,7 @@ def to_html(comparison: Comparison, migration: Migration) -> str:
         f"<p class=soft>{_html(_made(comparison))}</p>",
         _verdict(comparison),
         "<h2>Figures</h2>",
-        _figures(comparison.measures),
+        _figures(comparison),
         "<h2>Charts</h2>",
         _charts(comparison),
     ]
@@ -178,7 +178,8 @@ def _checks(checks: Sequence[Check]) -> str:
     return f"<div class=card><table>{''.join(rows)}</table></div>"
 
 
-def _figures(figures: Measures) -> str:
+def _figures(comparison: Comparison) -> str:
+    figures = comparison.measures
     cards = [
         ("mean overlap", f"{figures.overlap.mean:.3f}", _range(figures.overlap)),
         ("rank-biased overlap", f"{figures.rbo.mean:.3f}", _range(figures.rbo)),
@@ -188,6 +189,10 @@ def _figures(figures: Measures) -> str:
             f"{counted(figures.low_overlap, 'query', 'queries')} of low overlap",
         ),
     ]
+    old, new = comparison.distances(Side.OLD), comparison.distances(Side.NEW)
+    if old is not None and new is not None:
+        last = f"of result {comparison.k}: {old[1]:.3f} → {new[1]:.3f}; medians. A limit in the application's SQL moves"
+        cards.append(("distance of the first result", f"{old[0]:.3f} → {new[0]:.3f}", last))
     if figures.ndcg_old is not None and figures.ndcg_new is not None:
         told = "" if figures.p_value is None else f"p = {figures.p_value:.4f}"
         cards += [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
@@ -19,9 +19,10 @@ from embedtui.model import Side, SweepPoint
 from embedtui.postgres.catalog.vectors import vector_indexes, why_unserved
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import used_by_search
-from embedtui.postgres.indexes.existing import ApproximateIndex, approximate_index
+from embedtui.postgres.indexes.existing import ApproximateIndex, approximate_index, tree_of
 from embedtui.postgres.names import escaped, vector_text
 from embedtui.postgres.sides.both import table_bytes
+from embedtui.postgres.sides.layout import vectors_at
 
 EXACT_SAMPLE = 50
 """Queries of that sample."""
@@ -55,8 +56,8 @@ class Searched:
     sweep: tuple[SweepPoint, ...]
     unknown: tuple[str, ...]
     """What could not be searched, and why."""
-    old_unserved: str | None = None
-    """Why the old side was read whole, though it has an index that the application may search by."""
+    unserved: Mapping[Side, str] = field(default_factory=dict)
+    """Why a side was read whole, though it has an index that the application may search by."""
 
     def index_recalls(self, side: Side, k: int) -> dict[int, float]:
         """Share of the exact top ``k`` that the side's index returned, by position of a query that has both."""
@@ -78,34 +79,36 @@ def search_all(conn: Connection, run: Run, asked: Queries, *, both: bool) -> Sea
     unknown: list[str] = []
     run = run.prepared(conn)
     exact = _exact_rankings(conn, run, asked, unknown)
+    unserved = {side: why for side in Side if (why := _unserved(conn, run, side)) is not None}
     indexes = {
         side: index
         for side in Side
-        if (index := approximate_index(conn, run.migration, side)) is not None and index.valid
+        if side not in unserved and (index := approximate_index(conn, run.migration, side)) is not None and index.valid
     }
     served, taken = _served_rankings(conn, run, asked, both=both, all_exact=len(exact) == len(asked))
     if len(served) < len(asked):
         left, known = len(asked) - len(served), counted(len(served), "was", "were")
         unknown.append(f"What is served for {left:,} of {count_queries(asked)}: {known} searched as served.")
-    unserved = _old_unserved(conn, run)
-    if unserved is not None:
+    for side, why in unserved.items():
         unknown.append(
-            f"The old side's latency, and what its index loses: {unserved}, so that each search of it read the whole"
+            f"The {side} side's latency, and what its index loses: {why}, so that each search of it read the whole"
             " table."
         )
     sweep = _sweep_index(conn, run, asked, exact, served, indexes.get(Side.NEW))
     return Searched(exact, served, taken, indexes, sweep, tuple(unknown), unserved)
 
 
-def _old_unserved(conn: Connection, run: Run) -> str | None:
-    """Why no search of this comparison can go by the old side's index, where it has one."""
+def _unserved(conn: Connection, run: Run, side: Side) -> str | None:
+    """Why no search of this comparison can go by the side's index, where it has one."""
     migration = run.migration
-    why = why_unserved(vector_indexes(conn, migration.table_oid, migration.old_column), migration.distance)
+    table, column = vectors_at(migration, side)
+    root = tree_of(conn, table)[:1]
+    why = why_unserved(vector_indexes(conn, root[0].oid, column), migration.distance) if root else None
     if why is None or (run.where is None and migration.scope is None):
         return why
     # what filter and scope imply is the planner's to say
     where = escaped(run.where) if run.where is not None else None
-    return None if used_by_search(conn, migration, Side.OLD, where).usable else why
+    return None if used_by_search(conn, migration, side, where).usable else why
 
 
 def _exact_rankings(conn: Connection, run: Run, asked: Queries, unknown: list[str]) -> Rankings:

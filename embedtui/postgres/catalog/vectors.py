@@ -17,6 +17,9 @@ from embedtui.postgres.names import relation, shown_column
 ROWS = 5000
 """Vectors that are looked at in a big table: of what one row in a thousand holds, 99 % odds to meet it."""
 
+FEW_ROWS = 50
+"""Of so many rows, none by chance has its last numbers zero in all of them."""
+
 WHOLE_BYTES = 64 * 2**20
 """A table up to this size is read as a whole (a fraction of a second)."""
 
@@ -26,7 +29,12 @@ VALUES = 20
 _PAGES = 2000
 
 SERVING = r"""
-SELECT x.indrelid, x.indexrelid, x.indisvalid, x.indpred IS NULL AS whole, f.*
+SELECT x.indrelid, x.indexrelid, x.indisvalid, f.*,
+       x.indpred IS NULL OR EXISTS (
+           SELECT FROM pg_catalog.regexp_match(x.indpred::text,
+                    '^\(?\{NULLTEST :arg \{VAR :varno \d+ :varattno (\d+) [^{}]*\} :nulltesttype 1 [^{}]*\}\)?$') AS e
+           JOIN pg_catalog.pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = e[1]::int2
+           WHERE a.attname = f.column_name) AS whole
 FROM pg_catalog.pg_index x
 CROSS JOIN LATERAL (
     SELECT (SELECT o.opcname FROM pg_catalog.pg_opclass o WHERE o.oid = x.indclass[0]) AS opcname,
@@ -57,7 +65,8 @@ CROSS JOIN LATERAL (
 ) f
 """
 """Indexes that order a column by a distance: on it, or on a cast of it (``cast_to``), by any method; of the ``whole``
-table or partial, which a search without the index's predicate cannot use.
+table or partial, which a search without the index's predicate cannot use. (That the vector is not NULL is said by
+every search of ours, and by no index: it holds no NULLs.)
 
 The expression is told from the stored tree: ``pg_get_indexdef`` takes a lock, and a look-up of the route waits for
 nobody."""
@@ -72,11 +81,13 @@ SELECT x.cast_to FROM tree CROSS JOIN LATERAL ({SERVING} WHERE x.indrelid = tree
 -- most tables have no index on an expression: a route is looked up often
 WHERE EXISTS (SELECT FROM tree t JOIN pg_catalog.pg_index e ON e.indrelid = t.oid WHERE e.indexprs IS NOT NULL)
   AND x.column_name = served.of_column AND x.operator = served.of_operator
-  AND x.cast_to IS NOT NULL AND x.indisvalid AND x.whole
-GROUP BY x.cast_to ORDER BY bool_or(tree.oid = served.of_table) DESC, count(*) DESC, x.cast_to LIMIT 1
+  AND x.cast_to IS NOT NULL AND x.indisvalid
+GROUP BY x.cast_to ORDER BY bool_or(x.whole AND tree.oid = served.of_table) DESC, bool_or(x.whole) DESC,
+    bool_or(tree.oid = served.of_table) DESC, count(*) DESC, x.cast_to LIMIT 1
 """
 """What a search has to cast the column of ``served`` to, so that its index serves; empty: nothing. An index of the
-table tells, else those of most partitions; NULL where there is none."""
+whole table tells, else those of most partitions, else partial ones, by which a search with their predicate goes; NULL
+where there is none."""
 
 
 _INDEXES = f"""
@@ -92,7 +103,9 @@ SELECT i.relname::text AS name, m.amname::text AS method, o.opcname::text AS opc
        pg_get_indexdef(i.oid, 1, false) AS of, x.indkey[0] = 0 AS expression,
        coalesce((SELECT s.cast_to FROM ({SERVING} WHERE x.indexrelid = i.oid) s
                   WHERE s.column_name = %(column)s), '') AS cast_to,
-       pg_get_expr(x.indpred, x.indrelid) AS predicate, x.indisvalid AS valid
+       CASE WHEN NOT coalesce((SELECT s.whole FROM ({SERVING} WHERE x.indexrelid = i.oid) s
+                                WHERE s.column_name = %(column)s), false)
+            THEN pg_get_expr(x.indpred, x.indrelid) END AS predicate, x.indisvalid AS valid
   FROM tree JOIN pg_index x ON x.indrelid = tree.oid
   JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
   JOIN pg_opclass o ON o.oid = x.indclass[0]
@@ -239,6 +252,29 @@ def stored_vectors(
         longest=max((row["longest"] for row in held if row["longest"] is not None), default=None),
         whole=whole,
     )
+
+
+def filled_size(
+    conn: Connection[Any], facts: TableFacts, column: str, scope: sql.Composable | None = None
+) -> int | None:
+    """Numbers of the column's vectors up to the last one that is not zero, in some rows; None where there are none.
+
+    Fewer than the column's size: somebody pads its vectors with zeros.
+    """
+    (found,) = read_all(
+        conn,
+        sql.SQL(
+            "SELECT max((SELECT max(u.place) FROM unnest(v::real[]) WITH ORDINALITY AS u (number, place)"
+            " WHERE u.number <> 0))::int AS filled"
+            " FROM (SELECT {column} AS v FROM {table} AS t WHERE {column} IS NOT NULL AND {scope} LIMIT {rows}) s"
+        ).format(
+            column=sql.Identifier("t", column),
+            table=relation(facts.table),
+            scope=scope if scope is not None else sql.SQL("true"),
+            rows=sql.Literal(FEW_ROWS),
+        ),
+    )
+    return found["filled"]  # type: ignore[no-any-return]
 
 
 def telling_column(

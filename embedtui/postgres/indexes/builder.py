@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -13,11 +13,11 @@ from psycopg import sql
 
 from embedtui.config import IndexSettings
 from embedtui.errors import DatabaseError, Interrupted
-from embedtui.model import IndexMethod, IndexStatus, Migration
+from embedtui.model import IndexMethod, IndexStatus, Migration, TableName
 from embedtui.postgres import locks
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import cancelled_by, run_ddl, session
-from embedtui.postgres.indexes.existing import indexes_of, new_indexes, oids_of
+from embedtui.postgres.indexes.existing import ExistingIndex, indexes_of, oids_of
 from embedtui.postgres.indexes.statements import (
     Target,
     attach_statement,
@@ -43,8 +43,9 @@ class IndexBuild:
     """What a call of :func:`build` came to."""
 
     name: str
+    """Of the index; of several, of the first with how many more there are."""
     built: bool
-    """False where a valid equal index was there already, or none is wanted."""
+    """False where valid equal indexes were there already, or none is wanted."""
     seconds: float
     size_bytes: int
     notices: tuple[str, ...] = ()
@@ -87,8 +88,8 @@ def build(
         builder = _Builder(conn, watch, migration, options, stop, on_progress or _ignore, on_begin or _ignore)
         built = builder.run()
         side = new_side(migration)
-        root = new_indexes(conn, migration)
-        if not root or not root[0].valid:
+        status = index_status(conn, migration)
+        if not status.valid:
             raise DatabaseError("The index did not become valid.", hint="Run it again: what is invalid is rebuilt.")
         row = conn.execute(
             "SELECT sum(pg_relation_size(oid::oid::regclass))::int8 FROM unnest(%s::int8[]) AS oid",
@@ -100,7 +101,7 @@ def build(
                 ],
             ),
         ).fetchone()
-    return IndexBuild(root[0].name, built, time.monotonic() - began, row[0] if row else 0, tuple(notices))
+    return IndexBuild(status.name, built, time.monotonic() - began, row[0] if row else 0, tuple(notices))
 
 
 def _ignore(_: object) -> None:
@@ -141,7 +142,12 @@ class _Builder:
             self._set("max_parallel_maintenance_workers", str(self._options.parallel_workers))
         self._become_builder()
         try:
-            built = [self._ensure(target) for target in targets_of(self._conn, self._migration)]
+            targets = targets_of(self._conn, self._migration)
+            # read once: nobody else builds meanwhile
+            side = new_side(self._migration)
+            existing = indexes_of(self._conn, oids_of(self._conn, side.table), side.embedding)
+            built = [self._ensure(target, existing[target.oid]) for target in targets]
+            self._drop_leftovers({target.index for target in targets}, existing)
         finally:
             if not self._conn.closed:
                 locks.release_index_build(self._conn, self._migration.id)
@@ -168,17 +174,16 @@ class _Builder:
             if self._stop.wait(POLL):
                 raise Interrupted("Stopped watching the index; the process that builds it goes on.")
 
-    def _ensure(self, target: Target) -> bool:
+    def _ensure(self, target: Target, existing: Sequence[ExistingIndex]) -> bool:
         """Make one relation's index valid, and part of its parent's; True where it had to be built."""
-        conn, column = self._conn, new_side(self._migration).embedding
-        existing = indexes_of(conn, [target.oid], column)[target.oid]
+        conn = self._conn
         found = next((index for index in existing if index.name == target.name), None)
         if found is not None and target.leaf and not found.valid:
             with self._watched():
-                self._drop(target)
+                self._drop(target.index)
             found = None
         if found is not None:
-            require_equal(self._migration, self._options, found)
+            require_equal(conn, self._migration, self._options, target, found)
         else:
             require_free(conn, target)
             create = create_statement(conn, self._migration, self._options, target)
@@ -190,6 +195,14 @@ class _Builder:
             run_ddl(conn, [attach_statement(target)], stop=self._stop, relations=[target.parent_index])
         return found is None and target.leaf
 
+    def _drop_leftovers(self, wanted: Container[TableName], existing: Mapping[int, Sequence[ExistingIndex]]) -> None:
+        """Drop what a build left of a partial index whose old one is gone by now; what is valid stays."""
+        for index in (index for found in existing.values() for index in found):
+            name = TableName(index.schema, index.name)
+            if index.partial and not (index.valid or index.attached or name in wanted):
+                with self._watched():
+                    self._drop(name)
+
     def _create_concurrently(self, create: sql.Composed, target: Target) -> None:
         self._on_begin(target.name)
         try:
@@ -200,13 +213,13 @@ class _Builder:
                 # bounded, since it waits for old transactions as well; no longer watched, so not cancelled again
                 self._set("statement_timeout", f"{DROP_SECONDS}s")
                 try:
-                    self._drop(target)
+                    self._drop(target.index)
                 except psycopg.Error:
                     pass
             raise
 
-    def _drop(self, target: Target) -> None:
-        self._conn.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(relation(target.index)))
+    def _drop(self, index: TableName) -> None:
+        self._conn.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(relation(index)))
 
     def _watched(self) -> AbstractContextManager[None]:
         return cancelled_by(self._conn, self._stop, lambda: self._on_progress(self._status_with_blockers()), every=POLL)

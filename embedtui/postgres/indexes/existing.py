@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from embedtui.model import IndexMethod, Migration, Side, TableName
@@ -26,13 +26,13 @@ FROM tree JOIN pg_catalog.pg_namespace n ON n.oid = tree.relnamespace ORDER BY l
 
 _INDEXES = f"""
 SELECT x.indrelid::int8, x.indexrelid::int8, n.nspname, i.relname, x.indisvalid, m.amname, x.opcname, x.operator,
-       x.cast_to, coalesce(i.reloptions, '{{}}'), i.relispartition
+       x.cast_to, NOT x.whole, coalesce(i.reloptions, '{{}}'), i.relispartition
 FROM ({SERVING} WHERE x.indrelid = ANY (%s::int8[]::oid[])) x
 JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = i.relnamespace
 JOIN pg_catalog.pg_am m ON m.oid = i.relam
-WHERE x.column_name = %s AND x.operator IS NOT NULL AND x.cast_to IS NOT NULL AND (x.whole OR %s)
-ORDER BY x.indisvalid DESC, x.cast_to, x.indexrelid
+WHERE x.column_name = %s AND x.operator IS NOT NULL AND x.cast_to IS NOT NULL
+ORDER BY x.whole DESC, x.indisvalid DESC, x.cast_to, x.indexrelid
 """
 
 
@@ -62,6 +62,8 @@ class ExistingIndex:
     """That it orders by: ``<=>``, ``<->`` or ``<#>``."""
     cast_to: str
     """The type that it casts the column to, ``vector`` or ``halfvec``; empty where it is on the column itself."""
+    partial: bool
+    """It is of some rows only."""
     options: tuple[tuple[str, str], ...]
     attached: bool
     """It is part of a partitioned table's index."""
@@ -83,15 +85,13 @@ def oids_of(conn: Connection, table: TableName) -> list[int]:
     return [part.oid for part in tree_of(conn, table)]
 
 
-def indexes_of(
-    conn: Connection, oids: Sequence[int], column: str, *, partial: bool = False
-) -> dict[int, list[ExistingIndex]]:
-    """Approximate indexes on a column by relation, valid ones first; no relation is opened, so nothing can wait.
+def indexes_of(conn: Connection, oids: Sequence[int], column: str) -> dict[int, list[ExistingIndex]]:
+    """Approximate indexes on a column by relation: whole ones first, of these valid ones.
 
-    Of the whole relation only, unless ``partial`` ones are asked for, too.
+    No relation is opened, so nothing can wait.
     """
     found: dict[int, list[ExistingIndex]] = {oid: [] for oid in oids}
-    for table, *index, options, attached in conn.execute(_INDEXES, (list(oids), column, partial)).fetchall():
+    for table, *index, options, attached in conn.execute(_INDEXES, (list(oids), column)).fetchall():
         pairs = tuple((key, value) for key, _, value in (option.partition("=") for option in options))
         found[table].append(ExistingIndex(*(*index, pairs, attached)))
     return found
@@ -111,26 +111,21 @@ def search_type(conn: Connection, migration: Migration, side: Side) -> str:
     return row[0] or "" if row is not None else ""
 
 
-def _on_table(conn: Connection, table: TableName, column: str) -> list[ExistingIndex]:
-    tree = tree_of(conn, table)
-    return indexes_of(conn, [tree[0].oid], column)[tree[0].oid] if tree else []
-
-
-def old_indexes(conn: Connection, migration: Migration) -> list[ExistingIndex]:
-    """The old side's approximate indexes."""
-    return _on_table(conn, migration.table, migration.old_column)
-
-
 def new_indexes(conn: Connection, migration: Migration) -> list[ExistingIndex]:
-    """The new side's approximate indexes."""
+    """The new side's approximate indexes, whole ones first: of the table, and partial ones of partitions."""
     side = new_side(migration)
-    return [index for index in _on_table(conn, side.table, side.embedding) if index.method in list(IndexMethod)]
+    tree = tree_of(conn, side.table)
+    return ours(tree, indexes_of(conn, [part.oid for part in tree], side.embedding))
 
 
-def partition_indexes(conn: Connection, table: TableName, column: str) -> dict[int, TableName]:
-    """The first approximate index on a column, of the table and of each partition, by the relation's oid."""
-    found = indexes_of(conn, oids_of(conn, table), column)
-    return {oid: TableName(indexes[0].schema, indexes[0].name) for oid, indexes in found.items() if indexes}
+def ours(tree: Sequence[Part], found: Mapping[int, Sequence[ExistingIndex]]) -> list[ExistingIndex]:
+    """As :func:`new_indexes`, of those that were found."""
+    return [
+        index
+        for part in tree
+        for index in found[part.oid]
+        if index.method in list(IndexMethod) and not index.attached and (index.partial or not part.parent)
+    ]
 
 
 def serving_indexes(conn: Connection, migration: Migration) -> list[ExistingIndex]:
@@ -138,7 +133,9 @@ def serving_indexes(conn: Connection, migration: Migration) -> list[ExistingInde
     oids = oids_of(conn, migration.table)
     by_relation = indexes_of(conn, oids, migration.old_column)
     every = [index for oid in oids for index in by_relation[oid]]
-    return [index for index in every if index.valid and index.operator == migration.distance.operator]
+    return [
+        index for index in every if index.valid and not index.partial and index.operator == migration.distance.operator
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,25 +153,30 @@ class ApproximateIndex:
 
 
 _IDENTITY = """
-SELECT c.oid::text || ':' || i.indisvalid::int || ':' || coalesce(
+SELECT pg_catalog.string_agg(c.oid::text || ':' || i.indisvalid::int || ':' || coalesce(
            pg_catalog.pg_relation_filenode(c.oid)::text,
            (SELECT pg_catalog.string_agg(pg_catalog.pg_relation_filenode(p.relid)::text, ',' ORDER BY p.relid)
-            FROM pg_catalog.pg_partition_tree(c.oid) p), '')
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid WHERE c.oid = %s
+            FROM pg_catalog.pg_partition_tree(c.oid) p), ''), ' ' ORDER BY c.oid)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid WHERE c.oid = ANY (%s::int8[]::oid[])
 """
 
 
 def approximate_index(conn: Connection, migration: Migration, side: Side) -> ApproximateIndex | None:
     """A side's approximate index: a valid one before an invalid one, then the newest.
 
-    The old side's is one that serves its searches, if only of partitions.
+    The old side's is one that serves its searches, if only of partitions. Of several partial ones of the new side it
+    is one that is not valid, if there is any.
     """
-    if side is Side.OLD:
-        index = next(iter(serving_indexes(conn, migration)), None)
-    else:
-        index = max(new_indexes(conn, migration), key=lambda each: (each.valid, each.oid), default=None)
-    row = conn.execute(_IDENTITY, [index.oid]).fetchone() if index is not None else None
-    if index is None or row is None:
+    every = serving_indexes(conn, migration)[:1] if side is Side.OLD else new_indexes(conn, migration)
+    partial = [each for each in every if each.partial]
+    index = max((each for each in every if not each.partial), key=lambda each: (each.valid, each.oid), default=None)
+    # of partial ones each is needed: one that is not valid tells
+    index = index or min(partial, key=lambda each: (each.valid, each.oid), default=None)
+    if index is None:
+        return None
+    oids = {index.oid, *(each.oid for each in partial)}
+    row = conn.execute(_IDENTITY, [list(oids)]).fetchone()
+    if row is None or row[0] is None:
         return None
     lists = dict(index.options).get("lists")
     return ApproximateIndex(index.oid, index.name, index.method, index.valid, int(lists) if lists else None, row[0])

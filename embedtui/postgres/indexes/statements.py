@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -15,13 +17,14 @@ from embedtui.postgres.indexes.existing import (
     ExistingIndex,
     Part,
     indexes_of,
-    old_indexes,
+    oids_of,
     regclass_name,
     search_type,
     tree_of,
 )
 from embedtui.postgres.indexes.options import MAX_DIMENSIONS, ivfflat_lists
-from embedtui.postgres.names import fitted, relation, suffixed
+from embedtui.postgres.indexes.shapes import Shape, predicates_of, shapes_of
+from embedtui.postgres.names import fitted, relation
 from embedtui.postgres.sides.layout import new_side
 
 _DEFAULTS = {IndexMethod.HNSW: {"m": "16", "ef_construction": "64"}, IndexMethod.IVFFLAT: {"lists": "100"}}
@@ -36,30 +39,12 @@ class Target:
     leaf: bool
     name: str
     parent_index: TableName | None
+    shape: Shape
 
     @property
     def index(self) -> TableName:
         """The index's qualified name: an index lives in its table's schema."""
         return TableName(self.table.schema, self.name)
-
-
-def index_name(conn: Connection, migration: Migration) -> str:
-    """Name for the new side's index: ``X_v2`` where the old side's is called X, else ``<table>_<column>_idx``."""
-    side = new_side(migration)
-    old = old_indexes(conn, migration)
-    if old:
-        stem, _, number = old[0].name.rpartition("_v")
-        name = f"{stem}_v{int(number) + 1}" if stem and number.isdecimal() else f"{old[0].name}_v2"
-    else:
-        name = f"{side.table.name}_{side.embedding}_idx"
-    if name == side.table.name:  # the old index may be called as the side table is, without the suffix
-        name += "_idx"
-    name = fitted(name)
-    tried = 2
-    while _others(conn, TableName(side.table.schema, name), side.table):  # such as a side table's that is folded
-        tried += 1
-        name = suffixed(name.removesuffix(f"_v{tried - 1}"), f"_v{tried}")
-    return name
 
 
 def _others(conn: Connection, index: TableName, table: TableName) -> bool:
@@ -70,6 +55,43 @@ def _others(conn: Connection, index: TableName, table: TableName) -> bool:
         (regclass_name(conn, index), regclass_name(conn, table)),
     ).fetchone()
     return row == (True,)
+
+
+def _version_after(name: str, taken: Callable[[str], bool]) -> str:
+    """``X_v2`` for an index called X, ``X_v3`` for ``X_v2``; the next version that is no other index's name."""
+    stem, _, number = name.rpartition("_v")
+    stem, version = (stem, int(number) + 1) if stem and number.isdecimal() else (name, 2)
+    while taken(fitted(f"{stem}_v{version}")):
+        version += 1
+    return fitted(f"{stem}_v{version}")
+
+
+def _free(name: str, taken: Callable[[str], bool]) -> str:
+    found = fitted(name)
+    for number in itertools.count(1):
+        if not taken(found):
+            break
+        found = fitted(f"{name}{number}")
+    return found
+
+
+def missing(conn: Connection, migration: Migration) -> list[Target]:
+    """What :func:`targets_of` says and no valid index is there for."""
+    targets = targets_of(conn, migration)
+    found = indexes_of(conn, [target.oid for target in targets], new_side(migration).embedding)
+    return [t for t in targets if not any(index.valid and index.name == t.name for index in found[t.oid])]
+
+
+def _names_beside(conn: Connection, oids: Sequence[int], ours: Sequence[ExistingIndex]) -> list[str]:
+    """Names of these relations' approximate indexes on other columns: the old one, another migration's."""
+    rows = conn.execute(
+        "SELECT i.relname FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid"
+        " JOIN pg_catalog.pg_opclass o ON o.oid = x.indclass[0]"
+        " WHERE x.indrelid = ANY (%s::int8[]::oid[]) AND i.oid <> ALL (%s::int8[]::oid[])"
+        " AND EXISTS (SELECT FROM pg_catalog.pg_amop s WHERE s.amopfamily = o.opcfamily AND s.amoppurpose = 'o')",
+        (list(oids), [index.oid for index in ours]),
+    )
+    return [name for (name,) in rows]
 
 
 def create_sql(conn: Connection, migration: Migration, options: IndexSettings) -> tuple[Statement, ...]:
@@ -91,29 +113,56 @@ def create_sql(conn: Connection, migration: Migration, options: IndexSettings) -
 
 
 def targets_of(conn: Connection, migration: Migration) -> list[Target]:
-    """Every relation that needs the index; an existing index on it lends its name, so that a rerun finds its own."""
+    """Every relation that needs an index; one that is there lends its name, so that a rerun finds its own."""
     side = new_side(migration)
-    root_name = index_name(conn, migration)
     # a side table that is still to come is shown by the plan
     tree = tree_of(conn, side.table) or [Part(0, 0, side.table, True)]
     existing = indexes_of(conn, [part.oid for part in tree], side.embedding)
-    targets: dict[int, Target] = {}
-    for part in tree:
-        wanted = root_name if not part.parent else fitted(f"{part.table.name}_{side.embedding}_idx")
-        present = [index.name for index in existing[part.oid] if index.method in list(IndexMethod)]
-        name = wanted if not present or wanted in present else present[0]
-        above = targets[part.parent].index if part.parent else None
-        targets[part.oid] = Target(part.oid, part.table, part.leaf, name, above)
-    return list(targets.values())
+    every = [index for found in existing.values() for index in found]
+    predicates = predicates_of(conn, migration, every)
+    # the old index may be called as the side table is, without the suffix
+    taken = {side.table.name, *_names_beside(conn, [*oids_of(conn, migration.table), *existing], every)}
+
+    def is_taken(name: str) -> bool:
+        """Also by another table's index: such as that of a side table that is folded."""
+        return name in taken or _others(conn, TableName(side.table.schema, name), side.table)
+
+    targets: list[Target] = []
+    for shape in shapes_of(conn, migration).made:
+        of_shape: dict[int, Target] = {}
+        for part in tree:
+            begins = part.oid == shape.relation or (not shape.relation and not part.parent)
+            above = None if begins else of_shape.get(part.parent)
+            if not begins and above is None:
+                continue
+            if not begins:
+                wanted = fitted(f"{part.table.name}_{side.embedding}_idx")
+                if shape.predicate:
+                    wanted = _free(f"{part.table.name}_{of_shape[next(iter(of_shape))].name}", taken.__contains__)
+            elif shape.name:
+                wanted = _version_after(shape.name, is_taken)
+            else:
+                wanted = _free(f"{side.table.name}_{side.embedding}_idx", is_taken)
+            present = [
+                index.name
+                for index in existing[part.oid]
+                if index.method in list(IndexMethod) and predicates.get(index.oid, "") == shape.predicate
+            ]
+            name = wanted if not present or wanted in present else present[0]
+            above_index = above.index if above is not None else None
+            of_shape[part.oid] = Target(part.oid, part.table, part.leaf, name, above_index, shape)
+            taken.add(name)
+        targets += of_shape.values()
+    return targets
 
 
-def index_type(conn: Connection, migration: Migration) -> str:
-    """The type that the new side's index is on: the column's, or another as a cast of it.
+def index_type(conn: Connection, migration: Migration, shape: Shape) -> str:
+    """The type that a new index is on: the column's, or another as a cast of it.
 
     A cast where the old side's index is on one, so that the application's statement is served by the new one, too; and
     where the index takes fewer than the column's dimensions.
     """
-    cast = search_type(conn, migration, Side.OLD)
+    cast = shape.cast_to if shape.predicate else search_type(conn, migration, Side.OLD)
     kind = cast if cast not in ("", migration.old_vector_type) else migration.vector_type
     return kind if migration.new_model.dimensions <= MAX_DIMENSIONS[kind] else "halfvec"
 
@@ -125,7 +174,10 @@ def _opclass(migration: Migration, kind: str) -> str:
 def _storage(conn: Connection, migration: Migration, options: IndexSettings, target: Target) -> dict[str, str]:
     if options.method is IndexMethod.HNSW:
         return {"m": str(options.m), "ef_construction": str(options.ef_construction)}
-    return {"lists": str(options.lists or ivfflat_lists(_rows(conn, target.table if target.oid else migration.table)))}
+    rows = target.shape.rows if target.shape.predicate else None
+    if rows is None:
+        rows = _rows(conn, target.table if target.oid else migration.table)
+    return {"lists": str(options.lists or ivfflat_lists(rows))}
 
 
 def _rows(conn: Connection, table: TableName) -> int:
@@ -144,7 +196,7 @@ def create_statement(conn: Connection, migration: Migration, options: IndexSetti
     Raises:
         Refused: more dimensions than the type's indexes take.
     """
-    kind = index_type(conn, migration)
+    kind = index_type(conn, migration, target.shape)
     limit = MAX_DIMENSIONS[kind]
     if migration.new_model.dimensions > limit:
         raise Refused(
@@ -158,7 +210,7 @@ def create_statement(conn: Connection, migration: Migration, options: IndexSetti
             column, sql.Identifier(migration.vector_schema, kind), sql.Literal(migration.new_model.dimensions)
         )
     return sql.SQL(
-        "CREATE INDEX {how}{name} ON {only}{table} USING {method} ({column} {opclass}) WITH ({with_})"
+        "CREATE INDEX {how}{name} ON {only}{table} USING {method} ({column} {opclass}) WITH ({with_}){where}"
     ).format(
         how=sql.SQL("CONCURRENTLY " if target.leaf else ""),
         name=sql.Identifier(target.name),
@@ -171,6 +223,7 @@ def create_statement(conn: Connection, migration: Migration, options: IndexSetti
             sql.SQL("{} = {}").format(sql.Identifier(key), sql.SQL(value))
             for key, value in _storage(conn, migration, options, target).items()
         ),
+        where=sql.SQL(f" WHERE {target.shape.predicate}" if target.shape.predicate else ""),
     )
 
 
@@ -180,7 +233,9 @@ def attach_statement(target: Target) -> sql.Composed:
     return sql.SQL("ALTER INDEX {} ATTACH PARTITION {}").format(relation(target.parent_index), relation(target.index))
 
 
-def require_equal(migration: Migration, options: IndexSettings, found: ExistingIndex) -> None:
+def require_equal(
+    conn: Connection, migration: Migration, options: IndexSettings, target: Target, found: ExistingIndex
+) -> None:
     """Refuse an index of our name that is not the one asked for.
 
     Raises:
@@ -190,8 +245,9 @@ def require_equal(migration: Migration, options: IndexSettings, found: ExistingI
     # the old side's index, and with it what the new one is on, may be another since the build
     opclass = _opclass(migration, found.cast_to or migration.vector_type)
     has = {"method": found.method, "opclass": found.opclass, **_DEFAULTS.get(options.method, {})}
-    has |= dict(found.options)
+    has |= dict(found.options) | {"condition": predicates_of(conn, migration, [found]).get(found.oid, "none")}
     wants = {"method": options.method.value, "opclass": opclass, **defaults}
+    wants["condition"] = target.shape.predicate or "none"
     if options.method is IndexMethod.HNSW:
         wants |= {"m": str(options.m), "ef_construction": str(options.ef_construction)}
     else:

@@ -13,8 +13,9 @@ from psycopg import sql
 from embedtui.arrays import np
 from embedtui.model import Migration, Side
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.indexes.existing import indexes_of, oids_of, search_type
-from embedtui.postgres.names import relation, vector_text
+from embedtui.postgres.indexes.existing import indexes_of, new_indexes, oids_of, search_type
+from embedtui.postgres.indexes.shapes import predicates_of
+from embedtui.postgres.names import escaped, relation, vector_text
 from embedtui.postgres.sides.layout import new_side, vectors_at
 from embedtui.postgres.sides.search import search_sql
 
@@ -45,7 +46,7 @@ def used_by_search(
     """
     table, column = vectors_at(migration, side)
     dimensions = (migration.old_model if side is Side.OLD else migration.new_model).dimensions
-    by_relation = indexes_of(conn, oids_of(conn, table), column, partial=True)
+    by_relation = indexes_of(conn, oids_of(conn, table), column)
     names = {index.name for found in by_relation.values() for index in found}
     probe = np.eye(1, dimensions, dtype=np.float32)
     statement = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(
@@ -76,6 +77,17 @@ def _index_names(plan: Any) -> Iterator[str]:
             yield from _index_names(part)
 
 
+def filters(conn: Connection, migration: Migration) -> list[sql.Composable | None]:
+    """Filters by which searches of the new side go by one of its indexes each; None: none is needed."""
+    found = new_indexes(conn, migration)
+    texts: dict[str, None] = {}
+    if any(not index.partial for index in found) or not found:
+        return [None]
+    for text in predicates_of(conn, migration, found).values():
+        texts.setdefault(text)
+    return [escaped(sql.SQL(text)) for text in texts]
+
+
 def is_cold(conn: Connection, migration: Migration) -> bool:
     """Whether the new side has an index that was hardly ever searched on this server."""
     side = new_side(migration)
@@ -97,7 +109,10 @@ def prewarm(conn: Connection, migration: Migration, *, seconds: float = WARM_SEC
     side = new_side(migration)
     done = 0
     try:
-        statement = search_sql(migration, Side.NEW, cast_to=search_type(conn, migration, Side.NEW))
+        cast_to = search_type(conn, migration, Side.NEW)
+        statements = [
+            search_sql(migration, Side.NEW, where=where, cast_to=cast_to) for where in filters(conn, migration)
+        ]
         known = conn.execute(
             "SELECT sum(pg_relation_size(o::oid)) / current_setting('block_size')::int FROM unnest(%s::int8[]) AS o",
             (oids_of(conn, side.table),),
@@ -120,7 +135,7 @@ def prewarm(conn: Connection, migration: Migration, *, seconds: float = WARM_SEC
         for (vector,) in vectors:
             if time.monotonic() >= deadline:
                 break
-            _within(conn, deadline, statement, {"vector": vector, "k": 10})
+            _within(conn, deadline, statements[done % len(statements)], {"vector": vector, "k": 10})
             done += 1
     except psycopg.Error:
         pass  # a slow disk, a lock: what was read is read

@@ -64,3 +64,7 @@ ALTER TABLE embedtui.queue
     ADD COLUMN text_key text[],
     ADD COLUMN text_entry bigint;
 CREATE INDEX queue_text ON embedtui.queue (migration, id) WHERE text_key IS NOT NULL;
+
+-- What a vector goes through before it is stored: zeros are added to the numbers that the model gives (null: as many as
+-- its dimensions), and it is divided by its length.
+ALTER TABLE embedtui.model ADD COLUMN given integer, ADD COLUMN normalise boolean NOT NULL DEFAULT false;

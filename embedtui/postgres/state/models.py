@@ -26,6 +26,8 @@ _MODEL_FIELDS = (
     "max_input_tokens",
     "price_per_million",
     "send_dimensions",
+    "given",
+    "normalise",
     "retired",
     "timeout_seconds",
     "extra_body",
@@ -42,6 +44,8 @@ def model_fingerprint(model: EmbeddingModel) -> str:
     parts: list[object] = [model.provider, model.name, model.dimensions, model.document_prefix]
     own = for_use(model.extra_body, "document")
     parts += [own] if own else []
+    if model.shape.changes:
+        parts += [{"given": model.shape.given, "normalise": model.normalise}]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

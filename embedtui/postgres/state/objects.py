@@ -115,6 +115,20 @@ ROUTINES = (
         reason="locks the route's tables as any SELECT does, so that a search's names stay true until it ends",
     ),
     Routine(
+        "shaped",
+        definer=False,
+        public=True,
+        search_path="pg_catalog, pg_temp",
+        reason="a vector padded, or divided by its length; reads nothing",
+    ),
+    Routine(
+        "search_vector",
+        definer=False,
+        public=True,
+        search_path="pg_catalog, pg_temp",
+        reason="the same as a route's model has it",
+    ),
+    Routine(
         "bridge_vector",
         definer=False,
         public=True,

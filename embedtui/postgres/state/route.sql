@@ -40,7 +40,9 @@ SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch,
        CASE WHEN s.side = 'old' THEN (SELECT b.figures -> 'figures' FROM embedtui.bridge b WHERE b.id = r.bridge)
        END AS bridge_figures,
        -- of a row called embedtui_row
-       m.scope ->> 'sql' AS scope_sql, m.content ->> 'sql' AS content_sql
+       m.scope ->> 'sql' AS scope_sql, m.content ->> 'sql' AS content_sql,
+       -- what a vector goes through before it is stored, or searched with
+       coalesce(d.given, d.dimensions) AS given, d.normalise
 FROM embedtui.route r
 JOIN embedtui.migration m ON m.id = r.migration
 CROSS JOIN (VALUES ('old'), ('new')) AS s (side)
@@ -75,7 +77,7 @@ RETURNS TABLE (side text, model text, model_id integer, dimensions integer, colu
                canary integer, epoch bigint, query_prefix text, document_prefix text)
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     -- through a bridge the old side is searched by the new model's vectors
-    SELECT s.side, m.model, m.model_id, m.dimensions, s.column_name, format('%I.%I', s.relation_schema, s.relation_name),
+    SELECT s.side, m.model, m.model_id, m.given, s.column_name, format('%I.%I', s.relation_schema, s.relation_name),
            s.canary, s.epoch, m.query_prefix, m.document_prefix
     FROM embedtui.route_side s
     JOIN embedtui.route_side m ON m.name = s.name AND m.side = CASE WHEN s.bridging THEN 'new' ELSE s.side END
@@ -182,6 +184,36 @@ BEGIN
 END
 $$;
 
+-- A vector as its model gives it, as the column holds it: padded, divided by its length, or as it is.
+CREATE OR REPLACE FUNCTION embedtui.shaped(vector {vector}.vector, size integer, normalise boolean)
+RETURNS {vector}.vector LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    numbers real[] := vector::real[];
+    length double precision := {vector}.vector_norm(vector);
+BEGIN
+    IF normalise AND length > 0 THEN
+        numbers := ARRAY(SELECT (u.number / length)::real FROM unnest(numbers) WITH ORDINALITY AS u (number, place)
+                         ORDER BY u.place);
+    END IF;
+    IF cardinality(numbers) < size THEN
+        numbers := numbers || array_fill(0::real, ARRAY[size - cardinality(numbers)]);
+    END IF;
+    RETURN numbers::{vector}.vector;
+END
+$$;
+
+-- The same for a vector of a route's model, which its own size tells from another's of that name.
+CREATE OR REPLACE FUNCTION embedtui.search_vector(name text, model text, vector {vector}.vector) RETURNS {vector}.vector
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce((
+        SELECT embedtui.shaped(search_vector.vector, s.dimensions, s.normalise)
+        FROM embedtui.route_side s
+        WHERE s.name = search_vector.name AND search_vector.model IN (s.model, s.model_id::text)
+          AND {vector}.vector_dims(search_vector.vector) IN (s.given, s.dimensions)
+          AND (s.normalise OR s.given < s.dimensions)
+        LIMIT 1), search_vector.vector)
+$$;
+
 -- A vector of the new model as the map of this version makes it one of the old model.
 CREATE OR REPLACE FUNCTION embedtui.bridge_vector(bridge integer, vector {vector}.vector) RETURNS {vector}.vector
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER SET search_path = pg_catalog, pg_temp AS $$
@@ -214,11 +246,12 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY INVOKER SET search_path = pg_cata
 DECLARE
     map integer := (SELECT s.bridge FROM embedtui.route_side s
                     WHERE s.name = bridge.name AND s.side = 'old' AND s.present);
+    made_by text := (SELECT s.model_id::text FROM embedtui.route_side s WHERE s.name = bridge.name AND s.side = 'new');
 BEGIN
     IF map IS NULL THEN
         RAISE EXCEPTION 'route "%" has no bridge', bridge.name USING ERRCODE = 'undefined_object';
     END IF;
-    RETURN embedtui.bridge_vector(map, bridge.vector);
+    RETURN embedtui.bridge_vector(map, embedtui.search_vector(bridge.name, made_by, bridge.vector));
 END
 $$;
 
@@ -253,14 +286,14 @@ DECLARE
         SELECT FROM embedtui.route_side s
         WHERE s.name OPERATOR(pg_catalog.=) search.name AND s.scope_sql IS NOT NULL));
     bridged pg_catalog.record;
-    sought {vector}.vector := search.vector;
-    size pg_catalog.int4 := {vector}.vector_dims(search.vector);
+    sought {vector}.vector := embedtui.search_vector(search.name, search.model, search.vector);
+    size pg_catalog.int4 := {vector}.vector_dims(sought);
     made_by pg_catalog.text := search.model;
 BEGIN
     PERFORM embedtui.search_hold(search.name);
     SELECT b.* INTO bridged FROM embedtui.search_bridge(search.name, search.model, size) AS b;
     IF FOUND THEN
-        sought := embedtui.bridge_vector(bridged.map, search.vector);
+        sought := embedtui.bridge_vector(bridged.map, sought);
         size := bridged.old_size;
         made_by := bridged.old_model;
     END IF;

@@ -221,6 +221,7 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
     assert (run.folder / "out.csv").read_text("utf-8").count("\n") > 2
     assert "<html" in (run.folder / "out.html").read_text("utf-8")
     again = run("compare", "--show", "1", "--csv", "again.csv")
+    assert "Distance     first old 0." in again.out
     assert "Written      again.csv" in again.out
     assert again.code in (0, 5) and "Gate" in again.out
 

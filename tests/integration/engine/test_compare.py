@@ -17,7 +17,7 @@ from embedtui.engine.validate import gate, queries, query_vectors, searching
 from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.run import CompareOptions
 from embedtui.errors import Interrupted, NotClean, ProviderError
-from embedtui.model import Comparison, EmbeddingModel, Interval, Migration, PlacementKind, QueryInput, Side
+from embedtui.model import Comparison, Distance, EmbeddingModel, Interval, Migration, PlacementKind, QueryInput, Side
 from embedtui.providers import make_embedder
 from embedtui.providers.base import Embedder
 from tests.kits.comparing import (
@@ -54,6 +54,18 @@ def test_rows_as_queries_need_no_model(database: str) -> None:
     assert any("How real queries fare" in line for line in made.measures.unknown)
     assert any("no judgments" in line for line in made.measures.unknown)
     assert made.measures.latency_old_ms is not None
+
+
+def test_the_same_neighbours_further_away_are_said(database: str) -> None:
+    """Nothing changes in the rankings, and a limit in the application's SQL would keep no hit at all."""
+    old, _ = random_sides(rows=90)
+    texts = [f"text {number}" for number in range(90)]
+    migration = make_table(database, texts, old, 3 * old, distance=Distance.L2)
+    made = compare(connector(database), migration, row_queries(database, migration))
+    assert made.measures.overlap.mean == 1
+    before, after = made.distances(Side.OLD), made.distances(Side.NEW)
+    assert before is not None
+    assert after == pytest.approx([3 * each for each in before])
 
 
 def test_a_replica_is_only_read(database: str) -> None:

@@ -164,7 +164,7 @@ def test_a_distance_that_nothing_tells_or_that_is_told_twice_is_said(database: s
         (
             "(v vector_l2_ops) WHERE tenant = 7",
             "warn",
-            "Index i is of the rows where (tenant = 7) only: embedtui's own",
+            "Index i is of the rows where (tenant = 7) only: without a filter that implies it, embedtui's own",
         ),
     ],
 )

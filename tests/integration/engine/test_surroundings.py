@@ -140,6 +140,21 @@ def test_other_vectors_of_either_size_are_named(database: str) -> None:
     assert "pages.vec" not in check.detail.replace("pages.vec_", "")
 
 
+def test_a_trigger_that_a_side_table_spares_is_fired_after_the_cutover(database: str) -> None:
+    """The old column is kept current for a rollback: by an update of the very table that was to be spared."""
+    made = """CREATE FUNCTION changed() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS
+        $$ BEGIN RETURN NEW; END $$;
+        CREATE TRIGGER noted BEFORE UPDATE ON pages FOR EACH ROW EXECUTE FUNCTION changed();
+        CREATE TRIGGER titled BEFORE UPDATE OF nr ON pages FOR EACH ROW EXECUTE FUNCTION changed();"""
+    run(database, PAGES + made)
+    flags = {"placement": "table", "old_model__name": "o", "old_model__key_variable": ""}
+    check = only(checks(database, **flags), "triggers")
+    assert (check.result, "titled" in check.detail) == ("warn", False)
+    assert "After the cutover each edited row gets its old vector anew" in check.detail
+    assert "fires noted" in check.detail
+    assert named(checks(database, **flags, old_model__retired=True), "triggers") is None
+
+
 def test_a_table_on_its_own_has_nothing_to_say(database: str) -> None:
     run(database, PAGES)
     names = {check.name for check in checks(database, placement="table")} | {check.name for check in checks(database)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from embedtui.config import ThrottleSettings
 from embedtui.demo.api import LoopbackServer, hash_model
@@ -26,7 +29,12 @@ from tests.kits.samples import sample_migration
 from tests.kits.support import NEW, OLD, connect, make_documents, settings_for, wait_for
 
 OFF = ThrottleSettings(max_replica_lag_seconds=None, max_lock_waits=None, long_transaction_seconds=None)
-SETTINGS = {"fsync": "off", "max_prepared_transactions": "5", "wal_receiver_status_interval": "1"}
+SETTINGS = {
+    "fsync": "off",
+    "max_prepared_transactions": "5",
+    "wal_receiver_status_interval": "1",
+    "wal_level": "logical",
+}
 MIGRATION = sample_migration(phase=Phase.INDEX)
 
 
@@ -287,6 +295,43 @@ def test_a_standby_that_lags_and_one_that_holds_the_horizon(
             clock.now += 601
             (hold,) = patient.check(conn)
             assert hold.name == "long_transactions" and "replication slot replica" in hold.detail
+
+
+def test_a_consumer_of_changes_that_acknowledges_nothing_is_no_replica(
+    dsn: str, conn: Connection, primary: EmbeddedServer
+) -> None:
+    """It waits for another table's changes: there is nothing that it could acknowledge."""
+    conn.execute("CREATE TABLE orders (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE orders")
+    conn.execute("SELECT pg_create_logical_replication_slot('changes', 'pgoutput')")
+    with psycopg.connect(primary.dsn(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE consumer")
+    behind = "SELECT replay_lsn < pg_current_wal_lsn() FROM pg_stat_replication WHERE replay_lsn IS NOT NULL"
+    with psycopg.connect(primary.dsn("consumer"), autocommit=True) as consumer:
+        consumer.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        consumer.execute(
+            sql.SQL("CREATE SUBSCRIPTION s CONNECTION {} PUBLICATION p WITH ({})").format(
+                dsn, sql.SQL("create_slot = false, slot_name = changes, copy_data = false")
+            )
+        )
+        wait_for(lambda: conn.execute(behind).fetchone() is not None, "it acknowledges nothing at all")
+        (pid,) = consumer.execute("SELECT pid FROM pg_stat_subscription").fetchone() or (0,)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            clock = Clock()
+            watcher = Throttle(replace(OFF, max_replica_lag_seconds=10.0), MIGRATION, clock=clock)
+            for _ in range(3):
+                conn.execute("UPDATE documents SET content = content || 'z'")
+                assert watcher.check(conn) == ()
+                clock.now += 30.0
+            assert conn.execute(behind).fetchone() == (True,)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        consumer.execute("ALTER SUBSCRIPTION s DISABLE")
+        wait_for(lambda: conn.execute("SELECT FROM pg_stat_replication").fetchone() is None, "it stays")
+        consumer.execute("ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s")
+    conn.execute("SELECT pg_drop_replication_slot('changes')")
+    with psycopg.connect(primary.dsn(), autocommit=True) as admin:
+        admin.execute("DROP DATABASE consumer WITH (FORCE)")
 
 
 def test_a_reason_holds_the_backfill_is_shown_and_lets_it_go_on(database: str, tmp_path: Path) -> None:

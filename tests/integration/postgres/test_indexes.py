@@ -368,13 +368,13 @@ def test_dimensions_beyond_the_type_are_refused(conn: Connection) -> None:
 def test_names(conn: Connection) -> None:
     migration = make_migration()
     conn.execute("ALTER INDEX idx_documents_embedding RENAME TO idx_v2")
-    assert indexes.index_name(conn, migration) == "idx_v3"
+    assert indexes.targets_of(conn, migration)[0].name == "idx_v3"
     conn.execute(f"ALTER INDEX idx_v2 RENAME TO {'x' * 63}")
-    name = indexes.index_name(conn, migration)
+    name = indexes.targets_of(conn, migration)[0].name
     assert len(name) == 63
     assert name.endswith("_v2")
     conn.execute(f"DROP INDEX {'x' * 63}")
-    assert indexes.index_name(conn, migration) == "documents_embedding_v2_idx"
+    assert indexes.targets_of(conn, migration)[0].name == "documents_embedding_v2_idx"
 
 
 @pytest.mark.parametrize(("rows", "lists"), [(0, 1), (2_400, 2), (1_000_000, 1000), (4_000_000, 2000), (10**10, 32768)])

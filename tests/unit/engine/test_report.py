@@ -24,6 +24,7 @@ from embedtui.model import (
     Phase,
     QueryComparison,
     RankedRow,
+    Side,
     SweepPoint,
     TableName,
 )
@@ -162,6 +163,17 @@ def test_the_page_tells_both_rankings() -> None:
         assert (words in page.text) == (words != "partial")
     assert page.tags.count("details") == 2
     assert page.tags.count("svg") == 3
+
+
+def test_the_page_says_how_far_the_results_are() -> None:
+    """A limit on the distance that the application has in its SQL is right for one model only."""
+    assert COMPARISON.distances(Side.OLD) == (0.1, 0.2)
+    page = Page(to_html(COMPARISON, MIGRATION))
+    assert "distance of the first result" in page.text
+    assert "of result 10: 0.200 → 0.250" in page.text
+    nothing = replace(COMPARISON, queries=COMPARISON.queries[1:])
+    assert nothing.distances(Side.NEW) is None
+    assert "distance of the first result" not in Page(to_html(nothing, MIGRATION)).text
 
 
 def test_the_page_without_judgments() -> None:

@@ -164,9 +164,9 @@ FRAMEWORKS: tuple[Preset, ...] = (
         scope="collection_name",
         embeds="the chunk's text, after RAG_EMBEDDING_CONTENT_PREFIX",
         source="https://github.com/open-webui/open-webui/blob/main/backend/open_webui/retrieval/vector/dbs/pgvector.py",
-        caution="It pads vectors with zeros, or cuts them, to PGVECTOR_INITIALIZE_MAX_VECTOR_LENGTH: an old model of"
-        " other dimensions cannot be asked for this column, so leave old_model.name out; set that variable to the new"
-        " size.",
+        pads=True,
+        caution="It pads vectors with zeros, or cuts them, to PGVECTOR_INITIALIZE_MAX_VECTOR_LENGTH: pad_to does the"
+        " same for models of fewer dimensions. A new model of more makes a larger column: set that variable to it.",
     ),
     Preset(
         name="Open WebUI, encrypted",

@@ -31,6 +31,8 @@ class Preset:
     """The column that tells collections apart, each of which may be of another model."""
     table: str = ""
     """Pattern of its name, where the columns alone say too little."""
+    pads: bool = False
+    """It pads vectors with zeros to their column's size."""
     caution: str = ""
     """What else to know before it is moved."""
     refused: str = ""
