@@ -14,20 +14,25 @@ from embedtui.engine.validate import report
 from embedtui.engine.validate.queries import VERDICTS, from_file, from_sql
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.formatting import number
-from embedtui.model import Comparison, Interval, QueryComparison, VerifyReport
+from embedtui.model import Comparison, Interval, QueryComparison, QueryInput, VerifyReport
 from embedtui.postgres.connect import connect
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+
+queries_option = click.option(
+    "--queries", type=_FILE, metavar="FILE", help="Lines, JSONL or CSV (text, relevant); else those kept."
+)
+query_sql_option = click.option(
+    "--query-sql", metavar="SQL", help="A SELECT of texts (and the old model's vectors). Schemas written out."
+)
 
 
 @click.command(
     cls=ExampleCommand, example="embedtui compare --queries questions.jsonl --html report.html\nembedtui compare --json"
 )
 @target_options
-@click.option("--queries", type=_FILE, metavar="FILE", help="Lines, JSONL or CSV (text, relevant); else those kept.")
-@click.option(
-    "--query-sql", metavar="SQL", help="A SELECT of texts (and the old model's vectors). Schemas written out."
-)
+@queries_option
+@query_sql_option
 @click.option(
     "--where",
     metavar="SQL",
@@ -60,13 +65,8 @@ def compare(
     The cutover asks for one. Without queries that are kept or given, rows of the table are the queries. Leaves with 5
     unless the gate passes.
     """
-    if queries is not None and query_sql is not None:
-        raise SettingsError("Queries come from a file or from SQL, not both.", hint="Leave out one of the two.")
     replica_dsn = _from_environment(settings, replica) if replica is not None else None
-    wanted = from_file(queries) if queries is not None else None
-    if query_sql is not None:
-        with connect(replica_dsn or settings.dsn, name="queries", read_only=True) as conn:
-            wanted = from_sql(conn, query_sql)
+    wanted = given_queries(queries, query_sql, replica_dsn or settings.dsn)
     for path in (csv_file, html_file):
         if path is not None and not path.parent.is_dir():
             raise SettingsError(f"There is no folder {plain(path.parent)} for {plain(path.name)}.")
@@ -96,6 +96,19 @@ def compare(
             if path is not None:
                 say(f"Written      {path}")
     ctx.exit(ExitCode.OK if comparison.verdict == "PASS" else ExitCode.NOT_CLEAN)
+
+
+def given_queries(file: Path | None, query: str | None, dsn: str) -> tuple[QueryInput, ...] | None:
+    """The queries of a file or of a statement; None where neither is given.
+
+    Raises SettingsError: both are, or they cannot be read.
+    """
+    if file is not None and query is not None:
+        raise SettingsError("Queries come from a file or from SQL, not both.", hint="Leave out one of the two.")
+    if query is not None:
+        with connect(dsn, name="queries", read_only=True) as conn:
+            return from_sql(conn, query)
+    return from_file(file) if file is not None else None
 
 
 def _from_environment(settings: Settings, variable: str) -> str:
