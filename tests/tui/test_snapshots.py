@@ -13,15 +13,16 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from embedtui.model import Event, Failed, Held, Noted, Phase, PhaseChanged, RouteFlipped, Side
+from embedtui.model import Blocker, Event, Failed, Held, Noted, Phase, PhaseChanged, RouteFlipped, Side
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
+from embedtui.tui.dialogs.bridging import BridgeDialog
 from embedtui.tui.messages import EngineReported, SnapshotFailed
 from embedtui.tui.view import Trouble
 from embedtui.tui.welcome import ModelDialog, TableChoice, Welcome
 from tests.tui import states
 from tests.tui.cells import check_cells
-from tests.tui.conftest import Open, present, until
+from tests.tui.conftest import Open, front, present, until
 
 SMALL, LARGE = (80, 24), (160, 45)
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=lambda size: f"{size[0]}x{size[1]}")
@@ -207,6 +208,31 @@ async def test_dialogs(shown: Open, tmp_path: Path) -> None:
             await pilot.pause()
             check_cells(app, f"dialog-{name}-80x24", tmp_path)
             await pilot.press("escape")
+
+
+@SIZES
+async def test_the_bridge(shown: Open, size: tuple[int, int], tmp_path: Path) -> None:
+    """Its sheet in every state: nothing found yet, at work, refused with a field for a reason, and serving."""
+    held = Blocker("strategy", "By strategy env_file services do not follow the pointer.", "Set pointer.", True)
+    async with shown(states.RUNNING, size) as (app, pilot, engine):
+        await settle(app, pilot)
+        for name, snapshot, blocked in (
+            ("none", states.RUNNING, (held,)),
+            ("working", states.BRIDGING, ()),
+            ("refused", states.BRIDGE_REFUSED, ()),
+            ("serving", states.BRIDGE_ON, ()),
+        ):
+            engine.blocked = blocked
+            await present(app, pilot, snapshot)
+            await pilot.press("B")
+            await until(pilot, lambda: isinstance(app.screen, BridgeDialog))
+            await quiet(pilot)
+            app.screen.query_one("#override", Input).cursor_blink = False
+            front(app, BridgeDialog)._repaint()
+            await pilot.pause()
+            check_cells(app, f"bridge-{name}-{size[0]}x{size[1]}", tmp_path)
+            await pilot.press("escape")
+        assert engine.calls == [], "looking changes nothing"
 
 
 async def test_welcome(tmp_path: Path) -> None:

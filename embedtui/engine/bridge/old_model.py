@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from embedtui.known import retirement
-from embedtui.model import EmbeddingModel, FaultClass
+from embedtui.model import UNNAMED, EmbeddingModel, FaultClass
 from embedtui.providers import ProviderFault, make_embedder
 
 ASK_SECONDS = 10.0
@@ -39,11 +39,13 @@ def ask_model(model: EmbeddingModel, environ: Mapping[str, str]) -> OldModel:
     """Whether it answers: one short request, unless it is known to be dead."""
     if said := known_gone(model):
         return OldModel(said)
+    if model.name == UNNAMED:
+        return OldModel(unknown="nobody has named it")
     try:
         with closing(make_embedder(model, timeout=ASK_SECONDS, environ=environ)) as embedder:
             embedder.embed([_TEXT], kind="query")
     except ProviderFault as fault:
         if fault.fault_class is FaultClass.CONFIGURATION and fault.code in _GONE:
-            return OldModel(f"{model.called} no longer answers ({fault.reason})")
+            return OldModel(f"{model.called} no longer answers ({fault.code})")
         return OldModel(unknown=fault.reason)
     return OldModel()
