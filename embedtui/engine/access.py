@@ -151,8 +151,6 @@ class Access:
         """Whether the old model answers, by one short request; what is heard counts for the snapshots to come."""
         found = ask_model(migration.old_model, self.environ)
         if not found.unknown:  # what cannot be told takes nothing back
-            if found.gone and found.gone != self._old_said and not known_gone(migration.old_model):
-                self.note(f"{found.gone[:1].upper()}{found.gone[1:]}: a bridge has its vectors searched meanwhile")
             self._old_said = found.gone
         return found
 

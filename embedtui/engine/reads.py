@@ -170,7 +170,10 @@ class Reads:
 
         What is heard counts for this object's snapshots from then on.
         """
-        return self._at.ask_old_model(self.require()).gone
+        before, found = self._at.snapshot().old_gone, self._at.ask_old_model(self.require()).gone
+        if found and not before:
+            self._at.note(f"The old model is dead: {found}")
+        return found
 
     def notices(self) -> tuple[Check, ...]:
         """What an operator should know before the cutover, though it blocks nothing."""

@@ -109,20 +109,24 @@ class LinearMap:
 
 
 def in_words(status: BridgeStatus) -> str:
-    """How good it is, in one line: by real queries where there are any, else by rows held out."""
-    figures, asked = status.figures, status.queries
+    """How good it is, in one line: by real queries where the old model's vectors of any are known, else by rows."""
+    asked = status.queries
     if asked is not None and asked.overlap is not None:
-        found = f"finds {percent(asked.overlap.mean)} of what the old model found,"
-        by = counted(asked.logged, "logged query", "logged queries")
-        if asked.ndcg_old is None or asked.ndcg_beside is None:
-            return f"{found} by {by}"
-        judged = counted(asked.judged_old, "judged query", "judged queries")
-        return f"{found} {judged}; nDCG {asked.ndcg_beside.mean:.2f}, was {asked.ndcg_old.mean:.2f}"
-    judged = f"; nDCG {asked.ndcg.mean:.2f}, {asked.judged:,} judged" if asked is not None and asked.ndcg else ""
-    return (
-        f"finds {percent(figures.overlap_10.mean)} of what the old model found,"
-        f" and {percent(figures.recall_10.mean)} of {figures.rows:,} held-out rows by their text{judged}"
-    )
+        of, by = asked.overlap, counted(asked.logged, "query", "queries")
+    else:
+        of, by = status.figures.overlap_10, f"{status.figures.rows:,} held out"
+    return f"finds {percent(of.mean)} of what the old model found, {by}"
+
+
+def in_full(status: BridgeStatus) -> str:
+    """The same with what else was found."""
+    figures, asked = status.figures, status.queries
+    more = [f"{percent(figures.recall_10.mean)} of {figures.rows:,} held-out rows find themselves in ten"]
+    if asked is not None and asked.ndcg_beside is not None and asked.ndcg_old is not None:
+        more.append(f"nDCG {asked.ndcg_beside.mean:.2f}, was {asked.ndcg_old.mean:.2f}, {asked.judged_old:,} judged")
+    elif asked is not None and asked.ndcg is not None:
+        more.append(f"nDCG {asked.ndcg.mean:.2f}, {asked.judged:,} judged")
+    return "; ".join([in_words(status), *more])
 
 
 @dataclass(frozen=True, slots=True)

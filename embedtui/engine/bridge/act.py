@@ -20,7 +20,7 @@ from embedtui.engine.running import Runner
 from embedtui.engine.validate.queries import store as keep_queries
 from embedtui.errors import Refused
 from embedtui.model import Blocker, Command, Migration, QueryInput, RouteFlipped, Side
-from embedtui.model.bridge import DOING, BridgeReport, LinearMap, in_words
+from embedtui.model.bridge import DOING, BridgeReport, LinearMap, in_full, in_words
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.state.audit import add_audit
@@ -121,7 +121,7 @@ def _store(conn: Connection, migration: Migration, found: Fitted) -> int:
     with conn.transaction():
         version = store_bridge(conn, migration, fitted, status)
         kind = status.kind + (f" {status.parameter:g}" if status.parameter is not None else "")
-        detail = f"version {version} fitted on {status.rows:,} rows ({kind}): {in_words(status)}"
+        detail = f"version {version} fitted on {status.rows:,} rows ({kind}): {in_full(status)}"
         add_audit(conn, migration.id, "bridge", detail)
     return version
 

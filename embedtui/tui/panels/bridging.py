@@ -13,6 +13,8 @@ from embedtui.tui.view import View
 
 NAME = 11
 """Cells of a line's name."""
+CONTROLS = ("identity", "shuffled")
+"""What a map has to beat; the others are maps that were not chosen."""
 COLUMN = 15
 """Cells of a figure with its interval."""
 
@@ -24,7 +26,7 @@ def bridge_lines(view: View, width: int) -> list[Content]:
         return []
     rows = [_field("searches", *_served(snapshot)), _field("old model", *_old_model(snapshot))]
     if snapshot.bridge_work or "bridge" in view.busy:
-        rows.append(_field("now", (f"● {snapshot.bridge_work or 'preparing'} …", "bold $primary")))
+        rows.append(_field("now", (f"● {snapshot.bridge_work or 'under way'} …", "bold $primary")))
     fit = snapshot.bridge
     if fit is None:
         rows += [Content(""), *draw.wrapped(_ABOUT, width, "$muted", 6)]
@@ -72,7 +74,7 @@ def _found(fit: BridgeFit, width: int) -> Iterator[Content]:
     yield _figures(f"{figures.number(status.rows)} rows", status.figures, "bold", interval=roomy)
     for point in reversed(status.curve[:-1]):
         yield _figures(f"{figures.number(point.rows)} rows", point.figures, "", interval=roomy)
-    for name, found in status.others.items():
+    for name, found in sorted(status.others.items(), key=lambda each: (each[0] in CONTROLS, each[0])):
         yield _figures(name, found, "$muted", interval=False)
     yield _field("", (_among(status), "$muted"))
     if status.queries is not None:
