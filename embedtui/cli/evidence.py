@@ -13,7 +13,7 @@ from embedtui.config import Settings
 from embedtui.engine.validate import report
 from embedtui.engine.validate.queries import VERDICTS, from_file, from_sql
 from embedtui.errors import ExitCode, SettingsError
-from embedtui.formatting import number
+from embedtui.formatting import counted, number
 from embedtui.model import Comparison, Interval, QueryComparison, QueryInput, VerifyReport
 from embedtui.postgres.connect import connect
 
@@ -144,6 +144,12 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
         say(f"MRR@10       old {_interval(figures.mrr_old)}, new {_interval(figures.mrr_new)}")
     say(f"Model        exact old against exact new: {_share(figures.model_overlap)}")
     say(f"Index        exact new against index new: {_share(figures.index_recall)}")
+    if (bridged := figures.bridged) is not None:
+        without = f", {number(bridged.only)} without a vector of the old model" if bridged.only else ""
+        say(f"Bridged      version {bridged.version}: {counted(bridged.queries, 'query', 'queries')}{without}")
+        say(f"  overlap    with old {_interval(bridged.overlap_old)}, with new {_interval(bridged.overlap_new)}")
+        if bridged.judged:
+            say(f"  nDCG@10    bridged {_interval(bridged.ndcg)}, new {_interval(bridged.ndcg_new)}")
     for why in figures.unknown:
         say(f"Unknown      {plain(why)}")
     for query in comparison.queries[:show]:
@@ -160,17 +166,24 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
 
 def _print_rankings(query: QueryComparison) -> None:
     number_of = f" (query {query.query_id})" if query.query_id else ""
-    overlap = "unknown" if query.old_unknown else f"{query.overlap:.2f}"
+    overlap = "unknown" if query.old_unknown and not query.bridged else f"{query.overlap:.2f}"
+    if query.old_unknown and query.bridged:
+        overlap += " of the bridge and new"
     say(f"overlap {overlap}  {plain(query.text, 200)}{number_of}")
     if query.old_unknown:
         note(f"the old side was not searched: {plain(query.old_unknown)}")
-    say(f"       {'old':<48}  new")
-    for rank in range(max(len(query.old), len(query.new))):
+    shown = {"old": query.old, "bridged": query.bridged, "new": query.new}
+    if not query.bridged:
+        del shown["bridged"]
+    width = 48 if len(shown) == 2 else 36
+    say(f"       {'  '.join(f'{name:<{width}}' for name in shown)}".rstrip())
+    for rank in range(max(map(len, shown.values()))):
         sides = []
-        for found in (query.old, query.new):
+        for found in shown.values():
             row = found[rank] if rank < len(found) else None
-            sides.append(plain(f"{', '.join(row.key)}  {row.text}", 48) if row else "")
-        say(f"  {rank + 1:>3}  {sides[0]:<48}  {sides[1]}".rstrip())
+            text = plain(f"{', '.join(row.key)}  {row.text}", width) if row else ""
+            sides.append(f"{text:<{width}}")
+        say(f"  {rank + 1:>3}  {'  '.join(sides)}".rstrip())
 
 
 @click.command(cls=ExampleCommand, example='embedtui search "split a path into folder and file"')

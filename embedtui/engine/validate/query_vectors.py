@@ -60,9 +60,14 @@ def _rows_as_queries(conn: Connection, migration: Migration) -> tuple[StoredQuer
 
 
 def with_vectors(
-    conn: Connection, run: Run, asked: Sequence[StoredQuery], embedders: Mapping[Side, Embedder | None]
+    conn: Connection,
+    run: Run,
+    asked: Sequence[StoredQuery],
+    embedders: Mapping[Side, Embedder | None],
+    *,
+    bridged: bool = False,
 ) -> tuple[Queries, list[str]]:
-    """Queries with their vectors on both sides, and what could not be had.
+    """Queries with their vectors on both sides, and what could not be had; ``bridged``: what else searches the old one.
 
     Raises:
         ProviderError: the new model does not answer.
@@ -94,7 +99,7 @@ def with_vectors(
         if missing:
             unknown.append(
                 f"How {len(missing):,} of {count_queries(real)} fared under {model.name}: it made no vector there"
-                f" ({why}); left out."
+                f" ({why}); {'only the bridge searches for them' if bridged and side is Side.OLD else 'left out'}."
             )
     usable = _pairs(conn, migration, asked, known)
     if not usable and real:
