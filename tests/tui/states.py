@@ -12,6 +12,7 @@ from embedtui.model import (
     BatchOffer,
     BatchStatus,
     Blocker,
+    BridgedMeasures,
     Check,
     Comparison,
     Condition,
@@ -400,6 +401,23 @@ MEASURES = Measures(
     index_recall=0.98, latency_old_ms=(2.1, 4.8), latency_new_ms=(2.3, 5.2), wins_new=2, wins_old=1, verdict_p=1.0,
 )  # fmt: skip
 
+
+def _through(query: QueryComparison) -> QueryComparison:
+    """The query with what a bridge finds of it: most of the old results, moved by one; of the third, it alone."""
+    old = (*query.old[1:4], query.old[0], *query.old[5:])
+    ranks = {row.key: row.rank for row in query.new}
+    rows = tuple(
+        replace(row, rank=rank, distance=row.distance + 0.02, other_rank=ranks.get(row.key))
+        for rank, row in enumerate(old, 1)
+    )
+    query = replace(query, bridged=rows, ndcg_bridged=0.28)
+    return (
+        query
+        if query.query_id != 3
+        else replace(query, old=(), old_unknown="text-embedding-004 made no vector of it", ndcg_old=None)
+    )
+
+
 CHECKS = (
     Check("Every row embedded", "pass", "520,000 of 520,000 rows, 0 stale"),
     Check("Index valid", "pass", "documents_embedding_v2_idx, recall 98 % of exact"),
@@ -410,6 +428,18 @@ CHECKS = (
 )
 
 COMPARISON = Comparison(10, QUERIES, MEASURES, evaluation_id=4, verdict="PASS", checks=CHECKS)
+
+COMPARISON_BRIDGED = replace(
+    COMPARISON,
+    queries=tuple(map(_through, QUERIES)),
+    measures=replace(
+        MEASURES,
+        bridged=BridgedMeasures(
+            2, 60, 4, Interval(0.71, 0.66, 0.76), Interval(0.45, 0.4, 0.5), 60, Interval(0.371, 0.32, 0.42),
+            Interval(0.587, 0.54, 0.63), Interval(0.216, 0.15, 0.28), 0.001,
+        ),
+    ),
+)  # fmt: skip
 
 BLOCKERS = (
     Blocker("evaluation", "No evaluation fits the present state.", "Compare both sides.", True, (Remedy.COMPARE,)),

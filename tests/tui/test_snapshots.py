@@ -18,6 +18,7 @@ from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
 from embedtui.tui.dialogs.bridging import BridgeDialog
 from embedtui.tui.messages import EngineReported, SnapshotFailed
+from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.view import Trouble
 from embedtui.tui.welcome import ModelDialog, TableChoice, Welcome
 from tests.tui import states
@@ -150,6 +151,26 @@ async def test_compare(shown: Open, size: tuple[int, int], tmp_path: Path) -> No
         await pilot.press("down", "down", "tab", "down")
         await quiet(pilot)
         check_cells(app, f"compare-{size[0]}x{size[1]}", tmp_path)
+
+
+@SIZES
+async def test_compare_through_a_bridge(shown: Open, size: tuple[int, int], tmp_path: Path) -> None:
+    """Three rankings where there is room, else the bridge's and the old one's in turns; one alone; all figures."""
+    async with shown(states.READY, size) as (app, pilot, _):
+        app.comparison = states.COMPARISON_BRIDGED
+        await settle(app, pilot)
+        await pilot.press("2")
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen))
+        await quiet(pilot)
+        await pilot.press("d", "tab", "left", "down")
+        await quiet(pilot)
+        check_cells(app, f"compare-bridged-{size[0]}x{size[1]}", tmp_path)
+        await pilot.press("shift+tab", "down", "down")
+        await quiet(pilot)
+        check_cells(app, f"compare-bridged-alone-{size[0]}x{size[1]}", tmp_path)
+        await pilot.press("m")
+        await quiet(pilot)
+        check_cells(app, f"compare-bridged-figures-{size[0]}x{size[1]}", tmp_path)
 
 
 @SIZES

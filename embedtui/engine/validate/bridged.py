@@ -131,8 +131,8 @@ def unpacked(query: QueryComparison, entry: Mapping[str, object], texts: Mapping
         return query
     places = {row.key: row.rank for row in query.new}
     rows = tuple(
-        RankedRow(tuple(key), number, distance, texts.get(tuple(key), ""), places.get(tuple(key)))
-        for number, (key, distance) in enumerate(kept, 1)
+        RankedRow(key, number, distance, texts.get(key, ""), places.get(key), deleted=key not in texts)
+        for number, (key, distance) in enumerate(((tuple(parts), distance) for parts, distance in kept), 1)
     )
     ndcg, unknown = entry.get("ndcg_bridged"), entry.get("old_unknown")
     query = replace(query, bridged=rows, ndcg_bridged=ndcg if isinstance(ndcg, float) else None)

@@ -160,7 +160,9 @@ def with_verdicts(conn: Connection, comparison: Comparison) -> Comparison:
         else replace(query, verdict="", note="")
         for query in comparison.queries
     )
-    wins = {verdict: sum(query.verdict == verdict for query in queries) for verdict in ("new", "old")}
+    # where the bridge stood in for the old model, nothing was said of that
+    judged = [query for query in queries if not query.old_unknown]
+    wins = {verdict: sum(query.verdict == verdict for query in judged) for verdict in ("new", "old")}
     figures = replace(
         comparison.measures,
         wins_new=wins["new"],
