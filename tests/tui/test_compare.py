@@ -194,6 +194,21 @@ async def test_the_bridges_ranking_has_its_place_at_any_width(shown: Open) -> No
         assert as_text(alone).split("\n")[3] == "bridged"
 
 
+async def test_what_the_bridge_found_is_no_verdict_on_the_old_model(shown: Open) -> None:
+    """Where it stands in for the old model nobody can say that this was better; hidden or not."""
+    async with shown(states.READY) as (app, pilot, engine):
+        app.comparison = states.COMPARISON_BRIDGED
+        screen = await opened(app, pilot)
+        await until(pilot, lambda: screen.shown)
+        await pilot.press("down", "down", "o")
+        await until(pilot, lambda: "the bridge, which is not judged" in said(app))
+        await pilot.press("V")
+        rankings = screen.query_one(Rankings)
+        assert set(rankings.columns) == {"bridged", "new"} and "◈ bridged" not in picture(app)
+        await pilot.press("less_than_sign", "home", "V", "o")
+        await until(pilot, lambda: engine.calls == [f"decide {screen.shown[0].query_id} old"])
+
+
 async def test_without_a_bridge_the_key_says_so(shown: Open) -> None:
     async with shown(states.READY) as (app, pilot, _):
         await pilot.press("2")

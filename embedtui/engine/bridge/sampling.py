@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -94,15 +94,18 @@ class Sampler:
                 found = self._database(functools.partial(self._to_embed, drawn=chunk))
                 left = sum(len(rows) for _, rows in found)
                 embedded += left
-                sent = [(len(rows), pool.submit(self._send, at, rows)) for at, rows in self._requests(found, threads)]
-                for count, done in sent:
-                    reached = first + len(chunk) - left
-                    self._job.doing(f"{DOING}embedding the sample, {reached:,} of {len(sample):,} rows")
+                sent = {pool.submit(self._send, at, rows): len(rows) for at, rows in self._requests(found, threads)}
+                self._say(first + len(chunk) - left, len(sample))
+                for done in as_completed(sent):
                     done.result()
-                    left -= count
+                    left -= sent[done]
+                    self._say(first + len(chunk) - left, len(sample))
                 self._note(f"{first + len(chunk):,} of {len(sample):,} rows of the sample have both vectors")
         keys, beside = [each.key for each in sample], [each.key for each in drawn[size:]]
         return self._database(lambda conn: self._read(conn, keys, beside, embedded))
+
+    def _say(self, done: int, total: int) -> None:
+        self._job.doing(f"{DOING}embedding the sample, {done:,} of {total:,} rows")
 
     def _database(self, work: Callable[[Connection], T]) -> T:
         return self._job.with_database(self._link, work)
