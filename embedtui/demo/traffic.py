@@ -280,7 +280,11 @@ class _Client:
             return
         self._written += 1
         text, _, _ = row[0].partition("\n\nRevised: ")
-        content = f"{text}\n\nRevised: {self._dice.choice(QUESTIONS).text} ({self._written})."
+        route = self._route(None)
+        # while a bridge serves the old vector stays that of the text before: a question would be found on one side only
+        bridged = route is not None and route.bridged
+        about = "by the documentation team" if bridged else self._dice.choice(QUESTIONS).text
+        content = f"{text}\n\nRevised: {about} ({self._written})."
         # while the new side serves, the old vector stays as it is: keeping it current is not the application's job
         statement = sql.SQL(
             "UPDATE {} SET content = %s, embedding = coalesce(%s::public.vector, embedding) WHERE id = %s RETURNING id"
