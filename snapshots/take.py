@@ -17,6 +17,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from embedtui.demo.environment import Demo
+from embedtui.engine.process import SubprocessEngine
 from embedtui.model import Phase, QueryComparison
 from embedtui.tui.app import Dashboard
 from embedtui.tui.bridge import Task
@@ -34,7 +35,7 @@ VERDICTS = 5
 
 async def take(demo: Demo) -> None:
     """Runs the journey as far as the comparison, and takes the pictures on the way."""
-    app = Dashboard(functools.partial(demo.open_engine, apart=True), autostart=True, remember=False)
+    app = Dashboard(functools.partial(demo.open_engine, kind=SubprocessEngine), autostart=True, remember=False)
     async with app.run_test(size=SIZE, notifications=False) as pilot:
         await until(pilot, lambda: app.snapshot is not None)
         app.theme = "embedtui-dark"

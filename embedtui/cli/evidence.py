@@ -13,21 +13,26 @@ from embedtui.config import Settings
 from embedtui.engine.validate import report
 from embedtui.engine.validate.queries import VERDICTS, from_file, from_sql
 from embedtui.errors import ExitCode, SettingsError
-from embedtui.formatting import number
-from embedtui.model import Comparison, Interval, QueryComparison, Side, VerifyReport
+from embedtui.formatting import counted, number
+from embedtui.model import Comparison, Interval, QueryComparison, QueryInput, Side, VerifyReport
 from embedtui.postgres.connect import connect
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+
+queries_option = click.option(
+    "--queries", type=_FILE, metavar="FILE", help="Lines, JSONL or CSV (text, relevant); else those kept."
+)
+query_sql_option = click.option(
+    "--query-sql", metavar="SQL", help="A SELECT of texts (and the old model's vectors). Schemas written out."
+)
 
 
 @click.command(
     cls=ExampleCommand, example="embedtui compare --queries questions.jsonl --html report.html\nembedtui compare --json"
 )
 @target_options
-@click.option("--queries", type=_FILE, metavar="FILE", help="Lines, JSONL or CSV (text, relevant); else those kept.")
-@click.option(
-    "--query-sql", metavar="SQL", help="A SELECT of texts (and the old model's vectors). Schemas written out."
-)
+@queries_option
+@query_sql_option
 @click.option(
     "--where",
     metavar="SQL",
@@ -60,13 +65,8 @@ def compare(
     The cutover asks for one. Without queries that are kept or given, rows of the table are the queries. Leaves with 5
     unless the gate passes.
     """
-    if queries is not None and query_sql is not None:
-        raise SettingsError("Queries come from a file or from SQL, not both.", hint="Leave out one of the two.")
     replica_dsn = _from_environment(settings, replica) if replica is not None else None
-    wanted = from_file(queries) if queries is not None else None
-    if query_sql is not None:
-        with connect(replica_dsn or settings.dsn, name="queries", read_only=True) as conn:
-            wanted = from_sql(conn, query_sql)
+    wanted = given_queries(queries, query_sql, replica_dsn or settings.dsn)
     for path in (csv_file, html_file):
         if path is not None and not path.parent.is_dir():
             raise SettingsError(f"There is no folder {plain(path.parent)} for {plain(path.name)}.")
@@ -96,6 +96,19 @@ def compare(
             if path is not None:
                 say(f"Written      {path}")
     ctx.exit(ExitCode.OK if comparison.verdict == "PASS" else ExitCode.NOT_CLEAN)
+
+
+def given_queries(file: Path | None, query: str | None, dsn: str) -> tuple[QueryInput, ...] | None:
+    """The queries of a file or of a statement; None where neither is given.
+
+    Raises SettingsError: both are, or they cannot be read.
+    """
+    if file is not None and query is not None:
+        raise SettingsError("Queries come from a file or from SQL, not both.", hint="Leave out one of the two.")
+    if query is not None:
+        with connect(dsn, name="queries", read_only=True) as conn:
+            return from_sql(conn, query)
+    return from_file(file) if file is not None else None
 
 
 def _from_environment(settings: Settings, variable: str) -> str:
@@ -135,6 +148,12 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
         say(f"MRR@10       old {_interval(figures.mrr_old)}, new {_interval(figures.mrr_new)}")
     say(f"Model        exact old against exact new: {_share(figures.model_overlap)}")
     say(f"Index        exact new against index new: {_share(figures.index_recall)}")
+    if (bridged := figures.bridged) is not None:
+        without = f", {number(bridged.only)} without a vector of the old model" if bridged.only else ""
+        say(f"Bridged      version {bridged.version}: {counted(bridged.queries, 'query', 'queries')}{without}")
+        say(f"  overlap    with old {_interval(bridged.overlap_old)}, with new {_interval(bridged.overlap_new)}")
+        if bridged.judged:
+            say(f"  nDCG@10    bridged {_interval(bridged.ndcg)}, new {_interval(bridged.ndcg_new)}")
     for why in figures.unknown:
         say(f"Unknown      {plain(why)}")
     for query in comparison.queries[:show]:
@@ -151,17 +170,24 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
 
 def _print_rankings(query: QueryComparison) -> None:
     number_of = f" (query {query.query_id})" if query.query_id else ""
-    overlap = "unknown" if query.old_unknown else f"{query.overlap:.2f}"
+    overlap = "unknown" if query.old_unknown and not query.bridged else f"{query.overlap:.2f}"
+    if query.old_unknown and query.bridged:
+        overlap += " of the bridge and new"
     say(f"overlap {overlap}  {plain(query.text, 200)}{number_of}")
     if query.old_unknown:
         note(f"the old side was not searched: {plain(query.old_unknown)}")
-    say(f"       {'old':<48}  new")
-    for rank in range(max(len(query.old), len(query.new))):
+    shown = {"old": query.old, "bridged": query.bridged, "new": query.new}
+    if not query.bridged:
+        del shown["bridged"]
+    width = 48 if len(shown) == 2 else 36
+    say(f"       {'  '.join(f'{name:<{width}}' for name in shown)}".rstrip())
+    for rank in range(max(map(len, shown.values()))):
         sides = []
-        for found in (query.old, query.new):
+        for found in shown.values():
             row = found[rank] if rank < len(found) else None
-            sides.append(plain(f"{', '.join(row.key)}  {row.text}", 48) if row else "")
-        say(f"  {rank + 1:>3}  {sides[0]:<48}  {sides[1]}".rstrip())
+            text = plain(f"{', '.join(row.key)}  {row.text}", width) if row else ""
+            sides.append(f"{text:<{width}}")
+        say(f"  {rank + 1:>3}  {'  '.join(sides)}".rstrip())
 
 
 @click.command(cls=ExampleCommand, example='embedtui search "split a path into folder and file"')

@@ -7,6 +7,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -20,14 +21,23 @@ from psycopg.types import TypeInfo
 
 from embedtui import __version__
 from embedtui.config import GateSettings, ModelSettings, PacingSettings, Settings
-from embedtui.demo.api import LoopbackServer
+from embedtui.demo.api import LoopbackServer, ModelFunction
 from embedtui.demo.corpus import Document, documents
 from embedtui.demo.database import EmbeddedServer, demo_folder
-from embedtui.demo.models import NEW_DIMENSIONS, NEW_MODEL, OLD_DIMENSIONS, OLD_MODEL, LatentSemantics, bag_of_words
+from embedtui.demo.models import (
+    EARLIER_DIMENSIONS,
+    EARLIER_MODEL,
+    NEW_DIMENSIONS,
+    NEW_MODEL,
+    OLD_DIMENSIONS,
+    OLD_MODEL,
+    LatentSemantics,
+    bag_of_words,
+    earlier_generation,
+)
 from embedtui.demo.questions import QUESTIONS
 from embedtui.demo.traffic import Traffic
 from embedtui.engine import Engine
-from embedtui.engine.process import SubprocessEngine
 from embedtui.engine.validate import queries as kept_queries
 from embedtui.model import EmbeddingModel, EventSink, PlacementKind, QueryInput
 from embedtui.postgres.connect import connect
@@ -36,7 +46,8 @@ from embedtui.postgres.state.models import register_model
 
 CORPUS_SIZE = 5000
 """Documents of the demo, where the library has so many."""
-DATABASE = "demo"
+DATABASE, SHUTDOWN_DATABASE = "demo", "demo_shutdown"
+"""Of each story one: a start of the other goes on where that was."""
 TABLE = "documents"
 INDEX = "idx_documents_embedding"
 KEY_VARIABLE = "EMBEDTUI_DEMO_KEY"
@@ -52,8 +63,9 @@ class Demo:
     """Everything the demo brings along, as a context manager: inside, the application is at work.
 
     The database, in embedtui's data folder, is used again next time, unless ``reset`` or what it holds was made by
-    another Python or version, or its migration has ended. ``limit`` is the number of documents (None: the usual),
-    ``tokens_per_minute`` the pace of the migration (None: as it can), ``out`` receives lines of progress.
+    another Python or version, or its migration has ended. ``dead`` is the story in which the old model is shut down
+    (:meth:`shut_down`), ``limit`` the number of documents (None: the usual), ``tokens_per_minute`` the pace of the
+    migration (None: as it can), ``out`` receives lines of progress.
 
     SIGTERM and a closed terminal end the program through its context managers, so that nothing is left running.
 
@@ -64,6 +76,7 @@ class Demo:
         self,
         *,
         reset: bool = False,
+        dead: bool = False,
         limit: int | None = None,
         tokens_per_minute: float | None = None,
         out: Callable[[str], None] = lambda _: None,
@@ -74,9 +87,19 @@ class Demo:
         self._tokens_per_minute = tokens_per_minute
         self._out = out
         self._exit = ExitStack()
+        self.dead = dead
+        self.died_at: float | None = None
+        """When (``time.monotonic()``) the old model was shut down."""
+        self.went_on = False
+        """Whether a migration was found that had begun before."""
+        self._database = SHUTDOWN_DATABASE if dead else DATABASE
+        self._old: tuple[str, int, ModelFunction] = (
+            (EARLIER_MODEL, EARLIER_DIMENSIONS, earlier_generation(self._texts))
+            if dead
+            else (OLD_MODEL, OLD_DIMENSIONS, bag_of_words)
+        )
         self.api = LoopbackServer(
-            {OLD_MODEL: bag_of_words, NEW_MODEL: LatentSemantics(lambda: [each.text for each in self._corpus])},
-            latency=API_SECONDS,
+            {self._old[0]: self._old[2], NEW_MODEL: LatentSemantics(self._texts)}, latency=API_SECONDS
         )
 
     def __enter__(self) -> Demo:
@@ -90,6 +113,8 @@ class Demo:
             stack.enter_context(self.api)
             if not self._reusable():
                 self._fill()
+            elif self.dead and self.went_on:
+                self.shut_down()  # it died before
             self.traffic = Traffic(self.dsn, *self._embedding_models(), environ=self.environ, table=TABLE)
             self.traffic.start()
             stack.callback(self.traffic.stop, LEAVING_SECONDS)
@@ -104,7 +129,12 @@ class Demo:
     @property
     def dsn(self) -> str:
         """Connection string of the demo's database."""
-        return self._server.dsn(DATABASE)
+        return self._server.dsn(self._database)
+
+    @property
+    def old_name(self) -> str:
+        """Name of the old model."""
+        return self._old[0]
 
     @property
     def environ(self) -> dict[str, str]:
@@ -123,7 +153,7 @@ class Demo:
                 price_per_million=price,
                 max_inputs=INPUTS_PER_REQUEST,
             )
-            for name, dimensions, price in ((OLD_MODEL, OLD_DIMENSIONS, 0.02), (NEW_MODEL, NEW_DIMENSIONS, 0.13))
+            for name, dimensions, price in ((*self._old[:2], 0.02), (NEW_MODEL, NEW_DIMENSIONS, 0.13))
         )
         return Settings(
             table=TABLE,
@@ -139,12 +169,8 @@ class Demo:
             environ=self.environ,
         )
 
-    def open_engine(self, on_event: EventSink | None = None, *, apart: bool = False) -> Engine:
-        """An engine whose migration is prepared and holds the demo's questions, to compare with.
-
-        ``apart``: it works in a process of its own, as beside a dashboard.
-        """
-        kind = SubprocessEngine if apart else Engine
+    def open_engine(self, on_event: EventSink | None = None, *, kind: type[Engine] = Engine) -> Engine:
+        """An engine of this kind, whose migration is prepared and holds the demo's questions, to compare with."""
         engine = kind(self.dsn, settings=self.settings, on_event=on_event, environ=self.environ)
         try:
             engine.prepare()
@@ -156,16 +182,28 @@ class Demo:
         return engine
 
     def queries(self) -> tuple[QueryInput, ...]:
-        """The demo's questions, with the rows that are right answers."""
+        """The demo's questions with the rows that are right answers, and of a dead model the vectors as logged."""
         with connect(self.dsn, name="demo") as conn:
             rows = conn.execute(
                 sql.SQL("SELECT name, id::text FROM {}").format(sql.Identifier("public", TABLE))
             ).fetchall()
         keys: dict[str, str] = dict(rows)
+        logged: list[tuple[float, ...]] = [()] * len(QUESTIONS)
+        if self.dead:
+            logged = [tuple(vector) for vector in self._old[2]([each.text for each in QUESTIONS], None).tolist()]
         return tuple(
-            QueryInput(question.text, tuple(((keys[answer],), 1.0) for answer in question.answers if answer in keys))
-            for question in QUESTIONS
+            QueryInput(
+                question.text,
+                tuple(((keys[answer],), 1.0) for answer in question.answers if answer in keys),
+                vector=vector,
+            )
+            for question, vector in zip(QUESTIONS, logged, strict=True)
         )
+
+    def shut_down(self) -> None:
+        """The old model's provider ends it: every request for it is answered with 404 from now on."""
+        self.died_at = time.monotonic()
+        self.api.faults.add("retired", model=self._old[0])
 
     def lost_writes(self) -> int:
         """Rows that are not as their last acknowledged write left them; stop the traffic first."""
@@ -180,6 +218,9 @@ class Demo:
     @cached_property
     def _corpus(self) -> list[Document]:
         return documents(self._limit)
+
+    def _texts(self) -> list[str]:
+        return [each.text for each in self._corpus]
 
     def _embedding_models(self) -> tuple[EmbeddingModel, EmbeddingModel]:
         settings = self.settings
@@ -196,7 +237,7 @@ class Demo:
     def _reusable(self) -> bool:
         """Whether the database holds these documents and a migration that has not ended; its models are set anew."""
         with connect(self._server.dsn(), name="demo") as conn:
-            if conn.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
+            if conn.execute("SELECT FROM pg_database WHERE datname = %s", [self._database]).fetchone() is None:
                 return False
         with connect(self.dsn, name="demo") as conn:
             row = conn.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [f"public.{TABLE}"]).fetchone()
@@ -207,6 +248,7 @@ class Demo:
             migration = load_migration(conn)
             if migration is not None and migration.phase.ended:
                 return False
+            self.went_on = migration is not None
             for model in self._embedding_models():  # the API has another port every time
                 register_model(conn, model)
         return True
@@ -216,10 +258,11 @@ class Demo:
         self._out("Reading the documentation of this Python's standard library")
         corpus = self._corpus
         with connect(self._server.dsn(), name="demo") as conn:
-            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(DATABASE)))
-            conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
-        self._out(f"Filling a table with {len(corpus):,} documents and the vectors of {OLD_MODEL}")
-        vectors = bag_of_words([document.text for document in corpus])
+            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self._database)))
+            conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self._database)))
+        name, dimensions, function = self._old
+        self._out(f"Filling a table with {len(corpus):,} documents and the vectors of {name}")
+        vectors = function(self._texts(), None)
         table = sql.Identifier("public", TABLE)
         with connect(self.dsn, name="demo", autocommit=False, statement_timeout_ms=0) as conn:
             conn.execute("CREATE EXTENSION vector SCHEMA public")
@@ -228,7 +271,7 @@ class Demo:
                 sql.SQL(
                     "CREATE TABLE {} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
                     " name text NOT NULL, content text NOT NULL, embedding public.vector({}))"
-                ).format(table, sql.Literal(OLD_DIMENSIONS))
+                ).format(table, sql.Literal(dimensions))
             )
             columns = sql.SQL("COPY {} (name, content, embedding) FROM STDIN (FORMAT binary)").format(table)
             with conn.cursor() as cursor, cursor.copy(columns) as copy:

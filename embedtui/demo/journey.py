@@ -13,6 +13,7 @@ from dataclasses import asdict
 from embedtui.demo.environment import Demo
 from embedtui.demo.report import ComparisonReport, DemoReport, IndexReport, JudgedReport, TrafficReport
 from embedtui.engine import Engine
+from embedtui.engine.process import SubprocessEngine
 from embedtui.errors import ExitCode, Interrupted, NotClean
 from embedtui.formatting import called
 from embedtui.model import (
@@ -30,6 +31,8 @@ from embedtui.model import (
 
 WATCHABLE_TOKENS_PER_MINUTE = 600_000.0
 """A pace at which the backfill of the demo's documents takes about half a minute on the screen."""
+SHUTDOWN_TOKENS_PER_MINUTE = 200_000.0
+"""In the other story so slow that the bridge is worth having."""
 SAY_SECONDS = 1.0
 """Least time between two lines of progress."""
 SEARCHES_SEEN = 5
@@ -41,8 +44,12 @@ OpenEngine = Callable[[EventSink | None], Engine]
 """Opens the demo's migration; may block."""
 
 
-def run_demo(*, headless: bool, as_json: bool, reset: bool, dashboard: Callable[[OpenEngine], int]) -> int:
+def run_demo(
+    *, headless: bool, as_json: bool, reset: bool, dashboard: Callable[[OpenEngine], int], dead: bool = False
+) -> int:
     """What `embedtui demo` does; returns the exit code.
+
+    ``dead`` is the story in which the old model is shut down.
 
     ``dashboard`` shows a migration until the operator leaves, given how to open its engine. Headless, the documents
     are always made anew; progress goes to stderr, the report to stdout.
@@ -53,10 +60,16 @@ def run_demo(*, headless: bool, as_json: bool, reset: bool, dashboard: Callable[
         sys.stderr.flush()
 
     if not headless:
-        with Demo(reset=reset, tokens_per_minute=WATCHABLE_TOKENS_PER_MINUTE, out=out) as demo:
+        pace = SHUTDOWN_TOKENS_PER_MINUTE if dead else WATCHABLE_TOKENS_PER_MINUTE
+        with Demo(reset=reset, dead=dead, tokens_per_minute=pace, out=out) as demo:
             out(f'From a second terminal: DATABASE_URL="{demo.dsn}" {called()} status --watch')
-            return dashboard(functools.partial(demo.open_engine, apart=True))
-    with Demo(reset=True, out=out) as demo:
+            if not dead:
+                return dashboard(functools.partial(demo.open_engine, kind=SubprocessEngine))
+            from embedtui.demo.shutdown import dying  # which is made of this module's parts
+
+            with dying(demo) as open_engine:
+                return dashboard(open_engine)
+    with Demo(reset=True, dead=dead, out=out) as demo:
         report = run_journey(demo, out=out)
     sys.stdout.write(f"{json.dumps(asdict(report)) if as_json else report.text()}\n")
     return ExitCode.OK if report.well else ExitCode.NOT_CLEAN
@@ -67,80 +80,92 @@ def run_journey(demo: Demo, *, out: Callable[[str], None]) -> DemoReport:
 
     Raises EmbedtuiError: a step failed, or one took unreasonably long.
     """
-    journey = _Journey(demo, out)
+    kind: type[Journey] = Journey
+    if demo.dead:
+        from embedtui.demo.shutdown import ShutdownJourney as kind  # noqa: N813
+
+    journey = kind(demo, out)
     try:
         return journey.travel()
     finally:
         journey.close()
 
 
-class _Journey:
+class Journey:
     """One headless run: a worker in a thread, the operator's acts in this one."""
 
     def __init__(self, demo: Demo, out: Callable[[str], None]) -> None:
-        self._demo = demo
-        self._out = out
+        self.demo = demo
+        self.out = out
         self._said = 0.0
         self._first_rows: tuple[float, int] | None = None
         self._backfilled: float | None = None
-        self._stop = threading.Event()
+        self.stop = threading.Event()
         self._failure: BaseException | None = None
-        self._engine = demo.open_engine(self._on_event)
-        self._worker = threading.Thread(target=self._work, name="demo-worker", daemon=True)
+        self.engine = demo.open_engine(self._on_event)
+        self.worker = threading.Thread(target=self._work, name="demo-worker", daemon=True)
 
     def travel(self) -> DemoReport:
-        engine, traffic = self._engine, self._demo.traffic
+        """Backfill, index, comparison, cutover, rollback, and cutover again."""
+        engine = self.engine
         began = time.monotonic()
-        self._worker.start()
-        self._wait("the index", self._indexed)
+        self.worker.start()
+        self.wait("the index", self.indexed)
 
-        comparison = self._compare()
-        cutover = self._cut_over()
-        self._out(f"Cutover: {cutover.milliseconds:.1f} ms")
-        self._await_searches("new")
+        comparison = self.compare()
+        cutover = self.cut_over()
+        self.out(f"Cutover: {cutover.milliseconds:.1f} ms")
+        self.await_searches("new")
         rollback = engine.rollback()
-        self._out(f"Rollback: {rollback.milliseconds:.1f} ms")
-        self._await_searches("old")
-        self._cut_over()
-        self._out("Cutover again")
-        self._await_searches("new")
+        self.out(f"Rollback: {rollback.milliseconds:.1f} ms")
+        self.await_searches("old")
+        self.cut_over()
+        self.out("Cutover again")
+        self.await_searches("new")
 
-        traffic.stop()
-        self._wait("the sync", lambda: engine.snapshot().sync.queued == 0)
+        return self.ended(comparison, cutover.milliseconds, rollback.milliseconds, began)
+
+    def ended(self, comparison: Comparison, flip_ms: float, rollback_ms: float, began: float) -> DemoReport:
+        """Stop the application, look at every row, and report."""
+        engine = self.engine
+        self.demo.traffic.stop()
+        self.wait("the sync", lambda: engine.snapshot().sync.queued == 0)
         verified = engine.verify()
         snapshot = engine.snapshot()
-        return self._report(comparison, verified, snapshot, cutover.milliseconds, rollback.milliseconds, began)
+        return self._report(comparison, verified, snapshot, flip_ms, rollback_ms, began)
 
-    def _compare(self) -> Comparison:
+    def compare(self) -> Comparison:
         """Compare until the gate passes. Only what the application has just written may be in the way, and passes."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            self._out("Comparing both sides with the demo's questions")
-            comparison = self._engine.compare(self._demo.queries())
-            self._out(f"Gate: {comparison.verdict}")
+            self.out("Comparing both sides with the demo's questions")
+            comparison = self.engine.compare(self.demo.queries())
+            self.out(f"Gate: {comparison.verdict}")
             if comparison.verdict == "PASS":
                 return comparison
             failed = [check for check in comparison.checks if check.result not in ("pass", "warn")]
             if time.monotonic() > deadline or any(check.name not in ("coverage", "freshness") for check in failed):
                 raise NotClean("; ".join(check.detail for check in failed))
-            self._stop.wait(1.0)
+            self.stop.wait(1.0)
 
-    def _cut_over(self) -> Flip:
+    def cut_over(self) -> Flip:
+        """Move all reads, once nothing is in the way."""
+
         def clear() -> bool:
-            blockers = self._engine.blockers("cutover")
+            blockers = self.engine.blockers("cutover")
             if any(blocker.name == "gate" for blocker in blockers):
-                self._compare()  # the application has changed too much since
+                self.compare()  # the application has changed too much since
             return not blockers
 
-        self._wait("the cutover's blockers", clear)
-        return self._engine.cutover()
+        self.wait("the cutover's blockers", clear)
+        return self.engine.cutover()
 
     def close(self) -> None:
         """Stop the worker."""
-        self._stop.set()
-        if self._worker.is_alive():
-            self._worker.join()
-        self._engine.close()
+        self.stop.set()
+        if self.worker.is_alive():
+            self.worker.join()
+        self.engine.close()
 
     def _report(
         self,
@@ -151,7 +176,7 @@ class _Journey:
         rollback_ms: float,
         began: float,
     ) -> DemoReport:
-        measures, counts = comparison.measures, self._demo.traffic.counts
+        measures, counts = comparison.measures, self.demo.traffic.counts
         return DemoReport(
             rows=verified.rows,
             embedded=verified.embedded,
@@ -166,14 +191,14 @@ class _Journey:
                 k=measures.k,
                 mean_overlap=round(measures.overlap.mean, 4),
                 low_overlap=measures.low_overlap,
-                judged=JudgedReport(*(_mean(side) for side in (measures.ndcg_old, measures.ndcg_new))),
+                judged=JudgedReport(*(mean_of(side) for side in (measures.ndcg_old, measures.ndcg_new))),
                 verdict=comparison.verdict,
             ),
             flip_ms=round(flip_ms, 2),
             rollback_ms=round(rollback_ms, 2),
             rollback_fresh=snapshot.rollback.fresh,
             traffic=TrafficReport(
-                counts.reads, counts.writes, counts.failed, counts.errors, lost=self._demo.lost_writes()
+                counts.reads, counts.writes, counts.failed, counts.errors, lost=self.demo.lost_writes()
             ),
             active=snapshot.route.active.value,
             phase=snapshot.phase.value,
@@ -190,7 +215,7 @@ class _Journey:
 
     def _work(self) -> None:
         try:
-            self._engine.run(self._stop, follow=True)
+            self.engine.run(self.stop, follow=True)
         except Interrupted:
             pass
         except BaseException as error:  # noqa: BLE001 (raised again by the thread that waits)
@@ -200,11 +225,11 @@ class _Journey:
         if isinstance(event, PhaseChanged) and event.phase is Phase.INDEX:
             self._backfilled = time.monotonic()
         if not isinstance(event, Progressed):
-            self._out(event.text)
+            self.out(event.text)
 
-    def _indexed(self) -> bool:
+    def indexed(self) -> bool:
         """Whether backfill and index are done; says how far they are every now and then."""
-        snapshot = self._engine.snapshot()
+        snapshot = self.engine.snapshot()
         if snapshot.phase not in BEFORE_VALIDATE:
             return True
         now = time.monotonic()
@@ -215,22 +240,23 @@ class _Journey:
             self._said = now
             if snapshot.phase is Phase.INDEX and index.phase:
                 share = f", {index.done / index.total:.0%}" if index.done is not None and index.total else ""
-                self._out(f"Index: {index.phase}{share}")
+                self.out(f"Index: {index.phase}{share}")
             elif backfill.rows and backfill.total is not None:
-                self._out(f"Backfill: {backfill.rows:,} of {backfill.total:,} rows, {backfill.tokens:,} tokens")
+                self.out(f"Backfill: {backfill.rows:,} of {backfill.total:,} rows, {backfill.tokens:,} tokens")
         return False
 
-    def _await_searches(self, side: str) -> None:
-        """Until the application has searched that side a few times."""
-        traffic = self._demo.traffic
+    def await_searches(self, side: str) -> None:
+        """Until the application has searched that side, or the old one ``bridged``, a few times."""
 
         def searched() -> int:
-            return traffic.counts.reads_new if side == "new" else traffic.counts.reads_old
+            counts = self.demo.traffic.counts
+            return {"new": counts.reads_new, "old": counts.reads_old, "bridged": counts.reads_bridged}[side]
 
         before = searched()
-        self._wait(f"searches of the {side} side", lambda: searched() >= before + SEARCHES_SEEN)
+        self.wait(f"searches of the {side} side", lambda: searched() >= before + SEARCHES_SEEN)
 
-    def _wait(self, what: str, reached: Callable[[], bool]) -> None:
+    def wait(self, what: str, reached: Callable[[], bool]) -> None:
+        """Until it is reached, or takes unreasonably long."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not reached():
             if self._failure is not None:
@@ -240,5 +266,6 @@ class _Journey:
             time.sleep(0.05)
 
 
-def _mean(figure: Interval | None) -> float | None:
+def mean_of(figure: Interval | None) -> float | None:
+    """A figure's mean as a report has it."""
     return None if figure is None else round(figure.mean, 4)

@@ -1,4 +1,4 @@
-"""Two honest embedding models that run anywhere: a plain old one and a better new one, both in numpy."""
+"""Honest embedding models that run anywhere, in numpy: a plain old one, a better new one, and an earlier one of it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ OLD_DIMENSIONS = 384
 NEW_MODEL = "lsa-3-large"
 NEW_DIMENSIONS = 384
 """As many as the old one has: the column's type cannot tell the two apart, which is the usual case."""
+
+EARLIER_MODEL = "lsa-1-small"
+EARLIER_DIMENSIONS = 256
+"""Of the demo's second story: the new model's earlier generation, of which most can be bridged."""
 
 
 def _demo_texts() -> list[str]:
@@ -60,24 +64,37 @@ class LatentSemantics:
     Latent semantic analysis (Deerwester et al. 1990): words that occur in like documents end up near one another.
     Names are taken apart (``rmtree``, ``DictReader``), and a short thesaurus knows that a folder is a directory.
     The components come in the order of their singular values, so fewer dimensions are the first ones. ``texts`` is
-    asked at the first use for what to be fitted on.
+    asked at the first use for what to be fitted on, ``terms`` for what of a text counts.
     """
 
-    def __init__(self, texts: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        texts: Callable[[], Sequence[str]],
+        *,
+        dimensions: int = NEW_DIMENSIONS,
+        terms: Callable[[str], Counter[str]] | None = None,
+    ) -> None:
         self._texts = texts
+        self._dimensions = dimensions
+        self._terms = terms or _terms
         self._lock = Lock()
         self._fitted: _Fitted | None = None
 
     def __call__(self, texts: Sequence[str], dimensions: int | None = None) -> Vectors:
         """Unit vectors (n, d) of ``texts``; the first call fits the model."""
-        width = _width(dimensions, NEW_DIMENSIONS)
+        width = _width(dimensions, self._dimensions)
         with self._lock:
             if self._fitted is None:
-                self._fitted = _fit(self._texts())
-        vectors = self._fitted.project([_terms(text) for text in texts])[:, :width]
+                self._fitted = _fit([self._terms(text) for text in self._texts()], self._dimensions)
+        vectors = self._fitted.project([self._terms(text) for text in texts])[:, :width]
         for row in np.flatnonzero(~vectors.any(axis=1)):  # no known word
             vectors[row] = _hashed([texts[int(row)]], width)
         return _unit(vectors)
+
+
+def earlier_generation(texts: Callable[[], Sequence[str]]) -> LatentSemantics:
+    """The new model as it was before: fewer dimensions, no thesaurus, and a document's name counts as any word."""
+    return LatentSemantics(texts, dimensions=EARLIER_DIMENSIONS, terms=_stems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +112,21 @@ class _Fitted:
         return vectors
 
 
-def _fit(texts: Sequence[str], power_iterations: int = 1) -> _Fitted:
+def _fit(bags: Sequence[Counter[str]], dimensions: int, power_iterations: int = 1) -> _Fitted:
     """Randomised SVD with power iterations (Halko, Martinsson and Tropp 2011, algorithm 4.4)."""
-    bags = [_terms(text) for text in texts]
     frequency = Counter(term for bag in bags for term in bag)
     terms = sorted(term for term, count in frequency.items() if count >= 2)
     weights = np.array([math.log((1 + len(bags)) / (1 + frequency[term])) + 1 for term in terms], np.float32)
     places = {term: place for place, term in enumerate(terms)}
     matrix = _Sparse.of(bags, places, weights)
     transposed = matrix.transposed(len(terms))
-    size = min(NEW_DIMENSIONS + 16, len(terms), len(matrix.filled))
+    size = min(dimensions + 16, len(terms), len(matrix.filled))
     sketch = matrix.times(np.random.default_rng(3).standard_normal((len(terms), size), np.float32))
     for _ in range(power_iterations):
         basis = _basis(transposed.times(_basis(sketch)))
         sketch = matrix.times(basis)
-    directions = np.zeros((len(terms), NEW_DIMENSIONS), np.float32)
-    found = (basis @ _axes(sketch)[0])[:, :NEW_DIMENSIONS]
+    directions = np.zeros((len(terms), dimensions), np.float32)
+    found = (basis @ _axes(sketch)[0])[:, :dimensions]
     directions[:, : found.shape[1]] = found
     return _Fitted(places, weights, directions)
 
@@ -301,3 +317,8 @@ def _terms(text: str) -> Counter[str]:
                 for term in (stem, *_KIN.get(stem, ())):
                     bag[term] += times
     return bag
+
+
+def _stems(text: str) -> Counter[str]:
+    """Stems of a text with their counts, and nothing else."""
+    return Counter(_stem(word) for word in _WORD.findall(text) if word.lower() not in _TOO_COMMON)

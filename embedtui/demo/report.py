@@ -49,6 +49,34 @@ class TrafficReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ShutdownReport:
+    """How the old model's end went."""
+
+    model: str
+    """The one that was shut down."""
+    failed_searches: int
+    """By the application, until the first one found something again."""
+    failed_later: int
+    """And after that."""
+    bridged_searches: int
+    seconds_to_bridged: float | None
+    """From the old model's end to the first search that found something."""
+    sample: int
+    """Rows that the bridge was fitted on."""
+    map: str
+    recall_10: float
+    """Held-out rows that find themselves among the first ten."""
+    neighbours: float
+    """Of the old model's own neighbours of held-out rows, those found."""
+    overlap: float | None
+    """Of the old model's own ten results of the demo's questions, those found."""
+    judged: JudgedReport
+    """nDCG@10 of the old model, as its index serves it, and of the new one through the bridge."""
+    bridged_after_rollback: bool
+    """Whether the way back from the cutover went over the bridge again."""
+
+
+@dataclass(frozen=True, slots=True)
 class DemoReport:
     """What the headless journey came to."""
 
@@ -71,17 +99,23 @@ class DemoReport:
     phase: str
     seconds: float
     """The whole journey, without the start of the demo."""
+    shutdown: ShutdownReport | None = None
+    """Of the story in which the old model is shut down."""
 
     @property
     def well(self) -> bool:
         """Whether nothing was lost, nothing failed and the new side serves."""
-        problems = self.missing or self.stale or self.faulty or self.traffic.failed or self.traffic.lost
+        dead = self.shutdown
+        failed = self.traffic.failed if dead is None else dead.failed_later
+        problems = self.missing or self.stale or self.faulty or failed or self.traffic.lost
+        if dead is not None and not (dead.failed_searches and dead.bridged_searches and dead.bridged_after_rollback):
+            return False
         return not problems and self.index.valid and self.active == "new"
 
     def text(self) -> str:
         """For people."""
         judged = self.comparison.judged
-        lines = (
+        lines: tuple[tuple[str, str], ...] = (
             ("Documents", f"{self.rows:,}, {self.embedded:,} with a vector of {NEW_MODEL}"),
             ("Wrong", f"{self.missing} missing, {self.stale} stale, {self.faulty} faulty"),
             ("Backfill", f"{_figure(self.rows_per_second, ',.0f')} rows/s, {self.tokens:,} tokens"),
@@ -95,7 +129,29 @@ class DemoReport:
             ),
             ("Now", f"phase {self.phase}, the {self.active} side serves"),
         )
+        if self.shutdown is not None:
+            lines = (*_shutdown_lines(self.shutdown), *lines)
         return "\n".join(f"{title:<12}{line}" for title, line in lines)
+
+
+def _shutdown_lines(dead: ShutdownReport) -> tuple[tuple[str, str], ...]:
+    seconds = _figure(dead.seconds_to_bridged, ".1f")
+    return (
+        (
+            "Shutdown",
+            f"{dead.model}: {dead.failed_searches} searches failed, {seconds} s to the first that found again",
+        ),
+        (
+            "Bridge",
+            f"{dead.map} on {dead.sample:,} rows; {dead.recall_10:.0%} of those held out find themselves in ten,"
+            f" {dead.neighbours:.0%} of their old neighbours",
+        ),
+        (
+            "Bridged",
+            f"{dead.bridged_searches} searches; {_figure(dead.overlap, '.0%')} of what the old model found, nDCG@10"
+            f" {_figure(dead.judged.new)}, was {_figure(dead.judged.old)}",
+        ),
+    )
 
 
 def _figure(value: float | None, form: str = ".3f") -> str:

@@ -36,6 +36,10 @@ class TrafficCounts:
     reads_old: int
     """Searches that the route sent to the old side."""
     reads_new: int
+    reads_bridged: int
+    """Searches of the old side by the new model's vectors, through a bridge."""
+    failed_reads: int
+    """Of the failed operations, the searches."""
     errors: tuple[str, ...]
     """The first few different errors, a line each."""
 
@@ -80,6 +84,8 @@ class Traffic:
         self._tally: Counter[str] = Counter()
         self._errors: list[str] = []
         self._ledger: dict[int, str | None] = {}
+        self.bridged_at: float | None = None
+        """When (``time.monotonic()``) a bridged search first found something."""
 
     def __enter__(self) -> Traffic:
         self.start()
@@ -94,11 +100,13 @@ class Traffic:
         with self._lock:
             tally = self._tally
             return TrafficCounts(
-                reads=tally["old"] + tally["new"],
+                reads=tally["old"] + tally["new"] + tally["bridged"],
                 writes=tally["write"],
                 failed=tally["failed"],
                 reads_old=tally["old"],
                 reads_new=tally["new"],
+                reads_bridged=tally["bridged"],
+                failed_reads=tally["failed read"],
                 errors=tuple(self._errors),
             )
 
@@ -155,9 +163,11 @@ class Traffic:
         return self._router
 
     def count(self, what: str) -> None:
-        """Count an operation: ``old`` or ``new`` (a search of that side), ``write``."""
+        """Count an operation: ``old`` or ``new`` (a search of that side), ``bridged``, ``write``."""
         with self._lock:
             self._tally[what] += 1
+            if what == "bridged" and self.bridged_at is None:
+                self.bridged_at = time.monotonic()
 
     def acknowledged(self, key: int, content: str | None) -> None:
         """A write of a row was acknowledged."""
@@ -170,10 +180,11 @@ class Traffic:
         with self._lock:
             self._ledger.pop(key, None)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, *, read: bool) -> None:
         line = (redact(str(error)).strip().splitlines() or [type(error).__name__])[0]
         with self._lock:
             self._tally["failed"] += 1
+            self._tally["failed read"] += read
             if line not in self._errors and len(self._errors) < ERRORS_KEPT:
                 self._errors.append(line)
 
@@ -186,7 +197,7 @@ class Traffic:
                     try:
                         act()
                     except (psycopg.Error, EmbedtuiError) as error:
-                        self._failed(error)
+                        self._failed(error, read=act == client.search)
 
         thread = threading.Thread(target=work, name=name, daemon=True)
         self._threads.append(thread)
@@ -229,8 +240,10 @@ class _Client:
             self._connection().execute(statement, [vector]).fetchall()
             self._traffic.count("old")
         else:
-            route.search(self._connection(), self._embed(route.model, question, "query"), 10, columns=["name"])
-            self._traffic.count(route.side.value)
+            vector = self._embed(route.model, question, "query")
+            hits = route.search(self._connection(), vector, 10, columns=["name"])
+            if hits or not route.bridged:
+                self._traffic.count("bridged" if route.bridged else route.side.value)
 
     def write(self) -> None:
         """Edit a row mostly, insert one sometimes, delete one of the inserted at times."""
@@ -267,7 +280,11 @@ class _Client:
             return
         self._written += 1
         text, _, _ = row[0].partition("\n\nRevised: ")
-        content = f"{text}\n\nRevised: {self._dice.choice(QUESTIONS).text} ({self._written})."
+        route = self._route(None)
+        # while a bridge serves the old vector stays that of the text before: a question would be found on one side only
+        bridged = route is not None and route.bridged
+        about = "by the documentation team" if bridged else self._dice.choice(QUESTIONS).text
+        content = f"{text}\n\nRevised: {about} ({self._written})."
         # while the new side serves, the old vector stays as it is: keeping it current is not the application's job
         statement = sql.SQL(
             "UPDATE {} SET content = %s, embedding = coalesce(%s::public.vector, embedding) WHERE id = %s RETURNING id"
@@ -286,7 +303,8 @@ class _Client:
     ) -> int:
         """Write a row with the serving side's vector; the statement takes the old side's between other values."""
         route = self._route(None)
-        serves_new = route is not None and route.side is Side.NEW
+        # a bridge maps questions alone: texts to store go to the new side
+        serves_new = route is not None and (route.side is Side.NEW or route.bridged)
         model = route.model if route is not None else self._traffic.old_model.name
         vector = self._embed(model, content, "document")
         conn = self._connection()

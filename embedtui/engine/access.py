@@ -13,9 +13,10 @@ import psycopg
 
 from embedtui.config import Settings
 from embedtui.engine.backfill.job import now
+from embedtui.engine.bridge.old_model import OldModel, ask_model, known_gone
 from embedtui.engine.local import as_set_here, differences
 from embedtui.engine.overrides import refuse
-from embedtui.engine.snapshot import RateMeter, read_snapshot
+from embedtui.engine.snapshot import RateMeter, read_snapshot, with_advice
 from embedtui.engine.validate.evaluation import current_evaluation
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.known import retirement
@@ -50,6 +51,8 @@ class Access:
         self.own_pids = {os.getpid()}
         """Processes of this host that work for this object."""
         self._meter = RateMeter()
+        self._old_said = ""
+        """What the old model said last, where it is for that taken to be dead."""
         self._reads = Link(dsn, "screen", statement_timeout_ms=10_000)
         self._reads_lock = threading.Lock()
 
@@ -140,7 +143,16 @@ class Access:
         here = self.here(found.migration)
         ends = [retirement(model.provider, model.name) for model in (here.old_model, here.new_model)]
         notices = tuple(str(each) for each in ends if each is not None and each.near())
-        return replace(found, migration=here, notices=() if here.phase.ended else notices)
+        gone = "" if here.phase.ended else known_gone(here.old_model) or self._old_said
+        found = replace(found, migration=here, notices=() if here.phase.ended else notices, old_gone=gone)
+        return with_advice(found) if gone else found
+
+    def ask_old_model(self, migration: Migration) -> OldModel:
+        """Whether the old model answers, by one short request; what is heard counts for the snapshots to come."""
+        found = ask_model(migration.old_model, self.environ)
+        if not found.unknown:  # what cannot be told takes nothing back
+            self._old_said = found.gone
+        return found
 
     def reread(self) -> None:
         """Take over what the settings say now, where they can be read anew.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from embedtui.engine.bridge.blockers import bridge_blockers
+from embedtui.engine.bridge.old_model import OldModel
 from embedtui.engine.cleanup.blockers import abort_blockers, cleanup_blockers
 from embedtui.engine.cleanup.choice import CleanupChoice
 from embedtui.engine.cutover.blockers import cutover_blockers, rollback_blockers
@@ -13,9 +14,16 @@ from embedtui.postgres.connect import Connection
 
 
 def blockers_of(
-    conn: Connection, command: Command, snapshot: Snapshot, percent: int, choice: CleanupChoice, *, thorough: bool
+    conn: Connection,
+    command: Command,
+    snapshot: Snapshot,
+    percent: int,
+    choice: CleanupChoice,
+    *,
+    thorough: bool,
+    old: OldModel,
 ) -> tuple[Blocker, ...]:
-    """As :meth:`embedtui.engine.Engine.blockers`, of a migration that there is."""
+    """As :meth:`embedtui.engine.Engine.blockers`, of a migration that there is; ``old`` is for a bridge."""
     migration = snapshot.migration
     assert migration is not None
     if migration.phase.ended and (found := unneeded(command, snapshot)):
@@ -25,7 +33,7 @@ def blockers_of(
     if command is Command.ROLLBACK:
         return rollback_blockers(conn, migration)
     if command is Command.BRIDGE:
-        return bridge_blockers(conn, migration)
+        return bridge_blockers(conn, migration, old)
     if command is Command.CLEANUP:
         return cleanup_blockers(conn, migration, choice, thorough=thorough)
     if command is Command.ABORT:

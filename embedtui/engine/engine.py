@@ -189,6 +189,7 @@ class Engine(Reads):
         rows: int | None = None,
         serve: bool = True,
         override: Overrides = MappingProxyType({}),
+        queries: Sequence[QueryInput] = (),
         stop: threading.Event | None = None,
     ) -> BridgeReport:
         """Have the new model's queries search the old side, through a map fitted on rows that have both vectors.
@@ -199,7 +200,9 @@ class Engine(Reads):
         Args:
             rows: of the sample; None goes by the models' dimensions.
             serve: False measures, and changes nothing that is searched.
-            override: reasons by blocker: ``bound`` where the map is too bad, ``old_model`` where that is not retired.
+            override: reasons by blocker: ``bound`` where the map is too bad, ``old_model`` where that still answers.
+            queries: kept, and with those kept before searched through the map: how real queries fare is part of what
+                is found. With the old model's vectors, where the query log has them, beside the old model itself.
             stop: set it to stop.
 
         Raises:
@@ -210,7 +213,7 @@ class Engine(Reads):
         # numpy and the work's modules are for who bridges
         from embedtui.engine.bridge.act import bridge
 
-        return bridge(self._at, rows=rows, serve=serve, override=override, stop=stop)
+        return bridge(self._at, rows=rows, serve=serve, override=override, queries=queries, stop=stop)
 
     def bridge_off(self) -> int:
         """Have the old side searched by the old model's vectors again; the pointer's epoch. A repeat is a no-op."""

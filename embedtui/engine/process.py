@@ -15,16 +15,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from embedtui import logs
 from embedtui.config import Settings
 from embedtui.engine.engine import Engine
+from embedtui.engine.overrides import Overrides
 from embedtui.errors import EmbedtuiError, Interrupted, ProviderError
-from embedtui.model import Event, EventSink, Progressed, Snapshot
+from embedtui.model import Event, EventSink, Progressed, QueryInput, Snapshot
+from embedtui.model.bridge import BridgeReport
 from embedtui.providers import ProviderFault
 from embedtui.redaction import redact, remember, secrets_of
 
@@ -49,10 +52,22 @@ class WorkRequest:
     name: str | None
     settings: Settings | None
     environ: Mapping[str, str]
-    until: float | None
-    follow: bool
     outlives: bool
     """Whether the work goes on when the process that asked for it is gone without a word."""
+    until: float | None = None
+    follow: bool = False
+    bridge: BridgeOrder | None = None
+    """A bridge, instead of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeOrder:
+    """Arguments of :meth:`Engine.bridge`."""
+
+    rows: int | None
+    serve: bool
+    override: dict[str, str]
+    queries: tuple[QueryInput, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,8 @@ class WorkResult:
     """How the work ended: well, or by an error."""
 
     error: EmbedtuiError | None = None
+    report: BridgeReport | None = None
+    """Of a bridge."""
 
     @classmethod
     def of(cls, error: Exception) -> WorkResult:
@@ -72,7 +89,7 @@ class WorkResult:
 
 
 class SubprocessEngine(Engine):
-    """An engine whose :meth:`run` works in a process of its own; all else is done here."""
+    """An engine whose :meth:`run` and :meth:`bridge` work in processes of their own; all else is done here."""
 
     def __init__(
         self,
@@ -88,7 +105,7 @@ class SubprocessEngine(Engine):
         super().__init__(dsn, name, settings, on_event, environ)
         self.outlives = outlives
         self._closed = False
-        self._pipe: Pipe | None = None
+        self._pipes: set[Pipe] = set()
         self._pipe_lock = threading.Lock()
         """The request, the stop and closing exclude each other: no work begins that nobody could stop."""
 
@@ -97,7 +114,8 @@ class SubprocessEngine(Engine):
         with self._pipe_lock:
             self._closed = True
         if not (detach and self.outlives):
-            self._tell_stop()
+            for pipe in tuple(self._pipes):
+                self._tell_stop(pipe)
         super().close()
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
@@ -106,8 +124,30 @@ class SubprocessEngine(Engine):
         Raises:
             EmbedtuiError: as :meth:`Engine.run`, or the work's process died.
         """
+        self._apart(replace(self._request(), until=until, follow=follow), stop)
+        return self.snapshot()
+
+    def bridge(
+        self,
+        *,
+        rows: int | None = None,
+        serve: bool = True,
+        override: Overrides = MappingProxyType({}),
+        queries: Sequence[QueryInput] = (),
+        stop: threading.Event | None = None,
+    ) -> BridgeReport:
+        """As :meth:`Engine.bridge`; stopped or killed as :meth:`run`."""
+        order = BridgeOrder(rows, serve, dict(override), tuple(queries))
+        report = self._apart(replace(self._request(), bridge=order), stop or threading.Event()).report
+        assert report is not None
+        return report
+
+    def _request(self) -> WorkRequest:
         settings = replace(self.settings, environ={}) if self.settings is not None else None
-        request = WorkRequest(self.dsn, self._at.name, settings, dict(self._at.environ), until, follow, self.outlives)
+        return WorkRequest(self.dsn, self._at.name, settings, dict(self._at.environ), self.outlives)
+
+    def _apart(self, request: WorkRequest, stop: threading.Event) -> WorkResult:
+        """Have a process of its own do the work; its error is raised here."""
         ours, theirs = multiprocessing.Pipe()
         # Its stderr is a file: the screen must not be written over, and a process that dies leaves its traceback there.
         with ours, tempfile.TemporaryFile() as stderr:
@@ -119,7 +159,7 @@ class SubprocessEngine(Engine):
                     if stop.is_set() or self._closed:
                         raise Interrupted("Stopped.", hint="Run again to go on.")
                     ours.send(request)
-                    self._pipe = ours
+                    self._pipes.add(ours)
                 result = self._follow(ours, stop)
             except (EOFError, OSError):
                 result = WorkResult(_died(process, stderr))
@@ -128,19 +168,19 @@ class SubprocessEngine(Engine):
                 raise
             finally:
                 with self._pipe_lock:
-                    self._pipe = None
+                    self._pipes.discard(ours)
                 self._at.own_pids.discard(process.pid)
                 process.wait()
         if result.error is not None:
             raise result.error
-        return self.snapshot()
+        return result
 
     def _follow(self, pipe: Pipe, stop: threading.Event) -> WorkResult:
         """Pass events on and the stop signal down, until the work has ended."""
         told = False
         while True:
             if stop.is_set() and not told:
-                self._tell_stop()
+                self._tell_stop(pipe)
                 told = True
             if pipe.poll(LOOK_SECONDS):
                 message = pipe.recv()
@@ -148,10 +188,10 @@ class SubprocessEngine(Engine):
                     return message
                 self._at.emit(message)
 
-    def _tell_stop(self) -> None:
+    def _tell_stop(self, pipe: Pipe) -> None:
         with self._pipe_lock, contextlib.suppress(OSError):
-            if self._pipe is not None:
-                self._pipe.send(STOP)
+            if pipe in self._pipes:
+                pipe.send(STOP)
 
 
 def _start(pipe: Pipe, stderr: BinaryIO) -> subprocess.Popen[bytes]:
@@ -198,13 +238,22 @@ def serve(descriptor: int, log_file: str = "") -> None:
     settings = replace(request.settings, environ=request.environ) if request.settings is not None else None
     engine = Engine(request.dsn, request.name, settings, sender.tell, request.environ)
     try:
-        engine.run(stop, until=request.until, follow=request.follow)
-        result = WorkResult()
+        result = _work(engine, request, stop)
     except Exception as error:  # noqa: BLE001 - the other side raises it
         result = WorkResult.of(error)
     finally:
         engine.close()
     sender.end(result)
+
+
+def _work(engine: Engine, request: WorkRequest, stop: threading.Event) -> WorkResult:
+    if (order := request.bridge) is not None:
+        report = engine.bridge(
+            rows=order.rows, serve=order.serve, override=order.override, queries=order.queries, stop=stop
+        )
+        return WorkResult(report=report)
+    engine.run(stop, until=request.until, follow=request.follow)
+    return WorkResult()
 
 
 def _handle_signals(signals: queue.SimpleQueue[int], stop: threading.Event) -> None:

@@ -8,6 +8,7 @@ from typing import Unpack
 from embedtui.config import Settings
 from embedtui.engine.access import Access
 from embedtui.engine.blockers import blockers_of
+from embedtui.engine.bridge.old_model import OldModel
 from embedtui.engine.cleanup.choice import Kept, choice_of
 from embedtui.engine.cleanup.heard import cleanup_notices, decided
 from embedtui.engine.cleanup.statements import cleanup_statements
@@ -159,8 +160,20 @@ class Reads:
         if snapshot.migration is None:
             blocker = refusal(command, snapshot)
             return (blocker,) if blocker else ()
+        # what is asked of a provider is asked before a connection is opened
+        old = self._at.ask_old_model(snapshot.migration) if command is Command.BRIDGE else OldModel()
         with self._at.open("gate") as conn:
-            return blockers_of(conn, command, snapshot, percent, choice_of(choice), thorough=thorough)
+            return blockers_of(conn, command, snapshot, percent, choice_of(choice), thorough=thorough, old=old)
+
+    def ask_old_model(self) -> str:
+        """Why the old model is taken for dead, empty where it is not; asks it by one short request.
+
+        What is heard counts for this object's snapshots from then on.
+        """
+        before, found = self._at.snapshot().old_gone, self._at.ask_old_model(self.require()).gone
+        if found and not before:
+            self._at.note(f"The old model is dead: {found}")
+        return found
 
     def notices(self) -> tuple[Check, ...]:
         """What an operator should know before the cutover, though it blocks nothing."""

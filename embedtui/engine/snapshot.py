@@ -30,6 +30,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.joined import rows_sql
 from embedtui.postgres.state.batches import read_batches
+from embedtui.postgres.state.bridges import newest_fit
 from embedtui.postgres.state.faults import group_faults
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.progress import Progress, read_progress
@@ -79,7 +80,7 @@ def read_snapshot(
     as_of = _database_time(conn)
     migration = load_migration(conn, name)
     if migration is None:
-        return _with_advice(Snapshot(as_of=as_of))
+        return with_advice(Snapshot(as_of=as_of))
     workers = read_workers(conn, migration.id, own_pids)
     alive = any(worker.alive for worker in workers)
     holds = read_holds(conn, migration.id)
@@ -98,14 +99,16 @@ def read_snapshot(
         sync=SyncStatus(queued, oldest, progress.synced),
         faults=group_faults(conn, migration.id),
         route=route,
+        bridge=newest_fit(conn, migration.id),
         evaluation=evaluation(conn, migration),
         workers=workers,
         soak_seconds=_soak_seconds(migration, route, as_of),
     )
-    return _with_advice(replace(snapshot, rollback=_rollback(conn, snapshot)))
+    return with_advice(replace(snapshot, rollback=_rollback(conn, snapshot)))
 
 
-def _with_advice(snapshot: Snapshot) -> Snapshot:
+def with_advice(snapshot: Snapshot) -> Snapshot:
+    """The snapshot with the next sensible act."""
     act, why = next_action(snapshot)
     return replace(snapshot, next_act=act, next_why=why)
 

@@ -3,6 +3,7 @@
 from embedtui.errors import Remedy
 from embedtui.model.batch import BatchJobStatus, BatchStatus
 from embedtui.model.evaluation import (
+    BridgedMeasures,
     Comparison,
     Interval,
     Measures,
@@ -50,8 +51,8 @@ from embedtui.model.verify import VerifyReport
 from embedtui.model.words import Command, Condition, Distance, IndexMethod, Phase, PlacementKind, Side
 
 __all__ = [
-    "UNNAMED", "AuditEntry", "BackfillStatus", "BatchJobStatus", "BatchOffer", "BatchStatus", "Blocker", "Check",
-    "Command", "Comparison", "Condition",
+    "UNNAMED", "AuditEntry", "BackfillStatus", "BatchJobStatus", "BatchOffer", "BatchStatus", "Blocker",
+    "BridgedMeasures", "Check", "Command", "Comparison", "Condition",
     "CutoverSettings", "Distance", "EmbeddingModel", "EvaluationStatus", "Event", "EventSink", "Failed",
     "FaultClass", "FaultGroup", "FaultRow", "FaultState", "Flip", "GateSettings", "Held", "Hold", "IndexMethod",
     "IndexSettings", "IndexStatus", "Interval", "Key", "ListenerStatus", "Measures", "Migration", "Noted", "Phase",

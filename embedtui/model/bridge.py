@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from embedtui.arrays import np
-from embedtui.formatting import percent
+from embedtui.formatting import counted, percent
 from embedtui.model.evaluation import Interval
 
 if TYPE_CHECKING:
     from embedtui.arrays import npt
+
+DOING = "bridge: "
+"""What a worker says that it does begins with this, while it is for a bridge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,28 @@ class BridgeFigures:
     """Rows held out and measured."""
     pool: int
     """Rows that each was searched among."""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeQueries:
+    """How real queries fare through it, as the old side's index serves them; None where unknown."""
+
+    queries: int
+    """Queries searched through the bridge."""
+    logged: int = 0
+    """Of these, those whose old vector is known: logged, or made while the old model answered."""
+    overlap: Interval | None = None
+    """Share of the old model's own ten results that the bridge finds, of the logged ones."""
+    judged: int = 0
+    """Queries with judgments."""
+    ndcg: Interval | None = None
+    """nDCG@10 of the judged ones."""
+    judged_old: int = 0
+    """Judged queries whose old vector is known, of which are the old model's nDCG@10 and the bridge's beside it."""
+    ndcg_old: Interval | None = None
+    ndcg_beside: Interval | None = None
+    ndcg_new: Interval | None = None
+    """Of the judged ones on the new side; None until every row has its new vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +81,17 @@ class BridgeStatus:
     """Of the maps not chosen, and of the controls: ``identity``, and ``shuffled``, fitted on pairs that are none."""
     refused: str = ""
     """Why it is below the bound; empty where it is not."""
+    queries: BridgeQueries | None = None
+    """None where no query is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeFit:
+    """A map as it was fitted: served, only measured, or refused."""
+
+    version: int
+    at: datetime
+    status: BridgeStatus
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,12 +109,24 @@ class LinearMap:
 
 
 def in_words(status: BridgeStatus) -> str:
-    """How good it is, in one line."""
-    figures = status.figures
-    return (
-        f"finds {percent(figures.overlap_10.mean)} of what the old model found,"
-        f" and {percent(figures.recall_10.mean)} of {figures.rows:,} held-out rows by their text"
-    )
+    """How good it is, in one line: by real queries where the old model's vectors of any are known, else by rows."""
+    asked = status.queries
+    if asked is not None and asked.overlap is not None:
+        of, by = asked.overlap, counted(asked.logged, "query", "queries")
+    else:
+        of, by = status.figures.overlap_10, f"{status.figures.rows:,} held out"
+    return f"finds {percent(of.mean)} of what the old model found, {by}"
+
+
+def in_full(status: BridgeStatus) -> str:
+    """The same with what else was found."""
+    figures, asked = status.figures, status.queries
+    more = [f"{percent(figures.recall_10.mean)} of {figures.rows:,} held-out rows find themselves in ten"]
+    if asked is not None and asked.ndcg_beside is not None and asked.ndcg_old is not None:
+        more.append(f"nDCG {asked.ndcg_beside.mean:.2f}, was {asked.ndcg_old.mean:.2f}, {asked.judged_old:,} judged")
+    elif asked is not None and asked.ndcg is not None:
+        more.append(f"nDCG {asked.ndcg.mean:.2f}, {asked.judged:,} judged")
+    return "; ".join([in_words(status), *more])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +155,18 @@ def from_data(data: Mapping[str, Any]) -> BridgeStatus:
         tuple(BridgePoint(point["rows"], figures_from(point["figures"])) for point in data["curve"]),
         {name: figures_from(each) for name, each in data["others"].items()},
         data["refused"],
+        _queries_from(data.get("queries")),
     )
+
+
+def _queries_from(data: Mapping[str, Any] | None) -> BridgeQueries | None:
+    """As JSON keeps them; a bridge of an earlier program has none."""
+    if data is None:
+        return None
+    fields: dict[str, Any] = {
+        name: Interval(**value) if isinstance(value, Mapping) else value for name, value in data.items()
+    }
+    return BridgeQueries(**fields)
 
 
 def figures_from(data: Mapping[str, Any]) -> BridgeFigures:

@@ -54,7 +54,11 @@ class QueryComparison:
     index_recall: float | None = None
     """Share of the exact new top-k that the new side's index returned; None where not measured."""
     old_unknown: str = ""
-    """Why the old side could not be searched; empty where it was."""
+    """Why the old side could not be searched; empty where it was. With a ``bridged`` ranking the figures, and the
+    ranks on the new side, are beside that one."""
+    bridged: tuple[RankedRow, ...] = ()
+    """What the new model's query finds in the old column, through the bridge; never the old model's own results."""
+    ndcg_bridged: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,28 @@ class SeenState:
     """Rows written by the backfill."""
     request: str
     """Digest of what was asked: queries, judgments, k, filter."""
+    bridge: int = 0
+    """Version of the bridge that served; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgedMeasures:
+    """Figures of real queries through the bridge, beside the old model where its vectors are known, and the new one."""
+
+    version: int
+    """Of the map."""
+    queries: int
+    only: int
+    """Of these, those of which the old model made no vector: they are in no other figure."""
+    overlap_old: Interval | None = None
+    """Of the old model's own results, those found; where its vectors are known."""
+    overlap_new: Interval | None = None
+    judged: int = 0
+    ndcg: Interval | None = None
+    ndcg_new: Interval | None = None
+    """Of the same queries on the new side."""
+    ndcg_difference: Interval | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +186,8 @@ class Measures:
     """Two-sided sign test on the verdicts."""
     unknown: tuple[str, ...] = ()
     """What could not be known, and why."""
+    bridged: BridgedMeasures | None = None
+    """While a bridge serves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,8 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
     if snapshot.condition is Condition.PAUSED:
         return Command.RESUME, "Paused by an operator."
     if phase in (*_BEFORE_INDEX, Phase.INDEX):
+        if snapshot.old_gone and snapshot.route.active is Side.OLD and not snapshot.route.bridging:
+            return ("wait" if snapshot.bridge_work else Command.BRIDGE), f"{snapshot.old_gone}."
         if snapshot.condition is Condition.IDLE:
             return Command.RUN, "No worker is at work: run it, it goes on where it stopped."
         return "wait", "The work is under way." if phase in _BEFORE_INDEX else "The index is being built."

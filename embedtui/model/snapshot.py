@@ -8,6 +8,7 @@ from datetime import datetime
 from embedtui.errors import Remedy
 from embedtui.formatting import with_remedies
 from embedtui.model.batch import BatchStatus
+from embedtui.model.bridge import DOING, BridgeFit
 from embedtui.model.faults import FaultGroup, FaultState
 from embedtui.model.migration import Migration
 from embedtui.model.route import RollbackStatus, RouteStatus
@@ -183,8 +184,20 @@ class Snapshot:
     next_act: str = ""
     """The next sensible act, e.g. ``run``, ``compare``, ``cutover``, ``cleanup``."""
     next_why: str = ""
+    old_gone: str = ""
+    """Why the old model is taken for dead: by the operator's word, the calendar, or its own answer; empty where it is
+    not."""
+    bridge: BridgeFit | None = None
+    """The newest map that was fitted, whatever became of it."""
     batch: BatchStatus = field(default_factory=BatchStatus)
     """Of the backfill, where it goes by batch jobs."""
+
+    @property
+    def bridge_work(self) -> str:
+        """What a worker does for a bridge now; empty where none does."""
+        alive = [worker for worker in self.workers if worker.alive]
+        doing = [thread.doing for worker in alive for thread in worker.threads] + [worker.doing for worker in alive]
+        return next((each.removeprefix(DOING) for each in doing if each.startswith(DOING)), "")
 
     @property
     def faulty(self) -> int:

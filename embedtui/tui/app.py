@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,13 +17,15 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.screen import Screen
 
-from embedtui.model import Comparison, Event, Failed, Phase, PhaseChanged, Progressed, RouteFlipped, Snapshot
+from embedtui.model import Comparison, Event, Failed, Phase, PhaseChanged, Progressed, RouteFlipped, Side, Snapshot
 from embedtui.tui import messages, terminal
 from embedtui.tui import preferences as stored
 from embedtui.tui.actions import ACTIONS, SCREENS
+from embedtui.tui.actions.bridging import BridgeOrder
 from embedtui.tui.asking import AskingApp
-from embedtui.tui.bridge import Bridge
+from embedtui.tui.bridge import Bridge, Task
 from embedtui.tui.dialogs import ReportDialog
+from embedtui.tui.dialogs.bridging import BridgeDialog
 from embedtui.tui.engine import OpenEngine
 from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.remedies import worded
@@ -39,6 +42,9 @@ from embedtui.tui.view import Link, View
 
 _RATES = 240
 """Readings kept for the sparkline: two minutes."""
+ASK_SECONDS = 15.0
+"""Between two words to the old model: a request of a token or two."""
+_ON_OLD = (Phase.PREPARE, Phase.BACKFILL, Phase.INDEX)
 _EVENTS = 2000
 """Events of this process kept for Overview and Log."""
 
@@ -115,6 +121,7 @@ class Dashboard(AskingApp):
         self.detached: bool | None = None
         """How it was left, once that is decided; a crash decides nothing, and then, too, the work goes on."""
         self._busy: tuple[str, ...] = ()
+        self._asked_at = time.monotonic()
         self._autostart = autostart
         self._remember = remember
         self._preferences = stored.load() if remember else stored.Preferences()
@@ -221,6 +228,7 @@ class Dashboard(AskingApp):
         again = not self.link.up and self.link.since is not None and self.snapshot is not None
         first = self.snapshot is None
         self.link = Link(up=True)
+        self._ask_old_model(message.snapshot)
         if message.snapshot.phase is Phase.BACKFILL and message.snapshot.backfill.rate is not None:
             self.rates.append(message.snapshot.backfill.rate)
         self.snapshot = message.snapshot
@@ -230,6 +238,14 @@ class Dashboard(AskingApp):
             ACTIONS["run"].perform(self)
         if first and isinstance(self.screen, DashboardScreen):
             self.screen.opened()
+
+    def _ask_old_model(self, snapshot: Snapshot) -> None:
+        """Have the old model asked a word every now and then, while it is the one that searches need."""
+        due = time.monotonic() - self._asked_at >= ASK_SECONDS
+        needed = snapshot.phase in _ON_OLD and snapshot.route.active is Side.OLD and not snapshot.route.bridging
+        if due and needed and not (snapshot.old_gone or self.readonly or "old model" in self._busy):
+            self._asked_at = time.monotonic()
+            self.bridge.do(Task("old model", lambda engine, _: engine.ask_old_model()))
 
     def on_snapshot_failed(self, message: messages.SnapshotFailed) -> None:
         """Say that what is shown is the last known state."""
@@ -331,6 +347,10 @@ class Dashboard(AskingApp):
         """Explain the screen in front."""
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(self.screen if isinstance(self.screen, DashboardScreen) else None))
+
+    def open_bridge(self, give: Callable[[BridgeOrder], object]) -> None:
+        """Show what is known of the bridge; ``give`` takes what the operator wants of it."""
+        self.push_screen(BridgeDialog(lambda: self.view, give))
 
     def action_help_quit(self) -> None:
         """Ctrl-C does not interrupt production's migration by reflex; it says how to leave."""

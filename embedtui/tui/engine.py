@@ -21,6 +21,7 @@ from embedtui.model import (
     Snapshot,
     VerifyReport,
 )
+from embedtui.model.bridge import BridgeReport
 
 Progress = Callable[[str, int, int], None]
 """Is told (step, done, total) of long work; returns at once."""
@@ -109,6 +110,22 @@ class Engine(Protocol):
 
     def notices(self) -> tuple[Check, ...]:
         """What an operator should know before the cutover."""
+
+    def bridge(
+        self,
+        *,
+        rows: int | None = None,
+        serve: bool = True,
+        override: Mapping[str, str] = ...,
+        stop: threading.Event | None = None,
+    ) -> BridgeReport:
+        """Have the new model's queries search the old side."""
+
+    def bridge_off(self) -> int:
+        """Have the old model's queries search it again."""
+
+    def ask_old_model(self) -> str:
+        """Why the old model is taken for dead; empty where it is not."""
 
     def postpone(self, percent: int = 100, *, override: Mapping[str, str] = ...) -> object:
         """Cut over once nothing waits for the sync."""

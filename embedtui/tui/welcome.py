@@ -44,6 +44,8 @@ class Choice:
     """What the operator wants: the demo, or a table and its new model."""
 
     demo: bool = False
+    dead: bool = False
+    """Of the demo, the story in which the old model is shut down."""
     table: str = ""
     column: str = ""
     """Its column with the old vectors."""
@@ -53,6 +55,10 @@ class Choice:
     """The model of the old vectors; empty where nobody knows it."""
 
 
+_DEMOS = (
+    ("Demo", "5,000 documents, a database and two models; nothing to set up"),
+    ("Shutdown", "the demo's worst day: its old model dies while it searches"),
+)
 _FIELDS = ("model", "dimensions", "old-model")
 
 FindTables = Callable[[], Sequence[TableChoice]]
@@ -106,6 +112,7 @@ class Welcome(BaseApp[Choice]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "demo", "Demo", show=False),
+        Binding("s", "shutdown", "Shutdown", show=False),
         Binding("q,escape", "quit", "Quit", show=False),
     ]
 
@@ -127,6 +134,8 @@ class Welcome(BaseApp[Choice]):
                 " Choose   ",
                 ("d", "bold $primary"),
                 " Demo   ",
+                ("s", "bold $primary"),
+                " Shutdown   ",
                 ("q", "bold $primary"),
                 " Quit",
             ),
@@ -166,7 +175,7 @@ class Welcome(BaseApp[Choice]):
 
     def _list(self) -> None:
         listing = self.query_one("#choices", Listing)
-        listing.reset(len(self.tables) + 1)
+        listing.reset(len(self.tables) + len(_DEMOS))
         listing.focus()
 
     def _head(self) -> Content:
@@ -187,9 +196,9 @@ class Welcome(BaseApp[Choice]):
         return draw.lines(rows)
 
     def _paint(self, index: int, width: int) -> Content | None:
-        if index == len(self.tables):
-            what = "   5,000 documents with a database and two models; nothing to set up"
-            return draw.cut(draw.line(("Demo", "bold"), (what, "$muted")), width)
+        if index >= len(self.tables):
+            name, what = _DEMOS[index - len(self.tables)]
+            return draw.cut(draw.line((draw.fit(name, 11), "bold"), (what, "$muted")), width)
         table = self.tables[index]
         rows = f"{figures.number(table.rows)} rows" if table.rows is not None else "rows unknown"
         left = draw.line(
@@ -205,18 +214,22 @@ class Welcome(BaseApp[Choice]):
     @on(Listing.Chosen)
     def chosen(self, message: Listing.Chosen) -> None:
         """A table asks for its model; the demo starts."""
-        if message.index == len(self.tables):
-            self.action_demo()
+        if message.index >= len(self.tables):
+            self.exit(Choice(demo=True, dead=message.index > len(self.tables)))
             return
         table = self.tables[message.index]
 
         def answered(answer: tuple[str, int, str] | None) -> None:
             if answer is not None:
                 model, dimensions, old = answer
-                self.exit(Choice(False, table.name, table.column, model, dimensions, old))
+                self.exit(Choice(False, False, table.name, table.column, model, dimensions, old))
 
         self.push_screen(ModelDialog(table.name), answered)
 
     def action_demo(self) -> None:
         """Leave for the demo."""
         self.exit(Choice(demo=True))
+
+    def action_shutdown(self) -> None:
+        """Leave for the demo in which the old model is shut down."""
+        self.exit(Choice(demo=True, dead=True))

@@ -17,12 +17,14 @@ import psutil
 import psycopg
 import pytest
 
-from embedtui.demo import environment
+from embedtui.demo import environment, journey, shutdown
 from embedtui.demo.environment import Demo
 from embedtui.demo.journey import OpenEngine, run_demo
-from embedtui.demo.models import NEW_MODEL, OLD_MODEL
+from embedtui.demo.models import EARLIER_MODEL, NEW_MODEL, OLD_MODEL
+from embedtui.demo.shutdown import FAILED_SEEN
 from embedtui.errors import ExitCode
 from embedtui.model import Phase, Side
+from tests.kits.support import wait_for
 
 DOCUMENTS = 700
 """Enough for the gate to judge; the whole corpus is for the demo itself."""
@@ -80,10 +82,11 @@ def test_dashboard_gets_a_prepared_migration_with_questions(capsys: pytest.Captu
     assert f'DATABASE_URL="{opened[0]}" embedtui status --watch' in line
 
 
-def test_headless_journey_ends_well(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def no_dashboard(open_engine: OpenEngine) -> int:
-        raise AssertionError("headless")
+def no_dashboard(open_engine: OpenEngine) -> int:
+    raise AssertionError("headless")
 
+
+def test_headless_journey_ends_well(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = run_demo(headless=True, as_json=True, reset=False, dashboard=no_dashboard)
     out, err = capsys.readouterr()
     report = json.loads(out)
@@ -114,6 +117,63 @@ def test_next_demo_goes_on_with_what_is_there() -> None:
         assert snapshot.migration.new_model.base_url == demo.api.base_url == snapshot.migration.old_model.base_url
         assert engine.verify(sample=20).mismatched == 0
         engine.close()
+
+
+def test_the_old_model_dies_and_a_bridge_brings_search_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second story headless: failed searches, a bridge, the rest embedded, cutover, and back over the bridge."""
+    code = run_demo(headless=True, as_json=True, reset=False, dead=True, dashboard=no_dashboard)
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert code == ExitCode.OK, report
+    dead = report["shutdown"]
+    assert dead["model"] == EARLIER_MODEL and "is shut down" in err and "through the bridge" in err
+    assert dead["failed_searches"] >= FAILED_SEEN and dead["failed_later"] == 0
+    assert dead["bridged_searches"] > 0 and dead["seconds_to_bridged"] > 0
+    # well above the bound of 75 %, and the old model's questions are answered much as before
+    assert dead["recall_10"] > 0.9 and dead["neighbours"] > 0.5 and dead["overlap"] > 0.4
+    assert dead["judged"]["new"] > 0.6 * dead["judged"]["old"] > 0
+    assert dead["bridged_after_rollback"] is True
+    assert (report["missing"], report["stale"], report["faulty"]) == (0, 0, 0)
+    assert report["embedded"] == report["rows"] >= DOCUMENTS - 10
+    assert (report["comparison"]["queries"], report["comparison"]["verdict"]) == (60, "PASS")
+    assert report["comparison"]["judged"]["old"] > 0, "by the vectors that its log kept"
+    assert report["rollback_fresh"] is False and report["traffic"]["lost"] == 0
+    assert (report["active"], report["phase"]) == ("new", "soak")
+    assert any(EARLIER_MODEL in error for error in report["traffic"]["errors"])
+    assert postgres_under(folder) == []
+
+
+def test_beside_a_dashboard_it_dies_after_a_while_and_the_screen_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutdown, "DEATH_SECONDS", 0.5)
+    monkeypatch.setattr(journey, "SHUTDOWN_TOKENS_PER_MINUTE", None)
+    events: list[str] = []
+
+    def dashboard(open_engine: OpenEngine) -> int:
+        engine = open_engine(lambda event: events.append(event.text))
+        assert engine.snapshot().notices == () and engine.snapshot().backfill.rows == 0
+
+        def counted() -> bool:
+            return any("searches failed since" in each for each in engine.snapshot().notices)
+
+        wait_for(counted)
+        assert engine.ask_old_model() and engine.snapshot().next_act == "bridge"
+        report = engine.bridge()
+        assert report.served and report.status.queries is not None
+        wait_for(lambda: any("it finds again" in each for each in engine.snapshot().notices))
+        wait_for(lambda: any("it finds again" in each for each in events))
+        assert any("searches fail" in each for each in events)
+        engine.close()
+        return 7
+
+    assert run_demo(headless=False, as_json=False, reset=True, dead=True, dashboard=dashboard) == 7
+
+    def again(open_engine: OpenEngine) -> int:
+        engine = open_engine(None)
+        assert engine.snapshot().route.bridged and engine.ask_old_model(), "what died before is dead"
+        engine.close()
+        return 8
+
+    assert run_demo(headless=False, as_json=False, reset=False, dead=True, dashboard=again) == 8
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])

@@ -21,6 +21,7 @@ from embedtui.model import (
     Snapshot,
     VerifyReport,
 )
+from embedtui.model.bridge import BridgeReport
 from embedtui.tui.engine import Engine
 from tests.tui import states
 
@@ -110,6 +111,27 @@ class StandIn(Engine):
         changed = self.shown.route.active is Side.NEW or self.shown.route.canary > 0
         self.shown = replace(states.READY, route=replace(states.READY.route, epoch=4))
         return Flip(Side.OLD, 0, 4, 2.4, changed)
+
+    def bridge(
+        self,
+        *,
+        rows: int | None = None,
+        serve: bool = True,
+        override: Mapping[str, str] | None = None,
+        stop: threading.Event | None = None,
+    ) -> BridgeReport:
+        self.calls.append(f"bridge {'serve' if serve else 'measure'} {override or ''}".strip())
+        self.shown = states.BRIDGE_ON
+        return BridgeReport(states.FOUND, serve, 1, 2, 2_304, 30.0)
+
+    def bridge_off(self) -> int:
+        self.calls.append("bridge_off")
+        self.shown = states.DEAD
+        return 3
+
+    def ask_old_model(self) -> str:
+        self.calls.append("ask_old_model")
+        return self.shown.old_gone
 
     def blockers(self, *_: object, **__: object) -> tuple[Blocker, ...]:
         return self.blocked

@@ -12,6 +12,7 @@ from embedtui.model import (
     BatchOffer,
     BatchStatus,
     Blocker,
+    BridgedMeasures,
     Check,
     Comparison,
     Condition,
@@ -42,7 +43,7 @@ from embedtui.model import (
     ThreadStatus,
     WorkerStatus,
 )
-from embedtui.model.bridge import BridgeFigures, BridgeStatus
+from embedtui.model.bridge import BridgeFigures, BridgeFit, BridgePoint, BridgeQueries, BridgeStatus
 from tests.kits.samples import sample_migration
 
 NOW = datetime(2026, 3, 14, 3, 12, 44, tzinfo=UTC)
@@ -237,6 +238,56 @@ BRIDGED = replace(
     notices=("text-embedding-004 was shut down on 2026-01-14 (ai.google.dev/gemini-api/docs/deprecations).",),
 )
 
+DEAD = replace(
+    RUNNING,
+    old_gone="text-embedding-004 no longer answers (404)",
+    next_act="bridge",
+    next_why="text-embedding-004 no longer answers (404).",
+)
+BRIDGING = replace(
+    DEAD,
+    next_act="wait",
+    workers=(
+        *WORKERS[:2],
+        WorkerStatus(4, "ops-1", 41_300, "bridge: embedding the sample, 640 of 2,304 rows", ago(seconds=9), 0.2, True),
+    ),
+)
+
+
+def _held_out(first: float, ten: float, neighbours: float) -> BridgeFigures:
+    spans = (Interval(mean, mean - 0.03, min(1.0, mean + 0.02)) for mean in (first, ten, neighbours))
+    return BridgeFigures(*spans, 300, 1_000)
+
+
+FOUND = BridgeStatus(
+    "ridge", 0.3, 2_304, _held_out(0.81, 0.96, 0.64),
+    (BridgePoint(414, _held_out(0.42, 0.71, 0.38)), BridgePoint(829, _held_out(0.66, 0.88, 0.52)),
+     BridgePoint(1_659, _held_out(0.81, 0.96, 0.64))),
+    {"orthogonal": _held_out(0.77, 0.95, 0.61), "identity": _held_out(0.03, 0.03, 0.01),
+     "shuffled": _held_out(0.03, 0.04, 0.01)},
+    queries=BridgeQueries(212, 180, Interval(0.62, 0.57, 0.66), 212, Interval(0.41, 0.36, 0.46), 180,
+                          Interval(0.47, 0.42, 0.52), Interval(0.42, 0.37, 0.47)),
+)  # fmt: skip
+BRIDGE_REFUSED = replace(
+    DEAD,
+    bridge=BridgeFit(
+        1, ago(seconds=40),
+        replace(
+            FOUND, figures=_held_out(0.22, 0.41, 0.19), others={"shuffled": _held_out(0.03, 0.04, 0.01)},
+            curve=(BridgePoint(414, _held_out(0.09, 0.19, 0.07)), BridgePoint(829, _held_out(0.15, 0.3, 0.12)),
+                   BridgePoint(1_659, _held_out(0.22, 0.41, 0.19))), queries=BridgeQueries(60),
+            refused="Of 300 rows held out 41 % find themselves among the first ten of 1,000; below 75 % a bridged"
+            " search is not worth serving. The text behind the old vectors may be another one, or more rows may help.",
+        ),
+    ),
+)  # fmt: skip
+BRIDGE_ON = replace(
+    DEAD,
+    next_act="wait",
+    route=replace(RUNNING.route, epoch=2, bridging=True, bridge=1, bridge_found=FOUND),
+    bridge=BridgeFit(1, ago(seconds=40), FOUND),
+)
+
 STATES = {
     "fresh": FRESH,
     "running": RUNNING,
@@ -244,6 +295,8 @@ STATES = {
     "rate-limited": RATE_LIMITED,
     "batch": BATCH,
     "bridged": BRIDGED,
+    "dead": DEAD,
+    "bridging": BRIDGING,
     "faulted": FAULTED,
     "paused": PAUSED,
     "indexing": INDEXING,
@@ -348,6 +401,23 @@ MEASURES = Measures(
     index_recall=0.98, latency_old_ms=(2.1, 4.8), latency_new_ms=(2.3, 5.2), wins_new=2, wins_old=1, verdict_p=1.0,
 )  # fmt: skip
 
+
+def _through(query: QueryComparison) -> QueryComparison:
+    """The query with what a bridge finds of it: most of the old results, moved by one; of the third, it alone."""
+    old = (*query.old[1:4], query.old[0], *query.old[5:])
+    ranks = {row.key: row.rank for row in query.new}
+    rows = tuple(
+        replace(row, rank=rank, distance=row.distance + 0.02, other_rank=ranks.get(row.key))
+        for rank, row in enumerate(old, 1)
+    )
+    query = replace(query, bridged=rows, ndcg_bridged=0.28)
+    return (
+        query
+        if query.query_id != 3
+        else replace(query, old=(), old_unknown="text-embedding-004 made no vector of it", ndcg_old=None)
+    )
+
+
 CHECKS = (
     Check("Every row embedded", "pass", "520,000 of 520,000 rows, 0 stale"),
     Check("Index valid", "pass", "documents_embedding_v2_idx, recall 98 % of exact"),
@@ -358,6 +428,18 @@ CHECKS = (
 )
 
 COMPARISON = Comparison(10, QUERIES, MEASURES, evaluation_id=4, verdict="PASS", checks=CHECKS)
+
+COMPARISON_BRIDGED = replace(
+    COMPARISON,
+    queries=tuple(map(_through, QUERIES)),
+    measures=replace(
+        MEASURES,
+        bridged=BridgedMeasures(
+            2, 60, 4, Interval(0.71, 0.66, 0.76), Interval(0.45, 0.4, 0.5), 60, Interval(0.371, 0.32, 0.42),
+            Interval(0.587, 0.54, 0.63), Interval(0.216, 0.15, 0.28), 0.001,
+        ),
+    ),
+)  # fmt: skip
 
 BLOCKERS = (
     Blocker("evaluation", "No evaluation fits the present state.", "Compare both sides.", True, (Remedy.COMPARE,)),

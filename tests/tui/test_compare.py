@@ -11,13 +11,13 @@ from embedtui.model import Check, RankedRow, Side, SweepPoint
 from embedtui.tui.app import Dashboard
 from embedtui.tui.blind import Blind
 from embedtui.tui.dialogs import PromptDialog
-from embedtui.tui.panels.comparison import headline, marked, whereabouts
+from embedtui.tui.panels.comparison import as_text, headline, marked, whereabouts
 from embedtui.tui.panels.measures import measure_lines
 from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.widgets.document import Document
 from embedtui.tui.widgets.rankings import Rankings, move, score
 from tests.tui import states
-from tests.tui.conftest import Open, painting, picture, said, until
+from tests.tui.conftest import Open, front, painting, picture, said, until
 
 LONG = 60.0
 
@@ -119,9 +119,9 @@ async def test_the_document_follows_the_cursor_and_scrolls(shown: Open) -> None:
         screen = await opened(app, pilot)
         document = screen.query_one(Document)
         await pilot.press("tab", "down", "left")
-        row, side = screen.query_one(Rankings).pointed
+        row = screen.query_one(Rankings).pointed
         assert row is not None
-        assert side is Side.OLD
+        assert row in states.COMPARISON.queries[0].old
         await until(pilot, lambda: document.text.plain == row.text, LONG)
         assert document.virtual_size.height > document.size.height
         document.focus()
@@ -158,3 +158,60 @@ async def test_small_screens_have_all_measures_too(shown: Open) -> None:
         assert "│ ◆ new" not in picture(app)
         await pilot.press("m")
         await until(pilot, lambda: "RBO" not in picture(app) and "│ ◆ new" in picture(app), LONG)
+
+
+async def test_the_bridges_ranking_has_its_place_at_any_width(shown: Open) -> None:
+    """Side by side where there is room, else in turns; the cursor goes over all and keeps to its document."""
+    async with shown(states.READY, (160, 45)) as (app, pilot, _):
+        app.comparison = states.COMPARISON_BRIDGED
+        await pilot.press("2")
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen))
+        screen = front(app, CompareScreen)
+        await until(pilot, lambda: screen.shown)
+        rankings = screen.query_one(Rankings)
+        await until(pilot, lambda: rankings.columns == ("old", "bridged", "new"))
+        assert "◇ old" in picture(app) and "◈ bridged" in picture(app) and "◆ new" in picture(app)
+        await pilot.press("tab", "left")
+        first = states.COMPARISON_BRIDGED.queries[0]
+        assert rankings.pointed in first.bridged and rankings.pointed.key == first.new[0].key
+        await pilot.press("left")
+        assert rankings.pointed in first.old and rankings.pointed.key == first.new[0].key
+        await pilot.press("left", "right", "right", "right")
+        assert rankings.pointed in states.COMPARISON_BRIDGED.queries[0].new
+
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: rankings.columns == ("old", "new"))
+        await pilot.press("d")
+        assert rankings.columns == ("bridged", "new") and "◈ bridged" in picture(app)
+        await pilot.press("d")
+        assert rankings.columns == ("old", "new")
+        # one that the old model made no vector of has no old ranking, and its new one is beside the bridge's
+        await pilot.press("shift+tab", "down", "down")
+        await until(pilot, lambda: rankings.columns == ("bridged", "new"))
+        alone = states.COMPARISON_BRIDGED.queries[2]
+        ranks = {row.key: row.rank for row in alone.bridged}
+        assert [row.other_rank for row in rankings._rows("new")] == [ranks.get(row.key) for row in alone.new]
+        assert as_text(alone).split("\n")[3] == "bridged"
+
+
+async def test_what_the_bridge_found_is_no_verdict_on_the_old_model(shown: Open) -> None:
+    """Where it stands in for the old model nobody can say that this was better; hidden or not."""
+    async with shown(states.READY) as (app, pilot, engine):
+        app.comparison = states.COMPARISON_BRIDGED
+        screen = await opened(app, pilot)
+        await until(pilot, lambda: screen.shown)
+        await pilot.press("down", "down", "o")
+        await until(pilot, lambda: "the bridge, which is not judged" in said(app))
+        await pilot.press("V")
+        rankings = screen.query_one(Rankings)
+        assert set(rankings.columns) == {"bridged", "new"} and "◈ bridged" not in picture(app)
+        await pilot.press("less_than_sign", "home", "V", "o")
+        await until(pilot, lambda: engine.calls == [f"decide {screen.shown[0].query_id} old"])
+
+
+async def test_without_a_bridge_the_key_says_so(shown: Open) -> None:
+    async with shown(states.READY) as (app, pilot, _):
+        await pilot.press("2")
+        await until(pilot, lambda: app.comparison is not None)
+        await pilot.press("d")
+        await until(pilot, lambda: "No query was searched through a bridge" in said(app))

@@ -13,15 +13,17 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from embedtui.model import Event, Failed, Held, Noted, Phase, PhaseChanged, RouteFlipped, Side
+from embedtui.model import Blocker, Event, Failed, Held, Noted, Phase, PhaseChanged, RouteFlipped, Side
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
+from embedtui.tui.dialogs.bridging import BridgeDialog
 from embedtui.tui.messages import EngineReported, SnapshotFailed
+from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.view import Trouble
 from embedtui.tui.welcome import ModelDialog, TableChoice, Welcome
 from tests.tui import states
 from tests.tui.cells import check_cells
-from tests.tui.conftest import Open, present, until
+from tests.tui.conftest import Open, front, present, until
 
 SMALL, LARGE = (80, 24), (160, 45)
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=lambda size: f"{size[0]}x{size[1]}")
@@ -152,6 +154,26 @@ async def test_compare(shown: Open, size: tuple[int, int], tmp_path: Path) -> No
 
 
 @SIZES
+async def test_compare_through_a_bridge(shown: Open, size: tuple[int, int], tmp_path: Path) -> None:
+    """Three rankings where there is room, else the bridge's and the old one's in turns; one alone; all figures."""
+    async with shown(states.READY, size) as (app, pilot, _):
+        app.comparison = states.COMPARISON_BRIDGED
+        await settle(app, pilot)
+        await pilot.press("2")
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen))
+        await quiet(pilot)
+        await pilot.press("d", "tab", "left", "down")
+        await quiet(pilot)
+        check_cells(app, f"compare-bridged-{size[0]}x{size[1]}", tmp_path)
+        await pilot.press("shift+tab", "down", "down")
+        await quiet(pilot)
+        check_cells(app, f"compare-bridged-alone-{size[0]}x{size[1]}", tmp_path)
+        await pilot.press("m")
+        await quiet(pilot)
+        check_cells(app, f"compare-bridged-figures-{size[0]}x{size[1]}", tmp_path)
+
+
+@SIZES
 async def test_cutover(shown: Open, size: tuple[int, int], tmp_path: Path) -> None:
     async with shown(states.READY, size) as (app, pilot, _):
         app.comparison = states.COMPARISON
@@ -207,6 +229,31 @@ async def test_dialogs(shown: Open, tmp_path: Path) -> None:
             await pilot.pause()
             check_cells(app, f"dialog-{name}-80x24", tmp_path)
             await pilot.press("escape")
+
+
+@SIZES
+async def test_the_bridge(shown: Open, size: tuple[int, int], tmp_path: Path) -> None:
+    """Its sheet in every state: nothing found yet, at work, refused with a field for a reason, and serving."""
+    held = Blocker("strategy", "By strategy env_file services do not follow the pointer.", "Set pointer.", True)
+    async with shown(states.RUNNING, size) as (app, pilot, engine):
+        await settle(app, pilot)
+        for name, snapshot, blocked in (
+            ("none", states.RUNNING, (held,)),
+            ("working", states.BRIDGING, ()),
+            ("refused", states.BRIDGE_REFUSED, ()),
+            ("serving", states.BRIDGE_ON, ()),
+        ):
+            engine.blocked = blocked
+            await present(app, pilot, snapshot)
+            await pilot.press("B")
+            await until(pilot, lambda: isinstance(app.screen, BridgeDialog))
+            await quiet(pilot)
+            app.screen.query_one("#override", Input).cursor_blink = False
+            front(app, BridgeDialog)._repaint()
+            await pilot.pause()
+            check_cells(app, f"bridge-{name}-{size[0]}x{size[1]}", tmp_path)
+            await pilot.press("escape")
+        assert engine.calls == [], "looking changes nothing"
 
 
 async def test_welcome(tmp_path: Path) -> None:

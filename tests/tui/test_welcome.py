@@ -60,12 +60,13 @@ def bare(folder: Path, monkeypatch: pytest.MonkeyPatch, dsn: str = "", *, readon
 def test_without_a_database_only_the_demo_is_offered(
     screens: Screens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    screens.answers = [None, Choice(demo=True)]
+    screens.answers = [None, Choice(demo=True), Choice(demo=True, dead=True)]
     assert bare(tmp_path, monkeypatch) == 0
     assert screens.welcomed[0][0] is None
     assert "No database is named" in screens.welcomed[0][1]
-    monkeypatch.setattr(cli, "_demo", lambda: 42)
+    monkeypatch.setattr(cli, "_demo", lambda *, dead: 43 if dead else 42)
     assert bare(tmp_path, monkeypatch) == 42
+    assert bare(tmp_path, monkeypatch) == 43
 
 
 def test_a_chosen_table_is_configured_and_opened(
@@ -128,6 +129,7 @@ async def test_the_screen_gives_the_answer_by_keys() -> None:
 
     assert await asked("d") == Choice(demo=True)
     assert await asked("down", "enter") == Choice(demo=True)
+    assert await asked("s") == await asked("down", "down", "enter") == Choice(demo=True, dead=True)
     assert await asked("q") is None
     assert await asked("enter", "escape", "escape") is None
     known = await asked("enter", "tab", "tab", *"ada-2", "enter")

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from types import MappingProxyType
 
 from embedtui.engine.access import Access
-from embedtui.engine.backfill.job import now
+from embedtui.engine.backfill.job import Job, now
 from embedtui.engine.bridge.blockers import bridge_blockers
 from embedtui.engine.bridge.fit import Fitted, fit
+from embedtui.engine.bridge.queries import query_figures
 from embedtui.engine.bridge.sampling import Sampler, sample_size
 from embedtui.engine.overrides import Overrides, audited, pass_blockers, refuse
 from embedtui.engine.running import Runner
+from embedtui.engine.validate.queries import store as keep_queries
 from embedtui.errors import Refused
-from embedtui.model import Blocker, Command, Migration, RouteFlipped, Side
-from embedtui.model.bridge import BridgeReport, LinearMap, in_words
+from embedtui.model import Blocker, Command, Migration, QueryInput, RouteFlipped, Side
+from embedtui.model.bridge import DOING, BridgeReport, LinearMap, in_full, in_words
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.bridges import move_bridge, store_bridge
+from embedtui.postgres.state.bridges import move_bridge, store_bridge, store_figures
 from embedtui.postgres.state.route import read_route, read_status
+from embedtui.providers import make_embedder
 
+_SEARCH_MS = 10_000
+"""A search that takes longer would not be waited for by anybody."""
 _STORE_MS = 600_000
 """A matrix has millions of numbers, and the way to the database may be long."""
 
@@ -33,6 +40,7 @@ def bridge(
     rows: int | None = None,
     serve: bool = True,
     override: Overrides = MappingProxyType({}),
+    queries: Sequence[QueryInput] = (),
     stop: threading.Event | None = None,
 ) -> BridgeReport:
     """See :meth:`embedtui.engine.Engine.bridge`."""
@@ -41,27 +49,47 @@ def bridge(
     runner = Runner(at)
     migration = runner.start(stop)
     if serve:
-        passed = at.write(lambda conn: pass_blockers(bridge_blockers(conn, migration), _known(override)))
+        old = at.ask_old_model(migration)
+        passed = at.write(lambda conn: pass_blockers(bridge_blockers(conn, migration, old), _known(override)))
     epoch = at.read(lambda conn: read_route(conn, migration.name)).epoch
-    with runner.at_work(migration, stop, "drawing the bridge's sample") as job:
-        sampler = Sampler(job, at.environ, at.note)
-        try:
-            pairs = sampler.run(sample_size(migration, rows))
-        finally:
-            sampler.close()
-        job.doing("fitting the bridge")
-        found = fit(pairs.new, pairs.old, migration.distance, others=pairs.others, seed=migration.id, note=at.note)
+    if queries:
+        at.write(lambda conn: keep_queries(conn, migration, queries, "bridge"))
+    with runner.at_work(migration, stop, f"{DOING}drawing the sample") as job:
+        found, embedded = _fitted(at, job, rows)
+    refused = found.status.refused
+    if not serve or (refused and not override.get("bound", "").strip()):
+        # what was found is for every screen, also where it serves nobody
+        at.write(lambda conn: store_figures(conn, migration, found.status))
     if not serve:
-        return BridgeReport(found.status, False, None, None, pairs.embedded, time.monotonic() - began)
-    if found.status.refused:
-        bound = Blocker("bound", found.status.refused, "Embed more rows (--rows), or give a reason.", True)
+        return BridgeReport(found.status, False, None, None, embedded, time.monotonic() - began)
+    if refused:
+        bound = Blocker("bound", refused, "Embed more rows (--rows), or give a reason.", True)
         passed |= pass_blockers([bound], override)
     with at.open("bridge", statement_timeout_ms=_STORE_MS) as conn:
         version = _store(conn, migration, found)
     epoch = at.write(lambda conn: _serve(conn, migration, epoch, version, passed), name="flip")
     text = f"The old side serves through the bridge: {in_words(found.status)}"
     at.emit(RouteFlipped(now(), text, Side.OLD, 0, epoch, 0.0))
-    return BridgeReport(found.status, True, version, epoch, pairs.embedded, time.monotonic() - began)
+    return BridgeReport(found.status, True, version, epoch, embedded, time.monotonic() - began)
+
+
+def _fitted(at: Access, job: Job, rows: int | None) -> tuple[Fitted, int]:
+    """The map, measured, and how many rows were embedded for it."""
+    migration = job.migration
+    sampler = Sampler(job, at.environ, at.note)
+    try:
+        pairs = sampler.run(sample_size(migration, rows))
+    finally:
+        sampler.close()
+    job.doing(f"{DOING}fitting")
+    found = fit(pairs.new, pairs.old, migration.distance, others=pairs.others, seed=migration.id, note=at.note)
+    job.doing(f"{DOING}searching for the queries that are kept")
+    with (
+        at.open("bridge", statement_timeout_ms=_SEARCH_MS) as conn,
+        closing(make_embedder(migration.new_model, environ=at.environ)) as embedder,
+    ):
+        asked = query_figures(conn, migration, found.map, embedder, job.stop, at.note)
+    return replace(found, status=replace(found.status, queries=asked)), pairs.embedded
 
 
 def bridge_off(at: Access) -> int:
@@ -93,7 +121,7 @@ def _store(conn: Connection, migration: Migration, found: Fitted) -> int:
     with conn.transaction():
         version = store_bridge(conn, migration, fitted, status)
         kind = status.kind + (f" {status.parameter:g}" if status.parameter is not None else "")
-        detail = f"version {version} fitted on {status.rows:,} rows ({kind}): {in_words(status)}"
+        detail = f"version {version} fitted on {status.rows:,} rows ({kind}): {in_full(status)}"
         add_audit(conn, migration.id, "bridge", detail)
     return version
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from embedtui.engine.backfill.writing import ReplyWriter
 from embedtui.engine.bridge.maps import Rows
 from embedtui.engine.bridge.measuring import POOL
 from embedtui.model import Key, Migration, PlacementKind, Side, TableName
+from embedtui.model.bridge import DOING
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.both import row_vectors
 from embedtui.postgres.sides.protocol import SourceRow
@@ -89,15 +90,22 @@ class Sampler:
         embedded = 0
         with ThreadPoolExecutor(threads, thread_name_prefix="bridge") as pool:
             for first in range(0, len(sample), _CHUNK):
-                self._job.doing(f"embedding the bridge's sample: {first:,} of {len(sample):,} rows")
                 chunk = sample[first : first + _CHUNK]
                 found = self._database(functools.partial(self._to_embed, drawn=chunk))
-                embedded += sum(len(rows) for _, rows in found)
-                for done in [pool.submit(self._send, *each) for each in self._requests(found, threads)]:
+                left = sum(len(rows) for _, rows in found)
+                embedded += left
+                sent = {pool.submit(self._send, at, rows): len(rows) for at, rows in self._requests(found, threads)}
+                self._say(first + len(chunk) - left, len(sample))
+                for done in as_completed(sent):
                     done.result()
+                    left -= sent[done]
+                    self._say(first + len(chunk) - left, len(sample))
                 self._note(f"{first + len(chunk):,} of {len(sample):,} rows of the sample have both vectors")
         keys, beside = [each.key for each in sample], [each.key for each in drawn[size:]]
         return self._database(lambda conn: self._read(conn, keys, beside, embedded))
+
+    def _say(self, done: int, total: int) -> None:
+        self._job.doing(f"{DOING}embedding the sample, {done:,} of {total:,} rows")
 
     def _database(self, work: Callable[[Connection], T]) -> T:
         return self._job.with_database(self._link, work)

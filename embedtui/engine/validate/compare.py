@@ -8,18 +8,20 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from embedtui.engine.validate.bridged import add_bridged, bridged_queries, served_bridge
 from embedtui.engine.validate.evaluation import observe, remembered, with_verdicts
 from embedtui.engine.validate.exact import Ranking
 from embedtui.engine.validate.figures import put_together
 from embedtui.engine.validate.query_vectors import asked_queries, with_vectors
 from embedtui.engine.validate.ranking import SearchedQuery, rank
 from embedtui.engine.validate.run import CompareOptions, Connect, Progress, Run
-from embedtui.engine.validate.searching import search_all
+from embedtui.engine.validate.searching import search_all, search_bridged
 from embedtui.errors import NotClean, Refused
-from embedtui.model import Comparison, Migration, QueryComparison, QueryInput, Side
+from embedtui.model import Comparison, Key, Migration, QueryComparison, QueryInput, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import vector_text
 from embedtui.postgres.sides.texts import row_texts
+from embedtui.postgres.state.bridges import load_map
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.queries import StoredQuery, Vector
 from embedtui.providers.base import Embedder, ProviderFault
@@ -64,7 +66,8 @@ def compare(
     run = Run(migration, options, progress or _ignore, stop or threading.Event())
     with connect() as conn:
         asked = asked_queries(conn, migration, queries, options.source)
-        seen = observe(conn, migration, where=run.where, request=_digest(asked, options))
+        bridge = served_bridge(conn, migration)
+        seen = observe(conn, migration, where=run.where, request=_digest(asked, options), bridge=bridge or 0)
         if not options.again and (known := remembered(conn, migration, seen)) is not None:
             return known
         if seen.both == 0:
@@ -72,15 +75,19 @@ def compare(
                 f"No row of {migration.table} has both an old and a new vector.",
                 hint="Let the backfill run first, or look at the filter.",
             )
-        usable, unknown = with_vectors(conn, run, asked, embedders or {})
+        usable, unknown = with_vectors(conn, run, asked, embedders or {}, bridged=bridge is not None)
+        third = bridged_queries(conn, run, asked, usable, bridge) if bridge is not None else None
     with (replica or connect)() as conn:
         searched = search_all(conn, run, usable, both=seen.one_sided > 0)
+        through = search_bridged(conn, run, third.asked, both=seen.one_sided > 0) if third is not None else {}
     if (index := searched.indexes.get(Side.NEW)) is not None:
         # a build that ended since it was observed: what was measured is this index
         seen = replace(seen, index=index.name, index_identity=index.identity)
     with connect() as conn:
         _require_names(conn, migration)
         comparison = put_together(conn, run, seen, usable, searched, unknown)
+        if third is not None:
+            comparison = add_bridged(conn, run, comparison, third, through)
         return with_verdicts(conn, replace(comparison, where=options.where))
 
 
@@ -103,7 +110,8 @@ def ad_hoc(
 ) -> QueryComparison:
     """Both sides' results of a typed query, as served; nothing is kept.
 
-    The old side stays empty, with the reason, where its model does not answer.
+    The old side stays empty, with the reason, where its model does not answer; while a bridge serves it is searched
+    through that as well, and labelled.
 
     Raises:
         ProviderError: the new model does not answer.
@@ -125,11 +133,23 @@ def ad_hoc(
         run = Run(migration, CompareOptions(where=where, iterative_scan=iterative_scan), _ignore, threading.Event())
         run = run.prepared(conn)
         for side, vector in vectors.items():
-            rows = conn.execute(run.statement(side), {"vector": vector_text(vector), "k": k})
-            found[side] = [(tuple(key), distance) for key, distance in rows]
-        contents = row_texts(conn, migration, [key for ranking in found.values() for key, _ in ranking])
+            found[side] = _search(conn, run, side, vector, k)
+        version, through = served_bridge(conn, migration), list[tuple[Key, float]]()
+        if version is not None and (mapping := load_map(conn, version, migration.vector_schema)) is not None:
+            through = _search(conn, run, Side.OLD, mapping(vectors[Side.NEW]), k)
+        shown = [key for ranking in (*found.values(), through) for key, _ in ranking]
+        contents = row_texts(conn, migration, shown)
     typed = StoredQuery(0, QueryInput(text), "")
-    return replace(rank(SearchedQuery(typed, found), contents, k), old_unknown=old_unknown)
+    asked = rank(SearchedQuery(typed, found), contents, k)
+    beside = rank(SearchedQuery(typed, {Side.OLD: through, Side.NEW: found[Side.NEW]}), contents, k)
+    if old_unknown and through:
+        asked = replace(beside, old=())
+    return replace(asked, old_unknown=old_unknown, bridged=beside.old if through else ())
+
+
+def _search(conn: Connection, run: Run, side: Side, vector: Vector, k: int) -> Ranking:
+    rows = conn.execute(run.statement(side), {"vector": vector_text(vector), "k": k})
+    return [(tuple(key), distance) for key, distance in rows]
 
 
 def _ignore(_what: str, _done: int, _total: int) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 from psycopg import sql
 
 from embedtui.engine.validate import measures
+from embedtui.engine.validate.bridged import packed, unpacked
 from embedtui.engine.validate.ranking import SearchedQuery, rank
 from embedtui.model import (
+    BridgedMeasures,
     Check,
     Comparison,
     EvaluationStatus,
@@ -33,7 +35,9 @@ from embedtui.postgres.state.queries import StoredQuery, load_queries
 from embedtui.postgres.state.verdicts import load_verdicts
 
 
-def observe(conn: Connection, migration: Migration, *, where: sql.Composable | None = None, request: str) -> SeenState:
+def observe(
+    conn: Connection, migration: Migration, *, where: sql.Composable | None = None, request: str, bridge: int = 0
+) -> SeenState:
     """The state a comparison is about to see. Reads the whole table once, without its vectors (200,000 rows: 0.1 s).
 
     Where even that takes longer than the statement time-out, the planner's estimate stands for the counts, and the
@@ -60,6 +64,7 @@ def observe(conn: Connection, migration: Migration, *, where: sql.Composable | N
         synced=now.synced,
         backfilled=now.backfilled,
         request=request,
+        bridge=bridge,
     )
 
 
@@ -116,12 +121,13 @@ def remembered(conn: Connection, migration: Migration, unchanged: SeenState | No
         return None
     kept = stored.measures
     queries = {query.id: query for query in load_queries(conn, migration, [entry["id"] for entry in kept["rankings"]])}
-    found = [_searched(queries[entry["id"]], entry) for entry in kept["rankings"] if entry["id"] in queries]
-    shown = {tuple(place[0]) for entry in kept["rankings"] for side in Side for place in entry[side.value]}
+    entries = [entry for entry in kept["rankings"] if entry["id"] in queries]
+    found = [(_searched(queries[entry["id"]], entry), entry) for entry in entries]
+    shown = {tuple(place[0]) for entry in kept["rankings"] for side in _SHOWN if side in entry for place in entry[side]}
     texts = row_texts(conn, migration, sorted(shown))
     comparison = Comparison(
         k=stored.k,
-        queries=tuple(rank(query, texts, stored.k) for query in found),
+        queries=tuple(unpacked(rank(query, texts, stored.k), entry, texts) for query, entry in found),
         measures=_unpacked(kept["measures"]),
         partial=kept["partial"],
         evaluation_id=stored.id,
@@ -142,7 +148,7 @@ def _check(kept: Mapping[str, Any]) -> Check:
 
 def _essence(seen: SeenState) -> tuple[object, ...]:
     """What has to be equal for a comparison to come out the same; the server's counters lag and are left out."""
-    return seen.digest, seen.request, seen.heaps, seen.index_identity, seen.old_model, seen.new_model
+    return seen.digest, seen.request, seen.heaps, seen.index_identity, seen.old_model, seen.new_model, seen.bridge
 
 
 def with_verdicts(conn: Connection, comparison: Comparison) -> Comparison:
@@ -154,7 +160,9 @@ def with_verdicts(conn: Connection, comparison: Comparison) -> Comparison:
         else replace(query, verdict="", note="")
         for query in comparison.queries
     )
-    wins = {verdict: sum(query.verdict == verdict for query in queries) for verdict in ("new", "old")}
+    # where the bridge stood in for the old model, nothing was said of that
+    judged = [query for query in queries if not query.old_unknown]
+    wins = {verdict: sum(query.verdict == verdict for query in judged) for verdict in ("new", "old")}
     figures = replace(
         comparison.measures,
         wins_new=wins["new"],
@@ -172,6 +180,7 @@ def _packed(query: QueryComparison) -> dict[str, object]:
         "ndcg_old": query.ndcg_old,
         "ndcg_new": query.ndcg_new,
         "index_recall": query.index_recall,
+        **packed(query),
     }
 
 
@@ -186,6 +195,7 @@ def _searched(query: StoredQuery, entry: Mapping[str, Any]) -> SearchedQuery:
     )
 
 
+_SHOWN = ("old", "bridged", "new")
 _INTERVALS = (
     *("overlap", "rbo", "ndcg_old", "ndcg_new", "ndcg_difference", "ndcg_served"),
     *("recall_old", "recall_new", "mrr_old", "mrr_new"),
@@ -202,6 +212,11 @@ def _unpacked(kept: Mapping[str, Any]) -> Measures:
         if values.get(name) is not None:
             values[name] = tuple(values[name])
     values["sweep"] = tuple(SweepPoint(**point) for point in values.get("sweep", ()))
+    if isinstance(bridged := values.get("bridged"), Mapping):
+        figures: dict[str, Any] = {
+            name: Interval(**each) if isinstance(each, Mapping) else each for name, each in bridged.items()
+        }
+        values["bridged"] = BridgedMeasures(**figures)
     return Measures(**values)
 
 

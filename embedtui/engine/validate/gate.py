@@ -11,7 +11,18 @@ from embedtui.config import GateSettings
 from embedtui.engine.validate.evaluation import record, with_verdicts
 from embedtui.engine.validate.run import Connect
 from embedtui.formatting import counted, percent
-from embedtui.model import Check, Comparison, IndexMethod, Interval, Measures, Migration, Remedy, Side, VerifyReport
+from embedtui.model import (
+    BridgedMeasures,
+    Check,
+    Comparison,
+    IndexMethod,
+    Interval,
+    Measures,
+    Migration,
+    Remedy,
+    Side,
+    VerifyReport,
+)
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import filters, missing, used_by_search
 from embedtui.postgres.indexes.existing import approximate_index
@@ -201,12 +212,15 @@ def _index(conn: Connection, migration: Migration) -> Check:
 
 def _enough(figures: Measures, thresholds: GateSettings) -> Check:
     detail = f"{counted(figures.queries, 'query', 'queries')} compared, {figures.judged:,} of them judged."
-    if figures.queries < thresholds.min_queries:
+    only = figures.bridged.only if figures.bridged is not None else 0
+    if only:
+        detail += f" {counted(only, 'more is', 'more are')} beside the bridge alone."
+    if figures.queries + only < thresholds.min_queries:
         return Check("queries", "inconclusive", detail, f"Compare at least {thresholds.min_queries}.")
     return Check("queries", "pass", detail)
 
 
-def quality(figures: Measures, margin: float = DEFAULTS.ndcg_margin) -> Quality:
+def quality(figures: Measures | BridgedMeasures, margin: float = DEFAULTS.ndcg_margin) -> Quality:
     """What the judgments say: by the paired interval of the nDCG@10 difference, against ``margin``.
 
     Better: the whole interval is above 0. Not worse: it is above -margin (non-inferiority). Worse: it is below 0 and
@@ -226,6 +240,8 @@ def quality(figures: Measures, margin: float = DEFAULTS.ndcg_margin) -> Quality:
 
 def _quality(figures: Measures, thresholds: GateSettings) -> Check:
     found = quality(figures, thresholds.ndcg_margin)
+    if figures.judged < MIN_JUDGED and figures.bridged is not None and figures.bridged.judged >= MIN_JUDGED:
+        return _beside_the_bridge(figures, figures.bridged, thresholds)
     if found is Quality.UNJUDGED:
         return _unjudged(figures, thresholds)
     assert figures.ndcg_difference is not None
@@ -253,6 +269,28 @@ def _quality(figures: Measures, thresholds: GateSettings) -> Check:
         f"Different; whether worse by more than {thresholds.ndcg_margin:g} cannot be told: {detail}",
         "Judge more queries.",
     )
+
+
+def _beside_the_bridge(figures: Measures, bridged: BridgedMeasures, thresholds: GateSettings) -> Check:
+    """The new side beside what serves, which is not the old model: never more than a warning speaks for it."""
+    found = quality(bridged, thresholds.ndcg_margin)
+    assert bridged.ndcg_difference is not None, "there are judged queries"
+    said = {
+        Quality.BETTER: ("warn", "The new model is better than the bridge"),
+        Quality.NOT_WORSE: ("warn", "Not worse than the bridge"),
+        Quality.WORSE: ("fail", "The new model is worse than even the bridge"),
+        Quality.UNCERTAIN: ("inconclusive", "Whether worse than the bridge cannot be told"),
+    }
+    result, words = said[found]
+    queries = counted(bridged.judged, "judged query", "judged queries")
+    detail = (
+        f"{words} (version {bridged.version}), and the old model cannot be asked: nDCG@10 bridged"
+        f" {_mean(bridged.ndcg)} → {_mean(bridged.ndcg_new)} ({_signed(bridged.ndcg_difference)},"
+        f" p = {bridged.p_value:.4f}, {queries}). Mean overlap with the old model, by rows and its log:"
+        f" {figures.overlap.mean:.2f}."
+    )
+    hint = "Check the model, its prefixes, its order." if result == "fail" else "Judge more queries."
+    return Check("quality", result, detail, "" if result == "warn" else hint)
 
 
 def _unjudged(figures: Measures, thresholds: GateSettings) -> Check:

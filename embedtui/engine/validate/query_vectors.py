@@ -39,14 +39,35 @@ def asked_queries(
     return real or kept or _rows_as_queries(conn, migration)
 
 
+def made_vectors(
+    conn: Connection, run: Run, side: Side, embedder: Embedder, real: Sequence[StoredQuery]
+) -> tuple[dict[int, Vector], list[str]]:
+    """A side's vectors of queries: those kept, and the others embedded now and kept; and what a model refuses.
+
+    Raises:
+        ProviderError: the model does not answer.
+        Interrupted: the run was stopped.
+    """
+    model = run.migration.old_model if side is Side.OLD else run.migration.new_model
+    known = load_vectors(conn, model.id, [query.id for query in real])
+    missing = [query for query in real if query.id not in known]
+    found, refused = _embed(conn, run, side, model, embedder, missing) if missing else ({}, [])
+    return known | found, refused
+
+
 def _rows_as_queries(conn: Connection, migration: Migration) -> tuple[StoredQuery, ...]:
     return load_queries(conn, migration, store(conn, migration, from_rows(conn, migration, ROWS), "rows"))
 
 
 def with_vectors(
-    conn: Connection, run: Run, asked: Sequence[StoredQuery], embedders: Mapping[Side, Embedder | None]
+    conn: Connection,
+    run: Run,
+    asked: Sequence[StoredQuery],
+    embedders: Mapping[Side, Embedder | None],
+    *,
+    bridged: bool = False,
 ) -> tuple[Queries, list[str]]:
-    """Queries with their vectors on both sides, and what could not be had.
+    """Queries with their vectors on both sides, and what could not be had; ``bridged``: what else searches the old one.
 
     Raises:
         ProviderError: the new model does not answer.
@@ -78,7 +99,7 @@ def with_vectors(
         if missing:
             unknown.append(
                 f"How {len(missing):,} of {count_queries(real)} fared under {model.name}: it made no vector there"
-                f" ({why}); left out."
+                f" ({why}); {'only the bridge searches for them' if bridged and side is Side.OLD else 'left out'}."
             )
     usable = _pairs(conn, migration, asked, known)
     if not usable and real:

@@ -73,10 +73,10 @@ def to_csv(comparison: Comparison) -> str:
         about = [query.query_id, _cell(query.text), f"{query.overlap:.4f}", f"{query.rbo:.4f}"]
         about += ["" if figure is None else f"{figure:.4f}" for figure in (query.ndcg_old, query.ndcg_new)]
         about += [query.verdict, _cell(query.note)]
-        for side, rows in ((Side.OLD, query.old), (Side.NEW, query.new)):
+        for side, rows in (("old", query.old), ("bridged", query.bridged), ("new", query.new)):
             for row in rows:
                 relevant = int(row.key in query.relevant) if query.relevant else ""
-                place = [side.value, row.rank, _cell(_key(row)), repr(row.distance), row.other_rank or "", relevant]
+                place = [side, row.rank, _cell(_key(row)), repr(row.distance), row.other_rank or "", relevant]
                 writer.writerow([*about, *place, int(row.missed), _cell(row.text)])
     return out.getvalue()
 
@@ -204,6 +204,12 @@ def _figures(comparison: Comparison) -> str:
             ),
             ("MRR@10", _pair(figures.mrr_old, figures.mrr_new), _ranges(figures.mrr_old, figures.mrr_new)),
         ]
+    if (bridged := figures.bridged) is not None:
+        through = f"version {bridged.version}, {counted(bridged.queries, 'query', 'queries')}"
+        if bridged.overlap_old is not None:
+            cards.append(("the bridge finds of old", f"{bridged.overlap_old.mean:.3f}", through))
+        if bridged.ndcg is not None:
+            cards.append(("nDCG@10, bridge → new", _pair(bridged.ndcg, bridged.ndcg_new), through))
     if figures.model_overlap is not None:
         cards.append(("the model changed", f"{100 * (1 - figures.model_overlap):.0f} %", "exact old against exact new"))
     if figures.index_recall is not None:
@@ -350,13 +356,20 @@ def _query(query: QueryComparison) -> str:
     return (
         f"<details {about}><summary><span class=text>{kind}{_html(_excerpt(query.text))}</span>"
         f"<span class=figure>{_html(' · '.join(told))}</span></summary>{note}<div class=sides>"
-        f"{_ranking(query, Side.OLD)}{_ranking(query, Side.NEW)}</div></details>"
+        f"{''.join(_ranking(query, side) for side in _sides(query))}</div></details>"
     )
 
 
-def _ranking(query: QueryComparison, side: Side) -> str:
-    rows = []
-    for row in query.old if side is Side.OLD else query.new:
+def _sides(query: QueryComparison) -> tuple[str, ...]:
+    """The rankings there are; where the bridge stands in for the old model, it is called so."""
+    if not query.bridged:
+        return "old", "new"
+    return ("bridged", "new") if query.old_unknown else ("old", "bridged", "new")
+
+
+def _ranking(query: QueryComparison, name: str) -> str:
+    rows, side = [], Side.NEW if name == "new" else Side.OLD
+    for row in {"old": query.old, "bridged": query.bridged, "new": query.new}[name]:
         judged = row.key in query.relevant
         glyph, word, style = _move(row, side)
         tags = "<span class=tag>judged relevant</span> " if judged else ""
@@ -367,9 +380,9 @@ def _ranking(query: QueryComparison, side: Side) -> str:
             f"{tags}{_html(_excerpt(row.text))}"
             f" <span class=key>{_html(_key(row))} · {row.distance:.4f}</span></span></li>"
         )
-    name = {Side.OLD: "Old", Side.NEW: "New"}[side]
+    title = {"old": "Old", "bridged": "Through the bridge", "new": "New"}[name]
     listed = "".join(rows) or "<li><span></span><span></span><span class=soft>no results</span></li>"
-    return f"<div><h3 class={side.value}>{name}</h3><ol>{listed}</ol></div>"
+    return f"<div><h3 class={side.value}>{title}</h3><ol>{listed}</ol></div>"
 
 
 def _move(row: RankedRow, side: Side) -> tuple[str, str, str]:

@@ -98,6 +98,17 @@ def search_all(conn: Connection, run: Run, asked: Queries, *, both: bool) -> Sea
     return Searched(exact, served, taken, indexes, sweep, tuple(unknown), unserved)
 
 
+def search_bridged(conn: Connection, run: Run, asked: Queries, *, both: bool) -> Rankings:
+    """Both sides' rankings of queries whose vectors of the old side are mapped ones: exact, else as served.
+
+    Raises:
+        Interrupted: the run was stopped.
+    """
+    run = run.prepared(conn)
+    exact = _exact_rankings(conn, run, asked, [])
+    return exact if len(exact) == len(asked) else _served_rankings(conn, run, asked, both=both, all_exact=False)[0]
+
+
 def _unserved(conn: Connection, run: Run, side: Side) -> str | None:
     """Why no search of this comparison can go by the side's index, where it has one."""
     migration = run.migration

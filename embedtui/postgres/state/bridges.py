@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from embedtui.arrays import np
 from embedtui.errors import Refused
 from embedtui.model import Migration
-from embedtui.model.bridge import BridgeStatus, LinearMap
+from embedtui.model.bridge import BridgeFit, BridgeStatus, LinearMap, from_data
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.sampling import Drawn
 from embedtui.postgres.state.route import CHANNEL
@@ -30,26 +30,42 @@ WHERE bridge OPERATOR(pg_catalog.=) %s ORDER BY position, first
 """
 
 
-def store_bridge(conn: Connection, migration: Migration, found: LinearMap, status: BridgeStatus) -> int:
-    """Store a map as a new version, and drop the matrices of old ones; its id. Part of the caller's transaction."""
+def store_figures(conn: Connection, migration: Migration, status: BridgeStatus) -> int:
+    """Keep what was found of a map without the map; its id."""
     row = conn.execute(
         "INSERT INTO embedtui.bridge (migration, figures) VALUES (%s, %s) RETURNING id",
         [migration.id, Jsonb(asdict(status))],
     ).fetchone()
     assert row is not None
+    return int(row[0])
+
+
+def newest_fit(conn: Connection, migration_id: int) -> BridgeFit | None:
+    """The map fitted last, kept or not; None where none was."""
+    row = conn.execute(
+        "SELECT id, at, figures FROM embedtui.bridge WHERE migration = %s ORDER BY id DESC LIMIT 1",
+        [migration_id],
+    ).fetchone()
+    return None if row is None else BridgeFit(row[0], row[1], from_data(row[2]))
+
+
+def store_bridge(conn: Connection, migration: Migration, found: LinearMap, status: BridgeStatus) -> int:
+    """Store a map as a new version, and drop the matrices of old ones; its id. Part of the caller's transaction."""
+    number = store_figures(conn, migration, status)
     copy = sql.SQL("COPY embedtui.bridge_row (bridge, position, first, shift, weights) FROM STDIN")
     with conn.cursor().copy(copy) as rows:
         for position, (weights, shift) in enumerate(zip(found.matrix, found.offset, strict=True), 1):
             for first in range(0, len(weights), PART):
                 part = weights[first : first + PART]
                 text = f"[{','.join(map(repr, part.tolist()))}]"
-                rows.write_row((row[0], position, first + 1, 0.0 if first else float(shift), text))
+                rows.write_row((number, position, first + 1, 0.0 if first else float(shift), text))
     conn.execute(
         "DELETE FROM embedtui.bridge_row WHERE bridge IN (SELECT id FROM embedtui.bridge b WHERE migration = %(m)s"
-        " AND NOT EXISTS (SELECT FROM embedtui.route r WHERE r.bridge = b.id) ORDER BY id DESC OFFSET %(kept)s)",
+        " AND NOT EXISTS (SELECT FROM embedtui.route r WHERE r.bridge = b.id)"
+        " AND EXISTS (SELECT FROM embedtui.bridge_row w WHERE w.bridge = b.id) ORDER BY id DESC OFFSET %(kept)s)",
         {"m": migration.id, "kept": KEPT},
     )
-    return int(row[0])
+    return number
 
 
 def store_sample(conn: Connection, migration: Migration, drawn: Sequence[Drawn], first: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from embedtui.model import Phase
 from embedtui.tui.actions.base import READONLY, Action
+from embedtui.tui.actions.bridging import Bridging
 from embedtui.tui.actions.ending import Abort, Cleanup
 from embedtui.tui.actions.migration import BuildIndex, Compare, HoldIndex, Pause, Reload, Run, Verify
 from embedtui.tui.actions.pace import Faster, Limits, Slower
@@ -25,6 +26,7 @@ ACTIONS: dict[str, Action] = {
         Cutover(),
         CancelCutover(),
         Rollback(),
+        Bridging(),
         Verify(),
         Cleanup(),
         Abort(),
@@ -66,6 +68,8 @@ def next_action(view: View) -> tuple[str, str]:
     if view.index_held and view.phase is Phase.INDEX:
         return "index", "An operator holds the index back: i builds it now, I lets the workers build it."
     if name == "run" and view.running:
+        return "", ""
+    if name == "bridge" and "bridge" in view.busy:
         return "", ""
     if name == "cutover" and snapshot.route.canary:
         return name, f"{snapshot.route.canary} % of reads use the new side: watch them, then move the rest."

@@ -36,6 +36,9 @@ class Action:
     offline: ClassVar[bool] = False
     """Whether it is possible, too, while the database is out of reach."""
 
+    watches: ClassVar[bool] = False
+    """Whether it shows how far it is, where it is under way already."""
+
     command: ClassVar[Command | None] = None
     """What it asks of the migration: :mod:`embedtui.model.lifecycle` says what the state allows of that."""
     remedies: ClassVar[tuple[Remedy, ...]] = ()
@@ -68,7 +71,7 @@ class Action:
             return "Not connected to the database yet."
         if not view.link.up and not self.offline:
             return "The database is out of reach; the action would fail."
-        if self.name in view.busy:
+        if self.name in view.busy and not self.watches:
             return f"{self.label} is under way already."
         return self._unmet(view, view.snapshot)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from textual.content import Content, Span
 
 from embedtui import formatting
-from embedtui.model import Comparison, QueryComparison, RankedRow, Side
-from embedtui.tui import draw, figures, safe, theme
+from embedtui.model import Comparison, QueryComparison, RankedRow
+from embedtui.tui import draw, figures, safe
 from embedtui.tui.blind import Blind
 from embedtui.tui.messages import TaskAdvanced
 from embedtui.tui.panels.measures import judgment
 from embedtui.tui.view import View
-from embedtui.tui.widgets.rankings import score
+from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES, score
 
 VERDICTS = {
     "new": ("◆", "new better", "$new"),
@@ -23,6 +23,8 @@ VERDICTS = {
     "bad": ("✗", "both bad", "$error"),
 }
 
+ROOMY = 120
+"""Cells from which a summary has room for the bridge."""
 LOW_SHARE = 0.3
 """An overlap below this is marked: worth a look, not bad."""
 PARTIAL_SHARE = 0.01
@@ -90,7 +92,8 @@ def query_line(query: QueryComparison, k: int, width: int, blind: Blind) -> Cont
         (f" {word}" if width >= 76 else "", verdict_style),
     )
     shared = (f"{round(query.overlap * k):>2}/{k} ", f"bold {style}")
-    left = draw.line(shared, draw.bar(query.overlap, 5, style), " ", safe.line(query.text, 2 * width))
+    alone = (f" {GLYPHS[BRIDGED]}", STYLES[BRIDGED]) if query.bridged and query.old_unknown else ""
+    left = draw.line(shared, draw.bar(query.overlap, 5, style), alone, " ", safe.line(query.text, 2 * width))
     return draw.row(left, right, width)
 
 
@@ -104,9 +107,15 @@ def progress_line(advance: TaskAdvanced | None, width: int) -> Content:
 
 def asked_line(query: QueryComparison) -> Content:
     """The summary of a query of the operator's own."""
-    shared = figures.UNKNOWN if query.old_unknown else figures.percent(query.overlap)
+    alone = bool(query.bridged and query.old_unknown)
+    shared = figures.UNKNOWN if query.old_unknown and not alone else figures.percent(query.overlap)
+    of = f" of the bridge {GLYPHS[BRIDGED]} and new" if alone else ""
     return draw.line(
-        ("own query", "bold $primary"), ("  overlap ", "$muted"), shared, ("   Esc shows all again", "$muted")
+        ("own query", "bold $primary"),
+        ("  overlap ", "$muted"),
+        shared,
+        (of, "$muted"),
+        ("   Esc shows all again", "$muted"),
     )
 
 
@@ -152,6 +161,9 @@ def summary_line(comparison: Comparison, width: int) -> Content:
         (" low", "$muted"),
         (f"  {formatting.counted(m.queries, 'query', 'queries')}  ", "$muted"),
     ]
+    if m.bridged is not None and m.bridged.overlap_old is not None and width >= ROOMY:
+        found = figures.percent(m.bridged.overlap_old.mean)
+        parts += [(f"{GLYPHS[BRIDGED]} bridged ", STYLES[BRIDGED]), (f"finds {found} of old  ", "")]
     seen = comparison.seen
     if comparison.partial and (seen is None or seen.one_sided > seen.rows * PARTIAL_SHARE):
         parts.append(("! partial", "$warning"))
@@ -171,11 +183,14 @@ def headline(query: QueryComparison, blind: Blind) -> Content:
 def whereabouts(row: RankedRow, query: QueryComparison) -> Content:
     """A document's key, with rank and distance on each side."""
     parts: list[draw.Part] = [f"Document {safe.line(', '.join(row.key), 40)}"]
-    for side, rows in ((Side.OLD, query.old), (Side.NEW, query.new)):
+    sides = {"old": query.old, **({BRIDGED: query.bridged} if query.bridged else {}), "new": query.new}
+    for side, rows in sides.items():
         found = next((each for each in rows if each.key == row.key), None)
         where = f"{found.rank} at {score(found.distance, 5)}" if found is not None else "not there"
+        if query.bridged:  # three of them have no room for more
+            where = str(found.rank) if found is not None else figures.UNKNOWN
         missed = ", missed by the index" if found is not None and found.missed else ""
-        parts.append((f"  {theme.SIDE_GLYPH[side]} {where}{missed}", theme.SIDE_STYLE[side]))
+        parts.append((f"  {GLYPHS[side]} {where}{missed}", STYLES[side]))
     return draw.line(*parts)
 
 
@@ -194,7 +209,9 @@ def marked(text: str, query: str) -> Content:
 def as_text(query: QueryComparison) -> str:
     """Both rankings of a query as plain text."""
     out = [f"Query: {safe.line(query.text)}", f"Overlap: {query.overlap:.0%}", ""]
-    for side, rows in (("old", query.old), ("new", query.new)):
+    for side, rows in (("old", query.old), (BRIDGED, query.bridged), ("new", query.new)):
+        if not rows and (side == BRIDGED or query.bridged):
+            continue
         out.append(side)
         out += [f"{row.rank:>3}  {row.distance:.4f}  {', '.join(row.key)}  {safe.line(row.text, 160)}" for row in rows]
         out.append("")

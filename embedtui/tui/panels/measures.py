@@ -7,8 +7,9 @@ import re
 
 from textual.content import Content
 
-from embedtui.model import Comparison
+from embedtui.model import BridgedMeasures, Comparison
 from embedtui.tui import draw, figures, safe
+from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES
 
 FIGURES = 46
 """Cells that a line of figures takes."""
@@ -63,6 +64,8 @@ def figure_lines(comparison: Comparison, width: int) -> list[Content]:
             rows += _indented(judgment(comparison), width, "bold")
     else:
         rows.append(field("quality", ("unknown: no judgments; overlap says different, not worse", "$muted")))
+    if m.bridged is not None:
+        rows += _bridged_lines(m.bridged)
     if m.recall_old is not None and m.recall_new is not None:
         rows.append(field("recall", *sides(figures.percent(m.recall_old.mean), figures.percent(m.recall_new.mean))))
     if m.mrr_old is not None and m.mrr_new is not None:
@@ -90,6 +93,26 @@ def figure_lines(comparison: Comparison, width: int) -> list[Content]:
             draw.line(("? " if not i else "  ", "$warning"), part)
             for i, part in enumerate(draw.wrapped(safe.line(each), width - 2, "$muted"))
         ]
+    return rows
+
+
+def _bridged_lines(bridged: BridgedMeasures) -> list[Content]:
+    """The bridge's figures, which are none of the old model's."""
+
+    def field(name: str, *parts: draw.Part) -> Content:
+        return draw.field(name, *parts, width=10)
+
+    glyph, style = GLYPHS[BRIDGED], STYLES[BRIDGED]
+    rows = []
+    if bridged.overlap_old is not None:
+        of = f" of old's results, version {bridged.version}"
+        rows.append(field("bridged", (f"{glyph} {figures.percent(bridged.overlap_old.mean)}", style), (of, "$muted")))
+    if bridged.ndcg is not None and bridged.ndcg_new is not None:
+        parts: list[draw.Part] = [(f"{glyph} {bridged.ndcg.mean:.3f}", style), "  "]
+        parts += [(f"◆ {bridged.ndcg_new.mean:.3f}", "bold $new"), (f"  {bridged.judged:,} judged", "$muted")]
+        rows.append(field("nDCG@10", *parts))
+    if bridged.only:
+        rows.append(field("", (f"{glyph} {bridged.only:,} have no vector of the old model", "$muted")))
     return rows
 
 

@@ -7,9 +7,10 @@ import re
 from textual.content import Content, Span
 
 from embedtui.model import QueryComparison, RankedRow, Side
-from embedtui.tui import draw, safe, theme
+from embedtui.tui import draw, safe
 from embedtui.tui.blind import Blind
 from embedtui.tui.panels.comparison import MARKED, VERDICTS, words_of
+from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES
 
 VERDICT_KEYS = {
     "n": "new",
@@ -36,8 +37,8 @@ def question(query: QueryComparison, blind: Blind) -> Content:
 
 
 def row_at(query: QueryComparison, side: Side, rank: int) -> RankedRow | None:
-    """What ``side`` has at ``rank``; None below its last."""
-    rows = query.old if side is Side.OLD else query.new
+    """What ``side`` has at ``rank``, the bridge where it alone searched the old one; None below its last."""
+    rows = (query.old or query.bridged) if side is Side.OLD else query.new
     return rows[rank - 1] if rank <= len(rows) else None
 
 
@@ -66,14 +67,16 @@ def document(query: QueryComparison, text: str | None, other: str | None) -> Con
 def place(query: QueryComparison, side: Side, rank: int) -> Content:
     """Side, rank, key, whether it was judged relevant, and its distance with the gap to the one before."""
     row = row_at(query, side, rank)
-    head = (f"{theme.SIDE_GLYPH[side]} {rank}", f"bold {theme.SIDE_STYLE[side]}")
+    old = BRIDGED if query.bridged and not query.old else Side.OLD.value
+    name, other = (old, Side.NEW.value) if side is Side.OLD else (Side.NEW.value, old)
+    head = (f"{GLYPHS[name]} {rank}", f"bold {STYLES[name]}")
     if row is None:
         return draw.line(head, ("  nothing found", "$muted"))
     before = row_at(query, side, rank - 1) if rank > 1 else None
     gap = "" if before is None else f" +{row.distance - before.distance:.3f}"
     if before is not None and abs(row.distance - before.distance) < TIE:
         gap = f" tie with {before.rank}"
-    elsewhere = f", {side.other} {row.other_rank}" if row.other_rank is not None else f", not {side.other}"
+    elsewhere = f", {other} {row.other_rank}" if row.other_rank is not None else f", not {other}"
     return draw.line(
         head,
         ("  ★" if row.key in query.relevant else "", "$success"),
@@ -85,7 +88,7 @@ def place(query: QueryComparison, side: Side, rank: int) -> Content:
 
 def found_by_neither(query: QueryComparison, width: int) -> Content:
     """Keys judged relevant that stand in neither ranking; empty where there are none."""
-    found = {row.key for row in (*query.old, *query.new)}
+    found = {row.key for row in (*query.old, *query.bridged, *query.new)}
     missing = [", ".join(key) for key in query.relevant if key not in found]
     if not missing:
         return Content("")

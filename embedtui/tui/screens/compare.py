@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
 
-from embedtui.model import Comparison
+from embedtui.model import Comparison, Side
 from embedtui.tui import draw
 from embedtui.tui.messages import Compared, ComparisonRead, QuerySearched, TaskAdvanced
 from embedtui.tui.panels import comparison as lines
@@ -40,6 +40,7 @@ class CompareScreen(VerdictScreen):
         Binding("w", "order", "Order", show=False, tooltip="By overlap, by what got worse, or by text."),
         Binding("m", "figures", "Measures", show=False, tooltip="All measures, or the rankings again."),
         Binding("f", "read", "Read", show=False, tooltip="The whole query, and both sides' documents side by side."),
+        Binding("d", "bridged", "Bridged", show=False, tooltip="What the bridge finds, in old's place, or old again."),
         Binding("escape", "leave_filter", "Leave", show=False),
     ]
 
@@ -152,6 +153,16 @@ class CompareScreen(VerdictScreen):
     def action_figures(self) -> None:
         """Show all measures instead of the rankings, for screens too small for both; or the rankings again."""
         self.toggle_class("-figures")
+
+    def action_bridged(self) -> None:
+        """Show the bridge's ranking in the place of the old one, or the old one again."""
+        if not any(query.bridged for query in self.shown):
+            self.dashboard.say("No query was searched through a bridge.", title="Bridged", severity="warning")
+        elif len(self.query_one(Rankings).columns) > len(Side):
+            self.dashboard.say("Old, bridged and new are shown side by side.", title="Bridged")
+        else:
+            self.remove_class("-figures")
+            self.query_one(Rankings).turn()
 
     def action_filter(self) -> None:
         """Open the filter over the list."""

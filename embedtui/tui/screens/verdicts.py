@@ -78,6 +78,9 @@ class VerdictScreen(ExchangeScreen):
             return "An own query is not kept; verdicts are for the kept ones."
         if not self.shown:
             return "No query is compared yet: press c."
+        chosen = self.chosen_query
+        if action == "verdict" and chosen is not None and chosen.bridged and chosen.old_unknown:
+            return "The old model made no vector of it: beside the new side stands the bridge, which is not judged."
         if action == "note" and self._to_note is None:
             return "Give a verdict first, then its note: n, o, s or b."
         return ""

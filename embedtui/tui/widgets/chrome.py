@@ -63,6 +63,8 @@ def serving(view: View) -> Content:
         return draw.line(
             (f"◇ old {100 - route.canary} %", "$old"), (" · ", "$muted"), (f"◆ new {route.canary} %", "$new")
         )
+    if route.bridged:
+        return draw.line((f"{theme.SIDE_GLYPH[Side.OLD]} old, bridged", f"bold {theme.SIDE_STYLE[Side.OLD]}"))
     side = Side.NEW if route.active is Side.NEW or route.canary >= 100 else Side.OLD
     return draw.line((f"{theme.SIDE_GLYPH[side]} {side} serves", f"bold {theme.SIDE_STYLE[side]}"))
 

@@ -41,7 +41,7 @@ class Evidence(Vertical):
         rankings = self.query_one(Rankings)
         rankings.show_query(query, models, blind)
         rankings.border_title = headline(query, blind) if query is not None else "Top 10"
-        self._show_document(rankings.pointed[0])
+        self._show_document(rankings.pointed)
 
     @on(Rankings.Pointed)
     def pointed(self, message: Rankings.Pointed) -> None:

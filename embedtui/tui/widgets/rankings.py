@@ -1,8 +1,9 @@
-"""Two rankings side by side: what both sides found, what moved, entered and left."""
+"""Rankings side by side: what the sides found, what moved, entered and left; the bridge's between them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -27,19 +28,24 @@ def move(row: RankedRow, side: Side) -> tuple[str, str, str]:
     return ("↑", f"up {before - after}", "$success") if after < before else ("↓", f"down {after - before}", "$warning")
 
 
+BRIDGED = "bridged"
+GLYPHS = {"old": theme.SIDE_GLYPH[Side.OLD], BRIDGED: "◈", "new": theme.SIDE_GLYPH[Side.NEW]}
+STYLES = {"old": theme.SIDE_STYLE[Side.OLD], BRIDGED: "$warning", "new": theme.SIDE_STYLE[Side.NEW]}
+WIDE = 84
+"""Cells that three rankings take; on fewer the bridge's and the old one's take turns."""
 _SHORT = {"entered": "in", "left": "out"}
 _BETWEEN = (" │ ", "$faint")
 
 
 class Rankings(Widget, can_focus=True):
-    """The rankings of one query, with a cursor over both."""
+    """The rankings of one query, with a cursor over all: old and new, and the bridge's where there is one."""
 
     ALLOW_SELECT = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "step(-1)", "Up", show=False),
         Binding("down,j", "step(1)", "Down", show=False),
-        Binding("left,h", "side('left')", "Left side", show=False),
-        Binding("right", "side('right')", "Right side", show=False),
+        Binding("left,h", "across(-1)", "Side to the left", show=False),
+        Binding("right", "across(1)", "Side to the right", show=False),
     ]
 
     @dataclass
@@ -47,7 +53,6 @@ class Rankings(Widget, can_focus=True):
         """The cursor is on another document."""
 
         row: RankedRow | None
-        side: Side
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         """Show no query yet."""
@@ -55,24 +60,41 @@ class Rankings(Widget, can_focus=True):
         self._query: QueryComparison | None = None
         self._models = ("", "")
         self._blind = Blind()
-        self._side = Side.NEW
+        self._column = "new"
         self._at = 0
+        self.through = False
+        """Whether the bridge's ranking stands where the old one does, where there is no room for both."""
 
     @property
-    def pointed(self) -> tuple[RankedRow | None, Side]:
-        """The row under the cursor, and its side."""
-        rows = self._rows(self._side)
-        return (rows[self._at] if self._at < len(rows) else None), self._side
+    def pointed(self) -> RankedRow | None:
+        """The row under the cursor."""
+        rows = self._rows(self._column)
+        return rows[self._at] if self._at < len(rows) else None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The rankings that are shown, from the left."""
+        query = self._query
+        if query is not None and self._blind.on:  # two of them, in an order that tells nothing
+            old = BRIDGED if query.bridged and query.old_unknown else "old"
+            return tuple("new" if side is Side.NEW else old for side in self._blind.sides(query))
+        if query is None or not query.bridged:
+            return "old", "new"
+        if query.old_unknown:
+            return BRIDGED, "new"
+        if self.content_size.width >= WIDE:
+            return "old", BRIDGED, "new"
+        return (BRIDGED if self.through else "old"), "new"
+
+    def turn(self) -> None:
+        """Show the bridge's ranking instead of the old one, or the old one again."""
+        self.through = not self.through
+        self._stay()
 
     @property
     def rank(self) -> int:
         """The rank under the cursor, from 1."""
         return self._at + 1
-
-    @property
-    def _sides(self) -> tuple[Side, Side]:
-        """From left to right."""
-        return self._blind.sides(self._query) if self._query is not None else (Side.OLD, Side.NEW)
 
     def show_query(self, query: QueryComparison | None, models: tuple[str, str], blind: Blind) -> None:
         """Show the rankings of ``query``; ``models`` are the names of old and new model."""
@@ -80,37 +102,50 @@ class Rankings(Widget, can_focus=True):
         if query is not None and self._query is not None and query.query_id != self._query.query_id:
             self._at = 0
         self._query, self._models = query, models
+        if self._column not in self.columns:
+            self._column = "new"
         self.refresh()
 
-    def _rows(self, side: Side) -> tuple[RankedRow, ...]:
+    def _rows(self, column: str) -> tuple[RankedRow, ...]:
         if self._query is None:
             return ()
-        return self._query.new if side is Side.NEW else self._query.old
+        rows = {"old": self._query.old, BRIDGED: self._query.bridged, "new": self._query.new}[column]
+        if column != "new" or "old" in self.columns:
+            return rows
+        ranks = {row.key: row.rank for row in self._query.bridged}
+        return tuple(replace(row, other_rank=ranks.get(row.key)) for row in rows)
+
+    def _stay(self) -> None:
+        """The cursor on a ranking that is shown, and on a row of it."""
+        if self._column not in self.columns:
+            self._column = self.columns[0]
+        self._at = max(0, min(self._at, len(self._rows(self._column)) - 1))
+        self.refresh()
+        self._tell()
 
     def _tell(self) -> None:
-        row, side = self.pointed
-        self.post_message(self.Pointed(row, side))
+        self.post_message(self.Pointed(self.pointed))
 
     def action_step(self, step: int) -> None:
         """Move the cursor on its side."""
-        at = max(0, min(self._at + step, len(self._rows(self._side)) - 1))
+        at = max(0, min(self._at + step, len(self._rows(self._column)) - 1))
         if at != self._at:
             self._at = at
             self.refresh()
             self._tell()
 
-    def action_side(self, side: str) -> None:
-        """Move the cursor to the other side, onto the same document where it is there."""
-        wanted = self._sides[side == "right"]
-        if wanted is self._side:
+    def action_across(self, step: int) -> None:
+        """Move the cursor to the next ranking, onto the same document where it is there."""
+        columns = self.columns
+        place = columns.index(self._column) + step if self._column in columns else 0
+        if not 0 <= place < len(columns):
             return
-        row, _ = self.pointed
-        self._side = wanted
-        if row is not None and row.other_rank is not None:
-            self._at = row.other_rank - 1
-        self._at = max(0, min(self._at, len(self._rows(wanted)) - 1))
-        self.refresh()
-        self._tell()
+        row = self.pointed
+        self._column = columns[place]
+        if row is not None:
+            same = (at for at, each in enumerate(self._rows(self._column)) if each.key == row.key)
+            self._at = next(same, self._at)
+        self._stay()
 
     def on_focus(self) -> None:
         """The cursor looks different then."""
@@ -123,46 +158,47 @@ class Rankings(Widget, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         """Move the cursor."""
         offset = event.get_content_offset_capture(self)
-        self._side = self._sides[offset.x >= self.content_size.width // 2]
+        columns = self.columns
+        self._column = columns[min(len(columns) - 1, offset.x * len(columns) // max(1, self.content_size.width))]
         at = offset.y - 1
-        if 0 <= at < len(self._rows(self._side)):
+        if 0 <= at < len(self._rows(self._column)):
             self._at = at
-        self.refresh()
-        self._tell()
+        self._stay()
 
     def render(self) -> Content:
-        """Both rankings, as much as fits around the cursor."""
+        """The rankings, as much as fits around the cursor."""
         width, height = self.content_size
         if self._query is None:
             return Content("")
-        half = (width - 3) // 2
-        heads = [
-            draw.line(
-                (f"{theme.SIDE_GLYPH[side]} {side}", f"bold {theme.SIDE_STYLE[side]}"),
-                (f"  {safe.line(name)}", "$muted"),
+        columns = self.columns
+        cells = (width - 3 * (len(columns) - 1)) // len(columns)
+        # through the bridge a question is embedded with the new model
+        models = {"old": self._models[0], BRIDGED: self._models[1], "new": self._models[1]}
+        heads = []
+        for name in columns:
+            head = draw.line(
+                (f"{GLYPHS[name]} {name}", f"bold {STYLES[name]}"), (f"  {safe.line(models[name])}", "$muted")
             )
-            for side, name in zip((Side.OLD, Side.NEW), self._models, strict=True)
-        ]
-        if self._blind.on:
-            heads = [draw.line((word, "bold")) for word in ("left", "right")]
-        old, new = (draw.cut(head, half) for head in heads)
-        rows = [draw.line(old.pad_right(half - old.cell_length), _BETWEEN, new)]
-        depth = max(len(self._query.old), len(self._query.new), 1)
+            if self._blind.on:
+                head = draw.line(("left" if name == columns[0] else "right", "bold"))
+            head = draw.cut(head, cells)
+            heads.append(head if name == columns[-1] else head.pad_right(cells - head.cell_length))
+        rows = [_beside(heads)]
+        depth = max(1, *(len(self._rows(name)) for name in columns))
         room = max(1, height - 1)
         first = max(0, min(self._at - room + 1, depth - room)) if depth > room else 0
-        for index in range(first, min(depth, first + room)):
-            left_row, right_row = (self._row(side, index, half) for side in self._sides)
-            rows.append(draw.line(*left_row, _BETWEEN, *right_row))
+        shown = range(first, min(depth, first + room))
+        rows += [_beside([draw.line(*self._row(name, index, cells)) for name in columns]) for index in shown]
         return draw.lines(rows, height)
 
-    def _row(self, side: Side, index: int, width: int) -> list[draw.Part]:
+    def _row(self, column: str, index: int, width: int) -> list[draw.Part]:
         """A result on exactly ``width`` cells."""
-        rows = self._rows(side)
+        rows = self._rows(column)
         if self._query is None or index >= len(rows):
-            unknown = safe.line(self._query.old_unknown) if self._query is not None and side is Side.OLD else ""
+            unknown = safe.line(self._query.old_unknown) if self._query is not None and column == "old" else ""
             return [(draw.fit("" if index else unknown or "nothing found", width), "$muted")]
         row, roomy = rows[index], width >= 44
-        glyph, word, style = move(row, side)
+        glyph, word, style = move(row, Side.NEW if column == "new" else Side.OLD)
         judged = row.key in self._query.relevant
         if not roomy:
             word = _SHORT.get(word, word.replace("down", "dn"))
@@ -174,15 +210,20 @@ class Rankings(Widget, can_focus=True):
         if width >= 32 and not self._blind.on:
             parts.append((draw.fit(score(row.distance, 5 if roomy else 4), 6 if roomy else 5), "$muted"))
         left = width - sum(cell_len(text) for text, _ in parts)
-        text = "(deleted)" if row.deleted else safe.line(row.text, 2 * width) or "(empty)"
         # Twice as many characters as cells leave room for those that take none.
+        text = "(deleted)" if row.deleted else safe.line(row.text, 2 * width) or "(empty)"
         parts.append((draw.fit(text, left), "bold" if judged else ""))
-        pointed, at = self.pointed
+        pointed = self.pointed
         if pointed is None or pointed.key != row.key:
             return [*parts]
-        here = side is at
+        here = column == self._column
         lit = "$block-cursor-background" if self.has_focus and here else "$block-cursor-blurred-background"
         return [(text, f"{'bold ' if here else ''}{style} on {lit}") for text, style in parts]
+
+
+def _beside(parts: Sequence[Content]) -> Content:
+    """Parts of a line with a rule between them."""
+    return draw.line(*[each for part in parts for each in (_BETWEEN, part)][1:])
 
 
 def score(distance: float, cells: int) -> str:

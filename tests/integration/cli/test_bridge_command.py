@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer
-from tests.integration.engine.test_bridge import NEW_MODEL, make_table, text_of
+from tests.integration.engine.test_bridge import NEW_MODEL, OLD_MODEL, make_table, text_of
 from tests.kits.cli_kit import InProcess
 from tests.kits.support import NEW, OLD, vector_literal
 
@@ -64,7 +64,8 @@ def test_the_worst_day_in_three_commands(database: str, shell: InProcess) -> Non
     assert "Bridged" not in shell("status").out
 
 
-def test_what_stands_against_it_is_one_line(database: str, shell: InProcess) -> None:
+def test_what_stands_against_it_is_one_line(database: str, api: LoopbackServer, shell: InProcess) -> None:
     make_table(database, 150)
+    api.models[OLD] = OLD_MODEL
     alive = shell("bridge", "--table", "documents", "--old-model", OLD, "--rows", "100")
     alive.refused(6, "not said to be retired", "--old-retired", "--override old_model=")

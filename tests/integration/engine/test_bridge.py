@@ -21,7 +21,9 @@ from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
 from embedtui.engine.bridge import act
 from embedtui.errors import EmbedtuiError, Interrupted, Refused
-from embedtui.model import Phase, Side
+from embedtui.formatting import percent
+from embedtui.model import Phase, QueryInput, Side
+from embedtui.model.bridge import BridgeQueries, in_full, in_words
 from embedtui.router import Router
 from tests.kits.bridging import model_function
 from tests.kits.support import NEW, OLD, settings_for, vector_literal, wait_for
@@ -133,7 +135,9 @@ def test_it_is_measured_without_being_served(
     engine = opened(database, settings=settings(database, dead, tmp_path))
     report = engine.bridge(rows=200, serve=False)
     assert (report.served, report.version, report.epoch, report.embedded) == (False, None, None, 200)
-    assert not engine.snapshot().route.bridged and value(database, "SELECT count(*) FROM embedtui.bridge") == 0
+    snapshot = engine.snapshot()
+    assert not snapshot.route.bridged and value(database, "SELECT count(*) FROM embedtui.bridge_row") == 0
+    assert snapshot.bridge is not None and snapshot.bridge.status == report.status, "for every screen"
 
 
 def test_a_model_that_answers_and_services_that_do_not_follow_are_no_reason_for_a_bridge(
@@ -142,13 +146,49 @@ def test_a_model_that_answers_and_services_that_do_not_follow_are_no_reason_for_
     make_table(database)
     dead.models = {NEW: NEW_MODEL, OLD: OLD_MODEL}
     engine = opened(database, settings=settings_for(database, dead, tmp_path))
-    with pytest.raises(Refused, match="not said to be retired") as refused:
+    with pytest.raises(Refused, match="not said to be retired, and it answers") as refused:
         engine.bridge(rows=200)
     assert "--override old_model=" in refused.value.hint
     asked = [text for text in dead.texts if text.startswith("document")]
     assert value(database, "SELECT count(embedding_v2) FROM documents") == 0, f"nothing is paid: {asked}"
     assert engine.bridge(rows=200, override={"old_model": "to try it"}).served
     assert any("to try it" in entry.detail for entry in engine.audit())
+
+
+def test_a_model_that_is_not_there_any_more_needs_nobody_to_say_so(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
+) -> None:
+    make_table(database)
+    dead.models[OLD] = OLD_MODEL
+    engine = opened(database, settings=settings_for(database, dead, tmp_path))
+    engine.prepare()
+    assert engine.ask_old_model() == "" and engine.snapshot().next_act == "run"
+    del dead.models[OLD]
+    assert engine.snapshot().old_gone == "", "nobody has asked"
+    assert OLD in engine.ask_old_model()
+    snapshot = engine.snapshot()
+    assert "404" in snapshot.old_gone and snapshot.next_act == "bridge" and "404" in snapshot.next_why
+    assert engine.blockers("bridge") == ()
+    engine.bridge(rows=200)
+    assert engine.snapshot().next_act == "run", "what is bridged can wait for the rest"
+    dead.models[OLD] = OLD_MODEL
+    engine.ask_old_model()
+    assert engine.snapshot().old_gone == ""
+
+
+@pytest.mark.parametrize("fault", ["server_error", "unauthorized"])
+def test_a_model_that_cannot_be_asked_is_not_known_to_be_dead(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path, fault: str
+) -> None:
+    make_table(database)
+    engine = opened(database, settings=settings_for(database, dead, tmp_path))
+    engine.prepare()
+    assert engine.ask_old_model() != ""
+    dead.faults.add(fault, model=OLD)
+    assert engine.ask_old_model() == ""
+    assert engine.snapshot().old_gone != "", "and nothing that was known is taken back"
+    (blocker,) = engine.blockers("bridge")
+    assert blocker.name == "old_model" and "cannot be told" in blocker.message and blocker.overridable
 
 
 def other_vectors(texts: list[str]) -> np.ndarray:
@@ -164,7 +204,9 @@ def test_what_is_below_the_bound_takes_a_reason(
     with pytest.raises(Refused, match="text behind the old vectors") as refused:
         engine.bridge(rows=200)
     assert "--override bound=" in refused.value.hint
-    assert not engine.snapshot().route.bridged
+    snapshot = engine.snapshot()
+    assert not snapshot.route.bridged
+    assert snapshot.bridge is not None and snapshot.bridge.status.refused in refused.value.message
     report = engine.bridge(rows=200, override={"bound": "better than nothing"})
     assert report.served and report.embedded == 0 and report.status.refused
     assert any("bound (better than nothing)" in entry.detail for entry in engine.audit())
@@ -254,6 +296,68 @@ def test_a_pointer_that_moved_meanwhile_is_seen(
     assert not engine.snapshot().route.bridged
     monkeypatch.undo()
     assert engine.bridge().embedded == 0
+
+
+def asked(logged: bool, judged: bool) -> list[QueryInput]:
+    """Rows' own texts as queries: with the old model's vectors as a log has them, with the row as the right answer."""
+    texts = [text_of(number) for number in range(10, 50)]
+    vectors = OLD_MODEL(texts, None)
+    return [
+        QueryInput(
+            text,
+            (((text.split()[-1],), 1.0),) if judged else (),
+            vector=tuple(map(float, vector)) if logged else (),
+        )
+        for text, vector in zip(texts, vectors, strict=True)
+    ]
+
+
+def test_queries_tell_how_real_ones_fare_beside_the_old_model(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
+) -> None:
+    make_table(database)
+    engine = opened(database, settings=settings(database, dead, tmp_path))
+    found = engine.bridge(rows=300, serve=False, queries=asked(logged=True, judged=True)).status.queries
+    assert found is not None and (found.queries, found.logged, found.judged, found.judged_old) == (40, 40, 40, 40)
+    assert found.overlap is not None and 0.5 < found.overlap.mean <= 1
+    assert found.ndcg_old is not None and found.ndcg_old.mean > 0.99, "each finds itself first"
+    assert found.ndcg is not None and found.ndcg == found.ndcg_beside and found.ndcg.mean > 0.8
+    assert found.ndcg_new is None, "half of the rows have no new vector yet"
+    # the other way of looking at the same: the index's own results
+    share = engine.bridge(rows=300)
+    assert share.status.queries == found, "the queries are kept, and nothing is embedded again"
+    snapshot = engine.snapshot()
+    assert snapshot.route.bridge_found == share.status
+    said = f"finds {percent(found.overlap.mean)} of what the old model found, 40 queries"
+    assert in_words(share.status) == said
+    fitted = next(entry.detail for entry in engine.audit() if "fitted on" in entry.detail)
+    assert said in fitted and f"nDCG {found.ndcg.mean:.2f}, was {found.ndcg_old.mean:.2f}, 40 judged" in fitted
+    engine.run(threading.Event())
+    again = engine.bridge().status.queries
+    assert again is not None and again.ndcg_new is not None and again.ndcg_new.mean > 0.9
+
+
+def test_without_a_log_judgments_tell_and_without_either_nothing_is_claimed(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
+) -> None:
+    make_table(database)
+    engine = opened(database, settings=settings(database, dead, tmp_path))
+    assert engine.bridge(rows=300, serve=False).status.queries is None
+    plain = engine.bridge(rows=300, serve=False, queries=asked(logged=False, judged=False)).status
+    assert plain.queries == BridgeQueries(40)
+    judged = engine.bridge(rows=300, serve=False, queries=asked(logged=False, judged=True)).status
+    assert judged.queries is not None and judged.queries.overlap is None and judged.queries.ndcg_old is None
+    assert judged.queries.ndcg is not None and f"nDCG {judged.queries.ndcg.mean:.2f}, 40 judged" in in_full(judged)
+
+
+def test_a_figure_that_cannot_be_had_keeps_nobody_from_searching(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
+) -> None:
+    make_table(database)
+    engine = opened(database, settings=settings(database, dead, tmp_path))
+    dead.faults.add("unauthorized", containing="a question")
+    report = engine.bridge(rows=300, queries=[QueryInput("a question that is refused")])
+    assert report.served and report.status.queries is None
 
 
 # ------------------------------------------------------------------------------------------------------------- kills

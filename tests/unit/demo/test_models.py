@@ -9,8 +9,17 @@ import pytest
 
 from embedtui.demo.api import ModelFunction
 from embedtui.demo.corpus import documents
-from embedtui.demo.models import NEW_DIMENSIONS, NEW_MODEL, OLD_DIMENSIONS, OLD_MODEL, load_models
+from embedtui.demo.models import (
+    NEW_DIMENSIONS,
+    NEW_MODEL,
+    OLD_DIMENSIONS,
+    OLD_MODEL,
+    earlier_generation,
+    load_models,
+)
 from embedtui.demo.questions import QUESTIONS
+from embedtui.engine.bridge.fit import BOUND, fit
+from embedtui.model import Distance
 
 ODD_TEXTS = ["!", "   x", "zzqqxx", "日本語", "a the of", "\ud800", "word " * 5000, "…\n\n…", "é", "7"]
 
@@ -75,6 +84,27 @@ def ndcg_at_10(model: ModelFunction, corpus: list[tuple[str, str]]) -> float:
         top = np.argsort(-row, kind="stable")[:10]
         found.append(gains[np.isin(top, right)].sum() / gains[: len(right)].sum())
     return float(np.mean(found))
+
+
+def test_the_earlier_model_can_be_bridged_and_is_worth_it(
+    models: dict[str, ModelFunction], corpus: list[tuple[str, str]]
+) -> None:
+    """A map fitted on rows of the table finds most of what it found, well above the bound; a shuffled one nothing."""
+    texts = [text for _, text in corpus]
+    model = earlier_generation(lambda: texts)
+    old, new = model(texts, None), models[NEW_MODEL](texts, None)
+    drawn = np.random.default_rng(0).permutation(len(texts))
+    found = fit(new[drawn[:1500]], old[drawn[:1500]], Distance.COSINE, others=old[drawn[1500:2500]])
+    figures = found.status.figures
+    assert found.status.refused == "" and figures.recall_10.low > 0.9 > BOUND
+    assert figures.overlap_10.mean > 0.7
+    questions = [question.text for question in QUESTIONS]
+    native = np.argsort(-(model(questions, None) @ old.T))[:, :10]
+    bridged = np.argsort(-(found.map(models[NEW_MODEL](questions, None)) @ old.T))[:, :10]
+    shared = [len(set(one) & set(other)) / 10 for one, other in zip(native.tolist(), bridged.tolist(), strict=True)]
+    assert np.mean(shared) > 0.5
+    earlier, plain = ndcg_at_10(model, corpus), ndcg_at_10(models[OLD_MODEL], corpus)
+    assert plain < earlier < ndcg_at_10(models[NEW_MODEL], corpus)
 
 
 def test_new_model_is_clearly_better(models: dict[str, ModelFunction], corpus: list[tuple[str, str]]) -> None:

@@ -25,6 +25,7 @@ from embedtui.model import (
     Side,
     Snapshot,
     SyncStatus,
+    WorkerStatus,
 )
 from embedtui.model.lifecycle import as_stored, next_action, refusal, unneeded
 from tests.kits.samples import sample_migration
@@ -143,9 +144,33 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             canary,
             pending=draw(st.sampled_from(["", "100 % when the queue is empty"])),
             ending=draw(st.sampled_from([None, "cleanup", "abort"])),
+            bridging=draw(st.booleans()),
         ),
+        old_gone=draw(st.sampled_from(["", "text-embedding-004 is retired"])),
         evaluation=draw(evaluations),
     )
+
+
+DEAD = replace(at(Phase.BACKFILL), old_gone="old is retired")
+ON_IT = WorkerStatus(1, "here", 7, "bridge: fitting", NOW, 0.1, True)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "act"),
+    [
+        (DEAD, "bridge"),
+        (replace(DEAD, condition=Condition.RUNNING), "bridge"),
+        (replace(DEAD, old_gone=""), "run"),
+        (replace(DEAD, workers=(ON_IT,)), "wait"),
+        (replace(DEAD, workers=(replace(ON_IT, alive=False),)), "bridge"),
+        (replace(DEAD, route=RouteStatus(bridging=True, bridge=1)), "run"),
+        (replace(DEAD, route=ON_NEW), "run"),
+        (replace(at(Phase.VALIDATE), old_gone="old is retired"), "compare"),
+        (replace(DEAD, condition=Condition.PAUSED), "resume"),
+    ],
+)
+def test_a_dead_old_model_is_bridged_until_the_new_side_is_whole(snapshot: Snapshot, act: str) -> None:
+    assert next_action(snapshot)[0] == act
 
 
 @given(snapshots() | st.just(Snapshot(NOW)))
