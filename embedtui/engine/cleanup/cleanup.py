@@ -103,7 +103,10 @@ def cleanup(
 def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed: Overrides, epoch: int | None) -> None:
     facts = inspect_oid(conn, migration.table_oid)
     names = {token.partition(":")[0] for token in passed}
-    queued = [int(token.partition(":")[2]) for token in passed if token.startswith("queue:")]
+    queued, uncovered = (
+        [int(token.partition(":")[2]) for token in passed if token.startswith(f"{name}:")]
+        for name in ("queue", "coverage")
+    )
     record = {
         "rename": choice.rename,
         "fold": choice.fold,
@@ -112,6 +115,7 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
         "archive": choice.archive_record,
         "not_null": restores_not_null(migration, choice, facts) and "not_null" not in names,
         "queued": sum(queued),
+        "uncovered": sum(uncovered),
         "faulty": count_faulty(conn, migration.id),
     }
     what = (
