@@ -26,6 +26,7 @@ from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.sides.sampling import Drawn, draw, old_vectors, spread
 from embedtui.postgres.state.bridges import read_sample, store_sample
 from embedtui.postgres.state.shards import Shard, plan_shards, shards_of
+from embedtui.postgres.state.stale import marks_among
 
 T = TypeVar("T")
 
@@ -179,6 +180,8 @@ class Sampler:
         new = np.empty((len(keys), migration.new_model.dimensions), np.float32)
         old = np.empty((len(keys), migration.old_model.dimensions), np.float32)
         count = 0
+        marked = marks_among(conn, migration.id, [*keys, *beside])
+        keys, beside = ([key for key in each if key not in marked] for each in (keys, beside))
         for first in range(0, len(keys), _CHUNK):
             for pair in row_vectors(conn, migration, keys[first : first + _CHUNK]).values():
                 new[count], old[count] = pair[Side.NEW], pair[Side.OLD]

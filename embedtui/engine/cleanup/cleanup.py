@@ -31,7 +31,8 @@ from embedtui.engine.cleanup.steps import (
 )
 from embedtui.engine.overrides import Overrides, audited, pass_blockers
 from embedtui.errors import Interrupted, LockTimeout, NotClean, Refused, Remedy
-from embedtui.model import Migration, Phase
+from embedtui.model import Migration, Phase, RollbackStatus
+from embedtui.model.lifecycle import QUEUE_COUNTED
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import cancelled_by, run_ddl
@@ -41,6 +42,7 @@ from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import QUEUE_FULL, Ending, begin_cleanup, begin_record, read_ending
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.route import route_epoch
+from embedtui.postgres.state.stale import count_marked
 
 DRAIN_PATIENCE = 60.0
 """Seconds in which the workers may bring the queue to zero, before the cleanup is refused."""
@@ -125,7 +127,9 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
         else "the new name"
     )
     detail = f"begun: {what}" + (f", archive to {choice.archive}" if choice.archive is not None else "")
-    detail += audited(passed)
+    marked = count_marked(conn, migration.id, QUEUE_COUNTED)
+    left = RollbackStatus(None, marked.stale, "", marked.bridged, marked.missing).found
+    detail += (f", old side: {left}" if left else "") + audited(passed)
     with holding(conn, migration, "cleanup", epoch):
         begin_record(conn, migration, record)
         begin_cleanup(conn, migration.id)

@@ -89,15 +89,16 @@ def move_bridge(
 ) -> int:
     """Serve the old side through this map, or (None) no longer through one; the pointer's new epoch.
 
-    A move of the pointer: by compare-and-set on its epoch, and told to every listener.
+    While the new side serves, so would a rollback. A move of the pointer: by compare-and-set on its epoch, and told to
+    every listener.
 
     Raises:
-        Refused: the pointer was moved since ``expect_epoch``, the new side serves, or the migration is being ended.
+        Refused: the pointer was moved since ``expect_epoch``, or the migration is being ended.
     """
     row = conn.execute(
         "WITH moved AS (UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp(),"
         " changed_by = %(by)s, bridge = coalesce(%(bridge)s, bridge), bridging = %(bridge)s::integer IS NOT NULL"
-        " WHERE name = %(name)s AND migration = %(migration)s AND epoch = %(expect)s AND active = 'old'"
+        " WHERE name = %(name)s AND migration = %(migration)s AND epoch = %(expect)s"
         " AND ending IS NULL RETURNING name, epoch)"
         # no more than the name: listeners have to read the map
         " SELECT epoch, pg_notify(%(channel)s, json_build_object('name', name)::text) FROM moved",
@@ -111,5 +112,5 @@ def move_bridge(
         },
     ).fetchone()
     if row is None:
-        raise Refused("The pointer was moved meanwhile, or the old side no longer serves.", hint="Look again.")
+        raise Refused("The pointer was moved meanwhile, or the old side is being taken away.", hint="Look again.")
     return int(row[0])
