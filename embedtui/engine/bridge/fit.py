@@ -44,6 +44,7 @@ def fit(
     distance: Distance,
     *,
     others: Rows | None = None,
+    first: int | None = None,
     seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
 ) -> Fitted:
@@ -54,6 +55,8 @@ def fit(
         old: the old model's vectors of the same rows, in the same order.
         distance: how the old side is searched.
         others: old vectors of other rows, to search among as well: a small sample alone would flatter the map.
+        first: so many pairs, the first, a map is fitted on that serves already: rows are held out of these alone, and
+            the curve begins with a map of the rest of these.
         seed: of what is held out.
         note: told what is done.
 
@@ -62,9 +65,13 @@ def fit(
     """
     new, old = np.asarray(new, np.float32), np.asarray(old, np.float32)
     require_pairs(new, old)
-    order = np.random.default_rng(seed).permutation(len(new))
-    held = max(HELD_OUT[0], min(HELD_OUT[1], len(new) // 5))
-    test, tune, train = np.split(order, [held, held + held // 2])
+    random, known = np.random.default_rng(seed), first or len(new)
+    held = max(HELD_OUT[0], min(HELD_OUT[1], known // 5))
+    test, tune, train = np.split(random.permutation(known), [held, held + held // 2])
+    steps = list(_steps(train))
+    if first is not None:
+        steps = [train, known + random.permutation(len(new) - known)]
+        train = np.concatenate(steps)
     beside = old[:0] if others is None else np.asarray(others, np.float32)
     judge = _field(old, test, np.concatenate([train, tune]), beside, distance)
     chooser = _field(old, tune, train, beside, distance)
@@ -73,13 +80,14 @@ def fit(
         return max(maps, key=lambda name: _merit(chooser.measure(maps[name][1](new[tune]))))
 
     curve, moments = [], Moments.about(new[train[:POOL]], old[train[:POOL]])
-    for rows in _steps(train):
+    for rows in steps:
         note(f"fitting on {moments.count + len(rows):,} rows")
         moments.add(new[rows], old[rows])
         last = moments.count == len(train)
-        ridges: Maps = {str(each): (each, ridge(moments, each)) for each in (PARAMETERS if last else PARAMETERS[1:3])}
+        every = last or first is not None
+        ridges: Maps = {str(each): (each, ridge(moments, each)) for each in (PARAMETERS if every else PARAMETERS[1:3])}
         kinds: Maps = {"ridge": ridges[best_of(ridges)]}
-        if last:
+        if every:
             kinds["orthogonal"] = (None, orthogonal(moments))
         chosen = best_of(kinds)
         curve.append(BridgePoint(moments.count, judge.measure(kinds[chosen][1](new[test]))))
@@ -94,6 +102,11 @@ def fit(
     moments.add(new[rest], old[rest])
     whole = orthogonal(moments) if parameter is None else ridge(moments, parameter)
     return Fitted(scaled(whole, _length(old) / max(_length(whole(new[rest])), 1e-12)), status)
+
+
+def is_better(found: BridgeStatus) -> bool:
+    """Whether a map fitted again, with ``first`` pairs known before, is better than one of these by the same rows."""
+    return _merit(found.figures) > _merit(found.curve[0].figures)
 
 
 def why_refused(figures: BridgeFigures, shuffled: BridgeFigures) -> str:

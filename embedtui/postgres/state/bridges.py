@@ -96,7 +96,9 @@ def move_bridge(
         Refused: the pointer was moved since ``expect_epoch``, or the migration is being ended.
     """
     row = conn.execute(
-        "WITH moved AS (UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp(),"
+        "WITH moved AS (UPDATE embedtui.route SET epoch = epoch + 1,"
+        # while the new side serves, its soak goes on
+        " changed_at = CASE active WHEN 'old' THEN clock_timestamp() ELSE changed_at END,"
         " changed_by = %(by)s, bridge = coalesce(%(bridge)s, bridge), bridging = %(bridge)s::integer IS NOT NULL"
         " WHERE name = %(name)s AND migration = %(migration)s AND epoch = %(expect)s"
         " AND ending IS NULL RETURNING name, epoch)"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedtui.engine.bridge.checks import LEAST_ROWS, two_models
-from embedtui.engine.bridge.fit import BOUND, fit, why_refused
+from embedtui.engine.bridge.fit import BOUND, fit, is_better, why_refused
 from embedtui.engine.bridge.maps import Moments, identity, orthogonal, ridge
 from embedtui.engine.bridge.measuring import Field, average, share
 from embedtui.errors import Refused
@@ -193,3 +193,17 @@ def test_memory_goes_by_dimensions_and_not_by_rows() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < new.nbytes, "no copy of all rows is made"
+
+
+def test_a_map_is_compared_with_one_of_the_first_pairs_by_the_same_rows() -> None:
+    about = meanings(2_000, topics=40)
+    new, old = seen_by(1, about, 64, 0.6), seen_by(2, about, 48, 0.6)
+    again = fit(new, old, Distance.COSINE, first=300, seed=5).status
+    before, now = again.curve
+    # a fifth of the first pairs and half as many again are held out, of those alone
+    assert (before.rows, now.rows, again.rows) == (300 - 60 - 30, 2_000 - 60 - 30, 2_000)
+    assert before.figures.rows == now.figures.rows == 60
+    assert is_better(again) and now.figures.overlap_10.mean > before.figures.overlap_10.mean
+    # more pairs that are none do not help
+    worse = np.concatenate([old[:300], old[np.random.default_rng(1).permutation(np.arange(300, 2_000))]])
+    assert not is_better(fit(new, worse, Distance.COSINE, first=300, seed=5).status)
