@@ -68,7 +68,11 @@ class LinearMap:
 
     def __call__(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """One vector (new dimensions,), or rows of them, mapped."""
-        return np.asarray(vectors, np.float32) @ self.matrix.T + self.offset
+        given = np.asarray(vectors, np.float32)
+        if given.ndim == 1:
+            # not by BLAS: its threads wait for one another, on a busy machine for many times what a search takes
+            return np.asarray(np.einsum("ij,j->i", self.matrix, given) + self.offset, np.float32)
+        return given @ self.matrix.T + self.offset
 
 
 def in_words(status: BridgeStatus) -> str:

@@ -105,8 +105,7 @@ class RouteFields:
         if isinstance(vector, str):
             text, size = vector, vector.count(",") + 1
         else:
-            plain = vector.tolist() if hasattr(vector, "tolist") else vector
-            values = [float(value) for value in plain]
+            values = vector.tolist() if hasattr(vector, "tolist") else list(vector)
             text, size = "", len(values)
         if size != self.dimensions:
             raise Refused(
@@ -114,9 +113,8 @@ class RouteFields:
                 hint="Embed with the model and dimensions of the route that searches.",
             )
         if self._map is not None:
-            values = self._map(np.array(values or json.loads(text), np.float32)).tolist()
-            text = ""
-        return text or str(values)
+            return str(self._map(np.array(values or json.loads(text), np.float32)).tolist())
+        return text or str([float(value) for value in values])
 
     def search_sql(
         self,
