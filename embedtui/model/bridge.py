@@ -55,6 +55,10 @@ class BridgeStatus:
     """Of the maps not chosen, and of the controls: ``identity``, and ``shuffled``, fitted on pairs that are none."""
     refused: str = ""
     """Why it is below the bound; empty where it is not."""
+    alignment: float = 1.0
+    """Cosine, with what the map gives, of old vectors that are made by it to be stored among true ones."""
+    length: float = 0.0
+    """Of these; 0 keeps the map's own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +114,8 @@ def from_data(data: Mapping[str, Any]) -> BridgeStatus:
         tuple(BridgePoint(point["rows"], figures_from(point["figures"])) for point in data["curve"]),
         {name: figures_from(each) for name, each in data["others"].items()},
         data["refused"],
+        data.get("alignment", 1.0),
+        data.get("length", 0.0),
     )
 
 

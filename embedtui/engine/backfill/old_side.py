@@ -11,14 +11,14 @@ from embedtui.arrays import np
 from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.upkeep import Database
+from embedtui.engine.bridge.stand_in import StandIn, stand_in
 from embedtui.model import FaultClass, Key, Side
-from embedtui.model.bridge import LinearMap
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.batch import vector_digests
 from embedtui.postgres.sides.new_vectors import new_vectors
 from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.bridges import load_map
+from embedtui.postgres.state.bridges import load_map, load_status
 from embedtui.postgres.state.route import bridge_in_force, reads_ever_moved
 from embedtui.postgres.state.shards import leaf_pages
 from embedtui.postgres.state.stale import Mark, add_bridged, add_stale, mark_missing, marked_to_embed, marked_to_map
@@ -59,7 +59,7 @@ class OldSide:
         """Why the old model does not answer at present."""
         self._missing_known = False
         """Rows without an old vector were looked for."""
-        self._kept: tuple[int, LinearMap] | None = None
+        self._kept: tuple[int, StandIn] | None = None
         self._after: Key = ()
         """Key of the last row that was mapped anew in this round."""
         self._round_began = self._round_at = 0.0
@@ -127,17 +127,17 @@ class OldSide:
         left = {each.row.key: not each.row.old_digest for each in rows if each.row.key not in known}
         add_stale(conn, self._job.migration.id, left)
 
-    def _in_force(self, conn: Connection) -> tuple[int, LinearMap] | None:
-        """The bridge's version and map; a version never changes."""
+    def _in_force(self, conn: Connection) -> tuple[int, StandIn] | None:
+        """The bridge's version, and what makes vectors by it; a version never changes."""
         version = bridge_in_force(conn, self._job.migration.id)
         if version is None:
             self._kept = None
         elif self._kept is None or self._kept[0] != version:
             found = load_map(conn, version, self._job.migration.vector_schema)
-            self._kept = None if found is None else (version, found)
+            self._kept = None if found is None else (version, stand_in(found, load_status(conn, version)))
         return self._kept
 
-    def _write(self, conn: Connection, by: LinearMap, rows: Sequence[SourceRow]) -> dict[Key, str]:
+    def _write(self, conn: Connection, by: StandIn, rows: Sequence[SourceRow]) -> dict[Key, str]:
         """The digests of what was written, by key: guarded, as everything sync writes."""
         if not rows:
             return {}

@@ -18,6 +18,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.both import count_both, row_vectors
 from embedtui.postgres.sides.sampling import Drawn, draw, old_vectors, spread
 from embedtui.postgres.state.bridges import read_sample, store_sample
+from embedtui.postgres.state.queue import queued_among
 from embedtui.postgres.state.shards import Shard, plan_shards, shards_of
 from embedtui.postgres.state.stale import marks_among
 
@@ -112,13 +113,16 @@ class Drawing:
         new = np.empty((len(keys), migration.new_model.dimensions), np.float32)
         old = np.empty((len(keys), migration.old_model.dimensions), np.float32)
         count = 0
-        marked = marks_among(conn, migration.id, [*keys, *beside])
-        keys, beside = ([key for key in each if key not in marked] for each in (keys, beside))
         for first in range(0, len(keys), CHUNK):
             chunk = keys[first : first + CHUNK]
-            both = row_vectors(conn, migration, chunk)
+            with conn.transaction():  # of one moment: what is edited meanwhile is noted with its vectors
+                conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                both = row_vectors(conn, migration, chunk)
+                for key in {*marks_among(conn, migration.id, chunk), *queued_among(conn, migration.id, chunk)}:
+                    both.pop(key, None)
             for key in chunk:
                 if key in both:
                     new[count], old[count] = both[key][Side.NEW], both[key][Side.OLD]
                     count += 1
-        return Pairs(new[:count], old[:count], old_vectors(conn, migration, beside))
+        marked = marks_among(conn, migration.id, beside)
+        return Pairs(new[:count], old[:count], old_vectors(conn, migration, [k for k in beside if k not in marked]))

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from embedtui.arrays import np
 from embedtui.errors import Refused
 from embedtui.model import Migration
-from embedtui.model.bridge import BridgeStatus, LinearMap
+from embedtui.model.bridge import BridgeStatus, LinearMap, from_data
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.sampling import Drawn
 from embedtui.postgres.state.route import CHANNEL
@@ -68,6 +68,13 @@ def read_sample(conn: Connection, migration: Migration) -> list[Drawn]:
         {"migration": migration.id, "table": migration.table_oid},
     )
     return [Drawn(shard_of(*shard), page, tuple(key)) for page, key, *shard in rows]
+
+
+def load_status(conn: Connection, bridge: int) -> BridgeStatus:
+    """What was found of a version when it was fitted."""
+    row = conn.execute("SELECT figures FROM embedtui.bridge WHERE id = %s", [bridge]).fetchone()
+    assert row is not None
+    return from_data(row[0])
 
 
 def load_map(conn: psycopg.Connection[Any], bridge: int, vector_schema: str) -> LinearMap | None:

@@ -19,9 +19,10 @@ import pytest
 from embedtui.demo.api import FaultKind, LoopbackServer
 from embedtui.engine import Engine
 from embedtui.engine.backfill import old_side, sync
+from embedtui.engine.bridge.stand_in import stand_in
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import Side
-from embedtui.postgres.state.bridges import load_map
+from embedtui.postgres.state.bridges import load_map, load_status
 from embedtui.router import Router
 from tests.kits.bridging import NEW_MODEL, OLD_MODEL, OLD_SIZE, ROWS, make_table, text_of
 from tests.kits.cli_kit import InProcess
@@ -97,8 +98,10 @@ class Bridged:
         ).fetchall()
         for number, content, old, bridge in rows:
             if bridge not in maps:
-                maps[bridge] = load_map(self.conn, bridge, "public")
-            expected = maps[bridge](NEW_MODEL([content], None)[0])
+                found_map = load_map(self.conn, bridge, "public")
+                assert found_map is not None
+                maps[bridge] = stand_in(found_map, load_status(self.conn, bridge))
+            expected = maps[bridge](NEW_MODEL([content], None))[0]
             if old is None or not np.allclose(old, expected, atol=1e-4):
                 found.append(number)
         return found
