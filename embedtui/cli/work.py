@@ -164,7 +164,7 @@ def _rollback(snapshot: Snapshot) -> str:
     status, why = snapshot.rollback, plain(snapshot.rollback.why)
     if snapshot.phase is Phase.DONE:
         return why
-    said = f"{counted(status.stale, 'row', 'rows')} stale"
+    said = status.found
     if status.fresh is not False:
         said = "unknown" if status.fresh is None else "fresh"
     return f"{said}: {why}" if why else said

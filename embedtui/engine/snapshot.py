@@ -36,7 +36,7 @@ from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.progress import Progress, read_progress
 from embedtui.postgres.state.queue import count_old_waiting, count_rows_of_texts, read_backlog
 from embedtui.postgres.state.route import read_listeners, read_status
-from embedtui.postgres.state.stale import count_stale
+from embedtui.postgres.state.stale import count_marked
 from embedtui.postgres.state.workers import read_holds, read_workers
 
 HOT_SHARE_EXPLAINED = 0.5
@@ -205,21 +205,23 @@ def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
         return RollbackStatus(None, 0, "the old side is gone" if gone else "nothing keeps the old side current")
     if not migration.stored.by_triggers:
         return RollbackStatus(None, 0, "unknown: no change capture")
-    stale = count_stale(conn, migration.id, QUEUE_COUNTED)
-    if snapshot.route.active is Side.OLD:
-        if stale:
-            return RollbackStatus(False, stale, f"{migration.old_model.name} did not answer while the new side served")
-        why = f"nothing to roll back yet; {migration.old_model.called} is retired: later edits would be stale"
-        return RollbackStatus(True, 0, why if migration.old_model.retired else "")
-    waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)
-    if migration.text_table is not None:
-        waiting += count_rows_of_texts(conn, migration.id, rows_sql(migration, migration.text_table), QUEUE_COUNTED)
-    if not stale and not waiting:
-        return RollbackStatus(True)
+    marked, bridging = count_marked(conn, migration.id, QUEUE_COUNTED), snapshot.route.bridging
+    waiting = 0
+    if snapshot.route.active is Side.NEW:
+        waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)
+        if migration.text_table is not None:
+            texts = rows_sql(migration, migration.text_table)
+            waiting += count_rows_of_texts(conn, migration.id, texts, QUEUE_COUNTED)
     reasons = []
-    if stale:
-        dead = "is retired" if migration.old_model.retired else "does not answer"
-        reasons.append(f"{migration.old_model.called} {dead}")
+    if marked.stale or marked.bridged:
+        late = "does not answer" if snapshot.route.active is Side.NEW else "did not answer"
+        reasons.append(f"{migration.old_model.called} {'is retired' if migration.old_model.retired else late}")
     if waiting:
         reasons.append(f"{changes_waiting(waiting)} to be synced")
-    return RollbackStatus(False, stale + waiting, "; ".join(reasons))
+    fresh = not (waiting or marked.stale or marked.bridged or marked.missing)
+    if fresh and snapshot.route.active is Side.OLD and migration.old_model.retired:
+        later = "later edits would be stale" if not bridging else "later edits get vectors by the bridge"
+        reasons.append(f"nothing to roll back yet; {migration.old_model.called} is retired: {later}")
+    return RollbackStatus(
+        fresh, marked.stale + waiting, "; ".join(reasons), marked.bridged, marked.missing, snapshot.backfill.total
+    )

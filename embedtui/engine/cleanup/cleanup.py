@@ -35,7 +35,8 @@ from embedtui.engine.cleanup.steps import (
 )
 from embedtui.engine.overrides import Overrides, audited, pass_blockers
 from embedtui.errors import Interrupted, NotClean, Refused, Remedy
-from embedtui.model import Migration, Phase
+from embedtui.model import Migration, Phase, RollbackStatus
+from embedtui.model.lifecycle import QUEUE_COUNTED
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import cancelled_by, run_ddl
@@ -45,6 +46,7 @@ from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import QUEUE_FULL, begin_cleanup, begin_record, read_ending
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.route import route_epoch
+from embedtui.postgres.state.stale import count_marked
 
 
 def cleanup(
@@ -125,10 +127,13 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
         if named_as_before(migration, choice)
         else "the new name"
     )
+    marked = count_marked(conn, migration.id, QUEUE_COUNTED)
+    left = RollbackStatus(None, marked.stale, "", marked.bridged, marked.missing).found
     detail = "".join(
         (
             f"begun: {'folded, ' if choice.fold else ''}{what}",
             f", archive to {choice.archive}" if choice.archive is not None else "",
+            f", old side: {left}" if left else "",
             audited(passed),
         )
     )

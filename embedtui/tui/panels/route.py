@@ -64,6 +64,7 @@ def rollback(view: View, width: int) -> list[Content]:
     why = safe.line(status.why)
     value: list[draw.Part]
     if not view.new_reads:
+        why = ", ".join(part for part in (status.found, why) if part)
         value = [(f"! {why}", "$warning")] if why else [("nothing to roll back", "$muted")]
         why = ""
     elif why and snapshot.phase is Phase.DONE:
@@ -72,15 +73,14 @@ def rollback(view: View, width: int) -> list[Content]:
         value = [("? unknown", "bold $warning")]
     elif status.fresh:
         value, why = [("✓ fresh", "bold $success"), ("  F9 at any time", "$muted")], ""
-    elif status.stale <= snapshot.sync.queued and (snapshot.sync.oldest_seconds or 0) < LATE_SECONDS:
+    elif 0 < status.stale <= snapshot.sync.queued and (snapshot.sync.oldest_seconds or 0) < LATE_SECONDS:
         # A live table always has a change or two on the way: no reason for an alarm.
         value, why = (
             [("✓ fresh", "bold $success"), (f" but for {figures.number(status.stale)} on the way", "$muted")],
             "",
         )
     else:
-        rows = "row" if status.stale == 1 else "rows"
-        value = [(f"! {figures.number(status.stale)} {rows} stale", "bold $warning")]
+        value = [(f"! {status.found}", "bold $warning")]
     head = draw.field("rollback", *value)
     if not why:
         return [head]
