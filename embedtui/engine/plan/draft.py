@@ -243,10 +243,12 @@ def _missing(setting: str, settings: Settings, facts: TableFacts, name: str) -> 
         column.name for column in facts.columns if column.name.lower() == name.lower()
     ]
     near = f"; did you mean {either(shown_column(match) for match in close)}?" if close else "."
-    return TableError(
-        f"no column {in_quotes(name)} in {shown(facts.table)}{near}",
-        hint=f"Setting: {setting} ({settings.origin(setting)}).",
-    )
+    hint = f"Setting: {setting} ({settings.origin(setting)})."
+    if setting == "content" and (elsewhere := re.fullmatch(r"(\w+(?:\.\w+)?)\.(\w+)", name)):
+        hint += f" A text of another table: --content-from {elsewhere[1]} --content {elsewhere[2]}."
+    elif setting == "content" and not re.fullmatch(r"\w+", name):
+        hint += " SQL that makes the text is content_sql (--content-sql)."
+    return TableError(f"no column {in_quotes(name)} in {shown(facts.table)}{near}", hint=hint)
 
 
 def _old_column(conn: Connection[Any], facts: TableFacts, settings: Settings, preset: Preset | None) -> Column:

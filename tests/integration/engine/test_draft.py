@@ -78,6 +78,11 @@ def test_quoted_names_and_a_composite_key(conn: Connection, resolve: Resolve) ->
     [
         ({}, "No table is set. Set --table, or table in embedtui.toml; tables with vectors: "),
         ({"table": "documents"}, "documents has 2 text columns: content, title. Say which are embedded"),
+        ({"table": "documents", "content": ("lower(title)",)}, "the text is content_sql (--content-sql)"),
+        (
+            {"table": "documents", "content": ("app.papers.body",)},
+            "A text of another table: --content-from app.papers --content body.",
+        ),
         ({"table": "documents", "content": ("contents",)}, 'no column "contents" in documents; did you mean content? '
          "Setting: content (--content)."),
         ({"table": "documents", "content": ("embedding",)}, "embedding of documents is vector(3), nothing to embed"),
