@@ -25,7 +25,7 @@ from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.sides.protocol import QueuedRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.migrations import load_migration, still_called_sql
 from embedtui.postgres.state.queue import (
     Entry,
     TextEntry,
@@ -214,6 +214,9 @@ class Upkeep:
         """Install change capture anew; where this role may not, the scan stands in for it.
 
         After a fault, too: a session that has seen a column's former type fails until the function is another.
+
+        Raises:
+            TableChanged: names were exchanged since this process read them; capture has the new ones.
         """
         table = self._job.migration.table
         newest = max(now.faults, default=0)
@@ -223,17 +226,24 @@ class Upkeep:
         make = capture.functions_sql if now.installed else capture.install_sql
 
         def install(conn: Connection) -> None:
-            run_ddl(
-                conn,
-                make(self._job.migration, capture.attaching_roles(conn, self._job.migration)),
-                stop=self._job.stop,
-                relations=capture.tables(self._job.migration),
-                patience=MEND_PATIENCE,
-            )
-            add_audit(conn, self._job.migration.id, "capture", f"{why}; installed anew")
+            migration = self._job.migration
+            statements = [still_called_sql(migration), *make(migration, capture.attaching_roles(conn, migration))]
+            try:
+                run_ddl(
+                    conn,
+                    statements,
+                    stop=self._job.stop,
+                    relations=capture.tables(migration),
+                    patience=MEND_PATIENCE,
+                )
+            except psycopg.errors.ObjectNotInPrerequisiteState:
+                raise TableChanged(f"Table {table} changed.", hint="Another process went on with that.") from None
+            add_audit(conn, migration.id, "capture", f"{why}; installed anew")
 
         try:
             self._database(install)
+        except TableChanged:
+            raise
         except DatabaseError as error:
             if why != self._capture_broken:
                 self._job.failed(

@@ -368,7 +368,6 @@ def rename_sql(
         names = ((old.name, spare), (new.name, old.name), (spare, new.name))
         statements += [index(old.schema, before, after) for before, after in names]
     exchanged = replace(migration, old_column=side.embedding, new_column=migration.old_column)
-    statements += capture.renamed_sql(conn, exchanged)
     statements += [
         # the pointer last but for its migration: nobody who moves it may wait for the locks above
         *move_in_ddl(migration.name, expect_epoch=epoch, active=active, by=changed_by),
@@ -376,5 +375,7 @@ def rename_sql(
             sql.Literal(side.embedding), sql.Literal(migration.old_column), sql.Literal(migration.id)
         ),
         follow_pointer_sql(migration.id),
+        # after the migration's row: a worker that makes them by the names it knows holds that one first
+        *capture.renamed_sql(conn, exchanged),
     ]
     return tuple(statements)

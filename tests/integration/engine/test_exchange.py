@@ -13,9 +13,12 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
+from embedtui.engine.backfill.job import Job
+from embedtui.engine.backfill.upkeep import Upkeep
 from embedtui.engine.validate import compare as comparing
-from embedtui.errors import Interrupted, Refused
+from embedtui.errors import Interrupted, Refused, TableChanged
 from embedtui.model import Phase, Side
+from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.batch import prepare_batch
 from embedtui.postgres.sides.placement import make_placement
 from tests.kits.support import NEW, OLD, connect, make_documents, settings_for, wait_for
@@ -23,7 +26,7 @@ from tests.kits.support import NEW, OLD, connect, make_documents, settings_for, 
 SIZE = 8
 """Of both models: a vector on the wrong side raises no error."""
 MODELS = {OLD: hash_model(SIZE), NEW: hash_model(SIZE, "another")}
-OVERRIDE = dict.fromkeys(("gate", "rename_equal_dimensions", "sync"), "test")
+OVERRIDE = dict.fromkeys(("gate", "rename_equal_dimensions", "sync", "coverage"), "test")
 
 
 @pytest.fixture
@@ -59,11 +62,13 @@ def _write(dsn: str, stop: threading.Event, failed: list[str]) -> None:
     """The application: texts without vectors, so that both sides are ours to fill, and what it edits."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         turn = 1000
-        while not stop.wait(0.01):
+        while not stop.wait(0.05):
             turn += 1
             try:
                 conn.execute("INSERT INTO documents (id, content) VALUES (%s, %s)", [turn, f"inserted as {turn}"])
-                conn.execute("UPDATE documents SET content = %s WHERE id = %s", [f"edited at {turn}", turn % 40 + 1])
+                # each row once: a key that is edited more than a few times a minute is put off
+                edited = [f"edited at {turn}", turn - 3, turn - 1000]
+                conn.execute("UPDATE documents SET content = %s WHERE id IN (%s, %s)", edited)
             except psycopg.Error as error:
                 failed.append(str(error))
 
@@ -162,6 +167,24 @@ def test_change_capture_goes_by_the_new_names_at_once(database: str, api: Loopba
             newest = conn.execute(f"SELECT {side}, {other} FROM embedtui.queue ORDER BY id DESC LIMIT 1").fetchone()
             assert newest == (True, False)
     engine.close()
+
+
+def test_a_worker_that_is_behind_does_not_install_capture_by_former_names(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 5)
+    settings = settings_for(database, api, tmp_path, {"cutover.strategy": "rename"}, EMBED_DIMENSIONS=str(SIZE))
+    engine = Engine(database, None, settings)
+    engine.run(threading.Event())
+    with closing(engine), connect(database) as conn:
+        behind = engine.require()
+        engine.cutover(override=OVERRIDE)
+        upkeep = Upkeep(Job(database, behind, None), lambda work: work(conn))
+        with pytest.raises(TableChanged):
+            upkeep._mend_capture(capture.state(conn, behind))
+        assert capture.state(conn, engine.require()).installed
+        conn.execute("INSERT INTO documents (id, content) VALUES (100, 'more')")
+        assert conn.execute("SELECT count(*) FROM embedtui.capture_fault").fetchone() == (0,)
 
 
 def test_a_comparison_over_an_exchange_is_not_recorded(
