@@ -117,7 +117,9 @@ def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Set
     if live.new_column != live.old_column:  # a side table's may well have the same name
         values["new_column"] = live.new_column
     for side, model in (("old_model", live.old_model), ("new_model", live.new_model)):
-        values |= {f"{side}.{each.name}": getattr(model, each.name) for each in fields(ModelSettings)}
+        values |= {f"{side}.{each.name}": getattr(model, each.name, None) for each in fields(ModelSettings)}
+        padded = model.given not in (None, model.dimensions)
+        values |= {f"{side}.dimensions": model.shape.given, f"{side}.pad_to": model.dimensions if padded else None}
     for head, section in live.settings.items():
         values |= {f"{head}.{k}": v for k, v in section.items()} if isinstance(section, dict) else {head: section}
     known = {spec.path for spec in SPECS}
