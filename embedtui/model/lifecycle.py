@@ -75,7 +75,8 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
     if snapshot.condition is Condition.PAUSED:
         return Command.RESUME, "Paused by an operator."
     if phase in (*_BEFORE_INDEX, Phase.INDEX):
-        if snapshot.old_gone and snapshot.route.active is Side.OLD and not snapshot.route.bridging:
+        dead = snapshot.old_gone and snapshot.route.active is Side.OLD and not snapshot.route.bridging
+        if dead and refusal(Command.BRIDGE, snapshot) is None:
             return ("wait" if snapshot.bridge_work else Command.BRIDGE), f"{snapshot.old_gone}."
         if snapshot.condition is Condition.IDLE:
             return Command.RUN, "No worker is at work: run it, it goes on where it stopped."
