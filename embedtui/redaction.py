@@ -15,8 +15,10 @@ SHORT, LONG = 4, 8
 a word of its own."""
 WORD = 16
 """A secret of letters alone that is shorter than this may be an ordinary word (`postgres`): not looked for by value."""
-RUN, PARTLY = 12, 24
-"""Of a secret at least so long (the second), runs of the first are hidden as well: some providers repeat half a key."""
+PARTLY = 24
+"""Parts of a secret at least so long are hidden as well: some providers repeat half a key."""
+RUN = 12
+"""Characters that such a part has at least."""
 
 # The scheme and its slashes may be mistyped, and the password may hold anything: up to the last @ of the word.
 _URL = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*:?//?/?[^\s:/@]*:)\S+(?=@)", re.IGNORECASE)
@@ -38,13 +40,16 @@ _PASSWORD = re.compile(r"\w+://[^\s:/@]*:([^\s@]+)@|\bpassword\s*=\s*(?:'((?:[^'
 
 
 def remember(*secrets: str) -> None:
-    """From now on :func:`redact` hides these secrets wherever they stand, also in their URL-decoded form."""
+    """From now on :func:`redact` hides these secrets, also in their URL-decoded form; :func:`hide` says which are not.
+
+    One shorter than SHORT would hide half of every text, and is left out.
+    """
     with _lock:
         _known.update(form for each in secrets for form in (each, unquote(each)) if len(form) >= SHORT)
 
 
 def secrets_of(environ: Mapping[str, str], variables: Iterable[str] = ()) -> Iterator[str]:
-    """The secrets in an environment: by their variables' names, by ``variables``, and passwords in URLs."""
+    """The secrets in an environment: by their variables' names, by ``variables``, and passwords in connection strings."""
     named = set(variables)
     for name, value in environ.items():
         passwords = [each for found in _PASSWORD.findall(value) for each in found if each]

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from embedtui.model.settings import RunState, StoredSettings
-from embedtui.model.shape import VectorShape
+from embedtui.model.vector_shape import VectorShape
 from embedtui.model.words import Condition, Distance, IndexMethod, Phase, PlacementKind
 
 Key = tuple[str, ...]

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import ProviderFault, RateLimits
-from embedtui.providers.limits import told_limits
+from embedtui.providers.request_limits import told_limits
 from embedtui.redaction import hide, redact
 
 REASON_LENGTH = 240

@@ -24,7 +24,7 @@ from embedtui.model import (
     TableName,
 )
 from embedtui.model.bridge import LinearMap, figures_from
-from embedtui.model.shape import VectorShape
+from embedtui.model.vector_shape import VectorShape
 from embedtui.postgres.state.route import bucket
 from embedtui.router.route import RouteFields, Tally, Vector
 from embedtui.router.sql import SideSql

@@ -17,7 +17,7 @@ from embedtui.errors import Refused
 from embedtui.known import provider
 from embedtui.model import Key, PlacementKind, Side
 from embedtui.model.bridge import BridgeFigures, LinearMap
-from embedtui.model.shape import VectorShape
+from embedtui.model.vector_shape import VectorShape
 from embedtui.postgres.state.route_side import read_sides_called, read_sides_called_async
 from embedtui.router.renamed import RENAMED, attempt, attempt_async, repeatable
 from embedtui.router.sql import SideSql

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from embedtui.engine.backfill.adapt import RateLearner
 from embedtui.engine.backfill.obstacle import KNOB_SECONDS, SYNC_SECONDS, Obstacle
 from embedtui.engine.backfill.packing import UNCALIBRATED
+from embedtui.engine.backfill.rate_limits import RateLearner
 from embedtui.formatting import money
 from embedtui.postgres.state.pace import Pace
 from embedtui.providers import ProviderFault, RateLimits

@@ -23,12 +23,12 @@ from embedtui.postgres.state.migrations import load_migration, set_index_held
 from embedtui.postgres.state.workers import Wanted
 
 TRIES = 3
-"""Times that one index is begun and broken off by the server. Each takes the server as long as it takes, and may take
-all its sessions along: a process that the kernel ends for want of memory restarts the server."""
+"""Times that one index is begun and broken off by the server. Each may take hours, and all of the server's sessions
+along: a process that the kernel ends for want of memory restarts the server."""
 LEAST_MEMORY = 16 << 20
 """Less is not tried: a build that crawls for days is no mend."""
 LESS = 4
-"""Each further try takes so many times less memory."""
+"""A try after one without parallel workers takes so many times less memory."""
 
 GIVEN_UP = (
     "See the server's log for why (out of memory?). Give the server more memory, or set index.maintenance_work_mem and"
@@ -37,7 +37,7 @@ GIVEN_UP = (
 
 
 class IndexStage:
-    """Builds the index of one migration; used by the thread that runs all."""
+    """Builds the index of one migration, on the run's main thread."""
 
     def __init__(self, job: Job, link: Link, *, lasting: bool, why_stopped: Callable[[], EmbedtuiError]) -> None:
         """``lasting``: the run stays, so that a build given up is held until an operator asks for it again."""

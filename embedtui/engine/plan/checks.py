@@ -14,7 +14,7 @@ from embedtui.config import Settings
 from embedtui.engine.plan.contents import text_check
 from embedtui.engine.plan.draft import Draft
 from embedtui.engine.plan.estimates import TextEstimate
-from embedtui.engine.plan.models import model_checks
+from embedtui.engine.plan.model_checks import model_checks
 from embedtui.engine.plan.placement import fired_by_update
 from embedtui.engine.plan.presets.checks import framework_checks
 from embedtui.engine.plan.scope import scope_checks

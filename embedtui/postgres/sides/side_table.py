@@ -1,4 +1,4 @@
-"""Placement ``table``: new vectors in a side table that follows the user's table; all SQL of the side table."""
+"""Placement ``table``: new vectors in a side table that follows the user's table: made, written, counted."""
 
 from __future__ import annotations
 

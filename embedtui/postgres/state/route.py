@@ -1,9 +1,8 @@
 """The pointer: one row a route name, moved by compare-and-set on its epoch and told to every listener.
 
 What an application role needs to route and search (nothing on the tables behind) is in ``privileges.RIGHTS``. The
-functions run
-with the caller's rights, so the role also needs SELECT on the searched table and, where there is one, on the side table
-(and INSERT and UPDATE there to write vectors with ``put``).
+functions run with the caller's rights, so the role also needs SELECT on the searched table and, where there is one, on
+the side table (and INSERT and UPDATE there to write vectors with ``put``).
 """
 
 from __future__ import annotations

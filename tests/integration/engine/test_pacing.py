@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedtui.demo.database import EmbeddedServer
-from embedtui.engine.backfill.adapt import ConcurrencyFinder, RateLearner
 from embedtui.engine.backfill.budget import FORGOTTEN_SECONDS, Budget
 from embedtui.engine.backfill.outage import Outage
 from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer
 from embedtui.engine.backfill.packing import UNCALIBRATED
+from embedtui.engine.backfill.rate_limits import ConcurrencyFinder, RateLearner
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
 from embedtui.model import (
     EmbeddingModel,

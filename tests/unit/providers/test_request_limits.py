@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedtui.providers.limits import told_limits
+from embedtui.providers.request_limits import told_limits
 
 
 @pytest.mark.parametrize(

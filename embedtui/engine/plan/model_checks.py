@@ -11,7 +11,7 @@ from embedtui.model import Check, EmbeddingModel, Migration
 
 
 def model_checks(migration: Migration, settings: Settings) -> Iterator[Check]:
-    """Price and calendar."""
+    """What the plan says of both models: the price, and their announced shutdowns."""
     new, old = migration.new_model, migration.old_model
     if new.price_per_million is None and settings.pacing.spend_cap is not None:
         yield Check(

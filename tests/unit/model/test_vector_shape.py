@@ -12,7 +12,7 @@ from embedtui.config.settings import ModelSettings
 from embedtui.errors import SettingsError
 from embedtui.known import provider
 from embedtui.model import EmbeddingModel
-from embedtui.model.shape import VectorShape
+from embedtui.model.vector_shape import VectorShape
 from embedtui.postgres.state.models import model_fingerprint
 from embedtui.providers import ProviderFault
 from embedtui.providers.asking import request_body
