@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from embedtui.errors import Refused
-from embedtui.model import Command, Snapshot
+from embedtui.model import Command, Side, Snapshot
 from embedtui.model.bridge import BridgeReport, in_words
 from embedtui.tui.actions.base import Action
 from embedtui.tui.bridge import Call, Task
@@ -48,6 +48,7 @@ def wanted(view: View, snapshot: Snapshot) -> bool:
     tried = snapshot.bridge
     return (
         bool(snapshot.old_gone)
+        and snapshot.route.active is Side.OLD
         and not snapshot.route.bridging
         and not snapshot.bridge_work
         and Bridging.name not in view.busy

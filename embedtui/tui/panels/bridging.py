@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from textual.content import Content
 
-from embedtui.model import Interval, Snapshot
+from embedtui.model import Interval, Side, Snapshot
 from embedtui.model.bridge import BridgeFigures, BridgeFit, BridgeQueries, BridgeStatus
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.view import View
@@ -48,6 +48,9 @@ def _field(name: str, *parts: draw.Part) -> Content:
 
 def _served(snapshot: Snapshot) -> list[draw.Part]:
     route = snapshot.route
+    if route.active is Side.NEW:
+        back = f"  a rollback goes over version {route.bridge}" if route.bridging else ""
+        return [("◆ the new side serves", "bold $new"), (back, "$muted")]
     if not route.bridged:
         return [("not bridged", "bold"), ("  the old side takes the old model's vectors", "$muted")]
     return [(f"◇ through the bridge, version {route.bridge}", "bold $old"), (f"  epoch {route.epoch}", "$muted")]
