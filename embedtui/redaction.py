@@ -49,7 +49,7 @@ def remember(*secrets: str) -> None:
 
 
 def secrets_of(environ: Mapping[str, str], variables: Iterable[str] = ()) -> Iterator[str]:
-    """The secrets in an environment: by their variables' names, by ``variables``, and passwords in connection strings."""
+    """The secrets in an environment: by variables' names, by ``variables``, and passwords in connection strings."""
     named = set(variables)
     for name, value in environ.items():
         passwords = [each for found in _PASSWORD.findall(value) for each in found if each]
