@@ -11,7 +11,7 @@ from embedtui.config.known import STORED_ALONE, STORED_SECTIONS
 from embedtui.config.parsing import VARIABLE_IN
 from embedtui.config.specs import BY_PATH, SPECS, shown_value
 from embedtui.errors import SettingsError
-from embedtui.known import KNOWN_MODELS, provider, retirement, served_by, tells_dimensions
+from embedtui.known import KNOWN_MODELS, KnownModel, provider, retirement, served_by, tells_dimensions
 from embedtui.model import (
     UNNAMED,
     CutoverSettings,
@@ -60,6 +60,39 @@ class ModelSettings:
         Raises SettingsError: ``new`` without a name, dimensions unknown or more than the model has.
         """
         known = KNOWN_MODELS.get(self.name or "")
+        name = self.name or UNNAMED
+        size, padded = self._sizes(side, known, dimensions)
+        own = self.provider or (known.provider if known else "openai")
+        manners, served = provider(own), served_by(own, known, size)
+        ended = retirement(own, name)
+        gone = self.name is None or (ended is not None and ended.past())
+        price, tells = served.price_per_million, tells_dimensions(own, served, size)
+        return EmbeddingModel(
+            name=name,
+            dimensions=padded,
+            given=size if padded > size else None,
+            normalise=bool(self.normalise),
+            provider=own,
+            base_url=self.base_url,
+            key_variable=manners.key_variable if self.key_variable is None else self.key_variable,
+            document_prefix=self.document_prefix or "",
+            query_prefix=self.query_prefix or "",
+            max_inputs=self.max_inputs or served.max_inputs or manners.max_inputs,
+            max_tokens=self.max_tokens or served.max_tokens or manners.max_tokens,
+            max_input_tokens=self.max_input_tokens or served.max_input_tokens or manners.max_input_tokens,
+            price_per_million=price if self.price_per_million is None else self.price_per_million,
+            send_dimensions=tells if self.send_dimensions is None else self.send_dimensions,
+            timeout_seconds=self.timeout_seconds or TIMEOUT_SECONDS,
+            retired=gone if self.retired is None else self.retired,
+            extra_body=self.extra_body or {},
+            headers=self.headers or {},
+            batch=bool(self.batch),
+            batch_price=self.batch_price,
+            batch_inputs=self.batch_inputs,
+        )
+
+    def _sizes(self, side: str, known: KnownModel | None, dimensions: int | None) -> tuple[int, int]:
+        """Dimensions that are asked for, and those of the column; raises as :meth:`complete`."""
         found = None if self.pad_to else dimensions
         size = self.dimensions or found or (known.dimensions if known else None)
         if self.name is None and side == "new":
@@ -93,34 +126,7 @@ class ModelSettings:
                 f"{side}_model.pad_to = {padded}: {name} gives {size} dimensions, and none is cut off.",
                 hint="Set it to the column's size, which is as much or more; or leave it out.",
             )
-        own = self.provider or (known.provider if known else "openai")
-        manners, served = provider(own), served_by(own, known, size)
-        ended = retirement(own, name)
-        gone = self.name is None or (ended is not None and ended.past())
-        price, tells = served.price_per_million, tells_dimensions(own, served, size)
-        return EmbeddingModel(
-            name=name,
-            dimensions=padded,
-            given=size if padded > size else None,
-            normalise=bool(self.normalise),
-            provider=own,
-            base_url=self.base_url,
-            key_variable=manners.key_variable if self.key_variable is None else self.key_variable,
-            document_prefix=self.document_prefix or "",
-            query_prefix=self.query_prefix or "",
-            max_inputs=self.max_inputs or served.max_inputs or manners.max_inputs,
-            max_tokens=self.max_tokens or served.max_tokens or manners.max_tokens,
-            max_input_tokens=self.max_input_tokens or served.max_input_tokens or manners.max_input_tokens,
-            price_per_million=price if self.price_per_million is None else self.price_per_million,
-            send_dimensions=tells if self.send_dimensions is None else self.send_dimensions,
-            timeout_seconds=self.timeout_seconds or TIMEOUT_SECONDS,
-            retired=gone if self.retired is None else self.retired,
-            extra_body=self.extra_body or {},
-            headers=self.headers or {},
-            batch=bool(self.batch),
-            batch_price=self.batch_price,
-            batch_inputs=self.batch_inputs,
-        )
+        return size, padded
 
     @property
     def variables(self) -> tuple[str, ...]:

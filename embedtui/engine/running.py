@@ -345,10 +345,4 @@ class Runner:
 
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
         with self.at_work(migration, stop, "starting", reloads=True) as job:
-            Stages(
-                job,
-                environ=self._at.environ,
-                read_progress=self._progress,
-                until=until,
-                follow=follow,
-            ).run()
+            Stages(job, environ=self._at.environ, read_progress=self._progress, until=until, follow=follow).run()

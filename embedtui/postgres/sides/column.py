@@ -14,7 +14,8 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
-from embedtui.postgres.sides.shared import OURS, WRITER, SharedPlacement, digest_sql
+from embedtui.postgres.sides.shared import OURS, WRITER, SharedPlacement
+from embedtui.postgres.sides.whole import digest_sql
 
 
 class ColumnPlacement(SharedPlacement):

@@ -14,7 +14,7 @@ from embedtui.postgres.names import key_join_sql, key_sql, relation
 from embedtui.postgres.sides.both import vector_number
 from embedtui.postgres.sides.layout import new_side, scope_sql
 from embedtui.postgres.sides.protocol import SourceRow, Vectors
-from embedtui.postgres.sides.shared import digest_sql
+from embedtui.postgres.sides.whole import digest_sql
 from embedtui.postgres.values import same_key_sql
 
 _FIND = """

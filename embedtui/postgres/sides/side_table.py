@@ -12,7 +12,8 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, relation
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
-from embedtui.postgres.sides.shared import SharedPlacement, digest_sql
+from embedtui.postgres.sides.shared import SharedPlacement
+from embedtui.postgres.sides.whole import digest_sql
 from embedtui.postgres.values import same_key_sql
 
 
