@@ -164,10 +164,12 @@ def _rollback(snapshot: Snapshot) -> str:
     status, why = snapshot.rollback, plain(snapshot.rollback.why)
     if snapshot.phase is Phase.DONE:
         return why
-    said = f"{counted(status.stale, 'row', 'rows')} stale"
+    apart = ((status.stale, "stale"), (status.missing, "missing"), (status.unknown, "unknown"))
+    said = ", ".join(f"{number(count)} {word}" for count, word in apart if count) or "0 stale"
     if status.fresh is not False:
         said = "unknown" if status.fresh is None else "fresh"
-    return f"{said}: {why}" if why else said
+    of = "" if status.rows is None else f" (of {counted(status.rows, 'row', 'rows')})"
+    return f"{said}{of}: {why}" if why else f"{said}{of}"
 
 
 def _followers(route: RouteStatus) -> str:

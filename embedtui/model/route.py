@@ -58,9 +58,16 @@ class RollbackStatus:
     """Whether a rollback would find the old side current."""
 
     fresh: bool | None = None
-    """None: unknown (no change capture)."""
+    """None: unknown."""
     stale: int = 0
+    """Rows whose old vector is of earlier content, or waits to be made; those that are missing are not among them."""
     why: str = ""
+    missing: int | None = None
+    """Rows without an old vector; None: not counted."""
+    unknown: int | None = None
+    """Rows of whose old vector nobody knows whether it is of the present content; None: not counted."""
+    rows: int | None = None
+    """All rows of the side, with something to embed; None: not counted."""
 
 
 @dataclass(frozen=True, slots=True)

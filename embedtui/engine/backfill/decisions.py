@@ -35,6 +35,8 @@ class Change:
     said: dict[Side, Said] = field(default_factory=dict)
     sides: set[Side] = field(default_factory=set)
     """Sides that still need something."""
+    captured: bool = False
+    """Change capture saw the row come or its content change: a scan does not tell which of the two sides is behind."""
 
     def old_wanted(self, row: QueuedRow) -> bool:
         """Whether the old side needs a vector, once it is ours to maintain."""
@@ -74,6 +76,7 @@ def combine(entries: Iterable[Entry], stale: Iterable[Key], trust: bool) -> dict
         change.ids.append(entry.id)
         if entry.kind == "e":
             change.said.clear()  # what became of it outside is the application's
+        change.captured = change.captured or entry.kind == "i" or entry.edited
         if entry.kind == "i":
             change.said = {Side.OLD: Said.INSERTED, Side.NEW: Said.INSERTED}
         for side, wrote in ((Side.OLD, entry.wrote_old), (Side.NEW, entry.wrote_new)):
@@ -107,7 +110,10 @@ def _moved(found: dict[Key, Change], was: Key, key: Key) -> Change:
     """A row goes on under another key; what an earlier row of that key had queued is settled with it."""
     came, before = found.pop(was, Change()), found.get(key, Change())
     return Change(
-        ids=[*before.ids, *came.ids], was={*before.was, *came.was, was} - {key}, said=dict(came.said), sides=set()
+        ids=[*before.ids, *came.ids],
+        was={*before.was, *came.was, was} - {key},
+        said=dict(came.said),
+        captured=came.captured,
     )
 
 
@@ -118,6 +124,7 @@ def rename(changes: dict[Key, Change], text: Key, key: Key) -> None:
         ids=[number for change in known for number in change.ids],
         was={text, *known[0].was, *known[1].was} - {key},
         said=known[0].said | known[1].said,
+        captured=any(change.captured for change in known),
     )
 
 

@@ -182,6 +182,7 @@ class Sync:
         todo, trust = read.changes, self._job.migration.stored.trust_application
         wanted: dict[Side, list[SourceRow]] = {Side.NEW: [], Side.OLD: []}
         written: dict[Side, list[SourceRow]] = {Side.NEW: [], Side.OLD: []}
+        behind: list[Key] = []
         for item in read.rows:
             change = todo[item.row.key]
             if item.blank:
@@ -191,12 +192,15 @@ class Sync:
                 wanted[Side.NEW].append(self._cut(item.row, read.truncated.get(item.row.key, 0)))
             elif change.said.get(Side.NEW) is Said.WRITTEN:
                 written[Side.NEW].append(item.row)
-            if read.maintain_old and change.old_wanted(item):
-                change.sides.add(Side.OLD)
-                wanted[Side.OLD].append(item.row)
+            if change.old_wanted(item) and (read.maintain_old or change.captured):
+                if read.maintain_old:
+                    change.sides.add(Side.OLD)
+                    wanted[Side.OLD].append(item.row)
+                else:
+                    behind.append(item.row.key)
             elif change.said.get(Side.OLD) is Said.WRITTEN:
                 written[Side.OLD].append(item.row)
-        self._database(lambda conn: self._respect(conn, todo, written))
+        self._database(lambda conn: self._respect(conn, todo, written, behind))
         # Nothing to embed: fresh already, the application's own, blank, or deleted meanwhile.
         settled = [key for key, change in todo.items() if not change.sides]
         blank = [item.row.key for item in read.rows if item.blank]
@@ -231,11 +235,18 @@ class Sync:
         rows = [row for row in rows if not row.text_waits]
         return _Read(changes, rows, maintain_old, truncated)
 
-    def _respect(self, conn: Connection, todo: dict[Key, Change], written: dict[Side, list[SourceRow]]) -> None:
-        """What the application wrote stands: it is neither faulty nor stale, and says nothing of us."""
-        if not any(written.values()):
+    def _respect(
+        self, conn: Connection, todo: dict[Key, Change], written: dict[Side, list[SourceRow]], behind: list[Key]
+    ) -> None:
+        """What the application wrote stands: it is neither faulty nor stale, and says nothing of us.
+
+        Of rows ``behind`` it has not written the old vector: its own matter until the cutover, and noted, for a
+        rollback would find them so.
+        """
+        if not any(written.values()) and not behind:
             return
         with conn.transaction():
+            add_stale(conn, self._job.migration.id, behind)
             adopted = self._job.placement.adopt(conn, written[Side.NEW]) if written[Side.NEW] else set()
             self._clear(conn, adopted, Side.NEW)
             self._clear(conn, [row.key for row in written[Side.OLD]], Side.OLD)

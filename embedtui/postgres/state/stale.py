@@ -20,10 +20,15 @@ def count_stale(conn: Connection, migration_id: int, at_most: int) -> int:
 
 
 def stale_to_retry(conn: Connection, migration_id: int, limit: int) -> list[Key]:
-    """Stale rows, the oldest first, without those that the old model rejected and nobody asked to retry."""
+    """Stale rows, the oldest first, without those that the old model rejected and nobody asked to retry.
+
+    None before reads ever moved: until then the old side is the application's.
+    """
     rows = conn.execute(
-        "SELECT key FROM embedtui.stale s WHERE migration = %(m)s AND NOT EXISTS (SELECT FROM embedtui.fault f"
-        " WHERE f.migration = %(m)s AND f.side = 'old' AND f.key = s.key AND f.state <> 'retry')"
+        "SELECT key FROM embedtui.stale s WHERE migration = %(m)s AND EXISTS (SELECT FROM embedtui.route r"
+        " WHERE r.migration = %(m)s AND (r.active = 'new' OR r.changed_by <> ''))"
+        " AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = %(m)s AND f.side = 'old'"
+        " AND f.key = s.key AND f.state <> 'retry')"
         " ORDER BY at LIMIT %(n)s",
         {"m": migration_id, "n": limit},
     )
