@@ -59,7 +59,8 @@ class Access:
         self._reads_lock = threading.Lock()
 
     def close(self) -> None:
-        """Close the kept connection."""
+        """Close the kept connection, and end what counts."""
+        self._counter.close()
         with self._reads_lock:
             self._reads.drop()
 
