@@ -159,7 +159,8 @@ def rollback(settings: Settings, as_json: bool) -> None:
     """Move all reads back to the old side, at once and unasked."""
     with engine_for(settings, tell) as engine:
         flip = engine.rollback()
-    _print_flip(flip, as_json, "")
+        found = "" if as_json else engine.snapshot().rollback.found
+    _print_flip(flip, as_json, f"The old side is {found}." if found else "")
 
 
 def _print_flip(flip: Flip, as_json: bool, after: str) -> None:
@@ -236,11 +237,14 @@ def cleanup(
             for statement in engine.cleanup_sql(**choice):
                 note(f"  {plain(statement, 10_000)}")
         name = confirm_table(migration, typed, act="Cleanup")
+        found = engine.snapshot().rollback.found
         engine.cleanup(name, override=override, stop=stop, **choice)
         snapshot = engine.snapshot()
     if as_json:
         emit_json({"table": migration.table, "phase": snapshot.phase})
     else:
+        if found:
+            say(f"The old side was {found}.")
         say(f"{plain(shown(migration.table))}: done. The audit log stays: embedtui log")
         note(
             "A row written from now on gets no vector from embedtui: the application embeds it, and writes its vector."

@@ -164,12 +164,10 @@ def _rollback(snapshot: Snapshot) -> str:
     status, why = snapshot.rollback, plain(snapshot.rollback.why)
     if snapshot.phase is Phase.DONE:
         return why
-    apart = ((status.stale, "stale"), (status.missing, "missing"), (status.unknown, "unknown"))
-    said = ", ".join(f"{number(count)} {word}" for count, word in apart if count) or "0 stale"
+    said = status.found
     if status.fresh is not False:
         said = "unknown" if status.fresh is None else "fresh"
-    of = "" if status.rows is None else f" (of {counted(status.rows, 'row', 'rows')})"
-    return f"{said}{of}: {why}" if why else f"{said}{of}"
+    return f"{said}: {why}" if why else said
 
 
 def _followers(route: RouteStatus) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from psycopg import errors
@@ -40,7 +40,7 @@ from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.progress import Progress, read_progress
 from embedtui.postgres.state.queue import count_old_waiting, count_rows_of_texts, read_backlog
 from embedtui.postgres.state.route import read_listeners, read_status
-from embedtui.postgres.state.stale import count_stale
+from embedtui.postgres.state.stale import count_marked
 from embedtui.postgres.state.workers import read_holds, read_workers
 
 HOT_SHARE_EXPLAINED = 0.5
@@ -128,8 +128,8 @@ def read_snapshot(
     queued, oldest = read_backlog(conn, migration.id, QUEUE_COUNTED)
     progress = read_progress(conn, migration.id)
     route = replace(read_status(conn, migration), listeners=read_listeners(conn, migration.name))
-    old = _OldSide.read(conn, migration, route, queued)
-    census = count(migration, (old, queued, progress.synced, route.epoch)) if migration.phase in COUNTED else None
+    waiting = _old_waiting(conn, migration, route, queued)
+    census = count(migration, (waiting, queued, progress.synced, route.epoch)) if migration.phase in COUNTED else None
     snapshot = Snapshot(
         as_of=as_of,
         server=_server(conn),
@@ -149,7 +149,7 @@ def read_snapshot(
         workers=workers,
         soak_seconds=_soak_seconds(migration, route, as_of),
     )
-    return with_advice(replace(snapshot, rollback=_rollback(snapshot, old, census)))
+    return with_advice(replace(snapshot, rollback=_rollback(conn, snapshot, waiting, census)))
 
 
 def with_advice(snapshot: Snapshot) -> Snapshot:
@@ -253,63 +253,47 @@ def _server(conn: Connection) -> str:
     return f"{info.dbname} at {host}" + (f":{info.port}" if info.port != USUAL_PORT else "")
 
 
-@dataclass(frozen=True, slots=True)
-class _OldSide:
-    """What is noted of the old side's vectors, without a look at the table."""
-
-    stale: int = 0
-    waiting: int = 0
-    """Rows in the queue whose old vector is due."""
-
-    @classmethod
-    def read(cls, conn: Connection, migration: Migration, route: RouteStatus, queued: int) -> _OldSide:
-        # before reads ever moved, the old side is the application's
-        if migration.phase.ended or not route.changed_by:
-            return cls()
-        stale = count_stale(conn, migration.id, QUEUE_COUNTED)
-        try:
-            waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)
-            if migration.text_table is not None:
-                texts = rows_sql(migration, migration.text_table)
-                waiting += count_rows_of_texts(conn, migration.id, texts, QUEUE_COUNTED)
-            return cls(stale, waiting)
-        except errors.InsufficientPrivilege:  # who only watches does not see which rows wait
-            return cls(stale, queued)
-
-
-def _rollback(snapshot: Snapshot, old: _OldSide, census: Census | None) -> RollbackStatus:
+def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census | None) -> RollbackStatus:
     """Honest about the old side: rows without a vector there, with one of earlier content, and what nobody knows."""
     migration = snapshot.migration
     assert migration is not None
     if migration.phase is Phase.DONE:
         gone = migration.run_state.gone is Side.OLD
         return RollbackStatus(None, 0, "the old side is gone" if gone else "nothing keeps the old side current")
-    stale, found = old.stale + old.waiting, RollbackStatus()
-    if census is not None:
-        stale = max(0, stale - census.noted - census.awaited)
-        found = RollbackStatus(missing=census.without_old, rows=census.rows, unknown=0)
+    rows, without = (census.rows, census.without_old) if census is not None else (snapshot.backfill.total, None)
     if not migration.stored.by_triggers:
-        unknown = None if census is None else census.rows - census.without_old
-        return replace(found, unknown=unknown, why="no change capture")
-    if snapshot.route.active is Side.OLD and not snapshot.route.canary and not old.stale:
-        why = f"nothing to roll back yet; {migration.old_model.called} is retired: later edits would be stale"
-        return RollbackStatus(True, 0, why if migration.old_model.retired else "")
-    if not stale and not found.missing:
-        if census is None:
-            return replace(found, why="rows without an old vector are not counted here")
-        return replace(found, fresh=True)
-    return replace(found, fresh=False, stale=stale, why=_why_stale(snapshot, old, stale))
-
-
-def _why_stale(snapshot: Snapshot, old: _OldSide, stale: int) -> str:
-    migration = snapshot.migration
-    assert migration is not None
+        return RollbackStatus(None, 0, "no change capture", missing=without or 0, rows=rows)
+    marked, bridging = count_marked(conn, migration.id, QUEUE_COUNTED), snapshot.route.bridging
+    missing = marked.missing if without is None else without
+    moved = snapshot.route.active is Side.NEW or snapshot.route.canary > 0
     reasons = []
-    if old.stale and stale:
-        dead = "is retired" if migration.old_model.retired else "does not answer"
+    if marked.stale or marked.bridged:
+        late = "does not answer" if moved else "did not answer"
         if not migration.old_model.retired and not any(worker.alive for worker in snapshot.workers):
-            dead = "was not asked: no worker is at work"
-        reasons.append(f"{migration.old_model.called} {dead}")
-    if old.waiting:
-        reasons.append(f"{changes_waiting(old.waiting)} to be synced")
-    return "; ".join(reasons)
+            late = "was not asked: no worker is at work"
+        reasons.append(f"{migration.old_model.called} {'is retired' if migration.old_model.retired else late}")
+    if waiting:
+        reasons.append(f"{changes_waiting(waiting)} to be synced")
+    fresh: bool | None = not (waiting or marked.stale or marked.bridged or marked.missing or (moved and missing))
+    if fresh and moved and census is None:
+        fresh = None
+        reasons.append("rows without an old vector are not counted here")
+    if fresh and snapshot.route.active is Side.OLD and migration.old_model.retired:
+        later = "later edits would be stale" if not bridging else "later edits get vectors by the bridge"
+        reasons.append(f"nothing to roll back yet; {migration.old_model.called} is retired: {later}")
+    # a row that waits without an old vector is missing, and not stale
+    stale = marked.stale + max(0, waiting - (census.awaited if census is not None else 0))
+    return RollbackStatus(fresh, stale, "; ".join(reasons), marked.bridged, missing if moved else marked.missing, rows)
+
+
+def _old_waiting(conn: Connection, migration: Migration, route: RouteStatus, queued: int) -> int:
+    """Rows in the queue whose old vector is due: none before reads moved."""
+    if migration.phase.ended or (route.active is Side.OLD and not route.canary):
+        return 0
+    try:
+        waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)
+    except errors.InsufficientPrivilege:  # who only watches does not see which rows wait
+        return queued
+    if migration.text_table is not None:
+        waiting += count_rows_of_texts(conn, migration.id, rows_sql(migration, migration.text_table), QUEUE_COUNTED)
+    return waiting

@@ -81,6 +81,10 @@ class BridgeStatus:
     """Of the maps not chosen, and of the controls: ``identity``, and ``shuffled``, fitted on pairs that are none."""
     refused: str = ""
     """Why it is below the bound; empty where it is not."""
+    alignment: float = 1.0
+    """Cosine, with what the map gives, of old vectors that are made by it to be stored among true ones."""
+    length: float = 0.0
+    """Of these; 0 keeps the map's own."""
     queries: BridgeQueries | None = None
     """None where no query is kept."""
 
@@ -105,7 +109,11 @@ class LinearMap:
 
     def __call__(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """One vector (new dimensions,), or rows of them, mapped."""
-        return np.asarray(vectors, np.float32) @ self.matrix.T + self.offset
+        given = np.asarray(vectors, np.float32)
+        if given.ndim == 1:
+            # not by BLAS: its threads wait for one another, on a busy machine for many times what a search takes
+            return np.asarray(np.einsum("ij,j->i", self.matrix, given) + self.offset, np.float32)
+        return given @ self.matrix.T + self.offset
 
 
 def in_words(status: BridgeStatus) -> str:
@@ -155,6 +163,8 @@ def from_data(data: Mapping[str, Any]) -> BridgeStatus:
         tuple(BridgePoint(point["rows"], figures_from(point["figures"])) for point in data["curve"]),
         {name: figures_from(each) for name, each in data["others"].items()},
         data["refused"],
+        data.get("alignment", 1.0),
+        data.get("length", 0.0),
         _queries_from(data.get("queries")),
     )
 

@@ -175,8 +175,8 @@ def _rollback(snapshot: Snapshot) -> Blocker | None:
 def _bridge(snapshot: Snapshot) -> Blocker | None:
     if snapshot.route.ending == "abort":
         return Blocker("phase", "The migration is being aborted.", "Complete that.", remedies=(Remedy.ABORT,))
-    if snapshot.route.active is Side.NEW:
-        return Blocker("route", "The new side serves every read: there is nothing to bridge.")
+    if snapshot.route.ending == "cleanup":
+        return Blocker("phase", "The cleanup has begun.", "Take it back.", remedies=(Remedy.ROLLBACK,))
     return ended(snapshot)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from embedtui.formatting import counted
 from embedtui.model.bridge import BridgeStatus
 from embedtui.model.words import Side
 
@@ -55,19 +56,31 @@ class RouteStatus:
 
 @dataclass(frozen=True, slots=True)
 class RollbackStatus:
-    """Whether a rollback would find the old side current."""
+    """What a rollback would find on the old side."""
 
     fresh: bool | None = None
-    """None: unknown."""
+    """Every row has the old model's vector of its content. None: unknown (no change capture)."""
     stale: int = 0
-    """Rows whose old vector is of earlier content, or waits to be made; those that are missing are not among them."""
+    """Rows whose old vector is of earlier content."""
     why: str = ""
-    missing: int | None = None
-    """Rows without an old vector; None: not counted."""
-    unknown: int | None = None
-    """Rows of whose old vector nobody knows whether it is of the present content; None: not counted."""
+    bridged: int = 0
+    """Rows whose old vector a bridge made of the new one."""
+    missing: int = 0
+    """Rows with content and no old vector."""
     rows: int | None = None
-    """All rows of the side, with something to embed; None: not counted."""
+    """Rows with content, as last counted."""
+
+    @property
+    def found(self) -> str:
+        """The rows that are not fresh, in words; empty where none are."""
+        total = "" if self.rows is None else f" of {max(self.rows, self.bridged):,}"
+        parts = [
+            f"{counted(self.stale, 'row', 'rows')} stale" if self.stale else "",
+            f"{self.bridged:,}{total} rows by the bridge" if self.bridged else "",
+            f"{counted(self.missing, 'row', 'rows')} without an old vector" if self.missing else "",
+        ]
+        said = ", ".join(part for part in parts if part)
+        return f"bridged: {said}" if self.bridged and not self.stale else said
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,8 +116,7 @@ class RouteFields:
         if isinstance(vector, str):
             text, size = vector, vector.count(",") + 1
         else:
-            plain = vector.tolist() if hasattr(vector, "tolist") else vector
-            values = [float(value) for value in plain]
+            values = vector.tolist() if hasattr(vector, "tolist") else list(vector)
             text, size = "", len(values)
         if size not in (self.dimensions, self._shape.size):
             raise Refused(
@@ -126,9 +125,8 @@ class RouteFields:
             )
         if self._map is not None or self._shape.changes:
             made = self._shape(np.array([values or json.loads(text)], np.float32))[0]
-            values = (made if self._map is None else self._map(made)).tolist()
-            text = ""
-        return text or str(values)
+            return str((made if self._map is None else self._map(made)).tolist())
+        return text or str([float(value) for value in values])
 
     def search_sql(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -16,16 +15,17 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.screen import Screen
 
-from embedtui.model import Comparison, Event, Failed, Phase, PhaseChanged, Progressed, RouteFlipped, Side, Snapshot
+from embedtui.model import Comparison, Event, Failed, Phase, PhaseChanged, Progressed, RouteFlipped, Snapshot
 from embedtui.tui import messages, terminal
 from embedtui.tui import preferences as stored
 from embedtui.tui.actions import ACTIONS, SCREENS
 from embedtui.tui.actions.bridging import BridgeOrder
 from embedtui.tui.actions.migration import Run
-from embedtui.tui.bridge import Bridge, Task
+from embedtui.tui.bridge import Bridge
 from embedtui.tui.dialogs import ReportDialog
 from embedtui.tui.dialogs.bridging import BridgeDialog
 from embedtui.tui.engine import OpenEngine
+from embedtui.tui.old_model import ASKING, OldModelWatch
 from embedtui.tui.others import Others
 from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.panels.alerts import alert
@@ -44,9 +44,6 @@ from embedtui.tui.view import Link, View
 
 _RATES = 240
 """Readings kept for the sparkline: two minutes."""
-ASK_SECONDS = 15.0
-"""Between two words to the old model: a request of a token or two."""
-_ON_OLD = (Phase.PREPARE, Phase.BACKFILL, Phase.INDEX)
 _EVENTS = 2000
 """Events of this process kept for Overview and Log."""
 
@@ -124,7 +121,7 @@ class Dashboard(Others):
         self.detached: bool | None = None
         """How it was left, once that is decided; a crash decides nothing, and then, too, the work goes on."""
         self._busy: tuple[str, ...] = ()
-        self._asked_at = time.monotonic()
+        self._old_model = OldModelWatch()
         self._autostart = autostart
         self._remember = remember
         self._notify = notify
@@ -231,12 +228,13 @@ class Dashboard(Others):
         again = not self.link.up and self.link.since is not None and self.snapshot is not None
         first = self.snapshot is None
         self.link = Link(up=True)
-        self._ask_old_model(message.snapshot)
         if message.snapshot.phase is Phase.BACKFILL and message.snapshot.backfill.rate is not None:
             self.rates.append(message.snapshot.backfill.rate)
         if (searched := self._search_meter.add(message.snapshot)) is not None:
             self.searches.append(searched)
         before, self.snapshot = self.snapshot, message.snapshot
+        if self._old_model.due(self.view):
+            self.bridge.do(ASKING)
         if again:
             self.say("The database is back.", title="Connected")
         if before is not None:
@@ -247,14 +245,6 @@ class Dashboard(Others):
             Run().begin(self)  # whoever started it so has been asked
         if first and isinstance(self.screen, DashboardScreen):
             self.screen.opened()
-
-    def _ask_old_model(self, snapshot: Snapshot) -> None:
-        """Have the old model asked a word every now and then, while it is the one that searches need."""
-        due = time.monotonic() - self._asked_at >= ASK_SECONDS
-        needed = snapshot.phase in _ON_OLD and snapshot.route.active is Side.OLD and not snapshot.route.bridging
-        if due and needed and not (snapshot.old_gone or self.readonly or "old model" in self._busy):
-            self._asked_at = time.monotonic()
-            self.bridge.do(Task("old model", lambda engine, _: engine.ask_old_model()))
 
     def on_snapshot_failed(self, message: messages.SnapshotFailed) -> None:
         """Say that what is shown is the last known state."""

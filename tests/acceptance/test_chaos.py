@@ -14,12 +14,12 @@ SECONDS = os.environ.get("EMBEDTUI_CHAOS_SECONDS", "12")
 SEED = os.environ.get("EMBEDTUI_SEED", "7")
 
 
-@pytest.mark.parametrize("placement", ["column", "table"])
-def test_the_journey_survives_chaos(placement: str) -> None:
+@pytest.mark.parametrize(("placement", "jobs"), [("column", "--batch"), ("table", "--live")])
+def test_the_journey_survives_chaos(placement: str, jobs: str) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.chaos", "--seconds", SECONDS, "--seed", SEED),
-            *("--placement", placement, "--rows", "1500"),
+            *("--placement", placement, jobs, "--rows", "1500"),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

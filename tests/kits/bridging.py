@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
 
 from embedtui.demo.api import ModelFunction
+from tests.kits.support import vector_literal
 
 Vectors = NDArray[np.float32]
 
@@ -43,3 +45,24 @@ def model_function(model: int, dimensions: int, noise: float = 0.05) -> ModelFun
         return np.asarray(noisy / np.linalg.norm(noisy, axis=1, keepdims=True), np.float32)
 
     return embed
+
+
+ROWS, OLD_SIZE, NEW_SIZE = 600, 24, 16
+OLD_MODEL, NEW_MODEL = model_function(2, OLD_SIZE), model_function(1, NEW_SIZE)
+
+
+def text_of(number: int) -> str:
+    """Content of a row of :func:`make_table`."""
+    return f"document number {number}"
+
+
+def make_table(dsn: str, rows: int = ROWS, old: Callable[[list[str]], Vectors] | None = None) -> None:
+    """Table ``documents`` with old vectors by OLD_MODEL, or by ``old``, and an index on them."""
+    texts = [text_of(number) for number in range(1, rows + 1)]
+    vectors = old(texts) if old is not None else OLD_MODEL(texts, None)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(f"CREATE TABLE documents (id bigint PRIMARY KEY, content text, embedding vector({OLD_SIZE}))")
+        with conn.cursor().copy("COPY documents FROM STDIN") as copy:
+            for number, (text, vector) in enumerate(zip(texts, vectors, strict=True), 1):
+                copy.write_row((number, text, vector_literal(vector)))
+        conn.execute("CREATE INDEX ON documents USING hnsw (embedding vector_cosine_ops)")

@@ -190,7 +190,7 @@ CANARY = replace(
     condition=Condition.RUNNING,
     route=RouteStatus(Side.OLD, 10, 2, ago(minutes=12), "anna", tuple(
         replace(each, epoch=2, searches_new=each.searches_old // 9) for each in LISTENERS)),
-    rollback=RollbackStatus(True, missing=0, unknown=0, rows=520_000),
+    rollback=RollbackStatus(True, missing=0, rows=520_000),
     next_act="cutover",
     next_why="10 % of reads are on the new side for 12 minutes without a fault.",
 )  # fmt: skip
@@ -200,7 +200,7 @@ CUT_OVER = replace(
     phase=Phase.SOAK,
     route=RouteStatus(Side.NEW, 0, 3, ago(minutes=4), "anna", tuple(
         replace(each, searches_new=4_100) for each in LISTENERS)),
-    rollback=RollbackStatus(True, missing=0, unknown=0, rows=520_000),
+    rollback=RollbackStatus(True, missing=0, rows=520_000),
     soak_seconds=252,
     next_act="",
     next_why="Let it soak; a rollback is fresh and one key away.",
@@ -209,7 +209,7 @@ CUT_OVER = replace(
 STALE = replace(
     CUT_OVER,
     migration=replace(MIGRATION, old_model=replace(OLD, retired=True)),
-    rollback=RollbackStatus(False, 1_204, "text-embedding-004 no longer answers", 73, 0, 520_000),
+    rollback=RollbackStatus(False, 1_204, "text-embedding-004 no longer answers", missing=73, rows=520_000),
     sync=SyncStatus(310, 95.0, 7_020),
     soak_seconds=93_600,
     next_act="cleanup",

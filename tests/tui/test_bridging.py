@@ -14,7 +14,7 @@ from textual.widgets import Button
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine, SubprocessEngine
-from embedtui.tui import app as app_module
+from embedtui.tui import old_model
 from embedtui.tui.actions import ACTIONS
 from embedtui.tui.app import Dashboard
 from embedtui.tui.dialogs.bridging import BridgeDialog
@@ -55,7 +55,7 @@ async def dashboard(
 
 @pytest.fixture(autouse=True)
 def asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(old_model, "ASK_SECONDS", 0.2)
 
 
 @pytest.mark.parametrize("kind", [Engine, SubprocessEngine])

@@ -35,7 +35,8 @@ SCREENS = ("overview", "cutover", "compare", "faults", "workers")
 NUMBER = re.compile(r"(?<![\w.:#–-])\$?\d[\d,]*(?:\.\d+)?[kM]?(?: %)?(?![\w:–])")
 IDLE = re.compile(
     # times, ages, places, names that end in digits, and the screens' own words about keys
-    r"\d\d\.\d\d\. \d\d:\d\d|\d\d:\d\d:\d\d|~\$[\d.,]+|\d+ (?:ms|s|m|h|d)\b|\d+\.\d+ ms|top \d+|top-\d+|@\d+|F\d+|\w+_v?\d\w*|vector\(\d+\)"
+    r"\d\d\.\d\d\. \d\d:\d\d|\d\d:\d\d:\d\d|~\$[\d.,]+|\d+ (?:ms|s|m|h|d)\b|\d+\.\d+ ms|top \d+|top-\d+|@\d+|F\d+"
+    r"|\w+_v?\d\w*|vector\(\d+\)"
     r"|\d+–\d+ +%|[\w.-]+:\d{2,}|\b\d (?:Overview|Compare|Cutover|Faults|Workers|Log|Plan)\b"
 )
 

@@ -9,6 +9,7 @@ from enum import Enum
 from embedtui.model import Key, Side
 from embedtui.postgres.sides.protocol import QueuedRow
 from embedtui.postgres.state.queue import Entry
+from embedtui.postgres.state.stale import Mark
 
 
 class Said(Enum):
@@ -22,6 +23,8 @@ class Said(Enum):
     """The application wrote the vector with the present content, or after it: it stands."""
     DOUBTED = "doubted"
     """The same, of an application that is not to be believed: it is replaced."""
+    BRIDGED = "bridged"
+    """Nothing; a bridge made the old vector, of the present content."""
 
 
 @dataclass
@@ -35,15 +38,21 @@ class Change:
     said: dict[Side, Said] = field(default_factory=dict)
     sides: set[Side] = field(default_factory=set)
     """Sides that still need something."""
-    captured: bool = False
-    """Change capture saw the row come or its content change: a scan does not tell which of the two sides is behind."""
+    mark: Mark | None = None
+    """What was noted of its old vector."""
 
     def old_wanted(self, row: QueuedRow) -> bool:
         """Whether the old side needs a vector, once it is ours to maintain."""
         said = self.said.get(Side.OLD)
         # an inserted row whose new vector is stale was moved between partitions and edited
         moved = said is Said.INSERTED and row.new_present and not row.new_fresh
-        return not row.old_present or moved or said in (Said.EDITED, Said.DOUBTED)
+        return not row.old_present or moved or said in (Said.EDITED, Said.DOUBTED, Said.BRIDGED)
+
+    def old_written(self, row: QueuedRow, trust: bool) -> bool:
+        """Whether the old vector is the application's: it said so, or the vector is not the one that a bridge made."""
+        said = self.said.get(Side.OLD)
+        others = trust and self.mark is not None and row.row.old_digest != self.mark.digest
+        return row.old_present and (said is Said.WRITTEN or (said is Said.BRIDGED and others))
 
     def new_wanted(self, row: QueuedRow, trust: bool) -> bool:
         """Whether the new side needs a vector."""
@@ -55,15 +64,18 @@ class Change:
         return row.new_stamped or said is Said.EDITED or not trust
 
 
-def combine(entries: Iterable[Entry], stale: Iterable[Key], trust: bool) -> dict[Key, Change]:
+def combine(entries: Iterable[Entry], marks: Mapping[Key, Mark], trust: bool) -> dict[Key, Change]:
     """The changes of rows by their present keys.
 
     Args:
         entries: all that is queued for these rows, in order.
-        stale: rows whose old vector is known to be that of earlier content.
+        marks: rows whose old vector is known not to be the old model's of their content.
         trust: whether a vector that the application wrote stands.
     """
-    found = {key: Change(said={Side.OLD: Said.EDITED}) for key in stale}
+    found = {
+        key: Change(said={Side.OLD: Said.EDITED if mark.bridge is None else Said.BRIDGED}, mark=mark)
+        for key, mark in marks.items()
+    }
     for entry in _as_of_their_place(list(entries)):
         if entry.kind == "t":
             continue
@@ -76,7 +88,6 @@ def combine(entries: Iterable[Entry], stale: Iterable[Key], trust: bool) -> dict
         change.ids.append(entry.id)
         if entry.kind == "e":
             change.said.clear()  # what became of it outside is the application's
-        change.captured = change.captured or entry.kind == "i" or entry.edited
         if entry.kind == "i":
             change.said = {Side.OLD: Said.INSERTED, Side.NEW: Said.INSERTED}
         for side, wrote in ((Side.OLD, entry.wrote_old), (Side.NEW, entry.wrote_new)):
@@ -113,7 +124,8 @@ def _moved(found: dict[Key, Change], was: Key, key: Key) -> Change:
         ids=[*before.ids, *came.ids],
         was={*before.was, *came.was, was} - {key},
         said=dict(came.said),
-        captured=came.captured,
+        sides=set(),
+        mark=came.mark,
     )
 
 
@@ -124,7 +136,7 @@ def rename(changes: dict[Key, Change], text: Key, key: Key) -> None:
         ids=[number for change in known for number in change.ids],
         was={text, *known[0].was, *known[1].was} - {key},
         said=known[0].said | known[1].said,
-        captured=any(change.captured for change in known),
+        mark=known[1].mark or known[0].mark,
     )
 
 

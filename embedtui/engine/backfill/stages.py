@@ -21,6 +21,7 @@ from embedtui.engine.backfill.pacing import Pacer
 from embedtui.engine.backfill.partitions import queue_unseen
 from embedtui.engine.backfill.sizing import RequestSize
 from embedtui.engine.backfill.sync import Sync
+from embedtui.engine.bridge.refit import Refit
 from embedtui.engine.cutover.cutover import flip_if_due
 from embedtui.engine.prepare import count_total
 from embedtui.engine.resilience import fatal
@@ -139,6 +140,7 @@ class Stages:
         job.follow_pacer(lambda: self._pacer.hold, lambda: self._pacer.in_flight)
         self._link = job.link("stage", statement_timeout_ms=0)
         self._index = IndexStage(job, self._link, lasting=follow, why_stopped=self._why_stopped)
+        self._refit = Refit(job)
         self._sync_error: EmbedtuiError | None = None
 
     def run(self) -> None:
@@ -156,10 +158,11 @@ class Stages:
         old = self._old_embedder()
         sync = Sync(self._job, urgent, old, characters_per_token=lambda: self._pacer.characters_per_token)
         syncing = threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True)
-        watching = threading.Thread(target=self._watch_share, name="until", daemon=True)
-        syncing.start()
+        beside = [threading.Thread(target=self._refit.keep_up, name="refit", daemon=True)]
         if self._until is not None:
-            watching.start()
+            beside.append(threading.Thread(target=self._watch_share, name="until", daemon=True))
+        for thread in (syncing, *beside):
+            thread.start()
         try:
             self._phases(new)
         except Interrupted:
@@ -167,9 +170,8 @@ class Stages:
                 raise
         finally:
             self._job.halt()
-            syncing.join()
-            if self._until is not None:
-                watching.join()
+            for thread in (syncing, *beside):
+                thread.join()
             sync.close()
             for embedder in (new, urgent, old):
                 if embedder is not None:
@@ -216,6 +218,7 @@ class Stages:
             if phase is Phase.BACKFILL:
                 self._backfill(new)
                 self._sweep(new)
+                self._refit.look()
                 self._enter(Phase.INDEX, Phase.BACKFILL)
             elif phase is Phase.INDEX:
                 self._index.run()

@@ -14,6 +14,7 @@ import psycopg
 from embedtui.engine.backfill.decisions import Change, Said, combine, left_behind, rename
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
 from embedtui.engine.backfill.job import Job
+from embedtui.engine.backfill.old_side import OldSide, Wanted
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.upkeep import Upkeep
 from embedtui.engine.resilience import with_database
@@ -22,11 +23,9 @@ from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.locks import try_sync
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
-from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.faults import forget_faults, record_faults, truncated_rows
 from embedtui.postgres.state.queue import Entry, add_synced_tokens, entries_of, forget_entries, next_entries
-from embedtui.postgres.state.route import reads_ever_moved
-from embedtui.postgres.state.stale import add_stale, forget_stale, stale_among, stale_to_retry
+from embedtui.postgres.state.stale import add_stale, forget_stale, marks_among
 
 T = TypeVar("T")
 
@@ -37,8 +36,6 @@ EMBEDS_PER_KEY = 6
 WINDOW_SECONDS = 60.0
 TEND_SECONDS = 5.0
 """While nothing is queued: how often rows that are gone are forgotten, and stale ones tried again."""
-RETRY_SECONDS = (2.0, 60.0)
-"""An old model that does not answer is asked again after the first, doubling up to the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class Sync:
         self, job: Job, new: RowEmbedder, old: RowEmbedder | None, *, characters_per_token: Callable[[], float]
     ) -> None:
         self._job, self._characters_per_token = job, characters_per_token
-        self._embedders = {Side.NEW: new, Side.OLD: old}
+        self._new, self._old_side = new, OldSide(job, old, self._database)
         self._link: Link = job.link("sync", writes=True)
         self._upkeep = Upkeep(job, self._database)
         self._recent: dict[Key, list[float]] = defaultdict(list)
@@ -68,10 +65,6 @@ class Sync:
         """Id of the last entry that was put off in this round."""
         self._tend_at = 0.0
         self._look_at = 0.0
-        self._old_retry_at = 0.0
-        self._old_retry_wait = RETRY_SECONDS[0]
-        self._old_lost = ""
-        """Why the old model does not answer at present."""
 
     def close(self) -> None:
         """Release the connection, and with it the right to sync."""
@@ -155,13 +148,12 @@ class Sync:
         scanned = self._upkeep.scan()
         if scanned:
             return scanned
-        if self._embedders[Side.OLD] is None or moment < self._old_retry_at:
-            return 0
-        stale = self._database(lambda conn: stale_to_retry(conn, self._job.migration.id, BATCH))
-        if stale:
-            self._work(set(stale))
+        again, more = self._old_side.to_do(BATCH)
+        if again:
+            self._work(set(again))
+        if more:
             self._tend_at = 0.0
-        return len(stale)
+        return len(again)
 
     def _remove(self, conn: Connection, entries: Sequence[Entry]) -> None:
         placement, number, ids = self._job.placement, self._job.migration.id, [entry.id for entry in entries]
@@ -182,7 +174,6 @@ class Sync:
         todo, trust = read.changes, self._job.migration.stored.trust_application
         wanted: dict[Side, list[SourceRow]] = {Side.NEW: [], Side.OLD: []}
         written: dict[Side, list[SourceRow]] = {Side.NEW: [], Side.OLD: []}
-        behind: list[Key] = []
         for item in read.rows:
             change = todo[item.row.key]
             if item.blank:
@@ -190,17 +181,15 @@ class Sync:
             if change.new_wanted(item, trust):
                 change.sides.add(Side.NEW)
                 wanted[Side.NEW].append(self._cut(item.row, read.truncated.get(item.row.key, 0)))
+                item = replace(item, row=replace(item.row, new_digest=""))  # the old side is not made of that vector
             elif change.said.get(Side.NEW) is Said.WRITTEN:
                 written[Side.NEW].append(item.row)
-            if change.old_wanted(item) and (read.maintain_old or change.captured):
-                if read.maintain_old:
-                    change.sides.add(Side.OLD)
-                    wanted[Side.OLD].append(item.row)
-                else:
-                    behind.append(item.row.key)
-            elif change.said.get(Side.OLD) is Said.WRITTEN:
+            if change.old_written(item, trust):
                 written[Side.OLD].append(item.row)
-        self._database(lambda conn: self._respect(conn, todo, written, behind))
+            elif read.maintain_old and change.old_wanted(item):
+                change.sides.add(Side.OLD)
+                wanted[Side.OLD].append(item.row)
+        self._database(lambda conn: self._respect(conn, todo, written))
         # Nothing to embed: fresh already, the application's own, blank, or deleted meanwhile.
         settled = [key for key, change in todo.items() if not change.sides]
         blank = [item.row.key for item in read.rows if item.blank]
@@ -217,13 +206,11 @@ class Sync:
             conn.execute("SET LOCAL enable_hashjoin = on")  # the queue may be long, and keys have no index in it
             entries = entries_of(conn, number, keys)
             conn.execute("SET LOCAL enable_hashjoin = off")
-            # Once reads were moved to the new side, if only a share of them, the application may have left old vectors
-            # behind; that stays so after a rollback, for what was written before it.
-            maintain_old = reads_ever_moved(conn, number)
+            maintain_old = self._old_side.ours(conn)
             truncated = truncated_rows(conn, number)
             known = {*keys, *(entry.key for entry in entries), *(entry.was for entry in entries if entry.was)}
-            stale = stale_among(conn, number, known)
-            changes = combine(entries, stale, self._job.migration.stored.trust_application)
+            marks = marks_among(conn, number, known)
+            changes = combine(entries, marks, self._job.migration.stored.trust_application)
             rows = self._upkeep.read_keys(conn, list(changes))
         for row in rows:
             if row.asked != row.row.key and row.asked in changes:
@@ -235,18 +222,11 @@ class Sync:
         rows = [row for row in rows if not row.text_waits]
         return _Read(changes, rows, maintain_old, truncated)
 
-    def _respect(
-        self, conn: Connection, todo: dict[Key, Change], written: dict[Side, list[SourceRow]], behind: list[Key]
-    ) -> None:
-        """What the application wrote stands: it is neither faulty nor stale, and says nothing of us.
-
-        Of rows ``behind`` it has not written the old vector: its own matter until the cutover, and noted, for a
-        rollback would find them so.
-        """
-        if not any(written.values()) and not behind:
+    def _respect(self, conn: Connection, todo: dict[Key, Change], written: dict[Side, list[SourceRow]]) -> None:
+        """What the application wrote stands: it is neither faulty nor stale, and says nothing of us."""
+        if not any(written.values()):
             return
         with conn.transaction():
-            add_stale(conn, self._job.migration.id, behind)
             adopted = self._job.placement.adopt(conn, written[Side.NEW]) if written[Side.NEW] else set()
             self._clear(conn, adopted, Side.NEW)
             self._clear(conn, [row.key for row in written[Side.OLD]], Side.OLD)
@@ -263,15 +243,15 @@ class Sync:
         return replace(row, text=text, characters=len(text))
 
     def _side(self, todo: dict[Key, Change], side: Side, rows: list[SourceRow]) -> None:
-        embedder = self._embedders[side]
+        embedder = self._new if side is Side.NEW else self._old_side.model
+        if embedder is None:
+            self._do_without(todo, rows)
+            return
         too_long = [row for row in rows if row.characters > len(row.text)]
         if too_long:
             reason = "longer than any text the model could take"
-            self._fault(todo, side, [row.key for row in too_long], reason)
+            self._fault(todo, side, too_long, reason)
             rows = [row for row in rows if row.characters <= len(row.text)]
-        if embedder is None or (side is Side.OLD and time.monotonic() < self._old_retry_at):
-            self._mark_stale(todo, [row.key for row in rows])
-            return
         open_keys = {row.key for row in rows}
         limits = Limits(embedder.model.max_inputs, embedder.model.max_tokens, embedder.model.max_input_tokens)
         try:
@@ -280,29 +260,14 @@ class Sync:
                     keys = {row.key for row in outcome.rows}
                     open_keys -= keys
                     if outcome.fault:
-                        self._fault(todo, side, list(keys), outcome.fault)
+                        self._fault(todo, side, outcome.rows, outcome.fault)
                     else:
                         self._store(todo, side, outcome)
         except (ConfigurationFault, NoAnswer) as fault:
             if side is Side.NEW:
                 raise
-            self._lose_old(fault.message)
-            self._mark_stale(todo, list(open_keys))
-
-    def _lose_old(self, why: str) -> None:
-        """The old model does not answer now: its rows are stale until it does; the new side must not wait for it."""
-        self._old_retry_at = time.monotonic() + self._old_retry_wait
-        self._old_retry_wait = min(self._old_retry_wait * 2, RETRY_SECONDS[1])
-        if why != self._old_lost:
-            self._old_lost = why
-            self._job.failed(f"The old side cannot be kept current: {why}", FaultClass.CONFIGURATION)
-            self._database(lambda conn: add_audit(conn, self._job.migration.id, "old model lost", why))
-
-    def _old_answers(self) -> None:
-        self._old_retry_wait = RETRY_SECONDS[0]
-        if self._old_lost:
-            self._old_lost = ""
-            self._job.note("The old model answers again: its stale rows are brought up to date.")
+            self._old_side.lose(fault.message)
+            self._do_without(todo, [row for row in rows if row.key in open_keys])
 
     def _store(self, todo: dict[Key, Change], side: Side, outcome: Outcome) -> None:
         moment = time.monotonic()
@@ -320,7 +285,7 @@ class Sync:
 
         written = self._database(work)
         if side is Side.OLD:
-            self._old_answers()
+            self._old_side.answers()
         for key in written:
             todo[key].sides.discard(side)
         if side is Side.NEW:
@@ -332,12 +297,14 @@ class Sync:
         forget_faults(conn, self._job.migration.id, listed, side)
         forget_stale(conn, self._job.migration.id, listed, side)
 
-    def _fault(self, todo: dict[Key, Change], side: Side, keys: list[Key], reason: str) -> None:
+    def _fault(self, todo: dict[Key, Change], side: Side, rows: Sequence[SourceRow], reason: str) -> None:
+        keys = [row.key for row in rows]
+
         def work(conn: Connection) -> None:
             with conn.transaction():
                 record_faults(conn, self._job.migration.id, [(key, reason) for key in keys], side)
                 if side is Side.OLD:
-                    add_stale(conn, self._job.migration.id, keys)
+                    add_stale(conn, self._job.migration.id, {row.key: not row.old_digest for row in rows})
                 self._settle_in(conn, todo, keys, side)
 
         self._database(work)
@@ -345,17 +312,21 @@ class Sync:
             todo[key].sides.discard(side)
         self._job.failed(f"Row {', '.join(keys[0])} is rejected: {reason}", FaultClass.ROW)
 
-    def _mark_stale(self, todo: dict[Key, Change], keys: list[Key]) -> None:
-        """The old model no longer answers: a rollback would find these rows' old vectors stale."""
+    def _do_without(self, todo: dict[Key, Change], rows: Sequence[SourceRow]) -> None:
+        """The old model gives no vectors: the bridge does, or a rollback would find these rows' old ones stale."""
+        wanted = []
+        for row in rows:
+            change = todo[row.key]
+            wanted.append(Wanted(row, change.mark if change.said.get(Side.OLD) is Said.BRIDGED else None))
 
         def work(conn: Connection) -> None:
             with conn.transaction():
-                add_stale(conn, self._job.migration.id, keys)
-                self._settle_in(conn, todo, keys, Side.OLD)
+                self._old_side.stand_in(conn, wanted)
+                self._settle_in(conn, todo, [row.key for row in rows], Side.OLD)
 
         self._database(work)
-        for key in keys:
-            todo[key].sides.discard(Side.OLD)
+        for row in rows:
+            todo[row.key].sides.discard(Side.OLD)
 
     def _settle(
         self, todo: dict[Key, Change], keys: Sequence[Key], side: Side | None, blank: Sequence[Key] = ()

@@ -68,8 +68,10 @@ def bridge(
     with at.open("bridge", statement_timeout_ms=_STORE_MS) as conn:
         version = _store(conn, migration, found)
     epoch = at.write(lambda conn: _serve(conn, migration, epoch, version, passed), name="flip")
-    text = f"The old side serves through the bridge: {in_words(found.status)}"
-    at.emit(RouteFlipped(now(), text, Side.OLD, 0, epoch, 0.0))
+    route = at.read(lambda conn: read_route(conn, migration.name))
+    serves = "serves" if route.active is Side.OLD else "would serve after a rollback"
+    text = f"The old side {serves} through the bridge: {in_words(found.status)}"
+    at.emit(RouteFlipped(now(), text, route.active, route.canary, epoch, 0.0))
     return BridgeReport(found.status, True, version, epoch, embedded, time.monotonic() - began)
 
 

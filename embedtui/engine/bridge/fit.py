@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,6 +10,7 @@ from embedtui.arrays import np, npt
 from embedtui.engine.bridge.checks import require_pairs
 from embedtui.engine.bridge.maps import Moments, Rows, identity, orthogonal, ridge, scaled
 from embedtui.engine.bridge.measuring import POOL, Field
+from embedtui.engine.bridge.stand_in import alignment
 from embedtui.formatting import percent
 from embedtui.model import Distance
 from embedtui.model.bridge import BridgeFigures, BridgePoint, BridgeStatus, LinearMap
@@ -26,6 +27,8 @@ real models, every ordered pair, 200 to 1,000 rows; `benchmarks/bridge.py`) maps
 model's nDCG@10, those above 0.9 kept 44 to 99 %: below it, most of what was found is lost."""
 
 
+Places: TypeAlias = "npt.NDArray[np.intp]"
+"""Of rows among the pairs."""
 Maps: TypeAlias = dict[str, tuple[float | None, LinearMap]]
 """By name, each with the ridge's parameter; None where it is none."""
 
@@ -44,6 +47,7 @@ def fit(
     distance: Distance,
     *,
     others: Rows | None = None,
+    first: int | None = None,
     seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
 ) -> Fitted:
@@ -54,6 +58,8 @@ def fit(
         old: the old model's vectors of the same rows, in the same order.
         distance: how the old side is searched.
         others: old vectors of other rows, to search among as well: a small sample alone would flatter the map.
+        first: so many pairs, the first, a map is fitted on that serves already: rows are held out of these alone, and
+            the curve begins with a map of the rest of these.
         seed: of what is held out.
         note: told what is done.
 
@@ -62,9 +68,8 @@ def fit(
     """
     new, old = np.asarray(new, np.float32), np.asarray(old, np.float32)
     require_pairs(new, old)
-    order = np.random.default_rng(seed).permutation(len(new))
-    held = max(HELD_OUT[0], min(HELD_OUT[1], len(new) // 5))
-    test, tune, train = np.split(order, [held, held + held // 2])
+    test, tune, steps = _split(len(new), first, seed)
+    train, held_out = np.concatenate(steps), np.concatenate([test, tune])
     beside = old[:0] if others is None else np.asarray(others, np.float32)
     judge = _field(old, test, np.concatenate([train, tune]), beside, distance)
     chooser = _field(old, tune, train, beside, distance)
@@ -73,13 +78,14 @@ def fit(
         return max(maps, key=lambda name: _merit(chooser.measure(maps[name][1](new[tune]))))
 
     curve, moments = [], Moments.about(new[train[:POOL]], old[train[:POOL]])
-    for rows in _steps(train):
+    for rows in steps:
         note(f"fitting on {moments.count + len(rows):,} rows")
         moments.add(new[rows], old[rows])
         last = moments.count == len(train)
-        ridges: Maps = {str(each): (each, ridge(moments, each)) for each in (PARAMETERS if last else PARAMETERS[1:3])}
+        every = last or first is not None
+        ridges: Maps = {str(each): (each, ridge(moments, each)) for each in (PARAMETERS if every else PARAMETERS[1:3])}
         kinds: Maps = {"ridge": ridges[best_of(ridges)]}
-        if last:
+        if every:
             kinds["orthogonal"] = (None, orthogonal(moments))
         chosen = best_of(kinds)
         curve.append(BridgePoint(moments.count, judge.measure(kinds[chosen][1](new[test]))))
@@ -89,11 +95,16 @@ def fit(
     controls["shuffled"] = judge.measure(_shuffled(new, old, train, seed)(new[test]))
     figures, parameter = curve[-1].figures, kinds[chosen][0]
     refused = why_refused(figures, controls["shuffled"])
-    status = BridgeStatus(chosen, parameter, len(new), figures, tuple(curve), controls, refused)
-    rest = np.concatenate([test, tune])
-    moments.add(new[rest], old[rest])
+    near = alignment(kinds[chosen][1], new[held_out], old[held_out], len(test), old[train[:POOL]], distance)
+    status = BridgeStatus(chosen, parameter, len(new), figures, tuple(curve), controls, refused, near, _length(old))
+    moments.add(new[held_out], old[held_out])
     whole = orthogonal(moments) if parameter is None else ridge(moments, parameter)
-    return Fitted(scaled(whole, _length(old) / max(_length(whole(new[rest])), 1e-12)), status)
+    return Fitted(scaled(whole, _length(old) / max(_length(whole(new[held_out])), 1e-12)), status)
+
+
+def is_better(found: BridgeStatus) -> bool:
+    """Whether a map fitted again, with ``first`` pairs known before, is better than one of these by the same rows."""
+    return _merit(found.figures) > _merit(found.curve[0].figures)
 
 
 def why_refused(figures: BridgeFigures, shuffled: BridgeFigures) -> str:
@@ -112,23 +123,26 @@ def why_refused(figures: BridgeFigures, shuffled: BridgeFigures) -> str:
     )
 
 
-def _field(
-    old: Rows, held: npt.NDArray[np.intp], rest: npt.NDArray[np.intp], others: Rows, distance: Distance
-) -> Field:
+def _field(old: Rows, held: Places, rest: Places, others: Rows, distance: Distance) -> Field:
     return Field(len(held), np.concatenate([old[held], others, old[rest]])[: max(POOL, len(held) + 1)], distance)
 
 
-def _steps(train: npt.NDArray[np.intp]) -> Iterator[npt.NDArray[np.intp]]:
-    """The rows in steps after which there are a quarter, a half, and all of them."""
+def _split(count: int, first: int | None, seed: int) -> tuple[Places, Places, list[Places]]:
+    """Rows to measure on, rows to choose by, and the rest, in steps: to a quarter, a half, all; or the first, all."""
+    random, known = np.random.default_rng(seed), first or count
+    held = max(HELD_OUT[0], min(HELD_OUT[1], known // 5))
+    test, tune, train = np.split(random.permutation(known), [held, held + held // 2])
+    if first is not None:
+        return test, tune, [train, known + random.permutation(count - known)]
     quarter, half = len(train) // 4, len(train) // 2
-    yield from (train[:quarter], train[quarter:half], train[half:])
+    return test, tune, [train[:quarter], train[quarter:half], train[half:]]
 
 
 def _merit(figures: BridgeFigures) -> float:
     return figures.recall_1.mean + figures.recall_10.mean + figures.overlap_10.mean
 
 
-def _shuffled(new: Rows, old: Rows, train: npt.NDArray[np.intp], seed: int) -> LinearMap:
+def _shuffled(new: Rows, old: Rows, train: Places, seed: int) -> LinearMap:
     rows = train[:SHUFFLED_ROWS]
     others = np.random.default_rng(seed + 1).permutation(rows)
     moments = Moments.about(new[rows], old[others])

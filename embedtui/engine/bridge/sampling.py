@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import replace
 
-from psycopg import errors
-
-from embedtui.arrays import np
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.stages import make_row_embedder
 from embedtui.engine.backfill.writing import ReplyWriter
-from embedtui.engine.bridge.maps import Rows
+from embedtui.engine.bridge.drawing import CHUNK, Drawing, Pairs
 from embedtui.engine.bridge.measuring import POOL
-from embedtui.model import Key, Migration, PlacementKind, Side, TableName
+from embedtui.model import Migration, PlacementKind, TableName
 from embedtui.model.bridge import DOING
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.sides.both import row_vectors
 from embedtui.postgres.sides.protocol import SourceRow
-from embedtui.postgres.sides.sampling import Drawn, draw, old_vectors, spread
-from embedtui.postgres.state.bridges import read_sample, store_sample
-from embedtui.postgres.state.shards import Shard, plan_shards, shards_of
-
-T = TypeVar("T")
+from embedtui.postgres.sides.sampling import Drawn
+from embedtui.postgres.state.shards import Shard
 
 ROWS_PER_DIMENSION = 3
 """Rows of a sample, by the larger model's dimensions: at twice as many rows a map keeps most of what it can."""
 ROWS = (1_500, 20_000)
 """But no fewer, and no more: what a map gains by more is small, and memory goes by rows."""
-_CHUNK = 1_000
-"""Rows that are read, embedded and stored before more are drawn; bounds memory."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pairs:
-    """Both vectors of the rows of the sample, and old vectors of other rows."""
-
-    new: Rows
-    old: Rows
-    others: Rows
-    embedded: int
-    """Rows embedded for it now; all others had their new vector already."""
 
 
 def sample_size(migration: Migration, wanted: int | None) -> int:
@@ -57,17 +35,17 @@ def sample_size(migration: Migration, wanted: int | None) -> int:
     return max(ROWS[0], min(ROWS[1], ROWS_PER_DIMENSION * larger))
 
 
-class Sampler:
+class Sampler(Drawing):
     """Draws the sample, embeds what of it has no new vector, and reads both vectors."""
 
     def __init__(self, job: Job, environ: Mapping[str, str], note: Callable[[str], None] = lambda _: None) -> None:
         """``note`` is told how far it is."""
-        self._job, self._migration, self._note = job, job.migration, note
+        super().__init__(job)
+        self._note = note
         self._stop = job.child_stop()
         self._pacer = Pacer(job.dsn, job.migration)
         job.follow_pacer(lambda: self._pacer.hold, lambda: self._pacer.in_flight)
         self._embedder = make_row_embedder(job.migration.new_model, environ, self._pacer, job, urgent=True)
-        self._link = job.link("bridge", statement_timeout_ms=0)
         self._writer = ReplyWriter(job, self._stop)
 
     def close(self) -> None:
@@ -75,7 +53,7 @@ class Sampler:
         self._writer.close()
         self._embedder.close()
         self._pacer.close()
-        self._link.drop()
+        super().close()
 
     def run(self, size: int) -> Pairs:
         """The pairs of about ``size`` rows, or of all that there are.
@@ -89,8 +67,8 @@ class Sampler:
         sample = drawn[:size]
         embedded = 0
         with ThreadPoolExecutor(threads, thread_name_prefix="bridge") as pool:
-            for first in range(0, len(sample), _CHUNK):
-                chunk = sample[first : first + _CHUNK]
+            for first in range(0, len(sample), CHUNK):
+                chunk = sample[first : first + CHUNK]
                 found = self._database(functools.partial(self._to_embed, drawn=chunk))
                 left = sum(len(rows) for _, rows in found)
                 embedded += left
@@ -102,53 +80,10 @@ class Sampler:
                     self._say(first + len(chunk) - left, len(sample))
                 self._note(f"{first + len(chunk):,} of {len(sample):,} rows of the sample have both vectors")
         keys, beside = [each.key for each in sample], [each.key for each in drawn[size:]]
-        return self._database(lambda conn: self._read(conn, keys, beside, embedded))
+        return replace(self._database(lambda conn: self._read(conn, keys, beside)), embedded=embedded)
 
     def _say(self, done: int, total: int) -> None:
         self._job.doing(f"{DOING}embedding the sample, {done:,} of {total:,} rows")
-
-    def _database(self, work: Callable[[Connection], T]) -> T:
-        return self._job.with_database(self._link, work)
-
-    def _drawn(self, count: int) -> list[Drawn]:
-        """The sample as it was drawn before, and what it lacks; kept before any is embedded.
-
-        What is written moves to other pages, where nobody would draw it again.
-        """
-        kept = self._database(lambda conn: read_sample(conn, self._migration))
-        if len(kept) < count:
-            more = list(itertools.islice(self._draw({each.key for each in kept}), count - len(kept)))
-
-            def keep(conn: Connection) -> None:
-                with conn.transaction():
-                    store_sample(conn, self._migration, more, len(kept))
-
-            try:
-                self._database(keep)
-            except errors.UniqueViolation:  # somebody else bridges, too: with the same rows, then
-                return self._drawn(count)
-            kept += more
-        return kept[:count]
-
-    def _draw(self, seen: set[Key]) -> Iterator[Drawn]:
-        """Other rows, over the whole table; no transaction is open between two."""
-
-        def shards(conn: Connection) -> list[Shard]:
-            plan_shards(conn, self._migration.id, self._migration.table_oid)  # the table may have been rewritten
-            return shards_of(conn, self._migration)
-
-        table = self._database(shards)
-        for turn in itertools.count():
-            any_drawn = False
-            for batch in spread(table):
-                more = functools.partial(draw, migration=self._migration, batch=batch, turn=turn)
-                found = self._database(more)
-                any_drawn = any_drawn or bool(found)
-                new = [each for each in found if each.key not in seen]
-                seen.update(each.key for each in new)
-                yield from new
-            if not any_drawn:
-                return
 
     def _to_embed(self, conn: Connection, drawn: Sequence[Drawn]) -> list[tuple[Shard, list[SourceRow]]]:
         """Rows that have content and no new vector, by the leaf that they are written to."""
@@ -181,14 +116,3 @@ class Sampler:
         except BaseException:
             self._stop.set()  # the other requests of the chunk need not be waited for
             raise
-
-    def _read(self, conn: Connection, keys: Sequence[Key], beside: Sequence[Key], embedded: int) -> Pairs:
-        migration = self._migration
-        new = np.empty((len(keys), migration.new_model.dimensions), np.float32)
-        old = np.empty((len(keys), migration.old_model.dimensions), np.float32)
-        count = 0
-        for first in range(0, len(keys), _CHUNK):
-            for pair in row_vectors(conn, migration, keys[first : first + _CHUNK]).values():
-                new[count], old[count] = pair[Side.NEW], pair[Side.OLD]
-                count += 1
-        return Pairs(new[:count], old[:count], old_vectors(conn, migration, beside), embedded)

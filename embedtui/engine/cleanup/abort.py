@@ -12,7 +12,9 @@ from embedtui.engine.cleanup.statements import abort_statements, remove_sql
 from embedtui.engine.cleanup.steps import alone, finish, holding, present, require_name, taken_back
 from embedtui.engine.overrides import pass_blockers
 from embedtui.errors import Interrupted
+from embedtui.formatting import counted
 from embedtui.model import Migration
+from embedtui.model.lifecycle import QUEUE_COUNTED
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.names import relation
@@ -21,6 +23,7 @@ from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import begin_record
 from embedtui.postgres.state.migrations import hold_workers
 from embedtui.postgres.state.route import route_epoch
+from embedtui.postgres.state.stale import count_marked
 
 
 def abort(
@@ -43,6 +46,7 @@ def abort(
     require_name(migration, typed_name)
     on_step = on_step or (lambda _: None)
     removed = traces.find(conn, migration)
+    bridged = count_marked(conn, migration.id, QUEUE_COUNTED).bridged
     with alone(conn, migration):
         epoch = route_epoch(conn, migration)  # before what it is decided on
         migration = present(conn, migration)
@@ -69,6 +73,8 @@ def abort(
             else:
                 finish(conn, migration, "abort")
         done = traces.outcome(conn, migration, removed)
+        if bridged:
+            done += f" The old vectors of {counted(bridged, 'row', 'rows')} are a bridge's."
         add_audit(conn, migration.id, "abort", done)
     return done
 

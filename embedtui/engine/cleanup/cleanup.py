@@ -35,7 +35,8 @@ from embedtui.engine.cleanup.steps import (
 )
 from embedtui.engine.overrides import Overrides, audited, pass_blockers
 from embedtui.errors import Interrupted, NotClean, Refused, Remedy
-from embedtui.model import Migration, Phase
+from embedtui.model import Migration, Phase, RollbackStatus
+from embedtui.model.lifecycle import QUEUE_COUNTED
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import cancelled_by, run_ddl
@@ -45,6 +46,7 @@ from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import QUEUE_FULL, begin_cleanup, begin_record, read_ending
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.route import route_epoch
+from embedtui.postgres.state.stale import count_marked
 
 
 def cleanup(
@@ -103,7 +105,10 @@ def cleanup(
 def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed: Overrides, epoch: int | None) -> None:
     facts = inspect_oid(conn, migration.table_oid)
     names = {token.partition(":")[0] for token in passed}
-    queued = [int(token.partition(":")[2]) for token in passed if token.startswith("queue:")]
+    queued, uncovered = (
+        [int(token.partition(":")[2]) for token in passed if token.startswith(f"{name}:")]
+        for name in ("queue", "coverage")
+    )
     record = {
         "rename": choice.rename,
         "fold": choice.fold,
@@ -112,6 +117,7 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
         "archive": choice.archive_record,
         "not_null": restores_not_null(migration, choice, facts) and "not_null" not in names,
         "queued": sum(queued),
+        "uncovered": sum(uncovered),
         "faulty": count_faulty(conn, migration.id),
     }
     what = (
@@ -121,10 +127,13 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
         if named_as_before(migration, choice)
         else "the new name"
     )
+    marked = count_marked(conn, migration.id, QUEUE_COUNTED)
+    left = RollbackStatus(None, marked.stale, "", marked.bridged, marked.missing).found
     detail = "".join(
         (
             f"begun: {'folded, ' if choice.fold else ''}{what}",
             f", archive to {choice.archive}" if choice.archive is not None else "",
+            f", old side: {left}" if left else "",
             audited(passed),
         )
     )

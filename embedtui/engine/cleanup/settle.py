@@ -92,14 +92,17 @@ def settle(
         )
     gone = migration.text_table is not None and as_called_now(conn, migration).text_table is None
     if unseen and not gone:  # taken off by a cleanup that was killed, scanned for from the start, or failed
-        _queue_unseen(conn, migration, stop)
+        _queue_unseen(conn, migration, stop, left["uncovered"])
     waiting.until_done()
 
 
-def _queue_unseen(conn: Connection, migration: Migration, stop: threading.Event) -> None:
+def _queue_unseen(conn: Connection, migration: Migration, stop: threading.Event, accepted: int) -> None:
+    """Queue rows without a current vector, unless they are no more than an operator has accepted to be without one."""
     while True:
         with cancelled_by(conn, stop), unbounded(conn):
             keys = make_placement(migration).sweep(conn, SCAN_LIMIT)
+            if len(keys) <= accepted:
+                return
             queue_keys(conn, migration.id, keys, "s")
         if len(keys) < SCAN_LIMIT:
             return

@@ -25,7 +25,7 @@ from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.migrations import total_rows
 from embedtui.postgres.state.queue import read_backlog, waiting_keys
-from embedtui.postgres.state.route import read_status
+from embedtui.postgres.state.route import bridge_in_force, read_status
 from embedtui.postgres.state.route_side import side_present
 
 _CHECK_MS = 3_000
@@ -154,13 +154,10 @@ def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]
     """What an operator should know before the cutover, though it blocks nothing."""
     found = []
     if migration.old_model.retired:
-        found.append(
-            Check(
-                "old_model",
-                "warn",
-                f"{migration.old_model.called} no longer answers: rows edited after the cutover age on its side.",
-            )
-        )
+        bridged = bridge_in_force(conn, migration.id) is not None
+        later = "get old vectors by the bridge" if bridged else "age on its side"
+        message = f"{migration.old_model.called} no longer answers: rows edited after the cutover {later}."
+        found.append(Check("old_model", "warn", message))
     if _coverage(conn, migration) is None:
         found.append(
             Check(

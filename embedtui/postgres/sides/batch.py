@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,15 @@ def _binary_array(element_oid: int, elements: npt.NDArray[np.void]) -> BinaryArr
 
 def vector_array(element_oid: int, vectors: Vectors, half: bool) -> BinaryArray:
     """``vector[]`` (or ``halfvec[]``) of the rows of ``vectors``; no Python float is made."""
+    return _binary_array(element_oid, _elements(vectors, half))
+
+
+def vector_digests(vectors: Vectors, half: bool) -> list[str]:
+    """What ``shared.digest_sql`` gives for these vectors once they are stored."""
+    return [hashlib.md5(each.tobytes()[4:], usedforsecurity=False).hexdigest() for each in _elements(vectors, half)]
+
+
+def _elements(vectors: Vectors, half: bool) -> npt.NDArray[np.void]:
     count, dimensions = vectors.shape
     number = np.dtype(">f2" if half else ">f4")
     # pgvector's binary form: dimensions, unused, numbers
@@ -55,7 +65,7 @@ def vector_array(element_oid: int, vectors: Vectors, half: bool) -> BinaryArray:
     )
     elements["length"], elements["dimensions"], elements["unused"] = 4 + number.itemsize * dimensions, dimensions, 0
     elements["numbers"] = vectors
-    return _binary_array(element_oid, elements)
+    return elements
 
 
 def bigint_array(values: Sequence[int]) -> BinaryArray:

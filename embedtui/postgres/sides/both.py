@@ -119,6 +119,20 @@ def row_vectors(conn: Connection, migration: Migration, keys: Sequence[Key]) -> 
     return found
 
 
+def count_both(conn: Connection, migration: Migration, keys: Sequence[Key]) -> int:
+    """How many of these rows have both vectors; none is read."""
+    row = conn.execute(
+        sql.SQL("SELECT count(*) FROM {both} JOIN {keys} ON {match} WHERE {present}").format(
+            keys=keys_sql(keys),
+            both=both_sides_sql(migration),
+            match=key_join_sql(migration, migration.table.name, sql.SQL("k.key")),
+            present=both_present_sql(migration),
+        )
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def draw_rows(conn: Connection, migration: Migration, count: int, characters: int) -> list[tuple[Key, str]]:
     """Key and first characters of the content of rows that have both vectors, drawn by their keys' hash.
 

@@ -11,18 +11,11 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import blocks_sql, relation
 from embedtui.postgres.sides.layout import fingerprint_sql, new_side, scope_sql
 from embedtui.postgres.sides.shared import OURS, WRITER
+from embedtui.postgres.state.shards import leaf_pages
 from embedtui.postgres.values import same_key_sql
 
 BLOCKS = 256
 """Pages of the new table that one transaction looks at."""
-
-_LEAVES = """
-SELECT n.nspname::text, c.relname::text,
-       pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind = 'r' AND (c.oid = %(table)s OR c.oid IN
-       (SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass) WHERE isleaf))
-"""
 
 _CARRY = """
 WITH found AS MATERIALIZED (
@@ -37,21 +30,16 @@ UPDATE {leaf} t SET {embedding} = l.embedding, {model} = {number}, {source} = l.
 """
 
 
-def leaves_of(conn: Connection, migration: Migration) -> list[tuple[str, str, int]]:
-    """(schema, name, pages) of the table, or of each of its partitions that holds rows."""
-    return conn.execute(_LEAVES, {"table": migration.table_oid}).fetchall()
-
-
 def carry(conn: Connection, migration: Migration, former: TableName) -> Iterator[int]:
     """Give rows of the migration's table the new vectors that rows of ``former`` have for the same key and content.
 
     Placement ``column``. A row that has a vector keeps it. Yields how many after each short transaction.
     """
     side = new_side(migration)
-    for schema, name, blocks in leaves_of(conn, migration):
+    for leaf, blocks in leaf_pages(conn, migration.table_oid):
         for first in range(0, blocks, BLOCKS):
             statement = sql.SQL(_CARRY).format(
-                leaf=sql.Identifier(schema, name),
+                leaf=relation(leaf),
                 former=relation(former),
                 same_key=same_key_sql(migration, "embedtui_former", "t"),
                 embedding=sql.Identifier(side.embedding),

@@ -20,11 +20,12 @@ from embedtui.postgres.ddl import Statement
 from embedtui.postgres.names import blocks_sql, key_join_sql, key_sql, keys_sql, relation, suffixed
 from embedtui.postgres.sides import capture, rights
 from embedtui.postgres.sides.capture_bodies import of_side
-from embedtui.postgres.sides.carry import BLOCKS, leaves_of
+from embedtui.postgres.sides.carry import BLOCKS
 from embedtui.postgres.sides.column import ColumnPlacement
 from embedtui.postgres.sides.layout import NewSide, new_side, scope_sql
 from embedtui.postgres.sides.shared import OURS, WRITER
 from embedtui.postgres.state.migrations import stored_fold
+from embedtui.postgres.state.shards import leaf_pages
 from embedtui.postgres.values import same_key_sql
 
 MOST_LATE = 500
@@ -159,9 +160,9 @@ class Fold:
 
     def ranges(self, conn: Connection) -> Iterator[tuple[TableName, int, int]]:
         """(leaf, first block, last block) of the whole table."""
-        for schema, name, blocks in leaves_of(conn, self.migration):
+        for leaf, blocks in leaf_pages(conn, self.migration.table_oid):
             for first in range(0, blocks, BLOCKS):
-                yield TableName(schema, name), first, min(blocks, first + BLOCKS) - 1
+                yield leaf, first, min(blocks, first + BLOCKS) - 1
 
     def differing(self, conn: Connection, leaf: TableName, first: int, last: int) -> list[list[Key]]:
         """Rows of these blocks whose column is not what the side table has, as rounds with one row of each page."""

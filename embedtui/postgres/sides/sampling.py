@@ -25,6 +25,7 @@ _PAGE = """
  WHERE {in_blocks} AND {in_scope} AND t.{old} IS NOT NULL
    AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new' AND f.key = {key}
                    AND f.state <> 'retry')
+   AND NOT EXISTS (SELECT FROM embedtui.stale x WHERE x.migration = {migration} AND x.key = {key})
  ORDER BY pg_catalog.hashtextextended(({key})::text, 11) LIMIT {rows} OFFSET {offset})
 """
 
@@ -53,7 +54,7 @@ def spread(shards: Sequence[Shard]) -> Iterator[list[tuple[Shard, int]]]:
 
 
 def draw(conn: Connection, migration: Migration, batch: Sequence[tuple[Shard, int]], turn: int) -> list[Drawn]:
-    """Rows of these pages that have an old vector and no fault: of each a few, others at every ``turn`` from 0."""
+    """Rows of these pages that have the old model's vector and no fault: a few of each, others at every ``turn``."""
     selects = [
         sql.SQL(_PAGE).format(
             page=sql.Literal(number),

@@ -346,7 +346,9 @@ class SharedPlacement:
             conn.execute(
                 self._format(
                     "DELETE FROM {marks} m WHERE m.migration = {migration}"
-                    " AND NOT EXISTS (SELECT FROM {table} t WHERE {key_join} AND {in_scope})",
+                    " AND NOT EXISTS (SELECT FROM {table} t WHERE {key_join} AND {in_scope})"
+                    # of a row under another key now, sync takes them along
+                    " AND NOT EXISTS (SELECT FROM embedtui.queue q WHERE q.migration = {migration} AND q.was = m.key)",
                     marks=sql.Identifier("embedtui", marks),
                     key_join=key_join_sql(self.migration, "t", sql.SQL("m.key")),
                 )

@@ -42,6 +42,15 @@ ALTER TABLE embedtui.route
     ADD COLUMN bridge integer REFERENCES embedtui.bridge,
     ADD COLUMN bridging boolean NOT NULL DEFAULT false CHECK (NOT bridging OR bridge IS NOT NULL);
 
+-- A row whose old vector is not the old model's of its present content: of earlier content; or made by a bridge (which,
+-- and the digest of what it made: another vector is somebody else's); or missing.
+ALTER TABLE embedtui.stale
+    ADD COLUMN bridge integer REFERENCES embedtui.bridge,
+    ADD COLUMN digest text,
+    ADD COLUMN missing boolean NOT NULL DEFAULT false,
+    ADD COLUMN embed boolean NOT NULL DEFAULT true,  -- once the old model answers; not what never had an old vector
+    ADD CHECK ((bridge IS NULL) = (digest IS NULL) AND NOT (missing AND bridge IS NOT NULL));
+
 -- whoever reads the pointer reads what it serves by; a service that reports itself follows it, and needs the map
 DO $$
 DECLARE
@@ -55,6 +64,24 @@ BEGIN
     LOOP
         EXECUTE format('GRANT SELECT ON embedtui.%I TO %s',
                        CASE g.relname WHEN 'route' THEN 'bridge' ELSE 'bridge_row' END, g.grantee::regrole);
+    END LOOP;
+    -- and workers keep the marks of stale rows
+    FOR g IN SELECT DISTINCT a.grantee
+             FROM pg_catalog.pg_attribute c, pg_catalog.pg_class r, pg_catalog.aclexplode(c.attacl) a
+             WHERE c.attrelid = 'embedtui.stale'::regclass AND c.attname = 'key' AND r.oid = c.attrelid
+               AND a.privilege_type = 'INSERT' AND a.grantee NOT IN (0, r.relowner)
+    LOOP
+        EXECUTE format('GRANT INSERT (bridge, digest, missing, embed), UPDATE (bridge, digest, missing)'
+                       ' ON embedtui.stale TO %s', g.grantee::regrole);
+        EXECUTE format('GRANT SELECT ON embedtui.bridge_row TO %s', g.grantee::regrole);
+    END LOOP;
+    -- which watchers count
+    FOR g IN SELECT DISTINCT a.grantee
+             FROM pg_catalog.pg_attribute c, pg_catalog.aclexplode(c.attacl) a
+             WHERE c.attrelid = 'embedtui.stale'::regclass AND c.attname = 'at' AND a.privilege_type = 'SELECT'
+               AND a.grantee <> 0
+    LOOP
+        EXECUTE format('GRANT SELECT (bridge, missing) ON embedtui.stale TO %s', g.grantee::regrole);
     END LOOP;
 END $$;
 

@@ -86,6 +86,13 @@ def read_sample(conn: Connection, migration: Migration) -> list[Drawn]:
     return [Drawn(shard_of(*shard), page, tuple(key)) for page, key, *shard in rows]
 
 
+def load_status(conn: Connection, bridge: int) -> BridgeStatus:
+    """What was found of a version when it was fitted."""
+    row = conn.execute("SELECT figures FROM embedtui.bridge WHERE id = %s", [bridge]).fetchone()
+    assert row is not None
+    return from_data(row[0])
+
+
 def load_map(conn: psycopg.Connection[Any], bridge: int, vector_schema: str) -> LinearMap | None:
     """The map of this version, whole; None where its matrix is no longer kept. The service's own session will do."""
     send = sql.Identifier(vector_schema, "vector_send")
@@ -105,15 +112,18 @@ def move_bridge(
 ) -> int:
     """Serve the old side through this map, or (None) no longer through one; the pointer's new epoch.
 
-    A move of the pointer: by compare-and-set on its epoch, and told to every listener.
+    While the new side serves, so would a rollback. A move of the pointer: by compare-and-set on its epoch, and told to
+    every listener.
 
     Raises:
-        Refused: the pointer was moved since ``expect_epoch``, the new side serves, or the migration is being ended.
+        Refused: the pointer was moved since ``expect_epoch``, or the migration is being ended.
     """
     row = conn.execute(
-        "WITH moved AS (UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp(),"
+        "WITH moved AS (UPDATE embedtui.route SET epoch = epoch + 1,"
+        # while the new side serves, its soak goes on
+        " changed_at = CASE active WHEN 'old' THEN clock_timestamp() ELSE changed_at END,"
         " changed_by = %(by)s, bridge = coalesce(%(bridge)s, bridge), bridging = %(bridge)s::integer IS NOT NULL"
-        " WHERE name = %(name)s AND migration = %(migration)s AND epoch = %(expect)s AND active = 'old'"
+        " WHERE name = %(name)s AND migration = %(migration)s AND epoch = %(expect)s"
         " AND ending IS NULL RETURNING name, epoch)"
         # no more than the name: listeners have to read the map
         " SELECT epoch, pg_notify(%(channel)s, json_build_object('name', name)::text) FROM moved",
@@ -127,5 +137,5 @@ def move_bridge(
         },
     ).fetchone()
     if row is None:
-        raise Refused("The pointer was moved meanwhile, or the old side no longer serves.", hint="Look again.")
+        raise Refused("The pointer was moved meanwhile, or the old side is being taken away.", hint="Look again.")
     return int(row[0])

@@ -35,8 +35,8 @@ class Ending:
 
     @property
     def left(self) -> dict[str, int]:
-        """Rows that the drop may leave without a new vector: those queued that were overridden, those faulty then."""
-        return {name: int(self.record.get(name, 0)) for name in ("queued", "faulty")}
+        """Rows that the drop may leave without a new vector: queued or without one and overridden, and faulty then."""
+        return {name: int(self.record.get(name, 0)) for name in ("queued", "uncovered", "faulty")}
 
     def has(self, what: str) -> bool:
         """Whether ``what`` is recorded."""

@@ -65,7 +65,7 @@ _WATCHER_READS = (
 _WORKER_READS = (
     "schema_version", "model", "migration", "worker", "shard", "queue", "queue_id_seq", "fault", "stale", "pace",
     "route", "listener", "query", "query_vector", "evaluation", "verdict", "audit", "capture_fault", "partition",
-    "bridge", "batch_job", "batch_line",
+    "bridge", "bridge_row", "batch_job", "batch_line",
 )  # fmt: skip
 
 RIGHTS: Mapping[Role, tuple[Right, ...]] = {
@@ -93,7 +93,8 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
         "DELETE capture_fault",
         "INSERT (migration, leaf, trigger) partition",
         "UPDATE (trigger) partition",
-        "INSERT (migration, key) stale",
+        "INSERT (migration, key, bridge, digest, missing, embed) stale",
+        "UPDATE (bridge, digest, missing) stale",
         "DELETE stale",
         # not the knobs: rates, concurrency and spend cap are the operator's
         "UPDATE (token_level, request_level, filled_at, blocked_until, blocked_why, concurrency, spent_tokens,"
@@ -119,7 +120,7 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
         *(f"SELECT {table}" for table in _WATCHER_READS),
         "SELECT (id, migration, kind, at) queue",
         "SELECT (id, migration, side, class, reason, attempts, state, first_seen, last_seen) fault",
-        "SELECT (migration, side, at) stale",
+        "SELECT (migration, side, at, bridge, missing) stale",
         "SELECT (id, migration, at) capture_fault",
         "SELECT (id, migration, at, who, role, k, queries, checks, verdict, state) evaluation",
     ),

@@ -139,6 +139,16 @@ def waiting_keys(conn: Connection, migration_id: int) -> set[Key]:
     }
 
 
+def queued_among(conn: Connection, migration_id: int, keys: Iterable[Key]) -> set[Key]:
+    """Those of these rows that wait."""
+    rows = conn.execute(
+        "SELECT DISTINCT key FROM embedtui.queue WHERE migration = %s AND key IN (SELECT"
+        " ARRAY(SELECT jsonb_array_elements_text(e.value)) FROM jsonb_array_elements(%s) e)",
+        [migration_id, Jsonb([list(key) for key in keys])],
+    )
+    return {tuple(key) for (key,) in rows}
+
+
 def count_entries(conn: Connection, migration_id: int) -> int:
     """Entries of a migration; a row that changed twice has two."""
     row = conn.execute("SELECT count(*) FROM embedtui.queue WHERE migration = %s", [migration_id]).fetchone()

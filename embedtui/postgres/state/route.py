@@ -174,6 +174,12 @@ def reads_ever_moved(conn: Connection, migration_id: int) -> bool:
     return bool(row and row[0])
 
 
+def bridge_in_force(conn: Connection, migration_id: int) -> int | None:
+    """Version of the map by which the old side serves, or would after a rollback; None where it is off."""
+    row = conn.execute("SELECT bridge FROM embedtui.route WHERE migration = %s AND bridging", [migration_id]).fetchone()
+    return row[0] if row else None
+
+
 def route_epoch(conn: Connection, migration: Migration) -> int | None:
     """The pointer's epoch; None where there is no route yet."""
     row = conn.execute(

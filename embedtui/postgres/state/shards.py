@@ -40,6 +40,14 @@ SELECT c.oid, pg_catalog.pg_relation_filenode(c.oid),
 FROM pg_catalog.pg_class c WHERE c.oid = %(table)s::oid AND c.relkind = 'r'
 """
 
+_LEAF_PAGES = """
+SELECT n.nspname::text, c.relname::text,
+       pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND (c.oid = %(table)s OR c.oid IN
+       (SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass) WHERE isleaf))
+"""
+
 PLACED = """
 embedtui.shard s JOIN pg_catalog.pg_class c ON c.oid = s.leaf JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 """
@@ -152,6 +160,12 @@ def claim_shard(
             plan_shards(conn, migration.id, migration.table_oid)
         elif leaf == migration.table_oid:
             raise TableError(f"Table {migration.table} is gone.", hint="End this.", remedies=(Remedy.ABORT,))
+
+
+def leaf_pages(conn: Connection, table_oid: int) -> list[tuple[TableName, int]]:
+    """Each leaf of a table, and its pages."""
+    rows = conn.execute(_LEAF_PAGES, {"table": table_oid})
+    return [(TableName(schema, name), pages) for schema, name, pages in rows]
 
 
 def shards_of(conn: Connection, migration: Migration) -> list[Shard]:

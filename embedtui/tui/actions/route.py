@@ -80,6 +80,10 @@ class Rollback(Action):
         def done(flip: Flip) -> str:
             if not flip.changed:
                 return "The old side serves already: nothing to roll back."
-            return f"Rolled back: the old side serves all reads ({_took(flip)})."
+            snapshot = app.view.snapshot
+            found = snapshot.rollback.found if snapshot is not None else ""
+            return f"Rolled back: the old side serves all reads ({_took(flip)})." + (
+                f" It is {found}." if found else ""
+            )
 
         app.bridge.do_urgently(Task("rollback", lambda engine, _: engine.rollback(), done, result=PointerMoved))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 
@@ -34,9 +35,7 @@ def measure_lines(comparison: Comparison, width: int) -> list[Content]:
 
 def figure_lines(comparison: Comparison, width: int) -> list[Content]:
     """The figures of a comparison, the telling ones first."""
-
-    def field(name: str, *parts: draw.Part) -> Content:
-        return draw.field(name, *parts, width=10)
+    field = functools.partial(draw.field, width=10)
 
     def sides(old: str, new: str, *parts: draw.Part) -> tuple[draw.Part, ...]:
         return (f"◇ {old}", "$old"), "  ", (f"◆ {new}", "bold $new"), *parts
@@ -98,10 +97,7 @@ def figure_lines(comparison: Comparison, width: int) -> list[Content]:
 
 def _bridged_lines(bridged: BridgedMeasures) -> list[Content]:
     """The bridge's figures, which are none of the old model's."""
-
-    def field(name: str, *parts: draw.Part) -> Content:
-        return draw.field(name, *parts, width=10)
-
+    field = functools.partial(draw.field, width=10)
     glyph, style = GLYPHS[BRIDGED], STYLES[BRIDGED]
     rows = []
     if bridged.overlap_old is not None:

@@ -70,6 +70,7 @@ def rollback(view: View, width: int) -> list[Content]:
     value: list[draw.Part]
     more: tuple[str, ...] = ()
     if not view.new_reads:
+        why = ", ".join(part for part in (status.found, why) if part)
         value = [(f"! {why}", "$warning")] if why else [("nothing to roll back", "$muted")]
         why = ""
     elif why and snapshot.phase is Phase.DONE:
@@ -86,7 +87,7 @@ def rollback(view: View, width: int) -> list[Content]:
             "",
         )
     else:
-        apart = [(status.stale, "stale"), (status.missing, "missing"), (status.unknown, "unknown")]
+        apart = [(status.stale, "stale"), (status.bridged, "bridged"), (status.missing, "missing")]
         said = ", ".join(f"{figures.number(count)} {word}" for count, word in apart if count)
         value, more = [(f"! {said}", "bold $warning")], (_of_rows(status),)
     plain = draw.field("rollback", *value)
@@ -105,7 +106,7 @@ def _of_rows(status: RollbackStatus) -> str:
 
 def _share_known(status: RollbackStatus) -> str:
     """What is known where the whole is not."""
-    apart = ((status.missing, "missing"), (status.unknown, "unknown"))
+    apart = ((status.missing, "missing"),)
     said = ", ".join(f"{figures.number(count)} {word}" for count, word in apart if count)
     return f"  {said}{_of_rows(status)}" if said else ""
 

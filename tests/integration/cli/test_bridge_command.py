@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer
-from tests.integration.engine.test_bridge import NEW_MODEL, OLD_MODEL, make_table, text_of
+from tests.kits.bridging import NEW_MODEL, OLD_MODEL, make_table, text_of
 from tests.kits.cli_kit import InProcess
 from tests.kits.support import NEW, OLD, vector_literal
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from embedtui.config import Settings
-from embedtui.demo.api import LoopbackServer
+from embedtui.demo.api import FaultKind, LoopbackServer
 from embedtui.engine import Engine
 from embedtui.engine.bridge import act
 from embedtui.errors import EmbedtuiError, Interrupted, Refused
@@ -25,28 +25,10 @@ from embedtui.formatting import percent
 from embedtui.model import Phase, QueryInput, Side
 from embedtui.model.bridge import BridgeQueries, in_full, in_words
 from embedtui.router import Router
-from tests.kits.bridging import model_function
-from tests.kits.support import NEW, OLD, settings_for, vector_literal, wait_for
+from tests.kits.bridging import NEW_MODEL, OLD_MODEL, OLD_SIZE, ROWS, make_table, model_function, text_of
+from tests.kits.support import NEW, OLD, settings_for, wait_for
 
 Opener = Callable[..., Engine]
-
-ROWS, OLD_SIZE, NEW_SIZE = 600, 24, 16
-OLD_MODEL, NEW_MODEL = model_function(2, OLD_SIZE), model_function(1, NEW_SIZE)
-
-
-def text_of(number: int) -> str:
-    return f"document number {number}"
-
-
-def make_table(dsn: str, rows: int = ROWS, old: Callable[[list[str]], np.ndarray] | None = None) -> None:
-    texts = [text_of(number) for number in range(1, rows + 1)]
-    vectors = old(texts) if old is not None else OLD_MODEL(texts, None)
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(f"CREATE TABLE documents (id bigint PRIMARY KEY, content text, embedding vector({OLD_SIZE}))")
-        with conn.cursor().copy("COPY documents FROM STDIN") as copy:
-            for number, (text, vector) in enumerate(zip(texts, vectors, strict=True), 1):
-                copy.write_row((number, text, vector_literal(vector)))
-        conn.execute("CREATE INDEX ON documents USING hnsw (embedding vector_cosine_ops)")
 
 
 @pytest.fixture
@@ -266,8 +248,6 @@ def test_abort_waits_for_the_bridge_and_the_cutover_and_the_way_back_do_not(
     engine.run(threading.Event())
     engine.cutover(override={"gate": "a test"})
     assert not engine.snapshot().route.bridged
-    with pytest.raises(Refused, match="serves every read"):
-        engine.bridge()
     assert found_by_router(database, [3, 30, 300]) == 1
     engine.rollback()
     assert engine.snapshot().route.bridged, "the old model is dead: the way back goes by the bridge"
@@ -448,3 +428,60 @@ def test_stopped_it_goes_on(database: str, dead: LoopbackServer, opened: Opener,
     report = engine.bridge()
     assert 0 < report.embedded < ROWS and report.status.rows == ROWS
     assert max(Counter(text for text in dead.texts if text.startswith("document")).values()) == 1
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_another_tables_vectors_are_refused(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
+) -> None:
+    make_table(
+        database, old=lambda texts: OLD_MODEL([f"article number {len(texts) - n}" for n in range(len(texts))], None)
+    )
+    with pytest.raises(Refused, match="find themselves among the first ten"):
+        opened(database, settings=settings(database, dead, tmp_path)).bridge()
+    assert value(database, "SELECT count(*) FROM embedtui.bridge_row") == 0
+
+
+@pytest.mark.parametrize("size", [8, 40], ids=["grow", "shrink"])
+def test_models_of_fewer_and_of_more_dimensions_are_bridged(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path, size: int
+) -> None:
+    dead.models = {NEW: model_function(1, size)}
+    make_table(database)
+    engine = opened(database, settings=settings(database, dead, tmp_path, {"new_model.dimensions": size}))
+    report = engine.bridge(override={"bound": "a test"})
+    assert report.status.rows == ROWS
+    with Router(database) as router, psycopg.connect(database) as conn:
+        route = router.route("documents")
+        assert (route.bridged, route.dimensions) == (True, size)
+        assert len(route.search(conn, model_function(1, size)([text_of(3)], None)[0], k=3)) == 3
+        with pytest.raises(Refused, match=f"makes {size} dimensions, the vector has {OLD_SIZE}"):
+            route.search(conn, OLD_MODEL([text_of(3)], None)[0])
+
+
+def test_old_vectors_of_several_sizes_are_refused_before_anything_is_made(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
+) -> None:
+    make_table(database)
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("DROP INDEX documents_embedding_idx")
+        conn.execute("ALTER TABLE documents ALTER COLUMN embedding TYPE vector")
+        conn.execute("UPDATE documents SET embedding = subvector(embedding, 1, 12) WHERE id % 2 = 0")
+    engine = opened(database, settings=settings(database, dead, tmp_path, {"old_model.dimensions": OLD_SIZE}))
+    with pytest.raises(EmbedtuiError, match=r"of several models: 12 \(300 rows\), 24 \(300 rows\)"):
+        engine.bridge()
+    assert not dead.texts or value(database, "SELECT count(*) FROM embedtui.bridge_row") == 0
+
+
+@pytest.mark.parametrize("kind", [FaultKind.NAN, FaultKind.ZERO])
+def test_what_the_provider_breaks_never_reaches_a_map(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path, kind: FaultKind
+) -> None:
+    make_table(database)
+    engine = opened(database, settings=settings(database, dead, tmp_path))
+    engine.prepare()
+    dead.faults.add(kind, times=3, containing="document number")
+    report = engine.bridge(rows=300)
+    assert report.status.refused == "" and report.status.figures.recall_10.mean > 0.9

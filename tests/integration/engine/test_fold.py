@@ -457,3 +457,17 @@ def test_statements_of_the_past_are_told_where_the_server_has_kept_them(
         monkeypatch.setattr(usage, "_STATEMENTS_SCHEMA", "SELECT 'pg_catalog'")  # not to be read by this role
         unseen = usage.naming(conn, "embedding_v2").unseen
         assert len(unseen) == 2 and unseen[0].startswith("pg_stat_statements (")
+
+
+def test_partial_indexes_are_made_and_named_as_they_were(conn: Connection) -> None:
+    """One for each tenant, as where they were before the migration."""
+    migration = soaked(conn, PlacementKind.TABLE)
+    conn.execute(
+        "DROP INDEX idx_documents_embedding;"
+        " CREATE INDEX few ON documents USING hnsw (embedding vector_cosine_ops) WHERE id < 5;"
+        " CREATE INDEX rest ON documents USING hnsw (embedding vector_cosine_ops) WHERE id >= 5"
+    )
+    clean(conn, migration)
+    assert indexes(conn) == {"documents_pkey": True, "few": True, "rest": True}
+    conditions = "SELECT count(*) FROM pg_index WHERE indrelid = 'documents'::regclass AND indpred IS NOT NULL"
+    assert count(conn, conditions) == 2

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
-from embedtui.engine.backfill import sync
+from embedtui.engine.backfill import old_side, sync
 from embedtui.engine.engine import Engine
 from embedtui.errors import Interrupted
 from embedtui.model import Side
@@ -78,7 +78,7 @@ def following(
     database: str, api: LoopbackServer, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Following]:
     monkeypatch.setattr(sync, "TEND_SECONDS", 0.2)
-    monkeypatch.setattr(sync, "RETRY_SECONDS", (0.2, 0.5))
+    monkeypatch.setattr(old_side, "RETRY_SECONDS", (0.2, 0.5))
     found = Following(database, api, tmp_path, **getattr(request, "param", {}))
     yield found
     found.close()

@@ -434,3 +434,28 @@ def test_the_whole_way_of_a_table_with_an_index_for_each_tenant(
         assert [text.split(" WHERE ")[1] for text in after.values()] == ["(tenant = 0)", "(tenant = 1)"]
         own = "SELECT id FROM documents WHERE tenant = 1 ORDER BY embedding <=> %(vector)s::vector LIMIT 3"
         assert "Index Scan using of_one" in used(conn, own, {"vector": str(vector(3, 16))})
+
+
+def test_a_side_table_that_is_folded_gets_the_shape_that_it_could_not_have(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 120)
+    execute(
+        database,
+        "ALTER TABLE documents ADD tenant int; UPDATE documents SET tenant = id % 2;"
+        "CREATE INDEX even ON documents USING hnsw (embedding vector_cosine_ops) WHERE tenant = 0;"
+        "CREATE INDEX odd ON documents USING hnsw (embedding vector_cosine_ops) WHERE tenant = 1; ANALYZE documents",
+    )
+    settings = settings_for(database, api, tmp_path, {"placement": "table"})
+    with contextlib.closing(Engine(database, settings=settings)) as engine:
+        engine.run(threading.Event())
+        with connect(database) as conn:
+            assert list(definitions(conn, "embedding")) == ["documents_embedding_v2_embedding_idx", "even", "odd"]
+        engine.compare()
+        engine.cutover(override={"gate": "models without meaning"})
+        engine.cleanup("documents", fold=True, override={"soak": "a test", "route": "a test"})
+    with connect(database) as conn:
+        after = definitions(conn, "embedding")
+        assert {name: text.split(" WHERE ")[1] for name, text in after.items()} == {
+            "even": "(tenant = 0)", "odd": "(tenant = 1)",
+        }  # fmt: skip

@@ -17,7 +17,7 @@ from embedtui.model.evaluation import Interval
 from embedtui.postgres.names import vector_text
 from embedtui.postgres.state.bridges import load_map, move_bridge, store_bridge
 from embedtui.postgres.state.privileges import Role, state_sql
-from embedtui.postgres.state.route import read_route
+from embedtui.postgres.state.route import hold_route, read_route
 from embedtui.router import AsyncRouter, Router
 from tests.kits.cutover_kit import DIMENSIONS, flip, make, vector
 from tests.kits.support import connect, wait_for
@@ -215,8 +215,11 @@ def test_a_bridge_moves_by_compare_and_set_and_only_where_it_may(database: str) 
         with pytest.raises(Refused, match="moved meanwhile"):
             move_bridge(conn, migration, expect_epoch=epoch - 1, bridge=version, who="a", host="b")
         flip(database, "documents", "new")
+        with pytest.raises(Refused, match="moved meanwhile"):
+            move_bridge(conn, migration, expect_epoch=epoch, bridge=version, who="a", host="b")
         epoch = read_route(conn, "documents").epoch
-        with pytest.raises(Refused, match="no longer serves"):
+        hold_route(conn, migration, "cleanup", expect_epoch=epoch)
+        with pytest.raises(Refused, match="taken away"):
             move_bridge(conn, migration, expect_epoch=epoch, bridge=version, who="a", host="b")
 
 

@@ -58,7 +58,8 @@ ALLOWED: list[tuple[Command, RouteStatus, list[Phase]]] = [
     (Command.CUTOVER, replace(ON_OLD, ending="abort"), []),
     (Command.BRIDGE, ON_OLD, LIVE),
     (Command.BRIDGE, CANARY, LIVE),
-    (Command.BRIDGE, ON_NEW, []),
+    (Command.BRIDGE, ON_NEW, LIVE),
+    (Command.BRIDGE, replace(ON_NEW, ending="cleanup"), []),
     (Command.BRIDGE, replace(ON_OLD, ending="abort"), []),
     (Command.ABORT, replace(ON_OLD, bridging=True, bridge=1), [Phase.ABORTED]),
 ]

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedtui.engine.bridge.checks import LEAST_ROWS, two_models
-from embedtui.engine.bridge.fit import BOUND, fit, why_refused
+from embedtui.engine.bridge.fit import BOUND, fit, is_better, why_refused
 from embedtui.engine.bridge.maps import Moments, identity, orthogonal, ridge
-from embedtui.engine.bridge.measuring import Field, average, share
+from embedtui.engine.bridge.measuring import Field, average, scores, share
+from embedtui.engine.bridge.stand_in import least_direction, stand_in
 from embedtui.errors import Refused
 from embedtui.model import Distance
 from embedtui.model.bridge import BridgeFigures
@@ -193,3 +194,49 @@ def test_memory_goes_by_dimensions_and_not_by_rows() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < new.nbytes, "no copy of all rows is made"
+
+
+def test_a_map_is_compared_with_one_of_the_first_pairs_by_the_same_rows() -> None:
+    about = meanings(2_000, topics=40)
+    new, old = seen_by(1, about, 64, 0.6), seen_by(2, about, 48, 0.6)
+    again = fit(new, old, Distance.COSINE, first=300, seed=5).status
+    before, now = again.curve
+    # a fifth of the first pairs and half as many again are held out, of those alone
+    assert (before.rows, now.rows, again.rows) == (300 - 60 - 30, 2_000 - 60 - 30, 2_000)
+    assert before.figures.rows == now.figures.rows == 60
+    assert is_better(again) and now.figures.overlap_10.mean > before.figures.overlap_10.mean
+    # more pairs that are none do not help
+    worse = np.concatenate([old[:300], old[np.random.default_rng(1).permutation(np.arange(300, 2_000))]])
+    assert not is_better(fit(new, worse, Distance.COSINE, first=300, seed=5).status)
+
+
+@pytest.mark.parametrize("distance", list(Distance))
+@pytest.mark.parametrize("sizes", [(32, 24), (16, 24), (64, 64)], ids=str)
+def test_vectors_made_to_be_stored_are_found_as_often_as_true_ones(sizes: tuple[int, int], distance: Distance) -> None:
+    rows, asked = 1_500, 200
+    about = meanings(rows + asked)
+    new, old = seen_by(1, about, sizes[0], 1.5), seen_by(2, about, sizes[1], 1.5)
+    new, old, questions = new[:rows], old[:rows], new[rows:]
+    part = np.arange(rows) % 10 == 0
+    found = fit(new[~part], old[~part], distance)
+    made = stand_in(found.map, found.status)(new[part])
+    assert np.allclose(np.linalg.norm(made, axis=1), found.status.length, atol=1e-3)
+
+    def share(stored: np.ndarray) -> float:
+        store = old.copy()
+        store[part] = stored
+        first = np.argsort(-scores(found.map(questions), store, distance), axis=1)[:, :10]
+        return float(part[first].mean())
+
+    true = share(old[part])
+    assert 0.7 * true < share(made) < 1.4 * true
+    if distance is not Distance.INNER_PRODUCT:
+        assert share(found.map(new[part])) > 1.5 * true, "as the map gives them, they push others out"
+
+
+def test_what_is_made_is_the_same_wherever_it_is_made() -> None:
+    about = meanings(300)
+    found = fit(seen_by(1, about, 16), seen_by(2, about, 24), Distance.COSINE)
+    aside = least_direction(found.map)
+    assert np.abs(aside @ found.map.matrix).max() < 1e-3 and np.linalg.norm(aside) == pytest.approx(1, abs=1e-5)
+    assert np.array_equal(aside, least_direction(found.map))
