@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import sys
@@ -54,13 +55,13 @@ def duration(seconds: float | None, *, unknown: str = UNKNOWN, exact: bool = Fal
 
 
 def percent(share: float | None, digits: int = 0, *, unknown: str = UNKNOWN, exact: bool = False) -> str:
-    """A share 0..1 as a percentage; never says 100 before all is done. ``exact``: ``97 %``, not ``97.0 %``."""
+    """A share 0..1 as a percentage, rounded; never says 100 before all is done. ``exact``: ``97 %``, not ``97.0 %``."""
     if share is None:
         return unknown
     if share < 1:
         step = 10 ** (digits + 2)
-        # A hair more, because 0.57 is 0.5699… in binary.
-        share = min(int(share * step + 1e-6) / step, 1 - 1 / step)
+        # A hair more, because 0.285 is 0.2849… in binary; half a percent is rounded up, as people do.
+        share = min(math.floor(share * step + 0.5 + 1e-6) / step, 1 - 1 / step)
     shown = f"{share * 100:.{digits}f}"
     return f"{float(shown):g} %" if exact else f"{shown} %"
 

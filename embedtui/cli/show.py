@@ -109,6 +109,7 @@ def show(settings: Settings, *, readonly: bool, config: Path | None) -> int:
     return run_dashboard(
         lambda on_event: open_engine(settings, on_event, apart=True),
         readonly=readonly,
+        notify=settings.notify,
         again=f"{called()} run --follow",
     )
 

@@ -189,6 +189,8 @@ class Settings:
     change_capture: str = "triggers"
     trust_application: bool = True
     """Whether vectors that the application writes itself are kept."""
+    notify: bool = True
+    """Whether the dashboard rings the bell, and asks for a desktop notification, when it needs somebody."""
     old_model: ModelSettings = ModelSettings()
     new_model: ModelSettings = ModelSettings()
     index: IndexSettings = field(default_factory=IndexSettings)

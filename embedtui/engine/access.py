@@ -14,6 +14,7 @@ import psycopg
 from embedtui.config import Settings
 from embedtui.engine.backfill.job import now
 from embedtui.engine.bridge.old_model import OldModel, ask_model, known_gone
+from embedtui.engine.counting import Counter
 from embedtui.engine.local import as_set_here, differences
 from embedtui.engine.overrides import refuse
 from embedtui.engine.snapshot import RateMeter, read_snapshot, with_advice
@@ -53,11 +54,13 @@ class Access:
         self._meter = RateMeter()
         self._old_said = ""
         """What the old model said last, where it is for that taken to be dead."""
+        self._counter = Counter(dsn)
         self._reads = Link(dsn, "screen", statement_timeout_ms=10_000)
         self._reads_lock = threading.Lock()
 
     def close(self) -> None:
-        """Close the kept connection."""
+        """Close the kept connection, and end what counts."""
+        self._counter.close()
         with self._reads_lock:
             self._reads.drop()
 
@@ -137,7 +140,11 @@ class Access:
 
     def snapshot(self) -> Snapshot:
         """The state as of now; a few cheap statements."""
-        found = self.read(lambda conn: read_snapshot(conn, self.name, self._meter, current_evaluation, self.own_pids))
+        found = self.read(
+            lambda conn: read_snapshot(
+                conn, self.name, self._meter, current_evaluation, self.own_pids, self._counter.count
+            )
+        )
         if found.migration is None:
             return found
         here = self.here(found.migration)

@@ -40,6 +40,8 @@ from embedtui.postgres.state.route import create_route, install_functions
 from embedtui.postgres.state.shards import plan_shards
 from embedtui.postgres.trust import require_trusted_objects
 
+_SHORT_BYTES = 256
+"""A text of so many bytes is in the row itself; PostgreSQL moves longer rows' texts out of it."""
 _COUNT_TIMEOUT = "10min"
 
 
@@ -175,13 +177,21 @@ def keep_capture(
 
 
 def count_total(conn: Connection, migration: Migration) -> None:
-    """Count rows with something to embed, reading no TOASTed text; the planner's estimate where it takes too long."""
+    """Count rows with something to embed, reading no TOASTed text; the planner's estimate where it takes too long.
+
+    Only short texts are looked at for nothing but white space: a long one of that kind is counted.
+    """
     texts: list[sql.Composable] = [
         sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in migration.content_columns
     ]
     if migration.content is not None:
         texts = [content_sql(migration, "t")]
-    filled = sql.SQL(" OR ").join(sql.SQL("octet_length({}) > 0").format(text) for text in texts)
+    filled = sql.SQL(" OR ").join(
+        sql.SQL(
+            "octet_length({text}) > {short} OR {text} COLLATE pg_catalog.\"default\" OPERATOR(pg_catalog.~) '\\S'"
+        ).format(text=text, short=sql.Literal(_SHORT_BYTES))
+        for text in texts
+    )
     if migration.text_table is not None:
         filled = sql.SQL("{} > 0").format(bytes_sql(migration.text_table, "t"))
     query = sql.SQL("SELECT count(*) FROM {} t WHERE {} AND ({})").format(

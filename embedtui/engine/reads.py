@@ -29,12 +29,14 @@ from embedtui.model import (
     EventSink,
     FaultRow,
     FaultState,
+    Key,
     Migration,
     Plan,
     QueryInput,
     Snapshot,
 )
 from embedtui.model.lifecycle import as_stored, refusal
+from embedtui.postgres.sides.texts import row_texts
 from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.decisions import read_faults
 
@@ -108,8 +110,15 @@ class Reads:
         migration = self.require()
         return self._at.read(lambda conn: read_faults(conn, migration.id, limit, offset, reason, state))
 
-    def plan(self) -> Plan:
+    def row_text(self, key: Key) -> str | None:
+        """The beginning of the text that is embedded of a row; None where it is gone."""
+        migration = self.require()
+        return self._at.read(lambda conn: row_texts(conn, migration, [key])).get(key)
+
+    def plan(self, *, check_provider: bool = False) -> Plan:
         """What a migration would do; read-only.
+
+        ``check_provider``: ask the models, too, which costs a fraction of a cent; see ``embedtui plan``.
 
         Raises:
             EmbedtuiError: the settings, the table or the server cannot serve.
@@ -117,7 +126,7 @@ class Reads:
         if self.settings is None:
             raise Refused("No settings are given.", hint="Make them with `embedtui init`.")
         with self._at.open("plan", read_only=True) as conn:
-            return make_plan(conn, self.settings)
+            return make_plan(conn, self.settings, check_provider=check_provider)
 
     def last_comparison(self) -> Comparison | None:
         """The newest recorded comparison with its rankings; None where there is none."""

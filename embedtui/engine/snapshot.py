@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from psycopg import errors
+
 from embedtui.engine.backfill.throttle import xmin_holder
 from embedtui.model import (
     BackfillStatus,
@@ -29,9 +31,11 @@ from embedtui.model.lifecycle import QUEUE_COUNTED, changes_waiting, next_action
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.joined import rows_sql
+from embedtui.postgres.sides.census import Census
+from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.bridges import newest_fit
-from embedtui.postgres.state.faults import group_faults
+from embedtui.postgres.state.faults import count_without_vector, group_faults
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.progress import Progress, read_progress
 from embedtui.postgres.state.queue import count_old_waiting, count_rows_of_texts, read_backlog
@@ -46,7 +50,17 @@ RATE_SECONDS = 20.0
 RATE_WITHHELD_SECONDS = 3.0
 """… and withheld until there are this many."""
 
+TREND_SECONDS = (2.0, 6.0)
+"""A queue that grew for as long as the first is said to grow; longer ago than the second does not count."""
+TREND_ENTRIES = 10
+"""Fewer come and go in any batch."""
+
 BEFORE_INDEX = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL)
+COUNTED = (Phase.INDEX, Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
+"""Phases in which the table's rows are counted; before, a count would take from the backfill what it shows."""
+LOG_LINES = 40
+"""Of the audit log, in a snapshot: more than half a second brings."""
+USUAL_PORT = 5432
 
 
 class RateMeter:
@@ -55,6 +69,7 @@ class RateMeter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._samples: deque[tuple[float, int]] = deque()
+        self.queue = Trend(clock)
 
     def add(self, count: int) -> float | None:
         """Add a reading; the rate per second over the window, None while unknown or at rest."""
@@ -70,33 +85,63 @@ class RateMeter:
         return (last - first) / (ended - began)
 
 
+class Trend:
+    """Whether a queue grows: over some seconds it became longer, and its oldest entry waits."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def grows(self, count: int, oldest_seconds: float | None) -> bool:
+        """Add a reading; whether it is the longest of the last seconds and much longer than it was."""
+        now = self._clock()
+        self._samples.append((now, count))
+        while now - self._samples[0][0] > TREND_SECONDS[1]:
+            self._samples.popleft()
+        began, least = self._samples[0]
+        longest = max(each for _, each in self._samples)
+        slow = (oldest_seconds or 0.0) >= TREND_SECONDS[0] and now - began >= TREND_SECONDS[0]
+        return slow and count == longest and count - least >= TREND_ENTRIES
+
+
 EvaluationReader = Callable[[Connection, Migration], EvaluationStatus | None]
+CensusReader = Callable[[Migration, object], Census | None]
+"""Gives the newest count of both sides' rows, of a migration that moved as its second argument says."""
 
 
 def read_snapshot(
-    conn: Connection, name: str | None, meter: RateMeter, evaluation: EvaluationReader, own_pids: Collection[int]
+    conn: Connection,
+    name: str | None,
+    meter: RateMeter,
+    evaluation: EvaluationReader,
+    own_pids: Collection[int],
+    count: CensusReader = lambda *_: None,
 ) -> Snapshot:
     """The state of the migration called ``name`` as of now; workers with one of ``own_pids`` on this host are ours."""
     as_of = _database_time(conn)
     migration = load_migration(conn, name)
     if migration is None:
-        return with_advice(Snapshot(as_of=as_of))
+        return with_advice(Snapshot(as_of=as_of, server=_server(conn)))
     workers = read_workers(conn, migration.id, own_pids)
     alive = any(worker.alive for worker in workers)
     holds = read_holds(conn, migration.id)
     queued, oldest = read_backlog(conn, migration.id, QUEUE_COUNTED)
     progress = read_progress(conn, migration.id)
     route = replace(read_status(conn, migration), listeners=read_listeners(conn, migration.name))
+    waiting = _old_waiting(conn, migration, route, queued)
+    census = count(migration, (waiting, queued, progress.synced, route.epoch)) if migration.phase in COUNTED else None
     snapshot = Snapshot(
         as_of=as_of,
+        server=_server(conn),
+        log=read_audit(conn, migration.id, LOG_LINES, own_pids)[::-1],
         migration=migration,
         phase=migration.phase,
         condition=_condition(migration, alive, holds),
         reasons=_reasons(migration, holds),
-        backfill=_backfill(conn, migration, progress, meter, queued, workers),
+        backfill=_backfill(conn, migration, progress, meter, queued, workers, census),
         batch=_batch(conn, migration),
         index=index_status(conn, migration),
-        sync=SyncStatus(queued, oldest, progress.synced),
+        sync=SyncStatus(queued, oldest, progress.synced, meter.queue.grows(queued, oldest)),
         faults=group_faults(conn, migration.id),
         route=route,
         bridge=newest_fit(conn, migration.id),
@@ -104,7 +149,7 @@ def read_snapshot(
         workers=workers,
         soak_seconds=_soak_seconds(migration, route, as_of),
     )
-    return with_advice(replace(snapshot, rollback=_rollback(conn, snapshot)))
+    return with_advice(replace(snapshot, rollback=_rollback(conn, snapshot, waiting, census)))
 
 
 def with_advice(snapshot: Snapshot) -> Snapshot:
@@ -148,21 +193,26 @@ def _backfill(
     meter: RateMeter,
     queued: int,
     workers: Sequence[WorkerStatus],
+    census: Census | None,
 ) -> BackfillStatus:
     running = migration.phase is Phase.BACKFILL
     total, rows, tokens = progress.total_rows, progress.rows, progress.tokens
-    if total is not None:
-        # Rows that sync embeds are not in the shards; the final sweep saw that none but the queued ones are left.
-        # Of one that was given up there are none.
+    if census is not None:
+        total, rows = census.rows, census.rows - census.without_new
+    elif total is not None:
+        # Rows that sync embeds are not in the shards; the final sweep saw that none is left but those queued
+        # or faulty. Of one that was given up there are none.
         counted = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
-        rows = min(rows, total) if counted else max(0, total - queued)
+        faulty = 0 if counted else count_without_vector(conn, migration.id)
+        rows = min(rows, total) if counted else max(0, total - queued - faulty)
     rate = meter.add(rows) if running else None
     price = migration.new_model.price_per_million
     less = migration.new_model.batch_price_per_million
     spent = None
     if price is not None and less is not None:
         spent = ((tokens - progress.batch_tokens) * price + progress.batch_tokens * less) / 1e6
-    estimate = spent / rows * total if spent is not None and rows and total else None
+    ahead = migration.phase in BEFORE_INDEX  # of what is done there is nothing to guess
+    estimate = spent / rows * total if ahead and spent is not None and rows and total else None
     share = progress.hot_updates / progress.updates if progress.updates else None
     holder = ""
     if share is not None and share < HOT_SHARE_EXPLAINED and migration.phase is Phase.BACKFILL:
@@ -196,32 +246,54 @@ def _batch(conn: Connection, migration: Migration) -> BatchStatus:
     return replace(found, spent=spent, live=live)
 
 
-def _rollback(conn: Connection, snapshot: Snapshot) -> RollbackStatus:
-    """Honest about the old side: what waits in the queue, and what its dead model can no longer embed."""
+def _server(conn: Connection) -> str:
+    """Which database the screen is about, and where it is."""
+    info = conn.info
+    host = "this host" if info.host.startswith("/") else info.host
+    return f"{info.dbname} at {host}" + (f":{info.port}" if info.port != USUAL_PORT else "")
+
+
+def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census | None) -> RollbackStatus:
+    """Honest about the old side: rows without a vector there, with one of earlier content, and what nobody knows."""
     migration = snapshot.migration
     assert migration is not None
     if migration.phase is Phase.DONE:
         gone = migration.run_state.gone is Side.OLD
         return RollbackStatus(None, 0, "the old side is gone" if gone else "nothing keeps the old side current")
+    rows, without = (census.rows, census.without_old) if census is not None else (snapshot.backfill.total, None)
     if not migration.stored.by_triggers:
-        return RollbackStatus(None, 0, "unknown: no change capture")
+        return RollbackStatus(None, 0, "no change capture", missing=without or 0, rows=rows)
     marked, bridging = count_marked(conn, migration.id, QUEUE_COUNTED), snapshot.route.bridging
-    waiting = 0
-    if snapshot.route.active is Side.NEW:
-        waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)
-        if migration.text_table is not None:
-            texts = rows_sql(migration, migration.text_table)
-            waiting += count_rows_of_texts(conn, migration.id, texts, QUEUE_COUNTED)
+    missing = marked.missing if without is None else without
+    moved = snapshot.route.active is Side.NEW or snapshot.route.canary > 0
     reasons = []
     if marked.stale or marked.bridged:
-        late = "does not answer" if snapshot.route.active is Side.NEW else "did not answer"
+        late = "does not answer" if moved else "did not answer"
+        if not migration.old_model.retired and not any(worker.alive for worker in snapshot.workers):
+            late = "was not asked: no worker is at work"
         reasons.append(f"{migration.old_model.called} {'is retired' if migration.old_model.retired else late}")
     if waiting:
         reasons.append(f"{changes_waiting(waiting)} to be synced")
-    fresh = not (waiting or marked.stale or marked.bridged or marked.missing)
+    fresh: bool | None = not (waiting or marked.stale or marked.bridged or marked.missing or (moved and missing))
+    if fresh and moved and census is None:
+        fresh = None
+        reasons.append("rows without an old vector are not counted here")
     if fresh and snapshot.route.active is Side.OLD and migration.old_model.retired:
         later = "later edits would be stale" if not bridging else "later edits get vectors by the bridge"
         reasons.append(f"nothing to roll back yet; {migration.old_model.called} is retired: {later}")
-    return RollbackStatus(
-        fresh, marked.stale + waiting, "; ".join(reasons), marked.bridged, marked.missing, snapshot.backfill.total
-    )
+    # a row that waits without an old vector is missing, and not stale
+    stale = marked.stale + max(0, waiting - (census.awaited if census is not None else 0))
+    return RollbackStatus(fresh, stale, "; ".join(reasons), marked.bridged, missing if moved else marked.missing, rows)
+
+
+def _old_waiting(conn: Connection, migration: Migration, route: RouteStatus, queued: int) -> int:
+    """Rows in the queue whose old vector is due: none before reads moved."""
+    if migration.phase.ended or (route.active is Side.OLD and not route.canary):
+        return 0
+    try:
+        waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)
+    except errors.InsufficientPrivilege:  # who only watches does not see which rows wait
+        return queued
+    if migration.text_table is not None:
+        waiting += count_rows_of_texts(conn, migration.id, rows_sql(migration, migration.text_table), QUEUE_COUNTED)
+    return waiting

@@ -1,6 +1,7 @@
 """The words of a migration as frozen dataclasses and enums; every layer speaks these and nothing else."""
 
 from embedtui.errors import Remedy
+from embedtui.model.audit import AuditEntry
 from embedtui.model.batch import BatchJobStatus, BatchStatus
 from embedtui.model.evaluation import (
     BridgedMeasures,
@@ -14,7 +15,6 @@ from embedtui.model.evaluation import (
     SweepPoint,
 )
 from embedtui.model.events import (
-    AuditEntry,
     Event,
     EventSink,
     Failed,

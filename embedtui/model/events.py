@@ -67,16 +67,3 @@ class Noted(Event):
 
 EventSink = Callable[[Event], None]
 """Receives events from engine threads; must return at once and is never called under a lock."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """One line of the append-only audit log."""
-
-    at: datetime
-    who: str
-    host: str
-    act: str
-    detail: str
-    role: str = ""
-    """The database role that wrote it, by the server's word; ``who`` and ``host`` are by the client's."""

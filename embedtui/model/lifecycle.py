@@ -14,7 +14,7 @@ from embedtui.model.words import Command, Condition, IndexMethod, Phase, Side
 
 QUEUE_COUNTED = 100_000
 """The queue is counted no further than this."""
-LEFT_BEHIND_SECONDS = 5.0
+LEFT_BEHIND_SECONDS = 2.0
 """A change that waited so long while no worker lives is nobody's."""
 
 _ORDER = tuple(Phase)

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from embedtui.errors import Remedy
 from embedtui.formatting import with_remedies
+from embedtui.model.audit import AuditEntry
 from embedtui.model.batch import BatchStatus
 from embedtui.model.bridge import DOING, BridgeFit
 from embedtui.model.faults import FaultGroup, FaultState
@@ -72,6 +73,8 @@ class SyncStatus:
     oldest_seconds: float | None = None
     synced: int = 0
     """Queue entries worked off so far."""
+    growing: bool = False
+    """More come than are worked off, for some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,10 @@ class Snapshot:
     not."""
     bridge: BridgeFit | None = None
     """The newest map that was fitted, whatever became of it."""
+    log: tuple[AuditEntry, ...] = ()
+    """The newest lines of the audit log, oldest first: what anybody did."""
+    server: str = ""
+    """Database and host, as in ``shop at db-1``."""
     batch: BatchStatus = field(default_factory=BatchStatus)
     """Of the backfill, where it goes by batch jobs."""
 

@@ -66,6 +66,8 @@ SELECT pg_catalog.set_config('search_path', %s, false),
        pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', false),
        {", ".join(f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in CANONICAL.items())},
        pg_catalog.set_config('row_security', 'off', false),
+       -- which process it is: lines of the audit log take it from here
+       pg_catalog.set_config('embedtui.pid', %s, false),
        -- never off: a database that its administrator made read-only stays so
        pg_catalog.set_config('default_transaction_read_only',
            CASE WHEN %s THEN 'on' ELSE pg_catalog.current_setting('default_transaction_read_only') END, false),
@@ -134,7 +136,7 @@ def connect(
         remember(secret)
     try:
         conn.prepare_threshold = 5
-        settings = [SEARCH_PATH, f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", read_only]
+        settings = [SEARCH_PATH, f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", str(os.getpid()), read_only]
         try:
             conn.execute(_SET_UP, settings)
             require_trusted_schema(conn)

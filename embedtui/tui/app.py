@@ -7,8 +7,7 @@ import contextlib
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from textual.app import ScreenStackError, SystemCommand
 from textual.binding import Binding, BindingType
@@ -21,13 +20,15 @@ from embedtui.tui import messages, terminal
 from embedtui.tui import preferences as stored
 from embedtui.tui.actions import ACTIONS, SCREENS
 from embedtui.tui.actions.bridging import BridgeOrder
-from embedtui.tui.asking import AskingApp
+from embedtui.tui.actions.migration import Run
 from embedtui.tui.bridge import Bridge
 from embedtui.tui.dialogs import ReportDialog
 from embedtui.tui.dialogs.bridging import BridgeDialog
 from embedtui.tui.engine import OpenEngine
 from embedtui.tui.old_model import ASKING, OldModelWatch
+from embedtui.tui.others import Others
 from embedtui.tui.palette import ActionsProvider
+from embedtui.tui.panels.alerts import alert
 from embedtui.tui.remedies import worded
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.compare import CompareScreen
@@ -38,6 +39,7 @@ from embedtui.tui.screens.log import LogScreen
 from embedtui.tui.screens.overview import OverviewScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
+from embedtui.tui.searches import Rates, SearchMeter
 from embedtui.tui.view import Link, View
 
 _RATES = 240
@@ -45,11 +47,8 @@ _RATES = 240
 _EVENTS = 2000
 """Events of this process kept for Overview and Log."""
 
-A = TypeVar("A")
-F = TypeVar("F")
 
-
-class Dashboard(AskingApp):
+class Dashboard(Others):
     """The dashboard over one engine. Every change of the screen happens in the event loop, from a message."""
 
     TITLE = "embedtui"
@@ -92,6 +91,7 @@ class Dashboard(AskingApp):
         readonly: bool = False,
         autostart: bool = False,
         remember: bool = True,
+        notify: bool = True,
         interval: float = 0.5,
     ) -> None:
         """Start nothing yet.
@@ -101,6 +101,7 @@ class Dashboard(AskingApp):
             readonly: only watch.
             autostart: begin the work at once.
             remember: keep preferences for the next session.
+            notify: ring the bell and ask for a desktop notification when somebody is needed.
             interval: seconds between snapshots.
         """
         super().__init__()
@@ -112,6 +113,8 @@ class Dashboard(AskingApp):
         self.advances: dict[str, messages.TaskAdvanced] = {}
         """How far tasks are that are under way, by name."""
         self.rates: deque[float] = deque(maxlen=_RATES)
+        self.searches: deque[Rates] = deque(maxlen=_RATES)
+        self._search_meter = SearchMeter()
         self.events: deque[Event] = deque(maxlen=_EVENTS)
         self.worked = False
         """Whether the work was ever under way in this terminal."""
@@ -121,12 +124,13 @@ class Dashboard(AskingApp):
         self._old_model = OldModelWatch()
         self._autostart = autostart
         self._remember = remember
+        self._notify = notify
         self._preferences = stored.load() if remember else stored.Preferences()
 
     # ------------------------------------------------------------------------------------------------ life
 
     def on_mount(self) -> None:
-        """Begin to read, and show the screen on which the last session ended."""
+        """Begin to read, and show the Overview."""
         self.wear(self.preferences.theme)
         # SIGTERM leaves the same way as the key, a closed terminal without stopping the work.
         terminal.on_signals(self.exit, self._hung_up)
@@ -134,9 +138,7 @@ class Dashboard(AskingApp):
         if closed is not None:
             self.set_interval(terminal.HANGUP_SECONDS, lambda: self._hung_up() if closed() else None)
         self.bridge.start()
-        # Work that starts by itself is watched from the Overview, wherever the last session ended.
-        known = self.preferences.screen in self.MODES and not self._autostart
-        self.switch_mode(self.preferences.screen if known else "overview")
+        self.switch_mode("overview")  # what matters now comes first, wherever the last session ended
 
     async def on_unmount(self) -> None:
         """Close the engine; the loop stays free meanwhile."""
@@ -166,6 +168,7 @@ class Dashboard(AskingApp):
             snapshot=self.snapshot,
             link=self.link,
             rates=tuple(self.rates),
+            searches=tuple(self.searches),
             events=tuple(self.events),
             running=self.bridge.running,
             detachable=self.bridge.detachable,
@@ -227,13 +230,19 @@ class Dashboard(AskingApp):
         self.link = Link(up=True)
         if message.snapshot.phase is Phase.BACKFILL and message.snapshot.backfill.rate is not None:
             self.rates.append(message.snapshot.backfill.rate)
-        self.snapshot = message.snapshot
+        if (searched := self._search_meter.add(message.snapshot)) is not None:
+            self.searches.append(searched)
+        before, self.snapshot = self.snapshot, message.snapshot
         if self._old_model.due(self.view):
             self.bridge.do(ASKING)
         if again:
             self.say("The database is back.", title="Connected")
+        if before is not None:
+            self.say_others(before, message.snapshot)
+        self.follow_evaluation(message.snapshot)
+        self.call(alert(message.snapshot))
         if first and self._autostart and not self.readonly:
-            ACTIONS["run"].perform(self)
+            Run().begin(self)  # whoever started it so has been asked
         if first and isinstance(self.screen, DashboardScreen):
             self.screen.opened()
 
@@ -302,17 +311,6 @@ class Dashboard(AskingApp):
         """Show the report."""
         self.push_screen(ReportDialog(message.report))
 
-    def read_comparison(self) -> None:
-        """Have the recorded comparison read, where there is one and none is known."""
-        if self.comparison is None and self.snapshot is not None and self.snapshot.evaluation is not None:
-            self.bridge.read(lambda engine: engine.last_comparison(), messages.ComparisonRead, self.post_message)
-
-    def on_comparison_read(self, message: messages.ComparisonRead) -> None:
-        """Keep it for all screens, unless a newer one came first."""
-        if self.comparison is None:
-            self.comparison = message.comparison
-            self.hand_on(message)
-
     # ------------------------------------------------------------------------------------------------ keys
 
     def delay_update(self, delay: float = 0.05) -> None:
@@ -327,7 +325,6 @@ class Dashboard(AskingApp):
         """Bring a screen to the front; not from a dialog."""
         if isinstance(self.screen, DashboardScreen) and self.current_mode != name:
             self.switch_mode(name)
-            self.preferences = replace(self.preferences, screen=name)
 
     def action_perform(self, name: str) -> None:
         """Do an action of the operator, or say why it is impossible now."""

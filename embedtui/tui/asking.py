@@ -23,20 +23,26 @@ class AskingApp(BaseApp[None]):
 
     bridge: Bridge
 
-    def ask(self, dialog: Dialog[A], task: Callable[[A], Task[Any]]) -> None:
-        """Open ``dialog``, and do the task that its answer means."""
+    def ask(
+        self, dialog: Dialog[A], task: Callable[[A], Task[Any]], do: Callable[[Task[Any]], None] | None = None
+    ) -> None:
+        """Open ``dialog``, and ``do`` (by default as :meth:`Bridge.do`) the task that its answer means."""
 
         def answered(answer: A | None) -> None:
             if answer:
-                self.bridge.do(task(answer))
+                (do or self.bridge.do)(task(answer))
 
         self.push_screen(dialog, answered)
 
     def ask_after(
-        self, look: Callable[[Engine], F], dialog: Callable[[F], Dialog[A]], task: Callable[[A], Task[Any]]
+        self,
+        look: Callable[[Engine], F],
+        dialog: Callable[[F], Dialog[A]],
+        task: Callable[[A], Task[Any]],
+        do: Callable[[Task[Any]], None] | None = None,
     ) -> None:
         """As :meth:`ask`, with a dialog about what ``look`` finds; its place is kept meanwhile."""
-        waiting = WaitingDialog(lambda found: self.ask(dialog(found), task))
+        waiting = WaitingDialog(lambda found: self.ask(dialog(found), task, do))
         self.push_screen(waiting)
         self.bridge.read(look, functools.partial(DialogPrepared, waiting), self.post_message, key=waiting)
 

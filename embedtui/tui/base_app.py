@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from embedtui.tui import preferences, safe, theme
+from embedtui.tui import preferences, safe, terminal, theme
 from embedtui.tui.crash import CrashLogged
 from embedtui.tui.driver import TerminalDriver
 from embedtui.tui.remedies import worded
@@ -46,6 +46,13 @@ class BaseApp(CrashLogged[R]):
         hint = worded(trouble.hint, trouble.remedies)
         text = safe.line(trouble.message) + (f"\n{hint}" if hint else "")
         self.notify(text, title=trouble.title, severity="error", markup=False, timeout=10)
+
+    def call_for(self, text: str) -> None:
+        """Ring the bell, and ask the terminal for a desktop notification, for somebody who is not looking."""
+        self.bell()
+        sequence = terminal.notification("embedtui", safe.line(text, 200))
+        if self._driver is not None and sequence and not self.is_headless:
+            self._driver.write(sequence)
 
     def hand_out(self, text: str, name: str) -> None:
         """Copy ``text`` (OSC 52), and always save it as a file: over SSH and tmux copying can fail unseen."""

@@ -43,6 +43,22 @@ def cut(content: Content, width: int) -> Content:
     return content if content.cell_length <= width else content.truncate(max(0, width), ellipsis=True)
 
 
+def fitting(width: int, *choices: Content) -> Content:
+    """The first of ``choices``, which say ever less, that has room; the last one is cut."""
+    return next((each for each in choices if each.cell_length <= width), cut(choices[-1], width))
+
+
+def whole(text: str, width: int) -> str:
+    """As much of ``text`` as fits on one line and ends where a person would pause: a sentence, else a clause."""
+    if cell_len(text) <= width:
+        return text
+    for ends in (". ", "; ", ": ", ", "):
+        at = text.rfind(ends, 0, width)
+        if at > 0 and cell_len(text[: at + 1]) <= width:
+            return text[: at + (ends == ". ")]
+    return fit(text, width)
+
+
 def fit(text: str, width: int) -> str:
     """``text`` on exactly ``width`` cells: cut with an ellipsis, or filled with spaces."""
     if width <= 0:
@@ -76,6 +92,13 @@ def clock(at: datetime | None) -> str:
     return figures.UNKNOWN if at is None else at.strftime("%H:%M:%S")
 
 
+def when(at: datetime | None, now: datetime | None) -> str:
+    """As :func:`clock`, with the day where that is another than ``now``'s."""
+    if at is None or now is None or at.date() == now.astimezone(at.tzinfo).date():
+        return clock(at)
+    return f"{at:%d.%m. %H:%M}"
+
+
 def bar(share: float | None, width: int, style: str) -> Content:
     """A bar of ``width`` cells. Done and open parts differ in glyph, not only in colour."""
     if width <= 0:
@@ -97,10 +120,10 @@ def sparkline(values: Sequence[float], width: int, style: str) -> Content:
     return line((" " * (width - len(glyphs)), ""), (glyphs, style))
 
 
-def chart(values: Sequence[float], width: int, height: int, style: str) -> list[Content]:
-    """The last ``width`` values as columns on ``height`` lines, from zero up."""
+def chart(values: Sequence[float], width: int, height: int, style: str, *, top: float | None = None) -> list[Content]:
+    """The last ``width`` values as columns on ``height`` lines, from zero up to ``top`` (None: the highest)."""
     shown = list(values[-width:])
-    top = max(shown, default=0.0)
+    top = max(shown, default=0.0) if top is None else top
     filled = [int(value / top * height * 8 + 0.5) if top > 0 else 0 for value in shown]
     rows = []
     for level in range(height - 1, -1, -1):

@@ -15,6 +15,7 @@ from embedtui.model import (
     FaultRow,
     FaultState,
     Flip,
+    Key,
     Plan,
     QueryComparison,
     QueryInput,
@@ -37,8 +38,8 @@ class Engine(Protocol):
     def snapshot(self) -> Snapshot:
         """The state as of now."""
 
-    def plan(self) -> Plan:
-        """What a migration would do."""
+    def plan(self, *, check_provider: bool = False) -> Plan:
+        """What a migration would do; ``check_provider`` asks the models, too."""
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> object:
         """Prepare, backfill, index; with ``follow`` keep in sync until ``stop`` is set."""
@@ -170,6 +171,9 @@ class Engine(Protocol):
 
     def truncate_faults(self, ids: Sequence[int] | None = None) -> int:
         """Embed faulty rows again, shortened."""
+
+    def row_text(self, key: Key) -> str | None:
+        """The beginning of the text that is embedded of a row; None where it is gone."""
 
     def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]:
         """The audit log, newest first."""

@@ -18,6 +18,7 @@ from embedtui.model import (
     FaultGroup,
     FaultRow,
     Flip,
+    Key,
     Plan,
     Progressed,
     QueryComparison,
@@ -219,6 +220,14 @@ class FaultsRead(Message):
     group: FaultGroup
     page: int
     rows: tuple[FaultRow, ...]
+
+
+@dataclass
+class RowTextRead(Message):
+    """The text of a faulty row."""
+
+    key: Key
+    text: str
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What a session remembers for the next one: last screen, theme, own queries. Losing it loses no work."""
+"""What a session remembers for the next one: theme, own queries. Losing it loses no work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ _MAX_QUERIES = 200
 class Preferences:
     """Remembered between sessions."""
 
-    screen: str = "overview"
     theme: str = ""
     """Empty: chosen by the terminal."""
     queries: tuple[str, ...] = ()
@@ -28,7 +27,7 @@ class Preferences:
     def with_query(self, text: str) -> Preferences:
         """These preferences with ``text`` as the newest query."""
         rest = tuple(each for each in self.queries if each != text)
-        return Preferences(self.screen, self.theme, (text, *rest)[:_MAX_QUERIES])
+        return Preferences(self.theme, (text, *rest)[:_MAX_QUERIES])
 
 
 def state_path() -> Path:

@@ -24,15 +24,20 @@ LOADED_SECONDS = 10.0
 
 
 def run_dashboard(
-    open_engine: OpenEngine, *, readonly: bool = False, autostart: bool = False, again: str = "embedtui run --follow"
+    open_engine: OpenEngine,
+    *,
+    readonly: bool = False,
+    autostart: bool = False,
+    notify: bool = True,
+    again: str = "embedtui run --follow",
 ) -> int:
     """Show the dashboard until the operator leaves; returns an exit code.
 
     ``open_engine(on_event)`` makes the engine; it is called on a thread of its own, may block, and is called again
     while it fails. The engine is closed on leaving. ``autostart`` begins the work at once, ``readonly`` only watches,
-    ``again`` is the command that goes on with the work.
+    ``notify`` rings the bell when somebody is needed, ``again`` is the command that goes on with the work.
     """
-    app = Dashboard(open_engine, readonly=readonly, autostart=autostart)
+    app = Dashboard(open_engine, readonly=readonly, autostart=autostart, notify=notify)
     with signals_restored(), responsive():
         app.run()
     said = farewell(app, again)

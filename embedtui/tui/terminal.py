@@ -1,9 +1,10 @@
-"""Leaving by signal, and by the terminal that goes away."""
+"""The terminal itself: leaving by signal, one that goes away, calling for who is not looking."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
 import signal
 import sys
@@ -64,3 +65,21 @@ def signals_restored() -> Iterator[None]:
         for number, handler in kept.items():
             if handler is not None:
                 signal.signal(number, handler)
+
+
+_BY_777 = ("rxvt", "foot", "ghostty", "contour")
+"""Terminals whose notifications are urxvt's (OSC 777); the others that know any take iTerm2's (OSC 9)."""
+
+
+def notification(title: str, text: str) -> str:
+    """What has this terminal show a desktop notification; empty where it would print it.
+
+    A terminal that knows none drops the sequence. Two sequences would be two notifications where both are known.
+    """
+    term = os.environ.get("TERM", "")
+    if term in ("", "dumb", "linux"):
+        return ""
+    told = (term + os.environ.get("TERM_PROGRAM", "")).lower()
+    if any(name in told for name in _BY_777):
+        return f"\x1b]777;notify;{title.replace(';', ',')};{text.replace(';', ',')}\x1b\\"
+    return f"\x1b]9;{title}: {text}\x07"

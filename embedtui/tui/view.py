@@ -8,6 +8,7 @@ from datetime import datetime
 from embedtui.errors import EmbedtuiError
 from embedtui.logs import unexpected
 from embedtui.model import Condition, Event, Phase, Remedy, Side, Snapshot
+from embedtui.tui.searches import Rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class View:
     link: Link = Link()
     rates: tuple[float, ...] = ()
     """Rows per second of the last readings, oldest first."""
+    searches: tuple[Rates, ...] = ()
+    """Searches per second of each side, as Routers reported them, oldest first."""
     events: tuple[Event, ...] = ()
     """What the engine of this process reported, oldest first."""
     running: bool = False
@@ -93,6 +96,13 @@ class View:
     def new_reads(self) -> bool:
         """Whether any read is served by the new side: what a rollback would take back."""
         return self.snapshot is not None and (self.snapshot.route.active is Side.NEW or self.snapshot.route.canary > 0)
+
+    @property
+    def way_back(self) -> bool:
+        """Whether a rollback would move reads: they are on the new side, and the old one is there."""
+        if self.snapshot is None or self.snapshot.migration is None or not self.new_reads:
+            return False
+        return self.snapshot.migration.run_state.gone is not Side.OLD
 
     @property
     def table(self) -> str:

@@ -169,8 +169,14 @@ def test_a_watcher_sees_the_screen_and_the_log(house: House) -> None:
 
 
 def test_an_operator_cuts_over_and_back(house: House) -> None:
-    with closing(house.engine(Role.OPERATOR)) as operator:
+    with closing(house.engine(Role.OPERATOR)) as operator, closing(house.engine(Role.WATCHER)) as watcher:
         assert operator.cutover(override={"gate": "a test"}).active is Side.NEW
+        # who sees neither keys nor rows is told what is noted, and that the rest is not known: never that it is fresh
+        with psycopg.connect(house.dsn("operator")) as conn:
+            noted = "SELECT (SELECT count(*) FROM embedtui.stale) + (SELECT count(*) FROM embedtui.queue)"
+            behind = conn.execute(noted).fetchall()[0][0]
+        found = watcher.snapshot().rollback
+        assert (found.fresh, found.stale, found.missing) == (False if behind else None, behind, None)
         assert operator.rollback().active is Side.OLD
         assert operator.audit()[0].role == "operator"
 

@@ -14,6 +14,7 @@ from embedtui.model import (
     FaultRow,
     FaultState,
     Flip,
+    Key,
     Plan,
     QueryComparison,
     QueryInput,
@@ -39,8 +40,11 @@ class StandIn(Engine):
     def snapshot(self) -> Snapshot:
         return self.shown
 
-    def plan(self) -> Plan:
+    def plan(self, *, check_provider: bool = False) -> Plan:
         return states.PLAN
+
+    def row_text(self, key: Key) -> str | None:
+        return f"The text of row {', '.join(key)}, which the provider refuses. " * 4
 
     def run(self, stop: threading.Event, **_: object) -> None:
         self.calls.append("run")

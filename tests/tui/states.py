@@ -75,6 +75,23 @@ WORKERS = (
     WorkerStatus(3, "batch-4", 902, "embedding", ago(minutes=6), 94.0, False, rows=12_000),
 )  # fmt: skip
 
+AUDIT = tuple(
+    AuditEntry(ago(minutes=60 - i * 4), who, "ops-1", act, detail, "ops", i + 1, 41_207, who == "anna")
+    for i, (who, act, detail) in enumerate(
+        (
+            ("anna", "prepare", "column embedding_v2, 3 triggers, 1,000 shards"),
+            ("anna", "run", "backfill started with 6 requests in flight"),
+            ("ben", "set_pace", "max_concurrency 4 → 6"),
+            ("anna", "pause", "replica lag"),
+            ("anna", "resume", ""),
+            ("anna", "skip_faults", "12 rows: content filter"),
+            ("ben", "compare", "60 queries: PASS"),
+            ("anna", "cutover", "10 %, epoch 2"),
+            ("anna", "cutover", "100 %, epoch 3"),
+        )
+    )
+)
+
 LISTENERS = (
     ListenerStatus("api-1", 311, "search-api", 3, 18_201, 0, 0.4, 11.0),
     ListenerStatus("api-2", 298, "search-api", 3, 17_990, 0, 0.7, 14.0),
@@ -87,7 +104,10 @@ BACKFILL = BackfillStatus(
 )  # fmt: skip
 
 FRESH = Snapshot(
-    NOW, next_act="run", next_why="Reads the plan first; prepare then adds a column and triggers within short locks."
+    NOW,
+    server="shop at db-1",
+    next_act="run",
+    next_why="Reads the plan first; prepare then adds a column and triggers within short locks.",
 )
 
 RUNNING = Snapshot(
@@ -95,7 +115,7 @@ RUNNING = Snapshot(
     backfill=BACKFILL,
     sync=SyncStatus(12, 3.4, 4_210),
     route=RouteStatus(epoch=1, listeners=tuple(replace(each, epoch=1, flip_ms=None) for each in LISTENERS)),
-    workers=WORKERS[:2],
+    workers=WORKERS[:2], server="shop at db-1", log=AUDIT,
     next_act="", next_why="520,000 rows, about two and a half minutes to go.",
 )  # fmt: skip
 
@@ -119,6 +139,7 @@ FAULTS = (
 
 FAULTED = replace(
     RUNNING,
+    migration=replace(MIGRATION, desired="pause", condition=Condition.FAILED),
     condition=Condition.FAILED,
     reasons=(Hold("provider", "401 from text-embedding-3-large: OPENAI_API_KEY is not accepted", ago(seconds=40)),),
     faults=FAULTS,
@@ -169,7 +190,7 @@ CANARY = replace(
     condition=Condition.RUNNING,
     route=RouteStatus(Side.OLD, 10, 2, ago(minutes=12), "anna", tuple(
         replace(each, epoch=2, searches_new=each.searches_old // 9) for each in LISTENERS)),
-    rollback=RollbackStatus(True),
+    rollback=RollbackStatus(True, missing=0, rows=520_000),
     next_act="cutover",
     next_why="10 % of reads are on the new side for 12 minutes without a fault.",
 )  # fmt: skip
@@ -179,7 +200,7 @@ CUT_OVER = replace(
     phase=Phase.SOAK,
     route=RouteStatus(Side.NEW, 0, 3, ago(minutes=4), "anna", tuple(
         replace(each, searches_new=4_100) for each in LISTENERS)),
-    rollback=RollbackStatus(True),
+    rollback=RollbackStatus(True, missing=0, rows=520_000),
     soak_seconds=252,
     next_act="",
     next_why="Let it soak; a rollback is fresh and one key away.",
@@ -188,7 +209,7 @@ CUT_OVER = replace(
 STALE = replace(
     CUT_OVER,
     migration=replace(MIGRATION, old_model=replace(OLD, retired=True)),
-    rollback=RollbackStatus(False, 1_204, "text-embedding-004 no longer answers"),
+    rollback=RollbackStatus(False, 1_204, "text-embedding-004 no longer answers", missing=73, rows=520_000),
     sync=SyncStatus(310, 95.0, 7_020),
     soak_seconds=93_600,
     next_act="cleanup",
@@ -449,23 +470,6 @@ BLOCKERS = (
         "Build it.",
         remedies=(Remedy.RUN,),
     ),
-)
-
-AUDIT = tuple(
-    AuditEntry(ago(minutes=60 - i * 4), who, "ops-1", act, detail)
-    for i, (who, act, detail) in enumerate(
-        (
-            ("anna", "prepare", "column embedding_v2, 3 triggers, 1,000 shards"),
-            ("anna", "run", "backfill started with 6 requests in flight"),
-            ("ben", "set_pace", "max_concurrency 4 → 6"),
-            ("anna", "pause", "replica lag"),
-            ("anna", "resume", ""),
-            ("anna", "skip_faults", "12 rows: content filter"),
-            ("ben", "compare", "60 queries: PASS"),
-            ("anna", "cutover", "10 %, epoch 2"),
-            ("anna", "cutover", "100 %, epoch 3"),
-        )
-    )
 )
 
 FAULT_ROWS = tuple(

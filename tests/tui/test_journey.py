@@ -25,6 +25,7 @@ from embedtui.tui.dialogs import (
     CutoverDialog,
     LimitsDialog,
     NameDialog,
+    PrepareDialog,
     PromptDialog,
     QueriesDialog,
     ReportDialog,
@@ -42,7 +43,7 @@ from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.reader import ReaderScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from tests.kits.support import make_documents, settings_for
-from tests.tui.conftest import front, said, until
+from tests.tui.conftest import front, picture, said, until
 
 ROWS = 300
 
@@ -62,8 +63,16 @@ async def dashboard(
 
 async def ready(app: Dashboard, pilot: Pilot[None]) -> None:
     """Runs the migration by its key until it can be validated."""
-    await pilot.press("r")
+    await begin(app, pilot)
     await until(pilot, lambda: seen(app).phase is Phase.VALIDATE, 60)
+
+
+async def begin(app: Dashboard, pilot: Pilot[None]) -> None:
+    """Presses the key for the work, and agrees to what it says it will do to the table."""
+    await pilot.press("r")
+    await until(pilot, lambda: isinstance(app.screen, PrepareDialog))
+    await pilot.press("tab", "enter")
+    await until(pilot, lambda: app.view.running)
 
 
 async def type_text(pilot: Pilot[None], text: str) -> None:
@@ -251,7 +260,7 @@ async def test_pace_and_pause_by_keys(database: str, api: LoopbackServer, tmp_pa
             await until(pilot, lambda: pace(column) == wanted)
 
         api.latency = 3.0  # the backfill stays under way meanwhile
-        await pilot.press("r")
+        await begin(app, pilot)
         await until(pilot, lambda: seen(app).backfill.concurrency is not None)
         # held first: until it is let go the index cannot be past, however slow the machine
         await pilot.press("I")
@@ -339,6 +348,7 @@ async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer
             assert [group.reason[:3] for group in screen.groups] == ["too", "ref"]
             await pilot.press("tab", "end")
             await until(pilot, lambda: screen.row(249) is not None)
+            await until(pilot, lambda: "document number 250" in picture(app))
             await pilot.press("s")
             await until(pilot, lambda: states() == {"open": 259, "skipped": 1})
             await until(pilot, lambda: any(group.count == 249 for group in screen.groups))
@@ -416,6 +426,11 @@ async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer,
         first = front(app, PlanScreen).plan
         await pilot.press("n")
         await until(pilot, lambda: front(app, PlanScreen).plan is not first)
+        again = front(app, PlanScreen).plan
+        asked = api.requests
+        await pilot.press("a")
+        await until(pilot, lambda: front(app, PlanScreen).plan is not again)
+        assert api.requests > asked, "the provider was not asked"
         await ready(app, pilot)
 
         await pilot.press("5")
@@ -551,7 +566,7 @@ async def test_the_work_goes_on_without_its_terminal(database: str, api: Loopbac
         await until(pilot, lambda: app.snapshot is not None)
         await pilot.press("D")
         assert "leave with q" in said(app)
-        await pilot.press("r")
+        await begin(app, pilot)
         await until(pilot, lambda: seen(app).backfill.rows > 20)
         await until(pilot, lambda: app.view.detachable)
         assert [worker.own for worker in seen(app).workers] == [True]

@@ -94,7 +94,7 @@ def test_rollback_freshness_is_in_words() -> None:
         return " ".join(line.plain for line in panels.rollback(View(snapshot, UP), 78))
 
     assert "✓ fresh" in words(states.CUT_OVER)
-    assert "1,204 rows stale" in words(states.STALE)
+    assert "1,204 stale, 73 missing of 520,000 rows" in words(states.STALE)
     assert "no longer answers" in words(states.STALE)
     assert "nothing to roll back" in words(states.RUNNING)
     done = replace(states.DONE, rollback=replace(states.DONE.rollback, why="the old side is gone"))

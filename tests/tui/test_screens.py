@@ -156,20 +156,20 @@ async def test_what_is_copied_is_a_file_too(shown: Open, remembered: Path) -> No
         assert "plan.sql" in said(app)
 
 
-async def test_the_next_session_begins_where_this_one_was(remembered: Path) -> None:
-    """Screen and theme are kept at once, not on a clean leave; a broken file is as good as none."""
-    for expected in ("overview", "faults", "overview"):
+async def test_the_next_session_looks_like_this_one_and_begins_at_what_matters(remembered: Path) -> None:
+    """The theme is kept at once, not on a clean leave; a broken file is as good as none."""
+    for expected in ("first", "kept", "broken"):
         app = Dashboard(lambda _: StandIn(states.READY), interval=3600)
         async with app.run_test(size=(80, 24)) as pilot:
             await answered(app, pilot)
-            assert app.current_mode == expected
-            if expected == "faults":
+            assert app.current_mode == "overview"
+            if expected == "kept":
                 assert app.theme == "embedtui-light"
                 (remembered / "session.json").write_text("{broken", "utf-8")
                 continue
             await pilot.press("4", "t")
             kept = preferences.load()
-            assert (kept.screen, kept.theme) == ("faults", "embedtui-light")
+            assert kept.theme == "embedtui-light"
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

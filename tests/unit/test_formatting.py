@@ -63,6 +63,10 @@ def test_the_screen_says_what_the_command_line_says(name: str, value: float) -> 
 def test_a_share_is_never_rounded_up_to_all() -> None:
     assert formatting.percent(0.99999) == "99 %"
     assert formatting.percent(0.99999, 1) == "99.9 %"
+    assert formatting.percent(0.739) == "74 %"
+    assert formatting.percent(0.0349, 1) == "3.5 %"
+    assert formatting.percent(0.005) == "1 %"
+    assert formatting.percent(0.0) == "0 %"
     assert formatting.percent(1.0) == "100 %"
     assert formatting.percent(1.0, 1) == "100.0 %"
     assert formatting.percent(1.0, 1, exact=True) == "100 %"

@@ -38,6 +38,8 @@ class Change:
     said: dict[Side, Said] = field(default_factory=dict)
     sides: set[Side] = field(default_factory=set)
     """Sides that still need something."""
+    captured: bool = False
+    """Change capture saw the row come or its content change: a scan does not tell which of the two sides is behind."""
     mark: Mark | None = None
     """What was noted of its old vector."""
 
@@ -88,6 +90,7 @@ def combine(entries: Iterable[Entry], marks: Mapping[Key, Mark], trust: bool) ->
         change.ids.append(entry.id)
         if entry.kind == "e":
             change.said.clear()  # what became of it outside is the application's
+        change.captured = change.captured or entry.kind == "i" or entry.edited
         if entry.kind == "i":
             change.said = {Side.OLD: Said.INSERTED, Side.NEW: Said.INSERTED}
         for side, wrote in ((Side.OLD, entry.wrote_old), (Side.NEW, entry.wrote_new)):
@@ -125,6 +128,7 @@ def _moved(found: dict[Key, Change], was: Key, key: Key) -> Change:
         was={*before.was, *came.was, was} - {key},
         said=dict(came.said),
         sides=set(),
+        captured=came.captured,
         mark=came.mark,
     )
 
@@ -136,6 +140,7 @@ def rename(changes: dict[Key, Change], text: Key, key: Key) -> None:
         ids=[number for change in known for number in change.ids],
         was={text, *known[0].was, *known[1].was} - {key},
         said=known[0].said | known[1].said,
+        captured=any(change.captured for change in known),
         mark=known[1].mark or known[0].mark,
     )
 

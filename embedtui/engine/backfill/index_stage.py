@@ -14,6 +14,7 @@ from embedtui.config import IndexSettings
 from embedtui.engine.backfill.job import IDLE_SECONDS, Job, now
 from embedtui.engine.plan.statements import index_options
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
+from embedtui.formatting import percent
 from embedtui.model import IndexMethod, IndexStatus, Migration, Phase, Progressed
 from embedtui.postgres import indexes
 from embedtui.postgres.catalog.server import build_memory
@@ -117,7 +118,7 @@ class IndexStage:
         stop = self._job.child_stop()
 
         def progress(status: IndexStatus) -> None:
-            share = f" {status.done * 100 // status.total} %" if status.done is not None and status.total else ""
+            share = f" {percent(status.done / status.total)}" if status.done is not None and status.total else ""
             waiting = f", waiting for {status.waiting_for}" if status.waiting_for else ""
             self._job.doing(f"index: {status.phase}{share}{waiting}")
             self._job.emit(Progressed(now(), f"Index: {status.phase}{share}{waiting}", status.done or 0, status.total))

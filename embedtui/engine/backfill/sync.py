@@ -174,6 +174,7 @@ class Sync:
         todo, trust = read.changes, self._job.migration.stored.trust_application
         wanted: dict[Side, list[SourceRow]] = {Side.NEW: [], Side.OLD: []}
         written: dict[Side, list[SourceRow]] = {Side.NEW: [], Side.OLD: []}
+        behind: dict[Key, bool] = {}
         for item in read.rows:
             change = todo[item.row.key]
             if item.blank:
@@ -189,7 +190,11 @@ class Sync:
             elif read.maintain_old and change.old_wanted(item):
                 change.sides.add(Side.OLD)
                 wanted[Side.OLD].append(item.row)
+            elif change.captured and change.old_wanted(item):
+                behind[item.row.key] = not item.old_present
         self._database(lambda conn: self._respect(conn, todo, written))
+        if behind:  # until the cutover the application's own matter, and noted: a rollback would find them so
+            self._database(lambda conn: add_stale(conn, self._job.migration.id, behind))
         # Nothing to embed: fresh already, the application's own, blank, or deleted meanwhile.
         settled = [key for key, change in todo.items() if not change.sides]
         blank = [item.row.key for item in read.rows if item.blank]

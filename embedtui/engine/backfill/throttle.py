@@ -13,7 +13,7 @@ import psycopg
 
 from embedtui.config import ThrottleSettings
 from embedtui.errors import SettingsError
-from embedtui.formatting import duration
+from embedtui.formatting import duration, percent
 from embedtui.model import Hold, Migration
 from embedtui.postgres.connect import Connection, lost
 from embedtui.postgres.ddl import Session, query_head
@@ -353,7 +353,7 @@ class Throttle:
         if row is None:
             return []
         name, phase, scanned, total = row
-        share = f", {100 * scanned / total:.0f} % scanned" if total else ""
+        share = f", {percent(scanned / total)} scanned" if total else ""
         return [_Reading("autovacuum", 1, 0, f"vacuum is at work on {redact(name)}: {phase}{share}")]
 
 

@@ -11,6 +11,7 @@ from psycopg import sql
 from embedtui.engine.validate import measures
 from embedtui.engine.validate.bridged import packed, unpacked
 from embedtui.engine.validate.ranking import SearchedQuery, rank
+from embedtui.formatting import percent
 from embedtui.model import (
     BridgedMeasures,
     Check,
@@ -265,6 +266,6 @@ def _why_void(conn: Connection, migration: Migration, seen: SeenState, share: fl
     captured = now.queued_after + max(0, now.synced - seen.synced)
     moved = max((0 if of_scope else inserted) + deleted + updated, captured, now.backfilled - seen.backfilled)
     if moved > allowed:
-        percent = f"{100 * moved / max(1, seen.rows):.0f} %"
-        return f"{moved:,} of {seen.rows:,} rows changed since ({percent}, more than {100 * share:g} %)"
+        found = percent(moved / max(1, seen.rows), 1, exact=True)
+        return f"{moved:,} of {seen.rows:,} rows changed since ({found}, more than {percent(share, 1, exact=True)})"
     return ""

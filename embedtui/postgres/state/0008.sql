@@ -95,3 +95,6 @@ CREATE INDEX queue_text ON embedtui.queue (migration, id) WHERE text_key IS NOT 
 -- What a vector goes through before it is stored: zeros are added to the numbers that the model gives (null: as many as
 -- its dimensions), and it is divided by its length.
 ALTER TABLE embedtui.model ADD COLUMN given integer, ADD COLUMN normalise boolean NOT NULL DEFAULT false;
+-- Which process wrote a line, by its own word: a terminal tells its own acts from those of others.
+ALTER TABLE embedtui.audit
+    ADD COLUMN pid integer DEFAULT nullif(pg_catalog.current_setting('embedtui.pid', true), '')::integer;

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from psycopg import sql
 
 from embedtui.model import AuditEntry
@@ -25,14 +28,18 @@ def audit_sql(migration_id: int, act: str, detail: str, *, who: str = "", host: 
     )
 
 
-def read_audit(conn: Connection, migration_id: int | None, limit: int = 200) -> tuple[AuditEntry, ...]:
-    """Newest first."""
+def read_audit(
+    conn: Connection, migration_id: int | None, limit: int = 200, own_pids: Collection[int] = ()
+) -> tuple[AuditEntry, ...]:
+    """Newest first; those of this host with one of ``own_pids`` are ours."""
     rows = conn.execute(
-        "SELECT at, who, host, act, detail, role FROM embedtui.audit"
+        "SELECT at, who, host, act, detail, role, id, pid FROM embedtui.audit"
         " WHERE %(m)s::int IS NULL OR migration = %(m)s OR migration IS NULL ORDER BY id DESC LIMIT %(n)s",
         {"m": migration_id, "n": limit},
     )
-    return tuple(AuditEntry(*row) for row in rows)
+    here = host_name()
+    found = (AuditEntry(*row) for row in rows)
+    return tuple(replace(each, own=each.host == here and each.pid in own_pids) for each in found)
 
 
 def add_audit_once(conn: Connection, migration_id: int, act: str, detail: str) -> None:

@@ -47,6 +47,15 @@ def count_faulty(conn: Connection, migration_id: int, *, open_only: bool = False
     return int(row[0])
 
 
+def count_without_vector(conn: Connection, migration_id: int) -> int:
+    """Rows that have no new vector for a fault of their own, whatever was decided."""
+    row = conn.execute(
+        "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = 'new'", [migration_id]
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def forget_faults(conn: Connection, migration_id: int, keys: Iterable[Key], side: Side) -> None:
     """These rows have no fault, or none any more, on this side."""
     conn.execute(

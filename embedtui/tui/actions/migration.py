@@ -9,7 +9,7 @@ from embedtui.model import Command, Comparison, Phase, Remedy, Snapshot, VerifyR
 from embedtui.tui import figures
 from embedtui.tui.actions.base import Action
 from embedtui.tui.bridge import Task
-from embedtui.tui.dialogs import VerifyAnswer, VerifyDialog
+from embedtui.tui.dialogs import PrepareDialog, VerifyAnswer, VerifyDialog
 from embedtui.tui.messages import Compared, RowsVerified
 from embedtui.tui.view import View
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Run(Action):
-    """Do the work that is due here: prepare, backfill, index, keep in sync."""
+    """Do the work that is due here: prepare, backfill, index, keep in sync. Asks before it alters the table."""
 
     name, key, label = "run", "r", "Run"
     command = Command.RUN
@@ -32,8 +32,19 @@ class Run(Action):
         return "This terminal is at work already." if view.running else super()._unmet(view, snapshot)
 
     def _do(self, app: Dashboard) -> None:
+        if app.view.phase is Phase.PLAN:
+            app.ask_after(lambda engine: engine.plan(), PrepareDialog, lambda _: self._task, app.bridge.run)
+        else:
+            self.begin(app)
+
+    def begin(self, app: Dashboard) -> None:
+        """Do it unasked."""
+        app.bridge.run(self._task)
+
+    @property
+    def _task(self) -> Task[object]:
         ended = "The work of this terminal ended."
-        app.bridge.run(Task("run", lambda engine, call: engine.run(call.stop, follow=True), ended))
+        return Task("run", lambda engine, call: engine.run(call.stop, follow=True), ended)
 
 
 class Pause(Action):

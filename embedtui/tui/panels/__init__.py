@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from embedtui.tui.panels.journey import advice, journey
-from embedtui.tui.panels.lists import event_line, event_look, faults, feed, holds, workers
-from embedtui.tui.panels.progress import backfill, index, sync
+from embedtui.tui.panels.lists import faults, feed, holds, workers
+from embedtui.tui.panels.progress import backfill, index, serving, sync
 from embedtui.tui.panels.route import evaluation, rollback, route
 
 __all__ = [
     "advice",
     "backfill",
     "evaluation",
-    "event_line",
-    "event_look",
     "faults",
     "feed",
     "holds",
@@ -20,6 +18,7 @@ __all__ = [
     "journey",
     "rollback",
     "route",
+    "serving",
     "sync",
     "workers",
 ]

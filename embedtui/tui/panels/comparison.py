@@ -136,11 +136,25 @@ def recorded_line(view: View) -> Content:
     return draw.line(*parts)
 
 
-def summary_line(comparison: Comparison, width: int) -> Content:
-    """A comparison in one line: verdict, quality, overlap."""
+def age(comparison: Comparison, view: View) -> str:
+    """What keeps a comparison from being about the present state; empty where nothing does."""
+    status = view.snapshot.evaluation if view.snapshot else None
+    if status is None or comparison.evaluation_id is None:
+        return ""
+    at = draw.when(comparison.at, view.snapshot.as_of if view.snapshot else None)
+    if status.id > comparison.evaluation_id:
+        return f"of {at}; a newer one is being read"
+    return f"of {at}: {status.why_void}" if not status.valid and status.id == comparison.evaluation_id else ""
+
+
+def summary_line(comparison: Comparison, view: View, width: int) -> Content:
+    """A comparison in one line: verdict, quality, overlap; or that it is an older one, and why."""
     m = comparison.measures
     parts: list[draw.Part] = []
-    if comparison.verdict:
+    if older := age(comparison, view):
+        verdict = f"! {comparison.verdict}, older" if comparison.verdict else "! older"
+        parts += [(f"{verdict} ", "bold $warning"), (f"{safe.line(older)}  ", "$warning")]
+    elif comparison.verdict:
         glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(comparison.verdict, ("?", "$warning"))
         parts += [(f"{glyph} {comparison.verdict}", f"bold {style}"), "  "]
     if m.ndcg_old is not None and m.ndcg_new is not None:
@@ -159,15 +173,15 @@ def summary_line(comparison: Comparison, width: int) -> Content:
         (figures.percent(m.overlap.mean), "bold"),
         (f"  {m.low_overlap:,}", "bold $warning" if m.low_overlap else "bold"),
         (" low", "$muted"),
-        (f"  {formatting.counted(m.queries, 'query', 'queries')}  ", "$muted"),
     ]
     if m.bridged is not None and m.bridged.overlap_old is not None and width >= ROOMY:
         found = figures.percent(m.bridged.overlap_old.mean)
-        parts += [(f"{GLYPHS[BRIDGED]} bridged ", STYLES[BRIDGED]), (f"finds {found} of old  ", "")]
+        parts += [(f"  {GLYPHS[BRIDGED]} bridged ", STYLES[BRIDGED]), (f"finds {found} of old", "")]
+    counted = (f"  {formatting.counted(m.queries, 'query', 'queries')}", "$muted")
     seen = comparison.seen
     if comparison.partial and (seen is None or seen.one_sided > seen.rows * PARTIAL_SHARE):
-        parts.append(("! partial", "$warning"))
-    return draw.cut(draw.line(*parts), width)
+        parts.append(("  ! partial", "$warning"))
+    return draw.fitting(width, draw.line(*parts, counted), draw.line(*parts))
 
 
 def headline(query: QueryComparison, blind: Blind) -> Content:
@@ -208,7 +222,7 @@ def marked(text: str, query: str) -> Content:
 
 def as_text(query: QueryComparison) -> str:
     """Both rankings of a query as plain text."""
-    out = [f"Query: {safe.line(query.text)}", f"Overlap: {query.overlap:.0%}", ""]
+    out = [f"Query: {safe.line(query.text)}", f"Overlap: {figures.percent(query.overlap)}", ""]
     for side, rows in (("old", query.old), (BRIDGED, query.bridged), ("new", query.new)):
         if not rows and (side == BRIDGED or query.bridged):
             continue

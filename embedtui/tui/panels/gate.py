@@ -7,22 +7,26 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from embedtui.formatting import counted
-from embedtui.model import Blocker, Check, Comparison, PlacementKind, Side
+from embedtui.model import Blocker, Check, Comparison, Migration, Phase, PlacementKind, Side, Snapshot
 from embedtui.tui import draw, safe, theme
+from embedtui.tui.panels.comparison import age
 from embedtui.tui.remedies import worded
 from embedtui.tui.view import View
 
 
-def gate(comparison: Comparison, width: int) -> list[Content]:
-    """The checks of a comparison, those to look at first."""
+def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
+    """The checks of a comparison, those to look at first; that it is an older one comes before them."""
     checks = sorted(comparison.checks, key=lambda check: check.result == "pass")
     left = sum(check.result != "pass" for check in checks)
     if left:
         head = draw.line((f"! {left} of {len(checks)} checks to look at", "bold $warning"))
     else:
         head = draw.line((f"✓ all {len(checks)} checks passed", "bold $success"))
-    at = f"{'compared ' if width >= 50 else ''}at {draw.clock(comparison.at)}" if comparison.at is not None else ""
+    now = view.snapshot.as_of if view.snapshot else None
+    at = f"{'compared ' if width >= 50 else ''}at {draw.when(comparison.at, now)}" if comparison.at is not None else ""
     rows = [draw.row(head, draw.line((at, "$muted")), width)]
+    if older := age(comparison, view):
+        rows = draw.wrapped(f"! older: {safe.line(older)}", width, "bold $warning") + rows
     for check in checks:
         rows += check_lines(check, width)
     return rows
@@ -55,6 +59,28 @@ def _marked(indent: str, mark: str, style: str, rows: Sequence[Content]) -> list
     return [draw.line(indent, (mark if not i else " " * len(mark), style), each) for i, each in enumerate(rows)]
 
 
+def _ended(view: View, m: Migration) -> list[tuple[str, str]]:
+    """What is so once a migration has ended."""
+    if view.phase is Phase.ABORTED:
+        return [("", f"aborted: searches use {m.old_column} as before; nothing is left to move")]
+    if not view.way_back:
+        return [("", f"done: searches use {m.new_column}; the old side is gone, and with it the way back")]
+    return [
+        ("", f"done: searches use {m.new_column}; {m.old_column} is kept as it was at the cleanup"),
+        ("F9", f"moves reads back to {m.old_column}, which nothing has kept current since"),
+    ]
+
+
+def _kept(snapshot: Snapshot) -> str:
+    """Who keeps the sides current now."""
+    if not any(worker.alive for worker in snapshot.workers):
+        return "no worker keeps the sides current now: r works here"
+    migration = snapshot.migration
+    if migration is not None and migration.old_model.retired:
+        return f"the new side is kept current; {migration.old_model.called} no longer answers, so the old one ages"
+    return "both sides are kept current while their models answer"
+
+
 def happens(view: View, notices: Sequence[Check], width: int) -> Content:
     """What a cutover does; or, after it, what can be done now."""
     snapshot = view.snapshot
@@ -62,10 +88,12 @@ def happens(view: View, notices: Sequence[Check], width: int) -> Content:
         return draw.line(("Nothing to cut over yet.", "$muted"))
     m = snapshot.migration
     where = f"{m.new_table}.{m.new_column}" if m.placement is PlacementKind.TABLE else m.new_column
-    if snapshot.route.active is Side.NEW:
+    if snapshot.phase.ended:
+        steps = _ended(view, m)
+    elif snapshot.route.active is Side.NEW:
         steps = [
             ("F9", f"moves all reads back to {m.old_column} ({m.old_model.name}) at once"),
-            ("", "both sides are kept current while their models answer"),
+            ("", _kept(snapshot)),
             ("K", f"drops {m.old_column} for good, when you are sure"),
         ]
     else:

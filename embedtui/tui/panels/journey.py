@@ -7,7 +7,7 @@ from textual.content import Content
 from embedtui.model import Condition, Phase, Side
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import ACTIONS, SCREENS, next_action
-from embedtui.tui.panels.parts import HOLD_WORDS
+from embedtui.tui.panels.alerts import Alert, alert
 from embedtui.tui.view import View
 
 _JOURNEY = tuple(phase for phase in Phase if phase is not Phase.ABORTED)
@@ -58,22 +58,14 @@ def advice(view: View, width: int, height: int = 1) -> Content:
         if height == 1:
             return draw.cut(draw.line(head, "  ", (hint, "$muted")), width)
         return draw.lines([draw.cut(head, width), draw.line((draw.fit(hint, width), "$muted"))], height)
-    if name in SCREENS and name not in ACTIONS:
-        key, title = SCREENS[name]
-        head = draw.line(
-            ("Next ", "$muted"),
-            draw.link(f" {key} ", "bold $background on $primary", f"app.goto('{name}')"),
-            (f" {title}", "bold"),
-        )
+    found = alert(view.snapshot)
+    if found is not None:
+        head, why = _alarm(view, found), safe.line(found.why)
+    elif name in SCREENS and name not in ACTIONS:
+        head = draw.line(("Next ", "$muted"), *_chip(view, name, "$primary"))
     elif name:
-        action = ACTIONS[name]
-        refused = action.refusal(view)
-        style = "bold $background on $primary" if not refused else "bold $muted on $panel"
-        head = draw.line(
-            ("Next ", "$muted"),
-            draw.link(f" {action.key_text} ", style, f"app.perform('{name}')"),
-            (f" {action.label_now(view)}", "bold"),
-        )
+        refused = ACTIONS[name].refusal(view)
+        head = draw.line(("Next ", "$muted"), *_chip(view, name, "$primary"))
         if refused and not view.readonly:
             why = refused
     else:
@@ -83,8 +75,31 @@ def advice(view: View, width: int, height: int = 1) -> Content:
     if height > 1:
         rows += draw.wrapped(why, width, "$muted", limit=height - 1)
     elif why:
+        if found is not None and head.cell_length + len(why) + 2 > width:
+            head = _alarm(view, found, labelled=False)
+        room = width - head.cell_length - 2
+        # of what failed every word may be the one that tells
+        why = why if found is not None and found.style == "$error" else draw.whole(why, room)
         rows = [draw.cut(draw.line(head, "  ", (why, "$muted")), width)]
     return draw.lines(rows, height)
+
+
+def _chip(view: View, name: str, colour: str) -> tuple[Content, draw.Part]:
+    """A key and its word, to be pressed or clicked."""
+    if name not in ACTIONS:
+        key, title = SCREENS[name]
+        return draw.link(f" {key} ", f"bold $background on {colour}", f"app.goto('{name}')"), (f" {title}", "bold")
+    action = ACTIONS[name]
+    style = f"bold $background on {colour}" if not action.refusal(view) else "bold $muted on $panel"
+    link = draw.link(f" {action.key_text} ", style, f"app.perform('{name}')")
+    return link, (f" {action.label_now(view)}", "bold")
+
+
+def _alarm(view: View, found: Alert, *, labelled: bool = True) -> Content:
+    glyph = "✗" if found.style == "$error" else "!"
+    key, label = _chip(view, found.act, found.style)
+    head = draw.line((f"{glyph} {found.word}  ", f"bold {found.style}"), key)
+    return draw.line(head, label) if labelled else head
 
 
 def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
@@ -101,10 +116,6 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
     if snapshot.route.active is Side.NEW:
         for_ = f"for {figures.duration(snapshot.soak_seconds)}" if snapshot.soak_seconds is not None else ""
         return "●", "Soaking", "$success", f"{for_}: F9 rolls back at once, K cleans up when you are sure.".lstrip(": ")
-    if view.condition is Condition.THROTTLED:
-        names = ", ".join(HOLD_WORDS.get(hold.name, safe.line(hold.name)) for hold in snapshot.reasons)
-        pace = next((f" {safe.line(hold.detail)}" for hold in snapshot.reasons if hold.name == "rate"), "")
-        return glyph, "Held back", style, f"by {names}: goes on by itself.{pace}"
     if view.condition is Condition.RUNNING:
         status = snapshot.backfill
         if snapshot.phase is Phase.BACKFILL and status.total is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from embedtui.model import Event, Failed, FaultState, Held, PhaseChanged, RouteFlipped, Side
+from embedtui.model import FaultState
 from embedtui.tui import draw, figures, safe
+from embedtui.tui.panels.happened import entry_line, gathered
 from embedtui.tui.panels.parts import HOLD_WORDS, clipped, loading
 from embedtui.tui.view import View
 
@@ -86,28 +87,9 @@ def workers(view: View, width: int, height: int) -> Content:
 
 
 def feed(view: View, width: int, height: int) -> Content:
-    """The newest events of this process, newest at the bottom."""
-    if not view.events:
-        return draw.line(("Events of this terminal appear here; 6 has the whole log.", "$muted"))
-    rows = [event_line(event, width) for event in view.events[-height:]] if height > 0 else []
-    return draw.lines(rows, height)
-
-
-def event_line(event: Event, width: int) -> Content:
-    """One event: when, what."""
-    glyph, style = event_look(event)
-    text = draw.line((draw.clock(event.at) + " ", "$muted"), (f"{glyph} ", style), (safe.line(event.text), style))
-    return draw.cut(text, width)
-
-
-def event_look(event: Event) -> tuple[str, str]:
-    """Glyph and style of an event."""
-    if isinstance(event, Failed):
-        return "✗", "$error"
-    if isinstance(event, PhaseChanged):
-        return "▸", "bold $primary"
-    if isinstance(event, RouteFlipped):
-        return "⇄", "bold $new" if event.active is Side.NEW else "bold $old"
-    if isinstance(event, Held) and event.holds:
-        return "◐", "$warning"
-    return "·", ""
+    """The newest of what anybody did and what happened here, newest at the bottom."""
+    snapshot = view.snapshot
+    entries = gathered(snapshot.log if snapshot else (), view.events, snapshot)
+    if not entries:
+        return draw.line(("What anybody does appears here; 6 has the whole log.", "$muted"))
+    return draw.lines((entry_line(entry, width) for entry in entries[-height:]) if height > 0 else ())

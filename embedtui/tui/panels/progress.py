@@ -6,11 +6,14 @@ from textual.content import Content
 
 from embedtui.model import IndexMethod, Phase, PlacementKind, Snapshot
 from embedtui.tui import draw, figures, safe
-from embedtui.tui.panels.parts import LATE_SECONDS, loading
+from embedtui.tui.panels.parts import late, loading
 from embedtui.tui.view import View
 
 EMBEDDED = (Phase.INDEX, Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
 """Phases after the backfill, in which every row has its new vector."""
+
+_SERVED = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
+"""Phases in which the backfill is history, and searches are what is watched."""
 
 _INDEX_PHASES = (
     "initializing",
@@ -39,6 +42,8 @@ def backfill(view: View, width: int, height: int) -> Content:
     shards = f"{figures.number(status.shards_done)}/{figures.number(status.shards)} shards" if status.shards else ""
     roomy = of.cell_length + len(shards) < width
     rows.append(draw.row(of, draw.line((shards, "$muted")), width) if roomy else of)
+    if serving(view):
+        return _serving(view, snapshot, rows, width, height)
     spare = height - 7 - bool(here and snapshot.batch.jobs)
     speed = draw.field(
         "rate", (figures.rate(status.rate) + (" rows/s" if status.rate is not None else ""), "bold" if here else "")
@@ -58,7 +63,7 @@ def backfill(view: View, width: int, height: int) -> Content:
         rows.append(draw.field("ETA", (figures.UNKNOWN, ""), (" until there is a rate", "$muted")))
     else:
         rows.append(draw.field("ETA", (figures.UNKNOWN, "$muted")))
-    rows.append(draw.field("spent", *_cost(snapshot)))
+    rows.append(_spent(snapshot, width))
     rows.append(draw.field("tokens", figures.short(status.tokens), *_pace(snapshot, width)))
     rows.append(draw.field("HOT", *_hot_share(snapshot)))
     rows = [draw.cut(each, width) for each in rows]
@@ -69,28 +74,57 @@ def backfill(view: View, width: int, height: int) -> Content:
     return draw.lines(rows, height)
 
 
+def serving(view: View) -> bool:
+    """Whether the switch has begun: then searches are what is watched."""
+    return view.phase in _SERVED or (view.new_reads and not view.phase.ended)
+
+
+def _serving(view: View, snapshot: Snapshot, rows: list[Content], width: int, height: int) -> Content:
+    """Once the switch begins: what each side serves, where the backfill's rate and time stood."""
+    old, new = view.searches[-1] if view.searches else (None, None)
+    rows.append(draw.field("searches", (f"◇ {figures.rate(old)}", "$old"), "  ", (f"◆ {figures.rate(new)}", "$new")))
+    told: tuple[str, ...] = (" a second, by Routers", " a second")
+    if not view.searches:
+        told = ("  not known yet",) if snapshot.route.listeners else ("  no Router tells",)
+    rows[-1] = draw.fitting(width, *(draw.line(rows[-1], (each, "$muted")) for each in told), rows[-1])
+    rows.append(_spent(snapshot, width))
+    rows.append(draw.field("tokens", figures.short(snapshot.backfill.tokens)))
+    spare = height - len(rows) - 2
+    if len(view.searches) > 1 and spare >= 4:
+        top = max(max(pair) for pair in view.searches)
+        rows.append(draw.row(Content(""), draw.line((f"peak {figures.rate(top)} searches/s", "$faint")), width))
+        tall = min(spare // 2, 6)
+        for side, style in ((0, "$old"), (1, "$new")):
+            # one scale for both: what moves from one to the other is seen
+            rows += draw.chart([pair[side] for pair in view.searches], width, tall, style, top=top)
+    return draw.lines((draw.cut(each, width) for each in rows), height)
+
+
 def _share(snapshot: Snapshot) -> float | None:
     status, embedded = snapshot.backfill, snapshot.phase in EMBEDDED
     if not status.total:
         return 1.0 if status.total == 0 and embedded else None
     # Once the backfill is done, what is missing is what the application wrote just now: the Sync panel counts it.
-    coming = snapshot.sync.queued if embedded else 0
+    coming = snapshot.sync.queued if embedded and not snapshot.faults else 0
     return 1.0 if coming and status.rows + coming >= status.total else status.rows / status.total
 
 
-def _cost(snapshot: Snapshot) -> list[draw.Part]:
+def _spent(snapshot: Snapshot, width: int) -> Content:
+    """What is spent, and of what; the estimate goes first where there is too little room."""
     status = snapshot.backfill
-    parts: list[draw.Part] = [(figures.money(status.spent), "bold")]
+    money = draw.field("spent", (figures.money(status.spent), "bold"))
+    if status.spent is None and snapshot.migration is not None:
+        return draw.line(money, (" price unknown", "$muted"))
+    guess, cap, saved = Content(""), Content(""), Content("")
     if status.estimate is not None:
-        parts += [(" of ~", "$muted"), figures.money(status.estimate)]
+        guess = draw.line((" of ~", "$muted"), figures.money(status.estimate))
     if status.cap is not None:
         near = status.spent is not None and status.cap > 0 and status.spent / status.cap >= 0.8
-        parts += [(" cap ", "$muted"), (figures.money(status.cap), "$warning" if near else "")]
+        cap = draw.line((" cap ", "$muted"), (figures.money(status.cap), "$warning" if near else ""))
     if snapshot.batch.count and snapshot.batch.live is not None and snapshot.batch.spent is not None:
-        parts += [(" saved ", "$muted"), figures.money(snapshot.batch.live - snapshot.batch.spent)]
-    if status.spent is None and snapshot.migration is not None:
-        parts += [(" price unknown", "$muted")]
-    return parts
+        saved = draw.line((" saved ", "$muted"), figures.money(snapshot.batch.live - snapshot.batch.spent))
+    choices = ((guess, cap, saved), (cap, saved), (cap,), ())
+    return draw.fitting(width, *(draw.line(money, *each) for each in choices))
 
 
 def _jobs(snapshot: Snapshot) -> list[draw.Part]:
@@ -166,15 +200,21 @@ def sync(view: View, width: int, height: int) -> Content:
     if snapshot.phase in (Phase.PLAN, Phase.PREPARE):
         return draw.line(("○ change capture is not installed yet", "$muted"))
     status = snapshot.sync
-    late = (status.oldest_seconds or 0) >= LATE_SECONDS
-    if status.queued == 0:
+    if snapshot.phase.ended:
+        rows = [draw.line(("○ ended ", "$muted"), (f"with the migration, {snapshot.phase}", "$muted"))]
+        rows.append(draw.field("done", figures.number(status.synced), (" changes in all", "$muted")))
+        return draw.lines((draw.cut(each, width) for each in rows), height)
+    behind = late(snapshot)
+    if status.queued == 0 and not any(worker.alive for worker in snapshot.workers):
+        head = draw.line(("○ no change waits ", ""), ("and no worker looks for more", "$muted"))
+    elif status.queued == 0:
         head = draw.line(("✓ in sync ", "bold $success"), ("no change waits", "$muted"))
     else:
-        style = "$warning" if late else "$primary"
+        style = "$warning" if behind else "$primary"
         head = draw.line(
-            (f"{'!' if late else '●'} {figures.number(status.queued)} wait", f"bold {style}"),
+            (f"{'!' if behind else '●'} {figures.number(status.queued)} wait", f"bold {style}"),
             (", oldest ", "$muted"),
-            (figures.duration(status.oldest_seconds), style if late else ""),
+            (figures.duration(status.oldest_seconds), style if behind else ""),
         )
     rows = [head, draw.field("done", figures.number(status.synced), (" changes so far", "$muted"))]
     return draw.lines((draw.cut(each, width) for each in rows), height)

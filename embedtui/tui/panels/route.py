@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from embedtui.model import ListenerStatus, Phase, Side
+from embedtui import formatting
+from embedtui.model import ListenerStatus, Phase, RollbackStatus, Side
 from embedtui.model.bridge import in_words
 from embedtui.tui import draw, figures, safe
-from embedtui.tui.panels.parts import LATE_SECONDS, loading
+from embedtui.tui.panels.parts import late, loading
 from embedtui.tui.view import View
+
+_TORN = 8
+"""Cells that breaking two lines between words may leave empty."""
 
 
 def route(view: View, width: int, height: int) -> Content:
@@ -40,18 +44,19 @@ def route(view: View, width: int, height: int) -> Content:
     for notice in snapshot.notices:
         rows += draw.wrapped(f"! {safe.line(notice)}", width, "$warning", 2)
     if status.bridged and status.bridge_found is not None:
-        said = draw.wrapped(in_words(status.bridge_found), width - 9, "bold $warning", 2)
+        found = draw.whole(in_words(status.bridge_found), 2 * (width - 9) - _TORN)
+        said = draw.wrapped(found, width - 9, "bold $warning", 2)
         rows += [draw.field("" if number else "bridged", each) for number, each in enumerate(said)]
     if status.pending:
         rows.append(draw.line(("◐ postponed: ", "bold $warning"), (safe.line(status.pending), "$warning")))
     rows += rollback(view, width)
     rows.append(draw.field("routers", *_routers(status.listeners, status.epoch)))
     if snapshot.evaluation is not None or height > len(rows):
-        rows += evaluation(view)
+        rows += evaluation(view, width)
     if snapshot.soak_seconds is not None:
         rows.append(draw.field("soaking", figures.duration(snapshot.soak_seconds)))
     for listener in status.listeners[: max(0, height - len(rows) - 1)]:
-        rows.append(_listener(listener, status.epoch))
+        rows.append(_listener(listener, status.epoch, width))
     return draw.lines((draw.cut(each, width) for each in rows), height)
 
 
@@ -63,6 +68,7 @@ def rollback(view: View, width: int) -> list[Content]:
     status = snapshot.rollback
     why = safe.line(status.why)
     value: list[draw.Part]
+    more: tuple[str, ...] = ()
     if not view.new_reads:
         why = ", ".join(part for part in (status.found, why) if part)
         value = [(f"! {why}", "$warning")] if why else [("nothing to roll back", "$muted")]
@@ -70,18 +76,22 @@ def rollback(view: View, width: int) -> list[Content]:
     elif why and snapshot.phase is Phase.DONE:
         value, why = [(why, "$muted")], ""
     elif status.fresh is None:
-        value = [("? unknown", "bold $warning")]
+        value = [("? unknown", "bold $warning"), (_share_known(status), "$muted")]
     elif status.fresh:
-        value, why = [("✓ fresh", "bold $success"), ("  F9 at any time", "$muted")], ""
-    elif 0 < status.stale <= snapshot.sync.queued and (snapshot.sync.oldest_seconds or 0) < LATE_SECONDS:
+        more, why = (f"{_of_rows(status)}  F9 at any time", "  F9 at any time"), ""
+        value = [("✓ fresh", "bold $success")]
+    elif not status.missing and status.stale <= snapshot.sync.queued and not late(snapshot):
         # A live table always has a change or two on the way: no reason for an alarm.
         value, why = (
             [("✓ fresh", "bold $success"), (f" but for {figures.number(status.stale)} on the way", "$muted")],
             "",
         )
     else:
-        value = [(f"! {status.found}", "bold $warning")]
-    head = draw.field("rollback", *value)
+        apart = [(status.stale, "stale"), (status.bridged, "bridged"), (status.missing, "missing")]
+        said = ", ".join(f"{figures.number(count)} {word}" for count, word in apart if count)
+        value, more = [(f"! {said}", "bold $warning")], (_of_rows(status),)
+    plain = draw.field("rollback", *value)
+    head = draw.fitting(width, *(draw.line(plain, (each, "$muted")) for each in more), plain)
     if not why:
         return [head]
     one = draw.line(head, (", ", "$muted"), (why, "$warning"))
@@ -90,7 +100,18 @@ def rollback(view: View, width: int) -> list[Content]:
     return [head, *(draw.line(" " * 9, each) for each in draw.wrapped(why, width - 9, "$warning", 2))]
 
 
-def evaluation(view: View) -> list[Content]:
+def _of_rows(status: RollbackStatus) -> str:
+    return "" if status.rows is None else f" of {formatting.counted(status.rows, 'row', 'rows')}"
+
+
+def _share_known(status: RollbackStatus) -> str:
+    """What is known where the whole is not."""
+    apart = ((status.missing, "missing"),)
+    said = ", ".join(f"{figures.number(count)} {word}" for count, word in apart if count)
+    return f"  {said}{_of_rows(status)}" if said else ""
+
+
+def evaluation(view: View, width: int) -> list[Content]:
     """The newest evaluation in two lines."""
     status = view.snapshot.evaluation if view.snapshot else None
     if status is None:
@@ -103,13 +124,12 @@ def evaluation(view: View) -> list[Content]:
         head.append((f"  {figures.number(status.queries)} queries, {status.low_overlap} low", "$muted"))
     second = draw.field("overlap", figures.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
     if status.judged_old is not None and status.judged_new is not None:
-        second = draw.field(
-            "nDCG",
-            (f"◇ {status.judged_old:.2f}", "$old"),
-            (" → ", "$muted"),
-            (f"◆ {status.judged_new:.2f}", "$new"),
-            (f"  overlap {figures.percent(status.mean_overlap)}", "$muted"),
+        judged = draw.field(
+            "nDCG", (f"◇ {status.judged_old:.2f}", "$old"), (" → ", "$muted"), (f"◆ {status.judged_new:.2f}", "$new")
         )
+        shared = figures.percent(status.mean_overlap)
+        choices = (draw.line(judged, (f"  {word} {shared}", "$muted")) for word in ("overlap", "shared"))
+        second = draw.fitting(width, *choices, judged)
     return [draw.field("evidence", *head), second]
 
 
@@ -120,7 +140,7 @@ def _routers(listeners: tuple[ListenerStatus, ...], epoch: int) -> list[draw.Par
     flips = [each.flip_ms for each in listeners if each.flip_ms is not None]
     parts: list[draw.Part] = [(str(len(listeners)), "bold")]
     if behind:
-        parts.append((f"  ! {behind} still on an older epoch", "$warning"))
+        parts.append((f"  ! {behind} on an older epoch", "$warning"))
     else:
         parts.append((" ✓ all current", "$success"))
         if flips:
@@ -128,13 +148,14 @@ def _routers(listeners: tuple[ListenerStatus, ...], epoch: int) -> list[draw.Par
     return parts
 
 
-def _listener(listener: ListenerStatus, epoch: int) -> Content:
+def _listener(listener: ListenerStatus, epoch: int, width: int) -> Content:
     behind = listener.epoch < epoch
-    return draw.line(
+    known = draw.line(
         ("  ! " if behind else "  · ", "$warning" if behind else "$muted"),
         safe.line(listener.application or listener.host),
         (f" {listener.pid} ", "$muted"),
         (f" ◇ {figures.short(listener.searches_old)}", "$old"),
         (f" ◆ {figures.short(listener.searches_new)}", "$new"),
-        (f"  {figures.duration(listener.seen_seconds)} ago", "$muted"),
     )
+    seen = figures.duration(listener.seen_seconds)
+    return draw.fitting(width, *(draw.line(known, (each, "$muted")) for each in (f"  {seen} ago", f"  {seen}")), known)

@@ -86,9 +86,9 @@ class CompareScreen(VerdictScreen):
         self._take(message.comparison)
 
     def on_comparison_read(self, message: ComparisonRead) -> None:
-        """The recorded one, unless a newer one came first."""
-        if message.comparison is not None and self.comparison is None:
-            self._take(message.comparison)
+        """The recorded one, or a newer one of another terminal; the chosen query stays chosen."""
+        if message.comparison is not None:
+            self._take(message.comparison, keep=self.comparison is not None)
 
     def on_query_searched(self, message: QuerySearched) -> None:
         """The operator's own query, alone."""
@@ -102,9 +102,9 @@ class CompareScreen(VerdictScreen):
 
     # -------------------------------------------------------------------------------------------------- data
 
-    def _take(self, comparison: Comparison) -> None:
+    def _take(self, comparison: Comparison, *, keep: bool = False) -> None:
         self.comparison = comparison
-        self.list_again(keep=False)
+        self.list_again(keep=keep)
         self.repaint()
 
     def repaint(self) -> None:
@@ -207,7 +207,7 @@ class CompareScreen(VerdictScreen):
             return lines.asked_line(self.asked)
         if self.comparison is None:
             return lines.recorded_line(view)
-        return lines.summary_line(self.comparison, width)
+        return lines.summary_line(self.comparison, view, width)
 
     def _measures(self, _view: View, width: int, height: int) -> Content:
         if self.blind.on:

@@ -42,6 +42,8 @@ class CutoverScreen(DashboardScreen):
         self._notices: tuple[Check, ...] = ()
         self._after = False
         self._shown = 0
+        self._newest = 0
+        """Id of the newest line of the log when that was last asked."""
 
     def body(self) -> ComposeResult:
         """The next action, and four boxes."""
@@ -68,7 +70,9 @@ class CutoverScreen(DashboardScreen):
             self._fetch()
         self._repaint()
         self._shown += 1
-        if self._shown % _SNAPSHOTS == 0 and view.link.up:
+        newest = view.snapshot.log[-1].id if view.snapshot and view.snapshot.log else 0
+        if view.link.up and (newest != self._newest or self._shown % _SNAPSHOTS == 0):
+            self._newest = newest  # what anybody did may be in the way, or no longer
             self._fetch()
 
     def _repaint(self) -> None:
@@ -117,7 +121,7 @@ class CutoverScreen(DashboardScreen):
     def _gate(self, width: int) -> Content:
         comparison, snapshot = self.dashboard.comparison, self.dashboard.snapshot
         if comparison is not None:
-            return draw.lines(gate(comparison, width))
+            return draw.lines(gate(comparison, self.dashboard.view, width))
         known = snapshot is not None and snapshot.evaluation is not None
         text = "◌ reading the last comparison …" if known else "○ c compares both sides; its checks appear here."
         return draw.lines(draw.wrapped(text, width, "$muted"))

@@ -13,12 +13,12 @@ from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from embedtui.model import FaultClass, FaultGroup, FaultRow, FaultState
+from embedtui.model import FaultClass, FaultGroup, FaultRow, FaultState, Key
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import ACTIONS
 from embedtui.tui.bridge import Task
 from embedtui.tui.engine import Engine
-from embedtui.tui.messages import FaultsDecided, FaultsRead
+from embedtui.tui.messages import FaultsDecided, FaultsRead, ReadFailed, RowTextRead
 from embedtui.tui.screens.base import FilteredScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing
@@ -73,6 +73,8 @@ class FaultsScreen(FilteredScreen):
         self._requested: set[int] = set()
         self._group: FaultGroup | None = None
         self._by_words = False
+        self._text: tuple[Key, str] | None = None
+        """The text of a row, once it is read."""
 
     def body(self) -> ComposeResult:
         """Reasons on one side, rows on the other, the row under the cursor below."""
@@ -84,7 +86,6 @@ class FaultsScreen(FilteredScreen):
             yield Listing(self._paint_row, empty="No rows.", title="Rows", id="fault-rows", classes="box")
             with VerticalScroll(id="fault-detail", classes="box") as detail:
                 detail.border_title = "Row"
-                detail.can_focus = False
                 yield Static(id="fault-text", markup=False)
 
     @property
@@ -117,6 +118,18 @@ class FaultsScreen(FilteredScreen):
         for index in range(message.page * PAGE, (message.page + 1) * PAGE):
             self._rows.repaint(index)
         self._detail()
+
+    def on_row_text_read(self, message: RowTextRead) -> None:
+        """Show it, where its row is still the one under the cursor."""
+        self._text = (message.key, message.text)
+        self._detail()
+
+    def on_read_failed(self, message: ReadFailed) -> None:
+        """Say why the text cannot be had: who only watches may not read it."""
+        row = self.row(self._rows.cursor) if self._group else None
+        if message.key is RowTextRead and row is not None:
+            self._text = (row.key, f"Not to be read: {message.trouble.message}")
+            self._detail()
 
     def on_faults_decided(self, _message: FaultsDecided) -> None:
         """Read the rows anew."""
@@ -193,9 +206,21 @@ class FaultsScreen(FilteredScreen):
                         (f"  {row.attempts} attempt{'s' if row.attempts != 1 else ''}", "$muted"),
                     ),
                     draw.field("seen", draw.clock(row.last_seen)),
+                    *self._text_lines(row),
                 ]
             )
         )
+
+    def _text_lines(self, row: FaultRow) -> list[Content]:
+        """The row's text, which is read when it is looked at."""
+        if self._text is None or self._text[0] != row.key:
+            self.ask_engine(
+                lambda engine: engine.row_text(row.key),
+                lambda text: RowTextRead(row.key, "The row is gone." if text is None else text),
+                key=RowTextRead,
+            )
+            return [draw.field("text", ("◌ reading …", "$muted"))]
+        return [Content.styled("text", "$muted"), Content(safe.block(self._text[1]))]
 
     # -------------------------------------------------------------------------------------------------- actions
 

@@ -15,6 +15,7 @@ from textual.widgets import Input, Static
 from embedtui.tui import draw, theme
 from embedtui.tui.actions import ACTIONS, SCREENS
 from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.words import WORDS
 
 _KEY_WORDS = {
     "question_mark": "?",
@@ -64,24 +65,39 @@ class HelpScreen(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q,f1", "close", "Close", show=False),
+        Binding("w", "words", "Words", show=False),
     ]
 
     def __init__(self, behind: DashboardScreen | None) -> None:
         """Explain the screen ``behind`` it."""
         super().__init__()
         self._behind = behind
+        self._words = False
 
     def compose(self) -> ComposeResult:
         """Lay out one long text."""
         with Vertical(classes="dialog sheet") as box:
             box.border_title = "Keys"
-            box.border_subtitle = "Esc closes"
+            box.border_subtitle = "w shows the words, Esc closes"
             with VerticalScroll():
                 yield Static(id="help-text")
 
     def on_resize(self) -> None:
         """Wrap the words to the sheet."""
-        self.query_one("#help-text", Static).update(self.text(min(self.size.width, 88) - 8))
+        self._fill()
+
+    def _fill(self) -> None:
+        width = min(self.size.width, 88) - 8
+        self.query_one("#help-text", Static).update(words(width) if self._words else self.text(width))
+
+    def action_words(self) -> None:
+        """Explain the words, or show the keys again."""
+        self._words = not self._words
+        box = self.query_one(".sheet")
+        box.border_title = "Words" if self._words else "Keys"
+        box.border_subtitle = f"w shows the {'keys' if self._words else 'words'}, Esc closes"
+        self.query_one(VerticalScroll).scroll_home(animate=False)
+        self._fill()
 
     def action_close(self) -> None:
         """Leave the help."""
@@ -122,6 +138,16 @@ class HelpScreen(ModalScreen[None]):
         rows.append(Content.styled("Signs", "bold $primary"))
         rows += [draw.line("  ", (f"{glyph}  ", f"bold {style}"), word) for glyph, style, word in _SIGNS]
         return draw.lines(rows)
+
+
+def words(width: int) -> Content:
+    """The words of the screens, each in a sentence."""
+    rows = []
+    for word, meaning in WORDS:
+        first, *more = draw.wrapped(meaning, width - 12, "", 4)
+        rows.append(draw.line((draw.fit(word, 12), "bold"), first))
+        rows += [draw.line(" " * 12, each) for each in more]
+    return draw.lines(rows)
 
 
 def _focused(width: int, widget: Widget | None) -> list[Content]:

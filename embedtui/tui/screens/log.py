@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import ClassVar
 
 from textual import on
@@ -13,9 +11,10 @@ from textual.containers import Vertical
 from textual.content import Content
 
 from embedtui.formatting import counted
-from embedtui.model import AuditEntry, Event, Failed
-from embedtui.tui import draw, panels, safe
+from embedtui.model import AuditEntry
+from embedtui.tui import draw
 from embedtui.tui.messages import AuditRead, EngineReported
+from embedtui.tui.panels.happened import Entry, gathered
 from embedtui.tui.screens.base import FilteredScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing
@@ -23,30 +22,6 @@ from embedtui.tui.widgets.listing import Listing
 _AUDIT_LINES = 2000
 _SNAPSHOTS = 6
 """Snapshots between two readings of the audit log while it is looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the log."""
-
-    at: datetime
-    glyph: str
-    style: str
-    who: str
-    text: str
-
-    @classmethod
-    def of_audit(cls, entry: AuditEntry) -> Entry:
-        """An action of an operator."""
-        who = safe.line(entry.who) + (f"@{safe.line(entry.host)}" if entry.host else "")
-        return cls(entry.at, "✎", "$primary", who, safe.line(f"{entry.act}  {entry.detail}"))
-
-    @classmethod
-    def of_event(cls, event: Event) -> Entry:
-        """Something that the engine of this process reported."""
-        glyph, style = panels.event_look(event)
-        hint = f"  → {event.hint}" if isinstance(event, Failed) and event.hint else ""
-        return cls(event.at, glyph, style or "$muted", "", safe.line(event.text + hint))
 
 
 class LogScreen(FilteredScreen):
@@ -66,12 +41,14 @@ class LogScreen(FilteredScreen):
     def __init__(self) -> None:
         """Nothing is read yet."""
         super().__init__()
-        self._audit: tuple[Entry, ...] | None = None
+        self._audit: tuple[AuditEntry, ...] | None = None
         self.entries: list[Entry] = []
         """The lines listed."""
         self.following = True
         """Whether it stays at the newest line."""
         self._shown = 0
+        self._newest = 0
+        """Id of the newest line when the log was last asked for."""
 
     def body(self) -> ComposeResult:
         """One list."""
@@ -89,15 +66,16 @@ class LogScreen(FilteredScreen):
         """Read the audit log anew every few snapshots."""
         super().show(view)
         self._shown += 1
-        if self._shown % _SNAPSHOTS == 0 and view.link.up:
+        newest = view.snapshot.log[-1].id if view.snapshot and view.snapshot.log else 0
+        if view.link.up and (newest != self._newest or self._shown % _SNAPSHOTS == 0):
+            self._newest = newest
             self._fetch()
 
     def on_audit_read(self, message: AuditRead) -> None:
         """Take it in where it differs."""
-        fresh = tuple(Entry.of_audit(each) for each in message.entries)
-        if fresh != self._audit:
-            self._audit = fresh
-            self._gather()
+        if message.entries != self._audit:
+            self._audit = message.entries
+        self._gather()
 
     def on_engine_reported(self, _message: EngineReported) -> None:
         """Take the event in."""
@@ -109,10 +87,9 @@ class LogScreen(FilteredScreen):
 
     def _gather(self) -> None:
         """Lists what matches the filter, in the order of time."""
-        entries = [*(self._audit or ()), *(Entry.of_event(each) for each in self.dashboard.view.events)]
-        before = self.entries
-        matching = (each for each in entries if self.matches(f"{each.who} {each.text}"))
-        self.entries = sorted(matching, key=lambda each: each.at)
+        view, before = self.dashboard.view, self.entries
+        entries = gathered(self._audit or (), view.events, view.snapshot)
+        self.entries = [each for each in entries if self.matches(f"{each.who} {each.text}")]
         if self._audit is not None:
             self.listing.empty = (
                 "No line matches; Esc clears the filter." if self.words else "Nothing has happened yet."
@@ -155,6 +132,8 @@ class LogScreen(FilteredScreen):
     def _paint(self, index: int, width: int) -> Content | None:
         entry = self.entries[index]
         day = f"{entry.at:%d.%m. }" if width >= 100 else ""
-        lead = draw.line((f"{day}{draw.clock(entry.at)} ", "$muted"), (f"{entry.glyph} ", entry.style))
-        who = draw.line((draw.fit(entry.who, 16) + " " if width >= 70 else "", "$muted"))
-        return draw.cut(draw.line(lead, who, (entry.text, entry.style if entry.glyph not in "·✎" else "")), width)
+        glyph, style = entry.look
+        lead = draw.line((f"{day}{draw.clock(entry.at)} ", "$muted"), (f"{glyph} ", style))
+        room = 26 if width >= 120 else 16 if width >= 70 else 0
+        who = draw.line((draw.fit(entry.who, room) + " " if room else "", "$muted"))
+        return draw.cut(draw.line(lead, who, (entry.text, style if entry.glyph not in "·✎" else "")), width)

@@ -7,6 +7,7 @@ from textual.containers import Container
 
 from embedtui.tui import panels
 from embedtui.tui.screens.base import DashboardScreen
+from embedtui.tui.view import View
 from embedtui.tui.widgets.panel import Panel
 
 
@@ -28,3 +29,11 @@ class OverviewScreen(DashboardScreen):
             yield Panel(panels.faults, title="Faults", id="faultbox", classes="box")
             yield Panel(panels.workers, title="Workers", id="workerbox", classes="box")
             yield Panel(panels.feed, title="Events", id="feed", classes="box")
+
+    def show(self, view: View) -> None:
+        """The first panel is about what is watched now."""
+        super().show(view)
+        title = "Rows and searches" if panels.serving(view) else "Backfill"
+        box = self.query_one("#backfill")
+        if str(box.border_title) != title:
+            box.border_title = title

@@ -11,6 +11,7 @@ from textual.content import Content
 
 from embedtui.model import Plan
 from embedtui.tui import draw, figures, safe
+from embedtui.tui.actions import READONLY
 from embedtui.tui.messages import PlanRead, ReadFailed
 from embedtui.tui.panels.gate import check_lines
 from embedtui.tui.remedies import worded
@@ -25,9 +26,16 @@ class PlanScreen(DashboardScreen):
 
     NAME = "plan"
     AUTO_FOCUS = "#plan-checks"
-    KEYS = ("again", "copy")
+    KEYS = ("again", "ask", "copy")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "again", "Plan again", tooltip="Read the table, the server and the rights anew."),
+        Binding(
+            "a",
+            "ask",
+            "Ask models",
+            tooltip="Ask the providers, too: key, name, dimensions, limits, and whether some rows embedded again give"
+            " the stored vectors. It costs a fraction of a cent.",
+        ),
         Binding("y", "copy", "Copy SQL", tooltip="Copy the SQL, and save it as a file."),
     ]
 
@@ -36,7 +44,7 @@ class PlanScreen(DashboardScreen):
         super().__init__()
         self.plan: Plan | None = None
         self._trouble: Trouble | None = None
-        self._reading = False
+        self._reading = self._asking = False
 
     def body(self) -> ComposeResult:
         """The figures, the checks and the SQL."""
@@ -50,10 +58,22 @@ class PlanScreen(DashboardScreen):
         if self.plan is None and not self._reading and self.dashboard.snapshot is not None:
             self.action_again()
 
+    def refusal(self, action: str) -> str:
+        """Asking costs a little, so who only watches does not."""
+        return READONLY if action == "ask" and self.dashboard.readonly else ""
+
     def action_again(self) -> None:
         """Read the plan anew."""
-        self._reading, self._trouble = True, None
-        self.ask_engine(lambda engine: engine.plan(), PlanRead)
+        self._read(asking=False)
+
+    def action_ask(self) -> None:
+        """Read it anew, and ask the models."""
+        if not self.refuse("ask"):
+            self._read(asking=True)
+
+    def _read(self, *, asking: bool) -> None:
+        self._reading, self._asking, self._trouble = True, asking, None
+        self.ask_engine(lambda engine: engine.plan(check_provider=asking), PlanRead, key=PlanRead)
         self._fill()
 
     def on_plan_read(self, message: PlanRead) -> None:
@@ -82,9 +102,11 @@ class PlanScreen(DashboardScreen):
             return draw.lines(
                 [*rows, *draw.wrapped(worded(self._trouble.hint, self._trouble.remedies), width, "$muted", 4)]
             )
+        asking = "◌ asking the models, which can take half a minute …"
         if self.plan is None:
-            return draw.line(("◌ reading the table, the server and the rights …", "$muted"))
-        rows = []
+            text = asking if self._asking else "◌ reading the table, the server and the rights …"
+            return draw.line((text, "$muted"))
+        rows = [draw.line((asking, "$primary"))] if self._reading and self._asking else []
         for check in sorted(self.plan.checks, key=lambda each: each.result == "pass"):
             rows += check_lines(check, width, 6)
         return draw.lines(rows)
@@ -117,9 +139,9 @@ class PlanScreen(DashboardScreen):
             ("  ", ""),
             (f"~{figures.duration(plan.estimated_seconds)}", "bold"),
         )
-        second = draw.line(
-            (f"{plan.placement}", "bold $new"), *_batch_parts(plan), (f"  {safe.line(plan.placement_why)}", "$muted")
-        )
+        second = draw.line((f"{plan.placement}", "bold $new"), *_batch_parts(plan), "  ")
+        why = draw.whole(safe.line(plan.placement_why), width - second.cell_length)
+        second = draw.line(second, (why, "$muted"))
         return draw.lines([draw.cut(first, width), draw.cut(second, width)], height)
 
 

@@ -168,16 +168,18 @@ def _summary(view: View, width: int, _height: int) -> Content:
     alive = [worker for worker in snapshot.workers if worker.alive]
     threads = sum(len(worker.threads) for worker in alive)
     status = snapshot.backfill
-    parts: list[draw.Part] = [
-        (f"{len(alive)}", "bold"),
-        (" at work, ", "$muted"),
-        (f"{threads}", "bold"),
-        (" threads   ", "$muted"),
-    ]
-    if status.concurrency is not None:
-        parts += [("in flight at most ", "$muted"), (f"{status.concurrency}", "bold"), ("   ", "")]
-    if status.requests_per_minute is not None:
-        parts += [(figures.short(status.requests_per_minute), "bold"), (" requests/min   ", "$muted")]
-    if status.tokens_per_minute is not None:
-        parts += [(figures.short(status.tokens_per_minute), "bold"), (" tokens/min", "$muted")]
-    return draw.cut(draw.line(*parts), width)
+    choices = []
+    for at_work, flight, requests, tokens in (
+        (" at work, ", "in flight at most ", " requests/min", " tokens/min"),
+        (" at work, ", "in flight ≤", " req/min", " tok/min"),
+    ):
+        parts: list[draw.Part] = [(f"{len(alive)}", "bold"), (at_work, "$muted"), (f"{threads}", "bold")]
+        parts.append((" threads   ", "$muted"))
+        if status.concurrency is not None:
+            parts += [(flight, "$muted"), (f"{status.concurrency}", "bold"), ("   ", "")]
+        if status.requests_per_minute is not None:
+            parts += [(figures.short(status.requests_per_minute), "bold"), (f"{requests}   ", "$muted")]
+        if status.tokens_per_minute is not None:
+            parts += [(figures.short(status.tokens_per_minute), "bold"), (tokens, "$muted")]
+        choices.append(draw.line(*parts))
+    return draw.fitting(width, *choices)

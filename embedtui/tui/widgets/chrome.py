@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
-from embedtui.model import Side
+from embedtui.model import Condition, Side
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import SCREENS
+from embedtui.tui.panels.alerts import alert
 from embedtui.tui.view import View
 
 
@@ -40,6 +41,9 @@ def header(view: View, width: int, _height: int = 1) -> Content:
     if snapshot.phase.ended:
         parts.append((f"✓ {snapshot.phase}" if snapshot.phase == "done" else "■ aborted", "bold $success"))
     elif snapshot.migration is not None:
+        found = alert(snapshot)
+        if found is not None and snapshot.condition is Condition.IDLE:
+            glyph, word, style = "✗" if found.style == "$error" else "!", found.word.lower(), found.style
         parts += [(f"{glyph} {word} ", f"bold {style}"), (str(snapshot.phase), style)]
     if snapshot.migration is not None and width >= 60:
         parts += ["   ", serving(view)]
@@ -52,7 +56,13 @@ def header(view: View, width: int, _height: int = 1) -> Content:
             parts = [name, (safe.line(view.table), "bold")]
     else:
         right = draw.line(_watch(view), (draw.clock(snapshot.as_of) + " ", "$muted"))
-    return draw.row(draw.line(*parts), right, width)
+    left = draw.line(*parts)
+    for where in (snapshot.server, snapshot.server.split(" at ")[0]):
+        named = draw.line(left, (f"   {safe.line(where)}", "$muted"))
+        if where and named.cell_length + right.cell_length < width:
+            left = named
+            break
+    return draw.row(left, right, width)
 
 
 def serving(view: View) -> Content:
@@ -90,7 +100,7 @@ def rail(active: str, faults: int, width: int) -> Content:
 
 def footer(view: View, keys: tuple[Key, ...], width: int) -> Content:
     """Keys with words, as many as fit; rollback keeps its place on the right on every screen."""
-    live = view.new_reads
+    live = view.way_back
     roll = draw.line(
         draw.link(
             " F9 ", "bold $background on $warning" if live else "bold $muted on $panel", "app.perform('rollback')"

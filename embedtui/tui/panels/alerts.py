@@ -1,0 +1,83 @@
+"""What cannot wait until somebody looks closely: one line of it, with the key that helps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedtui.formatting import counted
+from embedtui.model import Condition, Hold, Phase, Side, Snapshot, WorkerStatus
+from embedtui.tui import figures, safe
+from embedtui.tui.panels.parts import HOLD_WORDS
+
+_HELPS = {
+    "rate": "limits",
+    "provider": "workers",
+    "spend_cap": "limits",
+    "probe_latency": "slower",
+    "wal_rate": "slower",
+    "operator": "pause",
+    "index": "hold",
+}
+"""What helps against a hold, by its name: an action or a screen; against the others, to look who waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something that needs an eye, or a hand."""
+
+    word: str
+    """Two words for the headline."""
+    why: str
+    act: str
+    """Action or screen that helps."""
+    style: str = "$warning"
+    urgent: bool = False
+    """It does not go on by itself: somebody has to do something."""
+
+
+def alert(snapshot: Snapshot | None) -> Alert | None:
+    """The most pressing of what is wrong now; None while nothing is."""
+    if snapshot is None or snapshot.migration is None or snapshot.phase.ended:
+        return None
+    if snapshot.condition is Condition.FAILED:
+        reason = safe.line(snapshot.reasons[0].detail) if snapshot.reasons else ""
+        return Alert("Failed", f"{reason.rstrip('.')}.", "pause", "$error", urgent=True)
+    if snapshot.condition is Condition.PAUSED:
+        return None  # somebody wants it so
+    if (dead := _dead(snapshot)) is not None:
+        ago = figures.duration(dead.heartbeat_seconds)
+        name = f"{safe.line(dead.host)}:{dead.pid}"
+        return Alert("Worker died", f"{name}, {ago} ago, {_loss(snapshot)}.", "run", "$error", urgent=True)
+    if snapshot.sync.growing:
+        waits = f"{counted(snapshot.sync.queued, 'change waits', 'changes wait')}"
+        oldest = f", the oldest for {figures.duration(snapshot.sync.oldest_seconds)}"
+        if snapshot.condition is Condition.IDLE:
+            return Alert("Queue grows", f"{waits}{oldest}, and no worker is at work.", "run", urgent=True)
+        return Alert("Queue grows", f"{waits}{oldest}: it comes faster than it is embedded.", "limits")
+    if snapshot.condition is Condition.THROTTLED and snapshot.reasons:
+        return _held(snapshot.reasons)
+    return None
+
+
+def _dead(snapshot: Snapshot) -> WorkerStatus | None:
+    """The last worker, where it ended without a word and nobody has taken its place."""
+    if not snapshot.workers or any(worker.alive for worker in snapshot.workers):
+        return None
+    return max(snapshot.workers, key=lambda worker: worker.id)
+
+
+def _loss(snapshot: Snapshot) -> str:
+    """What nobody does now."""
+    if snapshot.phase in (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL, Phase.INDEX):
+        return "and the work stands still"
+    sides = "sides" if snapshot.route.active is Side.NEW else "new side"
+    return f"and nothing keeps the {sides} in sync"
+
+
+def _held(reasons: tuple[Hold, ...]) -> Alert:
+    names = ", ".join(HOLD_WORDS.get(hold.name, safe.line(hold.name)) for hold in reasons)
+    pace = next((f" {safe.line(hold.detail)}" for hold in reasons if hold.name == "rate"), "")
+    act = next((_HELPS[hold.name] for hold in reasons if hold.name in _HELPS), "workers")
+    capped = any(hold.name == "spend_cap" for hold in reasons)
+    goes_on = "waits for it" if capped else "goes on by itself"
+    return Alert("Held back", f"by {names}: {goes_on}.{pace}", act, urgent=capped)

@@ -1,0 +1,116 @@
+"""What happened, in one line of time: what anybody did, by the audit log, and what the engine of this process told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from textual.content import Content
+
+from embedtui.model import AuditEntry, Condition, Event, Failed, FaultClass, Held, PhaseChanged, RouteFlipped, Snapshot
+from embedtui.tui import draw, safe
+
+_LOOKS = {
+    "phase": ("▸", "bold $primary"),
+    "cutover": ("⇄", "bold $new"),
+    "canary": ("⇄", "bold $new"),
+    "rollback": ("⇄", "bold $old"),
+    "index failed": ("✗", "$error"),
+    "old model lost": ("✗", "$error"),
+}
+"""Glyph and style of what the audit log tells; all else is somebody's pencil."""
+_PENCIL = ("✎", "$primary")
+_AUDITED = (PhaseChanged, RouteFlipped)
+"""Events that stand in the audit log as well, with who it was."""
+QUIET = ("phase", "batch", "capture", "settings", "rights")
+"""What others' processes write in passing: worth a line, and no message in the corner."""
+LOUD = ("rollback", "abort", "index failed", "old model lost")
+"""What is worth more than a glance when it was somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the log."""
+
+    at: datetime
+    glyph: str
+    style: str
+    who: str
+    text: str
+    over: bool = False
+    """What it told of has been put right since."""
+
+    @classmethod
+    def of_audit(cls, entry: AuditEntry, snapshot: Snapshot | None = None) -> Entry:
+        """Something that somebody did."""
+        glyph, style = _LOOKS.get(entry.act, _PENCIL)
+        text = safe.line(f"{entry.act}: {entry.detail}" if entry.detail else entry.act)
+        return cls(entry.at, glyph, style, whose(entry), text, _mended(entry, snapshot))
+
+    @classmethod
+    def of_event(cls, event: Event, snapshot: Snapshot | None = None) -> Entry:
+        """Something that the engine of this process reported."""
+        glyph, style = event_look(event)
+        hint = f"  → {event.hint}" if isinstance(event, Failed) and event.hint else ""
+        return cls(event.at, glyph, style or "$muted", "", safe.line(event.text + hint), _passed(event, snapshot))
+
+    @property
+    def look(self) -> tuple[str, str]:
+        """Glyph and style as things stand now: what is over is no longer red."""
+        return ("✓", "$muted") if self.over else (self.glyph, self.style)
+
+
+def whose(entry: AuditEntry) -> str:
+    """Who it was and where, as in ``anna@ops-1:4242``."""
+    host = f"@{safe.line(entry.host)}" if entry.host else ""
+    return safe.line(entry.who) + host + (f":{entry.pid}" if host and entry.pid else "")
+
+
+def gathered(log: Iterable[AuditEntry], events: Iterable[Event], snapshot: Snapshot | None) -> list[Entry]:
+    """Both in the order of time; what stands in both is told once."""
+    entries = [Entry.of_audit(each, snapshot) for each in log]
+    entries += [Entry.of_event(each, snapshot) for each in events if not isinstance(each, _AUDITED)]
+    return sorted(entries, key=lambda each: each.at)
+
+
+def entry_line(entry: Entry, width: int) -> Content:
+    """One line: when, what, and on the right who and where, as far as there is room."""
+    glyph, style = entry.look
+    bold = style if entry.glyph not in "·✎" else ""
+    text = draw.line((draw.clock(entry.at) + " ", "$muted"), (f"{glyph} ", style), (entry.text, bold))
+    who = draw.line((f"  {entry.who}" if entry.who and width >= len(entry.who) + 40 else "", "$muted"))
+    return draw.row(text, who, width)
+
+
+def event_look(event: Event) -> tuple[str, str]:
+    """Glyph and style of an event."""
+    if isinstance(event, Failed):
+        return "✗", "$error"
+    if isinstance(event, Held) and event.holds:
+        return "◐", "$warning"
+    return "·", ""
+
+
+def _passed(event: Event, snapshot: Snapshot | None) -> bool:
+    """Whether a failure, or a hold, is over by a snapshot that was taken after it."""
+    if snapshot is None or event.at >= snapshot.as_of:
+        return False
+    if isinstance(event, Held):
+        names = {hold.name for hold in snapshot.reasons}
+        return bool(event.holds) and not any(hold.name in names for hold in event.holds)
+    if not isinstance(event, Failed):
+        return False
+    if event.fault_class is FaultClass.ROW:
+        return snapshot.faulty == 0
+    return snapshot.condition is not Condition.FAILED and (
+        event.fault_class is not FaultClass.PROVIDER or not any(hold.name == "provider" for hold in snapshot.reasons)
+    )
+
+
+def _mended(entry: AuditEntry, snapshot: Snapshot | None) -> bool:
+    if snapshot is None:
+        return False
+    if entry.act == "index failed":
+        return snapshot.index.valid
+    return entry.act == "old model lost" and (snapshot.phase.ended or snapshot.rollback.stale == 0)

@@ -1,0 +1,49 @@
+"""How many searches each side serves: rates from the Routers' own counters, which they report every few seconds."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import datetime
+
+from embedtui.model import ListenerStatus, Snapshot
+
+WINDOW_SECONDS = 8.0
+"""Routers report every two seconds, each at its own time: rates are those of about four reports."""
+
+Rates = tuple[float, float]
+"""Searches a second of the old side and of the new one."""
+
+_Counters = dict[tuple[str, int, str], tuple[int, int]]
+
+
+class SearchMeter:
+    """Rates over the last seconds. A Router that comes or goes changes nothing: only its own counters are compared."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._samples: deque[tuple[datetime, _Counters]] = deque()
+
+    def add(self, snapshot: Snapshot) -> Rates | None:
+        """The rates as of ``snapshot``; None while there is nothing to compare with."""
+        counters = {_identity(each): (each.searches_old, each.searches_new) for each in snapshot.route.listeners}
+        now, samples = snapshot.as_of, self._samples
+        # only readings that tell something new: between two reports of a Router its counters stand still
+        if not samples or samples[-1][1] != counters:
+            samples.append((now, counters))
+        while len(samples) > 1 and (now - samples[1][0]).total_seconds() > WINDOW_SECONDS:
+            samples.popleft()
+        (began, before), (ended, after) = samples[0], samples[-1]
+        if not counters or (now - began).total_seconds() < WINDOW_SECONDS / 2:
+            return None
+        if (now - ended).total_seconds() > WINDOW_SECONDS / 2:
+            return 0.0, 0.0
+        old, new = (
+            sum(max(0, after[each][side] - before[each][side]) for each in after.keys() & before.keys())
+            for side in (0, 1)
+        )
+        seconds = (ended - began).total_seconds()
+        return old / seconds, new / seconds
+
+
+def _identity(listener: ListenerStatus) -> tuple[str, int, str]:
+    return listener.host, listener.pid, listener.application

@@ -1,0 +1,31 @@
+"""The screen's words that are nobody's everyday ones, each in a sentence; docs/glossary.md has them all."""
+
+from __future__ import annotations
+
+WORDS: tuple[tuple[str, str], ...] = (
+    ("bridge", "a linear map from the new model's vectors to the old one's: new queries search the old vectors."),
+    ("canary", "the share of keys whose searches use the new side while the old one still serves the rest."),
+    ("cutover", "moving the pointer, so that searches use the new side. One row; no lock on the table."),
+    ("drift", "share of the rows that changed since a comparison; too much of it makes the comparison void."),
+    ("epoch", "the pointer's version: every move adds one, and a Router says which one it has seen."),
+    ("evidence", "the newest recorded comparison, and whether it is still about the present state."),
+    ("faulty", "a row whose text the provider refuses, again and again, while others pass."),
+    ("gate", "the checks that a comparison has to pass before a cutover."),
+    ("held", "the work waits for a named reason (the provider, replica lag, an operator …) and goes on after it."),
+    ("HOT", "an update that stays on its page and costs no index entry. A low share means slow writes."),
+    ("low", "a query whose first ten results are largely others than before: worth a look, not bad."),
+    ("MRR", "how early the first relevant result comes, averaged: 1 is always first."),
+    ("nDCG", "how well the judged rows are ranked, 0 to 1: relevant ones early is better. It needs judgments."),
+    ("overlap", "how many of the first ten results old and new side share. It says different, never worse."),
+    ("RBO", "rank-biased overlap: agreement of two rankings in which early ranks count more; 1 is the same."),
+    ("recall", "how many of the judged rows are among the first ten; of an index: of what an exact search finds."),
+    ("Router", "what a service imports to know which model and column to use; it follows the pointer."),
+    ("shard", "a block range of the table: what a worker takes at a time, and where a rerun goes on."),
+    ("side", "old ◇ or new ◆: the vectors of a model, with their column and index."),
+    ("soak", "the time after the cutover in which both sides are kept current, so that F9 finds them so."),
+    ("stale", "a vector of earlier text. missing: no vector at all. unknown: nobody can tell."),
+    ("sync", "embedding again what the application changes."),
+    ("verdict", "yours on a query: n, o, s, b on Compare; the gate's: PASS, FAIL, INCONCLUSIVE."),
+    ("void", "a comparison of a state that is no longer there: compare again."),
+)
+"""In the order of the alphabet."""

@@ -1,0 +1,125 @@
+"""Nothing of ours is cut: at every width, in every state, an ellipsis stands for somebody else's words only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from textual.content import Content
+
+from embedtui.model import Snapshot
+from embedtui.tui import draw, panels
+from embedtui.tui.panels.alerts import alert
+from embedtui.tui.panels.comparison import summary_line
+from embedtui.tui.searches import SearchMeter
+from embedtui.tui.view import Link, View
+from embedtui.tui.widgets import chrome
+from tests.tui import states
+
+UP = Link(up=True)
+PANELS: dict[str, tuple[Callable[[View, int, int], Content], tuple[int, ...]]] = {
+    "header": (chrome.header, (80, 100, 160, 240)),
+    "journey": (panels.journey, (78, 98, 158)),
+    "advice": (panels.advice, (78, 98, 158)),
+    # a box of half a small screen, of half a large one, of a third, of a quarter, of all
+    **{
+        name: (panel, (38, 44, 48, 50, 77, 156))
+        for name, panel in {
+            "backfill": panels.backfill, "route": panels.route, "index": panels.index, "holds": panels.holds,
+            "sync": panels.sync, "faults": panels.faults, "workers": panels.workers,
+        }.items()
+    },
+}  # fmt: skip
+HEIGHTS = (1, 2, 4, 7, 11, 20)
+SHOWN = 8
+"""Characters before an ellipsis that have to be somebody else's."""
+
+
+def foreign(value: object) -> Iterator[str]:
+    """Every text in a snapshot that is not written by the screen: reasons, names, what a provider or server said."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from foreign(getattr(value, field.name))
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from foreign(each)
+    elif isinstance(value, str):
+        yield " ".join(value.split())
+
+
+def cut_words(text: str, theirs: str) -> list[str]:
+    """Lines in which an ellipsis follows words that are the screen's own."""
+    found = []
+    for line in text.splitlines():
+        before, ellipsis, _ = line.partition("…")
+        tail = before.rstrip()[-SHOWN:].strip()
+        if ellipsis and "more line" not in line and tail not in theirs:
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("state", states.STATES)
+@pytest.mark.parametrize("name", PANELS)
+def test_no_word_of_the_screens_own_is_cut(name: str, state: str) -> None:
+    snapshot: Snapshot = states.STATES[state]
+    paint, widths = PANELS[name]
+    found = alert(snapshot)
+    theirs = " ".join([*foreign(snapshot), *([found.why] if found and snapshot.reasons else [])])
+    view = View(snapshot, UP, rates=(900.0, 1_284.0), searches=((3.0, 27.5), (2.0, 31.0)), running=state == "running")
+    wrong = {
+        (width, height): cut
+        for width in widths
+        for height in HEIGHTS
+        if (cut := cut_words(paint(view, width, height).plain, theirs))
+    }
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("width", [78, 98, 158])
+def test_the_summary_of_a_comparison_fits(width: int) -> None:
+    view = View(states.READY, UP)
+    assert "…" not in summary_line(states.COMPARISON, view, width).plain
+    older = replace(states.READY, evaluation=replace(states.EVALUATION, valid=False, why_void="compared other models"))
+    assert "older of" in summary_line(states.COMPARISON, View(older, UP), width).plain
+
+
+def test_an_ellipsis_after_own_words_is_found() -> None:
+    """The search itself finds what it is made for."""
+    assert cut_words("rollback ✓ fresh of 520,000 rows  F9…", "documents anna") == [
+        "rollback ✓ fresh of 520,000 rows  F9…"
+    ]
+    assert not cut_words("waits for “nightly-rep…", "pid 2213 “nightly-report”")
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "kept"),
+    [
+        ("Nothing is changed yet. 7 shows the plan: checks, SQL.", 30, "Nothing is changed yet."),
+        ("10 % of reads use it: watch them.", 24, "10 % of reads use it"),
+        ("short", 24, "short"),
+        ("nowhereapersonwouldpause", 10, "nowherea…"),
+    ],
+)
+def test_a_line_ends_where_a_person_would_pause(text: str, width: int, kept: str) -> None:
+    assert draw.whole(text, width).rstrip() == (kept if "…" not in kept else text[: width - 1] + "…")
+
+
+def test_searches_are_counted_by_router() -> None:
+    """One that comes, or goes, is no burst of searches."""
+    meter, found = SearchMeter(), None
+    first, second, third = states.LISTENERS
+    for step in range(16):
+        seen = tuple(
+            replace(each, searches_old=each.searches_old + 4 * step, searches_new=10 * step)
+            for each in ((first, second) if step < 6 else (first, third))
+        )
+        found = meter.add(
+            replace(
+                states.RUNNING,
+                as_of=states.ago(seconds=60 - step),
+                route=replace(states.RUNNING.route, listeners=seen),
+            )
+        )
+    assert found == (8.0, 20.0)

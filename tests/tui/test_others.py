@@ -1,0 +1,195 @@
+"""What others do is on this screen within a poll, with who and where; what needs somebody is the headline."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from textual.pilot import Pilot
+
+from embedtui.demo.api import LoopbackServer
+from embedtui.engine import Engine
+from embedtui.model import Phase
+from embedtui.tui import terminal
+from embedtui.tui.app import Dashboard
+from embedtui.tui.panels.happened import Entry
+from embedtui.tui.screens.compare import CompareScreen
+from embedtui.tui.screens.help import HelpScreen
+from embedtui.tui.words import WORDS
+from tests.kits.support import make_documents, settings_for
+from tests.tui import states
+from tests.tui.conftest import Open, front, picture, present, said, until
+from tests.tui.test_journey import compared, dashboard, ready, seen
+from tests.tui.test_snapshots import EVENTS
+
+ROWS = 60
+
+OTHER = """
+import sys, threading
+from pathlib import Path
+from embedtui.config import load_settings
+from embedtui.engine import Engine
+flags = {"table": "documents", "old_model.name": "old-model", "accept": ["proof"]}
+engine = Engine(sys.argv[1], settings=load_settings(flags, cwd=Path(sys.argv[2])))
+exec(sys.argv[3])
+engine.close()
+"""
+
+
+class Other:
+    """Another operator's process, on another host as far as it says."""
+
+    def __init__(self, database: str, api: LoopbackServer, folder: Path) -> None:
+        self._database, self._folder = database, folder
+        self._environ = {
+            "DATABASE_URL": database, "OPENAI_API_KEY": api.key, "OPENAI_BASE_URL": api.base_url,
+            "EMBED_MODEL": "new-model", "EMBED_DIMENSIONS": "16", "EMBEDTUI_OPERATOR": "anna",
+            "PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin", "HOME": str(folder),
+        }  # fmt: skip
+
+    def does(self, act: str) -> None:
+        command = [sys.executable, "-c", OTHER, self._database, str(self._folder), act]
+        subprocess.run(command, env=self._environ, check=True, capture_output=True, timeout=120)
+
+
+async def told(app: Dashboard, pilot: Pilot[None], what: str) -> None:
+    """Said in the corner, with who it was, and among the events of Overview."""
+    await until(pilot, lambda: what in said(app))
+    titles = {each.title for each in app._notifications if what in each.message}
+    assert all(title.startswith("anna@") for title in titles), titles
+    app.goto("overview")
+    await until(pilot, lambda: what in picture(app))
+
+
+async def test_what_another_terminal_does_is_here_within_a_poll(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, ROWS, index=True)
+    async with dashboard(database, api, tmp_path, size=(160, 45)) as (app, pilot):
+        await ready(app, pilot)
+        await pilot.press("c")
+        await until(pilot, lambda: app.comparison is not None and "compare" not in app.view.busy, 60)
+        assert "anna" not in said(app), "one's own acts are told once"
+        mine = compared(app).evaluation_id
+        other = Other(database, api, tmp_path)
+
+        # chosen here, the query stays chosen under another terminal's comparison
+        await pilot.press("2", "down", "down")
+        chosen = front(app, CompareScreen).shown[2].query_id
+        other.does("engine.compare(k=5)")
+        await until(pilot, lambda: compared(app).evaluation_id != mine)
+        listing = front(app, CompareScreen)
+        assert listing.shown[listing.listing.cursor].query_id == chosen
+        assert "older" not in picture(app)
+        await told(app, pilot, "evaluation: ")
+
+        other.does("engine.pause('lunch')")
+        await told(app, pilot, "pause: lunch")
+        other.does("engine.resume()")
+        await told(app, pilot, "resume")
+        other.does("engine.cutover(10, override={'gate': 'test'})")
+        await told(app, pilot, "canary: 10 %")
+        other.does("engine.rollback()")
+        await told(app, pilot, "rollback: ")
+        rollback = next(each for each in app._notifications if each.message.startswith("rollback"))
+        assert rollback.severity == "warning"
+
+        # the state moves on under a comparison: it says that it is an older one, and so does the gate
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("UPDATE documents SET content = content || ' more' WHERE id <= 30")
+        await until(pilot, lambda: seen(app).evaluation is not None and not seen(app).evaluation.valid)  # type: ignore[union-attr]
+        await pilot.press("2")
+        await until(pilot, lambda: "older" in picture(app) and "rows changed since" in picture(app))
+        await pilot.press("3")
+        await until(pilot, lambda: "! older: " in picture(app))
+
+
+async def test_a_worker_that_died_is_the_headline_with_the_key_that_helps(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, ROWS)
+    work = subprocess.Popen(
+        [sys.executable, "-c", OTHER, database, str(tmp_path), "engine.run(threading.Event(), follow=True)"],
+        env={**Other(database, api, tmp_path)._environ},
+    )
+    try:
+        app = Dashboard(
+            lambda sink: Engine(database, settings=settings_for(database, api, tmp_path), on_event=sink),
+            remember=False,
+            interval=0.1,
+        )
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: app.snapshot is not None and seen(app).phase is Phase.VALIDATE, 60)
+            await until(pilot, lambda: [worker.alive for worker in seen(app).workers] == [True])
+            rung: list[str] = []
+            app.call_for = rung.append  # type: ignore[method-assign]
+            work.kill()
+            await until(pilot, lambda: "Worker died" in picture(app))
+            assert f":{work.pid}" in picture(app)
+            assert " r " in picture(app)
+            await pilot.resize_terminal(160, 45)
+            await until(pilot, lambda: "nothing keeps the new side in sync" in picture(app))
+            assert "died" in said(app)
+            assert len(rung) == 1 and "worker died" in rung[0]
+    finally:
+        work.kill()
+        work.wait()
+
+
+async def test_a_hold_is_the_headline_with_the_key_that_helps(shown: Open) -> None:
+    async with shown(states.RATE_LIMITED) as (app, pilot, _):
+        assert "! Held back" in picture(app)
+        assert "! Held back   l  " in picture(app)
+        await present(app, pilot, states.RUNNING)
+        assert "Held back" not in picture(app)
+
+
+@pytest.mark.parametrize("notify", [True, False])
+async def test_somebody_is_called_once_for_what_does_not_go_on_by_itself(shown: Open, notify: bool) -> None:
+    async with shown(states.RUNNING, notify=notify) as (app, pilot, _):
+        rung: list[str] = []
+        app.call_for = rung.append  # type: ignore[method-assign]
+        for snapshot in (states.THROTTLED, states.FAULTED, states.FAULTED, states.RUNNING, states.FAULTED):
+            await present(app, pilot, snapshot)
+            await present(app, pilot, states.THROTTLED if snapshot is states.RUNNING else snapshot)
+        assert len(rung) == (2 if notify else 0), rung
+        assert all("OPENAI_API_KEY is not accepted" in each for each in rung)
+
+
+@pytest.mark.parametrize(
+    ("term", "program", "sequence"),
+    [
+        ("xterm-256color", "iTerm.app", "\x1b]9;embedtui: documents; failed\x07"),
+        ("foot", "", "\x1b]777;notify;embedtui;documents, failed\x1b\\"),
+        ("xterm-ghostty", "ghostty", "\x1b]777;notify;embedtui;documents, failed\x1b\\"),
+        ("linux", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_terminal_is_asked_in_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, term: str, program: str, sequence: str
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("TERM_PROGRAM", program)
+    assert terminal.notification("embedtui", "documents; failed") == sequence
+
+
+def test_what_is_over_is_not_red_any_more() -> None:
+    failed = next(each for each in EVENTS if "rejected" in each.text)
+    assert Entry.of_event(failed, states.FAULTED).look == ("✗", "$error")
+    assert Entry.of_event(failed, states.READY).look == ("✓", "$muted")
+
+
+async def test_the_words_are_explained(shown: Open) -> None:
+    async with shown(states.READY) as (app, pilot, _):
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+        await pilot.press("w")
+        await until(pilot, lambda: "canary" in picture(app))
+        for word in ("HOT", "RBO", "epoch", "canary", "overlap", "nDCG", "low"):
+            assert word in dict(WORDS)
+        await pilot.press("w")
+        await until(pilot, lambda: "canary " not in picture(app))
