@@ -17,7 +17,6 @@ from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.old_side import OldSide, Wanted
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.upkeep import Upkeep
-from embedtui.engine.resilience import with_database
 from embedtui.model import FaultClass, Key, Side
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.locks import try_sync
@@ -102,13 +101,7 @@ class Sync:
         return len(entries)
 
     def _database(self, work: Callable[[Connection], T]) -> T:
-        return with_database(
-            self._link,
-            work,
-            stop=self._job.stop,
-            on_lost=lambda message: self._job.hold("database", message),
-            on_back=lambda: self._job.release("database"),
-        )
+        return self._job.with_database(self._link, work)
 
     def _expand(self, conn: Connection) -> int | None:
         """Queue rows in the place of the texts in another table that they refer to; the number of texts.
