@@ -54,6 +54,9 @@ def marked_to_embed(conn: Connection, migration_id: int, limit: int) -> list[Key
     """
     rows = conn.execute(
         "SELECT key FROM embedtui.stale s WHERE migration = %(m)s AND embed"
+        # until reads move, the old side is the application's
+        " AND EXISTS (SELECT FROM embedtui.route r WHERE r.migration = %(m)s"
+        " AND (r.active = 'new' OR r.changed_by <> ''))"
         " AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = %(m)s AND f.side = 'old'"
         " AND f.key = s.key AND f.state <> 'retry')"
         " ORDER BY bridge IS NOT NULL, at LIMIT %(n)s",
