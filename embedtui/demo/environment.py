@@ -25,14 +25,13 @@ from embedtui.demo.api import LoopbackServer, ModelFunction
 from embedtui.demo.corpus import Document, documents
 from embedtui.demo.database import EmbeddedServer, demo_folder
 from embedtui.demo.models import (
+    BASE_DIMENSIONS,
+    BASE_MODEL,
     EARLIER_DIMENSIONS,
     EARLIER_MODEL,
     NEW_DIMENSIONS,
     NEW_MODEL,
-    OLD_DIMENSIONS,
-    OLD_MODEL,
     LatentSemantics,
-    bag_of_words,
     earlier_generation,
 )
 from embedtui.demo.questions import QUESTIONS
@@ -94,9 +93,9 @@ class Demo:
         """Whether a migration was found that had begun before."""
         self._database = SHUTDOWN_DATABASE if dead else DATABASE
         self._old: tuple[str, int, ModelFunction] = (
-            (EARLIER_MODEL, EARLIER_DIMENSIONS, earlier_generation(self._texts))
+            (EARLIER_MODEL, EARLIER_DIMENSIONS, earlier_generation(self._texts, EARLIER_DIMENSIONS))
             if dead
-            else (OLD_MODEL, OLD_DIMENSIONS, bag_of_words)
+            else (BASE_MODEL, BASE_DIMENSIONS, earlier_generation(self._texts, BASE_DIMENSIONS))
         )
         self.api = LoopbackServer(
             {self._old[0]: self._old[2], NEW_MODEL: LatentSemantics(self._texts)}, latency=API_SECONDS
@@ -230,7 +229,7 @@ class Demo:
     def _origin(self) -> str:
         """What the stored vectors depend on."""
         return (
-            f"embedtui demo {__version__}: {self._limit} documents, "
+            f"embedtui demo {__version__}: {self._limit} documents by {self.old_name}, "
             f"Python {platform.python_version()}, numpy {np.__version__}"
         )
 

@@ -486,6 +486,8 @@ async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer,
         await pilot.click("#go")
         await until(pilot, lambda: app.comparison is not None and len(app.comparison.queries) == 2, 60)
 
+        await pilot.press("R")
+        await until(pilot, lambda: "settings again" in said(app))
         await pilot.press("6")
         log = app.screen
         assert isinstance(log, LogScreen)

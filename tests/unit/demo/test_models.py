@@ -10,6 +10,7 @@ import pytest
 from embedtui.demo.api import ModelFunction
 from embedtui.demo.corpus import documents
 from embedtui.demo.models import (
+    EARLIER_DIMENSIONS,
     NEW_DIMENSIONS,
     NEW_MODEL,
     OLD_DIMENSIONS,
@@ -91,7 +92,7 @@ def test_the_earlier_model_can_be_bridged_and_is_worth_it(
 ) -> None:
     """A map fitted on rows of the table finds most of what it found, well above the bound; a shuffled one nothing."""
     texts = [text for _, text in corpus]
-    model = earlier_generation(lambda: texts)
+    model = earlier_generation(lambda: texts, EARLIER_DIMENSIONS)
     old, new = model(texts, None), models[NEW_MODEL](texts, None)
     drawn = np.random.default_rng(0).permutation(len(texts))
     found = fit(new[drawn[:1500]], old[drawn[:1500]], Distance.COSINE, others=old[drawn[1500:2500]])
