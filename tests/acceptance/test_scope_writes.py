@@ -109,7 +109,7 @@ class TestARow:
         scoped.execute(TO, TENANT[True], 1)
         scoped.drain()
         scoped.cut_over()
-        scoped.sync._old_retry_at = float("inf")
+        scoped.sync._old_side._retry_at = float("inf")
         scoped.execute("UPDATE documents SET content = 'edited' WHERE id = 1")
         scoped.drain()
         assert scoped.stale() == 1
