@@ -264,7 +264,7 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
 def test_a_person_sees_what_will_happen_before_typing_the_name(run: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(run.environ["DATABASE_URL"], DOCUMENTS)
     assert run("run", "--table", "documents").code == 0
-    for module in ("common", "switch"):
+    for module in ("common", "switch", "ending"):
         monkeypatch.setattr(f"embedtui.cli.{module}.interactive", lambda: True)
 
     def answered(*arguments: str, name: str) -> Result:
