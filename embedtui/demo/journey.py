@@ -129,7 +129,7 @@ class Journey:
         """Stop the application, look at every row, and report."""
         engine = self.engine
         self.demo.traffic.stop()
-        self.wait("the sync", lambda: engine.snapshot().sync.queued == 0)
+        self.wait("the sync", self.settled)
         verified = engine.verify()
         snapshot = engine.snapshot()
         return self._report(comparison, verified, snapshot, flip_ms, rollback_ms, began)
@@ -244,6 +244,11 @@ class Journey:
             elif backfill.rows and backfill.total is not None:
                 self.out(f"Backfill: {backfill.rows:,} of {backfill.total:,} rows, {backfill.tokens:,} tokens")
         return False
+
+    def settled(self) -> bool:
+        """Whether nothing waits on either side: rows edited before the cutover get their old vector after it."""
+        snapshot = self.engine.snapshot()
+        return snapshot.sync.queued == 0 and (self.demo.dead or snapshot.rollback.fresh is not False)
 
     def await_searches(self, side: str) -> None:
         """Until the application has searched that side, or the old one ``bridged``, a few times."""

@@ -207,7 +207,7 @@ def test_changes_that_nobody_embeds_are_the_next_thing_said() -> None:
         state = Snapshot(datetime.now(UTC), MIGRATION, phase=phase, route=RouteStatus(side), sync=SyncStatus(13, 61.0))
         assert next_action(state)[0] == "run" and "13 changes wait" in next_action(state)[1]
         assert next_action(replace(state, condition=Condition.RUNNING))[0] == otherwise
-        assert next_action(replace(state, sync=SyncStatus(13, 5.0)))[0] == otherwise
+        assert next_action(replace(state, sync=SyncStatus(13, 1.0)))[0] == otherwise
 
 
 def test_closing_one_worker_leaves_the_others_at_work(database: str, api: LoopbackServer, tmp_path: Path) -> None:
