@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import sys
 import tempfile
 import time
@@ -121,11 +122,10 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Starts the demo in a folder of its own, and takes the pictures."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Demo(Path(folder), tokens_per_minute=TOKENS_PER_MINUTE, out=say) as demo,
-    ):
-        asyncio.run(take(demo))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_DATA_HOME"] = folder
+        with Demo(tokens_per_minute=TOKENS_PER_MINUTE, out=say) as demo:
+            asyncio.run(take(demo))
 
 
 if __name__ == "__main__":

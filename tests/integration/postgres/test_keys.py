@@ -182,7 +182,7 @@ def require_fresh(dsn: str, rows: int, placement: str = "column") -> None:
     if placement == "table":
         query = "SELECT d.content, v.embedding::real[] FROM documents d LEFT JOIN documents_embedding_v2 v USING (k)"
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute("SET search_path = public, app")
+        conn.execute("SET search_path = public, app; SET extra_float_digits = 1")  # vectors are read as text
         found = conn.execute(query).fetchall()
         assert len(found) == rows
         for content, vector in found:

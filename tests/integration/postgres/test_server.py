@@ -23,7 +23,6 @@ def test_server_facts(conn: Connection) -> None:
     assert not facts.read_only
     assert not facts.pooled
     assert not facts.state_schema
-    assert facts.maintenance_work_mem >= 2**20
     assert require_server(facts) == "public"
 
 
