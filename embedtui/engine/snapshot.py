@@ -268,10 +268,7 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
     moved = snapshot.route.active is Side.NEW or snapshot.route.canary > 0
     reasons = []
     if marked.stale or marked.bridged:
-        late = "does not answer" if moved else "did not answer"
-        if not migration.old_model.retired and not any(worker.alive for worker in snapshot.workers):
-            late = "was not asked: no worker is at work"
-        reasons.append(f"{migration.old_model.called} {'is retired' if migration.old_model.retired else late}")
+        reasons.append(_why_behind(snapshot, migration, moved))
     if waiting:
         reasons.append(f"{changes_waiting(waiting)} to be synced")
     fresh: bool | None = not (waiting or marked.stale or marked.bridged or marked.missing or (moved and missing))
@@ -284,6 +281,18 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
     # a row that waits without an old vector is missing, and not stale
     stale = marked.stale + max(0, waiting - (census.awaited if census is not None else 0))
     return RollbackStatus(fresh, stale, "; ".join(reasons), marked.bridged, missing if moved else marked.missing, rows)
+
+
+def _why_behind(snapshot: Snapshot, migration: Migration, moved: bool) -> str:
+    """Why rows are noted as without the old model's vector of their content."""
+    called = migration.old_model.called
+    if migration.old_model.retired:
+        return f"{called} is retired"
+    if not snapshot.route.changed_by:  # until reads first move, the old side is the application's
+        return "edited, and the old vector left as it was"
+    if not any(worker.alive for worker in snapshot.workers):
+        return f"{called} was not asked: no worker is at work"
+    return f"{called} {'does' if moved else 'did'} not answer"
 
 
 def _old_waiting(conn: Connection, migration: Migration, route: RouteStatus, queued: int) -> int:

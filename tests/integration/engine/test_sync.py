@@ -88,6 +88,8 @@ def test_before_the_cutover_only_the_new_side_is_ours(following: Following) -> N
     following.edit(1)
     wait_for(lambda: following.vector_is(1, Side.NEW))
     assert not following.vector_is(1, Side.OLD), "the application's own"
+    rollback = following.engine.snapshot().rollback
+    assert (rollback.stale, rollback.why) == (1, "edited, and the old vector left as it was"), "its model was not asked"
 
 
 @pytest.mark.parametrize("percent", [10, 100])
