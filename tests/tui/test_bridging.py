@@ -132,6 +132,9 @@ async def test_a_model_that_answers_is_bridged_for_a_reason_only_and_can_be_meas
         await until(pilot, lambda: seen(app).bridge is not None and "bridge" not in app.view.busy, 90)
         assert not seen(app).route.bridged and "Measured, nothing is changed" in said(app)
         assert value(database, "SELECT count(embedding_v2) FROM documents") == ROWS, "the backfill's first rows"
+        del api.models[OLD]  # and it dies while the sheet is open
+        await until(pilot, lambda: "no longer answers" in picture(app) and "it answers" not in picture(app), 30)
+        assert not sheet.query_one("#on", Button).disabled
 
 
 async def test_it_is_offered_to_nobody_who_only_watches(database: str, api: LoopbackServer, tmp_path: Path) -> None:

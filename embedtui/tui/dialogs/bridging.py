@@ -32,6 +32,8 @@ class BridgeDialog(Dialog[None]):
         super().__init__("Bridge")
         self._view, self._order = view, order
         self._blockers: tuple[Blocker, ...] | None = None
+        self._old_gone: str | None = None
+        """What was known of the old model when the engine was asked what stands against it."""
 
     def body(self) -> ComposeResult:
         """The figures, what stands against it, and a field for a reason."""
@@ -48,7 +50,6 @@ class BridgeDialog(Dialog[None]):
 
     def on_mount(self) -> None:
         """Show what is known, and have the old model asked."""
-        self.app.bridge.read(lambda engine: engine.blockers("bridge"), BlockersRead, self.post_message)  # type: ignore[attr-defined]
         self.set_interval(REPAINT_SECONDS, self._repaint)
         self._repaint()
 
@@ -76,6 +77,9 @@ class BridgeDialog(Dialog[None]):
         snapshot = view.snapshot
         if snapshot is None or not self.is_mounted:
             return
+        if snapshot.old_gone != self._old_gone:  # it may die while this is open
+            self._old_gone = snapshot.old_gone
+            self.app.bridge.read(lambda engine: engine.blockers("bridge"), BlockersRead, self.post_message)  # type: ignore[attr-defined]
         width = max(20, self.query_one("#bridge-found").size.width or 70)
         self.query_one("#bridge-found", Static).update(draw.lines(bridge_lines(view, width)))
         bridging, busy = snapshot.route.bridging, "bridge" in view.busy or bool(snapshot.bridge_work)
