@@ -95,6 +95,10 @@ class Table:
         assert content is not None
         return self.is_(key, side, vector_literal(MODELS[OLD if side is Side.OLD else NEW]([content], None)[0]))
 
+    def noted(self) -> set[int]:
+        """Keys of rows whose old vector is noted as behind."""
+        return {int(key) for (key,) in self.app.execute("SELECT key[1] FROM embedtui.stale").fetchall()}
+
     def stale(self) -> int:
         return self.engine.snapshot().rollback.stale
 
@@ -251,6 +255,15 @@ class TestTheOldVector:
         migrated.sync._old_side._retry_at = 0.0
         migrated.drain()
         assert migrated.is_models(70, Side.OLD) and migrated.stale() == 0
+
+    def test_of_a_row_that_comes_to_the_key_of_one_that_was_behind_is_its_own(self, migrated: Table) -> None:
+        migrated.execute("INSERT INTO documents (id, content) VALUES (70, 'without an old vector')")
+        migrated.drain()
+        assert migrated.noted() == {70}
+        migrated.execute("DELETE FROM documents WHERE id = 70")
+        migrated.execute("UPDATE documents SET id = 70 WHERE id = 1")
+        migrated.drain()
+        assert migrated.noted() == set()
 
 
 class TestTheNewVector:
@@ -421,9 +434,10 @@ def test_whatever_the_application_writes_and_whenever(
             with psycopg.connect(database, autocommit=True) as conn:
                 counts = found.job.placement.count(conn)
                 assert conn.execute("SELECT count(*) FROM embedtui.queue").fetchone() == (0,)
-                noted = {int(key) for (key,) in conn.execute("SELECT key[1] FROM embedtui.stale").fetchall()}
             # an edit before the cutover is the application's to embed: a rollback would find the row so
-            assert noted <= {key for key, row in application.rows.items() if Side.OLD not in row.own and not row.ours}
+            assert found.noted() <= {
+                key for key, row in application.rows.items() if Side.OLD not in row.own and not row.ours
+            }
             adopted = sum(Side.NEW in row.own for row in application.rows.values())
             assert (counts.rows, counts.unverified, counts.embedded, counts.stale, counts.missing) == (
                 len(application.rows), adopted, len(application.rows) - adopted, 0, 0

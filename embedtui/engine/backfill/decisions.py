@@ -42,6 +42,8 @@ class Change:
     """Change capture saw the row come or its content change: a scan does not tell which of the two sides is behind."""
     mark: Mark | None = None
     """What was noted of its old vector."""
+    foreign_mark: bool = False
+    """What is noted under its key is of a row that had the key before, and is gone."""
 
     def old_wanted(self, row: QueuedRow) -> bool:
         """Whether the old side needs a vector, once it is ours to maintain."""
@@ -130,6 +132,7 @@ def _moved(found: dict[Key, Change], was: Key, key: Key) -> Change:
         sides=set(),
         captured=came.captured,
         mark=came.mark,
+        foreign_mark=came.mark is None and before.mark is not None,
     )
 
 

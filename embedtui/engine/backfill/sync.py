@@ -186,6 +186,8 @@ class Sync:
             elif change.captured and change.old_wanted(item):
                 behind[item.row.key] = not item.old_present
         self._database(lambda conn: self._respect(conn, todo, written))
+        if came := [key for key, change in todo.items() if change.foreign_mark]:
+            self._database(lambda conn: forget_stale(conn, self._job.migration.id, came, Side.OLD))
         if behind:  # until the cutover the application's own matter, and noted: a rollback would find them so
             self._database(lambda conn: add_stale(conn, self._job.migration.id, behind))
         # Nothing to embed: fresh already, the application's own, blank, or deleted meanwhile.
