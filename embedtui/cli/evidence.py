@@ -171,7 +171,7 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
 def _print_rankings(query: QueryComparison) -> None:
     number_of = f" (query {query.query_id})" if query.query_id else ""
     overlap = "unknown" if query.old_unknown and not query.bridged else f"{query.overlap:.2f}"
-    if query.old_unknown and query.bridged:
+    if query.only_bridged:
         overlap += " of the bridge and new"
     say(f"overlap {overlap}  {plain(query.text, 200)}{number_of}")
     if query.old_unknown:

@@ -150,9 +150,13 @@ class Access:
         here = self.here(found.migration)
         ends = [retirement(model.provider, model.name) for model in (here.old_model, here.new_model)]
         notices = tuple(str(each) for each in ends if each is not None and each.near())
-        gone = "" if here.phase.ended else known_gone(here.old_model) or self._old_said
+        gone = self.old_gone(here)
         found = replace(found, migration=here, notices=() if here.phase.ended else notices, old_gone=gone)
         return with_advice(found) if gone else found
+
+    def old_gone(self, migration: Migration) -> str:
+        """Why the old model is taken for dead, by what is known and what it said last; empty where it is not."""
+        return "" if migration.phase.ended else known_gone(migration.old_model) or self._old_said
 
     def ask_old_model(self, migration: Migration) -> OldModel:
         """Whether the old model answers, by one short request; what is heard counts for the snapshots to come."""

@@ -179,7 +179,8 @@ class Reads:
 
         What is heard counts for this object's snapshots from then on.
         """
-        before, found = self._at.snapshot().old_gone, self._at.ask_old_model(self.require()).gone
+        migration = self.require()
+        before, found = self._at.old_gone(migration), self._at.ask_old_model(migration).gone
         if found and not before:
             self._at.note(f"The old model is dead: {found}")
         return found

@@ -16,6 +16,7 @@ from embedtui.model import (
     BatchStatus,
     Condition,
     EvaluationStatus,
+    FaultState,
     Hold,
     Migration,
     Phase,
@@ -35,7 +36,7 @@ from embedtui.postgres.sides.census import Census
 from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.bridges import newest_fit
-from embedtui.postgres.state.faults import count_without_vector, group_faults
+from embedtui.postgres.state.faults import count_faulty, group_faults
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.progress import Progress, read_progress
 from embedtui.postgres.state.queue import count_old_waiting, count_rows_of_texts, read_backlog
@@ -203,7 +204,7 @@ def _backfill(
         # Rows that sync embeds are not in the shards; the final sweep saw that none is left but those queued
         # or faulty. Of one that was given up there are none.
         counted = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
-        faulty = 0 if counted else count_without_vector(conn, migration.id)
+        faulty = 0 if counted else count_faulty(conn, migration.id, tuple(FaultState))
         rows = min(rows, total) if counted else max(0, total - queued - faulty)
     rate = meter.add(rows) if running else None
     price = migration.new_model.price_per_million

@@ -60,6 +60,11 @@ class QueryComparison:
     """What the new model's query finds in the old column, through the bridge; never the old model's own results."""
     ndcg_bridged: float | None = None
 
+    @property
+    def only_bridged(self) -> bool:
+        """Whether the old column was searched through the bridge alone: the old model made no vector."""
+        return bool(self.bridged and self.old_unknown)
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:

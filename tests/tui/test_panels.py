@@ -8,10 +8,22 @@ import pytest
 from rich.cells import cell_len
 from textual.content import Content
 
-from embedtui.model import BatchJobStatus, BatchStatus, Condition, Hold, Interval, Phase, Side, Snapshot
+from embedtui.model import (
+    AuditEntry,
+    BatchJobStatus,
+    BatchStatus,
+    Condition,
+    Hold,
+    Interval,
+    Phase,
+    RollbackStatus,
+    Side,
+    Snapshot,
+)
 from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.tui import panels
 from embedtui.tui.actions import ACTIONS, next_action
+from embedtui.tui.panels.happened import Entry
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import Link, View
 from embedtui.tui.widgets import chrome
@@ -100,6 +112,14 @@ def test_rollback_freshness_is_in_words() -> None:
     done = replace(states.DONE, rollback=replace(states.DONE.rollback, why="the old side is gone"))
     assert "the old side is gone" in words(done)
     assert "F9" not in words(done)
+
+
+def test_rows_that_the_bridge_stands_in_for_are_not_the_old_models() -> None:
+    bridged = replace(states.CUT_OVER, rollback=RollbackStatus(False, 0, "it does not answer", 40, rows=520_000))
+    line = " ".join(each.plain for each in panels.rollback(View(bridged, UP), 78))
+    assert "! 40 bridged" in line and "fresh" not in line
+    lost = AuditEntry(states.NOW, "anna", "ops-1", "old model lost", "404")
+    assert not Entry.of_audit(lost, bridged).over and Entry.of_audit(lost, states.CUT_OVER).over
 
 
 def test_phases_before_are_done_and_after_are_open() -> None:

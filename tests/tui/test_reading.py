@@ -192,3 +192,10 @@ async def test_queries_are_loaded_and_comparisons_saved(shown: Open, remembered:
             file = remembered / "exports" / f"comparison-{number}.{kind}"
             await until(pilot, lambda file=file: file.exists(), LONG)
             assert file.read_text() == f"{kind} of {len(states.QUERIES)}"
+
+
+def test_the_bridge_stands_in_where_it_alone_searched_the_old_column() -> None:
+    alone = query(old=(), bridged=query().old, old_unknown="no vector")
+    assert [reading.row_at(alone, Side.OLD, rank) for rank in (1, 2)] == list(query().old[:2])
+    assert "bridged" not in reading.place(query(old=(), bridged=query().old), Side.NEW, 1).plain
+    assert reading.row_at(query(old=(), bridged=query().old), Side.OLD, 1) is None

@@ -20,7 +20,7 @@ from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.bridges import load_map, load_status
 from embedtui.postgres.state.route import bridge_in_force, reads_ever_moved
-from embedtui.postgres.state.shards import leaf_pages
+from embedtui.postgres.state.shards import page_ranges
 from embedtui.postgres.state.stale import Mark, add_bridged, add_stale, mark_missing, marked_to_embed, marked_to_map
 
 RETRY_SECONDS = (2.0, 60.0)
@@ -168,9 +168,8 @@ class OldSide:
 
     def _look_for_missing(self, conn: Connection) -> None:
         """Note every row that has content and no old vector; what comes later, change capture tells of."""
-        for leaf, blocks in leaf_pages(conn, self._job.migration.table_oid):
-            for first in range(0, blocks, SCAN_BLOCKS):
-                if self._job.stop.is_set():
-                    return
-                with conn.transaction():
-                    mark_missing(conn, self._job.migration, leaf, first, first + SCAN_BLOCKS - 1)
+        for leaf, first, last in page_ranges(conn, self._job.migration.table_oid, SCAN_BLOCKS):
+            if self._job.stop.is_set():
+                return
+            with conn.transaction():
+                mark_missing(conn, self._job.migration, leaf, first, last)

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 CHUNK = 1_000
 """Rows that are read (or embedded and stored) before more are; bounds memory."""
+MOST_ROWS = 20_000
+"""Of a sample: what a map gains by more is small, and memory goes by rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,18 +56,15 @@ class Drawing:
     def count(self, size: int) -> int:
         """How many of ``size`` rows have both vectors."""
         keys = [each.key for each in self._drawn(size)]
-        return self._database(lambda conn: count_both(conn, self._migration, keys))
+        return self.database(lambda conn: count_both(conn, self._migration, keys))
 
     def pairs(self, size: int) -> Pairs:
         """The pairs of those of ``size`` rows that have both vectors, in the order in which they were drawn."""
         drawn = self._drawn(size)
-        return self._database(lambda conn: self._read(conn, [each.key for each in drawn], ()))
+        return self.database(lambda conn: self._read(conn, [each.key for each in drawn], ()))
 
-    def read(self, work: Callable[[Connection], T]) -> T:
+    def database(self, work: Callable[[Connection], T]) -> T:
         """Work on the connection; a lost one is waited out."""
-        return self._database(work)
-
-    def _database(self, work: Callable[[Connection], T]) -> T:
         return self._job.with_database(self._link, work)
 
     def _drawn(self, count: int) -> list[Drawn]:
@@ -73,7 +72,7 @@ class Drawing:
 
         What is written moves to other pages, where nobody would draw it again.
         """
-        kept = self._database(lambda conn: read_sample(conn, self._migration))
+        kept = self.database(lambda conn: read_sample(conn, self._migration))
         if len(kept) < count:
             more = list(itertools.islice(self._draw({each.key for each in kept}), count - len(kept)))
 
@@ -82,7 +81,7 @@ class Drawing:
                     store_sample(conn, self._migration, more, len(kept))
 
             try:
-                self._database(keep)
+                self.database(keep)
             except errors.UniqueViolation:  # somebody else bridges, too: with the same rows, then
                 return self._drawn(count)
             kept += more
@@ -95,12 +94,12 @@ class Drawing:
             plan_shards(conn, self._migration.id, self._migration.table_oid)  # the table may have been rewritten
             return shards_of(conn, self._migration)
 
-        table = self._database(shards)
+        table = self.database(shards)
         for turn in itertools.count():
             any_drawn = False
             for batch in spread(table):
                 more = functools.partial(draw, migration=self._migration, batch=batch, turn=turn)
-                found = self._database(more)
+                found = self.database(more)
                 any_drawn = any_drawn or bool(found)
                 new = [each for each in found if each.key not in seen]
                 seen.update(each.key for each in new)

@@ -8,7 +8,7 @@ import psycopg
 
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.bridge.checks import LEAST_ROWS
-from embedtui.engine.bridge.drawing import Drawing
+from embedtui.engine.bridge.drawing import MOST_ROWS, Drawing
 from embedtui.engine.bridge.fit import Fitted, fit, is_better
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.formatting import percent
@@ -22,8 +22,6 @@ from embedtui.postgres.state.route import may_move_route, read_status
 CHECK_SECONDS = 15.0
 MORE = 2.0
 """Times as many pairs as before are worth a fit: what fewer add is within the figures' intervals."""
-MOST_ROWS = 20_000
-"""Of a sample: what a map gains by more is small, and memory goes by rows."""
 
 
 class Refit:
@@ -55,7 +53,7 @@ class Refit:
                 drawing.close()
 
     def _look(self, drawing: Drawing) -> None:
-        before = drawing.read(self._served)
+        before = drawing.database(self._served)
         if before is None:
             return
         version, known = before
@@ -71,7 +69,7 @@ class Refit:
         if not is_better(found.status) or (found.status.refused and not known.refused):
             self._job.note(f"The bridge, fitted again on {count:,} rows, is no better: the one that serves stays.")
             return
-        if drawing.read(lambda conn: self._serve(conn, version, found)):
+        if drawing.database(lambda conn: self._serve(conn, version, found)):
             self._job.note(f"The bridge was fitted again on {count:,} rows, {first:,} before: {in_words(found.status)}")
 
     def _require_time(self, doing: str) -> None:

@@ -12,7 +12,7 @@ from embedtui.engine.backfill.pacing import Pacer
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.stages import make_row_embedder
 from embedtui.engine.backfill.writing import ReplyWriter
-from embedtui.engine.bridge.drawing import CHUNK, Drawing, Pairs
+from embedtui.engine.bridge.drawing import CHUNK, MOST_ROWS, Drawing, Pairs
 from embedtui.engine.bridge.measuring import POOL
 from embedtui.model import Migration, PlacementKind, TableName
 from embedtui.model.bridge import DOING
@@ -23,8 +23,8 @@ from embedtui.postgres.state.shards import Shard
 
 ROWS_PER_DIMENSION = 3
 """Rows of a sample, by the larger model's dimensions: at twice as many rows a map keeps most of what it can."""
-ROWS = (1_500, 20_000)
-"""But no fewer, and no more: what a map gains by more is small, and memory goes by rows."""
+LEAST_DRAWN = 1_500
+"""But no fewer."""
 
 
 def sample_size(migration: Migration, wanted: int | None) -> int:
@@ -32,7 +32,7 @@ def sample_size(migration: Migration, wanted: int | None) -> int:
     if wanted is not None:
         return wanted
     larger = max(migration.old_model.dimensions, migration.new_model.dimensions)
-    return max(ROWS[0], min(ROWS[1], ROWS_PER_DIMENSION * larger))
+    return max(LEAST_DRAWN, min(MOST_ROWS, ROWS_PER_DIMENSION * larger))
 
 
 class Sampler(Drawing):
@@ -62,14 +62,14 @@ class Sampler(Drawing):
             Interrupted: the job was stopped; what was embedded is stored, and counts the next time.
             ConfigurationFault: the provider refuses us as configured.
         """
-        threads = self._database(lambda _: self._pacer.max_concurrency)
+        threads = self.database(lambda _: self._pacer.max_concurrency)
         drawn = self._drawn(max(size, POOL))
         sample = drawn[:size]
         embedded = 0
         with ThreadPoolExecutor(threads, thread_name_prefix="bridge") as pool:
             for first in range(0, len(sample), CHUNK):
                 chunk = sample[first : first + CHUNK]
-                found = self._database(functools.partial(self._to_embed, drawn=chunk))
+                found = self.database(functools.partial(self._to_embed, drawn=chunk))
                 left = sum(len(rows) for _, rows in found)
                 embedded += left
                 sent = {pool.submit(self._send, at, rows): len(rows) for at, rows in self._requests(found, threads)}
@@ -80,7 +80,7 @@ class Sampler(Drawing):
                     self._say(first + len(chunk) - left, len(sample))
                 self._note(f"{first + len(chunk):,} of {len(sample):,} rows of the sample have both vectors")
         keys, beside = [each.key for each in sample], [each.key for each in drawn[size:]]
-        return replace(self._database(lambda conn: self._read(conn, keys, beside)), embedded=embedded)
+        return replace(self.database(lambda conn: self._read(conn, keys, beside)), embedded=embedded)
 
     def _say(self, done: int, total: int) -> None:
         self._job.doing(f"{DOING}embedding the sample, {done:,} of {total:,} rows")

@@ -10,7 +10,8 @@ from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.formatting import counted, size
 from embedtui.model import Check, Migration, PlacementKind
 from embedtui.postgres.catalog.inspect import inspect_oid
-from embedtui.postgres.catalog.usage import Naming, naming, roles_on_path
+from embedtui.postgres.catalog.role_paths import roles_on_path
+from embedtui.postgres.catalog.usage import Naming, naming
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import routed_view
@@ -109,7 +110,7 @@ def _heard(conn: Connection, migration: Migration) -> Check:
     if not listeners and ever_heard(conn, migration):
         found.append("a Router that is gone by now")
     view = routed_view.find(conn, migration)
-    for role, sessions in roles_on_path(conn, view.name.schema) if view is not None else ():
+    for role, sessions in roles_on_path(conn, view.name.schema).items() if view is not None else ():
         who = f"role {role}" if role else "every role"
         found.append(f"{who} by the routed view ({counted(sessions, 'session', 'sessions')} now)")
     if found:

@@ -15,7 +15,7 @@ from embedtui.engine.cutover.strategies import (
 )
 from embedtui.errors import Remedy
 from embedtui.formatting import counted, duration
-from embedtui.model import Blocker, Check, Command, EvaluationStatus, IndexMethod, Migration, Side
+from embedtui.model import Blocker, Check, Command, EvaluationStatus, FaultState, IndexMethod, Migration, Side
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
@@ -107,7 +107,7 @@ def _sync(conn: Connection, migration: Migration) -> list[Blocker]:
 
 
 def _faults(conn: Connection, migration: Migration) -> list[Blocker]:
-    faulty = count_faulty(conn, migration.id, open_only=True)
+    faulty = count_faulty(conn, migration.id, (FaultState.OPEN,))
     if not faulty:
         return []
     message = f"{counted(faulty, 'row', 'rows')} could not be embedded: the new side does not find what is in it."

@@ -8,13 +8,7 @@ from embedtui.config import CutoverSettings
 from embedtui.errors import Refused
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Migration, Side
-from embedtui.postgres.catalog.role_paths import (
-    RolePath,
-    count_sessions,
-    read_paths,
-    roles_naming,
-    set_path_sql,
-)
+from embedtui.postgres.catalog.role_paths import RolePath, count_sessions, read_paths, roles_on_path, set_path_sql
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides import routed_view
@@ -129,7 +123,7 @@ def left_on(conn: Connection, migration: Migration, settings: CutoverSettings, s
         opened = counted(sessions, "session of", "sessions of")
         said.append(f"{opened} {', '.join(map(shown_column, roles))} follow when opened anew: renew the pool.")
     if side is Side.OLD:
-        for role in roles_naming(conn, view.name.schema):
+        for role in roles_on_path(conn, view.name.schema):
             who = f"Role {shown_column(role)}" if role else "The database"
             said.append(f"{who} still has {shown_column(view.name.schema)} in its search path: it finds new vectors.")
     return " ".join(said)

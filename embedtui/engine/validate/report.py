@@ -364,7 +364,7 @@ def _sides(query: QueryComparison) -> tuple[str, ...]:
     """The rankings there are; where the bridge stands in for the old model, it is called so."""
     if not query.bridged:
         return "old", "new"
-    return ("bridged", "new") if query.old_unknown else ("old", "bridged", "new")
+    return ("bridged", "new") if query.only_bridged else ("old", "bridged", "new")
 
 
 def _ranking(query: QueryComparison, name: str) -> str:

@@ -32,10 +32,12 @@ SELECT r.rolname::text, r.rolcanlogin,
   FROM pg_roles r, me WHERE r.rolname = ANY (%s) ORDER BY 1
 """
 
-_NAMING = """
-SELECT DISTINCT coalesce(r.rolname::text, '')
+_SET = """
+SELECT coalesce(r.rolname::text, ''), substr(c, length('search_path=') + 1), (SELECT count(*) FROM pg_stat_activity a
+        WHERE a.datname = current_database() AND a.application_name NOT LIKE 'embedtui/%'
+          AND (r.oid IS NULL OR a.usesysid = r.oid))
   FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) c
- WHERE c LIKE 'search\\_path=%%' AND strpos(c, %s) > 0
+ WHERE c LIKE 'search\\_path=%'
    AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) ORDER BY 1
 """
 
@@ -100,9 +102,9 @@ def read_paths(conn: Connection, roles: Sequence[str]) -> list[RolePath]:
     ]
 
 
-def roles_naming(conn: Connection, schema: str) -> list[str]:
-    """Roles whose sessions here begin with ``schema`` in their path; an empty name is the database's own setting."""
-    return [role for (role,) in conn.execute(_NAMING, [schema])]
+def roles_on_path(conn: Connection, schema: str) -> dict[str, int]:
+    """Roles (empty: everybody) that are given a search path with the schema here, each with its sessions now."""
+    return {role: sessions for role, path, sessions in conn.execute(_SET) if schema in split_path(path)}
 
 
 def count_sessions(conn: Connection, roles: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Who names a table or a column: statements of sessions and of pg_stat_statements, functions; roles of a search path.
+"""Who names a table or a column: statements of sessions and of pg_stat_statements, functions.
 
 What a server does not show is told as such and never guessed (invariant 14).
 """
@@ -14,7 +14,6 @@ from psycopg import sql
 
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import query_head
-from embedtui.postgres.names import shown_column
 from embedtui.redaction import redact
 
 _SESSIONS = """
@@ -47,16 +46,6 @@ SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_na
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang
  WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'embedtui') AND l.lanname NOT IN ('c', 'internal')
    AND {named} ORDER BY 1
-"""
-
-_ROLES = """
-SELECT coalesce(r.rolname::text, ''), (SELECT count(*) FROM pg_catalog.pg_stat_activity a
-        WHERE a.datname = current_database() AND a.application_name NOT LIKE 'embedtui/%%'
-          AND (r.oid IS NULL OR a.usesysid = r.oid))
-  FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole,
-       unnest(s.setconfig) AS setting
- WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
-   AND setting LIKE 'search_path=%%' AND setting ~ %s ORDER BY 1
 """
 
 
@@ -119,9 +108,3 @@ def _functions(conn: Connection, patterns: Sequence[str]) -> tuple[str, ...]:
 
 def _named(text: str, patterns: Sequence[str]) -> sql.Composed:
     return sql.SQL(" AND ").join(sql.SQL("{} ~ {}").format(sql.SQL(text), sql.Literal(each)) for each in patterns)
-
-
-def roles_on_path(conn: Connection, schema: str) -> tuple[tuple[str, int], ...]:
-    """Roles (empty: everybody) whose search path names the schema, each with its sessions now."""
-    pattern = rf"(^|[=, ]){re.escape(shown_column(schema))}($|[, ])"
-    return tuple(conn.execute(_ROLES, [pattern]).fetchall())

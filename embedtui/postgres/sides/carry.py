@@ -11,7 +11,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import blocks_sql, relation
 from embedtui.postgres.sides.layout import fingerprint_sql, new_side, scope_sql
 from embedtui.postgres.sides.shared import OURS, WRITER
-from embedtui.postgres.state.shards import leaf_pages
+from embedtui.postgres.state.shards import page_ranges
 from embedtui.postgres.values import same_key_sql
 
 BLOCKS = 256
@@ -36,20 +36,19 @@ def carry(conn: Connection, migration: Migration, former: TableName) -> Iterator
     Placement ``column``. A row that has a vector keeps it. Yields how many after each short transaction.
     """
     side = new_side(migration)
-    for leaf, blocks in leaf_pages(conn, migration.table_oid):
-        for first in range(0, blocks, BLOCKS):
-            statement = sql.SQL(_CARRY).format(
-                leaf=relation(leaf),
-                former=relation(former),
-                same_key=same_key_sql(migration, "embedtui_former", "t"),
-                embedding=sql.Identifier(side.embedding),
-                model=sql.Identifier(side.model),
-                source=sql.Identifier(side.source),
-                number=sql.Literal(migration.new_model.id),
-                in_scope=scope_sql(migration, "t"),
-                fingerprint=fingerprint_sql(migration, "t"),
-                in_blocks=blocks_sql("t", first, first + BLOCKS - 1),
-            )
-            with conn.transaction():
-                conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
-                yield conn.execute(statement, prepare=False).rowcount
+    for leaf, first, last in page_ranges(conn, migration.table_oid, BLOCKS):
+        statement = sql.SQL(_CARRY).format(
+            leaf=relation(leaf),
+            former=relation(former),
+            same_key=same_key_sql(migration, "embedtui_former", "t"),
+            embedding=sql.Identifier(side.embedding),
+            model=sql.Identifier(side.model),
+            source=sql.Identifier(side.source),
+            number=sql.Literal(migration.new_model.id),
+            in_scope=scope_sql(migration, "t"),
+            fingerprint=fingerprint_sql(migration, "t"),
+            in_blocks=blocks_sql("t", first, last),
+        )
+        with conn.transaction():
+            conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
+            yield conn.execute(statement, prepare=False).rowcount

@@ -25,7 +25,7 @@ from embedtui.postgres.sides.column import ColumnPlacement
 from embedtui.postgres.sides.layout import NewSide, new_side, scope_sql
 from embedtui.postgres.sides.shared import OURS, WRITER
 from embedtui.postgres.state.migrations import stored_fold
-from embedtui.postgres.state.shards import leaf_pages
+from embedtui.postgres.state.shards import page_ranges
 from embedtui.postgres.values import same_key_sql
 
 MOST_LATE = 500
@@ -144,7 +144,6 @@ class Fold:
 
     def _names(self) -> dict[str, sql.Composable]:
         into, side = new_side(self.into), new_side(self.migration)
-        pairs = list(zip(_columns(into), _columns(side), strict=True))
         return {
             "table": relation(self.migration.table),
             "side": relation(side.table),
@@ -155,14 +154,12 @@ class Fold:
             "columns": _listed(sql.Identifier(name) for name in _columns(into)),
             "t_columns": _listed(sql.Identifier("t", name) for name in _columns(into)),
             "l_columns": _listed(sql.Identifier("l", name) for name in _columns(side)),
-            "s_columns": _listed(sql.Identifier("s", name) for _, name in pairs),
+            "s_columns": _listed(sql.Identifier("s", name) for name in _columns(side)),
         }
 
     def ranges(self, conn: Connection) -> Iterator[tuple[TableName, int, int]]:
         """(leaf, first block, last block) of the whole table."""
-        for leaf, blocks in leaf_pages(conn, self.migration.table_oid):
-            for first in range(0, blocks, BLOCKS):
-                yield leaf, first, min(blocks, first + BLOCKS) - 1
+        return page_ranges(conn, self.migration.table_oid, BLOCKS)
 
     def differing(self, conn: Connection, leaf: TableName, first: int, last: int) -> list[list[Key]]:
         """Rows of these blocks whose column is not what the side table has, as rounds with one row of each page."""

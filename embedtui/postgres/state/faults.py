@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from psycopg.types.json import Jsonb
 
@@ -36,21 +36,15 @@ def group_faults(conn: Connection, migration_id: int) -> tuple[FaultGroup, ...]:
     return tuple(FaultGroup(FaultClass(kind), reason, count, FaultState(state)) for kind, reason, count, state in rows)
 
 
-def count_faulty(conn: Connection, migration_id: int, *, open_only: bool = False) -> int:
-    """Rows that have no new vector for a fault of their own; ``open_only``: that nobody has decided on."""
-    row = conn.execute(
-        "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = 'new'"
-        " AND CASE WHEN %s THEN state = 'open' ELSE state <> 'skipped' END",
-        [migration_id, open_only],
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+UNSKIPPED = tuple(state for state in FaultState if state is not FaultState.SKIPPED)
+"""What is still to get its vector."""
 
 
-def count_without_vector(conn: Connection, migration_id: int) -> int:
-    """Rows that have no new vector for a fault of their own, whatever was decided."""
+def count_faulty(conn: Connection, migration_id: int, states: Collection[FaultState] = UNSKIPPED) -> int:
+    """Rows that have no new vector for a fault of their own, in one of these states."""
     row = conn.execute(
-        "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = 'new'", [migration_id]
+        "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = 'new' AND state = ANY (%s)",
+        [migration_id, [state.value for state in states]],
     ).fetchone()
     assert row is not None
     return int(row[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from embedtui.errors import TableError
@@ -162,10 +162,11 @@ def claim_shard(
             raise TableError(f"Table {migration.table} is gone.", hint="End this.", remedies=(Remedy.ABORT,))
 
 
-def leaf_pages(conn: Connection, table_oid: int) -> list[tuple[TableName, int]]:
-    """Each leaf of a table, and its pages."""
-    rows = conn.execute(_LEAF_PAGES, {"table": table_oid})
-    return [(TableName(schema, name), pages) for schema, name, pages in rows]
+def page_ranges(conn: Connection, table_oid: int, size: int) -> Iterator[tuple[TableName, int, int]]:
+    """(leaf, first block, last block): a whole table as it is now, up to ``size`` pages of a leaf at a time."""
+    for schema, name, pages in conn.execute(_LEAF_PAGES, {"table": table_oid}).fetchall():
+        for first in range(0, pages, size):
+            yield TableName(schema, name), first, min(pages, first + size) - 1
 
 
 def shards_of(conn: Connection, migration: Migration) -> list[Shard]:

@@ -92,7 +92,7 @@ def query_line(query: QueryComparison, k: int, width: int, blind: Blind) -> Cont
         (f" {word}" if width >= 76 else "", verdict_style),
     )
     shared = (f"{round(query.overlap * k):>2}/{k} ", f"bold {style}")
-    alone = (f" {GLYPHS[BRIDGED]}", STYLES[BRIDGED]) if query.bridged and query.old_unknown else ""
+    alone = (f" {GLYPHS[BRIDGED]}", STYLES[BRIDGED]) if query.only_bridged else ""
     left = draw.line(shared, draw.bar(query.overlap, 5, style), alone, " ", safe.line(query.text, 2 * width))
     return draw.row(left, right, width)
 
@@ -107,9 +107,8 @@ def progress_line(advance: TaskAdvanced | None, width: int) -> Content:
 
 def asked_line(query: QueryComparison) -> Content:
     """The summary of a query of the operator's own."""
-    alone = bool(query.bridged and query.old_unknown)
-    shared = figures.UNKNOWN if query.old_unknown and not alone else figures.percent(query.overlap)
-    of = f" of the bridge {GLYPHS[BRIDGED]} and new" if alone else ""
+    shared = figures.UNKNOWN if query.old_unknown and not query.only_bridged else figures.percent(query.overlap)
+    of = f" of the bridge {GLYPHS[BRIDGED]} and new" if query.only_bridged else ""
     return draw.line(
         ("own query", "bold $primary"),
         ("  overlap ", "$muted"),

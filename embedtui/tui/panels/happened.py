@@ -113,4 +113,5 @@ def _mended(entry: AuditEntry, snapshot: Snapshot | None) -> bool:
         return False
     if entry.act == "index failed":
         return snapshot.index.valid
-    return entry.act == "old model lost" and (snapshot.phase.ended or snapshot.rollback.stale == 0)
+    aged = snapshot.rollback.stale or snapshot.rollback.bridged
+    return entry.act == "old model lost" and (snapshot.phase.ended or not aged)

@@ -36,9 +36,16 @@ def question(query: QueryComparison, blind: Blind) -> Content:
     return draw.line(*parts)
 
 
+def rows_of(query: QueryComparison, side: Side) -> tuple[RankedRow, ...]:
+    """What ``side`` found; the bridge, where it alone searched the old one."""
+    if side is Side.NEW:
+        return query.new
+    return query.bridged if query.only_bridged else query.old
+
+
 def row_at(query: QueryComparison, side: Side, rank: int) -> RankedRow | None:
-    """What ``side`` has at ``rank``, the bridge where it alone searched the old one; None below its last."""
-    rows = (query.old or query.bridged) if side is Side.OLD else query.new
+    """What ``side`` has at ``rank``; None below its last."""
+    rows = rows_of(query, side)
     return rows[rank - 1] if rank <= len(rows) else None
 
 
@@ -67,7 +74,7 @@ def document(query: QueryComparison, text: str | None, other: str | None) -> Con
 def place(query: QueryComparison, side: Side, rank: int) -> Content:
     """Side, rank, key, whether it was judged relevant, and its distance with the gap to the one before."""
     row = row_at(query, side, rank)
-    old = BRIDGED if query.bridged and not query.old else Side.OLD.value
+    old = BRIDGED if query.only_bridged else Side.OLD.value
     name, other = (old, Side.NEW.value) if side is Side.OLD else (Side.NEW.value, old)
     head = (f"{GLYPHS[name]} {rank}", f"bold {STYLES[name]}")
     if row is None:

@@ -80,7 +80,7 @@ def rollback(view: View, width: int) -> list[Content]:
     elif status.fresh:
         more, why = (f"{_of_rows(status)}  F9 at any time", "  F9 at any time"), ""
         value = [("✓ fresh", "bold $success")]
-    elif not status.missing and status.stale <= snapshot.sync.queued and not late(snapshot):
+    elif not (status.missing or status.bridged) and status.stale <= snapshot.sync.queued and not late(snapshot):
         # A live table always has a change or two on the way: no reason for an alarm.
         value, why = (
             [("✓ fresh", "bold $success"), (f" but for {figures.number(status.stale)} on the way", "$muted")],

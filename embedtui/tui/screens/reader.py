@@ -71,7 +71,7 @@ class ReaderScreen(ModalScreen[None]):
             self.dismiss(None)
             return
         box.border_title = Content(f"Query {self._behind.listing.cursor + 1} of {len(self._behind.shown)}")
-        self._rank = max(1, min(self._rank, max(len(query.old), len(query.new), 1)))
+        self._rank = max(1, min(self._rank, max(1, *(len(reading.rows_of(query, side)) for side in Side))))
         self.query_one("#reader-text", Static).update(reading.question(query, blind))
         sides = blind.sides(query)
         texts = [reading.text_at(query, side, self._rank) for side in sides]

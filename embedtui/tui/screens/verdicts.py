@@ -79,7 +79,7 @@ class VerdictScreen(ExchangeScreen):
         if not self.shown:
             return "No query is compared yet: press c."
         chosen = self.chosen_query
-        if action == "verdict" and chosen is not None and chosen.bridged and chosen.old_unknown:
+        if action == "verdict" and chosen is not None and chosen.only_bridged:
             return "The old model made no vector of it: beside the new side stands the bridge, which is not judged."
         if action == "note" and self._to_note is None:
             return "Give a verdict first, then its note: n, o, s or b."

@@ -76,7 +76,7 @@ class Rankings(Widget, can_focus=True):
         """The rankings that are shown, from the left."""
         query = self._query
         if query is not None and self._blind.on:  # two of them, in an order that tells nothing
-            old = BRIDGED if query.bridged and query.old_unknown else "old"
+            old = BRIDGED if query.only_bridged else "old"
             return tuple("new" if side is Side.NEW else old for side in self._blind.sides(query))
         if query is None or not query.bridged:
             return "old", "new"

@@ -176,7 +176,7 @@ def test_what_was_set_by_hand_meanwhile_stands_and_is_said(site: Site) -> None:
         site.sql('ALTER ROLE "Odd Role" SET search_path = documents_v2, public')
         site.sql(
             "ALTER ROLE product RESET ALL; DO $$ BEGIN EXECUTE format('ALTER ROLE product IN DATABASE %I SET"
-            " search_path = public', current_database()); END $$"
+            " search_path = public, documents_v2_too', current_database()); END $$"
         )
         before = role_settings(site.dsn)
         left = engine.rollback().left
