@@ -1,6 +1,6 @@
 """Measures the cleanup under an application's writes: does it end in one try, how long does it take, is anything lost?
 
-python benchmarks/cleanup.py [--rounds 20] [--rows 2000] [--writes 50] [--copy 0]
+python -m benchmarks.cleanup [--rounds 20] [--rows 2000] [--writes 50] [--copy 0]
 
 Each round is a table of its own, taken through its migration up to the soak, with a worker (`run --follow`) at work and
 an application that inserts and edits texts and knows nothing of vectors. The rounds go in turn through: a new column, a

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
 
@@ -27,6 +28,29 @@ POISON: Mapping[str, tuple[FaultKind, str | None, Mapping[str, Any]]] = {
     "SELECT * FROM users": (FaultKind.FIREWALL, None, {}),
 }
 """What a text holds that is always refused, how, and by which model (None: by both)."""
+
+
+class Background:
+    """Work of a thread of its own, from the beginning of a block to its end."""
+
+    def __init__(self, name: str) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it; a repeat does nothing."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        raise NotImplementedError
 
 
 def vector_text(model: str, content: str) -> str:

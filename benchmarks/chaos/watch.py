@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 
+from benchmarks.chaos.common import Background
 from embedtui.demo.api import LoopbackServer
 from embedtui.demo.api.batches import FINAL
 
@@ -24,7 +24,7 @@ FROM embedtui.migration m
 """
 
 
-class Watch:
+class Watch(Background):
     """Looks at the database and the provider a few times a second.
 
     A row could be embedded where it is queued, or its shard is open and not at the provider, while the database is up,
@@ -33,25 +33,12 @@ class Watch:
     """
 
     def __init__(self, dsn: str, api: LoopbackServer, refusing: Callable[[], bool]) -> None:
+        super().__init__("watch")
         self.longest = 0.0
         self.then = ""
         """What the workers said of themselves at the end of it."""
         self._dsn, self._api, self._refusing = dsn, api, refusing
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._since, self._seen = time.monotonic(), object()
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End the measurement."""
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         conn: psycopg.Connection[Any] | None = None

@@ -9,21 +9,20 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.chaos.common import WORKERS
+from benchmarks.chaos.common import WORKERS, Background
 
 
-class Workers:
+class Workers(Background):
     """Worker processes; what ends is started again."""
 
     def __init__(self, folder: Path, environ: dict[str, str], arguments: Sequence[str]) -> None:
+        super().__init__("workers")
         self.exits: Counter[int] = Counter()
         self._folder, self._environ, self._arguments = folder, environ, list(arguments)
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * WORKERS
-        self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._keep, name="workers", daemon=True)
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         while not self._stop.wait(0.1):
             with self._lock:
                 for number, process in enumerate(self._processes):
@@ -52,17 +51,9 @@ class Workers:
             process.kill()
             return True
 
-    def __enter__(self) -> Workers:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def stop(self) -> None:
         """Stop them; a repeat does nothing."""
-        self._stop.set()
-        self._thread.join()
+        super().stop()
         for process in self._processes:
             if process is not None:
                 process.terminate()

@@ -22,11 +22,11 @@ from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.backfill.index_stage import TRIES
 from embedtui.engine.engine import Engine
 from embedtui.engine.resilience import with_database
-from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted
+from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
 from embedtui.model import Event, Failed, Phase, Snapshot
 from embedtui.postgres.connect import Link
 from tests.conftest import FAST
-from tests.kits.support import make_documents, settings_for, wait_for
+from tests.kits.support import following, make_documents, settings_for, wait_for
 
 ROWS = 300
 
@@ -49,21 +49,8 @@ class Scene:
 
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
-        engine, stop = self.engine(), threading.Event()
-
-        def work() -> None:
-            with contextlib.suppress(Interrupted):
-                engine.run(stop, follow=True)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
+        with contextlib.closing(self.engine()) as engine, following(engine):
             yield
-        finally:
-            stop.set()
-            thread.join(60)
-            engine.close()
-            assert not thread.is_alive()
 
     def run(self, **flags: object) -> EmbedtuiError | None:
         with contextlib.closing(self.engine(**flags)) as engine:

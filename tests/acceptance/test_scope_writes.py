@@ -10,12 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.model import Side
-from tests.acceptance.test_application_writes import MODELS, NAMES, PLACEMENTS, Table, table
+from tests.acceptance.test_application_writes import MODELS, NAMES, PLACEMENTS, Table, interleave, table
 
 SCOPE = "metadata->>'tenant' = '100% mine'"
 TENANT = {True: '{"tenant": "100% mine"}', False: '{"tenant": "theirs"}'}
@@ -157,8 +156,8 @@ _texts = itertools.count(1)
 class Application:
     """Writes as it likes, and knows what it wrote last of each row."""
 
-    def __init__(self, scoped: Table, seen: set[str]) -> None:
-        self.table, self.maintained, self.seen = scoped, False, seen
+    def __init__(self, scoped: Table, seen: set[str], acts: list[str]) -> None:
+        self.table, self.maintained, self.seen, self.acts = scoped, False, seen, acts
         self.texts, self.rows = _texts, dict[int, Row]()
         scoped.execute("DELETE FROM documents")
         scoped.drain()
@@ -167,6 +166,7 @@ class Application:
             self.do("insert" if key % 2 else "insert outside", key)
 
     def do(self, act: str, key: int) -> None:
+        self.acts.append(act)
         execute, row = self.table.execute, self.rows.get(key)
         if act in ("cut over", "roll back"):
             execute("UPDATE embedtui.route SET active = %s, changed_by = 'x'", "new" if act == "cut over" else "old")
@@ -232,51 +232,29 @@ def test_whatever_enters_or_leaves_and_whenever(
 ) -> None:
     """No row outside changes by us, no vector inside is stale at the end, and none of the application's is replaced."""
     with table(database, api, tmp_path, scope=SCOPE, **flags) as found:
-        late: list[tuple[str, int]] = []
         inside: set[str] = set()
         asked = len(api.texts)
-        application: Application | None = None
-        replace = found.job.placement.replace
+        acts: list[str] = []
 
-        def meanwhile(*args):  # type: ignore[no-untyped-def]
-            while late and application is not None:
-                application.do(*late.pop(0))
-            before = outside(found)
-            written = replace(*args)
-            assert outside(found) == before
-            return written
+        def untouched(work: Callable[..., Any]) -> Callable[..., Any]:
+            """``work``, after which no row outside is another, but by the application."""
 
-        monkeypatch.setattr(found.job.placement, "replace", meanwhile)
+            def watched(*arguments: object) -> object:
+                before, done = outside(found), len(acts)
+                result = work(*arguments)
+                assert len(acts) > done or outside(found) == before
+                return result
 
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(some.lists(some.tuples(STEPS, some.booleans()), min_size=4, max_size=25))
-        def run(steps: list[tuple[tuple[str, int], bool]]) -> None:
-            nonlocal application
-            application = Application(found, inside)
-            for (act, key), between in steps:
-                if act == "sync":
-                    found.sync._recent.clear()
-                    if not late:
-                        before = outside(found)
-                        found.sync.step()
-                        assert outside(found) == before
-                    else:
-                        found.sync.step()
-                    application.check()
-                elif between:  # between what the next sync reads and what it writes
-                    late.append((act, key))
-                else:
-                    application.do(act, key)
-            while late:
-                application.do(*late.pop(0))
-            before = outside(found)
-            found.drain()
+            return watched
+
+        def settled(application: Application) -> None:
             application.check(settled=True)
-            assert outside(found) == before
             with psycopg.connect(database, autocommit=True) as conn:
                 counts = found.job.placement.count(conn)
             there = sum(row.inside for row in application.rows.values())
             assert (counts.rows, counts.missing, counts.stale) == (there, 0, 0)
 
-        run()
+        monkeypatch.setattr(found.job.placement, "replace", untouched(found.job.placement.replace))
+        monkeypatch.setattr(found.sync, "step", untouched(found.sync.step))
+        interleave(found, monkeypatch, STEPS, lambda scoped: Application(scoped, inside, acts), settled)
         assert set(list(api.texts)[asked:]) <= inside, "embedded and paid for, and never inside"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import psycopg
 
 from embedtui.config import Settings, load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.engine import Engine
+from embedtui.errors import Interrupted
 from embedtui.postgres import connect as ours
 from embedtui.postgres.connect import Connection
 
@@ -64,6 +68,30 @@ def wait_for(condition: Callable[[], object], what: str = "did not happen") -> N
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def following(engine: Engine) -> Iterator[None]:
+    """``engine`` works as ``embedtui run --follow`` does; it has to end when it is stopped, and by nothing else."""
+    stop, ended = threading.Event(), list[BaseException]()
+
+    def run() -> None:
+        try:
+            engine.run(stop, follow=True)
+        except Interrupted:
+            pass
+        except BaseException as error:
+            ended.append(error)
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join(60)
+    assert not worker.is_alive(), "the worker hangs"
+    assert not ended, ended
 
 
 def two_beats(dsn: str) -> None:

@@ -72,7 +72,9 @@ async def test_what_another_terminal_does_is_here_within_a_poll(
         await ready(app, pilot)
         await pilot.press("c")
         await until(pilot, lambda: app.comparison is not None and "compare" not in app.view.busy, 60)
-        assert "anna" not in said(app), "one's own acts are told once"
+        await until(pilot, lambda: any(each.own and each.act == "evaluation" for each in seen(app).log))
+        await pilot.pause()
+        assert "@" not in "".join(each.title for each in app._notifications), "one's own acts are told once"
         mine = compared(app).evaluation_id
         other = Other(database, api, tmp_path)
 

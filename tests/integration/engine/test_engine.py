@@ -13,10 +13,10 @@ import pytest
 from embedtui.config import load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
-from embedtui.errors import DatabaseError, Interrupted, ProviderError, Refused
+from embedtui.errors import DatabaseError, ProviderError, Refused
 from embedtui.model import Condition, Event, Phase, PhaseChanged
 from embedtui.postgres.state import schema, shards
-from tests.kits.support import connect, make_documents, settings_for, two_beats, wait_for
+from tests.kits.support import connect, following, make_documents, settings_for, two_beats, wait_for
 
 
 def engine_for(database: str, api: LoopbackServer, folder: Path, **flags: object) -> Engine:
@@ -160,18 +160,7 @@ def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, 
     api.latency = 0.3  # the pause meets it at work
     engine = engine_for(database, api, tmp_path, **{"pacing.max_concurrency": 1})
     other = Engine(database)
-    stop = threading.Event()
-    ended: list[Interrupted] = []
-
-    def run() -> None:
-        try:
-            engine.run(stop, follow=True)
-        except Interrupted as interrupted:
-            ended.append(interrupted)
-
-    worker = threading.Thread(target=run)
-    worker.start()
-    try:
+    with following(engine):
         wait_for(lambda: other.snapshot().backfill.rows > 0)
         other.pause("lunch")
         wait_for(lambda: not api_grows(api))
@@ -183,10 +172,6 @@ def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, 
         api.latency = 0.0
         other.set_pace(max_concurrency=8)
         wait_for(lambda: other.snapshot().phase is Phase.VALIDATE)
-    finally:
-        stop.set()
-        worker.join(60)
-    assert ended, "the worker hangs"
     assert other.verify().clean
     engine.close()
     other.close()
@@ -199,15 +184,7 @@ def test_what_is_not_on_the_wire_when_it_is_paused_is_not_sent(
     flags = {"new_model.max_inputs": 2, "pacing.requests_per_minute": 600.0, "pacing.max_concurrency": 16}
     engine = engine_for(database, api, tmp_path, **flags)
     other = Engine(database)
-    stop = threading.Event()
-
-    def run() -> None:
-        with contextlib.suppress(Interrupted):
-            engine.run(stop, follow=True)
-
-    worker = threading.Thread(target=run)
-    worker.start()
-    try:
+    with following(engine):
         wait_for(lambda: api.requests >= 10)  # sixteen wait for their turn in the pace now
         other.pause("lunch")
         two_beats(database)
@@ -219,9 +196,6 @@ def test_what_is_not_on_the_wire_when_it_is_paused_is_not_sent(
         assert (snapshot.condition, snapshot.backfill.in_flight) == (Condition.PAUSED, 0)
         other.resume()
         wait_for(lambda: api.requests > sent)
-    finally:
-        stop.set()
-        worker.join(60)
     engine.close()
     other.close()
 
@@ -243,23 +217,12 @@ def test_a_run_that_follows_reads_its_settings_again_when_it_is_resumed(
     settings = load_settings({**flags, **named}, environ={"DATABASE_URL": database}, cwd=tmp_path)
     engine, other = Engine(database, settings=settings), Engine(database)
     engine.prepare()
-    stop = threading.Event()
-
-    def run() -> None:
-        with contextlib.suppress(Interrupted):
-            engine.run(stop, follow=True)
-
-    worker = threading.Thread(target=run)
-    worker.start()
-    try:
+    with following(engine):
         wait_for(lambda: other.snapshot().condition is Condition.FAILED)
         (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
         (tmp_path / "embedtui.toml").write_text("[new_model]\nmax_inputs = 7\n")
         other.resume()
         wait_for(lambda: other.snapshot().phase is Phase.VALIDATE)
-    finally:
-        stop.set()
-        worker.join(60)
     assert any("max_inputs is 7 here" in entry.detail for entry in other.audit() if entry.act == "settings")
     engine.close()
     other.close()
@@ -363,15 +326,7 @@ def test_the_index_is_held_back_and_let_go(database: str, api: LoopbackServer, t
     engine, operator = engine_for(database, api, tmp_path), engine_for(database, api, tmp_path)
     engine.prepare()
     operator.hold_index()
-    stop = threading.Event()
-
-    def work() -> None:
-        with contextlib.suppress(Interrupted):
-            engine.run(stop, follow=True)
-
-    working = threading.Thread(target=work)
-    working.start()
-    try:
+    with following(engine):
         wait_for(lambda: [hold.name for hold in operator.snapshot().reasons] == ["index"])
         assert operator.snapshot().phase is Phase.INDEX
         assert operator.snapshot().migration.index_held
@@ -393,8 +348,5 @@ def test_the_index_is_held_back_and_let_go(database: str, api: LoopbackServer, t
             operator.hold_index()
         acts = [entry.act for entry in operator.audit()]
         assert acts.count("hold index") == acts.count("release index") == 2
-    finally:
-        stop.set()
-        working.join()
-        engine.close()
-        operator.close()
+    engine.close()
+    operator.close()

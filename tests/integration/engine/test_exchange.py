@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import psycopg
 import pytest
 
+from embedtui.config import Settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.upkeep import Upkeep
 from embedtui.engine.validate import compare as comparing
-from embedtui.errors import Interrupted, Refused, TableChanged
+from embedtui.errors import Refused, TableChanged
 from embedtui.model import Phase, Side
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.batch import prepare_batch
 from embedtui.postgres.sides.placement import make_placement
-from tests.kits.support import NEW, OLD, connect, make_documents, settings_for, wait_for
+from tests.kits.support import NEW, OLD, connect, following, make_documents, settings_for, wait_for
 
 SIZE = 8
 """Of both models: a vector on the wrong side raises no error."""
@@ -35,27 +36,17 @@ def api() -> Iterator[LoopbackServer]:
         yield running
 
 
-class Follower:
-    """A worker that keeps both sides current, as ``embedtui run --follow`` does."""
+def settings_of(dsn: str, api: LoopbackServer, folder: Path) -> Settings:
+    return settings_for(dsn, api, folder, {"cutover.strategy": "rename"}, EMBED_DIMENSIONS=str(SIZE))
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.stop, self.ended = engine, threading.Event(), list[BaseException]()
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
 
-    def _run(self) -> None:
-        try:
-            self.engine.run(self.stop, follow=True)
-        except Interrupted:
-            pass
-        except BaseException as error:
-            self.ended.append(error)
-
-    def end(self) -> None:
-        self.stop.set()
-        self.thread.join()
-        self.engine.close()
-        assert not self.ended
+@contextmanager
+def backfilled(dsn: str, api: LoopbackServer, folder: Path, rows: int = 5, index: bool = False) -> Iterator[Engine]:
+    """All rows have new vectors, and the names are to be exchanged."""
+    make_documents(dsn, rows, index=index)
+    with closing(Engine(dsn, settings=settings_of(dsn, api, folder))) as engine:
+        assert engine.run(threading.Event()).phase is Phase.VALIDATE
+        yield engine
 
 
 def _write(dsn: str, stop: threading.Event, failed: list[str]) -> None:
@@ -74,41 +65,37 @@ def _write(dsn: str, stop: threading.Event, failed: list[str]) -> None:
 
 
 def test_cutover_and_rollback_beside_workers_and_writes(database: str, api: LoopbackServer, tmp_path: Path) -> None:
-    make_documents(database, 40, index=True)
-    settings = settings_for(database, api, tmp_path, {"cutover.strategy": "rename"}, EMBED_DIMENSIONS=str(SIZE))
-    engine = Engine(database, None, settings)
-    engine.run(threading.Event())
-    with connect(database) as conn:
-        numbers = dict(
-            conn.execute(
-                "SELECT attname::text, attnum::int FROM pg_attribute WHERE attrelid = 'documents'::regclass"
-            ).fetchall()
-        )
-    workers = [Follower(Engine(database, None, settings)) for _ in range(2)]
-    wait_for(lambda: sum(worker.alive for worker in engine.snapshot().workers) == 2, "two workers")
-    stop, failed = threading.Event(), list[str]()
-    application = threading.Thread(target=_write, args=(database, stop, failed))
-    engine.cutover(override=OVERRIDE)
-    application.start()
-
-    def written() -> int:
+    with backfilled(database, api, tmp_path, 40, index=True) as engine, ExitStack() as stack:
         with connect(database) as conn:
-            row = conn.execute("SELECT count(*) FROM documents").fetchone()
-            assert row is not None
-            return int(row[0])
+            numbers = dict(
+                conn.execute(
+                    "SELECT attname::text, attnum::int FROM pg_attribute WHERE attrelid = 'documents'::regclass"
+                ).fetchall()
+            )
+        for _ in range(2):
+            worker = stack.enter_context(closing(Engine(database, settings=settings_of(database, api, tmp_path))))
+            stack.enter_context(following(worker))
+        wait_for(lambda: sum(worker.alive for worker in engine.snapshot().workers) == 2, "two workers")
+        stop, failed = threading.Event(), list[str]()
+        application = threading.Thread(target=_write, args=(database, stop, failed))
+        engine.cutover(override=OVERRIDE)
+        application.start()
 
-    for turn in range(7):
-        before = written()
-        wait_for(lambda before=before: written() > before + 3)
-        engine.rollback() if turn % 2 == 0 else engine.cutover(override=OVERRIDE)
-        assert engine.snapshot().route.active is (Side.OLD if turn % 2 == 0 else Side.NEW)
-    stop.set()
-    application.join()
-    wait_for(lambda: engine.snapshot().sync.queued == 0, "the queue is worked off")
-    wait_for(lambda: not _scan_asked(database), "no scan is asked for")
-    for worker in workers:
-        worker.end()
-    engine.close()
+        def written() -> int:
+            with connect(database) as conn:
+                row = conn.execute("SELECT count(*) FROM documents").fetchone()
+                assert row is not None
+                return int(row[0])
+
+        for turn in range(7):
+            before = written()
+            wait_for(lambda before=before: written() > before + 3)
+            engine.rollback() if turn % 2 == 0 else engine.cutover(override=OVERRIDE)
+            assert engine.snapshot().route.active is (Side.OLD if turn % 2 == 0 else Side.NEW)
+        stop.set()
+        application.join()
+        wait_for(lambda: engine.snapshot().sync.queued == 0, "the queue is worked off")
+        wait_for(lambda: not _scan_asked(database), "no scan is asked for")
     assert not failed
     with connect(database) as conn:
         now = dict(
@@ -136,11 +123,7 @@ def test_an_old_vector_that_comes_late_is_not_written_under_the_exchanged_name(
     database: str, api: LoopbackServer, tmp_path: Path
 ) -> None:
     """Read before the exchange, written after it: of a row that has no vector, no digest tells the columns apart."""
-    make_documents(database, 5)
-    settings = settings_for(database, api, tmp_path, {"cutover.strategy": "rename"}, EMBED_DIMENSIONS=str(SIZE))
-    engine = Engine(database, None, settings)
-    engine.run(threading.Event())
-    with closing(engine), connect(database) as conn:
+    with backfilled(database, api, tmp_path) as engine, connect(database) as conn:
         prepare_batch(conn)
         conn.execute("INSERT INTO documents (id, content) VALUES (100, 'without a vector')")
         placement = make_placement(engine.require())
@@ -153,11 +136,7 @@ def test_an_old_vector_that_comes_late_is_not_written_under_the_exchanged_name(
 
 
 def test_change_capture_goes_by_the_new_names_at_once(database: str, api: LoopbackServer, tmp_path: Path) -> None:
-    make_documents(database, 5)
-    settings = settings_for(database, api, tmp_path, {"cutover.strategy": "rename"}, EMBED_DIMENSIONS=str(SIZE))
-    engine = Engine(database, None, settings)
-    engine.run(threading.Event())
-    with connect(database) as conn:
+    with backfilled(database, api, tmp_path) as engine, connect(database) as conn:
         for act in (lambda: engine.cutover(override=OVERRIDE), engine.rollback):
             act()
             side = "wrote_new" if engine.snapshot().route.active is Side.NEW else "wrote_old"
@@ -166,17 +145,12 @@ def test_change_capture_goes_by_the_new_names_at_once(database: str, api: Loopba
             assert conn.execute("SELECT count(*) FROM embedtui.capture_fault").fetchone() == (0,)
             newest = conn.execute(f"SELECT {side}, {other} FROM embedtui.queue ORDER BY id DESC LIMIT 1").fetchone()
             assert newest == (True, False)
-    engine.close()
 
 
 def test_a_worker_that_is_behind_does_not_install_capture_by_former_names(
     database: str, api: LoopbackServer, tmp_path: Path
 ) -> None:
-    make_documents(database, 5)
-    settings = settings_for(database, api, tmp_path, {"cutover.strategy": "rename"}, EMBED_DIMENSIONS=str(SIZE))
-    engine = Engine(database, None, settings)
-    engine.run(threading.Event())
-    with closing(engine), connect(database) as conn:
+    with backfilled(database, api, tmp_path) as engine, connect(database) as conn:
         behind = engine.require()
         engine.cutover(override=OVERRIDE)
         upkeep = Upkeep(Job(database, behind, None), lambda work: work(conn))
@@ -190,19 +164,14 @@ def test_a_worker_that_is_behind_does_not_install_capture_by_former_names(
 def test_a_comparison_over_an_exchange_is_not_recorded(
     database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_documents(database, 30)
-    settings = settings_for(database, api, tmp_path, {"cutover.strategy": "rename"}, EMBED_DIMENSIONS=str(SIZE))
-    engine = Engine(database, None, settings)
-    assert engine.run(threading.Event()).phase is Phase.VALIDATE
-    search = comparing.search_all
+    with backfilled(database, api, tmp_path, 30) as engine, connect(database) as conn:
+        search = comparing.search_all
 
-    def exchanged_meanwhile(*arguments: object, **options: object) -> object:
-        engine.cutover(override=OVERRIDE)
-        return search(*arguments, **options)  # type: ignore[arg-type]
+        def exchanged_meanwhile(*arguments: object, **options: object) -> object:
+            engine.cutover(override=OVERRIDE)
+            return search(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(comparing, "search_all", exchanged_meanwhile)
-    with pytest.raises(Refused, match="exchanged the columns' names"):
-        engine.compare()
-    with connect(database) as conn:
+        monkeypatch.setattr(comparing, "search_all", exchanged_meanwhile)
+        with pytest.raises(Refused, match="exchanged the columns' names"):
+            engine.compare()
         assert conn.execute("SELECT count(*) FROM embedtui.evaluation").fetchone() == (0,)
-    engine.close()

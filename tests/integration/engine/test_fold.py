@@ -15,6 +15,7 @@ from embedtui.engine.cleanup.abort import abort
 from embedtui.engine.cleanup.blockers import cleanup_blockers
 from embedtui.engine.cleanup.choice import CleanupChoice, CleanupStep
 from embedtui.engine.cleanup.cleanup import cleanup
+from embedtui.engine.cleanup.fold import Folding
 from embedtui.engine.cleanup.heard import cleanup_notices, decided
 from embedtui.engine.table_changes import remember
 from embedtui.errors import Refused
@@ -194,8 +195,18 @@ def test_leaf_by_leaf(conn: Connection, database: str) -> None:
     assert leftovers(conn) == 0 and migration.id == found.id
 
 
-def test_what_the_application_writes_to_the_side_table_meanwhile_is_kept(conn: Connection) -> None:
-    """Also where the trigger could not tell, and where a row is taken away."""
+def test_what_the_application_writes_to_the_side_table_meanwhile_is_kept(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the trigger could not tell, where a row is taken away, and as the drop begins."""
+    catch_up, dropping = Folding.catch_up, threading.Event()
+
+    def write_after(folding: Folding) -> None:
+        catch_up(folding)
+        if dropping.is_set():
+            conn.execute(f"UPDATE documents_embedding_v2 SET embedding = {vector('80')} WHERE id = 9".encode())
+
+    monkeypatch.setattr(Folding, "catch_up", write_after)
     migration = soaked(conn, PlacementKind.TABLE)
 
     def write(step: CleanupStep) -> None:
@@ -209,9 +220,10 @@ def test_what_the_application_writes_to_the_side_table_meanwhile_is_kept(conn: C
             conn.execute(f"UPDATE documents_embedding_v2 SET embedding = {vector('79')} WHERE id = 5".encode())
             conn.execute("DELETE FROM documents_embedding_v2 WHERE id = 6; DELETE FROM documents WHERE id = 7")
             conn.execute("UPDATE documents SET id = 1000 WHERE id = 8")
+            dropping.set()
 
     clean(conn, migration, on_step=write)
-    for row, number in ((3, "77"), (4, "78"), (5, "79"), (1000, "16")):
+    for row, number in ((3, "77"), (4, "78"), (5, "79"), (9, "80"), (1000, "16")):
         assert count(conn, f"SELECT count(*) FROM documents WHERE id = {row} AND embedding <-> {vector(number)} < 1e-4")
     assert conn.execute("SELECT id FROM documents WHERE embedding IS NULL").fetchall() == [(6,)]
     assert count(conn, "SELECT count(*) FROM documents") == ROWS - 1

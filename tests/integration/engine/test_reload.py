@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,10 +13,10 @@ import pytest
 from embedtui.config import Settings, load_settings
 from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
-from embedtui.errors import Interrupted, SettingsError
+from embedtui.errors import SettingsError
 from embedtui.model import Condition, Phase
 from embedtui.postgres import indexes
-from tests.kits.support import make_documents, wait_for
+from tests.kits.support import following, make_documents, wait_for
 
 ROWS = 60
 
@@ -40,26 +39,13 @@ def load(dsn: str, folder: Path) -> Settings:
 
 
 @contextmanager
-def following(dsn: str, folder: Path) -> Iterator[Engine]:
+def at_work(dsn: str, folder: Path) -> Iterator[Engine]:
     """A worker that follows by the settings in ``folder``; yields an operator's engine, which knows none."""
-    engine, stop = Engine(dsn, settings=load(dsn, folder)), threading.Event()
-    engine.prepare()
-
-    def run() -> None:
-        with contextlib.suppress(Interrupted):
-            engine.run(stop, follow=True)
-
-    worker = threading.Thread(target=run)
-    worker.start()
-    try:
-        with closing(Engine(dsn)) as operator:
+    with closing(Engine(dsn, settings=load(dsn, folder))) as engine:
+        engine.prepare()
+        with following(engine), closing(Engine(dsn)) as operator:
             wait_for(lambda: any(each.alive for each in operator.snapshot().workers))
             yield operator
-    finally:
-        stop.set()
-        worker.join(60)
-        engine.close()
-    assert not worker.is_alive()
 
 
 def edit(dsn: str, key: int, text: str) -> None:
@@ -79,7 +65,7 @@ def test_an_endpoint_that_moved_is_followed_by_workers_at_work(
     write_settings(tmp_path, api.base_url)
     with (
         LoopbackServer({"new-model": hash_model(16)}, key="sk-of-the-other-house") as other,
-        following(database, tmp_path) as operator,
+        at_work(database, tmp_path) as operator,
     ):
         wait_for(lambda: operator.snapshot().phase is Phase.VALIDATE)
         api.stop()
@@ -101,7 +87,7 @@ def test_limits_and_throttle_count_from_then_on(database: str, api: LoopbackServ
     api.faults.add(FaultKind.UNAVAILABLE, predicate=lambda _: api.served >= 3, retry_after=2)
     (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
     write_settings(tmp_path, api.base_url, "max_inputs = 40\n[pacing]\nmax_concurrency = 1")
-    with following(database, tmp_path) as operator:
+    with at_work(database, tmp_path) as operator:
         wait_for(lambda: any(hold.name == "provider" for hold in operator.snapshot().reasons))
         write_settings(tmp_path, api.base_url, "max_inputs = 2\n[throttle]\nlong_transaction_seconds = 5.0")
         operator.reload()
@@ -120,7 +106,7 @@ def test_settings_of_another_model_are_refused_and_the_work_goes_on(
     make_documents(database, ROWS)
     (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
     write_settings(tmp_path, api.base_url)
-    with following(database, tmp_path) as operator:
+    with at_work(database, tmp_path) as operator:
         for name, more, why in (
             ("another-model", "", "the settings say another-model"),
             ("new-model", "max_inputs = 0", "max_inputs"),
@@ -156,7 +142,7 @@ def test_a_worker_that_waits_to_be_resumed_reads_them_and_waits_on(
     make_documents(database, ROWS)
     (tmp_path / ".env").write_text("OPENAI_API_KEY=sk-of-last-year-123\n")
     write_settings(tmp_path, api.base_url)
-    with following(database, tmp_path) as operator:
+    with at_work(database, tmp_path) as operator:
         wait_for(lambda: operator.snapshot().condition is Condition.FAILED)
         (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
         write_settings(tmp_path, api.base_url, "max_inputs = 9")
@@ -185,7 +171,7 @@ def test_an_index_under_way_is_built_first(
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(indexes, "build", build)
-    with following(database, tmp_path) as operator:
+    with at_work(database, tmp_path) as operator:
         assert building.wait(60)
         write_settings(tmp_path, api.base_url, "max_inputs = 9")
         operator.reload()
