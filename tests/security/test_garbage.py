@@ -37,6 +37,22 @@ def test_entries_that_name_no_row_are_scanned_for(
             assert conn.execute("SELECT count(*) FROM embedtui.queue").fetchone() == (0,)
 
 
+@pytest.mark.parametrize("entry", ["'{}', 'x', '{1}'", "'{1}', 'u', '{NULL}'", "'{{1}}', 'd', '{{1},{2}}'"])
+def test_entries_of_texts_in_no_other_table_are_scanned_for(
+    database: str, api: LoopbackServer, tmp_path: Path, entry: str
+) -> None:
+    make_documents(database, 20)
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path))) as engine:
+        engine.run(threading.Event(), until=0)
+        with psycopg.connect(database, autocommit=True) as conn:
+            planted = f"INSERT INTO embedtui.queue (migration, key, kind, text_key) VALUES (1, {entry})"
+            for _ in range(300):
+                conn.execute(planted.encode())
+        assert engine.run(threading.Event()).phase is Phase.VALIDATE
+        assert engine.snapshot().sync.queued == 0
+        assert engine.verify().clean
+
+
 def test_judgments_that_are_none_are_left_out(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, 40)
     with closing(Engine(database, settings=settings_for(database, api, tmp_path))) as engine:
