@@ -23,6 +23,7 @@ PAGES = 20
 """Of the list, newest first, that are looked through for a job of ours."""
 MARK = "embedtui"
 """Key of a job's metadata under which its token stands."""
+_ID = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
 _LIMIT = re.compile(r"limit:?\s*([\d,]{3,})", re.IGNORECASE)
 
 
@@ -77,11 +78,13 @@ class OpenAIBatches:
 
     def retrieve(self, batch: str, stop: threading.Event) -> BatchState:
         """A job as it is now."""
+        _require_id(batch)
         with self._embedder.asking(1 << 20, stop) as client:
             return _state(client.batches.retrieve(batch, extra_headers=self._embedder.headers))
 
     def cancel(self, batch: str, stop: threading.Event) -> BatchState:
         """Ask for a job to be ended; what is answered by then is charged for, and can be fetched."""
+        _require_id(batch)
         with self._embedder.asking(1 << 20, stop) as client:
             return _state(client.batches.cancel(batch, extra_headers=self._embedder.headers))
 
@@ -127,7 +130,17 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
 
 
+def _is_id(value: object) -> bool:
+    """It is part of an address: none that leads somewhere else."""
+    return isinstance(value, str) and bool(_ID.fullmatch(value)) and not {"", ".", ".."} & set(value.split("/"))
+
+
+def _require_id(batch: str) -> None:
+    if not _is_id(batch):  # as the database has it, where other roles write as well
+        raise ProviderFault(FaultClass.PROVIDER, "404", "No job has such a name.")
+
+
 def _named(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[\w.:/-]{1,200}", value):
+    if not isinstance(value, str) or not _is_id(value):
         raise ProviderFault(FaultClass.PROVIDER, "bad_reply", "Broken reply: a file or job without a name.")
     return value

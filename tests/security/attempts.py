@@ -184,6 +184,19 @@ _WORKER = (
     *_each(
         Role.WORKER,
         "plant",
+        ("date a phase beyond all calendars", _migration("phase_at", "'infinity'")),
+        ("date what was learnt before them", "UPDATE embedtui.model SET learnt_at = '4713-01-01 BC'"),
+        ("date its heartbeat so", "UPDATE embedtui.worker SET heartbeat = '294276-12-31'"),
+        ("date a lease so", "UPDATE embedtui.shard SET lease_until = 'infinity'"),
+        (
+            "date a queued change so",
+            "INSERT INTO embedtui.queue (migration, key, kind, at) VALUES (1, '{1}', 'u', '-infinity')",
+        ),
+        ("date a batch job so", "UPDATE embedtui.batch_job SET sent_at = '10000-01-01'"),
+        ("count more than anybody can add up", _migration("synced_tokens", "9223372036854775807")),
+        ("count so many rows of a shard", "UPDATE embedtui.shard SET rows = 9223372036854775807"),
+        ("count so much spent", "UPDATE embedtui.pace SET spent_tokens = -9223372036854775808"),
+        ("reserve so much", "UPDATE embedtui.batch_job SET reserved = 9223372036854775807"),
         (
             "store a fault that nobody knows",
             "INSERT INTO embedtui.fault (migration, key, class, reason) VALUES (1, '{1}', 'x', '')",
@@ -235,6 +248,11 @@ _WORKER = (
 _APPLICATION = (
     *_outsider(Role.APPLICATION),
     Attempt(Role.APPLICATION, "plant", "move it by the view", "UPDATE embedtui.route_side SET canary = 9", "55000"),
+    Attempt(
+        Role.APPLICATION, "plant", "date a Router beyond all calendars",
+        "INSERT INTO embedtui.listener (id, name, host, pid, epoch_seen_at) VALUES"
+        " (gen_random_uuid(), 'd', 'h', 1, 'infinity')", "23514",
+    ),
     *(
         Attempt(Role.APPLICATION, "read", f"read {table}", f"SELECT * FROM embedtui.{table}") for table in STATE_TABLES
         if table != "bridge_row"  # the map that its searches go through

@@ -136,6 +136,7 @@ class Sync:
             list, {key: at for key, at in self._recent.items() if moment - at[-1] < WINDOW_SECONDS}
         )
         self._database(self._upkeep.require_table)
+        self._database(self._upkeep.sound_texts)
         self._database(self._upkeep.follow_rights)
         self._database(self._job.placement.forget_gone)
         scanned = self._upkeep.scan()

@@ -30,6 +30,7 @@ from embedtui.postgres.state.queue import (
     Entry,
     TextEntry,
     forget_entries,
+    forget_texts,
     next_texts,
     queue_keys,
     queue_rows_of_texts,
@@ -124,6 +125,14 @@ class Upkeep:
                 capture.add_fault(conn, migration, "a key in the queue names no row")
                 forget_entries(conn, migration.id, torn)
         return [entry for entry in entries if entry.id not in torn]
+
+    def sound_texts(self, conn: Connection) -> None:
+        """Ask for a scan in the place of texts in another table where there is none: other roles may write here too."""
+        migration = self._job.migration
+        if migration.text_table is None:
+            with conn.transaction():
+                if forget_texts(conn, migration.id):
+                    capture.add_fault(conn, migration, "the queue names a text in another table, and there is none")
 
     def expand_texts(self, conn: Connection) -> int:
         """Queue rows in the place of texts in another table that are other ones now; the number of texts looked at.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import psycopg
 from psycopg import sql
 
 from embedtui.model import Key, Migration, VerifyReport
@@ -161,6 +162,48 @@ class WholeSide:
 
         A worker's verdict on a text may come when the row has another one, and its vector.
         """
+        try:
+            with conn.transaction():
+                self._forget_gone(conn)
+        except psycopg.DataError:  # other roles may write marks as well: of keys that are none, too
+            for marks in ("fault", "stale"):
+                found = conn.execute(
+                    self._format("SELECT DISTINCT key FROM {marks} WHERE migration = {migration}", marks=_marks(marks))
+                ).fetchall()
+                self._forget_unreadable(conn, marks, [key for (key,) in found])
+            self._forget_gone(conn)
+
+    def _forget_unreadable(self, conn: Connection, marks: str, keys: Sequence[list[str]]) -> None:
+        """Remove those of these marks whose key is none of its columns' types."""
+        if not keys:
+            return
+        among = [sql.Literal(key) for key in keys]
+        try:
+            with conn.transaction():
+                conn.execute(
+                    self._format(
+                        "SELECT count(*) FROM {marks} m WHERE m.migration = {migration} AND m.key IN ({keys})"
+                        " AND EXISTS (SELECT FROM {table} t WHERE {key_join})",
+                        marks=_marks(marks),
+                        keys=sql.SQL(", ").join(sql.SQL("{}::text[]").format(key) for key in among),
+                        key_join=key_join_sql(self.migration, "t", sql.SQL("m.key")),
+                    )
+                )
+        except psycopg.DataError:
+            if len(keys) == 1:
+                conn.execute(
+                    self._format(
+                        "DELETE FROM {marks} WHERE migration = {migration} AND key = {unreadable}::text[]",
+                        marks=_marks(marks),
+                        unreadable=among[0],
+                    )
+                )
+                return
+            half = len(keys) // 2
+            self._forget_unreadable(conn, marks, keys[:half])
+            self._forget_unreadable(conn, marks, keys[half:])
+
+    def _forget_gone(self, conn: Connection) -> None:
         for marks in ("fault", "stale"):
             conn.execute(
                 self._format(
@@ -168,7 +211,7 @@ class WholeSide:
                     " AND NOT EXISTS (SELECT FROM {table} t WHERE {key_join} AND {in_scope})"
                     # of a row under another key now, sync takes them along
                     " AND NOT EXISTS (SELECT FROM embedtui.queue q WHERE q.migration = {migration} AND q.was = m.key)",
-                    marks=sql.Identifier("embedtui", marks),
+                    marks=_marks(marks),
                     key_join=key_join_sql(self.migration, "t", sql.SQL("m.key")),
                 )
             )
@@ -203,3 +246,7 @@ class WholeSide:
         """Rows of the new side without a source row; a column has none."""
         del conn
         return 0
+
+
+def _marks(table: str) -> sql.Identifier:
+    return sql.Identifier("embedtui", table)

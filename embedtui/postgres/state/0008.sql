@@ -98,3 +98,34 @@ ALTER TABLE embedtui.model ADD COLUMN given integer, ADD COLUMN normalise boolea
 -- Which process wrote a line, by its own word: a terminal tells its own acts from those of others.
 ALTER TABLE embedtui.audit
     ADD COLUMN pid integer DEFAULT nullif(pg_catalog.current_setting('embedtui.pid', true), '')::integer;
+
+-- Times that roles other than the owner may write are times: on infinity, or on a year that no client can read, everybody
+-- else's look at the state would fail. Rows that are there are not read for it.
+DO $$
+DECLARE
+    c record;
+BEGIN
+    FOR c IN SELECT * FROM (VALUES
+        ('migration', 'phase_at'), ('model', 'learnt_at'), ('worker', 'since'), ('worker', 'heartbeat'),
+        ('worker', 'stopped_at'), ('shard', 'lease_until'), ('queue', 'at'), ('fault', 'last_seen'),
+        ('pace', 'filled_at'), ('pace', 'blocked_until'), ('listener', 'epoch_seen_at'), ('listener', 'heartbeat'),
+        ('batch_job', 'asked_at'), ('batch_job', 'sent_at'), ('batch_job', 'looked_at'), ('batch_job', 'missing_since'),
+        ('batch_job', 'ended_at')) AS x (relation, name)
+    LOOP
+        EXECUTE format('ALTER TABLE embedtui.%I ADD CONSTRAINT %I'
+                       ' CHECK (%I BETWEEN ''2000-01-01'' AND ''3000-01-01'') NOT VALID',
+                       c.relation, c.relation || '_' || c.name, c.name);
+    END LOOP;
+    -- and so are their counters: no sum of them overflows
+    FOR c IN SELECT * FROM (VALUES
+        ('migration', 'total_rows', 15), ('migration', 'synced', 15), ('migration', 'synced_tokens', 15),
+        ('shard', 'rows', 12), ('shard', 'updates', 12), ('shard', 'hot_updates', 12), ('shard', 'tokens', 12),
+        ('pace', 'spent_tokens', 15), ('pace', 'requests', 15), ('pace', 'rejected', 15),
+        ('batch_job', 'estimate', 12), ('batch_job', 'reserved', 12), ('batch_job', 'rows', 12),
+        ('batch_job', 'tokens', 12), ('listener', 'searches_old', 15), ('listener', 'searches_new', 15))
+        AS x (relation, name, digits)
+    LOOP
+        EXECUTE format('ALTER TABLE embedtui.%I ADD CONSTRAINT %I CHECK (abs(%I::numeric) <= 1e%s) NOT VALID',
+                       c.relation, c.relation || '_' || c.name, c.name, c.digits);
+    END LOOP;
+END $$;

@@ -215,6 +215,13 @@ def next_texts(conn: Connection, migration_id: int, limit: int) -> list[TextEntr
     return [TextEntry(number, tuple(text), tuple(after)) for number, text, after in rows]
 
 
+def forget_texts(conn: Connection, migration_id: int) -> int:
+    """Take all entries of texts in another table from the queue; how many."""
+    return conn.execute(
+        "DELETE FROM embedtui.queue WHERE migration = %s AND text_key IS NOT NULL", [migration_id]
+    ).rowcount
+
+
 def count_rows_of_texts(conn: Connection, migration_id: int, rows: sql.Composable, limit: int) -> int:
     """Rows whose text in another table changed and that are not queued yet, up to ``limit``; ``rows`` as below."""
     query = sql.SQL(
