@@ -170,8 +170,8 @@ def test_a_partition_attached_in_the_middle(database: str, api: LoopbackServer, 
 
 
 @PLACEMENTS
-def test_postgresql_16(api: LoopbackServer, tmp_path: Path, placement: str) -> None:
-    with EmbeddedServer(tmp_path / "pg", version=16, settings=FAST) as server:
+def test_postgresql_16(api: LoopbackServer, tmp_path: Path, server_folder: Path, placement: str) -> None:
+    with EmbeddedServer(server_folder / "pg", version=16, settings=FAST) as server:
         execute(server.dsn(), "CREATE EXTENSION vector")
         make_documents(server.dsn(), 600, index=True)
         prove(engine_for(server.dsn(), api, tmp_path, placement), api, 600)

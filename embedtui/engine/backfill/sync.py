@@ -62,8 +62,7 @@ class Sync:
         self._recent: dict[Key, list[float]] = defaultdict(list)
         self._after = 0
         """Id of the last entry that was put off in this round."""
-        self._tend_at = 0.0
-        self._look_at = 0.0
+        self._tend_at = self._look_at = 0.0
 
     def close(self) -> None:
         """Release the connection, and with it the right to sync."""
