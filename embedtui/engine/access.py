@@ -138,8 +138,10 @@ class Access:
         """Opens connections for work that takes longer than a screen waits."""
         return connector(self.dsn, name)
 
-    def snapshot(self) -> Snapshot:
-        """The state as of now; a few cheap statements."""
+    def snapshot(self, *, recount: bool = False) -> Snapshot:
+        """The state as of now; a few cheap statements. ``recount``: no count of the rows from before is good enough."""
+        if recount:
+            self._counter.renew()
         found = self.read(
             lambda conn: read_snapshot(
                 conn, self.name, self._meter, current_evaluation, self.own_pids, self._counter.count

@@ -66,6 +66,11 @@ class Counter:
             thread.join(FIRST_SECONDS)
         return self._found
 
+    def renew(self) -> None:
+        """What was counted so far is of before; the next snapshot waits for a new count, as the first did."""
+        with self._lock:
+            self._migration = None
+
     def close(self) -> None:
         """Break off a count under way."""
         with self._lock:
@@ -93,6 +98,6 @@ class Counter:
             took = time.monotonic() - began
             sooner, later = (max(least, times * took) for least, times in (MOVED, AT_REST))
         with self._lock:
-            if self._migration == migration.id:
+            if self._thread is threading.current_thread():  # nobody asked for a newer count
                 self._found = found
                 self._earliest, self._due = time.monotonic() + sooner, time.monotonic() + later

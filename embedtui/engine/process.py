@@ -125,7 +125,7 @@ class SubprocessEngine(Engine):
             EmbedtuiError: as :meth:`Engine.run`, or the work's process died.
         """
         self._apart(replace(self._request(), until=until, follow=follow), stop)
-        return self.snapshot()
+        return self._at.snapshot(recount=True)
 
     def bridge(
         self,

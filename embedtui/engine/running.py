@@ -91,7 +91,7 @@ class Runner:
         while True:
             try:
                 if self._round(self._at.require(), stop, until, follow):
-                    return self._at.snapshot()
+                    return self._at.snapshot(recount=True)
             except (DatabaseLost, Locked) as error:
                 self._at.emit(Noted(now(), f"Waiting for the database: {error.message}"))
                 if stop.wait(wait):

@@ -45,6 +45,7 @@ from embedtui.postgres.state.models import load_learnt, store_learnt
 from embedtui.postgres.state.partitions import remember_partitions, unseen_partitions
 from embedtui.postgres.state.queue import EVERY_KIND, last_entry, queue_keys, waits
 from embedtui.postgres.state.shards import plan_shards
+from embedtui.postgres.state.stale import marked_to_embed
 from embedtui.providers import Embedder, ProviderFault, make_embedder
 
 T = TypeVar("T")
@@ -164,7 +165,7 @@ class Stages:
         for thread in (syncing, *beside):
             thread.start()
         try:
-            self._phases(new)
+            self._phases(new, sync)
         except Interrupted:
             if not self._stopped_at_share and self._sync_error is None:
                 raise
@@ -211,7 +212,7 @@ class Stages:
         if self._database(lambda conn: set_phase(conn, self._job.migration.id, phase, expect=(expect,))):
             self._job.emit(PhaseChanged(now(), f"Phase: {phase}", phase))
 
-    def _phases(self, new: RowEmbedder) -> None:
+    def _phases(self, new: RowEmbedder, sync: Sync) -> None:
         while not self._job.stop.is_set():
             self._job.wait_while_held(self._job.stop)
             phase = self._migration().phase
@@ -229,8 +230,9 @@ class Stages:
                 if not self._job.migration.stored.by_triggers:  # no trigger tells whether there is anything to do
                     self._database(lambda conn: capture.add_fault(conn, self._job.migration, "a run began"))
                 self._settle()
-                if self._database(lambda conn: capture.faulty(conn, self._job.migration.id)):
-                    self._settle()  # the queue held a key that only a scan finds
+                if self._database(self._scan_goes_on):  # the queue held a key that only a scan finds
+                    self._settle()
+                self._await_old_side(sync)
                 return
             else:
                 self._job.doing("keeping both sides current")
@@ -243,6 +245,23 @@ class Stages:
         while self._database(lambda conn: queue_unseen(conn, self._job.placement)):
             self._job.doing("queueing a new partition's rows")
         self._drain(EVERY_KIND)
+
+    def _scan_goes_on(self, conn: Connection) -> bool:
+        """Whether a scan is to come, or rows wait that one found."""
+        number = self._job.migration.id
+        return capture.faulty(conn, number) or waits(conn, number, kinds="s")
+
+    def _await_old_side(self, sync: Sync) -> None:
+        """Wait until the old model, while it answers, has embedded the rows that a rollback would find stale."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        number = self._job.migration.id
+        while self._database(lambda conn: marked_to_embed(conn, number, 1)) and sync.hurry_old_side():
+            self._job.doing("bringing the old side up to date")
+            if self._job.stop.wait(IDLE_SECONDS):
+                raise self._why_stopped()
+            if time.monotonic() > deadline:
+                self._job.note("Old vectors are still being brought up to date: `embedtui run` again.")
+                return
 
     def _why_stopped(self) -> EmbedtuiError:
         return self._sync_error or Interrupted("Stopped.", hint="Run again to go on.")

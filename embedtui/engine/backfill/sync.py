@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -16,6 +15,7 @@ from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Out
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.old_side import OldSide, Wanted
 from embedtui.engine.backfill.packing import Limits, pack
+from embedtui.engine.backfill.recent import RecentlyEmbedded
 from embedtui.engine.backfill.upkeep import Upkeep
 from embedtui.model import FaultClass, Key, Side
 from embedtui.postgres.connect import Connection, Link
@@ -30,9 +30,6 @@ T = TypeVar("T")
 
 BATCH = 256
 """Queue entries taken at a time."""
-EMBEDS_PER_KEY = 6
-"""A key is embedded again at most so often a minute; a trigger that touches the content at every write ends there."""
-WINDOW_SECONDS = 60.0
 TEND_SECONDS = 5.0
 """While nothing is queued: how often rows that are gone are forgotten, and stale ones tried again."""
 
@@ -59,7 +56,7 @@ class Sync:
         self._new, self._old_side = new, OldSide(job, old, self._database)
         self._link: Link = job.link("sync", writes=True)
         self._upkeep = Upkeep(job, self._database)
-        self._recent: dict[Key, list[float]] = defaultdict(list)
+        self._recent = RecentlyEmbedded()
         self._after = 0
         """Id of the last entry that was put off in this round."""
         self._tend_at = self._look_at = 0.0
@@ -91,13 +88,18 @@ class Sync:
         structural = [entry for entry in entries if entry.kind in "dt"]
         if structural:
             self._database(lambda conn: self._remove(conn, structural))
-        keys = {entry.key for entry in entries if entry.kind not in "dt" and not self._too_often(entry.key)}
+        keys = {entry.key for entry in entries if entry.kind not in "dt" and not self._put_off(entry.key)}
         if keys:
             self._work(keys)
         elif not structural and len(entries) < BATCH:
             self._after = 0
             return texts or self._tend()  # only entries that were put off
         return len(entries)
+
+    def hurry_old_side(self) -> bool:
+        """Have its marked rows looked after at once; whether the old model answers. From any thread."""
+        self._tend_at = 0.0
+        return self._old_side.model is not None
 
     def _database(self, work: Callable[[Connection], T]) -> T:
         return self._job.with_database(self._link, work)
@@ -117,13 +119,8 @@ class Sync:
             return None
         return self._upkeep.sound(conn, next_entries(conn, self._job.migration.id, self._after, BATCH))
 
-    def _too_often(self, key: Key) -> bool:
-        moments = [at for at in self._recent[key] if time.monotonic() - at < WINDOW_SECONDS]
-        if moments:
-            self._recent[key] = moments
-        else:
-            del self._recent[key]
-        return len(moments) >= EMBEDS_PER_KEY and not self._upkeep.ending
+    def _put_off(self, key: Key) -> bool:
+        return self._recent.too_often(key) and not self._upkeep.ending
 
     def _tend(self) -> int:
         """With nothing queued: forget what rows that are gone left behind, and try the old side's stale rows again."""
@@ -131,9 +128,7 @@ class Sync:
         if moment < self._tend_at:
             return 0
         self._tend_at = moment + TEND_SECONDS
-        self._recent = defaultdict(
-            list, {key: at for key, at in self._recent.items() if moment - at[-1] < WINDOW_SECONDS}
-        )
+        self._recent.trim()
         self._database(self._upkeep.require_table)
         self._database(self._upkeep.sound_texts)
         self._database(self._upkeep.follow_rights)
@@ -270,9 +265,7 @@ class Sync:
             self._do_without(todo, [row for row in rows if row.key in open_keys])
 
     def _store(self, todo: dict[Key, Change], side: Side, outcome: Outcome) -> None:
-        moment = time.monotonic()
-        for row in outcome.rows:
-            self._recent[row.key].append(moment)
+        self._recent.add(row.key for row in outcome.rows)
 
         def work(conn: Connection) -> set[Key]:
             with conn.transaction():

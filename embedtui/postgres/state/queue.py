@@ -33,14 +33,14 @@ def last_entry(conn: Connection, migration_id: int) -> int | None:
     return row[0] if row else None
 
 
-def waits(conn: Connection, migration_id: int, *, up_to: int, kinds: str = EVERY_KIND) -> bool:
-    """Whether any entry of these kinds, no newer than ``up_to``, is still to be worked off.
+def waits(conn: Connection, migration_id: int, *, up_to: int | None = None, kinds: str = EVERY_KIND) -> bool:
+    """Whether any entry of these kinds, no newer than ``up_to`` (None: of any age), is still to be worked off.
 
     What stands for a text's entry is as old as that one.
     """
     row = conn.execute(
-        "SELECT EXISTS (SELECT FROM embedtui.queue WHERE migration = %s AND coalesce(text_entry, id) <= %s"
-        " AND kind = ANY (%s))",
+        "SELECT EXISTS (SELECT FROM embedtui.queue WHERE migration = %s"
+        " AND coalesce(coalesce(text_entry, id) <= %s::bigint, true) AND kind = ANY (%s))",
         [migration_id, up_to, list(kinds)],
     ).fetchone()
     return row == (True,)

@@ -75,7 +75,7 @@ class BridgeDialog(Dialog[None]):
     def _repaint(self) -> None:
         view = self._view()
         snapshot = view.snapshot
-        if snapshot is None or not self.is_mounted:
+        if snapshot is None or not self.is_attached:
             return
         if snapshot.old_gone != self._old_gone:  # it may die while this is open
             self._old_gone = snapshot.old_gone

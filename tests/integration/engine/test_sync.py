@@ -13,6 +13,7 @@ import pytest
 
 from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
 from embedtui.engine.backfill import old_side, sync
+from embedtui.engine.backfill.recent import EMBEDS_PER_KEY
 from embedtui.engine.engine import Engine
 from embedtui.errors import Interrupted
 from embedtui.model import Side
@@ -168,7 +169,7 @@ def test_a_row_edited_all_the_time_is_embedded_a_few_times_a_minute(following: F
         time.sleep(0.3)
     following.edit(6)
     wait_for(lambda: following.vector_is(6, Side.NEW), "another row waits behind it")
-    assert paid(api) - before <= sync.EMBEDS_PER_KEY + 1
+    assert paid(api) - before <= EMBEDS_PER_KEY + 1
     assert following.engine.snapshot().sync.oldest_seconds is not None, "the lag is shown"
 
 

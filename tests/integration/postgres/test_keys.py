@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
+from embedtui.engine.backfill.stages import Stages
+from embedtui.engine.backfill.upkeep import Upkeep
 from embedtui.engine.engine import Engine
 from embedtui.postgres.sides import capture
 from embedtui.router.pointer import _key as key_texts
@@ -310,8 +313,9 @@ def test_what_an_older_capture_queued_in_the_sessions_own_text_is_found(
     require_fresh(database, ROWS)
 
 
+@pytest.mark.parametrize("scanned_meanwhile", [False, True])
 def test_a_key_in_another_text_is_found_by_value_and_one_that_is_none_stops_no_other(
-    database: str, api: LoopbackServer, tmp_path: Path
+    database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scanned_meanwhile: bool
 ) -> None:
     make_table(database, "tstzrange")
     configured = settings_for(
@@ -335,6 +339,20 @@ def test_a_key_in_another_text_is_found_by_value_and_one_that_is_none_stops_no_o
                 "INSERT INTO embedtui.queue (migration, key, kind) SELECT id, ARRAY['no range'], 'u'"
                 " FROM embedtui.migration"
             )
+        if scanned_meanwhile:  # before the run looks whether there is anything to scan for
+            drain, scan = Stages._drain, Upkeep.scan
+
+            def and_looks_later(stages: Stages, kinds: str) -> None:
+                drain(stages, kinds)
+                time.sleep(0.5)
+
+            def and_works_later(upkeep: Upkeep) -> int:
+                found = scan(upkeep)
+                time.sleep(1.0 if found else 0)
+                return found
+
+            monkeypatch.setattr(Stages, "_drain", and_looks_later)
+            monkeypatch.setattr(Upkeep, "scan", and_works_later)
         engine.run(threading.Event())
     require_fresh(database, ROWS)
 
