@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -54,23 +55,38 @@ def server_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture
-def empty_database(server: EmbeddedServer) -> Iterator[str]:
-    """DSN of a fresh database without pgvector."""
+@contextmanager
+def fresh_database(server: EmbeddedServer, template: str) -> Iterator[str]:
     name = f"t{next(_numbers)}"
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield server.dsn(name)
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def database(empty_database: str) -> str:
-    """DSN of a fresh database with pgvector."""
-    with psycopg.connect(empty_database, autocommit=True) as conn:
+def empty_database(server: EmbeddedServer) -> Iterator[str]:
+    """DSN of a fresh database without pgvector."""
+    with fresh_database(server, "template1") as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def with_pgvector(server: EmbeddedServer) -> str:
+    """Name of a database to copy, with pgvector in it."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE with_pgvector")
+    with psycopg.connect(server.dsn("with_pgvector"), autocommit=True) as conn:
         conn.execute("CREATE EXTENSION vector")
-    return empty_database
+    return "with_pgvector"
+
+
+@pytest.fixture
+def database(server: EmbeddedServer, with_pgvector: str) -> Iterator[str]:
+    """DSN of a fresh database with pgvector."""
+    with fresh_database(server, with_pgvector) as dsn:
+        yield dsn
 
 
 @pytest.fixture

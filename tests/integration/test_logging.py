@@ -172,7 +172,7 @@ async def test_a_thread_and_a_handler_of_the_dashboard(log_file: Path, capsys: p
             app.bridge.read(lambda engine: engine.audit(), AuditRead, app.post_message)
             await until(pilot, lambda: "RuntimeError" in log_file.read_text() if log_file.exists() else False)
             app.call_later(handler)
-            await until(pilot, lambda: False)
+            await until(pilot, lambda: "in handler" in log_file.read_text())
     holds_traceback(log_file.read_text(), "in audit", "embedtui-read", "in handler", "LookupError")
     shown = capsys.readouterr().err
     assert str(log_file) in shown.replace("\n", "") and "Traceback" not in shown

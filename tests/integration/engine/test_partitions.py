@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer
-from embedtui.engine.backfill import sync
+from embedtui.engine.backfill import recent, sync
 from embedtui.engine.engine import Engine
 from embedtui.errors import Interrupted, Refused
 from tests.kits.support import settings_for, wait_for
@@ -90,6 +90,7 @@ def test_more_rows_than_are_counted_are_said_as_such(parted: Parted, monkeypatch
 def test_whoever_follows_finds_what_comes(parted: Parted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attached, made new, two levels deep, and detached, edited and attached again; under steady writes."""
     monkeypatch.setattr(sync, "TEND_SECONDS", 0.2)
+    monkeypatch.setattr(recent, "WINDOW_SECONDS", 5.0)
     stop, quiet = threading.Event(), threading.Event()
 
     def follow() -> None:
