@@ -36,15 +36,17 @@ SELECT (t.ctid::text::point)[0]::bigint, {key} FROM {leaf} t LEFT JOIN {side} s 
  WHERE {in_blocks} AND {in_scope} AND pg_catalog.record_image_ne(ROW({t_columns}), ROW({s_columns}))
 """
 
-# What is locked is found again by the next comparison. A key whose row is gone needs nothing.
+# What is locked, or was written after the statement's snapshot (its newest version is locked, and not seen by the
+# update), is found again by the next comparison. A key whose row is gone needs nothing.
 _COPY = """
 WITH found AS MATERIALIZED (
     SELECT t.tableoid AS leaf, t.ctid AS tid, k.key AS key, {s_columns}
       FROM {keys} JOIN {table} t ON {key_join} LEFT JOIN {side} s ON {same_key}
      WHERE {in_scope} FOR NO KEY UPDATE OF t{skip_locked}),
 written AS (
-    UPDATE {table} t SET ({columns}) = ROW({l_columns}) FROM found l WHERE t.ctid = l.tid AND t.tableoid = l.leaf)
-SELECT key FROM found
+    UPDATE {table} t SET ({columns}) = ROW({l_columns}) FROM found l WHERE t.ctid = l.tid AND t.tableoid = l.leaf
+    RETURNING l.key)
+SELECT key FROM written
 """
 
 _FREE = """

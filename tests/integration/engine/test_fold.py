@@ -248,6 +248,27 @@ def test_rows_that_the_application_has_locked_are_copied_when_it_lets_go(databas
     assert count(conn, "SELECT count(*) FROM documents WHERE embedding_v2 IS NULL") == 0
 
 
+def test_a_row_that_changes_as_it_is_copied_is_not_said_to_be(
+    database: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its newest version is locked by a statement that does not see it."""
+    migration = soaked(conn, PlacementKind.TABLE)
+    for statement in fold.prepare_sql(conn, migration, "embedding_v2"):
+        conn.execute(statement)
+    folding = fold.Fold(migration, "embedding_v2")
+    slow = sql.SQL("pg_catalog.pg_sleep(0.5) IS NOT NULL").format()
+    with psycopg.connect(database, autocommit=True) as shop, monkeypatch.context() as patch:
+        patch.setattr(fold, "scope_sql", lambda *_: slow)
+        edit = threading.Timer(0.25, lambda: shop.execute("UPDATE documents SET content = 'x' WHERE id = 5"))
+        edit.start()
+        done = folding.copy(conn, [("5",)])
+        edit.join()
+    copied = count(conn, "SELECT count(*) FROM documents WHERE id = 5 AND embedding_v2 IS NOT NULL")
+    assert done == ({("5",)} if copied else set())
+    assert folding.copy(conn, [("5",)]) == {("5",)}
+    assert count(conn, "SELECT count(*) FROM documents WHERE id = 5 AND embedding_v2 IS NOT NULL")
+
+
 @pytest.mark.parametrize("at", ["fold", "index", "settle", "contract"])
 def test_a_rollback_takes_it_back_and_what_it_left_goes_with_the_migration(conn: Connection, at: str) -> None:
     migration = soaked(conn, PlacementKind.TABLE)
