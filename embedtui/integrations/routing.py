@@ -62,6 +62,7 @@ class Routing:
         self.router = router
         self.name = name
         self.schema = schema or f"{name}_v2"
+        router.goes_by_view(name)
 
     @property
     def route(self) -> RouteFields:
@@ -72,8 +73,15 @@ class Routing:
     def take(self, *, documents: bool = False) -> RouteFields:
         """The route to embed by, kept for the statements that follow: the block's, else that of now.
 
-        ``documents``: of texts to store. A bridge maps questions alone: these go to the new side.
+        ``documents``: of texts to store. A bridge maps questions alone: these go to the new side. A question counts as
+        a search.
         """
+        route = self._take(documents)
+        if not documents:
+            route.count_search()
+        return route
+
+    def _take(self, documents: bool) -> RouteFields:
         taken = _taken.get().get(self)
         block = taken.block if taken is not None else None
         route = block or self.router.route(self.name)
@@ -103,7 +111,7 @@ class Routing:
         As :meth:`take`, for a block: a flip between two of them would leave vectors of two models.
         """
         block = taken.block if (taken := _taken.get().get(self)) is not None else None
-        route = self.take(documents=documents)
+        route = self._take(documents)
         self._keep(route, route)
         try:
             yield route

@@ -24,6 +24,8 @@ class ListenerStatus:
     """Seconds since it was heard from."""
     flip_ms: float | None = None
     """How long the last flip took to reach it."""
+    by_view: bool = False
+    """It finds the new side by the routed view alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,7 @@ class Follower(Generic[R]):
         self._poll_seconds, self._listen = poll_seconds, listen
         self._known: dict[str, Pointer[R]] = {}
         self._tallies: dict[str, Tally] = {}
+        self._by_view: set[str] = set()
         self._maps = Maps()
         self._wake_pair: tuple[socket.socket, ...] = ()
         """Reading and writing end of what interrupts the thread's waiting."""
@@ -199,6 +200,10 @@ class Follower(Generic[R]):
         if not self._connected:
             raise DatabaseLost("The database does not answer.", hint="Is the server running, and the DSN right?")
         raise Refused(f"There is no route {name!r}.", hint="It is made by `embedtui run`.")
+
+    def goes_by_view(self, name: str) -> None:
+        """Tell operators that this service finds the new side of route ``name`` by the routed view alone."""
+        self._by_view.add(name)
 
     def _tally(self, name: str) -> Tally:
         return self._tallies.setdefault(name, Tally())
@@ -340,6 +345,7 @@ class Follower(Generic[R]):
                 ago=now - self._known[name].seen,
                 old=tally.counts[Side.OLD],
                 new=tally.counts[Side.NEW],
+                by_view=name in self._by_view,
             )
             for name, tally in list(self._tallies.items())
             if name in self._known
@@ -347,7 +353,9 @@ class Follower(Generic[R]):
         try:
             for report in reports:
                 report_listener(conn, report)
-        except (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction, errors.UndefinedTable) as error:
+        except (
+            errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction, errors.UndefinedTable, errors.UndefinedColumn
+        ) as error:  # fmt: skip
             self._report_error = f"Not reporting: {redact(str(error.diag.message_primary))}."
 
     def _sign_off(self, conn: psycopg.Connection[Any]) -> None:

@@ -128,6 +128,10 @@ class RouteFields:
             return str((made if self._map is None else self._map(made)).tolist())
         return text or str([float(value) for value in values])
 
+    def count_search(self) -> None:
+        """Tell operators of a search of this side that :meth:`search` and :meth:`search_sql` have no part in."""
+        self._tally.add(self.side)
+
     def search_sql(
         self,
         *,

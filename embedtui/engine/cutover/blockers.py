@@ -21,11 +21,12 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status, is_cold
 from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.migrations import total_rows
 from embedtui.postgres.state.queue import read_backlog, waiting_keys
-from embedtui.postgres.state.route import bridge_in_force, read_status
+from embedtui.postgres.state.route import bridge_in_force, read_listeners, read_status
 from embedtui.postgres.state.route_side import side_present
 
 _CHECK_MS = 3_000
@@ -69,9 +70,21 @@ def cutover_blockers(
     found += _not_null(conn, migration)
     if settings.strategy == "rename":
         found += rename_blockers(conn, migration, settings)
+    found += _views(conn, migration)
     if settings.strategy == "search_path":
         found += search_path_blockers(conn, migration, settings)
     return tuple(found)
+
+
+def _views(conn: Connection, migration: Migration) -> list[Blocker]:
+    """Services that go by the routed view, and would fail without it."""
+    heard = read_listeners(conn, migration.name)
+    going = sorted({each.application or each.host for each in heard if each.by_view})
+    if not going or routed_view.find(conn, migration) is not None:
+        return []
+    message = f"{', '.join(going)} finds the new side by the routed view, which is not there: every search would fail."
+    wrong = routed_view.obstacle(conn, migration)
+    return [Blocker("routed_view", message, f"{wrong[0]} {wrong[1]}" if wrong else "Make it: embedtui view", True)]
 
 
 def _gate(gate: EvaluationStatus | None) -> list[Blocker]:

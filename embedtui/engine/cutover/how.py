@@ -20,6 +20,8 @@ from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state.route import read_listeners
 
 COMMAND = "embedtui cutover --how"
+MAKE_VIEW, ASK_FOR_VIEW = "embedtui view\n", "view = true\n"
+VIEW_STEPS = {MAKE_VIEW: "shell, before the cutover", ASK_FOR_VIEW: "embedtui.toml, before the first run"}
 SHOWN = 3
 """Roles that are named in a line."""
 
@@ -52,6 +54,8 @@ class Described:
     """Why it is not, as things stand; empty where it is."""
     lines: tuple[tuple[str, str], ...]
     caution: str
+    lacks: str = ""
+    """The first step, where the routed view that it goes by is neither there nor asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ def how_to(conn: Connection[tuple[object, ...]], migration: Migration) -> HowTo:
     connected = tuple(Connected(*row) for row in conn.execute(_CONNECTED, [migration.table_oid]))  # type: ignore[arg-type]
     framework = preset.name if preset is not None else ""
     strategy = cutover_settings(migration).strategy
+    there = routed_view.find(conn, migration) is not None
     begun = conn.execute("SELECT to_regclass('embedtui.listener') IS NOT NULL").fetchone() == (True,)
     return HowTo(
         framework=framework,
@@ -98,11 +103,11 @@ def how_to(conn: Connection[tuple[object, ...]], migration: Migration) -> HowTo:
         limit=LIMITS[strategy],
         routers=len(read_listeners(conn, migration.name)) if begun else 0,
         connected=connected,
-        ways=tuple(_described(way, migration, connected) for way in ways_of(framework)),
+        ways=tuple(_described(way, migration, connected, there) for way in ways_of(framework)),
     )
 
 
-def _described(way: Way, migration: Migration, connected: tuple[Connected, ...]) -> Described:
+def _described(way: Way, migration: Migration, connected: tuple[Connected, ...], there: bool) -> Described:
     view = routed_view.name_of(migration)
     table = shown(migration.table)
     names = {
@@ -127,7 +132,19 @@ def _described(way: Way, migration: Migration, connected: tuple[Connected, ...])
         possible = 'It needs placement "column", and this is a side table.'
     elif migration.scope is not None and (way.view or way.strategy == "rename"):
         possible = "It shows every row of one column, and this migration has a scope: a search has to ask the route."
-    return Described(way.title, way.strategy, possible, lines_of(way, names), way.caution)
+    lines = lines_of(way, names)
+    lacks = "" if there or possible or not way.view else _first_step(migration, lines)
+    if lacks:
+        lines = ((VIEW_STEPS[lacks], lacks), *lines)
+    return Described(way.title, way.strategy, possible, lines, way.caution, lacks.strip())
+
+
+def _first_step(migration: Migration, lines: tuple[tuple[str, str], ...]) -> str:
+    """What brings the routed view; empty where the settings, or a later line, say it."""
+    if migration.id:
+        return MAKE_VIEW
+    said = migration.stored.view or any("view = true" in text for _, text in lines)
+    return "" if said else ASK_FOR_VIEW
 
 
 def read_how(at: Access) -> HowTo:
@@ -156,6 +173,8 @@ def how_check(conn: Connection[tuple[object, ...]], migration: Migration, *, pla
     served = {each.strategy for each in found.ways}
     other = f" The settings say strategy {found.strategy}." if found.strategy not in ("pointer", *served) else ""
     wrong = f" {way.possible}" if way.possible else ""
+    if way.lacks:
+        wrong = f" The routed view is not {'there' if migration.id else 'asked for'}: {way.lacks}"
     follows = planned or found.routers > 0 or found.strategy in served - {"pointer"}
     result = "pass" if follows and not wrong else "warn"
     return Check("application", result, f"{found}{other}{wrong}", f"The lines to change, and other ways: {COMMAND}")

@@ -51,6 +51,9 @@ ALTER TABLE embedtui.stale
     ADD COLUMN embed boolean NOT NULL DEFAULT true,  -- once the old model answers; not what never had an old vector
     ADD CHECK ((bridge IS NULL) = (digest IS NULL) AND NOT (missing AND bridge IS NOT NULL));
 
+-- A service that finds the new side by the routed view alone: no cutover serves it without that.
+ALTER TABLE embedtui.listener ADD COLUMN by_view boolean NOT NULL DEFAULT false;
+
 -- whoever reads the pointer reads what it serves by; a service that reports itself follows it, and needs the map
 DO $$
 DECLARE
@@ -82,6 +85,14 @@ BEGIN
                AND a.grantee <> 0
     LOOP
         EXECUTE format('GRANT SELECT (bridge, missing) ON embedtui.stale TO %s', g.grantee::regrole);
+    END LOOP;
+    -- and services report themselves
+    FOR g IN SELECT DISTINCT a.grantee
+             FROM pg_catalog.pg_attribute c, pg_catalog.pg_class r, pg_catalog.aclexplode(c.attacl) a
+             WHERE c.attrelid = 'embedtui.listener'::regclass AND c.attname = 'epoch' AND r.oid = c.attrelid
+               AND a.privilege_type = 'INSERT' AND a.grantee NOT IN (0, r.relowner)
+    LOOP
+        EXECUTE format('GRANT SELECT (by_view), INSERT (by_view), UPDATE (by_view) ON embedtui.listener TO %s', g.grantee::regrole);
     END LOOP;
 END $$;
 

@@ -15,13 +15,14 @@ _KEPT = "1 hour"
 
 _REPORT = """
 INSERT INTO embedtui.listener AS l
-    (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new)
+    (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new, by_view)
 VALUES (%(id)s, %(name)s, %(host)s, %(pid)s, %(application)s, %(epoch)s,
-        pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => %(ago)s), %(old)s, %(new)s)
+        pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => %(ago)s), %(old)s, %(new)s,
+        %(by_view)s)
 ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, heartbeat = pg_catalog.clock_timestamp(),
     epoch_seen_at = CASE WHEN l.epoch OPERATOR(pg_catalog.=) excluded.epoch
                     THEN l.epoch_seen_at ELSE excluded.epoch_seen_at END,
-    searches_old = excluded.searches_old, searches_new = excluded.searches_new
+    searches_old = excluded.searches_old, searches_new = excluded.searches_new, by_view = excluded.by_view
 """
 
 
@@ -42,6 +43,8 @@ class ListenerReport:
     old: int
     """Searches of the old side."""
     new: int
+    by_view: bool
+    """It finds the new side by the routed view alone."""
 
 
 def report_listener(conn: Connection, report: ListenerReport) -> None:

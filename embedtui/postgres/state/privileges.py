@@ -110,9 +110,9 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
     Role.APPLICATION: _rights(
         "SELECT route_side",
         "SELECT bridge_row",
-        "SELECT (id, name, epoch, epoch_seen_at, searches_old, searches_new) listener",
-        "INSERT (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new) listener",
-        "UPDATE (epoch, epoch_seen_at, heartbeat, searches_old, searches_new) listener",
+        "SELECT (id, name, epoch, epoch_seen_at, searches_old, searches_new, by_view) listener",
+        "INSERT (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new, by_view) listener",
+        "UPDATE (epoch, epoch_seen_at, heartbeat, searches_old, searches_new, by_view) listener",
         "DELETE listener",
     ),
     # no keys, texts, vectors or notes: whoever may not read the table reads nothing of its rows here either

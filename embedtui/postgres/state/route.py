@@ -419,7 +419,7 @@ def read_listeners(conn: Connection, name: str) -> tuple[ListenerStatus, ...]:
         "SELECT l.host, l.pid, l.application, l.epoch, l.searches_old, l.searches_new,"
         " extract(epoch FROM clock_timestamp() - l.heartbeat)::float8,"
         " CASE WHEN l.epoch = r.epoch AND l.started_at < r.changed_at"
-        " THEN greatest(0, extract(epoch FROM l.epoch_seen_at - r.changed_at)::float8 * 1000) END"
+        " THEN greatest(0, extract(epoch FROM l.epoch_seen_at - r.changed_at)::float8 * 1000) END, l.by_view"
         " FROM embedtui.listener l JOIN embedtui.route r USING (name)"
         " WHERE name = %s AND l.heartbeat > clock_timestamp() - make_interval(secs => %s)"
         " ORDER BY l.application, l.host, l.pid, l.id",

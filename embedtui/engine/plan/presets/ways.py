@@ -34,7 +34,7 @@ routing = Routing(Router(DATABASE_URL, application_name="search"), {name!r})
 _FOLLOW = """\
 from embedtui.integrations.sqlalchemy import follow
 
-follow(engine, routing)
+follow(engine, routing)  # the application's own engine, of create_engine()
 """
 
 _ROLE = (

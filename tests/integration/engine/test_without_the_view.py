@@ -1,0 +1,38 @@
+"""A service that goes by the routed view is not left alone with a cutover while there is none."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from pathlib import Path
+
+from embedtui.demo.api import LoopbackServer
+from embedtui.engine.engine import Engine
+from embedtui.engine.view import make_view
+from embedtui.integrations import Routing
+from embedtui.router import Router
+from tests.kits.support import make_documents, settings_for, wait_for
+
+
+def test_no_cutover_leaves_it_without_what_it_goes_by(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 30)
+    settings = settings_for(database, api, tmp_path, {"placement": "column"})
+    with closing(Engine(database, settings=settings)) as engine:
+        engine.run(threading.Event())
+        names = lambda: {each.name: each for each in engine.blockers("cutover")}  # noqa: E731
+        with Router(database, application_name="shop") as plain:
+            plain.route("documents")
+            wait_for(lambda: engine.snapshot().route.listeners)
+            assert "routed_view" not in names(), "a Router needs no view"
+            with Router(database, application_name="library") as router:
+                routing = Routing(router, "documents")
+                for _ in range(3):
+                    routing.take()
+                routing.take(documents=True)
+                wait_for(lambda: len(engine.snapshot().route.listeners) == 2)
+                found = names()["routed_view"]
+                assert "library finds" in found.message and "shop" not in found.message and found.overridable
+                assert found.hint == "Make it: embedtui view"
+                wait_for(lambda: sum(each.searches_old for each in engine.snapshot().route.listeners) == 3)
+                make_view(engine._at, None, threading.Event())
+                assert "routed_view" not in names()
