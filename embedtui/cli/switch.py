@@ -104,7 +104,11 @@ def cutover(
                 say("Postponed until nothing is queued. Take it back: embedtui cutover --cancel")
             return
         flip = engine.cutover(percent, override=override, stop=stop)
+        followed = as_json or engine.snapshot().followed
     _print_flip(flip, as_json, "Rollback: embedtui rollback")
+    if not followed:
+        note("No Router was heard from: whatever does not ask the database for the route stays where it was.")
+        note("How this table's application follows: embedtui cutover --how")
 
 
 def _print_how(found: HowTo, as_json: bool) -> None:

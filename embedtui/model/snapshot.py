@@ -207,6 +207,12 @@ class Snapshot:
         return next((each.removeprefix(DOING) for each in doing if each.startswith(DOING)), "")
 
     @property
+    def followed(self) -> bool:
+        """Whether a cutover is known to move anybody's reads: a Router was heard from, or the strategy moves names."""
+        migration = self.migration
+        return bool(self.route.listeners) or (migration is not None and migration.stored.cutover.strategy != "pointer")
+
+    @property
     def faulty(self) -> int:
         """Rows with an open fault."""
         return sum(group.count for group in self.faults if group.state is FaultState.OPEN)

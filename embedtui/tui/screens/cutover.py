@@ -134,6 +134,9 @@ class CutoverScreen(DashboardScreen):
             return draw.line((f"This migration is {view.phase}: the pointer stays where it is.", "$muted"))
         if self._blockers is None:
             return draw.line(("◌ asking the database …", "$muted"))
+        if not self._blockers and not view.snapshot.followed:
+            said = "! nothing is in the way, but nobody is heard to follow: see below, or embedtui cutover --how"
+            return draw.lines(draw.wrapped(said, width, "bold $warning", 2))
         if not self._blockers:
             return draw.line(("✓ nothing is in the way", "bold $success"))
         return draw.lines(line for blocker in self._blockers for line in blocker_lines(blocker, width))
