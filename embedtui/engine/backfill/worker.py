@@ -24,7 +24,7 @@ BEAT_SECONDS = 1.0
 BEATS_PER_RENEWAL = 5
 """Heartbeats from one renewal of the leases to the next; a lease lasts six times as long."""
 LOOK_SECONDS = 0.1
-"""Between looks at the stop signal, and from a heartbeat to one that a notification asks for."""
+"""Between looks at the stop signal, and at least from one heartbeat that a notification asks for to the next."""
 
 
 class Worker:
@@ -91,19 +91,20 @@ class Worker:
             end_worker(conn, self._job.worker_id, self._job.rows)
 
     def _run(self) -> None:
-        at = due = 0.0
+        told_at = due = 0.0
         beats = 0
         while not self._ended.is_set():
             if self._outer.is_set():
                 self._job.halt()
             now = time.monotonic()
-            if now >= due or (self._told and now >= at + LOOK_SECONDS):
-                work = self._tell
-                if now >= due:
+            if now >= due or (self._told and now >= told_at + LOOK_SECONDS):
+                if now < due:
+                    told_at, work = now, self._tell
+                else:
                     due = now + BEAT_SECONDS
                     beats += 1
                     work = self._beat_and_renew if beats % BEATS_PER_RENEWAL == 0 else self._beat
-                at, self._told = now, False
+                self._told = False
                 try:
                     self._job.with_database(
                         self._link,
