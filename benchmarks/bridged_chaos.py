@@ -65,7 +65,9 @@ class Chaos:
         self.known = {model: unit(vectors) for model, vectors in self.queries.items()}
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
-        self.down, self.stop = threading.Event(), threading.Event()
+        self.stop = threading.Event()
+        self.outages = 0
+        """Counts the beginnings and the ends of the database's outages: only a session that saw one may be cut."""
         self.maps: dict[int, LinearMap] = {}
         self._lock = threading.Lock()
 
@@ -109,13 +111,15 @@ def known_hits(found: Iterable[tuple[str, float]], rows: int) -> dict[int, float
 def connected(chaos: Chaos, work: Callable[[psycopg.Connection[Any]], None], pause: float) -> None:
     """Repeat work on a connection of the application's until the end; only a database that is down may cut it."""
     conn: psycopg.Connection[Any] | None = None
+    opened = chaos.outages
     while not chaos.stop.wait(pause):
         try:
             if conn is None or conn.closed:
+                opened = chaos.outages
                 conn = psycopg.connect(chaos.dsn, autocommit=True, connect_timeout=5, application_name="chaos app")
             work(conn)
         except psycopg.Error as error:
-            if chaos.down.is_set() and (lost(error) or conn is None or conn.closed):
+            if (opened % 2 or opened != chaos.outages) and (lost(error) or conn is None or conn.closed):
                 chaos.count("cut while the database was down")
             else:
                 chaos.failed(f"{type(error).__name__}: {str(error).splitlines()[0]}")
@@ -246,7 +250,7 @@ class Mischief:
         self._chaos.count("workers killed")
 
     def _down(self) -> None:
-        self._chaos.down.set()
+        self._chaos.outages += 1
         act = self._dice.choice(("crash", "restart"))
         getattr(self._server, act)()
         time.sleep(self._dice.uniform(0, 1))
@@ -255,8 +259,7 @@ class Mischief:
             with suppress(psycopg.Error), psycopg.connect(self._chaos.dsn, connect_timeout=5):
                 break
             time.sleep(0.2)
-        time.sleep(1.0)  # the application notices by its next statement
-        self._chaos.down.clear()
+        self._chaos.outages += 1
         self._chaos.count(f"database: {act}")
 
     def _provider(self) -> None:

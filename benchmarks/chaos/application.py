@@ -32,8 +32,8 @@ class Application:
         self.failures: list[str] = []
         self.seconds: list[float] = []
         """How long each acknowledged transaction took."""
-        self.down = threading.Event()
-        """Set while the database is being crashed or restarted: only then may a statement be cut."""
+        self.outages = 0
+        """Counts the beginnings and the ends of the database's outages: only a session that saw one may be cut."""
         self._rows = rows
         self._pause = WRITERS / writes_per_second
         self._seed = seed
@@ -82,6 +82,7 @@ class Application:
         fresh = iter(range(1_000_000 + number, 10_000_000, WRITERS))
         doubtful: dict[int, set[str | None]] = {}
         conn: psycopg.Connection[Any] | None = None
+        opened = self.outages
         due = time.monotonic()
         while not self._stop.is_set() or doubtful:
             due = max(due + self._pause * dice.uniform(0.5, 1.5), time.monotonic() - 1.0)
@@ -90,6 +91,7 @@ class Application:
             began = time.monotonic()
             try:
                 if conn is None or conn.closed:
+                    opened = self.outages
                     conn = psycopg.connect(self.dsn, autocommit=True, connect_timeout=5, application_name="chaos app")
                     self._settle(conn, doubtful)
                 if self._stop.is_set():
@@ -100,7 +102,7 @@ class Application:
                 for key, content in changes.items():
                     doubtful.setdefault(key, {self.ledger.get(key)}).add(content)
                 if lost(error) or (conn is not None and conn.closed):
-                    self._cut(error)
+                    self._cut(error, opened)
                     if conn is not None:
                         # only what was being changed as it broke is in doubt
                         for key, content in self._attempted(conn).items():
@@ -212,8 +214,9 @@ class Application:
                 self.ledger[key] = found.get(key)
         doubtful.clear()
 
-    def _cut(self, error: psycopg.Error) -> None:
-        if self.down.is_set():
+    def _cut(self, error: psycopg.Error, opened: int) -> None:
+        """``opened``: the count of outages as the session was opened; an idle one is cut long before it notices."""
+        if opened % 2 or opened != self.outages:
             with self._lock:
                 self.counts["cut"] += 1
         else:

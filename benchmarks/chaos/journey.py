@@ -258,7 +258,7 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], P
             "batch jobs": f"{snapshot.batch.count}" if batch else "none",
             "seconds of chaos": f"{chaos_seconds:.0f}",
             "seconds until calm": f"{calm_seconds:.0f}",
-            "longest time without progress": f"{watch.longest:.1f} s",
+            "longest time without progress": f"{watch.longest:.1f} s: {watch.then}",
             "breaks between faults": f"{mischief.rarity:g}x",
             "rows at the end": rows,
             "texts refused at the end": len(refused),

@@ -144,12 +144,11 @@ class Mischief:
         self._down(self._server.restart, 0.0)
 
     def _down(self, act: Callable[[], None], pause: float) -> None:
-        self._application.down.set()
+        self._application.outages += 1
         act()
         time.sleep(pause)
         self._server.start()
-        time.sleep(1.0)  # the application's threads notice by their next statement
-        self._application.down.clear()
+        self._application.outages += 1
 
     # ------------------------------------------------------------------------------------------------- the provider
 

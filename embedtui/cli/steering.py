@@ -64,7 +64,8 @@ def reload(settings: Settings, as_json: bool) -> None:
     """Have all workers read their settings again: endpoint, key, limits, prices, throttle, index options.
 
     Each reads those of its own machine, .env included, within seconds; replies that come within 5 s are stored. One
-    that is building an index does so after that. `embedtui log` tells what differs, and what was refused: table, key,
+    that is building an index does so after that. A wait for the provider ends, and limits that were found of its
+    requests are found anew. `embedtui log` tells what differs, and what was refused: table, key,
     content, models and dimensions stay.
     """
     with engine_for(settings) as engine:

@@ -27,6 +27,7 @@ from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.state.audit import add_audit_once
 from embedtui.postgres.state.decisions import set_pace
 from embedtui.postgres.state.migrations import load_migration, may_store_settings, store_settings
+from embedtui.postgres.state.models import LIMITED_BY, forget_learnt
 from embedtui.redaction import remember, secrets_of
 
 T = TypeVar("T")
@@ -197,7 +198,9 @@ class Access:
             found = "; ".join(map(str, changed))
             if found:
                 with conn.transaction():
-                    add_audit_once(conn, stored.id, "settings", found)
+                    news = add_audit_once(conn, stored.id, "settings", found)
+                    if news and any(each.path.rpartition(".")[2] in LIMITED_BY for each in changed):
+                        forget_learnt(conn, here.old_model, here.new_model)
                     if may_store_settings(conn):
                         store_settings(conn, here)
                         # what operators have set since counts until the settings say something new

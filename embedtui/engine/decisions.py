@@ -14,6 +14,7 @@ from embedtui.postgres.state.decisions import decide_faults as decide_stored
 from embedtui.postgres.state.decisions import set_pace as store_pace
 from embedtui.postgres.state.decisions import stop_workers as ask_to_stop
 from embedtui.postgres.state.migrations import ask_to_reload, set_condition, set_desired
+from embedtui.postgres.state.models import forget_learnt
 from embedtui.postgres.state.pace import unblock
 from embedtui.postgres.state.queue import queue_keys
 from embedtui.postgres.state.workers import live_workers
@@ -67,7 +68,9 @@ def reload(at: Access) -> int:
         with conn.transaction():
             ask_to_reload(conn, migration.id)
             asked = live_workers(conn, migration.id)
-            unblock(conn, migration.id)  # it was found of the endpoint as it was
+            # both were found of the endpoint as it was
+            unblock(conn, migration.id)
+            forget_learnt(conn, migration.old_model, migration.new_model)
             add_audit(conn, migration.id, "reload", ", ".join(f"{host}:{pid}" for host, pid in asked) or "no worker")
         return len(asked)
 

@@ -29,14 +29,24 @@ def first_answer(
 
     Raises:
         ProviderFault: CONFIGURATION with what to set, where every answer is a 200 without embeddings, or where lists of
-            texts are not answered, or different texts with the same vector; any other fault as it comes.
+            texts are not answered, or different texts with the same vector, or where a plain text is refused; any other
+            fault as it comes. (That two texts are refused, and one is not, is a limit: the work finds it out.)
     """
     stop = stop or threading.Event()
     texts = TEXTS[: model.max_inputs]
     reply = _asked(embedder, texts, TRIES, stop, on_fault)
     if isinstance(reply, ProviderFault):
         single = _asked(embedder, TEXTS[:1], 1, stop, on_fault)
+        if isinstance(single, ProviderFault) and single.fault_class is FaultClass.ROW:
+            raise ProviderFault(
+                FaultClass.CONFIGURATION,
+                single.code,
+                f"{model.name} refuses a plain text: {single.reason}",
+                hint="Check model, dimensions and provider, and what it wants beside the texts (extra_body).",
+            )
         if isinstance(single, EmbedReply):
+            if reply.fault_class is FaultClass.ROW:
+                return single
             reply = _asked(embedder, texts, 1, stop, on_fault)
             if isinstance(reply, ProviderFault):
                 raise ProviderFault(
@@ -78,6 +88,8 @@ def _asked(
             return embedder.embed(texts, kind="document", stop=stop)
         except ProviderFault as fault:
             on_fault(fault)
+            if fault.fault_class is FaultClass.ROW:
+                return fault
             if fault.code not in ("bad_reply", BAD_VECTOR, "connection"):
                 raise
             number += 1

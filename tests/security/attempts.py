@@ -336,6 +336,8 @@ ACTIONS: tuple[tuple[str, str, str], ...] = (
      "test_no_file_is_written_by_the_databases_word"),
     ("worker", "have another table read, embedded and written through a planted shard",
      "test_a_planted_shard_is_closed_unread"),
+    ("worker", "hold every run by a shard that is said to be in a batch job, or somebody's, and is not",
+     "test_a_shard_that_nobody_works_on_holds_no_run"),
     ("worker", "have another table written through a planted line of a batch job",
      "test_a_line_of_another_table_is_not_written"),
     ("worker", "read more of another table with the texts than it embeds, or write to it",

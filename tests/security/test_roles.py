@@ -231,6 +231,38 @@ def test_a_planted_shard_is_closed_unread(house: House) -> None:
         assert open_shards == (0,)
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_shard_that_nobody_works_on_holds_no_run(house: House, batch: bool) -> None:
+    """Said to be in a job that is over or never was; leased to nobody, to a worker that is gone, to whoever asks."""
+    own = "state = 'leased', worker = (SELECT max(id) + 1 FROM embedtui.worker), lease_until = '2900-01-01'"
+    plants = (
+        "state = 'batch'",
+        "state = 'batch', job = 4711, lease_until = '2900-01-01'",
+        "state = 'batch', job = (SELECT max(id) FROM embedtui.batch_job)",
+        "state = 'leased'",
+        "state = 'leased', worker = 1, lease_until = '2900-01-01'",
+        *([] if batch else [own]),  # by jobs, leases are held by another thread
+    )
+    with psycopg.connect(house.dsn("worker"), autocommit=True) as conn:
+        for plant in plants:
+            conn.execute(
+                "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block)"
+                " SELECT migration, leaf, filenode, 0, 0 FROM embedtui.shard WHERE leaf = 'documents'::regclass LIMIT 1"
+            )
+            conn.execute(
+                f"UPDATE embedtui.shard SET {plant} WHERE id = (SELECT max(id) FROM embedtui.shard)"  # type: ignore[arg-type]
+            )
+        assert conn.execute("SELECT count(*) FROM embedtui.shard WHERE state <> 'done'").fetchone() == (len(plants),)
+    with psycopg.connect(house.dsn(), autocommit=True) as conn:
+        conn.execute("UPDATE embedtui.migration SET phase = 'backfill'")
+    stop = threading.Event()
+    too_late = threading.Timer(60, stop.set)
+    too_late.start()
+    with closing(house.engine(Role.OPERATOR, **{"new_model.batch": batch})) as operator:
+        assert operator.run(stop).phase is Phase.VALIDATE
+    too_late.cancel()
+
+
 def test_garbage_of_a_worker_ends_no_screen(house: House) -> None:
     garbage = ["1", "null", '"x"', "[1]", "[[1, 2]]", '[["a", "b", "c"]]', '[["a", "b", 1e300]]', '{"a": 1}', "[{}]"]
     garbage += ['[{"name": "n", "detail": "d", "since": "never"}]', '[{"name": null, "detail": 3, "since": 5}]']

@@ -15,9 +15,9 @@ from embedtui.engine.backfill.writing import ReplyWriter
 from embedtui.engine.resilience import fatal
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import PlacementKind
-from embedtui.postgres.connect import Link
+from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.protocol import SourceRow
-from embedtui.postgres.state.shards import Shard, all_done, claim_shard, return_shard
+from embedtui.postgres.state.shards import Shard, all_done, claim_shard, return_all_shards, return_shard
 
 SMALL_TABLE_PAGES = 128
 """A table of fewer pages sends several rows of each in a request, about so many in all: it loses some of its HOT share,
@@ -146,9 +146,7 @@ class Backfill:
                     self._job.doing("waiting for the last requests")
                     with self._settled:
                         settled = self._settled.wait_for(lambda: not self._outstanding, POLL)
-                    if settled and self._job.with_database(
-                        link, lambda conn: all_done(conn, self._job.migration.id), self._stop
-                    ):
+                    if settled and self._job.with_database(link, self._all_done, self._stop):
                         return
                     if settled:  # other processes are at work on the rest, or batch jobs, for hours
                         self._stop.wait(POLL if self._live is None else BATCH_POLL)
@@ -156,6 +154,11 @@ class Backfill:
                 self._read_shard(link, shard)
         finally:
             link.drop()
+
+    def _all_done(self, conn: Connection) -> bool:
+        if self._live is None:  # nothing is worked on here: what is leased to this process, another one wrote so
+            return_all_shards(conn, self._job.worker_id)
+        return all_done(conn, self._job.migration.id)
 
     def _read_shard(self, link: Link, shard: Shard) -> None:
         running = _Running(shard)

@@ -85,7 +85,7 @@ class RowEmbedder:
     ) -> None:
         """``gate`` waits while the work is ``held``: what is not sent by then is not sent before.
 
-        Without a pacer there is no patience either: a request is sent at once, and an outage raises NoAnswer.
+        Without a pacer there is no patience with the provider: an outage raises NoAnswer.
 
         ``half``: the vectors are stored with 16 bits a number; those that these cannot hold are unusable. ``kind``
         decides the prefix. ``size`` may be shared with other embedders of the model.
@@ -277,6 +277,7 @@ class RowEmbedder:
     ) -> Answer | ProviderFault:
         """One request; the fault with which it failed is told to the pacer, and waited out by the next."""
         if self._pacer is None:
+            self._gate(stop)
             return self._send(texts, stop, innocent, None)
         characters = sum(map(len, set(texts)))  # identical texts are sent once
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 import threading
 import time
 from types import TracebackType
@@ -17,16 +18,17 @@ from embedtui.model.settings import StoredSettings
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import announce_worker
 from embedtui.postgres.state.shards import renew_leases, return_all_shards
-from embedtui.postgres.state.workers import Heartbeat, beat, end_worker, register_worker
+from embedtui.postgres.state.workers import Heartbeat, beat, end_worker, listen, register_worker
 
 BEAT_SECONDS = 1.0
 BEATS_PER_RENEWAL = 5
 """Heartbeats from one renewal of the leases to the next; a lease lasts six times as long."""
 LOOK_SECONDS = 0.1
+"""Between looks at the stop signal, and at least from one heartbeat that a notification asks for to the next."""
 
 
 class Worker:
-    """Context in which a process works on a migration; its thread beats once a second.
+    """Context in which a process works on a migration; its thread beats once a second, and when it is told to look.
 
     While it is entered, an advisory lock tells every other process that this one lives: a killed worker's shards are
     free after a few seconds, not when their lease runs out.
@@ -38,6 +40,9 @@ class Worker:
         self._link.on_open = self._announce
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._ended = threading.Event()
+        self._conn: Connection | None = None
+        self._told = False
+        """Something else is wanted of the workers since the last heartbeat."""
         self._limits: object = None
         """Limits of the throttle as last stored."""
 
@@ -66,6 +71,10 @@ class Worker:
     def _announce(self, conn: Connection) -> None:
         if self._job.worker_id is not None:
             announce_worker(conn, self._job.worker_id)
+            # also called for what arrives while a statement runs
+            conn.add_notify_handler(lambda notify: self._hear(notify.payload))
+            listen(conn)
+            self._conn = conn
 
     def _register(self, conn: Connection) -> None:
         if self._job.worker_id is None:
@@ -82,18 +91,24 @@ class Worker:
             end_worker(conn, self._job.worker_id, self._job.rows)
 
     def _run(self) -> None:
-        due = 0.0
+        told_at = due = 0.0
         beats = 0
         while not self._ended.is_set():
             if self._outer.is_set():
                 self._job.halt()
-            if time.monotonic() >= due:
-                due = time.monotonic() + BEAT_SECONDS
-                beats += 1
+            now = time.monotonic()
+            if now >= due or (self._told and now >= told_at + LOOK_SECONDS):
+                if now < due:
+                    told_at, work = now, self._tell
+                else:
+                    due = now + BEAT_SECONDS
+                    beats += 1
+                    work = self._beat_and_renew if beats % BEATS_PER_RENEWAL == 0 else self._beat
+                self._told = False
                 try:
                     self._job.with_database(
                         self._link,
-                        self._beat_and_renew if beats % BEATS_PER_RENEWAL == 0 else self._beat,
+                        work,
                         self._ended if self._job.stop.is_set() else self._job.stop,
                         # the lock has to be held again before others take it that this process died
                         longest_wait=BEAT_SECONDS,
@@ -102,13 +117,35 @@ class Worker:
                     if not self._job.stop.is_set() and not self._ended.is_set():
                         self._job.fail(error)
                         return
+            self._wait()
+
+    def _wait(self) -> None:
+        """A moment, or until something else is wanted of the workers."""
+        conn = self._conn
+        if self._told or conn is None or conn.closed:
             self._ended.wait(LOOK_SECONDS)
+            return
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(conn, selectors.EVENT_READ)
+                selector.select(LOOK_SECONDS)
+            conn.pgconn.consume_input()
+            while notify := conn.pgconn.notifies():
+                self._hear(notify.extra.decode())
+        except psycopg.Error:  # a heartbeat opens another, and announces this worker there
+            self._conn, self._told = None, True
+
+    def _hear(self, payload: str) -> None:
+        self._told |= payload == str(self._job.migration.id)
 
     def _beat(self, conn: Connection) -> None:
         self._job.replace_holds(NAMES, self._throttle.check(conn))
         for text in self._throttle.news():
             self._job.note(text)
         self._job.replace_holds(PACER_HOLDS, self._pacer_holds())
+        self._tell(conn)
+
+    def _tell(self, conn: Connection) -> None:
         threads = self._job.activity()
         main = next((each.doing for each in threads if each.name == "MainThread"), "")
         doing = main or (threads[0].doing if threads else "idle")

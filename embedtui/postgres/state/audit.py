@@ -42,11 +42,13 @@ def read_audit(
     return tuple(replace(each, own=each.host == here and each.pid in own_pids) for each in found)
 
 
-def add_audit_once(conn: Connection, migration_id: int, act: str, detail: str) -> None:
-    """As :func:`add_audit`, unless the last line of this act says the same of this host."""
+def add_audit_once(conn: Connection, migration_id: int, act: str, detail: str) -> bool:
+    """As :func:`add_audit`, unless the last line of this act says the same of this host; whether it was news."""
     last = conn.execute(
         "SELECT detail, host FROM embedtui.audit WHERE migration = %s AND act = %s ORDER BY id DESC LIMIT 1",
         [migration_id, act],
     ).fetchone()
-    if last != (redact(detail), host_name()):
+    news = last != (redact(detail), host_name())
+    if news:
         add_audit(conn, migration_id, act, detail)
+    return news

@@ -12,9 +12,16 @@ from psycopg import Rollback, sql
 from embedtui.model import BatchJobStatus, BatchStatus, Key, Migration
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import ALIVE
-from embedtui.postgres.state.shards import COLUMNS, GRACE_SECONDS, OF_TABLE, PLACED, Shard, shard_of
-
-_UNDER_WAY = "state IN ('packed', 'asked', 'sent')"
+from embedtui.postgres.state.shards import (
+    COLUMNS,
+    GRACE_SECONDS,
+    LEASE_SECONDS,
+    OF_TABLE,
+    PLACED,
+    UNDER_WAY,
+    Shard,
+    shard_of,
+)
 
 _FREE = f"""
     (x.worker IS NULL OR x.worker = %(worker)s
@@ -31,7 +38,7 @@ LOOK_SHARE, LOOK_SECONDS = 0.05, (0.2, 30.0)
 
 _NEXT = f"""
 UPDATE embedtui.batch_job j SET worker = %(worker)s, looked_at = now()
-FROM (SELECT id FROM embedtui.batch_job x WHERE migration = %(migration)s AND {_UNDER_WAY}
+FROM (SELECT id FROM embedtui.batch_job x WHERE migration = %(migration)s AND {UNDER_WAY}
       AND (state <> 'sent' OR looked_at IS NULL OR looked_at < now() - make_interval(secs =>
            least(%(most)s, greatest(%(least)s, %(share)s * extract(epoch FROM now() - sent_at)::float8))))
       AND {_FREE}
@@ -130,9 +137,9 @@ def record_job(
                 ],
             )
         held = conn.execute(
-            "UPDATE embedtui.shard SET state = 'batch', job = %s, worker = NULL, lease_until = NULL"
-            " WHERE id = ANY (%s) AND worker = %s AND state = 'leased'",
-            [job, list(shards), worker],
+            "UPDATE embedtui.shard SET state = 'batch', job = %s, worker = NULL,"
+            " lease_until = now() + make_interval(secs => %s) WHERE id = ANY (%s) AND worker = %s AND state = 'leased'",
+            [job, LEASE_SECONDS, list(shards), worker],
         ).rowcount
         if held != len(shards):  # a lease ran out meanwhile: its rows are somebody else's now
             raise Rollback(transaction)
@@ -229,7 +236,7 @@ def end_job(conn: Connection, migration: Migration, job: BatchJob, *, reason: st
     with conn.transaction():
         row = conn.execute(
             "UPDATE embedtui.batch_job SET state = %s, reason = %s, worker = NULL, ended_at = now(), reserved = 0"
-            f" WHERE id = %s AND {_UNDER_WAY}"
+            f" WHERE id = %s AND {UNDER_WAY}"
             " RETURNING tokens, rows, (SELECT reserved FROM embedtui.batch_job o WHERE o.id = batch_job.id)",
             ["taken" if taken else "dropped", reason, job.id],
         ).fetchone()
@@ -241,7 +248,7 @@ def end_job(conn: Connection, migration: Migration, job: BatchJob, *, reason: st
             [migration.new_model.at_live_price(tokens) - reserved, migration.id],
         )
         conn.execute(
-            "UPDATE embedtui.shard s SET job = NULL,"
+            "UPDATE embedtui.shard s SET job = NULL, lease_until = NULL,"
             " state = CASE WHEN l.shard IS NULL THEN 'done' ELSE 'open' END, live = coalesce(l.answered, s.live)"
             " FROM embedtui.shard x LEFT JOIN (SELECT shard, bool_and(tokens IS NOT NULL) AS answered"
             "   FROM embedtui.batch_line WHERE job = %(job)s GROUP BY shard) l ON l.shard = x.id"
@@ -265,7 +272,7 @@ def enqueued(conn: Connection, migration_id: int) -> Enqueued:
     """As of now."""
     row = conn.execute(
         "SELECT count(*), coalesce(sum(inputs), 0)::bigint, coalesce(sum(estimate), 0)::bigint"
-        f" FROM embedtui.batch_job WHERE migration = %s AND {_UNDER_WAY}",
+        f" FROM embedtui.batch_job WHERE migration = %s AND {UNDER_WAY}",
         [migration_id],
     ).fetchone()
     assert row is not None
@@ -292,7 +299,7 @@ def open_jobs(conn: Connection, migration_id: int) -> tuple[BatchJob, ...]:
     """All jobs under way, oldest first."""
     rows = conn.execute(
         "SELECT id, token, state, file, batch, inputs, lines, estimate FROM embedtui.batch_job"
-        f" WHERE migration = %s AND {_UNDER_WAY} ORDER BY id",
+        f" WHERE migration = %s AND {UNDER_WAY} ORDER BY id",
         [migration_id],
     ).fetchall()
     return tuple(BatchJob(*row) for row in rows)
@@ -303,7 +310,7 @@ def drop_jobs_sql(migration: Migration) -> list[sql.Composed]:
     values = {
         "id": sql.Literal(migration.id),
         "rate": sql.Literal(migration.new_model.at_live_price(1_000_000) / 1e6),
-        "under_way": sql.SQL(_UNDER_WAY),
+        "under_way": sql.SQL(UNDER_WAY),
     }
     return [
         sql.SQL(text).format(**values)
@@ -331,7 +338,7 @@ def read_batches(conn: Connection, migration_id: int) -> BatchStatus:
         conn.execute(
             "SELECT id, batch, CASE WHEN status <> '' THEN status ELSE state END, inputs, lines, finished,"
             " extract(epoch FROM now() - created_at)::float8, missing_since IS NOT NULL"
-            f" FROM embedtui.batch_job WHERE migration = %s AND {_UNDER_WAY} ORDER BY id",
+            f" FROM embedtui.batch_job WHERE migration = %s AND {UNDER_WAY} ORDER BY id",
             [migration_id],
         ).fetchall()
         if jobs

@@ -9,6 +9,7 @@ from psycopg import sql
 from embedtui.model import FaultClass, FaultRow, FaultState, Key, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import ALIVE
+from embedtui.postgres.state.workers import tell_workers
 
 
 def read_faults(
@@ -47,8 +48,10 @@ def set_pace(conn: Connection, migration_id: int, knob: str, value: object) -> N
 
 def stop_workers(conn: Connection, migration_id: int, ids: Sequence[int] | None) -> list[tuple[str, int]]:
     """Ask living workers (None: all) to stop; host and process id of each."""
-    return conn.execute(
+    asked = conn.execute(
         "UPDATE embedtui.worker w SET stop_wanted = true WHERE migration = %s AND stopped_at IS NULL"
         f" AND {ALIVE.format('w.id')} AND (%s::integer[] IS NULL OR id = ANY (%s)) RETURNING host, pid",
         [migration_id, *[list(ids) if ids is not None else None] * 2],
     ).fetchall()
+    tell_workers(conn, migration_id)
+    return asked

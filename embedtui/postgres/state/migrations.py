@@ -28,6 +28,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.models import load_model, load_model_and_orders, register_model
 from embedtui.postgres.state.schema import require_current
+from embedtui.postgres.state.workers import tell_workers
 from embedtui.redaction import redact
 
 _INDEX_HELD = "index_held"
@@ -310,6 +311,7 @@ def set_index_held(conn: Connection, migration_id: int, held: bool) -> None:
         "UPDATE embedtui.migration SET settings = settings || jsonb_build_object(%s::text, %s::boolean) WHERE id = %s",
         [_INDEX_HELD, held, migration_id],
     )
+    tell_workers(conn, migration_id)
     add_audit(conn, migration_id, "hold index" if held else "release index")
 
 
@@ -320,6 +322,7 @@ def ask_to_reload(conn: Connection, migration_id: int) -> None:
         "'reloads', coalesce((settings->>'reloads')::integer, 0) + 1) WHERE id = %s",
         [migration_id],
     )
+    tell_workers(conn, migration_id)
 
 
 def set_desired(conn: Connection, migration_id: int, desired: str, reason: str = "") -> None:
@@ -327,12 +330,14 @@ def set_desired(conn: Connection, migration_id: int, desired: str, reason: str =
     conn.execute(
         "UPDATE embedtui.migration SET desired = %s, reason = %s WHERE id = %s", [desired, redact(reason), migration_id]
     )
+    tell_workers(conn, migration_id)
     add_audit(conn, migration_id, {"run": "resume", "pause": "pause"}[desired], reason)
 
 
 def hold_workers(conn: Connection, migration_id: int) -> None:
     """Have the workers stop, without a word of it in the log: an abort begins, and says so itself."""
     conn.execute("UPDATE embedtui.migration SET desired = 'pause' WHERE id = %s", [migration_id])
+    tell_workers(conn, migration_id)
 
 
 def set_total_rows(conn: Connection, migration_id: int, rows: int | None) -> None:

@@ -52,18 +52,21 @@ def model_fingerprint(model: EmbeddingModel) -> str:
 def register_model(conn: Connection, model: EmbeddingModel) -> EmbeddingModel:
     """Store ``model`` or bring its stored settings up to date; returned with its id.
 
-    Vectors kept of queries are those of the query's prefix and fields, so others forget them.
+    Vectors kept of queries are those of the query's prefix and fields, so others forget them; and what was found of
+    a request's limits is of the endpoint and the settings as they were.
     """
     for_query = for_use(model.extra_body, "query")
     columns = ", ".join(_MODEL_FIELDS)
     values = ", ".join(f"%({name})s" for name in _MODEL_FIELDS)
     updates = ", ".join(f"{name} = excluded.{name}" for name in _MODEL_FIELDS)
+    same = " AND ".join(f"m.{name} IS NOT DISTINCT FROM excluded.{name}" for name in LIMITED_BY)
     row = conn.execute(
         "WITH forgotten AS (DELETE FROM embedtui.query_vector USING embedtui.model m WHERE model = m.id"
         " AND m.fingerprint = %(fingerprint)s AND (m.query_prefix <> %(query_prefix)s OR %(for_query)s::jsonb <>"
         "   (m.extra_body - ARRAY['document', 'query'] || coalesce(m.extra_body->'query', '{}'))))"
-        f" INSERT INTO embedtui.model ({columns}, fingerprint) VALUES ({values}, %(fingerprint)s)"
-        f" ON CONFLICT (fingerprint) DO UPDATE SET {updates} RETURNING id",
+        f" INSERT INTO embedtui.model AS m ({columns}, fingerprint) VALUES ({values}, %(fingerprint)s)"
+        f" ON CONFLICT (fingerprint) DO UPDATE SET {updates}, learnt_at = CASE WHEN {same} THEN m.learnt_at END"
+        " RETURNING id",
         {name: getattr(model, name) for name in _MODEL_FIELDS}
         | {
             "extra_body": Jsonb(dict(model.extra_body)),
@@ -92,8 +95,11 @@ def load_model_and_orders(conn: Connection, model_id: int) -> tuple[EmbeddingMod
     return EmbeddingModel(id=row["id"], **fields, unusable=unusable), orders
 
 
-LEARNT_DAYS = 7
-"""For so long a limit that was found is taken for true; a provider may raise it."""
+LIMITED_BY = ("base_url", "max_inputs", "max_tokens")
+"""Settings with which what was found of a request's limits goes: another server, or an operator who knows better."""
+LEARNT_DAYS = 1
+"""For so long a limit that was found is taken for true: to try again costs a refused request or three, to keep to a
+limit that is no more costs hours."""
 
 
 def load_learnt(conn: Connection, model_id: int | None) -> tuple[int | None, int | None]:
@@ -112,3 +118,8 @@ def store_learnt(conn: Connection, model_id: int | None, inputs: int | None, tok
         "UPDATE embedtui.model SET learnt_inputs = %s, learnt_tokens = %s, learnt_at = now() WHERE id = %s",
         [inputs, tokens, model_id],
     )
+
+
+def forget_learnt(conn: Connection, *models: EmbeddingModel) -> None:
+    """Have the next run find out anew what a request to these models may hold."""
+    conn.execute("UPDATE embedtui.model SET learnt_at = NULL WHERE id = ANY (%s)", [[model.id for model in models]])

@@ -29,6 +29,17 @@ _ABANDONED = f"""
 """SQL: nobody works on the leased shard x any more. A session that is new itself cannot tell: the server, or the way
 to it, may have been away for all. Who has just been heard from renews what ran out meanwhile."""
 
+UNDER_WAY = "state IN ('packed', 'asked', 'sent')"
+"""SQL: a batch job is not over."""
+_NOBODYS = f"""
+    (x.state = 'batch' AND NOT EXISTS (
+        SELECT FROM embedtui.batch_job b
+        WHERE b.id = x.job AND b.migration = x.migration AND b.{UNDER_WAY})
+     AND (x.lease_until IS NULL OR x.lease_until NOT BETWEEN now() AND now() + make_interval(secs => %(lease)s)))
+"""
+"""SQL: the shard x is said to be in a batch job, and is in none that is under way. The lease that a job begins with is
+for who looks by a snapshot from before the job: the row locked is the newest, and what is asked about it is not."""
+
 _LEAVES = """
 SELECT c.oid, pg_catalog.pg_relation_filenode(c.oid),
        pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint
@@ -60,11 +71,11 @@ OF_TABLE = """
 written with our rights."""
 
 _CLAIM = f"""
-UPDATE embedtui.shard s SET state = 'leased', worker = %(worker)s, passes = passes + 1,
+UPDATE embedtui.shard s SET state = 'leased', worker = %(worker)s, job = NULL, passes = passes + 1,
        lease_until = now() + make_interval(secs => %(lease)s)
 FROM (SELECT id FROM embedtui.shard x WHERE migration = %(migration)s
           AND (%(live)s::boolean IS NULL OR x.live = %(live)s) AND (state = 'open'
-          OR state = 'leased' AND worker <> %(worker)s AND {_ABANDONED})
+          OR state = 'leased' AND worker IS DISTINCT FROM %(worker)s AND {_ABANDONED} OR {_NOBODYS})
       ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) free
 WHERE s.id = free.id
 RETURNING s.id, s.leaf, s.filenode, s.first_block, s.last_block, s.passes,
@@ -193,8 +204,9 @@ def split_shard(conn: Connection, shard: int, last_block: int) -> None:
 def any_open(conn: Connection, migration_id: int) -> bool:
     """Whether a shard waits for a batch job, or somebody, perhaps no longer alive, holds it for one."""
     row = conn.execute(
-        "SELECT EXISTS (SELECT FROM embedtui.shard WHERE migration = %s AND state IN ('open', 'leased') AND NOT live)",
-        [migration_id],
+        "SELECT EXISTS (SELECT FROM embedtui.shard x WHERE migration = %(migration)s AND NOT live"
+        f" AND (state IN ('open', 'leased') OR {_NOBODYS}))",
+        {"migration": migration_id, "lease": LEASE_SECONDS},
     ).fetchone()
     return row == (True,)
 

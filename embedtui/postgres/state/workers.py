@@ -7,12 +7,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedtui.model import Hold, ThreadStatus, WorkerStatus
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.locks import ALIVE
 
+CHANNEL = "embedtui_worker"
+"""NOTIFY channel: what is wanted of a migration's workers has changed. The payload is the migration's id."""
 _LIVES = f"w.stopped_at IS NULL AND {ALIVE.format('w.id')}"
 _EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -84,6 +87,16 @@ def beat(conn: Connection, migration_id: int, worker: int | None, told: Heartbea
         },
     ).fetchone()
     return Wanted(*row) if row is not None else Wanted(paused=True)
+
+
+def listen(conn: Connection) -> None:
+    """Have this session told by :func:`tell_workers`."""
+    conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+
+
+def tell_workers(conn: Connection, migration_id: int) -> None:
+    """Have the migration's workers look, once this is committed, what is wanted of them; a heartbeat tells it later."""
+    conn.execute(sql.SQL("NOTIFY {}, {}").format(sql.Identifier(CHANNEL), sql.Literal(str(migration_id))))
 
 
 def end_worker(conn: Connection, worker: int | None, rows: int) -> None:

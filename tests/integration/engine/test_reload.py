@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from embedtui.config import Settings, load_settings
-from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
+from embedtui.demo.api import MANNERS, FaultKind, LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.errors import SettingsError
 from embedtui.model import Condition, Phase
@@ -183,3 +184,34 @@ def test_an_index_under_way_is_built_first(
         wait_for(lambda: operator.snapshot().phase is Phase.VALIDATE)
         assert operator.snapshot().index.valid
     assert built == 1
+
+
+@pytest.mark.parametrize("how", ["nothing", "reload", "max_inputs", "base_url"])
+def test_a_limit_of_requests_that_was_raised_is_kept_to_until_somebody_says_so(
+    database: str, api: LoopbackServer, tmp_path: Path, how: str
+) -> None:
+    def run() -> int:
+        """Requests for 60 rows that came since."""
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("UPDATE documents SET content = content || ' again'")
+        before = api.requests
+        with closing(Engine(database, settings=load(database, tmp_path))) as engine:
+            assert engine.run(threading.Event()).sync.queued == 0
+        return api.requests - before
+
+    make_documents(database, ROWS)
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+    write_settings(tmp_path, api.base_url)
+    api.manners = replace(MANNERS["openai"], most=4, too_many="at most {most} in one batch")
+    assert run() > ROWS // 4
+    api.manners = MANNERS["openai"]
+    if how == "max_inputs":
+        write_settings(tmp_path, api.base_url, "max_inputs = 50")
+    elif how == "base_url":
+        api.move()
+        write_settings(tmp_path, api.base_url)
+    elif how == "reload":
+        with closing(Engine(database, settings=load(database, tmp_path))) as operator:
+            operator.reload()
+    assert (run() < ROWS // 4) == (how != "nothing")
+    assert (run() < ROWS // 4) == (how != "nothing"), "and that stays so"

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
+from dataclasses import replace
 
 import psycopg
+import pytest
 
+from embedtui.demo.api import LoopbackServer
+from embedtui.engine.backfill import worker as worker_module
 from embedtui.engine.backfill.job import Job
+from embedtui.engine.backfill.stages import make_row_embedder
 from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
 from embedtui.model import Hold, Migration
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.state import decisions, shards, workers
 from embedtui.postgres.state.migrations import ask_to_reload, set_desired, set_index_held
 from tests.kits.comparing import small
-from tests.kits.support import connect, wait_for
+from tests.kits.support import OLD, connect, wait_for
 
 
 def entered(database: str, migration: Migration) -> tuple[Job, Worker]:
@@ -66,6 +73,29 @@ def test_it_hears_what_operators_want(database: str) -> None:
     assert job.pending_failure is None
 
 
+def test_it_is_told_and_does_not_wait_for_its_next_heartbeat(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not sent when an operator of another process paused is not sent for up to a heartbeat after."""
+    monkeypatch.setattr(worker_module, "BEAT_SECONDS", 3600.0)
+    migration = small(database)
+    job, worker = entered(database, migration)
+    with connect(database) as conn, worker:
+        for _ in range(3):
+            set_desired(conn, migration.id, "pause", "noon")
+            wait_for(lambda: job.held)
+            set_desired(conn, migration.id, "run")
+            wait_for(lambda: not job.held)
+        set_index_held(conn, migration.id, True)
+        wait_for(lambda: job.wanted.index_held)
+        conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'embedtui/worker'"
+        )
+        wait_for(lambda: workers.count_live_workers(conn, migration.id) == 1)
+        ask_to_reload(conn, migration.id)
+        wait_for(lambda: job.reloading)
+        decisions.stop_workers(conn, migration.id, None)
+        wait_for(lambda: not job.reloading)
+
+
 def test_what_is_paused_is_so_before_it_does_anything(database: str) -> None:
     migration = small(database)
     job, worker = entered(database, migration)
@@ -73,6 +103,19 @@ def test_what_is_paused_is_so_before_it_does_anything(database: str) -> None:
         set_desired(conn, migration.id, "pause", "noon")
     with worker:
         assert job.held
+
+
+def test_a_pause_holds_every_request_that_is_not_sent_the_old_models_too(database: str, api: LoopbackServer) -> None:
+    migration = small(database)
+    job = Job(database, migration, None)
+    asked: list[int] = []
+    job.wait_while_held = lambda stop: asked.append(api.requests)  # type: ignore[method-assign]
+    model = replace(migration.old_model, name=OLD, dimensions=8, base_url=api.base_url, max_inputs=1)
+    embedder = make_row_embedder(model, {"OPENAI_API_KEY": api.key}, None, job)
+    rows = [SourceRow((str(n),), 0, n, f"text {n}", 6) for n in range(3)]
+    with closing(embedder):
+        assert len(list(embedder.embed(rows, threading.Event()))) == 3
+    assert asked == [0, 1, 2]
 
 
 def test_it_reads_its_settings_again_once_what_must_not_be_disturbed_has_ended(database: str) -> None:

@@ -167,6 +167,7 @@ class Maker:
                     raise no_batches(fault) from None
                 self._patience.trouble(fault)
                 self._patience.wait()
+                self._job.wait_while_held(self._stop)
                 made = self._patience.patiently(lambda: self._provider().find(token, self._stop))
         self.made(job, made)
 
