@@ -101,7 +101,10 @@ def adoption(conn: Connection, migration: Migration) -> Adoption:
 def _content(conn: Connection, migration: Migration, facts: TableFacts) -> RowExpression | None:
     if migration.text_table is not None:
         return rejoin(conn, migration, facts.oid, facts.table)
-    return migration.content and reparse(conn, facts.table, migration.content, {}, setting="content_sql")
+    scanned = not migration.stored.by_triggers
+    return migration.content and reparse(
+        conn, facts.table, migration.content, {}, setting="content_sql", scanned=scanned
+    )
 
 
 def adopt(

@@ -11,8 +11,10 @@ from psycopg import sql
 from embedtui.config import Settings
 from embedtui.engine.plan.existing import migration_name
 from embedtui.errors import Refused
+from embedtui.model import Migration
 from embedtui.postgres.catalog.tables import find_table
 from embedtui.postgres.connect import Connection, connect, translate
+from embedtui.postgres.joined import find_reference
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.state import privileges
 from embedtui.postgres.state.audit import add_audit
@@ -65,10 +67,7 @@ def _statements(
         if facts is None:
             raise Refused(f"There is no role {name}.", hint=f"CREATE ROLE {shown_column(name)} LOGIN;")
         if role is Role.OPERATOR:
-            table = migration.table_oid if migration is not None else None
-            if table is None and settings.table is not None:
-                table = find_table(conn, settings.table, settings.schema)[0]
-            statements += privileges.operator_sql(conn, name, table)
+            statements += privileges.operator_sql(conn, name, _tables(conn, settings, migration))
             continue
         if migration is None:
             raise Refused(
@@ -92,3 +91,22 @@ def _statements(
     for name in {name for name in names if names.count(name) > 1}:
         raise Refused(f"Role {name} is named twice.", hint="One database role for each of them.")
     return statements, tuple(notices), None if migration is None else migration.id
+
+
+def _tables(conn: Connection, settings: Settings, migration: Migration | None) -> privileges.Tables:
+    """Those of the migration, or of the one that the settings are for.
+
+    Raises:
+        TableError: they name a table that is not there, or texts that no foreign key leads to.
+    """
+    if migration is not None and (settings.table is None or not migration.phase.ended):
+        texts = migration.text_table
+        return privileges.Tables(
+            migration.table_oid, None if texts is None else texts.oid, migration.stored.by_triggers
+        )
+    if settings.table is None:
+        return privileges.Tables()
+    oid, table = find_table(conn, settings.table, settings.schema)
+    name = settings.content_from
+    texts_oid = None if name is None else find_reference(conn, oid, table, name, settings.content_via).oid
+    return privileges.Tables(oid, texts_oid, settings.change_capture == "triggers")

@@ -197,7 +197,7 @@ def _expressions(
         content = (
             rejoin(conn, migration, migration.table_oid, table)
             if elsewhere
-            else reparse(conn, table, content, names, setting="content_sql")
+            else reparse(conn, table, content, names, setting="content_sql", scanned=not migration.stored.by_triggers)
         )
     return scope, content
 

@@ -242,11 +242,15 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
         hint = "The table changed under the migration: restore it, or give up."
         return DatabaseError(f"{line}.", hint=hint, remedies=(Remedy.ABORT,))
     if isinstance(error, psycopg.DataError) and error.sqlstate is not None:
-        return DatabaseError(
-            f"{line}.",
-            hint="SQL over a row fails on one of the rows: scope or content_sql, or the table's own (an index, a"
-            " trigger). Change that row, or write it to have a value for every row: CASE, nullif().",
+        hint = (
+            "SQL over a row fails on one of the rows: scope or content_sql, or the table's own (an index, a trigger)."
+            " Change that row, or write it to have a value for every row: CASE, nullif()."
         )
+        if "different vector dimensions" in lower:
+            hint = (
+                "The column holds vectors of several sizes, which the application's searches fail on, too: mend them."
+            )
+        return DatabaseError(f"{line}.", hint=hint)
     if short_of_memory(error):
         return DatabaseError(f"The server has too little memory: {line}.", hint=MORE_MEMORY)
     if isinstance(error, errors.ProgramLimitExceeded) and "maintenance_work_mem" in lower:  # pgvector's, of ivfflat

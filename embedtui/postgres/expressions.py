@@ -109,7 +109,13 @@ class _Read:
 
 
 def parse(
-    conn: Connection[Any], table: TableName, given: str, *, setting: str, condition: bool = False
+    conn: Connection[Any],
+    table: TableName,
+    given: str,
+    *,
+    setting: str,
+    condition: bool = False,
+    scanned: bool = False,
 ) -> RowExpression:
     """An expression over a row of ``table``, checked, in its kept form. Changes nothing; needs to write, though.
 
@@ -119,6 +125,7 @@ def parse(
         given: as the operator wrote it, read by the role's own search path.
         setting: what it is, for messages.
         condition: it has to be true or false, and to depend on nothing but the row; else it has to be a text.
+        scanned: all rows are read for what changed, so a text may be made by functions that read other tables.
 
     Raises:
         SettingsError: it is not that; says why.
@@ -131,7 +138,7 @@ def parse(
             path = sql.SQL(", ").join(map(sql.Identifier, ["pg_catalog", *home_schemas(conn), "pg_temp"]))
             conn.execute(sql.SQL("SET LOCAL search_path = {}").format(path))
             read = _read(conn, table, given)
-            _require_sound(conn, read, setting, given, condition)
+            _require_sound(conn, read, setting, given, condition, scanned)
             kept = _qualified(read.text)
             if ROW in _COLUMN.sub("", kept) or _read(conn, table, kept).text != read.text:
                 raise _wrong(setting, given, "it cannot be written so that every session reads it alike")
@@ -170,7 +177,9 @@ def _read(conn: Connection[Any], table: TableName, given: str) -> _Read:
     return _Read(text[len(head) : len(text) - len(tail)].strip(), tree, int(kind), kind_name, pairs)
 
 
-def _require_sound(conn: Connection[Any], read: _Read, setting: str, given: str, condition: bool) -> None:
+def _require_sound(
+    conn: Connection[Any], read: _Read, setting: str, given: str, condition: bool, scanned: bool
+) -> None:
     for mark, why in _KINDS:
         if mark in read.tree:
             raise _wrong(setting, given, f"it {why}")
@@ -199,11 +208,13 @@ def _require_sound(conn: Connection[Any], read: _Read, setting: str, given: str,
                 "Taken are functions of PostgreSQL, of extensions, and those that this role owns together with their"
                 " schema. Or have the application keep the value in a generated column, and name that.",
             )
-        if volatility == "v" or (volatility == "s" and not condition and not (builtin and plain in _STABLE)):
+        taken = plain in _STABLE if builtin else scanned
+        if volatility == "v" or (volatility == "s" and not condition and not taken):
             raise _wrong(
                 setting,
                 given,
                 f"{name} gives other values at other times, or in other sessions, by what it is declared",
+                "" if builtin or condition else 'A STABLE one that reads other tables takes change_capture = "scan".',
             )
 
 
@@ -281,6 +292,7 @@ def reparse(
     *,
     setting: str,
     condition: bool = False,
+    scanned: bool = False,
 ) -> RowExpression:
     """The expression over the table as it is now, columns called by ``names`` (former to present).
 
@@ -288,7 +300,7 @@ def reparse(
         SettingsError: it means nothing any more.
     """
     if all(names.get(name, name) == name for name in expression.names):
-        return parse(conn, table, expression.given, setting=setting, condition=condition)
+        return parse(conn, table, expression.given, setting=setting, condition=condition, scanned=scanned)
     new = {sql.Identifier(old).as_string(None): sql.Identifier(name).as_string(None) for old, name in names.items()}
 
     def column(match: re.Match[str]) -> str:
@@ -296,7 +308,7 @@ def reparse(
         return new.get(match[1] if match[1].startswith('"') else f'"{match[1]}"', match[1])
 
     text = _COLUMN.sub(column, expression.sql)
-    return parse(conn, table, text, setting=setting, condition=condition)
+    return parse(conn, table, text, setting=setting, condition=condition, scanned=scanned)
 
 
 def disjoint(conn: Connection[Any], table: TableName, one: RowExpression, other: RowExpression) -> bool:

@@ -38,15 +38,12 @@ def find_reference(conn: Connection[Any], oid: int, table: TableName, name: str,
         TableError: there is none, there are several, or it cannot serve; says why.
     """
     found = references(conn, oid)
-    wanted = [
-        each
-        for schema, other in readings(name, None)
-        for each in found
-        if each.table.name == other and schema in (None, each.table.schema)
-    ]
+    wanted = _leading_to(name, found)
     # of two that say the same, one
     alike = {(each.oid, each.columns, each.key): each for each in sorted(wanted, key=lambda each: not each.obstacle)}
     wanted = [each for each in alike.values() if not via or set(each.columns) == set(via)]
+    if not (wanted or via):
+        _refuse_further(conn, table, found, name)
     if not wanted:
         by = f" by {_listed(via)}" if via else ""
         others = "; ".join(map(_described, found)) or "none"
@@ -63,6 +60,34 @@ def find_reference(conn: Connection[Any], oid: int, table: TableName, name: str,
     if wanted[0].obstacle:
         raise TableError(f"No text can be taken by {_described(wanted[0])}: {wanted[0].obstacle}.")
     return wanted[0]
+
+
+def _leading_to(name: str, found: Sequence[Reference]) -> list[Reference]:
+    return [
+        each
+        for schema, other in readings(name, None)
+        for each in found
+        if each.table.name == other and schema in (None, each.table.schema)
+    ]
+
+
+def _refuse_further(conn: Connection[Any], table: TableName, found: Sequence[Reference], name: str) -> None:
+    """Refuse a text that two foreign keys lead to, one after the other: an edit would have to be captured at both."""
+    for first in found:
+        for second in _leading_to(name, references(conn, first.oid)):
+            raise TableError(
+                f"{shown(second.table)} is two foreign keys away from {shown(table)}: {_described(first)}, then"
+                f" {_described(second)}. One is followed.",
+                hint=further_hint(table, second.table),
+            )
+
+
+def further_hint(table: TableName, texts: TableName) -> str:
+    """How texts are migrated that only a second foreign key leads to."""
+    return (
+        f'Set change_capture = "scan", and content_sql to a STABLE function of your own that finds the text in'
+        f" {shown(texts)}; or give {shown(table)} a foreign key to {shown(texts)} itself."
+    )
 
 
 def join(

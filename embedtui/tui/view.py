@@ -105,6 +105,12 @@ class View:
         return self.snapshot.migration.run_state.gone is not Side.OLD
 
     @property
+    def bridge_work(self) -> str:
+        """What is done for a bridge now, by this terminal or elsewhere; empty where nothing is."""
+        work = self.snapshot.bridge_work if self.snapshot else ""
+        return work or ("under way" if "bridge" in self.busy else "")
+
+    @property
     def table(self) -> str:
         """Name of the migrating table; empty while none exists."""
         return str(self.snapshot.migration.table) if self.snapshot and self.snapshot.migration else ""

@@ -45,6 +45,7 @@ def written_again(name: str, text: str, former: str, key: str) -> str:
         ("langchain_pgvectorstore", "11111111-1111-4111-8111-11111111111"),
         ("mem0", "11111111-1111-4111-8111-11111111111"),
         ("haystack", "another-"),
+        ("agno", "another-"),
         ("llama_index", "90"),
     ],
 )
@@ -138,6 +139,8 @@ PUBLISHED = {
     "supabase": "",
 }
 """The row's key in the published file, where the database does not make it."""
+FOLDED = ("flowise", "kernel_memory", "supabase")
+"""By a side table, which the cleanup makes a column of the library's table."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -169,7 +172,8 @@ def test_a_published_table_goes_the_whole_way(database: str, api: LoopbackServer
         columns = ", ".join(f'"{column.name}"' for column in facts.columns)
         rest = f"SELECT ctid, xmin, ROW({columns})::text FROM {table} WHERE {others} ORDER BY 1"
         before = conn.execute(rest).fetchall()  # type: ignore[arg-type]
-    flags: dict[str, object] = {"table": recorded.table, "placement": "column", "accept": []}
+    placement = "table" if name in FOLDED else "column"
+    flags: dict[str, object] = {"table": recorded.table, "placement": placement, "accept": []}
     settings = settings_for(database, api, tmp_path, flags | ({"scope": scope} if scope else {}))
     with connect(database, read_only=True) as conn:
         checks = make_plan(conn, settings, check_provider=True).checks
@@ -190,4 +194,55 @@ def test_a_published_table_goes_the_whole_way(database: str, api: LoopbackServer
         rows = conn.execute(query).fetchall()  # type: ignore[arg-type]
         assert conn.execute(rest).fetchall() == before  # type: ignore[arg-type]
     assert len(rows) == written == 7
+    _right(rows)
+
+
+LANGGRAPH_PUT = """
+WITH item AS (
+    INSERT INTO store (prefix, key, value) VALUES ('memories.ada', %(key)s, jsonb_build_object('text', %(text)s::text))
+    ON CONFLICT (prefix, key) DO UPDATE SET value = EXCLUDED.value RETURNING prefix, key)
+INSERT INTO store_vectors (prefix, key, field_name, embedding) SELECT prefix, key, 'text', %(vector)s FROM item
+ON CONFLICT (prefix, key, field_name) DO UPDATE SET embedding = EXCLUDED.embedding
+"""
+
+
+def test_a_field_of_langgraphs_store_goes_the_whole_way(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    """Its texts are in another table; another field of the items stays as it is. The side table is folded."""
+
+    def put(number: int) -> None:
+        text = f"A memory, {number}."
+        values = {"key": f"m{number}", "text": text, "vector": vector_literal(hash_model(8)([text], None)[0])}
+        with psycopg.connect(database, autocommit=True) as application:
+            application.execute(LANGGRAPH_PUT, values)
+
+    columns = "ctid, xmin, ROW(prefix, key, field_name, embedding, created_at, updated_at)::text"
+    others = f"SELECT {columns} FROM store_vectors WHERE field_name <> 'text' ORDER BY 1"
+    with connect(database) as conn:
+        load(conn, "langgraph")
+        conn.execute("DELETE FROM store_vectors")
+        put(1)
+        conn.execute("INSERT INTO store_vectors SELECT prefix, key, 'title', '[1,0,0,0,0,0,0,0]' FROM store")
+        before = conn.execute(others).fetchall()
+    flags = {"table": "store_vectors", "placement": "table", "accept": [], "content_from": "store"}
+    flags |= {"content_sql": "value ->> 'text'", "scope": "field_name = 'text'"}
+    settings = settings_for(database, api, tmp_path, flags)
+    with connect(database, read_only=True) as conn:
+        checks = make_plan(conn, settings, check_provider=True).checks
+    assert [check for check in checks if check.result == "fail"] == []
+    with closing(Engine(database, settings=settings)) as engine:
+        engine.run(threading.Event())
+        engine.compare()
+        for turn, act in enumerate((engine.cutover, engine.rollback, engine.cutover), 2):
+            put(turn)
+            put(1)
+            engine.run(threading.Event())
+            act(**({} if act == engine.rollback else {"override": ENDING}))
+        engine.run(threading.Event())
+        engine.cleanup("store_vectors", override=ENDING, keep_old=True, rename=False, fold=True)
+        column = engine.require().new_column
+    with connect(database) as conn:
+        query = f"""SELECT value ->> 'text', "{column}"::real[] FROM store JOIN store_vectors v USING (prefix, key)"""
+        rows = conn.execute(f"{query} WHERE field_name = 'text'").fetchall()
+        assert conn.execute(others).fetchall() == before and len(before) == 4
+    assert len(rows) == 4
     _right(rows)

@@ -98,6 +98,35 @@ def test_owner_prepares_worker_embeds_application_needs_nothing_new(
     worker.close()
 
 
+@pytest.mark.parametrize("capture", ["triggers", "scan"])
+def test_an_operator_of_texts_in_a_table_of_another_owner(
+    roles: Roles, api: LoopbackServer, tmp_path: Path, capture: str
+) -> None:
+    names = [conninfo_to_dict(dsn)["user"] for dsn in (roles.owner, roles.application)]
+    with psycopg.connect(roles.admin, autocommit=True) as conn:
+        conn.execute(
+            f"CREATE SCHEMA library AUTHORIZATION {names[1]}; CREATE TABLE library.books (id bigint PRIMARY KEY,"
+            f" body text); ALTER TABLE library.books OWNER TO {names[1]};"
+            " INSERT INTO library.books SELECT n, 'book ' || n FROM generate_series(1, 5) n;"
+            " ALTER TABLE documents ADD book_id bigint REFERENCES library.books;"
+            " UPDATE documents SET book_id = 1 + id % 5"
+        )
+    flags = {"content_from": "library.books", "content": ("body",), "change_capture": capture, "index.method": "none"}
+    roles.grant(settings_for(roles.admin, api, tmp_path, flags), Role.OPERATOR, roles.owner)
+    engine = Engine(roles.owner, settings=settings_for(roles.owner, api, tmp_path, flags))
+    engine.run(threading.Event())
+    with psycopg.connect(roles.application, autocommit=True) as conn:
+        conn.execute("UPDATE library.books SET body = 'edited' WHERE id = 1")
+    engine.run(threading.Event())
+    assert engine.verify(sample=100).clean and "edited" in api.texts
+    engine.close()
+    with psycopg.connect(roles.admin) as conn:
+        member = conn.execute("SELECT pg_has_role(%s, %s, 'MEMBER')", names).fetchone()
+        assert member == (capture == "triggers",), "no more than it needs"
+    again = grants(settings_for(roles.owner, api, tmp_path, flags), {Role.OPERATOR: str(names[0])})
+    assert any("library" in statement for statement in again.statements), "of a migration under way as well"
+
+
 def test_row_security_is_an_error_and_never_fewer_rows(roles: Roles, api: LoopbackServer, tmp_path: Path) -> None:
     roles.grant(settings_for(roles.admin, api, tmp_path), Role.OPERATOR, roles.owner)
     with psycopg.connect(roles.admin, autocommit=True) as conn:

@@ -13,7 +13,7 @@ from embedtui.engine.access import Access
 from embedtui.engine.backfill.job import Job, now
 from embedtui.engine.bridge.blockers import bridge_blockers
 from embedtui.engine.bridge.fit import Fitted, fit
-from embedtui.engine.bridge.queries import query_figures
+from embedtui.engine.bridge.queries import SEARCH_MS, query_figures
 from embedtui.engine.bridge.sampling import Sampler, sample_size
 from embedtui.engine.overrides import Overrides, audited, pass_blockers, refuse
 from embedtui.engine.running import Runner
@@ -28,8 +28,6 @@ from embedtui.postgres.state.bridges import move_bridge, store_bridge, store_fig
 from embedtui.postgres.state.route import read_route, read_status
 from embedtui.providers import make_embedder
 
-_SEARCH_MS = 10_000
-"""A search that takes longer would not be waited for by anybody."""
 _STORE_MS = 600_000
 """A matrix has millions of numbers, and the way to the database may be long."""
 
@@ -87,7 +85,7 @@ def _fitted(at: Access, job: Job, rows: int | None) -> tuple[Fitted, int]:
     found = fit(pairs.new, pairs.old, migration.distance, others=pairs.others, seed=migration.id, note=at.note)
     job.doing(f"{DOING}searching for the queries that are kept")
     with (
-        at.open("bridge", statement_timeout_ms=_SEARCH_MS) as conn,
+        at.open("bridge", statement_timeout_ms=SEARCH_MS) as conn,
         closing(make_embedder(migration.new_model, environ=at.environ)) as embedder,
     ):
         asked = query_figures(conn, migration, found.map, embedder, job.stop, at.note)

@@ -23,6 +23,8 @@ MOST = 300
 """Queries that are searched …"""
 SECONDS = 20.0
 """… within these: search is down meanwhile."""
+SEARCH_MS = 10_000
+"""A search that takes longer would not be waited for by anybody."""
 
 Found = dict[int, list[Key]]
 """Keys of the rows found, nearest first, by the query's id."""
@@ -32,13 +34,14 @@ def query_figures(
     conn: Connection,
     migration: Migration,
     found: LinearMap,
-    embedder: Embedder,
+    embedder: Embedder | None,
     stop: threading.Event,
     note: Callable[[str], None],
 ) -> BridgeQueries | None:
     """How the kept queries fare through a map; None where none is kept, or none can be embedded.
 
-    Their new vectors are embedded where they are not kept, and kept; the old model is never asked.
+    Their new vectors are embedded where they are not kept, and kept; without an embedder those that are kept count, as
+    the map before this one was measured by. The old model is never asked. ``conn`` ends what takes SEARCH_MS.
 
     Raises:
         Interrupted: ``stop`` was set.
@@ -47,11 +50,13 @@ def query_figures(
     kept = [query for query in load_queries(conn, migration) if query.query.row is None]
     # judged ones first: they tell most
     asked = sorted(kept, key=lambda query: not _gains(query))[:MOST]
-    try:
-        new, _ = made_vectors(conn, run, Side.NEW, embedder, asked)
-    except ProviderError as error:  # what a figure lacks is no reason for searches to find nothing
-        note(f"How real queries fare is not known: {error.message}")
-        return None
+    new = load_vectors(conn, migration.new_model.id, [query.id for query in asked])
+    if embedder is not None:
+        try:
+            new, _ = made_vectors(conn, run, Side.NEW, embedder, asked)
+        except ProviderError as error:  # what a figure lacks is no reason for searches to find nothing
+            note(f"How real queries fare is not known: {error.message}")
+            return None
     old = load_vectors(conn, migration.old_model.id, [query.id for query in asked])
     return _searched(conn, run.prepared(conn), [query for query in asked if query.id in new], found, old, new)
 

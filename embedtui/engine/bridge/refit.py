@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import psycopg
 
@@ -10,9 +11,10 @@ from embedtui.engine.backfill.job import Job
 from embedtui.engine.bridge.checks import LEAST_ROWS
 from embedtui.engine.bridge.drawing import MOST_ROWS, Drawing
 from embedtui.engine.bridge.fit import Fitted, fit, is_better
+from embedtui.engine.bridge.queries import SEARCH_MS, query_figures
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.formatting import percent
-from embedtui.model.bridge import BridgeStatus, in_words
+from embedtui.model.bridge import BridgeQueries, BridgeStatus, in_full, in_words
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.bridges import move_bridge, store_bridge
@@ -69,8 +71,19 @@ class Refit:
         if not is_better(found.status) or (found.status.refused and not known.refused):
             self._job.note(f"The bridge, fitted again on {count:,} rows, is no better: the one that serves stays.")
             return
-        if drawing.database(lambda conn: self._serve(conn, version, found)):
+        found = replace(found, status=replace(found.status, queries=self._by_queries(found)))
+        if drawing.database(lambda conn: self._serve(conn, version, known, found)):
             self._job.note(f"The bridge was fitted again on {count:,} rows, {first:,} before: {in_words(found.status)}")
+
+    def _by_queries(self, found: Fitted) -> BridgeQueries | None:
+        """How the queries fare that the map in force was measured by; pays for nothing."""
+        link, job = self._job.link("bridge", statement_timeout_ms=SEARCH_MS), self._job
+        try:
+            return job.with_database(
+                link, lambda conn: query_figures(conn, job.migration, found.map, None, job.stop, job.note)
+            )
+        finally:
+            link.drop()
 
     def _require_time(self, doing: str) -> None:
         """Between two steps of a fit: nobody who stops the job waits for all of them."""
@@ -86,7 +99,7 @@ class Refit:
         enough = read_progress(conn, self._job.migration.id).rows >= MORE * max(status.bridge_found.rows, self._tried)
         return (status.bridge, status.bridge_found) if enough else None
 
-    def _serve(self, conn: Connection, version: int, found: Fitted) -> bool:
+    def _serve(self, conn: Connection, version: int, known: BridgeStatus, found: Fitted) -> bool:
         """Have the new map serve in the place of ``version``; False where that no longer serves."""
         migration = self._job.migration
         with conn.transaction():
@@ -97,8 +110,11 @@ class Refit:
                 return False
             who, host = operator_name(), host_name()
             move_bridge(conn, migration, expect_epoch=status.epoch, bridge=new, who=who, host=host)
-            was, rows = found.status.curve[0].figures, f"fitted again on {found.status.rows:,} rows"
-            detail = f"{rows}, version {new} for {version}: {in_words(found.status)}"
-            detail += f" ({percent(was.overlap_10.mean)} and {percent(was.recall_10.mean)} before)"
+            was, now = found.status.curve[0].figures, found.status.figures
+            detail = (
+                f"fitted again on {found.status.rows:,} rows, version {new} for {version}: {in_full(found.status)}."
+                f" Before: {in_words(known)}; by the same held-out rows {percent(was.overlap_10.mean)} and"
+                f" {percent(was.recall_10.mean)}, now {percent(now.overlap_10.mean)} and {percent(now.recall_10.mean)}"
+            )
             add_audit(conn, migration.id, "bridge", detail)
         return True

@@ -45,6 +45,7 @@ def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, s
     yield from _check_index_method(conn, migration)
     yield from routine_checks(conn, draft, settings)
     yield from _check_table(draft, migration.placement)
+    yield from _check_generated(draft, migration)
     yield from _check_foreign_key(draft, migration)
     yield from scope_checks(conn, migration, settings)
     yield from _check_new_side(conn, draft, migration)
@@ -239,6 +240,31 @@ def _check_columns(draft: Draft) -> Iterator[Check]:
             f"Depend on {shown_column(draft.old_column)}: "
             f"{', '.join(f'{each.kind} {each.name}' for each in dependents)}.",
             "The cleanup will stop at them: change them to the new side before it.",
+        )
+
+
+def _check_generated(draft: Draft, migration: Migration) -> Iterator[Check]:
+    """Columns that PostgreSQL makes: none can be written, and no trigger is told a value that is not stored."""
+    old = draft.facts.column(draft.old_column)
+    if old is not None and old.generated:
+        yield Check(
+            "old column",
+            "fail",
+            f"{shown_column(old.name)} is a generated column: nobody can write it, so no rollback could be kept fresh.",
+            "Migrate the column that it is made of (--column).",
+        )
+    named = [*migration.content_columns, *(() if migration.scope is None else migration.scope.names)]
+    columns = [draft.facts.column(name) for name in dict.fromkeys(named)]
+    if draft.elsewhere is not None and migration.text_table is not None:
+        columns += [draft.elsewhere.facts.column(name) for name in migration.text_table.text.names]
+    virtual = [shown_column(column.name) for column in columns if column is not None and column.generated == "v"]
+    if virtual and migration.stored.by_triggers:
+        yield Check(
+            "virtual columns",
+            "fail",
+            f"{', '.join(virtual)}: virtual generated columns, whose values no trigger is told, so no change of them"
+            " would be captured.",
+            'Write what they are made of instead (content_sql, scope), or set change_capture = "scan".',
         )
 
 

@@ -261,7 +261,7 @@ def _old_column(conn: Connection[Any], facts: TableFacts, settings: Settings, pr
             raise TableError(
                 f"{shown_column(found.name)} of {table} is {found.type}, not a vector (old_column, "
                 f"{settings.origin('old_column')}).",
-                hint=f"Vector columns: {_listed(facts.vector_columns)}.",
+                hint=_of_domains(facts) or f"Vector columns: {_listed(facts.vector_columns)}.",
             )
         return found
     filled = columns_being_filled(conn)
@@ -273,7 +273,8 @@ def _old_column(conn: Connection[Any], facts: TableFacts, settings: Settings, pr
     choices = others or facts.vector_columns
     if not choices:
         raise TableError(
-            f"{table} has no vector column.", hint="embedtui moves the vectors of an existing vector or halfvec column."
+            f"{table} has no vector column.",
+            hint=_of_domains(facts) or "embedtui moves the vectors of an existing vector or halfvec column.",
         )
     if len(choices) > 1 and preset is not None:
         choices = [column for column in choices if column.name == preset.vector] or choices
@@ -283,6 +284,18 @@ def _old_column(conn: Connection[Any], facts: TableFacts, settings: Settings, pr
             hint="Say which one holds the old vectors: --column, or old_column in embedtui.toml.",
         )
     return choices[0]
+
+
+def _of_domains(facts: TableFacts) -> str:
+    """What to do about vectors in a column of a domain, whose type pgvector's operators and indexes do not go by."""
+    statements = [
+        f"ALTER TABLE {shown(facts.table)} ALTER {shown_column(column.name)} TYPE {column.plain_type};"
+        for column in facts.columns
+        if column.type != column.plain_type and re.fullmatch(r"(.*\.)?(vector|halfvec)(\(\d+\))?", column.plain_type)
+    ]
+    return (
+        f"Vectors of a domain are not migrated; of its base type they are: {' '.join(statements)}" if statements else ""
+    )
 
 
 def _expressions(
@@ -300,7 +313,8 @@ def _expressions(
                 hint="Leave out one of the two.",
             )
         if elsewhere is None:
-            text = parse(conn, facts.table, settings.content_sql, setting="content_sql")
+            scanned = settings.change_capture == "scan"
+            text = parse(conn, facts.table, settings.content_sql, setting="content_sql", scanned=scanned)
     if elsewhere is not None:
         text = elsewhere.expression
     ours = {old.name, settings.new_column}

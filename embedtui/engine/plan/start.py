@@ -21,7 +21,7 @@ from embedtui.model import Check, Migration, PlacementKind
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.catalog.server import server_facts
 from embedtui.postgres.catalog.tables import find_table
-from embedtui.postgres.expressions import parse
+from embedtui.postgres.expressions import parse, reparse
 from embedtui.postgres.names import qualified, shown, shown_column
 from embedtui.postgres.state import migrations as state
 
@@ -86,17 +86,26 @@ def require_same(conn: Connection[Any], known: Migration, settings: Settings) ->
 
 
 def _require_same_expressions(conn: Connection[Any], known: Migration, settings: Settings) -> None:
-    """The same of scope and text: by what they mean, for columns may have been renamed."""
+    """The same of scope and text: by what they mean, for columns may have been renamed.
+
+    A text that only scans can keep current ends no scans.
+    """
+    scanned = not known.stored.by_triggers
+    if settings.says("change_capture"):
+        scanned = settings.change_capture == "scan"
     content = ("content_sql", known.content, settings.content_sql)
     elsewhere = settings.content_from is not None or known.text_table is not None
     if elsewhere:
         _require_same_texts(conn, known, settings)
+    elif known.content is not None and not (scanned or known.stored.by_triggers):
+        reparse(conn, known.table, known.content, {}, setting="content_sql")
     for what, stored, asked in (("scope", known.scope, settings.scope), *(() if elsewhere else (content,))):
         if asked is None or (stored is not None and stored.given == asked.strip()):
             continue
         if (
             stored is not None
-            and parse(conn, known.table, asked, setting=what, condition=what == "scope").sql == stored.sql
+            and parse(conn, known.table, asked, setting=what, condition=what == "scope", scanned=scanned).sql
+            == stored.sql
         ):
             continue
         has = f"{what} {stored.given}" if stored is not None else f"no {what}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,11 @@ from psycopg import Connection
 from embedtui.config import Settings
 from embedtui.engine.plan.contents import require_text_type, require_texts
 from embedtui.errors import DatabaseError, SettingsError, TableError
-from embedtui.model import Check, Migration, RowExpression
+from embedtui.model import Check, Migration, RowExpression, TableName
 from embedtui.postgres.catalog.facts import ServerFacts, TableFacts
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.catalog.references import Reference, references
-from embedtui.postgres.joined import find_reference, join
+from embedtui.postgres.joined import find_reference, further_hint, join
 from embedtui.postgres.names import relation, shown, shown_column
 
 
@@ -128,15 +128,26 @@ def text_table_checks(found: TextsElsewhere | None, migration: Migration, role: 
 
 
 def texts_nearby(conn: Connection[Any], facts: TableFacts) -> str:
-    """A hint at the tables that a foreign key of this one leads to and that have a text; empty where none does."""
-    found = []
-    for reference in references(conn, facts.oid):
+    """A hint at the tables that a foreign key of this one leads to and that have a text; empty where none does.
+
+    Where none has one, at those that a second foreign key leads to.
+    """
+    nearest = references(conn, facts.oid)
+    found = list(_with_texts(conn, nearest))
+    if found:
+        table, names = found[0]
+        tables = "; ".join(f"{shown(each)} has {', '.join(columns)}" for each, columns in found)
+        return f"By a foreign key, {tables}: --content-from {shown(table)} --content {names[0]}."
+    for table, names in _with_texts(
+        conn, (each for near in nearest for each in references(conn, near.oid) if each.oid != facts.oid)
+    ):
+        return f"By a second foreign key, {shown(table)} has {', '.join(names)}. {further_hint(facts.table, table)}"
+    return ""
+
+
+def _with_texts(conn: Connection[Any], leading: Iterable[Reference]) -> Iterator[tuple[TableName, list[str]]]:
+    for reference in leading:
         other = inspect_oid(conn, reference.oid)
         names = [shown_column(column.name) for column in other.text_columns if column.name not in reference.key]
         if names and not reference.obstacle:
-            found.append((shown(other.table), names))
-    if not found:
-        return ""
-    table, names = found[0]
-    tables = "; ".join(f"{each} has {', '.join(columns)}" for each, columns in found)
-    return f"By a foreign key, {tables}: --content-from {table} --content {names[0]}."
+            yield other.table, names

@@ -59,7 +59,12 @@ def _check_sizes(
         sizes = [f"{size} ({counted(rows, 'row', 'rows')})" for size, rows in held.items()]
         sizes += [f"{size} (index {name})" for size, name in served.items() if size not in held]
         detail = f"{column} holds vectors of several sizes, so of several models: {', '.join(sizes)}; {looked_at} seen."
-        tells = telling_column(conn, draft.facts, draft.old_column, draft.vector_schema) if len(held) > 1 else None
+        tells = None
+        if len(held) > 1:
+            candidates = [each for each in draft.facts.columns if each.name not in (*draft.content, draft.old_column)]
+            tells = telling_column(
+                conn, draft.facts, candidates, draft.old_column, draft.vector_schema, draft.scope_of("t")
+            )
         if tells is not None:
             name, values = tells
             shares = "; ".join(f"{size} where it is {value}" for value, size in list(values.items())[:6])
@@ -69,6 +74,8 @@ def _check_sizes(
             )
             if value is not None:
                 condition = f"{shown_column(name)} = {sql.Literal(value).as_string(None)}"
+                if draft.scope is not None:
+                    condition = f"({draft.scope.given}) AND {condition}"
                 hint = (
                     f'Move one model\'s rows at a time: scope = "{condition}", or --where; each scope its own --name.'
                 )

@@ -57,6 +57,8 @@ class Column:
     is_text: bool
     plain_type: str = ""
     """As ``type``, of a domain its base type."""
+    generated: str = ""
+    """``s``: it is generated and stored; ``v``: made anew by each read."""
 
 
 @dataclass(frozen=True, slots=True)

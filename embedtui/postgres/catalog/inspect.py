@@ -59,7 +59,7 @@ SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, pg_relation_si
 _COLUMNS = """
 SELECT a.attname::text AS name, a.attnum::int AS number, format_type(a.atttypid, a.atttypmod) AS type,
        t.typname::text AS base_type, a.atttypmod AS modifier, a.attnotnull AS not_null,
-       a.atthasdef OR a.attidentity <> '' AS has_default,
+       a.atthasdef OR a.attidentity <> '' AS has_default, a.attgenerated::text AS generated,
        t.typname IN ('vector', 'halfvec') AND EXISTS (
            SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
             WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_extension'::regclass

@@ -10,7 +10,7 @@ from typing import Any
 from psycopg import Connection, sql
 
 from embedtui.model import Distance
-from embedtui.postgres.catalog.facts import TableFacts
+from embedtui.postgres.catalog.facts import Column, TableFacts
 from embedtui.postgres.catalog.read import read_all
 from embedtui.postgres.names import relation, shown_column
 
@@ -278,13 +278,21 @@ def filled_size(
 
 
 def telling_column(
-    conn: Connection[Any], facts: TableFacts, column: str, vector_schema: str
+    conn: Connection[Any],
+    facts: TableFacts,
+    candidates: Sequence[Column],
+    column: str,
+    vector_schema: str,
+    scope: sql.Composable | None = None,
 ) -> tuple[str, dict[str, int]] | None:
-    """A column each of whose values goes with one size of vector, and the size of each value; None where none does."""
-    for name in (each.name for each in facts.columns if _may_tell(each.base_type) and each.name != column):
+    """Of the candidates one each of whose values goes with one size of vector, and the sizes; None where none does.
+
+    ``scope``: condition on the row called ``t`` that counts.
+    """
+    for name in (each.name for each in candidates if _may_tell(each.base_type)):
         if any(key.columns == (name,) for key in facts.keys):
             continue
-        rows, _ = _looked_at(facts, (name, column))
+        rows, _ = _looked_at(facts, (name, column), scope)
         found = read_all(
             conn,
             sql.SQL(

@@ -49,7 +49,7 @@ ALTER TABLE embedtui.stale
     ADD COLUMN digest text,
     ADD COLUMN missing boolean NOT NULL DEFAULT false,
     ADD COLUMN embed boolean NOT NULL DEFAULT true,  -- once the old model answers; not what never had an old vector
-    ADD CHECK ((bridge IS NULL) = (digest IS NULL) AND NOT (missing AND bridge IS NOT NULL));
+    ADD CHECK ((bridge IS NULL) = (digest IS NULL) AND NOT (missing AND bridge IS NOT NULL)) NOT VALID;
 
 -- A service that finds the new side by the routed view alone: no cutover serves it without that.
 ALTER TABLE embedtui.listener ADD COLUMN by_view boolean NOT NULL DEFAULT false;

@@ -149,8 +149,22 @@ def role_facts(conn: Connection, name: str) -> RoleFacts | None:
     return None if row is None else RoleFacts(name, *row)
 
 
-def operator_sql(conn: Connection, role: str, table_oid: int | None) -> tuple[sql.Composed, ...]:
-    """What an operator needs before anything is prepared; the owner's membership only where it is missing."""
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What an operator is to work on, by their oids; None where it is not known, or there is none."""
+
+    source: int | None = None
+    texts: int | None = None
+    """The table with the texts, where that is another one."""
+    triggers: bool = True
+    """Whether they get triggers."""
+
+
+def operator_sql(conn: Connection, role: str, tables: Tables) -> tuple[sql.Composed, ...]:
+    """What an operator needs before anything is prepared; the owners' membership only where it is missing.
+
+    Triggers on the table with the texts are its owner's to make; without them it is only read.
+    """
     name = sql.Identifier(role)
     row = conn.execute("SELECT current_database()").fetchone()
     assert row is not None
@@ -158,20 +172,25 @@ def operator_sql(conn: Connection, role: str, table_oid: int | None) -> tuple[sq
         sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(row[0]), name),
         sql.SQL("GRANT pg_read_all_stats TO {}").format(name),
     ]
-    if table_oid is not None:
-        schema = conn.execute(
-            "SELECT nspname FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid"
-            " WHERE c.oid = %s",
-            [table_oid],
-        ).fetchone()
-        if schema is not None:
-            statements.append(sql.SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(sql.Identifier(schema[0]), name))
+    found = conn.execute(
+        "SELECT c.oid::int8, n.nspname, c.relname FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s)",
+        [[tables.source, tables.texts]],
+    )
+    names = {oid: TableName(schema, table) for oid, schema, table in found}
+    source, texts = names.get(tables.source or 0), names.get(tables.texts or 0)
+    if source is not None:
+        statements.append(sql.SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(sql.Identifier(source.schema), name))
+    if texts is not None and (source is None or texts.schema != source.schema):
+        statements.append(sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(texts.schema), name))
+    if texts is not None and not tables.triggers:
+        statements.append(sql.SQL("GRANT SELECT ON {} TO {}").format(relation(texts), name))
     owners = conn.execute(
         "SELECT DISTINCT pg_catalog.pg_get_userbyid(owner) FROM"
-        " (SELECT relowner AS owner FROM pg_catalog.pg_class WHERE oid = %(table)s"
+        " (SELECT relowner AS owner FROM pg_catalog.pg_class WHERE oid = ANY (%(tables)s)"
         "  UNION SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname = 'embedtui') o"
-        " WHERE NOT pg_catalog.pg_has_role(%(role)s, owner, 'MEMBER')",
-        {"table": table_oid, "role": role},
+        " WHERE NOT pg_catalog.pg_has_role(%(role)s, owner, 'MEMBER') ORDER BY 1",
+        {"tables": [tables.source, tables.texts if tables.triggers else None], "role": role},
     ).fetchall()
     statements += [sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), name) for (owner,) in owners]
     return tuple(statements)

@@ -41,18 +41,7 @@ _NOBODYS = f"""
 for who looks by a snapshot from before the job: the row locked is the newest, and what is asked about it is not."""
 
 _LEAVES = """
-SELECT c.oid, pg_catalog.pg_relation_filenode(c.oid),
-       pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint
-FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass) p JOIN pg_catalog.pg_class c ON c.oid = p.relid
-WHERE p.isleaf AND c.relkind IN ('r', 'm')
-UNION
-SELECT c.oid, pg_catalog.pg_relation_filenode(c.oid),
-       pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint
-FROM pg_catalog.pg_class c WHERE c.oid = %(table)s::oid AND c.relkind = 'r'
-"""
-
-_LEAF_PAGES = """
-SELECT n.nspname::text, c.relname::text,
+SELECT n.nspname::text, c.relname::text, c.oid, pg_catalog.pg_relation_filenode(c.oid),
        pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND (c.oid = %(table)s OR c.oid IN
@@ -114,7 +103,7 @@ def plan_shards(conn: Connection, migration_id: int, table_oid: int) -> int:
     leaves = conn.execute(_LEAVES, {"table": table_oid}).fetchall()
     with conn.transaction():
         lock_shards(conn, migration_id)
-        for leaf, filenode, blocks in leaves:
+        for _, _, leaf, filenode, blocks in leaves:
             known = conn.execute(
                 "SELECT EXISTS (SELECT FROM embedtui.shard x WHERE migration = %(m)s AND leaf = %(l)s"
                 f" AND (filenode = %(f)s OR state = 'batch' OR state = 'leased' AND NOT ({_ABANDONED})))",
@@ -175,7 +164,7 @@ def claim_shard(
 
 def page_ranges(conn: Connection, table_oid: int, size: int) -> Iterator[tuple[TableName, int, int]]:
     """(leaf, first block, last block): a whole table as it is now, up to ``size`` pages of a leaf at a time."""
-    for schema, name, pages in conn.execute(_LEAF_PAGES, {"table": table_oid}).fetchall():
+    for schema, name, _, _, pages in conn.execute(_LEAVES, {"table": table_oid}).fetchall():
         for first in range(0, pages, size):
             yield TableName(schema, name), first, min(pages, first + size) - 1
 

@@ -69,7 +69,7 @@ def next_action(view: View) -> tuple[str, str]:
         return "index", "An operator holds the index back: i builds it now, I lets the workers build it."
     if name == "run" and view.running:
         return "", ""
-    if name == "bridge" and "bridge" in view.busy:
+    if name == "bridge" and view.bridge_work:
         return "", ""
     if name == "cutover" and snapshot.route.canary:
         return name, f"{snapshot.route.canary} % of reads use the new side: watch them, then move the rest."

@@ -50,8 +50,7 @@ def wanted(view: View, snapshot: Snapshot) -> bool:
         bool(snapshot.old_gone)
         and snapshot.route.active is Side.OLD
         and not snapshot.route.bridging
-        and not snapshot.bridge_work
-        and Bridging.name not in view.busy
+        and not view.bridge_work
         and (tried is None or not tried.status.refused)
     )
 

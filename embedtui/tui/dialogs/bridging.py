@@ -82,7 +82,7 @@ class BridgeDialog(Dialog[None]):
             self.app.bridge.read(lambda engine: engine.blockers("bridge"), BlockersRead, self.post_message)  # type: ignore[attr-defined]
         width = max(20, self.query_one("#bridge-found").size.width or 70)
         self.query_one("#bridge-found", Static).update(draw.lines(bridge_lines(view, width)))
-        bridging, busy = snapshot.route.bridging, "bridge" in view.busy or bool(snapshot.bridge_work)
+        bridging, busy = snapshot.route.bridging, bool(view.bridge_work)
         blockers = () if bridging else self._in_the_way
         self.query_one("#bridge-blockers", Static).update(
             draw.lines(line for each in blockers if each.name != "bound" for line in blocker_lines(each, width))

@@ -25,8 +25,8 @@ def bridge_lines(view: View, width: int) -> list[Content]:
     if snapshot is None:
         return []
     rows = [_field("searches", *_served(snapshot)), _field("old model", *_old_model(snapshot))]
-    if snapshot.bridge_work or "bridge" in view.busy:
-        rows.append(_field("now", (f"● {snapshot.bridge_work or 'under way'} …", "bold $primary")))
+    if view.bridge_work:
+        rows.append(_field("now", (f"● {view.bridge_work} …", "bold $primary")))
     fit = snapshot.bridge
     if fit is None:
         rows += [Content(""), *draw.wrapped(_ABOUT, width, "$muted", 6)]

@@ -111,8 +111,8 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
     if snapshot.phase.ended:
         done = snapshot.phase is Phase.DONE
         return ("✓", "Done", "$success", why) if done else ("■", "Aborted", "$warning", why)
-    if snapshot.bridge_work or "bridge" in view.busy:
-        return "●", "Bridging", "$warning", f"{safe.line(snapshot.bridge_work) or 'under way'}. B shows it."
+    if view.bridge_work:
+        return "●", "Bridging", "$warning", f"{safe.line(view.bridge_work)}. B shows it."
     if snapshot.route.active is Side.NEW:
         for_ = f"for {figures.duration(snapshot.soak_seconds)}" if snapshot.soak_seconds is not None else ""
         return "●", "Soaking", "$success", f"{for_}: F9 rolls back at once, K cleans up when you are sure.".lstrip(": ")

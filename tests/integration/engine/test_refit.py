@@ -16,10 +16,11 @@ from embedtui.engine.backfill.job import Job
 from embedtui.engine.bridge import refit
 from embedtui.engine.bridge.refit import Refit
 from embedtui.errors import Interrupted
-from embedtui.model import Noted, Phase
+from embedtui.model import Noted, Phase, QueryInput
+from embedtui.model.bridge import in_words
 from embedtui.postgres.state.route import bridge_in_force
 from embedtui.router import Router
-from tests.kits.bridging import NEW_SIZE, OLD_SIZE, make_table, model_function
+from tests.kits.bridging import NEW_SIZE, OLD_SIZE, make_table, model_function, text_of
 from tests.kits.support import NEW, settings_for, wait_for
 
 ROWS, FIRST = 1_600, 120
@@ -33,7 +34,12 @@ def engine(database: str, api: LoopbackServer, tmp_path: Path) -> Iterator[Engin
     make_table(database, ROWS, old=lambda texts: OLD_MODEL(texts, None))
     flags = {"old_model.retired": True, "pacing.max_concurrency": 2, "new_model.max_inputs": 50}
     made = Engine(database, settings=settings_for(database, api, tmp_path, flags))
-    made.bridge(rows=FIRST, override={"bound": "a test"})
+    texts = [text_of(number) for number in range(1, 31)]
+    logged = [
+        QueryInput(text, vector=tuple(map(float, vector)))
+        for text, vector in zip(texts, OLD_MODEL(texts, None), strict=True)
+    ]
+    made.bridge(rows=FIRST, override={"bound": "a test"}, queries=logged)
     yield made
     made.close()
 
@@ -56,7 +62,12 @@ def test_at_the_end_of_the_backfill_a_better_map_serves(engine: Engine) -> None:
         assert after.bridge_found.rows > 2 * FIRST and after.changed_by
         found = after.bridge_found.curve
         assert found[1].figures.overlap_10.mean > found[0].figures.overlap_10.mean
-        assert [entry.detail for entry in engine.audit() if entry.detail.startswith("fitted again")]
+        # by the queries that the first one was measured by, too
+        queries, was = after.bridge_found.queries, before.bridge_found and before.bridge_found.queries
+        assert queries is not None and was is not None and queries.logged == was.logged == 30
+        assert queries.overlap is not None and queries.overlap.mean > 0
+        [said] = [entry.detail for entry in engine.audit() if entry.detail.startswith("fitted again")]
+        assert in_words(after.bridge_found) in said and f"Before: {in_words(before.bridge_found)}" in said
         # who holds a route holds its map
         wait_for(lambda: router.route("documents").bridge == after.bridge)
         query = NEW_MODEL(["document number 5"], None)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,53 @@ def test_settings_of_a_migration_under_way_mean_the_same_text(
     assert (found.content, found.content_sql) == (("body",), None)
     assert (found.content_from, found.content_via) == ("public.documents", ("document_id",))
     engine.close()
+
+
+CHAIN = """
+CREATE TABLE papers (id int PRIMARY KEY, body text);
+CREATE TABLE parts (id int PRIMARY KEY, paper_id int REFERENCES papers, place int);
+CREATE TABLE vectors (id int PRIMARY KEY, part_id int REFERENCES parts, embedding vector(8));
+INSERT INTO papers VALUES (1, 'one'), (2, 'two');
+INSERT INTO parts VALUES (10, 1, 1), (20, 2, 1);
+INSERT INTO vectors (id, part_id) VALUES (1, 10), (2, 20), (3, 20);
+CREATE FUNCTION public.paper_of(part int) RETURNS text STABLE LANGUAGE sql AS
+    'SELECT p.body FROM public.parts t JOIN public.papers p ON p.id = t.paper_id WHERE t.id = part';
+"""
+
+
+class TestTwoForeignKeysAway:
+    def test_is_refused_with_a_way_that_works(self, database: str) -> None:
+        run(database, CHAIN)
+        named = refusal(database, table="vectors", content_from="papers")
+        assert "vectors: part_id to parts, then paper_id to papers. One is followed" in named.message
+        found = refusal(database, table="vectors", content_from=None, content=())
+        assert "By a second foreign key, papers has body." in found.hint
+        for error in (named, found):
+            assert 'change_capture = "scan"' in error.hint and "give vectors a foreign key to papers" in error.hint
+        by_function = {"table": "vectors", "content_from": None, "content": (), "content_sql": "paper_of(part_id)"}
+        stable = refusal(database, SettingsError, **by_function)
+        assert "paper_of(integer) gives other values" in stable.message and 'change_capture = "scan"' in stable.hint
+
+    def test_is_found_by_a_function_and_edits_by_the_scan(
+        self, database: str, api: LoopbackServer, tmp_path: Path
+    ) -> None:
+        run(database, CHAIN)
+        given = {"table": "vectors", "content_sql": "paper_of(part_id)"}
+        scanned = given | {"change_capture": "scan", "index.method": "none"}
+        engine = Engine(database, settings=settings_for(database, api, tmp_path, scanned))
+        engine.run(threading.Event())
+        assert engine.verify(sample=3).clean
+        run(database, "UPDATE papers SET body = 'edited' WHERE id = 1", "UPDATE parts SET paper_id = 1 WHERE id = 20")
+        engine.run(threading.Event())
+        report = engine.verify(sample=3)
+        assert (report.clean, report.rows, api.texts.count("edited") > 0) == (True, 3, True), report
+        with connect(database) as conn, pytest.raises(SettingsError, match="gives other values"):
+            require_startable(conn, settings_for(database, api, tmp_path, {**given, "change_capture": "triggers"}))
+        engine.close()
+        run(database, "ALTER TABLE vectors RENAME part_id TO of_part")
+        with closing(Engine(database, settings=settings_for(database, api, tmp_path, {"table": "vectors"}))) as now:
+            now.run(threading.Event())
+            assert now.verify(sample=3).clean
+        with connect(database) as conn:
+            live = settings_of_live_migration(conn, settings_for(database, api, tmp_path, {"table": "vectors"}))
+            assert resolve(conn, live).content == ("of_part",)

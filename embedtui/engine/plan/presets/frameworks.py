@@ -120,8 +120,10 @@ FRAMEWORKS: tuple[Preset, ...] = (
         vector="embedding",
         embeds="the fields of store.value that the store's index names, in the table beside it",
         source="https://github.com/langchain-ai/langgraph/blob/main/libs/checkpoint-postgres/langgraph/store/postgres/base.py",
-        refused="Its texts are in another table (store.value), one for each field of an item, and embedtui knows one"
-        " text a row. Have LangGraph write them anew: a store with the new model, and put() of every item.",
+        refused="Its texts are in another table (store.value), one for each field of an item. Those of one field that"
+        " holds a string: --content-from store --content-sql \"value ->> 'text'\", with --where \"field_name = 'text'\""
+        " where it has others. For the whole item ($) and lists have LangGraph write them anew: a store with the new"
+        " model, and put() of every item.",
     ),
     Preset(
         name="Spring AI PgVectorStore",
