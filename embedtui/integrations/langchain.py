@@ -23,7 +23,7 @@ class RoutedEmbeddings(Embeddings):
 
         engine = create_engine(DATABASE_URL)
         follow(engine, routing)                      # embedtui.integrations.sqlalchemy
-        embeddings = RoutedEmbeddings(routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.dimensions))
+        embeddings = RoutedEmbeddings(routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.requested_dimensions))
         store = PGVector(embeddings, connection=engine, collection_name="docs")
 
     A ``PGVectorStore`` names its schema itself: :class:`RoutedStore` makes one for each side.

@@ -208,6 +208,6 @@ def wait_for_followers(
         if now - told >= TOLD:
             told = now
             late = counted(behind, "Router has", "Routers have")
-            say(f"{late} not heard of the fold yet" if behind else "requests that began before the fold end")
+            say(f"{late} not heard of the fold yet" if behind else "waiting for requests that began before the fold")
         if stop.wait(LOOK / 5):
             raise Interrupted("Stopped before the old side was dropped.", hint="Run it again: it goes on.")
