@@ -1,12 +1,14 @@
 """Measures the cleanup under an application's writes: does it end in one try, how long does it take, is anything lost?
 
-python -m benchmarks.cleanup [--rounds 20] [--rows 2000] [--writes 50] [--copy 0]
+python -m benchmarks.cleanup [--times 4] [--ways column,folded,kept] [--rows 2000] [--writes 50] [--copy 0]
 
 Each round is a table of its own, taken through its migration up to the soak, with a worker (`run --follow`) at work and
 an application that inserts and edits texts and knows nothing of vectors. The rounds go in turn through: a new column, a
-side table that is folded, a side table that stays; each with and without an archive of the old vectors. After the
-cleanup every row's vector is computed anew: what was written before change capture ended has to have its own. Leaves
-with 1 where a cleanup failed, a vector is wrong or missing, or a statement of the application failed.
+side table that is folded, a side table that stays; each with and without an archive of the old vectors, so often as
+--times says. After the cleanup every row's vector is computed anew: what was written before change capture ended has to
+have its own; and an application by SQLAlchemy, which knows the table by its old names, adds a row and finds it (of a
+side table that stays: the Router finds one). Leaves with 1 where a cleanup failed, a vector is wrong or missing, or a
+statement of an application failed.
 
 With --copy ROWS: only the copy of a fold, without its rests, beside one UPDATE of all rows: 540 characters, 768
 dimensions, HNSW on the old column.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import statistics
 import sys
 import threading
@@ -23,6 +26,9 @@ import time
 from collections import defaultdict
 
 import psycopg
+from pgvector.sqlalchemy import Vector
+from sqlalchemy import BigInteger, Text, create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 
 from benchmarks.common import NEW_DIMENSIONS, OLD_DIMENSIONS, database, fill, fresh, machine
 from embedtui.engine.cleanup import fold as folding
@@ -33,21 +39,57 @@ from embedtui.postgres.sides.fold import prepare_sql
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import route, schema
 from embedtui.postgres.state.migrations import create_migration
-from tests.kits.busy import FOR, Journey, soaking
+from embedtui.router import Router
+from tests.kits.busy import FOR, MODEL, Journey, soaking
 from tests.kits.samples import sample_migration
 
-WAYS = ("column", "table, folded", "table, kept")
+WAYS = {"column": ("column", None), "folded": ("table", True), "kept": ("table", False)}
+"""Placement, and whether it is folded."""
+
+
+class Base(DeclarativeBase):
+    """What SQLAlchemy wants."""
+
+
+class Document(Base):
+    """The table as the application has always known it."""
+
+    __tablename__ = "documents"
+    id = mapped_column(BigInteger, primary_key=True)
+    content = mapped_column(Text)
+    embedding = mapped_column(Vector())
 
 
 def clean_up(at: Journey, way: str, archive: str | None) -> tuple[float, str]:
     """Seconds, and how it failed (empty: it ended)."""
     began = time.monotonic()
     try:
-        fold = {"table, folded": True, "table, kept": False}.get(way)
-        at.engine.cleanup("documents", override=FOR, archive=archive, fold=fold)
+        at.engine.cleanup("documents", override=FOR, archive=archive, fold=WAYS[way][1])
     except EmbedtuiError as error:
         return time.monotonic() - began, str(error)
     return time.monotonic() - began, ""
+
+
+def works(dsn: str, way: str) -> str:
+    """What is wrong for an application after it; empty where nothing is."""
+    text = "an application's row after the cleanup"
+    vector = MODEL([text], None)[0].tolist()
+    if way == "kept":
+        with Router(dsn) as router, psycopg.connect(dsn) as conn:
+            text = str(conn.execute("SELECT content FROM documents WHERE id = 1").fetchall()[0][0])
+            [hit] = router.route("documents").search(conn, MODEL([text], None)[0], k=1, columns=["content"])
+            found, distance = hit.values["content"], hit.distance
+    else:
+        engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn))
+        try:
+            with Session(engine) as session:
+                session.add(Document(id=10**9, content=text, embedding=vector))
+                session.commit()
+                nearest = Document.embedding.cosine_distance(vector)
+                found, distance = session.execute(select(Document.content, nearest).order_by(nearest).limit(1)).one()
+        finally:
+            engine.dispose()
+    return "" if found == text and distance < 1e-4 else f"{text!r} finds {found!r} at {distance}"
 
 
 def archived(dsn: str) -> tuple[int, int]:
@@ -112,7 +154,8 @@ _COUNTERS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--times", type=int, default=4, help="of each way, with and without an archive")
+    parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--writes", type=float, default=50.0, help="of the application, a second")
     parser.add_argument("--copy", type=int, default=0, help="rows of a copy alone")
@@ -128,12 +171,12 @@ def main() -> None:
     seconds, slowest = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
     problems: list[str] = []
     written = checked = 0
-    turns = itertools.cycle(itertools.product(WAYS, (None, "old_vectors")))
+    turns = [*itertools.product(options.ways.split(","), (None, "old_vectors"))] * options.times
     with database() as server:
-        for number, (way, archive) in zip(range(options.rounds), turns, strict=False):
+        for number, (way, archive) in enumerate(turns):
             name = f"{way}, {'archive' if archive else 'no archive'}"
             dsn = fresh(server, "app")
-            with soaking(dsn, placement=way.split(",")[0], rows=options.rows, rate=options.writes) as at:
+            with soaking(dsn, placement=WAYS[way][0], rows=options.rows, rate=options.writes) as at:
                 time.sleep(1.0)
                 took, failure = clean_up(at, way, archive)
                 time.sleep(0.5)
@@ -142,21 +185,23 @@ def main() -> None:
             problems += [f"{number} {name}: {failure}"] if failure else []
             problems += [f"{number} {name}: application: {each}" for each in at.busy.failures[:3]]
             if not failure:
-                found = at.busy.check(*(("documents_embedding_v2", "x") if way == "table, kept" else ()))
+                found = at.busy.check(*(("documents_embedding_v2", "x") if way == "kept" else ()))
                 written, checked = written + at.busy.writes, checked + found["rows"]
                 wrong = {key: count for key, count in found.items() if key in ("wrong", "missing") and count}
                 problems += [f"{number} {name}: {wrong}"] if wrong else []
+                problems += [f"{number} {name}: {unfit}"] if (unfit := works(dsn, way)) else []
                 if archive:
                     rows, keys = archived(dsn)
                     problems += (
                         [f"{number} {name}: archive {rows}, {keys}"] if rows != keys or rows < options.rows else []
                     )
             print(f"{number + 1:>3} {name:<28} {took:5.1f} s", flush=True)
-    print(f"\n{'':<28} {'seconds: median (min–max)':<28} longest write of the application")
+    print(f"\n{'':<28} {'seconds: median, p95 (min–max)':<32} longest write of the application")
     for name, each in seconds.items():
-        shown = f"{statistics.median(each):.1f} ({min(each):.1f}–{max(each):.1f})"
-        print(f"{name:<28} {shown:<28} {max(slowest[name]) * 1000:.0f} ms")
-    print(f"{written:,} writes, {checked:,} rows checked")
+        p95 = sorted(each)[math.ceil(0.95 * len(each)) - 1]
+        shown = f"{statistics.median(each):.1f}, {p95:.1f} ({min(each):.1f}–{max(each):.1f})"
+        print(f"{name:<28} {shown:<32} {max(slowest[name]) * 1000:.0f} ms")
+    print(f"{len(turns)} cleanups, {written:,} writes, {checked:,} rows checked, {len(problems)} problems")
     for problem in problems:
         print(f"PROBLEM: {problem}")
     sys.exit(bool(problems))

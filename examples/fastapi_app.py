@@ -34,7 +34,7 @@ async def search(q: str, user: str | None = None) -> dict[str, Any]:
     """The five best documents, and which model answered."""
     route = app.state.router.route("documents", key=user)
     reply = await app.state.client.embeddings.create(
-        model=route.model, input=route.query_prefix + q, dimensions=route.dimensions
+        model=route.model, input=route.query_prefix + q, dimensions=route.requested_dimensions or openai.omit
     )
     # A service under load takes its connections from psycopg_pool.AsyncConnectionPool.
     async with await psycopg.AsyncConnection.connect(app.state.dsn, autocommit=True) as conn:

@@ -28,7 +28,7 @@ class OpenAI(Embeddings):
     """As OpenAIEmbeddings of langchain-openai, without it."""
 
     def __init__(self, client: openai.OpenAI, route: Route) -> None:
-        self.client, self.model, self.dimensions = client, route.model, route.dimensions
+        self.client, self.model, self.dimensions = client, route.model, route.requested_dimensions or openai.omit
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         reply = self.client.embeddings.create(model=self.model, input=texts, dimensions=self.dimensions)

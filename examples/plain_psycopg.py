@@ -21,7 +21,9 @@ TABLE = "documents"
 
 def embed(client: openai.OpenAI, route: Route, text: str) -> list[float]:
     """A vector of the route's own model."""
-    reply = client.embeddings.create(model=route.model, input=text, dimensions=route.dimensions)
+    reply = client.embeddings.create(
+        model=route.model, input=text, dimensions=route.requested_dimensions or openai.omit
+    )
     return reply.data[0].embedding
 
 

@@ -27,7 +27,7 @@ def search(router: Router, session: Session, client: openai.OpenAI, question: st
     """Key, distance and content of the five best documents in a language."""
     route = router.route("documents")
     reply = client.embeddings.create(
-        model=route.model, input=route.query_prefix + question, dimensions=route.dimensions
+        model=route.model, input=route.query_prefix + question, dimensions=route.requested_dimensions or openai.omit
     )
     statement = text(route.search_sql(columns=["content"], where="lang = :lang"))
     return session.execute(statement, {"vector": route.bind(reply.data[0].embedding), "k": 5, "lang": lang}).all()

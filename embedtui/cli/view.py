@@ -48,5 +48,7 @@ def view(settings: Settings, view_schema: str | None, drop: bool, only_sql: bool
         made = routed.make_view(at, view_schema, stop)
     if as_json:
         emit_json(made)
+    elif not made.name:
+        say(f"A cleanup makes it, in {plain(made.schema)}, as it folds the side table; until then the old side serves.")
     else:
         say(f"{plain(made.name)} shows the new side. For the application: SET search_path = {plain(made.schema)}, …")

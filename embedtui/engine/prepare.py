@@ -16,7 +16,7 @@ from embedtui.engine.plan.scope import require_disjoint
 from embedtui.engine.plan.start import require_ready, require_same
 from embedtui.engine.table_changes import remember
 from embedtui.errors import Interrupted, Refused
-from embedtui.model import Migration, Phase
+from embedtui.model import Migration, Phase, PlacementKind
 from embedtui.postgres.connect import Connection, require_session
 from embedtui.postgres.ddl import Statement, run_ddl
 from embedtui.postgres.joined import as_called_now, bytes_sql
@@ -133,7 +133,7 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
         statements: list[Statement] = [*placement.prepare_sql(), *rights.first_sql(conn, migration)]
         if migration.stored.by_triggers:
             statements += capture.install_sql(migration, capture.attaching_roles(conn, migration))
-        if migration.stored.view:
+        if migration.stored.view and migration.placement is PlacementKind.COLUMN:  # else a fold
             statements += routed_view.make_sql(conn, migration)
         tables = capture.tables(migration) if migration.stored.by_triggers else [migration.table]
         run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=tables)

@@ -177,7 +177,9 @@ def table_change(conn: Connection, migration: Migration) -> TableChange | None:
 
 def same_names(one: Migration, other: Migration) -> bool:
     """Whether what works by the one's names works for the other."""
-    first, second = ((each.table, each.key_types, _names(each), each.scope, each.content) for each in (one, other))
+    first, second = (
+        (each.table, each.key_types, _names(each), each.scope, each.content, new_side(each)) for each in (one, other)
+    )
     return first == second
 
 

@@ -39,7 +39,7 @@ def view_status(at: Access, *, drop: bool = False) -> ViewStatus:
         there = routed_view.find(conn, migration)
         if drop:
             statements = routed_view.drop_sql(conn, there) if there is not None else []
-        elif migration.phase.ended:
+        elif migration.phase.ended or migration.placement is PlacementKind.TABLE:
             statements = []
         else:
             statements = routed_view.make_sql(conn, migration)
@@ -50,12 +50,13 @@ def view_status(at: Access, *, drop: bool = False) -> ViewStatus:
 
 
 def make_view(at: Access, schema: str | None = None, stop: threading.Event | None = None) -> ViewStatus:
-    """Make the view of a migration that is under way, or bring it up to date.
+    """Make the view of a migration that is under way, or bring it up to date; with a side table, have a fold make it.
 
     Raises:
         Refused: there is no new column yet, the migration has ended, or the view cannot be made; nothing is changed.
     """
     migration = at.under_way()
+    beside = migration.placement is PlacementKind.TABLE
     if migration.phase in (Phase.PLAN, Phase.PREPARE):
         raise Refused(
             "There is no new column yet.", hint="embedtui run --until 0 prepares it; `view = true` makes both."
@@ -68,15 +69,18 @@ def make_view(at: Access, schema: str | None = None, stop: threading.Event | Non
         there = routed_view.find(conn, migration)
         if there is not None and schema is not None and there.name.schema != schema:
             raise Refused(f"The routed view is {there} already.", hint="To have it elsewhere: embedtui view --drop")
-        wrong = routed_view.obstacle(conn, wanted)
+        wrong = routed_view.obstacle(conn, replace(wanted, placement=PlacementKind.COLUMN))
         if wrong is not None:
             raise Refused(wrong[0], hint=wrong[1])
         for name, value in said.items():
             store_setting(conn, migration.id, name, value)
+        if beside:
+            add_audit(conn, migration.id, "view", "asked for: made when a cleanup folds the side table")
+            return
         _run(conn, wanted, stop, at.say_waiting)
 
     at.write(work, name="view")
-    return view_status(at)
+    return ViewStatus("", shown_column(routed_view.name_of(wanted).schema), ()) if beside else view_status(at)
 
 
 def follow_table(

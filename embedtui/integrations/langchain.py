@@ -12,6 +12,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from embedtui.integrations.routing import Routing
+from embedtui.model import Side
 from embedtui.router.route import RouteFields
 
 
@@ -22,7 +23,7 @@ class RoutedEmbeddings(Embeddings):
 
         engine = create_engine(DATABASE_URL)
         follow(engine, routing)                      # embedtui.integrations.sqlalchemy
-        embeddings = RoutedEmbeddings(routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.dimensions))
+        embeddings = RoutedEmbeddings(routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.requested_dimensions))
         store = PGVector(embeddings, connection=engine, collection_name="docs")
 
     A ``PGVectorStore`` names its schema itself: :class:`RoutedStore` makes one for each side.
@@ -87,13 +88,24 @@ class RoutedStore(VectorStore):
     def __init__(self, routing: Routing, make: Callable[[str], VectorStore], *, schema: str = "public") -> None:
         """``make`` gives the store of a schema: ``schema``, the table's own, or the routed view's."""
         self.routing = routing
-        self._old, self._new = make(schema), make(routing.schema)
+        self._make, self._lock = make, threading.Lock()
+        self._old = make(schema)
+        self._new = make(routing.schema) if routing.viewed else None
+
+    def _store(self) -> VectorStore:
+        """That of this context's route."""
+        if self.routing.route.side is Side.OLD:
+            return self._old
+        with self._lock:
+            if self._new is None:
+                self._new = self._make(self.routing.schema)
+            return self._new
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("_") or name in _OWN:
             return super().__getattribute__(name)
-        routing, stores = self.routing, (self._old, self._new)
-        found = getattr(stores[0], name)
+        routing = self.routing
+        found = getattr(self._old, name)
         if not callable(found):
             return found
         documents = name.startswith(("add_", "aadd_"))
@@ -103,13 +115,13 @@ class RoutedStore(VectorStore):
 
             async def later(*arguments: Any, **options: Any) -> Any:
                 with routing.whole(documents=documents):
-                    return await getattr(routing.choose(*stores), name)(*arguments, **options)
+                    return await getattr(self._store(), name)(*arguments, **options)
 
             return functools.wraps(found)(later)
 
         def now(*arguments: Any, **options: Any) -> Any:
             with routing.whole(documents=documents):
-                return getattr(routing.choose(*stores), name)(*arguments, **options)
+                return getattr(self._store(), name)(*arguments, **options)
 
         return functools.wraps(found)(now)
 

@@ -18,6 +18,7 @@ from pydantic import PrivateAttr
 
 from embedtui.errors import SettingsError
 from embedtui.integrations.routing import Routing
+from embedtui.model import Side
 from embedtui.router.route import RouteFields
 
 
@@ -100,7 +101,8 @@ class RoutedVectorStore(BasePydanticVectorStore):
     stores_text: bool = True
     _routing: Routing = PrivateAttr()
     _old: BasePydanticVectorStore = PrivateAttr()
-    _new: BasePydanticVectorStore = PrivateAttr()
+    _new: BasePydanticVectorStore | None = PrivateAttr()
+    _make: Callable[[str], BasePydanticVectorStore] = PrivateAttr()
 
     def __init__(
         self,
@@ -114,9 +116,10 @@ class RoutedVectorStore(BasePydanticVectorStore):
 
         It is to set nothing up (``perform_setup=False``) in the latter, which is a view.
         """
-        old, new = make(schema), make(routing.schema)
+        old = make(schema)
         super().__init__(stores_text=old.stores_text, is_embedding_query=old.is_embedding_query, **options)
-        self._routing, self._old, self._new = routing, old, new
+        self._routing, self._old, self._make = routing, old, make
+        self._new = make(routing.schema) if routing.viewed else None
 
     @classmethod
     def class_name(cls) -> str:
@@ -125,7 +128,10 @@ class RoutedVectorStore(BasePydanticVectorStore):
 
     @property
     def _now(self) -> BasePydanticVectorStore:
-        return self._routing.choose(self._old, self._new)
+        if self._routing.route.side is Side.OLD:
+            return self._old
+        self._new = self._new or self._make(self._routing.schema)
+        return self._new
 
     @property
     def client(self) -> Any:

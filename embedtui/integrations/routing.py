@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from psycopg import sql
 
 from embedtui.errors import Refused
-from embedtui.model import Side
+from embedtui.model import PlacementKind, Side
 from embedtui.router.async_client import AsyncRouter
 from embedtui.router.client import Router
 from embedtui.router.route import RouteFields
@@ -68,7 +68,7 @@ class Routing:
     def route(self) -> RouteFields:
         """The route of this context; without one, that of now, which is not kept."""
         taken = _taken.get().get(self)
-        return taken.route if taken is not None else self.router.route(self.name)
+        return taken.route if taken is not None else self._now()
 
     def take(self, *, documents: bool = False) -> RouteFields:
         """The route to embed by, kept for the statements that follow: the block's, else that of now.
@@ -84,10 +84,23 @@ class Routing:
     def _take(self, documents: bool) -> RouteFields:
         taken = _taken.get().get(self)
         block = taken.block if taken is not None else None
-        route = block or self.router.route(self.name)
+        route = block or self._now()
         if documents and route.bridged:
             route = self.router.of_side(self.name, Side.NEW) or route
         return self._keep(route, block)
+
+    def _now(self, key: str | None = None) -> RouteFields:
+        """The Router's route; while the new vectors are in a side table, which no library reads, the old side's."""
+        route = self.router.route(self.name, key)
+        if route.side is Side.NEW and route.placement is PlacementKind.TABLE:
+            return self.router.of_side(self.name, Side.OLD) or route
+        return route
+
+    @property
+    def viewed(self) -> bool:
+        """Whether there may be a routed view by now: with a side table there is none until a cleanup folds it."""
+        new = self.router.of_side(self.name, Side.NEW)
+        return new is None or new.placement is PlacementKind.COLUMN
 
     def _keep(self, route: RouteFields, block: RouteFields | None) -> RouteFields:
         _taken.set(MappingProxyType({**_taken.get(), self: _Taken(route, block)}))
@@ -97,7 +110,7 @@ class Routing:
     def use(self, key: str | None = None, *, model: str | int | None = None) -> Iterator[RouteFields]:
         """One route for the whole block; ``key`` and ``model`` as in :meth:`embedtui.Router.route`."""
         before = _taken.get()
-        route = self.router.route(self.name, key, model=model)
+        route = self._now(key) if model is None else self.router.route(self.name, key, model=model)
         self._keep(route, route)
         try:
             yield route

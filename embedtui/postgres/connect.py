@@ -84,6 +84,12 @@ SELECT pg_catalog.set_config('search_path', %s, false),
 _ROUTINE = re.compile(r'(?:PL/\w+|SQL) function "?(?P<name>[^\s(]+?(?:\([^)]*\))?)"? ')
 
 
+def is_ours(alias: str = "") -> str:
+    """SQL that says of a row of pg_stat_activity whether it is a session of embedtui's, a Router's among them."""
+    name = f"{alias}.application_name" if alias else "application_name"
+    return f"pg_catalog.starts_with({name}, '{APPLICATION}/')"
+
+
 def operator_name() -> str:
     """Who acts, for the audit log: EMBEDTUI_OPERATOR, else the login name."""
     import getpass

@@ -160,6 +160,7 @@ def pointers_of(
                     model_id=row["model_id"],
                     provider=row["provider"],
                     dimensions=_shape(row).given,
+                    requested_dimensions=_requested(row),
                     query_prefix=row["query_prefix"],
                     document_prefix=row["document_prefix"],
                     relation=sql.Identifier(row["relation_schema"], row["relation_name"]).as_string(None),
@@ -185,6 +186,10 @@ def _shape(row: dict[str, Any]) -> VectorShape:
     return VectorShape(size, row.get("given") or size, row.get("normalise", False))
 
 
+def _requested(row: dict[str, Any]) -> int | None:
+    return _shape(row).given if row.get("send_dimensions", True) else None
+
+
 def _of_column(row: dict[str, Any]) -> tuple[int | None, str]:
     """Number of a side's column, and what its index casts it to; an older installation's view tells neither."""
     return row.get("attnum"), row.get("search_type", "")
@@ -201,6 +206,7 @@ def _bridged(both: list[dict[str, Any]], sides: Mapping[Side, R], maps: Mapping[
         model_id=new["model_id"],
         provider=new["provider"],
         dimensions=_shape(new).given,
+        requested_dimensions=_requested(new),
         query_prefix=new["query_prefix"],
         document_prefix=new["document_prefix"],
         bridge=old["bridge"],

@@ -66,6 +66,8 @@ class RouteFields:
     provider: str
     dimensions: int
     """Of the vectors that the model gives."""
+    requested_dimensions: int | None
+    """What a request says of them; None: nothing, where the model refuses that (text-embedding-ada-002)."""
     query_prefix: str
     document_prefix: str
     relation: str

@@ -41,6 +41,8 @@ class Application:
     vector: ClassVar[str] = "embedding"
     needs: ClassVar[Sequence[str]] = ()
     """Modules that have to be installed."""
+    prepares_all = True
+    """Its driver also prepares SELECT * and RETURNING *, which a new column of the table breaks."""
     prepared: ClassVar[str] = ""
     """SQL of the operator once the view is there."""
 
@@ -135,7 +137,9 @@ class Plain(Application):
         path = self.routing.search_path("public")
         self.own.conn.execute("SELECT set_config('search_path', %s, false)", [path])
         schema = self.routing.choose("public", self.routing.schema)
-        return self.own.conn.execute(self.routing.tagged(statement.replace("{schema}", schema)), values)  # type: ignore[no-any-return]
+        prepare = None if self.prepares_all or "*" not in statement else False
+        text = self.routing.tagged(statement.replace("{schema}", schema))
+        return self.own.conn.execute(text, values, prepare=prepare)  # type: ignore[no-any-return]
 
     def add(self, text: str) -> None:
         [vector] = self.embed([text], documents=True)

@@ -405,7 +405,7 @@ def test_everything_with_our_rights_is_in_the_registry(
         capture.close_functions(conn, texts)
         for statement in fold.prepare_sql(conn, migration, "embedding_v2"):
             conn.execute(statement)
-        fold.close_function(conn, migration)
+        capture.close_functions(conn, migration, fold.functions_of(conn, migration))
     with connect(hostile.admin, name="test") as conn:
         found = conn.execute(
             """

@@ -15,7 +15,7 @@ from embedtui.config import ThrottleSettings
 from embedtui.errors import SettingsError
 from embedtui.formatting import duration, percent
 from embedtui.model import Hold, Migration
-from embedtui.postgres.connect import Connection, lost
+from embedtui.postgres.connect import Connection, is_ours, lost
 from embedtui.postgres.ddl import Session, query_head
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
@@ -56,26 +56,26 @@ FROM pg_catalog.pg_stat_replication AS r WHERE replay_lsn IS NOT NULL
                   WHERE s.active_pid = r.pid AND s.slot_type = 'logical')
 """
 
-_LOCK_WAITS = """
+_LOCK_WAITS = f"""
 SELECT w.pid, coalesce(w.application_name, ''), extract(epoch FROM clock_timestamp() - w.xact_start)::float8,
        coalesce(w.query, '')
 FROM (SELECT DISTINCT pid FROM pg_catalog.pg_locks WHERE NOT granted AND pid IS NOT NULL) AS l
 JOIN pg_catalog.pg_stat_activity AS w ON w.pid = l.pid
-WHERE w.datname = current_database() AND w.application_name NOT LIKE 'embedtui/%'
+WHERE w.datname = current_database() AND NOT {is_ours("w")}
   AND EXISTS (SELECT FROM unnest(pg_catalog.pg_blocking_pids(w.pid)) AS b (pid)
-              JOIN pg_catalog.pg_stat_activity AS o ON o.pid = b.pid WHERE o.application_name LIKE 'embedtui/%')
+              JOIN pg_catalog.pg_stat_activity AS o ON o.pid = b.pid WHERE {is_ours("o")})
 ORDER BY w.pid
 """
 
 # VACUUM's own snapshot holds nothing back. A slot's catalog_xmin holds back catalogs only, not the user's tables.
-_HORIZON = """
+_HORIZON = f"""
 SELECT 'session', pid, coalesce(application_name, ''), coalesce(state, ''), coalesce(query, ''),
        extract(epoch FROM clock_timestamp() - xact_start)::float8,
        greatest(age(backend_xmin), age(backend_xid)), coalesce(backend_xid::text, '') || '/' || backend_xmin::text
 FROM pg_catalog.pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_catalog.pg_backend_pid()
   AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
-  AND application_name NOT LIKE 'embedtui/%' AND backend_type <> 'autovacuum worker' AND query !~* '^\\s*vacuum'
+  AND NOT {is_ours()} AND backend_type <> 'autovacuum worker' AND query !~* '^\\s*vacuum'
 UNION ALL
 SELECT 'prepared', 0, '', '', gid, extract(epoch FROM clock_timestamp() - prepared)::float8, age(transaction), ''
 FROM pg_catalog.pg_prepared_xacts WHERE database = current_database()

@@ -15,7 +15,7 @@ from embedtui.errors import Interrupted
 from embedtui.formatting import counted
 from embedtui.model import Migration
 from embedtui.model.lifecycle import QUEUE_COUNTED
-from embedtui.postgres.connect import Connection
+from embedtui.postgres.connect import Connection, is_ours
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
@@ -83,6 +83,6 @@ def _cancel_own_build(conn: Connection, migration: Migration) -> None:
     """An index build of ours would hold up the removal of what it builds for as long as it takes."""
     conn.execute(
         "SELECT pg_cancel_backend(p.pid) FROM pg_stat_progress_create_index p JOIN pg_stat_activity a USING (pid)"
-        " WHERE a.application_name LIKE 'embedtui/%%' AND p.relid = to_regclass(%s)",
+        f" WHERE {is_ours('a')} AND p.relid = to_regclass(%s)",
         (relation(new_side(migration).table).as_string(conn),),
     )

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from embedtui.engine.cleanup import traces
 from embedtui.engine.cleanup.choice import CleanupChoice, renames, restores_not_null
-from embedtui.engine.cleanup.heard import decided
+from embedtui.engine.cleanup.heard import decided, routers_behind
 from embedtui.engine.cleanup.steps import unbounded
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import Remedy
@@ -28,7 +28,7 @@ from embedtui.postgres.sides.fold import column_for, folded
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.queue import count_entries
-from embedtui.postgres.state.route import read_listeners, read_status, seconds_on_side
+from embedtui.postgres.state.route import read_status, seconds_on_side
 from embedtui.postgres.state.workers import count_live_workers
 from embedtui.postgres.values import same_key_sql
 from embedtui.redaction import redact
@@ -83,7 +83,7 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
             remedies=(Remedy.FOLLOW,),
             rows=queued,
         )
-    behind = sum(listener.epoch < route.epoch for listener in read_listeners(conn, migration.name))
+    behind = routers_behind(conn, migration)
     if behind:
         yield Blocker(
             "listeners",
@@ -129,6 +129,9 @@ def _fold_blockers(conn: Connection, migration: Migration, facts: TableFacts) ->
         yield Blocker(
             "fold", f"A column of {shown(migration.table)} takes its owner, {facts.owner}.", "Or keep both: --no-fold."
         )
+    wrong = routed_view.obstacle(conn, folded(migration, migration.old_column)) if migration.stored.view else None
+    if wrong is not None:
+        yield Blocker("fold", *wrong)
     if own:
         yield Blocker(
             "fold",

@@ -77,8 +77,8 @@ class CleanupStep:
     """One step and the exact SQL it runs."""
 
     name: str
-    """``begin``, ``archive``, ``fold``, ``index``, ``settle``, ``contract``, ``not null``, ``finish``; of an abort
-    ``begin``, ``remove``, ``finish``."""
+    """``begin``, ``archive``, ``fold``, ``index``, ``exchange``, ``settle``, ``contract``, ``not null``, ``finish``;
+    of an abort ``begin``, ``remove``, ``finish``."""
     detail: str
     statements: tuple[str, ...] = ()
 

@@ -19,7 +19,7 @@ from embedtui.engine.cleanup.choice import (
     named_as_before,
     restores_not_null,
 )
-from embedtui.engine.cleanup.fold import Folding
+from embedtui.engine.cleanup.fold import Folding, wait_for_followers
 from embedtui.engine.cleanup.heard import decided
 from embedtui.engine.cleanup.settle import put_back, settle
 from embedtui.engine.cleanup.statements import cleanup_statements, contract_sql, set_not_null_sql, validate_sql
@@ -143,7 +143,7 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
         add_audit(conn, migration.id, "cleanup", detail)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Work:
     """The steps of a cleanup that has begun; each can be repeated."""
 
@@ -165,7 +165,12 @@ class _Work:
         elif name == "index":
             assert self.connect is not None, "a fold needs connections to build its index"
             self._folding().index(self.connect)
+        elif name == "exchange":
+            self._folding().exchange()
+            self.migration = present(self.conn, self.migration)
         elif name == "settle":
+            if read_ending(self.conn, self.migration).has("folded"):
+                wait_for_followers(self.conn, self.migration, self.stop, self.say)
             self._settle()
         elif name == "contract":
             self._contract()
@@ -182,10 +187,7 @@ class _Work:
 
     def _contract(self) -> None:
         tables = capture.tables(as_called_now(self.conn, self.migration))
-        tables += [self.migration.new_table] if self.choice.fold else []
         while True:
-            if self.choice.fold:
-                self._folding().catch_up()
             state = read_ending(self.conn, self.migration)
             statements = contract_sql(self.conn, self.migration, self.choice, state.has("not_null"), state.left)
             try:

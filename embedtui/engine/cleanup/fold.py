@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import psycopg
+
 from embedtui.engine.backfill.throttle import Throttle
-from embedtui.engine.cleanup.steps import TOLD, Told, require_held
+from embedtui.engine.cleanup.heard import routers_behind
+from embedtui.engine.cleanup.statements import exchange_sql
+from embedtui.engine.cleanup.steps import TOLD, Told, require_held, taken_back
 from embedtui.engine.plan.statements import index_options
 from embedtui.errors import Interrupted, LockTimeout
 from embedtui.formatting import counted
-from embedtui.model import IndexStatus, Migration
+from embedtui.model import IndexStatus, Migration, TableName
 from embedtui.postgres import indexes
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.ddl import run_ddl
-from embedtui.postgres.sides import capture
-from embedtui.postgres.sides.fold import Fold, close_function, column_for, prepare_sql, queued_as
+from embedtui.postgres.ddl import Statement, run_ddl
+from embedtui.postgres.joined import as_called_now
+from embedtui.postgres.sides import capture, routed_view
+from embedtui.postgres.sides.fold import Fold, column_for, functions_of, prepare_sql, queued_as
 from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.ending import QUEUE_FULL
+from embedtui.postgres.state.listeners import ever_heard
 from embedtui.postgres.state.migrations import store_setting, total_rows
 from embedtui.postgres.state.queue import forget_entries, next_entries, queue_keys
 
@@ -29,6 +36,8 @@ LOOK = 1.0
 BATCH = 500
 PATIENCE = 60.0
 """Seconds that rows may stay locked by the application."""
+REQUEST = 10.0
+"""Seconds that an application's request may take from its look at the route to its last statement."""
 
 
 @dataclass
@@ -59,15 +68,10 @@ class Folding:
             Interrupted, LockTimeout: as :func:`~embedtui.postgres.ddl.run_ddl`.
         """
         store_setting(self.conn, self.migration.id, "fold", self._fold.column)  # an abort has to find it
-        run_ddl(
-            self.conn,
-            prepare_sql(self.conn, self.migration, self._fold.column),
-            stop=self.stop,
-            on_wait=self.say,
-            relations=[self.migration.table, self.migration.new_table],
-            check=self._require_held,
+        self._ddl(
+            prepare_sql(self.conn, self.migration, self._fold.column), [self.migration.table, self.migration.new_table]
         )
-        close_function(self.conn, self.migration)
+        capture.close_functions(self.conn, self.migration, functions_of(self.conn, self.migration))
         copied = self._compare()
         self.catch_up()
         rows = counted(copied, "vector", "vectors")
@@ -147,3 +151,63 @@ class Folding:
                 self.say(f"index: {status.phase}{done}{wait}")
 
         indexes.build(connect, self.into, index_options(self.migration), self.stop, show)
+
+    def exchange(self) -> None:
+        """Make the column the new side: the side table goes, the routed view is there if one is asked for.
+
+        Raises:
+            Refused: a rollback took the cleanup back, or the routed view cannot be made.
+            Interrupted, LockTimeout: as :func:`~embedtui.postgres.ddl.run_ddl`.
+        """
+        if self.migration.stored.view:
+            there = routed_view.find(self.conn, self.migration)
+            self._ddl(routed_view.make_sql(self.conn, self.into), [there.name] if there is not None else [])
+        tables = [*capture.tables(as_called_now(self.conn, self.migration)), self.migration.new_table]
+        while True:
+            self.catch_up()
+            try:
+                with taken_back(self.conn, self.migration, "cleanup"):
+                    self._ddl(exchange_sql(self.conn, self.migration, self._fold.column), tables)
+            except psycopg.errors.ObjectInUse as error:
+                if error.sqlstate != QUEUE_FULL:
+                    raise
+            else:
+                return
+
+    def _ddl(self, statements: Sequence[Statement], relations: Sequence[TableName]) -> None:
+        run_ddl(
+            self.conn,
+            statements,
+            stop=self.stop,
+            on_wait=self.say,
+            relations=relations,
+            check=self._require_held,
+        )
+
+
+def wait_for_followers(
+    conn: Connection, migration: Migration, stop: threading.Event, say: Callable[[str], None]
+) -> None:
+    """After the exchange: until every Router knows of the column, and what began by its former word is over.
+
+    A library that finds the routed view by its Router has read the old column until then, by the name that the new one
+    is about to take.
+
+    Raises:
+        Refused: a rollback took the cleanup back.
+        Interrupted: ``stop`` was set.
+    """
+    rest = REQUEST if ever_heard(conn, migration) and routed_view.find(conn, migration) is not None else 0.0
+    since, told = time.monotonic(), 0.0
+    while True:
+        behind, now = routers_behind(conn, migration), time.monotonic()
+        since = now if behind else since
+        if not behind and now - since >= rest:
+            return
+        require_held(conn, migration, "cleanup")
+        if now - told >= TOLD:
+            told = now
+            late = counted(behind, "Router has", "Routers have")
+            say(f"{late} not heard of the fold yet" if behind else "waiting for requests that began before the fold")
+        if stop.wait(LOOK / 5):
+            raise Interrupted("Stopped before the old side was dropped.", hint="Run it again: it goes on.")

@@ -17,7 +17,7 @@ from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state.listeners import ever_heard
 from embedtui.postgres.state.migrations import total_rows
-from embedtui.postgres.state.route import read_listeners
+from embedtui.postgres.state.route import read_listeners, read_status
 
 TOLD = ("env_file", "hook")
 """Strategies that tell services of names."""
@@ -25,14 +25,27 @@ TOLD = ("env_file", "hook")
 
 def decided(conn: Connection, migration: Migration, choice: CleanupChoice) -> CleanupChoice:
     """The choice with what was left open: names that somebody follows are kept, else the old ones are taken."""
-    fold, rename = choice.fold, choice.rename
+    return _decided(conn, migration, choice)[0]
+
+
+def _decided(conn: Connection, migration: Migration, choice: CleanupChoice) -> tuple[CleanupChoice, str]:
+    """(the choice, why the new side's names are kept where that was left open)."""
+    fold, rename, why = choice.fold, choice.rename, ""
     if migration.placement is PlacementKind.COLUMN:
-        fold = False
-        rename = not followed(conn, migration) if rename is None else rename
+        why = followed(conn, migration) if rename is None else ""
+        fold, rename = False, not why if rename is None else rename
     elif fold is None:
-        fold = migration.scope is None and not choice.keep_old and not ever_heard(conn, migration)
-        fold = fold and not followed(conn, migration)
-    return replace(choice, fold=fold, rename=rename is not False)
+        why = followed(conn, migration)
+        if not why and not migration.stored.view and ever_heard(conn, migration):
+            why = "a Router was heard from, and follows it"
+        fold = migration.scope is None and not choice.keep_old and not why
+    return replace(choice, fold=fold, rename=rename is not False), why
+
+
+def routers_behind(conn: Connection, migration: Migration) -> int:
+    """Routers heard from lately that do not know of the pointer's last change yet."""
+    epoch = read_status(conn, migration).epoch
+    return sum(listener.epoch < epoch for listener in read_listeners(conn, migration.name))
 
 
 def followed(conn: Connection, migration: Migration) -> str:
@@ -55,8 +68,8 @@ def _naming_new(conn: Connection, migration: Migration) -> Naming:
 
 def cleanup_notices(conn: Connection, migration: Migration, choice: CleanupChoice) -> tuple[Check, ...]:
     """What an operator should know before a cleanup, though it blocks nothing."""
-    asked, choice = choice, decided(conn, migration, choice)
-    found = [_fold(conn, migration)] if choice.fold else list(_kept(conn, migration, asked, choice))
+    choice, why = _decided(conn, migration, choice)
+    found = [_fold(conn, migration)] if choice.fold else list(_kept(migration, choice, why))
     found += [_heard(conn, migration), *_who_names(conn, migration, choice)]
     if restores_not_null(migration, choice, inspect_oid(conn, migration.table_oid)):
         text = f"{shown_column(migration.old_column)} is NOT NULL again, as it was: a row needs its vector to come in."
@@ -78,25 +91,21 @@ def _fold(conn: Connection, migration: Migration) -> Check:
         f" {shown(migration.table)}, beside the work, and indexed CONCURRENTLY; one short transaction then gives the"
         f" column the name {shown_column(migration.old_column)} and drops the side table. Until then that takes about"
         f" {size(table)} of disk more, and an index like the side table's ({size(index)} with its key's). How long it"
-        " takes is told once it runs; it can be stopped, and goes on. The column stands last: an INSERT or COPY without"
-        " a list of columns changes.",
+        " takes is told once it runs; it can be stopped, and goes on. The column is new, and stands last: that breaks"
+        " prepared SELECT * and RETURNING *, and INSERT or COPY without a list of columns.",
         "Keep the side table: --no-fold.",
     )
 
 
-def _kept(conn: Connection, migration: Migration, asked: CleanupChoice, choice: CleanupChoice) -> Iterator[Check]:
+def _kept(migration: Migration, choice: CleanupChoice, why: str) -> Iterator[Check]:
     if migration.placement is PlacementKind.TABLE:
         old, side = shown_column(migration.old_column), shown(migration.new_table)
-        why = "" if asked.fold is not None else followed(conn, migration)
-        why = why or ("a Router was heard from, and follows it" if ever_heard(conn, migration) else "")
-        because = f": {why}" if why and asked.fold is None else ""
+        because = f": {why}" if why else ""
         gone = "" if choice.keep_old else f" An application that reads {shown(migration.table)}.{old} breaks."
         yield Check("side table", "warn", f"{side} stays{because}.{gone}", "Fold it into the table: --fold.")
-    elif not choice.keep_old and not renames(migration, choice) and asked.rename is None:
-        why = followed(conn, migration)
-        if why:
-            name = shown_column(migration.new_column)
-            yield Check("names", "warn", f"{name} keeps its name: {why}.", "Give it the old one's: --rename.")
+    elif why and not choice.keep_old and not renames(migration, choice):
+        name = shown_column(migration.new_column)
+        yield Check("names", "warn", f"{name} keeps its name: {why}.", "Give it the old one's: --rename.")
 
 
 def _heard(conn: Connection, migration: Migration) -> Check:

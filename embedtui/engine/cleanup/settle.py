@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from embedtui.engine.cleanup.steps import TOLD, require_held, unbounded
+from embedtui.engine.cleanup.steps import TOLD, present, require_held, unbounded
 from embedtui.errors import EmbedtuiError, Interrupted, LockTimeout, Remedy
 from embedtui.formatting import counted
 from embedtui.model import Key, Migration, Phase
@@ -120,6 +120,7 @@ def put_back(conn: Connection, migration: Migration) -> Iterator[None]:
 
 
 def _put_back(conn: Connection, migration: Migration) -> None:
+    migration = present(conn, migration)  # a fold may have made it another
     state = read_ending(conn, migration)
     if not migration.stored.by_triggers or state.has("contracted") or state.phase not in _CAPTURED:
         return

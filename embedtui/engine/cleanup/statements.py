@@ -28,9 +28,9 @@ from embedtui.postgres.indexes import create_sql, pairs_of
 from embedtui.postgres.joined import as_called_now
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture, routed_view
-from embedtui.postgres.sides.fold import Fold, column_for, leftover_sql, prepare_sql
+from embedtui.postgres.sides.fold import Fold, column_for, folded, leftover_sql, prepare_sql
 from embedtui.postgres.sides.layout import new_side, scope_sql
-from embedtui.postgres.state.ending import left_check_sql, read_ending, record_sql, rows_sql
+from embedtui.postgres.state.ending import folded_sql, left_check_sql, read_ending, record_sql, rows_sql
 
 
 def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupChoice) -> tuple[CleanupStep, ...]:
@@ -49,8 +49,9 @@ def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupCh
             texts.insert(0, archive_table_sql(migration, choice.archive))
         detail = f"old vectors to {choice.archive}, in pages by key, counted"
         steps.append(CleanupStep("archive", detail, shown_sql(conn, texts)))
-    if choice.fold and not state.has("contracted"):
+    if choice.fold and migration.placement is PlacementKind.TABLE and not state.has("contracted"):
         steps += _fold_steps(conn, migration)
+        migration = folded(migration, column_for(conn, migration))
     if not state.has("contracted"):
         detail = "what is queued is embedded; from here on changes are the application's"
         steps.append(CleanupStep("settle", detail, shown_sql(conn, end_capture_sql(conn, migration))))
@@ -81,7 +82,11 @@ def _fold_steps(conn: Connection, migration: Migration) -> list[CleanupStep]:
     if migration.index_method is not IndexMethod.NONE:
         built = shown_sql(conn, create_sql(conn, into, index_options(into)))
         steps.append(CleanupStep("index", f"on {column}, beside the work", built))
-    return steps
+    viewed = migration.stored.view and routed_view.obstacle(conn, into) is None
+    made = routed_view.make_sql(conn, into) if viewed else []
+    exchange = shown_sql(conn, [*made, *exchange_sql(conn, migration, fold.column)])
+    detail = "one short transaction: the side table goes, and whoever follows the route searches the column"
+    return [*steps, CleanupStep("exchange", detail, exchange)]
 
 
 def abort_statements(conn: Connection, migration: Migration) -> tuple[CleanupStep, ...]:
@@ -102,6 +107,19 @@ def shown_sql(conn: Connection, statements: Sequence[Statement]) -> tuple[str, .
     return tuple(statement.as_string(conn) for statement in statements)
 
 
+def exchange_sql(conn: Connection, migration: Migration, column: str) -> list[Statement]:
+    """The new side is the column from here on, and the side table goes; the old side stays as it is."""
+    fold = Fold(migration, column)
+    watched, beside = as_called_now(conn, migration), relation(migration.new_table)
+    locked = [*map(relation, capture.tables(watched)), beside]
+    statements: list[Statement] = [sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(each) for each in locked]
+    statements += [*fold.last_sql(), sql.SQL("DROP TABLE {}").format(beside)]
+    statements += [*capture.remove_sql(watched), *capture.remove_functions_sql(migration, "side")]
+    if migration.stored.by_triggers:
+        statements += capture.install_sql(folded(watched, column), capture.attaching_roles(conn, migration))
+    return [*statements, *folded_sql(fold.into)]
+
+
 def contract_sql(
     conn: Connection, migration: Migration, choice: CleanupChoice, not_null: bool, left: Mapping[str, int]
 ) -> list[Statement]:
@@ -112,14 +130,9 @@ def contract_sql(
         sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(relation(each)) for each in capture.tables(watched)
     ]
     statements.append(left_check_sql(migration, left))
-    if choice.fold:
-        fold = Fold(migration, column_for(conn, migration))
-        beside = relation(migration.new_table)
-        statements.append(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(beside))
-        statements += [*fold.last_sql(), sql.SQL("DROP TABLE {}").format(beside)]
-        statements += capture.remove_functions_sql(migration, "side")
-        migration = fold.into
-    else:
+    if migration.placement is PlacementKind.TABLE:
+        view = routed_view.find(conn, migration)
+        statements += routed_view.drop_sql(conn, view) if view is not None else []
         statements += leftover_sql(conn, migration)
     side = new_side(migration)
     statements += capture.remove_sql(watched)

@@ -15,7 +15,7 @@ from embedtui.engine.cutover.strategies import (
 )
 from embedtui.errors import Remedy
 from embedtui.formatting import counted, duration
-from embedtui.model import Blocker, Check, Command, EvaluationStatus, FaultState, IndexMethod, Migration, Side
+from embedtui.model import Blocker, Check, Command, EvaluationStatus, FaultState, IndexMethod, Migration, PlacementKind, Side
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
@@ -77,7 +77,9 @@ def cutover_blockers(
 
 
 def _views(conn: Connection, migration: Migration) -> list[Blocker]:
-    """Services that go by the routed view, and would fail without it."""
+    """Services that go by the routed view, and would fail without it; by a side table they stay on the old side."""
+    if migration.placement is not PlacementKind.COLUMN:
+        return []
     heard = read_listeners(conn, migration.name)
     going = sorted({each.application or each.host for each in heard if each.by_view})
     if not going or routed_view.find(conn, migration) is not None:

@@ -15,6 +15,7 @@ from embedtui.engine.plan.presets.ways import Way, lines_of, ways_of
 from embedtui.formatting import counted
 from embedtui.model import Check, Migration, PlacementKind
 from embedtui.postgres.catalog.inspect import inspect_oid
+from embedtui.postgres.connect import is_ours
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state.route import read_listeners
@@ -26,10 +27,10 @@ SHOWN = 3
 """Roles that are named in a line."""
 
 # Of a role that may not see other sessions' doings, names and applications are all there is.
-_CONNECTED = """
+_CONNECTED = f"""
 SELECT usename::text, application_name, count(*)::int FROM pg_catalog.pg_stat_activity
  WHERE datname = pg_catalog.current_database() AND usename IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()
-   AND application_name NOT LIKE 'embedtui%%'
+   AND NOT {is_ours()}
    AND pg_catalog.has_table_privilege(usesysid, %s::oid, 'SELECT')
  GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """
@@ -128,7 +129,12 @@ def _described(way: Way, migration: Migration, connected: tuple[Connected, ...],
         "role": connected[0].role if connected else "…",
     }
     possible = ""
-    if migration.placement is PlacementKind.TABLE and (way.view or way.strategy == "rename"):
+    if migration.placement is PlacementKind.TABLE and way.view and way.strategy == "pointer":
+        possible = (
+            "This is a side table: it follows once a cleanup folds that (`embedtui view` asks for the view); with"
+            ' placement "column" it follows the cutover.'
+        )
+    elif migration.placement is PlacementKind.TABLE and (way.view or way.strategy == "rename"):
         possible = 'It needs placement "column", and this is a side table.'
     elif migration.scope is not None and (way.view or way.strategy == "rename"):
         possible = "It shows every row of one column, and this migration has a scope: a search has to ask the route."

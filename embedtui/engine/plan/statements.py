@@ -31,7 +31,7 @@ def plan_statements(conn: Connection[Any], migration: Migration, settings: Setti
             _text(conn, statement)
             for statement in capture.install_sql(migration, capture.attaching_roles(conn, migration))
         ]
-    if migration.stored.view and routed_view.obstacle(conn, migration) is None:
+    if migration.stored.view and routed_view.obstacle(conn, migration) is None:  # of a side table: by the cleanup
         statements += [_text(conn, statement) for statement in routed_view.make_sql(conn, migration)]
     statements += [
         _text(conn, statement) for statement in indexes.create_sql(conn, migration, index_options(migration))

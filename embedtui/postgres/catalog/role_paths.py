@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from embedtui.postgres.connect import Connection
+from embedtui.postgres.connect import Connection, is_ours
 
 # A server older than 16 asks for CREATEROLE alone; a superuser's settings are for superusers.
 _READ = """
@@ -32,19 +32,19 @@ SELECT r.rolname::text, r.rolcanlogin,
   FROM pg_roles r, me WHERE r.rolname = ANY (%s) ORDER BY 1
 """
 
-_SET = """
+_SET = f"""
 SELECT coalesce(r.rolname::text, ''), substr(c, length('search_path=') + 1), (SELECT count(*) FROM pg_stat_activity a
-        WHERE a.datname = current_database() AND a.application_name NOT LIKE 'embedtui/%'
+        WHERE a.datname = current_database() AND NOT {is_ours("a")}
           AND (r.oid IS NULL OR a.usesysid = r.oid))
   FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) c
  WHERE c LIKE 'search\\_path=%'
    AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) ORDER BY 1
 """
 
-_SESSIONS = """
+_SESSIONS = f"""
 SELECT count(*) FROM pg_stat_activity
  WHERE datname = current_database() AND usename = ANY (%s) AND pid <> pg_backend_pid()
-   AND application_name NOT LIKE 'embedtui/%%'
+   AND NOT {is_ours()}
 """
 
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",\s][^,\s]*))\s*(,|$)')

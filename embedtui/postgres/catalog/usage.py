@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from embedtui.postgres.connect import Connection
+from embedtui.postgres.connect import Connection, is_ours
 from embedtui.postgres.ddl import query_head
 from embedtui.redaction import redact
 
-_SESSIONS = """
+_SESSIONS = f"""
 SELECT coalesce(application_name, ''), coalesce(usename::text, ''), coalesce(query, '')
   FROM pg_catalog.pg_stat_activity
  WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()
-   AND application_name NOT LIKE 'embedtui/%'
+   AND NOT {is_ours()}
 """
 
 _HIDDEN = "<insufficient privilege>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -30,18 +30,20 @@ def _function(migration: Migration, what: str) -> sql.Identifier:
     return sql.Identifier("embedtui", f"capture_{migration.id}_{what}")
 
 
-def functions_sql(migration: Migration, attaching: Sequence[str] = ()) -> tuple[sql.Composed, ...]:
+def functions_sql(
+    migration: Migration, attaching: Sequence[str] = (), made: Mapping[str, str] | None = None
+) -> tuple[sql.Composed, ...]:
     """DDL of the trigger functions alone: takes no lock on the table, and has every session compile them anew.
 
-    ``attaching``: see :func:`attaching_roles`.
+    ``attaching``: see :func:`attaching_roles`. ``made``: sources of others by their names, as a fold's.
 
     They are SECURITY DEFINER, so that an application role needs no right on our schema; hence nobody may execute them
     (a trigger fires without), they serve no table but the migration's and its partitions, and they make text by output
     functions alone (see ``values``): on a table of somebody else's, a key with a cast of its own would run as us.
     """
     statements: list[sql.Composed] = []
-    for what, body in bodies(migration).items():
-        statements += function_sql(_function(migration, what), body)
+    for what, body in (bodies(migration) if made is None else made).items():
+        statements += _function_sql(_function(migration, what), body)
         statements += [
             sql.SQL("GRANT EXECUTE ON FUNCTION {}() TO {}").format(_function(migration, what), sql.Identifier(role))
             for role in attaching
@@ -49,7 +51,7 @@ def functions_sql(migration: Migration, attaching: Sequence[str] = ()) -> tuple[
     return tuple(statements)
 
 
-def function_sql(name: sql.Identifier, body: str) -> tuple[sql.Composed, sql.Composed]:
+def _function_sql(name: sql.Identifier, body: str) -> tuple[sql.Composed, sql.Composed]:
     """DDL of one trigger function, which only triggers call."""
     session = sql.SQL(" ").join(
         sql.SQL("SET {} = {}").format(sql.SQL(setting), sql.SQL(", ").join(map(sql.Literal, value.split(", "))))
@@ -91,13 +93,14 @@ def renamed_sql(conn: Connection, migration: Migration) -> tuple[sql.Composed, .
     return functions_sql(migration, attaching_roles(conn, migration)) if row == (True,) else ()
 
 
-def close_functions(conn: Connection, migration: Migration) -> bool:
+def close_functions(conn: Connection, migration: Migration, made: Mapping[str, str] | None = None) -> bool:
     """Bring the functions of an installed change capture to what :func:`functions_sql` makes; whether they were not.
 
-    Their triggers stay as they are. A role that does not own them leaves it to the one that does.
+    Their triggers stay as they are; ``made`` as there. A role that does not own them leaves it to the one that does.
     """
-    wanted = {f"capture_{migration.id}_{what}": body for what, body in bodies(migration).items()}
-    may_attach = set(attaching_roles(conn, migration))
+    sources = bodies(migration) if made is None else made
+    wanted = {f"capture_{migration.id}_{what}": body for what, body in sources.items()}
+    may_attach = set(attaching_roles(conn, migration)) if made is None else set[str]()
     found = conn.execute(
         """
         SELECT p.proname, p.prosrc, p.proconfig, pg_catalog.pg_get_userbyid(p.proowner)::text,
@@ -127,7 +130,7 @@ def close_functions(conn: Connection, migration: Migration) -> bool:
                         sql.Identifier("embedtui", name), sql.Identifier(role)
                     )
                 )
-        for statement in functions_sql(migration, sorted(may_attach)):
+        for statement in functions_sql(migration, sorted(may_attach), sources):
             conn.execute(statement)
     return True
 

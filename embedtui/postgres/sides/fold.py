@@ -87,13 +87,11 @@ def prepare_sql(conn: Connection, migration: Migration, column: str) -> list[Sta
     into, side = folded(migration, column), new_side(migration)
     function = sql.Identifier("embedtui", f"capture_{migration.id}_side")
     trigger = sql.Identifier(f"embedtui_{migration.id}_side")
-    row = conn.execute("SELECT to_regclass(%s)::oid::int8", [relation(side.table).as_string(conn)]).fetchone()
-    body = of_side(migration, row[0] if row and row[0] else 0, queued_as(migration))
     return [
         *ColumnPlacement(into).prepare_sql(),
         *column_attributes.storage_sql(conn, into),
         *rights.first_sql(conn, into),
-        *capture.function_sql(function, body),
+        *capture.functions_sql(migration, made=functions_of(conn, migration)),
         sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(trigger, relation(side.table)),
         sql.SQL(
             "CREATE TRIGGER {} AFTER INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION {}('u')"
@@ -102,19 +100,12 @@ def prepare_sql(conn: Connection, migration: Migration, column: str) -> list[Sta
     ]
 
 
-def close_function(conn: Connection, migration: Migration) -> None:
-    """Take the trigger's function from whomever default privileges gave it to."""
-    name = f"capture_{migration.id}_side"
-    rows = conn.execute(
-        "SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END"
-        "  FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a"
-        " WHERE p.pronamespace = 'embedtui'::regnamespace AND p.proname = %s AND a.grantee <> p.proowner",
-        [name],
-    ).fetchall()
-    for (role,) in rows:
-        conn.execute(
-            sql.SQL("REVOKE ALL ON FUNCTION {}() FROM {}").format(sql.Identifier("embedtui", name), sql.SQL(role))
-        )
+def functions_of(conn: Connection, migration: Migration) -> dict[str, str]:
+    """Source of the trigger function on the side table, by its name."""
+    row = conn.execute(
+        "SELECT to_regclass(%s)::oid::int8", [relation(new_side(migration).table).as_string(conn)]
+    ).fetchone()
+    return {"side": of_side(migration, row[0] if row and row[0] else 0, queued_as(migration))}
 
 
 def leftover_sql(conn: Connection, migration: Migration) -> list[Statement]:

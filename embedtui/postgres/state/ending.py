@@ -99,19 +99,34 @@ def record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) -
         *end_in_ddl(migration, "abort" if phase is Phase.ABORTED else "cleanup"),
         sql.SQL(
             "UPDATE embedtui.migration SET phase = {phase}, phase_at = now(), condition = 'idle', reason = '',"
-            " desired = 'run', placement = {placement}, new_schema = {new_schema}, new_table = {new_table},"
-            " new_column = {column}, settings = jsonb_set(settings - 'fold', '{{cleanup,contracted}}', 'true')"
-            " || jsonb_build_object('gone', {gone}::text) WHERE id = {id}"
+            " desired = 'run', new_column = {column}, settings = jsonb_set(settings - 'fold', '{{cleanup,contracted}}',"
+            " 'true') || jsonb_build_object('gone', {gone}::text) WHERE id = {id}"
         ).format(
-            placement=sql.Literal(migration.placement.value),
-            new_schema=sql.Literal(migration.new_table.schema),
-            new_table=sql.Literal(migration.new_table.name),
             phase=sql.Literal(phase.value),
             column=sql.Literal(new_column),
             gone=sql.Literal(gone),
             id=sql.Literal(migration.id),
         ),
         audit_sql(migration.id, "phase", phase.value),
+    ]
+
+
+def folded_sql(into: Migration) -> list[Statement]:
+    """The end of the transaction that makes a side table's migration ``into`` one of a column; it fails likewise."""
+    return [
+        *end_in_ddl(into, "cleanup", goes_on=True),
+        sql.SQL(
+            "UPDATE embedtui.migration SET placement = {placement}, new_schema = {schema}, new_table = {table},"
+            " new_column = {column}, settings = jsonb_set(settings - 'fold', '{{cleanup,folded}}', 'true')"
+            " WHERE id = {id}"
+        ).format(
+            placement=sql.Literal(into.placement.value),
+            schema=sql.Literal(into.new_table.schema),
+            table=sql.Literal(into.new_table.name),
+            column=sql.Literal(into.new_column),
+            id=sql.Literal(into.id),
+        ),
+        audit_sql(into.id, "fold", f"the new side is column {into.new_column} now, and the side table is gone"),
     ]
 
 

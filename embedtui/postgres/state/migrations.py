@@ -361,15 +361,16 @@ def store_setting(conn: Connection, migration_id: int, name: str, value: object)
 
 
 def still_called_sql(migration: Migration) -> sql.Composed:
-    """Fails with SQLSTATE 55000 where columns have exchanged their names, which cannot happen until it is committed.
+    """Fails with SQLSTATE 55000 where columns have exchanged their names, or a side table was folded.
 
-    For a transaction that makes something by the names that this process knows.
+    Neither can happen until it is committed. For a transaction that makes something by the names this process knows.
     """
     body = sql.SQL(
-        "BEGIN PERFORM FROM embedtui.migration WHERE id = {} AND old_column = {} AND new_column = {} FOR SHARE;"
+        "BEGIN PERFORM FROM embedtui.migration WHERE id = {} AND old_column = {} AND new_column = {} AND placement = {}"
+        " FOR SHARE;"
         " IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'columns were renamed meanwhile';"
         " END IF; END"
-    ).format(*map(sql.Literal, (migration.id, migration.old_column, migration.new_column)))
+    ).format(*map(sql.Literal, (migration.id, migration.old_column, migration.new_column, migration.placement.value)))
     return sql.SQL("DO {}").format(sql.Literal(body.as_string(None)))
 
 

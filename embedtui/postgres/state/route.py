@@ -321,18 +321,20 @@ def held(conn: Connection, migration: Migration, ending: str) -> bool:
     return row is not None and bool(row[0])
 
 
-def end_in_ddl(migration: Migration, ending: str) -> tuple[sql.Composed, ...]:
+def end_in_ddl(migration: Migration, ending: str, *, goes_on: bool = False) -> tuple[sql.Composed, ...]:
     """The last word of the transaction that takes a side away: it fails unless all reads are on the other side.
 
     It fails with SQLSTATE ``CANCELLED``. Put it after all that waits for locks: it locks the pointer's row, and a
-    rollback must never wait for more than the commit.
+    rollback must never wait for more than the commit. ``goes_on``: of one before that, which only changes what a side
+    is called.
     """
     active, canary = ENDS_ON[ending]
+    ended = ", changed_at = clock_timestamp(), pending = NULL, ending = NULL, bridging = false"
     update = sql.SQL(
-        "UPDATE embedtui.route SET epoch = epoch + 1, changed_at = clock_timestamp(), pending = NULL, ending = NULL,"
-        " bridging = false"
+        "UPDATE embedtui.route SET epoch = epoch + 1{ended}"
         " WHERE name = {name} AND migration = {migration} AND (ending, active, canary) = ({ending}, {active}, {canary})"
     ).format(
+        ended=sql.SQL("" if goes_on else ended),
         name=sql.Literal(migration.name),
         migration=sql.Literal(migration.id),
         ending=sql.Literal(ending),

@@ -42,7 +42,9 @@ SELECT r.name, s.side, s.side = r.active AS active, r.canary, r.epoch,
        -- of a row called embedtui_row
        m.scope ->> 'sql' AS scope_sql, m.content ->> 'sql' AS content_sql,
        -- what a vector goes through before it is stored, or searched with
-       coalesce(d.given, d.dimensions) AS given, d.normalise
+       coalesce(d.given, d.dimensions) AS given, d.normalise,
+       -- whether a request says how many dimensions are wanted: some models refuse that
+       d.send_dimensions
 FROM embedtui.route r
 JOIN embedtui.migration m ON m.id = r.migration
 CROSS JOIN (VALUES ('old'), ('new')) AS s (side)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from embedtui.engine.cleanup import fold as folding_module
 from embedtui.engine.cleanup import heard
 from embedtui.engine.cleanup.abort import abort
 from embedtui.engine.cleanup.blockers import cleanup_blockers
@@ -17,16 +19,16 @@ from embedtui.engine.cleanup.choice import CleanupChoice, CleanupStep
 from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cleanup.fold import Folding
 from embedtui.engine.cleanup.heard import cleanup_notices, decided
-from embedtui.engine.table_changes import remember
+from embedtui.engine.table_changes import remember, same_names, table_change
 from embedtui.errors import Refused
-from embedtui.model import Migration, PlacementKind, Side
+from embedtui.model import Migration, Phase, PlacementKind, Side
 from embedtui.postgres import indexes as index_module
 from embedtui.postgres.catalog import usage
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture, fold
+from embedtui.postgres.state import listeners, route
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route
 from embedtui.router import Router
 from tests.integration.engine.test_cleanup import (
     ROWS,
@@ -59,6 +61,7 @@ def clean(
     choice: CleanupChoice = FOLD,
     on_step: Callable[[CleanupStep], None] | None = None,
     override: dict[str, str] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> None:
     cleanup(
         conn,
@@ -68,6 +71,7 @@ def clean(
         stop=threading.Event(),
         override=override or {"soak": "a test"},
         on_step=on_step,
+        on_wait=on_wait,
         connect=lambda: connect(conn.info.dsn, name="index", statement_timeout_ms=0, lock_timeout_ms=0),
     )
 
@@ -89,7 +93,7 @@ def test_it_ends_as_the_table_began(conn: Connection) -> None:
     assert found is not None
     ran: list[str] = []
     clean(conn, found, CleanupChoice(), on_step=lambda step: ran.append(step.name))
-    assert ran == ["begin", "fold", "index", "settle", "contract", "not null", "finish"]
+    assert ran == ["begin", "fold", "index", "exchange", "settle", "contract", "not null", "finish"]
     require_clean_end(conn, not_null=True)
     assert conn.execute(ATTRIBUTES).fetchone() == state_before
     assert columns(conn, "documents_embedding_v2") == {}
@@ -216,10 +220,11 @@ def test_what_the_application_writes_to_the_side_table_meanwhile_is_kept(
             conn.execute(f"UPDATE documents_embedding_v2 SET embedding = {vector('78')} WHERE id = 4".encode())
             assert count(conn, "SELECT count(*) FROM embedtui.capture_fault") == 1
             conn.execute("ALTER TABLE embedtui.queue DROP CONSTRAINT queue_key_check")
-        if step.name == "contract":
+        if step.name == "exchange":
             conn.execute(f"UPDATE documents_embedding_v2 SET embedding = {vector('79')} WHERE id = 5".encode())
             conn.execute("DELETE FROM documents_embedding_v2 WHERE id = 6; DELETE FROM documents WHERE id = 7")
             conn.execute("UPDATE documents SET id = 1000 WHERE id = 8")
+            conn.execute("DELETE FROM embedtui.queue WHERE migration > 0")  # no worker is here
             dropping.set()
 
     clean(conn, migration, on_step=write)
@@ -269,7 +274,7 @@ def test_a_row_that_changes_as_it_is_copied_is_not_said_to_be(
     assert count(conn, "SELECT count(*) FROM documents WHERE id = 5 AND embedding_v2 IS NOT NULL")
 
 
-@pytest.mark.parametrize("at", ["fold", "index", "settle", "contract"])
+@pytest.mark.parametrize("at", ["fold", "index", "exchange"])
 def test_a_rollback_takes_it_back_and_what_it_left_goes_with_the_migration(conn: Connection, at: str) -> None:
     migration = soaked(conn, PlacementKind.TABLE)
 
@@ -295,7 +300,7 @@ def test_after_a_fold_that_was_taken_back_the_side_table_can_still_be_kept(conn:
     migration = soaked(conn, PlacementKind.TABLE)
 
     def roll_back(step: CleanupStep) -> None:
-        if step.name == "settle":
+        if step.name == "exchange":
             route.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=0, who="t", host="h")
 
     with pytest.raises(Refused):
@@ -305,6 +310,72 @@ def test_after_a_fold_that_was_taken_back_the_side_table_can_still_be_kept(conn:
     assert list(columns(conn)) == ["id", "content", "metadata"]
     assert count(conn, "SELECT count(*) FROM documents_embedding_v2") == ROWS
     assert leftovers(conn) == 0
+
+
+@pytest.mark.parametrize("at", ["settle", "contract"])
+def test_taken_back_after_the_exchange_it_is_a_migration_of_a_column(conn: Connection, at: str) -> None:
+    """Both sides are there and are captured; it is cut over again, and cleaned up without anything being copied."""
+    migration = soaked(conn, PlacementKind.TABLE)
+
+    def roll_back(step: CleanupStep) -> None:
+        if step.name == at:
+            route.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=0, who="t", host="h")
+
+    with pytest.raises(Refused, match="rolled back"):
+        clean(conn, migration, on_step=roll_back)
+    route.follow_pointer(conn, migration.id)
+    found = state.load_migration(conn)
+    assert found is not None
+    assert (found.placement, found.new_column, found.phase) == (PlacementKind.COLUMN, "embedding_v2", Phase.VALIDATE)
+    assert capture.state(conn, found).installed and not capture.state(conn, migration).installed
+    assert table_change(conn, found) is None and not same_names(migration, found)
+    conn.execute("UPDATE documents SET content = 'edited' WHERE id = 2")
+    assert conn.execute("SELECT key FROM embedtui.queue").fetchall() == [(["2"],)]
+    conn.execute("DELETE FROM embedtui.queue; DELETE FROM embedtui.capture_fault")
+    conn.execute("UPDATE documents SET content = 'text 2' WHERE id = 2; DELETE FROM embedtui.queue")
+    route.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
+    found = state.load_migration(conn)
+    assert found is not None
+    ran: list[str] = []
+    clean(conn, found, CleanupChoice(), on_step=lambda step: ran.append(step.name))
+    assert ran == ["begin", "settle", "contract", "finish"]
+    require_clean_end(conn)
+
+
+def test_with_a_view_asked_for_applications_follow_at_the_exchange(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default then, though Routers were heard: the old column goes once they know, and what they began is over."""
+    monkeypatch.setattr(folding_module, "REQUEST", 0.3)
+    migration = soaked(conn, PlacementKind.TABLE)
+    report = listeners.ListenerReport(uuid4(), "documents", "h", 1, "search", 1, 0.0, 0, 0)
+    listeners.report_listener(conn, report)
+    assert decided(conn, migration, CleanupChoice()).fold is False
+    state.store_setting(conn, migration.id, "view", True)
+    migration = replace(migration, settings={**migration.settings, "view": True})
+    assert decided(conn, migration, CleanupChoice()).fold is True
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "not heard of the fold" in line:
+            assert count(conn, "SELECT count(*) FROM documents_v2.documents WHERE embedding IS NOT NULL") == ROWS
+            assert count(conn, "SELECT count(embedding_v2) FROM documents") == ROWS
+            listeners.report_listener(conn, replace(report, epoch=route.read_route(conn, "documents").epoch))
+
+    clean(conn, migration, CleanupChoice(), override={"soak": "a test", "listeners": "a test"}, on_wait=say)
+    assert "1 Router has not heard of the fold yet" in said
+    require_clean_end(conn)
+    assert list(columns(conn)) == ["id", "content", "metadata", "embedding"]
+    same = f"SELECT count(*) FROM documents_v2.documents WHERE embedding <-> {vector('id * 2')} < 1e-4"
+    assert count(conn, same) == ROWS
+
+
+def test_a_view_that_cannot_be_made_stands_against_the_fold(conn: Connection) -> None:
+    migration = soaked(conn, PlacementKind.TABLE, view=True)
+    conn.execute("CREATE SCHEMA documents_v2")
+    (blocker,) = cleanup_blockers(conn, migration, FOLD)
+    assert blocker.name == "fold" and "Schema documents_v2 is there already" in blocker.message
 
 
 def test_a_name_that_is_taken_is_not_touched(conn: Connection) -> None:
@@ -330,7 +401,7 @@ def test_deferred_triggers_of_the_application_hinder_nothing(conn: Connection) -
     assert (blocker.name, blocker.overridable) == ("fold", True) and "fires late" in blocker.message
 
     def write(step: CleanupStep) -> None:
-        if step.name == "contract":
+        if step.name == "exchange":
             conn.execute(f"UPDATE documents_embedding_v2 SET embedding = {vector('79')} WHERE id = 5".encode())
 
     clean(conn, migration, on_step=write, override={"fold": "it is harmless"})
@@ -443,7 +514,7 @@ def test_a_router_under_way_goes_on_over_the_fold(database: str, flags: CleanupC
         assert len(index_module.new_indexes(conn, state.load_migration(conn) or migration)) == 1
 
 
-@pytest.mark.parametrize("after", range(6))
+@pytest.mark.parametrize("after", range(7))
 def test_killed_before_any_step_a_rerun_ends_the_same(conn: Connection, after: int) -> None:
     migration = soaked(conn, PlacementKind.TABLE)
     steps: list[str] = []
@@ -458,7 +529,7 @@ def test_killed_before_any_step_a_rerun_ends_the_same(conn: Connection, after: i
     now = state.load_migration(conn)
     assert now is not None
     clean(conn, now, FOLD if after == 0 else CleanupChoice(fold=False, keep_old=True), on_step=kill_nothing(steps))
-    assert list(dict.fromkeys(steps)) == ["begin", "fold", "index", "settle", "contract", "finish"]
+    assert list(dict.fromkeys(steps)) == ["begin", "fold", "index", "exchange", "settle", "contract", "finish"]
     require_clean_end(conn)
 
 

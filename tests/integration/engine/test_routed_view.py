@@ -13,12 +13,15 @@ from embedtui.cli.main import run_command
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.engine.access import Access
+from embedtui.engine.cleanup import fold
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.view import drop_view, make_view
 from embedtui.errors import EmbedtuiError, Refused
-from embedtui.model import Migration, Phase
+from embedtui.integrations import Routing
+from embedtui.model import Migration, Phase, Side
 from embedtui.postgres.sides import routed_view
-from tests.kits.support import connect, make_documents, settings_for, vector_literal
+from embedtui.router import Router
+from tests.kits.support import NEW, connect, make_documents, settings_for, vector_literal
 
 old_vector, new_vector = hash_model(8), hash_model(16)
 OVERRIDE = {"gate": "test", "soak": "test", "listeners": "test"}
@@ -261,11 +264,36 @@ def test_a_schema_of_somebody_elses_is_refused_before_anything_is_changed(
         assert conn.execute("SELECT count(*) FROM other.documents").fetchone() == (3,)
 
 
-def test_over_a_side_table_it_is_refused_and_says_why(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+def test_a_side_table_has_none_until_it_is_folded(
+    database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """What asks for it, first or later, is kept for the fold; what would forbid it then is said now."""
     make_documents(database, 3)
-    engine = Engine(database, None, settings_for(database, api, tmp_path, {"view": True, "placement": "table"}))
-    with pytest.raises(Refused, match="no application could write"):
+    with psycopg.connect(database) as conn:
+        conn.execute("CREATE SCHEMA documents_v2")
+    flags = {"placement": "table"}
+    engine = Engine(database, None, settings_for(database, api, tmp_path, {**flags, "view": True}))
+    with pytest.raises(Refused, match="Schema documents_v2 is there already"):
         engine.run(threading.Event())
+    engine.close()
+    engine = Engine(database, None, settings_for(database, api, tmp_path, flags))
+    engine.run(threading.Event())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", database)
+    assert run_command(["view"]) == 6
+    assert run_command(["view", "--schema", "elsewhere"]) == 0
+    assert "A cleanup makes it, in elsewhere" in capsys.readouterr().out
+    engine.cutover(override={"gate": "a test"})
+    with Router(database) as router:
+        routing = Routing(router, "documents", schema="elsewhere")
+        with routing.use() as route:
+            assert route.side is Side.OLD and routing.search_path("public") == "public" and not routing.viewed
+        with routing.use(model=NEW) as route:
+            assert route.side is Side.NEW, "what is embedded already decides"
+    monkeypatch.setattr(fold, "REQUEST", 0.0)
+    engine.cleanup("documents", override={"soak": "a test"})
+    with psycopg.connect(database) as conn:
+        assert conn.execute("SELECT count(embedding) FROM elsewhere.documents").fetchone() == (3,)
     engine.close()
 
 

@@ -489,6 +489,15 @@ def test_two_models_of_one_name_are_told_by_their_dimensions(database: str, conn
             router.route("documents", model="m")
 
 
+def test_a_model_that_refuses_to_be_told_its_dimensions_is_told_none(database: str) -> None:
+    """As text-embedding-ada-002, the most common old model of all."""
+    make(database, rows=1, old_model=EmbeddingModel("m", 4, send_dimensions=False))
+    with Router(database) as router:
+        old, new = router.route("documents"), router.route("documents", model="new-model")
+        assert (old.dimensions, old.requested_dimensions) == (4, None)
+        assert (new.dimensions, new.requested_dimensions) == (8, 8)
+
+
 def test_without_provenance_columns_the_vector_alone_is_written(database: str, conn: psycopg.Connection) -> None:
     make(database, rows=3)
     conn.execute("ALTER TABLE documents DROP embedding_v2_model, DROP embedding_v2_source")

@@ -176,7 +176,7 @@ from embedtui.integrations.sqlalchemy import follow
 
 follow(engine, routing)  # the SQLAlchemy engine of the store
 embeddings = RoutedEmbeddings(
-    routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.dimensions)
+    routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.requested_dimensions)
 )
 store = PGVector(embeddings, connection=engine, collection_name=COLLECTION)
 """,
@@ -196,7 +196,7 @@ store = PGVector(embeddings, connection=engine, collection_name=COLLECTION)
 from embedtui.integrations.langchain import RoutedEmbeddings, RoutedStore
 
 embeddings = RoutedEmbeddings(
-    routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.dimensions)
+    routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.requested_dimensions)
 )
 store = RoutedStore(
     routing,
@@ -220,7 +220,7 @@ store = RoutedStore(
 from embedtui.integrations.llama_index import RoutedEmbedding, RoutedVectorStore
 
 embed_model = RoutedEmbedding(
-    routing, lambda route: OpenAIEmbedding(model=route.model, dimensions=route.dimensions)
+    routing, lambda route: OpenAIEmbedding(model=route.model, dimensions=route.requested_dimensions)
 )
 store = RoutedVectorStore(
     routing,
