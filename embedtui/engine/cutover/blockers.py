@@ -15,7 +15,17 @@ from embedtui.engine.cutover.strategies import (
 )
 from embedtui.errors import Remedy
 from embedtui.formatting import counted, duration
-from embedtui.model import Blocker, Check, Command, EvaluationStatus, FaultState, IndexMethod, Migration, PlacementKind, Side
+from embedtui.model import (
+    Blocker,
+    Check,
+    Command,
+    EvaluationStatus,
+    FaultState,
+    IndexMethod,
+    Migration,
+    PlacementKind,
+    Side,
+)
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection

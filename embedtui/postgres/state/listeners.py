@@ -43,7 +43,7 @@ class ListenerReport:
     old: int
     """Searches of the old side."""
     new: int
-    by_view: bool
+    by_view: bool = False
     """It finds the new side by the routed view alone."""
 
 
