@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import psycopg
 
 from embedtui.cli.common import ExampleCommand, open_engine, settings_of
 from embedtui.config import CONFIG_NAME, Settings
@@ -20,9 +21,14 @@ from embedtui.formatting import called
 from embedtui.model import EventSink
 from embedtui.postgres.connect import connect
 from embedtui.postgres.state.migrations import load_migration
+from embedtui.redaction import remember, secrets_of
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine
+
+
+QUICK_SECONDS = 3
+"""A database that is not reached within so long is for the dashboard to wait for."""
 
 
 @click.command(
@@ -104,7 +110,11 @@ def show(settings: Settings, *, readonly: bool, config: Path | None, unusable: S
 
 def _anew(settings: Settings) -> Settings:
     """The settings as the file says them now: what keeps the dashboard from opening may have been mended there."""
-    return settings.again(settings.environ) if settings.again is not None else settings
+    if settings.again is None:
+        return settings
+    found = settings.again(settings.environ)
+    remember(*secrets_of(found.environ, found.secret_variables))
+    return found
 
 
 def misspelt(settings: Settings) -> SettingsError | None:
@@ -112,12 +122,12 @@ def misspelt(settings: Settings) -> SettingsError | None:
     if settings.table is None or not settings.environ.get(settings.database_variable, "").strip():
         return None
     try:
-        with connect(settings.dsn, name="check", read_only=True) as conn:
+        with connect(settings.dsn, name="check", read_only=True, connect_timeout=QUICK_SECONDS) as conn:
             migration_name(conn, settings)
     except TableError as error:
         return error
-    except EmbedtuiError:
-        pass  # the dashboard says it
+    except (EmbedtuiError, psycopg.Error):
+        pass  # the dashboard says it, and tries again
     return None
 
 

@@ -12,7 +12,7 @@ from embedtui.engine import decisions
 from embedtui.engine.access import Access
 from embedtui.engine.local import as_set_here, require_said
 from embedtui.engine.plan.draft import resolve
-from embedtui.engine.plan.existing import stored_values
+from embedtui.engine.plan.existing import migration_name, stored_values
 from embedtui.engine.plan.start import require_same
 from embedtui.errors import DatabaseError, EmbedtuiError, Refused, SettingsError
 from embedtui.formatting import counted
@@ -24,14 +24,14 @@ from embedtui.redaction import redact
 
 _OF_A_MODEL = ("name", "dimensions", "pad_to", "normalise", "provider", "document_prefix")
 IDENTITY = frozenset(
-    {"table", "schema", "key", "content", "content_sql", "content_from", "content_via", "scope", "old_column"}
+    {"name", "table", "schema", "key", "content", "content_sql", "content_from", "content_via", "scope", "old_column"}
     | {"new_column", "new_table", "placement", "distance", "halfvec", "index.method", "foreign_key", "accept"}
     | {f"{side}_model.{name}" for side in ("old", "new") for name in _OF_A_MODEL}
 )
 """What is migrated, and what is decided when it begins: another value would make another migration."""
 _BY_COMMAND = {"view": "embedtui view", "view_schema": "embedtui view"}
 """Made or taken away by a command, once the migration has begun."""
-AT_START = frozenset({"database_variable", "name", "notify"})
+AT_START = frozenset({"database_variable", "notify"})
 """Read once by each process."""
 
 
@@ -100,6 +100,7 @@ def _taken_up(at: Access, path: str, found: Settings, live: Migration | None) ->
     """Have it read by all; who does."""
     if live is None:
         at.reread()
+        at.name = at.write(lambda conn: migration_name(conn, found))  # of another table, or another name
         return "in force here."
     try:
         asked = decisions.reload(at)

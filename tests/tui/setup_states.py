@@ -55,7 +55,7 @@ SETTINGS = SettingsInForce(
             *_SAID.get(spec.path, ("", "default")),
             spec.comment,
             _FIXED.get(spec.path, ""),
-            later=spec.path in ("database_variable", "name", "notify"),
+            later=spec.path in ("database_variable", "notify"),
             written="cosine" if spec.path == "distance" else None,
         )
         for spec in SPECS

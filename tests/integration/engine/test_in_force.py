@@ -87,6 +87,21 @@ def test_before_the_beginning_all_can_be_changed_and_the_plan_goes_by_it(engine:
     assert text(tmp_path).split() == FILE.split()
 
 
+def test_another_table_or_name_is_what_begins(engine: Engine, database: str) -> None:
+    make_documents(database, 3, table="papers")
+    with pytest.raises(SettingsError, match="did you mean papers"):
+        change(engine, "table", "paper")
+    change(engine, "table", "papers")
+    assert engine.plan().rows == 3
+    change(engine, "name", "search")
+    assert engine.snapshot().migration is None
+    engine.prepare()
+    begun = engine.snapshot().migration
+    assert begun is not None
+    assert (begun.name, begun.table.name) == ("search", "papers")
+    assert lines(engine)["name"].fixed
+
+
 def test_a_worker_takes_a_change_while_it_works(engine: Engine, database: str, tmp_path: Path) -> None:
     with following(engine), closing(Engine(database, settings=engine.settings)) as screen:
         wait_for(lambda: screen.snapshot().phase == "validate")
