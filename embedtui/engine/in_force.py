@@ -161,13 +161,13 @@ def _lines(
         if typed(value) != typed(own):  # the migration's own, what operators set, or what is known of a model
             known = usual.get(path, _DEFAULTS.value(path))
             origin = "default" if typed(value) == typed(known) else "database"
-        written = typed(fresh.value(path))
+        text, written = typed(value), typed(fresh.value(path))
         yield SettingLine(
             path=path,
-            value=redact(typed(value)),
+            value=redact(text),
             origin=origin,
             comment=spec.comment,
-            fixed=_fixed(path, settings, live),
+            fixed=_fixed(path, settings, live) or _untypable(text),
             later=path in AT_START,
             written=redact(written) if written != typed(own) else None,
         )
@@ -198,6 +198,13 @@ def _fixed(path: str, settings: Settings, live: Migration | None) -> str:
     if live is not None and path in _BY_COMMAND:
         return f"the migration has begun: `{_BY_COMMAND[path]}` makes the routed view, or takes it away."
     return ""
+
+
+def _untypable(text: str) -> str:
+    """Why a value cannot be changed in one field: what is not shown there would be lost."""
+    if redact(text) != text:
+        return "it has a part that is not shown: change it in the file."
+    return "it has several lines: change it in the file." if "\n" in text else ""
 
 
 _DEFAULTS = Settings()

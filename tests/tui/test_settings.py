@@ -51,7 +51,9 @@ async def choose(app: Dashboard, pilot: Pilot[None], path: str) -> None:
     if not isinstance(app.screen, SettingsScreen):
         await pilot.press("S")
     await until(pilot, lambda: isinstance(app.screen, SettingsScreen) and front(app, SettingsScreen).lines)
-    await pilot.press("slash", *path, "enter")
+    await pilot.press("slash")
+    app.screen.query_one("#filter", Input).value = path
+    await pilot.press("enter")
     await until(pilot, lambda: [each.path for each in front(app, SettingsScreen).lines][:1] == [path])
 
 

@@ -155,6 +155,16 @@ def test_a_file_that_changed_meanwhile_is_shown_and_not_written_over(engine: Eng
         engine.change_setting("pacing.spend_cap", "5", found.seen)
 
 
+def test_what_a_field_would_spoil_is_left_to_the_file(engine: Engine, tmp_path: Path) -> None:
+    hook = """hook = "curl -H 'Authorization: Bearer abcdefgh12345678' http://deploy"\n"""
+    (tmp_path / "embedtui.toml").write_text(f'{FILE}[cutover]\n{hook}[gate]\nwhere = """a\nAND b"""\n')
+    change(engine, "pacing.spend_cap", "5")
+    found = lines(engine)
+    assert "abcdefgh" not in found["cutover.hook"].value
+    assert "not shown" in found["cutover.hook"].fixed
+    assert "several lines" in found["gate.where"].fixed
+
+
 def test_with_the_database_away_the_files_are_shown_and_nothing_is_written(engine: Engine, tmp_path: Path) -> None:
     settings = engine.settings
     with closing(Engine("postgresql://nobody@127.0.0.1:1/none", settings=settings)) as away:
