@@ -81,7 +81,10 @@ def show(settings: Settings, *, readonly: bool, config: Path | None, unusable: S
     from embedtui.tui import run_dashboard, run_welcome
 
     path = config or Path.cwd() / CONFIG_NAME
-    problem = unusable or (None if readonly else misspelt(settings))
+    problem = None if readonly else misspelt(settings)
+    if unusable is not None:
+        kept = "Mend it and start again, or choose a table: it is written anew then, and kept beside that."
+        problem = SettingsError(unusable.message, hint=f"{unusable.hint} {kept}".strip())
     opens = "overview"
     while not readonly and (problem is not None or not chosen(settings)):
         setup = None
@@ -125,7 +128,7 @@ def misspelt(settings: Settings) -> SettingsError | None:
         with connect(settings.dsn, name="check", read_only=True, connect_timeout=QUICK_SECONDS) as conn:
             migration_name(conn, settings)
     except TableError as error:
-        return error
+        return TableError(error.message, hint=f"{error.hint} Mend it there and start again, or choose another.".strip())
     except (EmbedtuiError, psycopg.Error):
         pass  # the dashboard says it, and tries again
     return None
