@@ -130,9 +130,12 @@ def name_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return _NAME(_CONFIG(_collect(command)))
 
 
-def settings_of(flags: Mapping[str, object], config: Path | None = None) -> Settings:
-    """The settings; the keys that they name are no longer shown or logged from now on."""
-    settings = load_settings(flags, config=config)
+def settings_of(flags: Mapping[str, object], config: Path | None = None, text: str | None = None) -> Settings:
+    """The settings; the keys that they name are no longer shown or logged from now on.
+
+    ``text``, where given, stands for what the settings file says.
+    """
+    settings = load_settings(flags, config=config, text=text)
     remember(*secrets_of(settings.environ, settings.secret_variables))
     return settings
 

@@ -164,14 +164,22 @@ def cli(ctx: click.Context, readonly: bool, name: str | None, config: Path | Non
 
     if not ctx.meta.get(__name__):
         start_log(ctx)
-    settings = settings_of({"name": name}, config=config)
     served = "TEXTUAL_DRIVER" in os.environ  # in a browser: `embedtui serve`
-    if not served and not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
+    terminal = served or (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty())
+    unusable = None
+    try:
+        settings = settings_of({"name": name}, config=config)
+    except SettingsError as error:
+        if readonly or not terminal or (config is not None and not config.is_file()):
+            raise
+        unusable = error
+        settings = settings_of({"name": name}, config=config, text="")  # raises what is wrong elsewhere
+    if not terminal:
         raise SettingsError(
             "The dashboard needs a terminal (stdin, stdout and stderr).",
             hint="Without one there are commands, e.g. `embedtui status`.",
         )
-    ctx.exit(show(settings, readonly=readonly, config=config))
+    ctx.exit(show(settings, readonly=readonly, config=config, unusable=unusable))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,14 +11,11 @@ from embedtui.cli.common import ExampleCommand, interactive, json_option, settin
 from embedtui.cli.output import emit_json, note, plain, say, table, to_data
 from embedtui.config import CONFIG_NAME, Settings, write_toml
 from embedtui.engine.plan.draft import Draft, resolve
-from embedtui.engine.plan.existing import content_settings
 from embedtui.engine.plan.plan import make_plan
-from embedtui.engine.plan.presets import frameworks_of, recognise
+from embedtui.engine.setup import PROPOSED, decided, found_tables, open_texts
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.formatting import counted, duration, money, number, size
 from embedtui.model import Plan
-from embedtui.postgres.catalog.inspect import inspect_table
-from embedtui.postgres.catalog.tables import find_candidates
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.names import shown
 
@@ -82,25 +79,7 @@ def configure(settings: Settings, path: Path, *, ask: bool) -> Draft:
         if ask:
             settings = _ask_for_the_rest(conn, settings)
         draft = resolve(conn, settings)
-    chosen = settings.with_values(
-        {
-            "table": draft.facts.table.name,
-            "schema": draft.facts.table.schema,
-            "key": draft.key.columns,
-            **content_settings(draft.text, draft.content),
-            "old_column": draft.old_column,
-            "old_model.dimensions": draft.old_model.shape.given,
-            "new_model.name": draft.new_model.name,
-            "new_model.dimensions": draft.new_model.shape.given,
-            **{
-                f"{side}.pad_to": model.dimensions
-                for side, model in (("old_model", draft.old_model), ("new_model", draft.new_model))
-                if model.given is not None
-            },
-        },
-        "init",
-    )
-    write_toml(path, chosen)
+    write_toml(path, decided(settings, draft))
     return draft
 
 
@@ -109,7 +88,7 @@ def _choose_table(conn: Connection) -> str:
 
     Raises SettingsError: none, or several and nobody to ask.
     """
-    tables = {shown(each.table): each for each in find_candidates(conn)}
+    tables = {each.name: each for each in found_tables(conn)}
     if not tables:
         raise SettingsError(
             "This database has no table with a vector column that this role may read.",
@@ -121,11 +100,10 @@ def _choose_table(conn: Connection) -> str:
         raise SettingsError(
             f"{len(tables)} tables have vector columns: {', '.join(map(plain, tables))}.", hint="Say which: --table."
         )
-    made_by = frameworks_of(conn, [each.table for each in tables.values()])
     rows = [
         [
             *(str(place), plain(name), plain(each.column), each.type, number(each.rows), size(each.bytes)),
-            plain(made_by.get(each.table, "")),
+            plain(each.made_by),
         ]
         for place, (name, each) in enumerate(tables.items(), 1)
     ]
@@ -137,18 +115,16 @@ def _choose_table(conn: Connection) -> str:
 
 def _ask_for_the_rest(conn: Connection, settings: Settings) -> Settings:
     """Ask for the texts and the model where they are open."""
-    assert settings.table is not None
-    facts = inspect_table(conn, settings.table, settings.schema)
-    own = recognise(facts) is None and settings.content_from is None
-    texts = [column.name for column in facts.text_columns] if own else []
-    if not settings.content and settings.content_sql is None and len(texts) > 1:
+    texts = open_texts(conn, settings)
+    if texts:
         note(f"Text columns: {', '.join(map(plain, texts))}")
         answer = click.prompt("Which are embedded (with commas between)", err=True)
         settings = settings.with_values({"content": tuple(part.strip() for part in answer.split(","))}, "init")
     if settings.new_model.name is None:
-        name = click.prompt("Model to move to", default="text-embedding-3-large", err=True)
+        name = click.prompt("Model to move to", default=PROPOSED["new_model.name"], err=True)
         settings = settings.with_values({"new_model.name": name.strip()}, "init")
-        size = click.prompt("Its dimensions", type=click.IntRange(1, 16_000), default=768, err=True)
+        proposed = int(PROPOSED["new_model.dimensions"])
+        size = click.prompt("Its dimensions", type=click.IntRange(1, 16_000), default=proposed, err=True)
         settings = settings.with_values({"new_model.dimensions": size}, "init")
     return settings
 

@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import psycopg
 
-from embedtui.cli.common import ExampleCommand, open_engine
-from embedtui.cli.output import plain
-from embedtui.cli.setup import configure
-from embedtui.config import CONFIG_NAME, Settings, load_settings
-from embedtui.engine.plan.presets import frameworks_of
-from embedtui.errors import DatabaseError, ExitCode, SettingsError
+from embedtui.cli.common import ExampleCommand, open_engine, settings_of
+from embedtui.config import CONFIG_NAME, Settings
+from embedtui.engine.plan.existing import migration_name
+from embedtui.engine.setup import Setup
+from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, SettingsError, TableError
 from embedtui.formatting import called
 from embedtui.model import EventSink
-from embedtui.postgres.catalog.tables import find_candidates
 from embedtui.postgres.connect import connect
-from embedtui.postgres.names import shown
 from embedtui.postgres.state.migrations import load_migration
+from embedtui.redaction import remember, secrets_of
 
 if TYPE_CHECKING:
     from embedtui.engine import Engine
-    from embedtui.tui import TableChoice
+
+
+QUICK_SECONDS = 3
+"""A database that is not reached within so long is for the dashboard to wait for."""
 
 
 @click.command(
@@ -71,47 +73,65 @@ def _dashboard(open_engine: Callable[[EventSink], Engine], *, dead: bool) -> int
 # ---------------------------------------------------------------------------------------------------- dashboard
 
 
-def show(settings: Settings, *, readonly: bool, config: Path | None) -> int:
+def show(settings: Settings, *, readonly: bool, config: Path | None, unusable: SettingsError | None = None) -> int:
     """The dashboard of the migration that the settings mean; before it, a choice where nothing is chosen yet.
 
-    Returns an exit code.
+    ``unusable``: what is wrong with the settings file, which ``settings`` leave out. Returns an exit code.
     """
     from embedtui.tui import run_dashboard, run_welcome
 
-    problem = hint = ""
-    while not readonly and not chosen(settings):
-        has_database = bool(settings.environ.get(settings.database_variable, "").strip())
-        if not has_database:
-            problem, hint = (
+    path = config or Path.cwd() / CONFIG_NAME
+    problem = None if readonly else misspelt(settings)
+    if unusable is not None:
+        kept = "Mend it and start again, or choose a table: it is written anew then, and kept beside that."
+        problem = SettingsError(unusable.message, hint=f"{unusable.hint} {kept}".strip())
+    opens = "overview"
+    while not readonly and (problem is not None or not chosen(settings)):
+        setup = None
+        if settings.environ.get(settings.database_variable, "").strip():
+            setup = Setup(settings, settings.file if problem and settings.file else path, unusable=unusable is not None)
+        else:
+            problem = problem or SettingsError(
                 "No database is named, so only the demo can be shown.",
-                (f"Put {settings.database_variable} into the environment or .env, then start again."),
+                hint=f"Put {settings.database_variable} into the environment or .env, then start again.",
             )
-        choice = run_welcome(functools.partial(_tables, settings) if has_database else None, problem=problem, hint=hint)
+        choice = run_welcome(setup, problem=problem)
         if choice is None:
             return ExitCode.OK
         if choice.demo:
             return _demo(dead=choice.dead)
-        wanted = {
-            "table": choice.table,
-            "old_column": choice.column,
-            "new_model.name": choice.model,
-            "new_model.dimensions": choice.dimensions,
-            **({"old_model.name": choice.old_model} if choice.old_model else {}),
-        }
-        path = config or Path.cwd() / CONFIG_NAME
-        try:
-            configure(settings.with_values(wanted, "welcome"), path, ask=True)
-        except SettingsError as error:
-            problem, hint = plain(error.message), plain(error.hint)
-        else:
-            settings = load_settings(config=path)
+        settings, problem, opens = settings_of({"name": settings.name}, config=config), None, "plan"
     _ = settings.dsn  # a missing one is said here, not on a screen that just opened
     return run_dashboard(
-        lambda on_event: open_engine(settings, on_event, apart=True),
+        lambda on_event: open_engine(_anew(settings), on_event, apart=True),
         readonly=readonly,
         notify=settings.notify,
         again=f"{called()} run --follow",
+        opens=opens,
     )
+
+
+def _anew(settings: Settings) -> Settings:
+    """The settings as the file says them now: what keeps the dashboard from opening may have been mended there."""
+    if settings.again is None:
+        return settings
+    found = settings.again(settings.environ)
+    remember(*secrets_of(found.environ, found.secret_variables))
+    return found
+
+
+def misspelt(settings: Settings) -> SettingsError | None:
+    """What is wrong with the table's name; None where nothing is, or the database cannot be asked."""
+    if settings.table is None or not settings.environ.get(settings.database_variable, "").strip():
+        return None
+    try:
+        with connect(settings.dsn, name="check", read_only=True, connect_timeout=QUICK_SECONDS) as conn:
+            migration_name(conn, settings)
+    except TableError as error:
+        return TableError(error.message, hint=f"{error.hint} Mend it there and start again, or choose another.".strip())
+    except (EmbedtuiError, psycopg.Error):
+        pass  # the dashboard says it, and tries again
+    return None
 
 
 def chosen(settings: Settings) -> bool:
@@ -125,15 +145,3 @@ def chosen(settings: Settings) -> bool:
             return load_migration(conn) is not None
     except DatabaseError:
         return True  # the dashboard says so, and tries again until it is back
-
-
-def _tables(settings: Settings) -> tuple[TableChoice, ...]:
-    from embedtui.tui import TableChoice
-
-    with connect(settings.dsn, name="welcome", read_only=True) as conn:
-        found = find_candidates(conn)
-        made_by = frameworks_of(conn, [each.table for each in found])
-        return tuple(
-            TableChoice(shown(each.table), each.column, each.type, each.rows, made_by.get(each.table, ""))
-            for each in found
-        )

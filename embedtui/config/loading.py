@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,20 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     config: Path | None = None,
+    text: str | None = None,
 ) -> Settings:
     """Settings from flags, then environment and ``.env``, then ``embedtui.toml``, then defaults.
 
     ``flags`` are by the settings' names in the file (``new_model.name``); None is "not given". Without ``config`` the
-    file is looked for in ``cwd`` and then in the user's configuration folder.
+    file is looked for in ``cwd`` and then in the user's configuration folder. ``text``, where given, stands for what
+    the file says.
 
     Raises SettingsError: a setting is unknown or wrong, or the file holds a secret; the line names setting and origin.
     """
     folder = cwd or Path.cwd()
     merged, shadow = environment(os.environ if environ is None else environ, folder)
-    path = _config_file(folder, config)
+    path = _config_file(folder, config) if text is None else config
+    file = (path or next(_files(folder), folder / CONFIG_NAME)).absolute()
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
 
@@ -60,8 +63,10 @@ def load_settings(
             raise SettingsError(f"{spec.path} = {shown} ({origin}): {error}.") from None
         origins[spec.path] = origin
 
-    for spec, raw in _from_file(path) if path else ():
-        take(spec, raw, path.name if path else "")
+    if text is None and path is not None:
+        text = _text_of(path)
+    for spec, raw in _from_text(text, file.name) if text else ():
+        take(spec, raw, file.name)
     for spec in SPECS:
         raw = merged.get(spec.variable, "")
         if raw and (spec.variable != "OPENAI_BASE_URL" or _takes_openai_url(spec.path, values)):
@@ -77,15 +82,23 @@ def load_settings(
         (sections[head] if head else top)[rest] = value
     built = {name: _SECTIONS[name](**content) for name, content in sections.items()}
     again = functools.partial(_again, dict(flags or {}), folder.absolute(), config, frozenset(shadow))
-    return Settings(**top, **built, origins=origins, environ=merged, again=again)
+    return Settings(**top, **built, origins=origins, environ=merged, file=file, again=again)
 
 
 def _again(
-    flags: Mapping[str, object], folder: Path, config: Path | None, dotenv: frozenset[str], environ: Mapping[str, str]
+    flags: Mapping[str, object],
+    folder: Path,
+    config: Path | None,
+    dotenv: frozenset[str],
+    environ: Mapping[str, str],
+    text: str | None = None,
 ) -> Settings:
-    """As they were loaded, with what the file and ``.env`` say now; ``dotenv``: names that came from there."""
+    """As they were loaded, with what the file (or ``text`` instead) and ``.env`` say now.
+
+    ``dotenv``: names that came from there.
+    """
     own = {name: value for name, value in environ.items() if name not in dotenv}
-    return load_settings(flags, environ=own, cwd=folder, config=config)
+    return load_settings(flags, environ=own, cwd=folder, config=config, text=text)
 
 
 def _takes_openai_url(path: str, values: Mapping[str, Any]) -> bool:
@@ -125,19 +138,32 @@ def _config_file(folder: Path, config: Path | None) -> Path | None:
         if not config.is_file():
             raise SettingsError(f"No settings file {config}.", hint="Write one with `embedtui init --config FILE`.")
         return config
-    return next((file for file in (folder / CONFIG_NAME, user_config_file()) if file.is_file()), None)
+    return next(_files(folder), None)
 
 
-def _from_file(path: Path) -> list[tuple[Spec, object]]:
+def _files(folder: Path) -> Iterator[Path]:
+    """The settings files that are there, the one in force first."""
+    return (file for file in (folder / CONFIG_NAME, user_config_file()) if file.is_file())
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path.name} is not valid TOML: {error}.") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _from_text(text: str, called: str) -> list[tuple[Spec, object]]:
+    """The settings that a file says; ``called``: its name."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
     try:
-        document = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
-    except (TOMLKitError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path.name} is not valid TOML: {error}.") from None
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
+        document = tomlkit.parse(text).unwrap()
+    except TOMLKitError as error:
+        raise SettingsError(f"{called} is not valid TOML: {error}.") from None
     found: list[tuple[Spec, object]] = []
 
     def walk(table: Mapping[str, Any], prefix: str) -> None:
@@ -145,7 +171,7 @@ def _from_file(path: Path) -> list[tuple[Spec, object]]:
             dotted = f"{prefix}{name}"
             if _SECRET_NAME.match(name) or (isinstance(value, str) and SECRET_VALUE.search(value)):
                 raise SettingsError(
-                    f"{dotted} ({path.name}): this looks like a secret, and secrets do not belong into the file.",
+                    f"{dotted} ({called}): this looks like a secret, and secrets do not belong into the file.",
                     hint="Put it into the environment or .env; the file names the variable "
                     "(database_variable, new_model.key_variable).",
                 )
@@ -154,9 +180,9 @@ def _from_file(path: Path) -> list[tuple[Spec, object]]:
             elif dotted in BY_PATH:
                 found.append((BY_PATH[dotted], value))
             elif dotted in _SECTIONS:
-                raise SettingsError(f"{dotted} ({path.name}): must be a section, [{dotted}].")
+                raise SettingsError(f"{dotted} ({called}): must be a section, [{dotted}].")
             else:
-                raise SettingsError(f"{dotted} ({path.name}): no such setting{_near_setting(dotted)}")
+                raise SettingsError(f"{dotted} ({called}): no such setting{_near_setting(dotted)}")
 
     walk(document, "")
     return found

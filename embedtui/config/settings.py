@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from embedtui.config.known import STORED_ALONE, STORED_SECTIONS
@@ -202,8 +203,11 @@ class Settings:
     """Where each setting that is no default came from, e.g. {"table": "--table"}."""
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Environment and ``.env`` merged: holds the secrets, never shown."""
-    again: Callable[[Mapping[str, str]], Settings] | None = field(default=None, repr=False, compare=False)
-    """Reads them anew from where they came from, given ``environ``; None: they cannot be."""
+    file: Path | None = field(default=None, repr=False, compare=False)
+    """The settings file, or where one would be looked for first."""
+    again: Callable[..., Settings] | None = field(default=None, repr=False, compare=False)
+    """Reads them anew from where they came from, given ``environ`` and perhaps a text to take instead of what the file
+    says; None: they cannot be."""
 
     @property
     def dsn(self) -> str:

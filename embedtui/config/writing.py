@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedtui.config.settings import Settings
-from embedtui.config.specs import SPECS, Spec
+from embedtui.config.specs import BY_PATH, SPECS, Spec
 from embedtui.errors import SettingsError
 from embedtui.model import Distance, IndexMethod, PlacementKind
 
@@ -26,30 +30,166 @@ _HEADINGS = {
 }
 
 
-def write_toml(path: Path, settings: Settings) -> None:
+@dataclass(frozen=True, slots=True)
+class Unlooked:
+    """Nobody has looked at what the file says."""
+
+
+Seen = str | Unlooked | None
+"""What the file said when it was read; None: there was none."""
+
+
+def write_toml(path: Path, settings: Settings, *, after: str | None = None, seen: Seen = Unlooked()) -> None:
     """Write the settings that are set, with comments; the others stand commented out with their defaults.
 
-    An existing file keeps its comments and order and has its values replaced. Written to a temporary file first and
-    moved into place, so that there is never half a file.
+    An existing file keeps its comments and order and has its values replaced. See :func:`replace_file`.
 
-    Raises SettingsError: the folder cannot be written.
+    Args:
+        path: the file.
+        settings: what it is to say.
+        after: what it says to begin with; None: what it says now; empty: nothing.
+        seen: what it said when it was read.
+
+    Raises SettingsError: the folder cannot be written, or the file says something else than was ``seen``.
+    """
+    before = file_text(path)
+    start = before if after is None or before is None else after
+    text = _updated(start, settings) if start else _fresh(settings)
+    replace_file(path, text, seen=seen)
+
+
+def file_text(path: Path) -> str | None:
+    """What the file says; None where there is none.
+
+    Raises SettingsError: it cannot be read.
     """
     try:
-        text = _updated(path.read_text(encoding="utf-8"), settings) if path.exists() else _fresh(settings)
+        return path.read_text(encoding="utf-8") if path.exists() else None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} cannot be read: it is no UTF-8.") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def replace_file(path: Path, text: str, *, seen: Seen = Unlooked()) -> None:
+    """Have the file say ``text``: written beside it first and moved into place, so there is never half a file.
+
+    A link goes on leading to the file, which keeps its mode.
+
+    Raises SettingsError: it cannot be written, or says something else than was ``seen``.
+    """
+    if not isinstance(seen, Unlooked) and file_text(path) != seen:
+        raise SettingsError(
+            f"{path} was changed by somebody else meanwhile; nothing is written.", hint="Look at it, and begin again."
+        )
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        target = path.resolve()
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=target.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
+            Path(temporary).chmod(mode)
+            Path(temporary).replace(target)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def set_aside(path: Path) -> Path:
+    """Copy a file that cannot be used to a name beside it that is free; gives that name.
+
+    Raises SettingsError: the folder cannot be written.
+    """
+    names = (path.with_name(f"{path.name}.{'before' if not number else f'before{number}'}") for number in range(1000))
+    free = next(each for each in names if not each.exists())
+    try:
+        shutil.copy2(path, free)
+    except OSError as error:
+        raise SettingsError(f"{free} cannot be written: {error.strerror}.") from None
+    return free
+
+
+def from_typed(path: str, given: str) -> Any:
+    """A setting's value as somebody typed it: lists with commas or as in the file, ``""`` for the empty text.
+
+    Raises SettingsError: it is none.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    text = given if path.endswith("_prefix") else given.strip()
+    parse = BY_PATH[path].parse
+    raw: object = "" if text == '""' else text
+    try:
+        if text.startswith(("{", "[")):
+            with contextlib.suppress(TOMLKitError):
+                raw = tomlkit.value(text).unwrap()
+        return parse(raw)
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}.") from None
+
+
+def typed(value: Any) -> str:
+    """The reverse of :func:`from_typed`; empty for what is unset."""
+    plain = _plain(value)
+    if plain is None or plain == [] or plain == {}:
+        return ""
+    if isinstance(plain, list) and all(isinstance(each, str) and "," not in each for each in plain):
+        return ", ".join(plain)
+    if isinstance(plain, float):
+        return f"{plain:.15g}"
+    return (plain or '""') if isinstance(plain, str) else str(_item(plain).as_string())
+
+
+def edited(text: str, values: Mapping[str, Any]) -> str:
+    """``text`` of a settings file with these values; a None takes the setting out.
+
+    Comments and order stay; a line that stands commented out is the place of its setting.
+    """
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    for path, value in values.items():
+        head, _, name = path.rpartition(".")
+        place: Any = document.get(head, {}) if head else document
+        plain = _plain(value)
+        if plain is None and name in place:
+            del place[name]
+        elif plain is not None and name not in place:
+            document = tomlkit.parse(_placed(tomlkit.dumps(document), path, plain))
+        elif plain is not None and place[name] != plain:
+            place[name] = _item(plain)
+    return tomlkit.dumps(document)
+
+
+def _placed(text: str, path: str, value: Any) -> str:
+    """``text`` with a setting that it does not have yet."""
+    import tomlkit
+
+    head, _, name = path.rpartition(".")
+    lines, section = text.splitlines(), ""
+    for number, line in enumerate(lines):
+        if found := re.match(r"\s*\[([\w.]+)\]", line):
+            section = found[1]
+        elif section == head and (found := re.fullmatch(rf"#\s*{name}\s*=[^#]*(#.*)?", line)):
+            lines[number] = f"{name} = {_item(value).as_string()}" + (f"  {found[1]}" if found[1] else "")
+            placed = "\n".join(lines) + "\n"
+            document = tomlkit.parse(placed).unwrap()
+            if (document.get(head, {}) if head else document).get(name) == value:  # not within a text of many lines
+                return placed
+            break
+    new = tomlkit.parse(text)
+    if head and head not in new:
+        new[head] = tomlkit.table()
+    into: Any = new[head] if head else new
+    into[name] = _item(value)
+    return tomlkit.dumps(new)
 
 
 def _written(spec: Spec, settings: Settings) -> bool:
@@ -102,18 +242,5 @@ def _fresh(settings: Settings) -> str:
 
 
 def _updated(text: str, settings: Settings) -> str:
-    import tomlkit
-
-    document = tomlkit.parse(text)
-    for spec in SPECS:
-        if not _written(spec, settings):
-            continue
-        head, _, name = spec.path.rpartition(".")
-        if head and head not in document:
-            document[head] = tomlkit.table()
-        place: Any = document[head] if head else document
-        value = _plain(settings.value(spec.path))
-        value = _unset(spec) if value is None else value
-        if name not in place or place[name] != value:
-            place[name] = _item(value)
-    return tomlkit.dumps(document)
+    said = {spec.path: settings.value(spec.path) for spec in SPECS if _written(spec, settings)}
+    return edited(text, {path: _unset(BY_PATH[path]) if value is None else value for path, value in said.items()})

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Unpack
 
-from embedtui.engine import decisions, evidence, switch
+from embedtui.engine import decisions, evidence, in_force, switch
 from embedtui.engine.cleanup.choice import Kept, choice_of
 from embedtui.engine.cutover import cutover as cutovers
 from embedtui.engine.ending import clean_up, give_up, take_up
@@ -62,6 +62,16 @@ class Engine(Reads):
         settings that describe another migration are refused, and those before go on.
         """
         return decisions.reload(self._at)
+
+    def change_setting(self, path: str, given: str, seen: str) -> str:
+        """Have the settings file say something else of ``path``, and all who work here read it; what was done.
+
+        ``given`` is typed, empty takes it out; ``seen`` is what :meth:`settings_in_force` gave.
+
+        Raises:
+            Refused, SettingsError: it cannot be changed so, or the file was changed meanwhile; nothing is written.
+        """
+        return in_force.change_setting(self._at, path, given, seen)
 
     def set_pace(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Unpack
 
 from embedtui.config import Settings
+from embedtui.engine import in_force
 from embedtui.engine.access import Access
 from embedtui.engine.blockers import blockers_of
 from embedtui.engine.bridge.old_model import OldModel
@@ -33,6 +34,7 @@ from embedtui.model import (
     Migration,
     Plan,
     QueryInput,
+    SettingsInForce,
     Snapshot,
 )
 from embedtui.model.lifecycle import as_stored, refusal
@@ -127,6 +129,10 @@ class Reads:
             raise Refused("No settings are given.", hint="Make them with `embedtui init`.")
         with self._at.open("plan", read_only=True) as conn:
             return make_plan(conn, self.settings, check_provider=check_provider)
+
+    def settings_in_force(self) -> SettingsInForce:
+        """All settings as they are in force here, with where each came from and which may be changed now."""
+        return in_force.settings_in_force(self._at)
 
     def last_comparison(self) -> Comparison | None:
         """The newest recorded comparison with its rankings; None where there is none."""

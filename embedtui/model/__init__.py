@@ -36,6 +36,7 @@ from embedtui.model.settings import (
     StoredSettings,
     ThrottleSettings,
 )
+from embedtui.model.setup import FoundTable, Proposal, SettingLine, SettingsInForce
 from embedtui.model.snapshot import (
     BackfillStatus,
     Blocker,
@@ -52,12 +53,12 @@ from embedtui.model.words import Command, Condition, Distance, IndexMethod, Phas
 
 __all__ = [
     "UNNAMED", "AuditEntry", "BackfillStatus", "BatchJobStatus", "BatchOffer", "BatchStatus", "Blocker",
-    "BridgedMeasures", "Check", "Command", "Comparison", "Condition",
-    "CutoverSettings", "Distance", "EmbeddingModel", "EvaluationStatus", "Event", "EventSink", "Failed",
-    "FaultClass", "FaultGroup", "FaultRow", "FaultState", "Flip", "GateSettings", "Held", "Hold", "IndexMethod",
-    "IndexSettings", "IndexStatus", "Interval", "Key", "ListenerStatus", "Measures", "Migration", "Noted", "Phase",
-    "PhaseChanged", "PlacementKind", "Plan", "Progressed", "QueryComparison", "QueryInput", "RankedRow", "Remedy",
-    "RollbackStatus", "RouteFlipped", "RouteStatus", "RowExpression", "RunState", "SeenState", "Side", "Snapshot",
+    "BridgedMeasures", "Check", "Command", "Comparison", "Condition", "CutoverSettings", "Distance", "EmbeddingModel",
+    "EvaluationStatus", "Event", "EventSink", "Failed", "FaultClass", "FaultGroup", "FaultRow", "FaultState", "Flip",
+    "FoundTable", "GateSettings", "Held", "Hold", "IndexMethod", "IndexSettings", "IndexStatus", "Interval", "Key",
+    "ListenerStatus", "Measures", "Migration", "Noted", "Phase", "PhaseChanged", "PlacementKind", "Plan", "Progressed",
+    "Proposal", "QueryComparison", "QueryInput", "RankedRow", "Remedy", "RollbackStatus", "RouteFlipped",
+    "RouteStatus", "RowExpression", "RunState", "SeenState", "SettingLine", "SettingsInForce", "Side", "Snapshot",
     "StoredSettings", "SweepPoint", "SyncStatus", "TableName", "TextTable", "ThreadStatus", "ThrottleSettings",
     "VerifyReport", "WorkerStatus",
 ]  # fmt: skip

@@ -38,6 +38,7 @@ from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.log import LogScreen
 from embedtui.tui.screens.overview import OverviewScreen
 from embedtui.tui.screens.plan import PlanScreen
+from embedtui.tui.screens.settings import SettingsScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.searches import Rates, SearchMeter
 from embedtui.tui.view import Link, View
@@ -61,9 +62,7 @@ class Dashboard(Others):
         "log": LogScreen,
         "plan": PlanScreen,
     }
-    # Textual annotates these three so that a ClassVar is refused.
-    HORIZONTAL_BREAKPOINTS = [(0, "-w0"), (80, "-w80"), (100, "-w100"), (160, "-w160"), (240, "-w240")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-h0"), (24, "-h24"), (30, "-h30"), (45, "-h45"), (60, "-h60")]  # noqa: RUF012
+    # Textual annotates this so that a ClassVar is refused.
     COMMANDS = {ActionsProvider}  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
@@ -93,6 +92,7 @@ class Dashboard(Others):
         remember: bool = True,
         notify: bool = True,
         interval: float = 0.5,
+        opens: str = "overview",
     ) -> None:
         """Start nothing yet.
 
@@ -103,6 +103,7 @@ class Dashboard(Others):
             remember: keep preferences for the next session.
             notify: ring the bell and ask for a desktop notification when somebody is needed.
             interval: seconds between snapshots.
+            opens: the screen that is shown first.
         """
         super().__init__()
         self.bridge = Bridge(open_engine, self.post_message, interval=interval)
@@ -125,6 +126,7 @@ class Dashboard(Others):
         self._autostart = autostart
         self._remember = remember
         self._notify = notify
+        self._opens = opens
         self._preferences = stored.load() if remember else stored.Preferences()
 
     # ------------------------------------------------------------------------------------------------ life
@@ -138,7 +140,7 @@ class Dashboard(Others):
         if closed is not None:
             self.set_interval(terminal.HANGUP_SECONDS, lambda: self._hung_up() if closed() else None)
         self.bridge.start()
-        self.switch_mode("overview")  # what matters now comes first, wherever the last session ended
+        self.switch_mode(self._opens)  # what matters now comes first, wherever the last session ended
 
     async def on_unmount(self) -> None:
         """Close the engine; the loop stays free meanwhile."""
@@ -256,6 +258,7 @@ class Dashboard(Others):
             trouble.message,
             worded(trouble.hint, trouble.remedies),
             message.attempts,
+            trouble.title,
         )
         self.show()
 
@@ -334,6 +337,16 @@ class Dashboard(Others):
         """Explain the screen in front."""
         if not isinstance(self.screen, HelpScreen):
             self.push_screen(HelpScreen(self.screen if isinstance(self.screen, DashboardScreen) else None))
+
+    def open_settings(self) -> None:
+        """Show all settings in force."""
+        if not isinstance(self.screen, SettingsScreen):
+            self.push_screen(SettingsScreen())
+
+    def settings_changed(self) -> None:
+        """What was planned by the settings before is planned anew when it is looked at."""
+        for screen in self._front():
+            screen.settings_changed()
 
     def open_bridge(self, give: Callable[[BridgeOrder], object]) -> None:
         """Show what is known of the bridge; ``give`` takes what the operator wants of it."""

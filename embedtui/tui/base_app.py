@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
+
+from textual.binding import Binding, BindingType
+from textual.widgets import Input, TextArea
 
 from embedtui.tui import preferences, safe, terminal, theme
 from embedtui.tui.crash import CrashLogged
@@ -18,7 +21,13 @@ R = TypeVar("R")
 class BaseApp(CrashLogged[R]):
     """An app in our themes."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+c", "interrupt", "Copy", show=False, priority=True, system=True)
+    ]
     CSS_PATH = Path(__file__).with_name("app.tcss")
+    # Textual annotates these two so that a ClassVar is refused.
+    HORIZONTAL_BREAKPOINTS = [(0, "-w0"), (80, "-w80"), (100, "-w100"), (160, "-w160"), (240, "-w240")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-h0"), (24, "-h24"), (30, "-h30"), (45, "-h45"), (60, "-h60")]  # noqa: RUF012
 
     def __init__(self) -> None:
         """Take the terminal's own colours where it wants none."""
@@ -34,6 +43,16 @@ class BaseApp(CrashLogged[R]):
         for each in theme.THEMES:
             self.register_theme(each)
         self.theme = theme.first(self, remembered)
+
+    def action_interrupt(self) -> None:
+        """Ctrl-C copies what is marked; else it interrupts nothing and says how to leave: in dialogs, too."""
+        focused = self.focused
+        if isinstance(focused, Input | TextArea) and focused.selected_text:
+            focused.action_copy()
+        elif self.screen.get_selected_text():
+            self.screen.action_copy_text()
+        else:
+            self.action_help_quit()
 
     def say(
         self, text: str, *, title: str = "", severity: Literal["information", "warning", "error"] = "information"

@@ -19,6 +19,7 @@ from embedtui.model import (
     Plan,
     QueryComparison,
     QueryInput,
+    SettingsInForce,
     Snapshot,
     VerifyReport,
 )
@@ -55,6 +56,12 @@ class Engine(Protocol):
 
     def reload(self) -> int:
         """Have all workers read their settings again; how many were asked."""
+
+    def settings_in_force(self) -> SettingsInForce:
+        """All settings, with where each came from."""
+
+    def change_setting(self, path: str, given: str, seen: str) -> str:
+        """Have the settings file say something else, and all read it; what was done."""
 
     def set_pace(
         self,

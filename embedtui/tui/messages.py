@@ -22,6 +22,7 @@ from embedtui.model import (
     Plan,
     Progressed,
     QueryComparison,
+    SettingsInForce,
     Snapshot,
     VerifyReport,
 )
@@ -161,6 +162,14 @@ class VerdictKept(Message):
 
 
 @dataclass
+class SettingChanged(Message, bubble=False):
+    """A setting was changed; ``trouble`` says why not."""
+
+    text: str
+    trouble: Trouble | None = None
+
+
+@dataclass
 class FaultsDecided(Message):
     """It is stored what becomes of faulty rows."""
 
@@ -242,3 +251,10 @@ class AuditRead(Message):
     """The audit log, newest first."""
 
     entries: tuple[AuditEntry, ...]
+
+
+@dataclass
+class SettingsRead(Message):
+    """The settings in force."""
+
+    found: SettingsInForce

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from embedtui.errors import EmbedtuiError
+from embedtui.errors import EmbedtuiError, SettingsError, TableError
 from embedtui.logs import unexpected
 from embedtui.model import Condition, Event, Phase, Remedy, Side, Snapshot
 from embedtui.tui.searches import Rates
@@ -43,6 +43,13 @@ class Link:
     """One line: what is wrong."""
     hint: str = ""
     attempts: int = 0
+    title: str = ""
+    """What kind of trouble it is."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether the settings are what is wrong, and the database answers well."""
+        return self.title in (SettingsError.title, TableError.title)
 
 
 @dataclass(frozen=True, slots=True)

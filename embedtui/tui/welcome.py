@@ -4,110 +4,67 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
-from embedtui.tui import draw, figures, preferences, safe
+from embedtui.errors import EmbedtuiError
+from embedtui.model import FoundTable, Proposal
+from embedtui.tui import draw, preferences, safe
 from embedtui.tui.base_app import BaseApp
-from embedtui.tui.dialogs.base import Dialog, field
+from embedtui.tui.dialogs import WaitingDialog
+from embedtui.tui.dialogs.setup import SetupDialog, SourceDialog, TargetDialog, WayDialog
+from embedtui.tui.panels.setup import table_line
 from embedtui.tui.remedies import worded
+from embedtui.tui.setup import Setup, TablesFound, Written
 from embedtui.tui.view import Trouble
 from embedtui.tui.widgets.listing import Listing
 
-DEFAULT_MODEL = "text-embedding-3-large"
-DEFAULT_DIMENSIONS = 768
-
-
-@dataclass(frozen=True, slots=True)
-class TableChoice:
-    """A table that could migrate."""
-
-    name: str
-    column: str
-    type: str
-    rows: int | None = None
-    """None: unknown."""
-    made_by: str = ""
-    """The framework whose table it looks like."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the operator wants: the demo, or a table and its new model."""
+    """What the operator wants: the demo, or the table that the settings file names now."""
 
     demo: bool = False
     dead: bool = False
     """Of the demo, the story in which the old model is shut down."""
-    table: str = ""
-    column: str = ""
-    """Its column with the old vectors."""
-    model: str = ""
-    dimensions: int = 0
-    old_model: str = ""
-    """The model of the old vectors; empty where nobody knows it."""
 
 
 _DEMOS = (
     ("Demo", "5,000 documents, a database and two models; nothing to set up"),
     ("Shutdown", "the demo's worst day: its old model dies while it searches"),
 )
-_FIELDS = ("model", "dimensions", "old-model")
-
-FindTables = Callable[[], Sequence[TableChoice]]
-"""Looks for tables with a vector column; may block and may raise EmbedtuiError; called on its own thread."""
 
 
-def run_welcome(find_tables: FindTables | None, *, problem: str = "", hint: str = "") -> Choice | None:
-    """Ask what to migrate; None where the operator left. Without ``find_tables`` only the demo can be chosen.
+def run_welcome(setup: Setup | None, *, problem: EmbedtuiError | None = None) -> Choice | None:
+    """Ask what to migrate, and have it written; None where the operator left.
 
-    ``problem`` and ``hint`` say what keeps the dashboard from opening, e.g. that no database is configured.
+    ``setup`` looks at what is chosen and writes the settings file; without it only the demo can be chosen. ``problem``
+    says what keeps the dashboard from opening, e.g. that no database is configured.
     """
-    return Welcome(find_tables, problem=problem, hint=hint).run()
+    return Welcome(setup, problem=problem).run()
 
 
 @dataclass
-class TablesFound(Message):
-    """The search for tables ended, well or not."""
+class Prepared(Message):
+    """What a table's first dialog has to say is known."""
 
-    tables: tuple[TableChoice, ...]
-    trouble: Trouble | None = None
-
-
-class ModelDialog(Dialog[tuple[str, int, str]]):
-    """Asks for the new model, its dimensions and the old model."""
-
-    AUTO_FOCUS = "#model"
-
-    def __init__(self, table: str) -> None:
-        """Ask about ``table``."""
-        super().__init__(f"Move {table} to", go="Go on")
-
-    def body(self) -> ComposeResult:
-        """What it will do, and the fields."""
-        text = "Writes embedtui.toml here. The database is not changed before you say run."
-        yield Static(Content.styled(text, "$muted"))
-        yield from field("New model", Input(DEFAULT_MODEL, id="model", compact=True))
-        dimensions = Input(str(DEFAULT_DIMENSIONS), id="dimensions", compact=True, type="integer", max_length=5)
-        yield from field("Its dimensions", dimensions)
-        old = Input(id="old-model", compact=True, placeholder="kept current after the cutover")
-        yield from field("Old model, if known", old)
-
-    def answer(self) -> tuple[str, int, str] | None:
-        """New model and dimensions are needed."""
-        model, dimensions, old = (self.query_one(f"#{each}", Input).value.strip() for each in _FIELDS)
-        return (model, int(dimensions), old) if model and dimensions.isdigit() and int(dimensions) > 0 else None
+    waiting: WaitingDialog
+    proposal: Proposal | None
+    trouble: Trouble | None
 
 
 class Welcome(BaseApp[Choice]):
-    """A short list; leaving it leaves everything as it is."""
+    """A short list, and the dialogs of set-up; leaving leaves everything as it is."""
 
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -116,12 +73,12 @@ class Welcome(BaseApp[Choice]):
         Binding("q,escape", "quit", "Quit", show=False),
     ]
 
-    def __init__(self, find_tables: FindTables | None, *, problem: str = "", hint: str = "") -> None:
-        """Offer what ``find_tables`` finds; ``problem`` and ``hint`` say why there is something to choose."""
+    def __init__(self, setup: Setup | None, *, problem: EmbedtuiError | None = None) -> None:
+        """Offer what ``setup`` finds; ``problem`` says why there is something to choose."""
         super().__init__()
-        self._find = find_tables
-        self._problem, self._hint = problem, hint
-        self.tables: tuple[TableChoice, ...] = ()
+        self._setup = setup
+        self._trouble = Trouble.of(problem) if problem is not None else None
+        self.tables: tuple[FoundTable, ...] = ()
         """What was found."""
 
     def compose(self) -> ComposeResult:
@@ -146,30 +103,36 @@ class Welcome(BaseApp[Choice]):
     def on_mount(self) -> None:
         """Begin to look for tables."""
         self.wear(preferences.load().theme)
-        self._list()
-        if self._find is not None:
-            threading.Thread(target=self._search, name="embedtui-welcome", daemon=True).start()
+        if self._setup is None:
+            self._list()
+        else:  # what Enter chooses does not change under the finger
+            setup = self._setup
+            self._apart(
+                lambda: tuple(setup.tables()),
+                lambda found, trouble: self.post_message(TablesFound(found or (), trouble)),
+            )
 
-    def _search(self) -> None:
-        assert self._find is not None
-        try:
-            found = TablesFound(tuple(self._find()))
-        except Exception as error:  # noqa: BLE001 (the screen shows it)
-            found = TablesFound((), Trouble.of(error))
-        with contextlib.suppress(RuntimeError):
-            self.post_message(found)
+    def _apart(self, work: Callable[[], T], tell: Callable[[T | None, Trouble | None], object]) -> None:
+        """Do ``work``, which may block, on a thread of its own, and ``tell`` what came of it there."""
+
+        def body() -> None:
+            try:
+                found, trouble = work(), None
+            except Exception as error:  # noqa: BLE001 (the screen shows it)
+                found, trouble = None, Trouble.of(error)
+            with contextlib.suppress(RuntimeError):  # the loop may have closed: nobody is left to tell
+                tell(found, trouble)
+
+        threading.Thread(target=body, name="embedtui-welcome", daemon=True).start()
 
     def on_tables_found(self, message: TablesFound) -> None:
         """Show what was found."""
         self.tables = message.tables
         if message.trouble is not None:
-            trouble = message.trouble
-            self._problem, self._hint = trouble.message, worded(trouble.hint, trouble.remedies)
-        elif not message.tables:
-            self._problem, self._hint = (
-                "No table with a vector column was found.",
-                "Look at DATABASE_URL, or try the demo.",
-            )
+            self._trouble = message.trouble
+        elif not message.tables and self._trouble is None:
+            none = "No table with a vector column was found."
+            self._trouble = Trouble("Table", none, "Look at DATABASE_URL, or try the demo.")
         self.query_one("#welcome-head", Static).update(self._head())
         self._list()
 
@@ -187,44 +150,88 @@ class Welcome(BaseApp[Choice]):
             draw.line(("◇ old", "bold $old"), (" ━━━━━━━━━━━━━━━━━━━━━━▸ ", "$faint"), ("◆ new", "bold $new")),
             draw.line(("no downtime, no lost data, rollback in one keystroke", "$muted")),
         ]
-        if self._problem:
-            rows += [
-                Content(""),
-                draw.line(("! ", "bold $warning"), safe.line(self._problem)),
-                draw.line(("  " + safe.line(self._hint), "$muted")),
-            ]
+        if self._trouble is not None:
+            width = max(20, self.size.width - 6)
+            first, *more = draw.wrapped(safe.line(self._trouble.message), width, "", 6) or [Content("")]
+            rows += [Content(""), draw.line(("! ", "bold $warning"), first), *(draw.line("  ", each) for each in more)]
+            hint = worded(self._trouble.hint, self._trouble.remedies)
+            rows += [draw.line("  ", each) for each in draw.wrapped(hint, width, "$muted", 6)]
         return draw.lines(rows)
+
+    def on_resize(self) -> None:
+        """Break the lines anew."""
+        if self._trouble is not None and self.screen_stack:
+            self.screen_stack[0].query_one("#welcome-head", Static).update(self._head())
 
     def _paint(self, index: int, width: int) -> Content | None:
         if index >= len(self.tables):
             name, what = _DEMOS[index - len(self.tables)]
             return draw.cut(draw.line((draw.fit(name, 11), "bold"), (what, "$muted")), width)
-        table = self.tables[index]
-        rows = f"{figures.number(table.rows)} rows" if table.rows is not None else "rows unknown"
-        left = draw.line(
-            (safe.line(table.name), "bold"),
-            ("  ", ""),
-            (safe.line(table.column), "$old"),
-            (f" {safe.line(table.type)}", "$muted"),
-        )
-        if table.made_by:
-            rows = f"{safe.line(table.made_by)}, {rows}"
-        return draw.row(left, draw.line((rows, "$muted")), width)
+        return table_line(self.tables[index], width)
 
-    @on(Listing.Chosen)
+    @on(Listing.Chosen, "#choices")
     def chosen(self, message: Listing.Chosen) -> None:
-        """A table asks for its model; the demo starts."""
+        """A table is set up; the demo starts."""
         if message.index >= len(self.tables):
             self.exit(Choice(demo=True, dead=message.index > len(self.tables)))
+        else:
+            self._set_up(self.tables[message.index])
+
+    # ----------------------------------------------------------------------------------------------------- set-up
+
+    def look(
+        self, values: Mapping[str, str], whole: bool, tell: Callable[[Proposal | None, Trouble | None], object]
+    ) -> None:
+        """Have a choice looked at; ``tell`` gets what it means."""
+        assert self._setup is not None
+        setup = self._setup
+        self._apart(lambda: setup.look(values, whole=whole), tell)
+
+    def _set_up(self, table: FoundTable) -> None:
+        """Ask for all that a migration of ``table`` needs, once it is known what can be proposed."""
+        values = {"table": table.name, "schema": "", "old_column": table.column}
+        waiting = WaitingDialog(lambda proposal: self._first(table, values, proposal))
+        self.push_screen(waiting)
+        self.look(values, False, lambda found, trouble: self.post_message(Prepared(waiting, found, trouble)))
+
+    def on_prepared(self, message: Prepared) -> None:
+        """Open the first dialog only where its place is still kept."""
+        if self.screen is not message.waiting:
             return
-        table = self.tables[message.index]
+        self.pop_screen()
+        if message.trouble is not None:
+            self.trouble(message.trouble)
+        else:
+            message.waiting.prepared(message.proposal)
 
-        def answered(answer: tuple[str, int, str] | None) -> None:
-            if answer is not None:
-                model, dimensions, old = answer
-                self.exit(Choice(False, False, table.name, table.column, model, dimensions, old))
+    def _first(self, table: FoundTable, values: Mapping[str, str], proposal: Proposal) -> None:
+        self._step(
+            SourceDialog(table.name, "Go on", proposal, values, self.look),
+            lambda chosen, found: self._step(
+                TargetDialog(table.name, "Go on", found, chosen, self.look),
+                lambda chosen, found: self._step(WayDialog(table.name, "Write", found, chosen, self.look), self._write),
+            ),
+        )
 
-        self.push_screen(ModelDialog(table.name), answered)
+    def _step(self, dialog: SetupDialog, then: Callable[[Mapping[str, str], Proposal], object]) -> None:
+        dialog.go_on = then
+        self.push_screen(dialog)
+
+    def _write(self, values: Mapping[str, str], _proposal: Proposal) -> None:
+        assert self._setup is not None
+        setup, dialog = self._setup, self.screen
+
+        def told(_path: object, trouble: Trouble | None) -> None:
+            if trouble is not None:
+                dialog.post_message(Written(trouble))
+            else:
+                self.call_from_thread(self.exit, Choice())
+
+        self._apart(lambda: setup.write(values), told)
+
+    def action_help_quit(self) -> None:
+        """Ctrl-C: nothing is under way that could be interrupted."""
+        self.say("Nothing is written before the last step. Esc goes back, q on the first screen leaves, ^q anywhere.")
 
     def action_demo(self) -> None:
         """Leave for the demo."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from embedtui.errors import SettingsError
 from embedtui.model import (
     AuditEntry,
     Blocker,
@@ -18,6 +19,7 @@ from embedtui.model import (
     Plan,
     QueryComparison,
     QueryInput,
+    SettingsInForce,
     Side,
     Snapshot,
     VerifyReport,
@@ -25,6 +27,7 @@ from embedtui.model import (
 from embedtui.model.bridge import BridgeReport
 from embedtui.tui.engine import Engine
 from tests.tui import states
+from tests.tui.setup_states import SETTINGS
 
 
 class StandIn(Engine):
@@ -75,6 +78,13 @@ class StandIn(Engine):
         spend_cap: float | None = None,
     ) -> None:
         self.calls.append(f"set_pace {requests_per_minute} {tokens_per_minute} {max_concurrency} {spend_cap}")
+
+    def settings_in_force(self) -> SettingsInForce:
+        return SETTINGS
+
+    def change_setting(self, path: str, given: str, seen: str) -> str:
+        self.calls.append(f"change {path} {given} {seen}")
+        raise SettingsError(f"{path}: must be a number above 0.")
 
     def build_index(self, *_: object, **__: object) -> None:
         self.calls.append("build_index")

@@ -9,14 +9,18 @@ from dataclasses import replace
 import pytest
 from textual.content import Content
 
+from embedtui.known import KNOWN_MODELS
 from embedtui.model import Snapshot
 from embedtui.tui import draw, panels
+from embedtui.tui.panels import setup
 from embedtui.tui.panels.alerts import alert
 from embedtui.tui.panels.comparison import summary_line
+from embedtui.tui.panels.settings import setting_detail, setting_line
 from embedtui.tui.searches import SearchMeter
-from embedtui.tui.view import Link, View
+from embedtui.tui.view import Link, Trouble, View
 from embedtui.tui.widgets import chrome
 from tests.tui import states
+from tests.tui.setup_states import PROPOSAL, SETTINGS
 
 UP = Link(up=True)
 PANELS: dict[str, tuple[Callable[[View, int, int], Content], tuple[int, ...]]] = {
@@ -83,6 +87,35 @@ def test_the_summary_of_a_comparison_fits(width: int) -> None:
     assert "…" not in summary_line(states.COMPARISON, view, width).plain
     older = replace(states.READY, evaluation=replace(states.EVALUATION, valid=False, why_void="compared other models"))
     assert "older of" in summary_line(states.COMPARISON, View(older, UP), width).plain
+
+
+@pytest.mark.parametrize("width", [34, 52, 68, 70, 90, 150])
+def test_no_word_of_set_ups_own_is_cut(width: int) -> None:
+    """What the fields mean, what is refused, and every setting with its comment, in the widths of their dialogs."""
+    trouble = Trouble("Table", "documents has 3 text columns: title, body, author.", "Say which: --content-sql. " * 12)
+    painted = {
+        "source": setup.source_lines(PROPOSAL, width),
+        "target": setup.model_lines(PROPOSAL, "text-embedding-3-large", width),
+        "unknown": setup.model_lines(PROPOSAL, "house-model", width),
+        "refused": setup.refused_lines(trouble, width),
+        **{f"way {each}": setup.way_lines(PROPOSAL, each, width) for each in setup.STRATEGIES},
+        **{f"setting {line.path}": setting_detail(line, width) for line in SETTINGS.lines},
+        **{f"fixed {line.path}": setting_detail(replace(line, fixed=_LONGEST), width) for line in SETTINGS.lines},
+    }
+    theirs = " ".join([*foreign(PROPOSAL), *foreign(SETTINGS)])
+    wrong = {name: cut for name, rows in painted.items() if (cut := cut_words(draw.lines(rows).plain, theirs))}
+    assert not wrong, wrong
+
+
+_LONGEST = "it is part of what is migrated: fixed since that began, until it ends or is aborted."
+
+
+@pytest.mark.parametrize("width", [72, 108, 150])
+def test_no_name_of_a_setting_or_a_model_is_cut_in_its_list(width: int) -> None:
+    for line in SETTINGS.lines:
+        assert f"{line.path} " in setting_line(line, width).plain
+    for name, known in KNOWN_MODELS.items():
+        assert setup.model_line(name, known, 54).plain.startswith(f"{name} "), name
 
 
 def test_an_ellipsis_after_own_words_is_found() -> None:

@@ -9,7 +9,7 @@ ALLOWED = (
     "embedtui",
     *(
         f"embedtui.{name}"
-        for name in ("arrays", "errors", "formatting", "logs", "model", "redaction", "tracebacks", "tui")
+        for name in ("arrays", "errors", "formatting", "known", "logs", "model", "redaction", "tracebacks", "tui")
     ),
 )
 SAY_LOADED = """
@@ -26,5 +26,7 @@ def test_the_screen_loads_no_engine_database_or_provider() -> None:
     ).stdout.split()
     assert "embedtui.tui.app" in loaded
     assert [
-        name for name in loaded if name not in ALLOWED and not name.startswith(("embedtui.tui.", "embedtui.model."))
+        name
+        for name in loaded
+        if name not in ALLOWED and not name.startswith(("embedtui.tui.", "embedtui.model.", "embedtui.known."))
     ] == []

@@ -41,6 +41,7 @@ from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.log import LogScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.reader import ReaderScreen
+from embedtui.tui.screens.settings import SettingsScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from tests.kits.support import make_documents, settings_for
 from tests.tui.conftest import front, picture, said, until
@@ -597,6 +598,10 @@ async def test_the_work_goes_on_without_its_terminal(database: str, api: Loopbac
         await until(pilot, lambda: seen(app).next_act == "run")
         await pilot.press("ctrl+c")
         assert "q quits" in said(app)
+        await pilot.press("S")
+        await until(pilot, lambda: isinstance(app.screen, SettingsScreen) and app.screen.lines)
+        assert {each.path: each.origin for each in front(app, SettingsScreen).lines}["table"] == "--table"
+        await pilot.press("escape")
 
 
 def test_every_key_is_pressed_here() -> None:

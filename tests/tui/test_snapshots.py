@@ -6,24 +6,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.screen import Screen
+from textual.widgets import Input, Static
 
-from embedtui.model import Blocker, Event, Failed, Held, Noted, Phase, PhaseChanged, RouteFlipped, Side
+from embedtui.errors import SettingsError, TableError
+from embedtui.model import (
+    Blocker,
+    Event,
+    Failed,
+    FoundTable,
+    Held,
+    Noted,
+    Phase,
+    PhaseChanged,
+    Proposal,
+    RouteFlipped,
+    Side,
+)
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
 from embedtui.tui.dialogs.bridging import BridgeDialog
+from embedtui.tui.dialogs.settings import SettingDialog
+from embedtui.tui.dialogs.setup import ModelsDialog, SourceDialog, TargetDialog, WayDialog
 from embedtui.tui.messages import EngineReported, SnapshotFailed
 from embedtui.tui.screens.compare import CompareScreen
+from embedtui.tui.screens.settings import SettingsScreen
 from embedtui.tui.view import Trouble
-from embedtui.tui.welcome import ModelDialog, TableChoice, Welcome
+from embedtui.tui.welcome import Welcome
 from tests.tui import states
 from tests.tui.cells import check_cells
-from tests.tui.conftest import Open, front, present, until
+from tests.tui.conftest import Open, front, picture, present, until
+from tests.tui.setup_states import PROPOSAL
 
 SMALL, LARGE = (80, 24), (160, 45)
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=lambda size: f"{size[0]}x{size[1]}")
@@ -256,19 +276,63 @@ async def test_the_bridge(shown: Open, size: tuple[int, int], tmp_path: Path) ->
         assert engine.calls == [], "looking changes nothing"
 
 
-async def test_welcome(tmp_path: Path) -> None:
-    tables = (
-        TableChoice("documents", "embedding", "vector(768)", 520_340),
-        TableChoice('app."My Docs"', "vec", "halfvec(3072)", None),
-    )
-    app = Welcome(lambda: tables)
-    async with app.run_test(size=SMALL) as pilot:
+class FrozenSetup:
+    """Set-up of one table, as far as it is looked at."""
+
+    def tables(self) -> tuple[FoundTable, ...]:
+        return (
+            FoundTable("documents", "embedding", "vector(768)", 520_340),
+            FoundTable('app."My Docs"', "vec", "halfvec(3072)", None, "Spring AI PgVectorStore"),
+        )
+
+    def look(self, values: Mapping[str, str], *, whole: bool) -> Proposal:
+        return PROPOSAL if whole else replace(PROPOSAL, new="")
+
+    def write(self, values: Mapping[str, str]) -> None:
+        raise SettingsError("embedtui.toml was changed by somebody else meanwhile; nothing is written.")
+
+
+@SIZES
+async def test_welcome(size: tuple[int, int], tmp_path: Path) -> None:
+    """The list, each dialog of set-up, its lists, and what is refused."""
+    app = Welcome(FrozenSetup(), problem=TableError('no table "documnets"; did you mean documents?', hint="Setting."))
+    async with app.run_test(size=size) as pilot:
+
+        async def shot(kind: type[Screen[Any]] | None, name: str, *keys: str) -> None:
+            await pilot.press(*keys)
+            if kind is not None:
+                await until(pilot, lambda: isinstance(app.screen, kind) and app.focused is not None)
+            for field in app.screen.query(Input):
+                field.cursor_blink = False
+            await pilot.pause(0.05)
+            check_cells(app, f"welcome{name}-{size[0]}x{size[1]}", tmp_path)
+
         await until(pilot, lambda: app.tables)
         app.theme = "embedtui-dark"
+        await shot(None, "")
+        await shot(SourceDialog, "-source", "enter")
+        await shot(TargetDialog, "-target", "enter")
+        await shot(ModelsDialog, "-models", "down")
+        await pilot.press("escape")
+        await shot(WayDialog, "-way", "enter")
+        await pilot.press("shift+tab", "enter")
+        await until(pilot, lambda: app.screen.query_one("#found", Static) and "somebody" in picture(app))
+        await shot(None, "-refused")
+
+
+@SIZES
+async def test_settings(shown: Open, size: tuple[int, int], tmp_path: Path) -> None:
+    async with shown(states.RUNNING, size) as (app, pilot, _):
+        await settle(app, pilot)
+        await pilot.press("S")
+        await until(pilot, lambda: isinstance(app.screen, SettingsScreen) and front(app, SettingsScreen).lines)
+        await pilot.press("down", "down")
+        await quiet(pilot)
+        check_cells(app, f"settings-{size[0]}x{size[1]}", tmp_path)
+        await pilot.press("end", "enter")
+        await until(pilot, lambda: isinstance(app.screen, SettingDialog) and app.focused is not None)
+        app.screen.query_one(Input).cursor_blink = False
         await pilot.pause()
-        check_cells(app, "welcome-80x24", tmp_path)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ModelDialog))
-        app.screen.query_one("#model", Input).cursor_blink = False
-        await pilot.pause()
-        check_cells(app, "welcome-model-80x24", tmp_path)
+        await until(pilot, lambda: "must be" in picture(app))
+        check_cells(app, f"setting-{size[0]}x{size[1]}", tmp_path)

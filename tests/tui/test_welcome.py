@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psycopg
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input
 
 import embedtui.tui
 from embedtui.cli import show as cli
+from embedtui.cli.main import run_command
 from embedtui.config import load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
-from embedtui.tui import Choice, TableChoice
-from embedtui.tui.welcome import ModelDialog, Welcome
+from embedtui.engine.setup import Setup
+from embedtui.errors import EmbedtuiError
+from embedtui.model import FoundTable, Proposal
+from embedtui.tui import Choice
+from embedtui.tui.panels.setup import table_line
+from embedtui.tui.welcome import Welcome
 from tests.kits.support import NEW, OLD, make_documents, settings_for
 from tests.tui.conftest import until
 
-Found = Sequence[TableChoice]
+Answer = Callable[[Setup | None], Choice | None]
 OPENED = 77
 
 
 class Screens:
     """Stands for the two screens: answers the welcome, and notes what the dashboard would open."""
 
-    def __init__(self, *answers: Choice | None) -> None:
+    def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
-        self.welcomed: list[tuple[Found | None, str]] = []
-        self.engines: list[Callable[..., Engine]] = []
+        self.welcomed: list[tuple[Setup | None, EmbedtuiError | None]] = []
+        self.opens: list[str] = []
 
-    def welcome(self, find: Callable[[], Found] | None, *, problem: str = "", **_: object) -> Choice | None:
-        self.welcomed.append((tuple(find()) if find else None, problem))
-        return self.answers.pop(0)
+    def welcome(self, setup: Setup | None, *, problem: EmbedtuiError | None = None) -> Choice | None:
+        self.welcomed.append((setup, problem))
+        return self.answers.pop(0)(setup)
 
-    def dashboard(self, open_engine: Callable[..., Engine], **_: object) -> int:
-        self.engines.append(open_engine)
+    def dashboard(self, _open_engine: object, *, opens: str, **_: object) -> int:
+        self.opens.append(opens)
         return OPENED
 
 
@@ -49,50 +53,103 @@ def screens(monkeypatch: pytest.MonkeyPatch) -> Screens:
     return stand_in
 
 
-def bare(folder: Path, monkeypatch: pytest.MonkeyPatch, dsn: str = "", *, readonly: bool = False) -> int:
-    """`embedtui` in ``folder``."""
+def bare(folder: Path, monkeypatch: pytest.MonkeyPatch, dsn: str = "", *flags: str) -> int:
+    """`embedtui` in ``folder``, on a terminal."""
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("DATABASE_URL", dsn)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
-    return cli.show(load_settings(), readonly=readonly, config=None)
+    for name, value in {"DATABASE_URL": dsn, "XDG_CONFIG_HOME": str(folder), "TEXTUAL_DRIVER": "none"}.items():
+        monkeypatch.setenv(name, value)
+    return run_command(list(flags))
+
+
+def leave(_setup: Setup | None) -> None:
+    return None
+
+
+def write(**values: str) -> Answer:
+    """Sets up, as the dialogs do."""
+
+    def answer(setup: Setup | None) -> Choice:
+        assert setup is not None
+        setup.write({name.replace("__", "."): value for name, value in values.items()})
+        return Choice()
+
+    return answer
 
 
 def test_without_a_database_only_the_demo_is_offered(
     screens: Screens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    screens.answers = [None, Choice(demo=True), Choice(demo=True, dead=True)]
+    screens.answers = [leave, lambda _: Choice(demo=True), lambda _: Choice(demo=True, dead=True)]
     assert bare(tmp_path, monkeypatch) == 0
-    assert screens.welcomed[0][0] is None
-    assert "No database is named" in screens.welcomed[0][1]
+    setup, problem = screens.welcomed[0]
+    assert setup is None
+    assert problem is not None and "No database is named" in problem.message
     monkeypatch.setattr(cli, "_demo", lambda *, dead: 43 if dead else 42)
     assert bare(tmp_path, monkeypatch) == 42
     assert bare(tmp_path, monkeypatch) == 43
 
 
-def test_a_chosen_table_is_configured_and_opened(
+def test_what_is_set_up_opens_on_its_plan(
     screens: Screens, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_documents(database, 3)
-    answer = Choice(
-        table="documents", column="embedding", model="text-embedding-3-large", dimensions=16, old_model="ada-2"
-    )
-    screens.answers = [Choice(table="no_such_table", column="x", model="m", dimensions=16), answer]
+    chosen = {"table": "documents", "new_model__name": "m", "new_model__dimensions": "16", "scope": "id > 1"}
+    screens.answers = [write(**chosen)]
     assert bare(tmp_path, monkeypatch, database) == OPENED
-    found, problem = screens.welcomed[0]
-    assert found is not None
-    assert [(each.name, each.column) for each in found] == [("documents", "embedding")]
-    assert problem == ""
-    assert "no_such_table" in screens.welcomed[1][1], "what could not be is said, and asked again"
+    assert screens.welcomed[0][1] is None
     written = load_settings(config=tmp_path / "embedtui.toml")
-    assert written.old_model.name == "ada-2"
-    assert (written.table, written.new_model.name, written.new_model.dimensions) == (
-        "documents",
-        "text-embedding-3-large",
-        16,
-    )
-    # the next start opens the dashboard at once
+    assert (written.table, written.scope, written.new_model.name) == ("documents", "id > 1", "m")
+    assert (written.content, written.old_column) == (("content",), "embedding")
+    # the next start opens the dashboard at once, at what matters now
     assert bare(tmp_path, monkeypatch, database) == OPENED
+    assert len(screens.welcomed) == 1
+    assert screens.opens == ["plan", "overview"]
+
+
+def test_a_misspelt_table_is_said_to_be_that_and_can_be_chosen_anew(
+    screens: Screens, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_documents(database, 3)
+    file = tmp_path / "embedtui.toml"
+    said = '# ours\ntable = "documnets"  # the big one\n[new_model]\nname = "m"\ndimensions = 16\n'
+    file.write_text(said)
+    screens.answers = [leave, write(table="documents", schema="")]
+    assert bare(tmp_path, monkeypatch, database) == 0
+    assert file.read_text() == said
+    problem = screens.welcomed[0][1]
+    assert problem is not None
+    assert problem.message == 'no table "documnets"; did you mean documents?'
+    assert "embedtui.toml" in problem.hint
+    assert bare(tmp_path, monkeypatch, database) == OPENED
+    assert file.read_text().startswith('# ours\ntable = "documents"  # the big one\n')
+    # who only watches is asked nothing
+    file.write_text(said)
+    assert bare(tmp_path, monkeypatch, database, "--readonly") == OPENED
     assert len(screens.welcomed) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("tabel = 'x'\n", "tabel (embedtui.toml): no such setting; did you mean table?"),
+        ("table = \n", "embedtui.toml is not valid TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_kept_and_written_anew(
+    screens: Screens, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, problem: str
+) -> None:
+    make_documents(database, 3)
+    (tmp_path / "embedtui.toml").write_text(said)
+    (tmp_path / "embedtui.toml.before").write_text("older")
+    screens.answers = [leave, write(table="documents", new_model__name="m", new_model__dimensions="16")]
+    assert bare(tmp_path, monkeypatch, database) == 0
+    found = screens.welcomed[0][1]
+    assert found is not None and problem in found.message
+    assert (tmp_path / "embedtui.toml").read_text() == said
+    assert bare(tmp_path, monkeypatch, database) == OPENED
+    assert load_settings(config=tmp_path / "embedtui.toml").table == "documents"
+    assert (tmp_path / "embedtui.toml.before1").read_text() == said
+    assert (tmp_path / "embedtui.toml.before").read_text() == "older"
 
 
 def test_what_exists_is_shown_at_once(
@@ -106,15 +163,28 @@ def test_what_exists_is_shown_at_once(
     assert bare(tmp_path, monkeypatch, database) == OPENED
     # nor is anybody asked where the database cannot be: the dashboard waits for it
     assert bare(tmp_path, monkeypatch, "postgresql://nobody@127.0.0.1:1/none") == OPENED
-    assert bare(tmp_path, monkeypatch, database, readonly=True) == OPENED
+    assert bare(tmp_path, monkeypatch, database, "--readonly") == OPENED
     assert not screens.welcomed
 
 
+class OneTable:
+    """Set-up of one table that nobody chooses."""
+
+    def tables(self) -> tuple[FoundTable, ...]:
+        return (FoundTable("documents", "embedding", "vector(8)", 3),)
+
+    def look(self, values: Mapping[str, str], *, whole: bool) -> Proposal:
+        raise AssertionError("not chosen")
+
+    def write(self, values: Mapping[str, str]) -> None:
+        raise AssertionError("not chosen")
+
+
 async def test_the_screen_gives_the_answer_by_keys() -> None:
-    """Enter chooses, the model is asked for, Escape goes back; d is the demo."""
+    """d is the demo, s its worst day, q and Escape leave."""
 
     async def asked(*keys: str) -> Choice | None:
-        app = Welcome(lambda: (TableChoice("documents", "embedding", "vector(8)", 3),))
+        app = Welcome(OneTable())
         async with app.run_test(size=(80, 24)) as pilot:
             await until(pilot, lambda: app.tables)
             await press(pilot, *keys)
@@ -124,19 +194,13 @@ async def test_the_screen_gives_the_answer_by_keys() -> None:
         for key in keys:
             await pilot.press(key)
             await pilot.pause()
-            if isinstance(pilot.app.screen, ModelDialog) and key == "tab":
-                assert isinstance(pilot.app.focused, Input)
 
     assert await asked("d") == Choice(demo=True)
     assert await asked("down", "enter") == Choice(demo=True)
     assert await asked("s") == await asked("down", "down", "enter") == Choice(demo=True, dead=True)
     assert await asked("q") is None
-    assert await asked("enter", "escape", "escape") is None
-    known = await asked("enter", "tab", "tab", *"ada-2", "enter")
-    assert known is not None
-    assert known.old_model == "ada-2"
-    chosen = await asked("enter", "enter")
-    assert chosen == Choice(table="documents", column="embedding", model="text-embedding-3-large", dimensions=768)
+    assert await asked("ctrl+c", "escape") is None
+    assert await asked("ctrl+q") is None
 
 
 def test_a_frameworks_table_is_offered_with_its_maker(database: str, tmp_path: Path) -> None:
@@ -145,10 +209,10 @@ def test_a_frameworks_table_is_offered_with_its_maker(database: str, tmp_path: P
         conn.execute("CREATE TABLE plain (id int PRIMARY KEY, body text, v vector(3))")
         conn.execute(recorded.split("INSERT")[0])  # type: ignore[arg-type]
     settings = load_settings(environ={"DATABASE_URL": database}, cwd=tmp_path)
-    made_by = {table.name: table.made_by for table in cli._tables(settings)}
-    assert made_by == {"plain": "", "vector_store": "Spring AI PgVectorStore"}
-    painted = Welcome(None)
-    painted.tables = (TableChoice("vector_store", "embedding", "vector(8)", 3, "Spring AI PgVectorStore"),)
-    line = painted._paint(0, 100)
-    assert line is not None
-    assert line.plain.endswith("Spring AI PgVectorStore, 3 rows")
+    tables = Setup(settings, tmp_path / "embedtui.toml").tables()
+    assert {table.name: table.made_by for table in tables} == {
+        "plain": "",
+        "vector_store": "Spring AI PgVectorStore",
+    }
+    found = FoundTable("vector_store", "embedding", "vector(8)", 3, "Spring AI PgVectorStore")
+    assert table_line(found, 100).plain.endswith("Spring AI PgVectorStore, 3 rows")

@@ -12,7 +12,7 @@ from psycopg import Connection, Error
 from embedtui.config import SPECS, ModelSettings, Settings
 from embedtui.engine.local import as_set_here
 from embedtui.errors import DatabaseUnreachable, EmbedtuiError, SettingsError, TableError
-from embedtui.model import PlacementKind, RowExpression
+from embedtui.model import Migration, PlacementKind, RowExpression
 from embedtui.postgres.catalog.tables import find_table, readings
 from embedtui.postgres.connect import connect, lost, retryable, translate
 from embedtui.postgres.names import qualified
@@ -36,10 +36,11 @@ def migration_name(conn: Connection[Any], settings: Settings) -> str | None:
         former = state.migration_of_former_name(conn, readings(settings.table, settings.schema))
         try:
             oid, table = find_table(conn, settings.table, settings.schema)
-        except TableError:
-            if former is None:
-                raise
-            return former
+        except TableError as error:
+            if former is not None:
+                return former
+            hint = error.hint or f"Setting: table ({settings.origin('table')})."
+            raise TableError(error.message, hint=hint) from None
         return _of_table(state.migrations_of_table(conn, oid), settings) or former or table.name
     names = state.live_migrations(conn)
     if len(names) > 1:
@@ -99,6 +100,16 @@ def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Set
     if stored is None or stored.phase.ended:
         return settings
     live = as_set_here(stored, settings, settings.environ)
+    settings = replace(settings, content=(), content_sql=None, content_from=None, content_via=())
+    known = {spec.path for spec in SPECS}
+    return settings.with_values(
+        {path: value for path, value in stored_values(live).items() if path in known and value is not None},
+        "the migration under way",
+    )
+
+
+def stored_values(live: Migration) -> dict[str, object]:
+    """What a migration says of the settings, by their names in the file."""
     values: dict[str, object] = {
         "name": live.name,
         "table": live.table.name,
@@ -111,7 +122,6 @@ def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Set
         "halfvec": live.vector_type == "halfvec",
     }
     values |= {} if live.scope is None else {"scope": live.scope.given}
-    settings = replace(settings, content=(), content_sql=None, content_from=None, content_via=())
     if live.placement is PlacementKind.TABLE:
         values["new_table"] = live.new_table.name
     if live.new_column != live.old_column:  # a side table's may well have the same name
@@ -122,8 +132,4 @@ def settings_of_live_migration(conn: Connection[Any], settings: Settings) -> Set
         values |= {f"{side}.dimensions": model.shape.given, f"{side}.pad_to": model.dimensions if padded else None}
     for head, section in live.settings.items():
         values |= {f"{head}.{k}": v for k, v in section.items()} if isinstance(section, dict) else {head: section}
-    known = {spec.path for spec in SPECS}
-    return settings.with_values(
-        {path: value for path, value in values.items() if path in known and value is not None},
-        "the migration under way",
-    )
+    return values

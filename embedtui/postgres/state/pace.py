@@ -24,6 +24,16 @@ def begin_pace(conn: Connection, migration_id: int, pacing: PacingSettings) -> N
     )
 
 
+def read_knobs(conn: Connection, migration_id: int) -> PacingSettings | None:
+    """What operators have set; None where the row is gone."""
+    row = conn.execute(
+        "SELECT requests_per_minute, tokens_per_minute, max_concurrency, spend_cap FROM embedtui.pace"
+        " WHERE migration = %s",
+        [migration_id],
+    ).fetchone()
+    return None if row is None else PacingSettings(_maybe(row[0]), _maybe(row[1]), int(row[2]), _maybe(row[3]))
+
+
 @dataclass(frozen=True, slots=True)
 class PaceNews:
     """What one process tells the row, and asks of it."""

@@ -9,7 +9,7 @@ from embedtui.tui.actions.ending import Abort, Cleanup
 from embedtui.tui.actions.migration import BuildIndex, Compare, HoldIndex, Pause, Reload, Run, Verify
 from embedtui.tui.actions.pace import Faster, Limits, Slower
 from embedtui.tui.actions.route import CancelCutover, Cutover, Rollback
-from embedtui.tui.actions.screen import Detach, Help, Palette, Quit, Theme
+from embedtui.tui.actions.screen import Detach, Help, Palette, Quit, Settings, Theme
 from embedtui.tui.view import View
 
 __all__ = ["ACTIONS", "READONLY", "SCREENS", "Action", "footer", "next_action"]
@@ -20,6 +20,7 @@ ACTIONS: dict[str, Action] = {
         Run(),
         Pause(),
         Reload(),
+        Settings(),
         Compare(),
         BuildIndex(),
         HoldIndex(),

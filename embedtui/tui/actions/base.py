@@ -68,7 +68,7 @@ class Action:
         if view.readonly:
             return READONLY
         if view.snapshot is None:
-            return "Not connected to the database yet."
+            return f"{view.link.problem} {view.link.hint}" if view.link.ours else "Not connected to the database yet."
         if not view.link.up and not self.offline:
             return "The database is out of reach; the action would fail."
         if self.name in view.busy and not self.watches:

@@ -41,6 +41,16 @@ class Help(Action):
         app.open_help()
 
 
+class Settings(Action):
+    """All settings in force, and where each came from; those that may be changed now are changed here."""
+
+    name, key, label = "settings", "S", "Settings"
+    changes = False
+
+    def _do(self, app: Dashboard) -> None:
+        app.open_settings()
+
+
 class Theme(Action):
     """Change between dark, light and 16 colours."""
 

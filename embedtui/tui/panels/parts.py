@@ -41,4 +41,5 @@ def clipped(rows: list[Content], height: int) -> Content:
 
 def loading(view: View) -> Content:
     """What is shown before the first reading."""
-    return draw.line(("◌ not read yet" if not view.link.problem else "◌ no database", "$muted"))
+    reached = not view.link.problem or view.link.ours
+    return draw.line(("◌ not read yet" if reached else "◌ no database", "$muted"))

@@ -81,6 +81,9 @@ class DashboardScreen(Screen[None]):
     def opened(self) -> None:
         """The screen was brought to the front: fetch what it needs."""
 
+    def settings_changed(self) -> None:
+        """Another setting is in force."""
+
     def ask_engine(self, work: Callable[[Engine], T], reply: Callable[[T], Message], key: Hashable = None) -> None:
         """Have something read; ``reply`` of it comes as a message to this screen."""
         self.dashboard.bridge.read(work, reply, self.post_message, key)

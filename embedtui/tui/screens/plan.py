@@ -58,6 +58,10 @@ class PlanScreen(DashboardScreen):
         if self.plan is None and not self._reading and self.dashboard.snapshot is not None:
             self.action_again()
 
+    def settings_changed(self) -> None:
+        """Plan by them."""
+        self.action_again()
+
     def refusal(self, action: str) -> str:
         """Asking costs a little, so who only watches does not."""
         return READONLY if action == "ask" and self.dashboard.readonly else ""

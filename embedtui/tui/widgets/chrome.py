@@ -30,9 +30,9 @@ def header(view: View, width: int, _height: int = 1) -> Content:
     name = draw.line((" embedtui ", "bold $background on $primary"), "  ")
     if snapshot is None:
         if view.link.problem:
-            state = draw.line(
-                ("✗ no database ", "bold $error"), (f"for {figures.duration(view.link.seconds)}", "$error")
-            )
+            since = "" if view.link.ours else f"for {figures.duration(view.link.seconds)}"
+            word = "wrong settings" if view.link.ours else "no database"
+            state = draw.line((f"✗ {word} ", "bold $error"), (since, "$error"))
         else:
             state = draw.line(("◌ connecting …", "$muted"))
         return draw.row(draw.line(name, state), _watch(view), width)
@@ -49,7 +49,7 @@ def header(view: View, width: int, _height: int = 1) -> Content:
         parts += ["   ", serving(view)]
     if view.stale:
         right = draw.line(
-            (" ✗ database lost ", "bold $background on $error"),
+            (" ✗ wrong settings " if view.link.ours else " ✗ database lost ", "bold $background on $error"),
             (f" {figures.duration(view.link.seconds)}, seen {draw.clock(snapshot.as_of)} ", "$error"),
         )
         if width < 100:
