@@ -36,7 +36,7 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
     refused with the choices. Changes nothing in the database. An existing file keeps its comments and other settings.
     """
     path = config or Path.cwd() / CONFIG_NAME
-    draft = configure(settings, path, ask=interactive() and not as_json)
+    draft, chosen = configure(settings, path, ask=interactive() and not as_json)
     if as_json:
         emit_json(
             {
@@ -49,6 +49,7 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
                 "scope": None if draft.scope is None else draft.scope.given,
                 "old": {"column": draft.old_column, "type": draft.old_type, "model": draft.old_model},
                 "new": {"type": draft.new_type, "model": draft.new_model},
+                "view": bool(chosen.value("view")),
                 "framework": draft.preset.name if draft.preset is not None else None,
                 "notices": draft.notices,
             }
@@ -63,12 +64,14 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
     say(f"  texts    {plain(', '.join(draft.content) if draft.text is None else draft.text.given)}")
     say(f"  vectors  {plain(draft.old_column)}, {draft.old_model.dimensions} dimensions, {plain(draft.old_model.name)}")
     say(f"  new      {plain(draft.new_model.name)}, {draft.new_model.dimensions} dimensions ({draft.new_type})")
+    if draft.preset is not None and chosen.value("view"):
+        say("  view     its application follows by a routed view (view = true); how: embedtui cutover --how")
     for notice in (*draft.notices, *([draft.preset.caution] if draft.preset and draft.preset.caution else [])):
         note(plain(notice))
     say("Next: embedtui plan")
 
 
-def configure(settings: Settings, path: Path, *, ask: bool) -> Draft:
+def configure(settings: Settings, path: Path, *, ask: bool) -> tuple[Draft, Settings]:
     """Make every choice that a migration needs, and write them to ``path``; reads the database only.
 
     With ``ask`` an operator is asked for what is open. Raises SettingsError: it stays open, or cannot be.
@@ -79,8 +82,9 @@ def configure(settings: Settings, path: Path, *, ask: bool) -> Draft:
         if ask:
             settings = _ask_for_the_rest(conn, settings)
         draft = resolve(conn, settings)
-    write_toml(path, decided(settings, draft))
-    return draft
+        chosen = decided(conn, settings, draft)
+    write_toml(path, chosen)
+    return draft, chosen
 
 
 def _choose_table(conn: Connection) -> str:

@@ -17,6 +17,7 @@ from embedtui.engine.plan.existing import content_settings
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.presets import frameworks_of, recognise
 from embedtui.engine.plan.presets.checks import framework_checks
+from embedtui.engine.plan.presets.ways import ways_of
 from embedtui.engine.plan.scope import scope_checks
 from embedtui.errors import DatabaseLost, EmbedtuiError, SettingsError
 from embedtui.model import Check, EmbeddingModel, FoundTable, Migration, Proposal
@@ -24,6 +25,7 @@ from embedtui.postgres.catalog.inspect import inspect_table
 from embedtui.postgres.catalog.tables import find_candidates
 from embedtui.postgres.connect import connect, translate
 from embedtui.postgres.names import shown
+from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.texts import first_texts
 
 PROPOSED: Mapping[str, str] = {"new_model.name": "text-embedding-3-large", "new_model.dimensions": "768"}
@@ -75,7 +77,7 @@ def open_texts(conn: Connection[Any], settings: Settings) -> list[str]:
     return texts if recognise(facts) is None and len(texts) > 1 else []
 
 
-def decided(settings: Settings, draft: Draft) -> Settings:
+def decided(conn: Connection[Any], settings: Settings, draft: Draft) -> Settings:
     """The settings with every choice that the catalog has made, so that the file says it."""
     models = (("old_model", draft.old_model), ("new_model", draft.new_model))
     return settings.with_values(
@@ -88,10 +90,19 @@ def decided(settings: Settings, draft: Draft) -> Settings:
             "old_model.dimensions": draft.old_model.shape.given,
             "new_model.name": draft.new_model.name,
             "new_model.dimensions": draft.new_model.shape.given,
+            **({"view": True} if _goes_by_view(conn, settings, draft) else {}),
             **{f"{side}.pad_to": model.dimensions for side, model in models if model.given is not None},
         },
         "init",
     )
+
+
+def _goes_by_view(conn: Connection[Any], settings: Settings, draft: Draft) -> bool:
+    """Whether the application of the table's framework finds the new side by the routed view, which can be had."""
+    if draft.preset is None or settings.says("view"):
+        return False
+    way, migration = ways_of(draft.preset.name)[0], draft.migration(choose_placement(draft, settings)[0])
+    return way.view and way.strategy == "pointer" and routed_view.obstacle(conn, migration) is None
 
 
 class Setup:
@@ -168,7 +179,7 @@ class Setup:
         settings = self._with(values)
         self._require_heeded(settings, values)
         with self._reading() as conn:
-            chosen = decided(settings, resolve(conn, settings))
+            chosen = decided(conn, settings, resolve(conn, settings))
         if self._unusable and self._seen is not None:
             set_aside(self._path)
         after = "" if self._unusable else edited(self._text, _raw(values))

@@ -112,6 +112,10 @@ def test_the_command_prints_lines_to_copy(
     shell = InProcess(
         tmp_path, {"DATABASE_URL": database, "EMBED_MODEL": "other", "EMBED_DIMENSIONS": "16"}, monkeypatch, capsys
     )
+    assert "view     its application follows by a routed view" in shell("init", "--table", "langchain_pg_embedding").out
+    assert tomllib.loads((tmp_path / "embedtui.toml").read_text())["view"] is True
+    assert "before the first run" not in shell("cutover", "--how").out
+    shell("init", "--no-view")
     said = shell("cutover", "--how", "--table", "langchain_pg_embedding")
     assert said.code == 0
     assert "Made by LangChain PGVector. " in said.out
@@ -120,6 +124,7 @@ def test_the_command_prints_lines_to_copy(
     compile(textwrap.dedent(python.split("The whole of it")[0]), "printed", "exec")
     assert "Routing(Router(DATABASE_URL, application_name=\"search\"), 'langchain_pg_embedding')" in python
     assert '"strategy": "pointer"' in shell("cutover", "--how", "--json", "--table", "langchain_pg_embedding").out
+    (tmp_path / "embedtui.toml").unlink()
     nothing = shell("cutover", "--how")
     assert nothing.code == 6
     assert "No migration has begun" in nothing.err
