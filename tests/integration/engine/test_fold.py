@@ -348,9 +348,11 @@ def test_with_a_view_asked_for_applications_follow_at_the_exchange(
     """By default then, though Routers were heard: the old column goes once they know, and what they began is over."""
     monkeypatch.setattr(folding_module, "REQUEST", 0.3)
     migration = soaked(conn, PlacementKind.TABLE)
-    report = listeners.ListenerReport(uuid4(), "documents", "h", 1, "search", 1, 0.0, 0, 0)
+    report = listeners.ListenerReport(uuid4(), "documents", "h", 1, "search", 1, 0.0, 0, 0, by_view=True)
     listeners.report_listener(conn, report)
     assert decided(conn, migration, CleanupChoice()).fold is False
+    (blocker,) = [each for each in cleanup_blockers(conn, migration, FOLD) if each.name == "routed_view"]
+    assert "search finds the new side by the routed view" in blocker.message and blocker.overridable
     state.store_setting(conn, migration.id, "view", True)
     migration = replace(migration, settings={**migration.settings, "view": True})
     assert decided(conn, migration, CleanupChoice()).fold is True
