@@ -136,15 +136,18 @@ class Report:
 
 
 def _watch(router: Any, report: Report) -> None:
-    """Record when each epoch's routes are in memory."""
-    look_up = router._look_up
+    """Record when each epoch's routes are in memory: told in full they are there before the look-up that follows."""
 
-    def recorded(conn: Any) -> bool:
-        changed = bool(look_up(conn))
-        report.seen.setdefault(router._known["searched"].epoch, time.monotonic())
-        return changed
+    def recorded(learn: Any) -> Any:
+        def learnt(given: Any) -> bool:
+            changed = bool(learn(given))
+            if "searched" in router._known:
+                report.seen.setdefault(router._known["searched"].epoch, time.monotonic())
+            return changed
 
-    router._look_up = recorded
+        return learnt
+
+    router._apply, router._look_up = recorded(router._apply), recorded(router._look_up)
 
 
 def serve_threads(dsn: str, load: int, ready: Event, stop: Event, answers: Any) -> None:

@@ -28,7 +28,7 @@ from embedtui.postgres.sides.fold import column_for, folded
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.queue import count_entries
-from embedtui.postgres.state.route import read_status, seconds_on_side
+from embedtui.postgres.state.route import going_by_view, read_status, seconds_on_side
 from embedtui.postgres.state.workers import count_live_workers
 from embedtui.postgres.values import same_key_sql
 from embedtui.redaction import redact
@@ -132,6 +132,14 @@ def _fold_blockers(conn: Connection, migration: Migration, facts: TableFacts) ->
     wrong = routed_view.obstacle(conn, folded(migration, migration.old_column)) if migration.stored.view else None
     if wrong is not None:
         yield Blocker("fold", *wrong)
+    going = "" if migration.stored.view else going_by_view(conn, migration.name)
+    if going:
+        yield Blocker(
+            "routed_view",
+            f"{going} finds the new side by the routed view, which is not asked for: every search would fail.",
+            "Ask for it: embedtui view",
+            overridable=True,
+        )
     if own:
         yield Blocker(
             "fold",

@@ -36,7 +36,7 @@ from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.migrations import total_rows
 from embedtui.postgres.state.queue import read_backlog, waiting_keys
-from embedtui.postgres.state.route import bridge_in_force, read_listeners, read_status
+from embedtui.postgres.state.route import bridge_in_force, going_by_view, read_status
 from embedtui.postgres.state.route_side import side_present
 
 _CHECK_MS = 3_000
@@ -90,11 +90,10 @@ def _views(conn: Connection, migration: Migration) -> list[Blocker]:
     """Services that go by the routed view, and would fail without it; by a side table they stay on the old side."""
     if migration.placement is not PlacementKind.COLUMN:
         return []
-    heard = read_listeners(conn, migration.name)
-    going = sorted({each.application or each.host for each in heard if each.by_view})
+    going = going_by_view(conn, migration.name)
     if not going or routed_view.find(conn, migration) is not None:
         return []
-    message = f"{', '.join(going)} finds the new side by the routed view, which is not there: every search would fail."
+    message = f"{going} finds the new side by the routed view, which is not there: every search would fail."
     wrong = routed_view.obstacle(conn, migration)
     return [Blocker("routed_view", message, f"{wrong[0]} {wrong[1]}" if wrong else "Make it: embedtui view", True)]
 

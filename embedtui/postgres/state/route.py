@@ -430,6 +430,11 @@ def read_listeners(conn: Connection, name: str) -> tuple[ListenerStatus, ...]:
     return tuple(ListenerStatus(*row) for row in rows)
 
 
+def going_by_view(conn: Connection, name: str) -> str:
+    """Services heard from lately that find the new side by the routed view alone; empty where there are none."""
+    return ", ".join(sorted({each.application or each.host for each in read_listeners(conn, name) if each.by_view}))
+
+
 def _notify(conn: Connection, name: str) -> None:
     conn.execute(_notify_sql(name))
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from embedtui.engine.cleanup import fold as folding_module
 from embedtui.engine.cleanup import heard
 from embedtui.engine.cleanup.abort import abort
 from embedtui.engine.cleanup.blockers import cleanup_blockers
@@ -19,16 +17,16 @@ from embedtui.engine.cleanup.choice import CleanupChoice, CleanupStep
 from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cleanup.fold import Folding
 from embedtui.engine.cleanup.heard import cleanup_notices, decided
-from embedtui.engine.table_changes import remember, same_names, table_change
+from embedtui.engine.table_changes import remember
 from embedtui.errors import Refused
-from embedtui.model import Migration, Phase, PlacementKind, Side
+from embedtui.model import Migration, PlacementKind, Side
 from embedtui.postgres import indexes as index_module
 from embedtui.postgres.catalog import usage
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture, fold
-from embedtui.postgres.state import listeners, route
 from embedtui.postgres.state import migrations as state
+from embedtui.postgres.state import route
 from embedtui.router import Router
 from tests.integration.engine.test_cleanup import (
     ROWS,
@@ -310,72 +308,6 @@ def test_after_a_fold_that_was_taken_back_the_side_table_can_still_be_kept(conn:
     assert list(columns(conn)) == ["id", "content", "metadata"]
     assert count(conn, "SELECT count(*) FROM documents_embedding_v2") == ROWS
     assert leftovers(conn) == 0
-
-
-@pytest.mark.parametrize("at", ["settle", "contract"])
-def test_taken_back_after_the_exchange_it_is_a_migration_of_a_column(conn: Connection, at: str) -> None:
-    """Both sides are there and are captured; it is cut over again, and cleaned up without anything being copied."""
-    migration = soaked(conn, PlacementKind.TABLE)
-
-    def roll_back(step: CleanupStep) -> None:
-        if step.name == at:
-            route.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=0, who="t", host="h")
-
-    with pytest.raises(Refused, match="rolled back"):
-        clean(conn, migration, on_step=roll_back)
-    route.follow_pointer(conn, migration.id)
-    found = state.load_migration(conn)
-    assert found is not None
-    assert (found.placement, found.new_column, found.phase) == (PlacementKind.COLUMN, "embedding_v2", Phase.VALIDATE)
-    assert capture.state(conn, found).installed and not capture.state(conn, migration).installed
-    assert table_change(conn, found) is None and not same_names(migration, found)
-    conn.execute("UPDATE documents SET content = 'edited' WHERE id = 2")
-    assert conn.execute("SELECT key FROM embedtui.queue").fetchall() == [(["2"],)]
-    conn.execute("DELETE FROM embedtui.queue; DELETE FROM embedtui.capture_fault")
-    conn.execute("UPDATE documents SET content = 'text 2' WHERE id = 2; DELETE FROM embedtui.queue")
-    route.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
-    found = state.load_migration(conn)
-    assert found is not None
-    ran: list[str] = []
-    clean(conn, found, CleanupChoice(), on_step=lambda step: ran.append(step.name))
-    assert ran == ["begin", "settle", "contract", "finish"]
-    require_clean_end(conn)
-
-
-def test_with_a_view_asked_for_applications_follow_at_the_exchange(
-    conn: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By default then, though Routers were heard: the old column goes once they know, and what they began is over."""
-    monkeypatch.setattr(folding_module, "REQUEST", 0.3)
-    migration = soaked(conn, PlacementKind.TABLE)
-    report = listeners.ListenerReport(uuid4(), "documents", "h", 1, "search", 1, 0.0, 0, 0)
-    listeners.report_listener(conn, report)
-    assert decided(conn, migration, CleanupChoice()).fold is False
-    state.store_setting(conn, migration.id, "view", True)
-    migration = replace(migration, settings={**migration.settings, "view": True})
-    assert decided(conn, migration, CleanupChoice()).fold is True
-    said: list[str] = []
-
-    def say(line: str) -> None:
-        said.append(line)
-        if "not heard of the fold" in line:
-            assert count(conn, "SELECT count(*) FROM documents_v2.documents WHERE embedding IS NOT NULL") == ROWS
-            assert count(conn, "SELECT count(embedding_v2) FROM documents") == ROWS
-            listeners.report_listener(conn, replace(report, epoch=route.read_route(conn, "documents").epoch))
-
-    clean(conn, migration, CleanupChoice(), override={"soak": "a test", "listeners": "a test"}, on_wait=say)
-    assert "1 Router has not heard of the fold yet" in said
-    require_clean_end(conn)
-    assert list(columns(conn)) == ["id", "content", "metadata", "embedding"]
-    same = f"SELECT count(*) FROM documents_v2.documents WHERE embedding <-> {vector('id * 2')} < 1e-4"
-    assert count(conn, same) == ROWS
-
-
-def test_a_view_that_cannot_be_made_stands_against_the_fold(conn: Connection) -> None:
-    migration = soaked(conn, PlacementKind.TABLE, view=True)
-    conn.execute("CREATE SCHEMA documents_v2")
-    (blocker,) = cleanup_blockers(conn, migration, FOLD)
-    assert blocker.name == "fold" and "Schema documents_v2 is there already" in blocker.message
 
 
 def test_a_name_that_is_taken_is_not_touched(conn: Connection) -> None:
