@@ -156,8 +156,8 @@ class Backfill:
             link.drop()
 
     def _all_done(self, conn: Connection) -> bool:
-        if self._live is None:  # nothing is worked on here: what is leased to this process, another one wrote so
-            return_all_shards(conn, self._job.worker_id)
+        # nothing is worked on here: what is leased to this process, another one wrote so
+        return_all_shards(conn, self._job.worker_id, live=self._live)
         return all_done(conn, self._job.migration.id)
 
     def _read_shard(self, link: Link, shard: Shard) -> None:

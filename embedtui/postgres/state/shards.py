@@ -235,12 +235,12 @@ def leave_to_live(conn: Connection, shards: Sequence[int], worker: int | None) -
     )
 
 
-def return_all_shards(conn: Connection, worker: int | None) -> None:
-    """End all leases of a worker; its shards are open again."""
+def return_all_shards(conn: Connection, worker: int | None, *, live: bool | None = None) -> None:
+    """End all leases of a worker; its shards are open again. ``live``: as of :func:`claim_shard`."""
     conn.execute(
         "UPDATE embedtui.shard SET state = 'open', worker = NULL, lease_until = NULL"
-        " WHERE worker = %s AND state = 'leased'",
-        [worker],
+        " WHERE worker = %(worker)s AND state = 'leased' AND (%(live)s::boolean IS NULL OR live = %(live)s)",
+        {"worker": worker, "live": live},
     )
 
 

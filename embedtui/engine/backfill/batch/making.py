@@ -17,7 +17,7 @@ from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.state import batches as state
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.batches import BatchJob
-from embedtui.postgres.state.shards import any_open, leave_to_live, return_shard
+from embedtui.postgres.state.shards import any_open, leave_to_live, return_all_shards, return_shard
 from embedtui.providers import ProviderFault
 from embedtui.providers.batches import JOB_INPUTS, BatchState, no_batches
 
@@ -109,6 +109,8 @@ class Maker:
         def close(conn: Connection) -> None:
             for shard in file.shards:
                 return_shard(conn, shard, self._job.worker_id, done=True)
+            # no more are held for a job: what is leased to this process all the same, another one wrote so
+            return_all_shards(conn, self._job.worker_id, live=False)
 
         self._database(close)
         if file.full:
