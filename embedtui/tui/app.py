@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from textual.app import ScreenStackError, SystemCommand
+from textual.app import ScreenStackError
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.reactive import reactive
@@ -314,12 +314,6 @@ class Dashboard(Others):
         """Show the report."""
         self.push_screen(ReportDialog(message.report))
 
-    # ------------------------------------------------------------------------------------------------ keys
-
-    def delay_update(self, delay: float = 0.05) -> None:
-        """Hold the picture back for less than Textual does at a change of screen: ours are whole after one round."""
-        super().delay_update(min(delay, 0.01))
-
     def action_goto(self, name: str) -> None:
         """Bring a screen to the front."""
         self.goto(name)
@@ -355,7 +349,3 @@ class Dashboard(Others):
     def action_help_quit(self) -> None:
         """Ctrl-C does not interrupt production's migration by reflex; it says how to leave."""
         self.say("q quits; D leaves the work running.")
-
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:  # noqa: ARG002 (Textual's)
-        """Textual's commands that are of use here."""
-        yield SystemCommand("Picture", "Save this screen as an SVG file", lambda: self.deliver_screenshot())

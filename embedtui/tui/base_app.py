@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
+from textual.screen import Screen
 from textual.widgets import Input, TextArea
 
 from embedtui.tui import preferences, safe, terminal, theme
@@ -37,6 +40,14 @@ class BaseApp(CrashLogged[R]):
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Our variables, for Textual's own themes."""
         return super().get_theme_variable_defaults() | theme.DEFAULTS
+
+    def delay_update(self, delay: float = 0.05) -> None:
+        """Hold the picture back for less than Textual does at a change of screen: ours are whole after one round."""
+        super().delay_update(min(delay, 0.01))
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:  # noqa: ARG002 (Textual's)
+        """Textual's commands that are of use here."""
+        yield SystemCommand("Picture", "Save this screen as an SVG file", lambda: self.deliver_screenshot())
 
     def wear(self, remembered: str) -> None:
         """Take the remembered theme, where the terminal can show it."""
