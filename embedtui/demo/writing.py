@@ -1,0 +1,39 @@
+"""What the demo's application writes: varied lines about nothing that any of the demo's questions asks."""
+
+from __future__ import annotations
+
+import random
+
+_PEOPLE = (
+    *("Okafor", "Jansen", "Moreau", "Lindqvist", "Tanaka", "Silva", "Novak", "Haddad", "Kowalska", "Rossi"),
+    *("Petrov", "Mbeki", "Larsen"),
+)
+_PLACES = (
+    *("Lisbon", "Tromsø", "Kyoto", "Nairobi", "Galway", "Tbilisi", "Oaxaca", "Bergen", "Hobart", "Cusco"),
+    *("Tartu", "Leuven"),
+)
+_SEASONS = ("spring", "summer", "autumn", "winter")
+_PLANTS = (
+    *("quince", "juniper", "fennel", "walnut", "apricot", "lavender", "mulberry", "rhubarb", "saffron"),
+    *("thyme", "hazel", "plum", "barley", "clover"),
+)
+_DEEDS = ("planted", "grafted", "watered", "harvested", "pruned", "dried", "traded", "sketched")
+
+FOOTER = "\n\nKeeper: "
+"""Begins what an edit sets under a document, in the place of what an earlier one set there."""
+
+
+def edited(content: str, dice: random.Random) -> str:
+    """The document under another keeper than it has."""
+    text, _, _ = content.partition(FOOTER)
+    while (changed := f"{text}{FOOTER}{dice.choice(_PEOPLE)}, {dice.choice(_PLACES)}.") == content:
+        pass
+    return changed
+
+
+def note(number: int, dice: random.Random) -> tuple[str, str]:
+    """Name and text of a new document, of a garden."""
+    name = f"note.{number}"
+    plants = ", ".join(dice.sample(_PLANTS, 3))
+    who, place, season = dice.choice(_PEOPLE), dice.choice(_PLACES), dice.choice(_SEASONS)
+    return name, f"{name}\n\n{who} {dice.choice(_DEEDS)} {plants} near {place}, {season}."
