@@ -99,14 +99,14 @@ async def test_what_another_terminal_does_is_here_within_a_poll(
         rollback = next(each for each in app._notifications if each.message.startswith("rollback"))
         assert rollback.severity == "warning"
 
-        # the state moves on under a comparison: it says that it is an older one, and so does the gate
+        # the state moves on under a comparison: it says that it is void, and so does the gate
         with psycopg.connect(database, autocommit=True) as conn:
             conn.execute("UPDATE documents SET content = content || ' more' WHERE id <= 30")
         await until(pilot, lambda: seen(app).evaluation is not None and not seen(app).evaluation.valid)  # type: ignore[union-attr]
         await pilot.press("2")
-        await until(pilot, lambda: "older" in picture(app) and "rows changed since" in picture(app))
+        await until(pilot, lambda: "PASS, void" in picture(app) and "changes to" in picture(app))
         await pilot.press("3")
-        await until(pilot, lambda: "! older: " in picture(app))
+        await until(pilot, lambda: "! void, of " in picture(app))
 
 
 async def test_a_worker_that_died_is_the_headline_with_the_key_that_helps(
