@@ -17,6 +17,8 @@ _PLANTS = (
     *("quince", "juniper", "fennel", "walnut", "apricot", "lavender", "mulberry", "rhubarb", "saffron"),
     *("thyme", "hazel", "plum", "barley", "clover"),
 )
+HABITS = ("usually", "otherwise", "instead", "however", "already", "always", "never", "typically", "generally")
+"""Words that the models know: an edit that has another one has another vector, as an edit's text mostly has."""
 _DEEDS = ("planted", "grafted", "watered", "harvested", "pruned", "dried", "traded", "sketched")
 
 FOOTER = "\n\nKeeper: "
@@ -24,11 +26,10 @@ FOOTER = "\n\nKeeper: "
 
 
 def edited(content: str, dice: random.Random) -> str:
-    """The document under another keeper than it has."""
-    text, _, _ = content.partition(FOOTER)
-    while (changed := f"{text}{FOOTER}{dice.choice(_PEOPLE)}, {dice.choice(_PLACES)}.") == content:
-        pass
-    return changed
+    """The document under another keeper than it has, with other habits."""
+    text, _, present = content.partition(FOOTER)
+    habit = dice.choice([each for each in HABITS if each not in present])
+    return f"{text}{FOOTER}{dice.choice(_PEOPLE)}, {dice.choice(_PLACES)}, {habit}."
 
 
 def note(number: int, dice: random.Random) -> tuple[str, str]:

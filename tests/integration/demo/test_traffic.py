@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from embedtui.demo import writing
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
+from embedtui.demo.models import LatentSemantics
 from embedtui.demo.questions import ANSWERS, QUESTIONS
 from embedtui.demo.traffic import NOTES, Traffic
 from embedtui.errors import EmbedtuiError
@@ -122,6 +124,17 @@ def test_what_it_writes_answers_no_question() -> None:
     assert not written & asked
     assert len(set(texts)) > 190, "notes are near copies of one another"
     assert writing.edited(edits[0], dice).count(writing.FOOTER) == 1
+
+
+def test_an_edit_has_another_vector() -> None:
+    """Else the old vector that is stored with it would look like one that was left as it was."""
+    model = LatentSemantics(lambda: [f"{word} {word[::-1]}" for word in (*writing.HABITS, "split", "path")] * 2)
+    dice = random.Random(2)
+    texts = ["split path"]
+    for _ in range(20):
+        texts.append(writing.edited(texts[-1], dice))
+    vectors = model(texts)
+    assert all((first != second).any() for first, second in itertools.pairwise(vectors))
 
 
 def test_failures_are_counted_and_told_without_the_key(database: str, api: LoopbackServer) -> None:
