@@ -11,6 +11,7 @@ from datetime import datetime
 from psycopg import errors
 
 from embedtui.engine.backfill.throttle import xmin_holder
+from embedtui.formatting import counted
 from embedtui.model import (
     BackfillStatus,
     BatchStatus,
@@ -33,7 +34,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.joined import rows_sql
 from embedtui.postgres.sides.census import Census
-from embedtui.postgres.state.audit import read_audit
+from embedtui.postgres.state.audit import old_model_lost, read_audit
 from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.bridges import newest_fit
 from embedtui.postgres.state.faults import count_faulty, group_faults
@@ -203,9 +204,9 @@ def _backfill(
     elif total is not None:
         # Rows that sync embeds are not in the shards; the final sweep saw that none is left but those queued
         # or faulty. Of one that was given up there are none.
-        counted = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
-        faulty = 0 if counted else count_faulty(conn, migration.id, tuple(FaultState))
-        rows = min(rows, total) if counted else max(0, total - queued - faulty)
+        under_way = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
+        faulty = 0 if under_way else count_faulty(conn, migration.id, tuple(FaultState))
+        rows = min(rows, total) if under_way else max(0, total - queued - faulty)
     rate = meter.add(rows) if running else None
     price = migration.new_model.price_per_million
     less = migration.new_model.batch_price_per_million
@@ -269,7 +270,7 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
     moved = snapshot.route.active is Side.NEW or snapshot.route.canary > 0
     reasons = []
     if marked.stale or marked.bridged:
-        reasons.append(_why_behind(snapshot, migration, moved))
+        reasons.append(_why_behind(conn, snapshot, migration))
     if waiting:
         reasons.append(f"{changes_waiting(waiting)} to be synced")
     fresh: bool | None = not (waiting or marked.stale or marked.bridged or marked.missing or (moved and missing))
@@ -284,8 +285,11 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
     return RollbackStatus(fresh, stale, "; ".join(reasons), marked.bridged, missing if moved else marked.missing, rows)
 
 
-def _why_behind(snapshot: Snapshot, migration: Migration, moved: bool) -> str:
-    """Why rows are noted as without the old model's vector of their content."""
+def _why_behind(conn: Connection, snapshot: Snapshot, migration: Migration) -> str:
+    """Why rows are noted as without the old model's vector of their content.
+
+    The model is to blame where a call to it failed, or where it refused their texts.
+    """
     called = migration.old_model.called
     if migration.old_model.retired:
         return f"{called} is retired"
@@ -293,7 +297,12 @@ def _why_behind(snapshot: Snapshot, migration: Migration, moved: bool) -> str:
         return "edited, and the old vector left as it was"
     if not any(worker.alive for worker in snapshot.workers):
         return f"{called} was not asked: no worker is at work"
-    return f"{called} {'does' if moved else 'did'} not answer"
+    if old_model_lost(conn, migration.id):
+        return f"{called} does not answer"
+    refused = count_faulty(conn, migration.id, tuple(FaultState), Side.OLD)
+    if refused:
+        return f"{called} refuses {counted(refused, 'text', 'texts')}"
+    return f"{called} is still to embed them"
 
 
 def _old_waiting(conn: Connection, migration: Migration, route: RouteStatus, queued: int) -> int:

@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
-from embedtui.model import Phase
+from embedtui.model import Failed, Phase
 from embedtui.tui import terminal
 from embedtui.tui.app import Dashboard
 from embedtui.tui.panels.happened import Entry
@@ -182,7 +182,10 @@ def test_a_terminal_is_asked_in_its_own_words(
 def test_what_is_over_is_not_red_any_more() -> None:
     failed = next(each for each in EVENTS if "rejected" in each.text)
     assert Entry.of_event(failed, states.FAULTED).look == ("✗", "$error")
-    assert Entry.of_event(failed, states.READY).look == ("✓", "$muted")
+    assert Entry.of_event(failed, states.READY).look == ("!", "$muted"), "and no tick: it was no good news"
+    # whether searches fail still, no snapshot tells
+    searches = Failed(states.ago(seconds=50), "The application's searches fail: old was shut down")
+    assert Entry.of_event(searches, states.READY).look == ("✗", "$error")
 
 
 async def test_the_words_are_explained(shown: Open) -> None:
