@@ -10,6 +10,8 @@ from datetime import datetime
 
 from psycopg import errors
 
+from embedtui.engine.backfill.job import STARTING
+from embedtui.engine.backfill.obstacle import PACE
 from embedtui.engine.backfill.throttle import xmin_holder
 from embedtui.formatting import counted
 from embedtui.model import (
@@ -52,7 +54,7 @@ RATE_SECONDS = 20.0
 RATE_WITHHELD_SECONDS = 3.0
 """… and withheld until there are this many."""
 
-TREND_SECONDS = (2.0, 6.0)
+TREND_SECONDS = (10.0, 30.0)
 """A queue that grew for as long as the first is said to grow; longer ago than the second does not count."""
 TREND_ENTRIES = 10
 """Fewer come and go in any batch."""
@@ -143,7 +145,7 @@ def read_snapshot(
         backfill=_backfill(conn, migration, progress, meter, queued, workers, census),
         batch=_batch(conn, migration),
         index=index_status(conn, migration),
-        sync=SyncStatus(queued, oldest, progress.synced, meter.queue.grows(queued, oldest)),
+        sync=SyncStatus(queued, oldest, progress.synced, _grows(meter, queued, oldest, workers)),
         faults=group_faults(conn, migration.id),
         route=route,
         bridge=newest_fit(conn, migration.id),
@@ -152,6 +154,12 @@ def read_snapshot(
         soak_seconds=_soak_seconds(migration, route, as_of),
     )
     return with_advice(replace(snapshot, rollback=_rollback(conn, snapshot, waiting, census)))
+
+
+def _grows(meter: RateMeter, queued: int, oldest: float | None, workers: Sequence[WorkerStatus]) -> bool:
+    """Whether the queue grows, and not because a worker has but begun."""
+    begins = any(each.alive and each.doing == STARTING for each in workers)
+    return meter.queue.grows(queued, oldest) and not begins
 
 
 def with_advice(snapshot: Snapshot) -> Snapshot:
@@ -178,7 +186,7 @@ def _condition(migration: Migration, alive: bool, holds: tuple[Hold, ...]) -> Co
         return Condition.FAILED if migration.condition is Condition.FAILED else Condition.PAUSED
     if not alive:
         return Condition.IDLE
-    return Condition.THROTTLED if holds else Condition.RUNNING
+    return Condition.THROTTLED if any(hold.name != PACE for hold in holds) else Condition.RUNNING
 
 
 def _reasons(migration: Migration, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
@@ -233,6 +241,7 @@ def _backfill(
         shards_done=progress.shards_done,
         shards=progress.shards,
         concurrency=progress.concurrency if running else None,
+        max_concurrency=progress.max_concurrency,
         in_flight=sum(worker.in_flight for worker in workers if worker.alive) if running else None,
         requests_per_minute=progress.requests_per_minute,
         tokens_per_minute=progress.tokens_per_minute,

@@ -42,6 +42,8 @@ class BackfillStatus:
     shards: int = 0
     concurrency: int | None = None
     """Requests in flight allowed at present: a limit, and no count."""
+    max_concurrency: int | None = None
+    """The operators' limit of these."""
     in_flight: int | None = None
     """Requests on the wire, of all workers; None where none is at work on it."""
     requests_per_minute: float | None = None
@@ -132,7 +134,7 @@ class Hold:
 
     name: str
     """Why, e.g. ``replica_lag``, ``probe_latency``, ``lock_waits``, ``long_transactions``, ``autovacuum``,
-    ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``operator``."""
+    ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``operator``; ``pace`` where it goes on, at a limit."""
     detail: str
     since: datetime | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -12,7 +13,7 @@ from textual.pilot import Pilot
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
-from embedtui.model import Failed, Phase
+from embedtui.model import Failed, Hold, Phase
 from embedtui.tui import terminal
 from embedtui.tui.app import Dashboard
 from embedtui.tui.panels.happened import Entry
@@ -147,6 +148,10 @@ async def test_a_hold_is_the_headline_with_the_key_that_helps(shown: Open) -> No
         assert "! Held back   l  " in picture(app)
         await present(app, pilot, states.RUNNING)
         assert "Held back" not in picture(app)
+        # at the limit it goes on: no alarm
+        limit = Hold("pace", "Runs at the limit of 200,000 tokens a minute.", states.NOW)
+        await present(app, pilot, replace(states.RUNNING, reasons=(limit,)))
+        assert "Held back" not in picture(app) and "Runs at" in picture(app)
 
 
 @pytest.mark.parametrize("notify", [True, False])

@@ -26,6 +26,7 @@ HOLD_WORDS = {
     "wal_rate": "WAL rate",
     "provider": "provider",
     "rate": "provider's rate limit",
+    "pace": "limit",
     "operator": "operator",
     "index": "index",
     "spend_cap": "spend cap",
