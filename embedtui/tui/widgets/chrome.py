@@ -49,13 +49,16 @@ def header(view: View, width: int, _height: int = 1) -> Content:
         parts += [(f"{glyph} {word} ", f"bold {style}"), (str(snapshot.phase), style)]
     if snapshot.migration is not None and width >= 60:
         parts += ["   ", serving(view)]
-    if view.stale:
+    if view.stale and not view.late:
         right = draw.line(
             (" ✗ wrong settings " if view.link.ours else " ✗ database lost ", "bold $background on $error"),
             (f" {figures.duration(view.link.seconds)}, seen {draw.clock(snapshot.as_of)} ", "$error"),
         )
         if width < 100:
             parts = [name, (safe.line(view.table), "bold")]
+    elif view.late:
+        old = f"! {figures.duration(view.link.seconds)} old, of {draw.clock(snapshot.as_of)} "
+        right = draw.line(_watch(view), (old, "bold $warning"))
     else:
         right = draw.line(_watch(view), (draw.clock(snapshot.as_of) + " ", "$muted"))
     left = draw.line(*parts)
