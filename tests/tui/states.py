@@ -100,7 +100,7 @@ LISTENERS = (
 
 BACKFILL = BackfillStatus(
     rows=327_520, total=520_000, rate=1_284.0, eta_seconds=150.0, tokens=61_300_000, spent=7.97, estimate=12.66, cap=20.0,  # noqa: E501
-    hot_share=0.86, shards_done=630, shards=1_000, concurrency=6, in_flight=6, requests_per_minute=3_000, tokens_per_minute=5_000_000,  # noqa: E501
+    hot_share=0.86, shards_done=630, shards=1_000, concurrency=6, max_concurrency=6, in_flight=6, requests_per_minute=3_000, tokens_per_minute=5_000_000,  # noqa: E501
 )  # fmt: skip
 
 FRESH = Snapshot(
