@@ -8,7 +8,6 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from textual.app import ScreenStackError
@@ -47,8 +46,6 @@ from embedtui.tui.view import Link, View
 
 _RATES = 240
 """Readings kept for the sparkline: two minutes."""
-LATE_READINGS, LATE_SECONDS = 10, 5.0
-"""A picture that is older than so many readings take, and than so many seconds, says so."""
 _EVENTS = 2000
 """Events of this process kept for Overview and Log."""
 
@@ -123,9 +120,6 @@ class Dashboard(Others):
         self.events: deque[Event] = deque(maxlen=_EVENTS)
         self.worked = False
         """Whether the work was ever under way in this terminal."""
-        self._late_after = max(LATE_SECONDS, LATE_READINGS * interval)
-        self._taken_at = time.monotonic()
-        """When the newest snapshot came."""
         self.detached: bool | None = None
         """How it was left, once that is decided; a crash decides nothing, and then, too, the work goes on."""
         self._busy: tuple[str, ...] = ()
@@ -146,7 +140,6 @@ class Dashboard(Others):
         closed = None if self.is_headless else terminal.closed()
         if closed is not None:
             self.set_interval(terminal.HANGUP_SECONDS, lambda: self._hung_up() if closed() else None)
-        self.set_interval(1.0, self.look_at_age)
         self.bridge.start()
         self.switch_mode(self._opens)  # what matters now comes first, wherever the last session ended
 
@@ -237,7 +230,7 @@ class Dashboard(Others):
         """Show it; with the first one the work may begin."""
         again = not self.link.up and self.link.since is not None and self.snapshot is not None
         first = self.snapshot is None
-        self.link, self._taken_at = Link(up=True), time.monotonic()
+        self.link, self.taken_at = Link(up=True), time.monotonic()
         if message.snapshot.phase is Phase.BACKFILL and message.snapshot.backfill.rate is not None:
             self.rates.append(message.snapshot.backfill.rate)
         if (searched := self._search_meter.add(message.snapshot)) is not None:
@@ -255,14 +248,6 @@ class Dashboard(Others):
             Run().begin(self)  # whoever started it so has been asked
         if first and isinstance(self.screen, DashboardScreen):
             self.screen.opened()
-
-    def look_at_age(self) -> None:
-        """Say how old the picture is where the next one is late."""
-        if self.link.up and self.snapshot is not None:
-            age = time.monotonic() - self._taken_at
-            if age >= self._late_after:
-                self.link = replace(self.link, seconds=age)
-                self.show()
 
     def on_snapshot_failed(self, message: messages.SnapshotFailed) -> None:
         """Say that what is shown is the last known state."""

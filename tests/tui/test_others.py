@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +183,14 @@ def test_a_terminal_is_asked_in_its_own_words(
     monkeypatch.setenv("TERM", term)
     monkeypatch.setenv("TERM_PROGRAM", program)
     assert terminal.notification("embedtui", "documents; failed") == sequence
+
+
+async def test_a_picture_whose_successor_is_late_is_grey_and_says_its_age(shown: Open) -> None:
+    async with shown(states.READY) as (app, pilot, _):
+        app.bridge.interval, app.taken_at = 0.1, time.monotonic() - 30
+        await until(pilot, lambda: " s old, of " in picture(app) and app.screen.has_class("-stale"))
+        await present(app, pilot, states.READY)
+        await until(pilot, lambda: " s old, of " not in picture(app) and not app.screen.has_class("-stale"))
 
 
 def test_what_is_over_is_not_red_any_more() -> None:
