@@ -161,7 +161,7 @@ def _print_flip(flip: Flip, as_json: bool, after: str) -> None:
     if as_json:
         emit_json(flip)
         return
-    share = f", {flip.canary} % of keys read the new side" if flip.canary else ""
+    share = f", {flip.canary} % of the keys read the new side" if flip.canary else ""
     said = f"in {flip.milliseconds:.1f} ms" if flip.changed else "already: nothing to do"
     say(f"The {flip.active.value} side serves{share} (epoch {flip.epoch}), {said}.")
     if after and flip.changed:

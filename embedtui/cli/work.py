@@ -164,6 +164,8 @@ def _rollback(snapshot: Snapshot) -> str:
     status, why = snapshot.rollback, plain(snapshot.rollback.why)
     if snapshot.phase is Phase.DONE:
         return why
+    if snapshot.fresh_but_for:
+        return f"fresh but for {number(snapshot.fresh_but_for)} on the way"
     said = status.found
     if status.fresh is not False:
         said = "unknown" if status.fresh is None else "fresh"
@@ -172,9 +174,9 @@ def _rollback(snapshot: Snapshot) -> str:
 
 def _followers(route: RouteStatus) -> str:
     """Who follows the pointer, and how well."""
-    said = counted(len(route.listeners), "listener", "listeners")
     if not route.listeners:
-        return said
+        return "no Router heard from: searches are not counted"
+    said = counted(len(route.listeners), "Router", "Routers")
     behind = sum(each.epoch < route.epoch for each in route.listeners)
     flips = [each.flip_ms for each in route.listeners if each.flip_ms is not None]
     if behind:
@@ -218,10 +220,14 @@ def _print_status(snapshot: Snapshot) -> None:
     say(f"Phase      {snapshot.phase.value}, {snapshot.condition.value}")
     for hold in snapshot.reasons:
         say(f"           {plain(hold.name)}: {plain(hold.detail)}")
-    say(
-        f"Backfill   {number(backfill.rows)} of {number(backfill.total)} rows, {number(backfill.tokens)} tokens, "
-        f"spent {money(backfill.spent)}" + (f" of {money(backfill.cap)}" if backfill.cap is not None else "")
+    # nobody counts the rows of one that is done
+    rows = (
+        ""
+        if snapshot.phase is Phase.DONE
+        else f"{number(backfill.rows)} of {number(backfill.total)} {snapshot.counts}, "
     )
+    cap = f" of {money(backfill.cap)}" if backfill.cap is not None and not snapshot.phase.ended else ""
+    say(f"Backfill   {rows}{number(backfill.tokens)} tokens, spent {money(backfill.spent)}{cap} by the new model")
     if backfill.rate is not None:
         say(f"           {number(backfill.rate)} rows/s, ETA {duration(backfill.eta_seconds)}")
     _print_batch(snapshot.batch)
@@ -236,7 +242,7 @@ def _print_status(snapshot: Snapshot) -> None:
     )
     for group in snapshot.faults:
         say(f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}")
-    canary = f", {route.canary} % of keys read the new side" if route.canary else ""
+    canary = f", {route.canary} % of the keys read the new side" if route.canary else ""
     say(f"Route      {route.active.value} serves{canary}, {_followers(route)}")
     if route.bridged and route.bridge_found is not None:
         say(f"Bridged    version {route.bridge}: {in_words(route.bridge_found)}")

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from embedtui.demo import writing
 from embedtui.demo.questions import ANSWERS, QUESTIONS
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import EmbeddingModel, Side
@@ -24,6 +25,8 @@ from embedtui.router import Route, Router
 
 ERRORS_KEPT = 5
 """Different errors whose text is kept."""
+NOTES = 20
+"""Rows of its own that a writer keeps, give or take some: the table stays as big as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Traffic:
 
     It has what a service has: connections, a Router, embedding clients for both models (the route names the one to
     use), and the habit of storing the serving side's vector along with the content. Answers to the demo's questions
-    are never edited or deleted, so that an evaluation keeps its meaning.
+    are never edited or deleted, and what is written answers none, so that an evaluation keeps its meaning.
 
     ``old`` and ``new`` are the models, ``environ`` holds their keys, ``table`` is also the route's name.
     """
@@ -63,7 +66,7 @@ class Traffic:
         environ: Mapping[str, str],
         table: str = "documents",
         reads_per_second: float = 10,
-        writes_per_second: float = 5,
+        writes_per_second: float = 1,
         readers: int = 1,
         writers: int = 1,
         seed: int = 1,
@@ -123,20 +126,21 @@ class Traffic:
         try:
             with connect(self.dsn, name="demo") as conn:
                 rows = conn.execute(
-                    sql.SQL("SELECT id FROM {} WHERE name <> ALL (%s) ORDER BY id").format(_relation(self.table)),
+                    sql.SQL("SELECT id, name LIKE 'note.%%' FROM {} WHERE name <> ALL (%s) ORDER BY id").format(
+                        _relation(self.table)
+                    ),
                     [list(ANSWERS)],
                 ).fetchall()
         except psycopg.Error as error:
             raise translate(error, dsn=self.dsn) from error
-        ids: list[int] = [row[0] for row in rows]
         self._router = Router(self.dsn, application_name="demo")
         self._stop.clear()
         for number in range(self._readers):
-            client = _Client(self, random.Random(f"read {self._seed} {number}"), [])
+            client = _Client(self, random.Random(f"read {self._seed} {number}"))
             self._spawn(f"demo-reader-{number}", client, client.search, self._pace["read"])
         for number in range(self._writers):
             # each row has one writer, so that the order of its writes is known
-            client = _Client(self, random.Random(f"write {self._seed} {number}"), ids[number :: self._writers])
+            client = _Client(self, random.Random(f"write {self._seed} {number}"), rows[number :: self._writers])
             self._spawn(f"demo-writer-{number}", client, client.write, self._pace["write"])
 
     def stop(self, patience: float = 30) -> None:
@@ -207,16 +211,15 @@ class Traffic:
 class _Client:
     """One thread of the application: its connection, its embedding clients, its rows."""
 
-    def __init__(self, traffic: Traffic, dice: random.Random, rows: list[int]) -> None:
+    def __init__(self, traffic: Traffic, dice: random.Random, rows: Sequence[tuple[int, bool]] = ()) -> None:
         self._traffic = traffic
         self._dice = dice
-        self._rows = rows
-        self._own: list[int] = []
-        """Rows this client inserted: the only ones it deletes."""
+        self._rows = [key for key, _ in rows]
+        self._own = [key for key, is_note in rows if is_note]
+        """Rows that the application inserted, now or before: the only ones it deletes."""
         self._table = _relation(traffic.table)
         self._conn: psycopg.Connection[Any] | None = None
         self._embedders: dict[str, Embedder] = {}
-        self._written = 0
 
     def __enter__(self) -> _Client:
         return self
@@ -246,23 +249,18 @@ class _Client:
                 self._traffic.count("bridged" if route.bridged else route.side.value)
 
     def write(self) -> None:
-        """Edit a row mostly, insert one sometimes, delete one of the inserted at times."""
-        roll = self._dice.random()
-        if roll < 0.3 or not self._rows:
-            self._insert()
-        elif roll < 0.45 and self._own:
+        """Edit a row mostly; else insert one, or delete one of the inserted: as many of each."""
+        if self._rows and self._dice.random() < 0.6:
+            self._edit()
+        elif self._dice.random() * 2 * NOTES < len(self._own):
             self._delete()
         else:
-            self._edit()
+            self._insert()
 
     # ------------------------------------------------------------------------------------------------ inner parts
 
     def _insert(self) -> None:
-        self._written += 1
-        # No question word for word: notes like that would crowd the answers out of both sides' results.
-        answers = self._dice.choice(QUESTIONS).answers
-        name = f"note.{self._written}"
-        content = f"{name}\n\nReviewed by the documentation team. Related entries: {', '.join(answers)}."
+        name, content = writing.note(self._dice.randrange(10**9), self._dice)
         statement = sql.SQL("INSERT INTO {} (name, content, embedding) VALUES (%s, %s, %s::public.vector) RETURNING id")
         key = self._store(content, None, statement.format(self._table), [name, content])
         self._rows.append(key)
@@ -278,13 +276,7 @@ class _Client:
         if row is None:
             self._rows.remove(key)  # somebody else deleted it
             return
-        self._written += 1
-        text, _, _ = row[0].partition("\n\nRevised: ")
-        route = self._route(None)
-        # while a bridge serves the old vector stays that of the text before: a question would be found on one side only
-        bridged = route is not None and route.bridged
-        about = "by the documentation team" if bridged else self._dice.choice(QUESTIONS).text
-        content = f"{text}\n\nRevised: {about} ({self._written})."
+        content = writing.edited(row[0], self._dice)
         # while the new side serves, the old vector stays as it is: keeping it current is not the application's job
         statement = sql.SQL(
             "UPDATE {} SET content = %s, embedding = coalesce(%s::public.vector, embedding) WHERE id = %s RETURNING id"

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from embedtui.engine.access import Access
 from embedtui.engine.backfill.embedding import ConfigurationFault
-from embedtui.engine.backfill.job import Job, now
+from embedtui.engine.backfill.job import STARTING, Job, now
 from embedtui.engine.backfill.stages import Stages
 from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
@@ -344,5 +344,5 @@ class Runner:
         return now.backfill.rows, now.backfill.total, sum(worker.alive for worker in now.workers)
 
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
-        with self.at_work(migration, stop, "starting", reloads=True) as job:
+        with self.at_work(migration, stop, STARTING, reloads=True) as job:
             Stages(job, environ=self._at.environ, read_progress=self._progress, until=until, follow=follow).run()

@@ -10,7 +10,10 @@ from datetime import datetime
 
 from psycopg import errors
 
+from embedtui.engine.backfill.job import STARTING
+from embedtui.engine.backfill.obstacle import PACE
 from embedtui.engine.backfill.throttle import xmin_holder
+from embedtui.formatting import counted
 from embedtui.model import (
     BackfillStatus,
     BatchStatus,
@@ -33,7 +36,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.joined import rows_sql
 from embedtui.postgres.sides.census import Census
-from embedtui.postgres.state.audit import read_audit
+from embedtui.postgres.state.audit import old_model_lost, read_audit
 from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.bridges import newest_fit
 from embedtui.postgres.state.faults import count_faulty, group_faults
@@ -51,7 +54,7 @@ RATE_SECONDS = 20.0
 RATE_WITHHELD_SECONDS = 3.0
 """… and withheld until there are this many."""
 
-TREND_SECONDS = (2.0, 6.0)
+TREND_SECONDS = (10.0, 30.0)
 """A queue that grew for as long as the first is said to grow; longer ago than the second does not count."""
 TREND_ENTRIES = 10
 """Fewer come and go in any batch."""
@@ -142,7 +145,7 @@ def read_snapshot(
         backfill=_backfill(conn, migration, progress, meter, queued, workers, census),
         batch=_batch(conn, migration),
         index=index_status(conn, migration),
-        sync=SyncStatus(queued, oldest, progress.synced, meter.queue.grows(queued, oldest)),
+        sync=SyncStatus(queued, oldest, progress.synced, _grows(meter, queued, oldest, workers)),
         faults=group_faults(conn, migration.id),
         route=route,
         bridge=newest_fit(conn, migration.id),
@@ -151,6 +154,12 @@ def read_snapshot(
         soak_seconds=_soak_seconds(migration, route, as_of),
     )
     return with_advice(replace(snapshot, rollback=_rollback(conn, snapshot, waiting, census)))
+
+
+def _grows(meter: RateMeter, queued: int, oldest: float | None, workers: Sequence[WorkerStatus]) -> bool:
+    """Whether the queue grows, and not because a worker has but begun."""
+    begins = any(each.alive and each.doing == STARTING for each in workers)
+    return meter.queue.grows(queued, oldest) and not begins
 
 
 def with_advice(snapshot: Snapshot) -> Snapshot:
@@ -177,7 +186,7 @@ def _condition(migration: Migration, alive: bool, holds: tuple[Hold, ...]) -> Co
         return Condition.FAILED if migration.condition is Condition.FAILED else Condition.PAUSED
     if not alive:
         return Condition.IDLE
-    return Condition.THROTTLED if holds else Condition.RUNNING
+    return Condition.THROTTLED if any(hold.name != PACE for hold in holds) else Condition.RUNNING
 
 
 def _reasons(migration: Migration, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
@@ -203,9 +212,9 @@ def _backfill(
     elif total is not None:
         # Rows that sync embeds are not in the shards; the final sweep saw that none is left but those queued
         # or faulty. Of one that was given up there are none.
-        counted = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
-        faulty = 0 if counted else count_faulty(conn, migration.id, tuple(FaultState))
-        rows = min(rows, total) if counted else max(0, total - queued - faulty)
+        under_way = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
+        faulty = 0 if under_way else count_faulty(conn, migration.id, tuple(FaultState))
+        rows = min(rows, total) if under_way else max(0, total - queued - faulty)
     rate = meter.add(rows) if running else None
     price = migration.new_model.price_per_million
     less = migration.new_model.batch_price_per_million
@@ -232,6 +241,7 @@ def _backfill(
         shards_done=progress.shards_done,
         shards=progress.shards,
         concurrency=progress.concurrency if running else None,
+        max_concurrency=progress.max_concurrency,
         in_flight=sum(worker.in_flight for worker in workers if worker.alive) if running else None,
         requests_per_minute=progress.requests_per_minute,
         tokens_per_minute=progress.tokens_per_minute,
@@ -269,7 +279,7 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
     moved = snapshot.route.active is Side.NEW or snapshot.route.canary > 0
     reasons = []
     if marked.stale or marked.bridged:
-        reasons.append(_why_behind(snapshot, migration, moved))
+        reasons.append(_why_behind(conn, snapshot, migration))
     if waiting:
         reasons.append(f"{changes_waiting(waiting)} to be synced")
     fresh: bool | None = not (waiting or marked.stale or marked.bridged or marked.missing or (moved and missing))
@@ -284,8 +294,11 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
     return RollbackStatus(fresh, stale, "; ".join(reasons), marked.bridged, missing if moved else marked.missing, rows)
 
 
-def _why_behind(snapshot: Snapshot, migration: Migration, moved: bool) -> str:
-    """Why rows are noted as without the old model's vector of their content."""
+def _why_behind(conn: Connection, snapshot: Snapshot, migration: Migration) -> str:
+    """Why rows are noted as without the old model's vector of their content.
+
+    The model is to blame where a call to it failed, or where it refused their texts.
+    """
     called = migration.old_model.called
     if migration.old_model.retired:
         return f"{called} is retired"
@@ -293,7 +306,12 @@ def _why_behind(snapshot: Snapshot, migration: Migration, moved: bool) -> str:
         return "edited, and the old vector left as it was"
     if not any(worker.alive for worker in snapshot.workers):
         return f"{called} was not asked: no worker is at work"
-    return f"{called} {'does' if moved else 'did'} not answer"
+    if old_model_lost(conn, migration.id):
+        return f"{called} does not answer"
+    refused = count_faulty(conn, migration.id, tuple(FaultState), Side.OLD)
+    if refused:
+        return f"{called} refuses {counted(refused, 'text', 'texts')}"
+    return f"{called} is still to embed them"
 
 
 def _old_waiting(conn: Connection, migration: Migration, route: RouteStatus, queued: int) -> int:

@@ -120,10 +120,10 @@ def in_words(status: BridgeStatus) -> str:
     """How good it is, in one line: by real queries where the old model's vectors of any are known, else by rows."""
     asked = status.queries
     if asked is not None and asked.overlap is not None:
-        of, by = asked.overlap, counted(asked.logged, "query", "queries")
-    else:
-        of, by = status.figures.overlap_10, f"{status.figures.rows:,} held out"
-    return f"finds {percent(of.mean)} of what the old model found, {by}"
+        share, queries = percent(asked.overlap.mean), counted(asked.logged, "query", "queries")
+        return f"finds {share} of what the old model found, {queries}"
+    figures = status.figures
+    return f"finds {percent(figures.overlap_10.mean)} of the old neighbours of {figures.rows:,} held-out rows"
 
 
 def in_full(status: BridgeStatus) -> str:

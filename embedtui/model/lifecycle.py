@@ -87,7 +87,8 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
         if _left_behind(snapshot):
             waiting = changes_waiting(snapshot.sync.queued)
             return Command.RUN, f"No worker keeps the sides in sync: {waiting}, and a rollback would be stale."
-        return "watch", "Soaking: watch searches and faults; roll back with one key if anything looks wrong."
+        searches = "searches" if snapshot.route.listeners else "your application's searches, which no Router counts,"
+        return "watch", f"Soaking: watch {searches} and faults; roll back with one key if anything looks wrong."
     if snapshot.faulty:
         return "faults", f"{counted(snapshot.faulty, 'row is', 'rows are')} faulty: retry, truncate or skip."
     if _left_behind(snapshot):

@@ -56,8 +56,9 @@ class GateSettings:
     max_latency_factor: float = 2.0
     """p95 of the new side may be this many times the old one's: more dimensions take time, but not more."""
     max_drift: float = 0.05
-    """Share of the rows that may change before the evaluation is void: a twentieth of the rows holds, on average, a
-    twentieth of the places in the rankings, so the mean overlap cannot have moved by much more."""
+    """Changes after which the evaluation is void, as a share of the rows: so many rows changed at most, and a twentieth
+    of them holds, on average, a twentieth of the places in the rankings, so the overlap cannot have moved by much
+    more."""
     where: str = ""
     """The application's own filter, a part of both searches; no threshold."""
 

@@ -15,15 +15,19 @@ from embedtui.model.migration import Migration
 from embedtui.model.route import RollbackStatus, RouteStatus
 from embedtui.model.words import Condition, IndexMethod, Phase
 
+LATE_SECONDS = 60.0
+"""A change that waits longer is worth a warning: the sync normally takes seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class BackfillStatus:
     """Progress of the backfill. Unknown is None."""
 
     rows: int = 0
-    """Rows that have their new vector, never more than ``total``."""
+    """Rows that the backfill wrote, never more than ``total``; once it is done, those that have their new vector."""
     total: int | None = None
-    """Rows with something to embed, counted when the shards were planned."""
+    """Rows with something to embed, counted when the shards were planned; from then on by the census, where there is
+    one."""
     rate: float | None = None
     """Rows per second, from the last seconds; None until measured."""
     eta_seconds: float | None = None
@@ -42,6 +46,8 @@ class BackfillStatus:
     shards: int = 0
     concurrency: int | None = None
     """Requests in flight allowed at present: a limit, and no count."""
+    max_concurrency: int | None = None
+    """The operators' limit of these."""
     in_flight: int | None = None
     """Requests on the wire, of all workers; None where none is at work on it."""
     requests_per_minute: float | None = None
@@ -132,7 +138,7 @@ class Hold:
 
     name: str
     """Why, e.g. ``replica_lag``, ``probe_latency``, ``lock_waits``, ``long_transactions``, ``autovacuum``,
-    ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``operator``."""
+    ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``operator``; ``pace`` where it goes on, at a limit."""
     detail: str
     since: datetime | None = None
 
@@ -211,6 +217,26 @@ class Snapshot:
         """Whether a cutover is known to move anybody's reads: a Router was heard from, or the strategy moves names."""
         migration = self.migration
         return bool(self.route.listeners) or (migration is not None and migration.stored.cutover.strategy != "pointer")
+
+    @property
+    def counts(self) -> str:
+        """What the rows of ``backfill`` are."""
+        return "planned rows" if self.phase is Phase.BACKFILL else "rows"
+
+    @property
+    def late(self) -> bool:
+        """Whether a change waits longer than one normally does."""
+        return (self.sync.oldest_seconds or 0) >= LATE_SECONDS
+
+    @property
+    def fresh_but_for(self) -> int:
+        """Rows that alone keep the old side from being fresh, and are on the way; 0 where that is not so.
+
+        A live table always has a change or two on the way: no reason for an alarm.
+        """
+        found = self.rollback
+        behind = found.missing or found.bridged or found.stale > self.sync.queued or self.late
+        return 0 if behind or found.fresh is not False else found.stale
 
     @property
     def faulty(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -229,7 +230,7 @@ class Dashboard(Others):
         """Show it; with the first one the work may begin."""
         again = not self.link.up and self.link.since is not None and self.snapshot is not None
         first = self.snapshot is None
-        self.link = Link(up=True)
+        self.link, self.taken_at = Link(up=True), time.monotonic()
         if message.snapshot.phase is Phase.BACKFILL and message.snapshot.backfill.rate is not None:
             self.rates.append(message.snapshot.backfill.rate)
         if (searched := self._search_meter.add(message.snapshot)) is not None:

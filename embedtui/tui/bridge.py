@@ -77,7 +77,7 @@ class Bridge:
         """Start nothing yet. ``post`` gives messages to the app, ``interval`` is the seconds between snapshots."""
         self._open = open_engine
         self._app = post
-        self._interval = interval
+        self.interval = interval
         self._closing = threading.Event()
         self._stop_work = threading.Event()
         self._opened = threading.Event()
@@ -256,7 +256,7 @@ class Bridge:
                     self._opened.set()
                 message: Message = SnapshotTaken(self._engine.snapshot())
                 attempts, lost = 0, None
-                pause = max(0.05, self._interval - (time.monotonic() - began))
+                pause = max(0.05, self.interval - (time.monotonic() - began))
             except Exception as error:  # noqa: BLE001 (the screen shows it, and it is tried again)
                 lost = lost or (datetime.now().astimezone(), began)
                 pause = RETRY_SECONDS[min(attempts, len(RETRY_SECONDS) - 1)]

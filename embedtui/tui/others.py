@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import Any
 
 from textual.message import Message
@@ -11,8 +13,10 @@ from embedtui.tui import messages
 from embedtui.tui.asking import AskingApp
 from embedtui.tui.panels import happened
 from embedtui.tui.panels.alerts import Alert
-from embedtui.tui.view import View
+from embedtui.tui.view import Link, View
 
+_LATE_READINGS, _LATE_SECONDS = 10, 5.0
+"""A picture that is older than so many readings take, and than so many seconds, says so."""
 _TOLD = 3
 """Acts of others told one by one at a time."""
 
@@ -23,6 +27,9 @@ class Others(AskingApp):
     comparison: Comparison | None = None
     """The newest comparison, with the verdicts given here."""
     snapshot: Any
+    link: Link
+    taken_at = 0.0
+    """When the newest snapshot came, by the monotonic clock."""
     _notify = True
     _called_for = ""
     """What somebody was called for last; empty while nothing needs anybody."""
@@ -33,6 +40,21 @@ class Others(AskingApp):
     def view(self) -> View:
         """What panels are shown."""
         raise NotImplementedError
+
+    def show(self) -> None:
+        """Show the present view on every screen of the front stack."""
+        raise NotImplementedError
+
+    def on_mount(self) -> None:
+        """Look now and then; Textual also calls what a class above has of this name."""
+        self.set_interval(1.0, self.look_at_age)
+
+    def look_at_age(self) -> None:
+        """Say how old the picture is where the next one is late."""
+        age = time.monotonic() - self.taken_at
+        if self.link.up and age >= max(_LATE_SECONDS, _LATE_READINGS * self.bridge.interval):
+            self.link = replace(self.link, seconds=age)
+            self.show()
 
     def hand_on(self, message: Message) -> None:
         """Give ``message`` to the screens of the front stack."""

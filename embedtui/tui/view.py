@@ -38,7 +38,7 @@ class Link:
     since: datetime | None = None
     """When the link was lost; None while connecting for the first time, or up."""
     seconds: float = 0.0
-    """How long it has been lost."""
+    """How long it has been lost; or, while it is up, for how long no reading came where that is long."""
     problem: str = ""
     """One line: what is wrong."""
     hint: str = ""
@@ -76,7 +76,12 @@ class View:
     @property
     def stale(self) -> bool:
         """Whether what is shown is the last known state and not the present one."""
-        return not self.link.up and self.snapshot is not None
+        return self.late or (not self.link.up and self.snapshot is not None)
+
+    @property
+    def late(self) -> bool:
+        """Whether the database answers, and no reading came for a while."""
+        return self.link.up and self.link.seconds > 0
 
     @property
     def phase(self) -> Phase:

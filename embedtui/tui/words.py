@@ -6,7 +6,7 @@ WORDS: tuple[tuple[str, str], ...] = (
     ("bridge", "a linear map from the new model's vectors to the old one's: new queries search the old vectors."),
     ("canary", "the share of keys whose searches use the new side while the old one still serves the rest."),
     ("cutover", "moving the pointer, so that searches use the new side. One row; no lock on the table."),
-    ("drift", "share of the rows that changed since a comparison; too much of it makes the comparison void."),
+    ("drift", "changes since a comparison, as a share of the rows; too much of it makes the comparison void."),
     ("epoch", "the pointer's version: every move adds one, and a Router says which one it has seen."),
     ("evidence", "the newest recorded comparison, and whether it is still about the present state."),
     ("faulty", "a row whose text the provider refuses, again and again, while others pass."),

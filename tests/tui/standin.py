@@ -44,6 +44,7 @@ class StandIn(Engine):
         return self.shown
 
     def plan(self, *, check_provider: bool = False) -> Plan:
+        self.calls.append("plan")
         return states.PLAN
 
     def row_text(self, key: Key) -> str | None:

@@ -100,7 +100,7 @@ LISTENERS = (
 
 BACKFILL = BackfillStatus(
     rows=327_520, total=520_000, rate=1_284.0, eta_seconds=150.0, tokens=61_300_000, spent=7.97, estimate=12.66, cap=20.0,  # noqa: E501
-    hot_share=0.86, shards_done=630, shards=1_000, concurrency=6, in_flight=6, requests_per_minute=3_000, tokens_per_minute=5_000_000,  # noqa: E501
+    hot_share=0.86, shards_done=630, shards=1_000, concurrency=6, max_concurrency=6, in_flight=6, requests_per_minute=3_000, tokens_per_minute=5_000_000,  # noqa: E501
 )  # fmt: skip
 
 FRESH = Snapshot(
@@ -192,7 +192,7 @@ CANARY = replace(
         replace(each, epoch=2, searches_new=each.searches_old // 9) for each in LISTENERS)),
     rollback=RollbackStatus(True, missing=0, rows=520_000),
     next_act="cutover",
-    next_why="10 % of reads are on the new side for 12 minutes without a fault.",
+    next_why="10 % of the keys read the new side for 12 minutes without a fault.",
 )  # fmt: skip
 
 CUT_OVER = replace(

@@ -86,7 +86,7 @@ def test_the_summary_of_a_comparison_fits(width: int) -> None:
     view = View(states.READY, UP)
     assert "…" not in summary_line(states.COMPARISON, view, width).plain
     older = replace(states.READY, evaluation=replace(states.EVALUATION, valid=False, why_void="compared other models"))
-    assert "older of" in summary_line(states.COMPARISON, View(older, UP), width).plain
+    assert "void of" in summary_line(states.COMPARISON, View(older, UP), width).plain
 
 
 @pytest.mark.parametrize("width", [34, 52, 68, 70, 90, 150])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -12,7 +14,7 @@ from textual.pilot import Pilot
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
-from embedtui.model import Phase
+from embedtui.model import Failed, Hold, Phase
 from embedtui.tui import terminal
 from embedtui.tui.app import Dashboard
 from embedtui.tui.panels.happened import Entry
@@ -99,14 +101,14 @@ async def test_what_another_terminal_does_is_here_within_a_poll(
         rollback = next(each for each in app._notifications if each.message.startswith("rollback"))
         assert rollback.severity == "warning"
 
-        # the state moves on under a comparison: it says that it is an older one, and so does the gate
+        # the state moves on under a comparison: it says that it is void, and so does the gate
         with psycopg.connect(database, autocommit=True) as conn:
             conn.execute("UPDATE documents SET content = content || ' more' WHERE id <= 30")
         await until(pilot, lambda: seen(app).evaluation is not None and not seen(app).evaluation.valid)  # type: ignore[union-attr]
         await pilot.press("2")
-        await until(pilot, lambda: "older" in picture(app) and "rows changed since" in picture(app))
+        await until(pilot, lambda: ", void" in picture(app) and "changes to" in picture(app))
         await pilot.press("3")
-        await until(pilot, lambda: "! older: " in picture(app))
+        await until(pilot, lambda: "! void, of " in picture(app))
 
 
 async def test_a_worker_that_died_is_the_headline_with_the_key_that_helps(
@@ -147,6 +149,10 @@ async def test_a_hold_is_the_headline_with_the_key_that_helps(shown: Open) -> No
         assert "! Held back   l  " in picture(app)
         await present(app, pilot, states.RUNNING)
         assert "Held back" not in picture(app)
+        # at the limit it goes on: no alarm
+        limit = Hold("pace", "Runs at the limit of 200,000 tokens a minute.", states.NOW)
+        await present(app, pilot, replace(states.RUNNING, reasons=(limit,)))
+        assert "Held back" not in picture(app) and "Runs at" in picture(app)
 
 
 @pytest.mark.parametrize("notify", [True, False])
@@ -179,10 +185,21 @@ def test_a_terminal_is_asked_in_its_own_words(
     assert terminal.notification("embedtui", "documents; failed") == sequence
 
 
+async def test_a_picture_whose_successor_is_late_is_grey_and_says_its_age(shown: Open) -> None:
+    async with shown(states.READY) as (app, pilot, _):
+        app.bridge.interval, app.taken_at = 0.1, time.monotonic() - 30
+        await until(pilot, lambda: " s old, of " in picture(app) and app.screen.has_class("-stale"))
+        await present(app, pilot, states.READY)
+        await until(pilot, lambda: " s old, of " not in picture(app) and not app.screen.has_class("-stale"))
+
+
 def test_what_is_over_is_not_red_any_more() -> None:
     failed = next(each for each in EVENTS if "rejected" in each.text)
     assert Entry.of_event(failed, states.FAULTED).look == ("✗", "$error")
-    assert Entry.of_event(failed, states.READY).look == ("✓", "$muted")
+    assert Entry.of_event(failed, states.READY).look == ("!", "$muted"), "and no tick: it was no good news"
+    # whether searches fail still, no snapshot tells
+    searches = Failed(states.ago(seconds=50), "The application's searches fail: old was shut down")
+    assert Entry.of_event(searches, states.READY).look == ("✗", "$error")
 
 
 async def test_the_words_are_explained(shown: Open) -> None:

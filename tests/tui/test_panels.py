@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 from textual.content import Content
 
+from embedtui.cli.work import _rollback
 from embedtui.model import (
     AuditEntry,
     BatchJobStatus,
@@ -101,6 +102,12 @@ def test_the_sides_are_told_by_glyph_and_word_too() -> None:
     assert chrome.serving(View(states.CANARY, UP)).plain == "◇ old 90 % · ◆ new 10 %"
 
 
+def test_a_picture_whose_successor_is_late_says_its_age() -> None:
+    late = View(states.RUNNING, Link(up=True, seconds=12.0))
+    assert late.stale and "! 12 s old, of " in chrome.header(late, 100).plain
+    assert "old, of" not in chrome.header(View(states.RUNNING, UP), 100).plain
+
+
 def test_rollback_freshness_is_in_words() -> None:
     def words(snapshot: Snapshot) -> str:
         return " ".join(line.plain for line in panels.rollback(View(snapshot, UP), 78))
@@ -120,6 +127,27 @@ def test_rows_that_the_bridge_stands_in_for_are_not_the_old_models() -> None:
     assert "! 40 bridged" in line and "fresh" not in line
     lost = AuditEntry(states.NOW, "anna", "ops-1", "old model lost", "404")
     assert not Entry.of_audit(lost, bridged).over and Entry.of_audit(lost, states.CUT_OVER).over
+
+
+def test_a_share_that_is_not_whole_is_never_all() -> None:
+    backfill = replace(states.BACKFILL, rows=5053, total=5054)
+    live = replace(states.CUT_OVER, backfill=backfill, sync=replace(states.CUT_OVER.sync, queued=1))
+    shown = panels.backfill(View(live, UP), 80, 9).plain
+    assert "5,053 of 5,054 rows" in shown and "99.9 %" in shown and "100" not in shown
+
+
+def test_what_is_done_has_no_count_that_nobody_keeps_and_no_limit() -> None:
+    done = replace(states.DONE, backfill=replace(states.BACKFILL, rows=5012, total=5012))
+    shown = panels.backfill(View(done, UP), 80, 9).plain
+    assert "5,012" not in shown and "limit" not in shown and "100" in shown
+
+
+def test_rows_on_the_way_are_said_alike_wherever_they_are_said() -> None:
+    rollback = RollbackStatus(False, 1, "1 change waits to be synced", rows=520_000)
+    coming = replace(states.CUT_OVER, rollback=rollback, sync=replace(states.CUT_OVER.sync, queued=1))
+    assert "fresh but for 1 on the way" in panels.rollback(View(coming, UP), 78)[0].plain
+    assert _rollback(coming) == "fresh but for 1 on the way"
+    assert _rollback(replace(coming, sync=replace(coming.sync, queued=0))).startswith("1 row stale")
 
 
 def test_phases_before_are_done_and_after_are_open() -> None:
@@ -151,6 +179,6 @@ def test_what_serves_through_a_bridge_is_said_with_how_good_it_is() -> None:
     found = BridgeStatus("ridge", 0.3, 3000, BridgeFigures(share, share, share, 212, 1000))
     bridged = replace(states.RUNNING.route, bridging=True, bridge=1, bridge_found=found)
     text = panels.route(View(replace(states.RUNNING, route=bridged), UP), 120, 9).plain
-    assert "finds 87 % of what the old model found, 212 held out" in text
+    assert "finds 87 % of the old neighbours of 212 held-out rows" in text
     cut_over = replace(bridged, active=Side.NEW)
     assert "held-out" not in panels.route(View(replace(states.RUNNING, route=cut_over), UP), 120, 9).plain

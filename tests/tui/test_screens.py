@@ -23,7 +23,7 @@ from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.sheet import Sheet
 from tests.tui import states
-from tests.tui.conftest import Open, front, said, until
+from tests.tui.conftest import Open, front, present, said, until
 from tests.tui.standin import StandIn
 
 
@@ -143,6 +143,17 @@ async def test_the_mouse_does_what_keys_do(shown: Open) -> None:
         await until(pilot, lambda: app.current_mode == "overview")
         await click("#footer", "Cut over")
         await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
+
+
+async def test_the_plan_is_read_anew_once_the_migration_has_moved_on(shown: Open) -> None:
+    async with shown(states.READY) as (app, pilot, engine):
+        for reads, state in ((1, states.READY), (1, states.READY), (2, states.CUT_OVER)):
+            await present(app, pilot, state)
+            await pilot.press("7")
+            await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen.plan is not None)
+            await until(pilot, lambda reads=reads: engine.calls.count("plan") == reads)
+            await pilot.press("1")
+            await until(pilot, lambda: app.current_mode == "overview")
 
 
 async def test_what_is_copied_is_a_file_too(shown: Open, remembered: Path) -> None:

@@ -21,6 +21,7 @@ from embedtui.model import (
     Blocker,
     Event,
     Failed,
+    FaultClass,
     FoundTable,
     Held,
     Noted,
@@ -53,7 +54,10 @@ EVENTS: tuple[Event, ...] = (
     Held(states.ago(minutes=4), "Held by long_transactions: pid 2213", states.THROTTLED.reasons),
     Held(states.ago(minutes=3), "Going on"),
     Noted(states.ago(minutes=2), "Concurrency 4 → 6"),
-    Failed(states.ago(seconds=50), "3 rows are rejected: input is longer than 8,192 tokens", hint="Decide on Faults."),
+    Failed(
+        *(states.ago(seconds=50), "3 rows are rejected: input is longer than 8,192 tokens", FaultClass.ROW),
+        hint="Decide on Faults.",
+    ),
     RouteFlipped(states.ago(seconds=9), "The new side serves 10 %", Side.OLD, 10, 2, 3.1),
 )
 

@@ -233,7 +233,9 @@ async def test_every_number_is_what_the_database_holds(
     # half of the backfill, and nobody at work
     engine.run(stop, until=50)
     done = truth.rows - truth.without("embedding_v2")
-    await all_true(engine, truth, tmp_path, rows=rf"{done} of {truth.rows} rows", share=percent(done / truth.rows, 1))
+    await all_true(
+        engine, truth, tmp_path, rows=rf"{done} of {truth.rows} planned rows", share=percent(done / truth.rows, 1)
+    )
 
     # paused by an operator, then refused by the provider
     engine.pause("lunch")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from embedtui.engine.backfill.obstacle import KNOB_SECONDS, SYNC_SECONDS, Obstacle
+from embedtui.engine.backfill.obstacle import KNOB_SECONDS, PACE, SYNC_SECONDS, Obstacle
 from embedtui.engine.backfill.packing import UNCALIBRATED
 from embedtui.engine.backfill.rate_limits import RateLearner
 from embedtui.formatting import money
@@ -161,9 +161,9 @@ class Budget:
             if lack > 0:
                 learner.pressed(now)
                 if learner.rate is not None:
-                    waits.append((lack * 60 / learner.rate, f"{learner.rate:,.0f} {unit} a minute"))
+                    waits.append((lack * 60 / learner.rate, f"the limit of {learner.rate:,.0f} {unit} a minute"))
         wait, why = max(waits)
-        return Obstacle("rate", f"The pace is {why}." if wait else "Asking for budget.", max(wait, SYNC_SECONDS))
+        return Obstacle(PACE, f"Runs at {why}." if wait else "Asking for budget.", max(wait, SYNC_SECONDS))
 
     # ------------------------------------------------------------------------------------------------ the shared row
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from embedtui.engine.backfill.obstacle import PACE
 from embedtui.engine.resilience import LONGEST_WAIT, with_database
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import Event, EventSink, Failed, FaultClass, Held, Hold, Migration, Noted, ThreadStatus
@@ -27,7 +28,9 @@ IDLE_SECONDS = 0.25
 """Pause between looks at what others may change: an empty queue, a hold."""
 WRITE_LOCK_MS = 500
 """Longest wait for a lock in a transaction that writes vectors."""
-PACER_HOLDS = ("provider", "spend_cap", "rate")
+STARTING = "starting"
+"""What a worker says that it does until it has begun with something."""
+PACER_HOLDS = ("provider", "spend_cap", "rate", PACE)
 """Holds that the pacer waits out by itself."""
 
 
@@ -248,14 +251,17 @@ class Job:
             new = known is None
             holds = tuple(self._holds.values())
         if new:
-            self.emit(Held(now(), f"Held: {name.replace('_', ' ')}: {redact(detail)}", holds))
+            said = detail if name == PACE else f"Held: {name.replace('_', ' ')}: {detail}"
+            self.emit(Held(now(), redact(said), holds))
 
     def release(self, *names: str) -> None:
         """End holds."""
         with self._lock:
             gone = [name for name in names if self._holds.pop(name, None) is not None]
             holds = tuple(self._holds.values())
-        if gone:
+        if gone == [PACE]:
+            self.emit(Held(now(), "No longer at a limit", holds))
+        elif gone:
             self.emit(Held(now(), f"No longer held: {', '.join(gone).replace('_', ' ')}", holds))
 
     @property

@@ -12,12 +12,12 @@ from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.upkeep import Database
 from embedtui.engine.bridge.stand_in import StandIn, stand_in
-from embedtui.model import FaultClass, Key, Side
+from embedtui.model import Key, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.batch import vector_digests
 from embedtui.postgres.sides.new_vectors import new_vectors
 from embedtui.postgres.sides.protocol import SourceRow
-from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.audit import OLD_BACK, OLD_LOST, add_audit, old_model_lost
 from embedtui.postgres.state.bridges import load_map, load_status
 from embedtui.postgres.state.route import bridge_in_force, reads_ever_moved
 from embedtui.postgres.state.shards import page_ranges
@@ -57,6 +57,8 @@ class OldSide:
         self._retry_at, self._retry_wait = 0.0, RETRY_SECONDS[0]
         self._lost = ""
         """Why the old model does not answer at present."""
+        self._heard = False
+        """It answered since; until then a loss may be known that an earlier process met."""
         self._missing_known = False
         """Rows without an old vector were looked for."""
         self._kept: tuple[int, StandIn] | None = None
@@ -74,15 +76,29 @@ class OldSide:
         self._retry_at = time.monotonic() + self._retry_wait
         self._retry_wait = min(self._retry_wait * 2, RETRY_SECONDS[1])
         if why != self._lost:
-            self._lost = why
-            self._job.failed(f"The old side cannot be kept current: {why}", FaultClass.CONFIGURATION)
-            self._database(lambda conn: add_audit(conn, self._job.migration.id, "old model lost", why))
+            self._lost, self._heard = why, False
+            self._job.failed(f"The old side cannot be kept current: {why}")
+            self._database(lambda conn: add_audit(conn, self._job.migration.id, OLD_LOST, why))
+
+    def give_up(self) -> None:
+        """It was not asked: where nobody can ask it here, that is said."""
+        if self._model is None and not self._job.migration.old_model.retired:
+            self.lose("there is no name or no key to ask the old model by")
 
     def answers(self) -> None:
         """The old model does."""
         self._retry_wait = RETRY_SECONDS[0]
-        if self._lost:
-            self._lost = ""
+        if self._heard:
+            return
+
+        def back(conn: Connection) -> bool:
+            lost = old_model_lost(conn, self._job.migration.id)
+            if lost:
+                add_audit(conn, self._job.migration.id, OLD_BACK)
+            return lost
+
+        lost, self._lost, self._heard = self._database(back), "", True
+        if lost:
             self._job.note("The old model answers again: what it had no vectors for is brought up to date.")
 
     def ours(self, conn: Connection) -> bool:

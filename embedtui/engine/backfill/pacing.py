@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import psycopg
 
 from embedtui.engine.backfill.budget import Budget, Claim
-from embedtui.engine.backfill.obstacle import KNOB_SECONDS, SYNC_SECONDS, Obstacle
+from embedtui.engine.backfill.obstacle import KNOB_SECONDS, PACE, SYNC_SECONDS, Obstacle
 from embedtui.engine.backfill.outage import Block, Outage
 from embedtui.engine.backfill.rate_limits import ConcurrencyFinder
 from embedtui.engine.backfill.tempo import STALL_SECONDS, Tempo
@@ -135,7 +135,7 @@ class Pacer:
 
     @property
     def hold(self) -> Hold | None:
-        """What requests wait for now: ``provider``, ``rate``, ``spend_cap``, or ``database``; None: they go."""
+        """What requests wait for now: ``provider``, ``rate``, ``pace``, ``spend_cap``, ``database``; None: they go."""
         with self._changed:
             now = time.monotonic()
             waits = self._obstacle if self._line else None
@@ -148,10 +148,9 @@ class Pacer:
             if waits is None:
                 return None
             obstacle, began, since = waits
-            if not obstacle.name or (obstacle.name == "rate" and now - began < NOTICEABLE_SECONDS):
+            if not obstacle.name or (obstacle.name == PACE and now - began < NOTICEABLE_SECONDS):
                 return None
-            pace = f"{self._tempo.said(now, self._budget)} " if obstacle.name == "rate" else ""
-            return Hold(obstacle.name, f"{pace}{obstacle.detail}", since)
+            return Hold(obstacle.name, obstacle.detail, since)
 
     @property
     def in_flight(self) -> int:
@@ -232,7 +231,7 @@ class Pacer:
     def _grant(self, ticket: _Ticket, characters: int) -> Slot:
         # the next one waits for the same slow pace, which is no news
         long = self._obstacle is not None and time.monotonic() - self._obstacle[1] >= NOTICEABLE_SECONDS
-        self._paced = self._obstacle if long and self._obstacle and self._obstacle[0].name == "rate" else None
+        self._paced = self._obstacle if long and self._obstacle and self._obstacle[0].name == PACE else None
         self._obstacle = None
         self._budget.reserve(ticket.need)
         probe = self._outage.open

@@ -240,6 +240,7 @@ class Sync:
     def _side(self, todo: dict[Key, Change], side: Side, rows: list[SourceRow]) -> None:
         embedder = self._new if side is Side.NEW else self._old_side.model
         if embedder is None:
+            self._old_side.give_up()
             self._do_without(todo, rows)
             return
         too_long = [row for row in rows if row.characters > len(row.text)]

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import psycopg
 
-from embedtui.engine.backfill.job import PACER_HOLDS, Job
+from embedtui.engine.backfill.job import PACER_HOLDS, STARTING, Job
 from embedtui.engine.backfill.throttle import NAMES, Throttle
 from embedtui.engine.resilience import with_database
 from embedtui.errors import EmbedtuiError
@@ -82,7 +82,7 @@ class Worker:
             self._announce(conn)
         # before anything is sent: what is paused stays so
         began = time.monotonic()
-        told = Heartbeat(self._job.rows, "starting", (), self._job.holds)
+        told = Heartbeat(self._job.rows, STARTING, (), self._job.holds)
         self._job.heed(beat(conn, self._job.migration.id, self._job.worker_id, told), began)
 
     def _sign_off(self, conn: Connection) -> None:

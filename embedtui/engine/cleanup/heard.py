@@ -15,7 +15,7 @@ from embedtui.postgres.catalog.usage import Naming, naming
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import routed_view
-from embedtui.postgres.state.listeners import ever_heard
+from embedtui.postgres.state.listeners import ever_heard, heard_from
 from embedtui.postgres.state.migrations import total_rows
 from embedtui.postgres.state.route import read_listeners, read_status
 
@@ -109,15 +109,14 @@ def _kept(migration: Migration, choice: CleanupChoice, why: str) -> Iterator[Che
 
 
 def _heard(conn: Connection, migration: Migration) -> Check:
-    listeners = read_listeners(conn, migration.name)
+    applications = heard_from(conn, migration)
     found = [
-        f"Router {each.application or each.host} ({each.searches_new:,} searches of the new side)"
-        for each in listeners[:3]
+        f"Router {each.application} ({counted(each.searches_new, 'search', 'searches')} of the new side since"
+        f" {each.since:%Y-%m-%d %H:%M %Z})"
+        for each in applications[:3]
     ]
-    if len(listeners) > 3:
-        found.append(f"{len(listeners) - 3} more Routers")
-    if not listeners and ever_heard(conn, migration):
-        found.append("a Router that is gone by now")
+    if len(applications) > 3:
+        found.append(f"Routers of {len(applications) - 3} more applications")
     view = routed_view.find(conn, migration)
     for role, sessions in roles_on_path(conn, view.name.schema).items() if view is not None else ():
         who = f"role {role}" if role else "every role"

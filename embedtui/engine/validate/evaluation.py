@@ -11,7 +11,7 @@ from psycopg import sql
 from embedtui.engine.validate import measures
 from embedtui.engine.validate.bridged import packed, unpacked
 from embedtui.engine.validate.ranking import SearchedQuery, rank
-from embedtui.formatting import percent
+from embedtui.formatting import counted, percent
 from embedtui.model import (
     BridgedMeasures,
     Check,
@@ -245,7 +245,10 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
 
 
 def _why_void(conn: Connection, migration: Migration, seen: SeenState, share: float) -> str:
-    """Empty while the state has not moved by more than ``share`` of its rows."""
+    """Empty while no more changes were made than ``share`` of the rows; a row that changed twice counts twice.
+
+    Which rows changed only a scan would tell, so this is what may have moved at most.
+    """
     if (seen.old_model, seen.new_model) != (migration.old_model.id, migration.new_model.id):
         return "it compared other models"
     allowed = int(share * seen.rows)
@@ -267,5 +270,7 @@ def _why_void(conn: Connection, migration: Migration, seen: SeenState, share: fl
     moved = max((0 if of_scope else inserted) + deleted + updated, captured, now.backfilled - seen.backfilled)
     if moved > allowed:
         found = percent(moved / max(1, seen.rows), 1, exact=True)
-        return f"{moved:,} of {seen.rows:,} rows changed since ({found}, more than {percent(share, 1, exact=True)})"
+        least = "at least " if moved == captured and now.queued_after > allowed else ""  # counted up to a bound
+        made = f"{least}{counted(moved, 'change', 'changes')} to {counted(seen.rows, 'row', 'rows')} since"
+        return f"{made} ({found}, more than {percent(share, 1, exact=True)})"
     return ""

@@ -173,7 +173,9 @@ def _opclass(migration: Migration, kind: str) -> str:
 
 def _storage(conn: Connection, migration: Migration, options: IndexSettings, target: Target) -> dict[str, str]:
     if options.method is IndexMethod.HNSW:
-        return {"m": str(options.m), "ef_construction": str(options.ef_construction)}
+        # what is pgvector's default is left to it, as the old index mostly does
+        wanted = {"m": str(options.m), "ef_construction": str(options.ef_construction)}
+        return dict(wanted.items() - _DEFAULTS[IndexMethod.HNSW].items())
     rows = target.shape.rows if target.shape.predicate else None
     if rows is None:
         rows = _rows(conn, target.table if target.oid else migration.table)
@@ -209,8 +211,12 @@ def create_statement(conn: Connection, migration: Migration, options: IndexSetti
         column = sql.SQL("(CAST({} AS {}({})))").format(
             column, sql.Identifier(migration.vector_schema, kind), sql.Literal(migration.new_model.dimensions)
         )
+    storage = [
+        sql.SQL("{} = {}").format(sql.Identifier(key), sql.SQL(value))
+        for key, value in sorted(_storage(conn, migration, options, target).items(), reverse=True)
+    ]
     return sql.SQL(
-        "CREATE INDEX {how}{name} ON {only}{table} USING {method} ({column} {opclass}) WITH ({with_}){where}"
+        "CREATE INDEX {how}{name} ON {only}{table} USING {method} ({column} {opclass}){with_}{where}"
     ).format(
         how=sql.SQL("CONCURRENTLY " if target.leaf else ""),
         name=sql.Identifier(target.name),
@@ -219,10 +225,7 @@ def create_statement(conn: Connection, migration: Migration, options: IndexSetti
         method=sql.SQL(options.method.value),
         column=column,
         opclass=sql.Identifier(migration.vector_schema, _opclass(migration, kind)),
-        with_=sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(key), sql.SQL(value))
-            for key, value in _storage(conn, migration, options, target).items()
-        ),
+        with_=sql.SQL(" WITH ({})").format(sql.SQL(", ").join(storage)) if storage else sql.SQL(""),
         where=sql.SQL(f" WHERE {target.shape.predicate}" if target.shape.predicate else ""),
     )
 

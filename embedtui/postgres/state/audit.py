@@ -11,6 +11,9 @@ from embedtui.model import AuditEntry
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.redaction import redact
 
+OLD_LOST, OLD_BACK = "old model lost", "old model answers"
+"""What a worker writes when a call to the old model failed, and when one was answered again."""
+
 
 def add_audit(conn: Connection, migration_id: int | None, act: str, detail: str = "") -> None:
     """Append a line to the audit log; secrets are redacted."""
@@ -52,3 +55,12 @@ def add_audit_once(conn: Connection, migration_id: int, act: str, detail: str) -
     if news:
         add_audit(conn, migration_id, act, detail)
     return news
+
+
+def old_model_lost(conn: Connection, migration_id: int) -> bool:
+    """Whether the last that was heard of the old model is that a call to it failed."""
+    row = conn.execute(
+        "SELECT act FROM embedtui.audit WHERE migration = %s AND act = ANY (%s) ORDER BY id DESC LIMIT 1",
+        [migration_id, [OLD_LOST, OLD_BACK]],
+    ).fetchone()
+    return row == (OLD_LOST,)

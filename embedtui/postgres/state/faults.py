@@ -40,11 +40,13 @@ UNSKIPPED = tuple(state for state in FaultState if state is not FaultState.SKIPP
 """What is still to get its vector."""
 
 
-def count_faulty(conn: Connection, migration_id: int, states: Collection[FaultState] = UNSKIPPED) -> int:
-    """Rows that have no new vector for a fault of their own, in one of these states."""
+def count_faulty(
+    conn: Connection, migration_id: int, states: Collection[FaultState] = UNSKIPPED, side: Side = Side.NEW
+) -> int:
+    """Rows that have no vector on this side for a fault of their own, in one of these states."""
     row = conn.execute(
-        "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = 'new' AND state = ANY (%s)",
-        [migration_id, [state.value for state in states]],
+        "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = %s AND state = ANY (%s)",
+        [migration_id, side.value, [state.value for state in states]],
     ).fetchone()
     assert row is not None
     return int(row[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from uuid import UUID
 
 from embedtui.model import Migration
@@ -69,6 +70,28 @@ def ever_heard(conn: Connection, migration: Migration) -> bool:
         [migration.id, migration.name],
     ).fetchone()
     return row == (True,)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the Routers of one application told, those that ended of late included."""
+
+    application: str
+    """Or its host."""
+    searches_new: int
+    since: datetime
+    """When the first of them began."""
+
+
+def heard_from(conn: Connection, migration: Migration) -> tuple[Heard, ...]:
+    """Applications whose Routers follow this migration's route, or did of late, those that searched most first."""
+    rows = conn.execute(
+        "SELECT coalesce(nullif(l.application, ''), l.host), sum(l.searches_new)::bigint, min(l.started_at)"
+        " FROM embedtui.listener l, embedtui.migration m WHERE m.id = %s AND l.name = %s"
+        " AND greatest(l.started_at, l.heartbeat) >= m.created_at GROUP BY 1 ORDER BY 2 DESC, 1",
+        [migration.id, migration.name],
+    )
+    return tuple(Heard(*row) for row in rows)
 
 
 def forget_listeners(conn: Connection) -> None:

@@ -73,7 +73,7 @@ def next_action(view: View) -> tuple[str, str]:
     if name == "bridge" and view.bridge_work:
         return "", ""
     if name == "cutover" and snapshot.route.canary:
-        return name, f"{snapshot.route.canary} % of reads use the new side: watch them, then move the rest."
+        return name, f"{snapshot.route.canary} % of the keys read the new side: watch them, then move the rest."
     return (name if name in ACTIONS or name in SCREENS else ""), snapshot.next_why
 
 

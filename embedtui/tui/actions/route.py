@@ -21,7 +21,7 @@ class Cutover(Action):
     command = Command.CUTOVER
 
     def __init__(self, percent: int = 100) -> None:
-        """Propose to move ``percent`` of the reads."""
+        """Propose to move the reads of ``percent`` of the keys."""
         self._percent = percent
 
     def _do(self, app: Dashboard) -> None:
@@ -47,7 +47,7 @@ class Cutover(Action):
 def _moved(flip: Flip) -> str:
     if not flip.changed:
         return "The pointer is there already: nothing changed."
-    share = "all reads" if flip.active is Side.NEW else f"{flip.canary} % of reads"
+    share = "all reads" if flip.active is Side.NEW else f"the reads of {flip.canary} % of the keys"
     return f"The new side serves {share} ({_took(flip)})."
 
 

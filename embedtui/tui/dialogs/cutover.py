@@ -48,7 +48,7 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
         )
         yield from self.obstacles()
         percent = Input(str(self._percent), id="percent", compact=True, type="integer", max_length=3)
-        yield from labelled("Share of reads in %", percent)
+        yield from labelled("Share of keys in %", percent)
         yield from self.name_field()
         yield from self.reason_field()
 

@@ -33,13 +33,14 @@ class LimitsDialog(Dialog[dict[str, float]]):
         now: dict[str, float | None] = {
             "requests_per_minute": status.requests_per_minute,
             "tokens_per_minute": status.tokens_per_minute,
-            "max_concurrency": status.concurrency,
+            "max_concurrency": status.max_concurrency,
             "spend_cap": status.cap,
         }
         yield Static(Content.styled("For all workers, at once. Empty: as it is. 0: no limit.", "$muted"))
         for name, text in self.FIELDS:
             whole = name == "max_concurrency"
-            shown = _as_it_is(name, now[name])
+            value = now[name]
+            shown = "no limit" if value is None else f"{value:,.10g}"
             yield from field(
                 text, Input(id=name, compact=True, type="integer" if whole else "number", placeholder=shown)
             )
@@ -61,10 +62,3 @@ class LimitsDialog(Dialog[dict[str, float]]):
                 return None
             limits[name] = int(value) if name == "max_concurrency" else value
         return limits
-
-
-def _as_it_is(name: str, value: float | None) -> str:
-    """What an empty field leaves; requests in flight are shown only while there are any."""
-    if value is not None:
-        return f"{value:,.10g}"
-    return "as it is" if name == "max_concurrency" else "no limit"

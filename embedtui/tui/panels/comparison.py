@@ -136,23 +136,24 @@ def recorded_line(view: View) -> Content:
 
 
 def age(comparison: Comparison, view: View) -> str:
-    """What keeps a comparison from being about the present state; empty where nothing does."""
+    """What keeps a comparison from being about the present state: void, or older; empty where nothing does."""
     status = view.snapshot.evaluation if view.snapshot else None
     if status is None or comparison.evaluation_id is None:
         return ""
     at = draw.when(comparison.at, view.snapshot.as_of if view.snapshot else None)
     if status.id > comparison.evaluation_id:
-        return f"of {at}; a newer one is being read"
-    return f"of {at}: {status.why_void}" if not status.valid and status.id == comparison.evaluation_id else ""
+        return f"older, of {at}; a newer one is being read"
+    return f"void, of {at}: {status.why_void}" if not status.valid and status.id == comparison.evaluation_id else ""
 
 
 def summary_line(comparison: Comparison, view: View, width: int) -> Content:
-    """A comparison in one line: verdict, quality, overlap; or that it is an older one, and why."""
+    """A comparison in one line: verdict, quality, overlap; or that it is void or older, and why."""
     m = comparison.measures
     parts: list[draw.Part] = []
     if older := age(comparison, view):
-        verdict = f"! {comparison.verdict}, older" if comparison.verdict else "! older"
-        parts += [(f"{verdict} ", "bold $warning"), (f"{safe.line(older)}  ", "$warning")]
+        word, _, why = older.partition(", ")
+        verdict = f"! {comparison.verdict}, {word}" if comparison.verdict else f"! {word}"
+        parts += [(f"{verdict} ", "bold $warning"), (f"{safe.line(why)}  ", "$warning")]
     elif comparison.verdict:
         glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(comparison.verdict, ("?", "$warning"))
         parts += [(f"{glyph} {comparison.verdict}", f"bold {style}"), "  "]

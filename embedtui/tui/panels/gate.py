@@ -15,7 +15,7 @@ from embedtui.tui.view import View
 
 
 def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
-    """The checks of a comparison, those to look at first; that it is an older one comes before them."""
+    """The checks of a comparison, those to look at first; that it is void or older comes before them."""
     checks = sorted(comparison.checks, key=lambda check: check.result == "pass")
     left = sum(check.result != "pass" for check in checks)
     if left:
@@ -26,7 +26,7 @@ def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
     at = f"{'compared ' if width >= 50 else ''}at {draw.when(comparison.at, now)}" if comparison.at is not None else ""
     rows = [draw.row(head, draw.line((at, "$muted")), width)]
     if older := age(comparison, view):
-        rows = draw.wrapped(f"! older: {safe.line(older)}", width, "bold $warning") + rows
+        rows = draw.wrapped(f"! {safe.line(older)}", width, "bold $warning") + rows
     for check in checks:
         rows += check_lines(check, width)
     return rows

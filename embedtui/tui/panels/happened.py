@@ -18,6 +18,7 @@ _LOOKS = {
     "rollback": ("⇄", "bold $old"),
     "index failed": ("✗", "$error"),
     "old model lost": ("✗", "$error"),
+    "old model answers": ("✓", "$success"),
 }
 """Glyph and style of what the audit log tells; all else is somebody's pencil."""
 _PENCIL = ("✎", "$primary")
@@ -57,8 +58,8 @@ class Entry:
 
     @property
     def look(self) -> tuple[str, str]:
-        """Glyph and style as things stand now: what is over is no longer red."""
-        return ("✓", "$muted") if self.over else (self.glyph, self.style)
+        """Glyph and style as things stand now: what is over is no longer red, and still no good news."""
+        return ("!", "$muted") if self.over else (self.glyph, self.style)
 
 
 def whose(entry: AuditEntry) -> str:
@@ -87,7 +88,7 @@ def event_look(event: Event) -> tuple[str, str]:
     """Glyph and style of an event."""
     if isinstance(event, Failed):
         return "✗", "$error"
-    if isinstance(event, Held) and event.holds:
+    if isinstance(event, Held) and any(hold.name != "pace" for hold in event.holds):
         return "◐", "$warning"
     return "·", ""
 
@@ -103,9 +104,10 @@ def _passed(event: Event, snapshot: Snapshot | None) -> bool:
         return False
     if event.fault_class is FaultClass.ROW:
         return snapshot.faulty == 0
-    return snapshot.condition is not Condition.FAILED and (
-        event.fault_class is not FaultClass.PROVIDER or not any(hold.name == "provider" for hold in snapshot.reasons)
-    )
+    if event.fault_class is FaultClass.PROVIDER and any(hold.name == "provider" for hold in snapshot.reasons):
+        return False
+    # of others no snapshot tells whether they are over
+    return event.fault_class is not None and snapshot.condition is not Condition.FAILED
 
 
 def _mended(entry: AuditEntry, snapshot: Snapshot | None) -> bool:

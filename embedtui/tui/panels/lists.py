@@ -23,9 +23,10 @@ def holds(view: View, width: int, height: int) -> Content:
         since = ""
         if hold.since is not None:
             since = figures.duration((snapshot.as_of - hold.since).total_seconds())
+        glyph, style = ("●", "$primary") if hold.name == "pace" else ("◐", "$warning")
         word = HOLD_WORDS.get(hold.name, safe.line(hold.name))
         rows.append(
-            draw.row(draw.line(("◐ ", "$warning"), (word, "bold $warning")), draw.line((since, "$muted")), width)
+            draw.row(draw.line((f"{glyph} ", style), (word, f"bold {style}")), draw.line((since, "$muted")), width)
         )
         rows += [draw.line("  ", each) for each in draw.wrapped(safe.line(hold.detail), width - 2, "$muted", limit=2)]
     return clipped(rows, height)

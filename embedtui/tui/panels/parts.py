@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from embedtui.model import Snapshot
 from embedtui.tui import draw
 from embedtui.tui.view import View
-
-LATE_SECONDS = 60.0
-"""A change that waits longer is worth a warning: the sync normally takes seconds."""
-
-
-def late(snapshot: Snapshot) -> bool:
-    """Whether a change waits longer than one normally does."""
-    return (snapshot.sync.oldest_seconds or 0) >= LATE_SECONDS
-
 
 HOLD_WORDS = {
     "replica_lag": "replica lag",
@@ -26,6 +16,7 @@ HOLD_WORDS = {
     "wal_rate": "WAL rate",
     "provider": "provider",
     "rate": "provider's rate limit",
+    "pace": "limit",
     "operator": "operator",
     "index": "index",
     "spend_cap": "spend cap",

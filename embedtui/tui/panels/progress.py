@@ -6,7 +6,7 @@ from textual.content import Content
 
 from embedtui.model import IndexMethod, Phase, PlacementKind, Snapshot
 from embedtui.tui import draw, figures, safe
-from embedtui.tui.panels.parts import late, loading
+from embedtui.tui.panels.parts import loading
 from embedtui.tui.view import View
 
 EMBEDDED = (Phase.INDEX, Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
@@ -37,8 +37,10 @@ def backfill(view: View, width: int, height: int) -> Content:
         (figures.number(status.rows), "bold"),
         (" of ", "$muted"),
         figures.number(status.total),
-        (" rows", "$muted"),
+        (f" {snapshot.counts}", "$muted"),
     )
+    if snapshot.phase is Phase.DONE:  # nobody counts them any more
+        of = draw.line(("the rows are no longer counted", "$muted"))
     shards = f"{figures.number(status.shards_done)}/{figures.number(status.shards)} shards" if status.shards else ""
     roomy = of.cell_length + len(shards) < width
     rows.append(draw.row(of, draw.line((shards, "$muted")), width) if roomy else of)
@@ -88,7 +90,9 @@ def _serving(view: View, snapshot: Snapshot, rows: list[Content], width: int, he
         told = ("  not known yet",) if snapshot.route.listeners else ("  no Router tells",)
     rows[-1] = draw.fitting(width, *(draw.line(rows[-1], (each, "$muted")) for each in told), rows[-1])
     rows.append(_spent(snapshot, width))
-    rows.append(draw.field("tokens", figures.short(snapshot.backfill.tokens)))
+    whose = (" by the new model; the old side's are not counted", " by the new model", "")
+    tokens = draw.field("tokens", figures.short(snapshot.backfill.tokens))
+    rows.append(draw.fitting(width, *(draw.line(tokens, (each, "$muted")) for each in whose)))
     spare = height - len(rows) - 2
     if len(view.searches) > 1 and spare >= 4:
         top = max(max(pair) for pair in view.searches)
@@ -102,11 +106,11 @@ def _serving(view: View, snapshot: Snapshot, rows: list[Content], width: int, he
 
 def _share(snapshot: Snapshot) -> float | None:
     status, embedded = snapshot.backfill, snapshot.phase in EMBEDDED
+    if snapshot.phase is Phase.DONE:
+        return 1.0
     if not status.total:
         return 1.0 if status.total == 0 and embedded else None
-    # Once the backfill is done, what is missing is what the application wrote just now: the Sync panel counts it.
-    coming = snapshot.sync.queued if embedded and not snapshot.faults else 0
-    return 1.0 if coming and status.rows + coming >= status.total else status.rows / status.total
+    return status.rows / status.total
 
 
 def _spent(snapshot: Snapshot, width: int) -> Content:
@@ -204,7 +208,7 @@ def sync(view: View, width: int, height: int) -> Content:
         rows = [draw.line(("○ ended ", "$muted"), (f"with the migration, {snapshot.phase}", "$muted"))]
         rows.append(draw.field("done", figures.number(status.synced), (" changes in all", "$muted")))
         return draw.lines((draw.cut(each, width) for each in rows), height)
-    behind = late(snapshot)
+    behind = snapshot.late
     if status.queued == 0 and not any(worker.alive for worker in snapshot.workers):
         head = draw.line(("○ no change waits ", ""), ("and no worker looks for more", "$muted"))
     elif status.queued == 0:
@@ -222,6 +226,8 @@ def sync(view: View, width: int, height: int) -> Content:
 
 def _pace(snapshot: Snapshot, width: int) -> list[draw.Part]:
     status = snapshot.backfill
+    if snapshot.phase.ended:
+        return []
     limits = []
     if status.requests_per_minute is not None:
         limits.append(f"{figures.short(status.requests_per_minute)} req")

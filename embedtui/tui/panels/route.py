@@ -8,7 +8,7 @@ from embedtui import formatting
 from embedtui.model import ListenerStatus, Phase, RollbackStatus, Side
 from embedtui.model.bridge import in_words
 from embedtui.tui import draw, figures, safe
-from embedtui.tui.panels.parts import late, loading
+from embedtui.tui.panels.parts import loading
 from embedtui.tui.view import View
 
 _TORN = 8
@@ -80,8 +80,7 @@ def rollback(view: View, width: int) -> list[Content]:
     elif status.fresh:
         more, why = (f"{_of_rows(status)}  F9 at any time", "  F9 at any time"), ""
         value = [("✓ fresh", "bold $success")]
-    elif not (status.missing or status.bridged) and status.stale <= snapshot.sync.queued and not late(snapshot):
-        # A live table always has a change or two on the way: no reason for an alarm.
+    elif snapshot.fresh_but_for:
         value, why = (
             [("✓ fresh", "bold $success"), (f" but for {figures.number(status.stale)} on the way", "$muted")],
             "",

@@ -45,6 +45,8 @@ class PlanScreen(DashboardScreen):
         self.plan: Plan | None = None
         self._trouble: Trouble | None = None
         self._reading = self._asking = False
+        self._read_at: tuple[object, ...] | None = None
+        """Where the migration stood when it was last read."""
 
     def body(self) -> ComposeResult:
         """The figures, the checks and the SQL."""
@@ -54,13 +56,19 @@ class PlanScreen(DashboardScreen):
             yield Sheet(self._statements, title="SQL of prepare and index", id="plan-sql", classes="box")
 
     def opened(self) -> None:
-        """Read the plan once."""
-        if self.plan is None and not self._reading and self.dashboard.snapshot is not None:
+        """Read the plan, and anew where the migration has moved on since."""
+        if not self._reading and self.dashboard.snapshot is not None and self._read_at != self._stand:
             self.action_again()
 
     def settings_changed(self) -> None:
         """Plan by them."""
         self.action_again()
+
+    @property
+    def _stand(self) -> tuple[object, ...]:
+        """Where the migration stands, as far as a plan tells of it."""
+        found = self.dashboard.snapshot
+        return () if found is None else (found.phase, found.route.active, found.route.canary)
 
     def refusal(self, action: str) -> str:
         """Asking costs a little, so who only watches does not."""
@@ -77,6 +85,7 @@ class PlanScreen(DashboardScreen):
 
     def _read(self, *, asking: bool) -> None:
         self._reading, self._asking, self._trouble = True, asking, None
+        self._read_at = self._stand
         self.ask_engine(lambda engine: engine.plan(check_provider=asking), PlanRead, key=PlanRead)
         self._fill()
 

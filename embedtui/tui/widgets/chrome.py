@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
-from embedtui.model import Condition, Side
+from embedtui.model import Condition, Side, Snapshot
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.panels.alerts import alert
@@ -44,16 +44,21 @@ def header(view: View, width: int, _height: int = 1) -> Content:
         found = alert(snapshot)
         if found is not None and snapshot.condition is Condition.IDLE:
             glyph, word, style = "✗" if found.style == "$error" else "!", found.word.lower(), found.style
+        elif _unanswered(snapshot):
+            glyph, word, style = "✗", "old model is dead,", "$error"
         parts += [(f"{glyph} {word} ", f"bold {style}"), (str(snapshot.phase), style)]
     if snapshot.migration is not None and width >= 60:
         parts += ["   ", serving(view)]
-    if view.stale:
+    if view.stale and not view.late:
         right = draw.line(
             (" ✗ wrong settings " if view.link.ours else " ✗ database lost ", "bold $background on $error"),
             (f" {figures.duration(view.link.seconds)}, seen {draw.clock(snapshot.as_of)} ", "$error"),
         )
         if width < 100:
             parts = [name, (safe.line(view.table), "bold")]
+    elif view.late:
+        old = f"! {figures.duration(view.link.seconds)} old, of {draw.clock(snapshot.as_of)} "
+        right = draw.line(_watch(view), (old, "bold $warning"))
     else:
         right = draw.line(_watch(view), (draw.clock(snapshot.as_of) + " ", "$muted"))
     left = draw.line(*parts)
@@ -63,6 +68,12 @@ def header(view: View, width: int, _height: int = 1) -> Content:
             left = named
             break
     return draw.row(left, right, width)
+
+
+def _unanswered(snapshot: Snapshot) -> bool:
+    """Whether searches need a model that is dead."""
+    route = snapshot.route
+    return bool(snapshot.old_gone) and route.active is Side.OLD and route.canary < 100 and not route.bridging
 
 
 def serving(view: View) -> Content:

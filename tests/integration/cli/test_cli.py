@@ -426,11 +426,11 @@ def test_status_says_who_follows_and_how_fast(run: InProcess) -> None:
     dsn = run.environ["DATABASE_URL"]
     execute(dsn, DOCUMENTS)
     assert run("run", "--table", "documents").code == 0
-    assert ", 0 listeners\n" in run("status").out
+    assert ", no Router heard from: searches are not counted\n" in run("status").out
     with Router(dsn) as router, psycopg.connect(dsn, autocommit=True) as conn:
         router.route("documents").search(conn, [1, 1, 1, 2], 1)
         assert run("cutover", "--yes", "--override", "gate=a test").code == 0
-        current = r"1 listener \(the last flip reached all in [\d,]+ ms\), searches 1 old, 0 new"
+        current = r"1 Router \(the last flip reached all in [\d,]+ ms\), searches 1 old, 0 new"
         end = time.monotonic() + 60
         while not re.search(current, said := run("status").out):
             assert time.monotonic() < end, said
@@ -440,7 +440,7 @@ def test_status_says_who_follows_and_how_fast(run: InProcess) -> None:
             " searches_new) SELECT gen_random_uuid(), name, host, 1, 'behind', epoch - 1, epoch_seen_at, 5, 0"
             " FROM embedtui.listener",
         )
-        assert "2 listeners (1 still on an older epoch), searches 6 old, 0 new" in run("status").out
+        assert "2 Routers (1 still on an older epoch), searches 6 old, 0 new" in run("status").out
 
 
 def test_a_run_by_other_settings_is_refused(run: InProcess) -> None:

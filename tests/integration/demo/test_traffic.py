@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,10 +14,12 @@ import numpy as np
 import psycopg
 import pytest
 
+from embedtui.demo import writing
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
-from embedtui.demo.questions import ANSWERS
-from embedtui.demo.traffic import Traffic
+from embedtui.demo.models import LatentSemantics
+from embedtui.demo.questions import ANSWERS, QUESTIONS
+from embedtui.demo.traffic import NOTES, Traffic
 from embedtui.errors import EmbedtuiError
 from embedtui.model import EmbeddingModel
 from tests.kits.support import wait_for
@@ -94,6 +99,42 @@ def test_acknowledged_writes_are_there_with_the_old_models_vectors(database: str
     assert answers == [("about os.path.split",)]
     assert sessions == (0,)
     assert traffic.counts == counts, "something went on after stop()"
+
+
+def test_it_deletes_as_many_notes_as_it_inserts_whoever_inserted_them(database: str, api: LoopbackServer) -> None:
+    make_table(database)
+    dice = random.Random(0)
+    with psycopg.connect(database) as conn:
+        for number in range(2 * NOTES + 5):
+            conn.execute("INSERT INTO documents (name, content) VALUES (%s, %s)", writing.note(number, dice))
+    with application(database, api) as traffic:
+        wait_for(lambda: list(traffic.ledger().values()).count(None) >= 6)
+    with psycopg.connect(database) as conn:
+        notes = conn.execute("SELECT count(*) FROM documents WHERE name LIKE 'note.%'").fetchone()
+    assert notes is not None and notes[0] < 2 * NOTES + 5
+
+
+def test_what_it_writes_answers_no_question() -> None:
+    """No word of a question is in it, except where a document had it before."""
+    asked = {word for question in QUESTIONS for word in re.findall(r"\w+", question.text.casefold())}
+    dice = random.Random(1)
+    texts = [writing.note(number, dice)[1] for number in range(200)]
+    edits = [writing.edited("before", dice) for _ in range(200)]
+    written = {word for text in (*texts, *edits) for word in re.findall(r"\w+", text.casefold())}
+    assert not written & asked
+    assert len(set(texts)) > 190, "notes are near copies of one another"
+    assert writing.edited(edits[0], dice).count(writing.FOOTER) == 1
+
+
+def test_an_edit_has_another_vector() -> None:
+    """Else the old vector that is stored with it would look like one that was left as it was."""
+    model = LatentSemantics(lambda: [f"{word} {word[::-1]}" for word in (*writing.HABITS, "split", "path")] * 2)
+    dice = random.Random(2)
+    texts = ["split path"]
+    for _ in range(20):
+        texts.append(writing.edited(texts[-1], dice))
+    vectors = model(texts)
+    assert all((first != second).any() for first, second in itertools.pairwise(vectors))
 
 
 def test_failures_are_counted_and_told_without_the_key(database: str, api: LoopbackServer) -> None:

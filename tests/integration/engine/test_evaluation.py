@@ -57,24 +57,27 @@ def test_there_is_no_evaluation_before_the_first(database: str) -> None:
     [
         (
             "UPDATE docs SET content = 'x' || id WHERE id::int < 11",
-            "11 of 200 rows changed since (5.5 %, more than 5 %)",
+            "11 changes to 200 rows since (5.5 %, more than 5 %)",
         ),
         ("UPDATE docs SET content = 'x' || id WHERE id::int < 10", ""),
-        ("INSERT INTO docs (id, category, content) SELECT 'n' || n, 0, 'x' FROM generate_series(1, 11) n", "11 of 200"),
-        ("DELETE FROM docs WHERE id::int < 11", "11 of 200"),
+        (
+            "INSERT INTO docs (id, category, content) SELECT 'n' || n, 0, 'x' FROM generate_series(1, 11) n",
+            "11 changes to 200",
+        ),
+        ("DELETE FROM docs WHERE id::int < 11", "11 changes to 200"),
         ("TRUNCATE docs", "truncated or rewritten"),
         ("DROP INDEX docs_new", "the index docs_new it saw is gone"),
         ("REINDEX INDEX docs_new", "the index docs_new was built since"),
-        ("UPDATE embedtui.migration SET synced = synced + 11", "11 of 200"),
+        ("UPDATE embedtui.migration SET synced = synced + 11", "11 changes to 200"),
         (
             "INSERT INTO embedtui.queue (migration, key, kind) SELECT 1, '{1}', 'u' FROM generate_series(1, 30)",
-            "11 of 200",
+            "at least 11 changes to 200",
         ),
         ("INSERT INTO embedtui.queue (migration, key, kind) SELECT 7, '{1}', 'u' FROM generate_series(1, 30) n", ""),
         (
             "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block, rows)"
             " VALUES (1, 1, 1, 0, 1, 11)",
-            "11 of 200",
+            "11 changes to 200",
         ),
     ],
 )
@@ -105,7 +108,7 @@ def test_with_change_capture_only_changed_content_counts(database: str) -> None:
     with connect(database, name="test") as conn:
         status = current_evaluation(conn, migration)
     assert status is not None
-    assert "11 of 200" in status.why_void
+    assert "11 changes to 200" in status.why_void
 
 
 def test_the_drift_that_voids_is_a_setting(database: str) -> None:
@@ -117,7 +120,7 @@ def test_the_drift_that_voids_is_a_setting(database: str) -> None:
     with connect(database, name="test") as conn:
         status = current_evaluation(conn, migration)
     assert status is not None
-    assert status.why_void == "5 of 200 rows changed since (2.5 %, more than 1 %)"
+    assert status.why_void == "5 changes to 200 rows since (2.5 %, more than 1 %)"
 
 
 def test_an_evaluation_of_other_models_is_void(database: str) -> None:

@@ -365,6 +365,14 @@ def test_where_a_router_was_ever_heard_the_side_table_stays(database: str) -> No
         said = {each.name: each for each in cleanup_notices(conn, migration, CleanupChoice())}
         assert "a Router was heard from" in said["side table"].detail and "--fold" in said["side table"].hint
         assert said["heard"].result == "pass"
+        for searches in (961, 12):  # those of an application that began anew are counted with what went before
+            conn.execute(
+                "INSERT INTO embedtui.listener (id, name, host, pid, application, epoch, epoch_seen_at, searches_old,"
+                " searches_new) VALUES (gen_random_uuid(), 'documents', 'web', 1, 'search-api', 1, now(), 0, %s)",
+                [searches],
+            )
+        heard = next(each for each in cleanup_notices(conn, migration, CleanupChoice()) if each.name == "heard")
+        assert "Router search-api (973 searches of the new side since 20" in heard.detail
         assert decided(conn, migration, FOLD).fold is True
 
 

@@ -473,7 +473,7 @@ def test_stop_ends_a_wait_and_no_transaction_is_open_during_it(kit: Kit) -> None
     wait_for(lambda: pacer.hold is not None)
     hold = pacer.hold
     assert hold is not None
-    assert hold.name == "rate"
+    assert (hold.name, hold.detail) == ("pace", "Runs at the limit of 1 tokens a minute.")
     states = kit.conn.execute(
         "SELECT DISTINCT xact_start IS NULL OR state <> 'idle in transaction' FROM pg_stat_activity"
         " WHERE application_name = 'embedtui/pace'"
@@ -813,7 +813,7 @@ def test_a_pace_so_slow_that_each_waits_is_one_hold_and_not_many(kit: Kit) -> No
         wait_for(lambda: len(answered) >= many and pacer.hold)
         later = pacer.hold
         assert first is not None and later is not None
-        assert (later.name, later.since) == ("rate", first.since)
+        assert (later.name, later.since) == ("pace", first.since)
     finally:
         done.set()
         kit.stop.set()

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from embedtui.engine.engine import Engine
-from embedtui.engine.snapshot import RATE_SECONDS, RATE_WITHHELD_SECONDS, RateMeter, read_snapshot
+from embedtui.engine.snapshot import RATE_SECONDS, RATE_WITHHELD_SECONDS, RateMeter, Trend, read_snapshot
 from embedtui.model import Condition, Migration, Phase, Snapshot
 from embedtui.postgres import locks
 from embedtui.postgres.connect import Connection, host_name
@@ -92,6 +92,18 @@ def test_a_counter_that_begins_again_begins_a_new_rate() -> None:
     assert meter.add(100) is None
     now = 10.0
     assert meter.add(600) == pytest.approx(100)
+
+
+def test_a_queue_grows_once_it_has_for_some_time() -> None:
+    now = 0.0
+    trend = Trend(lambda: now)
+    found = []
+    for second in range(13):
+        now = float(second)
+        found.append(trend.grows(5 * second, float(second)))
+    assert found == [False] * 10 + [True] * 3
+    now = 13.0
+    assert not trend.grows(40, 13.0), "it shrinks"
 
 
 def test_a_models_shutdown_is_a_notice_until_the_migration_has_ended(database: str) -> None:

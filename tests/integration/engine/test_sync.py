@@ -148,6 +148,21 @@ def test_an_old_model_that_is_away_never_holds_up_the_new_side(
     api.faults.clear()
     wait_for(lambda: following.engine.snapshot().rollback.fresh is True, "it does not come back by itself")
     assert following.vector_is(1, Side.OLD) and following.vector_is(2, Side.OLD)
+    acts = [entry.act for entry in reversed(following.engine.audit(100)) if entry.act.startswith("old model")]
+    assert acts == ["old model lost", "old model answers"]
+
+
+def test_an_old_model_that_was_not_asked_is_not_blamed(following: Following) -> None:
+    following.edit(1, 2)
+    wait_for(lambda: following.engine.snapshot().rollback.stale == 2 and not following.engine.snapshot().sync.queued)
+    following.engine.pause()
+    two_beats(following.engine.dsn)
+    following.engine.cutover(10, override={"gate": "test"})
+    assert following.engine.snapshot().rollback.why == f"{OLD} is still to embed them"
+    following.engine.rollback()
+    assert following.engine.snapshot().rollback.why == f"{OLD} is still to embed them"
+    following.engine.resume()
+    wait_for(lambda: following.engine.snapshot().rollback.stale == 0)
 
 
 def test_a_text_the_old_model_rejects_is_counted_as_stale(following: Following, api: LoopbackServer) -> None:

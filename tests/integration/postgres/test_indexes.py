@@ -87,7 +87,7 @@ def test_the_statement_shown_is_the_one_run(conn: Connection) -> None:
     (statement,) = indexes.create_sql(conn, make_migration(), IndexSettings())
     assert statement.as_string(conn) == (
         'CREATE INDEX CONCURRENTLY "idx_documents_embedding_v2" ON "public"."documents" USING hnsw'
-        ' ("embedding_v2" "public"."vector_cosine_ops") WITH ("m" = 16, "ef_construction" = 64)'
+        ' ("embedding_v2" "public"."vector_cosine_ops")'
     )
     (ivfflat,) = indexes.create_sql(conn, make_migration(), IndexSettings(IndexMethod.IVFFLAT))
     assert ivfflat.as_string(conn).endswith(

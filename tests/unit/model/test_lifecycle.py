@@ -20,6 +20,7 @@ from embedtui.model import (
     Hold,
     IndexMethod,
     IndexStatus,
+    ListenerStatus,
     Phase,
     RouteStatus,
     Side,
@@ -172,6 +173,12 @@ ON_IT = WorkerStatus(1, "here", 7, "bridge: fitting", NOW, 0.1, True)
 )
 def test_a_dead_old_model_is_bridged_until_the_new_side_is_whole(snapshot: Snapshot, act: str) -> None:
     assert next_action(snapshot)[0] == act
+
+
+def test_searches_that_no_router_counts_are_not_told_to_be_watched_here() -> None:
+    heard = ListenerStatus("web", 7, "shop", 2, 0, 9, 0.1)
+    assert "which no Router counts" in next_action(at(Phase.SOAK, ON_NEW))[1]
+    assert "watch searches and" in next_action(at(Phase.SOAK, replace(ON_NEW, listeners=(heard,))))[1]
 
 
 @given(snapshots() | st.just(Snapshot(NOW)))
