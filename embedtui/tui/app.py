@@ -349,4 +349,4 @@ class Dashboard(Others):
 
     def action_help_quit(self) -> None:
         """Ctrl-C does not interrupt production's migration by reflex; it says how to leave."""
-        self.say("q quits; D leaves the work running.")
+        self.say("q quits; D leaves the work running." if self.bridge.detachable else "q quits.")

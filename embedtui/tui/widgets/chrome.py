@@ -110,7 +110,7 @@ def rail(active: str, faults: int, width: int) -> Content:
 
 
 def footer(view: View, keys: tuple[Key, ...], width: int) -> Content:
-    """Keys with words, as many as fit; rollback keeps its place on the right on every screen."""
+    """Keys with words, as many as fit; rollback keeps its place on the right on every screen while it can be."""
     live = view.way_back
     roll = draw.line(
         draw.link(
@@ -118,6 +118,8 @@ def footer(view: View, keys: tuple[Key, ...], width: int) -> Content:
         ),
         draw.link(" Roll back ", "bold $warning" if live else "$muted", "app.perform('rollback')"),
     )
+    if view.phase.ended and not live:
+        roll = Content("")
     gap = "  " if width < 100 else "   "
     items = [
         draw.line(
