@@ -184,6 +184,11 @@ class FilteredScreen(DashboardScreen):
         """The field; hidden until it is opened."""
         return Input(placeholder="filter", id="filter", compact=True)
 
+    @property
+    def filtered(self) -> bool:
+        """Whether a filter is open, or holds words."""
+        return bool(self.words) or self.query_one("#filter").has_class("-open")
+
     def filter_changed(self) -> None:
         """List anew what matches."""
 
