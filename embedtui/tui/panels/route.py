@@ -124,9 +124,8 @@ def evaluation(view: View, width: int) -> list[Content]:
         if draw.field("evidence", *head, why).cell_length <= width:
             head.append(why)
         else:
-            more = [
-                draw.line(" " * 9, each) for each in draw.wrapped(safe.line(status.why_void), width - 9, "$warning")
-            ]
+            said = draw.wrapped(safe.line(status.why_void), width - 9, "$warning", 4)
+            more = [draw.line(" " * 9, each) for each in said]
     else:
         head.append((f"  {figures.number(status.queries)} queries, {status.low_overlap} low", "$muted"))
     second = draw.field("overlap", figures.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
