@@ -109,6 +109,8 @@ class Dashboard(Others):
         super().__init__()
         self.bridge = Bridge(open_engine, self.post_message, interval=interval)
         self.readonly = readonly
+        self.elsewhere = ""
+        """The command that shows this in another terminal; empty where it is plain."""
         self.link = Link()
         self.comparison: Comparison | None = None
         """The newest comparison, with the verdicts given here."""

@@ -20,10 +20,10 @@ class WaitingDialog(Dialog[None]):
 
     AUTO_FOCUS = ""
 
-    def __init__(self, prepared: Callable[[Any], Dialog[Any]]) -> None:
+    def __init__(self, prepared: Callable[[Any], Any]) -> None:
         """``prepared`` makes and opens the dialog with what was found."""
         super().__init__("")
-        self._prepared = prepared
+        self.prepared = prepared
         self._typed = ""
         self._next: Dialog[Any] | None = None
 
@@ -46,8 +46,9 @@ class WaitingDialog(Dialog[None]):
 
     def open_next(self, found: object) -> None:
         """Open the dialog about what was ``found``, with what was typed ahead."""
-        self._next = self._prepared(found)
-        if self._typed:
+        opened = self.prepared(found)
+        self._next = opened if isinstance(opened, Dialog) else None
+        if self._typed and self._next is not None:
             self._next.type_in(self._typed)
 
     def on_read_failed(self, message: ReadFailed) -> None:
