@@ -63,11 +63,12 @@ def _demo(*, headless: bool = False, as_json: bool = False, dead: bool = False, 
     )
 
 
-def _dashboard(open_engine: Callable[[EventSink], Engine], *, dead: bool) -> int:
+def _dashboard(open_engine: Callable[[EventSink], Engine], elsewhere: str, *, dead: bool) -> int:
     from embedtui.tui import run_dashboard
 
     # on the day that the old model dies nobody has begun to migrate yet
-    return run_dashboard(open_engine, autostart=not dead, again=f"{called()} demo{' --dead' if dead else ''}")
+    again = f"{called()} demo{' --dead' if dead else ''}"
+    return run_dashboard(open_engine, autostart=not dead, again=again, elsewhere=elsewhere)
 
 
 # ---------------------------------------------------------------------------------------------------- dashboard

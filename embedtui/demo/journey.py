@@ -44,14 +44,18 @@ OpenEngine = Callable[[EventSink | None], Engine]
 """Opens the demo's migration; may block."""
 
 
+_STOPPING = "Stopping the demo: what is paid for is stored …"
+
+
 def run_demo(
-    *, headless: bool, as_json: bool, reset: bool, dashboard: Callable[[OpenEngine], int], dead: bool = False
+    *, headless: bool, as_json: bool, reset: bool, dashboard: Callable[[OpenEngine, str], int], dead: bool = False
 ) -> int:
     """What `embedtui demo` does; returns the exit code.
 
     ``dead`` is the story in which the old model is shut down.
 
-    ``dashboard`` shows a migration until the operator leaves, given how to open its engine. Headless, the documents
+    ``dashboard`` shows a migration until the operator leaves, given how to open its engine and the command
+    by which another terminal sees it. Headless, the documents
     are always made anew; progress goes to stderr, the report to stdout.
     """
 
@@ -62,13 +66,18 @@ def run_demo(
     if not headless:
         pace = SHUTDOWN_TOKENS_PER_MINUTE if dead else WATCHABLE_TOKENS_PER_MINUTE
         with Demo(reset=reset, dead=dead, tokens_per_minute=pace, out=out) as demo:
-            out(f'From a second terminal: DATABASE_URL="{demo.dsn}" {called()} status --watch')
+            elsewhere = f'DATABASE_URL="{demo.dsn}" {called()} status --watch'
+            out(f"From a second terminal: {elsewhere}")
             if not dead:
-                return dashboard(functools.partial(demo.open_engine, kind=SubprocessEngine))
+                code = dashboard(functools.partial(demo.open_engine, kind=SubprocessEngine), elsewhere)
+                out(_STOPPING)  # its parts take seconds to end, before an empty screen
+                return code
             from embedtui.demo.shutdown import dying  # which is made of this module's parts
 
             with dying(demo) as open_engine:
-                return dashboard(open_engine)
+                code = dashboard(open_engine, elsewhere)
+                out(_STOPPING)
+                return code
     with Demo(reset=True, dead=dead, out=out) as demo:
         report = run_journey(demo, out=out)
     sys.stdout.write(f"{json.dumps(asdict(report)) if as_json else report.text()}\n")

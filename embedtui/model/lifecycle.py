@@ -21,6 +21,7 @@ _ORDER = tuple(Phase)
 _BEFORE_INDEX = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL)
 _SWITCHED = (Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
 """Phases in which the pointer may move: one of cleanup with the old side in charge is that of one taken back."""
+_ARCHIVE = "An archive, where one was made, holds its vectors."
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -168,10 +169,21 @@ def _cutover(snapshot: Snapshot) -> Blocker | None:
 
 
 def _rollback(snapshot: Snapshot) -> Blocker | None:
-    """At once, whatever else goes on: only where there is nothing to go back from."""
+    """At once, whatever else goes on: only where there is nothing to go back from, or to."""
     if snapshot.phase is Phase.ABORTED:
         return Blocker("phase", "The migration was aborted: the old side serves.")
+    if snapshot.migration is not None and snapshot.migration.run_state.gone is Side.OLD:
+        return old_side_dropped(snapshot)
     return None
+
+
+def old_side_dropped(snapshot: Snapshot) -> Blocker:
+    """Why nothing can be rolled back where the old side is gone: what is left to do is the rest of the cleanup."""
+    table = f" of {snapshot.migration.table}" if snapshot.migration else ""
+    why = f"The old side{table} has been dropped by the cleanup."
+    if snapshot.phase is Phase.DONE:
+        return Blocker("cleaned", f"{why} There is nothing to go back to.", _ARCHIVE)
+    return Blocker("cleaned", why, f"{_ARCHIVE} Complete the cleanup.", remedies=(Remedy.CLEANUP,))
 
 
 def _bridge(snapshot: Snapshot) -> Blocker | None:

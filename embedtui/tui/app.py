@@ -109,6 +109,8 @@ class Dashboard(Others):
         super().__init__()
         self.bridge = Bridge(open_engine, self.post_message, interval=interval)
         self.readonly = readonly
+        self.elsewhere = ""
+        """The command that shows this in another terminal; empty where it is plain."""
         self.link = Link()
         self.comparison: Comparison | None = None
         """The newest comparison, with the verdicts given here."""
@@ -349,4 +351,4 @@ class Dashboard(Others):
 
     def action_help_quit(self) -> None:
         """Ctrl-C does not interrupt production's migration by reflex; it says how to leave."""
-        self.say("q quits; D leaves the work running.")
+        self.say("q quits; D leaves the work running." if self.bridge.detachable else "q quits.")

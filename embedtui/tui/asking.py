@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from textual import events
-
 from embedtui.tui.base_app import BaseApp
 from embedtui.tui.bridge import Bridge, Task
 from embedtui.tui.dialogs import Dialog, WaitingDialog
@@ -25,14 +23,15 @@ class AskingApp(BaseApp[None]):
 
     def ask(
         self, dialog: Dialog[A], task: Callable[[A], Task[Any]], do: Callable[[Task[Any]], None] | None = None
-    ) -> None:
-        """Open ``dialog``, and ``do`` (by default as :meth:`Bridge.do`) the task that its answer means."""
+    ) -> Dialog[A]:
+        """Open ``dialog`` and return it; ``do`` (by default as :meth:`Bridge.do`) the task that its answer means."""
 
         def answered(answer: A | None) -> None:
             if answer:
                 (do or self.bridge.do)(task(answer))
 
         self.push_screen(dialog, answered)
+        return dialog
 
     def ask_after(
         self,
@@ -44,20 +43,14 @@ class AskingApp(BaseApp[None]):
         """As :meth:`ask`, with a dialog about what ``look`` finds; its place is kept meanwhile."""
         waiting = WaitingDialog(lambda found: self.ask(dialog(found), task, do))
         self.push_screen(waiting)
-        self.bridge.read(look, functools.partial(DialogPrepared, waiting), self.post_message, key=waiting)
+        # By way of the place-keeper: so what was found comes here after the keys that it was given before.
+        self.bridge.read(look, functools.partial(DialogPrepared, waiting), waiting.post_message, key=waiting)
 
     def on_dialog_prepared(self, message: DialogPrepared) -> None:
         """Open the dialog only where its place is still kept; what was typed ahead is for it."""
-        if self.screen is not message.dialog:
-            return
-        self.pop_screen()
-        message.dialog.prepared(message.found)
-
-        def type_ahead() -> None:
-            for character in message.dialog.typed:
-                self.post_message(events.Key("space" if character == " " else character, character))
-
-        self.screen.call_after_refresh(type_ahead)
+        if self.screen is message.dialog:
+            self.pop_screen()
+            message.dialog.open_next(message.found)
 
     def on_read_failed(self, message: ReadFailed) -> None:
         """A dialog that cannot say anything is not opened."""

@@ -69,13 +69,13 @@ class BaseApp(CrashLogged[R]):
         self, text: str, *, title: str = "", severity: Literal["information", "warning", "error"] = "information"
     ) -> None:
         """Show a short message in the corner; never read as markup."""
-        self.notify(safe.line(text), title=title, severity=severity, markup=False, timeout=5)
+        self.notify(safe.line(text), title=title, severity=severity, markup=False, timeout=4)
 
     def trouble(self, trouble: Trouble) -> None:
         """Show an error in the corner: what, and what to do."""
         hint = worded(trouble.hint, trouble.remedies)
         text = safe.line(trouble.message) + (f"\n{hint}" if hint else "")
-        self.notify(text, title=trouble.title, severity="error", markup=False, timeout=10)
+        self.notify(text, title=trouble.title, severity="error", markup=False, timeout=8)
 
     def call_for(self, text: str) -> None:
         """Ring the bell, and ask the terminal for a desktop notification, for somebody who is not looking."""

@@ -42,6 +42,10 @@ class Blind:
             return Side.NEW, Side.OLD
         return Side.OLD, Side.NEW
 
+    def place(self, query: QueryComparison) -> float:
+        """Where the query is listed: any order by figures would give away how much its sides differ."""
+        return random.Random(f"{self._seed} place {query.query_id}").random()
+
     def refusal(self, verdict: str) -> str:
         """Why ``verdict`` cannot be given now; empty where it can."""
         if self.on and verdict in ("old", "new"):

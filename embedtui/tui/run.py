@@ -30,16 +30,19 @@ def run_dashboard(
     autostart: bool = False,
     notify: bool = True,
     again: str = "embedtui run --follow",
+    elsewhere: str = "",
     opens: str = "overview",
 ) -> int:
     """Show the dashboard until the operator leaves; returns an exit code.
 
     ``open_engine(on_event)`` makes the engine; it is called on a thread of its own, may block, and is called again
     while it fails. The engine is closed on leaving. ``autostart`` begins the work at once, ``readonly`` only watches,
-    ``notify`` rings the bell when somebody is needed, ``again`` is the command that goes on with the work, and
-    ``opens`` the screen that is shown first.
+    ``notify`` rings the bell when somebody is needed, ``again`` is the command that goes on with the work,
+    ``elsewhere`` the one that shows it in another terminal, where that is not plain, and ``opens`` the screen that is
+    shown first.
     """
     app = Dashboard(open_engine, readonly=readonly, autostart=autostart, notify=notify, opens=opens)
+    app.elsewhere = elsewhere
     with signals_restored(), responsive():
         app.run()
     said = farewell(app, again)

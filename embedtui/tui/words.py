@@ -10,6 +10,7 @@ WORDS: tuple[tuple[str, str], ...] = (
     ("epoch", "the pointer's version: every move adds one, and a Router says which one it has seen."),
     ("evidence", "the newest recorded comparison, and whether it is still about the present state."),
     ("faulty", "a row whose text the provider refuses, again and again, while others pass."),
+    ("gain", "nDCG of the new side less that of the old one, for one query: +0.38 is better, -0.38 worse."),
     ("gate", "the checks that a comparison has to pass before a cutover."),
     ("held", "the work waits for a named reason (the provider, replica lag, an operator …) and goes on after it."),
     ("HOT", "an update that stays on its page and costs no index entry. A low share means slow writes."),
@@ -25,7 +26,8 @@ WORDS: tuple[tuple[str, str], ...] = (
     ("soak", "the time after the cutover in which both sides are kept current, so that F9 finds them so."),
     ("stale", "a vector of earlier text. missing: no vector at all. unknown: nobody can tell."),
     ("sync", "embedding again what the application changes."),
-    ("verdict", "yours on a query: n, o, s, b on Compare; the gate's: PASS, FAIL, INCONCLUSIVE."),
+    ("tied", "at the same distance as others: in which order these come is chance, and no move up or down."),
+    ("verdict", "yours on a query: n, o, s, b on Compare, · before it is given; the gate's: PASS, FAIL, INCONCLUSIVE."),
     ("void", "a comparison of a state that is no longer there: compare again."),
 )
 """In the order of the alphabet."""

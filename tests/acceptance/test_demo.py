@@ -63,7 +63,7 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dashboard_gets_a_prepared_migration_with_questions(capsys: pytest.CaptureFixture[str]) -> None:
     opened: list[str] = []
 
-    def dashboard(open_engine: OpenEngine) -> int:
+    def dashboard(open_engine: OpenEngine, elsewhere: str) -> int:
         engine = open_engine(None)
         opened.append(engine.dsn)
         snapshot = engine.snapshot()
@@ -82,7 +82,7 @@ def test_dashboard_gets_a_prepared_migration_with_questions(capsys: pytest.Captu
     assert f'DATABASE_URL="{opened[0]}" embedtui status --watch' in line
 
 
-def no_dashboard(open_engine: OpenEngine) -> int:
+def no_dashboard(open_engine: OpenEngine, elsewhere: str) -> int:
     raise AssertionError("headless")
 
 
@@ -148,7 +148,7 @@ def test_beside_a_dashboard_it_dies_after_a_while_and_the_screen_counts(monkeypa
     monkeypatch.setattr(journey, "SHUTDOWN_TOKENS_PER_MINUTE", None)
     events: list[str] = []
 
-    def dashboard(open_engine: OpenEngine) -> int:
+    def dashboard(open_engine: OpenEngine, elsewhere: str) -> int:
         engine = open_engine(lambda event: events.append(event.text))
         assert engine.snapshot().notices == () and engine.snapshot().backfill.rows == 0
 
@@ -167,7 +167,7 @@ def test_beside_a_dashboard_it_dies_after_a_while_and_the_screen_counts(monkeypa
 
     assert run_demo(headless=False, as_json=False, reset=True, dead=True, dashboard=dashboard) == 7
 
-    def again(open_engine: OpenEngine) -> int:
+    def again(open_engine: OpenEngine, elsewhere: str) -> int:
         engine = open_engine(None)
         assert engine.snapshot().route.bridged and engine.ask_old_model(), "what died before is dead"
         engine.close()

@@ -220,7 +220,7 @@ DONE = replace(
     STALE,
     phase=Phase.DONE,
     condition=Condition.IDLE,
-    migration=replace(MIGRATION, phase=Phase.DONE),
+    migration=replace(MIGRATION, phase=Phase.DONE, settings={**MIGRATION.settings, "gone": "old"}),
     sync=SyncStatus(0, None, 7_330),
     rollback=RollbackStatus(None),
     workers=(),

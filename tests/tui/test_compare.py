@@ -11,13 +11,15 @@ from embedtui.model import Check, RankedRow, Side, SweepPoint
 from embedtui.tui.app import Dashboard
 from embedtui.tui.blind import Blind
 from embedtui.tui.dialogs import PromptDialog
+from embedtui.tui.messages import QuerySearched
 from embedtui.tui.panels.comparison import as_text, headline, marked, whereabouts
 from embedtui.tui.panels.measures import measure_lines
 from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.widgets.document import Document
-from embedtui.tui.widgets.rankings import Rankings, move, score
+from embedtui.tui.widgets.rankings import Rankings, move, score, tied
+from embedtui.tui.words import WORDS
 from tests.tui import states
-from tests.tui.conftest import Open, front, painting, picture, said, until
+from tests.tui.conftest import Open, front, painting, picture, present, said, until
 
 LONG = 60.0
 
@@ -91,11 +93,76 @@ def test_measures_say_what_the_gate_says() -> None:
     text = "\n".join(line.plain for line in measure_lines(judged, 46))
     for words in ("Different, not worse", "MRR", "52 % changed", "2.0 % of the exact results lost", "2.1, 4.8 ms"):
         assert words in text
-    assert "hnsw.ef_search 80: 97 % found at 2.0 ms" in text
+    assert "hnsw.ef_search 80: 97 % found at 2.0 ms" in " ".join(text.split())
     bare = replace(states.MEASURES, judged=0, ndcg_old=None, ndcg_new=None, unknown=("How real queries fare",))
     lines = [line.plain for line in measure_lines(replace(judged, measures=bare), 46)]
     assert "different, not worse" in "\n".join(lines)
     assert lines.index("? How real queries fare") < lines.index("queries by overlap"), "cut off last"
+
+
+@pytest.mark.parametrize("width", [42, 46, 77, 90, 158])
+def test_no_figure_is_cut_where_it_can_go_on_below(width: int) -> None:
+    sweep = tuple(SweepPoint("hnsw.ef_search", value, 0.94, 1.0, 1_234.5) for value in (40, 10_000))
+    rows = measure_lines(replace(states.COMPARISON, measures=replace(states.MEASURES, sweep=sweep)), width)
+    text = "\n".join(line.plain for line in rows)
+    assert "…" not in text
+    assert all(line.cell_length <= width for line in rows)
+    assert "hnsw.ef_search 10,000: 94 %" in text and "1234.5 ms" in text and "90–100 %" in text
+
+
+def test_among_equal_distances_nothing_moves() -> None:
+    """What is at one distance may come in any order: only a row that surely moved has an arrow."""
+    old = tuple(RankedRow((str(key),), rank, 0.337, "x") for rank, key in enumerate((1, 2, 3, 4, 5), 1))
+    new = tuple(
+        RankedRow((str(key),), rank, 0.9 if key == 1 else 0.2, "x") for rank, key in enumerate((5, 4, 3, 2, 1), 1)
+    )
+    assert all(tied(row, old, new) for row in old), "among five equals any may have been last before"
+    assert [tied(row, new, old) for row in new] == [True] * 5
+    surely = tuple(replace(row, distance=0.1 if row.rank == 1 else 0.337) for row in old)
+    assert [tied(row, surely, new) for row in surely] == [False, True, True, True, True], "the first was the last"
+    apart = tuple(replace(row, distance=row.rank / 10) for row in new)
+    assert not any(tied(row, apart, apart) for row in apart)
+    assert not tied(replace(old[0], key=("9",)), old, new), "it came or went"
+
+
+async def test_one_escape_takes_back_one_thing(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        screen = await opened(app, pilot)
+        asked = replace(states.QUERIES[1], query_id=0, text="mine")
+        screen.on_query_searched(QuerySearched(asked))
+        await pilot.press("slash", *"mine", "enter", "m")
+        await pilot.press("escape")
+        assert not screen.has_class("-figures") and screen.words == ("mine",)
+        await pilot.press("escape")
+        await until(pilot, lambda: not screen.filtered)
+        assert screen.asked is asked
+        await pilot.press("escape")
+        await until(pilot, lambda: screen.asked is None and len(screen.shown) == len(states.QUERIES))
+
+
+async def test_what_is_said_of_an_empty_list_is_whole_and_follows_the_state(shown: Open) -> None:
+    async with shown(replace(states.READY, evaluation=None), (160, 45)) as (app, pilot, _):
+        await pilot.press("2")
+        await until(pilot, lambda: "Press c" in picture(app) and "own." in picture(app), LONG)
+        screen = front(app, CompareScreen)
+        app._busy = ("compare",)
+        app.show()
+        await until(pilot, lambda: "the queries appear here" in picture(app), LONG)
+        assert "Press c" not in picture(app)
+        app._busy = ()
+        await present(app, pilot, replace(states.DONE, evaluation=None))
+        await until(pilot, lambda: "Press c" not in picture(app) and "is done" in screen.listing.empty, LONG)
+
+
+async def test_the_columns_of_the_list_have_names(shown: Open) -> None:
+    async with shown(states.READY, (160, 45)) as (app, pilot, _):
+        await opened(app, pilot)
+        await shows(app, pilot, "gain, verdict")
+        row = next(line for line in picture(app).splitlines() if "shared      query" in line)
+        assert row.index("query") == next(
+            line.index(states.QUERIES[0].text[:10]) for line in picture(app).splitlines() if "▌" in line
+        )
+    assert {"gain", "tied", "verdict"} <= {word for word, _ in WORDS}
 
 
 async def test_moving_to_the_next_query_is_one_picture_and_fetches_nothing(shown: Open) -> None:
@@ -136,14 +203,16 @@ async def test_a_verdict_takes_a_note(shown: Open) -> None:
     async with shown(states.READY, (80, 24)) as (app, pilot, engine):
         screen = await opened(app, pilot)
         await pilot.press("down", "e")
-        assert "Give a verdict first" in said(app)
+        assert "No verdict on this query yet" in said(app)
         await pilot.press("o", "e")
         await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
-        assert "old better: “customer paid twice”" in picture(app), "the cursor went on, the note is for the last one"
+        assert screen.shown[2].text[:20] in picture(app), "the cursor went on: it is for the query that is shown"
+        await pilot.press("escape", "up", "e")
+        await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
+        assert "old better: “customer paid twice”" in picture(app)
         await pilot.press(*"no refund", "enter")
         await until(pilot, lambda: "decide 2 old no refund" in engine.calls, LONG)
         await until(pilot, lambda: app.screen is screen, LONG)
-        await pilot.press("up")
         await until(pilot, lambda: "“customer paid twice”  ◇ old better: no refund" in picture(app), LONG)
         await pilot.press("o")
         await until(pilot, lambda: engine.calls.count("decide 2 old no refund") == 2, LONG)
@@ -205,7 +274,7 @@ async def test_what_the_bridge_found_is_no_verdict_on_the_old_model(shown: Open)
         await pilot.press("V")
         rankings = screen.query_one(Rankings)
         assert set(rankings.columns) == {"bridged", "new"} and "◈ bridged" not in picture(app)
-        await pilot.press("less_than_sign", "home", "V", "o")
+        await pilot.press("less_than_sign", "V", "home", "o")
         await until(pilot, lambda: engine.calls == [f"decide {screen.shown[0].query_id} old"])
 
 

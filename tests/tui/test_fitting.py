@@ -12,6 +12,7 @@ from textual.content import Content
 from embedtui.known import KNOWN_MODELS
 from embedtui.model import Snapshot
 from embedtui.tui import draw, panels
+from embedtui.tui.actions import SCREENS
 from embedtui.tui.panels import setup
 from embedtui.tui.panels.alerts import alert
 from embedtui.tui.panels.comparison import summary_line
@@ -19,7 +20,9 @@ from embedtui.tui.panels.settings import setting_detail, setting_line
 from embedtui.tui.searches import SearchMeter
 from embedtui.tui.view import Link, Trouble, View
 from embedtui.tui.widgets import chrome
+from embedtui.tui.widgets.listing import Listing
 from tests.tui import states
+from tests.tui.conftest import Open
 from tests.tui.setup_states import PROPOSAL, SETTINGS
 
 UP = Link(up=True)
@@ -116,6 +119,36 @@ def test_no_name_of_a_setting_or_a_model_is_cut_in_its_list(width: int) -> None:
         assert f"{line.path} " in setting_line(line, width).plain
     for name, known in KNOWN_MODELS.items():
         assert setup.model_line(name, known, 54).plain.startswith(f"{name} "), name
+
+
+VOID = tuple(
+    replace(states.READY, evaluation=replace(states.EVALUATION, valid=False, why_void=why))
+    for why in (
+        "more than 10 % of the rows have changed since",
+        "the new side's index was built anew, with other options than those that were compared",
+    )
+)
+
+
+@pytest.mark.parametrize("width", PANELS["route"][1])
+def test_why_an_evaluation_is_void_is_said_in_full(width: int) -> None:
+    """The engine's own sentences are ours as well, though a snapshot brings them."""
+    for snapshot in VOID:
+        assert snapshot.evaluation is not None
+        told = " ".join(panels.route(View(snapshot, UP), width, 20).plain.split())
+        assert snapshot.evaluation.why_void in told
+
+
+@pytest.mark.parametrize("size", [(80, 24), (100, 30), (160, 45), (240, 60)], ids=str)
+async def test_what_lists_say_of_nothing_is_said_in_full(shown: Open, size: tuple[int, int]) -> None:
+    async with shown(replace(states.FRESH), size) as (app, pilot, _):
+        for name in SCREENS:
+            app.goto(name)
+            await pilot.pause()
+            for listing in app.screen.query(Listing):
+                if listing.empty and listing.size and not listing.count:
+                    told = "".join(listing.render_line(y).text for y in range(listing.size.height))
+                    assert " ".join(listing.empty.split()) == " ".join(told.split()), name
 
 
 def test_an_ellipsis_after_own_words_is_found() -> None:

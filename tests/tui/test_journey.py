@@ -118,8 +118,8 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
             await until(pilot, lambda: conn.execute("SELECT count(*) FROM embedtui.verdict").fetchone() == (1,))
         assert compared(app).queries[0].query_id == first.query_id
         assert compared(app).queries[0].verdict == "new"
-        # its note, though the cursor went on; and the sums follow
-        await pilot.press("e")
+        # its note, once the cursor is on it again; and the sums follow
+        await pilot.press("up", "e")
         await until(pilot, lambda: isinstance(app.screen, PromptDialog))
         await type_text(pilot, "finds the manual")
         await pilot.press("enter")
@@ -556,7 +556,7 @@ async def test_a_cutover_is_postponed_and_taken_back(database: str, api: Loopbac
 
 
 async def test_the_work_goes_on_without_its_terminal(database: str, api: LoopbackServer, tmp_path: Path) -> None:
-    """D leaves it at work; the next terminal finds it, and stops it by s among the workers."""
+    """D leaves it at work; the next terminal finds it, and stops it by Q among the workers."""
     make_documents(database, ROWS)
     api.latency = 0.2
     settings = settings_for(database, api, tmp_path, {"new_model.max_inputs": 10})
@@ -579,17 +579,17 @@ async def test_the_work_goes_on_without_its_terminal(database: str, api: Loopbac
         await until(pilot, lambda: seen(app).phase is Phase.VALIDATE, 60)
         assert seen(app).backfill.rows == ROWS
         assert [(worker.alive, worker.own) for worker in seen(app).workers] == [(True, False)]
-        await pilot.press("5", "s")
+        await pilot.press("5", "Q")
         await until(pilot, lambda: isinstance(app.screen, StopDialog))
-        await pilot.press("s", "enter")  # Cancel is focused
+        await pilot.press("Q", "enter")  # Cancel is focused
         await until(pilot, lambda: isinstance(app.screen, WorkersScreen))
         assert seen(app).workers[0].alive
-        await pilot.press("s")
+        await pilot.press("Q")
         await until(pilot, lambda: isinstance(app.screen, StopDialog))
         await pilot.press("tab", "enter")
         await until(pilot, lambda: not seen(app).workers, 60)
         assert "stops; requests in flight are stored" in said(app)
-        await pilot.press("s")
+        await pilot.press("Q")
         assert "No process at work" in said(app)
         # nobody keeps the new side current any more: that comes before all else
         with psycopg.connect(database, autocommit=True) as conn:

@@ -22,8 +22,9 @@ from embedtui.model import (
     Snapshot,
 )
 from embedtui.model.bridge import BridgeFigures, BridgeStatus
+from embedtui.model.lifecycle import unneeded
 from embedtui.tui import panels
-from embedtui.tui.actions import ACTIONS, next_action
+from embedtui.tui.actions import ACTIONS, footer, next_action
 from embedtui.tui.panels.happened import Entry
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import Link, View
@@ -89,11 +90,34 @@ def test_the_footer_has_at_most_seven_keys_and_always_rollback_help_and_quit() -
         assert len(keys) <= 6
         for width in (80, 100, 160):
             line = chrome.footer(view, keys, width).plain
-            assert "F9 " in line
-            assert "Roll back" in line
+            over = snapshot is not None and snapshot.phase.ended
+            assert ("F9 " in line) != over
+            assert ("Roll back" in line) != over
             assert "? Help" in line
             assert "q Quit" in line
             assert cell_len(line) <= width
+
+
+def test_the_footer_offers_only_what_the_state_has_a_use_for() -> None:
+    for name, snapshot in states.STATES.items():
+        for key in footer(View(snapshot, UP)):
+            command = ACTIONS[key].command
+            assert command is None or unneeded(command, snapshot) is None, (name, key)
+    assert "cleanup" not in footer(View(states.CANARY, UP)), "only once the new side serves"
+    assert "cleanup" in footer(View(states.CUT_OVER, UP))
+
+
+def test_where_all_is_done_nothing_is_left_to_press() -> None:
+    view = View(states.DONE, UP)
+    assert footer(view) == ("help", "quit")
+    assert next_action(view)[0] == ""
+    said = ACTIONS["rollback"].refusal(view)
+    assert "dropped by the cleanup" in said and "Complete" not in said and "K" not in said
+    begun = replace(states.DONE, phase=Phase.CLEANUP)
+    assert "Complete the cleanup: K (Clean up)." in ACTIONS["rollback"].refusal(View(begun, UP))
+    kept = replace(states.DONE, migration=replace(states.MIGRATION, phase=Phase.DONE))
+    assert not ACTIONS["rollback"].refusal(View(kept, UP)), "a cleanup may have kept the old side"
+    assert "F9" in chrome.footer(View(kept, UP), (), 80).plain
 
 
 def test_the_sides_are_told_by_glyph_and_word_too() -> None:

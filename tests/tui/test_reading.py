@@ -77,6 +77,8 @@ def test_sides_are_drawn_by_chance_and_stay() -> None:
     drawn = [blind.sides(each) for each in queries]
     assert drawn == [blind.sides(each) for each in queries]
     assert 140 < drawn.count((Side.OLD, Side.NEW)) < 260  # p < 1e-9 by a fair coin
+    listed = sorted(queries, key=blind.place)
+    assert listed != queries and listed == sorted(queries, key=blind.place), "by chance, and it stays"
     assert blind.refusal("old") and not blind.refusal("left")
     for each, sides in zip(queries, drawn, strict=True):
         assert blind.take(each, "left") == sides[0].value
@@ -108,12 +110,11 @@ async def test_the_reader_shows_the_whole_query_and_both_documents(shown: Open) 
         await pilot.press("o")
         await until(pilot, lambda: "decide 2 old" in engine.calls, LONG)
         assert screen.listing.cursor == 2
-        await pilot.press("e")
+        await pilot.press("left", "e")
         await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
         await pilot.press(*"why", "enter")
         await until(pilot, lambda: "decide 2 old why" in engine.calls, LONG)
         await until(pilot, lambda: isinstance(app.screen, ReaderScreen), LONG)
-        await pilot.press("left")
         await until(pilot, lambda: "old better: why" in picture(app), LONG)
         await pilot.press("escape")
         await until(pilot, lambda: app.screen is screen, LONG)
@@ -122,7 +123,7 @@ async def test_the_reader_shows_the_whole_query_and_both_documents(shown: Open) 
 async def test_a_note_can_be_cleared(shown: Open) -> None:
     async with shown(states.READY, (80, 24)) as (app, pilot, engine):
         screen = await opened(app, pilot)
-        await pilot.press("o", "e")
+        await pilot.press("o", "up", "e")
         await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
         await pilot.press("x", "enter")
         await until(pilot, lambda: app.screen is screen, LONG)
@@ -140,9 +141,16 @@ async def test_blind_hides_what_tells_the_sides(shown: Open) -> None:
         await until(pilot, lambda: "● blind" in picture(app), LONG)
         for telling in ("◇", "nDCG", "entered", "text-embedding", "/10 "):
             assert telling not in picture(app).split("\n", 3)[3], telling  # the route on top is no secret
+        assert "Queries, by chance" in picture(app) and "lowest overlap" not in picture(app)
+        foot = picture(app).splitlines()[-1]
+        assert all(key in foot for key in ("< Left", "> Right", "s Same", "b Both bad", "V Show"))
+        assert "better" not in foot
+        await pilot.press("w")
+        assert "the order is by chance" in said(app)
         await pilot.press("n")
         assert "Sides are hidden" in said(app)
-        chosen = screen.shown[0]
+        chosen = screen.chosen_query
+        assert chosen is not None
         meant = screen.blind.sides(chosen)[0].value
         await pilot.press("<")
         await until(pilot, lambda: f"decide {chosen.query_id} {meant}" in engine.calls, LONG)

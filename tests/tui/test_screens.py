@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from textual.events import Key
 from textual.pilot import Pilot
+from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
 from embedtui.model import Blocker, Noted, Phase
@@ -23,7 +25,7 @@ from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.sheet import Sheet
 from tests.tui import states
-from tests.tui.conftest import Open, front, present, said, until
+from tests.tui.conftest import Open, front, picture, present, said, until
 from tests.tui.standin import StandIn
 
 
@@ -269,3 +271,44 @@ async def test_rows_that_would_lose_their_only_vector_are_typed_by_their_number(
         await pilot.press("backspace", "3", "enter")
         await until(pilot, lambda: given)
         assert given == [{"soak": "so ordered", "coverage:73": "so ordered"}]
+
+
+async def test_what_was_asked_for_is_said_to_be_under_way_at_once(shown: Open) -> None:
+    """On whatever screen, while the database has not answered yet."""
+    async with shown(states.CUT_OVER, (80, 24)) as (app, pilot, engine):
+        answered = threading.Event()
+        rollback, compare = engine.rollback, engine.compare
+        engine.rollback = lambda: (answered.wait(), rollback())[1]  # type: ignore[method-assign]
+        engine.compare = lambda *_, **__: (answered.wait(), compare())[1]  # type: ignore[method-assign]
+        await pilot.press("f9")
+        await until(pilot, lambda: "◌ rolling back …" in picture(app))
+        await pilot.press("c")
+        await until(pilot, lambda: app.current_mode == "compare" and "comparing" in picture(app))
+        answered.set()
+        await until(pilot, lambda: "◌ rolling" not in picture(app))
+
+
+async def test_what_is_said_covers_neither_panels_nor_buttons() -> None:
+    app = Dashboard(lambda _: StandIn(states.READY), remember=False, interval=3600)
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await until(pilot, lambda: app.snapshot is not None)
+        app.say("The pointer is there already: nothing changed.")
+        await until(pilot, lambda: any(toast.region.height for toast in toasts(app)))
+        (toast,) = toasts(app)
+        assert (toast.region.y, toast.region.height) == (1, 1), "over the names of the screens"
+        assert toast.region.right == 80
+
+
+def toasts(app: Dashboard) -> list[Widget]:
+    return [each for each in app.screen.walk_children(Widget) if type(each).__name__ == "Toast"]
+
+
+async def test_the_command_for_a_second_terminal_is_in_the_help(shown: Open, remembered: Path) -> None:
+    async with shown(states.RUNNING, (80, 24)) as (app, pilot, _):
+        app.elsewhere = 'DATABASE_URL="postgresql://postgres@/demo?host=/x" embedtui status --watch'
+        await pilot.press("question_mark")
+        await until(pilot, lambda: "From a second terminal" in picture(app) and "demo?host=/x" in picture(app))
+        await pilot.press("y")
+        file = remembered / "exports" / "second-terminal.sh"
+        await until(pilot, file.is_file)
+        assert file.read_text("utf-8") == app.elsewhere

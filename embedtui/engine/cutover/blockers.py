@@ -26,7 +26,7 @@ from embedtui.model import (
     PlacementKind,
     Side,
 )
-from embedtui.model.lifecycle import as_stored, refusal
+from embedtui.model.lifecycle import as_stored, old_side_dropped, refusal
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status, is_cold
@@ -218,8 +218,6 @@ def rollback_blockers(conn: Connection, migration: Migration) -> tuple[Blocker, 
     if present is None:
         return (Blocker("route", "There is no route yet: the old side serves."),)
     if not present:
-        column = f"column {shown_column(migration.old_column)} of {shown(migration.table)}"
-        why = f"The old side, {column}, has been dropped by the cleanup."
-        return (Blocker("cleaned", why, "Complete the cleanup: `embedtui cleanup`. An archive may hold the vectors."),)
+        return (old_side_dropped(as_stored(migration)),)
     blocker = refusal(Command.ROLLBACK, as_stored(migration))
     return (blocker,) if blocker else ()

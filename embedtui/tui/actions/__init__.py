@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from embedtui.model import Phase
+from embedtui.model.lifecycle import unneeded
 from embedtui.tui.actions.base import READONLY, Action
 from embedtui.tui.actions.bridging import Bridging
 from embedtui.tui.actions.ending import Abort, Cleanup
@@ -78,7 +79,10 @@ def next_action(view: View) -> tuple[str, str]:
 
 
 def footer(view: View) -> tuple[str, ...]:
-    """Actions worth a key in the footer now, the most important first; rollback has its own place there."""
+    """Actions worth a key in the footer now, the most important first; rollback has its own place there.
+
+    What the state has no use for has none: a key that only says why it does nothing teaches to overlook it.
+    """
     after = view.phase in (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
     first, _ = next_action(view)
     wanted = [first] if first in ACTIONS else []
@@ -88,6 +92,11 @@ def footer(view: View) -> tuple[str, ...]:
     if view.phase in (Phase.PLAN, Phase.PREPARE):
         wanted = ["run"]
     wanted += ["faster", "slower"] if view.phase is Phase.BACKFILL else []
-    if view.readonly:
-        wanted = []
-    return (*[name for name in dict.fromkeys(wanted) if name != "rollback"][:4], "help", "quit")
+    wanted = [name for name in dict.fromkeys(wanted) if name != "rollback" and _of_use(name, view)]
+    return (*([] if view.readonly else wanted[:4]), "help", "quit")
+
+
+def _of_use(name: str, view: View) -> bool:
+    """Whether the state has a use for an action."""
+    command = ACTIONS[name].command
+    return view.snapshot is None or command is None or unneeded(command, view.snapshot) is None

@@ -97,7 +97,6 @@ class Compare(Action):
             count = figures.number(len(comparison.queries))
             return f"Compared {count} queries: {comparison.verdict or 'no verdict'}.{why}"
 
-        app.goto("compare")
         app.bridge.do(
             Task(
                 "compare",
@@ -108,6 +107,7 @@ class Compare(Action):
                 result=Compared,
             )
         )
+        app.goto("compare")
 
 
 class BuildIndex(Action):

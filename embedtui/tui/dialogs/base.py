@@ -35,6 +35,8 @@ class Dialog(ModalScreen[T]):
         """Ask under ``title``; ``go`` is the word on the button that goes on, if there is one."""
         super().__init__()
         self._heading, self._go, self._variant = title, go, variant
+        self._ahead: str | None = ""
+        """What was typed before there were fields; None once there are."""
 
     def compose(self) -> ComposeResult:
         """Lay out the title, the body and the buttons."""
@@ -65,19 +67,41 @@ class Dialog(ModalScreen[T]):
         """Leave without an answer."""
         self.dismiss(None)
 
+    def on_mount(self) -> None:
+        """Take what was typed ahead."""
+        ahead, self._ahead = self._ahead, None
+        if ahead:
+            self.type_in(ahead)
+
     def on_key(self, event: events.Key) -> None:
         """Give what is typed to the first field.
 
-        Cancel is focused so that Enter is harmless. Of a whole burst (a slow line, a paste) the rest comes here, too,
-        before the focus has moved: its spaces belong to it.
+        Cancel is focused so that Enter is harmless, and for a moment after it opened a dialog has given the focus to
+        nothing. Of a whole burst (a slow line) the rest comes here, too, before the focus has moved: its spaces belong
+        to it.
         """
-        if isinstance(self.focused, Button) and event.character and event.is_printable:
-            field = next(iter(self.query(self.TYPED).results(Input)), None)
-            if field is not None and (event.character != " " or field.value):
-                event.stop()
-                field.focus()
-                # Such a field must not select its text on focus, or the next character would replace this one.
-                field.insert_text_at_cursor(event.character)
+        if event.character and event.is_printable and self.type_in(event.character):
+            event.stop()
+
+    def on_paste(self, event: events.Paste) -> None:
+        """As what is typed."""
+        if self.type_in(event.text):
+            event.stop()
+
+    def type_in(self, text: str) -> bool:
+        """Put ``text`` into the first field, unless another part has the focus; whether it is for it."""
+        if self._ahead is not None:
+            self._ahead += text
+            return True
+        field = next(iter(self.query(self.TYPED).results(Input)), None)
+        if field is None or (not text.strip() and not field.value):
+            return False
+        if self.focused is not field and not isinstance(self.focused, Button | None):
+            return False
+        field.focus()
+        # Such a field must not select its text on focus, or the next character would replace this one.
+        field.insert_text_at_cursor(safe.line(text))
+        return True
 
     @on(Input.Changed)
     def corrected(self) -> None:

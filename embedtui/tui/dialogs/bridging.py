@@ -88,8 +88,11 @@ class BridgeDialog(Dialog[None]):
             draw.lines(line for each in blockers if each.name != "bound" for line in blocker_lines(each, width))
         )
         barred = any(not each.overridable for each in blockers)
-        self.query_one(".field").set_class(bool(blockers) and not barred and not busy, "-asked")
-        lacks = bool(blockers) and not self.query_one("#override", Input).value.strip()
+        reason = self.query_one("#override", Input)
+        # a field that goes while somebody types in it would lose what is typed
+        asked = bool(blockers) and not barred and not busy
+        self.query_one(".field").set_class(asked or (reason.has_focus and bool(reason.value)), "-asked")
+        lacks = bool(blockers) and not reason.value.strip()
         for name, shown, usable in (
             ("measure", not busy, True),
             ("on", not bridging and not busy, not barred and not lacks and self._blockers is not None),

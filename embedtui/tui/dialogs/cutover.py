@@ -47,9 +47,9 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
             )
         )
         yield from self.obstacles()
+        yield from self.name_field()  # first, as in every dialog that asks for it: what is typed unlooked goes there
         percent = Input(str(self._percent), id="percent", compact=True, type="integer", max_length=3)
         yield from labelled("Share of keys in %", percent)
-        yield from self.name_field()
         yield from self.reason_field()
 
     def buttons(self) -> ComposeResult:

@@ -220,8 +220,6 @@ class TargetDialog(SetupDialog):
         elif asked == "new_model-provider":
             event.stop()
             self.app.push_screen(ProvidersDialog(), self._provider_chosen)
-        else:
-            super().on_key(event)
 
     def _model_chosen(self, name: str | None) -> None:
         if name is None:

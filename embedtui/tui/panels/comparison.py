@@ -59,21 +59,29 @@ class Selection:
     order: int = 0
     """Index in ORDERS."""
 
-    @property
-    def title(self) -> str:
+    def title(self, blind: Blind) -> str:
         """What is listed."""
         what = "Queries without a verdict" if self.undecided else "Queries"
-        return f"{what}, {ORDERS[self.order]}"
+        return f"{what}, {'by chance' if blind.on else ORDERS[self.order]}"
 
-    def of(self, queries: tuple[QueryComparison, ...]) -> list[QueryComparison]:
+    def of(self, queries: tuple[QueryComparison, ...], blind: Blind) -> list[QueryComparison]:
         """The queries to list."""
         chosen = (each for each in queries if all(word in each.text.casefold() for word in self.words))
-        return sorted((each for each in chosen if not (self.undecided and each.verdict)), key=self._place)
+        left = (each for each in chosen if not (self.undecided and each.verdict))
+        return sorted(left, key=blind.place) if blind.on else sorted(left, key=self._place)
 
     def _place(self, query: QueryComparison) -> tuple[float, str]:
         if ORDERS[self.order] == "by text":
             return 0.0, query.text.casefold()
         return (query.overlap if self.order == 0 else gain(query) or 0.0), ""
+
+
+def heading(width: int, blind: Blind) -> Content:
+    """What the columns of the list are."""
+    if blind.on:
+        return draw.line(("  query", "$muted"))
+    right = draw.line(("gain in nDCG, verdict" if width >= 76 else "gain, verdict", "$muted"))
+    return draw.row(draw.line((f"{'shared':<12}query", "$muted")), right, width)
 
 
 def query_line(query: QueryComparison, k: int, width: int, blind: Blind) -> Content:

@@ -13,7 +13,11 @@ from embedtui.tui import draw, figures, safe
 from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES
 
 FIGURES = 46
-"""Cells that a line of figures takes."""
+"""Cells that most lines of figures take …"""
+LABEL = 10
+"""… of which these are the label's."""
+BARS = 32
+"""Cells that the distribution takes at least, with its distance."""
 
 
 def judgment(comparison: Comparison) -> str:
@@ -25,17 +29,31 @@ def judgment(comparison: Comparison) -> str:
 def measure_lines(comparison: Comparison, width: int) -> list[Content]:
     """The figures of a comparison, and the distribution below them or, where there is room, beside them."""
     histogram = comparison.measures.histogram
-    if width < FIGURES + 30:
+    if width < FIGURES + BARS:
         return [*figure_lines(comparison, width), Content(""), *distribution(histogram, width)]
-    lefts = (draw.cut(each, FIGURES) for each in figure_lines(comparison, FIGURES))
-    rights = distribution(histogram, width - FIGURES - 2)
+    lefts = figure_lines(comparison, width - BARS)
+    column = max(FIGURES, *(each.cell_length for each in lefts)) + 2
+    rights = distribution(histogram, width - column)
     pairs = itertools.zip_longest(lefts, rights, fillvalue=Content(""))
-    return [draw.line(left.pad_right(FIGURES + 2 - left.cell_length), right) for left, right in pairs]
+    return [draw.line(left.pad_right(column - left.cell_length), right) for left, right in pairs]
 
 
 def figure_lines(comparison: Comparison, width: int) -> list[Content]:
-    """The figures of a comparison, the telling ones first."""
-    field = functools.partial(draw.field, width=10)
+    """The figures of a comparison, the telling ones first; one that has no room on its line goes on below."""
+    return [part for row in _figures(comparison, width) for part in _broken(row, width)]
+
+
+def _broken(row: Content, width: int) -> list[Content]:
+    """``row`` on as many lines as it takes, under its value and not under its label."""
+    if row.cell_length <= width or width <= 2 * LABEL:
+        return [draw.cut(row, width)]
+    label, value = row.divide([LABEL])
+    first, *more = value.wrap(width - LABEL)
+    return [draw.line(label, first.rstrip()), *(draw.line(" " * LABEL, each.rstrip()) for each in more)]
+
+
+def _figures(comparison: Comparison, width: int) -> list[Content]:
+    field = functools.partial(draw.field, width=LABEL)
 
     def sides(old: str, new: str, *parts: draw.Part) -> tuple[draw.Part, ...]:
         return (f"◇ {old}", "$old"), "  ", (f"◆ {new}", "bold $new"), *parts
@@ -97,7 +115,7 @@ def figure_lines(comparison: Comparison, width: int) -> list[Content]:
 
 def _bridged_lines(bridged: BridgedMeasures) -> list[Content]:
     """The bridge's figures, which are none of the old model's."""
-    field = functools.partial(draw.field, width=10)
+    field = functools.partial(draw.field, width=LABEL)
     glyph, style = GLYPHS[BRIDGED], STYLES[BRIDGED]
     rows = []
     if bridged.overlap_old is not None:
@@ -129,4 +147,4 @@ def distribution(histogram: tuple[int, ...], width: int) -> list[Content]:
 
 
 def _indented(text: str, width: int, style: str) -> list[Content]:
-    return [draw.line(" " * 10, part) for part in draw.wrapped(text, width - 10, style)]
+    return [draw.line(" " * LABEL, part) for part in draw.wrapped(text, width - LABEL, style)]

@@ -10,7 +10,7 @@ from embedtui.model import QueryComparison, RankedRow, Side
 from embedtui.tui import draw, safe
 from embedtui.tui.blind import Blind
 from embedtui.tui.panels.comparison import MARKED, VERDICTS, words_of
-from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES
+from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES, TIE
 
 VERDICT_KEYS = {
     "n": "new",
@@ -20,9 +20,6 @@ VERDICT_KEYS = {
     "less_than_sign": "left",
     "greater_than_sign": "right",
 }
-
-TIE = 1e-9
-"""Distances closer than this are equal."""
 
 
 def question(query: QueryComparison, blind: Blind) -> Content:

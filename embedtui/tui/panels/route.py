@@ -111,14 +111,21 @@ def _share_known(status: RollbackStatus) -> str:
 
 
 def evaluation(view: View, width: int) -> list[Content]:
-    """The newest evaluation in two lines."""
+    """The newest evaluation in two lines, or more where it is void for a long reason."""
     status = view.snapshot.evaluation if view.snapshot else None
     if status is None:
         return [draw.field("evidence", ("○ not compared yet", "$muted"))]
     glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(status.verdict, ("?", "$warning"))
     head: list[draw.Part] = [(f"{glyph} {status.verdict}", f"bold {style}")]
+    more: list[Content] = []
     if not status.valid:
-        head = [(f"! {status.verdict}, void", "bold $warning"), (f": {safe.line(status.why_void)}", "$warning")]
+        head = [(f"! {status.verdict}, void", "bold $warning")]
+        why = (f": {safe.line(status.why_void)}", "$warning")
+        if draw.field("evidence", *head, why).cell_length <= width:
+            head.append(why)
+        else:
+            said = draw.wrapped(safe.line(status.why_void), width - 9, "$warning", 4)
+            more = [draw.line(" " * 9, each) for each in said]
     else:
         head.append((f"  {figures.number(status.queries)} queries, {status.low_overlap} low", "$muted"))
     second = draw.field("overlap", figures.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
@@ -129,7 +136,7 @@ def evaluation(view: View, width: int) -> list[Content]:
         shared = figures.percent(status.mean_overlap)
         choices = (draw.line(judged, (f"  {word} {shared}", "$muted")) for word in ("overlap", "shared"))
         second = draw.fitting(width, *choices, judged)
-    return [draw.field("evidence", *head), second]
+    return [draw.field("evidence", *head), *more, second]
 
 
 def _routers(listeners: tuple[ListenerStatus, ...], epoch: int) -> list[draw.Part]:

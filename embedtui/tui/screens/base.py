@@ -98,8 +98,9 @@ class DashboardScreen(Screen[None]):
         own = [each for bindings in self._bindings.key_to_bindings.values() for each in bindings if each.show]
         own.sort(key=lambda each: self.KEYS.index(each.action) if each.action in self.KEYS else len(self.KEYS))
         refused = {each.action: self.refusal(actions.parse(each.action)[1]) for each in own}
-        if view.readonly:  # what never does anything here takes no room
-            own = [each for each in own if refused[each.action] != READONLY]
+        ended = view.phase.ended
+        # what never does anything here, or no more, takes no room
+        own = [each for each in own if refused[each.action] != READONLY and not (ended and refused[each.action])]
         keys = [
             Key(each.key_display or each.key, each.description, f"screen.{each.action}", not refused[each.action])
             for each in own[:_OWN_KEYS]
@@ -182,6 +183,11 @@ class FilteredScreen(DashboardScreen):
     def filter_field(self) -> Input:
         """The field; hidden until it is opened."""
         return Input(placeholder="filter", id="filter", compact=True)
+
+    @property
+    def filtered(self) -> bool:
+        """Whether a filter is open, or holds words."""
+        return bool(self.words) or self.query_one("#filter").has_class("-open")
 
     def filter_changed(self) -> None:
         """List anew what matches."""

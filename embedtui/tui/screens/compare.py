@@ -13,6 +13,7 @@ from textual.content import Content
 
 from embedtui.model import Comparison, Side
 from embedtui.tui import draw
+from embedtui.tui.actions import ACTIONS
 from embedtui.tui.messages import Compared, ComparisonRead, QuerySearched, TaskAdvanced
 from embedtui.tui.panels import comparison as lines
 from embedtui.tui.panels.measures import measure_lines
@@ -23,6 +24,8 @@ from embedtui.tui.widgets.evidence import Evidence
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.rankings import Rankings
+
+_NOTHING = "Press c to compare both sides, a to ask a query of your own."
 
 
 class CompareScreen(VerdictScreen):
@@ -54,10 +57,10 @@ class CompareScreen(VerdictScreen):
         yield Panel(self._summary, id="measures-line")
         with Container(id="compare"):
             with Vertical(id="queries-side", classes="box") as side:
-                side.border_title = self._selection.title
+                side.border_title = self._selection.title(self.blind)
                 yield self.filter_field()
-                empty = "Press c to compare both sides, a to ask a query of your own."
-                yield Listing(self._query_line, empty=empty, id="queries")
+                yield Panel(self._heading, id="queries-heading")
+                yield Listing(self._query_line, empty=_NOTHING, id="queries")
             yield Evidence(self._measures, id="rankings-side")
 
     def on_mount(self) -> None:
@@ -107,8 +110,23 @@ class CompareScreen(VerdictScreen):
         self.list_again(keep=keep)
         self.repaint()
 
+    def show(self, view: View) -> None:
+        """What is said where nothing is listed follows the state."""
+        super().show(view)
+        self.listing.empty = self._nothing(view)
+
+    def _nothing(self, view: View) -> str:
+        """Why nothing is listed, with what changes that."""
+        if self.comparison is not None or self.asked is not None:
+            return "No query matches; Esc clears the filter."
+        if "compare" in view.busy:
+            return "◌ Both sides are searched; the queries appear here."
+        refused = ACTIONS["compare"].refusal(view)
+        return f"Nothing is compared. {refused}" if refused else _NOTHING
+
     def repaint(self) -> None:
         """Paint all panels anew."""
+        self.listing.empty = self._nothing(self.dashboard.view)
         for panel in self.query(Panel):
             panel.show(self.dashboard.view)
 
@@ -117,19 +135,16 @@ class CompareScreen(VerdictScreen):
         chosen, every = self.chosen_query, self.comparison.queries if self.comparison else ()
         if self.asked is not None:
             every = (self.asked,)
-        self.shown = self._selection.of(every)
+        self.shown = self._selection.of(every, self.blind)
         cursor = 0
         if keep and chosen is not None:
             cursor = next((i for i, query in enumerate(self.shown) if query.query_id == chosen.query_id), 0)
         counted = f": {len(self.shown):,} of {len(every):,}" if len(self.shown) < len(every) else ""
-        self.query_one("#queries-side").border_title = self._selection.title + counted
-        if every:
-            self.listing.empty = "No query matches; Esc clears the filter."
+        self.query_one("#queries-side").border_title = self._selection.title(self.blind) + counted
         self.listing.reset(len(self.shown), cursor)
         self.point()
 
     def _moved(self) -> None:
-        self._just_decided = None
         self.point()
 
     def point(self) -> None:
@@ -170,12 +185,14 @@ class CompareScreen(VerdictScreen):
         super().action_filter()
 
     def action_leave_filter(self) -> None:
-        """Show the whole comparison again, after an own query as well."""
-        self.remove_class("-figures")
-        if self.asked is not None and self.dashboard.comparison is not None:
+        """Take back one thing: the figures in the rankings' place, else the filter, else an own query."""
+        if self.has_class("-figures"):
+            self.remove_class("-figures")
+        elif self.filtered or self.asked is None or self.dashboard.comparison is None:
+            super().action_leave_filter()
+        else:
             self.asked = None
             self._take(self.dashboard.comparison)
-        super().action_leave_filter()
 
     def filter_changed(self) -> None:
         """List what matches."""
@@ -187,6 +204,9 @@ class CompareScreen(VerdictScreen):
 
     def action_order(self) -> None:
         """Take the next order of the list."""
+        if self.blind.on:
+            self.dashboard.say("Sides are hidden, and the order is by chance: V shows all again.", severity="warning")
+            return
         self._choose_queries(keep=False, order=(self._selection.order + 1) % len(lines.ORDERS))
 
     def _choose_queries(self, *, keep: bool = True, **changes: object) -> None:
@@ -194,6 +214,11 @@ class CompareScreen(VerdictScreen):
         self.list_again(keep=keep)
 
     # ------------------------------------------------------------------------------------------------ pictures
+
+    def _heading(self, _view: View, width: int, _height: int) -> Content:
+        known = self.comparison is not None and bool(self.shown)
+        # the list's own two cells for the cursor, and one beside its scrollbar
+        return draw.line("  ", lines.heading(width - 3, self.blind)) if known else Content("")
 
     def _query_line(self, index: int, width: int) -> Content:
         return lines.query_line(self.shown[index], self.comparison.k if self.comparison else 10, width, self.blind)

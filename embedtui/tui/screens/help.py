@@ -66,6 +66,7 @@ class HelpScreen(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q,f1", "close", "Close", show=False),
         Binding("w", "words", "Words", show=False),
+        Binding("y", "copy", "Copy", show=False),
     ]
 
     def __init__(self, behind: DashboardScreen | None) -> None:
@@ -99,6 +100,15 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(VerticalScroll).scroll_home(animate=False)
         self._fill()
 
+    def action_copy(self) -> None:
+        """Hand out the command for another terminal."""
+        if self._elsewhere and self._behind is not None:
+            self._behind.dashboard.hand_out(self._elsewhere, "second-terminal.sh")
+
+    @property
+    def _elsewhere(self) -> str:
+        return self._behind.dashboard.elsewhere if self._behind is not None and self._behind.is_attached else ""
+
     def action_close(self) -> None:
         """Leave the help."""
         self.dismiss(None)
@@ -106,6 +116,10 @@ class HelpScreen(ModalScreen[None]):
     def text(self, width: int) -> Content:
         """Keys in groups: of the part that has the focus, of its screen, of each group of actions, then the signs."""
         rows: list[Content] = []
+        if self._elsewhere:
+            rows.append(draw.line(("From a second terminal", "bold $primary"), ("  y copies it", "$muted")))
+            rows += [draw.line("  ", each) for each in draw.wrapped(self._elsewhere, width - 2, "", 6)]
+            rows.append(Content(""))
         if self._behind is not None:
             rows += _focused(width, self._behind.focused)
             own = [

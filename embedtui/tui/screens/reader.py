@@ -118,7 +118,7 @@ class ReaderScreen(ModalScreen[None]):
         self.show()
 
     def action_note(self) -> None:
-        """Ask for a note to the verdict just given, or to this query's."""
+        """Ask for a note to the verdict on this query."""
         self._behind.action_note()
 
     def on_screen_resume(self) -> None:

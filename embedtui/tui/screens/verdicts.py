@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.widgets import Input
 
 from embedtui.model import QueryComparison
 from embedtui.tui import safe
@@ -16,6 +17,8 @@ from embedtui.tui.dialogs import PromptDialog
 from embedtui.tui.messages import VerdictKept, VerdictsCounted
 from embedtui.tui.panels import comparison as lines
 from embedtui.tui.screens.exchange import ExchangeScreen
+from embedtui.tui.view import View
+from embedtui.tui.widgets.chrome import Key
 
 
 class VerdictScreen(ExchangeScreen):
@@ -26,7 +29,7 @@ class VerdictScreen(ExchangeScreen):
         Binding("o", "verdict('old')", "Old better", tooltip="This query is served better by the old side."),
         Binding("s", "verdict('same')", "Same", tooltip="Neither is better."),
         Binding("b", "verdict('bad')", "Both bad", show=False, tooltip="Neither side finds what was asked for."),
-        Binding("e", "note", "Note", show=False, tooltip="A note to the verdict just given, or on this query."),
+        Binding("e", "note", "Note", show=False, tooltip="A note to the verdict on this query."),
         Binding("less_than_sign", "verdict('left')", "Left better", show=False, key_display="<", tooltip="When blind."),
         Binding("greater_than_sign", "verdict('right')", "Right", show=False, key_display=">", tooltip="When blind."),
         Binding("V", "blind", "Blind", show=False, tooltip="Hide which side is which until the verdicts are given."),
@@ -36,8 +39,6 @@ class VerdictScreen(ExchangeScreen):
         """Nothing is decided here yet."""
         super().__init__()
         self.blind = Blind()
-        self._just_decided: int | None = None
-        """The query whose verdict was given last; the cursor has gone on."""
 
     def point(self) -> None:
         """Show what speaks for the chosen query."""
@@ -64,6 +65,22 @@ class VerdictScreen(ExchangeScreen):
             self.dashboard.comparison = self.comparison
             self.repaint()
 
+    def keys(self, view: View) -> tuple[Key, ...]:
+        """While sides are hidden, the keys for that."""
+        keys = super().keys(view)
+        if not self.blind.on or isinstance(self.focused, Input):
+            return keys
+        possible = not self.refusal("verdict")
+        hidden = (
+            *(
+                Key(key, label, f"screen.verdict('{verdict}')", possible)
+                for key, label, verdict in (("<", "Left", "left"), (">", "Right", "right"), ("s", "Same", "same"))
+            ),
+            Key("b", "Both bad", "screen.verdict('bad')", possible),
+            Key("V", "Show", "screen.blind"),
+        )
+        return (*hidden, *keys[-2:])
+
     def refusal(self, action: str) -> str:
         """Verdicts and notes are for the kept queries that are shown."""
         if action not in ("verdict", "note"):
@@ -81,8 +98,8 @@ class VerdictScreen(ExchangeScreen):
         chosen = self.chosen_query
         if action == "verdict" and chosen is not None and chosen.only_bridged:
             return "The old model made no vector of it: beside the new side stands the bridge, which is not judged."
-        if action == "note" and self._to_note is None:
-            return "Give a verdict first, then its note: n, o, s or b."
+        if action == "note" and chosen is not None and not chosen.verdict:
+            return "No verdict on this query yet: n, o, s or b gives one, ↑ goes back to the last."
         return ""
 
     def action_verdict(self, verdict: str) -> None:
@@ -97,11 +114,10 @@ class VerdictScreen(ExchangeScreen):
         meant = self.blind.take(chosen, verdict)
         self._decide(chosen, meant, chosen.note if meant == chosen.verdict else "")
         self.listing.cursor += 1
-        self._just_decided = chosen.query_id
 
     def action_note(self) -> None:
-        """Ask for a note to a verdict: the one just given, whose query the cursor has left, or the chosen query's."""
-        query = self._to_note
+        """Ask for a note to the verdict on the query that is shown."""
+        query = self.chosen_query
         if self.refuse("note") or query is None:
             return
         glyph, word, _ = lines.VERDICTS[query.verdict]
@@ -112,12 +128,6 @@ class VerdictScreen(ExchangeScreen):
 
         about = f"{glyph} {word}: “{safe.line(query.text, 40)}”"
         self.dashboard.push_screen(PromptDialog("Note", about, safe.line(query.note), optional=True), answered)
-
-    @property
-    def _to_note(self) -> QueryComparison | None:
-        queries = self.comparison.queries if self.comparison else ()
-        just = next((query for query in queries if query.query_id == self._just_decided), self.chosen_query)
-        return just if just is not None and just.verdict else None
 
     def _decide(self, query: QueryComparison, verdict: str, note: str) -> None:
         """Stores the verdict, and shows it at once."""

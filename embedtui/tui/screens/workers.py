@@ -33,7 +33,7 @@ class WorkersScreen(DashboardScreen):
     NAME = "workers"
     AUTO_FOCUS = "#workers"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "stop", "Stop", tooltip="Stop the marked process, wherever it runs. What is paid for is stored."),
+        Binding("Q", "stop", "Stop", tooltip="Stop the marked process, wherever it runs. What is paid for is stored."),
         Binding("w", "order", "Order", tooltip="This terminal first, or the busiest."),
         Binding("y", "copy", "Copy", tooltip="Copy the list, and save it as a file."),
     ]

@@ -90,8 +90,26 @@ def serving(view: View) -> Content:
     return draw.line((f"{theme.SIDE_GLYPH[side]} {side} serves", f"bold {theme.SIDE_STYLE[side]}"))
 
 
+_BUSY = {
+    "rollback": "rolling back",
+    "cutover": "cutting over",
+    "compare": "comparing",
+    "cleanup": "cleaning up",
+    "abort": "aborting",
+    "pause": "pausing",
+    "resume": "resuming",
+    "verify": "verifying",
+    "index": "building the index",
+}
+"""What is under way from this terminal, where a person waits for it; the most pressing first."""
+
+
 def _watch(view: View) -> Content:
-    return draw.line(("read-only  ", "$warning")) if view.readonly else Content("")
+    """What this terminal is busy with, from the key on; and whether it only watches."""
+    doing = next((words for name, words in _BUSY.items() if name in view.busy), "")
+    return draw.line(
+        (f"◌ {doing} …  " if doing else "", "bold $primary"), ("read-only  " if view.readonly else "", "$warning")
+    )
 
 
 def rail(active: str, faults: int, width: int) -> Content:
@@ -110,7 +128,7 @@ def rail(active: str, faults: int, width: int) -> Content:
 
 
 def footer(view: View, keys: tuple[Key, ...], width: int) -> Content:
-    """Keys with words, as many as fit; rollback keeps its place on the right on every screen."""
+    """Keys with words, as many as fit; rollback keeps its place on the right on every screen while it can be."""
     live = view.way_back
     roll = draw.line(
         draw.link(
@@ -118,6 +136,8 @@ def footer(view: View, keys: tuple[Key, ...], width: int) -> Content:
         ),
         draw.link(" Roll back ", "bold $warning" if live else "$muted", "app.perform('rollback')"),
     )
+    if view.phase.ended and not live:
+        roll = Content("")
     gap = "  " if width < 100 else "   "
     items = [
         draw.line(

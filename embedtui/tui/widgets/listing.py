@@ -17,6 +17,8 @@ from textual.strip import Strip
 from textual.style import Style
 from textual.visual import Visual
 
+from embedtui.tui import draw
+
 PaintRow = Callable[[int, int], Content | None]
 """Paints row number ``index`` on ``width`` cells; None while the row is not known yet."""
 
@@ -73,9 +75,19 @@ class Listing(ScrollView, can_focus=True):
         self.border_title = title or None
         self._paint = paint
         self._count = 0
-        self.empty = empty
-        """What is said where there are no rows."""
+        self._empty = empty
         self._strips: dict[tuple[int, int, bool, bool], Strip] = {}
+
+    @property
+    def empty(self) -> str:
+        """What is said where there are no rows."""
+        return self._empty
+
+    @empty.setter
+    def empty(self, text: str) -> None:
+        if text != self._empty:
+            self._empty = text
+            self.refresh()
 
     @property
     def count(self) -> int:
@@ -144,9 +156,12 @@ class Listing(ScrollView, can_focus=True):
         index = self.scroll_offset.y + y
         base = self.visual_style
         if index >= self._count:
-            if self._count or y != 1:
+            said = [] if self._count else draw.wrapped(self.empty, width - 4, "$muted", limit=6)
+            # a line is left free above it where there is room for that
+            line = y - (len(said) < self.scrollable_content_region.height)
+            if not 0 <= line < len(said):
                 return Strip.blank(width, base.rich_style)
-            return self._strip(Content.styled(f"  {self.empty}", "$muted"), width, base)
+            return self._strip(draw.line("  ", said[line]), width, base)
         chosen = index == self.cursor
         key = (index, width, chosen, self.has_focus)
         strip = self._strips.get(key)

@@ -28,6 +28,25 @@ def move(row: RankedRow, side: Side) -> tuple[str, str, str]:
     return ("↑", f"up {before - after}", "$success") if after < before else ("↓", f"down {after - before}", "$warning")
 
 
+def tied(row: RankedRow, rows: Sequence[RankedRow], others: Sequence[RankedRow]) -> bool:
+    """Whether only the order among equal distances differs: where both sides may have it at the same rank.
+
+    ``rows`` is the ranking that ``row`` is of, ``others`` the other one.
+    """
+    there = next((each for each in others if each.key == row.key), None)
+    if there is None:
+        return False
+    here, elsewhere = _ranks(row, rows), _ranks(there, others)
+    return len(here) + len(elsewhere) > 2 and bool(set(here) & set(elsewhere))
+
+
+def _ranks(row: RankedRow, rows: Sequence[RankedRow]) -> list[int]:
+    """The ranks that a row may as well have: those of all rows at its distance."""
+    return [each.rank for each in rows if abs(each.distance - row.distance) < TIE]
+
+
+TIE = 1e-9
+"""Distances closer than this are equal."""
 BRIDGED = "bridged"
 GLYPHS = {"old": theme.SIDE_GLYPH[Side.OLD], BRIDGED: "◈", "new": theme.SIDE_GLYPH[Side.NEW]}
 STYLES = {"old": theme.SIDE_STYLE[Side.OLD], BRIDGED: "$warning", "new": theme.SIDE_STYLE[Side.NEW]}
@@ -198,7 +217,10 @@ class Rankings(Widget, can_focus=True):
             unknown = safe.line(self._query.old_unknown) if self._query is not None and column == "old" else ""
             return [(draw.fit("" if index else unknown or "nothing found", width), "$muted")]
         row, roomy = rows[index], width >= 44
+        others = self._rows("new" if column != "new" else "old" if "old" in self.columns else BRIDGED)
         glyph, word, style = move(row, Side.NEW if column == "new" else Side.OLD)
+        if tied(row, rows, others):
+            glyph, word, style = "=", "tied", "$muted"
         judged = row.key in self._query.relevant
         if not roomy:
             word = _SHORT.get(word, word.replace("down", "dn"))

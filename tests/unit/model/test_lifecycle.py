@@ -113,6 +113,14 @@ def test_what_is_of_use_is_offered(command: Command, snapshot: Snapshot) -> None
     assert unneeded(command, snapshot) is None
 
 
+def test_nothing_is_rolled_back_to_a_side_that_is_gone() -> None:
+    for phase in (Phase.CLEANUP, Phase.DONE):
+        gone = replace(at(phase, ON_NEW), migration=replace(MIGRATION, phase=phase, settings={"gone": "old"}))
+        found = refusal(Command.ROLLBACK, gone)
+        assert found is not None and "dropped by the cleanup" in found.message
+        assert bool(found.remedies) == (phase is Phase.CLEANUP), "once it is complete nothing is left to complete"
+
+
 evaluations = st.none() | st.builds(
     EvaluationStatus,
     st.just(1), st.just(NOW), st.just(9), st.just(0.9), st.just(0), st.sampled_from(["PASS", "FAIL", "INCONCLUSIVE"]),

@@ -1,0 +1,79 @@
+"""What is typed is never lost, whatever a dialog does meanwhile; and it goes to the first field."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from textual import events
+from textual.widgets import Input
+
+from embedtui.model import Blocker
+from embedtui.tui.dialogs import CutoverDialog, NameDialog, WaitingDialog
+from embedtui.tui.dialogs.bridging import BridgeDialog
+from tests.tui import states
+from tests.tui.conftest import Open, front, present, said, until
+
+
+@pytest.mark.parametrize("lag", [0, 3, 6, 9])
+async def test_what_is_typed_while_a_dialog_comes_is_never_lost(shown: Open, lag: int) -> None:
+    """Before it, at the very moment it takes its place, and while it has given the focus to nothing yet."""
+    async with shown(states.CUT_OVER, (80, 24)) as (app, pilot, engine):
+        looked = threading.Event()
+        blockers = engine.blockers
+
+        def slowly(*names: object, **how: object) -> tuple[Blocker, ...]:
+            looked.wait()
+            return blockers(*names, **how)
+
+        engine.blockers = slowly  # type: ignore[method-assign]
+        await pilot.press("K")
+        await until(pilot, lambda: isinstance(app.screen, WaitingDialog))
+        await pilot.press("x", "backspace")
+        for number, letter in enumerate("documents"):
+            if number == lag:
+                looked.set()
+            app.post_message(events.Key(letter, letter))
+            await asyncio.sleep(0)
+        looked.set()
+        await until(pilot, lambda: isinstance(app.screen, NameDialog))
+        await until(pilot, lambda: len(app.screen.query_one("#typed", Input).value) == len("documents"))
+        assert app.screen.query_one("#typed", Input).value == "documents"
+
+
+async def test_a_name_is_asked_for_first_and_typing_goes_there(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        for key, kind in (("x", CutoverDialog), ("A", NameDialog)):
+            await pilot.press(key)
+            await until(pilot, lambda kind=kind: isinstance(app.screen, kind))
+            await until(pilot, lambda: app.focused is app.screen.query_one("#cancel"))
+            first = next(iter(app.screen.query(Input)))
+            assert first.id == "typed"
+            app.post_message(events.Paste("10"))
+            await until(pilot, lambda first=first: first.value == "10" and app.focused is first)
+            await pilot.press("escape")
+
+
+async def test_a_reason_that_is_being_typed_stays_while_the_sheet_changes(shown: Open) -> None:
+    async with shown(states.BRIDGE_REFUSED, (80, 24)) as (app, pilot, _):
+        await pilot.press("B")
+        await until(pilot, lambda: isinstance(app.screen, BridgeDialog))
+        sheet = front(app, BridgeDialog)
+        await until(pilot, lambda: sheet.query_one(".field").display)
+        await pilot.press(*"seen")
+        await present(app, pilot, states.BRIDGING)  # what stood against it is gone, and it is at work
+        sheet._repaint()
+        await pilot.press(*"it")
+        await until(pilot, lambda: sheet.query_one("#override", Input).value == "seenit")
+
+
+async def test_ctrl_c_names_only_what_can_be_done(shown: Open) -> None:
+    async with shown(states.RUNNING, (80, 24)) as (app, pilot, engine):
+        await pilot.press("ctrl+c")
+        assert said(app) == "q quits."
+        engine.outlives = True
+        await pilot.press("r")
+        await until(pilot, lambda: app.bridge.detachable)
+        await pilot.press("ctrl+c")
+        assert "D leaves the work running" in said(app)
