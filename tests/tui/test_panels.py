@@ -20,6 +20,7 @@ from embedtui.model import (
     RollbackStatus,
     Side,
     Snapshot,
+    SyncStatus,
 )
 from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.tui import panels
@@ -165,6 +166,20 @@ def test_in_flight_is_what_is_on_the_wire_and_not_what_is_allowed() -> None:
     view = View(replace(states.RUNNING, backfill=backfill), UP)
     shown = panels.backfill(view, 80, 9).plain + panels.workers(view, 80, 9).plain
     assert shown.count("3 in flight") == 2 and "16" not in shown
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_the_key_that_helps_stands_after_the_sentence_and_is_never_cut_off(width: int) -> None:
+    growing = replace(states.RUNNING, sync=SyncStatus(602, 90.0, 1, growing=True))
+    said = panels.advice(View(growing, UP), width, 1).plain
+    assert said.startswith("! Queue grows: 602 changes wait") and len(said) <= width
+    assert "  l " in said[len("! Queue grows: 602 changes wait") :]
+
+
+def test_what_a_rollback_found_is_a_sentence() -> None:
+    assert RollbackStatus(missing=48).sentence == "The old side has 48 rows without an old vector."
+    assert RollbackStatus(bridged=5, rows=8).sentence == "The old side has 5 of 8 rows by the bridge."
+    assert RollbackStatus().sentence == ""
 
 
 def test_a_stall_by_429_says_the_pace_and_never_working() -> None:

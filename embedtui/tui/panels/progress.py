@@ -220,7 +220,8 @@ def sync(view: View, width: int, height: int) -> Content:
             (", oldest ", "$muted"),
             (figures.duration(status.oldest_seconds), style if behind else ""),
         )
-    rows = [head, draw.field("done", figures.number(status.synced), (" changes so far", "$muted"))]
+    unit = " change so far" if status.synced == 1 else " changes so far"
+    rows = [head, draw.field("done", figures.number(status.synced), (unit, "$muted"))]
     return draw.lines((draw.cut(each, width) for each in rows), height)
 
 
