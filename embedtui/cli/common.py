@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from embedtui.cli.output import plain
+from embedtui.cli.streams import write_example
 from embedtui.config import Settings, load_settings
 from embedtui.engine.plan.existing import meant_migration
 from embedtui.errors import Refused
@@ -39,7 +40,7 @@ class ExampleCommand(click.Command):
         """Add the example."""
         with formatter.section("Example"):
             for line in self.example.splitlines():
-                formatter.write(f"  {line}\n")  # never wrapped: it is there to be copied
+                write_example(formatter, line)
 
 
 # ------------------------------------------------------------------------------------------------------ options
