@@ -7,6 +7,7 @@ beside one in another process 36 to 50 (`benchmarks.screen`). And so the work ou
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import queue
@@ -215,6 +216,7 @@ def _died(process: subprocess.Popen[bytes], stderr: BinaryIO) -> EmbedtuiError:
     lines = [line for line in stderr.read().decode(errors="replace").splitlines() if line.strip()]
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
     last = f": {redact(lines[-1])}" if lines else ""
+    logging.getLogger("embedtui").error("the work's process %s was ended %s%s", process.pid, how, last)
     return EmbedtuiError(f"The work's process was ended {how}{last}", hint=f"Run it again: {AFTER_DEATH}.")
 
 
