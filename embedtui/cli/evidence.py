@@ -252,8 +252,12 @@ def _print_report(report: VerifyReport, repair: bool) -> None:
     say(f"Index        {valid}")
     if report.queued:
         say(f"Queued       {number(report.queued)}")
+    if report.unknown:
+        say(f"Unknown      {report.unknown}")
     if report.clean:
         say("Clean.")
+    elif report.unknown:
+        say("Not clean: the application embeds its rows now, and writes their vectors.")
     elif report.undecided:
         say("Not clean: faulty rows wait for a decision. Mend: embedtui faults")
     elif repair:

@@ -29,6 +29,8 @@ class VerifyReport:
     """Sampled rows whose re-embedded vector disagrees (cosine < 0.99)."""
     index_valid: bool | None = None
     queued: int = 0
+    unknown: str = ""
+    """What cannot be told any more; empty while the migration is under way."""
 
     @property
     def clean(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from embedtui.arrays import np
 from embedtui.engine.backfill.embedding import RowEmbedder
-from embedtui.model import Key, VerifyReport
+from embedtui.model import Key, Phase, VerifyReport
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.sides.protocol import Placement
@@ -16,12 +16,19 @@ from embedtui.postgres.state.queue import count_entries
 SAME_COSINE = 0.99
 """Below it a re-embedded text is not by the same model: providers' own noise stays above 0.999."""
 
+UNKNOWN = (
+    "whether a vector is of its row's present text, and by which model: embedtui watches the table no longer."
+    " --sample embeds some rows again and compares"
+)
+"""Of a migration that is done."""
+
 
 def count_rows(conn: Connection, placement: Placement) -> VerifyReport:
     """Scan every row and count it by the state of its new vector."""
     migration = placement.migration
     conn.execute("SET statement_timeout = 0")
-    counts = placement.count(conn)
+    done = migration.phase is Phase.DONE
+    counts = replace(placement.count_present(conn), unknown=UNKNOWN) if done else placement.count(conn)
     status = index_status(conn, migration)
     return replace(
         counts,

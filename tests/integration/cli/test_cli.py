@@ -268,6 +268,15 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
     assert "Rollback   the old side is gone" in run("status").out
     again = run("run")  # the settings of what is finished begin nothing, and pay for nothing
     assert again.code in (2, 6) and "index" not in again.out, again
+    verified = run("verify", "--sample", "20")
+    assert verified.code == 0 and "Embedded     300" in verified.out and "Sampled      20, 0 disagree" in verified.out
+    assert "Unknown      whether a vector is of its row's present text" in verified.out
+    run("verify", "--repair").refused(6, "is done: no worker")
+    execute(dsn, "ALTER TABLE docs ALTER emb DROP NOT NULL; UPDATE docs SET emb = NULL WHERE title LIKE '%7'")
+    holes = run("verify")
+    assert holes.code == 5 and "Missing      30" in holes.out and "the application embeds" in holes.out
+    execute(dsn, "UPDATE docs SET emb = ARRAY[1,2,3,4,5,6,7,8]::vector WHERE emb IS NULL")
+    assert run("verify").code == 0 and run("verify", "--sample", "300").code == 5, "another model's vectors"
     acts = [entry["act"] for entry in run("log", "--json").json["entries"]]
     assert acts.index("cutover") < acts.index("cleanup"), "the newest is the last"
     assert {"begin", "cutover", "rollback"} <= set(acts)
