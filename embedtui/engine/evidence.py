@@ -15,6 +15,7 @@ from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.engine.backfill.stages import make_row_embedder
 from embedtui.engine.local import require_said
+from embedtui.engine.validate.catching_up import catch_up
 from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.gate import decide_gate
 from embedtui.engine.validate.run import CompareOptions
@@ -65,7 +66,9 @@ def compare_sides(
                 progress=progress,
                 stop=stop,
             )
-        return decide_gate(at.connector("gate"), migration, comparison, migration.stored.gate)
+        with connect(at.dsn, name="gate") as conn:
+            caught = catch_up(conn, migration, stop, at.note)
+        return decide_gate(at.connector("gate"), migration, comparison, migration.stored.gate, caught)
     except psycopg.Error as error:
         raise translate(error, dsn=at.dsn) from error
 
@@ -128,7 +131,8 @@ def verify(at: Access, *, sample: int = 0, repair: bool = False, stop: threading
             placement = make_placement(as_called_now(conn, migration) if done else migration)
             if not done:
                 placement.forget_gone(conn)
-            report = count_rows(conn, placement)
+            caught = catch_up(conn, migration, stop, at.note)
+            report = count_rows(conn, placement, caught)
             if sample:
                 require_said(migration, "new_model.")
                 job = Job(at.dsn, migration, at.on_event)
