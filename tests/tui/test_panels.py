@@ -197,3 +197,13 @@ def test_what_serves_through_a_bridge_is_said_with_how_good_it_is() -> None:
     assert "finds 87 % of the old neighbours of 212 held-out rows" in text
     cut_over = replace(bridged, active=Side.NEW)
     assert "held-out" not in panels.route(View(replace(states.RUNNING, route=cut_over), UP), 120, 9).plain
+
+
+def test_what_is_not_live_is_not_shown_as_if_it_were() -> None:
+    """While the database is lost nobody knows who works, how fast, or what holds it."""
+    lost = View(states.RUNNING, Link(up=False, problem="The database is lost."))
+    shown = "\n".join(each(lost, 80, 10).plain for each in (panels.backfill, panels.workers, panels.holds))
+    assert "nothing holds it" not in shown and "in flight" not in shown and "rows/s" not in shown.split("peak")[0]
+    assert "at work when last read" in shown and "while the database is lost" in shown
+    dead = replace(states.RUNNING, workers=(), backfill=replace(states.BACKFILL, rate=None, eta_seconds=None))
+    assert "without a worker" in panels.backfill(View(dead, UP), 80, 10).plain
