@@ -13,7 +13,6 @@ from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from embedtui.config import CHARACTERS_PER_TOKEN
 from embedtui.formatting import counted
 from embedtui.model import FaultClass, FaultGroup, FaultRow, FaultState, Key, Side
 from embedtui.tui import draw, figures, safe, theme
@@ -28,6 +27,8 @@ from embedtui.tui.widgets.listing import Listing
 
 PAGE = 200
 """Rows read at a time; only pages that are looked at are read."""
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, to give an idea."""
 
 _STATE = {
     FaultState.OPEN: ("✗", "open", "$warning"),
