@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from embedtui.cli.output import plain
+from embedtui.cli.output import note, plain
+from embedtui.cli.streams import write_example
 from embedtui.config import Settings, load_settings
+from embedtui.config.loading import beside
 from embedtui.engine.plan.existing import meant_migration
 from embedtui.errors import Refused
 from embedtui.model import EventSink, Migration
@@ -39,7 +41,7 @@ class ExampleCommand(click.Command):
         """Add the example."""
         with formatter.section("Example"):
             for line in self.example.splitlines():
-                formatter.write(f"  {line}\n")  # never wrapped: it is there to be copied
+                write_example(formatter, line)
 
 
 # ------------------------------------------------------------------------------------------------------ options
@@ -47,7 +49,7 @@ class ExampleCommand(click.Command):
 _CONFIG = click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Settings file; without it ./embedtui.toml, then the user's.",
+    help="Settings file (and the .env beside it); without it ./embedtui.toml, then the user's.",
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 _NAME = click.option("--name", metavar="NAME", help="Route name of the migration; default is the table's name.")
@@ -149,6 +151,9 @@ def _collect(command: Callable[..., Any]) -> Callable[..., Any]:
         # `init` writes the file that it names; everywhere else it has to be there
         missing = config is not None and not config.is_file() and command.__name__ == "init"
         settings = settings_of(flags, config=None if missing else config)
+        for folder in beside(config):
+            if folder.resolve() != Path.cwd():
+                note(f"Read {plain(folder / '.env')} beside {plain(config)}.")
         if command.__name__ == "init":
             values["config"] = config
         return command(*args, settings=settings, **values)

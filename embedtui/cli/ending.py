@@ -96,14 +96,14 @@ def cleanup(
             for statement in engine.cleanup_sql(**choice):
                 note(f"  {plain(statement, 10_000)}")
         name = confirm_table(migration, typed, act="Cleanup")
-        found = engine.snapshot().rollback.found
+        found = engine.snapshot().rollback.counts
         engine.cleanup(name, override=override, stop=stop, **choice)
         snapshot = engine.snapshot()
     if as_json:
         emit_json({"table": migration.table, "phase": snapshot.phase})
     else:
         if found:
-            say(f"The old side was {found}.")
+            say(f"The old side had {found}.")
         say(f"{plain(shown(migration.table))}: done. The audit log stays: embedtui log")
         note(
             "A row written from now on gets no vector from embedtui: the application embeds it, and writes its vector."

@@ -9,8 +9,10 @@ import click
 
 from embedtui.cli.common import ExampleCommand, engine_for, json_option, stop_signals, target_options
 from embedtui.cli.output import ProgressLine, emit_json, note, plain, say, to_data
+from embedtui.cli.switch import tell
 from embedtui.config import Settings
 from embedtui.engine.validate import report
+from embedtui.engine.validate.catching_up import CATCH_UP_SECONDS
 from embedtui.engine.validate.queries import VERDICTS, from_file, from_sql
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.formatting import counted, number
@@ -71,7 +73,7 @@ def compare(
         if path is not None and not path.parent.is_dir():
             raise SettingsError(f"There is no folder {plain(path.parent)} for {plain(path.name)}.")
     line = ProgressLine()
-    with engine_for(settings) as engine, stop_signals() as stop:
+    with engine_for(settings, tell) as engine, stop_signals() as stop:
         comparison = engine.compare(
             wanted,
             k=k,
@@ -230,7 +232,7 @@ def decide(settings: Settings, query_id: int, verdict: str, note: str | None) ->
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings, sample: int, repair: bool, as_json: bool) -> None:
     """Scan every row: missing, stale, of the wrong model, faulty. Leaves with 5 unless all is well."""
-    with engine_for(settings) as engine, stop_signals() as stop:
+    with engine_for(settings, tell) as engine, stop_signals() as stop:
         found = engine.verify(sample=sample, repair=repair, stop=stop)
     if as_json:
         emit_json({**to_data(found), "clean": found.clean})
@@ -252,12 +254,21 @@ def _print_report(report: VerifyReport, repair: bool) -> None:
     say(f"Index        {valid}")
     if report.queued:
         say(f"Queued       {number(report.queued)}")
+    if report.awaited:
+        say(f"Awaited      {number(report.awaited)} that changed meanwhile; {plain(report.worker)} embeds them")
+    if report.unknown:
+        say(f"Unknown      {report.unknown}")
     if report.clean:
         say("Clean.")
+    elif report.unknown:
+        say("Not clean: the application embeds its rows now, and writes their vectors.")
     elif report.undecided:
         say("Not clean: faulty rows wait for a decision. Mend: embedtui faults")
     elif repair:
         say("Not clean. Queued for repair: embedtui run")
+    elif report.in_hand and report.worker:
+        waits = f"some changes wait longer than {CATCH_UP_SECONDS:.0f} s"
+        say(f"Not clean: {waits}. {plain(report.worker)} embeds them: look again in a while.")
     elif report.in_hand:
         say("Not clean: the changes that wait are not embedded yet. Mend: embedtui run")
     else:

@@ -13,6 +13,7 @@ import click
 
 import embedtui
 from embedtui.cli import streams
+from embedtui.cli.streams import write_example
 from embedtui.errors import EmbedtuiError, ExitCode, Interrupted, SettingsError
 
 COMMANDS = {
@@ -130,8 +131,10 @@ class _Journey(click.Group):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Example"):
-            formatter.write("  embedtui demo\n")
-            formatter.write("  embedtui init --table documents --new-model text-embedding-3-large --dimensions 768\n")
+            write_example(formatter, "embedtui demo")
+            write_example(
+                formatter, "embedtui init --table documents --new-model text-embedding-3-large --dimensions 768"
+            )
         with formatter.section("Exit codes"):
             formatter.write_text(
                 "0 well, 1 unexpected, 2 usage or settings, 3 database, 4 provider, 5 not clean or gate not passed, "

@@ -19,6 +19,9 @@ from embedtui.model import Plan
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.names import shown
 
+STATEMENT_COLUMNS = 120
+"""Of a line with a statement: its beginning tells what it does."""
+
 _MARKS: Mapping[str, str] = {"pass": "ok  ", "warn": "warn", "fail": "FAIL", "unknown": "?   "}
 
 
@@ -147,27 +150,30 @@ def _ask_for_the_rest(conn: Connection, settings: Settings) -> Settings:
 def plan(ctx: click.Context, settings: Settings, check_provider: bool, only_sql: bool, as_json: bool) -> None:
     """Show what a migration would do, find and cost; changes nothing.
 
-    Leaves with 5 where a check failed.
+    Leaves with 5 where a check failed, and with 4 where the provider was asked and did not answer.
     """
     with connect(settings.dsn, name="plan", read_only=True) as conn:
         found = make_plan(conn, settings, check_provider=check_provider)
     failed = any(check.result == "fail" for check in found.checks)
+    unanswered = check_provider and any(each.name == "provider" and each.result == "warn" for each in found.checks)
     if as_json:
         emit_json({**to_data(found), "ready": not failed})
     elif only_sql:
         for statement in found.statements:
             say(statement)
     else:
-        _print_plan(found)
-    ctx.exit(ExitCode.NOT_CLEAN if failed else ExitCode.OK)
+        _print_plan(found, asked=check_provider)
+    ctx.exit(ExitCode.NOT_CLEAN if failed else ExitCode.PROVIDER if unanswered else ExitCode.OK)
 
 
-def _print_plan(found: Plan) -> None:
+def _print_plan(found: Plan, *, asked: bool) -> None:
     rows = counted(found.rows, "row", "rows")
     say(f"Table      {plain(shown(found.table))}, {rows}, {number(found.empty_rows)} with no text")
+    say(f"Models     {plain(found.old_model)} -> {plain(found.new_model)}")
+    say(f"Texts go   to {plain(found.endpoint) or 'no known endpoint'}")
     about = "" if found.estimated_cost is None else "about "
     say(f"Tokens     about {number(found.estimated_tokens)}, cost {about}{money(found.estimated_cost)}")
-    say(f"Time       {duration(found.estimated_seconds)}" + _why_unknown(found))
+    say(f"Time       {duration(found.estimated_seconds)}" + _why_unknown(found, asked=asked))
     if found.batch is not None:
         offer = found.batch
         how = "chosen" if offer.chosen else "`embedtui run --batch`"
@@ -180,12 +186,12 @@ def _print_plan(found: Plan) -> None:
         if check.advice:
             say(f"      {plain(check.advice)}")
     say()
-    say("SQL of prepare and index:")
+    say("SQL of prepare and index (--sql prints it whole):")
     for statement in found.statements:
-        say(f"  {plain(statement, 10_000)}")
+        say(f"  {plain(statement, STATEMENT_COLUMNS - 2)}")
 
 
-def _why_unknown(found: Plan) -> str:
+def _why_unknown(found: Plan, *, asked: bool) -> str:
     if found.estimated_seconds is not None:
         return " at the provider's quota"
-    return ": set by the provider's quota, which --check-provider may tell"
+    return f": set by the provider's quota, {'which it did not tell' if asked else 'which --check-provider may tell'}"

@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import click
+
 _PLAIN = {
     "·": "-", "…": "...", "→": "->", "←": "<-", "×": "x", "≥": ">=", "≤": "<=", "–": "-", "—": "-", "•": "*", "✓": "+",
     "✗": "x", "“": '"', "”": '"', "‘": "'", "’": "'", "─": "-", "│": "|", "±": "+-",
@@ -67,3 +69,13 @@ def _to_nowhere(stream: object) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())  # type: ignore[attr-defined]
         os.close(nowhere)
+
+
+def write_example(formatter: click.HelpFormatter, line: str) -> None:
+    """Write a command as it is typed: one that is wider than the help goes on after a backslash, before an option."""
+    width, rest = formatter.width - 4, line
+    lead = "  "
+    while len(rest) > width and (place := rest.rfind(" --", 1, width)) > 0:
+        formatter.write(f"{lead}{rest[:place]} \\\n")
+        lead, rest = "    ", rest[place + 1 :]
+    formatter.write(f"{lead}{rest}\n")

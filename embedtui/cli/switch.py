@@ -153,8 +153,8 @@ def rollback(settings: Settings, as_json: bool) -> None:
     """Move all reads back to the old side, at once and unasked."""
     with engine_for(settings, tell) as engine:
         flip = engine.rollback()
-        found = "" if as_json else engine.snapshot().rollback.found
-    _print_flip(flip, as_json, f"The old side is {found}." if found else "")
+        found = "" if as_json else engine.snapshot().rollback.sentence
+    _print_flip(flip, as_json, found)
 
 
 def _print_flip(flip: Flip, as_json: bool, after: str) -> None:

@@ -344,12 +344,15 @@ _DECIDED = {
 
 @click.command(cls=ExampleCommand, example="embedtui log --limit 20")
 @target_options
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Newest first.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="So many of the newest.")
 @json_option
 def log(settings: Settings, limit: int, as_json: bool) -> None:
-    """Show the audit log: when, who, where, which act, why."""
+    """Show the audit log: when, who, where, which act, why.
+
+    The newest line is the last, as in a log file and on the dashboard.
+    """
     with engine_for(settings) as engine:
-        entries = engine.audit(limit)
+        entries = engine.audit(limit)[::-1]
     if as_json:
         emit_json({"entries": entries})
         return

@@ -42,6 +42,7 @@ def load_settings(
 ) -> Settings:
     """Settings from flags, then environment and ``.env``, then ``embedtui.toml``, then defaults.
 
+    Where ``config`` is named, a ``.env`` beside it comes before that of ``cwd``.
     ``flags`` are by the settings' names in the file (``new_model.name``); None is "not given". Without ``config`` the
     file is looked for in ``cwd`` and then in the user's configuration folder. ``text``, where given, stands for what
     the file says.
@@ -49,7 +50,7 @@ def load_settings(
     Raises SettingsError: a setting is unknown or wrong, or the file holds a secret; the line names setting and origin.
     """
     folder = cwd or Path.cwd()
-    merged, shadow = environment(os.environ if environ is None else environ, folder)
+    merged, shadow = environment(os.environ if environ is None else environ, *beside(config), folder)
     path = _config_file(folder, config) if text is None else config
     file = (path or next(_files(folder), folder / CONFIG_NAME)).absolute()
     values: dict[str, Any] = {}
@@ -70,7 +71,7 @@ def load_settings(
     for spec in SPECS:
         raw = merged.get(spec.variable, "")
         if raw and (spec.variable != "OPENAI_BASE_URL" or _takes_openai_url(spec.path, values)):
-            take(spec, raw, f"{spec.variable} in .env" if spec.variable in shadow else spec.variable)
+            take(spec, raw, f"{spec.variable} in {shadow[spec.variable]}" if spec.variable in shadow else spec.variable)
     for name, raw in (flags or {}).items():
         if raw is not None and raw != ():
             take(BY_PATH[name], raw, BY_PATH[name].flag.split("/")[0] or name)
@@ -110,20 +111,33 @@ def _takes_openai_url(path: str, values: Mapping[str, Any]) -> bool:
     return variable == "OPENAI_API_KEY" and (side == "new_model" or ("old_model.name" in values and path not in values))
 
 
-def environment(environ: Mapping[str, str], folder: Path) -> tuple[dict[str, str], set[str]]:
-    """The environment over ``.env``, and the names that came from ``.env``."""
-    file = folder / ".env"
+def beside(config: Path | None) -> tuple[Path, ...]:
+    """The folder of a settings file that was named, where it has a ``.env``; it comes before the working folder's."""
+    return () if config is None or not (config.parent / ".env").is_file() else (config.parent,)
+
+
+def environment(environ: Mapping[str, str], *folders: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The environment over the folders' ``.env``, the first over the next; and the file of each name from one."""
+    merged, origins = dict(environ), dict[str, str]()
+    for folder in folders:
+        for name, value in _dotenv(folder / ".env").items():
+            if name not in merged:
+                merged[name] = value
+                origins[name] = ".env" if folder is folders[-1] else str(folder / ".env")
+    return merged, origins
+
+
+def _dotenv(file: Path) -> dict[str, str]:
     try:
         if not file.is_file():
-            return dict(environ), set()
+            return {}
         from dotenv import dotenv_values
 
         # the values are taken as they are: a password may well contain ${
         dotenv = dotenv_values(file, interpolate=False)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} cannot be read: {error}.") from None
-    from_file = {name: value for name, value in dotenv.items() if value is not None}
-    return {**from_file, **environ}, set(from_file) - set(environ)
+    return {name: value for name, value in dotenv.items() if value is not None}
 
 
 def user_config_file() -> Path:

@@ -169,7 +169,7 @@ class Engine(Reads):
 
         Raises:
             ProviderError: the provider refuses us (only with ``sample``).
-            Refused: the migration has ended, and with it what tells a vector's model and content.
+            Refused: the migration was aborted; or it is done, and nothing would mend what is queued.
         """
         return evidence.verify(self._at, sample=sample, repair=repair, stop=stop)
 

@@ -15,14 +15,16 @@ from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.engine.backfill.stages import make_row_embedder
 from embedtui.engine.local import require_said
+from embedtui.engine.validate.catching_up import catch_up
 from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.gate import decide_gate
 from embedtui.engine.validate.run import CompareOptions
 from embedtui.engine.validate.verify import count_rows, sample_rows
-from embedtui.errors import ProviderError
+from embedtui.errors import ProviderError, Refused
 from embedtui.formatting import counted
-from embedtui.model import Command, Comparison, Key, Migration, QueryComparison, QueryInput, Side, VerifyReport
+from embedtui.model import Command, Comparison, Key, Migration, Phase, QueryComparison, QueryInput, Side, VerifyReport
 from embedtui.postgres.connect import connect, translate
+from embedtui.postgres.joined import as_called_now
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.queue import queue_keys
@@ -64,7 +66,9 @@ def compare_sides(
                 progress=progress,
                 stop=stop,
             )
-        return decide_gate(at.connector("gate"), migration, comparison, migration.stored.gate)
+        with connect(at.dsn, name="gate") as conn:
+            caught = catch_up(conn, migration, stop, at.note)
+        return decide_gate(at.connector("gate"), migration, comparison, migration.stored.gate, caught)
     except psycopg.Error as error:
         raise translate(error, dsn=at.dsn) from error
 
@@ -111,16 +115,24 @@ def verify(at: Access, *, sample: int = 0, repair: bool = False, stop: threading
 
     Raises:
         ProviderError: the provider refuses us (only with ``sample``).
-        Refused: the migration has ended, and with it what tells a vector's model and content.
+        Refused: the migration was aborted; or it is done, and nothing would mend what is queued.
     """
     migration = at.allowed(Command.VERIFY)
-    placement = make_placement(migration)
+    done = migration.phase is Phase.DONE
+    if done and repair:
+        hint = "The application embeds its rows now: have it write these vectors, or begin another migration."
+        raise Refused(
+            f"The migration of {migration.table} is done: no worker would work off what is queued.", hint=hint
+        )
     stop = stop or threading.Event()
     wrong: tuple[Key, ...] = ()
     try:
         with connect(at.dsn, name="verify", statement_timeout_ms=0) as conn:
-            placement.forget_gone(conn)
-            report = count_rows(conn, placement)
+            placement = make_placement(as_called_now(conn, migration) if done else migration)
+            if not done:
+                placement.forget_gone(conn)
+            caught = catch_up(conn, migration, stop, at.note)
+            report = count_rows(conn, placement, caught)
             if sample:
                 require_said(migration, "new_model.")
                 job = Job(at.dsn, migration, at.on_event)

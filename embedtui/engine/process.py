@@ -7,6 +7,7 @@ beside one in another process 36 to 50 (`benchmarks.screen`). And so the work ou
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import queue
@@ -37,6 +38,8 @@ RESULT_SECONDS = 60.0
 """How long the result waits for a reader that is suspended."""
 STDERR_SHOWN = 2000
 """Bytes of what a process that died had written to stderr."""
+AFTER_DEATH = "what was answered is stored, and only the requests in flight are paid for again"
+"""What a process that was killed leaves behind."""
 STOP = "stop"
 _ENTRY = (
     "import sys; sys.path[:] = sys.argv[3:]; "
@@ -213,7 +216,8 @@ def _died(process: subprocess.Popen[bytes], stderr: BinaryIO) -> EmbedtuiError:
     lines = [line for line in stderr.read().decode(errors="replace").splitlines() if line.strip()]
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
     last = f": {redact(lines[-1])}" if lines else ""
-    return EmbedtuiError(f"The work's process was ended {how}{last}", hint="Run it again: what is paid for is stored.")
+    logging.getLogger("embedtui").error("the work's process %s was ended %s%s", process.pid, how, last)
+    return EmbedtuiError(f"The work's process was ended {how}{last}", hint=f"Run it again: {AFTER_DEATH}.")
 
 
 # --------------------------------------------------------------------------------------------- in the new process

@@ -38,7 +38,7 @@ from embedtui.model import (
     Snapshot,
 )
 from embedtui.model.lifecycle import as_stored, refusal
-from embedtui.postgres.sides.texts import row_texts
+from embedtui.postgres.sides.texts import row_texts, text_length
 from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.decisions import read_faults
 
@@ -116,6 +116,11 @@ class Reads:
         """The beginning of the text that is embedded of a row; None where it is gone."""
         migration = self.require()
         return self._at.read(lambda conn: row_texts(conn, migration, [key])).get(key)
+
+    def row_length(self, key: Key) -> int | None:
+        """Characters of the text that is embedded of a row; None where it is gone."""
+        migration = self.require()
+        return self._at.read(lambda conn: text_length(conn, migration, key))
 
     def plan(self, *, check_provider: bool = False) -> Plan:
         """What a migration would do; read-only.

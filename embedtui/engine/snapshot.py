@@ -73,13 +73,18 @@ class RateMeter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._samples: deque[tuple[float, int]] = deque()
+        self._held = False
         self.queue = Trend(clock)
 
-    def add(self, count: int) -> float | None:
-        """Add a reading; the rate per second over the window, None while unknown or at rest."""
+    def add(self, count: int, *, held: bool = False) -> float | None:
+        """Add a reading; the rate per second over the window, None while unknown or at rest.
+
+        The time in which the work was ``held`` is no measure of what comes after it.
+        """
         now = self._clock()
-        if self._samples and count < self._samples[-1][1]:
+        if self._samples and (count < self._samples[-1][1] or (self._held and not held)):
             self._samples.clear()
+        self._held = held
         self._samples.append((now, count))
         while self._samples and now - self._samples[0][0] > RATE_SECONDS:
             self._samples.popleft()
@@ -142,7 +147,7 @@ def read_snapshot(
         phase=migration.phase,
         condition=_condition(migration, alive, holds),
         reasons=_reasons(migration, holds),
-        backfill=_backfill(conn, migration, progress, meter, queued, workers, census),
+        backfill=_backfill(conn, migration, progress, meter, queued, workers, holds, census),
         batch=_batch(conn, migration),
         index=index_status(conn, migration),
         sync=SyncStatus(queued, oldest, progress.synced, _grows(meter, queued, oldest, workers)),
@@ -203,6 +208,7 @@ def _backfill(
     meter: RateMeter,
     queued: int,
     workers: Sequence[WorkerStatus],
+    holds: Sequence[Hold],
     census: Census | None,
 ) -> BackfillStatus:
     running = migration.phase is Phase.BACKFILL
@@ -215,14 +221,21 @@ def _backfill(
         under_way = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
         faulty = 0 if under_way else count_faulty(conn, migration.id, tuple(FaultState))
         rows = min(rows, total) if under_way else max(0, total - queued - faulty)
-    rate = meter.add(rows) if running else None
+    held = any(hold.name != PACE for hold in holds)
+    rate = meter.add(rows, held=held) if running else None
+    if not any(worker.alive for worker in workers):
+        rate = None
     price = migration.new_model.price_per_million
     less = migration.new_model.batch_price_per_million
     spent = None
     if price is not None and less is not None:
         spent = ((tokens - progress.batch_tokens) * price + progress.batch_tokens * less) / 1e6
     ahead = migration.phase in BEFORE_INDEX  # of what is done there is nothing to guess
-    estimate = spent / rows * total if ahead and spent is not None and rows and total else None
+    estimate = None
+    if ahead and spent is not None and price is not None and rows and total:
+        # edits follow the application and not the rows that are done
+        edits = progress.synced_tokens * price / 1e6
+        estimate = (spent - edits) / rows * total + edits
     share = progress.hot_updates / progress.updates if progress.updates else None
     holder = ""
     if share is not None and share < HOT_SHARE_EXPLAINED and migration.phase is Phase.BACKFILL:
@@ -231,7 +244,7 @@ def _backfill(
         rows=rows,
         total=total,
         rate=rate,
-        eta_seconds=(total - rows) / rate if rate and total is not None else None,
+        eta_seconds=(total - rows) / rate if rate and total is not None and not held else None,
         tokens=tokens,
         spent=spent,
         estimate=estimate,

@@ -159,6 +159,11 @@ def _compare(snapshot: Snapshot) -> Blocker | None:
     return ended(snapshot)
 
 
+def _verify(snapshot: Snapshot) -> Blocker | None:
+    """Also once all is done, when it matters most: what is left to be known is counted."""
+    return None if snapshot.phase is Phase.DONE else ended(snapshot)
+
+
 def _cutover(snapshot: Snapshot) -> Blocker | None:
     if snapshot.route.ending == "abort":
         return Blocker("phase", "The migration is being aborted.", "Complete that.", remedies=(Remedy.ABORT,))
@@ -221,6 +226,7 @@ _RULES: dict[Command, Callable[[Snapshot], Blocker | None]] = {
     Command.INDEX: _build,
     Command.HOLD_INDEX: _hold,
     Command.COMPARE: _compare,
+    Command.VERIFY: _verify,
     Command.CUTOVER: _cutover,
     Command.ROLLBACK: _rollback,
     Command.BRIDGE: _bridge,

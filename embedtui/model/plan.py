@@ -57,3 +57,7 @@ class Plan:
     """The exact SQL prepare and index would run, in order."""
     batch: BatchOffer | None = None
     """The same by batch jobs of the provider; None where it is not known to have any."""
+    old_model: str = ""
+    new_model: str = ""
+    endpoint: str = ""
+    """Where the texts are sent: scheme, host and path. Empty where none is known."""

@@ -75,14 +75,24 @@ class RollbackStatus:
     @property
     def found(self) -> str:
         """The rows that are not fresh, in words; empty where none are."""
+        said = self.counts
+        return f"bridged: {said}" if self.bridged and not self.stale else said
+
+    @property
+    def sentence(self) -> str:
+        """As ``found``, as a sentence; empty where there is nothing to say."""
+        return f"The old side has {self.counts}." if self.counts else ""
+
+    @property
+    def counts(self) -> str:
+        """The rows that are not fresh, counted."""
         total = "" if self.rows is None else f" of {max(self.rows, self.bridged):,}"
         parts = [
             f"{counted(self.stale, 'row', 'rows')} stale" if self.stale else "",
             f"{self.bridged:,}{total} rows by the bridge" if self.bridged else "",
             f"{counted(self.missing, 'row', 'rows')} without an old vector" if self.missing else "",
         ]
-        said = ", ".join(part for part in parts if part)
-        return f"bridged: {said}" if self.bridged and not self.stale else said
+        return ", ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,12 @@ class VerifyReport:
     """Sampled rows whose re-embedded vector disagrees (cosine < 0.99)."""
     index_valid: bool | None = None
     queued: int = 0
+    awaited: int = 0
+    """Rows that changed while they were looked at, which a worker is embedding."""
+    worker: str = ""
+    """A worker that is at work, ``host:pid``."""
+    unknown: str = ""
+    """What cannot be told any more; empty while the migration is under way."""
 
     @property
     def clean(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from embedtui.known import provider
 from embedtui.model import EmbeddingModel, FaultClass
-from embedtui.providers.asking import request_headers
+from embedtui.providers.asking import request_headers, without_credentials
 from embedtui.providers.base import BadVectors, Embedder, EmbedReply, Kind, ProviderFault, RateLimits
 from embedtui.redaction import remember
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BadVectors", "EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "endpoint", "make_batches",
-    "make_embedder",
+    "make_embedder", "shown_endpoint",
 ]  # fmt: skip
 
 
@@ -36,10 +36,7 @@ def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) ->
         reason, hint = model.unusable
         raise ProviderFault(FaultClass.CONFIGURATION, "not_local", reason, hint=hint)
     environ = os.environ if environ is None else environ
-    base_url = model.base_url
-    if not base_url and model.provider == "openai":
-        base_url = environ.get("OPENAI_BASE_URL")
-    base_url = base_url or provider(model.provider).base_url
+    base_url = _base_url(model, environ)
     if not base_url:
         raise ProviderFault(
             FaultClass.CONFIGURATION,
@@ -65,6 +62,16 @@ def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) ->
     remember(key)
     request_headers(model, environ)
     return base_url, key
+
+
+def _base_url(model: EmbeddingModel, environ: Mapping[str, str]) -> str:
+    by_environment = environ.get("OPENAI_BASE_URL", "") if model.provider == "openai" else ""
+    return model.base_url or by_environment or provider(model.provider).base_url or ""
+
+
+def shown_endpoint(model: EmbeddingModel, environ: Mapping[str, str]) -> str:
+    """Where texts are sent, without what may be a secret: scheme, host and path; empty where none is known."""
+    return without_credentials(_base_url(model, environ)) if model.unusable is None else ""
 
 
 def make_embedder(

@@ -70,3 +70,10 @@ def asks_queries_otherwise(model: EmbeddingModel) -> bool:
     return manners.query != manners.document or any(
         for_use(own, "query") != for_use(own, "document") for own in (model.extra_body, model.headers)
     )
+
+
+def without_credentials(url: str) -> str:
+    """Scheme, host and path of an address: what may be shown of it; empty for none."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}".rstrip("/") if url else ""

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import openai
 
 from embedtui.arrays import np
 from embedtui.known import Provider, provider
 from embedtui.model import EmbeddingModel, FaultClass
-from embedtui.providers.asking import Headers, address, request_body
+from embedtui.providers.asking import Headers, address, request_body, without_credentials
 from embedtui.providers.base import BadVectors, EmbedReply, Kind, ProviderFault
 from embedtui.providers.faults import classify, clean, parse_limits, repeats
 from embedtui.providers.replies import Parsed, bad_reply, counted_tokens, most_bytes, parse_reply
@@ -48,7 +48,7 @@ class OpenAIEmbedder:
         self._model = model
         self._manners = provider(model.provider)
         self._key = key
-        self._where = _without_credentials(base_url)
+        self._where = without_credentials(base_url)
         self._headers = headers or {}
         base_url, query = address(base_url)
         # packed, a reply is a quarter shorter, and takes a fifth of a core at full speed to unpack
@@ -185,7 +185,7 @@ class OpenAIEmbedder:
 
     def _redirected(self, error: openai.APIStatusError) -> ProviderFault:
         try:
-            there = _without_credentials(urljoin(str(error.request.url), error.response.headers.get("location", "")))
+            there = without_credentials(urljoin(str(error.request.url), error.response.headers.get("location", "")))
         except ValueError:
             there = "a place that is no URL"
         reason = f"{error.status_code}: {self._where} sends requests on to {there}; no text was sent there."
@@ -216,9 +216,3 @@ def _names_encoding(error: BaseException | None, manners: Provider) -> bool:
     if not isinstance(error, openai.APIStatusError) or error.status_code not in (400, 422):
         return False
     return any(name in (error.param or "") or name in str(error) for name in manners.base64)
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}".rstrip("/")

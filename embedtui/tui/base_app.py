@@ -16,12 +16,13 @@ from embedtui.tui import preferences, safe, terminal, theme
 from embedtui.tui.crash import CrashLogged
 from embedtui.tui.driver import TerminalDriver
 from embedtui.tui.remedies import worded
+from embedtui.tui.typed import TypedInOrder
 from embedtui.tui.view import Trouble
 
 R = TypeVar("R")
 
 
-class BaseApp(CrashLogged[R]):
+class BaseApp(TypedInOrder[R], CrashLogged[R]):
     """An app in our themes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -182,6 +182,9 @@ class Engine(Protocol):
     def row_text(self, key: Key) -> str | None:
         """The beginning of the text that is embedded of a row; None where it is gone."""
 
+    def row_length(self, key: Key) -> int | None:
+        """Characters of all of it."""
+
     def audit(self, limit: int = 200) -> tuple[AuditEntry, ...]:
         """The audit log, newest first."""
 

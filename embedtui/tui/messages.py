@@ -233,10 +233,12 @@ class FaultsRead(Message):
 
 @dataclass
 class RowTextRead(Message):
-    """The text of a faulty row."""
+    """The beginning of a faulty row's text."""
 
     key: Key
     text: str
+    length: int | None = None
+    """Characters of all of it."""
 
 
 @dataclass

@@ -50,6 +50,9 @@ class StandIn(Engine):
     def row_text(self, key: Key) -> str | None:
         return f"The text of row {', '.join(key)}, which the provider refuses. " * 4
 
+    def row_length(self, key: Key) -> int | None:
+        return 40_000
+
     def run(self, stop: threading.Event, **_: object) -> None:
         self.calls.append("run")
         stop.wait()

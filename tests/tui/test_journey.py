@@ -32,6 +32,7 @@ from embedtui.tui.dialogs import (
     StopDialog,
     VerifyDialog,
 )
+from embedtui.tui.dialogs.faults import DecideDialog
 from embedtui.tui.messages import Compared
 from embedtui.tui.run import farewell
 from embedtui.tui.screens.base import DashboardScreen
@@ -349,12 +350,27 @@ async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer
             assert [group.reason[:3] for group in screen.groups] == ["too", "ref"]
             await pilot.press("tab", "end")
             await until(pilot, lambda: screen.row(249) is not None)
-            await until(pilot, lambda: "document number 250" in picture(app))
+            await until(pilot, lambda: "document number 250" in picture(app) and "19 characters" in picture(app))
+            await pilot.press("h")
+            await until(pilot, lambda: isinstance(app.screen, DecideDialog))
+            assert "Row 250 is embedded" in picture(app)
+            assert isinstance(app.screen, DecideDialog) and "It has 19 characters now." in app.screen._says
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is screen)
             await pilot.press("s")
+            await until(pilot, lambda: isinstance(app.screen, DecideDialog))
+            await pilot.press("enter")  # Cancel is focused
+            await until(pilot, lambda: app.screen is screen)
+            assert states() == {"open": 260}
+            await pilot.press("s")
+            await until(pilot, lambda: isinstance(app.screen, DecideDialog))
+            await pilot.press("tab", "enter")
             await until(pilot, lambda: states() == {"open": 259, "skipped": 1})
             await until(pilot, lambda: any(group.count == 249 for group in screen.groups))
             screen.query_one("#groups").focus()
             await pilot.press("home", "s")
+            await until(pilot, lambda: isinstance(app.screen, DecideDialog))
+            await pilot.press("tab", "enter")
             await until(pilot, lambda: states() == {"open": 10, "skipped": 250})
 
 

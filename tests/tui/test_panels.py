@@ -20,6 +20,7 @@ from embedtui.model import (
     RollbackStatus,
     Side,
     Snapshot,
+    SyncStatus,
 )
 from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.model.lifecycle import unneeded
@@ -191,6 +192,20 @@ def test_in_flight_is_what_is_on_the_wire_and_not_what_is_allowed() -> None:
     assert shown.count("3 in flight") == 2 and "16" not in shown
 
 
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_the_key_that_helps_stands_after_the_sentence_and_is_never_cut_off(width: int) -> None:
+    growing = replace(states.RUNNING, sync=SyncStatus(602, 90.0, 1, growing=True))
+    said = panels.advice(View(growing, UP), width, 1).plain
+    assert said.startswith("! Queue grows: 602 changes wait") and len(said) <= width
+    assert "  l " in said[len("! Queue grows: 602 changes wait") :]
+
+
+def test_what_a_rollback_found_is_a_sentence() -> None:
+    assert RollbackStatus(missing=48).sentence == "The old side has 48 rows without an old vector."
+    assert RollbackStatus(bridged=5, rows=8).sentence == "The old side has 5 of 8 rows by the bridge."
+    assert RollbackStatus().sentence == ""
+
+
 def test_a_stall_by_429_says_the_pace_and_never_working() -> None:
     hold = Hold("rate", "Now 0 requests and 0 tokens a minute; found: 600 requests.", states.NOW)
     view = View(replace(states.RUNNING, condition=Condition.THROTTLED, reasons=(hold,)), UP)
@@ -206,3 +221,13 @@ def test_what_serves_through_a_bridge_is_said_with_how_good_it_is() -> None:
     assert "finds 87 % of the old neighbours of 212 held-out rows" in text
     cut_over = replace(bridged, active=Side.NEW)
     assert "held-out" not in panels.route(View(replace(states.RUNNING, route=cut_over), UP), 120, 9).plain
+
+
+def test_what_is_not_live_is_not_shown_as_if_it_were() -> None:
+    """While the database is lost nobody knows who works, how fast, or what holds it."""
+    lost = View(states.RUNNING, Link(up=False, problem="The database is lost."))
+    shown = "\n".join(each(lost, 80, 10).plain for each in (panels.backfill, panels.workers, panels.holds))
+    assert "nothing holds it" not in shown and "in flight" not in shown and "rows/s" not in shown.split("peak")[0]
+    assert "at work when last read" in shown and "while the database is lost" in shown
+    dead = replace(states.RUNNING, workers=(), backfill=replace(states.BACKFILL, rate=None, eta_seconds=None))
+    assert "without a worker" in panels.backfill(View(dead, UP), 80, 10).plain

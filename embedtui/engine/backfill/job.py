@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from embedtui.engine.backfill.episodes import Episodes
 from embedtui.engine.backfill.obstacle import PACE
 from embedtui.engine.resilience import LONGEST_WAIT, with_database
 from embedtui.errors import EmbedtuiError, Interrupted
+from embedtui.formatting import duration
 from embedtui.model import Event, EventSink, Failed, FaultClass, Held, Hold, Migration, Noted, ThreadStatus
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.batch import prepare_batch
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.sides.protocol import Placement
 from embedtui.postgres.state.workers import Wanted
+from embedtui.providers import ProviderFault
 from embedtui.redaction import redact
 
 T = TypeVar("T")
@@ -30,6 +33,8 @@ WRITE_LOCK_MS = 500
 """Longest wait for a lock in a transaction that writes vectors."""
 STARTING = "starting"
 """What a worker says that it does until it has begun with something."""
+OF_THE_PROVIDER = ("provider", "rate")
+"""Holds that end when the provider answers again."""
 PACER_HOLDS = ("provider", "spend_cap", "rate", PACE)
 """Holds that the pacer waits out by itself."""
 
@@ -37,6 +42,16 @@ PACER_HOLDS = ("provider", "spend_cap", "rate", PACE)
 def now() -> datetime:
     """The present time, aware."""
     return datetime.now(UTC)
+
+
+def _over(hold: Hold) -> str:
+    """That a hold is over, and how long it lasted."""
+    if hold.name == PACE:
+        return "No longer at a limit"
+    lasted = f" after {duration((now() - hold.since).total_seconds())}" if hold.since is not None else ""
+    if hold.name in OF_THE_PROVIDER:
+        return f"Provider back{lasted}: {hold.detail.partition(' Next try at ')[0]}"
+    return f"No longer held{lasted}: {hold.name.replace('_', ' ')}"
 
 
 class Job:
@@ -48,6 +63,8 @@ class Job:
         self.placement: Placement = make_placement(migration)
         self.reloads = migration.run_state.reloads
         """As often the workers had been asked to read their settings when those of this job were read."""
+        self.episodes = Episodes()
+        """What held this process up, for the log."""
         self.stop = threading.Event()
         """Set by ``halt`` only, so that the stages' own signals follow."""
         self._sink = sink
@@ -206,6 +223,11 @@ class Job:
         """Something the operator has to know."""
         self.emit(Failed(now(), redact(text), fault_class, hint))
 
+    def provider_failed(self, fault: ProviderFault) -> None:
+        """The new model's provider is in trouble."""
+        self.episodes.met("provider", fault.code)
+        self.failed(f"Provider: {fault.reason}", FaultClass.PROVIDER, fault.hint)
+
     def add_rows(self, count: int) -> None:
         """Count rows written by this process."""
         with self._lock:
@@ -250,6 +272,8 @@ class Job:
             self._holds[name] = Hold(name, redact(detail), known.since if known else now())
             new = known is None
             holds = tuple(self._holds.values())
+        if name not in (*OF_THE_PROVIDER, PACE):  # faults are told one by one, and a limit is no trouble
+            self.episodes.begin(name, detail)
         if new:
             said = detail if name == PACE else f"Held: {name.replace('_', ' ')}: {detail}"
             self.emit(Held(now(), redact(said), holds))
@@ -257,12 +281,12 @@ class Job:
     def release(self, *names: str) -> None:
         """End holds."""
         with self._lock:
-            gone = [name for name in names if self._holds.pop(name, None) is not None]
+            gone = [hold for name in names if (hold := self._holds.pop(name, None)) is not None]
             holds = tuple(self._holds.values())
-        if gone == [PACE]:
-            self.emit(Held(now(), "No longer at a limit", holds))
-        elif gone:
-            self.emit(Held(now(), f"No longer held: {', '.join(gone).replace('_', ' ')}", holds))
+        for hold in gone:
+            self.episodes.end(hold.name)
+        if gone:
+            self.emit(Held(now(), "; ".join(map(_over, gone)), holds))
 
     @property
     def holds(self) -> tuple[Hold, ...]:

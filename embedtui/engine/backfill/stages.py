@@ -78,7 +78,11 @@ def make_row_embedder(
         raise ConfigurationFault(fault.reason, hint=fault.hint) from None
 
     def on_fault(fault: ProviderFault) -> None:
-        if fault.fault_class is FaultClass.PROVIDER:
+        if fault.fault_class is not FaultClass.PROVIDER:
+            return
+        if pacer is not None:
+            job.provider_failed(fault)
+        else:  # the old model, whose trouble holds nothing up
             job.failed(f"Provider: {fault.reason}", FaultClass.PROVIDER, fault.hint)
 
     def on_remark(remark: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import selectors
 import threading
 import time
@@ -17,6 +18,7 @@ from embedtui.model import Hold
 from embedtui.model.settings import StoredSettings
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import announce_worker
+from embedtui.postgres.state.audit import add_episode, note_lost_workers
 from embedtui.postgres.state.shards import renew_leases, return_all_shards
 from embedtui.postgres.state.workers import Heartbeat, beat, end_worker, listen, register_worker
 
@@ -25,6 +27,8 @@ BEATS_PER_RENEWAL = 5
 """Heartbeats from one renewal of the leases to the next; a lease lasts six times as long."""
 LOOK_SECONDS = 0.1
 """Between looks at the stop signal, and at least from one heartbeat that a notification asks for to the next."""
+
+_log = logging.getLogger("embedtui")
 
 
 class Worker:
@@ -45,6 +49,8 @@ class Worker:
         """Something else is wanted of the workers since the last heartbeat."""
         self._limits: object = None
         """Limits of the throttle as last stored."""
+        self._untold: list[tuple[str, str, str]] = []
+        """Lines on their way to the audit log."""
 
     def __enter__(self) -> Worker:
         try:
@@ -89,6 +95,8 @@ class Worker:
         with conn.transaction():
             return_all_shards(conn, self._job.worker_id)
             end_worker(conn, self._job.worker_id, self._job.rows)
+        self._tell_episodes(conn, leaving=True)
+        note_lost_workers(conn, self._job.migration.id)
 
     def _run(self) -> None:
         told_at = due = 0.0
@@ -153,6 +161,7 @@ class Worker:
         told = Heartbeat(self._job.rows, doing, threads, self._job.holds, self._job.in_flight())
         wanted = beat(conn, self._job.migration.id, self._job.worker_id, told)
         self._job.heed(wanted, began)
+        self._tell_episodes(conn)
         if wanted.throttle != self._limits:
             if self._limits is not None:  # an operator changed them
                 self._throttle.adopt(StoredSettings.of({"throttle": wanted.throttle}).throttle)
@@ -161,6 +170,15 @@ class Worker:
     def _beat_and_renew(self, conn: Connection) -> None:
         self._beat(conn)
         renew_leases(conn, self._job.worker_id)
+        for line in note_lost_workers(conn, self._job.migration.id):
+            _log.warning("%s", line)
+
+    def _tell_episodes(self, conn: Connection, *, leaving: bool = False) -> None:
+        self._untold += self._job.episodes.due(leaving=leaving)
+        while self._untold:  # what a lost connection cuts off is told by the next beat
+            act, name, detail = self._untold[0]
+            add_episode(conn, self._job.migration.id, act, name, detail)
+            del self._untold[0]
 
     def _pacer_holds(self) -> list[Hold]:
         waits = self._job.pacer_hold()

@@ -68,7 +68,8 @@ def _into_table(
         raise Refused(f"{archive} is there, and is none of this cleanup.", hint="Rename it, and clean up again.")
     if there is None:
         with conn.transaction():
-            conn.execute(archive_table_sql(migration, archive))
+            for statement in archive_table_sql(migration, archive):
+                conn.execute(statement)
             for statement in rights.own_sql(conn, archive):
                 conn.execute(statement)
             made = conn.execute("SELECT to_regclass(%s)::oid::int8", (relation(archive).as_string(conn),)).fetchone()

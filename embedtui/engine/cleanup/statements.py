@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from psycopg import sql
@@ -46,7 +47,7 @@ def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupCh
     if choice.archive is not None and not state.has("archived"):
         texts = [archive_sql(migration, choice.archive)]
         if isinstance(choice.archive, TableName):
-            texts.insert(0, archive_table_sql(migration, choice.archive))
+            texts = [*archive_table_sql(migration, choice.archive), *texts]
         detail = f"old vectors to {choice.archive}, in pages by key, counted"
         steps.append(CleanupStep("archive", detail, shown_sql(conn, texts)))
     if choice.fold and migration.placement is PlacementKind.TABLE and not state.has("contracted"):
@@ -222,9 +223,19 @@ def archive_sql(migration: Migration, archive: TableName | Path, within: sql.Com
     return sql.SQL("COPY ({}) TO STDOUT").format(vectors)
 
 
-def archive_table_sql(migration: Migration, archive: TableName) -> sql.Composed:
-    """A table for the old vectors, empty."""
-    return sql.SQL("CREATE TABLE {} AS {} WITH NO DATA").format(relation(archive), old_vectors_sql(migration))
+def archive_table_sql(migration: Migration, archive: TableName) -> tuple[sql.Composed, ...]:
+    """A table for the old vectors, empty, with the table's key; its comment says whose vectors they are."""
+    keys = sql.SQL(", ").join(map(sql.Identifier, migration.key_columns))
+    model = migration.old_model
+    said = (
+        f"Column {migration.old_column} of {migration.table}: vectors of {model.called}, {model.dimensions} dimensions,"
+        f" archived by embedtui on {datetime.now(UTC):%Y-%m-%d}"
+    )
+    return (
+        sql.SQL("CREATE TABLE {} AS {} WITH NO DATA").format(relation(archive), old_vectors_sql(migration)),
+        sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(relation(archive), keys),
+        sql.SQL("COMMENT ON TABLE {} IS {}").format(relation(archive), sql.Literal(said)),
+    )
 
 
 def constraint_exists(conn: Connection, migration: Migration) -> bool:

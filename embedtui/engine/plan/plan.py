@@ -19,8 +19,9 @@ from embedtui.engine.plan.load import load_checks
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.proof import proof_check
 from embedtui.engine.plan.statements import plan_statements
-from embedtui.model import Migration, Plan
+from embedtui.model import EmbeddingModel, Migration, Plan
 from embedtui.postgres.state import migrations as state
+from embedtui.providers import shown_endpoint
 
 
 def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool = False) -> Plan:
@@ -68,7 +69,14 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         checks=tuple(checks),
         statements=plan_statements(conn, migration, settings),
         batch=batch_offer(migration, estimate.rows - estimate.empty, tokens),
+        old_model=_called(migration.old_model),
+        new_model=_called(migration.new_model),
+        endpoint=shown_endpoint(migration.new_model, settings.environ),
     )
+
+
+def _called(model: EmbeddingModel) -> str:
+    return f"{model.called} ({model.dimensions:,} dimensions)"
 
 
 def _numbered(conn: Connection[Any], migration: Migration, settings: Settings) -> Migration:

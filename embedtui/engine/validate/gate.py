@@ -8,6 +8,7 @@ from enum import StrEnum
 import psycopg
 
 from embedtui.config import GateSettings
+from embedtui.engine.validate.catching_up import Caught
 from embedtui.engine.validate.evaluation import record, with_verdicts
 from embedtui.engine.validate.run import Connect
 from embedtui.formatting import counted, percent
@@ -31,6 +32,7 @@ from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.queue import count_rows_waiting
 
 DEFAULTS = GateSettings()
+NOT_WAITED = Caught()
 
 MIN_JUDGED = 30
 """Judged queries from which judgments decide; with fewer, overlap and verdicts do."""
@@ -65,15 +67,21 @@ class Quality(StrEnum):
 
 
 def decide_gate(
-    connect: Connect, migration: Migration, comparison: Comparison, thresholds: GateSettings = DEFAULTS
+    connect: Connect,
+    migration: Migration,
+    comparison: Comparison,
+    thresholds: GateSettings = DEFAULTS,
+    caught: Caught = NOT_WAITED,
 ) -> Comparison:
     """Run all checks on a comparison and record it; returned with checks, verdict and id.
+
+    ``caught``: who works off the queue, and whether only what came in since is in it.
 
     One that is recorded already is not recorded again unless checks or verdicts came out differently.
     """
     with connect() as conn:
         comparison = with_verdicts(conn, comparison)
-        checks = judge(conn, migration, comparison, thresholds)
+        checks = judge(conn, migration, comparison, thresholds, caught)
         verdict = verdict_of(checks)
         same = [(check.name, check.result) for check in checks] == [(c.name, c.result) for c in comparison.checks]
         if comparison.evaluation_id is not None and same and verdict == comparison.verdict:
@@ -98,18 +106,24 @@ def verdict_of(checks: tuple[Check, ...]) -> str:
 
 
 def judge(
-    conn: Connection, migration: Migration, comparison: Comparison, thresholds: GateSettings = DEFAULTS
+    conn: Connection,
+    migration: Migration,
+    comparison: Comparison,
+    thresholds: GateSettings = DEFAULTS,
+    caught: Caught = NOT_WAITED,
 ) -> tuple[Check, ...]:
     """All checks, in the order in which an operator would mend them. Scans the table once, without its vectors."""
     try:
         with conn.transaction():
             # the rows and the queue as of one instant, else a row embedded in between would be in neither
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            counts = make_placement(migration).count(conn)
+            placement = make_placement(migration)
+            counts = placement.count(conn)
+            stays = caught.what_stays(conn, placement, counts)
             queued = count_rows_waiting(conn, migration.id)
         state = [
             _coverage(counts, queued),
-            _freshness(counts, queued),
+            _freshness(stays, queued, caught),
             _faults(counts),
         ]
     except psycopg.errors.QueryCanceled:
@@ -148,7 +162,7 @@ def _coverage(counts: VerifyReport, queued: int) -> Check:
     return Check("coverage", "warn" if counts.skipped else "pass", detail)
 
 
-def _freshness(counts: VerifyReport, queued: int) -> Check:
+def _freshness(counts: VerifyReport, queued: int, caught: Caught) -> Check:
     filled = max(1, counts.rows - counts.empty)
     detail = (
         f"{counted(counts.stale, 'vector is', 'vectors are')} of earlier content,"
@@ -158,7 +172,11 @@ def _freshness(counts: VerifyReport, queued: int) -> Check:
         wrong = counted(counts.wrong_model, "new vector was", "new vectors were")
         detail = f"{wrong} made by another model. {detail}"
         return Check("freshness", "fail", detail, "Queue them.", (Remedy.REPAIR,))
-    if max(counts.stale, queued) / filled > MAX_STALE:
+    if queued and caught.up:
+        detail += f" They came within the last seconds, and {caught.worker} embeds them."
+    if max(counts.stale, 0 if caught.up else queued) / filled > MAX_STALE:
+        if caught.worker:
+            return Check("freshness", "fail", detail, f"{caught.worker} is at it: compare again in a while.")
         return Check("freshness", "fail", detail, "Let sync catch up.", (Remedy.RUN,))
     if counts.unverified:
         detail += f" {counts.unverified:,} came from the application without a stamp."

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from embedtui.arrays import np
 from embedtui.engine.backfill.embedding import RowEmbedder
-from embedtui.model import Key, VerifyReport
+from embedtui.engine.validate.catching_up import Caught
+from embedtui.model import Key, Phase, VerifyReport
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.sides.protocol import Placement
@@ -16,15 +17,29 @@ from embedtui.postgres.state.queue import count_entries
 SAME_COSINE = 0.99
 """Below it a re-embedded text is not by the same model: providers' own noise stays above 0.999."""
 
+NOT_WAITED = Caught()
+UNKNOWN = (
+    "whether a vector is of its row's present text, and by which model: embedtui watches the table no longer."
+    " --sample embeds some rows again and compares"
+)
+"""Of a migration that is done."""
 
-def count_rows(conn: Connection, placement: Placement) -> VerifyReport:
-    """Scan every row and count it by the state of its new vector."""
+
+def count_rows(conn: Connection, placement: Placement, caught: Caught = NOT_WAITED) -> VerifyReport:
+    """Scan every row and count it by the state of its new vector; what came in since ``caught`` is apart."""
     migration = placement.migration
     conn.execute("SET statement_timeout = 0")
-    counts = placement.count(conn)
+    done = migration.phase is Phase.DONE
+    with conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        if done:
+            counts = replace(placement.count_present(conn), unknown=UNKNOWN)
+        else:
+            counts = caught.what_stays(conn, placement, placement.count(conn))
     status = index_status(conn, migration)
     return replace(
         counts,
+        worker=caught.worker,
         index_valid=status.valid if status.exists else None,
         queued=count_entries(conn, migration.id),
     )

@@ -128,6 +128,10 @@ class Placement(Protocol):
         """Full scan."""
         ...
 
+    def count_present(self, conn: Connection) -> VerifyReport:
+        """Full scan of rows whose stamps are gone: only whether there is a vector."""
+        ...
+
     def forget_source(self, conn: Connection, keys: Sequence[Key]) -> None:
         """Take the provenance off these rows' new vectors, so that sync replaces them; the vectors stay searchable."""
         ...

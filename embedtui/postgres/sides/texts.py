@@ -72,6 +72,20 @@ def row_texts(conn: Connection, migration: Migration, keys: Sequence[Key]) -> di
     return {tuple(key): text for key, text in rows}
 
 
+def text_length(conn: Connection, migration: Migration, key: Key) -> int | None:
+    """Characters of a row's content; None where the row is gone, or has none."""
+    alias = migration.table.name
+    row = conn.execute(
+        sql.SQL("SELECT pg_catalog.length({content}) FROM {keys} JOIN {table} ON {match}").format(
+            content=content_sql(migration, alias),
+            keys=keys_sql([key]),
+            table=relation(migration.table),
+            match=key_join_sql(migration, alias, sql.SQL("k.key")),
+        )
+    ).fetchone()
+    return row[0] if row is not None else None
+
+
 def first_texts(conn: Connection, migration: Migration, limit: int) -> list[str]:
     """The beginnings (:data:`TEXT`) of the first rows' texts, as they come; rows with nothing to embed left out."""
     rows = conn.execute(

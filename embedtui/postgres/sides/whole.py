@@ -142,6 +142,24 @@ class WholeSide:
         assert row is not None
         return VerifyReport(*(*row, self._count_orphans(conn)))
 
+    def count_present(self, conn: Connection) -> VerifyReport:
+        """The same of rows whose stamps are gone: only whether there is a vector (full scan)."""
+        query = self._format(
+            """
+            SELECT count(*), count(*) FILTER (WHERE NOT filled), count(*) FILTER (WHERE filled AND present),
+                   count(*) FILTER (WHERE filled AND NOT present AND NOT skipped), 0, 0, 0, 0,
+                   count(*) FILTER (WHERE filled AND NOT present AND skipped), 0
+            FROM (SELECT {has_content} AS filled, {new_embedding} IS NOT NULL AS present,
+                         EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = {migration} AND f.side = 'new'
+                                 AND f.state = 'skipped' AND f.key = {key}) AS skipped
+                  FROM {side_from} WHERE {in_scope}) x
+            """,
+            **self._side_columns(),
+        )
+        row = conn.execute(query).fetchone()
+        assert row is not None
+        return VerifyReport(*row)
+
     def forget_source(self, conn: Connection, keys: Sequence[Key]) -> None:
         """Mark new vectors as of unknown content."""
         for key in keys:

@@ -9,10 +9,19 @@ from psycopg import sql
 
 from embedtui.model import AuditEntry
 from embedtui.postgres.connect import Connection, host_name, operator_name
+from embedtui.postgres.locks import ALIVE
 from embedtui.redaction import redact
 
 OLD_LOST, OLD_BACK = "old model lost", "old model answers"
 """What a worker writes when a call to the old model failed, and when one was answered again."""
+EPISODES = ("held", "over", "worker lost")
+"""Acts that nobody does: what happens to the work."""
+MOST_EPISODES = 1_000
+"""Lines of them for a migration: the log of decisions is not to be buried, nor to grow without end."""
+SAME_SECONDS = 60.0
+"""Several workers meet the same outage, and one of them tells it."""
+LOST_SECONDS = 10
+"""Silence of a worker whose process seems gone, before that is noted: a restarted server is reached again sooner."""
 
 
 def add_audit(conn: Connection, migration_id: int | None, act: str, detail: str = "") -> None:
@@ -64,3 +73,51 @@ def old_model_lost(conn: Connection, migration_id: int) -> bool:
         [migration_id, [OLD_LOST, OLD_BACK]],
     ).fetchone()
     return row == (OLD_LOST,)
+
+
+_ROOM = "(SELECT count(*) FROM embedtui.audit WHERE migration = %(migration)s AND act = ANY(%(acts)s)) < %(most)s"
+
+
+def add_episode(conn: Connection, migration_id: int, act: str, name: str, detail: str) -> None:
+    """Append that something named held the work, or is over; once for all workers, and MOST_EPISODES lines at most."""
+    conn.execute(
+        "INSERT INTO embedtui.audit (migration, who, host, act, detail)"
+        " SELECT %(migration)s, %(who)s, %(host)s, %(act)s, %(detail)s"
+        f" WHERE {_ROOM} AND NOT EXISTS (SELECT FROM embedtui.audit WHERE migration = %(migration)s AND act = %(act)s"
+        "  AND starts_with(detail, %(name)s) AND at > clock_timestamp() - make_interval(secs => %(same)s))",
+        {
+            "migration": migration_id,
+            "who": operator_name(),
+            "host": host_name(),
+            "act": act,
+            "name": f"{name}: ",
+            "detail": redact(f"{name}: {detail}"),
+            "same": SAME_SECONDS,
+            "acts": list(EPISODES),
+            "most": MOST_EPISODES,
+        },
+    )
+
+
+def note_lost_workers(conn: Connection, migration_id: int) -> list[str]:
+    """Append the workers that ended without a word, each once; the lines."""
+    rows = conn.execute(
+        "INSERT INTO embedtui.audit (migration, who, host, act, detail)"
+        " SELECT w.migration, %(who)s, %(host)s, 'worker lost', format("
+        "  'worker %%s (%%s:%%s) ended without a word; last heard of at %%s UTC, with %%s rows written',"
+        "  w.id, w.host, w.pid, to_char(w.heartbeat AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), w.rows)"
+        " FROM embedtui.worker w WHERE w.migration = %(migration)s AND w.stopped_at IS NULL"
+        f" AND NOT {ALIVE.format('w.id')} AND w.heartbeat < clock_timestamp() - make_interval(secs => %(silent)s)"
+        f" AND {_ROOM} AND NOT EXISTS (SELECT FROM embedtui.audit a WHERE a.migration = w.migration"
+        "  AND a.act = 'worker lost' AND starts_with(a.detail, format('worker %%s ', w.id)))"
+        " RETURNING detail",
+        {
+            "migration": migration_id,
+            "who": operator_name(),
+            "host": host_name(),
+            "silent": LOST_SECONDS,
+            "acts": list(EPISODES),
+            "most": MOST_EPISODES,
+        },
+    )
+    return [detail for (detail,) in rows]

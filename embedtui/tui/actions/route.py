@@ -81,9 +81,7 @@ class Rollback(Action):
             if not flip.changed:
                 return "The old side serves already: nothing to roll back."
             snapshot = app.view.snapshot
-            found = snapshot.rollback.found if snapshot is not None else ""
-            return f"Rolled back: the old side serves all reads ({_took(flip)})." + (
-                f" It is {found}." if found else ""
-            )
+            found = snapshot.rollback.sentence if snapshot is not None else ""
+            return f"Rolled back: the old side serves all reads ({_took(flip)}). {found}".rstrip()
 
         app.bridge.do_urgently(Task("rollback", lambda engine, _: engine.rollback(), done, result=PointerMoved))

@@ -17,6 +17,9 @@ _LOOKS = {
     "canary": ("⇄", "bold $new"),
     "rollback": ("⇄", "bold $old"),
     "index failed": ("✗", "$error"),
+    "held": ("◐", "$warning"),
+    "over": ("·", ""),
+    "worker lost": ("✗", "$error"),
     "old model lost": ("✗", "$error"),
     "old model answers": ("✓", "$success"),
 }
@@ -24,7 +27,7 @@ _LOOKS = {
 _PENCIL = ("✎", "$primary")
 _AUDITED = (PhaseChanged, RouteFlipped)
 """Events that stand in the audit log as well, with who it was."""
-QUIET = ("phase", "batch", "capture", "settings", "rights")
+QUIET = ("phase", "batch", "capture", "settings", "rights", "held", "over", "worker lost")
 """What others' processes write in passing: worth a line, and no message in the corner."""
 LOUD = ("rollback", "abort", "index failed", "old model lost")
 """What is worth more than a glance when it was somebody else."""

@@ -60,7 +60,7 @@ def advice(view: View, width: int, height: int = 1) -> Content:
         return draw.lines([draw.cut(head, width), draw.line((draw.fit(hint, width), "$muted"))], height)
     found = alert(view.snapshot)
     if found is not None:
-        head, why = _alarm(view, found), safe.line(found.why)
+        return _alarmed(view, found, width, height)
     elif name in SCREENS and name not in ACTIONS:
         head = draw.line(("Next ", "$muted"), *_chip(view, name, "$primary"))
     elif name:
@@ -75,13 +75,27 @@ def advice(view: View, width: int, height: int = 1) -> Content:
     if height > 1:
         rows += draw.wrapped(why, width, "$muted", limit=height - 1)
     elif why:
-        if found is not None and head.cell_length + len(why) + 2 > width:
-            head = _alarm(view, found, labelled=False)
-        room = width - head.cell_length - 2
-        # of what failed every word may be the one that tells
-        why = why if found is not None and found.style == "$error" else draw.whole(why, room)
+        why = draw.whole(why, width - head.cell_length - 2)
         rows = [draw.cut(draw.line(head, "  ", (why, "$muted")), width)]
     return draw.lines(rows, height)
+
+
+def _alarmed(view: View, found: Alert, width: int, height: int) -> Content:
+    """What is wrong as one sentence, and after it the key that helps, which is never cut off."""
+    glyph, why = "✗" if found.style == "$error" else "!", safe.line(found.why)
+    head = draw.line((f"{glyph} {found.word}{'' if why.startswith('by ') else ':'} ", f"bold {found.style}"))
+    key, label = _chip(view, found.act, found.style)
+    chip = draw.line("  ", key, label)
+    if height > 1:
+        rest = draw.wrapped(why, width, "$muted", limit=height - 1)
+        return draw.lines([draw.cut(draw.line(head, chip), width), *rest], height)
+    if head.cell_length + len(why) + chip.cell_length > width:
+        chip = draw.line("  ", key)
+    room = width - head.cell_length - chip.cell_length
+    # of what failed every word may be the one that tells
+    said = draw.line((why, "$muted"))
+    said = draw.cut(said, room) if found.style == "$error" else draw.line((draw.whole(why, room), "$muted"))
+    return draw.cut(draw.line(head, said, chip), width)
 
 
 def _chip(view: View, name: str, colour: str) -> tuple[Content, draw.Part]:
@@ -93,13 +107,6 @@ def _chip(view: View, name: str, colour: str) -> tuple[Content, draw.Part]:
     style = f"bold $background on {colour}" if not action.refusal(view) else "bold $muted on $panel"
     link = draw.link(f" {action.key_text} ", style, f"app.perform('{name}')")
     return link, (f" {action.label_now(view)}", "bold")
-
-
-def _alarm(view: View, found: Alert, *, labelled: bool = True) -> Content:
-    glyph = "✗" if found.style == "$error" else "!"
-    key, label = _chip(view, found.act, found.style)
-    head = draw.line((f"{glyph} {found.word}  ", f"bold {found.style}"), key)
-    return draw.line(head, label) if labelled else head
 
 
 def _waiting(view: View, why: str) -> tuple[str, str, str, str]:

@@ -16,6 +16,8 @@ def holds(view: View, width: int, height: int) -> Content:
     snapshot = view.snapshot
     if snapshot is None:
         return loading(view)
+    if view.stale:
+        return draw.line(("— not known while the database is lost", "$muted"))
     if not snapshot.reasons:
         return draw.line(("✓ nothing holds it", "$success"))
     rows: list[Content] = []
@@ -65,6 +67,11 @@ def workers(view: View, width: int, height: int) -> Content:
     if not snapshot.workers:
         return draw.line(("○ none at work", "$muted"))
     flight = f", {status.in_flight} in flight" if status.in_flight is not None else ""
+    if view.stale:
+        # what they do now nobody knows; who they were helps to look for them
+        known = [draw.line((f"— {len(alive)} at work when last read", "$muted"))]
+        known += [draw.line((f"  {safe.line(each.host)}:{each.pid}", "$muted")) for each in alive]
+        return draw.lines((draw.cut(each, width) for each in known), height)
     rows = [
         draw.line(
             (f"● {len(alive)} at work", "bold $success" if alive else "$muted"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from textual.content import Content
 
-from embedtui.model import IndexMethod, Phase, PlacementKind, Snapshot
+from embedtui.model import Condition, IndexMethod, Phase, PlacementKind, Snapshot
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.parts import loading
 from embedtui.tui.view import View
@@ -30,6 +32,8 @@ def backfill(view: View, width: int, height: int) -> Content:
     snapshot = view.snapshot
     if snapshot is None:
         return loading(view)
+    if view.stale:  # neither goes on as far as anybody knows
+        snapshot = replace(snapshot, backfill=replace(snapshot.backfill, rate=None, eta_seconds=None, in_flight=None))
     status, here = snapshot.backfill, snapshot.phase is Phase.BACKFILL
     right = draw.line((figures.percent(_share(snapshot), 1 if width >= 60 else 0), "bold $new"))
     rows = [draw.row(draw.bar(_share(snapshot), width - right.cell_length - 1, "$new"), right, width)]
@@ -62,7 +66,7 @@ def backfill(view: View, width: int, height: int) -> Content:
             draw.field("ETA", (figures.duration(status.eta_seconds), "bold"), (" at the recent rate", "$muted"))
         )
     elif here:
-        rows.append(draw.field("ETA", (figures.UNKNOWN, ""), (" until there is a rate", "$muted")))
+        rows.append(draw.field("ETA", (figures.UNKNOWN, ""), (_why_no_eta(view, snapshot), "$muted")))
     else:
         rows.append(draw.field("ETA", (figures.UNKNOWN, "$muted")))
     rows.append(_spent(snapshot, width))
@@ -74,6 +78,14 @@ def backfill(view: View, width: int, height: int) -> Content:
         rows.append(draw.row(Content(""), draw.line((f"peak {figures.rate(top)} rows/s", "$faint")), width))
         rows += draw.chart(view.rates, width, min(spare - 1, 12), "$new")
     return draw.lines(rows, height)
+
+
+def _why_no_eta(view: View, snapshot: Snapshot) -> str:
+    if view.stale:
+        return " while the database is lost"
+    if not any(worker.alive for worker in snapshot.workers):
+        return " without a worker"
+    return " while it is held" if snapshot.condition is Condition.THROTTLED else " until there is a rate"
 
 
 def serving(view: View) -> bool:
@@ -220,7 +232,8 @@ def sync(view: View, width: int, height: int) -> Content:
             (", oldest ", "$muted"),
             (figures.duration(status.oldest_seconds), style if behind else ""),
         )
-    rows = [head, draw.field("done", figures.number(status.synced), (" changes so far", "$muted"))]
+    unit = " change so far" if status.synced == 1 else " changes so far"
+    rows = [head, draw.field("done", figures.number(status.synced), (unit, "$muted"))]
     return draw.lines((draw.cut(each, width) for each in rows), height)
 
 

@@ -13,10 +13,12 @@ from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from embedtui.model import FaultClass, FaultGroup, FaultRow, FaultState, Key
+from embedtui.formatting import counted
+from embedtui.model import FaultClass, FaultGroup, FaultRow, FaultState, Key, Side
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import ACTIONS
 from embedtui.tui.bridge import Task
+from embedtui.tui.dialogs.faults import DecideDialog
 from embedtui.tui.engine import Engine
 from embedtui.tui.messages import FaultsDecided, FaultsRead, ReadFailed, RowTextRead
 from embedtui.tui.screens.base import FilteredScreen
@@ -25,6 +27,8 @@ from embedtui.tui.widgets.listing import Listing
 
 PAGE = 200
 """Rows read at a time; only pages that are looked at are read."""
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, to give an idea."""
 
 _STATE = {
     FaultState.OPEN: ("✗", "open", "$warning"),
@@ -73,8 +77,8 @@ class FaultsScreen(FilteredScreen):
         self._requested: set[int] = set()
         self._group: FaultGroup | None = None
         self._by_words = False
-        self._text: tuple[Key, str] | None = None
-        """The text of a row, once it is read."""
+        self._text: tuple[Key, str, int | None] | None = None
+        """The beginning of a row's text, once it is read, and its length."""
 
     def body(self) -> ComposeResult:
         """Reasons on one side, rows on the other, the row under the cursor below."""
@@ -121,14 +125,14 @@ class FaultsScreen(FilteredScreen):
 
     def on_row_text_read(self, message: RowTextRead) -> None:
         """Show it, where its row is still the one under the cursor."""
-        self._text = (message.key, message.text)
+        self._text = (message.key, message.text, message.length)
         self._detail()
 
     def on_read_failed(self, message: ReadFailed) -> None:
         """Say why the text cannot be had: who only watches may not read it."""
         row = self.row(self._rows.cursor) if self._group else None
         if message.key is RowTextRead and row is not None:
-            self._text = (row.key, f"Not to be read: {message.trouble.message}")
+            self._text = (row.key, f"Not to be read: {message.trouble.message}", None)
             self._detail()
 
     def on_faults_decided(self, _message: FaultsDecided) -> None:
@@ -215,12 +219,14 @@ class FaultsScreen(FilteredScreen):
         """The row's text, which is read when it is looked at."""
         if self._text is None or self._text[0] != row.key:
             self.ask_engine(
-                lambda engine: engine.row_text(row.key),
-                lambda text: RowTextRead(row.key, "The row is gone." if text is None else text),
+                lambda engine: (engine.row_text(row.key), engine.row_length(row.key)),
+                lambda read: RowTextRead(row.key, "The row is gone." if read[0] is None else read[0], read[1]),
                 key=RowTextRead,
             )
             return [draw.field("text", ("◌ reading …", "$muted"))]
-        return [Content.styled("text", "$muted"), Content(safe.block(self._text[1]))]
+        length = self._text[2]
+        said = ("", "") if length is None else (counted(length, "character", "characters"), "$muted")
+        return [draw.field("text", said), Content(safe.block(self._text[1]))]
 
     # -------------------------------------------------------------------------------------------------- actions
 
@@ -236,6 +242,34 @@ class FaultsScreen(FilteredScreen):
         if self._rows.has_focus and row is None:
             return
 
+        if what == "retry":
+            self._decide(what, decide, done, group, row)
+            return
+        rows = f"row {', '.join(row.key)}" if row else f"{counted(group.count, 'row', 'rows')}: each"
+        asked = DecideDialog(what, safe.line(rows), self._cut_to(row))
+        self.dashboard.push_screen(asked, lambda yes: self._decide(what, decide, done, group, row) if yes else None)
+
+    def _cut_to(self, row: FaultRow | None) -> str:
+        """To how much a text is cut, and what it has now where that is known."""
+        migration = self.dashboard.view.snapshot and self.dashboard.view.snapshot.migration
+        if not migration:
+            return ""
+        old = row is not None and row.side is Side.OLD
+        model = migration.old_model if old else migration.new_model
+        most = figures.number(model.max_input_tokens)
+        characters = figures.number(int(model.max_input_tokens * CHARACTERS_PER_TOKEN))
+        length = self._text[2] if row is not None and self._text is not None and self._text[0] == row.key else None
+        has = f" It has {counted(length, 'character', 'characters')} now." if length is not None else ""
+        return f"{safe.line(model.called)} takes {most} tokens, about {characters} characters.{has}"
+
+    def _decide(
+        self,
+        what: str,
+        decide: Callable[[Engine, list[int]], object],
+        done: str,
+        group: FaultGroup,
+        row: FaultRow | None,
+    ) -> None:
         def work(engine: Engine, _call: object) -> object:
             # Of a group the ids are read first, because other reasons are not meant.
             rows = (row,) if row else engine.faults(max(1, group.count * 2), 0, reason=group.reason, state=group.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import shlex
@@ -75,7 +76,10 @@ def test_every_command_has_help_with_an_example(offline: InProcess, name: str) -
     head, _, examples = result.out.partition("\nExample:\n")
     assert head.split("\n\n")[1].strip().endswith("."), "a sentence says what it does"
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
-    assert lines and all(line.startswith(f"embedtui {name}") for line in lines)
+    assert lines and lines[0].startswith(f"embedtui {name}")
+    for before, line in itertools.pairwise(lines):
+        assert line.startswith("--" if before.endswith(" \\") else f"embedtui {name}"), "it goes on at an option"
+    assert all(len(line) <= 80 for line in result.out.splitlines()), "no terminal breaks a word"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -150,6 +154,12 @@ def test_plan_shows_checks_price_and_sql_and_changes_nothing(run: InProcess) -> 
     text = run("plan", "--table", "documents")
     assert text.code == 0, text
     assert "60 rows" in text.out and "Placement  column" in text.out and "ADD COLUMN" in text.out
+    assert (
+        "-> m (8 dimensions)" in text.out and f"Texts go   to {run.environ['OPENAI_BASE_URL'].rstrip('/')}" in text.out
+    )
+    assert "FUNCTION" in text.out and "--sql" in text.out
+    _, _, statements = text.out.partition("SQL of prepare")
+    assert all(len(line) <= 120 for line in statements.splitlines())
     data = run("plan", "--table", "documents", "--json").json
     assert data["rows"] == 60 and data["ready"] is True and data["estimated_tokens"] > 60
     shown = run("plan", "--table", "documents", "--sql").out.splitlines()
@@ -164,6 +174,11 @@ def test_plan_asks_the_provider_when_told_to(run: InProcess, api: LoopbackServer
     assert run("plan", "--table", "documents", "--check-provider").code == 0
     assert api.requests == 1
     assert run("plan", "--table", "documents", "--check-provider", OPENAI_API_KEY="sk-wrong").code == 5
+    away = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1?api-version=2"}
+    asked = run("plan", "--table", "documents", "--check-provider", **away)
+    assert asked.code == 4 and "to http://127.0.0.1:9/v1\n" in asked.out
+    assert "may tell" not in asked.out
+    assert run("plan", "--table", "documents", **away).code == 0, "it was not asked"
 
 
 # ----------------------------------------------------------------------------------------------------- journey
@@ -253,7 +268,17 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
     assert "Rollback   the old side is gone" in run("status").out
     again = run("run")  # the settings of what is finished begin nothing, and pay for nothing
     assert again.code in (2, 6) and "index" not in again.out, again
+    verified = run("verify", "--sample", "20")
+    assert verified.code == 0 and "Embedded     300" in verified.out and "Sampled      20, 0 disagree" in verified.out
+    assert "Unknown      whether a vector is of its row's present text" in verified.out
+    run("verify", "--repair").refused(6, "is done: no worker")
+    execute(dsn, "ALTER TABLE docs ALTER emb DROP NOT NULL; UPDATE docs SET emb = NULL WHERE title LIKE '%7'")
+    holes = run("verify")
+    assert holes.code == 5 and "Missing      30" in holes.out and "the application embeds" in holes.out
+    execute(dsn, "UPDATE docs SET emb = ARRAY[1,2,3,4,5,6,7,8]::vector WHERE emb IS NULL")
+    assert run("verify").code == 0 and run("verify", "--sample", "300").code == 5, "another model's vectors"
     acts = [entry["act"] for entry in run("log", "--json").json["entries"]]
+    assert acts.index("cutover") < acts.index("cleanup"), "the newest is the last"
     assert {"begin", "cutover", "rollback"} <= set(acts)
     assert "cutover" in run("log").out
     # a side table is folded, where no Router was heard from: either placement ends as the table began

@@ -489,6 +489,23 @@ def test_an_archive_table(conn: Connection) -> None:
     cleanup(conn, migration, choice, typed_name="documents", stop=threading.Event())
     require_clean_end(conn)
     assert count(conn, f"""SELECT count(*) FROM "old vectors" WHERE embedding <-> {vector("id")} < 1e-4""") == ROWS
+    assert (
+        count(conn, "SELECT count(*) FROM pg_index WHERE indrelid = '\"old vectors\"'::regclass AND indisprimary") == 1
+    )
+    row = conn.execute("SELECT obj_description('\"old vectors\"'::regclass)").fetchone()
+    assert (
+        row is not None and f"vectors of {migration.old_model.called}, " in row[0] and "archived by embedtui" in row[0]
+    )
+
+
+def test_the_schema_goes_once_all_is_done_and_the_table_stays(conn: Connection) -> None:
+    """As docs/applications.md says."""
+    migration = soaked(conn)
+    cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
+    vectors = count(conn, "SELECT count(*) FROM documents WHERE embedding IS NOT NULL")
+    conn.execute("DROP SCHEMA embedtui CASCADE")
+    assert vectors == count(conn, "SELECT count(*) FROM documents WHERE embedding IS NOT NULL") == ROWS
+    conn.execute("UPDATE documents SET content = content || '.' WHERE id = 1")
 
 
 def test_an_archive_is_never_written_over(conn: Connection, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_its_own_death_is_told_and_mended_by_the_next_run(database: str, api: Lo
     wait_for(lambda: paid(api) > 50)
     os.kill(at_work(database)[0], signal.SIGKILL)
     thread.join(PATIENCE)
-    assert "SIGKILL" in told[0].message and "again" in told[0].hint
+    assert "SIGKILL" in told[0].message and "only the requests in flight are paid for again" in told[0].hint
     api.latency = 0.0
     assert engine.run(threading.Event()).phase is Phase.VALIDATE
     assert stored(database) == ROWS

@@ -130,3 +130,35 @@ def test_requests_on_the_wire_are_counted_of_the_living(database: str) -> None:
         found = look(conn)
     assert dead != number and {worker.in_flight for worker in found.workers} == {3, 9}
     assert (found.backfill.in_flight, found.backfill.concurrency) == (3, 16)
+
+
+def test_the_time_in_which_the_work_was_held_is_no_measure_of_what_follows() -> None:
+    now = 0.0
+    meter = RateMeter(lambda: now)
+    for _ in range(10):
+        now += 1
+        meter.add(7, held=True)
+    assert meter.add(7) is None
+    rate = None
+    for done in range(1, 6):
+        now += 1
+        rate = meter.add(7 + 100 * done)
+    assert rate == pytest.approx(100)
+
+
+def test_what_edits_cost_is_not_projected_over_the_rows_to_come(database: str) -> None:
+    """Under a rate limit edits go before the backfill, and their tokens made the forecast swing."""
+    migration = small(database)
+    with connect(database) as conn:
+        conn.execute("UPDATE embedtui.migration SET phase = 'backfill', total_rows = 40, synced_tokens = 1000")
+        conn.execute("UPDATE embedtui.model SET price_per_million = 1e6 WHERE id = %s", [migration.new_model.id])
+        conn.execute("DELETE FROM embedtui.shard")
+        conn.execute(
+            "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block, rows, tokens)"
+            " VALUES (%s, 1, 1, 0, 1, 10, 50)",
+            [migration.id],
+        )
+        status = look(conn).backfill
+        assert status.spent == pytest.approx(1050)
+        assert status.estimate == pytest.approx(50 / 10 * 40 + 1000)
+        assert status.eta_seconds is None and status.rate is None, "nobody is at work"

@@ -53,6 +53,21 @@ def test_flags_come_before_environment_before_dotenv_before_file_before_defaults
     assert settings.origin("placement") == "default"
 
 
+def test_a_dotenv_beside_the_named_file_comes_before_the_working_folders(tmp_path: Path) -> None:
+    here, ops = tmp_path / "here", tmp_path / "ops"
+    for folder, text in ((here, "A=here\nB=here\nC=here\n"), (ops, "A=ops\nB=ops\nEMBED_DIMENSIONS=8\n")):
+        folder.mkdir()
+        (folder / ".env").write_text(text, "utf-8")
+    (ops / "embedtui.toml").write_text('table = "documents"\n', "utf-8")
+    named = load_settings(environ={"A": "environment"}, cwd=here, config=ops / "embedtui.toml")
+    assert [named.environ[name] for name in "ABC"] == ["environment", "ops", "here"]
+    assert named.origin("new_model.dimensions") == f"EMBED_DIMENSIONS in {ops / '.env'}"
+    assert [load_settings(environ={}, cwd=here).environ[name] for name in "ABC"] == ["here"] * 3
+    assert named.again is not None
+    (ops / ".env").write_text("B=later\n", "utf-8")
+    assert named.again(named.environ).environ["B"] == "later"
+
+
 def test_origin_tells_the_environment_from_dotenv(load: Load) -> None:
     assert load(env={"EMBED_DIMENSIONS": "8"}).origin("new_model.dimensions") == "EMBED_DIMENSIONS"
     assert load(dotenv="EMBED_DIMENSIONS=8\n").origin("new_model.dimensions") == "EMBED_DIMENSIONS in .env"

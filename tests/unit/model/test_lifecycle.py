@@ -42,7 +42,8 @@ def at(phase: Phase, route: RouteStatus = ON_OLD, method: IndexMethod = IndexMet
 
 
 ALLOWED: list[tuple[Command, RouteStatus, list[Phase]]] = [
-    *[(each, ON_OLD, LIVE) for each in (Command.PAUSE, Command.RESUME, Command.PACE, Command.FAULTS, Command.VERIFY)],
+    *[(each, ON_OLD, LIVE) for each in (Command.PAUSE, Command.RESUME, Command.PACE, Command.FAULTS)],
+    (Command.VERIFY, ON_NEW, [*LIVE, Phase.DONE]),
     (Command.RUN, ON_OLD, LIVE),
     (Command.COMPARE, ON_OLD, LIVE[2:]),
     (Command.INDEX, ON_OLD, LIVE[2:]),

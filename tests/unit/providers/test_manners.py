@@ -13,6 +13,7 @@ from embedtui.demo.api import MANNERS, LoopbackServer, hash_model
 from embedtui.known import PROVIDERS
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers import Kind, ProviderFault, make_embedder
+from embedtui.providers.asking import without_credentials
 from embedtui.redaction import redact
 
 WIDTH = 16
@@ -146,3 +147,8 @@ def test_a_reply_of_another_shape_is_broken_not_a_crash(body: bytes, said: str) 
     with pytest.raises(ProviderFault, match=said) as caught:
         parse_reply(body, 2, EmbeddingModel("m", 2, provider="cohere"))
     assert caught.value.code == "bad_reply"
+
+
+def test_what_is_shown_of_an_endpoint_has_no_secret() -> None:
+    assert without_credentials("https://anna:pw@host:8/v1/?key=pw#pw") == "https://host:8/v1"
+    assert without_credentials("") == ""

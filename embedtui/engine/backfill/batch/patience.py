@@ -57,7 +57,7 @@ class Patience:
         self._tries += 1
         self._again_at = time.monotonic() + pause
         if self.hold is None:
-            self._job.failed(f"Provider: {fault.reason}", FaultClass.PROVIDER, fault.hint)
+            self._job.provider_failed(fault)
         self.hold = Hold("provider", f"Batch jobs: {fault.reason}", self.hold.since if self.hold else now())
 
     def patiently(self, work: Callable[[], T]) -> T:

@@ -1,0 +1,110 @@
+"""What held the work up, as episodes: a line when it lasts and one when it is over, however often it flickers.
+
+For the audit log and the log file, so that a night can be told the next morning. Of the provider's faults only the
+codes are kept: a reply may quote a document.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from embedtui.formatting import duration
+from embedtui.redaction import redact
+
+TOLD_SECONDS = 3.0
+"""What lasts so long is told while it lasts."""
+SETTLED_SECONDS = 30.0
+"""What comes again within so long is the same episode; also how late its end is told."""
+ALWAYS = ("provider", "database")
+"""Told also where it was shorter; what our own pace or throttle does for a moment is no news."""
+HELD, OVER = "held", "over"
+"""Acts of the audit log."""
+
+_log = logging.getLogger("embedtui")
+
+
+@dataclass(slots=True)
+class _Episode:
+    began: float
+    since: datetime
+    why: str
+    codes: Counter[str] = field(default_factory=Counter)
+    times: int = 1
+    ended: float | None = None
+    until: datetime | None = None
+    told: bool = False
+
+    def said(self, now: float) -> str:
+        end = f" to {self.until:%H:%M:%S}" if self.until is not None else ""
+        often = ", ".join(f"{count:,} × {code}" for code, count in self.codes.most_common(5))
+        often = often or (f"{self.times:,} times" if self.times > 1 else "")
+        lasted = duration((now if self.ended is None else self.ended) - self.began)
+        parts = (f"{lasted}, from {self.since:%Y-%m-%d %H:%M:%S}{end} UTC", often, self.why)
+        return "; ".join(part for part in parts if part)
+
+
+class Episodes:
+    """Of one process; every method may be called from any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open: dict[str, _Episode] = {}
+
+    def begin(self, name: str, why: str) -> None:
+        """The work is held for the named reason."""
+        with self._lock:
+            new = self._begin(name, why)
+        if new and name == "database":  # the one that no audit log can have before it is over
+            _log.warning("%s: %s: %s", HELD, name, redact(why))
+
+    def end(self, name: str) -> None:
+        """It is held no longer."""
+        with self._lock:
+            if (found := self._open.get(name)) is not None and found.ended is None:
+                found.ended, found.until = self._clock(), datetime.now(UTC)
+
+    def met(self, name: str, code: str) -> None:
+        """A fault of a moment, which may be one of many."""
+        with self._lock:
+            self._begin(name, "")
+            found = self._open[name]
+            found.codes[code] += 1
+            found.ended, found.until = self._clock(), datetime.now(UTC)
+
+    def due(self, *, leaving: bool = False) -> list[tuple[str, str, str]]:
+        """(act, name, detail) of what is to be told now, each once; ``leaving``: all that is left to tell."""
+        now = self._clock()
+        lines = []
+        with self._lock:
+            for name, found in list(self._open.items()):
+                lasted = (now if found.ended is None else found.ended) - found.began
+                over = found.ended is not None and (leaving or now - found.ended >= SETTLED_SECONDS)
+                if over:
+                    del self._open[name]
+                    if found.told or name in ALWAYS or lasted >= TOLD_SECONDS:
+                        lines.append((OVER, name, found.said(now)))
+                elif not found.told and lasted >= TOLD_SECONDS:
+                    found.told = True
+                    lines.append((HELD, name, found.said(now)))
+                elif leaving and found.told:
+                    lines.append((OVER, name, f"not over as this worker ended; {found.said(now)}"))
+        for act, name, detail in lines:
+            _log.warning("%s: %s: %s", act, name, redact(detail))
+        return lines
+
+    def _begin(self, name: str, why: str) -> bool:
+        """Whether that is a new episode."""
+        found = self._open.get(name)
+        if found is None:
+            self._open[name] = _Episode(self._clock(), datetime.now(UTC), why)
+            return True
+        found.times += found.ended is not None
+        found.ended = found.until = None
+        return False

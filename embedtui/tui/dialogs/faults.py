@@ -1,0 +1,32 @@
+"""The question before a faulty row is left without a vector, or with one of a part of its text."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.widgets import Static
+
+from embedtui.tui.dialogs.base import Dialog
+
+
+class DecideDialog(Dialog[bool]):
+    """Asks whether faulty rows are to be skipped or shortened, and says what becomes of them."""
+
+    def __init__(self, what: str, rows: str, cut_to: str) -> None:
+        """``what``: ``skip`` or ``truncate``; ``cut_to``: how much of a text the model takes."""
+        skip = what == "skip"
+        super().__init__("Skip" if skip else "Shorten", "Skip" if skip else "Shorten", "warning")
+        self._rows = rows
+        self._says = (
+            "ends without a new vector: no search on the new side will find it, until its text is edited."
+            if skip
+            else f"is embedded again by the beginning of its text. {cut_to} Each further try cuts a fifth more."
+        )
+
+    def body(self) -> ComposeResult:
+        """Which rows, and what becomes of them."""
+        yield Static(Content(f"{self._rows[:1].upper()}{self._rows[1:]} {self._says}"))
+
+    def answer(self) -> bool:
+        """Yes."""
+        return True

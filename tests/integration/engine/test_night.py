@@ -1,0 +1,54 @@
+"""What happened at night stands in the log the next morning, in few lines: outages, lost workers, a lost database."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import psycopg
+
+from embedtui.demo.api import FaultKind, LoopbackServer
+from embedtui.engine.engine import Engine
+from embedtui.postgres.state import audit
+from tests.kits.support import connect, make_documents, settings_for
+
+
+def test_outages_and_lost_workers_are_lines_of_the_log(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 400)
+    engine = Engine(database, settings=settings_for(database, api, tmp_path, {}))
+    engine.prepare()
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(
+            "INSERT INTO embedtui.worker (migration, host, pid, operator, heartbeat, rows)"
+            " SELECT id, 'ops-7', 4242, 'anna', now() - interval '1 minute', 17 FROM embedtui.migration"
+        )
+    api.faults.add(FaultKind.RATE_LIMITED, times=2, containing="document number", retry_after=0.1)
+    engine.run(threading.Event())
+    engine.run(threading.Event())
+    lines = [(each.act, each.detail) for each in engine.audit() if each.act in audit.EPISODES]
+    told = [detail for act, detail in lines if act == "over"]
+    assert len(told) == 1 and told[0].startswith("provider: ") and "× 429" in told[0], lines
+    lost = [detail for act, detail in lines if act == "worker lost"]
+    assert len(lost) == 1 and "(ops-7:4242) ended without a word" in lost[0] and "17 rows" in lost[0]
+    engine.close()
+
+
+def test_the_log_does_not_grow_without_end(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 3)
+    engine = Engine(database, settings=settings_for(database, api, tmp_path, {}))
+    number = engine.prepare().id
+    with connect(database) as conn:
+        audit.add_episode(conn, number, "held", "provider", "3 s")
+        audit.add_episode(conn, number, "held", "provider", "4 s, as another worker met it")
+        audit.add_episode(conn, number, "held", "database", "3 s")
+        assert len([each for each in engine.audit() if each.act == "held"]) == 2
+        conn.execute(
+            "INSERT INTO embedtui.audit (migration, who, host, act, detail)"
+            " SELECT %s, '', '', 'over', n::text FROM generate_series(1, %s) AS n",
+            [number, audit.MOST_EPISODES],
+        )
+        audit.add_episode(conn, number, "held", "wal_rate", "3 s")
+        assert len([each for each in engine.audit(5000) if each.act == "held"]) == 2
+        audit.add_audit(conn, number, "pause", "what somebody does is always told")
+        assert engine.audit(1)[0].act == "pause"
+    engine.close()

@@ -1,0 +1,71 @@
+"""What held the work up is told once when it lasts and once when it is over, however often it flickers."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from embedtui.engine.backfill.episodes import SETTLED_SECONDS, Episodes
+
+
+class Clock:
+    """Time as it is told to pass."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_flickering_hold_is_one_episode_of_two_lines() -> None:
+    clock = Clock()
+    episodes, lines = Episodes(clock), []
+    for _ in range(40):
+        episodes.begin("wal_rate", "2 GB a minute")
+        clock.now += 5
+        lines += episodes.due()
+        episodes.end("wal_rate")
+        clock.now += 5
+        lines += episodes.due()
+    clock.now += SETTLED_SECONDS
+    lines += episodes.due()
+    assert [(act, name) for act, name, _ in lines] == [("held", "wal_rate"), ("over", "wal_rate")]
+    assert "6 m" in lines[1][2] and "40 times" in lines[1][2]
+    assert episodes.due(leaving=True) == []
+
+
+@pytest.mark.parametrize(("name", "lines"), [("database", 1), ("wal_rate", 0)])
+def test_a_moment_is_told_of_what_is_lost_and_not_of_our_own_pace(name: str, lines: int) -> None:
+    clock = Clock()
+    episodes = Episodes(clock)
+    episodes.begin(name, "away")
+    clock.now += 1
+    episodes.end(name)
+    assert episodes.due() == []
+    clock.now += SETTLED_SECONDS
+    assert len(episodes.due()) == lines
+
+
+def test_faults_are_counted_by_their_codes(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    episodes = Episodes(clock)
+    with caplog.at_level(logging.WARNING, "embedtui"):
+        for code in ("429", "500", "429", "429"):
+            episodes.met("provider", code)
+            clock.now += 2
+        assert [act for act, _, _ in episodes.due()] == ["held"]
+        ((act, _, said),) = episodes.due(leaving=True)
+    assert (act == "over" and "3 × 429, 1 × 500" in said and "6.0 s" in said) or "6 s" in said
+    assert len(caplog.records) == 2
+
+
+def test_what_lasts_as_its_worker_ends_is_said_not_to_be_over() -> None:
+    clock = Clock()
+    episodes = Episodes(clock)
+    episodes.begin("spend_cap", "reached")
+    clock.now += 5
+    episodes.due()
+    ((_, _, said),) = episodes.due(leaving=True)
+    assert said.startswith("not over")
