@@ -538,6 +538,8 @@ async def test_faults_are_tried_again_and_shortened(database: str, api: Loopback
             await pilot.press("tab")
             await until(pilot, lambda: screen.row(0) is not None)
             await pilot.press("y", "h")
+            await until(pilot, lambda: isinstance(app.screen, DecideDialog))
+            await pilot.press("tab", "enter")
             assert (tmp_path / "exports" / "faults.tsv").read_text("utf-8").count("too long") == 3
             await until(pilot, lambda: states() == {"open": 2, "truncate": 1})
             await until(pilot, lambda: [group.count for group in screen.groups] == [2, 1])
