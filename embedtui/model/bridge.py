@@ -123,7 +123,7 @@ def in_words(status: BridgeStatus) -> str:
         share, queries = percent(asked.overlap.mean), counted(asked.logged, "query", "queries")
         return f"finds {share} of what the old model found, {queries}"
     figures = status.figures
-    return f"finds {percent(figures.overlap_10.mean)} of the old neighbours of {figures.rows:,} held-out rows"
+    return f"finds {percent(figures.overlap_10.mean)} of {figures.rows:,} held-out rows' old neighbours"
 
 
 def in_full(status: BridgeStatus) -> str:

@@ -132,8 +132,6 @@ class Dashboard(Others):
         self._opens = opens
         self._preferences = stored.load() if remember else stored.Preferences()
 
-    # ------------------------------------------------------------------------------------------------ life
-
     def on_mount(self) -> None:
         """Begin to read, and show the Overview."""
         self.wear(self.preferences.theme)

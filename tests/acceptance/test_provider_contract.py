@@ -10,8 +10,8 @@ import pytest
 from embedtui.demo.api import MANNERS
 from tests.kits.contract import CLEAN, FAULTS, LIMITS, fulfil
 
-FAULTY = ("openai", "cohere", "ollama", "tei")
-"""Those whose replies are of different forms are tried with faults here, at half a minute each; `python -m
+FAULTY = ("openai", "tei")
+"""Two whose replies are of different forms are tried with faults here, at half a minute each; `python -m
 benchmarks.contract` tries all, with each fault alone."""
 
 

@@ -218,7 +218,7 @@ def test_what_serves_through_a_bridge_is_said_with_how_good_it_is() -> None:
     found = BridgeStatus("ridge", 0.3, 3000, BridgeFigures(share, share, share, 212, 1000))
     bridged = replace(states.RUNNING.route, bridging=True, bridge=1, bridge_found=found)
     text = panels.route(View(replace(states.RUNNING, route=bridged), UP), 120, 9).plain
-    assert "finds 87 % of the old neighbours of 212 held-out rows" in text
+    assert "finds 87 % of 212 held-out rows' old neighbours" in text
     cut_over = replace(bridged, active=Side.NEW)
     assert "held-out" not in panels.route(View(replace(states.RUNNING, route=cut_over), UP), 120, 9).plain
 

@@ -44,8 +44,8 @@ def route(view: View, width: int, height: int) -> Content:
     for notice in snapshot.notices:
         rows += draw.wrapped(f"! {safe.line(notice)}", width, "$warning", 2)
     if status.bridged and status.bridge_found is not None:
-        found = draw.whole(in_words(status.bridge_found), 3 * (width - 9) - 2 * _TORN)
-        said = draw.wrapped(found, width - 9, "bold $warning", 3)
+        found = draw.whole(in_words(status.bridge_found), 2 * (width - 9) - _TORN)
+        said = draw.wrapped(found, width - 9, "bold $warning", 2)
         rows += [draw.field("" if number else "bridged", each) for number, each in enumerate(said)]
     if status.pending:
         rows.append(draw.line(("◐ postponed: ", "bold $warning"), (safe.line(status.pending), "$warning")))

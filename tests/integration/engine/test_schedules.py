@@ -8,7 +8,7 @@ import time
 
 from tests.kits.schedules import World, quick_waits
 
-SCHEDULES = int(os.environ.get("EMBEDTUI_SCHEDULES", "100"))
+SCHEDULES = int(os.environ.get("EMBEDTUI_SCHEDULES", "60"))
 """``EMBEDTUI_SCHEDULES=10000`` for a night; each is decided by its number, ``EMBEDTUI_SCHEDULE=n`` runs that one."""
 FIRST = int(os.environ.get("EMBEDTUI_SCHEDULE", "0"))
 
