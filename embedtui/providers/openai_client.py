@@ -18,7 +18,7 @@ from embedtui.known import Provider, provider
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.asking import Headers, address, request_body, without_credentials
 from embedtui.providers.base import BadVectors, EmbedReply, Kind, ProviderFault
-from embedtui.providers.faults import classify, clean, parse_limits, repeats
+from embedtui.providers.http_errors import classify, clean, parse_limits, repeats
 from embedtui.providers.replies import Parsed, bad_reply, counted_tokens, most_bytes, parse_reply
 from embedtui.providers.transport import TooLate, TooLong, bounded, make_client
 

@@ -12,7 +12,7 @@ from embedtui.arrays import np
 from embedtui.known import Provider, provider
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.base import ProviderFault
-from embedtui.providers.faults import clean
+from embedtui.providers.http_errors import clean
 
 SLACK_BYTES = 1 << 20
 """What a reply may have beside its numbers; also what a first request of one or two texts needs to show that it was

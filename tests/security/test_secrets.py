@@ -16,7 +16,7 @@ from embedtui.config import load_settings
 from embedtui.errors import EmbedtuiError, SettingsError
 from embedtui.postgres.connect import connect, translate
 from embedtui.postgres.dsn import EXAMPLE, mistake
-from embedtui.providers.faults import clean
+from embedtui.providers.http_errors import clean
 from embedtui.redaction import hide, redact
 from tests.kits.cli_kit import InProcess, Shell
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from embedtui.engine.backfill.obstacle import KNOB_SECONDS, Obstacle
 from embedtui.postgres.state.pace import Pace
 from embedtui.providers import ProviderFault
-from embedtui.providers.faults import LONGEST_WAIT
+from embedtui.providers.http_errors import LONGEST_WAIT
 
 FAILURES_TO_OPEN = 3
 """Provider faults in a row, with no success in between, that stop all but a probe."""

@@ -7,10 +7,10 @@ from embedtui.model.lifecycle import unneeded
 from embedtui.tui.actions.base import READONLY, Action
 from embedtui.tui.actions.bridging import Bridging
 from embedtui.tui.actions.ending import Abort, Cleanup
+from embedtui.tui.actions.general import Detach, Help, Palette, Quit, Settings, Theme
 from embedtui.tui.actions.migration import BuildIndex, Compare, HoldIndex, Pause, Reload, Run, Verify
 from embedtui.tui.actions.pace import Faster, Limits, Slower
 from embedtui.tui.actions.route import CancelCutover, Cutover, Rollback
-from embedtui.tui.actions.screen import Detach, Help, Palette, Quit, Settings, Theme
 from embedtui.tui.view import View
 
 __all__ = ["ACTIONS", "READONLY", "SCREENS", "Action", "footer", "next_action"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from embedtui.demo.api.batches import Order
 from embedtui.engine import Engine
 from embedtui.engine.backfill.batch import filling, jobs, making
 from embedtui.engine.plan.plan import make_plan
-from embedtui.errors import EmbedtuiError, Interrupted
+from embedtui.errors import EmbedtuiError, Interrupted, ProviderError
 from embedtui.model import Event, Snapshot
 from embedtui.postgres.state import schema
 from embedtui.postgres.state.batches import read_batches
@@ -389,7 +390,12 @@ def test_a_line_of_another_table_is_not_written(database: str, api: LoopbackServ
             "ALTER TABLE salaries ADD embedding_v2 vector(16), ADD embedding_v2_model int,"
             " ADD embedding_v2_source bigint"
         )
-        worker = threading.Thread(target=lambda: stopped(engine, threading.Event()), daemon=True)
+
+        def work() -> None:
+            with contextlib.suppress(ProviderError):  # jobs whose lines are left alone bring nothing
+                stopped(engine, threading.Event())
+
+        worker = threading.Thread(target=work, daemon=True)
         worker.start()
         wait_for(lambda: api.batches.jobs and engine.snapshot().batch.jobs, "no job")
         conn.execute("UPDATE embedtui.shard SET leaf = 'salaries'::regclass WHERE state = 'batch'")

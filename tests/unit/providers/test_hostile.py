@@ -24,7 +24,7 @@ from embedtui.demo import hostile
 from embedtui.demo.api import LoopbackServer, Spoil, hash_model
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers import BadVectors, Embedder, EmbedReply, ProviderFault, make_embedder
-from embedtui.providers.faults import MOST_TOLD, parse_limits, parse_retry_after
+from embedtui.providers.http_errors import MOST_TOLD, parse_limits, parse_retry_after
 from embedtui.providers.replies import counted_tokens
 from embedtui.providers.transport import TooLong, _Body, bounded
 

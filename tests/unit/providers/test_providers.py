@@ -17,7 +17,7 @@ import pytest
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers import BadVectors, Embedder, ProviderFault, make_embedder
-from embedtui.providers.faults import (
+from embedtui.providers.http_errors import (
     REASON_LENGTH,
     classify,
     clean,
