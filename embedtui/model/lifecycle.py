@@ -187,7 +187,8 @@ def old_side_dropped(snapshot: Snapshot) -> Blocker:
     table = f" of {snapshot.migration.table}" if snapshot.migration else ""
     why = f"The old side{table} has been dropped by the cleanup."
     if snapshot.phase is Phase.DONE:
-        return Blocker("cleaned", f"{why} There is nothing to go back to.", _ARCHIVE)
+        rest = "A cleanup that was interrupted is completed by another one."
+        return Blocker("cleaned", f"{why} There is nothing to go back to.", f"{_ARCHIVE} {rest}")
     return Blocker("cleaned", why, f"{_ARCHIVE} Complete the cleanup.", remedies=(Remedy.CLEANUP,))
 
 

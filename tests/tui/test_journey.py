@@ -368,9 +368,13 @@ async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer
             await until(pilot, lambda: states() == {"open": 259, "skipped": 1})
             await until(pilot, lambda: any(group.count == 249 for group in screen.groups))
             screen.query_one("#groups").focus()
-            await pilot.press("home", "s")
+            await pilot.press("home")
+            await until(pilot, lambda: app.focused is not None and app.focused.id == "groups")
+            await pilot.press("s")
             await until(pilot, lambda: isinstance(app.screen, DecideDialog))
-            await pilot.press("tab", "enter")
+            await pilot.press("tab")
+            await until(pilot, lambda: app.focused is not None and app.focused.id == "go")
+            await pilot.press("enter")
             await until(pilot, lambda: states() == {"open": 10, "skipped": 250})
 
 
