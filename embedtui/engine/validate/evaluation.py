@@ -259,7 +259,7 @@ def _why_void(conn: Connection, migration: Migration, seen: SeenState, share: fl
     if (index.identity if index is not None else "") != seen.index_identity:
         if index is None:
             return f"the index {seen.index} it saw is gone"
-        return f"the index {index.name} was built since" if index.valid else f"the index {index.name} is invalid"
+        return "the new index was built since" if index.valid else "the new index is invalid"
     # with a scope most of what the server counts may be other rows: those of its own that come are captured
     of_scope = migration.scope is not None and seen.captured
     inserted, deleted = now.inserted - seen.inserted, now.deleted - seen.deleted
