@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,19 +155,15 @@ class Setup:
         if not settings.new_model.name and not whole:
             proposed |= PROPOSED
         model = draft.new_model if whole else None
-        return Proposal(
-            {**proposed, **shown_now},
-            fixed,
-            None,
-            tuple(columns),
-            found.texts,
-            found.checks,
-            f"{draft.old_column} {draft.old_type}({draft.old_model.dimensions})",
-            f"{model.name}, {draft.new_type}({model.dimensions})" if model is not None else "",
-            found.placement,
-            model.key_variable if model is not None else "",
-            model is not None and bool(settings.environ.get(model.key_variable, "").strip()),
-            self._becomes,
+        return replace(
+            found,
+            values={**proposed, **shown_now},
+            fixed=fixed,
+            text_columns=tuple(columns),
+            new=f"{model.name}, {draft.new_type}({model.dimensions})" if model is not None else "",
+            key_variable=model.key_variable if model is not None else "",
+            key_set=model is not None and bool(settings.environ.get(model.key_variable, "").strip()),
+            file=self._becomes,
         )
 
     def write(self, values: Mapping[str, str]) -> Path:
@@ -238,6 +235,7 @@ def _proposal(conn: Connection[Any], draft: Draft, settings: Settings) -> Propos
     return Proposal(
         texts=tuple(_sent(migration.new_model, text) for text in first_texts(conn, migration, TEXTS)),
         checks=tuple(_checks(conn, draft, migration, settings)),
+        old=f"{draft.old_column} {draft.old_type}({draft.old_model.dimensions})",
         placement=f"{kind}: {why}",
     )
 

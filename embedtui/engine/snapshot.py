@@ -11,7 +11,6 @@ from datetime import datetime
 from psycopg import errors
 
 from embedtui.engine.backfill.job import STARTING
-from embedtui.engine.backfill.obstacle import PACE
 from embedtui.engine.backfill.throttle import xmin_holder
 from embedtui.formatting import counted
 from embedtui.model import (
@@ -191,7 +190,7 @@ def _condition(migration: Migration, alive: bool, holds: tuple[Hold, ...]) -> Co
         return Condition.FAILED if migration.condition is Condition.FAILED else Condition.PAUSED
     if not alive:
         return Condition.IDLE
-    return Condition.THROTTLED if any(hold.name != PACE for hold in holds) else Condition.RUNNING
+    return Condition.THROTTLED if any(hold.stops for hold in holds) else Condition.RUNNING
 
 
 def _reasons(migration: Migration, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
@@ -221,7 +220,7 @@ def _backfill(
         under_way = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
         faulty = 0 if under_way else count_faulty(conn, migration.id, tuple(FaultState))
         rows = min(rows, total) if under_way else max(0, total - queued - faulty)
-    held = any(hold.name != PACE for hold in holds)
+    held = any(hold.stops for hold in holds)
     rate = meter.add(rows, held=held) if running else None
     if not any(worker.alive for worker in workers):
         rate = None

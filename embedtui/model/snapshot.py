@@ -132,6 +132,10 @@ class WorkerStatus:
     """Requests on the wire when it was last heard from."""
 
 
+PACE = "pace"
+"""Name of the hold for the limits of requests and tokens a minute: the work goes on, as fast as it may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A named reason that holds the backfill."""
@@ -141,6 +145,11 @@ class Hold:
     ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``operator``; ``pace`` where it goes on, at a limit."""
     detail: str
     since: datetime | None = None
+
+    @property
+    def stops(self) -> bool:
+        """Whether the work stands still for it: at a limit it goes on."""
+        return self.name != PACE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from embedtui.engine.backfill.episodes import Episodes
-from embedtui.engine.backfill.obstacle import PACE
 from embedtui.engine.resilience import LONGEST_WAIT, with_database
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.formatting import duration
 from embedtui.model import Event, EventSink, Failed, FaultClass, Held, Hold, Migration, Noted, ThreadStatus
+from embedtui.model.snapshot import PACE
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.batch import prepare_batch
 from embedtui.postgres.sides.placement import make_placement
@@ -46,7 +46,7 @@ def now() -> datetime:
 
 def _over(hold: Hold) -> str:
     """That a hold is over, and how long it lasted."""
-    if hold.name == PACE:
+    if not hold.stops:
         return "No longer at a limit"
     lasted = f" after {duration((now() - hold.since).total_seconds())}" if hold.since is not None else ""
     if hold.name in OF_THE_PROVIDER:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PACE = "pace"
-"""Name of the hold for the limits of requests and tokens a minute: the work goes on, as fast as it may."""
 SYNC_SECONDS = 0.05
 """At least this long between two statements of a process: at most 20 a second."""
 KNOB_SECONDS = 1.0

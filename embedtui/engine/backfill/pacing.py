@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 import psycopg
 
 from embedtui.engine.backfill.budget import Budget, Claim
-from embedtui.engine.backfill.obstacle import KNOB_SECONDS, PACE, SYNC_SECONDS, Obstacle
+from embedtui.engine.backfill.obstacle import KNOB_SECONDS, SYNC_SECONDS, Obstacle
 from embedtui.engine.backfill.outage import Block, Outage
 from embedtui.engine.backfill.rate_limits import ConcurrencyFinder
 from embedtui.engine.backfill.tempo import STALL_SECONDS, Tempo
 from embedtui.errors import DatabaseError, Interrupted
 from embedtui.model import FaultClass, Hold, Migration
+from embedtui.model.snapshot import PACE
 from embedtui.postgres.connect import Link, lost, retryable, translate
 from embedtui.postgres.state.pace import PaceNews, exchange
 from embedtui.providers import ProviderFault, RateLimits

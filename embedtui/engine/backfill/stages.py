@@ -257,15 +257,12 @@ class Stages:
 
     def _await_old_side(self, sync: Sync) -> None:
         """Wait until the old model, while it answers, has embedded the rows that a rollback would find stale."""
-        deadline = time.monotonic() + DRAIN_SECONDS
         number = self._job.migration.id
-        while self._database(lambda conn: marked_to_embed(conn, number, 1)) and sync.hurry_old_side():
-            self._job.doing("bringing the old side up to date")
-            if self._job.stop.wait(IDLE_SECONDS):
-                raise self._why_stopped()
-            if time.monotonic() > deadline:
-                self._job.note("Old vectors are still being brought up to date: `embedtui run` again.")
-                return
+        self._await(
+            lambda: bool(self._database(lambda conn: marked_to_embed(conn, number, 1))) and sync.hurry_old_side(),
+            "bringing the old side up to date",
+            "Old vectors are still being brought up to date: `embedtui run` again.",
+        )
 
     def _why_stopped(self) -> EmbedtuiError:
         return self._sync_error or Interrupted("Stopped.", hint="Run again to go on.")
@@ -349,24 +346,29 @@ class Stages:
         last = self._database(lambda conn: last_entry(conn, migration))
         if last is None:
             return
-        self._job.doing("waiting for the sync")
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while self._database(lambda conn: waits(conn, migration, up_to=last, kinds=kinds)):
-            if self._job.stop.wait(IDLE_SECONDS):
-                raise self._why_stopped()
-            if time.monotonic() > deadline:
-                self._job.note("Some changes still wait to be synced; they are worked off beside what follows.")
-                return
+        self._await(
+            lambda: self._database(lambda conn: waits(conn, migration, up_to=last, kinds=kinds)),
+            "waiting for the sync",
+            "Some changes still wait to be synced; they are worked off beside what follows.",
+        )
 
     def _await_scan(self) -> None:
         """Wait until the sync thread, here or elsewhere, has scanned for what change capture could not follow."""
+        self._await(
+            lambda: self._database(lambda conn: capture.faulty(conn, self._job.migration.id)),
+            "waiting for a scan for changes",
+            "Changes that were not captured are still being scanned for: `embedtui run` again.",
+        )
+
+    def _await(self, lasts: Callable[[], bool], doing: str, left: str) -> None:
+        """Wait while something ``lasts``, but not for ever; ``left``: what to say where it lasts longer."""
         deadline = time.monotonic() + DRAIN_SECONDS
-        while self._database(lambda conn: capture.faulty(conn, self._job.migration.id)):
-            self._job.doing("waiting for a scan for changes")
+        while lasts():
+            self._job.doing(doing)
             if self._job.stop.wait(IDLE_SECONDS):
                 raise self._why_stopped()
             if time.monotonic() > deadline:
-                self._job.note("Changes that were not captured are still being scanned for: `embedtui run` again.")
+                self._job.note(left)
                 return
 
     # ------------------------------------------------------------------------------------------------ side threads

@@ -42,6 +42,10 @@ class Caught:
         return replace(report, missing=0, stale=0, awaited=wrong)
 
 
+NOT_WAITED = Caught()
+"""Nobody looked for a worker: what waits counts as it is."""
+
+
 def catch_up(
     conn: Connection, migration: Migration, stop: threading.Event | None, say: Callable[[str], None]
 ) -> Caught:

@@ -8,7 +8,7 @@ from enum import StrEnum
 import psycopg
 
 from embedtui.config import GateSettings
-from embedtui.engine.validate.catching_up import Caught
+from embedtui.engine.validate.catching_up import NOT_WAITED, Caught
 from embedtui.engine.validate.evaluation import record, with_verdicts
 from embedtui.engine.validate.run import Connect
 from embedtui.formatting import counted, percent
@@ -32,7 +32,6 @@ from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.queue import count_rows_waiting
 
 DEFAULTS = GateSettings()
-NOT_WAITED = Caught()
 
 MIN_JUDGED = 30
 """Judged queries from which judgments decide; with fewer, overlap and verdicts do."""

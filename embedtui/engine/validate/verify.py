@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from embedtui.arrays import np
 from embedtui.engine.backfill.embedding import RowEmbedder
-from embedtui.engine.validate.catching_up import Caught
+from embedtui.engine.validate.catching_up import NOT_WAITED, Caught
 from embedtui.model import Key, Phase, VerifyReport
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
@@ -17,7 +17,6 @@ from embedtui.postgres.state.queue import count_entries
 SAME_COSINE = 0.99
 """Below it a re-embedded text is not by the same model: providers' own noise stays above 0.999."""
 
-NOT_WAITED = Caught()
 UNKNOWN = (
     "whether a vector is of its row's present text, and by which model: embedtui watches the table no longer."
     " --sample embeds some rows again and compares"

@@ -55,7 +55,7 @@ def alert(snapshot: Snapshot | None) -> Alert | None:
             return Alert("Queue grows", f"{waits}{oldest}, and no worker is at work.", "run", urgent=True)
         return Alert("Queue grows", f"{waits}{oldest}: it comes faster than it is embedded.", "limits")
     if snapshot.condition is Condition.THROTTLED and snapshot.reasons:
-        return _held(tuple(hold for hold in snapshot.reasons if hold.name != "pace"))
+        return _held(tuple(hold for hold in snapshot.reasons if hold.stops))
     return None
 
 

@@ -91,7 +91,7 @@ def event_look(event: Event) -> tuple[str, str]:
     """Glyph and style of an event."""
     if isinstance(event, Failed):
         return "✗", "$error"
-    if isinstance(event, Held) and any(hold.name != "pace" for hold in event.holds):
+    if isinstance(event, Held) and any(hold.stops for hold in event.holds):
         return "◐", "$warning"
     return "·", ""
 

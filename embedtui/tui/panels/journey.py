@@ -128,7 +128,7 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
         if snapshot.phase is Phase.BACKFILL and status.total is not None:
             left = f"{figures.number(max(0, status.total - status.rows))} rows to go"
             time = f", about {figures.duration(status.eta_seconds)}" if status.eta_seconds is not None else ""
-            pace = next((f" {safe.line(hold.detail)}" for hold in snapshot.reasons if hold.name == "pace"), "")
+            pace = next((f" {safe.line(hold.detail)}" for hold in snapshot.reasons if not hold.stops), "")
             return glyph, "Working", style, f"{left}{time}.{pace} p pauses, + - change the pace."
         return glyph, "Working", style, why
     return "◌", "Starting", "$primary", "the work begins in a moment."

@@ -25,7 +25,7 @@ def holds(view: View, width: int, height: int) -> Content:
         since = ""
         if hold.since is not None:
             since = figures.duration((snapshot.as_of - hold.since).total_seconds())
-        glyph, style = ("●", "$primary") if hold.name == "pace" else ("◐", "$warning")
+        glyph, style = ("◐", "$warning") if hold.stops else ("●", "$primary")
         word = HOLD_WORDS.get(hold.name, safe.line(hold.name))
         rows.append(
             draw.row(draw.line((f"{glyph} ", style), (word, f"bold {style}")), draw.line((since, "$muted")), width)

@@ -9,17 +9,16 @@ import pytest
 
 from embedtui.engine.cleanup import fold
 from embedtui.engine.cleanup.blockers import cleanup_blockers
-from embedtui.engine.cleanup.choice import CleanupChoice, CleanupStep
+from embedtui.engine.cleanup.choice import CleanupChoice
 from embedtui.engine.cleanup.heard import decided
 from embedtui.engine.table_changes import same_names, table_change
-from embedtui.errors import Refused
 from embedtui.model import Phase, PlacementKind, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state import listeners, route
 from embedtui.postgres.state import migrations as state
 from tests.integration.engine.test_cleanup import ROWS, columns, count, require_clean_end, soaked, vector
-from tests.integration.engine.test_fold import FOLD, clean, conn
+from tests.integration.engine.test_fold import FOLD, clean, conn, taken_back
 
 __all__ = ["conn"]
 
@@ -28,13 +27,7 @@ __all__ = ["conn"]
 def test_taken_back_after_the_exchange_it_is_a_migration_of_a_column(conn: Connection, at: str) -> None:
     """Both sides are there and are captured; it is cut over again, and cleaned up without anything being copied."""
     migration = soaked(conn, PlacementKind.TABLE)
-
-    def roll_back(step: CleanupStep) -> None:
-        if step.name == at:
-            route.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=0, who="t", host="h")
-
-    with pytest.raises(Refused, match="rolled back"):
-        clean(conn, migration, on_step=roll_back)
+    taken_back(conn, migration, at)
     route.follow_pointer(conn, migration.id)
     found = state.load_migration(conn)
     assert found is not None
