@@ -255,6 +255,10 @@ def test_another_endpoint_or_limit_forgets_what_was_found_of_requests(database: 
             assert load_learnt(conn, model.id) == (4, None)
             register_model(conn, replace(migration.new_model, **{name: value}))
             assert load_learnt(conn, model.id) == (None, None), name
+        store_learnt(conn, model.id, 4, None)
+        for hours, found in ((23, 4), (25, None)):
+            conn.execute("UPDATE embedtui.model SET learnt_at = now() - make_interval(hours => %s)", [hours])
+            assert load_learnt(conn, model.id) == (found, None), "it is taken for true for a day"
 
 
 def test_verdicts(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
