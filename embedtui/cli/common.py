@@ -150,7 +150,7 @@ def _collect(command: Callable[..., Any]) -> Callable[..., Any]:
             flags[name] = tuple(part.strip() for each in flags.get(name) or () for part in each.split(","))
         # `init` writes the file that it names; everywhere else it has to be there
         missing = config is not None and not config.is_file() and command.__name__ == "init"
-        settings = settings_of(flags, config=None if missing else config)
+        settings = settings_of(flags, config=config, text="" if missing else None)
         for folder in beside(config):
             if folder.resolve() != Path.cwd():
                 note(f"Read {plain(folder / '.env')} beside {plain(config)}.")

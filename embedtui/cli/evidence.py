@@ -231,7 +231,10 @@ def decide(settings: Settings, query_id: int, verdict: str, note: str | None) ->
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings, sample: int, repair: bool, as_json: bool) -> None:
-    """Scan every row: missing, stale, of the wrong model, faulty. Leaves with 5 unless all is well."""
+    """Scan every row: missing, stale, of the wrong model, faulty. Leaves with 5 unless all is well.
+
+    After the cleanup: rows without a vector, and of a sample those whose vector is of another text.
+    """
     with engine_for(settings, tell) as engine, stop_signals() as stop:
         found = engine.verify(sample=sample, repair=repair, stop=stop)
     if as_json:

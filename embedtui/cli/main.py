@@ -64,9 +64,9 @@ def start_log(context: click.Context, file: Path | None = None) -> None:
     import logging
 
     from embedtui import logs, redaction
-    from embedtui.config.loading import environment
+    from embedtui.config.loading import beside, environment
 
-    environ, _ = environment(os.environ, Path.cwd())
+    environ, _ = environment(os.environ, *beside(context.params.get("config")), Path.cwd())
     redaction.remember(*redaction.secrets_of(environ))
     logs.start(file or environ.get(logs.VARIABLE))
     context.find_root().meta[__name__] = True
@@ -149,7 +149,9 @@ class _Journey(click.Group):
 )
 @click.option("--readonly", is_flag=True, help="Only watch: no key changes anything.")
 @click.option("--name", metavar="NAME", help="Route name of the migration to show.")
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="Settings file.")
+@click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="Settings file (and the .env beside it)."
+)
 @click.version_option(embedtui.__version__, prog_name="embedtui", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, readonly: bool, name: str | None, config: Path | None) -> None:

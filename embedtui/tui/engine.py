@@ -108,7 +108,7 @@ class Engine(Protocol):
         """Keep the operator's verdict on a query."""
 
     def cutover(self, percent: int = 100, *, override: Mapping[str, str] = ...) -> Flip:
-        """Move a share of reads, or all, to the new side."""
+        """Move the reads of a share of the keys, or all, to the new side."""
 
     def rollback(self) -> Flip:
         """Move all reads back to the old side."""

@@ -32,7 +32,7 @@ class CutoverScreen(DashboardScreen):
     AUTO_FOCUS = "#gate"
     KEYS = ("share",)
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "share", "Share", tooltip="Let a share of reads use the new side first."),
+        Binding("s", "share", "Share", tooltip="Let a share of the keys use the new side first."),
     ]
 
     def __init__(self) -> None:

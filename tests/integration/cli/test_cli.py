@@ -140,7 +140,13 @@ def test_init_finds_everything_and_can_be_repeated(run: InProcess) -> None:
 def test_init_writes_where_it_is_told(run: InProcess) -> None:
     execute(run.environ["DATABASE_URL"], DOCUMENTS)
     target = run.folder / "deep" / "my.toml"
-    assert run("init", "--config", str(target)).code == 0
+    target.parent.mkdir()
+    (target.parent / ".env").write_text("EMBED_DIMENSIONS=6\nEMBEDTUI_LOG=deep/our.log\n", "utf-8")
+    del run.environ["EMBED_DIMENSIONS"]
+    made = run("init", "--config", str(target))
+    assert made.code == 0 and f"Read {target.parent / '.env'} beside" in made.err
+    assert tomlkit.parse(target.read_text("utf-8")).unwrap()["new_model"]["dimensions"] == 6
+    assert "embedtui" in (target.parent / "our.log").read_text("utf-8")
     assert not (run.folder / "embedtui.toml").exists()
     assert run("plan", "--config", str(target)).code == 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -21,6 +23,8 @@ from tests.integration.engine.test_cleanup import ROWS, columns, count, require_
 from tests.integration.engine.test_fold import FOLD, clean, conn, taken_back
 
 __all__ = ["conn"]
+
+PASSED = {"soak": "a test", "listeners": "a test"}
 
 
 @pytest.mark.parametrize("at", ["settle", "contract"])
@@ -51,7 +55,7 @@ def test_with_a_view_asked_for_applications_follow_at_the_exchange(
     conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By default then, though Routers were heard: the old column goes once they know, and what they began is over."""
-    monkeypatch.setattr(fold, "REQUEST", 0.3)
+    monkeypatch.setattr(fold, "REQUEST", 1.0)
     migration = soaked(conn, PlacementKind.TABLE)
     report = listeners.ListenerReport(uuid4(), "documents", "h", 1, "search", 1, 0.0, 0, 0, by_view=True)
     listeners.report_listener(conn, report)
@@ -62,6 +66,16 @@ def test_with_a_view_asked_for_applications_follow_at_the_exchange(
     migration = replace(migration, settings={**migration.settings, "view": True})
     assert decided(conn, migration, CleanupChoice()).fold is True
     said: list[str] = []
+    at: dict[str, float] = {}
+    routers_behind = fold.routers_behind
+
+    def looked(*arguments: Any) -> int:
+        behind = routers_behind(*arguments)
+        if behind:
+            at["behind"] = time.monotonic()
+        return behind
+
+    monkeypatch.setattr(fold, "routers_behind", looked)
 
     def say(line: str) -> None:
         said.append(line)
@@ -70,7 +84,9 @@ def test_with_a_view_asked_for_applications_follow_at_the_exchange(
             assert count(conn, "SELECT count(embedding_v2) FROM documents") == ROWS
             listeners.report_listener(conn, replace(report, epoch=route.read_route(conn, "documents").epoch))
 
-    clean(conn, migration, CleanupChoice(), override={"soak": "a test", "listeners": "a test"}, on_wait=say)
+    begins = lambda step: at.update({step.name: time.monotonic()})  # noqa: E731
+    clean(conn, migration, CleanupChoice(), override=PASSED, on_wait=say, on_step=begins)
+    assert at["contract"] - at["behind"] >= fold.REQUEST, "what began before is waited for"
     assert "1 Router has not heard of the fold yet" in said
     require_clean_end(conn)
     assert list(columns(conn)) == ["id", "content", "metadata", "embedding"]

@@ -13,6 +13,7 @@ from embedtui.demo.corpus import documents
 from embedtui.demo.models import NEW_MODEL, OLD_MODEL, load_models
 from embedtui.demo.questions import QUESTIONS
 from embedtui.engine.validate import gate, queries
+from embedtui.engine.validate.catching_up import Caught
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.gate import Quality, decide_gate, judge, quality, verdict_of
 from embedtui.model import Check, Comparison, Interval, Measures, Migration, QueryInput, SweepPoint
@@ -327,6 +328,25 @@ def test_checks_of_the_table(database: str, statements: Sequence[str], name: str
         found = next(check for check in judge(conn, migration, made) if check.name == name)
     assert found.result == result, found
     assert says in found.detail
+
+
+def test_changes_that_a_worker_has_in_hand_are_no_lack_of_freshness(database: str) -> None:
+    migration = small(database)
+    made = rows_compared(database, migration)
+    execute(database, "UPDATE docs SET content = 'n' || id WHERE id::int < 3")
+    execute(
+        database,
+        "INSERT INTO embedtui.queue (migration, key, kind) SELECT 1, ARRAY[id], 'u' FROM docs WHERE id::int < 3",
+    )
+    with connect(database, name="test") as conn:
+        for caught, result in (
+            (Caught("ops-1:7", True), "pass"),
+            (Caught("ops-1:7", False), "fail"),
+            (Caught(), "fail"),
+        ):
+            found = next(each for each in judge(conn, migration, made, caught=caught) if each.name == "freshness")
+            assert found.result == result, found
+            assert (caught.worker in found.detail + found.hint) and "3 changes wait" in found.detail
 
 
 def test_an_index_that_no_search_can_use(database: str) -> None:

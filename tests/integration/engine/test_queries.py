@@ -12,7 +12,7 @@ from embedtui.engine.validate import queries
 from embedtui.errors import Refused, SettingsError
 from embedtui.model import Migration, PlacementKind, QueryInput, Side
 from embedtui.postgres.sides.both import row_vectors
-from embedtui.postgres.state.models import register_model
+from embedtui.postgres.state.models import load_learnt, register_model, store_learnt
 from embedtui.postgres.state.queries import StoredQuery, load_queries, load_vectors, store_vectors
 from embedtui.postgres.state.verdicts import Verdict, load_verdicts
 from tests.kits.comparing import execute, make_table, unit
@@ -243,6 +243,22 @@ def test_another_query_prefix_forgets_the_vectors_kept(database: str) -> None:
         assert again.id == migration.new_model.id
         assert not load_vectors(conn, migration.new_model.id, ids)
         assert load_vectors(conn, migration.old_model.id, ids)
+
+
+def test_another_endpoint_or_limit_forgets_what_was_found_of_requests(database: str) -> None:
+    migration = small_table(database)
+    with connect(database, name="test") as conn:
+        for name, value in (("base_url", "https://other.example"), ("max_inputs", 50), ("max_tokens", 9_000)):
+            model = register_model(conn, migration.new_model)
+            store_learnt(conn, model.id, 4, None)
+            register_model(conn, replace(migration.new_model, price_per_million=1.0))
+            assert load_learnt(conn, model.id) == (4, None)
+            register_model(conn, replace(migration.new_model, **{name: value}))
+            assert load_learnt(conn, model.id) == (None, None), name
+        store_learnt(conn, model.id, 4, None)
+        for hours, found in ((23, 4), (25, None)):
+            conn.execute("UPDATE embedtui.model SET learnt_at = now() - make_interval(hours => %s)", [hours])
+            assert load_learnt(conn, model.id) == (found, None), "it is taken for true for a day"
 
 
 def test_verdicts(database: str, monkeypatch: pytest.MonkeyPatch) -> None:

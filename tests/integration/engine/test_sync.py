@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ import pytest
 from embedtui.demo.api import FaultKind, LoopbackServer, hash_model
 from embedtui.engine.backfill import old_side, sync
 from embedtui.engine.backfill.recent import EMBEDS_PER_KEY
+from embedtui.engine.backfill.stages import Stages
 from embedtui.engine.engine import Engine
 from embedtui.errors import Interrupted
 from embedtui.model import Side
+from embedtui.postgres.state.queue import EVERY_KIND, queue_keys
 from embedtui.providers.start import TEXTS
 from embedtui.router import put
-from tests.kits.support import NEW, OLD, make_documents, settings_for, two_beats, vector_literal, wait_for
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for, two_beats, vector_literal, wait_for
 
 ROWS = 60
 MODELS = {OLD: hash_model(8), NEW: hash_model(16)}
@@ -103,6 +106,43 @@ def test_after_it_both_are_and_a_rollback_finds_nothing_stale(following: Followi
     wait_for(lambda: following.engine.snapshot().rollback.fresh is True)
     following.engine.rollback()
     assert following.engine.snapshot().rollback.stale == 0
+
+
+def test_a_run_ends_once_old_vectors_noted_as_stale_are_embedded(
+    database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not queued any more, and the sync looks after them only now and then."""
+    monkeypatch.setattr(sync, "TEND_SECONDS", 3600.0)
+    make_documents(database, ROWS)
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path, {"placement": "column"}))) as engine:
+        engine.run(threading.Event())
+        engine.cutover(override={"gate": "test"})
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("INSERT INTO embedtui.stale (migration, key) SELECT 1, ARRAY[id::text] FROM documents")
+        engine.run(threading.Event())
+        assert engine.snapshot().rollback.fresh is True
+
+
+def test_a_run_ends_once_what_a_scan_found_meanwhile_is_embedded(
+    database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync may have scanned, and queued what it found, just after the run has looked for the last time."""
+    make_documents(database, ROWS)
+    settled: list[str] = []
+
+    def drain(stages: Stages, kinds: str) -> None:
+        whole_drain(stages, kinds)
+        settled.append(kinds)
+        if settled == [EVERY_KIND]:
+            with connect(database) as conn:
+                queue_keys(conn, 1, [("1",)], "s")
+
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path, {"placement": "column"}))) as engine:
+        engine.run(threading.Event())
+        whole_drain = Stages._drain
+        monkeypatch.setattr(Stages, "_drain", drain)
+        engine.run(threading.Event())
+        assert settled and engine.snapshot().sync.queued == 0
 
 
 def test_what_waits_when_it_is_rolled_back_still_reaches_the_old_side(following: Following) -> None:

@@ -19,6 +19,7 @@ from embedtui.model import Hold, Migration
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.state import decisions, shards, workers
+from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.migrations import ask_to_reload, set_desired, set_index_held
 from tests.kits.comparing import small
 from tests.kits.support import OLD, connect, wait_for
@@ -94,6 +95,22 @@ def test_it_is_told_and_does_not_wait_for_its_next_heartbeat(database: str, monk
         wait_for(lambda: job.reloading)
         decisions.stop_workers(conn, migration.id, None)
         wait_for(lambda: not job.reloading)
+
+
+def test_it_notes_the_workers_that_ended_without_a_word_while_it_works(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "BEATS_PER_RENEWAL", 1)
+    migration = small(database)
+    _, worker = entered(database, migration)
+    with connect(database) as conn:
+        conn.execute(
+            "INSERT INTO embedtui.worker (migration, host, pid, operator, heartbeat)"
+            " VALUES (%s, 'ops-7', 4242, 'anna', now() - interval '1 minute')",
+            [migration.id],
+        )
+        with worker:
+            wait_for(lambda: [each for each in read_audit(conn, migration.id) if each.act == "worker lost"])
 
 
 def test_what_is_paused_is_so_before_it_does_anything(database: str) -> None:
