@@ -326,6 +326,13 @@ async def test_verify_index_plan_theme_help_and_palette(database: str, api: Loop
         await until(pilot, lambda: app.current_mode == "faults")
 
 
+async def confirm(app: Dashboard, pilot: Pilot[None]) -> None:
+    """Goes on from the harmless button, once the dialog has given it the focus."""
+    for name, key in (("cancel", "tab"), ("go", "enter")):
+        await until(pilot, lambda name=name: app.focused is not None and app.focused.id == name)  # type: ignore[misc]
+        await pilot.press(key)
+
+
 async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer, tmp_path: Path) -> None:
     make_documents(database, ROWS)
     async with dashboard(database, api, tmp_path) as (app, pilot):
@@ -364,7 +371,7 @@ async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer
             assert states() == {"open": 260}
             await pilot.press("s")
             await until(pilot, lambda: isinstance(app.screen, DecideDialog))
-            await pilot.press("tab", "enter")
+            await confirm(app, pilot)
             await until(pilot, lambda: states() == {"open": 259, "skipped": 1})
             await until(pilot, lambda: any(group.count == 249 for group in screen.groups))
             screen.query_one("#groups").focus()
@@ -372,9 +379,7 @@ async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer
             await until(pilot, lambda: app.focused is not None and app.focused.id == "groups")
             await pilot.press("s")
             await until(pilot, lambda: isinstance(app.screen, DecideDialog))
-            await pilot.press("tab")
-            await until(pilot, lambda: app.focused is not None and app.focused.id == "go")
-            await pilot.press("enter")
+            await confirm(app, pilot)
             await until(pilot, lambda: states() == {"open": 10, "skipped": 250})
 
 
