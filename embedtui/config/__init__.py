@@ -4,13 +4,13 @@ from embedtui.config.known import CHARACTERS_PER_TOKEN, LOCAL_ONLY, STORED_ALONE
 from embedtui.config.loading import load_settings, user_config_file
 from embedtui.config.parsing import VARIABLE_IN
 from embedtui.config.settings import ModelSettings, PacingSettings, Settings
-from embedtui.config.specs import CONFIG_NAME, FLAG_VARIABLE, SPECS, Spec
+from embedtui.config.specs import BY_PATH, CONFIG_NAME, FLAG_VARIABLE, SPECS, Spec
 from embedtui.config.writing import edited, file_text, from_typed, replace_file, set_aside, typed, write_toml
 from embedtui.model import CutoverSettings, GateSettings, IndexSettings, ThrottleSettings
 
 __all__ = [
-    "CHARACTERS_PER_TOKEN", "CONFIG_NAME", "FLAG_VARIABLE", "LOCAL_ONLY", "SPECS", "STORED_ALONE", "STORED_SECTIONS",
-    "VARIABLE_IN", "CutoverSettings", "GateSettings", "IndexSettings", "ModelSettings", "PacingSettings", "Settings",
-    "Spec", "ThrottleSettings", "edited", "file_text", "from_typed", "load_settings", "replace_file", "set_aside",
-    "typed", "user_config_file", "write_toml",
+    "BY_PATH", "CHARACTERS_PER_TOKEN", "CONFIG_NAME", "FLAG_VARIABLE", "LOCAL_ONLY", "SPECS", "STORED_ALONE",
+    "STORED_SECTIONS", "VARIABLE_IN", "CutoverSettings", "GateSettings", "IndexSettings", "ModelSettings",
+    "PacingSettings", "Settings", "Spec", "ThrottleSettings", "edited", "file_text", "from_typed",
+    "load_settings", "replace_file", "set_aside", "typed", "user_config_file", "write_toml",
 ]  # fmt: skip

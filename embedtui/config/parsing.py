@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -85,9 +86,10 @@ def number_of(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return float(value)
-    except ValueError:
+        number = float(value)
+    except (ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def yes(value: object) -> bool:
@@ -139,9 +141,13 @@ def method(value: object) -> IndexMethod:
     return IndexMethod(one_of(*(each.value for each in IndexMethod))(value))
 
 
+_KEY = re.compile(r"(?=[A-Za-z]*\d)[A-Za-z0-9]{20}")
+"""In what stands where a variable's name belongs: no word of a name is so long and has a digit."""
+
+
 def variable(value: object) -> str:
     """The name of an environment variable."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) or _KEY.search(value):
         raise ValueError("must be the name of an environment variable, never the secret itself")
     return value
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,10 @@ _HEADINGS = {
     "gate": "What a cutover asks of the comparison.",
     "cutover": "How production follows the switch.",
 }
+
+
+_SECRET_WITHIN = re.compile(r"(?i)\bBearer\s+[\w.~+/-]{16}|\b[a-z][a-z0-9+]*://[^/\s:@$]*:[^/\s@$]+@")
+"""In a command, say; one that a variable holds is named with a dollar sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,31 +80,55 @@ def file_text(path: Path) -> str | None:
 def replace_file(path: Path, text: str, *, seen: Seen = Unlooked()) -> None:
     """Have the file say ``text``: written beside it first and moved into place, so there is never half a file.
 
-    A link goes on leading to the file, which keeps its mode.
+    A link goes on leading to the file, which keeps its mode and owner.
 
     Raises SettingsError: it cannot be written, or says something else than was ``seen``.
     """
-    if not isinstance(seen, Unlooked) and file_text(path) != seen:
-        raise SettingsError(
-            f"{path} was changed by somebody else meanwhile; nothing is written.", hint="Look at it, and begin again."
-        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         target = path.resolve()
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(mode)
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be written: {error.strerror}.") from None
+        with _alone(target.parent):
+            if not isinstance(seen, Unlooked) and file_text(path) != seen:
+                raise SettingsError(
+                    f"{path} was changed by somebody else meanwhile; nothing is written.",
+                    hint="Look at it, and begin again.",
+                )
+            _replace(target, text)
+    except (OSError, RuntimeError) as error:  # resolve() says so of links that lead in a circle
+        why = error.strerror if isinstance(error, OSError) else "it is a link that leads to itself"
+        raise SettingsError(f"{path} cannot be written: {why}.") from None
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While nobody else of ours writes into ``folder``, where the file system can tell."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _replace(target: Path, text: str) -> None:
+    was = target.stat() if target.exists() else None
+    if was is not None and not was.st_mode & 0o222:
+        raise PermissionError(errno.EACCES, "it is read-only")
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            now = os.fstat(file.fileno())
+            if was is not None and (was.st_uid, was.st_gid) != (now.st_uid, now.st_gid):
+                os.fchown(file.fileno(), was.st_uid, was.st_gid)  # who reads it by then is to read it still
+        Path(temporary).chmod(0o644 if was is None else was.st_mode & 0o777)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def set_aside(path: Path) -> Path:
@@ -118,11 +148,16 @@ def set_aside(path: Path) -> Path:
 def from_typed(path: str, given: str) -> Any:
     """A setting's value as somebody typed it: lists with commas or as in the file, ``""`` for the empty text.
 
-    Raises SettingsError: it is none.
+    Raises SettingsError: it is none, or has a secret in it.
     """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
+    if _SECRET_WITHIN.search(given):
+        raise SettingsError(
+            f"{path}: this looks like a secret, and secrets do not belong into the file.",
+            hint="Put it into the environment or .env, and name its variable here.",
+        )
     text = given if path.endswith("_prefix") else given.strip()
     parse = BY_PATH[path].parse
     raw: object = "" if text == '""' else text
@@ -151,10 +186,16 @@ def edited(text: str, values: Mapping[str, Any]) -> str:
     """``text`` of a settings file with these values; a None takes the setting out.
 
     Comments and order stay; a line that stands commented out is the place of its setting.
+
+    Raises SettingsError: it is no settings file.
     """
     import tomlkit
+    from tomlkit.exceptions import TOMLKitError
 
-    document = tomlkit.parse(text)
+    try:
+        document = tomlkit.parse(text)
+    except TOMLKitError as error:
+        raise SettingsError(f"The settings file is not valid TOML: {error}.", hint="Mend it first.") from None
     for path, value in values.items():
         head, _, name = path.rpartition(".")
         place: Any = document.get(head, {}) if head else document
@@ -173,7 +214,7 @@ def _placed(text: str, path: str, value: Any) -> str:
     import tomlkit
 
     head, _, name = path.rpartition(".")
-    lines, section = text.splitlines(), ""
+    lines, section = text.removesuffix("\n").split("\n"), ""
     for number, line in enumerate(lines):
         if found := re.match(r"\s*\[([\w.]+)\]", line):
             section = found[1]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from embedtui.config import SPECS, ModelSettings, Settings, edited, file_text, from_typed, replace_file, typed
+from embedtui.config import BY_PATH, SPECS, ModelSettings, Settings, edited, file_text, from_typed, replace_file, typed
 from embedtui.engine import decisions
 from embedtui.engine.access import Access
 from embedtui.engine.local import as_set_here, require_said
@@ -73,6 +73,8 @@ def change_setting(at: Access, path: str, given: str, seen: str) -> str:
         SettingsError: the value is wrong, or the file cannot be written.
         DatabaseLost: it is out of reach; nothing is written.
     """
+    if path not in BY_PATH:
+        raise Refused(f"There is no setting {path}.")
     settings, live = at.settings, at.migration()
     live = None if live is None or live.phase.ended else live
     if settings is None or settings.again is None or settings.file is None:
@@ -90,7 +92,7 @@ def change_setting(at: Access, path: str, given: str, seen: str) -> str:
     elif path in IDENTITY:
         at.write(lambda conn: _require_possible(conn, settings, found))
     replace_file(settings.file, new, seen=text)
-    said = f"{path} = {typed(found.value(path)) or 'unset'}, in {settings.file.name}"
+    said = f"{path} = {redact(typed(found.value(path))) or 'unset'}, in {settings.file.name}"
     if path in AT_START:
         return f"{said}: from the next start on."
     return f"{said}: {_taken_up(at, path, found, live)}"

@@ -24,6 +24,7 @@ from psycopg import errors
 from embedtui.errors import DatabaseLost, EmbedtuiError, Refused
 from embedtui.model import Side
 from embedtui.postgres.connect import host_name, translate
+from embedtui.postgres.notifications import hear, hear_waiting
 from embedtui.postgres.state.listeners import ListenerReport, remove_listeners, report_listener
 from embedtui.postgres.state.route import CHANNEL
 from embedtui.postgres.state.route_side import read_sides
@@ -237,6 +238,7 @@ class Follower(Generic[R]):
             autocommit=True,
             prepare_threshold=None,
             connect_timeout=CONNECT_SECONDS,
+            client_encoding="utf8",  # whatever the service's is; poolers keep it apart for each client
             application_name=f"embedtui/router {self._application}".strip(),
             keepalives=1,
             keepalives_idle=10,
@@ -250,7 +252,7 @@ class Follower(Generic[R]):
         self._report_error = ""
         self._heard = []
         # Also called for what arrives while another statement runs, which would otherwise wait for the poll.
-        conn.add_notify_handler(lambda notify: self._heard.append(notify.payload))
+        hear(conn, lambda payload: self._heard.append(payload))  # a new list each time
         if self._listen:
             try:
                 conn.execute(f"LISTEN {CHANNEL}")
@@ -283,17 +285,15 @@ class Follower(Generic[R]):
             with contextlib.suppress(BlockingIOError):
                 wake.recv(4096)
         if conn is not None and conn in ready:
-            # Below psycopg's own generator, which gives the interpreter away to the searching threads once more.
-            conn.pgconn.consume_input()
-            while notify := conn.pgconn.notifies():
-                self._heard.append(notify.extra.decode())
-                self._listening = True  # heard at rest: a pooler, if any, keeps our session
+            before = len(self._heard)
+            hear_waiting(conn, self._heard.append)
+            self._listening |= len(self._heard) > before  # heard at rest: a pooler, if any, keeps our session
 
     def _apply(self, heard: list[str]) -> bool:
         """Follow moves that were told in full, without a query; whether any was. A look-up comes after it anyway."""
         any_moved = False
         for payload in heard:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 told = json.loads(payload)
                 pointer = self._known[told["name"]]
                 # The very next epoch, or something else may have changed in between. Anyone may NOTIFY: check.

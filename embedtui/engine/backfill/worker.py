@@ -18,6 +18,7 @@ from embedtui.model import Hold
 from embedtui.model.settings import StoredSettings
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import announce_worker
+from embedtui.postgres.notifications import hear, hear_waiting
 from embedtui.postgres.state.audit import add_episode, note_lost_workers
 from embedtui.postgres.state.shards import renew_leases, return_all_shards
 from embedtui.postgres.state.workers import Heartbeat, beat, end_worker, listen, register_worker
@@ -77,8 +78,7 @@ class Worker:
     def _announce(self, conn: Connection) -> None:
         if self._job.worker_id is not None:
             announce_worker(conn, self._job.worker_id)
-            # also called for what arrives while a statement runs
-            conn.add_notify_handler(lambda notify: self._hear(notify.payload))
+            hear(conn, self._hear)
             listen(conn)
             self._conn = conn
 
@@ -137,9 +137,7 @@ class Worker:
             with selectors.DefaultSelector() as selector:
                 selector.register(conn, selectors.EVENT_READ)
                 selector.select(LOOK_SECONDS)
-            conn.pgconn.consume_input()
-            while notify := conn.pgconn.notifies():
-                self._hear(notify.extra.decode())
+            hear_waiting(conn, self._hear)
         except psycopg.Error:  # a heartbeat opens another, and announces this worker there
             self._conn, self._told = None, True
 

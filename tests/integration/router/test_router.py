@@ -158,6 +158,8 @@ def test_a_flip_told_in_full_is_followed_and_forged_news_is_put_right(database: 
         for forged in (
             "documents",
             "{",
+            "[" * 7_900,
+            '{"name":' * 900,
             "[]",
             "null",
             json.dumps({"name": "documents"}),
@@ -173,6 +175,17 @@ def test_a_flip_told_in_full_is_followed_and_forged_news_is_put_right(database: 
         conn.execute("SELECT pg_notify('embedtui_route', %s)", [json.dumps(true)])
         wait_for(lambda: seen[-1][0] == epoch + 1, "believed for a moment")
         wait_for(lambda: router.route("documents").epoch == epoch, "and put right by the look-up")
+
+
+@pytest.mark.parametrize("encoding", ["latin1", "sql_ascii"])
+def test_a_services_encoding_is_not_the_routers(database: str, conn: psycopg.Connection, encoding: str) -> None:
+    make(database, rows=1)
+    with Router(f"{database}&client_encoding={encoding}", poll_seconds=60) as router:
+        router.route("documents")
+        wait_for(lambda: router.status.listening, "it listens")
+        conn.execute("SELECT pg_notify('embedtui_route', 'é€')")
+        epoch = flip(database, "documents", "new")
+        wait_for(lambda: router.route("documents").epoch == epoch, "the flip is heard")
 
 
 def test_canary_goes_by_key_and_is_the_same_as_in_sql(database: str, conn: psycopg.Connection) -> None:

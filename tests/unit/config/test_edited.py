@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -90,10 +93,59 @@ def test_a_changed_file_is_not_written_over_and_keeps_mode_and_link(tmp_path: Pa
     assert sorted(tmp_path.iterdir()) == [link, real]
 
 
+def test_what_is_read_only_stays_and_a_file_keeps_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "embedtui.toml"
+    file.write_text("# one\n")
+    file.chmod(0o444)
+    with pytest.raises(SettingsError, match="read-only"):
+        replace_file(file, "# two\n")
+    file.chmod(0o640)
+    if os.getuid() == 0:
+        os.chown(file, 1234, 1234)
+        replace_file(file, "# two\n")
+        assert (file.stat().st_uid, file.stat().st_gid, file.stat().st_mode & 0o777) == (1234, 1234, 0o640)
+    circle = tmp_path / "circle.toml"
+    circle.symlink_to(circle)
+    with pytest.raises(SettingsError, match=r"leads to itself|symbolic links"):
+        replace_file(circle, "# two\n")
+
+
+def test_of_two_who_change_it_at_once_one_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "embedtui.toml"
+    for _ in range(30):
+        file.write_text("")
+        start, written = threading.Barrier(4), list[str]()
+
+        def write(text: str, start: threading.Barrier = start, written: list[str] = written) -> None:
+            start.wait()
+            with contextlib.suppress(SettingsError):
+                replace_file(file, text, seen="")
+                written.append(text)
+
+        threads = [threading.Thread(target=write, args=[f"# {number}\n"]) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert written == [file.read_text()]
+
+
+def test_a_file_that_is_none_by_now_is_refused_and_odd_line_ends_stay() -> None:
+    with pytest.raises(SettingsError, match="not valid TOML"):
+        edited("a = [[[", {"pacing.spend_cap": 5.0})
+    odd = '# a\u2028b\nname = "a\u2028\x85b"\n[pacing]\n# spend_cap =\n'
+    assert edited(odd, {"pacing.spend_cap": 5.0}) == odd.replace("# spend_cap =", "spend_cap = 5.0")
+
+
 @pytest.mark.parametrize(
     ("path", "text", "said"),
     [
         ("pacing.spend_cap", "free", "must be a number"),
+        ("pacing.spend_cap", "1e400", "must be a number"),
+        ("pacing.max_concurrency", "9" * 5_000, "must be a whole number"),
+        ("index.m", "inf", "must be a whole number"),
+        ("new_model.key_variable", "co7aB3kd9fLqP0zXw2Vt5Yh8Nm1Rj4Ussecret", "never the secret itself"),
+        ("database_variable", "jina_0a1b2c3d4e5f60718293a4b5secret", "never the secret itself"),
         ("new_model.key_variable", "sk-secret-secret", "never the secret itself"),
         ("new_model.headers", '{ authorization = "Bearer x" }', "looks like a secret"),
         ("new_model.headers", "{ nonsense", "must be a table"),
@@ -105,3 +157,20 @@ def test_a_wrong_value_is_refused_by_name(path: str, text: str, said: str) -> No
         from_typed(path, text)
     assert error.value.message.startswith(path)
     assert "secret-secret" not in error.value.message
+    assert "Ussecret" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    "hook",
+    ["curl -H 'Authorization: Bearer co7aB3kd9fLqP0zXw2Vt5Yh8' x", "psql postgres://u:hidden-word@h/d -c 1"],
+)
+def test_a_secret_within_a_command_is_not_taken(hook: str) -> None:
+    with pytest.raises(SettingsError, match="looks like a secret") as error:
+        from_typed("cutover.hook", hook)
+    assert hook not in error.value.message
+    assert from_typed("cutover.hook", 'curl -H "Authorization: Bearer $DEPLOY_TOKEN" https://u:$PASSWORD@h/')
+
+
+@pytest.mark.parametrize("name", ["AZURE_OPENAI_API_KEY_2", "KEY", "DATABASE_URL_EU_WEST_1_READ_REPLICA", "", "k8s"])
+def test_names_of_variables_are_no_secrets(name: str) -> None:
+    assert from_typed("new_model.key_variable", name or '""') == name
