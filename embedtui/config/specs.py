@@ -111,6 +111,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("accept", accept, "failed checks dealt with: publications, proof, event triggers"),
     Spec("change_capture", one_of("triggers", "scan"), "triggers, or a slower scan where triggers are not allowed"),
     Spec("trust_application", yes, "keep vectors that the application writes itself; false: replace them"),
+    Spec("fire_triggers", yes, "true: embedtui's writes of vectors fire your triggers even where they need not"),
     Spec("notify", yes, "bell and desktop notification when the dashboard needs somebody", variable="EMBEDTUI_NOTIFY"),
     *_model_specs(
         "old",

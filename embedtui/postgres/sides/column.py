@@ -13,8 +13,9 @@ from embedtui.model import Key, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.sides.own_writes import own_write
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
-from embedtui.postgres.sides.shared import OURS, WRITER, SharedPlacement
+from embedtui.postgres.sides.shared import SharedPlacement
 from embedtui.postgres.sides.whole import digest_sql
 
 
@@ -69,6 +70,7 @@ class ColumnPlacement(SharedPlacement):
                 """,
                 parameters,
                 vector_type,
+                beside=False,
                 leaf=relation(leaf),
             )
             after = self._hot_updates(conn, leaf)
@@ -92,7 +94,6 @@ class ColumnPlacement(SharedPlacement):
 
     def adopt(self, conn: Connection, rows: Sequence[SourceRow]) -> set[Key]:
         """Take the stamps off vectors that the application wrote over stamped ones; the keys that could be."""
-        conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
         query = self._format(
             """
             WITH locked AS MATERIALIZED (
@@ -107,7 +108,8 @@ class ColumnPlacement(SharedPlacement):
             rows=sql.Literal(json.dumps([[list(row.key), row.new_digest] for row in rows])),
             **self._side_columns(),
         )
-        return {tuple(key) for (key,) in conn.execute(query)}
+        with own_write(conn, self.migration):
+            return {tuple(key) for (key,) in conn.execute(query)}
 
 
 def _number(cursor: psycopg.Cursor[Any]) -> int:
