@@ -94,7 +94,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("table", text, "the table whose vectors move", "--table"),
     Spec("schema", text, "its schema; unset is the search path", "--schema"),
     Spec("key", names, "unique NOT NULL columns; unset is the primary key", "--key"),
-    Spec("content", names, "columns whose text is embedded, in this order", "--content"),
+    Spec("content", names, "columns whose text is embedded, in order; or table.column, or SQL over a row", "--content"),
     Spec("content_sql", text, "or SQL over a row that makes the text: payload->>'data'", "--content-sql"),
     Spec("content_from", text, "the table that these are of, where a foreign key leads to the text", "--content-from"),
     Spec("content_via", names, "columns of that foreign key, where several refer to that table", "--content-via"),

@@ -9,9 +9,11 @@ import psycopg
 from psycopg import sql
 
 from embedtui.config import Settings
+from embedtui.engine.plan.content_names import texts_of
 from embedtui.engine.plan.existing import migration_name
 from embedtui.errors import Refused
 from embedtui.model import Migration
+from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.catalog.tables import find_table
 from embedtui.postgres.connect import Connection, connect, translate
 from embedtui.postgres.joined import find_reference
@@ -124,6 +126,6 @@ def _tables(conn: Connection, settings: Settings, migration: Migration | None) -
     if settings.table is None:
         return privileges.Tables()
     oid, table = find_table(conn, settings.table, settings.schema)
-    name = settings.content_from
+    name = texts_of(inspect_oid(conn, oid), settings)
     texts_oid = None if name is None else find_reference(conn, oid, table, name, settings.content_via).oid
     return privileges.Tables(oid, texts_oid, settings.change_capture == "triggers")

@@ -93,7 +93,10 @@ class ColumnPlacement(SharedPlacement):
         """
 
     def adopt(self, conn: Connection, rows: Sequence[SourceRow]) -> set[Key]:
-        """Take the stamps off vectors that the application wrote over stamped ones; the keys that could be."""
+        """Take the stamps off vectors that the application wrote over stamped ones; the keys that could be.
+
+        Not off those that an operator has had marked as to be replaced since the row was read.
+        """
         query = self._format(
             """
             WITH locked AS MATERIALIZED (
@@ -101,7 +104,8 @@ class ColumnPlacement(SharedPlacement):
                 FROM (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value -> 0)) AS key,
                              e.value ->> 1 AS digest FROM pg_catalog.jsonb_array_elements({rows}::jsonb) e) b
                 JOIN {table} t ON {batch_key_join}
-                WHERE {in_scope} AND {new_digest} = b.digest FOR NO KEY UPDATE OF t SKIP LOCKED)
+                WHERE {in_scope} AND {new_digest} = b.digest AND t.{source_column} IS DISTINCT FROM 0
+                FOR NO KEY UPDATE OF t SKIP LOCKED)
             UPDATE {table} t SET {model_column} = NULL, {source_column} = NULL
             FROM locked l WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
             """,
