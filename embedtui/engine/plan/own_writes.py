@@ -25,8 +25,8 @@ def own_write_checks(conn: Connection[Any], draft: Draft, migration: Migration) 
         yield Check(
             "triggers",
             "pass",
-            f"embedtui's own writes of vectors do not fire {names}; fire_triggers = true has them fired, where one"
-            " keeps copies of rows",
+            f"embedtui's own writes of vectors, as {shown_column(draft.server.role)}, do not fire {names};"
+            " fire_triggers = true has them fired, where one keeps copies of rows",
         )
     if not found.fired:
         return
