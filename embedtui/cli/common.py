@@ -18,6 +18,7 @@ from embedtui.cli.output import note, plain
 from embedtui.cli.streams import write_example
 from embedtui.config import Settings, load_settings
 from embedtui.config.loading import beside
+from embedtui.config.parsing import at_commas
 from embedtui.engine.plan.existing import meant_migration
 from embedtui.errors import Refused
 from embedtui.model import EventSink, Migration
@@ -61,7 +62,12 @@ _SETTINGS: tuple[Callable[[Command], Command], ...] = (
     click.option(
         "--key", metavar="COLUMN", multiple=True, help="Key columns, with commas or repeated; default: primary key."
     ),
-    click.option("--content", metavar="COLUMN", multiple=True, help="Columns whose text is embedded, likewise."),
+    click.option(
+        "--content",
+        metavar="COLUMN",
+        multiple=True,
+        help="Columns whose text is embedded, likewise; or table.column, or SQL over a row.",
+    ),
     click.option("--content-sql", metavar="SQL", help="Or SQL over the row that makes the text: payload->>'data'."),
     click.option("--content-from", metavar="TABLE", help="The other table that these are of, by a foreign key."),
     click.option("--content-via", metavar="COLUMN", multiple=True, help="Columns of it, where there are several."),
@@ -147,7 +153,7 @@ def _collect(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, config: Path | None = None, **values: Any) -> Any:
         flags = {_PATHS.get(name, name): values.pop(name) for name in list(values) if name in _FLAGS}
         for name in ("key", "content", "content_via"):
-            flags[name] = tuple(part.strip() for each in flags.get(name) or () for part in each.split(","))
+            flags[name] = tuple(part for each in flags.get(name) or () for part in at_commas(each))
         # `init` writes the file that it names; everywhere else it has to be there
         missing = config is not None and not config.is_file() and command.__name__ == "init"
         settings = settings_of(flags, config=config, text="" if missing else None)

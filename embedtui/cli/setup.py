@@ -9,10 +9,11 @@ import click
 
 from embedtui.cli.common import ExampleCommand, interactive, json_option, settings_options
 from embedtui.cli.output import emit_json, note, plain, say, table, to_data
-from embedtui.config import CONFIG_NAME, Settings, write_toml
+from embedtui.config import CONFIG_NAME, Settings
+from embedtui.config.parsing import at_commas
 from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.plan import make_plan
-from embedtui.engine.setup import PROPOSED, decided, found_tables, open_texts
+from embedtui.engine.setup import PROPOSED, decided, found_tables, open_texts, write_chosen
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.formatting import counted, duration, money, number, size
 from embedtui.model import Plan
@@ -86,7 +87,7 @@ def configure(settings: Settings, path: Path, *, ask: bool) -> tuple[Draft, Sett
             settings = _ask_for_the_rest(conn, settings)
         draft = resolve(conn, settings)
         chosen = decided(conn, settings, draft)
-    write_toml(path, chosen)
+    write_chosen(path, chosen)
     return draft, chosen
 
 
@@ -126,7 +127,7 @@ def _ask_for_the_rest(conn: Connection, settings: Settings) -> Settings:
     if texts:
         note(f"Text columns: {', '.join(map(plain, texts))}")
         answer = click.prompt("Which are embedded (with commas between)", err=True)
-        settings = settings.with_values({"content": tuple(part.strip() for part in answer.split(","))}, "init")
+        settings = settings.with_values({"content": at_commas(answer)}, "init")
     if settings.new_model.name is None:
         name = click.prompt("Model to move to", default=PROPOSED["new_model.name"], err=True)
         settings = settings.with_values({"new_model.name": name.strip()}, "init")

@@ -25,7 +25,7 @@ hold a secret, not even that), and followed only where this machine's own settin
 STORED_SECTIONS = ("index", "pacing", "throttle", "gate", "cutover")
 """Sections that are stored with a migration; what this machine's settings say of them counts."""
 
-STORED_ALONE = ("change_capture", "foreign_key", "trust_application")
+STORED_ALONE = ("change_capture", "foreign_key", "trust_application", "fire_triggers")
 """Settings in no section, likewise; a foreign key only until it is made."""
 
 CHARACTERS_PER_TOKEN = 4.0

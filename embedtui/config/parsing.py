@@ -30,13 +30,30 @@ def any_text(value: object) -> str:
 
 
 def names(value: object) -> tuple[str, ...]:
-    """Column names: a list, or one text with commas."""
-    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    """Column names, or SQL in their place: a list, or one text with commas, which within SQL divide nothing."""
+    parts = at_commas(value) if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not parts or not all(isinstance(part, str) and part for part in parts):
         raise ValueError('must be a list of column names, e.g. ["title", "body"]')
     if len(set(parts)) != len(parts):
         raise ValueError("names a column twice")
     return tuple(parts)
+
+
+def at_commas(text: str) -> list[str]:
+    """The parts between commas that are in no quotes and no parentheses; between all where those do not close."""
+    parts, depth, quote = [""], 0, ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char == "," and depth == 0:
+            parts.append("")
+            continue
+        else:
+            depth += (char in "([") - (char in ")]")
+        parts[-1] += char
+    return [part.strip() for part in (text.split(",") if quote or depth else parts)]
 
 
 def roles(value: object) -> tuple[str, ...]:

@@ -190,6 +190,8 @@ class Settings:
     change_capture: str = "triggers"
     trust_application: bool = True
     """Whether vectors that the application writes itself are kept."""
+    fire_triggers: bool = False
+    """Whether embedtui's own writes of vectors fire the table's triggers even where they need not."""
     notify: bool = True
     """Whether the dashboard rings the bell, and asks for a desktop notification, when it needs somebody."""
     old_model: ModelSettings = ModelSettings()

@@ -94,7 +94,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("table", text, "the table whose vectors move", "--table"),
     Spec("schema", text, "its schema; unset is the search path", "--schema"),
     Spec("key", names, "unique NOT NULL columns; unset is the primary key", "--key"),
-    Spec("content", names, "columns whose text is embedded, in this order", "--content"),
+    Spec("content", names, "columns whose text is embedded, in order; or table.column, or SQL over a row", "--content"),
     Spec("content_sql", text, "or SQL over a row that makes the text: payload->>'data'", "--content-sql"),
     Spec("content_from", text, "the table that these are of, where a foreign key leads to the text", "--content-from"),
     Spec("content_via", names, "columns of that foreign key, where several refer to that table", "--content-via"),
@@ -111,6 +111,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("accept", accept, "failed checks dealt with: publications, proof, event triggers"),
     Spec("change_capture", one_of("triggers", "scan"), "triggers, or a slower scan where triggers are not allowed"),
     Spec("trust_application", yes, "keep vectors that the application writes itself; false: replace them"),
+    Spec("fire_triggers", yes, "true: embedtui's writes of vectors fire your triggers even where they need not"),
     Spec("notify", yes, "bell and desktop notification when the dashboard needs somebody", variable="EMBEDTUI_NOTIFY"),
     *_model_specs(
         "old",

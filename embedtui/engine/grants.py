@@ -9,13 +9,16 @@ import psycopg
 from psycopg import sql
 
 from embedtui.config import Settings
+from embedtui.engine.plan.content_names import texts_of
 from embedtui.engine.plan.existing import migration_name
 from embedtui.errors import Refused
 from embedtui.model import Migration
+from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.catalog.tables import find_table
 from embedtui.postgres.connect import Connection, connect, translate
 from embedtui.postgres.joined import find_reference
 from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.sides.own_writes import OwnWrites, look, look_at, may_grant_pass, pass_sql
 from embedtui.postgres.state import privileges
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.migrations import load_migration
@@ -62,12 +65,27 @@ def _statements(
     migration = load_migration(conn, migration_name(conn, settings))
     statements: list[sql.Composed] = []
     notices: list[str] = []
+
+    def pass_triggers(name: str, found: OwnWrites) -> None:
+        statement = pass_sql(conn, name, found)
+        if statement is not None and may_grant_pass(conn):
+            statements.append(statement)
+        elif statement is not None:
+            notices.append(
+                f"What embedtui writes as {name} fires the table's triggers, unless a superuser says:"
+                f" {statement.as_string(conn)}; It lets {name} write what it may write past triggers and foreign keys."
+            )
+
     for role, name in roles.items():
         facts = privileges.role_facts(conn, name)
         if facts is None:
             raise Refused(f"There is no role {name}.", hint=f"CREATE ROLE {shown_column(name)} LOGIN;")
         if role is Role.OPERATOR:
-            statements += privileges.operator_sql(conn, name, _tables(conn, settings, migration))
+            tables = _tables(conn, settings, migration)
+            statements += privileges.operator_sql(conn, name, tables)
+            if tables.source is not None:
+                column = [] if settings.old_column is None else [settings.old_column]
+                pass_triggers(name, look_at(conn, tables.source, column, fire=settings.fire_triggers))
             continue
         if migration is None:
             raise Refused(
@@ -80,6 +98,7 @@ def _statements(
         if migration.phase.ended:
             continue
         statements += privileges.table_sql(conn, migration, role, name)
+        pass_triggers(name, look(conn, migration))
         wide = privileges.wide_rights(conn, migration, name) if role is Role.WORKER else ()
         if wide:
             table_name, rights = shown(migration.table), ", ".join(wide)
@@ -107,6 +126,6 @@ def _tables(conn: Connection, settings: Settings, migration: Migration | None) -
     if settings.table is None:
         return privileges.Tables()
     oid, table = find_table(conn, settings.table, settings.schema)
-    name = settings.content_from
+    name = texts_of(inspect_oid(conn, oid), settings)
     texts_oid = None if name is None else find_reference(conn, oid, table, name, settings.content_via).oid
     return privileges.Tables(oid, texts_oid, settings.change_capture == "triggers")

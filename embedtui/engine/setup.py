@@ -12,6 +12,7 @@ import psycopg
 from psycopg import Connection
 
 from embedtui.config import Settings, edited, file_text, from_typed, set_aside, typed, write_toml
+from embedtui.engine.plan.content_names import content_as_meant
 from embedtui.engine.plan.contents import text_check
 from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.existing import content_settings
@@ -81,6 +82,7 @@ def open_texts(conn: Connection[Any], settings: Settings) -> list[str]:
 def decided(conn: Connection[Any], settings: Settings, draft: Draft) -> Settings:
     """The settings with every choice that the catalog has made, so that the file says it."""
     models = (("old_model", draft.old_model), ("new_model", draft.new_model))
+    settings = content_as_meant(conn, draft.facts, settings)
     return settings.with_values(
         {
             "table": draft.facts.table.name,
@@ -147,6 +149,7 @@ class Setup:
                 columns = open_texts(conn, settings)
                 draft = resolve(conn, settings if whole else settings.with_values(PROPOSED, "set-up"))
                 found = _proposal(conn, draft, settings)
+                meant = content_as_meant(conn, draft.facts, settings)
         except DatabaseLost:
             raise
         except EmbedtuiError as error:
@@ -157,7 +160,7 @@ class Setup:
         model = draft.new_model if whole else None
         return replace(
             found,
-            values={**proposed, **shown_now},
+            values={**proposed, **{path: each for path, each in shown_now.items() if meant.says(path)}},
             fixed=fixed,
             text_columns=tuple(columns),
             new=f"{model.name}, {draft.new_type}({model.dimensions})" if model is not None else "",
@@ -179,7 +182,7 @@ class Setup:
             chosen = decided(conn, settings, resolve(conn, settings))
         if self._unusable and self._seen is not None:
             set_aside(self._path)
-        after = "" if self._unusable else edited(self._text, _raw(values))
+        after = "" if self._unusable else _before(edited(self._text, _raw(values)), chosen)
         write_toml(self._path, chosen, after=after, seen=self._seen)
         return self._path
 
@@ -222,6 +225,18 @@ class Setup:
                 yield conn
         except psycopg.Error as error:
             raise translate(error, dsn=self._settings.dsn) from error
+
+
+def _before(text: str, chosen: Settings) -> str:
+    """What a file says to begin with: nothing of a text that is said otherwise."""
+    gone = {path: None for path in ("content", "content_sql") if not chosen.says(path)}
+    return edited(text, gone) if text else text
+
+
+def write_chosen(path: Path, chosen: Settings) -> None:
+    """Have the file say what was chosen; its comments and other settings stay."""
+    text = file_text(path)
+    write_toml(path, chosen, after=None if text is None else _before(text, chosen))
 
 
 def _raw(values: Mapping[str, str]) -> dict[str, object]:

@@ -94,6 +94,8 @@ class StoredSettings:
     """Of the routed view; None: by the migration's name."""
     trust_application: bool = True
     """Vectors that the application writes itself are kept; else they are replaced."""
+    fire_triggers: bool = False
+    """Our own writes of vectors into the table fire the application's triggers, even where they could pass them."""
 
     @classmethod
     def of(cls, stored: Mapping[str, object]) -> StoredSettings:
@@ -108,6 +110,7 @@ class StoredSettings:
             view=stored.get("view", False) is True,
             view_schema=str(stored["view_schema"]) if stored.get("view_schema") else None,
             trust_application=stored.get("trust_application", True) is True,
+            fire_triggers=stored.get("fire_triggers", False) is True,
         )
 
     @property

@@ -23,7 +23,7 @@ from embedtui.engine.backfill.sync import Sync
 from embedtui.engine.engine import Engine
 from embedtui.model import PlacementKind, Side
 from embedtui.router import put
-from tests.kits.support import NEW, OLD, make_documents, settings_for, vector_literal
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for, vector_literal
 
 MODELS = {OLD: hash_model(8), NEW: hash_model(16)}
 SIZES = {Side.OLD: 8, Side.NEW: 16}
@@ -311,6 +311,17 @@ class TestTheNewVector:
             found.drain()
             found.engine.run(threading.Event())
             assert found.is_(1, Side.NEW, own) and found.engine.verify().unverified == 1
+
+    def test_that_an_operator_doubts_meanwhile_is_not_adopted(self, in_column: Table) -> None:
+        in_column.execute("UPDATE documents SET embedding_v2 = %s WHERE id = 1", in_column.own(Side.NEW))
+        placement = in_column.job.placement
+        with connect(in_column.app.info.dsn) as conn:
+            [read] = placement.read_keys(conn, [("1",)])
+            placement.forget_source(conn, [("1",)])
+            assert placement.adopt(conn, [read.row]) == set()
+            conn.commit()
+        in_column.drain()
+        assert in_column.is_models(1, Side.NEW)
 
     def test_is_replaced_where_the_operator_says_so(self, in_column: Table) -> None:
         in_column.execute("UPDATE documents SET embedding_v2 = %s WHERE id = 1", in_column.own(Side.NEW))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,22 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from embedtui.config import load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.presets.checks import text_sql
-from embedtui.model import Phase, Side
+from embedtui.model import Check, Phase, Side
 from embedtui.postgres.catalog.inspect import inspect_table
 from embedtui.postgres.names import relation
+from tests.frameworks.test_live_journey import Writing
 from tests.frameworks.test_presets import MADE_BY, NAMES, TABLES, load
-from tests.kits.support import connect, settings_for, vector_literal
+from tests.kits.cli_kit import InProcess
+from tests.kits.support import NEW, OLD, connect, settings_for, vector_literal
 
 NEW_TEXTS = ("Bread is baked at five.", "The library closes at noon on Sundays.")
+
+Initialised = Callable[..., tuple[Engine, dict[str, Check]]]
 
 
 def written_again(name: str, text: str, former: str, key: str) -> str:
@@ -49,19 +54,17 @@ def written_again(name: str, text: str, former: str, key: str) -> str:
         ("llama_index", "90"),
     ],
 )
-def test_a_librarys_table_goes_the_whole_way(
-    database: str, api: LoopbackServer, tmp_path: Path, name: str, key: str
-) -> None:
+def test_a_librarys_table_goes_the_whole_way(database: str, initialised: Initialised, name: str, key: str) -> None:
     preset = NAMES[str(MADE_BY[name])]
     with connect(database) as conn:
         recorded = load(conn, name)
         facts = inspect_table(conn, recorded.table, None)
         table = relation(facts.table).as_string(conn)
-        flags: dict[str, object] = {"table": recorded.table, "placement": "column", "accept": []}
+        told = ["--table", recorded.table, "--placement", "column"]
         text_of = preset.content[0] if preset.content else text_sql(facts, preset)
         if preset.function:
             conn.execute(preset.function.replace("{schema}", "public"))  # type: ignore[arg-type]
-            flags["content_sql"] = text_of
+            told += ["--content-sql", text_of]
         # as if the old model had made them: the recorder numbered its texts
         for found, text in recorded.texts.items():
             vector = vector_literal(hash_model(8)([text], None)[0])
@@ -74,14 +77,10 @@ def test_a_librarys_table_goes_the_whole_way(
                     found[0],
                 )
             )
-    settings = settings_for(database, api, tmp_path, flags)
-    with connect(database, read_only=True) as conn:
-        checks = {check.name: check for check in make_plan(conn, settings, check_provider=True).checks}
+    engine, checks = initialised(*told)
     proof = checks["proof"]
-    assert "fail" not in {check.result for check in checks.values()}, checks
     # of LlamaIndex's five texts one cannot be made
     assert (proof.result, "4 of 5" in proof.detail) == (("warn", True) if name == "llama_index" else ("pass", False))
-    engine = Engine(database, settings=settings)
 
     def write(text: str, place: int) -> None:
         with psycopg.connect(database, autocommit=True) as application:
@@ -144,20 +143,17 @@ FOLDED = ("flowise", "kernel_memory", "supabase")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_table_goes_the_whole_way(database: str, api: LoopbackServer, tmp_path: Path, name: str) -> None:
+def test_a_published_table_goes_the_whole_way(database: str, initialised: Initialised, name: str) -> None:
     """By the file's own statement, with the old model's vector of another text; of Open WebUI one collection."""
     preset = NAMES[str(MADE_BY[name])]
     recorded_text = (TABLES / f"{name}.sql").read_text()
     [statement] = re.findall(r"^INSERT INTO .*?\);$", recorded_text, re.MULTILINE | re.DOTALL)
     statement = statement.split("),\n")[0] + (")" if "),\n" in statement else "")
     scope, others = ("collection_name = 'file-1'", "collection_name <> 'file-1'") if preset.scope else (None, "false")
-    written = 0
 
-    def write() -> None:
-        nonlocal written
-        written += 1
-        text = f"Text {written} of the application."
-        again = statement.replace(FORMER, text).replace(f"'{PUBLISHED[name]}'", f"'{PUBLISHED[name]}{written}'", 1)
+    def write(text: str) -> None:
+        key = f"{PUBLISHED[name]}{re.sub('[^0-9]', '', text)}"
+        again = statement.replace(FORMER, text).replace(f"'{PUBLISHED[name]}'", f"'{key}'", 1)
         again = re.sub(r"'\[[\d,]+\]'", f"'{vector_literal(hash_model(8)([text], None)[0])}'", again)
         with psycopg.connect(database, autocommit=True) as application:
             application.execute(again)  # type: ignore[arg-type]
@@ -165,35 +161,127 @@ def test_a_published_table_goes_the_whole_way(database: str, api: LoopbackServer
     with connect(database) as conn:
         recorded = load(conn, name)
         conn.execute(f"DELETE FROM {recorded.table} WHERE NOT ({others})")  # type: ignore[arg-type]
-        for _ in range(3):
-            write()
+        for number in range(3):
+            write(f"Text -{number}- from before.".replace("-", "00"))
         facts = inspect_table(conn, recorded.table, None)
         table, text_of = relation(facts.table).as_string(conn), preset.content_sql or f'"{preset.content[0]}"'
         columns = ", ".join(f'"{column.name}"' for column in facts.columns)
         rest = f"SELECT ctid, xmin, ROW({columns})::text FROM {table} WHERE {others} ORDER BY 1"
         before = conn.execute(rest).fetchall()  # type: ignore[arg-type]
     placement = "table" if name in FOLDED else "column"
-    flags: dict[str, object] = {"table": recorded.table, "placement": placement, "accept": []}
-    settings = settings_for(database, api, tmp_path, flags | ({"scope": scope} if scope else {}))
-    with connect(database, read_only=True) as conn:
-        checks = make_plan(conn, settings, check_provider=True).checks
-    assert [check for check in checks if check.result == "fail"] == []
-    with closing(Engine(database, settings=settings)) as engine:
-        engine.run(threading.Event())
-        engine.compare()
-        for act in (lambda: engine.cutover(override=ENDING), engine.rollback, lambda: engine.cutover(override=ENDING)):
-            write()
-            assert engine.run(threading.Event()).phase.value in ("validate", "soak")
-            act()
-        write()
-        engine.run(threading.Event())
+    told = ["--table", recorded.table, "--placement", placement, *(["--where", scope] if scope else [])]
+    with closing(initialised(*told)[0]) as engine:
+        written = _whole_way(engine, write)
         engine.cleanup(facts.table.name, override=ENDING, **({"keep_old": True, "rename": False} if scope else {}))
         column = engine.require().new_column if scope else preset.vector
     with connect(database) as conn:
         query = f'SELECT {text_of}, "{column}"::real[] FROM {table} WHERE NOT ({others})'
         rows = conn.execute(query).fetchall()  # type: ignore[arg-type]
         assert conn.execute(rest).fetchall() == before  # type: ignore[arg-type]
-    assert len(rows) == written == 7
+    assert len(rows) == written + 3 > 10
+    _right(rows)
+
+
+@pytest.fixture
+def initialised(
+    database: str,
+    api: LoopbackServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Initialised:
+    """An engine by the file that `init` writes, whose plan finds nothing in the way."""
+
+    def make(*told: str) -> tuple[Engine, dict[str, Check]]:
+        environ = {"DATABASE_URL": database, "OPENAI_API_KEY": api.key, "OPENAI_BASE_URL": api.base_url}
+        shell = InProcess(tmp_path, environ, monkeypatch, capsys)
+        done = shell("init", "--old-model", OLD, "--new-model", NEW, "--dimensions", "16", *told)
+        assert done.code == 0, done.err
+        settings = load_settings({}, environ=environ, cwd=tmp_path)
+        with connect(database, read_only=True) as conn:
+            checks = {check.name: check for check in make_plan(conn, settings, check_provider=True).checks}
+        assert "fail" not in {check.result for check in checks.values()}, checks
+        return Engine(database, settings=settings), checks
+
+    return make
+
+
+def _whole_way(engine: Engine, write: Callable[[str], object]) -> int:
+    """Run, compare, switch, back and again, beside an application that writes; the number of texts that it wrote."""
+    with Writing(write) as writing:
+        engine.run(threading.Event())
+        engine.compare()
+        for act in (lambda: engine.cutover(override=ENDING), engine.rollback, lambda: engine.cutover(override=ENDING)):
+            writing.some_more()
+            assert engine.run(threading.Event()).phase.value in ("validate", "soak")
+            act()
+        writing.some_more()
+    engine.run(threading.Event())
+    assert not writing.failed
+    return writing.count
+
+
+RAILS = """
+CREATE TABLE articles (id bigserial PRIMARY KEY, title character varying, body text, embedding vector(8),
+    created_at timestamp(6) without time zone NOT NULL, updated_at timestamp(6) without time zone NOT NULL);
+CREATE INDEX index_articles_on_embedding ON articles USING hnsw (embedding vector_cosine_ops);
+"""
+"""As `create_table :articles` of Rails 8 makes it, with neighbor's `t.vector :embedding, limit: 8`."""
+OWN_COLUMNS = {
+    "django": (
+        "library_article",
+        'INSERT INTO "library_article" ("title", "body", "embedding") VALUES (%(title)s, %(body)s, %(old)s)'
+        ' RETURNING "library_article"."id"',
+        # save() writes every column as it was read, the vector of the former text among them
+        'UPDATE "library_article" SET "title" = %(title)s, "body" = %(body)s, "embedding" = %(old)s'
+        ' WHERE "library_article"."id" = %(id)s',
+    ),
+    "rails": (
+        "articles",
+        'INSERT INTO "articles" ("title", "body", "embedding", "created_at", "updated_at")'
+        ' VALUES (%(title)s, %(body)s, %(old)s, now(), now()) RETURNING "id"',
+        # only what changed: an embedding made in a callback before the row is saved
+        'UPDATE "articles" SET "body" = %(body)s, "embedding" = %(old)s, "updated_at" = now()'
+        ' WHERE "articles"."id" = %(id)s',
+    ),
+}
+"""The statements that a mapper sends (Django 5.2, Rails 8)."""
+
+
+@pytest.mark.parametrize("name", OWN_COLUMNS)
+def test_a_mappers_table_goes_the_whole_way(database: str, initialised: Initialised, name: str) -> None:
+    """Title and body are embedded, one under the other; each third row is written again later."""
+    table, insert, update = OWN_COLUMNS[name]
+    known: list[int] = []
+
+    def write(text: str) -> None:
+        values = {"title": f"About {text[4:12]}", "body": text}
+        with psycopg.connect(database, autocommit=True) as application:
+            for statement in [insert, update] if len(known) % 3 == 0 else [insert]:
+                if statement == update:
+                    values["body"] += " It was edited."
+                whole = f"{values['title']}\n{values['body']}"
+                values["old"] = vector_literal(hash_model(8)([whole], None)[0])
+                row = application.execute(statement, {**values, "id": known[-1] if known else 0})  # type: ignore[arg-type]
+                if statement == insert:
+                    [number] = row.fetchone() or [0]
+                    known.append(number)
+
+    with connect(database) as conn:
+        if name == "rails":
+            conn.execute(RAILS)
+        else:
+            load(conn, name)
+            conn.execute("DELETE FROM library_article")
+        for number in range(4):
+            write(f"The {number}th text from before.")
+    told = ["--table", table, "--content", "title", "--content", "body", "--placement", "column"]
+    with closing(initialised(*told)[0]) as engine:
+        written = _whole_way(engine, write)
+        engine.cleanup(table, override=ENDING)
+    with connect(database) as conn:
+        rows = conn.execute(f"SELECT title || E'\\n' || body, embedding::real[] FROM {table}".encode()).fetchall()
+    assert len(rows) == written + 4 > 10 and any("edited" in text for text, _ in rows)
     _right(rows)
 
 

@@ -339,3 +339,37 @@ def test_an_archived_file_is_its_owners_alone(make: Make) -> None:
         everything = {blocker.name: "a test" for blocker in engine.blockers("cleanup", archive=str(path))}
         engine.cleanup("documents", archive=str(path), override=everything)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("placement", ["column", "table"])
+def test_a_routed_view_and_what_a_fold_leaves_are_as_closed(make: Make, placement: str) -> None:
+    """The view in its own schema, the column that a side table became, and the table once all of ours is gone."""
+    place = make({"placement": placement, "view": True}, default_privileges=OPEN_TO_ALL)
+    before = place.rights("documents", "embedding")
+    deleted = {role: place.rows(role, "DELETE FROM documents RETURNING id") for role in ROLES}
+    seen: list[str] = []
+
+    def closed(table: str) -> None:
+        seen.append(table)
+        after = place.rights(table, "embedding")
+        for role in ROLES:
+            # of who reads single columns PostgreSQL asks for all that a view names
+            single = role == "vectors" and table != "documents"
+            assert after[role] == (("42501", "42501") if single else before[role]), (table, role)
+            assert place.rows(role, f"DELETE FROM {table} RETURNING id") == deleted[role], (table, role)
+
+    place.run()
+    with closing(place.engine()) as engine:
+        if placement == "column":
+            closed("documents_v2.documents")
+        engine.cutover(override={"gate": "a test"})
+        everything = {blocker.name: "a test" for blocker in engine.blockers("cleanup")}
+        engine.cleanup("documents", override=everything)
+    closed("documents")
+    assert place.admin("SELECT count(*) FROM pg_class WHERE relname ~ 'embedding_v2' AND relkind = 'r'") == [(0,)]
+    for schema, name in place.admin(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = 'documents_v2'"
+    ):
+        closed(f"{schema}.{name}")
+    assert len(seen) > 1 or placement == "table"

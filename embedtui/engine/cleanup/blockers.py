@@ -26,6 +26,7 @@ from embedtui.postgres.names import key_sql, relation, shown
 from embedtui.postgres.sides import rights, routed_view
 from embedtui.postgres.sides.fold import column_for, folded
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
+from embedtui.postgres.sides.own_writes import look
 from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.queue import count_entries
 from embedtui.postgres.state.route import going_by_view, read_status, seconds_on_side
@@ -124,7 +125,7 @@ def _fold_blockers(conn: Connection, migration: Migration, facts: TableFacts) ->
     """What stands against writing every row of the table, and against the side table's end."""
     oid = _one(conn, "SELECT to_regclass(%s)::oid::int8", (relation(migration.new_table).as_string(conn),))
     side = inspect_oid(conn, oid) if oid is not None else None
-    own = {trigger.name for trigger in facts.triggers if trigger.enabled and trigger.on_update and not trigger.columns}
+    fired = look(conn, folded(migration, migration.old_column)).names
     if not facts.is_owner:
         yield Blocker(
             "fold", f"A column of {shown(migration.table)} takes its owner, {facts.owner}.", "Or keep both: --no-fold."
@@ -140,10 +141,10 @@ def _fold_blockers(conn: Connection, migration: Migration, facts: TableFacts) ->
             "Ask for it: embedtui view",
             overridable=True,
         )
-    if own:
+    if fired:
         yield Blocker(
             "fold",
-            f"The fold updates every row and fires {', '.join(sorted(own))}.",
+            f"The fold updates every row and fires {fired}.",
             "Keep the side table (--no-fold), or override this where that does no harm.",
             overridable=True,
         )

@@ -114,7 +114,7 @@ def exchange_sql(conn: Connection, migration: Migration, column: str) -> list[St
     watched, beside = as_called_now(conn, migration), relation(migration.new_table)
     locked = [*map(relation, capture.tables(watched)), beside]
     statements: list[Statement] = [sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(each) for each in locked]
-    statements += [*fold.last_sql(), sql.SQL("DROP TABLE {}").format(beside)]
+    statements += [*fold.last_sql(conn), sql.SQL("DROP TABLE {}").format(beside)]
     statements += [*capture.remove_sql(watched), *capture.remove_functions_sql(migration, "side")]
     if migration.stored.by_triggers:
         statements += capture.install_sql(folded(watched, column), capture.attaching_roles(conn, migration))

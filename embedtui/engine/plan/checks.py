@@ -15,7 +15,7 @@ from embedtui.engine.plan.contents import text_check
 from embedtui.engine.plan.draft import Draft
 from embedtui.engine.plan.estimates import TextEstimate
 from embedtui.engine.plan.model_checks import model_checks
-from embedtui.engine.plan.placement import fired_by_update
+from embedtui.engine.plan.own_writes import own_write_checks
 from embedtui.engine.plan.presets.checks import framework_checks
 from embedtui.engine.plan.scope import scope_checks
 from embedtui.engine.plan.server import routine_checks
@@ -26,7 +26,6 @@ from embedtui.formatting import counted
 from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Remedy
 from embedtui.postgres.catalog.server import version_tuple
 from embedtui.postgres.catalog.tables import exists
-from embedtui.postgres.connect import SEARCH_PATH
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
@@ -45,6 +44,7 @@ def standing_checks(conn: Connection[Any], draft: Draft, migration: Migration, s
     yield from _check_index_method(conn, migration)
     yield from routine_checks(conn, draft, settings)
     yield from _check_table(draft, migration.placement)
+    yield from own_write_checks(conn, draft, migration)
     yield from _check_generated(draft, migration)
     yield from _check_foreign_key(draft, migration)
     yield from scope_checks(conn, migration, settings)
@@ -168,23 +168,7 @@ def _check_table(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
             f"The key column {', '.join(sorted(collisions))} has the name of one of the side table's own.",
             "Use placement column.",
         )
-    yield from _check_updates(draft, placement)
-    yield from _check_columns(draft)
-    for notice in draft.notices:
-        yield Check("notice", "warn", notice)
-
-
-def _check_updates(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
-    """What the work's own updates of the table set off."""
     if placement is PlacementKind.COLUMN:
-        fired = fired_by_update(draft)
-        if fired:
-            yield Check(
-                "triggers",
-                "warn",
-                f"The backfill updates every row and fires {', '.join(trigger.name for trigger in fired)}.",
-                "Use placement table, unless that is harmless.",
-            )
         yield Check(
             "new column",
             "warn",
@@ -193,37 +177,13 @@ def _check_updates(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
             " concurrency token) sees every row changed.",
             "Name the columns there, or use placement table.",
         )
-    else:
-        kept = [
-            trigger.name
-            for trigger in draft.facts.triggers
-            if trigger.enabled and trigger.on_update and (not trigger.columns or draft.old_column in trigger.columns)
-        ]
-        if kept and not draft.old_model.retired:
-            yield Check(
-                "triggers",
-                "warn",
-                f"After the cutover each edited row gets its old vector anew, for a rollback: an update that fires"
-                f" {', '.join(kept)}.",
-                "old_model.retired = true leaves the old side as it is, and a rollback stale.",
-            )
+    yield from _check_columns(draft)
+    for notice in draft.notices:
+        yield Check("notice", "warn", notice)
 
 
 def _check_columns(draft: Draft) -> Iterator[Check]:
     facts = draft.facts
-    reliant = {
-        trigger.identity: trigger.name
-        for trigger in facts.triggers
-        if trigger.enabled and trigger.on_update and trigger.relies_on_path
-    }
-    if reliant:
-        yield Check(
-            "trigger functions",
-            "warn",
-            f"The functions of {', '.join(reliant.values())} have no search path of their own, and run with that of"
-            f" embedtui's sessions ({SEARCH_PATH}): what they name without its schema is not found there.",
-            f"Write the schemas in them, or: ALTER FUNCTION {next(iter(reliant))} SET search_path = …, pg_temp;",
-        )
     old = facts.column(draft.old_column)
     if old is not None and old.not_null and not old.has_default:
         yield Check(

@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import Connection, sql
 
 from embedtui.config import Settings
+from embedtui.engine.plan.content_names import content_as_meant
 from embedtui.engine.plan.contents import no_text_column, require_text_type, require_texts
 from embedtui.engine.plan.presets import Preset, recognise
 from embedtui.engine.plan.presets.checks import content_of, proposed_text
@@ -137,6 +138,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
         raise SettingsError("No table is set.", hint=_candidates_hint(find_candidates(conn)))
     facts = inspect_table(conn, settings.table, settings.schema)
     _require_readable(server, facts)
+    settings = content_as_meant(conn, facts, settings)
     preset = recognise(facts)
     old = _old_column(conn, facts, settings, preset)
     elsewhere = texts_elsewhere(conn, server, facts, settings)
@@ -244,10 +246,6 @@ def _missing(setting: str, settings: Settings, facts: TableFacts, name: str) -> 
     ]
     near = f"; did you mean {either(shown_column(match) for match in close)}?" if close else "."
     hint = f"Setting: {setting} ({settings.origin(setting)})."
-    if setting == "content" and (elsewhere := re.fullmatch(r"(\w+(?:\.\w+)?)\.(\w+)", name)):
-        hint += f" A text of another table: --content-from {elsewhere[1]} --content {elsewhere[2]}."
-    elif setting == "content" and not re.fullmatch(r"\w+", name):
-        hint += " SQL that makes the text is content_sql (--content-sql)."
     return TableError(f"no column {in_quotes(name)} in {shown(facts.table)}{near}", hint=hint)
 
 

@@ -43,9 +43,10 @@ def _for_a_side_table(draft: Draft) -> Iterator[str]:
         yield f"publication {', '.join(carried)} would carry a new column to subscribers that do not have it"
     if facts.subscribed:
         yield f"{table} is the target of a subscription"
-    fired = fired_by_update(draft)
+    fired = _fired_by_update(draft)
     if fired:
-        yield f"an update of every row would fire {', '.join(trigger.name for trigger in fired)}"
+        names = ", ".join(trigger.name for trigger in fired)
+        yield f"an update of every row fires {names} where a worker's role may not pass triggers"
     big = max((index.bytes for index in facts.indexes_on(draft.old_column)), default=0)
     if big > draft.server.shared_buffers:
         yield (
@@ -54,7 +55,7 @@ def _for_a_side_table(draft: Draft) -> Iterator[str]:
         )
 
 
-def fired_by_update(draft: Draft) -> list[RowTrigger]:
+def _fired_by_update(draft: Draft) -> list[RowTrigger]:
     """The application's row triggers that an update of the new column alone would fire."""
     return [
         trigger for trigger in draft.facts.triggers if trigger.enabled and trigger.on_update and not trigger.columns

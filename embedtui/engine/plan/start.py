@@ -9,6 +9,7 @@ from psycopg import Connection
 
 from embedtui.config import Settings
 from embedtui.engine.plan.checks import DATABASE_CHECKS, provider_check, standing_checks
+from embedtui.engine.plan.content_names import content_as_meant
 from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.estimates import estimate_texts
 from embedtui.engine.plan.existing import migration_name
@@ -67,6 +68,8 @@ def require_same(conn: Connection[Any], known: Migration, settings: Settings) ->
         raise
     if meant != known.table_oid:
         raise Refused(f"The migration {known.name} is that of {shown(table)}.", hint="Say which one: --name.")
+    if set(settings.content) - set(known.content_columns):
+        settings = content_as_meant(conn, inspect_oid(conn, known.table_oid), settings)
     _require_same_expressions(conn, known, settings)
     said_normal = settings.new_model.normalise is not None
     elsewhere = known.text_table is not None or settings.content_from is not None  # what those mean is looked at above

@@ -55,13 +55,6 @@ def _check_writes(draft: Draft, found: Surroundings, placement: PlacementKind) -
             f" {', '.join(map(shown_column, found.instead_rules))}; new vectors might never arrive.",
             'Set placement = "table": the table itself is not written then.',
         )
-    if found.statement_triggers and beside:
-        yield Check(
-            "statement triggers",
-            "warn",
-            f"Each of the backfill's transactions fires {', '.join(map(shown_column, found.statement_triggers))}.",
-            "Use placement table, unless that is harmless.",
-        )
     if found.views:
         yield Check(
             "views",

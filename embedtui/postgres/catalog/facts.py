@@ -110,10 +110,6 @@ class RowTrigger:
     """Of ``UPDATE OF``; empty where any column fires it."""
     function: str
     enabled: bool
-    relies_on_path: bool = False
-    """Its function, of no compiled language, has no search path of its own: it resolves names by the session's."""
-    identity: str = ""
-    """The function as ALTER FUNCTION takes it."""
 
 
 @dataclass(frozen=True, slots=True)

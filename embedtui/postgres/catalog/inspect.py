@@ -117,12 +117,8 @@ SELECT g.tgname::text AS name,
        g.tgtype & 16 <> 0 AS on_update,
        ARRAY(SELECT a.attname::text FROM pg_attribute a
               WHERE a.attrelid = g.tgrelid AND a.attnum = ANY (g.tgattr::int2[]) ORDER BY 1) AS columns,
-       p.proname::text AS function, g.tgenabled <> 'D' AS enabled,
-       l.lanname NOT IN ('c', 'internal')
-           AND NOT EXISTS (SELECT FROM unnest(p.proconfig) s WHERE s LIKE 'search_path=%%') AS relies_on_path,
-       format('%%I.%%I()', n.nspname, p.proname) AS identity
+       p.proname::text AS function, g.tgenabled <> 'D' AS enabled
   FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
-  JOIN pg_language l ON l.oid = p.prolang
  WHERE g.tgrelid = %(oid)s AND NOT g.tgisinternal AND g.tgtype & 1 <> 0 AND n.nspname <> 'embedtui'
  ORDER BY g.tgname
 """

@@ -9,14 +9,6 @@ from psycopg import Connection
 
 from embedtui.postgres.catalog.read import read_all
 
-_STATEMENT_TRIGGERS = """
-SELECT g.tgname::text AS name
-  FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
- WHERE g.tgrelid = %(oid)s AND NOT g.tgisinternal AND g.tgtype & 1 = 0 AND g.tgtype & 16 <> 0
-   AND g.tgenabled <> 'D' AND n.nspname <> 'embedtui'
- ORDER BY 1
-"""
-
 _INSTEAD = """
 SELECT w.rulename::text AS name FROM pg_rewrite w
  WHERE w.ev_class = %(oid)s AND w.is_instead AND w.ev_type IN ('2', '3', '4') AND w.ev_enabled <> 'D' ORDER BY 1
@@ -99,8 +91,6 @@ class OtherColumn:
 class Surroundings:
     """All of it, of one table."""
 
-    statement_triggers: tuple[str, ...]
-    """On UPDATE, once a statement."""
     instead_rules: tuple[str, ...]
     """Rules that put something else in the place of INSERT, UPDATE or DELETE."""
     views: tuple[str, ...]
@@ -119,7 +109,6 @@ def surroundings(conn: Connection[Any], oid: int, column: str, sizes: tuple[int,
     """What lies around a table; ``sizes`` are the dimensions of either model."""
     by = {"oid": oid}
     return Surroundings(
-        statement_triggers=tuple(row["name"] for row in read_all(conn, _STATEMENT_TRIGGERS, by)),
         instead_rules=tuple(row["name"] for row in read_all(conn, _INSTEAD, by)),
         views=tuple(row["name"] for row in read_all(conn, _VIEWS, by)),
         event_triggers=tuple(

@@ -9,7 +9,7 @@ from psycopg import sql
 from embedtui.model import Migration, PlacementKind, RowExpression, TextTable
 from embedtui.postgres.expressions import row_sql
 from embedtui.postgres.sides.layout import BYTES, follows_by_foreign_key, new_side
-from embedtui.postgres.sides.shared import OURS, WRITER
+from embedtui.postgres.sides.own_writes import OURS, WRITER
 from embedtui.postgres.values import content_types, key_types, output_sql
 
 # PL/pgSQL, for one row or TRUNCATE. What may raise (a column that the application renamed or retyped, our own tables

@@ -10,7 +10,7 @@ from embedtui.model import Migration, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import blocks_sql, relation
 from embedtui.postgres.sides.layout import fingerprint_sql, new_side, scope_sql
-from embedtui.postgres.sides.shared import OURS, WRITER
+from embedtui.postgres.sides.own_writes import own_write
 from embedtui.postgres.state.shards import page_ranges
 from embedtui.postgres.values import same_key_sql
 
@@ -50,5 +50,6 @@ def carry(conn: Connection, migration: Migration, former: TableName) -> Iterator
             in_blocks=blocks_sql("t", first, last),
         )
         with conn.transaction():
-            conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
-            yield conn.execute(statement, prepare=False).rowcount
+            with own_write(conn, migration):
+                count = conn.execute(statement, prepare=False).rowcount
+            yield count

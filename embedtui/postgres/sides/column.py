@@ -13,8 +13,9 @@ from embedtui.model import Key, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.sides.own_writes import own_write
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
-from embedtui.postgres.sides.shared import OURS, WRITER, SharedPlacement
+from embedtui.postgres.sides.shared import SharedPlacement
 from embedtui.postgres.sides.whole import digest_sql
 
 
@@ -69,6 +70,7 @@ class ColumnPlacement(SharedPlacement):
                 """,
                 parameters,
                 vector_type,
+                beside=False,
                 leaf=relation(leaf),
             )
             after = self._hot_updates(conn, leaf)
@@ -91,8 +93,10 @@ class ColumnPlacement(SharedPlacement):
         """
 
     def adopt(self, conn: Connection, rows: Sequence[SourceRow]) -> set[Key]:
-        """Take the stamps off vectors that the application wrote over stamped ones; the keys that could be."""
-        conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
+        """Take the stamps off vectors that the application wrote over stamped ones; the keys that could be.
+
+        Not off those that an operator has had marked as to be replaced since the row was read.
+        """
         query = self._format(
             """
             WITH locked AS MATERIALIZED (
@@ -100,14 +104,16 @@ class ColumnPlacement(SharedPlacement):
                 FROM (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value -> 0)) AS key,
                              e.value ->> 1 AS digest FROM pg_catalog.jsonb_array_elements({rows}::jsonb) e) b
                 JOIN {table} t ON {batch_key_join}
-                WHERE {in_scope} AND {new_digest} = b.digest FOR NO KEY UPDATE OF t SKIP LOCKED)
+                WHERE {in_scope} AND {new_digest} = b.digest AND t.{source_column} IS DISTINCT FROM 0
+                FOR NO KEY UPDATE OF t SKIP LOCKED)
             UPDATE {table} t SET {model_column} = NULL, {source_column} = NULL
             FROM locked l WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
             """,
             rows=sql.Literal(json.dumps([[list(row.key), row.new_digest] for row in rows])),
             **self._side_columns(),
         )
-        return {tuple(key) for (key,) in conn.execute(query)}
+        with own_write(conn, self.migration):
+            return {tuple(key) for (key,) in conn.execute(query)}
 
 
 def _number(cursor: psycopg.Cursor[Any]) -> int:

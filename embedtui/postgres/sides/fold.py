@@ -18,12 +18,12 @@ from embedtui.postgres.catalog import column_attributes
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.names import blocks_sql, key_join_sql, key_sql, keys_sql, relation, suffixed
-from embedtui.postgres.sides import capture, rights
+from embedtui.postgres.sides import capture, own_writes, rights
 from embedtui.postgres.sides.capture_bodies import of_side
 from embedtui.postgres.sides.carry import BLOCKS
 from embedtui.postgres.sides.column import ColumnPlacement
 from embedtui.postgres.sides.layout import NewSide, new_side, scope_sql
-from embedtui.postgres.sides.shared import OURS, WRITER
+from embedtui.postgres.sides.own_writes import own_write
 from embedtui.postgres.state.migrations import stored_fold
 from embedtui.postgres.state.shards import page_ranges
 from embedtui.postgres.values import same_key_sql
@@ -166,8 +166,7 @@ class Fold:
     def copy(self, conn: Connection, keys: Collection[Key], table: TableName | None = None) -> set[Key]:
         """Copy these rows' vectors, in one short transaction; those that were not locked, or are there."""
         statement = self._copy_sql(keys_sql(keys), " SKIP LOCKED", relation(table or self.migration.table))
-        with conn.transaction():
-            conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
+        with conn.transaction(), own_write(conn, self.into):
             return {tuple(key) for (key,) in conn.execute(statement, prepare=False)}
 
     def page_sql(self) -> sql.Composed:
@@ -185,7 +184,7 @@ class Fold:
         names = {**self._names(), "table": table}
         return sql.SQL(_COPY).format(**names, keys=keys, skip_locked=sql.SQL(skip))
 
-    def last_sql(self) -> list[Statement]:
+    def last_sql(self, conn: Connection) -> list[Statement]:
         """What was written to the side table last, for the transaction that holds both tables' locks; refused if much.
 
         Deferred triggers of the application's fire before the DDL that follows, which they would hinder.
@@ -200,8 +199,7 @@ class Fold:
         return [
             sql.SQL("DO {}").format(sql.Literal(body.as_string(None))),
             sql.SQL("SET CONSTRAINTS ALL IMMEDIATE").format(),
-            sql.SQL("SELECT pg_catalog.set_config({}, {}, true)").format(sql.Literal(WRITER), sql.Literal(OURS)),
-            self._copy_sql(queued, "", relation(self.migration.table)),
+            *own_writes.around_sql(conn, self.into, self._copy_sql(queued, "", relation(self.migration.table))),
         ]
 
 

@@ -15,13 +15,10 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.joined import bytes_sql
 from embedtui.postgres.names import blocks_sql, relation
 from embedtui.postgres.sides.batch import bigint_array, vector_array
+from embedtui.postgres.sides.own_writes import own_write
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow, Vectors
 from embedtui.postgres.sides.whole import WholeSide
 from embedtui.postgres.values import content_types
-
-WRITER, OURS = "embedtui.writer", "embedtui"
-"""A setting and its value in the transactions in which embedtui writes vectors: change capture takes no vector that is
-written there for the application's. An application that sets it harms itself alone."""
 
 _REPLACE_OLD = """
 WITH locked AS MATERIALIZED (
@@ -148,12 +145,19 @@ class SharedPlacement(WholeSide):
         ]
 
     def _with_batch(
-        self, conn: Connection, text: str, parameters: list[object], vector_type: str, **more: sql.Composable
+        self,
+        conn: Connection,
+        text: str,
+        parameters: list[object],
+        vector_type: str,
+        *,
+        beside: bool,
+        **more: sql.Composable,
     ) -> psycopg.Cursor[Any]:
         """Run a statement that reads the batch; a raw cursor, since identifiers may hold a percent sign."""
-        conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [WRITER, OURS])
         query = self._format(text, batch=self._batch(vector_type, len(parameters)), **more)
-        return psycopg.RawCursor(conn).execute(query, parameters)
+        with own_write(conn, self.migration, beside=beside):
+            return psycopg.RawCursor(conn).execute(query, parameters)
 
     def read_keys(self, conn: Connection, keys: Sequence[Key]) -> list[QueuedRow]:
         """The rows with these keys, and what each of their sides still needs."""
@@ -191,7 +195,8 @@ class SharedPlacement(WholeSide):
         text = self._replace_new if side is Side.NEW else _REPLACE_OLD
         parameters = self._parameters(conn, rows, vectors, kind)
         parameters.append([row.new_digest if side is Side.NEW else row.old_digest for row in rows])
-        cursor = self._with_batch(conn, text, parameters, kind, **self._side_columns())
+        beside = side is Side.NEW and not self.same_table
+        cursor = self._with_batch(conn, text, parameters, kind, beside=beside, **self._side_columns())
         return {tuple(key) for (key,) in cursor}
 
     def adopt(self, conn: Connection, rows: Sequence[SourceRow]) -> set[Key]:

@@ -84,6 +84,7 @@ class TablePlacement(SharedPlacement):
                 """,
                 parameters,
                 vector_type,
+                beside=True,
                 leaf=relation(leaf),
             )
         return Written(cursor.rowcount)

@@ -19,6 +19,7 @@ from embedtui.postgres.sides.layout import (
     scope_sql,
     vector_sql_type,
 )
+from embedtui.postgres.sides.own_writes import own_write
 from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.values import same_key_sql
 
@@ -42,6 +43,8 @@ class WholeSide:
         self.migration = migration
         self._type_oids: dict[str, int] = {}
         side = new_side(migration)
+        self.same_table = side.table == migration.table
+        """New vectors are in the user's table."""
         self.names: dict[str, sql.Composable] = {
             "table": relation(migration.table),
             "side": relation(side.table),
@@ -163,13 +166,13 @@ class WholeSide:
     def forget_source(self, conn: Connection, keys: Sequence[Key]) -> None:
         """Mark new vectors as of unknown content."""
         for key in keys:
-            conn.execute(
-                self._format(
-                    "UPDATE {side} s SET {source_column} = 0, {model_column} = {model} WHERE {key_join} AND {of_scope}",
-                    of_scope=self._side_in_scope(),
-                    key_join=key_join_sql(self.migration, "s", sql.SQL("{}::text[]").format(sql.Literal(list(key)))),
-                ),
+            forget = self._format(
+                "UPDATE {side} s SET {source_column} = 0, {model_column} = {model} WHERE {key_join} AND {of_scope}",
+                of_scope=self._side_in_scope(),
+                key_join=key_join_sql(self.migration, "s", sql.SQL("{}::text[]").format(sql.Literal(list(key)))),
             )
+            with own_write(conn, self.migration, beside=not self.same_table):
+                conn.execute(forget)
 
     def _side_in_scope(self) -> sql.Composable:
         """Condition that the row of the new side called ``s`` is one that is migrated."""

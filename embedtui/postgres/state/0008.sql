@@ -110,6 +110,15 @@ ALTER TABLE embedtui.model ADD COLUMN given integer, ADD COLUMN normalise boolea
 ALTER TABLE embedtui.audit
     ADD COLUMN pid integer DEFAULT nullif(pg_catalog.current_setting('embedtui.pid', true), '')::integer;
 
+-- A worker's role may have been granted session_replication_role, to pass the application's triggers: not this one.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_trigger
+               WHERE tgrelid = 'embedtui.migration'::regclass AND tgname = 'guard_phase') THEN
+        ALTER TABLE embedtui.migration ENABLE ALWAYS TRIGGER guard_phase;
+    END IF;
+END $$;
+
 -- Times that roles other than the owner may write are times: on infinity, or on a year that no client can read, everybody
 -- else's look at the state would fail. Rows that are there are not read for it.
 DO $$

@@ -78,11 +78,11 @@ def test_quoted_names_and_a_composite_key(conn: Connection, resolve: Resolve) ->
     [
         ({}, "No table is set. Set --table, or table in embedtui.toml; tables with vectors: "),
         ({"table": "documents"}, "documents has 2 text columns: content, title. Say which are embedded"),
-        ({"table": "documents", "content": ("lower(title)",)}, "the text is content_sql (--content-sql)"),
-        (
-            {"table": "documents", "content": ("app.papers.body",)},
-            "A text of another table: --content-from app.papers --content body.",
-        ),
+        ({"table": "documents", "content": ("lower(titel)",)}, 'no column "lower(titel)" in documents, and no SQL that '
+         'makes a text of its rows: content = lower(titel): column "titel" does not exist.'),
+        ({"table": "documents", "content": ("my title",)}, 'no column "my title" in documents, and no SQL'),
+        ({"table": "documents", "content": ("app.papers.body",)}, 'no column "app.papers.body" in documents. documents '
+         'has no foreign key to "app.papers". Its foreign keys: none.'),
         ({"table": "documents", "content": ("contents",)}, 'no column "contents" in documents; did you mean content? '
          "Setting: content (--content)."),
         ({"table": "documents", "content": ("embedding",)}, "embedding of documents is vector(3), nothing to embed"),

@@ -317,7 +317,8 @@ def test_a_name_that_is_taken_is_not_touched(conn: Connection) -> None:
     assert count(conn, "SELECT count(*) FROM documents WHERE embedding_v2_source = 'mine'") == ROWS
 
 
-def test_deferred_triggers_of_the_application_hinder_nothing(conn: Connection) -> None:
+@pytest.mark.parametrize("always", [False, True])
+def test_deferred_triggers_of_the_application_hinder_nothing(conn: Connection, always: bool) -> None:
     migration = soaked(conn, PlacementKind.TABLE)
     conn.execute(
         """
@@ -328,14 +329,19 @@ def test_deferred_triggers_of_the_application_hinder_nothing(conn: Connection) -
             FOR EACH ROW EXECUTE FUNCTION see();
         """
     )
-    (blocker,) = cleanup_blockers(conn, migration, FOLD)
-    assert (blocker.name, blocker.overridable) == ("fold", True) and "fires late" in blocker.message
+    if always:
+        conn.execute("ALTER TABLE documents ENABLE ALWAYS TRIGGER late")
+        (blocker,) = cleanup_blockers(conn, migration, FOLD)
+        assert (blocker.name, blocker.overridable) == ("fold", True) and "fires late" in blocker.message
+    else:
+        assert not list(cleanup_blockers(conn, migration, FOLD))
 
     def write(step: CleanupStep) -> None:
         if step.name == "exchange":
             conn.execute(f"UPDATE documents_embedding_v2 SET embedding = {vector('79')} WHERE id = 5".encode())
 
-    clean(conn, migration, on_step=write, override={"fold": "it is harmless"})
+    clean(conn, migration, on_step=write, override={"fold": "it is harmless"} if always else None)
+    assert (count(conn, "SELECT count(*) FROM seen") > 0) == always
     assert count(conn, f"SELECT count(*) FROM documents WHERE id = 5 AND embedding <-> {vector('79')} < 1e-4")
 
 

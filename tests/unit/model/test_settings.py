@@ -38,6 +38,7 @@ SETTINGS: dict[str, some.SearchStrategy[Any]] = {
     "change_capture": some.sampled_from(["triggers", "scan"]),
     "foreign_key": some.booleans(),
     "trust_application": some.booleans(),
+    "fire_triggers": some.booleans(),
 }
 
 
