@@ -23,6 +23,7 @@ from embedtui.engine.overrides import Overrides
 from embedtui.postgres.names import shown
 
 if TYPE_CHECKING:
+    from embedtui.engine import Engine
     from embedtui.engine.cleanup.choice import Kept
 
 
@@ -33,10 +34,22 @@ def _print_sql(statements: Sequence[str], as_json: bool) -> None:
         say(f"{statement};")
 
 
+def _say_before(engine: Engine, choice: Kept) -> Kept:
+    """Who was heard from, what breaks, and what stands against it, beside the output; the choice as decided by that."""
+    for notice in engine.cleanup_notices(**choice):
+        note(f"{plain(notice.name)}: {plain(notice.detail, 2_000)} {plain(notice.advice)}".rstrip())
+    choice = engine.cleanup_choice(**choice)
+    for blocker in engine.blockers("cleanup", thorough=True, **choice):
+        note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.advice)}".rstrip())
+    return choice
+
+
 @click.command(cls=ExampleCommand, example="embedtui cleanup --sql\nembedtui cleanup --table documents")
 @name_option
 @click.option("--table", "typed", metavar="NAME", help="The table's name, typed to confirm.")
-@click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL and do nothing.")
+@click.option(
+    "--sql", "only_sql", is_flag=True, help="Print the exact SQL (and, as notes, who was heard from) and do nothing."
+)
 @click.option(
     "--rename/--keep-name",
     "rename",
@@ -84,14 +97,11 @@ def cleanup(
             "keep_provenance": keep_provenance,
         }
         if only_sql:
+            _say_before(engine, choice)
             _print_sql(engine.cleanup_sql(**choice), as_json)
             return
         if typed is None and interactive():
-            for notice in engine.cleanup_notices(**choice):
-                note(f"{plain(notice.name)}: {plain(notice.detail, 2_000)} {plain(notice.advice)}".rstrip())
-            choice = engine.cleanup_choice(**choice)
-            for blocker in engine.blockers("cleanup", thorough=True, **choice):
-                note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.advice)}".rstrip())
+            choice = _say_before(engine, choice)
             note("This SQL is run:")
             for statement in engine.cleanup_sql(**choice):
                 note(f"  {plain(statement, 10_000)}")

@@ -214,7 +214,7 @@ class Reads:
         """The choice with what was left open, as it is decided now: what is shown by it is what is run by it."""
         migration, kept = self._at.require(), choice_of(choice)
         found = self._at.write(lambda conn: decided(conn, migration, kept), name="cleanup")
-        return {**choice, "rename": found.rename, "fold": found.fold}
+        return {**choice, "rename": found.rename, "fold": found.fold, "keep_old": found.keep_old}
 
     def cleanup_sql(self, **choice: Unpack[Kept]) -> tuple[str, ...]:
         """The exact SQL that a cleanup would run, in order; arguments as in :meth:`cleanup`."""

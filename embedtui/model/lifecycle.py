@@ -179,6 +179,10 @@ def _rollback(snapshot: Snapshot) -> Blocker | None:
         return Blocker("phase", "The migration was aborted: the old side serves.")
     if snapshot.migration is not None and snapshot.migration.run_state.gone is Side.OLD:
         return old_side_dropped(snapshot)
+    if snapshot.phase is Phase.DONE:
+        table = f" of {snapshot.migration.table}" if snapshot.migration else ""
+        why = f"The migration{table} is done: nothing has kept its old vectors current since."
+        return Blocker("cleaned", why, "What is written since has none. Begin a migration back to the old model.")
     return None
 
 

@@ -7,7 +7,8 @@ from datetime import datetime
 
 from embedtui.errors import EmbedtuiError, SettingsError, TableError
 from embedtui.logs import unexpected
-from embedtui.model import Condition, Event, Phase, Remedy, Side, Snapshot
+from embedtui.model import Command, Condition, Event, Phase, Remedy, Side, Snapshot
+from embedtui.model.lifecycle import refusal
 from embedtui.tui.searches import Rates
 
 
@@ -111,10 +112,8 @@ class View:
 
     @property
     def way_back(self) -> bool:
-        """Whether a rollback would move reads: they are on the new side, and the old one is there."""
-        if self.snapshot is None or self.snapshot.migration is None or not self.new_reads:
-            return False
-        return self.snapshot.migration.run_state.gone is not Side.OLD
+        """Whether a rollback would move reads: they are on the new side, and the old one is there, and kept current."""
+        return self.snapshot is not None and self.new_reads and refusal(Command.ROLLBACK, self.snapshot) is None
 
     @property
     def bridge_work(self) -> str:

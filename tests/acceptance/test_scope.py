@@ -122,9 +122,15 @@ def test_one_collection_of_langchains_table_is_moved_and_the_other_keeps_every_b
             assert found[0] == ("a5",) and len(found) == 5, side
         engine.rollback()
         engine.cutover(override={"gate": "test"})
-        with pytest.raises(Refused, match="outside the scope"):
-            engine.cleanup(typed_name="langchain_pg_embedding", stop=threading.Event())
-        engine.cleanup(typed_name="langchain_pg_embedding", stop=threading.Event(), keep_old=True)
+        assert not any("DROP COLUMN" in each and '"embedding"' in each for each in engine.cleanup_sql())
+        assert (
+            "embedding stays: rows outside the scope" in {n.name: n.detail for n in engine.cleanup_notices()}["scope"]
+        )
+        assert engine.blockers("cleanup", thorough=True) == ()
+        engine.cleanup(typed_name="langchain_pg_embedding", stop=threading.Event())
+        with pytest.raises(Refused, match="nothing has kept its old vectors current"):
+            engine.rollback()
+        assert engine.snapshot().route.active is Side.NEW
     assert outside(database, condition) == edited
     sent = list(api.texts)[asked:]
     assert "a: edited" in sent

@@ -22,7 +22,7 @@ from embedtui.postgres.catalog.column_attributes import default_of, fits
 from embedtui.postgres.catalog.facts import Dependent, TableFacts
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.names import key_sql, relation, shown
+from embedtui.postgres.names import key_sql, relation, shown, shown_column
 from embedtui.postgres.sides import rights, routed_view
 from embedtui.postgres.sides.fold import column_for, folded
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
@@ -210,19 +210,21 @@ def _choice_blockers(
             "Let the application see to it (or add a foreign key), and override this.",
             overridable=True,
         )
-    if migration.scope is not None and not choice.keep_old:
-        yield Blocker(
-            "scope",
-            f"Rows outside the scope ({redact(migration.scope.given)}) are searched by {migration.old_column}, which"
-            " would be dropped.",
-            "Keep the old column: --keep-old.",
-        )
-    yield from _archive_blockers(conn, choice.archive)
+    yield from archive_blockers(conn, choice.archive)
 
 
-def _archive_blockers(conn: Connection, archive: TableName | Path | None) -> Iterator[Blocker]:
+def archive_blockers(conn: Connection, archive: TableName | Path | None) -> Iterator[Blocker]:
+    """Why the old vectors cannot be kept there."""
     if isinstance(archive, TableName):
-        if _one(conn, "SELECT to_regclass(%s) IS NOT NULL", (relation(archive).as_string(conn),)):
+        query = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %s"
+        may = conn.execute(query, [archive.schema]).fetchone()
+        if may is None:
+            hint = 'Names are in lower case unless they are quoted: --archive \'"My Schema"."Old Vectors"\''
+            yield Blocker("archive", f"There is no schema {shown_column(archive.schema)} for the old vectors.", hint)
+        elif not may[0]:
+            hint = "Name another schema, or have CREATE on it granted."
+            yield Blocker("archive", f"This role may make no table in schema {shown_column(archive.schema)}.", hint)
+        elif _one(conn, "SELECT to_regclass(%s) IS NOT NULL", (relation(archive).as_string(conn),)):
             yield Blocker("archive", f"{archive} exists.", "Name another table for the old vectors.")
     elif archive is not None and (archive.exists() or not archive.parent.is_dir()):
         problem = "exists" if archive.exists() else "is in a folder that does not exist"

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import psycopg
 
 from embedtui.engine.cleanup.archive import store_archive
-from embedtui.engine.cleanup.blockers import cleanup_blockers
+from embedtui.engine.cleanup.blockers import archive_blockers, cleanup_blockers
 from embedtui.engine.cleanup.choice import (
     CleanupChoice,
     CleanupStep,
@@ -18,6 +18,7 @@ from embedtui.engine.cleanup.choice import (
     final_column,
     named_as_before,
     restores_not_null,
+    stored_choice,
 )
 from embedtui.engine.cleanup.fold import Folding, wait_for_followers
 from embedtui.engine.cleanup.heard import decided
@@ -33,7 +34,7 @@ from embedtui.engine.cleanup.steps import (
     taken_back,
     unbounded,
 )
-from embedtui.engine.overrides import Overrides, audited, pass_blockers
+from embedtui.engine.overrides import Overrides, audited, pass_blockers, refuse
 from embedtui.errors import Interrupted, NotClean, Refused, Remedy
 from embedtui.model import Migration, Phase, RollbackStatus
 from embedtui.model.lifecycle import QUEUE_COUNTED
@@ -43,7 +44,7 @@ from embedtui.postgres.ddl import cancelled_by, run_ddl
 from embedtui.postgres.joined import as_called_now
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.ending import QUEUE_FULL, begin_cleanup, begin_record, read_ending
+from embedtui.postgres.state.ending import QUEUE_FULL, Ending, begin_cleanup, begin_record, read_ending, remember
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.route import route_epoch
 from embedtui.postgres.state.stale import count_marked
@@ -89,6 +90,9 @@ def cleanup(
             passed = pass_blockers(blockers, override)
             on_step(CleanupStep("begin", "phase cleanup; a rollback takes it back until the drop"))
             _begin(conn, migration, choice, passed, epoch)
+            state = read_ending(conn, migration)
+        elif choice.archive_record not in (None, state.record["archive"]):
+            _archive_elsewhere(conn, migration, choice, state)
             state = read_ending(conn, migration)
         migration = present(conn, migration)
         if not state.begun:  # a rollback was here since
@@ -141,6 +145,20 @@ def _begin(conn: Connection, migration: Migration, choice: CleanupChoice, passed
         begin_record(conn, migration, record)
         begin_cleanup(conn, migration.id)
         add_audit(conn, migration.id, "cleanup", detail)
+
+
+def _archive_elsewhere(conn: Connection, migration: Migration, choice: CleanupChoice, state: Ending) -> None:
+    """Another archive than the one it began with, which could not be made, say; nothing may be in that one yet."""
+    if state.has("archive_oid") or state.has("archived") or state.has("contracted"):
+        raise Refused(
+            f"The cleanup that was begun archives otherwise: {stored_choice(state.record).archive or 'nothing'}.",
+            hint="Run it again without --archive; or take it back first, by a rollback.",
+        )
+    for blocker in archive_blockers(conn, choice.archive):
+        refuse(blocker)
+    with conn.transaction():
+        remember(conn, migration, {"archive": choice.archive_record})
+        add_audit(conn, migration.id, "cleanup", f"archive to {choice.archive}")
 
 
 @dataclass(slots=True)

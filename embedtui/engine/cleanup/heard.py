@@ -18,19 +18,25 @@ from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state.listeners import ever_heard, heard_from
 from embedtui.postgres.state.migrations import total_rows
 from embedtui.postgres.state.route import read_listeners, read_status
+from embedtui.redaction import redact
 
 TOLD = ("env_file", "hook")
 """Strategies that tell services of names."""
 
 
 def decided(conn: Connection, migration: Migration, choice: CleanupChoice) -> CleanupChoice:
-    """The choice with what was left open: names that somebody follows are kept, else the old ones are taken."""
+    """The choice with what was left open: names that somebody follows are kept, else the old ones are taken.
+
+    A scope's old column is kept whatever was chosen.
+    """
     return _decided(conn, migration, choice)[0]
 
 
 def _decided(conn: Connection, migration: Migration, choice: CleanupChoice) -> tuple[CleanupChoice, str]:
     """(the choice, why the new side's names are kept where that was left open)."""
     fold, rename, why = choice.fold, choice.rename, ""
+    if migration.scope is not None:  # what is outside is searched by the old column
+        choice = replace(choice, keep_old=True)
     if migration.placement is PlacementKind.COLUMN:
         why = followed(conn, migration) if rename is None else ""
         fold, rename = False, not why if rename is None else rename
@@ -38,7 +44,7 @@ def _decided(conn: Connection, migration: Migration, choice: CleanupChoice) -> t
         why = followed(conn, migration)
         if not why and not migration.stored.view and ever_heard(conn, migration):
             why = "a Router was heard from, and follows it"
-        fold = migration.scope is None and not choice.keep_old and not why
+        fold = not choice.keep_old and not why
     return replace(choice, fold=fold, rename=rename is not False), why
 
 
@@ -69,7 +75,8 @@ def _naming_new(conn: Connection, migration: Migration) -> Naming:
 def cleanup_notices(conn: Connection, migration: Migration, choice: CleanupChoice) -> tuple[Check, ...]:
     """What an operator should know before a cleanup, though it blocks nothing."""
     choice, why = _decided(conn, migration, choice)
-    found = [_fold(conn, migration)] if choice.fold else list(_kept(migration, choice, why))
+    found = list(_stays(migration))
+    found += [_fold(conn, migration)] if choice.fold else _kept(migration, choice, why)
     found += [_heard(conn, migration), *_who_names(conn, migration, choice)]
     if restores_not_null(migration, choice, inspect_oid(conn, migration.table_oid)):
         text = f"{shown_column(migration.old_column)} is NOT NULL again, as it was: a row needs its vector to come in."
@@ -95,6 +102,15 @@ def _fold(conn: Connection, migration: Migration) -> Check:
         " prepared SELECT * and RETURNING *, and INSERT or COPY without a list of columns.",
         "Keep the side table: --no-fold.",
     )
+
+
+def _stays(migration: Migration) -> Iterator[Check]:
+    if migration.scope is not None:
+        text = (
+            f"{shown_column(migration.old_column)} stays: rows outside the scope ({redact(migration.scope.given)}) are"
+            " searched by it."
+        )
+        yield Check("scope", "pass", text)
 
 
 def _kept(migration: Migration, choice: CleanupChoice, why: str) -> Iterator[Check]:

@@ -57,7 +57,8 @@ def cleanup_statements(conn: Connection, migration: Migration, choice: CleanupCh
         detail = "what is queued is embedded; from here on changes are the application's"
         steps.append(CleanupStep("settle", detail, shown_sql(conn, end_capture_sql(conn, migration))))
         contract = contract_sql(conn, migration, choice, not_null, state.left)
-        detail = "one short transaction; the old vectors' disk space comes back as rows are rewritten"
+        space = "" if choice.keep_old else "; the old vectors' disk space comes back as rows are rewritten"
+        detail = f"one short transaction{space}"
         steps.append(CleanupStep("contract", detail, shown_sql(conn, contract)))
     if not_null and (not state.has("contracted") or constraint_exists(conn, migration)):
         checks = [validate_sql(migration), *set_not_null_sql(migration)]

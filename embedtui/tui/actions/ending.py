@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
 
 
+_SCOPED = "Ends the migration; the old column stays, for what is outside the scope is searched by it"
+
+
 class Cleanup(Action):
     """Drop the old side and finish. Asks for the table's name."""
 
@@ -27,9 +30,11 @@ class Cleanup(Action):
 
         def dialog(found: tuple[Either, tuple[Blocker, ...]]) -> NameDialog:
             either, blockers = found
+            migration = app.view.snapshot.migration if app.view.snapshot is not None else None
+            scoped = migration is not None and migration.scope is not None
             text = (
-                "Drops the old side for good: after this there is no rollback, and a row written from then on gets no"
-                " vector from here. Log and registry stay."
+                f"{_SCOPED if scoped else 'Drops the old side for good'}: after this there is no rollback, and a row"
+                " written from then on gets no vector from here. Log and registry stay."
             )
             return NameDialog(self.label, text, app.view.table, (), blockers, either=either)
 
@@ -45,7 +50,7 @@ class Cleanup(Action):
                     stop=call.stop,
                 )
 
-            return Task("cleanup", clean_up, "Cleaned up: the old side is gone.")
+            return Task("cleanup", clean_up, "Cleaned up: the migration is done.")
 
         app.ask_after(look, dialog, task)
 

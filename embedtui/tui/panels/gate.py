@@ -59,16 +59,17 @@ def _marked(indent: str, mark: str, style: str, rows: Sequence[Content]) -> list
     return [draw.line(indent, (mark if not i else " " * len(mark), style), each) for i, each in enumerate(rows)]
 
 
+_ENDS = "ends the migration, when you are sure; the old column stays for what is outside the scope"
+
+
 def _ended(view: View, m: Migration) -> list[tuple[str, str]]:
     """What is so once a migration has ended."""
     if view.phase is Phase.ABORTED:
         return [("", f"aborted: searches use {m.old_column} as before; nothing is left to move")]
-    if not view.way_back:
+    if m.run_state.gone is Side.OLD:
         return [("", f"done: searches use {m.new_column}; the old side is gone, and with it the way back")]
-    return [
-        ("", f"done: searches use {m.new_column}; {m.old_column} is kept as it was at the cleanup"),
-        ("F9", f"moves reads back to {m.old_column}, which nothing has kept current since"),
-    ]
+    kept = f"{m.old_column} is kept as it was at the cleanup: there is no way back"
+    return [("", f"done: searches use {m.new_column}; {kept}")]
 
 
 def _kept(snapshot: Snapshot) -> str:
@@ -94,7 +95,7 @@ def happens(view: View, notices: Sequence[Check], width: int) -> Content:
         steps = [
             ("F9", f"moves all reads back to {m.old_column} ({m.old_model.name}) at once"),
             ("", _kept(snapshot)),
-            ("K", f"drops {m.old_column} for good, when you are sure"),
+            ("K", f"drops {m.old_column} for good, when you are sure" if m.scope is None else _ENDS),
         ]
     else:
         heard = "services with a Router hear of it; none has been heard from"

@@ -55,7 +55,10 @@ class WorkersScreen(DashboardScreen):
         super().show(view)
         listing = self.query_one("#workers", Listing)
         before, self.lines = self.lines, tuple(_lines(view, _by_rows if self._by_rows else _own_first))
-        listing.empty = _NOBODY if view.snapshot is not None else _NOT_READ
+        if view.snapshot is None:
+            listing.empty = _NOT_READ
+        else:
+            listing.empty = f"The migration is {view.phase}: there is no more work." if view.phase.ended else _NOBODY
         marked = _identity(before[listing.cursor]) if before else None
         listing.update_rows(before, self.lines)
         # Threads come and go: the cursor stays with its line, or a stop would meet another process.

@@ -136,7 +136,7 @@ def footer(view: View, keys: tuple[Key, ...], width: int) -> Content:
         ),
         draw.link(" Roll back ", "bold $warning" if live else "$muted", "app.perform('rollback')"),
     )
-    if view.phase.ended and not live:
+    if not live and (view.phase.ended or view.snapshot is None or view.snapshot.migration is None):
         roll = Content("")
     gap = "  " if width < 100 else "   "
     items = [

@@ -469,11 +469,45 @@ def test_no_file_is_written_by_the_databases_word(conn: Connection, tmp_path: Pa
         "UPDATE embedtui.migration SET settings = settings || jsonb_build_object('cleanup', %s)", [Jsonb(planted)]
     )
     conn.execute("UPDATE embedtui.route SET ending = 'cleanup'")
-    for choice in (CleanupChoice(), CleanupChoice(archive=tmp_path / "mine.copy")):
-        with pytest.raises(Refused, match="says the database") as caught:
-            cleanup(conn, migration, choice, typed_name="documents", stop=threading.Event())
-        assert f"--archive {tmp_path / '.bashrc'}" in caught.value.hint
+    with pytest.raises(Refused, match="says the database") as caught:
+        cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
+    assert f"--archive {tmp_path / '.bashrc'}" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+    mine = CleanupChoice(archive=tmp_path / "mine.copy")
+    cleanup(conn, migration, mine, typed_name="documents", stop=threading.Event())
+    assert [found.name for found in tmp_path.iterdir()] == ["mine.copy"]
+
+
+def test_an_archive_that_cannot_be_made_is_replaced_by_another(conn: Connection) -> None:
+    """The schema went between the look and the step; a rerun names a better one, and only until rows are there."""
+    migration = soaked(conn)
+    conn.execute('CREATE SCHEMA "Kept"')
+    lost = CleanupChoice(archive=TableName("Kept", "Old"))
+
+    def drop(step: CleanupStep) -> None:
+        if step.name == "archive":
+            conn.execute('DROP SCHEMA "Kept"')
+
+    with pytest.raises(psycopg.errors.InvalidSchemaName):
+        cleanup(conn, migration, lost, typed_name="documents", stop=threading.Event(), on_step=drop)
+    with pytest.raises(Refused, match="no schema kept"):
+        better = CleanupChoice(archive=TableName("kept", "Old"))
+        cleanup(conn, migration, better, typed_name="documents", stop=threading.Event())
+    stop = threading.Event()
+    better = CleanupChoice(archive=TableName("public", "Old"))
+
+    def pause(step: CleanupStep) -> None:
+        if step.name == "settle":
+            stop.set()
+
+    with pytest.raises(Interrupted):
+        cleanup(conn, migration, better, typed_name="documents", stop=stop, on_step=pause)
+    assert count(conn, 'SELECT count(*) FROM "Old"') == ROWS
+    with pytest.raises(Refused, match="archives otherwise"):
+        other = CleanupChoice(archive=TableName("public", "other"))
+        cleanup(conn, migration, other, typed_name="documents", stop=threading.Event())
+    cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
+    require_clean_end(conn)
 
 
 def test_an_archive_table(conn: Connection) -> None:
@@ -519,6 +553,8 @@ def test_an_archive_is_never_written_over(conn: Connection, tmp_path: Path) -> N
         (blocker,) = cleanup_blockers(conn, migration, CleanupChoice(archive=archive))
         assert blocker.name == "archive" and not blocker.overridable
     assert (tmp_path / "precious").read_text() == "keep me"
+    (blocker,) = cleanup_blockers(conn, migration, CleanupChoice(archive=TableName("nowhere", "old")))
+    assert "no schema nowhere" in blocker.message and not blocker.overridable
 
 
 @pytest.mark.parametrize(
