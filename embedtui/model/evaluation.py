@@ -27,6 +27,12 @@ class RankedRow:
     """An exact result that the side's index did not return."""
     deleted: bool = False
     """The row is gone since the search; its text is empty."""
+    title: str = ""
+    """What the table calls the row, where a column does; untrusted, too."""
+    fingerprint: int | None = None
+    """Of the content that was compared; None where that is not known."""
+    edited: bool = False
+    """Its content is another one since the comparison: the text is the present one, the place that of the earlier."""
 
 
 @dataclass(frozen=True, slots=True)

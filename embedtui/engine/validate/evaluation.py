@@ -29,7 +29,7 @@ from embedtui.model import (
 from embedtui.postgres.connect import Connection, operator_name
 from embedtui.postgres.indexes.existing import approximate_index
 from embedtui.postgres.sides.both import count_rows
-from embedtui.postgres.sides.texts import row_texts
+from embedtui.postgres.sides.hits import read_hits
 from embedtui.postgres.state.evaluations import NewEvaluation, add_evaluation, newest_evaluation, newest_summary
 from embedtui.postgres.state.movement import read_movement
 from embedtui.postgres.state.queries import StoredQuery, load_queries
@@ -92,6 +92,7 @@ def record(conn: Connection, migration: Migration, comparison: Comparison, void_
             measures={
                 "measures": asdict(figures),
                 "rankings": [_packed(query) for query in comparison.queries],
+                "contents": _contents(comparison),
                 "partial": comparison.partial,
                 "where": comparison.where,
             },
@@ -125,10 +126,12 @@ def remembered(conn: Connection, migration: Migration, unchanged: SeenState | No
     entries = [entry for entry in kept["rankings"] if entry["id"] in queries]
     found = [(_searched(queries[entry["id"]], entry), entry) for entry in entries]
     shown = {tuple(place[0]) for entry in kept["rankings"] for side in _SHOWN if side in entry for place in entry[side]}
-    texts = row_texts(conn, migration, sorted(shown))
+    hits = read_hits(conn, migration, sorted(shown))
+    # recorded by an earlier version, contents have no fingerprints: what was edited is not known
+    compared = {tuple(key): fingerprint for key, fingerprint in kept.get("contents", ())}
     comparison = Comparison(
         k=stored.k,
-        queries=tuple(unpacked(rank(query, texts, stored.k), entry, texts) for query, entry in found),
+        queries=tuple(unpacked(rank(query, hits, stored.k, compared), entry, hits, compared) for query, entry in found),
         measures=_unpacked(kept["measures"]),
         partial=kept["partial"],
         evaluation_id=stored.id,
@@ -183,6 +186,13 @@ def _packed(query: QueryComparison) -> dict[str, object]:
         "index_recall": query.index_recall,
         **packed(query),
     }
+
+
+def _contents(comparison: Comparison) -> list[list[object]]:
+    """Keys of all results, with the fingerprint of the content that was compared."""
+    rows = (row for query in comparison.queries for side in (query.old, query.bridged, query.new) for row in side)
+    known = {row.key: row.fingerprint for row in rows if row.fingerprint is not None}
+    return [[list(key), fingerprint] for key, fingerprint in sorted(known.items())]
 
 
 def _searched(query: StoredQuery, entry: Mapping[str, Any]) -> SearchedQuery:

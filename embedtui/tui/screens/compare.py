@@ -74,10 +74,9 @@ class CompareScreen(VerdictScreen):
     def opened(self) -> None:
         """Show the newest comparison, or read it."""
         comparison = self.dashboard.comparison
-        if comparison is None:
-            self.dashboard.read_comparison()
-        elif comparison is not self.comparison:
+        if comparison is not None and comparison is not self.comparison:
             self._take(comparison)
+        self.dashboard.read_comparison()
         if self.focused is None:
             self.listing.focus()
 
