@@ -59,7 +59,7 @@ def child(dsn: str, base_url: str) -> None:
     """The dashboard as an operator opens it."""
     from embedtui.engine import Engine
     from embedtui.tui.app import Dashboard
-    from embedtui.tui.run import responsive
+    from embedtui.tui.smooth import responsive
 
     settings = common.settings_for(dsn, base_url, table="docs")
     app = Dashboard(lambda sink: Engine(dsn, settings=settings, on_event=sink), remember=False)

@@ -58,7 +58,7 @@ def child(dsn: str, base_url: str, out: str, kind: str) -> None:
     """The dashboard with probes; keeps what they saw in ``out``, and looks for the wish to measure the loop there."""
     from embedtui.engine import Engine, SubprocessEngine
     from embedtui.tui.app import Dashboard
-    from embedtui.tui.run import responsive
+    from embedtui.tui.smooth import responsive
 
     folder = Path(out)
 

@@ -17,7 +17,7 @@ from textual.reactive import reactive
 from textual.screen import Screen
 
 from embedtui.model import Comparison, Event, Failed, Phase, PhaseChanged, Progressed, RouteFlipped, Snapshot
-from embedtui.tui import messages, terminal
+from embedtui.tui import messages, smooth, terminal
 from embedtui.tui import preferences as stored
 from embedtui.tui.actions import ACTIONS, SCREENS
 from embedtui.tui.actions.bridging import BridgeOrder
@@ -305,6 +305,7 @@ class Dashboard(Others):
     def on_compared(self, message: messages.Compared) -> None:
         """Keep the comparison for all screens."""
         self.comparison = message.comparison
+        smooth.loaded()
         self.hand_on(message)
 
     def on_pointer_moved(self, message: messages.PointerMoved) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from textual.message import Message
 
 from embedtui.model import Comparison, Snapshot
-from embedtui.tui import messages
+from embedtui.tui import messages, smooth
 from embedtui.tui.asking import AskingApp
 from embedtui.tui.panels import happened
 from embedtui.tui.panels.alerts import Alert
@@ -106,6 +106,7 @@ class Others(AskingApp):
             newer = known is None or (found is not None and (found.evaluation_id or 0) > (known.evaluation_id or 0))
         if newer:
             self.comparison = found
+            smooth.loaded()
             self.hand_on(messages.ComparisonRead(found))
 
 

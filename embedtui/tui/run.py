@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import sys
-import threading
-from collections.abc import Iterator
 
 from embedtui import formatting
 from embedtui.errors import ExitCode
@@ -14,13 +10,8 @@ from embedtui.model import Phase
 from embedtui.tui import figures
 from embedtui.tui.app import Dashboard
 from embedtui.tui.engine import OpenEngine
+from embedtui.tui.smooth import responsive
 from embedtui.tui.terminal import signals_restored
-
-TURN_SECONDS = 0.0005
-"""How long a thread of the engine may keep the event loop waiting for the interpreter (Python's default is 5 ms). A key
-takes several turns beside busy threads, and waits this long for each."""
-LOADED_SECONDS = 10.0
-"""By then the engine, too, has loaded the modules it needs."""
 
 
 def run_dashboard(
@@ -65,23 +56,3 @@ def farewell(app: Dashboard, again: str) -> str:
         done = f"{figures.number(status.rows)} of {figures.number(status.total)}"
         return f"Stopped with {done} rows done. Go on: {again}"
     return f"This terminal no longer keeps the sides in sync. Go on: {again}"
-
-
-@contextlib.contextmanager
-def responsive() -> Iterator[None]:
-    """Set the interpreter up for a screen beside busy threads.
-
-    Turns are short, and the garbage collector no longer looks at what is loaded: its full passes, which the replies'
-    many objects bring about, stop every thread for 0.1 s otherwise. It never looks at it again, so leaving is quick.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(TURN_SECONDS)
-    gc.freeze()
-    again = threading.Timer(LOADED_SECONDS, gc.freeze)
-    again.daemon = True
-    again.start()
-    try:
-        yield
-    finally:
-        again.cancel()
-        sys.setswitchinterval(before)
