@@ -96,6 +96,12 @@ class Others(AskingApp):
         if self.snapshot is not None and self.snapshot.evaluation is not None:
             self.bridge.read(lambda engine: engine.last_comparison(), messages.ComparisonRead, self.post_message)
 
+    def on_compared(self, message: messages.Compared) -> None:
+        """Keep the comparison for all screens."""
+        self.comparison = message.comparison
+        smooth.loaded()
+        self.hand_on(message)
+
     def on_comparison_read(self, message: messages.ComparisonRead) -> None:
         """Keep it for all screens, unless a newer one came first."""
         known, found = self.comparison, message.comparison

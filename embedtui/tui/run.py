@@ -12,6 +12,7 @@ from embedtui.tui.app import Dashboard
 from embedtui.tui.engine import OpenEngine
 from embedtui.tui.smooth import responsive
 from embedtui.tui.terminal import signals_restored
+from embedtui.tui.tour import Tour
 
 
 def run_dashboard(
@@ -23,6 +24,7 @@ def run_dashboard(
     again: str = "embedtui run --follow",
     elsewhere: str = "",
     opens: str = "overview",
+    tour: bool = False,
 ) -> int:
     """Show the dashboard until the operator leaves; returns an exit code.
 
@@ -30,10 +32,11 @@ def run_dashboard(
     while it fails. The engine is closed on leaving. ``autostart`` begins the work at once, ``readonly`` only watches,
     ``notify`` rings the bell when somebody is needed, ``again`` is the command that goes on with the work,
     ``elsewhere`` the one that shows it in another terminal, where that is not plain, and ``opens`` the screen that is
-    shown first.
+    shown first; ``tour`` leads through a first migration.
     """
     app = Dashboard(open_engine, readonly=readonly, autostart=autostart, notify=notify, opens=opens)
     app.elsewhere = elsewhere
+    app.tour = Tour() if tour else None
     with signals_restored(), responsive():
         app.run()
     said = farewell(app, again)

@@ -163,6 +163,12 @@ class CompareScreen(VerdictScreen):
         """Read the chosen query at the rank under the cursor."""
         if self.chosen_query is not None:
             self.dashboard.push_screen(ReaderScreen(self, self.query_one(Rankings).rank))
+        else:
+            self.dashboard.say("No query is listed.", title="Read", severity="warning")
+
+    def action_open(self) -> None:
+        """Enter on the rankings or the document reads them."""
+        self.action_read()
 
     def action_figures(self) -> None:
         """Show all measures instead of the rankings, for screens too small for both; or the rankings again."""

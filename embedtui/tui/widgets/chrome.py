@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from embedtui.model import Condition, Side, Snapshot
@@ -11,6 +12,9 @@ from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.panels.alerts import alert
 from embedtui.tui.view import View
+
+_NAME = 8
+"""Cells of the table's name that are always shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,10 @@ def header(view: View, width: int, _height: int = 1) -> Content:
     else:
         right = draw.line(_watch(view), (draw.clock(snapshot.as_of) + " ", "$muted"))
     left = draw.line(*parts)
+    if (over := left.cell_length + 1 + right.cell_length - width) > 0:  # of a long name the end goes first
+        table = safe.line(view.table)
+        parts[1] = (draw.fit(table, max(_NAME, cell_len(table) - over)), "bold")
+        left = draw.line(*parts)
     for where in (snapshot.server, snapshot.server.split(" at ")[0]):
         named = draw.line(left, (f"   {safe.line(where)}", "$muted"))
         if where and named.cell_length + right.cell_length < width:
