@@ -49,6 +49,7 @@ class Tour:
         self.flipped = self.flipped or view.new_reads
         while self.hint is not None and self.hint.done(self, view):
             self.at += 1
+            del self.screens[:-1]  # what was looked at before its hint came was not looked at for it
 
 
 HINTS = (

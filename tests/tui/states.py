@@ -170,7 +170,19 @@ INDEXING = replace(
     next_why="The index is being built; reads and writes go on.",
 )  # fmt: skip
 
-EVALUATION = EvaluationStatus(4, ago(minutes=3), 60, 0.47, 14, "PASS", True, judged_old=0.412, judged_new=0.587)
+EVALUATION = EvaluationStatus(
+    4,
+    ago(minutes=3),
+    60,
+    0.47,
+    14,
+    "PASS",
+    True,
+    judged_old=0.412,
+    judged_new=0.587,
+    latency_old_ms=(2.1, 4.8),
+    latency_new_ms=(2.3, 5.2),
+)
 
 READY = replace(
     INDEXING,
@@ -313,6 +325,7 @@ STATES = {
     "fresh": FRESH,
     "running": RUNNING,
     "throttled": THROTTLED,
+    "cold": replace(RUNNING, backfill=replace(BACKFILL, hot_share=0.48, hot_holder="")),
     "rate-limited": RATE_LIMITED,
     "batch": BATCH,
     "bridged": BRIDGED,

@@ -21,6 +21,7 @@ def test_what_is_done_leads_on_whoever_did_it() -> None:
         return tour.at
 
     assert at(states.RUNNING) == 0
+    assert at(states.RUNNING, "compare") == at(states.RUNNING) == 0, "looked at before there is anything"
     assert at(replace(states.READY, evaluation=None)) == 1
     assert at(states.READY) == 2
     assert at(states.READY, "compare") == 2, "being read"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -81,6 +81,8 @@ def record(conn: Connection, migration: Migration, comparison: Comparison, void_
         "low_overlap": figures.low_overlap,
         "ndcg_old": figures.ndcg_old.mean if figures.ndcg_old is not None else None,
         "ndcg_new": figures.ndcg_new.mean if figures.ndcg_new is not None else None,
+        "latency_old_ms": figures.latency_old_ms,
+        "latency_new_ms": figures.latency_new_ms,
     }
     number, at = add_evaluation(
         conn,
@@ -251,7 +253,14 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
         why_void=why,
         judged_old=newest.summary["ndcg_old"],
         judged_new=newest.summary["ndcg_new"],
+        # recorded by an earlier version, the summary has none
+        latency_old_ms=_pair(newest.summary.get("latency_old_ms")),
+        latency_new_ms=_pair(newest.summary.get("latency_new_ms")),
     )
+
+
+def _pair(kept: Sequence[float] | None) -> tuple[float, float] | None:
+    return (kept[0], kept[1]) if kept else None
 
 
 def _why_void(conn: Connection, migration: Migration, seen: SeenState, share: float) -> str:

@@ -47,7 +47,7 @@ class DashboardScreen(Screen[None]):
     ALLOW_IN_MAXIMIZED_VIEW = "#footer"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("z", "zoom", "Zoom", show=False, tooltip="The part with the focus on the whole screen, and back."),
-        Binding("enter", "open", "Open", show=False),
+        Binding("enter", "open", "Open", show=False, tooltip="More of what is marked, where there is more."),
     ]
     NOTHING = ""
     """A refusal that means that there is nothing for a key to do: then the footer does not offer it."""
