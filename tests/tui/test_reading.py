@@ -108,6 +108,10 @@ def test_sides_are_drawn_by_chance_and_stay() -> None:
     assert len(blind.given) == 400
     assert f"{drawn.count((Side.OLD, Side.NEW))} for new" in blind.end()
     assert blind.refusal("left") and not blind.refusal("old")
+    blind.given = dict.fromkeys(range(9), "new") | {9: "old", 10: "same"}
+    assert "9 for new, 1 for old, 1 same" in blind.end() and "2 % of the time" in blind.end()  # 22 of 1,024
+    blind.given = {1: "bad"}
+    assert "sign test" not in blind.end()
 
 
 async def reader(app: Dashboard, pilot: Pilot[None]) -> ReaderScreen:

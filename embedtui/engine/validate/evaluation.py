@@ -8,7 +8,6 @@ from typing import Any
 
 from psycopg import sql
 
-from embedtui.engine.validate import measures
 from embedtui.engine.validate.bridged import packed, unpacked
 from embedtui.engine.validate.ranking import SearchedQuery, rank
 from embedtui.formatting import counted, percent
@@ -26,6 +25,7 @@ from embedtui.model import (
     Side,
     SweepPoint,
 )
+from embedtui.model.evaluation import sign_test
 from embedtui.postgres.connect import Connection, operator_name
 from embedtui.postgres.indexes.existing import approximate_index
 from embedtui.postgres.sides.both import count_rows
@@ -173,7 +173,7 @@ def with_verdicts(conn: Connection, comparison: Comparison) -> Comparison:
         comparison.measures,
         wins_new=wins["new"],
         wins_old=wins["old"],
-        verdict_p=measures.sign_test(wins["new"], wins["old"]),
+        verdict_p=sign_test(wins["new"], wins["old"]),
     )
     return replace(comparison, queries=queries, measures=figures)
 

@@ -52,6 +52,8 @@ GLYPHS = {"old": theme.SIDE_GLYPH[Side.OLD], BRIDGED: "◈", "new": theme.SIDE_G
 STYLES = {"old": theme.SIDE_STYLE[Side.OLD], BRIDGED: "$warning", "new": theme.SIDE_STYLE[Side.NEW]}
 KEY = 8
 """Cells that a key takes at most in a ranking: the beginning of a UUID tells it."""
+SPELLED = 54
+"""Cells from which a move is told by whole words; on fewer a document's own are worth more."""
 WIDE = 84
 """Cells that three rankings take; on fewer the bridge's and the old one's take turns."""
 _SHORT = {"entered": "in", "left": "out"}
@@ -224,13 +226,14 @@ class Rankings(Widget, can_focus=True):
         if tied(row, rows, others):
             glyph, word, style = "=", "tied", "$muted"
         judged = row.key in self._query.relevant
-        if not roomy:
+        spelled = width >= SPELLED
+        if not spelled:
             word = _SHORT.get(word, word.replace("down", "dn"))
         parts = [(f"{row.rank:>2} ", "$muted")]
         if self._query.relevant:
             parts.append(("★ " if judged else "  ", "bold $success"))
         if not self._blind.on:  # what moved up would tell the sides
-            parts.append((f"{glyph} {draw.fit(word, 8 if roomy else 5)}", style))
+            parts.append((f"{glyph} {draw.fit(word, 8 if spelled else 5)}", style))
         if width >= 32 and not self._blind.on:
             parts.append((draw.fit(score(row.distance, 5 if roomy else 4), 6 if roomy else 5), "$muted"))
         if roomy:
