@@ -144,8 +144,7 @@ class FaultsScreen(FilteredScreen):
         """Deciding is possible whenever the limits can be set, and there is something to decide."""
         if action != "decide":
             return ""
-        refused = ACTIONS["limits"].refusal(self.dashboard.view)
-        return refused if refused or self.groups else self.NOTHING
+        return ACTIONS["limits"].refusal(self.dashboard.view) if self.groups else self.NOTHING
 
     # -------------------------------------------------------------------------------------------------- data
 
