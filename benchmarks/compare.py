@@ -11,11 +11,13 @@ shows the next query's title, and its first document's text. Targets: cold < 20 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,9 +33,10 @@ from embedtui.engine.validate.evaluation import current_evaluation, remembered
 from embedtui.engine.validate.gate import decide_gate
 from embedtui.engine.validate.report import to_html
 from embedtui.engine.validate.run import CompareOptions
-from embedtui.model import Comparison, EmbeddingModel, QueryInput, Side
+from embedtui.model import Comparison, EmbeddingModel, Migration, QueryInput, Side
 from embedtui.postgres.connect import connect
 from embedtui.providers import make_embedder
+from embedtui.providers.base import Embedder
 from tests.kits.comparing import Vectors, connector, make_table, unit
 
 
@@ -56,7 +59,7 @@ def child(dsn: str, base_url: str) -> None:
     """The dashboard as an operator opens it."""
     from embedtui.engine import Engine
     from embedtui.tui.app import Dashboard
-    from embedtui.tui.run import responsive
+    from embedtui.tui.smooth import responsive
 
     settings = common.settings_for(dsn, base_url, table="docs")
     app = Dashboard(lambda sink: Engine(dsn, settings=settings, on_event=sink), remember=False)
@@ -64,22 +67,63 @@ def child(dsn: str, base_url: str) -> None:
         app.run()
 
 
-def moved(dsn: str, base_url: str, made: Comparison, size: tuple[int, int]) -> list[float]:
-    """Milliseconds of each move to the next query, until its title and its first document are on the screen."""
+def moved(
+    dsn: str, base_url: str, made: Comparison, size: tuple[int, int], keys: Sequence[str] = (DOWN,)
+) -> list[float]:
+    """Milliseconds of each move to the next query, until its title and its first document are on the screen.
+
+    The moves are made by ``keys``, one after the other.
+    """
     terminal = Terminal([sys.executable, "-m", "benchmarks.compare", "--child", dsn, base_url], size)
     try:
         terminal.wait(b"Overview")
         terminal.wait(b"docs")
         terminal.key("2", f"“{made.queries[0].text}”".encode())
         taken = []
-        for before, query in zip(made.queries, made.queries[1 : MOVES + 1], strict=False):
+        steps = zip(made.queries, made.queries[1 : MOVES + 1], itertools.cycle(keys), strict=False)
+        for before, query, key in steps:
             shows = [f"“{query.text}”"]
             if query.new[0].key != before.new[0].key:
                 shows.append(f"Document {query.new[0].key[0]}")
-            taken.append(terminal.key(DOWN, *(text.encode() for text in shows)))
+            taken.append(terminal.key(key, *(text.encode() for text in shows)))
         return taken
     finally:
         terminal.close()
+
+
+@contextmanager
+def prepared(
+    rows: int, queries: int, dimensions: int
+) -> Iterator[tuple[EmbeddedServer, LoopbackServer, Migration, dict[Side, Embedder | None], list[QueryInput]]]:
+    """A table with both sides on a server of its own, the API of both models, and judged queries."""
+    draw = np.random.default_rng(1)
+    meaning = draw.normal(size=(rows, 48))
+    old, new = (
+        unit(meaning @ draw.normal(size=(48, dimensions)) + 2 * draw.normal(size=(rows, dimensions))) for _ in range(2)
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedServer(Path(folder) / "pg", version=18) as server,
+        LoopbackServer({"old-model": near_rows(old, 1), "new-model": near_rows(new, 2)}, latency=0.2) as api,
+    ):
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION vector")
+        models = [EmbeddingModel(name, dimensions, base_url=api.base_url) for name in ("old-model", "new-model")]
+        migration = make_table(
+            server.dsn(),
+            [f"document {number} " + "with some words to read " * 20 for number in range(rows)],
+            old,
+            new,
+            old_model=models[0],
+            new_model=models[1],
+        )
+        embedders = {
+            side: make_embedder(model, environ={"OPENAI_API_KEY": api.key})
+            for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model))
+        }
+        step = rows / queries
+        asked = [QueryInput(f"query {int(n * step)}", (((str(int(n * step)),), 1.0),)) for n in range(queries)]
+        yield server, api, migration, embedders, asked
 
 
 def main() -> int:
@@ -93,12 +137,6 @@ def main() -> int:
     if given.child:
         child(*given.child)
         return 0
-    draw = np.random.default_rng(1)
-    meaning = draw.normal(size=(given.rows, 48))
-    old, new = (
-        unit(meaning @ draw.normal(size=(48, given.dimensions)) + 2 * draw.normal(size=(given.rows, given.dimensions)))
-        for _ in range(2)
-    )
     missed = 0
 
     def report(what: str, seconds: float, target: float) -> None:
@@ -106,30 +144,8 @@ def main() -> int:
         missed += seconds > target
         print(f"{'ok  ' if seconds <= target else 'SLOW'}  {what:<44} {seconds:8.3f} s   target {target:g} s")
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        EmbeddedServer(Path(folder) / "pg", version=18) as server,
-        LoopbackServer({"old-model": near_rows(old, 1), "new-model": near_rows(new, 2)}, latency=0.2) as api,
-    ):
-        with psycopg.connect(server.dsn(), autocommit=True) as conn:
-            conn.execute("CREATE EXTENSION vector")
-        models = [EmbeddingModel(name, given.dimensions, base_url=api.base_url) for name in ("old-model", "new-model")]
-        migration = make_table(
-            server.dsn(),
-            [f"document {number} " + "with some words to read " * 20 for number in range(given.rows)],
-            old,
-            new,
-            old_model=models[0],
-            new_model=models[1],
-        )
+    with prepared(given.rows, given.queries, given.dimensions) as (server, api, migration, embedders, asked):
         open_connection = connector(server.dsn())
-        embedders = {
-            side: make_embedder(model, environ={"OPENAI_API_KEY": api.key})
-            for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model))
-        }
-        step = given.rows / given.queries
-        asked = [QueryInput(f"query {int(n * step)}", (((str(int(n * step)),), 1.0),)) for n in range(given.queries)]
-
         began = time.perf_counter()
         made = compare(open_connection, migration, asked, embedders=embedders)
         made = decide_gate(open_connection, migration, made)

@@ -90,7 +90,10 @@ class WatchedEngine(SubprocessEngine):
         """The state as of now."""
         found = super().snapshot()
         said = self.application() if found.route.active is Side.OLD else ""
-        return replace(found, notices=(said, *found.notices)) if said else found
+        if not said:
+            return found
+        why = f"{said}." if found.next_act == "bridge" else found.next_why
+        return replace(found, notices=(said, *found.notices), next_why=why)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
@@ -27,6 +28,12 @@ class RankedRow:
     """An exact result that the side's index did not return."""
     deleted: bool = False
     """The row is gone since the search; its text is empty."""
+    title: str = ""
+    """What the table calls the row, where a column does; untrusted, too."""
+    fingerprint: int | None = None
+    """Of the content that was compared; None where that is not known."""
+    edited: bool = False
+    """Its content is another one since the comparison: the text is the present one, the place that of the earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,3 +239,15 @@ class QueryInput:
     """Set where a row of the table is the query: its own vectors serve, itself left out."""
     vector: tuple[float, ...] = ()
     """The old model's vector where the query log kept it."""
+
+
+def sign_test(wins: int, losses: int) -> float | None:
+    """Two-sided exact sign test (ties left out): probability of a split at least as uneven by tossing a coin.
+
+    Conover, "Practical Nonparametric Statistics", 1999, section 3.4. None without any win or loss.
+    """
+    n = wins + losses
+    if n == 0:
+        return None
+    tail = sum(math.comb(n, i) for i in range(min(wins, losses) + 1))
+    return min(1.0, float(2 * tail / 2**n))

@@ -101,6 +101,9 @@ class EvaluationStatus:
     judged_old: float | None = None
     """nDCG@10 of the old side where judgments exist."""
     judged_new: float | None = None
+    latency_old_ms: tuple[float, float] | None = None
+    """(p50, p95) of its searches as served; None where that was not measured."""
+    latency_new_ms: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

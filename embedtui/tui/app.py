@@ -27,7 +27,6 @@ from embedtui.tui.dialogs import ReportDialog
 from embedtui.tui.dialogs.bridging import BridgeDialog
 from embedtui.tui.engine import OpenEngine
 from embedtui.tui.old_model import ASKING, OldModelWatch
-from embedtui.tui.others import Others
 from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.panels.alerts import alert
 from embedtui.tui.remedies import worded
@@ -42,6 +41,7 @@ from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.settings import SettingsScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.searches import Rates, SearchMeter
+from embedtui.tui.tour import Guided
 from embedtui.tui.view import Link, View
 
 _RATES = 240
@@ -50,7 +50,7 @@ _EVENTS = 2000
 """Events of this process kept for Overview and Log."""
 
 
-class Dashboard(Others):
+class Dashboard(Guided):
     """The dashboard over one engine. Every change of the screen happens in the event loop, from a message."""
 
     TITLE = "embedtui"
@@ -79,6 +79,7 @@ class Dashboard(Others):
         ),
         *(Binding(key, f"goto('{name}')", title, show=False) for name, (key, title) in SCREENS.items()),
         Binding("f1", "perform('help')", "Help", show=False),
+        Binding("T", "tour", "Next hint", show=False),
         Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
     ]
 
@@ -177,6 +178,7 @@ class Dashboard(Others):
             detachable=self.bridge.detachable,
             busy=self._busy,
             readonly=self.readonly,
+            tour=self.tour.at if self.tour else None,
         )
 
     @property
@@ -206,6 +208,7 @@ class Dashboard(Others):
         """Show the present view on every screen of the front stack."""
         if not self.is_running:
             return
+        self.follow_tour(self.view)
         view = self.view
         # Panels report themselves one by one; beside a busy engine that spreads over some rounds of the loop. The
         # picture waits for all of them: one repaint a snapshot.
@@ -301,11 +304,6 @@ class Dashboard(Others):
         self.advances.pop(name, None)
         self._busy = tuple(each for each in self._busy if each != name)
         self.show()
-
-    def on_compared(self, message: messages.Compared) -> None:
-        """Keep the comparison for all screens."""
-        self.comparison = message.comparison
-        self.hand_on(message)
 
     def on_pointer_moved(self, message: messages.PointerMoved) -> None:
         """Screens may ask anew what is in the way."""

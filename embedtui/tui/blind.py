@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from embedtui.model import QueryComparison, Side
+from embedtui.model.evaluation import sign_test
+from embedtui.tui import figures
 
 
 @dataclass(slots=True)
@@ -31,10 +33,12 @@ class Blind:
         sums = Counter(self.given.values())
         if not sums:
             return "No verdict was given blind."
-        return (
+        said = (
             f"{len(self.given)} given blind: {sums['new']} for new, {sums['old']} for old,"
             f" {sums['same']} same, {sums['bad']} both bad."
         )
+        p = sign_test(sums["new"], sums["old"])
+        return said if p is None else f"{said} A coin would be as uneven {figures.percent(p)} of the time (sign test)."
 
     def sides(self, query: QueryComparison) -> tuple[Side, Side]:
         """The sides from left to right: old and new, or as drawn for this query."""

@@ -83,7 +83,7 @@ def wrapped(text: str, width: int, style: str = "", limit: int = 3) -> list[Cont
     broken = [each.rstrip() for each in Content.styled(text, style).wrap(width)]
     if len(broken) > limit:
         last = broken[limit - 1]
-        broken = [*broken[: limit - 1], cut(last, width - 1).append_text("…", style)]
+        broken = [*broken[: limit - 1], last.truncate(width - 1).rstrip().append_text("…", style)]
     return broken
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from textual.message import Message
 
 from embedtui.model import Comparison, Snapshot
-from embedtui.tui import messages
+from embedtui.tui import messages, smooth
 from embedtui.tui.asking import AskingApp
 from embedtui.tui.panels import happened
 from embedtui.tui.panels.alerts import Alert
@@ -92,13 +92,37 @@ class Others(AskingApp):
             self.bridge.read(lambda engine: engine.last_comparison(), messages.ComparisonRead, self.post_message)
 
     def read_comparison(self) -> None:
-        """Have the recorded comparison read, where there is one and none is known."""
-        if self.comparison is None and self.snapshot is not None and self.snapshot.evaluation is not None:
+        """Have the recorded comparison read: its rows as they are now."""
+        if self.snapshot is not None and self.snapshot.evaluation is not None:
             self.bridge.read(lambda engine: engine.last_comparison(), messages.ComparisonRead, self.post_message)
+
+    def on_compared(self, message: messages.Compared) -> None:
+        """Keep the comparison for all screens."""
+        self.comparison = message.comparison
+        smooth.loaded()
+        self.hand_on(message)
 
     def on_comparison_read(self, message: messages.ComparisonRead) -> None:
         """Keep it for all screens, unless a newer one came first."""
         known, found = self.comparison, message.comparison
-        if known is None or (found is not None and (found.evaluation_id or 0) > (known.evaluation_id or 0)):
+        if known is not None and found is not None and found.evaluation_id == known.evaluation_id:
+            found = _with_verdicts_of(known, found)
+            newer = found != known
+        else:
+            newer = known is None or (found is not None and (found.evaluation_id or 0) > (known.evaluation_id or 0))
+        if newer:
             self.comparison = found
-            self.hand_on(message)
+            smooth.loaded()
+            self.hand_on(messages.ComparisonRead(found))
+
+
+def _with_verdicts_of(known: Comparison, found: Comparison) -> Comparison:
+    """The same comparison read again: what was decided here meanwhile stays as it is on the screen."""
+    given = {query.query_id: query for query in known.queries}
+    queries = tuple(
+        replace(query, verdict=given[query.query_id].verdict, note=given[query.query_id].note)
+        if query.query_id in given
+        else query
+        for query in found.queries
+    )
+    return replace(found, queries=queries, measures=known.measures, at=known.at, checks=known.checks)

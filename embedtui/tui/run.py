@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import sys
-import threading
-from collections.abc import Iterator
 
 from embedtui import formatting
 from embedtui.errors import ExitCode
@@ -14,13 +10,9 @@ from embedtui.model import Phase
 from embedtui.tui import figures
 from embedtui.tui.app import Dashboard
 from embedtui.tui.engine import OpenEngine
+from embedtui.tui.smooth import responsive
 from embedtui.tui.terminal import signals_restored
-
-TURN_SECONDS = 0.0005
-"""How long a thread of the engine may keep the event loop waiting for the interpreter (Python's default is 5 ms). A key
-takes several turns beside busy threads, and waits this long for each."""
-LOADED_SECONDS = 10.0
-"""By then the engine, too, has loaded the modules it needs."""
+from embedtui.tui.tour import Tour
 
 
 def run_dashboard(
@@ -32,6 +24,7 @@ def run_dashboard(
     again: str = "embedtui run --follow",
     elsewhere: str = "",
     opens: str = "overview",
+    tour: bool = False,
 ) -> int:
     """Show the dashboard until the operator leaves; returns an exit code.
 
@@ -39,10 +32,11 @@ def run_dashboard(
     while it fails. The engine is closed on leaving. ``autostart`` begins the work at once, ``readonly`` only watches,
     ``notify`` rings the bell when somebody is needed, ``again`` is the command that goes on with the work,
     ``elsewhere`` the one that shows it in another terminal, where that is not plain, and ``opens`` the screen that is
-    shown first.
+    shown first; ``tour`` leads through a first migration.
     """
     app = Dashboard(open_engine, readonly=readonly, autostart=autostart, notify=notify, opens=opens)
     app.elsewhere = elsewhere
+    app.tour = Tour() if tour else None
     with signals_restored(), responsive():
         app.run()
     said = farewell(app, again)
@@ -65,23 +59,3 @@ def farewell(app: Dashboard, again: str) -> str:
         done = f"{figures.number(status.rows)} of {figures.number(status.total)}"
         return f"Stopped with {done} rows done. Go on: {again}"
     return f"This terminal no longer keeps the sides in sync. Go on: {again}"
-
-
-@contextlib.contextmanager
-def responsive() -> Iterator[None]:
-    """Set the interpreter up for a screen beside busy threads.
-
-    Turns are short, and the garbage collector no longer looks at what is loaded: its full passes, which the replies'
-    many objects bring about, stop every thread for 0.1 s otherwise. It never looks at it again, so leaving is quick.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(TURN_SECONDS)
-    gc.freeze()
-    again = threading.Timer(LOADED_SECONDS, gc.freeze)
-    again.daemon = True
-    again.start()
-    try:
-        yield
-    finally:
-        again.cancel()
-        sys.setswitchinterval(before)

@@ -73,6 +73,8 @@ class View:
     busy: tuple[str, ...] = ()
     """Names of the tasks under way from this terminal."""
     readonly: bool = False
+    tour: int | None = None
+    """Index of the tour's hint; None where nobody is led."""
 
     @property
     def stale(self) -> bool:

@@ -39,6 +39,7 @@ class StandIn(Engine):
         self.shown = snapshot
         self.calls: list[str] = []
         self.blocked: tuple[Blocker, ...] = ()
+        self.comparison: Comparison = states.COMPARISON
 
     def snapshot(self) -> Snapshot:
         return self.shown
@@ -101,7 +102,7 @@ class StandIn(Engine):
         return states.COMPARISON
 
     def last_comparison(self) -> Comparison | None:
-        return states.COMPARISON if self.shown.evaluation else None
+        return self.comparison if self.shown.evaluation else None
 
     def queries_of(self, given: str) -> Sequence[QueryInput]:
         self.calls.append(f"queries of {given}")

@@ -170,7 +170,19 @@ INDEXING = replace(
     next_why="The index is being built; reads and writes go on.",
 )  # fmt: skip
 
-EVALUATION = EvaluationStatus(4, ago(minutes=3), 60, 0.47, 14, "PASS", True, judged_old=0.412, judged_new=0.587)
+EVALUATION = EvaluationStatus(
+    4,
+    ago(minutes=3),
+    60,
+    0.47,
+    14,
+    "PASS",
+    True,
+    judged_old=0.412,
+    judged_new=0.587,
+    latency_old_ms=(2.1, 4.8),
+    latency_new_ms=(2.3, 5.2),
+)
 
 READY = replace(
     INDEXING,
@@ -313,6 +325,7 @@ STATES = {
     "fresh": FRESH,
     "running": RUNNING,
     "throttled": THROTTLED,
+    "cold": replace(RUNNING, backfill=replace(BACKFILL, hot_share=0.48, hot_holder="")),
     "rate-limited": RATE_LIMITED,
     "batch": BATCH,
     "bridged": BRIDGED,
@@ -411,7 +424,16 @@ def _query(number: int, text: str, kept: int, verdict: str) -> QueryComparison:
     )
 
 
+def _moved_on(query: QueryComparison) -> QueryComparison:
+    """The query with a row of each side that is not what it was when it was compared."""
+    old, new = list(query.old), list(query.new)
+    old[4] = replace(old[4], deleted=True, text="")
+    new[3] = replace(new[3], edited=True, title="How to rotate")
+    return replace(query, old=tuple(old), new=tuple(new))
+
+
 QUERIES = tuple(_query(i, *each) for i, each in enumerate(_QUERIES, 1))
+QUERIES = tuple(_moved_on(each) if each.query_id == 3 else each for each in QUERIES)
 
 MEASURES = Measures(
     queries=60, k=10, overlap=Interval(0.47, 0.42, 0.52), rbo=Interval(0.51, 0.46, 0.56), top1_kept=0.38, low_overlap=14,  # noqa: E501

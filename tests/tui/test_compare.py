@@ -231,8 +231,8 @@ async def test_small_screens_have_all_measures_too(shown: Open) -> None:
 
 async def test_the_bridges_ranking_has_its_place_at_any_width(shown: Open) -> None:
     """Side by side where there is room, else in turns; the cursor goes over all and keeps to its document."""
-    async with shown(states.READY, (160, 45)) as (app, pilot, _):
-        app.comparison = states.COMPARISON_BRIDGED
+    async with shown(states.READY, (160, 45)) as (app, pilot, engine):
+        app.comparison = engine.comparison = states.COMPARISON_BRIDGED
         await pilot.press("2")
         await until(pilot, lambda: isinstance(app.screen, CompareScreen))
         screen = front(app, CompareScreen)
@@ -266,7 +266,7 @@ async def test_the_bridges_ranking_has_its_place_at_any_width(shown: Open) -> No
 async def test_what_the_bridge_found_is_no_verdict_on_the_old_model(shown: Open) -> None:
     """Where it stands in for the old model nobody can say that this was better; hidden or not."""
     async with shown(states.READY) as (app, pilot, engine):
-        app.comparison = states.COMPARISON_BRIDGED
+        app.comparison = engine.comparison = states.COMPARISON_BRIDGED
         screen = await opened(app, pilot)
         await until(pilot, lambda: screen.shown)
         await pilot.press("down", "down", "o")

@@ -60,9 +60,8 @@ def cut_words(text: str, theirs: str) -> list[str]:
     """Lines in which an ellipsis follows words that are the screen's own."""
     found = []
     for line in text.splitlines():
-        before, ellipsis, _ = line.partition("…")
-        tail = before.rstrip()[-SHOWN:].strip()
-        if ellipsis and "more line" not in line and tail not in theirs:
+        tails = [line[:at].rstrip()[-SHOWN:].strip(" │─") for at, character in enumerate(line) if character == "…"]
+        if "more line" not in line and any(tail not in theirs for tail in tails):
             found.append(line)
     return found
 

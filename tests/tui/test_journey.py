@@ -339,8 +339,9 @@ async def test_faults_are_decided_one_and_all(database: str, api: LoopbackServer
         await ready(app, pilot)
         with psycopg.connect(database, autocommit=True) as conn:
             conn.execute(
-                "INSERT INTO embedtui.fault (migration, key, class, reason) SELECT m.id, ARRAY[n::text], 'row',"
-                " CASE WHEN n <= 250 THEN 'too long' ELSE 'refused [/] \x1b[31m' END"
+                # of the old side: those of rows with a fresh new vector are soon forgotten
+                "INSERT INTO embedtui.fault (migration, key, side, class, reason) SELECT m.id, ARRAY[n::text], 'old',"
+                " 'row', CASE WHEN n <= 250 THEN 'too long' ELSE 'refused [/] \x1b[31m' END"
                 " FROM embedtui.migration m, generate_series(1, 260) n"
             )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from rich.cells import cell_len
 from textual.pilot import Pilot
 from textual.widgets import TextArea
 
@@ -17,7 +19,7 @@ from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.reader import ReaderScreen
 from embedtui.tui.widgets.document import Document
 from embedtui.tui.widgets.listing import Listing
-from embedtui.tui.widgets.rankings import Rankings
+from embedtui.tui.widgets.rankings import Rankings, said_of
 from tests.tui import states
 from tests.tui.conftest import Open, front, picture, said, until
 from tests.tui.test_compare import opened
@@ -69,6 +71,26 @@ def test_a_deleted_hit_says_so() -> None:
     assert reading.text_at(query(), Side.OLD, 9) is None
 
 
+@pytest.mark.parametrize("width", [20, 27, 38, 46, 80])
+def test_what_a_row_is_by_now_fits_its_line(width: int) -> None:
+    title, plain = "The title of a document " * 4, "and its text " * 9
+    row = RankedRow(("123456789",), 1, 0.2, plain, title=title, edited=True)
+    for each in (
+        row,
+        replace(row, edited=False),
+        replace(row, title=""),
+        replace(row, title="T"),
+        replace(row, deleted=True),
+    ):
+        told = "".join(text for text, _ in said_of(each, width, "", roomy=width >= 44))
+        assert cell_len(told) == width, told
+        assert ("edited" in told) == (each.edited and not each.deleted and width >= 44)
+        assert ("(deleted)" in told) == each.deleted
+        assert each.deleted or each.title[:6] in told
+    assert "edited since" in reading.place(query(new=(row,)), Side.NEW, 1).plain
+    assert reading.text_at(query(new=(row,)), Side.NEW, 1) == f"{title}\n{plain}"
+
+
 def test_sides_are_drawn_by_chance_and_stay() -> None:
     blind = Blind()
     queries = [query(query_id=number) for number in range(400)]
@@ -86,6 +108,10 @@ def test_sides_are_drawn_by_chance_and_stay() -> None:
     assert len(blind.given) == 400
     assert f"{drawn.count((Side.OLD, Side.NEW))} for new" in blind.end()
     assert blind.refusal("left") and not blind.refusal("old")
+    blind.given = dict.fromkeys(range(9), "new") | {9: "old", 10: "same"}
+    assert "9 for new, 1 for old, 1 same" in blind.end() and "2 % of the time" in blind.end()  # 22 of 1,024
+    blind.given = {1: "bad"}
+    assert "sign test" not in blind.end()
 
 
 async def reader(app: Dashboard, pilot: Pilot[None]) -> ReaderScreen:

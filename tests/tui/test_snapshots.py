@@ -180,8 +180,8 @@ async def test_compare(shown: Open, size: tuple[int, int], tmp_path: Path) -> No
 @SIZES
 async def test_compare_through_a_bridge(shown: Open, size: tuple[int, int], tmp_path: Path) -> None:
     """Three rankings where there is room, else the bridge's and the old one's in turns; one alone; all figures."""
-    async with shown(states.READY, size) as (app, pilot, _):
-        app.comparison = states.COMPARISON_BRIDGED
+    async with shown(states.READY, size) as (app, pilot, engine):
+        app.comparison = engine.comparison = states.COMPARISON_BRIDGED
         await settle(app, pilot)
         await pilot.press("2")
         await until(pilot, lambda: isinstance(app.screen, CompareScreen))

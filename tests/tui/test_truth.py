@@ -12,6 +12,8 @@ import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from embedtui.engine import Engine
 from embedtui.errors import EmbedtuiError
 from embedtui.model import Snapshot
 from embedtui.tui.app import Dashboard
+from embedtui.tui.searches import SearchMeter
 from tests.kits.support import OLD, make_documents, settings_for
 from tests.tui.conftest import picture, until
 
@@ -276,7 +279,20 @@ async def test_every_number_is_what_the_database_holds(
     truth.edited = 24
     engine.run(stop)
     engine.cutover(10, override={"gate": "test"})
-    await all_true(engine, truth, tmp_path, share="90 %", new="10 %", rollback=f"24 stale, {WITHOUT_OLD} missing")
+    took = [
+        truth.one(
+            f"SELECT measures #> '{{measures,latency_{side}_ms}}' FROM embedtui.evaluation ORDER BY id DESC LIMIT 1"
+        )
+        for side in ("old", "new")
+    ]
+    latency = " +".join(f"{mark} {each[0]:.1f}, {each[1]:.1f} ms" for mark, each in zip("◇◆", took, strict=True))
+    await all_true(
+        *(engine, truth, tmp_path),
+        share="90 %",
+        new="10 %",
+        rollback=f"24 stale, {WITHOUT_OLD} missing",
+        latency=latency,
+    )
     engine.cutover(override={"gate": "test", "sync": "test", "coverage": "test"})
     assert truth.without("embedding") == WITHOUT_OLD
     overview = await all_true(
@@ -305,3 +321,30 @@ async def test_every_number_is_what_the_database_holds(
         assert spent in overview and "in sync" not in overview and "the old side is gone" in overview
         cutover = await text_of(app, pilot, "cutover")
         assert "moves all reads back" not in cutover and "the old side is gone" in cutover
+
+
+def test_searches_a_second_are_what_the_counters_moved(engine: Engine, truth: Truth) -> None:
+    """Of each side, over the time between two readings, with a Router that comes in between."""
+    engine.run(threading.Event(), until=1)
+    meter, shown = SearchMeter(), None
+    before = 0.0
+    sums = {"old": 0, "new": 0}
+    for step, (old, new) in enumerate([(0, 0), (40, 8), (35, 16), (50, 12), (44, 20)]):
+        if step == 0:
+            truth._conn.execute(
+                "INSERT INTO embedtui.listener (id, name, host, pid, application, epoch, epoch_seen_at, searches_old,"
+                " searches_new) VALUES (gen_random_uuid(), 'documents', 'web', 1, 'search-api', 1, now(), 500, 700)"
+            )
+            before = truth.one("SELECT sum(searches_old + searches_new)::float8 FROM embedtui.listener")
+        truth._conn.execute(
+            "UPDATE embedtui.listener SET searches_old = searches_old + %s, searches_new = searches_new + %s,"
+            " heartbeat = now()",
+            [old, new],
+        )
+        sums = {"old": sums["old"] + old, "new": sums["new"] + new}
+        snapshot = engine.snapshot()
+        shown = meter.add(replace(snapshot, as_of=snapshot.as_of + timedelta(seconds=2 * step)))
+    moved = truth.one("SELECT sum(searches_old + searches_new)::float8 FROM embedtui.listener") - before
+    assert shown is not None
+    assert moved == sum(sums.values())
+    assert shown == pytest.approx((sums["old"] / 8, sums["new"] / 8), rel=0.1)

@@ -239,7 +239,7 @@ class Stages:
                 self._await_old_side(sync)
                 return
             else:
-                self._job.doing("keeping both sides current")
+                self._job.doing("keeping both in sync")
                 self._flip_if_due()
                 self._job.stop.wait(1.0)
         raise self._why_stopped()

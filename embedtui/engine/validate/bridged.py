@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 from embedtui.arrays import np
 from embedtui.engine.validate import measures
-from embedtui.engine.validate.ranking import SearchedQuery, rank
+from embedtui.engine.validate.ranking import SearchedQuery, rank, ranked
 from embedtui.engine.validate.run import JUDGED_DEPTH, Queries, Run
 from embedtui.engine.validate.searching import Rankings
 from embedtui.model import BridgedMeasures, Comparison, Key, Migration, QueryComparison, RankedRow, Side
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.sides.texts import row_texts
+from embedtui.postgres.sides.hits import Hit, read_hits
 from embedtui.postgres.state.bridges import load_map
 from embedtui.postgres.state.queries import StoredQuery, load_vectors
 from embedtui.postgres.state.route import read_status
@@ -61,7 +61,7 @@ def add_bridged(conn: Connection, run: Run, comparison: Comparison, bridged: Bri
     """The comparison with its third side: at queries that have an old one, and as queries that have no other."""
     k = comparison.k
     shown = {key for found in rankings.values() for side in Side for key, _ in found[side][:k]}
-    texts = row_texts(conn, run.migration, sorted(shown))
+    hits = read_hits(conn, run.migration, sorted(shown))
     made = {query.query_id: query for query in comparison.queries}
     unknown = f"{run.migration.old_model.called} made no vector of it"
     judged: list[tuple[float, float]] = []
@@ -76,7 +76,7 @@ def add_bridged(conn: Connection, run: Run, comparison: Comparison, bridged: Bri
         if any(gain > 0 for gain in gains.values()):
             ndcg, new = (measures.ndcg([key for key, _ in found[side]], gains, JUDGED_DEPTH) for side in Side)
             judged.append((ndcg, new))
-        beside = rank(SearchedQuery(query, found, ndcg={Side.NEW: new}), texts, k)
+        beside = rank(SearchedQuery(query, found, ndcg={Side.NEW: new}), hits, k)
         searched.append(beside)
         if query.id in made:
             made[query.id] = replace(made[query.id], bridged=beside.old, ndcg_bridged=ndcg)
@@ -124,14 +124,16 @@ def packed(query: QueryComparison) -> dict[str, object]:
     }
 
 
-def unpacked(query: QueryComparison, entry: Mapping[str, object], texts: Mapping[Key, str]) -> QueryComparison:
+def unpacked(
+    query: QueryComparison, entry: Mapping[str, object], hits: Mapping[Key, Hit], compared: Mapping[Key, int]
+) -> QueryComparison:
     """The query with its third side as :func:`packed` kept it."""
     kept = entry.get("bridged")
     if not isinstance(kept, list):
         return query
     places = {row.key: row.rank for row in query.new}
     rows = tuple(
-        RankedRow(key, number, distance, texts.get(key, ""), places.get(key), deleted=key not in texts)
+        ranked(key, number, distance, hits, compared, other_rank=places.get(key))
         for number, (key, distance) in enumerate(((tuple(parts), distance) for parts, distance in kept), 1)
     )
     ndcg, unknown = entry.get("ndcg_bridged"), entry.get("old_unknown")

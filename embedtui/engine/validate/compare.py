@@ -20,7 +20,7 @@ from embedtui.errors import NotClean, Refused
 from embedtui.model import Comparison, Key, Migration, QueryComparison, QueryInput, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import vector_text
-from embedtui.postgres.sides.texts import row_texts
+from embedtui.postgres.sides.hits import read_hits
 from embedtui.postgres.state.bridges import load_map
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.queries import StoredQuery, Vector
@@ -138,10 +138,10 @@ def ad_hoc(
         if version is not None and (mapping := load_map(conn, version, migration.vector_schema)) is not None:
             through = _search(conn, run, Side.OLD, mapping(vectors[Side.NEW]), k)
         shown = [key for ranking in (*found.values(), through) for key, _ in ranking]
-        contents = row_texts(conn, migration, shown)
+        hits = read_hits(conn, migration, shown)
     typed = StoredQuery(0, QueryInput(text), "")
-    asked = rank(SearchedQuery(typed, found), contents, k)
-    beside = rank(SearchedQuery(typed, {Side.OLD: through, Side.NEW: found[Side.NEW]}), contents, k)
+    asked = rank(SearchedQuery(typed, found), hits, k)
+    beside = rank(SearchedQuery(typed, {Side.OLD: through, Side.NEW: found[Side.NEW]}), hits, k)
     if old_unknown and through:
         asked = replace(beside, old=())
     return replace(asked, old_unknown=old_unknown, bridged=beside.old if through else ())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 from psycopg import sql
 
-from embedtui.engine.validate import measures
 from embedtui.engine.validate.bridged import packed, unpacked
 from embedtui.engine.validate.ranking import SearchedQuery, rank
 from embedtui.formatting import counted, percent
@@ -26,10 +25,11 @@ from embedtui.model import (
     Side,
     SweepPoint,
 )
+from embedtui.model.evaluation import sign_test
 from embedtui.postgres.connect import Connection, operator_name
 from embedtui.postgres.indexes.existing import approximate_index
 from embedtui.postgres.sides.both import count_rows
-from embedtui.postgres.sides.texts import row_texts
+from embedtui.postgres.sides.hits import read_hits
 from embedtui.postgres.state.evaluations import NewEvaluation, add_evaluation, newest_evaluation, newest_summary
 from embedtui.postgres.state.movement import read_movement
 from embedtui.postgres.state.queries import StoredQuery, load_queries
@@ -81,6 +81,8 @@ def record(conn: Connection, migration: Migration, comparison: Comparison, void_
         "low_overlap": figures.low_overlap,
         "ndcg_old": figures.ndcg_old.mean if figures.ndcg_old is not None else None,
         "ndcg_new": figures.ndcg_new.mean if figures.ndcg_new is not None else None,
+        "latency_old_ms": figures.latency_old_ms,
+        "latency_new_ms": figures.latency_new_ms,
     }
     number, at = add_evaluation(
         conn,
@@ -92,6 +94,7 @@ def record(conn: Connection, migration: Migration, comparison: Comparison, void_
             measures={
                 "measures": asdict(figures),
                 "rankings": [_packed(query) for query in comparison.queries],
+                "contents": _contents(comparison),
                 "partial": comparison.partial,
                 "where": comparison.where,
             },
@@ -125,10 +128,12 @@ def remembered(conn: Connection, migration: Migration, unchanged: SeenState | No
     entries = [entry for entry in kept["rankings"] if entry["id"] in queries]
     found = [(_searched(queries[entry["id"]], entry), entry) for entry in entries]
     shown = {tuple(place[0]) for entry in kept["rankings"] for side in _SHOWN if side in entry for place in entry[side]}
-    texts = row_texts(conn, migration, sorted(shown))
+    hits = read_hits(conn, migration, sorted(shown))
+    # recorded by an earlier version, contents have no fingerprints: what was edited is not known
+    compared = {tuple(key): fingerprint for key, fingerprint in kept.get("contents", ())}
     comparison = Comparison(
         k=stored.k,
-        queries=tuple(unpacked(rank(query, texts, stored.k), entry, texts) for query, entry in found),
+        queries=tuple(unpacked(rank(query, hits, stored.k, compared), entry, hits, compared) for query, entry in found),
         measures=_unpacked(kept["measures"]),
         partial=kept["partial"],
         evaluation_id=stored.id,
@@ -168,7 +173,7 @@ def with_verdicts(conn: Connection, comparison: Comparison) -> Comparison:
         comparison.measures,
         wins_new=wins["new"],
         wins_old=wins["old"],
-        verdict_p=measures.sign_test(wins["new"], wins["old"]),
+        verdict_p=sign_test(wins["new"], wins["old"]),
     )
     return replace(comparison, queries=queries, measures=figures)
 
@@ -183,6 +188,13 @@ def _packed(query: QueryComparison) -> dict[str, object]:
         "index_recall": query.index_recall,
         **packed(query),
     }
+
+
+def _contents(comparison: Comparison) -> list[list[object]]:
+    """Keys of all results, with the fingerprint of the content that was compared."""
+    rows = (row for query in comparison.queries for side in (query.old, query.bridged, query.new) for row in side)
+    known = {row.key: row.fingerprint for row in rows if row.fingerprint is not None}
+    return [[list(key), fingerprint] for key, fingerprint in sorted(known.items())]
 
 
 def _searched(query: StoredQuery, entry: Mapping[str, Any]) -> SearchedQuery:
@@ -241,7 +253,14 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
         why_void=why,
         judged_old=newest.summary["ndcg_old"],
         judged_new=newest.summary["ndcg_new"],
+        # recorded by an earlier version, the summary has none
+        latency_old_ms=_pair(newest.summary.get("latency_old_ms")),
+        latency_new_ms=_pair(newest.summary.get("latency_new_ms")),
     )
+
+
+def _pair(kept: Sequence[float] | None) -> tuple[float, float] | None:
+    return (kept[0], kept[1]) if kept else None
 
 
 def _why_void(conn: Connection, migration: Migration, seen: SeenState, share: float) -> str:

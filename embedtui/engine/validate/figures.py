@@ -16,7 +16,7 @@ from embedtui.model import Comparison, Distance, IndexMethod, Interval, Key, Mea
 from embedtui.postgres.catalog.vectors import is_unit
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.both import count_gone, vector_lengths
-from embedtui.postgres.sides.texts import row_texts
+from embedtui.postgres.sides.hits import read_hits
 from embedtui.postgres.state.queries import StoredQuery
 
 LENGTHS = 1000
@@ -51,7 +51,7 @@ def put_together(
     if not rankings:
         raise NotClean("Not one search came back in time.", hint="Allow more time, or compare on a replica.")
     shown = {key for found in rankings.values() for side in Side for key, _ in found[side][:k]}
-    texts = row_texts(conn, run.migration, sorted(shown))
+    hits = read_hits(conn, run.migration, sorted(shown))
     recalls = {side: searched.index_recalls(side, k) for side in searched.indexes}
     made: list[QueryComparison] = []
     judged: _Judged = defaultdict(list)
@@ -70,7 +70,7 @@ def put_together(
             ndcg=_judge(query, keys, served, judged),
             index_recall=recalls.get(Side.NEW, {}).get(position),
         )
-        made.append(rank(found, texts, k))
+        made.append(rank(found, hits, k))
     told = (
         *unknown,
         *searched.unknown,

@@ -171,17 +171,5 @@ def randomisation_test(differences: Sequence[float], *, resamples: int = 10_000,
     return (extreme + 1) / (resamples + 1)
 
 
-def sign_test(wins: int, losses: int) -> float | None:
-    """Two-sided exact sign test (ties left out): probability of a split at least as uneven by tossing a coin.
-
-    Conover, "Practical Nonparametric Statistics", 1999, section 3.4. None without any win or loss.
-    """
-    n = wins + losses
-    if n == 0:
-        return None
-    tail = sum(math.comb(n, i) for i in range(min(wins, losses) + 1))
-    return min(1.0, float(2 * tail / 2**n))
-
-
 def _positive(gains: Mapping[Any, float]) -> dict[Any, float]:
     return {key: gain for key, gain in gains.items() if gain > 0}

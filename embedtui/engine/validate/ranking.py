@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from embedtui.engine.validate import measures
 from embedtui.model import Key, QueryComparison, RankedRow, Side
+from embedtui.postgres.sides.hits import Hit
 from embedtui.postgres.state.queries import StoredQuery
 
 
@@ -23,8 +24,38 @@ class SearchedQuery:
     index_recall: float | None = None
 
 
-def rank(found: SearchedQuery, texts: Mapping[Key, str], k: int) -> QueryComparison:
-    """The first ``k`` of both rankings with each row's text and its rank on the other side."""
+def ranked(
+    key: Key,
+    rank: int,
+    distance: float,
+    hits: Mapping[Key, Hit],
+    compared: Mapping[Key, int],
+    *,
+    other_rank: int | None,
+    missed: bool = False,
+) -> RankedRow:
+    """A result as its row is now; ``compared`` are the fingerprints of contents as they were, where that is known."""
+    hit = hits.get(key)
+    if hit is None:
+        return RankedRow(key, rank, distance, "", other_rank, missed, deleted=True, fingerprint=compared.get(key))
+    then = compared.get(key, hit.fingerprint)
+    return RankedRow(
+        key,
+        rank,
+        distance,
+        hit.text,
+        other_rank,
+        missed,
+        title=hit.title,
+        fingerprint=then,
+        edited=then != hit.fingerprint,
+    )
+
+
+def rank(
+    found: SearchedQuery, hits: Mapping[Key, Hit], k: int, compared: Mapping[Key, int] | None = None
+) -> QueryComparison:
+    """The first ``k`` of both rankings with each row's text and its rank on the other side; see :func:`ranked`."""
     query = found.query.query
     keys = {side: [key for key, _ in found.rankings[side][:k]] for side in Side}
     ranks = {side: {key: rank for rank, key in enumerate(of_side, 1)} for side, of_side in keys.items()}
@@ -32,8 +63,10 @@ def rank(found: SearchedQuery, texts: Mapping[Key, str], k: int) -> QueryCompari
     def rows(side: Side) -> tuple[RankedRow, ...]:
         missed = found.missed.get(side, set())
         return tuple(
-            RankedRow(
-                key, rank, distance, texts.get(key, ""), ranks[side.other].get(key), key in missed, key not in texts
+            ranked(
+                *(key, rank, distance, hits, compared or {}),
+                other_rank=ranks[side.other].get(key),
+                missed=key in missed,
             )
             for rank, (key, distance) in enumerate(found.rankings[side][:k], 1)
         )

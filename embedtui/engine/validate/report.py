@@ -44,6 +44,7 @@ _PARTS = ("html", "js")
 _COLUMNS = (
     *("query_id", "query", "overlap", "rbo", "ndcg_old", "ndcg_new", "verdict", "note"),
     *("side", "rank", "key", "distance", "other_rank", "relevant", "missed_by_index", "text"),
+    *("title", "since"),
 )
 
 _OPERATORS = {"new": "new better", "old": "old better", "same": "same", "bad": "both bad"}
@@ -77,8 +78,13 @@ def to_csv(comparison: Comparison) -> str:
             for row in rows:
                 relevant = int(row.key in query.relevant) if query.relevant else ""
                 place = [side, row.rank, _cell(_key(row)), repr(row.distance), row.other_rank or "", relevant]
-                writer.writerow([*about, *place, int(row.missed), _cell(row.text)])
+                writer.writerow([*about, *place, int(row.missed), _cell(row.text), _cell(row.title), _since(row)])
     return out.getvalue()
+
+
+def _since(row: RankedRow) -> str:
+    """What became of the row after the comparison."""
+    return "deleted" if row.deleted else "edited" if row.edited else ""
 
 
 def _cell(text: str) -> str:
@@ -374,6 +380,8 @@ def _ranking(query: QueryComparison, name: str) -> str:
         glyph, word, style = _move(row, side)
         tags = "<span class=tag>judged relevant</span> " if judged else ""
         tags += '<span class="tag bad">missed by the index</span> ' if row.missed else ""
+        tags += f'<span class="tag bad">{_since(row)} since</span> ' if _since(row) else ""
+        tags += f"<b>{_html(_excerpt(row.title))}</b> " if row.title else ""
         rows.append(
             f"<li{' class=judged' if judged else ''}><span class=rank>{row.rank}</span>"
             f'<span class="move {style}" title="{word}">{glyph}</span><span class=body>'

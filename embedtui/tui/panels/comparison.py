@@ -202,9 +202,23 @@ def headline(query: QueryComparison, blind: Blind) -> Content:
     return draw.line(*parts)
 
 
+def changed(row: RankedRow) -> str:
+    """What became of a row since the comparison; empty where nothing did."""
+    return "deleted" if row.deleted else "edited since" if row.edited else ""
+
+
+def text_of(row: RankedRow) -> str:
+    """A document to read: its title, where the table has one, over its text; or that it is no more."""
+    if row.deleted:
+        return "This row was deleted after the comparison."
+    return "\n".join(each for each in (safe.line(row.title), safe.block(row.text)) if each)
+
+
 def whereabouts(row: RankedRow, query: QueryComparison) -> Content:
     """A document's key, with rank and distance on each side."""
     parts: list[draw.Part] = [f"Document {safe.line(', '.join(row.key), 40)}"]
+    if row.deleted or row.edited:
+        parts.append((f"  {changed(row)}", "bold $warning"))
     sides = {"old": query.old, **({BRIDGED: query.bridged} if query.bridged else {}), "new": query.new}
     for side, rows in sides.items():
         found = next((each for each in rows if each.key == row.key), None)
@@ -235,6 +249,8 @@ def as_text(query: QueryComparison) -> str:
         if not rows and (side == BRIDGED or query.bridged):
             continue
         out.append(side)
-        out += [f"{row.rank:>3}  {row.distance:.4f}  {', '.join(row.key)}  {safe.line(row.text, 160)}" for row in rows]
+        for row in rows:
+            said = "  ".join(safe.line(each, 160) for each in (changed(row), row.title, row.text) if each)
+            out.append(f"{row.rank:>3}  {row.distance:.4f}  {', '.join(row.key)}  {said}")
         out.append("")
     return "\n".join(out)

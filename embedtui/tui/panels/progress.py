@@ -101,6 +101,7 @@ def _serving(view: View, snapshot: Snapshot, rows: list[Content], width: int, he
     if not view.searches:
         told = ("  not known yet",) if snapshot.route.listeners else ("  no Router tells",)
     rows[-1] = draw.fitting(width, *(draw.line(rows[-1], (each, "$muted")) for each in told), rows[-1])
+    rows.append(_latency(snapshot, width))
     rows.append(_spent(snapshot, width))
     whose = (" by the new model; the old side's are not counted", " by the new model", "")
     tokens = draw.field("tokens", figures.short(snapshot.backfill.tokens))
@@ -114,6 +115,22 @@ def _serving(view: View, snapshot: Snapshot, rows: list[Content], width: int, he
             # one scale for both: what moves from one to the other is seen
             rows += draw.chart([pair[side] for pair in view.searches], width, tall, style, top=top)
     return draw.lines((draw.cut(each, width) for each in rows), height)
+
+
+def _latency(snapshot: Snapshot, width: int) -> Content:
+    """What a search of each side takes, by the searches of the newest comparison; services' own are not told."""
+    found = snapshot.evaluation
+    taken = None if found is None else (found.latency_old_ms, found.latency_new_ms)
+    if found is None or taken is None or None in taken:
+        return draw.field("latency", ("not measured: no comparison tells", "$muted"))
+    parts: list[draw.Part] = []
+    for glyph, style, pair in zip("◇◆", ("$old", "$new"), taken, strict=True):
+        assert pair is not None
+        parts += [(f"{glyph} {pair[0]:.1f}, {pair[1]:.1f} ms", style), "  "]
+    line = draw.field("latency", *parts[:-1])
+    at = draw.when(found.at, snapshot.as_of)
+    said = (f"  p50, p95 of the comparison of {at}", f"  p50, p95 when compared, {at}", "  p50, p95", "")
+    return draw.fitting(width, *(draw.line(line, (each, "$muted")) for each in said))
 
 
 def _share(snapshot: Snapshot) -> float | None:
@@ -158,7 +175,7 @@ def _hot_share(snapshot: Snapshot) -> list[draw.Part]:
     # The server counts both figures on its own time, so that their quotient can be above 1 for a moment.
     share = figures.percent(min(1.0, status.hot_share))
     if status.hot_share < 0.5:
-        return [(share, "$warning"), (f" ! {safe.line(status.hot_holder) or 'updates leave their page'}", "$warning")]
+        return [(share, "$warning"), (f" ! {safe.line(status.hot_holder) or 'leave their page'}", "$warning")]
     return [share, (" stay on their page", "$muted")]
 
 

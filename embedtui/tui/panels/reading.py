@@ -9,7 +9,7 @@ from textual.content import Content, Span
 from embedtui.model import QueryComparison, RankedRow, Side
 from embedtui.tui import draw, safe
 from embedtui.tui.blind import Blind
-from embedtui.tui.panels.comparison import MARKED, VERDICTS, words_of
+from embedtui.tui.panels.comparison import MARKED, VERDICTS, changed, text_of, words_of
 from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES, TIE
 
 VERDICT_KEYS = {
@@ -47,16 +47,16 @@ def row_at(query: QueryComparison, side: Side, rank: int) -> RankedRow | None:
 
 
 def text_at(query: QueryComparison, side: Side, rank: int) -> str | None:
-    """Its text; None where there is no such row, or it was deleted."""
+    """Its title and text; None where there is no such row, or it was deleted."""
     row = row_at(query, side, rank)
-    return None if row is None or row.deleted else row.text
+    return None if row is None or row.deleted else text_of(row)
 
 
 def document(query: QueryComparison, text: str | None, other: str | None) -> Content:
     """A text with the query's words underlined, and those that the other text has, too, in colour."""
     if text is None:
         return Content.styled("Nothing here: no such rank, or the row was deleted.", "$muted")
-    plain = safe.block(text)
+    plain = text
     asked, shared = words_of(query.text), words_of(other or "")
     spans = []
     for each in re.finditer(r"\w+", plain):
@@ -87,6 +87,7 @@ def place(query: QueryComparison, side: Side, rank: int) -> Content:
         f"  {safe.line(', '.join(row.key), 40)}",
         (f" at {row.distance:.3f}{gap}{elsewhere}", "$muted"),
         ("  missed by the index" if row.missed else "", "$error"),
+        (f"  {changed(row)}" if changed(row) else "", "bold $warning"),
     )
 
 

@@ -15,6 +15,7 @@ from textual.widgets import Input
 
 from embedtui.tui.actions import ACTIONS, READONLY, footer
 from embedtui.tui.engine import Engine
+from embedtui.tui.tour import tour_line
 from embedtui.tui.view import View
 from embedtui.tui.widgets import chrome
 from embedtui.tui.widgets.chrome import Key
@@ -45,8 +46,11 @@ class DashboardScreen(Screen[None]):
 
     ALLOW_IN_MAXIMIZED_VIEW = "#footer"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("z", "zoom", "Zoom", show=False, tooltip="The part with the focus on the whole screen, and back.")
+        Binding("z", "zoom", "Zoom", show=False, tooltip="The part with the focus on the whole screen, and back."),
+        Binding("enter", "open", "Open", show=False, tooltip="More of what is marked, where there is more."),
     ]
+    NOTHING = ""
+    """A refusal that means that there is nothing for a key to do: then the footer does not offer it."""
 
     def __init__(self) -> None:
         """Nothing is styled yet."""
@@ -66,6 +70,7 @@ class DashboardScreen(Screen[None]):
             id="rail",
         )
         yield from self.body()
+        yield Panel(tour_line, id="tour")
         yield Panel(lambda view, width, _: chrome.footer(view, self.keys(view), width), id="footer")
 
     def body(self) -> ComposeResult:
@@ -75,6 +80,7 @@ class DashboardScreen(Screen[None]):
     def show(self, view: View) -> None:
         """Show ``view`` on every panel; a screen with more than panels extends this."""
         self.set_class(view.stale, "-stale")
+        self.set_class(view.tour is not None, "-tour")
         for panel in self.query(Panel):
             panel.show(view)
 
@@ -100,7 +106,8 @@ class DashboardScreen(Screen[None]):
         refused = {each.action: self.refusal(actions.parse(each.action)[1]) for each in own}
         ended = view.phase.ended
         # what never does anything here, or no more, takes no room
-        own = [each for each in own if refused[each.action] != READONLY and not (ended and refused[each.action])]
+        pointless = {READONLY, *([self.NOTHING] if self.NOTHING else [])}
+        own = [each for each in own if refused[each.action] not in pointless and not (ended and refused[each.action])]
         keys = [
             Key(each.key_display or each.key, each.description, f"screen.{each.action}", not refused[each.action])
             for each in own[:_OWN_KEYS]
@@ -125,6 +132,12 @@ class DashboardScreen(Screen[None]):
             self.minimize()
         elif self.focused is not None:
             self.maximize(self.focused, container=False)
+        else:
+            self.dashboard.say("No part has the focus: Tab gives it to the next.", title="Zoom", severity="warning")
+
+    def action_open(self) -> None:
+        """Enter, where the part with the focus does nothing by it: say what helps."""
+        self.dashboard.say("Enter opens nothing here; ? lists the keys.")
 
     def refuse(self, action: str, title: str = "") -> bool:
         """Whether ``action`` is impossible now; then it is said why."""

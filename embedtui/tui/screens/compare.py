@@ -74,10 +74,9 @@ class CompareScreen(VerdictScreen):
     def opened(self) -> None:
         """Show the newest comparison, or read it."""
         comparison = self.dashboard.comparison
-        if comparison is None:
-            self.dashboard.read_comparison()
-        elif comparison is not self.comparison:
+        if comparison is not None and comparison is not self.comparison:
             self._take(comparison)
+        self.dashboard.read_comparison()
         if self.focused is None:
             self.listing.focus()
 
@@ -164,6 +163,12 @@ class CompareScreen(VerdictScreen):
         """Read the chosen query at the rank under the cursor."""
         if self.chosen_query is not None:
             self.dashboard.push_screen(ReaderScreen(self, self.query_one(Rankings).rank))
+        else:
+            self.dashboard.say("No query is listed.", title="Read", severity="warning")
+
+    def action_open(self) -> None:
+        """Enter on the rankings or the document reads them."""
+        self.action_read()
 
     def action_figures(self) -> None:
         """Show all measures instead of the rankings, for screens too small for both; or the rankings again."""

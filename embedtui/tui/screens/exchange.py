@@ -77,6 +77,8 @@ class ExchangeScreen(FilteredScreen):
         chosen = self.chosen_query
         if chosen is not None:
             self.dashboard.hand_out(lines.as_text(chosen), f"query-{chosen.query_id}.txt")
+        else:
+            self.dashboard.say("No query is listed.", title="Copy", severity="warning")
 
     def action_export(self) -> None:
         """Have the comparison written down in each form."""

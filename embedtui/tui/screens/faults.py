@@ -57,6 +57,7 @@ class FaultsScreen(FilteredScreen):
     NAME = "faults"
     LIST = "#groups"
     AUTO_FOCUS = "#groups"
+    NOTHING = "There are no faulty rows."
     KEYS = ("decide('retry')", "decide('skip')", "decide('truncate')")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "decide('retry')", "Retry", tooltip="Embed this row again; on a group, all its open rows."),
@@ -143,8 +144,7 @@ class FaultsScreen(FilteredScreen):
         """Deciding is possible whenever the limits can be set, and there is something to decide."""
         if action != "decide":
             return ""
-        refused = ACTIONS["limits"].refusal(self.dashboard.view)
-        return refused if refused or self.groups else "There are no faulty rows."
+        return ACTIONS["limits"].refusal(self.dashboard.view) if self.groups else self.NOTHING
 
     # -------------------------------------------------------------------------------------------------- data
 
@@ -184,6 +184,11 @@ class FaultsScreen(FilteredScreen):
     def group_chosen(self) -> None:
         """Enter goes to its rows."""
         self._rows.focus()
+
+    @on(Listing.Chosen, "#fault-rows")
+    def row_chosen(self) -> None:
+        """Enter goes to its text."""
+        self.query_one("#fault-detail").focus()
 
     @on(Listing.Moved, "#fault-rows")
     def row_moved(self) -> None:
@@ -240,6 +245,7 @@ class FaultsScreen(FilteredScreen):
             return
         row = self.row(self._rows.cursor) if self._rows.has_focus else None
         if self._rows.has_focus and row is None:
+            self.dashboard.say("That row is being read.", severity="warning")
             return
 
         if what == "retry":
@@ -296,6 +302,8 @@ class FaultsScreen(FilteredScreen):
                 for row in rows
             )
             self.dashboard.hand_out(text, "faults.tsv")
+        else:
+            self.dashboard.say("No row is listed.", title="Copy", severity="warning")
 
     # ------------------------------------------------------------------------------------------------ pictures
 

@@ -50,6 +50,7 @@ _SIGNS = (
     ("!", "$warning", "look at this"),
     ("✗", "$error", "failed"),
     ("?", "$warning", "not known"),
+    ("~", "$warning", "edited since it was compared"),
     *((*theme.CONDITION[each][::2], theme.CONDITION[each][1]) for each in theme.CONDITION),
     ("—", "$muted", "unknown yet"),
 )

@@ -128,6 +128,14 @@ class LogScreen(FilteredScreen):
         text = "\n".join(f"{each.at.isoformat()}\t{each.who}\t{each.text}" for each in self.entries)
         if text:
             self.dashboard.hand_out(text + "\n", "log.tsv")
+        else:
+            self.dashboard.say("No line is listed.", title="Export", severity="warning")
+
+    @on(Listing.Chosen, "#log")
+    def chosen(self, message: Listing.Chosen) -> None:
+        """Enter says the line in full."""
+        entry = self.entries[message.index]
+        self.dashboard.say(entry.text, title=f"{draw.when(entry.at, None)} {entry.who}".rstrip())
 
     def _paint(self, index: int, width: int) -> Content | None:
         entry = self.entries[index]

@@ -103,6 +103,8 @@ class PlanScreen(DashboardScreen):
         """Hand out the SQL as text."""
         if self.plan is not None:
             self.dashboard.hand_out(sql_text(self.plan), "plan.sql")
+        else:
+            self.dashboard.say("The plan is not read yet.", title="Copy", severity="warning")
 
     def _fill(self) -> None:
         self.query_one("#plan-line", Panel).show(self.dashboard.view)

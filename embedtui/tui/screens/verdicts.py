@@ -35,6 +35,8 @@ class VerdictScreen(ExchangeScreen):
         Binding("V", "blind", "Blind", show=False, tooltip="Hide which side is which until the verdicts are given."),
     ]
 
+    NOTHING = "No query is compared yet: press c."
+
     def __init__(self) -> None:
         """Nothing is decided here yet."""
         super().__init__()
@@ -94,7 +96,7 @@ class VerdictScreen(ExchangeScreen):
         if self.asked is not None:
             return "An own query is not kept; verdicts are for the kept ones."
         if not self.shown:
-            return "No query is compared yet: press c."
+            return self.NOTHING
         chosen = self.chosen_query
         if action == "verdict" and chosen is not None and chosen.only_bridged:
             return "The old model made no vector of it: beside the new side stands the bridge, which is not judged."

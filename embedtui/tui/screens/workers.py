@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
@@ -111,6 +112,14 @@ class WorkersScreen(DashboardScreen):
         if lines:
             text = "".join("\t".join(map(safe.line, line)) + "\n" for line in lines)
             self.dashboard.hand_out(text, "workers.tsv")
+        else:
+            self.dashboard.say("Nobody is listed.", title="Copy", severity="warning")
+
+    @on(Listing.Chosen, "#workers")
+    def chosen(self, message: Listing.Chosen) -> None:
+        """Enter says what it does in full."""
+        worker, thread, _ = self.lines[message.index]
+        self.dashboard.say(safe.line(_doing(worker, thread)), title=f"{worker.host}:{worker.pid}")
 
     def _paint(self, index: int, width: int) -> Content | None:
         worker, thread, since = self.lines[index]
@@ -122,16 +131,17 @@ class WorkersScreen(DashboardScreen):
             return draw.row(left, draw.line((since, "$muted")), width)
         mark = ("● ", "$success") if worker.alive else ("✗ ", "bold $warning")
         doing = safe.line(_doing(worker, None))
-        left = draw.line(
+        named = draw.line(
             mark,
             (safe.line(worker.host), "bold"),
             (f" {worker.pid}", "$muted"),
             ((" this terminal" if width >= 90 else " here") if worker.own else "", "$primary"),
             "  ",
             (doing, "" if worker.alive else "$warning"),
-            (f"  since {since}" if worker.alive else "", "$muted"),
         )
-        return draw.row(left, draw.line((figures.number(worker.rows), "bold"), (" rows", "$muted")), width)
+        right = draw.line((figures.number(worker.rows), "bold"), (" rows", "$muted"))
+        timed = draw.line(named, (f"  since {since}" if worker.alive else "", "$muted"))
+        return draw.row(draw.fitting(width - right.cell_length - 1, timed, named), right, width)
 
 
 def _identity(line: Line) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from embedtui.model import Condition, Side, Snapshot
@@ -11,6 +12,10 @@ from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.panels.alerts import alert
 from embedtui.tui.view import View
+
+_GAP = "   "
+_NAME = 8
+"""Cells of the table's name that are always shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ def header(view: View, width: int, _height: int = 1) -> Content:
         else:
             state = draw.line(("◌ connecting …", "$muted"))
         return draw.row(draw.line(name, state), _watch(view), width)
-    parts: list[draw.Part] = [name, (safe.line(view.table) or "no migration yet", "bold"), "   "]
+    parts: list[draw.Part] = [name, (safe.line(view.table) or "no migration yet", "bold"), _GAP]
     glyph, word, style = theme.CONDITION[snapshot.condition]
     if snapshot.phase.ended:
         parts.append((f"✓ {snapshot.phase}" if snapshot.phase == "done" else "■ aborted", "bold $success"))
@@ -48,7 +53,7 @@ def header(view: View, width: int, _height: int = 1) -> Content:
             glyph, word, style = "✗", "old model is dead,", "$error"
         parts += [(f"{glyph} {word} ", f"bold {style}"), (str(snapshot.phase), style)]
     if snapshot.migration is not None and width >= 60:
-        parts += ["   ", serving(view)]
+        parts += [_GAP, serving(view)]
     if view.stale and not view.late:
         right = draw.line(
             (" ✗ wrong settings " if view.link.ours else " ✗ database lost ", "bold $background on $error"),
@@ -62,6 +67,13 @@ def header(view: View, width: int, _height: int = 1) -> Content:
     else:
         right = draw.line(_watch(view), (draw.clock(snapshot.as_of) + " ", "$muted"))
     left = draw.line(*parts)
+    if left.cell_length + right.cell_length >= width:
+        parts = [" " if each == _GAP else each for each in parts]
+        left = draw.line(*parts)
+    if (over := left.cell_length + 1 + right.cell_length - width) > 0:  # of a long name the end goes first
+        table = safe.line(view.table)
+        parts[1] = (draw.fit(table, max(_NAME, cell_len(table) - over)), "bold")
+        left = draw.line(*parts)
     for where in (snapshot.server, snapshot.server.split(" at ")[0]):
         named = draw.line(left, (f"   {safe.line(where)}", "$muted"))
         if where and named.cell_length + right.cell_length < width:

@@ -10,7 +10,7 @@ from textual.content import Content
 from embedtui.model import QueryComparison, RankedRow
 from embedtui.tui import safe
 from embedtui.tui.blind import Blind
-from embedtui.tui.panels.comparison import headline, marked, whereabouts
+from embedtui.tui.panels.comparison import changed, headline, marked, text_of, whereabouts
 from embedtui.tui.widgets.document import Document
 from embedtui.tui.widgets.panel import Paint, Panel
 from embedtui.tui.widgets.rankings import Rankings
@@ -54,8 +54,8 @@ class Evidence(Vertical):
             hint = Content.styled("The text of the chosen document appears here.", "$muted")
             document.show(hint, Content("Document"))
         else:
-            where = Content(f"Document {safe.line(', '.join(row.key), 40)}")
+            where = Content(f"Document {safe.line(', '.join(row.key), 40)}  {changed(row)}".rstrip())
             document.show(
-                marked(safe.block(row.text), self._query.text),
+                marked(text_of(row), self._query.text),
                 where if self._blind.on else whereabouts(row, self._query),
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import events
+from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.geometry import Size
@@ -146,9 +147,10 @@ class Listing(ScrollView, can_focus=True):
         self.cursor = self._count - 1
 
     def action_choose(self) -> None:
-        """Choose the row under the cursor."""
-        if self._count:
-            self.post_message(self.Chosen(self, self.cursor))
+        """Choose the row under the cursor; without one Enter is the screen's."""
+        if not self._count:
+            raise SkipAction
+        self.post_message(self.Chosen(self, self.cursor))
 
     def render_line(self, y: int) -> Strip:
         """The row on line ``y`` of the screen."""

@@ -50,6 +50,10 @@ TIE = 1e-9
 BRIDGED = "bridged"
 GLYPHS = {"old": theme.SIDE_GLYPH[Side.OLD], BRIDGED: "◈", "new": theme.SIDE_GLYPH[Side.NEW]}
 STYLES = {"old": theme.SIDE_STYLE[Side.OLD], BRIDGED: "$warning", "new": theme.SIDE_STYLE[Side.NEW]}
+KEY = 8
+"""Cells that a key takes at most in a ranking: the beginning of a UUID tells it."""
+SPELLED = 54
+"""Cells from which a move is told by whole words; on fewer a document's own are worth more."""
 WIDE = 84
 """Cells that three rankings take; on fewer the bridge's and the old one's take turns."""
 _SHORT = {"entered": "in", "left": "out"}
@@ -222,25 +226,46 @@ class Rankings(Widget, can_focus=True):
         if tied(row, rows, others):
             glyph, word, style = "=", "tied", "$muted"
         judged = row.key in self._query.relevant
-        if not roomy:
+        spelled = width >= SPELLED
+        if not spelled:
             word = _SHORT.get(word, word.replace("down", "dn"))
         parts = [(f"{row.rank:>2} ", "$muted")]
         if self._query.relevant:
             parts.append(("★ " if judged else "  ", "bold $success"))
         if not self._blind.on:  # what moved up would tell the sides
-            parts.append((f"{glyph} {draw.fit(word, 8 if roomy else 5)}", style))
+            parts.append((f"{glyph} {draw.fit(word, 8 if spelled else 5)}", style))
         if width >= 32 and not self._blind.on:
             parts.append((draw.fit(score(row.distance, 5 if roomy else 4), 6 if roomy else 5), "$muted"))
+        if roomy:
+            longest = max(cell_len(safe.line(", ".join(each.key), KEY + 1)) for each in rows)
+            parts.append((draw.fit(safe.line(", ".join(row.key), 2 * KEY), min(KEY, longest)) + " ", "$muted"))
         left = width - sum(cell_len(text) for text, _ in parts)
-        # Twice as many characters as cells leave room for those that take none.
-        text = "(deleted)" if row.deleted else safe.line(row.text, 2 * width) or "(empty)"
-        parts.append((draw.fit(text, left), "bold" if judged else ""))
+        parts += said_of(row, left, "bold" if judged else "", roomy=roomy)
         pointed = self.pointed
         if pointed is None or pointed.key != row.key:
             return [*parts]
         here = column == self._column
         lit = "$block-cursor-background" if self.has_focus and here else "$block-cursor-blurred-background"
         return [(text, f"{'bold ' if here else ''}{style} on {lit}") for text, style in parts]
+
+
+def said_of(row: RankedRow, width: int, style: str, *, roomy: bool) -> list[tuple[str, str]]:
+    """What a result is, on exactly ``width`` cells: deleted or edited since, its title, its text."""
+    if row.deleted:
+        return [(draw.fit("(deleted)", width), "$warning")]
+    # Twice as many characters as cells leave room for those that take none.
+    parts: list[tuple[str, str]] = [("(edited) " if roomy else "~ ", "$warning")] if row.edited else []
+    if row.title:
+        room = width - sum(cell_len(text) for text, _ in parts)
+        title = safe.line(row.title, 2 * width)
+        parts.append((title if cell_len(title) < room else draw.fit(title, room), style or "$primary"))
+        parts.append(("  ", ""))
+    left = width - sum(cell_len(text) for text, _ in parts)
+    if left > 0:
+        parts.append((draw.fit(safe.line(row.text, 2 * width) or "(empty)", left), "$muted" if row.title else style))
+    elif left < 0 and parts:  # the title took all, but for the blanks after it
+        parts.pop()
+    return parts
 
 
 def _beside(parts: Sequence[Content]) -> Content:

@@ -13,6 +13,7 @@ from embedtui.engine.validate.evaluation import current_evaluation, remembered
 from embedtui.engine.validate.gate import decide_gate
 from embedtui.model import PlacementKind, Remedy
 from embedtui.postgres.sides.capture import install_sql
+from embedtui.postgres.sides.hits import read_hits
 from tests.kits.comparing import build_index, connector, execute, rows_compared, small
 from tests.kits.support import connect
 
@@ -43,6 +44,54 @@ def test_a_hit_that_was_deleted_since_says_so(database: str) -> None:
     hits = {row.key: row.deleted for query in found.queries for row in (*query.old, *query.new)}
     assert hits[gone.key] and not hits[kept.key]
     assert sum(hits.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "title text",
+        "name varchar(80)",
+        "metadata jsonb",  # of a framework
+    ],
+)
+def test_a_hit_tells_its_title_and_that_it_was_edited_since(database: str, column: str) -> None:
+    migration = small(database)
+    name = column.split()[0]
+    value = "jsonb_build_object('source', 'Title of ' || id)" if "json" in column else "'Title of ' || id"
+    execute(database, f"ALTER TABLE docs ADD COLUMN {column}; UPDATE docs SET {name} = {value}")
+    made = rows_compared(database, migration)
+    rows = [row for query in made.queries for row in (*query.old, *query.new)]
+    assert {row.title for row in rows} == {f"Title of {row.key[0]}" for row in rows} and not any(
+        row.edited for row in rows
+    )
+    changed, kept = made.queries[0].new[:2]
+    # beyond what a screen reads of a text, too
+    execute(database, f"UPDATE docs SET content = content || repeat(' and more', 400) WHERE id = '{changed.key[0]}'")
+    execute(database, f"UPDATE docs SET category = 7 WHERE id = '{kept.key[0]}'")
+    with connect(database, name="test") as conn:
+        found = remembered(conn, migration)
+        assert found is not None
+        assert {r.key for q in found.queries for r in (*q.old, *q.new) if r.edited} == {changed.key}
+        # an evaluation of an earlier version kept no fingerprints
+        execute(database, "UPDATE embedtui.evaluation SET measures = measures - 'contents'")
+        found = remembered(conn, migration)
+        assert found is not None and not any(r.edited for q in found.queries for r in (*q.old, *q.new))
+
+
+def test_a_title_that_the_role_may_not_read_is_left_out(database: str) -> None:
+    migration = small(database)
+    execute(
+        database,
+        "ALTER TABLE docs ADD COLUMN title text DEFAULT 'secret'; CREATE ROLE reads LOGIN;"
+        "GRANT USAGE ON SCHEMA public TO reads; GRANT SELECT (id, content) ON docs TO reads",
+    )
+    with connect(database, name="test") as conn:
+        conn.execute("SET ROLE reads")
+        found = read_hits(conn, migration, [("1",)])
+        assert found[("1",)].title == "" and found[("1",)].text
+        conn.execute("RESET ROLE")
+        assert read_hits(conn, migration, [("1",)])[("1",)].title == "secret"
+        conn.execute("DROP OWNED BY reads; DROP ROLE reads")
 
 
 def test_there_is_no_evaluation_before_the_first(database: str) -> None:

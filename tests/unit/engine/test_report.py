@@ -193,7 +193,7 @@ def test_json_holds_everything() -> None:
     assert document["queries"][0]["text"] == EVIL
     assert document["queries"][0]["new"][0] == {
         "key": ["-3"], "rank": 1, "distance": 0.1, "text": "three", "other_rank": None, "missed": True,
-        "deleted": False,
+        "deleted": False, "title": "", "fingerprint": None, "edited": False,
     }  # fmt: skip
     assert document["measures"]["ndcg_difference"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
     assert "key_variable" not in to_json(COMPARISON, MIGRATION)

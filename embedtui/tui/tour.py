@@ -1,0 +1,117 @@
+"""The guided tour of the demo: five hints on one line, each until what it is about was done, or T goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from textual.content import Content
+
+from embedtui.model import Phase
+from embedtui.tui import draw
+from embedtui.tui.others import Others
+from embedtui.tui.view import View
+
+_EMBEDDING = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL, Phase.INDEX)
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """One step: the keys to press, and what they are for."""
+
+    text: str
+    """For 80 columns."""
+    more: str
+    """Said after it where there is room."""
+    done: Callable[[Tour, View], bool]
+
+
+@dataclass(slots=True)
+class Tour:
+    """How far somebody is led."""
+
+    at: int = 0
+    """Index of the hint that is shown."""
+    screens: list[str] = field(default_factory=list)
+    """Screens that were in front, in their order."""
+    flipped: bool = False
+    """The new side has served."""
+
+    @property
+    def hint(self) -> Hint | None:
+        """The hint that is shown; None once all were."""
+        return HINTS[self.at] if self.at < len(HINTS) else None
+
+    def follow(self, view: View, screen: str) -> None:
+        """Go on past what was done, whoever did it."""
+        if screen not in self.screens[-1:]:
+            self.screens.append(screen)
+        self.flipped = self.flipped or view.new_reads
+        while self.hint is not None and self.hint.done(self, view):
+            self.at += 1
+            del self.screens[:-1]  # what was looked at before its hint came was not looked at for it
+
+
+HINTS = (
+    Hint(
+        "The rows are embedded; searches go on. p pauses, p goes on.",
+        "5 shows who works, and q or a crash loses nothing that was paid for.",
+        lambda _, view: view.phase not in _EMBEDDING,
+    ),
+    Hint(
+        "c compares both sides, question by question.",
+        "The cutover asks for this evidence, about the table as it is.",
+        lambda _, view: view.snapshot is not None and view.snapshot.evaluation is not None,
+    ),
+    Hint(
+        "2 shows them, least alike first: f reads both documents.",
+        "n, o, s and b give your verdict; V hides which side is which; 1 comes back here.",
+        lambda tour, _: "compare" in tour.screens[:-1],
+    ),
+    Hint(
+        "x cuts over: type the table's name, and it serves.",
+        "A share of the keys first, if you like. No lock, no DDL: a pointer moves.",
+        lambda tour, _: tour.flipped,
+    ),
+    Hint(
+        "F9 takes it back, at once and from anywhere. Try it.",
+        "Both sides are kept current; K cleans up when you are sure, ? has all other keys.",
+        lambda tour, view: tour.flipped and not view.new_reads,
+    ),
+)
+
+
+def tour_line(view: View, width: int, _height: int = 1) -> Content:
+    """The hint, and how to get rid of it."""
+    if view.tour is None or (hint := HINTS[view.tour] if view.tour < len(HINTS) else None) is None:
+        return Content("")
+    head = draw.line((f" Hint {view.tour + 1}/{len(HINTS)} ", "bold $background on $primary"), " ", (hint.text, "bold"))
+    right = draw.line(draw.link("T", "bold $primary", "app.tour"), draw.link(" next ", "$muted", "app.tour"))
+    whole = draw.line(head, (f"  {hint.more}", "$muted"))
+    return draw.row(draw.fitting(width - right.cell_length - 1, whole, head), right, width)
+
+
+class Guided(Others):
+    """An app that can lead through a first migration."""
+
+    tour: Tour | None = None
+
+    def follow_tour(self, view: View) -> None:
+        """See what was done meanwhile."""
+        if self.tour is not None:
+            self.tour.follow(view, self.current_mode)
+            self._leave()
+
+    def action_tour(self) -> None:
+        """The next hint; after the last one there is none any more."""
+        if self.tour is None:
+            self.say("There is no tour here: that is the demo's.")
+            return
+        self.tour.at += 1
+        self._leave()
+        self.show()
+
+    def _leave(self) -> None:
+        if self.tour is not None and self.tour.hint is None:
+            self.tour = None
+            self.say("That was the tour. ? has all other keys.", title="Tour")

@@ -1,0 +1,129 @@
+"""The whole screen, every dialog in its longest form: no word of ours is cut, no label touches its field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from textual.screen import ModalScreen
+from textual.widgets import Button, Input, Label
+
+from embedtui.model import Blocker, TableName
+from embedtui.tui.actions import SCREENS
+from embedtui.tui.dialogs import Either, NameDialog, PromptDialog, QueriesDialog
+from embedtui.tui.dialogs.cutover import CutoverDialog
+from embedtui.tui.dialogs.faults import DecideDialog
+from embedtui.tui.dialogs.limits import LimitsDialog
+from embedtui.tui.dialogs.prepare import PrepareDialog
+from embedtui.tui.dialogs.small import StopDialog
+from embedtui.tui.dialogs.verify import VerifyDialog
+from embedtui.tui.view import Link, View
+from tests.tui import states
+from tests.tui.conftest import Open, picture, present, until
+from tests.tui.test_fitting import cut_words, foreign
+
+LONG_NAME = "customer_support_articles_and_answers_2026"
+SIZES = pytest.mark.parametrize("size", [(80, 24), (160, 45)], ids=lambda size: f"{size[0]}x{size[1]}")
+TABLE = replace(
+    states.READY,
+    migration=replace(states.MIGRATION, table=TableName("public", LONG_NAME), name=LONG_NAME),
+)
+VIEW = View(TABLE, Link(up=True))
+IN_THE_WAY = (
+    *states.BLOCKERS[:1],
+    Blocker("soak", "It has soaked for 4 minutes, and 7 days are asked for.", "Wait until 2026-12-05.", True),
+    Blocker("coverage", "73 rows have no new vector and would lose their only one.", "Run.", True, rows=73),
+)
+SQL = tuple(f"ALTER TABLE public.{LONG_NAME} DROP COLUMN IF EXISTS embedding_{number}" for number in range(9))
+SAID = ("Routers: 3 were heard from, all current.", "names: embedding_v2 is kept, search-api names it.") * 3
+EITHER = Either(
+    "rename", "The new column takes the old one's name", True, {True: SQL, False: SQL}, {True: SAID, False: SAID}
+)
+GOOD = "Drops the old side for good. "
+DIALOGS: dict[str, Callable[[], ModalScreen[object]]] = {
+    "cutover": lambda: CutoverDialog(VIEW, 10, IN_THE_WAY),  # type: ignore[dict-item, return-value]
+    "cleanup": lambda: NameDialog(
+        "Clean up", "Drops the old side for good. " * 3, LONG_NAME, (), IN_THE_WAY, either=EITHER
+    ),
+    "abort": lambda: NameDialog("Abort", "The new side is dropped.", LONG_NAME, (), states.BLOCKERS[:1]),
+    "limits": lambda: LimitsDialog(VIEW),
+    "verify": lambda: VerifyDialog(VIEW),
+    "prepare": lambda: PrepareDialog(states.PLAN),
+    "queries": QueriesDialog,
+    "note": lambda: PromptDialog("Note", "◆ new better: “the pager woke me”", "", optional=True),
+    "stop": lambda: StopDialog("worker-7.eu-central-1.internal:41300", "backfill: shard 12 of 1,000"),
+    "skip": lambda: DecideDialog("skip", "226 rows: each", "text-embedding-3-large takes 8,192 tokens."),
+    "shorten": lambda: DecideDialog("truncate", "row 90017", "text-embedding-3-large takes 8,192 tokens."),
+}
+
+
+@SIZES
+async def test_a_dialog_shows_what_it_asks_and_what_it_does(shown: Open, size: tuple[int, int]) -> None:
+    async with shown(TABLE, size) as (app, pilot, _):
+        for name, make in DIALOGS.items():
+            dialog = make()
+            app.push_screen(dialog)
+            await until(pilot, lambda dialog=dialog: app.screen is dialog and bool(dialog.query(Button)))
+            await pilot.pause()
+            box = dialog.query_one(".dialog")
+            for each in dialog.query(Button):
+                assert box.region.contains_region(each.region), f"{name}: {each.id} is out of sight"
+            for label in dialog.query(".field Label").results(Label):
+                told = str(label.render())
+                assert len(told) < label.region.width or label.region.height > 1, f"{name}: {told} touches its field"
+            for field in dialog.query(Input):
+                assert field.region.width >= 16, f"{name}: {field.id} is {field.region.width} wide"
+            for inner in dialog.query(".sql"):
+                assert inner.region.height >= 6 or inner.max_scroll_y == 0, f"{name}: many lines on two"
+            cut = cut_words(picture(app), " ".join([*foreign(TABLE), *SQL]))
+            assert not cut, f"{name}: {cut}"
+            app.pop_screen()
+            await until(pilot, lambda dialog=dialog: app.screen is not dialog)
+
+
+THEIRS = " ".join(
+    [*foreign(states.COMPARISON), *foreign(states.PLAN), *foreign(states.FAULT_ROWS), *foreign(states.BLOCKERS)]
+)
+"""What the screens show beside the snapshot: documents, queries, SQL, reasons."""
+
+
+@SIZES
+async def test_no_screen_cuts_a_word_of_its_own_in_any_state(shown: Open, size: tuple[int, int]) -> None:
+    wrong: dict[tuple[str, str], list[str]] = {}
+    async with shown(states.FRESH, size) as (app, pilot, engine):
+        app.rates.extend(range(60))
+        for state, snapshot in states.STATES.items():
+            engine.shown = snapshot
+            await present(app, pilot, snapshot)
+            for screen in SCREENS:
+                app.goto(screen)
+                await until(pilot, lambda: not app.bridge.reading)
+                await pilot.pause()
+                theirs = " ".join([THEIRS, *foreign(snapshot), *foreign(engine.audit()), *foreign(app.events)])
+                if found := cut_words(picture(app), theirs):
+                    wrong[state, screen] = found
+    assert not wrong, "\n".join(f"{where}: {each}" for where, found in wrong.items() for each in found)
+
+
+LOUD = ("read", "ask", "load", "copy", "export", "verdict", "note", "stop", "decide", "share", "bridged", "open")
+"""Actions that do something, or say why not; the others change what is listed."""
+
+
+async def test_a_key_that_is_refused_says_why(shown: Open) -> None:
+    """Every key of every screen, in a state in which next to nothing may be done."""
+    async with shown(replace(states.FRESH, migration=None), (80, 24)) as (app, pilot, engine):
+        for screen in SCREENS:
+            app.goto(screen)
+            await until(pilot, lambda: not app.bridge.reading)
+            own = app.screen._bindings.key_to_bindings.items()
+            offered = [key for key, bindings in own if any(each.action.startswith(LOUD) for each in bindings)]
+            for key in ["enter", *offered]:
+                app.clear_notifications()
+                calls = len(engine.calls)
+                await pilot.press(key)
+                await pilot.pause()
+                answered = app._notifications or isinstance(app.screen, ModalScreen) or len(engine.calls) > calls
+                assert answered, f"{key} on {screen} says nothing"
+                if isinstance(app.screen, ModalScreen):
+                    await pilot.press("escape")
