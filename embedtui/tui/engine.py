@@ -113,8 +113,19 @@ class Engine(Protocol):
     def rollback(self) -> Flip:
         """Move all reads back to the old side."""
 
-    def blockers(self, action: str, percent: int = 100, *, thorough: bool = False) -> tuple[Blocker, ...]:
-        """What is in the way of ``cutover``, ``cleanup`` or ``abort``; ``thorough`` also reads the table's rows."""
+    def blockers(
+        self,
+        action: str,
+        percent: int = 100,
+        *,
+        thorough: bool = False,
+        rename: bool | None = None,
+        fold: bool | None = None,
+    ) -> tuple[Blocker, ...]:
+        """What is in the way of ``cutover``, ``cleanup`` or ``abort``; ``thorough`` also reads the table's rows.
+
+        ``rename`` and ``fold`` are the choices of a cleanup.
+        """
 
     def notices(self) -> tuple[Check, ...]:
         """What an operator should know before the cutover."""

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 from textual import events
-from textual.widgets import Input
+from textual.widgets import Button, Checkbox, Input
 
 from embedtui.model import Blocker
-from embedtui.tui.dialogs import CutoverDialog, NameDialog, WaitingDialog
+from embedtui.tui.dialogs import CutoverDialog, Either, NamedAnswer, NameDialog, WaitingDialog
 from embedtui.tui.dialogs.bridging import BridgeDialog
 from tests.tui import states
 from tests.tui.conftest import Open, front, present, said, until
@@ -53,6 +53,31 @@ async def test_a_name_is_asked_for_first_and_typing_goes_there(shown: Open) -> N
             app.post_message(events.Paste("10"))
             await until(pilot, lambda first=first: first.value == "10" and app.focused is first)
             await pilot.press("escape")
+
+
+async def test_obstacles_follow_a_choice_and_a_reason_that_is_missing_is_asked_for(shown: Open) -> None:
+    soak, fold = (Blocker(name, f"{name} is in the way.", "Wait.", overridable=True) for name in ("soak", "fold"))
+    said = {True: ("said",), False: ("said",)}
+    either = Either("fold", "Fold", False, said, said, {False: (soak,), True: (soak, fold)})
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        answers: list[object] = []
+        app.push_screen(NameDialog("Clean up", "Text.", "documents", either=either), answers.append)
+        await until(pilot, lambda: isinstance(app.screen, NameDialog))
+        app.screen.query_one("#typed", Input).value = "documents"
+        await until(pilot, lambda: app.focused is app.screen.query_one("#cancel"))
+        app.screen.query_one("#typed", Input).focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: "A reason is needed" in str(app.screen.query_one(".dialog").border_subtitle))
+        await until(pilot, lambda: app.focused is app.screen.query_one("#override"))
+        await pilot.press("y", "e", "s")
+        assert len(app.screen.query(".obstacle")) == 1
+        app.screen.query_one("#fold", Checkbox).value = True
+        await until(pilot, lambda: len(app.screen.query(".obstacle")) == 2)
+        assert app.screen.query_one("#override", Input).value == "yes"
+        await until(pilot, lambda: not app.screen.query_one("#go", Button).disabled)
+        app.screen.query_one("#go", Button).press()
+        await until(pilot, lambda: bool(answers))
+        assert answers == [NamedAnswer("documents", {"soak": "yes", "fold": "yes"}, ("fold", True))]
 
 
 async def test_a_reason_that_is_being_typed_stays_while_the_sheet_changes(shown: Open) -> None:

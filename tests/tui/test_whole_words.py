@@ -38,14 +38,17 @@ IN_THE_WAY = (
 SQL = tuple(f"ALTER TABLE public.{LONG_NAME} DROP COLUMN IF EXISTS embedding_{number}" for number in range(9))
 SAID = ("Routers: 3 were heard from, all current.", "names: embedding_v2 is kept, search-api names it.") * 3
 EITHER = Either(
-    "rename", "The new column takes the old one's name", True, {True: SQL, False: SQL}, {True: SAID, False: SAID}
+    "rename",
+    "The new column takes the old one's name",
+    True,
+    {True: SQL, False: SQL},
+    {True: SAID, False: SAID},
+    {True: IN_THE_WAY, False: IN_THE_WAY},
 )
 GOOD = "Drops the old side for good. "
 DIALOGS: dict[str, Callable[[], ModalScreen[object]]] = {
     "cutover": lambda: CutoverDialog(VIEW, 10, IN_THE_WAY),  # type: ignore[dict-item, return-value]
-    "cleanup": lambda: NameDialog(
-        "Clean up", "Drops the old side for good. " * 3, LONG_NAME, (), IN_THE_WAY, either=EITHER
-    ),
+    "cleanup": lambda: NameDialog("Clean up", "Drops the old side for good. " * 3, LONG_NAME, either=EITHER),
     "abort": lambda: NameDialog("Abort", "The new side is dropped.", LONG_NAME, (), states.BLOCKERS[:1]),
     "limits": lambda: LimitsDialog(VIEW),
     "verify": lambda: VerifyDialog(VIEW),

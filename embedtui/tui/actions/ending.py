@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedtui.model import Blocker, Check, Command, PlacementKind, Remedy
+from embedtui.model import Check, Command, PlacementKind, Remedy
 from embedtui.tui.actions.base import Action
 from embedtui.tui.bridge import Call, Task
 from embedtui.tui.dialogs import Either, NamedAnswer, NameDialog
@@ -25,18 +25,14 @@ class Cleanup(Action):
     remedies = (Remedy.CLEANUP,)
 
     def _do(self, app: Dashboard) -> None:
-        def look(engine: Engine) -> tuple[Either, tuple[Blocker, ...]]:
-            return _choice(engine), engine.blockers("cleanup", thorough=True)
-
-        def dialog(found: tuple[Either, tuple[Blocker, ...]]) -> NameDialog:
-            either, blockers = found
+        def dialog(either: Either) -> NameDialog:
             migration = app.view.snapshot.migration if app.view.snapshot is not None else None
             scoped = migration is not None and migration.scope is not None
             text = (
                 f"{_SCOPED if scoped else 'Drops the old side for good'}: after this there is no rollback, and a row"
                 " written from then on gets no vector from here. Log and registry stay."
             )
-            return NameDialog(self.label, text, app.view.table, (), blockers, either=either)
+            return NameDialog(self.label, text, app.view.table, either=either)
 
         def task(answer: NamedAnswer) -> Task[None]:
             def clean_up(engine: Engine, call: Call) -> None:
@@ -52,7 +48,7 @@ class Cleanup(Action):
 
             return Task("cleanup", clean_up, "Cleaned up: the migration is done.")
 
-        app.ask_after(look, dialog, task)
+        app.ask_after(_choice, dialog, task)
 
 
 def _choice(engine: Engine) -> Either:
@@ -60,16 +56,22 @@ def _choice(engine: Engine) -> Either:
     migration = engine.snapshot().migration
     if migration is not None and migration.placement is PlacementKind.TABLE:
         name, label = "fold", "Fold the side table into the table"
-        ways = {way: (engine.cleanup_sql(fold=way), engine.cleanup_notices(fold=way)) for way in (True, False)}
+        choices: dict[bool, dict[str, bool]] = {way: {"fold": way} for way in (True, False)}
     else:
         name, label = "rename", "The new column takes the old one's name"
-        ways = {way: (engine.cleanup_sql(rename=way), engine.cleanup_notices(rename=way)) for way in (True, False)}
-    usual = engine.cleanup_notices()
+        choices = {way: {"rename": way} for way in (True, False)}
+    ways = {way: (engine.cleanup_sql(**kept), engine.cleanup_notices(**kept)) for way, kept in choices.items()}
+    usual, ticked = engine.cleanup_notices(), engine.cleanup_sql() == ways[True][0]
+    quick = {way: engine.blockers("cleanup", **kept) for way, kept in choices.items()}
+    # the table is read once: its rows are at stake either way
+    found = engine.blockers("cleanup", thorough=True, **choices[ticked])
+    rows = tuple(each for each in found if each not in quick[ticked])
     said = {
         way: tuple(f"{each.name}: {each.detail} {each.hint}".rstrip() for each in (*_kept_back(usual), *notices))
         for way, (_, notices) in ways.items()
     }
-    return Either(name, label, engine.cleanup_sql() == ways[True][0], {way: ways[way][0] for way in ways}, said)
+    blockers = {way: (*quick[way], *rows) for way in choices}
+    return Either(name, label, ticked, {way: ways[way][0] for way in ways}, said, blockers)
 
 
 def _kept_back(usual: tuple[Check, ...]) -> tuple[Check, ...]:

@@ -149,6 +149,10 @@ class NamedDialog(Dialog[T]):
 
     def obstacles(self) -> ComposeResult:
         """What stands against it, with what would release it."""
+        with Vertical(id="obstacles"):
+            yield from self._obstacles()
+
+    def _obstacles(self) -> ComposeResult:
         for blocker in self._blockers:
             mark, style = ("! ", "$warning") if blocker.overridable else ("✗ ", "$error")
             message = safe.line(blocker.message)
@@ -164,6 +168,25 @@ class NamedDialog(Dialog[T]):
 
     def reason_field(self) -> ComposeResult:
         """The field for a reason, where one can help; what loses rows their only vector is typed with their number."""
+        with Vertical(id="reasons"):
+            yield from self._reasons()
+
+    async def stand_against(self, blockers: tuple[Blocker, ...]) -> None:
+        """Something else stands against it now, by a choice that was made; a reason that was typed stays."""
+        if blockers == self._blockers:
+            return
+        typed = {each.id: each.value for each in self.query(".override").results(Input)}
+        self._blockers = blockers
+        for name, made in (("#obstacles", self._obstacles()), ("#reasons", self._reasons())):
+            place = self.query_one(name)
+            async with self.batch():
+                await place.remove_children()
+                await place.mount_compose(made)
+        for each in self.query(".override").results(Input):
+            each.value = typed.get(each.id, "")
+        self.release_buttons()
+
+    def _reasons(self) -> ComposeResult:
         if not self._blockers or self._barred:
             return
         reason = Input(id="override", classes="override", placeholder="kept in the log", compact=True)
@@ -210,6 +233,12 @@ class NamedDialog(Dialog[T]):
             for gap in self.query(".override").results(Input):
                 if gap.value.strip() != gap.name and (gap.name or not gap.value.strip()):
                     gap.focus()
+                    said = (
+                        f"Type the {gap.name} rows at stake"
+                        if gap.name
+                        else "A reason is needed: it is kept in the log"
+                    )
+                    self.query_one(".dialog").border_subtitle = said
                     return
 
 

@@ -40,6 +40,8 @@ class Either:
     """At first."""
     statements: Mapping[bool, tuple[str, ...]]
     notices: Mapping[bool, tuple[str, ...]]
+    blockers: Mapping[bool, tuple[Blocker, ...]]
+    """What stands against either."""
 
 
 class NameDialog(NamedDialog[NamedAnswer]):
@@ -59,7 +61,7 @@ class NameDialog(NamedDialog[NamedAnswer]):
         either: Either | None = None,
     ) -> None:
         """Ask whether to ``verb`` the table."""
-        super().__init__(verb, "error", table, blockers)
+        super().__init__(verb, "error", table, blockers if either is None else either.blockers[either.ticked])
         self._text, self._statements, self._either = text, statements, either
 
     def body(self) -> ComposeResult:
@@ -104,6 +106,12 @@ class NameDialog(NamedDialog[NamedAnswer]):
             return None
         option = (self._either.name, self._ticked) if self._either is not None else None
         return NamedAnswer(self._table, override, option, self._archive)
+
+    @on(Checkbox.Changed)
+    async def judge(self) -> None:
+        """Another choice may have other obstacles."""
+        if self._either is not None:
+            await self.stand_against(self._either.blockers[self._ticked])
 
     @on(Input.Changed)
     @on(Checkbox.Changed)
