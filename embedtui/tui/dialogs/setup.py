@@ -146,7 +146,7 @@ class SetupDialog(Dialog[None]):
             name = next((each.label for each in self.FIELDS if each.path == path), "")
             if name:
                 rows += draw.wrapped(
-                    f"{name} is set by {safe.line(origin)}, which comes before the file.", width, "$muted", 3
+                    f"{name}: {safe.line(origin)} says it, and comes before the file.", width, "$muted", 3
                 )
         if self._looking and not rows:
             rows = [draw.line(("◌ asking the database …", "$muted"))]

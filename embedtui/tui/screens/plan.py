@@ -150,9 +150,15 @@ class PlanScreen(DashboardScreen):
             (" rows  ", "$muted"),
             (f"~{figures.short(plan.estimated_tokens)}", "bold"),
             (" tokens  ", "$muted"),
-            (f"~{figures.money(plan.estimated_cost)}", "bold"),
-            ("  ", ""),
-            (f"~{figures.duration(plan.estimated_seconds)}", "bold"),
+            *(
+                ("price unknown", "$muted")
+                if plan.estimated_cost is None
+                else (f"~{figures.money(plan.estimated_cost)}", "bold"),
+                ("  ", ""),
+                ("time by the provider's quota", "$muted")
+                if plan.estimated_seconds is None
+                else (f"~{figures.duration(plan.estimated_seconds)}", "bold"),
+            ),
         )
         second = draw.line((f"{plan.placement}", "bold $new"), *_batch_parts(plan), "  ")
         why = draw.whole(safe.line(plan.placement_why), width - second.cell_length)
