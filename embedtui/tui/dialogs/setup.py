@@ -214,6 +214,8 @@ class TargetDialog(SetupDialog):
         name = self._text("new_model.name")
         if each.path in ("new_model.dimensions", "new_model.provider"):
             return lines.default_of(name, each.path)
+        if each.path == "old_model.base_url" and self._text("new_model.base_url"):
+            return "this one's, or its provider's own: say which"
         if each.path == "old_model.base_url":
             return lines.provider_default(self._chosen.get("old_model.name", ""), "", "new_model.base_url")
         if each.path in ("new_model.base_url", "new_model.key_variable"):

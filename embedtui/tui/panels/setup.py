@@ -71,7 +71,7 @@ def source_lines(proposal: Proposal, width: int) -> list[Content]:
         rows += draw.wrapped(f"Text columns of this table: {columns}.", width, "$muted", _LINES)
     if proposal.texts:
         broken = any("\n" in each.strip() for each in proposal.texts)
-        what = "The first texts, as they will be sent" + (" (⏎ is a new line)" if broken else "")
+        what = "The first texts, as sent (⏎: new line)" if broken else "The first texts, as they will be sent"
         rows.append(Content.styled(f"{what}; rows without a text are left out:", "$muted"))
         shown = [safe.line(each.strip().replace("\n", " ⏎ "), 2000) for each in proposal.texts]
         rows += [draw.cut(draw.line(("│ ", "$faint"), each), width) for each in shown]

@@ -148,7 +148,7 @@ class PlanScreen(DashboardScreen):
             price = ("price unknown", "$muted")
         time: draw.Part = (f"~{figures.duration(plan.estimated_seconds)}", "bold")
         if plan.estimated_seconds is None:
-            time = ("time by the provider's quota", "$muted")
+            time = ("time unknown", "$muted")
         first = draw.line(
             verdict,
             "   ",
