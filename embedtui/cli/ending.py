@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from embedtui.engine.cleanup.choice import Kept
 
 
+typed_option = click.option(
+    *("--table-name", "--table", "typed"), metavar="NAME", help="The table's name, typed to confirm."
+)
+
+
 def _print_sql(statements: Sequence[str], as_json: bool) -> None:
     if as_json:
         emit_json({"statements": statements})
@@ -46,7 +51,7 @@ def _say_before(engine: Engine, choice: Kept) -> Kept:
 
 @click.command(cls=ExampleCommand, example="embedtui cleanup --sql\nembedtui cleanup --table documents")
 @name_option
-@click.option("--table", "typed", metavar="NAME", help="The table's name, typed to confirm.")
+@typed_option
 @click.option(
     "--sql", "only_sql", is_flag=True, help="Print the exact SQL (and, as notes, who was heard from) and do nothing."
 )
@@ -100,6 +105,7 @@ def cleanup(
             _say_before(engine, choice)
             _print_sql(engine.cleanup_sql(**choice), as_json)
             return
+        seen = engine.snapshot().route.epoch if typed is None else None
         if typed is None and interactive():
             choice = _say_before(engine, choice)
             note("This SQL is run:")
@@ -107,7 +113,7 @@ def cleanup(
                 note(f"  {plain(statement, 10_000)}")
         name = confirm_table(migration, typed, act="Cleanup")
         found = engine.snapshot().rollback.counts
-        engine.cleanup(name, override=override, stop=stop, **choice)
+        engine.cleanup(name, override=override, seen=seen, stop=stop, **choice)
         snapshot = engine.snapshot()
     if as_json:
         emit_json({"table": migration.table, "phase": snapshot.phase})
@@ -122,7 +128,7 @@ def cleanup(
 
 @click.command(cls=ExampleCommand, example="embedtui abort --table documents")
 @name_option
-@click.option("--table", "typed", metavar="NAME", help="The table's name, typed to confirm.")
+@typed_option
 @json_option
 def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
     """Give the migration up and take everything back.
@@ -131,7 +137,8 @@ def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
     """
     with engine_for(settings, tell) as engine, stop_signals() as stop:
         migration = engine.require()
-        done = engine.abort(confirm_table(migration, typed, act="Abort"), stop=stop)
+        seen = engine.snapshot().route.epoch if typed is None else None
+        done = engine.abort(confirm_table(migration, typed, act="Abort"), seen=seen, stop=stop)
         snapshot = engine.snapshot()
     if as_json:
         emit_json({"table": migration.table, "phase": snapshot.phase, "done": done})
@@ -141,7 +148,7 @@ def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
 
 @click.command(cls=ExampleCommand, example="embedtui adopt --sql\nembedtui adopt --table documents")
 @name_option
-@click.option("--table", "typed", metavar="NAME", help="The table's name, typed to confirm.")
+@typed_option
 @click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL and do nothing.")
 @json_option
 def adopt(settings: Settings, typed: str | None, only_sql: bool, as_json: bool) -> None:

@@ -22,7 +22,10 @@ from embedtui.postgres.connect import connect
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 queries_option = click.option(
-    "--queries", type=_FILE, metavar="FILE", help="Lines, JSONL or CSV (text, relevant); else those kept."
+    "--queries",
+    type=_FILE,
+    metavar="FILE",
+    help='Lines, CSV (text,relevant) or JSONL: {"text": "…", "relevant": [keys]}; else those kept.',
 )
 query_sql_option = click.option(
     "--query-sql", metavar="SQL", help="A SELECT of texts (and the old model's vectors). Schemas written out."

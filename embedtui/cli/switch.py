@@ -84,7 +84,9 @@ def cutover(
             else:
                 say("The postponed cutover is taken back." if cancelled else "No cutover is postponed.")
             return
+        seen = None
         if not yes:
+            seen = engine.snapshot().route.epoch
             if typed is None and not interactive():
                 raise Refused(
                     f"The cutover of {plain(shown(migration.table))} is not confirmed.",
@@ -97,13 +99,13 @@ def cutover(
                 note(f"{plain(notice.name)}: {plain(notice.detail)} {plain(notice.advice)}".rstrip())
             confirm_table(migration, typed, act="Cutover")
         if postpone:
-            engine.postpone(percent, override=override)
+            engine.postpone(percent, override=override, seen=seen)
             if as_json:
                 emit_json({"postponed": percent})
             else:
                 say("Postponed until nothing is queued. Take it back: embedtui cutover --cancel")
             return
-        flip = engine.cutover(percent, override=override, stop=stop)
+        flip = engine.cutover(percent, override=override, seen=seen, stop=stop)
         followed = as_json or engine.snapshot().followed
     _print_flip(flip, as_json, "Rollback: embedtui rollback")
     if not followed:

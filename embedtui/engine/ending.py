@@ -27,6 +27,7 @@ def clean_up(
     choice: CleanupChoice,
     *,
     override: Overrides = MappingProxyType({}),
+    seen: int | None = None,
     stop: threading.Event | None = None,
 ) -> None:
     """Drop the old side as chosen and finish; see :meth:`embedtui.engine.Engine.cleanup`."""
@@ -40,6 +41,7 @@ def clean_up(
             typed_name=typed_name,
             stop=stop or threading.Event(),
             override=override,
+            seen=seen,
             on_step=lambda step: at.emit(Noted(now(), f"Cleanup: {step.name}: {step.detail}")),
             on_wait=at.say_waiting,
             connect=lambda: connect(at.dsn, name="index", statement_timeout_ms=0, lock_timeout_ms=0),
@@ -49,7 +51,7 @@ def clean_up(
     at.emit(PhaseChanged(now(), "Done", Phase.DONE))
 
 
-def give_up(at: Access, typed_name: str, *, stop: threading.Event | None = None) -> str:
+def give_up(at: Access, typed_name: str, *, seen: int | None = None, stop: threading.Event | None = None) -> str:
     """Take everything back to before ``prepare``; gives what was done, and what is left, in a sentence or two.
 
     Raises:
@@ -66,7 +68,15 @@ def give_up(at: Access, typed_name: str, *, stop: threading.Event | None = None)
             said[:] = cancel_jobs(at.read(lambda conn: open_jobs(conn, migration.id)), migration, at.environ, stopped)
 
     def work(conn: Connection) -> str:
-        return abort(conn, migration, typed_name=typed_name, stop=stopped, on_step=on_step, on_wait=at.say_waiting)
+        return abort(
+            conn,
+            migration,
+            typed_name=typed_name,
+            seen=seen,
+            stop=stopped,
+            on_step=on_step,
+            on_wait=at.say_waiting,
+        )
 
     done = " ".join([at.write(work, name="abort"), *said])
     at.emit(PhaseChanged(now(), f"Aborted. {done}", Phase.ABORTED))

@@ -180,14 +180,17 @@ class Engine(Reads):
         percent: int = 100,
         *,
         override: Overrides = MappingProxyType({}),
+        seen: int | None = None,
         stop: threading.Event | None = None,
     ) -> Flip:
         """Move ``percent`` of the keys' reads, or all, to the new side; a repeat is a no-op.
 
+        ``seen`` is the pointer's epoch on which that was decided: it is refused where the pointer has moved since.
+
         Raises:
             Refused: something blocks it that ``override`` does not pass (reasons by blocker), or another was first.
         """
-        return switch.cutover(self._at, percent, override=override, stop=stop)
+        return switch.cutover(self._at, percent, override=override, seen=seen, stop=stop)
 
     def rollback(self, *, stop: threading.Event | None = None) -> Flip:
         """Move all reads back to the old side, at once, on a connection of its own; a repeat is a no-op."""
@@ -231,9 +234,11 @@ class Engine(Reads):
 
         return bridge_off(self._at)
 
-    def postpone(self, percent: int = 100, *, override: Overrides = MappingProxyType({})) -> None:
-        """Cut over by itself once the sync queue is empty; a worker has to be running."""
-        switch.postpone(self._at, percent, override=override)
+    def postpone(
+        self, percent: int = 100, *, override: Overrides = MappingProxyType({}), seen: int | None = None
+    ) -> None:
+        """Cut over by itself once the sync queue is empty (a worker has to be running); ``seen`` as in `cutover`."""
+        switch.postpone(self._at, percent, override=override, seen=seen)
 
     def cancel_postponed(self) -> bool:
         """Take a postponed cutover back; False where there is none."""
@@ -256,6 +261,7 @@ class Engine(Reads):
         typed_name: str,
         *,
         override: Overrides = MappingProxyType({}),
+        seen: int | None = None,
         stop: threading.Event | None = None,
         **choice: Unpack[Kept],
     ) -> None:
@@ -265,21 +271,24 @@ class Engine(Reads):
             typed_name: has to be the table's name.
             override: reasons by blocker, ``{"soak": "…"}``; with the number of rows where any would lose their only
                 vector, ``{"coverage:73": "…"}``; audited.
+            seen: as in :meth:`cutover`.
             stop: set it to interrupt between steps.
             choice: what is to be left, see :class:`embedtui.engine.cleanup.choice.Kept`.
 
         Raises:
             Refused: something stands against it, or the name is another.
         """
-        clean_up(self._at, typed_name, choice_of(choice), override=override, stop=stop)
+        clean_up(self._at, typed_name, choice_of(choice), override=override, seen=seen, stop=stop)
 
-    def abort(self, typed_name: str, *, stop: threading.Event | None = None) -> str:
+    def abort(self, typed_name: str, *, seen: int | None = None, stop: threading.Event | None = None) -> str:
         """Take everything back to before ``prepare``; gives what was done, and what is left, in a sentence or two.
+
+        ``seen`` as in :meth:`cutover`.
 
         Raises:
             Refused: production reads the new side, something depends on it, or the name is another.
         """
-        return give_up(self._at, typed_name, stop=stop)
+        return give_up(self._at, typed_name, seen=seen, stop=stop)
 
     def adopt(self, *, stop: threading.Event | None = None) -> str:
         """Go on with a table that was made again, restored or swapped; gives what was kept, in a sentence or two.

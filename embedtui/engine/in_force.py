@@ -171,7 +171,7 @@ def _lines(
             comment=spec.comment,
             fixed=_fixed(path, settings, live) or _untypable(text),
             later=path in AT_START,
-            written=redact(written) if written != typed(own) else None,
+            written=redact(written) if written not in (typed(own), text) else None,
         )
 
 

@@ -11,6 +11,7 @@ from embedtui.errors import Refused
 from embedtui.known import KNOWN_MODELS, provider
 from embedtui.model import EmbeddingModel, IndexMethod, Migration, Phase
 from embedtui.model.migration import for_use
+from embedtui.providers import unsaid_endpoint
 from embedtui.redaction import redact
 
 _LIVE_MODEL = (
@@ -53,6 +54,11 @@ def as_set_here(migration: Migration, settings: Settings | None, environ: Mappin
     unsaid = dict(migration.unsaid)
     old = _model("old_model", migration.old_model, settings, unsaid, environ)
     new = _model("new_model", migration.new_model, settings, unsaid, environ)
+    side, unusable = unsaid_endpoint(old, new, environ) or ("", None)
+    old, new = (
+        replace(model, unusable=model.unusable or unusable) if side == name else model
+        for name, model in (("old", old), ("new", new))
+    )
     sections: dict[str, object] = dict(migration.settings)
     for head in STORED_SECTIONS:
         stored = sections.get(head)

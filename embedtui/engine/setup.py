@@ -39,6 +39,7 @@ CHOSEN = (
     "content_from",
     "scope",
     "old_model.name",
+    "old_model.base_url",
     "new_model.name",
     "new_model.dimensions",
     "new_model.provider",

@@ -25,9 +25,10 @@ def cutover(
     percent: int = 100,
     *,
     override: Overrides = MappingProxyType({}),
+    seen: int | None = None,
     stop: threading.Event | None = None,
 ) -> Flip:
-    """Move ``percent`` of the keys' reads, or all, to the new side; a repeat is a no-op.
+    """Move ``percent`` of the keys' reads, or all, to the new side; see :meth:`embedtui.engine.Engine.cutover`.
 
     Raises:
         Refused: something blocks it that ``override`` does not pass (reasons by blocker), or another was first.
@@ -35,7 +36,8 @@ def cutover(
     migration = at.under_way()
     at.say_differences()
     gate = at.read(lambda conn: current_evaluation(conn, migration))
-    flip = cutovers.cutover(at.dsn, migration, percent, gate=gate, override=override, caller=_caller(at, stop))
+    caller = _caller(at, stop)
+    flip = cutovers.cutover(at.dsn, migration, percent, gate=gate, override=override, seen=seen, caller=caller)
     return _flipped(at, flip)
 
 
@@ -49,12 +51,14 @@ def rollback(at: Access, *, stop: threading.Event | None = None) -> Flip:
     return _flipped(at, cutovers.rollback(at.dsn, here, caller=_caller(at, stop)))
 
 
-def postpone(at: Access, percent: int = 100, *, override: Overrides = MappingProxyType({})) -> None:
+def postpone(
+    at: Access, percent: int = 100, *, override: Overrides = MappingProxyType({}), seen: int | None = None
+) -> None:
     """Cut over by itself once the sync queue is empty; a worker has to be running."""
     migration = at.under_way()
     at.say_differences()
     gate = at.read(lambda conn: current_evaluation(conn, migration))
-    cutovers.postpone(at.dsn, migration, percent, gate=gate, override=override)
+    cutovers.postpone(at.dsn, migration, percent, gate=gate, override=override, seen=seen)
 
 
 def _caller(at: Access, stop: threading.Event | None) -> cutovers.Caller:

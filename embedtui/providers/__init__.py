@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BadVectors", "EmbedReply", "Embedder", "Kind", "ProviderFault", "RateLimits", "endpoint", "make_batches",
-    "make_embedder", "shown_endpoint",
+    "make_embedder", "shown_endpoint", "unsaid_endpoint",
 ]  # fmt: skip
 
 
@@ -72,6 +72,26 @@ def _base_url(model: EmbeddingModel, environ: Mapping[str, str]) -> str:
 def shown_endpoint(model: EmbeddingModel, environ: Mapping[str, str]) -> str:
     """Where texts are sent, without what may be a secret: scheme, host and path; empty where none is known."""
     return without_credentials(_base_url(model, environ)) if model.unusable is None else ""
+
+
+def unsaid_endpoint(
+    old: EmbeddingModel, new: EmbeddingModel, environ: Mapping[str, str]
+) -> tuple[str, tuple[str, str]] | None:
+    """The side whose model would be asked at its provider's own endpoint by nobody's word, with reason and hint.
+
+    It is so where the other one, of the same provider, is asked at another endpoint: a gateway, say, whose key and
+    whose texts are not for the provider itself.
+    """
+    if old.retired or old.provider != new.provider:
+        return None
+    own = provider(old.provider).base_url
+    for side, model, other in (("old", old, new), ("new", new, old)):
+        there = _base_url(other, environ)
+        if own and model.base_url is None and _base_url(model, environ) == own and there.rstrip("/") != own:
+            where = without_credentials(there)
+            reason = f"{other.name} is asked at {where}, and nothing says where {model.name} is asked."
+            return side, (reason, f"Set {side}_model.base_url: to {where}, or {own} if that is meant.")
+    return None
 
 
 def make_embedder(

@@ -16,7 +16,17 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.screen import Screen
 
-from embedtui.model import Comparison, Event, Failed, Phase, PhaseChanged, Progressed, RouteFlipped, Snapshot
+from embedtui.model import (
+    Comparison,
+    Event,
+    Failed,
+    Phase,
+    PhaseChanged,
+    Progressed,
+    RouteFlipped,
+    RouteStatus,
+    Snapshot,
+)
 from embedtui.tui import messages, terminal
 from embedtui.tui import preferences as stored
 from embedtui.tui.actions import ACTIONS, SCREENS
@@ -164,6 +174,11 @@ class Dashboard(Guided):
         if self.detached is None:
             self.detached = False
         super().exit(*arguments, **options)
+
+    @property
+    def route(self) -> RouteStatus:
+        """The pointer as the screen shows it."""
+        return self.snapshot.route if self.snapshot is not None else RouteStatus()
 
     @property
     def view(self) -> View:

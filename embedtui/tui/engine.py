@@ -107,8 +107,8 @@ class Engine(Protocol):
     def decide(self, query_id: int, verdict: str, note: str = "") -> object:
         """Keep the operator's verdict on a query."""
 
-    def cutover(self, percent: int = 100, *, override: Mapping[str, str] = ...) -> Flip:
-        """Move the reads of a share of the keys, or all, to the new side."""
+    def cutover(self, percent: int = 100, *, override: Mapping[str, str] = ..., seen: int | None = None) -> Flip:
+        """Move the reads of a share of the keys, or all, to the new side; ``seen``: the epoch it was decided on."""
 
     def rollback(self) -> Flip:
         """Move all reads back to the old side."""
@@ -146,7 +146,7 @@ class Engine(Protocol):
     def ask_old_model(self) -> str:
         """Why the old model is taken for dead; empty where it is not."""
 
-    def postpone(self, percent: int = 100, *, override: Mapping[str, str] = ...) -> object:
+    def postpone(self, percent: int = 100, *, override: Mapping[str, str] = ..., seen: int | None = None) -> object:
         """Cut over once nothing waits for the sync."""
 
     def cancel_postponed(self) -> bool:
@@ -160,6 +160,7 @@ class Engine(Protocol):
         fold: bool | None = None,
         override: Mapping[str, str] = ...,
         archive: str | None = None,
+        seen: int | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         """Drop the old side and finish."""
@@ -170,7 +171,7 @@ class Engine(Protocol):
     def cleanup_sql(self, *, rename: bool | None = None, fold: bool | None = None) -> tuple[str, ...]:
         """The exact SQL of a cleanup."""
 
-    def abort(self, typed_name: str) -> object:
+    def abort(self, typed_name: str, *, seen: int | None = None) -> object:
         """Drop the new side and finish."""
 
     def verify(self, *, sample: int = 0, repair: bool = False, stop: threading.Event | None = None) -> VerifyReport:

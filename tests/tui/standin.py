@@ -120,7 +120,7 @@ class StandIn(Engine):
     def decide(self, query_id: int, verdict: str, note: str = "") -> None:
         self.calls.append(f"decide {query_id} {verdict} {note}".strip())
 
-    def cutover(self, percent: int = 100, *, override: Mapping[str, str] | None = None) -> Flip:
+    def cutover(self, percent: int = 100, *, override: Mapping[str, str] | None = None, **_: object) -> Flip:
         self.calls.append(f"cutover {percent} {override or ''}")
         self.shown = states.CUT_OVER if percent == 100 else states.CANARY
         return Flip(Side.NEW if percent == 100 else Side.OLD, 0 if percent == 100 else percent, 2, 3.1, True)
@@ -174,7 +174,7 @@ class StandIn(Engine):
     def cleanup_sql(self, **_: object) -> tuple[str, ...]:
         return ("DROP INDEX CONCURRENTLY documents_embedding_idx", "ALTER TABLE documents DROP COLUMN embedding")
 
-    def abort(self, typed_name: str) -> None:
+    def abort(self, typed_name: str, **_: object) -> None:
         self.calls.append(f"abort {typed_name}")
 
     def verify(self, **_: object) -> VerifyReport:

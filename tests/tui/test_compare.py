@@ -204,10 +204,9 @@ async def test_a_verdict_takes_a_note(shown: Open) -> None:
         screen = await opened(app, pilot)
         await pilot.press("down", "e")
         assert "No verdict on this query yet" in said(app)
-        await pilot.press("o", "e")
-        await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
-        assert screen.shown[2].text[:20] in picture(app), "the cursor went on: it is for the query that is shown"
-        await pilot.press("escape", "up", "e")
+        await pilot.press("o")
+        assert screen.listing.cursor != 1 and not screen.shown[screen.listing.cursor].verdict, "on to the next without"
+        await pilot.press("home", "down", "e")
         await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
         assert "old better: “customer paid twice”" in picture(app)
         await pilot.press(*"no refund", "enter")
@@ -216,6 +215,19 @@ async def test_a_verdict_takes_a_note(shown: Open) -> None:
         await until(pilot, lambda: "“customer paid twice”  ◇ old better: no refund" in picture(app), LONG)
         await pilot.press("o")
         await until(pilot, lambda: engine.calls.count("decide 2 old no refund") == 2, LONG)
+
+
+async def test_verdicts_given_upwards_overwrite_none_unsaid(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        screen.shown = [replace(query, verdict="") for query in screen.shown]
+        last = [query.query_id for query in screen.shown[-3:]]
+        await pilot.press("end", "n", "up", "n", "up", "o")
+        given = [f"decide {last[2]} new", f"decide {last[1]} new", f"decide {last[0]} old"]
+        await until(pilot, lambda: [call for call in engine.calls if call.startswith("decide")] == given, LONG)
+        assert "replaces" not in said(app)
+        await pilot.press("s")
+        assert "replaces “old better”" in said(app)
 
 
 async def test_small_screens_have_all_measures_too(shown: Open) -> None:

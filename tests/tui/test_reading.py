@@ -20,6 +20,7 @@ from embedtui.tui.screens.reader import ReaderScreen
 from embedtui.tui.widgets.document import Document
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.rankings import Rankings, said_of
+from embedtui.tui.widgets.sheet import Sheet
 from tests.tui import states
 from tests.tui.conftest import Open, front, picture, said, until
 from tests.tui.test_compare import opened
@@ -186,6 +187,15 @@ async def test_blind_hides_what_tells_the_sides(shown: Open) -> None:
         await pilot.press("escape", "V")
         await until(pilot, lambda: "1 given blind" in said(app), LONG)
         assert "◇" in picture(app)
+
+
+@pytest.mark.parametrize("screen", ["3", "7"])
+async def test_texts_can_be_zoomed_too(shown: Open, screen: str) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        await pilot.press(screen, "tab", "z")
+        await until(pilot, lambda: isinstance(app.screen.maximized, Sheet), LONG)
+        await pilot.press("z")
+        await until(pilot, lambda: app.screen.maximized is None, LONG)
 
 
 async def test_zoom_gives_a_part_the_screen_and_takes_it_back(shown: Open) -> None:

@@ -12,11 +12,12 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
-from embedtui.model import Blocker, Noted, Phase
+from embedtui.model import Blocker, Noted, Phase, Snapshot
 from embedtui.tui import preferences
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
 from embedtui.tui.dialogs import CutoverDialog, LimitsDialog, NameDialog
+from embedtui.tui.dialogs.base import NamedDialog
 from embedtui.tui.messages import EngineReported, SnapshotTaken
 from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.screens.plan import PlanScreen
@@ -145,6 +146,24 @@ async def test_the_mouse_does_what_keys_do(shown: Open) -> None:
         await until(pilot, lambda: app.current_mode == "overview")
         await click("#footer", "Cut over")
         await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "after"),
+    [("x", states.READY, states.CANARY), ("K", states.CUT_OVER, replace(states.CUT_OVER, route=states.CANARY.route))],
+)
+async def test_a_dialog_acts_on_what_it_showed(shown: Open, key: str, before: Snapshot, after: Snapshot) -> None:
+    """Another terminal moves the pointer while it is open: then nothing is done, and it is asked again."""
+    async with shown(before) as (app, pilot, engine):
+        await pilot.press(key)
+        await until(pilot, lambda: isinstance(app.screen, NamedDialog))
+        await present(app, pilot, after)
+        app.screen.query_one("#typed", Input).value = "documents"
+        asked = app.screen
+        await pilot.press("tab", "enter")
+        await until(pilot, lambda: app.screen is not asked)
+        await until(pilot, lambda: "moved the pointer meanwhile" in said(app))
+        assert not [call for call in engine.calls if call.startswith(("cutover", "cleanup"))]
 
 
 async def test_the_plan_is_read_anew_once_the_migration_has_moved_on(shown: Open) -> None:

@@ -137,3 +137,14 @@ async def test_a_misspelt_table_is_no_lost_database_and_opens_once_it_is_mended(
         (tmp_path / "embedtui.toml").write_text(FILE)
         await until(pilot, lambda: app.snapshot is not None)
         assert "wrong settings" not in picture(app)
+
+
+async def test_the_filter_means_names_first(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    make_documents(database, 3)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await choose(app, pilot, "old_model.base_url")
+        app.screen.query_one("#filter", Input).value = "base_url"
+        await until(pilot, lambda: len(front(app, SettingsScreen).lines) == 2)
+        app.screen.query_one("#filter", Input).value = "database_url"
+        await until(pilot, lambda: [each.path for each in front(app, SettingsScreen).lines] == ["database_variable"])
+        assert "Esc clears the filter" in str(app.screen.query_one(".sheet").border_subtitle)

@@ -70,7 +70,7 @@ async def test_a_table_is_set_up_by_keys_and_written(database: str, tmp_path: Pa
         await fill(pilot, "content", "title, content")
         await fill(pilot, "scope", "tenant = 1")
         await pilot.press("tab")
-        await until(pilot, lambda: "Title 1 document number 1" in " ".join(picture(app).split()))
+        await until(pilot, lambda: "Title 1 ⏎ document number 1" in " ".join(picture(app).split()))
         assert "Title 2" not in picture(app)
         # a wrong column is refused as by init, and the field can be mended
         await fill(pilot, "content", "titel")
@@ -88,7 +88,8 @@ async def test_a_table_is_set_up_by_keys_and_written(database: str, tmp_path: Pa
         await go(pilot, TargetDialog)
         await pilot.press("down")
         await step(pilot, ModelsDialog)
-        await pilot.press(*(["down"] * ModelsDialog.NAMES.index("voyage-4")), "enter")
+        names = ModelsDialog.NAMES  # the cursor is on the one that the field has
+        await pilot.press(*(["down"] * (names.index("voyage-4") - names.index("text-embedding-3-large"))), "enter")
         await until(pilot, lambda: "VOYAGE_API_KEY is set" in picture(app))
         assert app.screen.query_one("#new_model-base_url", Input).placeholder == "https://api.voyageai.com/v1"
         await fill(pilot, "new_model-dimensions", "99999")
@@ -225,3 +226,25 @@ async def test_ctrl_c_says_how_to_leave(database: str, tmp_path: Path) -> None:
         await until(pilot, lambda: "Nothing is written" in said(app))
         assert isinstance(app.screen, SetupDialog)
     assert list(tmp_path.glob("*.toml")) == []
+
+
+async def test_the_old_models_endpoint_is_asked_for_beside_a_gateway(database: str, tmp_path: Path) -> None:
+    """Its texts and the gateway's key would go to the provider by nobody's word."""
+    make_documents(database, 3)
+    async with welcome(database, tmp_path) as (app, pilot):
+        await pilot.press("enter")
+        await step(pilot, SourceDialog)
+        await fill(pilot, "old_model-name", "text-embedding-3-small")
+        await go(pilot, TargetDialog)
+        await fill(pilot, "new_model-base_url", "https://gateway.example/v1")
+        await pilot.press("enter")
+        told = "nothing says where text-embedding-3-small is asked"
+        await until(pilot, lambda: told in " ".join(picture(app).replace("│", " ").split()))
+        assert isinstance(app.screen, TargetDialog)
+        await fill(pilot, "old_model-base_url", "https://gateway.example/v1")
+        await go(pilot, WayDialog)
+        assert app.focused is app.screen.query_one("#go"), "Enter goes on here, too"
+        await pilot.press("enter")
+        await until(pilot, lambda: app.return_value is not None)
+    written = load(database, tmp_path)
+    assert written.old_model.base_url == written.new_model.base_url == "https://gateway.example/v1"

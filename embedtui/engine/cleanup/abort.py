@@ -22,7 +22,7 @@ from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import begin_record
 from embedtui.postgres.state.migrations import hold_workers
-from embedtui.postgres.state.route import route_epoch
+from embedtui.postgres.state.route import require_unmoved, route_epoch
 from embedtui.postgres.state.stale import count_marked
 
 
@@ -31,6 +31,7 @@ def abort(
     migration: Migration,
     *,
     typed_name: str,
+    seen: int | None = None,
     stop: threading.Event,
     on_step: Callable[[CleanupStep], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
@@ -39,6 +40,8 @@ def abort(
 
     Also where the table has another name, was made again or restored since: what it carries of ours is looked up. Gives
     what was done, and what is left, in a sentence or two.
+
+    ``seen`` is the pointer's epoch that it was decided on.
 
     Raises Refused (production reads the new side, something depends on it, or another process is at it), LockTimeout,
     Interrupted.
@@ -50,6 +53,7 @@ def abort(
     with alone(conn, migration):
         epoch = route_epoch(conn, migration)  # before what it is decided on
         migration = present(conn, migration)
+        require_unmoved(conn, migration.name, epoch, seen)
         pass_blockers(abort_blockers(conn, migration), {})
         for step in abort_statements(conn, migration):
             if stop.is_set():

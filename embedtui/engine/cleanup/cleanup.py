@@ -46,7 +46,7 @@ from embedtui.postgres.sides import capture
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import QUEUE_FULL, Ending, begin_cleanup, begin_record, read_ending, remember
 from embedtui.postgres.state.faults import count_faulty
-from embedtui.postgres.state.route import route_epoch
+from embedtui.postgres.state.route import require_unmoved, route_epoch
 from embedtui.postgres.state.stale import count_marked
 
 
@@ -58,6 +58,7 @@ def cleanup(
     typed_name: str,
     stop: threading.Event,
     override: Overrides = MappingProxyType({}),
+    seen: int | None = None,
     on_step: Callable[[CleanupStep], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
     connect: Callable[[], Connection] | None = None,
@@ -65,8 +66,8 @@ def cleanup(
     """Drop the old side as chosen; a rerun after any interruption completes what was begun, as it was chosen then.
 
     ``conn`` is in autocommit. ``typed_name`` has to be the table's name. ``override`` has a reason for each blocker
-    that it passes, and is audited. ``on_step`` is called before each step. ``connect`` opens the connections of an
-    index build, which a fold needs. A no-op once finished.
+    that it passes, and is audited. ``seen``: the epoch that it was decided on. ``on_step`` is called before each step.
+    ``connect`` opens the connections of an index build, which a fold needs. A no-op once finished.
 
     From its first step until the drop a rollback takes it back, at once; the drop fails where the pointer has moved.
 
@@ -83,6 +84,7 @@ def cleanup(
             return
         if not state.begun:
             epoch = route_epoch(conn, migration)  # before what it is decided on
+            require_unmoved(conn, migration.name, epoch, seen)
             migration = present(conn, migration)
             choice = decided(conn, migration, choice)
             with cancelled_by(conn, stop):

@@ -34,6 +34,7 @@ from embedtui.postgres.state.route import (
     move_route,
     read_route,
     release_route,
+    require_unmoved,
     set_pending,
 )
 
@@ -65,6 +66,7 @@ def cutover(
     *,
     gate: EvaluationStatus | None,
     override: Overrides = MappingProxyType({}),
+    seen: int | None = None,
     postponed: str = "",
     caller: Caller | None = None,
 ) -> Flip:
@@ -76,6 +78,7 @@ def cutover(
         percent: 1..99 is a canary while the old side stays active; 100 moves everything; 0 is a rollback.
         gate: the newest evaluation.
         override: reasons for the blockers to pass, by name; audited.
+        seen: the epoch on which the operator decided; None: whatever it is now.
         postponed: when it was postponed; it is done only while that stands.
         caller: who asks, by default this process's operator.
 
@@ -95,6 +98,7 @@ def cutover(
             if (before.active, before.canary) == (side, percent):
                 follow_pointer(conn, migration.id)
                 return Flip(side, percent, before.epoch, 0.0, False)
+            require_unmoved(conn, migration.name, before.epoch, seen)
             if before.active is Side.NEW:
                 raise Refused("The new side serves every read already.", hint="Roll back first, then set a canary.")
             passed = pass_blockers(cutover_blockers(conn, migration, gate, percent), override)
@@ -156,6 +160,7 @@ def postpone(
     *,
     gate: EvaluationStatus | None,
     override: Overrides = MappingProxyType({}),
+    seen: int | None = None,
 ) -> None:
     """Cut over by itself once the sync queue is empty; all other blockers have to be released (or passed) now.
 
@@ -168,6 +173,7 @@ def postpone(
     try:
         with connect(dsn, name="act") as conn:
             before, migration = _seen(conn, migration)
+            require_unmoved(conn, migration.name, before.epoch, seen)
             if before.active is Side.NEW:
                 raise Refused("The new side serves every read already.")
             blockers = cutover_blockers(conn, migration, gate, percent)

@@ -29,7 +29,7 @@ from embedtui.postgres.catalog.tables import exists
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
-from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder
+from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder, shown_endpoint
 from embedtui.providers.asking import asks_queries_otherwise
 from embedtui.providers.start import TEXTS, first_answer
 
@@ -360,6 +360,18 @@ class Answer:
         found = None if self.length is None else length_check(draft, settings, self.length)
         if found is not None:
             yield found
+
+
+def endpoint_check(settings: Settings, migration: Migration) -> Check:
+    """Where texts are sent: all of them to the new model, some to the old one."""
+    new, old = (shown_endpoint(each, settings.environ) for each in (migration.new_model, migration.old_model))
+    detail = f"Texts go to {new or 'no known endpoint'}."
+    if not migration.old_model.retired:
+        detail += (
+            f" The old model is asked at {old or 'no known endpoint'}: for the proof, queries, and edits after the"
+        )
+        detail += " cutover."
+    return Check("endpoints", "pass", detail)
 
 
 def provider_check(settings: Settings, migration: Migration, ask: bool) -> Answer:

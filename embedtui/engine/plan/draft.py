@@ -39,6 +39,7 @@ from embedtui.postgres.indexes import MAX_DIMENSIONS
 from embedtui.postgres.names import either, in_quotes, shown, shown_column, suffixed
 from embedtui.postgres.state.migrations import columns_being_filled
 from embedtui.postgres.state.models import model_fingerprint
+from embedtui.providers import unsaid_endpoint
 
 STORED_DIMENSIONS = 16_000
 """Dimensions that a vector or halfvec can hold."""
@@ -225,6 +226,9 @@ def _models(settings: Settings, old: Column, dimensions: int | None) -> tuple[Em
             f"The old and the new model are the same: {new_model.name} with {new_model.dimensions} dimensions.",
             hint="Set EMBED_MODEL (or new_model.name) to the model to move to.",
         )
+    if unsaid := unsaid_endpoint(old_model, new_model, settings.environ):
+        reason, hint = unsaid[1]
+        raise SettingsError(reason, hint=hint)
     return old_model, new_model
 
 

@@ -11,7 +11,7 @@ from embedtui.config import Settings
 from embedtui.engine.cutover.how import how_check
 from embedtui.engine.local import as_set_here
 from embedtui.engine.plan.batch import batch_check, batch_offer
-from embedtui.engine.plan.checks import provider_check, standing_checks, text_checks
+from embedtui.engine.plan.checks import endpoint_check, provider_check, standing_checks, text_checks
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.estimates import estimate_seconds, estimate_texts, estimate_tokens
 from embedtui.engine.plan.existing import settings_of_live_migration
@@ -51,6 +51,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         how_check(conn, migration, planned=True),
         *load_checks(conn, draft, migration, estimate),
         *text_checks(conn, draft, migration, estimate),
+        endpoint_check(settings, migration),
         *answer.checks(draft, settings),
     ]
     wrong = any(check.result == "fail" for check in checks)

@@ -241,7 +241,9 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
     newest = newest_summary(conn, migration.id)
     if newest is None:
         return None
-    why = _why_void(conn, migration, SeenState(**newest.seen), newest.void_share)
+    # once it has ended nothing is decided by it any more, and the cleanup itself has changed the table
+    ended = migration.phase.ended
+    why = "" if ended else _why_void(conn, migration, SeenState(**newest.seen), newest.void_share)
     return EvaluationStatus(
         id=newest.id,
         at=newest.at,

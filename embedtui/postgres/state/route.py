@@ -240,13 +240,17 @@ def _move(name: str, expect: int | None, active: Side, canary: int, by: str, pos
     return sql.SQL(_MOVE).format(**literals, postponed=sql.Literal(postponed or None))
 
 
+def require_unmoved(conn: Connection, name: str, epoch: int | None, seen: int | None) -> None:
+    """Raises Refused: the pointer's ``epoch`` is another than the one an operator had seen (None: whichever)."""
+    if seen is not None and epoch != seen:
+        raise _refusal(read_route(conn, name), seen)
+
+
 def _refusal(now: RouteRow, expected: int | None) -> Refused:
     if now.epoch != expected and expected is not None:
-        return Refused(
-            f"{now.changed_by or 'Somebody'} moved route {now.name!r} meanwhile: it is on the {now.active} side,"
-            f" {now.canary} % canary.",
-            hint="Look again, then repeat if you still want it.",
-        )
+        where = f"it is on the {now.active} side, {now.canary} % canary."
+        moved = f"{now.changed_by or 'Somebody'} moved route {now.name!r} meanwhile: {where}"
+        return Refused(moved, hint="Look again, then repeat if you still want it.")
     if now.ending == "abort":
         return Refused("The migration is being aborted.", hint="Complete that: `embedtui abort`.")
     if now.ending == "cleanup":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, ClassVar
 
-from embedtui.model import Command, Remedy, Snapshot
+from embedtui.model import Command, Remedy, RouteStatus, Snapshot
 from embedtui.model.lifecycle import unneeded
+from embedtui.tui import safe
 from embedtui.tui.remedies import worded
 from embedtui.tui.view import View
 
@@ -82,6 +83,17 @@ class Action:
             app.say(reason, title=self.label, severity="warning")
         else:
             self._do(app)
+
+    def moved(self, app: Dashboard, seen: RouteStatus) -> bool:
+        """Whether the pointer has moved since ``seen``, on which a dialog was opened: then that is said, and asked."""
+        now = app.route
+        if now.epoch == seen.epoch:
+            return False
+        where = f"the {now.active} side serves" + (f", {now.canary} % canary" if now.canary not in (0, 100) else "")
+        said = f"{safe.line(now.changed_by) or 'Somebody'} moved the pointer meanwhile: {where}. Nothing was done."
+        app.say(said, title=self.label, severity="warning")
+        self.perform(app)
+        return True
 
     def _unmet(self, _view: View, snapshot: Snapshot) -> str:
         """What the migration's state lacks for it; empty where nothing is."""

@@ -25,6 +25,8 @@ class Cleanup(Action):
     remedies = (Remedy.CLEANUP,)
 
     def _do(self, app: Dashboard) -> None:
+        route = app.route
+
         def dialog(either: Either) -> NameDialog:
             migration = app.view.snapshot.migration if app.view.snapshot is not None else None
             scoped = migration is not None and migration.scope is not None
@@ -43,12 +45,13 @@ class Cleanup(Action):
                     fold=ticked if name == "fold" else None,
                     override=answer.override,
                     archive=answer.archive or None,
+                    seen=route.epoch,
                     stop=call.stop,
                 )
 
             return Task("cleanup", clean_up, "Cleaned up: the migration is done.")
 
-        app.ask_after(_choice, dialog, task)
+        app.ask_after(_choice, dialog, task, unless=lambda: self.moved(app, route))
 
 
 def _choice(engine: Engine) -> Either:
@@ -88,9 +91,10 @@ class Abort(Action):
 
     def _do(self, app: Dashboard) -> None:
         text = "The new side, its vectors and the triggers are dropped. The old side serves as before."
-        done = "Aborted: the old side serves as before."
+        done, route = "Aborted: the old side serves as before.", app.route
         app.ask_after(
             lambda engine: engine.blockers("abort"),
             lambda blockers: NameDialog(self.label, text, app.view.table, (), blockers),
-            lambda answer: Task("abort", lambda engine, _: engine.abort(answer.name), done),
+            lambda answer: Task("abort", lambda engine, _: engine.abort(answer.name, seen=route.epoch), done),
+            unless=lambda: self.moved(app, route),
         )

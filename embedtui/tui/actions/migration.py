@@ -80,7 +80,7 @@ class Reload(Action):
 
 
 class Compare(Action):
-    """Search every query on both sides and record an evaluation."""
+    """Search every query on both sides and record an evaluation: the kept queries, else rows; L on 2 loads a file."""
 
     name, key, label = "compare", "c", "Compare"
     command = Command.COMPARE
@@ -94,6 +94,8 @@ class Compare(Action):
 
         def done(comparison: Comparison) -> str:
             why = "" if comparison.verdict == "PASS" else " Screen 3 says why."
+            if all(query.row is not None for query in comparison.queries):
+                why += " They are rows of the table: L on screen 2 takes queries of a file."
             count = figures.number(len(comparison.queries))
             return f"Compared {count} queries: {comparison.verdict or 'no verdict'}.{why}"
 

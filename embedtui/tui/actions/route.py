@@ -25,15 +25,20 @@ class Cutover(Action):
         self._percent = percent
 
     def _do(self, app: Dashboard) -> None:
-        percent = self._percent
+        percent, route = self._percent, app.route
 
         def task(answer: CutoverAnswer) -> Task[Any]:
             share, override = answer.percent, answer.override
             if answer.postponed:
                 done = "Postponed: it cuts over by itself once nothing waits for the sync."
-                return Task("postpone", lambda engine, _: engine.postpone(share, override=override), done)
+                return Task(
+                    "postpone", lambda engine, _: engine.postpone(share, override=override, seen=route.epoch), done
+                )
             return Task(
-                "cutover", lambda engine, _: engine.cutover(share, override=override), _moved, result=PointerMoved
+                "cutover",
+                lambda engine, _: engine.cutover(share, override=override, seen=route.epoch),
+                _moved,
+                result=PointerMoved,
             )
 
         app.goto("cutover")
@@ -41,6 +46,7 @@ class Cutover(Action):
             lambda engine: engine.blockers("cutover", percent),
             lambda blockers: CutoverDialog(app.view, percent, blockers),
             task,
+            unless=lambda: self.moved(app, route),
         )
 
 

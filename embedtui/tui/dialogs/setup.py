@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from textual import events, on
@@ -139,15 +139,24 @@ class SetupDialog(Dialog[None]):
         for each in self.FIELDS:
             if not each.choices:
                 self.query_one(f"#{each.id}", Input).placeholder = self.empty_means(each)
-        rows = [] if self._trouble is None else lines.refused_lines(self._trouble, width)
+        untouched = not self._number and isinstance(self, SourceDialog)
+        rows = [] if self._trouble is None else lines.refused_lines(self._trouble, width, asked=not untouched)
         rows += self.found(width)
         for path, origin in self.proposal.fixed.items():
             name = next((each.label for each in self.FIELDS if each.path == path), "")
             if name:
-                rows += draw.wrapped(f"{name} is set by {safe.line(origin)}, before the file.", width, "$muted", 3)
+                rows += draw.wrapped(
+                    f"{name}: {safe.line(origin)} says it, and comes before the file.", width, "$muted", 3
+                )
         if self._looking and not rows:
             rows = [draw.line(("◌ asking the database …", "$muted"))]
         self.query_one("#found", Static).update(draw.lines(rows))
+        self.call_after_refresh(self._let_scroll)
+
+    def _let_scroll(self) -> None:
+        """What is found is a stop of Tab only where it has to be scrolled."""
+        found = self.query_one(".found", VerticalScroll)
+        found.can_focus = found.max_scroll_y > 0
 
     @on(Input.Blurred)
     @on(Select.Changed)
@@ -168,13 +177,14 @@ class SourceDialog(SetupDialog):
     """What is moved: which text, of which rows."""
 
     TEXT = "what is moved"
+    CANCEL = "Cancel"
     WHOLE = False
     FIELDS = (
-        Field("content", "Text columns", "title, body"),
-        Field("content_sql", "or SQL", "payload->>'data'"),
+        Field("content", "Text columns", "e.g. title, body"),
+        Field("content_sql", "or SQL", "e.g. payload->>'data'"),
         Field("content_from", "of table", "this one"),
         Field("scope", "Only rows where", "all rows"),
-        Field("old_model.name", "Old model, if known", "asked after the cutover, too"),
+        Field("old_model.name", "Old model, if known", "proves the texts, keeps the old side current"),
     )
 
     def found(self, width: int) -> list[Content]:
@@ -192,6 +202,7 @@ class TargetDialog(SetupDialog):
         Field("new_model.provider", "Provider  ↓ lists"),
         Field("new_model.base_url", "Endpoint"),
         Field("new_model.key_variable", "Variable with its key"),
+        Field("old_model.base_url", "Old model's endpoint"),
     )
 
     def _text(self, path: str) -> str:
@@ -203,23 +214,39 @@ class TargetDialog(SetupDialog):
         name = self._text("new_model.name")
         if each.path in ("new_model.dimensions", "new_model.provider"):
             return lines.default_of(name, each.path)
+        if each.path == "old_model.base_url" and self._text("new_model.base_url"):
+            return "this one's, or its provider's own: say which"
+        if each.path == "old_model.base_url":
+            return lines.provider_default(self._chosen.get("old_model.name", ""), "", "new_model.base_url")
         if each.path in ("new_model.base_url", "new_model.key_variable"):
             return lines.provider_default(name, self._text("new_model.provider"), each.path)
         return each.empty
 
     def found(self, width: int) -> list[Content]:
-        """The model, its price and its key."""
-        return lines.model_lines(self.proposal, self._text("new_model.name"), width)
+        """The model, its price and its key; what is half typed is not looked at yet."""
+        asked_too = bool(self._chosen.get("old_model.name") or self.proposal.values.get("old_model.name"))
+        old = self.query_one("#old_model-base_url").parent
+        assert old is not None
+        old.display = asked_too
+        found = self.proposal
+        if self.values != self._looked_at:
+            found = replace(found, new="…" if found.new else "")
+        return lines.model_lines(found, self._text("new_model.name"), width)
+
+    @on(Input.Changed)
+    def typing(self) -> None:
+        """What was found is of other values now."""
+        self._paint()
 
     def on_key(self, event: events.Key) -> None:
         """↓ lists what is known."""
         asked = self.focused.id if event.key == "down" and self.focused is not None else None
         if asked == "new_model-name":
             event.stop()
-            self.app.push_screen(ModelsDialog(), self._model_chosen)
+            self.app.push_screen(ModelsDialog(self._text("new_model.name")), self._model_chosen)
         elif asked == "new_model-provider":
             event.stop()
-            self.app.push_screen(ProvidersDialog(), self._provider_chosen)
+            self.app.push_screen(ProvidersDialog(self._text("new_model.provider")), self._provider_chosen)
 
     def _model_chosen(self, name: str | None) -> None:
         if name is None:
@@ -247,6 +274,7 @@ class WayDialog(SetupDialog):
     """How: where the vectors go, how production follows the switch; then the file is written."""
 
     TEXT = "how it is moved"
+    AUTO_FOCUS = "#go"
     FIELDS = (
         Field("placement", "Placement", choices=("auto", "column", "table")),
         Field("cutover.strategy", "Strategy", choices=tuple(lines.STRATEGIES)),
@@ -288,6 +316,12 @@ class _ListDialog(Dialog[str]):
 
     AUTO_FOCUS = "Listing"
     NAMES: ClassVar[tuple[str, ...]] = ()
+    HEADING: ClassVar[str] = ""
+
+    def __init__(self, chosen: str = "") -> None:
+        """All of them, the cursor on the one ``chosen`` so far."""
+        super().__init__(self.HEADING)
+        self._at = self.NAMES.index(chosen) if chosen in self.NAMES else 0
 
     def body(self) -> ComposeResult:
         """The list."""
@@ -297,7 +331,7 @@ class _ListDialog(Dialog[str]):
         """Show all of it."""
         listing = self.query_one(Listing)
         listing.styles.height = min(len(self.NAMES), max(4, self.size.height - 8))
-        listing.reset(len(self.NAMES))
+        listing.reset(len(self.NAMES), self._at)
 
     def paint(self, index: int, width: int) -> Content:
         """A name."""
@@ -314,10 +348,7 @@ class ModelsDialog(_ListDialog):
     """The known models."""
 
     NAMES = tuple(KNOWN_MODELS)
-
-    def __init__(self) -> None:
-        """All of them."""
-        super().__init__("Known models: provider, dimensions, $ per million tokens")
+    HEADING = "Known models: provider, dimensions, $ per million tokens"
 
     def paint(self, index: int, width: int) -> Content:
         """A model."""
@@ -328,10 +359,7 @@ class ProvidersDialog(_ListDialog):
     """The known providers."""
 
     NAMES = tuple(PROVIDERS)
-
-    def __init__(self) -> None:
-        """All of them."""
-        super().__init__("Providers; openai is also all that speak its API")
+    HEADING = "Providers; openai is also all that speak its API"
 
     def paint(self, index: int, width: int) -> Content:
         """A provider, and where it is asked."""

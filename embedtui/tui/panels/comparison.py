@@ -174,6 +174,14 @@ def summary_line(comparison: Comparison, view: View, width: int) -> Content:
             (f"◆ {m.ndcg_new.mean:.2f}", "bold $new"),
             "  ",
         ]
+    elif m.wins_old or m.wins_new:
+        parts += [
+            ("verdicts ", "$muted"),
+            (f"◇ {m.wins_old:,}", "$old"),
+            "  ",
+            (f"◆ {m.wins_new:,}", "bold $new"),
+            "  ",
+        ]
     else:
         parts.append(("Different; not judged  ", "bold"))
     parts += [

@@ -28,7 +28,7 @@ def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
     if older := age(comparison, view):
         rows = draw.wrapped(f"! {safe.line(older)}", width, "bold $warning") + rows
     for check in checks:
-        rows += check_lines(check, width)
+        rows += check_lines(check, width, 8)  # narrow as the box may be, what mends it is read whole
     return rows
 
 

@@ -23,6 +23,7 @@ FIELDS: Mapping[str, str] = {
     "--new-model": "“New model”",
     "--dimensions": "“Its dimensions”",
     "--base-url": "“Endpoint”",
+    "old_model.base_url": "“Old model's endpoint”",
     "--old-model": "“Old model”",
     "--strategy": "“Strategy”",
     "--placement": "“Placement”",
@@ -52,12 +53,13 @@ def table_line(table: FoundTable, width: int) -> Content:
     return draw.row(left, draw.line((right, "$muted")), width)
 
 
-def refused_lines(trouble: Trouble, width: int) -> list[Content]:
-    """Why it cannot be so, and what would help, in the words of the fields."""
+def refused_lines(trouble: Trouble, width: int, *, asked: bool = True) -> list[Content]:
+    """Why it cannot be so, and what would help, in the words of the fields; no fault before anything was ``asked``."""
     flag = re.compile("|".join(map(re.escape, FIELDS)))
     hint = flag.sub(lambda found: FIELDS[found[0]], worded(trouble.hint, trouble.remedies))
     first, *more = draw.wrapped(safe.line(trouble.message), width - 2, "bold", _LINES) or [Content("")]
-    rows = [draw.line(("✗ ", "bold $error"), first), *(draw.line("  ", each) for each in more)]
+    mark = ("✗ ", "bold $error") if asked else ("· ", "$muted")
+    rows = [draw.line(mark, first), *(draw.line("  ", each) for each in more)]
     return rows + [draw.line("  ", each) for each in draw.wrapped(hint, width - 2, "$muted", _LINES)]
 
 
@@ -68,8 +70,11 @@ def source_lines(proposal: Proposal, width: int) -> list[Content]:
         columns = safe.line(", ".join(proposal.text_columns))
         rows += draw.wrapped(f"Text columns of this table: {columns}.", width, "$muted", _LINES)
     if proposal.texts:
-        rows.append(Content.styled("The first texts, as they will be sent:", "$muted"))
-        rows += [draw.cut(draw.line(("│ ", "$faint"), safe.line(each, 2000)), width) for each in proposal.texts]
+        broken = any("\n" in each.strip() for each in proposal.texts)
+        what = "The first texts, as sent (⏎: new line)" if broken else "The first texts, as they will be sent"
+        rows.append(Content.styled(f"{what}; rows without a text are left out:", "$muted"))
+        shown = [safe.line(each.strip().replace("\n", " ⏎ "), 2000) for each in proposal.texts]
+        rows += [draw.cut(draw.line(("│ ", "$faint"), each), width) for each in shown]
     for check in proposal.checks:
         rows += check_lines(check, width, _LINES)
     return rows
@@ -88,13 +93,19 @@ def model_lines(proposal: Proposal, name: str, width: int) -> list[Content]:
 def said_of(known: KnownModel) -> str:
     """A known model in a sentence."""
     fewer = ", fewer on request" if known.shortens else ""
-    price = f"${known.price_per_million:g} per million tokens" if known.price_per_million is not None else "no price"
+    price = f"{_price(known)} per million tokens" if known.price_per_million is not None else "no price"
     return f"{known.provider}: {known.dimensions:,} dimensions{fewer}; {price}."
+
+
+def _price(known: KnownModel) -> str:
+    """To the cent, and finer where it is."""
+    price = known.price_per_million or 0.0
+    return f"${price:.2f}" if round(price, 2) == price else f"${price:g}"
 
 
 def model_line(name: str, known: KnownModel, width: int) -> Content:
     """A known model in a list."""
-    price = f"${known.price_per_million:g}" if known.price_per_million is not None else "—"
+    price = _price(known) if known.price_per_million is not None else "—"
     right = draw.line((f"{known.provider}  {known.dimensions:>5,}  {price:>6}", "$muted"))
     return draw.row(draw.line((name, "bold")), right, width)
 

@@ -25,7 +25,7 @@ from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.rankings import Rankings
 
-_NOTHING = "Press c to compare both sides, a to ask a query of your own."
+_NOTHING = "Press c to compare both sides, L with queries of a file or log, a to ask one of your own."
 
 
 class CompareScreen(VerdictScreen):

@@ -143,6 +143,12 @@ class PlanScreen(DashboardScreen):
             verdict = draw.line((f"! {warned} to look at", "bold $warning"))
         else:
             verdict = draw.line(("✓ ready", "bold $success"))
+        price: draw.Part = (f"~{figures.money(plan.estimated_cost)}", "bold")
+        if plan.estimated_cost is None:
+            price = ("price unknown", "$muted")
+        time: draw.Part = (f"~{figures.duration(plan.estimated_seconds)}", "bold")
+        if plan.estimated_seconds is None:
+            time = ("time unknown", "$muted")
         first = draw.line(
             verdict,
             "   ",
@@ -150,9 +156,9 @@ class PlanScreen(DashboardScreen):
             (" rows  ", "$muted"),
             (f"~{figures.short(plan.estimated_tokens)}", "bold"),
             (" tokens  ", "$muted"),
-            (f"~{figures.money(plan.estimated_cost)}", "bold"),
-            ("  ", ""),
-            (f"~{figures.duration(plan.estimated_seconds)}", "bold"),
+            price,
+            "  ",
+            time,
         )
         second = draw.line((f"{plan.placement}", "bold $new"), *_batch_parts(plan), "  ")
         why = draw.whole(safe.line(plan.placement_why), width - second.cell_length)

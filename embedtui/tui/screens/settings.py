@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
 
 
+_KEYS = "Enter changes  / filters  s set ones only  R reads again  Esc closes"
+
+
 class SettingsScreen(ModalScreen[None]):
     """Over any screen; Esc leaves."""
 
@@ -56,7 +59,7 @@ class SettingsScreen(ModalScreen[None]):
         """Lay out the filter, the list, and what is chosen in it."""
         with Vertical(classes="dialog sheet") as box:
             box.border_title = "Settings"
-            box.border_subtitle = "Enter changes  / filters  s set ones only  R reads again  Esc closes"
+            box.border_subtitle = _KEYS
             yield Input(placeholder="filter", id="filter", compact=True)
             yield Listing(self._paint, empty="◌ reading …", id="settings")
             yield Static(id="setting-detail", markup=False)
@@ -83,11 +86,12 @@ class SettingsScreen(ModalScreen[None]):
     def _gather(self) -> None:
         words = self.query_one("#filter", Input).value.casefold().split()
         found = self._read.lines if self._read is not None else ()
+        listed = [each for each in found if not (self._only_said and each.origin == "default" and each.written is None)]
+        named = [each for each in listed if all(word in each.path for word in words)]
+        # what is typed is mostly a name; values and origins are looked through where it is none
         self.lines = tuple(
-            each
-            for each in found
-            if all(word in f"{each.path} {each.value} {each.origin}".casefold() for word in words)
-            and not (self._only_said and each.origin == "default" and each.written is None)
+            named
+            or (each for each in listed if all(word in f"{each.value} {each.origin}".casefold() for word in words))
         )
         listing = self.query_one("#settings", Listing)
         listing.empty = "No setting matches; Esc clears the filter."
@@ -151,6 +155,7 @@ class SettingsScreen(ModalScreen[None]):
         """Open the filter."""
         field = self.query_one("#filter", Input)
         field.add_class("-open")
+        self.query_one(".sheet").border_subtitle = _KEYS.replace("Esc closes", "Esc clears the filter")
         field.focus()
 
     def action_said(self) -> None:
@@ -179,6 +184,7 @@ class SettingsScreen(ModalScreen[None]):
         if field.has_class("-open"):
             field.value = ""
             field.remove_class("-open")
+            self.query_one(".sheet").border_subtitle = _KEYS
             self.query_one("#settings", Listing).focus()
         else:
             self.dismiss(None)

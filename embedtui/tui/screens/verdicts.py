@@ -105,7 +105,7 @@ class VerdictScreen(ExchangeScreen):
         return ""
 
     def action_verdict(self, verdict: str) -> None:
-        """Record the operator's verdict; the same again takes nothing back, another one replaces it."""
+        """Record the operator's verdict and go on to the next query without one; that it replaces one is said."""
         chosen = self.chosen_query
         if self.refuse("verdict") or chosen is None:
             return
@@ -113,9 +113,19 @@ class VerdictScreen(ExchangeScreen):
         if reason:
             self.dashboard.say(reason, severity="warning")
             return
+        # blind, a verdict of before would tell the sides
+        before = chosen.verdict if not self.blind.on or chosen.query_id in self.blind.given else ""
         meant = self.blind.take(chosen, verdict)
         self._decide(chosen, meant, chosen.note if meant == chosen.verdict else "")
-        self.listing.cursor += 1
+        if before not in ("", meant):
+            was = "an earlier one" if self.blind.on else f"“{lines.VERDICTS[before][1]}”"
+            self.dashboard.say(f"It replaces {was} on “{safe.line(chosen.text, 40)}”.", title="Verdict")
+        # at the end of the list it stays, so that one can go on upwards
+        later = range(self.listing.cursor + 1, len(self.shown))
+        self.listing.cursor = next((i for i in later if not self._decided(self.shown[i])), self.listing.cursor)
+
+    def _decided(self, query: QueryComparison) -> bool:
+        return query.query_id in self.blind.given if self.blind.on else bool(query.verdict)
 
     def action_note(self) -> None:
         """Ask for a note to the verdict on the query that is shown."""

@@ -16,6 +16,8 @@ PaintText = Callable[[int], Content]
 class Sheet(VerticalScroll, can_focus=True):
     """Shows ``paint(width)``."""
 
+    ALLOW_MAXIMIZE = True  # containers that scroll do not, unless they say so
+
     def __init__(self, paint: PaintText, *, title: str = "", id: str | None = None, classes: str | None = None) -> None:
         """Show what ``paint`` paints."""
         super().__init__(id=id, classes=classes)

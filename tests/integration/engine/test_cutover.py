@@ -17,8 +17,10 @@ import psycopg
 import pytest
 
 from embedtui.config import CutoverSettings
+from embedtui.engine.cleanup.abort import abort
 from embedtui.engine.cleanup.blockers import cleanup_blockers
 from embedtui.engine.cleanup.choice import CleanupChoice
+from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cutover import blockers, strategies
 from embedtui.engine.cutover import cutover as acts
 from embedtui.engine.cutover.cutover import Caller, cancel_postponed, cutover, flip_if_due, postpone, rollback
@@ -136,6 +138,23 @@ def test_of_two_operators_one_wins_and_the_other_is_told(database: str, conn: Co
     # either one was told, or they came one after the other: never two flips of one epoch
     assert len({flip.epoch for flip in flips.values()}) == len(flips)
     assert all(refused.exit_code == 6 for refused in results.values() if isinstance(refused, Refused))
+
+
+def test_what_was_decided_on_another_state_is_refused(database: str, conn: Connection) -> None:
+    """A dialog that was open while somebody else moved the pointer, and is confirmed after that."""
+    migration = make(database)
+    seen = route.read_route(conn, "documents").epoch
+    cutover(database, migration, 10, gate=PASS)
+    ask: dict[str, Any] = {"typed_name": "documents", "stop": threading.Event(), "seen": seen}
+    for act in (
+        lambda: cutover(database, migration, gate=PASS, seen=seen),
+        lambda: postpone(database, migration, 100, gate=PASS, seen=seen),
+        lambda: abort(conn, migration, **ask),
+        lambda: cleanup(conn, migration, CleanupChoice(), **ask),
+    ):
+        with pytest.raises(Refused, match=r"moved route .* meanwhile: it is on the old side, 10 % canary"):
+            act()
+    assert cutover(database, migration, gate=PASS, seen=seen + 1).active is Side.NEW
 
 
 def test_rollback_waits_for_no_backfill_and_no_locked_migration(database: str, conn: Connection) -> None:

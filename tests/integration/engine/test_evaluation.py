@@ -11,7 +11,7 @@ from embedtui.engine.validate import queries
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered
 from embedtui.engine.validate.gate import decide_gate
-from embedtui.model import PlacementKind, Remedy
+from embedtui.model import Phase, PlacementKind, Remedy
 from embedtui.postgres.sides.capture import install_sql
 from embedtui.postgres.sides.hits import read_hits
 from tests.kits.comparing import build_index, connector, execute, rows_compared, small
@@ -170,6 +170,18 @@ def test_the_drift_that_voids_is_a_setting(database: str) -> None:
         status = current_evaluation(conn, migration)
     assert status is not None
     assert status.why_void == "5 changes to 200 rows since (2.5 %, more than 1 %)"
+
+
+def test_once_a_migration_is_done_its_evidence_stands(database: str) -> None:
+    """The cleanup's own fold is no reason to doubt it, and nothing is decided by it any more."""
+    migration = small(database)
+    rows_compared(database, migration)
+    execute(database, "TRUNCATE docs CASCADE")
+    with connect(database, name="test") as conn:
+        before = current_evaluation(conn, migration)
+        after = current_evaluation(conn, replace(migration, phase=Phase.DONE))
+    assert before is not None and "truncated or rewritten" in before.why_void
+    assert after is not None and after.valid and not after.why_void
 
 
 def test_an_evaluation_of_other_models_is_void(database: str) -> None:

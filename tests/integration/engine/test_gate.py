@@ -220,6 +220,30 @@ def test_index_loss_check(given: dict[str, float | None], result: str, database:
     assert ("hnsw.ef_search = 80 finds 97 % at a p95 of 2.0 ms" in found.hint) == (result == "fail")
 
 
+def test_a_setting_is_only_advised_where_it_would_pass() -> None:
+    def advice(*points: tuple[int, float, float]) -> str:
+        sweep = tuple(SweepPoint("hnsw.ef_search", value, recall, 1.0, p95) for value, recall, p95 in points)
+        return gate._setting_hint(figures(sweep=sweep, latency_old_ms=(10.0, 25.0)), GateSettings())
+
+    at_the_bound, safe, slow = (80, 0.951, 30.0), (160, 0.99, 45.0), (320, 1.0, 61.2)
+    assert "hnsw.ef_search = 160" in advice((40, 0.9, 20.0), at_the_bound, safe, slow)
+    assert "ALTER ROLE … SET hnsw.ef_search = 80" in advice(at_the_bound, slow)
+    said = advice((40, 0.9, 20.0), slow)
+    assert "above the limit of 50.0 ms" in said and "ALTER ROLE" not in said
+
+
+def test_a_latency_of_reading_the_whole_table_is_not_mended_at_the_index() -> None:
+    given = figures(latency_old_ms=(30.0, 30.0), latency_new_ms=(90.0, 90.0))
+    assert "Warm the index up" in gate._latency(given, GateSettings()).hint
+    whole = gate._latency(given, GateSettings(), whole=True).hint
+    assert "index is not used" in whole and "Warm" not in whole
+
+
+def test_verdicts_that_do_not_count_are_not_counted() -> None:
+    hint = gate._quality(figures(wins_new=4, wins_old=1, verdict_p=0.4), GateSettings()).hint
+    assert "5 so far; same and both bad do not count" in hint
+
+
 @pytest.mark.parametrize(
     ("old", "new", "result"), [(30.0, 59.0, "pass"), (30.0, 61.0, "fail"), (1.0, 19.0, "pass"), (1.0, 21.0, "fail")]
 )

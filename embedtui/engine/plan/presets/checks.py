@@ -11,7 +11,7 @@ from psycopg import Connection, sql
 from embedtui.engine.plan.presets.preset import Preset
 from embedtui.errors import TableError
 from embedtui.formatting import counted
-from embedtui.model import Check
+from embedtui.model import Check, TableName
 from embedtui.postgres.catalog.facts import TableFacts
 from embedtui.postgres.catalog.read import read_all
 from embedtui.postgres.names import relation, shown, shown_column
@@ -69,7 +69,8 @@ def framework_checks(
     yield Check("framework", result, detail, preset.caution)
     collections = _values(conn, facts, preset.scope) if preset.scope and not scoped else []
     if len(collections) > 1:
-        shares = ", ".join(collections[:3])
+        names = _names(conn, facts, preset)
+        shares = ", ".join(f"{names[each]}: {each}" if each in names else each for each in collections[:3])
         yield Check(
             "collections",
             "warn",
@@ -87,6 +88,23 @@ def _count(conn: Connection[Any], facts: TableFacts, condition: str) -> int:
         relation(facts.table), sql.Literal(LOOKED_AT), sql.SQL(condition)
     )
     return int(read_all(conn, query)[0]["n"])
+
+
+def _names(conn: Connection[Any], facts: TableFacts, preset: Preset) -> dict[str, str]:
+    """What people call the collections, where the framework's table of them is there and may be read."""
+    if preset.scope_names is None:
+        return {}
+    name, *columns = preset.scope_names
+    table = relation(TableName(facts.table.schema, name))
+    key, called = map(sql.Identifier, columns)
+    readable = sql.SQL(
+        "SELECT coalesce(pg_catalog.has_table_privilege(pg_catalog.to_regclass({}), 'SELECT'), false) AS yes"
+    )
+    if not read_all(conn, readable.format(sql.Literal(table.as_string(conn))))[0]["yes"]:
+        return {}
+    query = sql.SQL("SELECT {}::text AS key, {}::text AS name FROM {} LIMIT {}")
+    found = read_all(conn, query.format(key, called, table, sql.Literal(LOOKED_AT)))
+    return {row["key"]: row["name"] for row in found if row["name"]}
 
 
 def _values(conn: Connection[Any], facts: TableFacts, column: str) -> list[str]:

@@ -37,6 +37,7 @@ FRAMEWORKS: tuple[Preset, ...] = (
         vector="embedding",
         content=("document",),
         scope="collection_id",
+        scope_names=("langchain_pg_collection", "uuid", "name"),
         embeds="the document as it stands, without its metadata",
         source="https://github.com/langchain-ai/langchain-postgres/blob/main/langchain_postgres/vectorstores.py",
         caution="Its collections share the table, and may be of several models.",

@@ -29,6 +29,8 @@ class Preset:
     """SQL condition: the text of such a row cannot be made so."""
     scope: str = ""
     """The column that tells collections apart, each of which may be of another model."""
+    scope_names: tuple[str, str, str] | None = None
+    """Table of the same schema that names what ``scope`` holds, with its columns for key and name."""
     table: str = ""
     """Pattern of its name, where the columns alone say too little."""
     pads: bool = False
