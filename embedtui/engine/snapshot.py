@@ -318,7 +318,8 @@ def _why_behind(conn: Connection, snapshot: Snapshot, migration: Migration) -> s
     if migration.old_model.retired:
         return f"{called} is retired"
     if not snapshot.route.changed_by:  # until reads first move, the old side is the application's
-        return "edited, and the old vector left as it was"
+        since = f" since {migration.created_at:%Y-%m-%d %H:%M} UTC" if migration.created_at else ""
+        return f"edited{since}, and the old vector left as it was; what was edited before is not known"
     if not any(worker.alive for worker in snapshot.workers):
         return f"{called} was not asked: no worker is at work"
     if snapshot.old_refused:

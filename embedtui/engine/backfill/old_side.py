@@ -21,6 +21,7 @@ from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.attempt import write_sample
 from embedtui.postgres.sides.batch import vector_digests
 from embedtui.postgres.sides.new_vectors import new_vectors
+from embedtui.postgres.sides.own_writes import look
 from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.state.audit import OLD_BACK, OLD_LOST, add_audit, old_model_lost, tell_refused
 from embedtui.postgres.state.bridges import load_map, load_status
@@ -134,7 +135,8 @@ class OldSide:
         migration = self._job.migration
         if reads_ever_moved(conn, migration.id) or capture.state(conn, migration).phase != "validate":
             return
-        if upkeep_effects(conn, migration.table_oid) is not None:
+        fired = [each.name for each in look(conn, migration).fired]
+        if upkeep_effects(conn, migration.table_oid, fired) is not None:
             return  # what such a trigger does is not rolled back
         why = ""
         try:

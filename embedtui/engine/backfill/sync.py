@@ -279,14 +279,15 @@ class Sync:
             self._do_without(todo, [row for row in rows if Side.OLD in todo[row.key].sides])
 
     def _store(self, todo: dict[Key, Change], side: Side, outcome: Outcome) -> None:
-        self._recent.add(row.key for row in outcome.rows)
         if side is Side.NEW:
+            self._recent.add(row.key for row in outcome.rows)
             self._job.add_rows(len(self._store_part(todo, side, outcome, slice(None))))
             return
         rows = outcome.rows
         refused = self._old_side.write(rows, lambda part: self._store_part(todo, side, outcome, part))
         if len(refused) < len(rows):
             self._old_side.answers()
+        self._recent.add(row.key for row in rows)
         for place, refusal in refused.items():
             self._fault(todo, side, [rows[place]], f"{UNWRITABLE}{refusal}")
 

@@ -33,6 +33,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status, is_cold
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides import routed_view
+from embedtui.postgres.sides.own_writes import look
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import TRY_SECONDS, old_side_refused
 from embedtui.postgres.state.faults import count_faulty
@@ -194,7 +195,7 @@ def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]
         later = "get old vectors by the bridge" if bridged else "age on its side"
         message = f"{migration.old_model.called} no longer answers: rows edited after the cutover {later}."
         found.append(Check("old_model", "warn", message))
-    elif trigger := upkeep_effects(conn, migration.table_oid):
+    elif trigger := upkeep_effects(conn, migration.table_oid, [each.name for each in look(conn, migration).fired]):
         message = (
             f"Not known whether old vectors can be kept current after the cutover: that fires trigger"
             f" {shown_column(trigger)}, which may reach out of this database, and was not tried."

@@ -61,10 +61,10 @@ def following(
 def test_the_new_side_goes_on_and_the_old_one_is_taken_up_again(following: Following) -> None:
     engine, conn = following.engine, following.conn
     engine.cutover(override={"gate": "test"})
-    for trouble in (UNQUALIFIED, LOCKED, AWAY, DEFERRED, RULE):
+    for count, trouble in enumerate((UNQUALIFIED, LOCKED, AWAY, DEFERRED, RULE)):
         conn.execute(trouble)
-        following.edit(1, 2, 3, 4, 5)
-        following.edit(1, 2)
+        rows = range(10 * count + 1, 10 * count + 6)  # others: one that is edited all the time is put off
+        following.edit(*rows)
         wait_for(lambda: engine.snapshot().sync.queued == 0, "the new side waits for the old one")
         wait_for(lambda: engine.snapshot().old_refused)
         now = engine.snapshot()
@@ -73,7 +73,7 @@ def test_the_new_side_goes_on_and_the_old_one_is_taken_up_again(following: Follo
         conn.execute("DROP TRIGGER IF EXISTS note ON documents; DROP TRIGGER IF EXISTS busy ON documents")
         conn.execute("DROP RULE IF EXISTS busy ON documents; DROP FUNCTION IF EXISTS public.busy()")
         wait_for(lambda: engine.snapshot().rollback.fresh is True, "it is not taken up again")
-        assert all(following.vector_is(number, Side.OLD) for number in range(1, 6))
+        assert all(following.vector_is(number, Side.OLD) for number in rows)
         assert not engine.snapshot().old_refused
     acts = [entry.act for entry in reversed(engine.audit(100)) if entry.act.startswith("old side")]
     assert acts == ["old side refused", "old side accepted"] * 5, "once an episode"
