@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from typing import TypeVar
+
+import psycopg
 
 from embedtui.engine.access import Access
 from embedtui.engine.backfill.embedding import ConfigurationFault
@@ -39,14 +43,18 @@ from embedtui.errors import (
 )
 from embedtui.model import Command, Condition, Failed, FaultClass, Migration, Noted, Phase, PhaseChanged, Snapshot
 from embedtui.model.lifecycle import as_stored, refusal
-from embedtui.postgres.connect import Connection, Link, connect
+from embedtui.postgres.connect import Connection, Link, connect, host_name
 from embedtui.postgres.state.audit import add_audit, read_audit
 from embedtui.postgres.state.migrations import load_migration, set_condition, set_desired
 from embedtui.postgres.state.route import read_status
+from embedtui.postgres.state.workers import count_live_workers
 from embedtui.providers import ProviderFault, endpoint, make_embedder
 from embedtui.providers.start import NO_API, first_answer
+from embedtui.tracebacks import described
 
 T = TypeVar("T")
+
+_log = logging.getLogger("embedtui")
 
 
 class Runner:
@@ -61,8 +69,14 @@ class Runner:
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
         """See :meth:`embedtui.engine.Engine.run`."""
-        self.start(stop, follow=follow)
-        return self._work(stop, until, follow)
+        migration = self.start(stop, follow=follow)
+        try:
+            return self._work(stop, until, follow)
+        except Interrupted:
+            raise
+        except Exception as error:
+            self._ended_by(migration, error)
+            raise
 
     def start(self, stop: threading.Event, *, follow: bool = False) -> Migration:
         """All that comes before the work, and the migration prepared: it may go on, and its provider answers."""
@@ -80,6 +94,8 @@ class Runner:
             self._ride_out(link, lambda _: self._at.say_differences(), stop)
             if migration.desired == "pause" and not follow:  # by ourselves, for what had failed
                 self._ride_out(link, lambda _: resume(self._at), stop)
+            elif migration.desired == "run" and migration.condition is Condition.FAILED:
+                self._ride_out(link, lambda conn: set_condition(conn, migration.id, Condition.IDLE), stop)
         return migration
 
     def _work(self, stop: threading.Event, until: float | None, follow: bool) -> Snapshot:
@@ -337,6 +353,26 @@ class Runner:
 
         self._at.write(work)
         self._at.emit(Failed(now(), fault.message, FaultClass.CONFIGURATION, fault.hint))
+
+    def _ended_by(self, migration: Migration, error: Exception) -> None:
+        """Say of what this worker ended: in the log, to everybody, and as the condition where nobody else works."""
+        known = isinstance(error, EmbedtuiError)
+        said = str(error) if known else described(error)
+        if known:  # the traceback of another is logged where it is caught
+            _log.error("the work ended by an error: %s", said, exc_info=error)
+
+        def work(conn: Connection) -> None:
+            with conn.transaction():
+                add_audit(conn, migration.id, "worker failed", f"{host_name()}:{os.getpid()}: {said}")
+                now = load_migration(conn, migration.name)
+                wanted = now is not None and now.desired == "run" and not now.phase.ended
+                if wanted and not count_live_workers(conn, migration.id):
+                    set_condition(conn, migration.id, Condition.FAILED, said)
+
+        try:
+            self._at.write(work)
+        except (EmbedtuiError, psycopg.Error) as unsaid:
+            _log.warning("the audit log could not be told: %s", described(unsaid))
 
     def _progress(self) -> tuple[int, int | None, int]:
         """Rows done, rows in all (None: unknown), and workers alive."""

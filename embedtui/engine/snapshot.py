@@ -35,10 +35,10 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.joined import rows_sql
 from embedtui.postgres.sides.census import Census
-from embedtui.postgres.state.audit import old_model_lost, read_audit
+from embedtui.postgres.state.audit import old_side_refused, read_audit, why_old_lost
 from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.bridges import newest_fit
-from embedtui.postgres.state.faults import count_faulty, group_faults
+from embedtui.postgres.state.faults import count_faulty, count_unwritable, group_faults
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.progress import Progress, read_progress
 from embedtui.postgres.state.queue import count_old_waiting, count_rows_of_texts, read_backlog
@@ -138,14 +138,15 @@ def read_snapshot(
     route = replace(read_status(conn, migration), listeners=read_listeners(conn, migration.name))
     waiting = _old_waiting(conn, migration, route, queued)
     census = count(migration, (waiting, queued, progress.synced, route.epoch)) if migration.phase in COUNTED else None
+    condition = _condition(migration, alive, holds)
     snapshot = Snapshot(
         as_of=as_of,
         server=_server(conn),
         log=read_audit(conn, migration.id, LOG_LINES, own_pids)[::-1],
         migration=migration,
         phase=migration.phase,
-        condition=_condition(migration, alive, holds),
-        reasons=_reasons(migration, holds),
+        condition=condition,
+        reasons=_reasons(migration, condition, holds),
         backfill=_backfill(conn, migration, progress, meter, queued, workers, holds, census),
         batch=_batch(conn, migration),
         index=index_status(conn, migration),
@@ -156,6 +157,7 @@ def read_snapshot(
         evaluation=evaluation(conn, migration),
         workers=workers,
         soak_seconds=_soak_seconds(migration, route, as_of),
+        old_refused="" if migration.phase.ended else old_side_refused(conn, migration.id),
     )
     return with_advice(replace(snapshot, rollback=_rollback(conn, snapshot, waiting, census)))
 
@@ -189,13 +191,14 @@ def _condition(migration: Migration, alive: bool, holds: tuple[Hold, ...]) -> Co
     if migration.desired == "pause":
         return Condition.FAILED if migration.condition is Condition.FAILED else Condition.PAUSED
     if not alive:
-        return Condition.IDLE
+        return Condition.FAILED if migration.condition is Condition.FAILED else Condition.IDLE
     return Condition.THROTTLED if any(hold.stops for hold in holds) else Condition.RUNNING
 
 
-def _reasons(migration: Migration, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
-    if migration.desired == "pause":
-        name = "failure" if migration.condition is Condition.FAILED else "operator"
+def _reasons(migration: Migration, condition: Condition, holds: tuple[Hold, ...]) -> tuple[Hold, ...]:
+    failed = condition is Condition.FAILED
+    if migration.desired == "pause" or failed:
+        name = "failure" if failed else "operator"
         return (Hold(name, migration.reason), *holds)
     return holds
 
@@ -315,11 +318,16 @@ def _why_behind(conn: Connection, snapshot: Snapshot, migration: Migration) -> s
     if migration.old_model.retired:
         return f"{called} is retired"
     if not snapshot.route.changed_by:  # until reads first move, the old side is the application's
-        return "edited, and the old vector left as it was"
+        since = f" since {migration.created_at:%Y-%m-%d %H:%M} UTC" if migration.created_at else ""
+        return f"edited{since}, and the old vector left as it was; what was edited before is not known"
     if not any(worker.alive for worker in snapshot.workers):
         return f"{called} was not asked: no worker is at work"
-    if old_model_lost(conn, migration.id):
-        return f"{called} does not answer"
+    if snapshot.old_refused:
+        return f"the database refuses old vectors: {snapshot.old_refused}"
+    if lost := why_old_lost(conn, migration.id):
+        return f"{called} answers 429, over its limits" if "429" in lost else f"{called} does not answer"
+    if unwritable := count_unwritable(conn, migration.id):
+        return f"the database refuses the old vector of {counted(unwritable, 'row', 'rows')}: see the faults"
     refused = count_faulty(conn, migration.id, tuple(FaultState), Side.OLD)
     if refused:
         return f"{called} refuses {counted(refused, 'text', 'texts')}"

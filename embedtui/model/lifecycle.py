@@ -72,6 +72,8 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
         return Command.ABORT, "An abort has begun: run it again if it was interrupted."
     if snapshot.condition is Condition.FAILED:
         reason = snapshot.reasons[0].detail if snapshot.reasons else ""
+        if snapshot.migration.desired == "run":  # a worker ended by it, and nobody paused
+            return Command.RUN, f"The last worker ended by an error: mend it, then run. {reason}"
         return Command.RESUME, f"Mend this, then resume: {reason}"
     if snapshot.condition is Condition.PAUSED:
         return Command.RESUME, "Paused by an operator."

@@ -205,6 +205,8 @@ class Snapshot:
     next_act: str = ""
     """The next sensible act, e.g. ``run``, ``compare``, ``cutover``, ``cleanup``."""
     next_why: str = ""
+    old_refused: str = ""
+    """Why the database accepts no old vectors: rows that are written age there. Empty where it does."""
     old_gone: str = ""
     """Why the old model is taken for dead: by the operator's word, the calendar, or its own answer; empty where it is
     not."""

@@ -80,8 +80,12 @@ SELECT pg_catalog.set_config('search_path', %s, false),
        pg_catalog.set_config('tcp_user_timeout', '30000', false)
 """
 
-# "PL/pgSQL function app.log() line 3 at SQL statement", 'SQL function "slug" during startup'
-_ROUTINE = re.compile(r'(?:PL/\w+|SQL) function "?(?P<name>[^\s(]+?(?:\([^)]*\))?)"? ')
+# 'PL/pgSQL function "App".log() line 3 at SQL statement', 'SQL function "slug" during startup'
+_PART = r'(?:"(?:[^"]|"")+"|[^\s".(]+)'
+_ROUTINE = re.compile(
+    rf'PL/\w+ function (?P<name>{_PART}(?:\.{_PART})?\((?:[^()"]|"[^"]*")*\)) '
+    r'|SQL function "(?P<bare>.+?)" (?:during|statement)'
+)
 
 
 def is_ours(alias: str = "") -> str:
@@ -275,14 +279,19 @@ def translate(error: BaseException, *, dsn: str = "") -> EmbedtuiError:
     return DatabaseError(f"{line}")
 
 
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[a-z_][a-z0-9_$]*", name) else '"' + name.replace('"', '""') + '"'
+
+
 def _not_on_our_path(error: BaseException, line: str) -> DatabaseError | None:
     """What a name means that our sessions' search path does not find; None where it is something else."""
     unknown = isinstance(error, errors.UndefinedFunction | errors.UndefinedTable | errors.UndefinedObject)
     if unknown and (routine := _ROUTINE.search(error.diag.context or "")) is not None:  # type: ignore[attr-defined]
+        name = routine["name"] or _quoted(routine["bare"])
         return DatabaseError(
-            f"{line} (in function {routine['name']}).",
+            f"{line} (in function {name}).",
             hint=f"It relies on a search path, and embedtui's sessions have {SEARCH_PATH}:"
-            f" ALTER FUNCTION {routine['name']} SET search_path = …, pg_temp.",
+            f" ALTER FUNCTION {name} SET search_path = …, pg_temp.",
         )
     if isinstance(error, errors.UndefinedFunction | errors.UndefinedObject):
         return DatabaseError(

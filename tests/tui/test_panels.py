@@ -200,6 +200,21 @@ def test_the_key_that_helps_stands_after_the_sentence_and_is_never_cut_off(width
     assert "  l " in said[len("! Queue grows: 602 changes wait") :]
 
 
+def test_the_headline_names_the_cause_and_the_key_with_its_word() -> None:
+    hold = Hold("provider", "No connection.", states.NOW)
+    growing = replace(states.RUNNING, sync=SyncStatus(108, 90.0, 1, growing=True))
+    held = replace(growing, condition=Condition.THROTTLED, reasons=(hold,))
+    assert panels.advice(View(held, UP), 80, 1).plain.startswith("! Held back by provider"), "not what comes of it"
+    moved = replace(states.RUNNING.route, active=Side.NEW)
+    aged = replace(growing, route=moved, old_refused='relation "AuditTrail" does not exist (in function "A".note()).')
+    said = panels.advice(View(aged, UP), 80, 1).plain
+    assert said.startswith("✗ Old side ages") and len(said) <= 80 and said.rstrip().endswith("Log")
+    failed = replace(states.RUNNING, condition=Condition.FAILED, reasons=(Hold("failure", "broken"),))
+    assert panels.advice(View(failed, UP), 80, 1).plain.rstrip().endswith("r  Run"), "nobody paused"
+    begun = View(failed, UP, busy=("run",))
+    assert panels.advice(begun, 80, 1).plain.startswith("◌ Starting")
+
+
 def test_what_a_rollback_found_is_a_sentence() -> None:
     assert RollbackStatus(missing=48).sentence == "The old side has 48 rows without an old vector."
     assert RollbackStatus(bridged=5, rows=8).sentence == "The old side has 5 of 8 rows by the bridge."

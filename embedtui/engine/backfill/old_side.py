@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from embedtui.arrays import np
 from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.engine.backfill.job import Job
+from embedtui.engine.backfill.old_writes import Halved, Unwritable, by_halves, refusing
 from embedtui.engine.backfill.upkeep import Database
 from embedtui.engine.bridge.stand_in import StandIn, stand_in
 from embedtui.model import Key, Side
-from embedtui.postgres.connect import Connection
+from embedtui.postgres.catalog.effects import upkeep_effects
+from embedtui.postgres.connect import Connection, retryable
+from embedtui.postgres.sides import capture
+from embedtui.postgres.sides.attempt import write_sample
 from embedtui.postgres.sides.batch import vector_digests
 from embedtui.postgres.sides.new_vectors import new_vectors
+from embedtui.postgres.sides.own_writes import look
 from embedtui.postgres.sides.protocol import SourceRow
-from embedtui.postgres.state.audit import OLD_BACK, OLD_LOST, add_audit, old_model_lost
+from embedtui.postgres.state.audit import OLD_BACK, OLD_LOST, add_audit, old_model_lost, tell_refused
 from embedtui.postgres.state.bridges import load_map, load_status
 from embedtui.postgres.state.route import bridge_in_force, reads_ever_moved
 from embedtui.postgres.state.shards import page_ranges
@@ -27,6 +33,8 @@ RETRY_SECONDS = (2.0, 60.0)
 """An old model that does not answer is asked again after the first, doubling up to the second."""
 ROUND_SHARE, ROUND_SECONDS = 20.0, 300.0
 """Between two rounds over rows that the bridge gave nothing yet passes so many times what one took, at most this."""
+PROBES = 4
+"""Rows by which it is tried whether the database accepts old vectors again: they are paid for."""
 SCAN_BLOCKS = 2_048
 """Pages of one look for rows without an old vector: a short transaction each."""
 
@@ -57,6 +65,12 @@ class OldSide:
         self._retry_at, self._retry_wait = 0.0, RETRY_SECONDS[0]
         self._lost = ""
         """Why the old model does not answer at present."""
+        self._refused = ""
+        """Why the database accepts no old vectors at present."""
+        self._failed: set[Key] = set()
+        """Rows that it refused while it accepted none."""
+        self._suspects: set[Key] = set()
+        """Of these, those without which it accepted others since: refused again, it is for their own sake."""
         self._heard = False
         """It answered since; until then a loss may be known that an earlier process met."""
         self._missing_known = False
@@ -80,24 +94,83 @@ class OldSide:
             self._job.failed(f"The old side cannot be kept current: {why}")
             self._database(lambda conn: add_audit(conn, self._job.migration.id, OLD_LOST, why))
 
+    def write(self, rows: Sequence[SourceRow], store: Callable[[slice], object]) -> dict[int, Unwritable]:
+        """Have ``store`` write these rows' vectors; those that the database refuses for their own sake.
+
+        Raises:
+            Unwritable: it accepts none at present.
+        """
+        found = by_halves(len(rows), store)
+        self._judge(rows, found)
+        keys = {row.key for row in rows}
+        if not found.accepted and not keys <= self._suspects:
+            self._failed |= {rows[place].key for place in found.refused}
+            assert found.last is not None
+            raise found.last
+        return found.refused
+
+    def _judge(self, rows: Sequence[SourceRow], found: Halved) -> None:
+        if found.accepted:
+            self._suspects |= self._failed
+            self._suspects -= {row.key for place, row in enumerate(rows) if place not in found.refused}
+            self._failed = set()
+
+    def refuse(self, why: str) -> None:
+        """The database accepts no old vectors now; the new side must not wait for it."""
+        self._retry_at = time.monotonic() + self._retry_wait
+        self._retry_wait = min(self._retry_wait * 2, RETRY_SECONDS[1])
+        self._heard = False
+        if why != self._refused:
+            self._refused = why
+            if self._database(lambda conn: tell_refused(conn, self._job.migration.id, why)):
+                self._job.failed(f"The old side ages: the database refuses old vectors: {why}")
+
+    @property
+    def probes(self) -> int | None:
+        """Rows that may be embedded to try whether the database accepts them again; None: it does."""
+        return PROBES if self._refused else None
+
+    def try_out(self, conn: Connection) -> None:
+        """Find out, before it matters, whether the database lets us write old vectors: by one row, rolled back."""
+        migration = self._job.migration
+        if reads_ever_moved(conn, migration.id) or capture.state(conn, migration).phase != "validate":
+            return
+        fired = [each.name for each in look(conn, migration).fired]
+        if upkeep_effects(conn, migration.table_oid, fired) is not None:
+            return  # what such a trigger does is not rolled back
+        why = ""
+        try:
+            with refusing(conn), conn.transaction(force_rollback=True):
+                conn.execute("SET LOCAL statement_timeout = '3s'")
+                if not write_sample(conn, self._job.placement):
+                    return
+                conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        except Unwritable as refusal:
+            if retryable(refusal.__cause__ or refusal):
+                return  # nothing is known
+            why = str(refusal)
+        tell_refused(conn, migration.id, why)
+
     def give_up(self) -> None:
         """It was not asked: where nobody can ask it here, that is said."""
-        if self._model is None and not self._job.migration.old_model.retired:
+        if self._model is None and not self._job.migration.old_model.retired and not self._refused:
             self.lose("there is no name or no key to ask the old model by")
 
     def answers(self) -> None:
-        """The old model does."""
+        """The old model does, and the database took its vectors."""
         self._retry_wait = RETRY_SECONDS[0]
         if self._heard:
             return
 
-        def back(conn: Connection) -> bool:
+        def back(conn: Connection) -> tuple[bool, bool]:
             lost = old_model_lost(conn, self._job.migration.id)
             if lost:
                 add_audit(conn, self._job.migration.id, OLD_BACK)
-            return lost
+            return lost, tell_refused(conn, self._job.migration.id, "")
 
-        lost, self._lost, self._heard = self._database(back), "", True
+        (lost, refused), self._lost, self._refused, self._heard = self._database(back), "", "", True
+        if refused:
+            self._job.note("The database accepts old vectors again: the old side is brought up to date.")
         if lost:
             self._job.note("The old model answers again: what it had no vectors for is brought up to date.")
 
@@ -116,7 +189,9 @@ class OldSide:
             self._missing_known = not self._job.stop.is_set()
         if self.model is not None:
             keys = self._database(lambda conn: marked_to_embed(conn, self._job.migration.id, limit))
-            return keys, bool(keys)
+            if self._refused and len(keys) > PROBES:  # any of them: the oldest may be refused for their own sake
+                keys = random.sample(keys, PROBES)
+            return keys, bool(keys) and not self._refused
         keys = self._database(lambda conn: self._to_map(conn, limit))
         return keys, len(keys) == limit
 
@@ -125,7 +200,7 @@ class OldSide:
 
         Part of the caller's transaction.
         """
-        found = self._in_force(conn)
+        found = None if self._refused_now else self._in_force(conn)
         # where the bridge is off, what it made stays what it is
         made: dict[int, dict[Key, str]] = defaultdict(dict)
         wanted = []
@@ -142,6 +217,10 @@ class OldSide:
         known = {key for digests in made.values() for key in digests}
         left = {each.row.key: not each.row.old_digest for each in rows if each.row.key not in known}
         add_stale(conn, self._job.migration.id, left)
+
+    @property
+    def _refused_now(self) -> bool:
+        return bool(self._refused) and time.monotonic() < self._retry_at
 
     def _in_force(self, conn: Connection) -> tuple[int, StandIn] | None:
         """The bridge's version, and what makes vectors by it; a version never changes."""
@@ -164,7 +243,17 @@ class OldSide:
         sound = np.isfinite(mapped).all(axis=1) & mapped.any(axis=1)
         known, mapped = [row for row, each in zip(known, sound, strict=True) if each], mapped[sound]
         digests = dict(zip((row.key for row in known), vector_digests(mapped, half), strict=True))
-        written = self._job.placement.replace(conn, known, mapped, Side.OLD)
+        written: set[Key] = set()
+
+        def store(part: slice) -> None:
+            with refusing(conn), conn.transaction():
+                written.update(self._job.placement.replace(conn, known[part], mapped[part], Side.OLD))
+
+        found = by_halves(len(known), store) if known else Halved(True, {})
+        if found.accepted and self._refused:
+            self.answers()
+        elif found.last is not None and not found.accepted:
+            self.refuse(str(found.last))
         return {key: digests[key] for key in written}
 
     def _to_map(self, conn: Connection, limit: int) -> list[Key]:
@@ -172,7 +261,7 @@ class OldSide:
         before, found, moment = self._kept, self._in_force(conn), time.monotonic()
         if found is not before:
             self._after, self._round_at = (), moment
-        if found is None or moment < self._round_at:
+        if found is None or moment < self._round_at or self._refused_now:
             return []
         if not self._after:
             self._round_began = moment

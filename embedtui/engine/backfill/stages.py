@@ -163,9 +163,9 @@ class Stages:
         old = self._old_embedder()
         sync = Sync(self._job, urgent, old, characters_per_token=lambda: self._pacer.characters_per_token)
         syncing = threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True)
-        beside = [threading.Thread(target=self._refit.keep_up, name="refit", daemon=True)]
+        beside = [threading.Thread(target=self._beside, args=(self._refit.keep_up,), name="refit", daemon=True)]
         if self._until is not None:
-            beside.append(threading.Thread(target=self._watch_share, name="until", daemon=True))
+            beside.append(threading.Thread(target=self._beside, args=(self._watch_share,), name="until", daemon=True))
         for thread in (syncing, *beside):
             thread.start()
         try:
@@ -388,6 +388,15 @@ class Stages:
                 self._job.halt()
         finally:
             self._job.idle()
+
+    def _beside(self, body: Callable[[], None]) -> None:
+        """The body of a side thread: what nobody foresaw there ends the work, and never the thread alone."""
+        try:
+            body()
+        except Interrupted:
+            pass
+        except BaseException as error:  # noqa: BLE001 - the thread that runs all raises it
+            self._job.fail(fatal(error))
 
     def _ended(self) -> bool:
         """Whether the migration is over; on a connection of its own, for the side threads."""

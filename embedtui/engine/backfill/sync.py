@@ -14,6 +14,7 @@ from embedtui.engine.backfill.decisions import Change, Said, combine, left_behin
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.old_side import OldSide, Wanted
+from embedtui.engine.backfill.old_writes import Unwritable, refusing
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.recent import RecentlyEmbedded
 from embedtui.engine.backfill.upkeep import Upkeep
@@ -22,7 +23,8 @@ from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.locks import try_sync
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
-from embedtui.postgres.state.faults import forget_faults, record_faults, truncated_rows
+from embedtui.postgres.state.audit import TRY_SECONDS
+from embedtui.postgres.state.faults import UNWRITABLE, forget_faults, record_faults, truncated_rows
 from embedtui.postgres.state.queue import Entry, add_synced_tokens, entries_of, forget_entries, next_entries
 from embedtui.postgres.state.stale import add_stale, forget_stale, marks_among
 
@@ -59,7 +61,7 @@ class Sync:
         self._recent = RecentlyEmbedded()
         self._after = 0
         """Id of the last entry that was put off in this round."""
-        self._tend_at = self._look_at = 0.0
+        self._tend_at = self._look_at = self._try_at = 0.0
 
     def close(self) -> None:
         """Release the connection, and with it the right to sync."""
@@ -136,6 +138,9 @@ class Sync:
         scanned = self._upkeep.scan()
         if scanned:
             return scanned
+        if moment >= self._try_at:
+            self._try_at = moment + TRY_SECONDS
+            self._database(self._old_side.try_out)
         again, more = self._old_side.to_do(BATCH)
         if again:
             self._work(set(again))
@@ -243,6 +248,10 @@ class Sync:
             self._old_side.give_up()
             self._do_without(todo, rows)
             return
+        if side is Side.OLD and self._old_side.probes is not None:
+            probes = self._old_side.probes
+            self._do_without(todo, rows[probes:])
+            rows = rows[:probes]
         too_long = [row for row in rows if row.characters > len(row.text)]
         if too_long:
             reason = "longer than any text the model could take"
@@ -264,13 +273,29 @@ class Sync:
                 raise
             self._old_side.lose(fault.message)
             self._do_without(todo, [row for row in rows if row.key in open_keys])
+        except Unwritable as refusal:
+            self._database(self._upkeep.require_table)  # it may be another table by now
+            self._old_side.refuse(str(refusal))
+            self._do_without(todo, [row for row in rows if Side.OLD in todo[row.key].sides])
 
     def _store(self, todo: dict[Key, Change], side: Side, outcome: Outcome) -> None:
-        self._recent.add(row.key for row in outcome.rows)
+        if side is Side.NEW:
+            self._recent.add(row.key for row in outcome.rows)
+            self._job.add_rows(len(self._store_part(todo, side, outcome, slice(None))))
+            return
+        rows = outcome.rows
+        refused = self._old_side.write(rows, lambda part: self._store_part(todo, side, outcome, part))
+        if len(refused) < len(rows):
+            self._old_side.answers()
+        self._recent.add(row.key for row in rows)
+        for place, refusal in refused.items():
+            self._fault(todo, side, [rows[place]], f"{UNWRITABLE}{refusal}")
 
+    def _store_part(self, todo: dict[Key, Change], side: Side, outcome: Outcome, part: slice) -> set[Key]:
         def work(conn: Connection) -> set[Key]:
-            with conn.transaction():
-                written = self._job.placement.replace(conn, outcome.rows, outcome.vectors, side)
+            around = refusing(conn) if side is Side.OLD else contextlib.nullcontext()
+            with around, conn.transaction():
+                written = self._job.placement.replace(conn, outcome.rows[part], outcome.vectors[part], side)
                 self._settle_in(conn, todo, written, side)
                 self._clear(conn, written, side)
                 if side is Side.NEW:
@@ -278,12 +303,9 @@ class Sync:
             return written
 
         written = self._database(work)
-        if side is Side.OLD:
-            self._old_side.answers()
         for key in written:
             todo[key].sides.discard(side)
-        if side is Side.NEW:
-            self._job.add_rows(len(written))
+        return written
 
     def _clear(self, conn: Connection, keys: Iterable[Key], side: Side) -> None:
         """These rows have no fault any more, and are not stale, on this side."""

@@ -71,6 +71,12 @@ class ReplyWriter:
             self.reject(outcome.rows, outcome.fault)
             return len(outcome.rows)
         self._job.doing(f"writing {len(outcome.rows)} rows")
+        try:
+            return self._store(shard, outcome)
+        finally:
+            self._job.doing("waiting for replies")
+
+    def _store(self, shard: Shard, outcome: Outcome) -> int:
         if not self._in_column:
             return sum(
                 self._store_part(shard, outcome, part) for part in cut(len(outcome.rows), self._rows_per_write, 1)

@@ -27,12 +27,15 @@ from embedtui.model import (
     Side,
 )
 from embedtui.model.lifecycle import as_stored, old_side_dropped, refusal
+from embedtui.postgres.catalog.effects import upkeep_effects
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status, is_cold
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides import routed_view
+from embedtui.postgres.sides.own_writes import look
 from embedtui.postgres.sides.placement import make_placement
+from embedtui.postgres.state.audit import TRY_SECONDS, old_side_refused
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.migrations import total_rows
 from embedtui.postgres.state.queue import read_backlog, waiting_keys
@@ -77,7 +80,7 @@ def cutover_blockers(
         elif not status.valid:
             message = f"Index {status.name} is not valid: searches do not use it."
             found.append(Blocker("index", message, "Build it again.", True, (Remedy.RUN,)))
-    found += _not_null(conn, migration)
+    found += [*_not_null(conn, migration), *_old_side(conn, migration)]
     if settings.strategy == "rename":
         found += rename_blockers(conn, migration, settings)
     found += _views(conn, migration)
@@ -158,6 +161,16 @@ def _coverage(conn: Connection, migration: Migration) -> list[Blocker] | None:
     return [Blocker("coverage", message, "Queue them, and have them embedded.", True, (Remedy.REPAIR, Remedy.RUN))]
 
 
+def _old_side(conn: Connection, migration: Migration) -> list[Blocker]:
+    """What a worker has found out by trying it, or met."""
+    why = old_side_refused(conn, migration.id)
+    if not why:
+        return []
+    message = f"The database refuses to write old vectors: rows edited after the cutover would age there. {why}"
+    hint = f"Mend that; a worker tries it again within {TRY_SECONDS:g} s. Or override it, and go without."
+    return [Blocker("old_side", message, hint, True)]
+
+
 def _not_null(conn: Connection, migration: Migration) -> list[Blocker]:
     column = inspect_oid(conn, migration.table_oid).column(migration.old_column)
     if column is None or not column.not_null:
@@ -182,6 +195,12 @@ def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]
         later = "get old vectors by the bridge" if bridged else "age on its side"
         message = f"{migration.old_model.called} no longer answers: rows edited after the cutover {later}."
         found.append(Check("old_model", "warn", message))
+    elif trigger := upkeep_effects(conn, migration.table_oid, [each.name for each in look(conn, migration).fired]):
+        message = (
+            f"Not known whether old vectors can be kept current after the cutover: that fires trigger"
+            f" {shown_column(trigger)}, which may reach out of this database, and was not tried."
+        )
+        found.append(Check("old_side", "unknown", message, "Where it fails, the old side ages, and that is said."))
     if _coverage(conn, migration) is None:
         found.append(
             Check(

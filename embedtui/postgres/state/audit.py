@@ -14,6 +14,10 @@ from embedtui.redaction import redact
 
 OLD_LOST, OLD_BACK = "old model lost", "old model answers"
 """What a worker writes when a call to the old model failed, and when one was answered again."""
+OLD_REFUSED, OLD_ACCEPTED = "old side refused", "old side accepted"
+"""What a worker writes when the database accepted no old vector, and when it did again."""
+TRY_SECONDS = 60.0
+"""Before reads move: how often it is tried whether old vectors could be kept current."""
 EPISODES = ("held", "over", "worker lost")
 """Acts that nobody does: what happens to the work."""
 MOST_EPISODES = 1_000
@@ -68,11 +72,35 @@ def add_audit_once(conn: Connection, migration_id: int, act: str, detail: str) -
 
 def old_model_lost(conn: Connection, migration_id: int) -> bool:
     """Whether the last that was heard of the old model is that a call to it failed."""
+    return bool(why_old_lost(conn, migration_id))
+
+
+def why_old_lost(conn: Connection, migration_id: int) -> str:
+    """Why the last call to the old model failed; empty where none did, or one was answered since."""
+    return _unless_over(conn, migration_id, OLD_LOST, OLD_BACK)
+
+
+def old_side_refused(conn: Connection, migration_id: int) -> str:
+    """Why the database accepts no old vectors, as last met; empty where it does."""
+    return _unless_over(conn, migration_id, OLD_REFUSED, OLD_ACCEPTED)
+
+
+def _unless_over(conn: Connection, migration_id: int, act: str, over: str) -> str:
+    """What the newest line of ``act`` says, unless one of ``over`` came after it."""
     row = conn.execute(
-        "SELECT act FROM embedtui.audit WHERE migration = %s AND act = ANY (%s) ORDER BY id DESC LIMIT 1",
-        [migration_id, [OLD_LOST, OLD_BACK]],
+        "SELECT act, detail FROM embedtui.audit WHERE migration = %s AND act = ANY (%s) ORDER BY id DESC LIMIT 1",
+        [migration_id, [act, over]],
     ).fetchone()
-    return row == (OLD_LOST,)
+    return (row[1] or act) if row is not None and row[0] == act else ""
+
+
+def tell_refused(conn: Connection, migration_id: int, why: str) -> bool:
+    """Append that the database refuses old vectors, or (empty) accepts them again; False where that is known."""
+    known = old_side_refused(conn, migration_id)
+    if known == redact(why):
+        return False
+    add_audit(conn, migration_id, OLD_REFUSED if why else OLD_ACCEPTED, why)
+    return True
 
 
 _ROOM = "(SELECT count(*) FROM embedtui.audit WHERE migration = %(migration)s AND act = ANY(%(acts)s)) < %(most)s"

@@ -11,6 +11,8 @@ from embedtui.postgres.connect import Connection
 from embedtui.redaction import redact
 
 _REASON_LENGTH = 500
+UNWRITABLE = "the database refuses its old vector: "
+"""Begins the reason of a row for which no model is to blame."""
 
 
 def record_faults(
@@ -47,6 +49,16 @@ def count_faulty(
     row = conn.execute(
         "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = %s AND state = ANY (%s)",
         [migration_id, side.value, [state.value for state in states]],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def count_unwritable(conn: Connection, migration_id: int) -> int:
+    """Rows whose old vector the database refuses for their own sake."""
+    row = conn.execute(
+        "SELECT count(*) FROM embedtui.fault WHERE migration = %s AND side = 'old' AND starts_with(reason, %s)",
+        [migration_id, UNWRITABLE],
     ).fetchone()
     assert row is not None
     return int(row[0])

@@ -130,8 +130,10 @@ def read_workers(conn: Connection, migration_id: int, own_pids: Collection[int])
     rows = conn.execute(
         "SELECT w.id, w.host, w.pid, w.doing, w.since, w.heartbeat, extract(epoch FROM now() - w.heartbeat)::float8,"
         f" w.rows, w.threads, {_LIVES}, w.stop_wanted, w.in_flight"
-        # one that was killed stays on the list for a while: somebody may look for it
+        # one that was killed stays on the list for a while, or until another came after it: somebody may look for it
         " FROM embedtui.worker w WHERE migration = %s AND stopped_at IS NULL"
+        f" AND ({ALIVE.format('w.id')} OR NOT EXISTS (SELECT FROM embedtui.worker later"
+        "  WHERE later.migration = w.migration AND later.started_at > w.heartbeat + interval '5 s'))"
         " AND heartbeat > now() - interval '10 minutes' ORDER BY w.id DESC LIMIT 50",
         [migration_id],
     )

@@ -41,21 +41,27 @@ def alert(snapshot: Snapshot | None) -> Alert | None:
         return None
     if snapshot.condition is Condition.FAILED:
         reason = safe.line(snapshot.reasons[0].detail) if snapshot.reasons else ""
-        return Alert("Failed", f"{reason.rstrip('.')}.", "pause", "$error", urgent=True)
+        act = "pause" if snapshot.migration.desired == "pause" else "run"  # a worker ended by it, and nobody paused
+        return Alert("Failed", f"{reason.rstrip('.')}.", act, "$error", urgent=True)
     if snapshot.condition is Condition.PAUSED:
         return None  # somebody wants it so
     if (dead := _dead(snapshot)) is not None:
         ago = figures.duration(dead.heartbeat_seconds)
         name = f"{safe.line(dead.host)}:{dead.pid}"
         return Alert("Worker died", f"{name}, {ago} ago, {_loss(snapshot)}.", "run", "$error", urgent=True)
+    if snapshot.old_refused and (snapshot.route.active is Side.NEW or snapshot.route.canary):
+        aged = f"{counted(snapshot.rollback.stale, 'row', 'rows')} so far" if snapshot.rollback.stale else "none yet"
+        why = f"{aged}: {safe.line(snapshot.old_refused)}"
+        return Alert("Old side ages", why, "log", "$error", urgent=True)
+    stops = tuple(hold for hold in snapshot.reasons if hold.stops)
+    if snapshot.condition is Condition.THROTTLED and stops:  # the cause, before what comes of it
+        return _held(stops)
     if snapshot.sync.growing:
         waits = f"{counted(snapshot.sync.queued, 'change waits', 'changes wait')}"
         oldest = f", the oldest for {figures.duration(snapshot.sync.oldest_seconds)}"
         if snapshot.condition is Condition.IDLE:
             return Alert("Queue grows", f"{waits}{oldest}, and no worker is at work.", "run", urgent=True)
         return Alert("Queue grows", f"{waits}{oldest}: it comes faster than it is embedded.", "limits")
-    if snapshot.condition is Condition.THROTTLED and snapshot.reasons:
-        return _held(tuple(hold for hold in snapshot.reasons if hold.stops))
     return None
 
 

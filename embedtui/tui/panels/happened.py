@@ -20,6 +20,9 @@ _LOOKS = {
     "held": ("◐", "$warning"),
     "over": ("·", ""),
     "worker lost": ("✗", "$error"),
+    "worker failed": ("✗", "$error"),
+    "old side refused": ("✗", "$error"),
+    "old side accepted": ("✓", "$success"),
     "old model lost": ("✗", "$error"),
     "old model answers": ("✓", "$success"),
 }
@@ -29,7 +32,7 @@ _AUDITED = (PhaseChanged, RouteFlipped)
 """Events that stand in the audit log as well, with who it was."""
 QUIET = ("phase", "batch", "capture", "settings", "rights", "held", "over", "worker lost")
 """What others' processes write in passing: worth a line, and no message in the corner."""
-LOUD = ("rollback", "abort", "index failed", "old model lost")
+LOUD = ("rollback", "abort", "index failed", "old model lost", "worker failed", "old side refused")
 """What is worth more than a glance when it was somebody else."""
 
 
@@ -118,5 +121,9 @@ def _mended(entry: AuditEntry, snapshot: Snapshot | None) -> bool:
         return False
     if entry.act == "index failed":
         return snapshot.index.valid
+    if entry.act == "worker failed":
+        return snapshot.condition is not Condition.FAILED
+    if entry.act == "old side refused":
+        return not snapshot.old_refused
     aged = snapshot.rollback.stale or snapshot.rollback.bridged
     return entry.act == "old model lost" and (snapshot.phase.ended or not aged)

@@ -59,6 +59,8 @@ def advice(view: View, width: int, height: int = 1) -> Content:
             return draw.cut(draw.line(head, "  ", (hint, "$muted")), width)
         return draw.lines([draw.cut(head, width), draw.line((draw.fit(hint, width), "$muted"))], height)
     found = alert(view.snapshot)
+    if found is not None and found.act == "run" and "run" in view.busy:
+        return draw.cut(draw.line(("◌ Starting", "bold $primary"), ("  a worker begins in a moment", "$muted")), width)
     if found is not None:
         return _alarmed(view, found, width, height)
     elif name in SCREENS and name not in ACTIONS:
@@ -89,8 +91,6 @@ def _alarmed(view: View, found: Alert, width: int, height: int) -> Content:
     if height > 1:
         rest = draw.wrapped(why, width, "$muted", limit=height - 1)
         return draw.lines([draw.cut(draw.line(head, chip), width), *rest], height)
-    if head.cell_length + len(why) + chip.cell_length > width:
-        chip = draw.line("  ", key)
     room = width - head.cell_length - chip.cell_length
     # of what failed every word may be the one that tells
     said = draw.line((why, "$muted"))

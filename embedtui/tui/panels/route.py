@@ -71,8 +71,10 @@ def rollback(view: View, width: int) -> list[Content]:
     more: tuple[str, ...] = ()
     if not view.new_reads:
         why = ", ".join(part for part in (status.found, why) if part)
-        value = [(f"! {why}", "$warning")] if why else [("nothing to roll back", "$muted")]
-        why = ""
+        value = [("nothing to roll back", "$muted")]
+        if why:  # the application's own matter until reads move: no alarm
+            rest = draw.wrapped(why, width - 9, "$muted", 3)
+            return [draw.field("rollback", *value), *(draw.line(" " * 9, each) for each in rest)]
     elif why and snapshot.phase is Phase.DONE:
         value, why = [(why, "$muted")], ""
     elif status.fresh is None:

@@ -93,7 +93,8 @@ def test_before_the_cutover_only_the_new_side_is_ours(following: Following) -> N
     wait_for(lambda: following.vector_is(1, Side.NEW))
     assert not following.vector_is(1, Side.OLD), "the application's own"
     rollback = following.engine.snapshot().rollback
-    assert (rollback.stale, rollback.why) == (1, "edited, and the old vector left as it was"), "its model was not asked"
+    assert rollback.stale == 1 and rollback.why.startswith("edited since 20"), "its model was not asked"
+    assert "what was edited before is not known" in rollback.why
 
 
 @pytest.mark.parametrize("percent", [10, 100])
