@@ -20,6 +20,7 @@ import pytest
 from embedtui.config import load_settings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
+from embedtui.engine.setup import Setup
 from embedtui.integrations import Routing
 from embedtui.model import Phase, Side
 from embedtui.router import Router
@@ -184,9 +185,10 @@ def test_one_collection_is_moved_and_the_other_is_not(
         assert f"# an engine of its own for the rows where {scope}" in lines and "create_engine(" in lines
         assert "as things stand" not in lines
 
-        engine = open_still.enter_context(
-            closing(Engine(database, None, load_settings({}, environ=environ, cwd=tmp_path)))
-        )
+        settings = load_settings({}, environ=environ, cwd=tmp_path)
+        proposed = Setup(settings, tmp_path / "embedtui.toml").look({}, whole=True)
+        assert proposed.view.startswith("LangChain PGVector follows by a routed view, which has these rows alone")
+        engine = open_still.enter_context(closing(Engine(database, None, settings)))
         engine.prepare()
         routing = Routing(open_still.enter_context(Router(database)), kind.table)
         moved = open_still.enter_context(closing(kind(database, routing, client)))
