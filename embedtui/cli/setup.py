@@ -69,7 +69,8 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
     say(f"  vectors  {plain(draft.old_column)}, {draft.old_model.dimensions} dimensions, {plain(draft.old_model.name)}")
     say(f"  new      {plain(draft.new_model.name)}, {draft.new_model.dimensions} dimensions ({draft.new_type})")
     if draft.preset is not None and chosen.value("view"):
-        say("  view     its application follows by a routed view (view = true); how: embedtui cutover --how")
+        of = ", of these rows alone" if draft.scope is not None else ""
+        say(f"  view     its application follows by a routed view (view = true){of}; how: embedtui cutover --how")
     for notice in (*draft.notices, *([draft.preset.caution] if draft.preset and draft.preset.caution else [])):
         note(plain(notice))
     say("Next: embedtui plan")

@@ -103,7 +103,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("new_column", text, "the column for the new vectors", "--new-column"),
     Spec("new_table", text, "side table's name, for placement table; unset is <table>_embedding_v2"),
     Spec("placement", placement, "auto, column (beside the old one) or table (a side table)", "--placement"),
-    Spec("view", yes, "column: make a routed view, for services that only have a search path", "--view/--no-view"),
+    Spec("view", yes, "column: make a routed view, by which LangChain, SQLAlchemy, Django follow", "--view/--no-view"),
     Spec("view_schema", text, "that schema; unset is <name>_v2"),
     Spec("foreign_key", yes, "table: a foreign key keeps it in step; false: triggers do, and TRUNCATE still works"),
     Spec("distance", distance, "cosine, l2 or ip; unset is that of the old column's index", "--distance"),

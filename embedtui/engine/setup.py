@@ -253,7 +253,17 @@ def _proposal(conn: Connection[Any], draft: Draft, settings: Settings) -> Propos
         checks=tuple(_checks(conn, draft, migration, settings)),
         old=f"{draft.old_column} {draft.old_type}({draft.old_model.dimensions})",
         placement=f"{kind}: {why}",
+        view=_view_said(conn, draft, settings),
     )
+
+
+def _view_said(conn: Connection[Any], draft: Draft, settings: Settings) -> str:
+    """How an application follows that goes by a routed view, where there will be one; else empty."""
+    if not settings.value("view") and not _goes_by_view(conn, settings, draft):
+        return ""
+    who = draft.preset.name if draft.preset is not None else "what reads the table by its name"
+    alone = ", which has these rows alone" if draft.scope is not None else ""
+    return f"{who} follows by a routed view{alone}; its lines: embedtui cutover --how"
 
 
 def _sent(model: EmbeddingModel, text: str) -> str:

@@ -150,8 +150,9 @@ class Routing:
         Raises:
             Refused: it is not.
         """
-        if self.router.of_side(self.name, Side.OLD) is None:
-            return  # after the cleanup the table itself has the new vectors, under the old name where none was kept
+        # after the cleanup the table itself has the new vectors, unless the old column was kept beside them
+        if self.router.of_side(self.name, Side.OLD) is None and not ask(f"SELECT {_old_kept(self.route)}"):
+            return
         if not ask(
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
             f" WHERE c.relkind = 'v' AND n.nspname = {sql.Literal(self.schema).as_string(None)})"
@@ -176,3 +177,15 @@ class Routing:
         """
         bound = route.bind(vector)
         return json.loads(bound) if route.bridged or route.shaped else vector  # type: ignore[no-any-return]
+
+
+def _old_kept(route: RouteFields) -> str:
+    """Whether the table has a column by the old name that is not the new vectors', as SQL: it would be searched."""
+    relation, new, old = (
+        sql.Literal(name).as_string(None) for name in (route.relation, route.column, route._sql.migration.old_column)
+    )
+    return (
+        "EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=)"
+        f" pg_catalog.to_regclass({relation}) AND a.attname OPERATOR(pg_catalog.=) {old}::pg_catalog.name"
+        f" AND a.attname OPERATOR(pg_catalog.<>) {new}::pg_catalog.name AND NOT a.attisdropped)"
+    )

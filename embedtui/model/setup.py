@@ -44,6 +44,8 @@ class Proposal:
     new: str = ""
     placement: str = ""
     """Where the new vectors go, and why."""
+    view: str = ""
+    """What follows by a routed view; empty: none is made."""
     key_variable: str = ""
     """The variable that the new model's key is taken from; empty: none."""
     key_set: bool = False

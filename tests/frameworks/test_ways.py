@@ -7,6 +7,7 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -19,7 +20,7 @@ from embedtui.engine import Engine
 from embedtui.engine.cutover.how import COMMAND, HowTo
 from embedtui.engine.plan.presets.frameworks import FRAMEWORKS
 from embedtui.engine.plan.presets.ways import WAYS
-from embedtui.model import PlacementKind
+from embedtui.model import PlacementKind, RowExpression
 from embedtui.router import Router
 from tests.frameworks.test_presets import NAMES, load
 from tests.kits.cli_kit import InProcess
@@ -42,17 +43,21 @@ def test_every_framework_that_can_be_moved_has_a_way() -> None:
     assert set(WAYS) == {preset.name for preset in FRAMEWORKS if not preset.refused}
 
 
+@pytest.mark.parametrize("scope", [None, RowExpression("tenant = 'é'\n  AND x > 1", "…", ("tenant", "x"))])
 @pytest.mark.parametrize("framework", ["", *WAYS])
-def test_lines_are_right_as_they_stand(framework: str, tmp_path: Path) -> None:
+def test_lines_are_right_as_they_stand(framework: str, scope: RowExpression | None, tmp_path: Path) -> None:
     from embedtui.engine.cutover.how import Connected, _described
     from embedtui.engine.plan.presets.ways import ways_of
     from embedtui.model import TableName
     from tests.kits.samples import sample_migration
 
-    migration = sample_migration(TableName("My App", "Odd 'Docs'"), settings={"view": True})
+    migration = replace(sample_migration(TableName("My App", "Odd 'Docs'"), settings={"view": True}), scope=scope)
     for way in ways_of(framework or None):
         assert way.strategy != "pointer" or not way.view or any("embedtui" in text for _, text in way.lines)
-        for place, text in _described(way, migration, (Connected("product", "x", 1),), True).lines:
+        described = _described(way, migration, (Connected("product", "x", 1),), True)
+        assert bool(described.possible) == (scope is not None and way.strategy == "rename")
+        assert (scope is not None and way.view) == ("the rows where tenant = 'é' AND x > 1 are" in described.caution)
+        for place, text in described.lines:
             assert text.endswith("\n")
             assert "{" not in text or place.startswith(("SQL", "JavaScript", "Python, Memory"))
             if place == "embedtui.toml":

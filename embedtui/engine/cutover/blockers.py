@@ -98,7 +98,8 @@ def _views(conn: Connection, migration: Migration) -> list[Blocker]:
         return []
     message = f"{going} finds the new side by the routed view, which is not there: every search would fail."
     wrong = routed_view.obstacle(conn, migration)
-    return [Blocker("routed_view", message, f"{wrong[0]} {wrong[1]}" if wrong else "Make it: embedtui view", True)]
+    hint = f"{wrong[0]} {wrong[1]} Or end what goes by it." if wrong else "Make it: embedtui view"
+    return [Blocker("routed_view", message, hint)]
 
 
 def _gate(gate: EvaluationStatus | None) -> list[Blocker]:

@@ -11,7 +11,7 @@ from embedtui.engine.cutover.strategies import LIMITS, cutover_settings
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.presets import recognise
-from embedtui.engine.plan.presets.ways import Way, lines_of, ways_of
+from embedtui.engine.plan.presets.ways import Way, alone, lines_of, ways_of
 from embedtui.formatting import counted
 from embedtui.model import Check, Migration, PlacementKind
 from embedtui.postgres.catalog.inspect import inspect_oid
@@ -19,6 +19,7 @@ from embedtui.postgres.connect import is_ours
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state.route import read_listeners
+from embedtui.redaction import redact
 
 COMMAND = "embedtui cutover --how"
 MAKE_VIEW, ASK_FOR_VIEW = "embedtui view\n", "view = true\n"
@@ -110,9 +111,12 @@ def how_to(conn: Connection[tuple[object, ...]], migration: Migration) -> HowTo:
 
 def _described(way: Way, migration: Migration, connected: tuple[Connected, ...], there: bool) -> Described:
     view = routed_view.name_of(migration)
+    scope = "" if migration.scope is None else " ".join(redact(migration.scope.given).split())
     table = shown(migration.table)
     names = {
         "name": migration.name,
+        "routing": f"{migration.name!r}{'' if view.schema == f'{migration.name}_v2' else f', schema={view.schema!r}'}",
+        **alone(scope),
         "table": migration.table.name,
         "schema": migration.table.schema,
         "table_sql": table,
@@ -136,13 +140,16 @@ def _described(way: Way, migration: Migration, connected: tuple[Connected, ...],
         )
     elif migration.placement is PlacementKind.TABLE and (way.view or way.strategy == "rename"):
         possible = 'It needs placement "column", and this is a side table.'
-    elif migration.scope is not None and (way.view or way.strategy == "rename"):
-        possible = "It shows every row of one column, and this migration has a scope: a search has to ask the route."
+    elif scope and way.strategy == "rename":
+        possible = "Rows outside of the scope are searched by the name that it would exchange: a search asks the route."
+    caution = way.caution
+    if scope and way.view:
+        caution = f"{caution} By the view only the rows where {scope} are found and written: keep others apart.".strip()
     lines = lines_of(way, names)
     lacks = "" if there or possible or not way.view else _first_step(migration, lines)
     if lacks:
         lines = ((VIEW_STEPS[lacks], lacks), *lines)
-    return Described(way.title, way.strategy, possible, lines, way.caution, lacks.strip())
+    return Described(way.title, way.strategy, possible, lines, caution, lacks.strip())
 
 
 def _first_step(migration: Migration, lines: tuple[tuple[str, str], ...]) -> str:

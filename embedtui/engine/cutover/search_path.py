@@ -12,6 +12,7 @@ from embedtui.postgres.catalog.role_paths import RolePath, count_sessions, read_
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides import routed_view
+from embedtui.redaction import redact
 
 _MAY_USE = """
 SELECT has_schema_privilege(%(role)s, %(schema)s, 'USAGE') AND has_table_privilege(%(role)s, %(view)s::oid, 'SELECT')
@@ -36,6 +37,15 @@ def search_path_blockers(conn: Connection, migration: Migration, settings: Cutov
     blockers = [Blocker("search_path_role", f"There is no role {role}.", "Correct cutover.roles.") for role in missing]
     for each in found:
         blockers += _role_blockers(conn, migration, view, each)
+    if migration.scope is not None:
+        blockers.append(
+            Blocker(
+                "search_path_scope",
+                f"Through {view} these roles find the rows where {redact(migration.scope.given)} alone.",
+                "Have another role search and write the others, and override this.",
+                overridable=True,
+            )
+        )
     if migration.old_model.dimensions == migration.new_model.dimensions and not settings.hook:
         blockers.append(
             Blocker(

@@ -16,6 +16,7 @@ from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state.migrations import columns_being_filled
+from embedtui.redaction import redact
 
 NAMED = 8
 """Other columns that are named one by one."""
@@ -101,13 +102,14 @@ def _check_view(conn: Connection[Any], migration: Migration) -> Iterator[Check]:
             yield Check(
                 "routed view",
                 "pass",
-                "none is asked for: view = true, or later `embedtui view`, serves an application by its search path",
+                "none is asked for: view = true, or later `embedtui view`, serves LangChain, LlamaIndex, SQLAlchemy,"
+                " Django, and an application by its search path",
             )
         return
     later = migration.placement is PlacementKind.TABLE
     wrong = routed_view.obstacle(conn, replace(migration, placement=PlacementKind.COLUMN))
     if wrong is not None:
-        yield Check("routed view", "fail", *wrong)
+        yield Check("routed view", "fail", wrong[0], f"{wrong[1]} Or do without: view = false.")
         return
     if later:
         yield Check(
@@ -118,12 +120,17 @@ def _check_view(conn: Connection[Any], migration: Migration) -> Iterator[Check]:
             'To have it follow the cutover: placement = "column".',
         )
         return
-    name = shown(routed_view.name_of(migration))
+    name, alone = shown(routed_view.name_of(migration)), ""
+    if migration.scope is not None:
+        alone = (
+            f" It has the rows where {redact(migration.scope.given)} alone: no other is found through it, and a write"
+            " of one is refused. So what reads or writes others has to keep an engine (or role) that does not follow."
+        )
     yield Check(
         "routed view",
         "warn",
-        f"{name} shows the table with the new vectors as {shown_column(migration.old_column)}. While it is there,"
-        " PostgreSQL refuses DROP TABLE, and DROP COLUMN and ALTER TYPE of what it shows; COPY, TRUNCATE and"
+        f"{name} shows the table with the new vectors as {shown_column(migration.old_column)}.{alone} While it is"
+        " there, PostgreSQL refuses DROP TABLE, and DROP COLUMN and ALTER TYPE of what it shows; COPY, TRUNCATE and"
         " ON CONFLICT ON CONSTRAINT need the table itself, and so does a role that may read only some of its columns.",
         "Before such DDL: embedtui view --drop, and embedtui view after it.",
     )

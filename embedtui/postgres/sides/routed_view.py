@@ -1,7 +1,8 @@
 """The routed view: the table with the new vector under the old one's name, for applications that know a search path.
 
 It lives in a schema of its own, is called like the table, and runs with the rights of who uses it. The catalog is the
-truth about it: a comment names the migration, so that it is found after renames and restores alike.
+truth about it: a comment names the migration, so that it is found after renames and restores alike. With a scope it
+shows that one's rows alone, since no others have a new vector, and its check option refuses a write of any other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.names import IDENTIFIER_BYTES, relation, shown, shown_column, suffixed
 from embedtui.postgres.sides import rights
-from embedtui.postgres.sides.layout import new_side
+from embedtui.postgres.sides.layout import new_side, scope_sql
+from embedtui.postgres.state.migrations import columns_of_other_scopes
 
 SINCE = 150_000
 """server_version_num that knows security_invoker: without it a view reads with its owner's rights."""
@@ -123,20 +125,15 @@ def obstacle(conn: Connection, migration: Migration) -> tuple[str, str] | None:
         return (
             "A routed view shows a column beside the old one; over a side table it would be a join, through which no"
             " application could write.",
-            'Set placement = "column", or view = false.',
-        )
-    if migration.scope is not None:
-        return (
-            "A routed view shows one column, and only the rows of the scope have a new vector in it: the application"
-            " would lose the others.",
-            "Set view = false.",
+            'Set placement = "column".',
         )
     if find(conn, migration) is not None:
         return None
     if conn.info.server_version < SINCE:
-        return "A routed view needs PostgreSQL 15 (security_invoker).", "Set view = false."
+        why = "A routed view needs PostgreSQL 15 (security_invoker)."
+        return why, "What asks the route itself needs none: a Router, embedtui.search()."
     name = name_of(migration)
-    other = 'Choose another: view_schema = "…" (--schema); or view = false.'
+    other = 'Choose another: view_schema = "…" (--schema).'
     if len(name.schema.encode()) > IDENTIFIER_BYTES or name.schema.startswith("pg_"):
         return f"PostgreSQL takes no schema called {shown_column(name.schema)}.", other
     row = conn.execute(
@@ -155,7 +152,7 @@ def obstacle(conn: Connection, migration: Migration) -> tuple[str, str] | None:
         database = shown_column(conn.info.dbname)
         return (
             f"This role may not create schema {shown_column(name.schema)} for the routed view.",
-            f"GRANT CREATE ON DATABASE {database} TO {shown_column(conn.info.user)}; or set view = false.",
+            f"GRANT CREATE ON DATABASE {database} TO {shown_column(conn.info.user)};",
         )
     if not row[1]:
         return f"Schema {shown_column(name.schema)} is there already, and is none of embedtui's.", other
@@ -190,7 +187,7 @@ def make_sql(conn: Connection, migration: Migration) -> list[Statement]:
     if there is not None and there.columns != tuple(shown_as for _, shown_as in pairs)[: len(there.columns)]:
         statements.append(sql.SQL("DROP VIEW {}").format(view))  # columns can only be added to one that is there
     statements.append(
-        sql.SQL("CREATE OR REPLACE VIEW {} WITH (security_invoker = true) AS SELECT {} FROM {} t").format(
+        sql.SQL("CREATE OR REPLACE VIEW {} WITH (security_invoker = true) AS SELECT {} FROM {} t{}").format(
             view,
             sql.SQL(", ").join(
                 sql.Identifier("t", column)
@@ -199,6 +196,7 @@ def make_sql(conn: Connection, migration: Migration) -> list[Statement]:
                 for column, shown_as in pairs
             ),
             relation(migration.table),
+            sql.SQL("") if migration.scope is None else _of_scope(migration),
         )
     )
     statements.append(sql.SQL("COMMENT ON VIEW {} IS {}").format(view, sql.Literal(_mark(migration))))
@@ -229,14 +227,19 @@ def current(conn: Connection, migration: Migration, there: RoutedView) -> bool:
     return there.columns == tuple(name for _, name in pairs) and wanted == set(_grants(conn, there.oid))
 
 
+def _of_scope(migration: Migration) -> sql.Composed:
+    """What is neither shown nor written: a write of it would land in a column that nobody searches for it."""
+    return sql.SQL(" WHERE {} WITH CASCADED CHECK OPTION").format(scope_sql(migration, "t"))
+
+
 def _pairs(conn: Connection, migration: Migration) -> list[tuple[str, str]]:
     """(column of the table, its name in the view): the table as it was, with the new vector for the old one."""
     side = new_side(migration)
-    left_out = {side.embedding, side.model, side.source}
+    left_out = {side.embedding, side.model, side.source, *columns_of_other_scopes(conn, migration)}
     return [
         (side.embedding if name == migration.old_column else name, name)
         for (name,) in conn.execute(_COLUMNS, [migration.table_oid]).fetchall()
-        if name not in left_out
+        if name not in left_out or name == migration.old_column
     ]
 
 

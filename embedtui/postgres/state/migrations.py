@@ -203,6 +203,19 @@ def live_migrations_of(conn: Connection, table_oid: int) -> list[Migration]:
     return [each for each in found if each is not None and each.table_oid == table_oid]
 
 
+def columns_of_other_scopes(conn: Connection, migration: Migration) -> frozenset[str]:
+    """Columns that migrations of other rows of the same table have made; none where they cannot be read."""
+    if migration.scope is None or not _readable(conn):
+        return frozenset()
+    rows = conn.execute(
+        "SELECT new_column || suffix FROM embedtui.migration m, (VALUES (''), ('_model'), ('_source')) s (suffix)"
+        " WHERE table_oid = %s AND id <> %s AND placement = 'column' AND phase <> 'aborted'"
+        " AND pg_catalog.to_jsonb(m) ->> 'scope' IS NOT NULL",  # of an older schema, too, which has no such column
+        [migration.table_oid, migration.id],
+    )
+    return frozenset(name for (name,) in rows)
+
+
 def migrations_of_table(conn: Connection, table_oid: int) -> dict[str, str | None]:
     """Names of a table's live migrations with their scopes as written, else of its newest ended one."""
     if not _readable(conn):

@@ -141,9 +141,10 @@ def provider_default(name: str, given: str, path: str) -> str:
 def way_lines(proposal: Proposal, strategy: str, width: int) -> list[Content]:
     """Where the vectors go and how services follow."""
     rows = []
-    if proposal.placement:
-        rows += _pairs(width, ("placement", safe.line(proposal.placement), ""))
+    for label, text in (("rows", proposal.values.get("scope", "")), ("placement", proposal.placement)):
+        rows += _pairs(width, (label, safe.line(text), "")) if text else []
     rows += _pairs(width, ("strategy", STRATEGIES.get(strategy, ""), ""))
+    rows += _pairs(width, ("view", safe.line(proposal.view), "")) if proposal.view else []
     rows += _pairs(width, ("file", safe.line(proposal.file), "")) if proposal.file else []
     for check in proposal.checks:
         if check.result == "fail":

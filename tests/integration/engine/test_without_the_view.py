@@ -34,7 +34,7 @@ def test_no_cutover_leaves_it_without_what_it_goes_by(database: str, api: Loopba
                 routing.take(documents=True)
                 wait_for(lambda: any(each.by_view for each in engine.snapshot().route.listeners))
                 found = names()["routed_view"]
-                assert "library finds" in found.message and "shop" not in found.message and found.overridable
+                assert "library finds" in found.message and "shop" not in found.message and not found.overridable
                 assert found.hint == "Make it: embedtui view"
                 wait_for(lambda: sum(each.searches_old for each in engine.snapshot().route.listeners) == 3)
                 make_view(engine._at, None, threading.Event())

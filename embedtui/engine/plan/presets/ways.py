@@ -28,13 +28,21 @@ _ROUTING = """\
 from embedtui import Router
 from embedtui.integrations import Routing
 
-routing = Routing(Router(DATABASE_URL, application_name="search"), {name!r})
+routing = Routing(Router(DATABASE_URL, application_name="search"), {routing})
 """
 
 _FOLLOW = """\
 from embedtui.integrations.sqlalchemy import follow
 
-follow(engine, routing)  # the application's own engine, of create_engine()
+{engine}follow(engine, routing)  # the application's own engine, of create_engine()
+"""
+
+_ENGINE = """\
+from sqlalchemy import create_engine
+
+# an engine of its own for the rows where {scope}:
+# what reads or writes others keeps the engine that it has, which does not follow
+engine = create_engine(SQLALCHEMY_URL)
 """
 
 _ROLE = (
@@ -119,7 +127,7 @@ DJANGO = Way(
         ("shell", 'pip install "embedtui[django]"\n'),
         (
             "Python, AppConfig.ready()",
-            _ROUTING + '\nfrom embedtui.integrations.django import follow\n\nfollow("default", routing)\n',
+            _ROUTING + "\nfrom embedtui.integrations.django import follow\n\n{django}\n",
         ),
         ("Python, in a request", "with routing.use(key=user_id) as route:\n    ...  # embed and query\n"),
     ),
@@ -174,7 +182,7 @@ WAYS: Mapping[str, tuple[Way, ...]] = {
 from embedtui.integrations.langchain import RoutedEmbeddings
 from embedtui.integrations.sqlalchemy import follow
 
-follow(engine, routing)  # the SQLAlchemy engine of the store
+{engine}follow(engine, routing)  # the SQLAlchemy engine of the store
 embeddings = RoutedEmbeddings(
     routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.requested_dimensions)
 )
@@ -353,6 +361,14 @@ spring.ai.openai.embedding.options.dimensions={new_dimensions}
 def ways_of(framework: str | None) -> tuple[Way, ...]:
     """The ways of an application whose table a framework made; None: of its own."""
     return WAYS.get(framework or "", OWN)
+
+
+def alone(scope: str) -> dict[str, str]:
+    """What the lines say of a connection: by the view of a scope other rows are neither found nor written."""
+    if not scope:
+        return {"engine": "", "django": 'follow("default", routing)'}
+    alias = f"# an alias of its own in DATABASES, for the rows where {scope}"
+    return {"engine": _ENGINE.format(scope=scope), "django": f'{alias}\nfollow("scoped", routing)'}
 
 
 def lines_of(way: Way, names: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
