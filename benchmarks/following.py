@@ -38,7 +38,7 @@ class Followed:
     seen: dict[int, float] = field(default_factory=dict)
     """Epoch to time.monotonic() when the first search by it was answered."""
     checkouts: list[float] = field(default_factory=list)
-    """Seconds from asking for a connection until it was on the route's side."""
+    """Seconds from asking for a connection until it was on the route's side, where it had to be moved there."""
     searches: int = 0
     wrong: int = 0
     failed: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ def serve(kind: str, dsn: str, load: int, queries: Queries, ready: Event, stop: 
                         at = time.monotonic()
                     with lock:
                         found.seen.setdefault(chosen.epoch, at)
-                        found.checkouts.append(checkout)
+                        found.checkouts += [checkout] if checkout is not None else []
                         found.searches += 1
                         found.wrong += len(distances) != 10 or max(distances) > 1.0
             except Exception as error:
@@ -75,18 +75,18 @@ def serve(kind: str, dsn: str, load: int, queries: Queries, ready: Event, stop: 
     answers.put(found)
 
 
-Search = Callable[[str], tuple[Sequence[float], float]]
-"""Distances of ten hits, and the seconds of the check-out."""
+Search = Callable[[str], tuple[Sequence[float], float | None]]
+"""Distances of ten hits, and the seconds of the check-out; None for a connection that was on the route's side."""
 
 
 def _by_router(dsn: str, routing: Routing, _load: int) -> tuple[Search, Callable[[], None]]:
     local, opened = threading.local(), []
 
-    def search(vector: str) -> tuple[Sequence[float], float]:
+    def search(vector: str) -> tuple[Sequence[float], float | None]:
         if not hasattr(local, "conn"):
             local.conn = psycopg.connect(dsn, autocommit=True)
             opened.append(local.conn)
-        return [hit.distance for hit in routing.route.search(local.conn, vector, 10)], 0.0  # type: ignore[union-attr]
+        return [hit.distance for hit in routing.route.search(local.conn, vector, 10)], None  # type: ignore[union-attr]
 
     return search, lambda: [conn.close() for conn in opened] and None
 
@@ -109,7 +109,7 @@ def _by_sqlalchemy(dsn: str, routing: Routing, load: int) -> tuple[Search, Calla
     event.listen(engine, "before_cursor_execute", lambda *_: setattr(local, "moved", time.perf_counter()))
     query = text(f"SELECT id, embedding <=> CAST(CAST(:v AS text) AS vector) AS d FROM {NAME} ORDER BY d LIMIT 10")
 
-    def search(vector: str) -> tuple[Sequence[float], float]:
+    def search(vector: str) -> tuple[Sequence[float], float | None]:
         began = time.perf_counter()
         with engine.connect() as conn:
             rows = conn.execute(query, {"v": vector}).all()
@@ -122,16 +122,16 @@ def _by_view(dsn: str, routing: Routing, _load: int) -> tuple[Search, Callable[[
     local, opened = threading.local(), []
     query = f"SELECT id, embedding <=> %s AS d FROM {NAME} ORDER BY d LIMIT 10"
 
-    def search(vector: str) -> tuple[Sequence[float], float]:
+    def search(vector: str) -> tuple[Sequence[float], float | None]:
         began = time.perf_counter()
         if not hasattr(local, "conn"):
             local.conn = psycopg.connect(dsn, autocommit=True)
             opened.append(local.conn)
-        path = routing.search_path("public")
+        path, checkout = routing.search_path("public"), None
         if getattr(local, "path", None) != path:
             local.conn.execute(f"SET search_path = {path}")
             local.path = path
-        checkout = time.perf_counter() - began
+            checkout = time.perf_counter() - began
         return [d for _, d in local.conn.execute(routing.tagged(query), [vector])], checkout
 
     return search, lambda: [conn.close() for conn in opened] and None
@@ -179,7 +179,7 @@ def measure_following(dsn: str, load: int, flips: int, queries: Queries) -> dict
         result[kind] = {
             "p50_ms": round(statistics.median(reach), 1),
             "p99_ms": round(_p99(reach), 1),
-            "checkout_p99_ms": round(_p99(sorted(report.checkouts)) * 1000, 1),
+            "checkout_p99_ms": round(_p99(sorted(report.checkouts) or [0.0]) * 1000, 1),
             "searches": report.searches,
             "wrong_side": report.wrong,
             "failed": report.failed,
