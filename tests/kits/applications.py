@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
 from embedtui.integrations import Routing
+from embedtui.integrations.routing import move
 from tests.kits.support import NEW
 
 SIZE = 16
@@ -136,8 +137,7 @@ class Plain(Application):
             self.own.conn = psycopg.connect(self.dsn, autocommit=True)
             self.open.append(self.own.conn)
         assert self.routing is not None
-        path = self.routing.search_path("public")
-        self.own.conn.execute("SELECT set_config('search_path', %s, false)", [path])
+        move([self.routing], "public", lambda query: self.own.conn.execute(query).fetchone())
         schema = self.routing.choose("public", self.routing.schema)
         prepare = None if self.prepares_all or "*" not in statement else False
         text = self.routing.tagged(statement.replace("{schema}", schema))
