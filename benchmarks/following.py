@@ -36,7 +36,7 @@ class Followed:
 
     kind: str
     seen: dict[int, float] = field(default_factory=dict)
-    """Epoch to time.monotonic() when the first search by it was answered."""
+    """Epoch to time.monotonic() when the first search by it was sent."""
     checkouts: list[float] = field(default_factory=list)
     """Seconds from asking for a connection until it was on the route's side, where it had to be moved there."""
     searches: int = 0
@@ -55,8 +55,7 @@ def serve(kind: str, dsn: str, load: int, queries: Queries, ready: Event, stop: 
             try:
                 while not stop.is_set():
                     with routing.use() as chosen:
-                        distances, checkout = search(random.choice(queries[chosen.side]))
-                        at = time.monotonic()
+                        distances, at, checkout = search(random.choice(queries[chosen.side]))
                     with lock:
                         found.seen.setdefault(chosen.epoch, at)
                         found.checkouts += [checkout] if checkout is not None else []
@@ -75,18 +74,21 @@ def serve(kind: str, dsn: str, load: int, queries: Queries, ready: Event, stop: 
     answers.put(found)
 
 
-Search = Callable[[str], tuple[Sequence[float], float | None]]
-"""Distances of ten hits, and the seconds of the check-out; None for a connection that was on the route's side."""
+Answer = tuple[Sequence[float], float, float | None]
+"""Distances of ten hits; time.monotonic() when the search was sent; the seconds of the check-out, None for a connection
+that was on the route's side."""
+Search = Callable[[str], Answer]
 
 
 def _by_router(dsn: str, routing: Routing, _load: int) -> tuple[Search, Callable[[], None]]:
     local, opened = threading.local(), []
 
-    def search(vector: str) -> tuple[Sequence[float], float | None]:
+    def search(vector: str) -> Answer:
         if not hasattr(local, "conn"):
             local.conn = psycopg.connect(dsn, autocommit=True)
             opened.append(local.conn)
-        return [hit.distance for hit in routing.route.search(local.conn, vector, 10)], None  # type: ignore[union-attr]
+        at = time.monotonic()
+        return [hit.distance for hit in routing.route.search(local.conn, vector, 10)], at, None  # type: ignore[union-attr]
 
     return search, lambda: [conn.close() for conn in opened] and None
 
@@ -106,14 +108,14 @@ def _by_sqlalchemy(dsn: str, routing: Routing, load: int) -> tuple[Search, Calla
     local = threading.local()
     follow(engine, routing)
     # after the one that moves the connection
-    event.listen(engine, "before_cursor_execute", lambda *_: setattr(local, "moved", time.perf_counter()))
+    event.listen(engine, "before_cursor_execute", lambda *_: setattr(local, "moved", time.monotonic()))
     query = text(f"SELECT id, embedding <=> CAST(CAST(:v AS text) AS vector) AS d FROM {NAME} ORDER BY d LIMIT 10")
 
-    def search(vector: str) -> tuple[Sequence[float], float | None]:
-        began = time.perf_counter()
+    def search(vector: str) -> Answer:
+        began = time.monotonic()
         with engine.connect() as conn:
             rows = conn.execute(query, {"v": vector}).all()
-        return [row.d for row in rows], local.moved - began
+        return [row.d for row in rows], local.moved, local.moved - began
 
     return search, engine.dispose
 
@@ -122,8 +124,8 @@ def _by_view(dsn: str, routing: Routing, _load: int) -> tuple[Search, Callable[[
     local, opened = threading.local(), []
     query = f"SELECT id, embedding <=> %s AS d FROM {NAME} ORDER BY d LIMIT 10"
 
-    def search(vector: str) -> tuple[Sequence[float], float | None]:
-        began = time.perf_counter()
+    def search(vector: str) -> Answer:
+        began = time.monotonic()
         if not hasattr(local, "conn"):
             local.conn = psycopg.connect(dsn, autocommit=True)
             opened.append(local.conn)
@@ -131,8 +133,9 @@ def _by_view(dsn: str, routing: Routing, _load: int) -> tuple[Search, Callable[[
         if getattr(local, "path", None) != path:
             local.conn.execute(f"SET search_path = {path}")
             local.path = path
-            checkout = time.perf_counter() - began
-        return [d for _, d in local.conn.execute(routing.tagged(query), [vector])], checkout
+            checkout = time.monotonic() - began
+        at = time.monotonic()
+        return [d for _, d in local.conn.execute(routing.tagged(query), [vector])], at, checkout
 
     return search, lambda: [conn.close() for conn in opened] and None
 
@@ -141,7 +144,7 @@ _SEARCHES = {"Router": _by_router, "SQLAlchemy": _by_sqlalchemy, "view": _by_vie
 
 
 def measure_following(dsn: str, load: int, flips: int, queries: Queries) -> dict[str, Any]:
-    """The same flips under a service of each kind at once: ms until the first search by the new route is answered."""
+    """The same flips under a service of each kind at once: ms until the first search by the new route is sent."""
     context = multiprocessing.get_context("spawn")
     stop, answers = context.Event(), context.Queue()
     ready = [context.Event() for _ in KINDS]
