@@ -216,13 +216,13 @@ def path_of(routings: Sequence[Routing], own: str) -> str:
     return own
 
 
-def move(routings: Sequence[Routing], own: str, ask: Callable[[str], Sequence[Any]], *, local: bool = False) -> str:
+def move(routings: Sequence[Routing], own: str, ask: Callable[[str], Any], *, local: bool = False) -> str:
     """Move a session to this context's sides, in one round trip; gives the path.
 
     Args:
         routings: of all tables that are followed.
         own: the application's search path.
-        ask: gives the one row of a query by the session.
+        ask: gives the one row of a query by the session, a sequence or a mapping.
         local: for the transaction alone.
 
     Raises:
@@ -230,10 +230,10 @@ def move(routings: Sequence[Routing], own: str, ask: Callable[[str], Sequence[An
     """
     path = path_of(routings, own)
     wanted = [(routing, query) for routing in routings if (query := routing.view_sql) is not None]
-    query = ", ".join(
-        (f"SELECT pg_catalog.set_config('search_path', {_literal(path)}, {local})", *(q for _, q in wanted))
-    )
-    for (routing, _), usable in zip(wanted, ask(query)[1:], strict=True):
+    asked = [f"SELECT pg_catalog.set_config('search_path', {_literal(path)}, {local}) AS path"]
+    row = ask(", ".join((*asked, *(f"{query} AS view_{number}" for number, (_, query) in enumerate(wanted)))))
+    found = list(row.values() if isinstance(row, Mapping) else row)  # as the application's connection has its rows
+    for (routing, _), usable in zip(wanted, found[1:], strict=True):
         if usable is None:
             message = f"Schema {routing.schema} holds no routed view of {routing.route.relation}."
         else:
