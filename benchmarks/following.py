@@ -44,33 +44,36 @@ class Followed:
     failed: list[str] = field(default_factory=list)
 
 
-def serve(kind: str, dsn: str, load: int, queries: Queries, ready: Event, stop: Event, answers: Any) -> None:
-    """A service of ``load`` threads of one kind; answers with what it saw."""
-    found, lock = Followed(kind), threading.Lock()
-    with Router(dsn, application_name=kind) as router:
+def serve(dsn: str, load: int, queries: Queries, ready: Event, stop: Event, answers: Any) -> None:
+    """A service of ``load`` threads of each kind, which share interpreter and Router; answers with what each saw."""
+    lock = threading.Lock()
+    with Router(dsn, application_name="following") as router:
         routing = Routing(router, NAME)
-        search, close = _SEARCHES[kind](dsn, routing, load)
+        found = {kind: Followed(kind) for kind in KINDS}
+        searches = {kind: _SEARCHES[kind](dsn, routing, load) for kind in KINDS}
 
-        def work() -> None:
+        def work(kind: str) -> None:
+            mine, (search, _) = found[kind], searches[kind]
             try:
                 while not stop.is_set():
                     with routing.use() as chosen:
                         distances, at, checkout = search(random.choice(queries[chosen.side]))
                     with lock:
-                        found.seen.setdefault(chosen.epoch, at)
-                        found.checkouts += [checkout] if checkout is not None else []
-                        found.searches += 1
-                        found.wrong += len(distances) != 10 or max(distances) > 1.0
+                        mine.seen.setdefault(chosen.epoch, at)
+                        mine.checkouts += [checkout] if checkout is not None else []
+                        mine.searches += 1
+                        mine.wrong += len(distances) != 10 or max(distances) > 1.0
             except Exception as error:
-                found.failed.append(repr(error))
+                mine.failed.append(repr(error))
 
-        threads = [threading.Thread(target=work) for _ in range(load)]
+        threads = [threading.Thread(target=work, args=[kind]) for kind in KINDS for _ in range(load)]
         for thread in threads:
             thread.start()
         ready.set()
         for thread in threads:
             thread.join()
-        close()
+        for _, close in searches.values():
+            close()
     answers.put(found)
 
 
@@ -144,18 +147,12 @@ _SEARCHES = {"Router": _by_router, "SQLAlchemy": _by_sqlalchemy, "view": _by_vie
 
 
 def measure_following(dsn: str, load: int, flips: int, queries: Queries) -> dict[str, Any]:
-    """The same flips under a service of each kind at once: ms until the first search by the new route is sent."""
+    """The same flips under searchers of each kind at once: ms until the first search by the new route is sent."""
     context = multiprocessing.get_context("spawn")
-    stop, answers = context.Event(), context.Queue()
-    ready = [context.Event() for _ in KINDS]
-    processes = [
-        context.Process(target=serve, args=(kind, dsn, load, queries, up, stop, answers))
-        for kind, up in zip(KINDS, ready, strict=True)
-    ]
-    for process in processes:
-        process.start()
-    for up in ready:
-        up.wait(60)
+    stop, ready, answers = context.Event(), context.Event(), context.Queue()
+    process = context.Process(target=serve, args=(dsn, load, queries, ready, stop, answers))
+    process.start()
+    ready.wait(60)
     time.sleep(1.0)
     began: dict[int, float] = {}
     with connect(dsn, name="flip") as conn:
@@ -169,9 +166,8 @@ def measure_following(dsn: str, load: int, flips: int, queries: Queries) -> dict
             time.sleep(random.uniform(0.15, 0.3))
     time.sleep(0.5)
     stop.set()
-    found = {report.kind: report for report in (answers.get(timeout=60) for _ in KINDS)}
-    for process in processes:
-        process.join(60)
+    found: dict[str, Followed] = answers.get(timeout=60)
+    process.join(60)
     result: dict[str, Any] = {"load": load, "flips": flips}
     for kind in KINDS:
         report = found[kind]
