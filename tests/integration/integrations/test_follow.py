@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine import Engine as Migrating
 from embedtui.engine.access import Access
-from embedtui.engine.view import drop_view
+from embedtui.engine.view import drop_view, make_view
 from embedtui.errors import Refused
 from embedtui.integrations import Routing
 from embedtui.integrations.sqlalchemy import follow
@@ -151,13 +152,19 @@ def test_a_view_that_goes_meanwhile_is_missed_at_the_next_check_out(site: Site, 
 def test_a_role_that_may_not_use_the_views_schema_is_refused(site: Site) -> None:
     """PostgreSQL passes such a schema over, and would find the old vectors by the new model's question."""
     with psycopg.connect(site.dsn, autocommit=True) as hand:
-        hand.execute("CREATE ROLE clerk LOGIN; GRANT SELECT ON documents, documents_v2.documents TO clerk")
+        hand.execute("CREATE ROLE clerk LOGIN; GRANT SELECT ON documents TO clerk")
+    with closing(Access(site.dsn, "documents", site.settings, None, None)) as at:
+        make_view(at)
     made = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(site.dsn, user="clerk"))
     follow(made, site.routing)
     try:
         with made.connect() as conn:
             assert nearest(conn, embed(OLD, site.texts[2])) == (site.texts[2], True)
         site.flip()
+        with made.connect() as conn:
+            assert nearest(conn, embed(NEW, site.texts[2])) == (site.texts[2], True)
+        with psycopg.connect(site.dsn, autocommit=True) as hand:
+            hand.execute("REVOKE USAGE ON SCHEMA documents_v2 FROM clerk")
         with made.connect() as conn, pytest.raises(Refused, match="may not use schema documents_v2"):
             conn.execute(QUERY, {"v": embed(NEW, site.texts[2])})
     finally:
