@@ -1,14 +1,16 @@
 """Measures the cleanup under an application's writes: does it end in one try, how long does it take, is anything lost?
 
-python -m benchmarks.cleanup [--times 4] [--ways column,folded,kept] [--rows 2000] [--writes 50] [--copy 0]
+python -m benchmarks.cleanup [--times 5] [--ways column,folded,kept] [--rows 2000] [--writes 50] [--copy 0]
 
 Each round is a table of its own, taken through its migration up to the soak, with a worker (`run --follow`) at work and
 an application that inserts and edits texts and knows nothing of vectors. The rounds go in turn through: a new column, a
 side table that is folded, a side table that stays; each with and without an archive of the old vectors, so often as
---times says. After the cleanup every row's vector is computed anew: what was written before change capture ended has to
-have its own; and an application by SQLAlchemy, which knows the table by its old names, adds a row and finds it (of a
-side table that stays: the Router finds one). Leaves with 1 where a cleanup failed, a vector is wrong or missing, or a
-statement of an application failed.
+--times says. The tables are made, in turn, by LangChain's PGVector and PGVectorStore, LlamaIndex's PGVectorStore,
+SQLAlchemy and Django, where they are installed, and by SQL (one that stays a side table always). After the cleanup
+every row's vector is computed anew: what was written before change capture ended has to have its own. Then the library
+adds a row and finds it, by its vector of the new model: alone, by the table's old names, and by its integration (of a
+side table that stays, and of SQL's, the Router finds one). Leaves with 1 where a cleanup failed, a vector is wrong or
+missing, or a statement of an application failed.
 
 With --copy ROWS: only the copy of a fold, without its rests, beside one UPDATE of all rows: 540 characters, 768
 dimensions, HNSW on the old column.
@@ -23,14 +25,12 @@ import statistics
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import psycopg
-from pgvector.sqlalchemy import Vector
-from sqlalchemy import BigInteger, Text, create_engine, select
-from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 
 from benchmarks.common import NEW_DIMENSIONS, OLD_DIMENSIONS, database, fill, fresh, machine
+from benchmarks.libraries import KINDS, after_cleanup, layout_of
 from embedtui.engine.cleanup import fold as folding
 from embedtui.errors import EmbedtuiError
 from embedtui.model import EmbeddingModel, Phase, PlacementKind, TableName
@@ -40,62 +40,37 @@ from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import route, schema
 from embedtui.postgres.state.migrations import create_migration
 from embedtui.router import Router
-from tests.kits.busy import FOR, MODEL, Journey, soaking
+from tests.kits.busy import DOCUMENTS, FOR, MODEL, Journey, soaking
 from tests.kits.samples import sample_migration
 
 WAYS = {"column": ("column", None), "folded": ("table", True), "kept": ("table", False)}
 """Placement, and whether it is folded."""
 
 
-class Base(DeclarativeBase):
-    """What SQLAlchemy wants."""
-
-
-class Document(Base):
-    """The table as the application has always known it."""
-
-    __tablename__ = "documents"
-    id = mapped_column(BigInteger, primary_key=True)
-    content = mapped_column(Text)
-    embedding = mapped_column(Vector())
-
-
 def clean_up(at: Journey, way: str, archive: str | None) -> tuple[float, str]:
     """Seconds, and how it failed (empty: it ended)."""
     began = time.monotonic()
     try:
-        at.engine.cleanup("documents", override=FOR, archive=archive, fold=WAYS[way][1])
+        at.engine.cleanup(at.busy.layout.table, override=FOR, archive=archive, fold=WAYS[way][1])
     except EmbedtuiError as error:
         return time.monotonic() - began, str(error)
     return time.monotonic() - began, ""
 
 
-def works(dsn: str, way: str) -> str:
-    """What is wrong for an application after it; empty where nothing is."""
-    text = "an application's row after the cleanup"
-    vector = MODEL([text], None)[0].tolist()
-    if way == "kept":
-        with Router(dsn) as router, psycopg.connect(dsn) as conn:
-            text = str(conn.execute("SELECT content FROM documents WHERE id = 1").fetchall()[0][0])
-            [hit] = router.route("documents").search(conn, MODEL([text], None)[0], k=1, columns=["content"])
-            found, distance = hit.values["content"], hit.distance
-    else:
-        engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn))
-        try:
-            with Session(engine) as session:
-                session.add(Document(id=10**9, content=text, embedding=vector))
-                session.commit()
-                nearest = Document.embedding.cosine_distance(vector)
-                found, distance = session.execute(select(Document.content, nearest).order_by(nearest).limit(1)).one()
-        finally:
-            engine.dispose()
-    return "" if found == text and distance < 1e-4 else f"{text!r} finds {found!r} at {distance}"
+def routed(dsn: str) -> list[str]:
+    """What is wrong for a Router after it."""
+    with Router(dsn) as router, psycopg.connect(dsn) as conn:
+        # not edited since change capture ended
+        text = str(conn.execute("SELECT content FROM documents ORDER BY written LIMIT 1").fetchall()[0][0])
+        [hit] = router.route("documents").search(conn, MODEL([text], None)[0], k=1, columns=["content"])
+    found, distance = hit.values["content"], hit.distance
+    return [] if found == text and distance < 1e-4 else [f"{text!r} finds {found!r} at {distance}"]
 
 
-def archived(dsn: str) -> tuple[int, int]:
+def archived(dsn: str, key: str) -> tuple[int, int]:
     """Rows of the archive, and different keys among them."""
     with psycopg.connect(dsn) as conn:
-        row = conn.execute("SELECT count(*), count(DISTINCT id) FROM old_vectors").fetchone()
+        row = conn.execute(f"SELECT count(*), count(DISTINCT {key}) FROM old_vectors").fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
 
@@ -154,7 +129,7 @@ _COUNTERS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=4, help="of each way, with and without an archive")
+    parser.add_argument("--times", type=int, default=5, help="of each way, with and without an archive")
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--writes", type=float, default=50.0, help="of the application, a second")
@@ -171,37 +146,42 @@ def main() -> None:
     seconds, slowest = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
     problems: list[str] = []
     written = checked = 0
-    turns = [*itertools.product(options.ways.split(","), (None, "old_vectors"))] * options.times
+    tried = Counter[str]()
+    ways = [*itertools.product(options.ways.split(","), (None, "old_vectors"))]
     with database() as server:
-        for number, (way, archive) in enumerate(turns):
+        for number, (way, archive) in enumerate(ways * options.times):
             name = f"{way}, {'archive' if archive else 'no archive'}"
-            dsn = fresh(server, "app")
-            with soaking(dsn, placement=WAYS[way][0], rows=options.rows, rate=options.writes) as at:
+            # another library for a way at each time
+            kind = (None, *KINDS)[(number + number // len(ways)) % (len(KINDS) + 1)] if way != "kept" else None
+            layout = layout_of(kind) if kind is not None else DOCUMENTS
+            dsn = fresh(server, f"app_{number}")
+            with soaking(dsn, placement=WAYS[way][0], rows=options.rows, rate=options.writes, layout=layout) as at:
                 time.sleep(1.0)
                 took, failure = clean_up(at, way, archive)
                 time.sleep(0.5)
             seconds[name].append(took)
             slowest[name].append(at.busy.slowest)
-            problems += [f"{number} {name}: {failure}"] if failure else []
-            problems += [f"{number} {name}: application: {each}" for each in at.busy.failures[:3]]
+            found = [failure] if failure else []
+            found += [f"application: {each}" for each in at.busy.failures[:3]]
             if not failure:
-                found = at.busy.check(*(("documents_embedding_v2", "x") if way == "kept" else ()))
-                written, checked = written + at.busy.writes, checked + found["rows"]
-                wrong = {key: count for key, count in found.items() if key in ("wrong", "missing") and count}
-                problems += [f"{number} {name}: {wrong}"] if wrong else []
-                problems += [f"{number} {name}: {unfit}"] if (unfit := works(dsn, way)) else []
+                rows = at.busy.check("documents_embedding_v2" if way == "kept" else "")
+                written, checked = written + at.busy.writes, checked + rows["rows"]
+                found += [f"{what}: {rows[what]}" for what in ("wrong", "missing") if rows[what]]
+                found += after_cleanup(dsn, kind) if kind is not None else routed(dsn)
                 if archive:
-                    rows, keys = archived(dsn)
-                    problems += (
-                        [f"{number} {name}: archive {rows}, {keys}"] if rows != keys or rows < options.rows else []
-                    )
-            print(f"{number + 1:>3} {name:<28} {took:5.1f} s", flush=True)
+                    kept, keys = archived(dsn, layout.key)
+                    found += [f"archive {kept}, {keys}"] if kept != keys or kept < options.rows else []
+            made_by = kind.__name__ if kind is not None else "SQL"
+            problems += [f"{number} {name}, {made_by}: {each}" for each in found]
+            print(f"{number + 1:>3} {name:<28} {made_by:<16}{took:5.1f} s{'  PROBLEM' * bool(found)}", flush=True)
+            tried[made_by] += 1
     print(f"\n{'':<28} {'seconds: median, p95 (min–max)':<32} longest write of the application")
     for name, each in seconds.items():
         p95 = sorted(each)[math.ceil(0.95 * len(each)) - 1]
         shown = f"{statistics.median(each):.1f}, {p95:.1f} ({min(each):.1f}–{max(each):.1f})"
         print(f"{name:<28} {shown:<32} {max(slowest[name]) * 1000:.0f} ms")
-    print(f"{len(turns)} cleanups, {written:,} writes, {checked:,} rows checked, {len(problems)} problems")
+    print(f"{tried.total()} cleanups, {written:,} writes, {checked:,} rows checked, {len(problems)} problems")
+    print("tables made by: " + ", ".join(f"{who} {count}" for who, count in tried.items()))
     for problem in problems:
         print(f"PROBLEM: {problem}")
     sys.exit(bool(problems))

@@ -36,57 +36,62 @@ class Followed:
 
     kind: str
     seen: dict[int, float] = field(default_factory=dict)
-    """Epoch to time.monotonic() when the first search by it was answered."""
+    """Epoch to time.monotonic() when the first search by it was sent."""
     checkouts: list[float] = field(default_factory=list)
-    """Seconds from asking for a connection until it was on the route's side."""
+    """Seconds from asking for a connection until it was on the route's side, where it had to be moved there."""
     searches: int = 0
     wrong: int = 0
     failed: list[str] = field(default_factory=list)
 
 
-def serve(kind: str, dsn: str, load: int, queries: Queries, ready: Event, stop: Event, answers: Any) -> None:
-    """A service of ``load`` threads of one kind; answers with what it saw."""
-    found, lock = Followed(kind), threading.Lock()
-    with Router(dsn, application_name=kind) as router:
+def serve(dsn: str, load: int, queries: Queries, ready: Event, stop: Event, answers: Any) -> None:
+    """A service of ``load`` threads of each kind, which share interpreter and Router; answers with what each saw."""
+    lock = threading.Lock()
+    with Router(dsn, application_name="following") as router:
         routing = Routing(router, NAME)
-        search, close = _SEARCHES[kind](dsn, routing, load)
+        found = {kind: Followed(kind) for kind in KINDS}
+        searches = {kind: _SEARCHES[kind](dsn, routing, load) for kind in KINDS}
 
-        def work() -> None:
+        def work(kind: str) -> None:
+            mine, (search, _) = found[kind], searches[kind]
             try:
                 while not stop.is_set():
                     with routing.use() as chosen:
-                        distances, checkout = search(random.choice(queries[chosen.side]))
-                        at = time.monotonic()
+                        distances, at, checkout = search(random.choice(queries[chosen.side]))
                     with lock:
-                        found.seen.setdefault(chosen.epoch, at)
-                        found.checkouts.append(checkout)
-                        found.searches += 1
-                        found.wrong += len(distances) != 10 or max(distances) > 1.0
+                        mine.seen.setdefault(chosen.epoch, at)
+                        mine.checkouts += [checkout] if checkout is not None else []
+                        mine.searches += 1
+                        mine.wrong += len(distances) != 10 or max(distances) > 1.0
             except Exception as error:
-                found.failed.append(repr(error))
+                mine.failed.append(repr(error))
 
-        threads = [threading.Thread(target=work) for _ in range(load)]
+        threads = [threading.Thread(target=work, args=[kind]) for kind in KINDS for _ in range(load)]
         for thread in threads:
             thread.start()
         ready.set()
         for thread in threads:
             thread.join()
-        close()
+        for _, close in searches.values():
+            close()
     answers.put(found)
 
 
-Search = Callable[[str], tuple[Sequence[float], float]]
-"""Distances of ten hits, and the seconds of the check-out."""
+Answer = tuple[Sequence[float], float, float | None]
+"""Distances of ten hits; time.monotonic() when the search was sent; the seconds of the check-out, None for a connection
+that was on the route's side."""
+Search = Callable[[str], Answer]
 
 
 def _by_router(dsn: str, routing: Routing, _load: int) -> tuple[Search, Callable[[], None]]:
     local, opened = threading.local(), []
 
-    def search(vector: str) -> tuple[Sequence[float], float]:
+    def search(vector: str) -> Answer:
         if not hasattr(local, "conn"):
             local.conn = psycopg.connect(dsn, autocommit=True)
             opened.append(local.conn)
-        return [hit.distance for hit in routing.route.search(local.conn, vector, 10)], 0.0  # type: ignore[union-attr]
+        at = time.monotonic()
+        return [hit.distance for hit in routing.route.search(local.conn, vector, 10)], at, None  # type: ignore[union-attr]
 
     return search, lambda: [conn.close() for conn in opened] and None
 
@@ -106,14 +111,14 @@ def _by_sqlalchemy(dsn: str, routing: Routing, load: int) -> tuple[Search, Calla
     local = threading.local()
     follow(engine, routing)
     # after the one that moves the connection
-    event.listen(engine, "before_cursor_execute", lambda *_: setattr(local, "moved", time.perf_counter()))
+    event.listen(engine, "before_cursor_execute", lambda *_: setattr(local, "moved", time.monotonic()))
     query = text(f"SELECT id, embedding <=> CAST(CAST(:v AS text) AS vector) AS d FROM {NAME} ORDER BY d LIMIT 10")
 
-    def search(vector: str) -> tuple[Sequence[float], float]:
-        began = time.perf_counter()
+    def search(vector: str) -> Answer:
+        began = time.monotonic()
         with engine.connect() as conn:
             rows = conn.execute(query, {"v": vector}).all()
-        return [row.d for row in rows], local.moved - began
+        return [row.d for row in rows], local.moved, local.moved - began
 
     return search, engine.dispose
 
@@ -122,17 +127,18 @@ def _by_view(dsn: str, routing: Routing, _load: int) -> tuple[Search, Callable[[
     local, opened = threading.local(), []
     query = f"SELECT id, embedding <=> %s AS d FROM {NAME} ORDER BY d LIMIT 10"
 
-    def search(vector: str) -> tuple[Sequence[float], float]:
-        began = time.perf_counter()
+    def search(vector: str) -> Answer:
+        began = time.monotonic()
         if not hasattr(local, "conn"):
             local.conn = psycopg.connect(dsn, autocommit=True)
             opened.append(local.conn)
-        path = routing.search_path("public")
+        path, checkout = routing.search_path("public"), None
         if getattr(local, "path", None) != path:
             local.conn.execute(f"SET search_path = {path}")
             local.path = path
-        checkout = time.perf_counter() - began
-        return [d for _, d in local.conn.execute(routing.tagged(query), [vector])], checkout
+            checkout = time.monotonic() - began
+        at = time.monotonic()
+        return [d for _, d in local.conn.execute(routing.tagged(query), [vector])], at, checkout
 
     return search, lambda: [conn.close() for conn in opened] and None
 
@@ -141,18 +147,12 @@ _SEARCHES = {"Router": _by_router, "SQLAlchemy": _by_sqlalchemy, "view": _by_vie
 
 
 def measure_following(dsn: str, load: int, flips: int, queries: Queries) -> dict[str, Any]:
-    """The same flips under a service of each kind at once: ms until the first search by the new route is answered."""
+    """The same flips under searchers of each kind at once: ms until the first search by the new route is sent."""
     context = multiprocessing.get_context("spawn")
-    stop, answers = context.Event(), context.Queue()
-    ready = [context.Event() for _ in KINDS]
-    processes = [
-        context.Process(target=serve, args=(kind, dsn, load, queries, up, stop, answers))
-        for kind, up in zip(KINDS, ready, strict=True)
-    ]
-    for process in processes:
-        process.start()
-    for up in ready:
-        up.wait(60)
+    stop, ready, answers = context.Event(), context.Event(), context.Queue()
+    process = context.Process(target=serve, args=(dsn, load, queries, ready, stop, answers))
+    process.start()
+    ready.wait(60)
     time.sleep(1.0)
     began: dict[int, float] = {}
     with connect(dsn, name="flip") as conn:
@@ -166,9 +166,8 @@ def measure_following(dsn: str, load: int, flips: int, queries: Queries) -> dict
             time.sleep(random.uniform(0.15, 0.3))
     time.sleep(0.5)
     stop.set()
-    found = {report.kind: report for report in (answers.get(timeout=60) for _ in KINDS)}
-    for process in processes:
-        process.join(60)
+    found: dict[str, Followed] = answers.get(timeout=60)
+    process.join(60)
     result: dict[str, Any] = {"load": load, "flips": flips}
     for kind in KINDS:
         report = found[kind]
@@ -179,7 +178,7 @@ def measure_following(dsn: str, load: int, flips: int, queries: Queries) -> dict
         result[kind] = {
             "p50_ms": round(statistics.median(reach), 1),
             "p99_ms": round(_p99(reach), 1),
-            "checkout_p99_ms": round(_p99(sorted(report.checkouts)) * 1000, 1),
+            "checkout_p99_ms": round(_p99(sorted(report.checkouts) or [0.0]) * 1000, 1),
             "searches": report.searches,
             "wrong_side": report.wrong,
             "failed": report.failed,

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+
+from psycopg import errors
 
 from embedtui.engine.access import Access
 from embedtui.errors import Refused
 from embedtui.model import Migration, Phase, PlacementKind, RouteStatus, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
+from embedtui.postgres.locks import VIEW_CLASS
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.ending import unread_sql
 from embedtui.postgres.state.migrations import store_setting
 from embedtui.postgres.state.route import read_status
 
@@ -72,12 +77,15 @@ def make_view(at: Access, schema: str | None = None, stop: threading.Event | Non
         wrong = routed_view.obstacle(conn, replace(wanted, placement=PlacementKind.COLUMN))
         if wrong is not None:
             raise Refused(wrong[0], hint=wrong[1])
-        for name, value in said.items():
-            store_setting(conn, migration.id, name, value)
-        if beside:
-            add_audit(conn, migration.id, "view", "asked for: made when a cleanup folds the side table")
-            return
-        _run(conn, wanted, stop, at.say_waiting)
+        with _alone(conn, migration) as mine:
+            if not mine:
+                raise _busy()
+            for name, value in said.items():
+                store_setting(conn, migration.id, name, value)
+            if beside:
+                add_audit(conn, migration.id, "view", "asked for: made when a cleanup folds the side table")
+                return
+            _run(conn, wanted, stop, at.say_waiting)
 
     at.write(work, name="view")
     return ViewStatus("", shown_column(routed_view.name_of(wanted).schema), ()) if beside else view_status(at)
@@ -102,8 +110,27 @@ def follow_table(
     wrong = routed_view.obstacle(conn, migration)
     if wrong is not None:
         return f"The routed view is missing. {wrong[0]} {wrong[1]}"
-    _run(conn, migration, stop, on_wait)
+    with _alone(conn, migration) as mine:
+        if not mine:  # an operator is at it
+            return None
+        _run(conn, migration, stop, on_wait)
     return f"The routed view {there or shown(routed_view.name_of(migration))} was brought in step with the table."
+
+
+def _busy() -> Refused:
+    return Refused("Another process is at the routed view.", hint="Look again.")
+
+
+@contextmanager
+def _alone(conn: Connection, migration: Migration) -> Iterator[bool]:
+    """Whether no other process makes or drops the view until this ends."""
+    key = (VIEW_CLASS, migration.id)
+    mine = conn.execute("SELECT pg_try_advisory_lock(%s, %s)", key).fetchone() == (True,)
+    try:
+        yield mine
+    finally:
+        if mine and not conn.closed:
+            conn.execute("SELECT pg_advisory_unlock(%s, %s)", key)
 
 
 def _run(conn: Connection, migration: Migration, stop: threading.Event | None, on_wait: Callable[[str], None]) -> None:
@@ -125,17 +152,34 @@ def drop_view(at: Access, stop: threading.Event | None = None) -> str:
     migration = at.require()
 
     def work(conn: Connection) -> str:
-        there = routed_view.find(conn, migration)
-        if there is None:
-            raise Refused(f"{shown(migration.table)} has no routed view of this migration.")
-        _require_unused(conn, migration, there, read_status(conn, migration))
-        statements = routed_view.drop_sql(conn, there)
-        run_ddl(conn, statements, stop=stop or threading.Event(), on_wait=at.say_waiting, relations=[there.name])
-        store_setting(conn, migration.id, "view", False)  # no run makes it again
-        add_audit(conn, migration.id, "view", f"{there}: dropped")
-        return str(there)
+        with _alone(conn, migration) as mine:
+            if not mine:
+                raise _busy()
+            there = routed_view.find(conn, migration)
+            if there is None:
+                raise Refused(f"{shown(migration.table)} has no routed view of this migration.")
+            _require_unused(conn, migration, there, read_status(conn, migration))
+            statements = routed_view.drop_sql(conn, there)
+            if not migration.phase.ended:
+                statements.append(unread_sql(migration))  # a cutover may come before the lock does
+            try:
+                run_ddl(
+                    conn, statements, stop=stop or threading.Event(), on_wait=at.say_waiting, relations=[there.name]
+                )
+            except errors.ObjectNotInPrerequisiteState:
+                raise _read(there) from None
+            store_setting(conn, migration.id, "view", False)  # no run makes it again
+            add_audit(conn, migration.id, "view", f"{there}: dropped")
+            return str(there)
 
     return at.write(work, name="view")
+
+
+def _read(there: routed_view.RoutedView) -> Refused:
+    return Refused(
+        f"Reads are on the new side: an application whose search path names {there} would find the old vectors.",
+        hint="Roll back first, or drop it after the cleanup.",
+    )
 
 
 def _require_unused(conn: Connection, migration: Migration, there: routed_view.RoutedView, route: RouteStatus) -> None:
@@ -143,10 +187,7 @@ def _require_unused(conn: Connection, migration: Migration, there: routed_view.R
     if used:
         raise Refused(f"{', '.join(used)} depends on {there}.", hint="Drop it first, or point it at the table.")
     if not migration.phase.ended and (route.active is Side.NEW or route.canary):
-        raise Refused(
-            f"Reads are on the new side: an application whose search path names {there} would find the old vectors.",
-            hint="Roll back first, or drop it after the cleanup.",
-        )
+        raise _read(there)
     vector = new_side(migration).embedding
     if migration.phase is Phase.DONE and vector not in there.columns:
         raise Refused(

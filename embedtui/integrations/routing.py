@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from psycopg import sql
 
 from embedtui.errors import Refused
 from embedtui.model import PlacementKind, Side
+from embedtui.postgres.catalog.role_paths import split_path
 from embedtui.router.async_client import AsyncRouter
 from embedtui.router.client import Router
 from embedtui.router.route import RouteFields
@@ -33,9 +34,12 @@ class _Taken:
 _taken: ContextVar[Mapping[Routing, _Taken]] = ContextVar("embedtui_routes", default=MappingProxyType({}))
 
 
-def ends_failure(statement: object) -> bool:
-    """Whether a statement is the one that a failed transaction takes: nothing may be run before it."""
-    return isinstance(statement, str) and statement.lstrip()[:8].upper() == "ROLLBACK"
+def _identifier(name: str) -> str:
+    return sql.Identifier(name).as_string(None)
+
+
+def _literal(text: str) -> str:
+    return sql.Literal(text).as_string(None)
 
 
 class Routing:
@@ -137,29 +141,33 @@ class Routing:
 
     def search_path(self, own: str) -> str:
         """The search path of this context's route, as SQL: the application's ``own``, or the view's schema and that."""
+        schemas = split_path(own)
+        if self.schema in schemas:  # as a role is given it for applications that know no route
+            own = ", ".join(_identifier(each) for each in schemas if each != self.schema)
         if self.route.side is Side.OLD:
             return own
-        schema = sql.Identifier(self.schema).as_string(None)
-        return f"{schema}, {own}" if own.strip() else schema
+        return f"{_identifier(self.schema)}, {own}" if own.strip() else _identifier(self.schema)
 
-    def require_view(self, ask: Callable[[str], Any]) -> None:
-        """Look, by ``ask``, which gives the one value of a query, whether the routed view is there.
+    @property
+    def view_sql(self) -> str | None:
+        """Whether a session may use the routed view, null where there is none, as SQL; None where that is no matter.
 
-        A schema that is missing in a search path is passed over without an error, and the old vectors are found.
-
-        Raises:
-            Refused: it is not.
+        A schema that is missing in a search path, or may not be used, is passed over without an error, and the old
+        vectors are found.
         """
+        route = self.route
+        if route.side is Side.OLD:
+            return None
+        usable = (
+            "(SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')"
+            " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+            f" WHERE c.relkind = 'v' AND n.nspname = {_literal(self.schema)}"
+            f" AND c.relname = (pg_catalog.parse_ident({_literal(route.relation)}))[2])"
+        )
+        if self.router.of_side(self.name, Side.OLD) is not None:
+            return usable
         # after the cleanup the table itself has the new vectors, unless the old column was kept beside them
-        if self.router.of_side(self.name, Side.OLD) is None and not ask(f"SELECT {_old_kept(self.route)}"):
-            return
-        if not ask(
-            "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-            f" WHERE c.relkind = 'v' AND n.nspname = {sql.Literal(self.schema).as_string(None)})"
-        ):
-            raise Refused(
-                f"Schema {self.schema} holds no routed view.", hint="`embedtui view` makes it; or name its schema."
-            )
+        return f"CASE WHEN {_old_kept(route)} THEN {usable} ELSE true END"
 
     def tagged(self, statement: str) -> str:
         """The statement with its side in a comment.
@@ -181,11 +189,68 @@ class Routing:
 
 def _old_kept(route: RouteFields) -> str:
     """Whether the table has a column by the old name that is not the new vectors', as SQL: it would be searched."""
-    relation, new, old = (
-        sql.Literal(name).as_string(None) for name in (route.relation, route.column, route._sql.migration.old_column)
-    )
+    relation, new, old = (_literal(name) for name in (route.relation, route.column, route._sql.migration.old_column))
     return (
         "EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=)"
         f" pg_catalog.to_regclass({relation}) AND a.attname OPERATOR(pg_catalog.=) {old}::pg_catalog.name"
         f" AND a.attname OPERATOR(pg_catalog.<>) {new}::pg_catalog.name AND NOT a.attisdropped)"
     )
+
+
+# ---------------------------------------------------------------------------- for frameworks that have a connection
+
+
+def ends_failure(statement: object) -> bool:
+    """Whether a statement is the one that a failed transaction takes: nothing may be run before it."""
+    return isinstance(statement, str) and statement.lstrip()[:8].upper() == "ROLLBACK"
+
+
+def is_pooled(driver: Any, pid: int) -> bool:
+    """Whether a pooler sits between: it tells the driver of a backend that is not the session's, ``pid``.
+
+    Its next transaction may be in another session, so that no search path outlasts one.
+    """
+    told = driver.info.backend_pid if hasattr(driver, "info") else driver.get_server_pid()
+    return bool(told != pid)
+
+
+def no_transaction() -> Refused:
+    """What a statement outside a transaction meets behind a pooler."""
+    return Refused(
+        "Behind a pooler (PgBouncer) a search path holds for one transaction, and this statement is in none.",
+        hint="Put it into a transaction, or connect to the server's own port.",
+    )
+
+
+def path_of(routings: Sequence[Routing], own: str) -> str:
+    """The search path by which each table is found on its side."""
+    for routing in routings:
+        own = routing.search_path(own)
+    return own
+
+
+def move(routings: Sequence[Routing], own: str, ask: Callable[[str], Any], *, local: bool = False) -> str:
+    """Move a session to this context's sides, in one round trip; gives the path.
+
+    Args:
+        routings: of all tables that are followed.
+        own: the application's search path.
+        ask: gives the one row of a query by the session, a sequence or a mapping.
+        local: for the transaction alone.
+
+    Raises:
+        Refused: a route is on the new side, and the session would not find its view.
+    """
+    path = path_of(routings, own)
+    wanted = [(routing, query) for routing in routings if (query := routing.view_sql) is not None]
+    asked = [f"SELECT pg_catalog.set_config('search_path', {_literal(path)}, {local}) AS path"]
+    row = ask(", ".join((*asked, *(f"{query} AS view_{number}" for number, (_, query) in enumerate(wanted)))))
+    found = list(row.values() if isinstance(row, Mapping) else row)  # as the application's connection has its rows
+    for (routing, _), usable in zip(wanted, found[1:], strict=True):
+        if usable is None:
+            message = f"Schema {routing.schema} holds no routed view of {routing.route.relation}."
+        else:
+            message = f"This role may not use schema {routing.schema}, which has the routed view."
+        if not usable:
+            raise Refused(message, hint="`embedtui view` makes it, with the table's grants; or name its schema.")
+    return path

@@ -35,6 +35,9 @@ SYNC_CLASS = 0x6571
 CLEANUP_CLASS = 0x656D636C
 """One process at a time cleans up or aborts a migration."""
 
+VIEW_CLASS = 0x6577
+"""One process at a time makes, changes or drops a migration's routed view."""
+
 ALIVE = (
     f"EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.classid = {WORKER_CLASS}"
     " AND l.objid = {0}::oid AND l.objsubid = 2 AND l.granted"

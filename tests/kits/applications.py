@@ -21,6 +21,8 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
 from embedtui.integrations import Routing
+from embedtui.integrations.routing import move
+from tests.kits.support import NEW
 
 SIZE = 16
 TEXTS = [f"document number {n}" for n in range(1, 31)]
@@ -46,7 +48,7 @@ class Application:
     prepared: ClassVar[str] = ""
     """SQL of the operator once the view is there."""
 
-    def __init__(self, dsn: str, routing: Routing, client: openai.OpenAI) -> None:
+    def __init__(self, dsn: str, routing: Routing | None, client: openai.OpenAI) -> None:
         self.dsn, self.routing, self.client = dsn, routing, client
 
     @staticmethod
@@ -67,9 +69,9 @@ class Application:
         pass
 
     def embed(self, texts: list[str], *, documents: bool = False) -> list[list[float]]:
-        """Vectors of the model of this context's route, which is kept for the statements that follow."""
-        route = self.routing.take(documents=documents)
-        reply = self.client.embeddings.create(model=route.model, input=texts, dimensions=route.dimensions)
+        """Vectors of the model of this context's route, kept for the statements that follow; without one of the new."""
+        model = self.routing.take(documents=documents).model if self.routing is not None else NEW
+        reply = self.client.embeddings.create(model=model, input=texts, dimensions=SIZE)
         return [each.embedding for each in reply.data]
 
 
@@ -107,7 +109,7 @@ class Plain(Application):
     similarity = False
     """The search gives 1 - distance."""
 
-    def __init__(self, dsn: str, routing: Routing, client: openai.OpenAI) -> None:
+    def __init__(self, dsn: str, routing: Routing | None, client: openai.OpenAI) -> None:
         super().__init__(dsn, routing, client)
         self.own = threading.local()
         self.open: list[psycopg.Connection[Any]] = []
@@ -134,8 +136,8 @@ class Plain(Application):
         if not hasattr(self.own, "conn"):
             self.own.conn = psycopg.connect(self.dsn, autocommit=True)
             self.open.append(self.own.conn)
-        path = self.routing.search_path("public")
-        self.own.conn.execute("SELECT set_config('search_path', %s, false)", [path])
+        assert self.routing is not None
+        move([self.routing], "public", lambda query: self.own.conn.execute(query).fetchone())
         schema = self.routing.choose("public", self.routing.schema)
         prepare = None if self.prepares_all or "*" not in statement else False
         text = self.routing.tagged(statement.replace("{schema}", schema))

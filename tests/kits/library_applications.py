@@ -1,4 +1,7 @@
-"""Applications of real libraries, as ``applications.py`` has them: each through the integration that its page names."""
+"""Applications of real libraries, as ``applications.py`` has them: each through the integration that its page names.
+
+Without a ``Routing`` each is the library alone, with the new model: as an application that was never told.
+"""
 
 # mypy: disable-error-code="no-untyped-call"
 
@@ -24,6 +27,7 @@ from tests.kits.applications import (
     Supabase,
     url_of,
 )  # fmt: skip
+from tests.kits.support import NEW
 
 
 class SqlAlchemy(Application):
@@ -61,14 +65,15 @@ class SqlAlchemy(Application):
             session.commit()
         engine.dispose()
 
-    def __init__(self, dsn: str, routing: Routing, client: openai.OpenAI) -> None:
+    def __init__(self, dsn: str, routing: Routing | None, client: openai.OpenAI) -> None:
         from sqlalchemy import create_engine
 
         from embedtui.integrations.sqlalchemy import follow
 
         super().__init__(dsn, routing, client)
         self.note, self.engine = self.model(), create_engine(url_of(dsn, "psycopg"), pool_size=2)
-        follow(self.engine, routing)
+        if routing is not None:
+            follow(self.engine, routing)
 
     def add(self, text: str) -> None:
         from sqlalchemy.orm import Session
@@ -129,14 +134,15 @@ class Django(Application):
             entry.objects.using(alias).create(content=text, embedding=vector)
         connections[alias].close()
 
-    def __init__(self, dsn: str, routing: Routing, client: openai.OpenAI) -> None:
+    def __init__(self, dsn: str, routing: Routing | None, client: openai.OpenAI) -> None:
         from tests.kits.django_kit import alias_of
 
         super().__init__(dsn, routing, client)
         self.alias = alias_of(dsn)
         from embedtui.integrations.django import follow
 
-        follow(self.alias, routing)
+        if routing is not None:
+            follow(self.alias, routing)
         self.entry = self.model()
 
     def add(self, text: str) -> None:
@@ -161,7 +167,7 @@ class LangChain(Application):
 
     table, content, needs = "langchain_pg_embedding", "document", ("langchain_postgres", "sqlalchemy")
 
-    def __init__(self, dsn: str, routing: Routing, client: openai.OpenAI) -> None:
+    def __init__(self, dsn: str, routing: Routing | None, client: openai.OpenAI) -> None:
         from langchain_postgres import PGVector
         from sqlalchemy import create_engine
 
@@ -170,8 +176,10 @@ class LangChain(Application):
 
         super().__init__(dsn, routing, client)
         self.engine = create_engine(url_of(dsn, "psycopg"))
-        follow(self.engine, routing)
-        embeddings = RoutedEmbeddings(routing, lambda route: _langchain_model(client, route.model))
+        embeddings = _langchain_model(client, NEW)
+        if routing is not None:
+            follow(self.engine, routing)
+            embeddings = RoutedEmbeddings(routing, lambda route: _langchain_model(client, route.model))
         self.store = PGVector(embeddings, connection=self.engine, collection_name="docs", create_extension=False)
 
     @staticmethod
@@ -200,13 +208,16 @@ class LangChainStore(Application):
 
     table, needs = "handbook", ("langchain_postgres",)
 
-    def __init__(self, dsn: str, routing: Routing, client: openai.OpenAI) -> None:
+    def __init__(self, dsn: str, routing: Routing | None, client: openai.OpenAI) -> None:
         from langchain_postgres import PGEngine, PGVectorStore
 
         from embedtui.integrations.langchain import RoutedEmbeddings, RoutedStore
 
         super().__init__(dsn, routing, client)
         self.engine = PGEngine.from_connection_string(url_of(dsn, "psycopg"))
+        if routing is None:
+            self.store: Any = PGVectorStore.create_sync(self.engine, _langchain_model(client, NEW), "handbook")
+            return
         embeddings = RoutedEmbeddings(routing, lambda route: _langchain_model(client, route.model))
         self.store = RoutedStore(
             routing, lambda schema: PGVectorStore.create_sync(self.engine, embeddings, "handbook", schema_name=schema)
@@ -263,7 +274,7 @@ class LlamaIndex(Application):
         store.add([TextNode(text=t, embedding=v) for t, v in zip(TEXTS, embed(TEXTS), strict=True)])
         store._engine.dispose()
 
-    def __init__(self, dsn: str, routing: Routing, client: openai.OpenAI) -> None:
+    def __init__(self, dsn: str, routing: Routing | None, client: openai.OpenAI) -> None:
         from llama_index.core import VectorStoreIndex
         from llama_index.core.embeddings import BaseEmbedding
 
@@ -286,10 +297,12 @@ class LlamaIndex(Application):
             self.made.append(self.store(dsn, schema, setup=False))
             return self.made[-1]
 
-        self.index = VectorStoreIndex.from_vector_store(
-            RoutedVectorStore(routing, make),
-            embed_model=RoutedEmbedding(routing, lambda route: OfModel(model_name=route.model)),
-        )
+        if routing is None:
+            store, embedding = make("public"), OfModel(model_name=NEW)
+        else:
+            store = RoutedVectorStore(routing, make)
+            embedding = RoutedEmbedding(routing, lambda route: OfModel(model_name=route.model))
+        self.index = VectorStoreIndex.from_vector_store(store, embed_model=embedding)
 
     def add(self, text: str) -> None:
         from llama_index.core.schema import TextNode

@@ -94,8 +94,15 @@ def _views(conn: Connection, migration: Migration) -> list[Blocker]:
     if migration.placement is not PlacementKind.COLUMN:
         return []
     going = going_by_view(conn, migration.name)
-    if not going or routed_view.find(conn, migration) is not None:
+    if not going:
         return []
+    there = routed_view.find(conn, migration)
+    if there is not None:
+        # names that were exchanged are none to compare it by
+        if cutover_settings(migration).strategy == "rename" or routed_view.current(conn, migration, there):
+            return []
+        message = f"The routed view {there}, by which {going} goes, is behind the table's columns or grants."
+        return [Blocker("routed_view", message, "Bring it up to date: embedtui view", True)]
     message = f"{going} finds the new side by the routed view, which is not there: every search would fail."
     wrong = routed_view.obstacle(conn, migration)
     hint = f"{wrong[0]} {wrong[1]} Or end what goes by it." if wrong else "Make it: embedtui view"

@@ -23,6 +23,7 @@ from embedtui.model import EvaluationStatus, Flip, Migration, Side
 from embedtui.postgres.connect import Connection, connect, host_name, operator_name, translate
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.indexes import is_cold, prewarm
+from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state.audit import add_audit, audit_sql
 from embedtui.postgres.state.listeners import forget_listeners
 from embedtui.postgres.state.migrations import load_migration
@@ -101,13 +102,14 @@ def cutover(
             require_unmoved(conn, migration.name, before.epoch, seen)
             if before.active is Side.NEW:
                 raise Refused("The new side serves every read already.", hint="Roll back first, then set a canary.")
+            viewed = routed_view.find(conn, migration) is not None
             passed = pass_blockers(cutover_blockers(conn, migration, gate, percent), override)
             forget_listeners(conn)
             if is_cold(conn, migration):
                 prewarm(conn, migration)
         act = "cutover" if percent == 100 else "canary"
         detail = f"{percent} % of the keys read the new side{audited(passed)}"
-        switch = _Switch(dsn, migration, cutover_settings(migration), caller or Caller(), postponed)
+        switch = _Switch(dsn, migration, cutover_settings(migration), caller or Caller(), postponed, viewed)
         flip = switch.move(before, side, percent, act, detail)
         try:
             tell_services(migration, side, switch.settings, act)
@@ -279,6 +281,8 @@ class _Switch:
     settings: CutoverSettings
     caller: Caller
     postponed: str = ""
+    viewed: bool = False
+    """There was a routed view as the move was decided."""
 
     def move(
         self, before: RouteRow, side: Side, canary: int, act: str, detail: str, conn: Connection | None = None
@@ -304,6 +308,9 @@ class _Switch:
                 postponed=self.postponed,
             )
             if flip.changed:
+                # the pointer's row is held by now, which its drop waits for
+                if self.viewed and routed_view.find(conn, self.migration) is None:
+                    raise Refused("The routed view was dropped meanwhile.", hint="Look again: embedtui view")
                 if self.settings.strategy == "search_path":
                     moved = move_roles(conn, self.migration, self.settings, side)
                     detail += f"; {moved}" if moved else ""
@@ -364,7 +371,7 @@ class _Switch:
                 now, migration = _seen(conn, self.migration)
                 if now.epoch != flip.epoch:  # another operator was here since: theirs stands
                     return
-                replace(self, migration=migration, postponed="").move(
+                replace(self, migration=migration, postponed="", viewed=False).move(
                     now,
                     before.active,
                     before.canary,

@@ -221,10 +221,17 @@ def dependents(conn: Connection, there: RoutedView) -> list[str]:
 
 
 def current(conn: Connection, migration: Migration, there: RoutedView) -> bool:
-    """Whether its columns and grants are those of the table as it is now."""
+    """Whether its columns and grants are those of the table as it is now, and its schema may be used by the same."""
     pairs = _pairs(conn, migration)
     wanted = {grant for grant in _wanted(conn, migration, dict(pairs)) if grant[1] != _owner(conn, there.oid)}
-    return there.columns == tuple(name for _, name in pairs) and wanted == set(_grants(conn, there.oid))
+    if there.columns != tuple(name for _, name in pairs) or wanted != set(_grants(conn, there.oid)):
+        return False
+    users = _users_of_schema(conn, migration.table.schema, {role for _, role, *_ in wanted})
+    shut_out = conn.execute(
+        "SELECT EXISTS (SELECT FROM unnest(%s::text[]) r WHERE NOT has_schema_privilege(r, %s, 'USAGE'))",
+        [[role or "public" for role in users], there.name.schema],
+    ).fetchone()
+    return shut_out == (False,)
 
 
 def _of_scope(migration: Migration) -> sql.Composed:

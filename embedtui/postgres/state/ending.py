@@ -15,7 +15,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.state.audit import audit_sql
 from embedtui.postgres.state.batches import drop_jobs_sql
-from embedtui.postgres.state.route import end_in_ddl
+from embedtui.postgres.state.route import end_in_ddl, or_fail
 
 QUEUE_FULL = "55006"
 """SQLSTATE (object_in_use) of the contract where changes still wait for their new vectors."""
@@ -166,3 +166,13 @@ def begin_cleanup(conn: Connection, migration_id: int) -> None:
     conn.execute(
         "UPDATE embedtui.migration SET phase = %s, phase_at = now() WHERE id = %s", [Phase.CLEANUP.value, migration_id]
     )
+
+
+def unread_sql(migration: Migration) -> sql.Composed:
+    """Fails the transaction with SQLSTATE ``CANCELLED`` while any reads are on the new side; its last word.
+
+    It locks the pointer's row, so that no cutover comes in between.
+    """
+    of = sql.SQL("FROM embedtui.route WHERE migration = {}").format(sql.Literal(migration.id))
+    look = sql.SQL("PERFORM {} AND active = 'old' AND canary = 0 FOR UPDATE").format(of)
+    return or_fail(look, "reads are on the new side", sql.SQL(" AND EXISTS (SELECT {})").format(of))

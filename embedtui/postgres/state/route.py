@@ -264,7 +264,7 @@ def move_in_ddl(name: str, *, expect_epoch: int, active: Side, by: str) -> tuple
     The transaction fails with SQLSTATE ``CANCELLED`` where the pointer does not move.
     """
     move = _move(name, expect_epoch, active, 100 if active is Side.NEW else 0, by)
-    return _or_fail(move, "the route was moved meanwhile"), _notify_sql(name)
+    return or_fail(move, "the route was moved meanwhile"), _notify_sql(name)
 
 
 def hold_route(conn: Connection, migration: Migration, ending: str, *, expect_epoch: int | None) -> None:
@@ -349,10 +349,11 @@ def end_in_ddl(migration: Migration, ending: str, *, goes_on: bool = False) -> t
     no_route = sql.SQL(" AND ({} OR EXISTS (SELECT FROM embedtui.route WHERE name = {} AND migration = {}))").format(
         sql.Literal(ending == "cleanup"), sql.Literal(migration.name), sql.Literal(migration.id)
     )
-    return _or_fail(update, f"the {ending} was taken back", no_route), _notify_sql(migration.name)
+    return or_fail(update, f"the {ending} was taken back", no_route), _notify_sql(migration.name)
 
 
-def _or_fail(statement: sql.Composed, why: str, unless: sql.Composable | None = None) -> sql.Composed:
+def or_fail(statement: sql.Composed, why: str, unless: sql.Composable | None = None) -> sql.Composed:
+    """Fails the transaction with SQLSTATE ``CANCELLED`` where the statement finds nothing."""
     body = sql.SQL(_OR_FAIL).format(
         statement=statement, unless=unless or sql.SQL(""), why=sql.Literal(why), state=sql.Literal(CANCELLED)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +15,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.engine.access import Access
 from embedtui.engine.cleanup import fold
+from embedtui.engine.cutover import cutover
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.view import drop_view, make_view
 from embedtui.errors import EmbedtuiError, Refused
@@ -204,6 +206,73 @@ def test_it_is_made_again_unless_it_was_dropped_on_request(site: Site) -> None:
     site.run()
     assert site.view() is None
     assert make_view(site.at, "other").name == "other.documents"
+
+
+def test_operators_and_a_run_that_make_it_at_once(site: Site) -> None:
+    """CREATE SCHEMA twice at once fails with an error that tells an operator nothing."""
+    for _ in range(3):
+        drop_view(site.at)
+        said: list[str] = []
+
+        def make(said: list[str] = said) -> None:
+            at = Access(site.dsn, "documents", site.settings, None, None)
+            try:
+                said.append(make_view(at).name)
+            except EmbedtuiError as error:
+                said.append(error.message)
+            finally:
+                at.close()
+
+        threads = [threading.Thread(target=make) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        site.run()
+        for thread in threads:
+            thread.join()
+        assert "documents_v2.documents" in said
+        assert set(said) <= {"documents_v2.documents", "Another process is at the routed view."}
+        assert site.view() is not None
+
+
+def test_a_cutover_while_its_drop_waits_for_the_lock_keeps_it(site: Site) -> None:
+    """One operator drops it, and waits for a reader; the other one cuts over meanwhile, and finds it there."""
+    reader = psycopg.connect(site.dsn)
+    reader.execute("SELECT count(*) FROM documents_v2.documents")
+    said: list[str] = []
+    waiting = threading.Event()
+    at = Access(site.dsn, "documents", site.settings, lambda _: waiting.set(), None)
+
+    def drop() -> None:
+        with pytest.raises(Refused) as refused:
+            drop_view(at)
+        said.append(refused.value.message)
+
+    dropping = threading.Thread(target=drop)
+    dropping.start()
+    assert waiting.wait(60)
+    site.engine.cutover(override=OVERRIDE)
+    reader.close()
+    dropping.join()
+    at.close()
+    assert said and "would find the old vectors" in said[0]
+    assert site.view() is not None and site.engine.snapshot().route.active is Side.NEW
+
+
+@pytest.mark.parametrize("percent", [30, 100])
+def test_a_cutover_does_not_move_reads_to_one_that_went_as_it_was_decided(
+    site: Site, monkeypatch: pytest.MonkeyPatch, percent: int
+) -> None:
+    is_cold = cutover.is_cold
+
+    def dropped_first(*arguments: Any) -> bool:
+        drop_view(site.at)
+        return is_cold(*arguments)
+
+    monkeypatch.setattr(cutover, "is_cold", dropped_first)
+    with pytest.raises(Refused, match="dropped meanwhile"):
+        site.engine.cutover(percent, override=OVERRIDE)
+    route = site.engine.snapshot().route
+    assert (route.active, route.canary) == (Side.OLD, 0)
 
 
 def test_names_are_exchanged_beside_it(site: Site) -> None:

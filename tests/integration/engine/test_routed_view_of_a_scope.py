@@ -14,7 +14,7 @@ from embedtui.engine import Engine
 from embedtui.engine.access import Access
 from embedtui.engine.view import drop_view, make_view
 from embedtui.errors import Refused
-from embedtui.integrations import Routing
+from embedtui.integrations import Routing, move
 from embedtui.model import Phase, Side
 from embedtui.router import Router
 from tests.kits.support import make_documents, settings_for, vector_literal
@@ -132,11 +132,11 @@ def test_it_is_needed_after_the_end_and_made_at_any_time(database: str, api: Loo
             app.execute("SELECT set_config('search_path', %s, false)", [routing.search_path("public")])
             found = app.execute("SELECT id FROM documents ORDER BY embedding <=> %s", [new("document number 6")])
             assert next(row[0] for row in found) == 6
-            ask = lambda query: app.execute(query).fetchone()[0]  # type: ignore[index]  # noqa: E731
-            routing.require_view(ask)
+            ask = lambda query: app.execute(query.encode()).fetchone()  # noqa: E731
+            assert move([routing], "public", ask) == '"group_a_v2", public'
             app.execute("DROP VIEW documents")  # by hand: the old vectors would be found by this name
             with pytest.raises(Refused, match="holds no routed view"):
-                routing.require_view(ask)
+                move([routing], "public", ask)
 
 
 def engine_ready(engine: Engine) -> Engine:

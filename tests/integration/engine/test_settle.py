@@ -126,7 +126,7 @@ def test_capture_that_a_killed_cleanup_took_off_is_put_back_by_a_worker(
             )  # fmt: skip
         monkeypatch.undo()
         wait_for(lambda: capture.state(conn, migration).installed, "nobody put it back")
-        at.busy.contents[5].append("unseen")
+        at.busy.contents["5"].append("unseen")
         fresh = (
             "SELECT embedding_v2_source = hash_record_extended(ROW(content), 0) FROM documents WHERE content = 'unseen'"
         )

@@ -14,7 +14,7 @@ from embedtui.engine.view import make_view
 from embedtui.integrations import Routing
 from embedtui.router import Router
 from tests.kits.cli_kit import InProcess
-from tests.kits.support import make_documents, settings_for, wait_for
+from tests.kits.support import connect, make_documents, settings_for, wait_for
 
 
 def test_no_cutover_leaves_it_without_what_it_goes_by(database: str, api: LoopbackServer, tmp_path: Path) -> None:
@@ -39,6 +39,20 @@ def test_no_cutover_leaves_it_without_what_it_goes_by(database: str, api: Loopba
                 wait_for(lambda: sum(each.searches_old for each in engine.snapshot().route.listeners) == 3)
                 make_view(engine._at, None, threading.Event())
                 assert "routed_view" not in names()
+                with connect(database) as conn:
+                    conn.execute("CREATE ROLE clerk LOGIN")
+                    try:
+                        for act in (
+                            "GRANT SELECT ON documents TO clerk",
+                            "REVOKE USAGE ON SCHEMA documents_v2 FROM clerk",
+                            "ALTER TABLE documents ADD note text",
+                        ):
+                            conn.execute(act)
+                            assert "is behind the table's columns or grants" in names()["routed_view"].message
+                            make_view(engine._at, None, threading.Event())
+                            assert "routed_view" not in names()
+                    finally:
+                        conn.execute("DROP OWNED BY clerk; DROP ROLE clerk")
 
 
 def test_that_nobody_is_heard_to_follow_is_said(

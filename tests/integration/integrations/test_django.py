@@ -12,7 +12,9 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer
+from embedtui.demo.database import EmbeddedServer
 from tests.integration.integrations.test_follow import MODELS, Site
+from tests.kits.pooling import needs_pgbouncer, pooled
 
 APPLICATION = """
 import sys
@@ -59,15 +61,26 @@ with Router(sys.argv[1]) as router:
             again = nearest(embed(route.model, text))
             assert Document.objects.filter(content=text).update(content=text) == 1
             print(route.side.value, found.content == again.content == text, found.d < 1e-5, again.d < 1e-5, flush=True)
+        with routing.use() as route:
+            try:
+                print("found", nearest(embed(route.model, text)).d < 1e-5, flush=True)
+            except Exception as error:
+                print(type(error).__name__, error, flush=True)
 """
 
 
-def test_djangos_statements_follow_the_route(database: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["", pytest.param("transaction", marks=needs_pgbouncer)])
+def test_djangos_statements_follow_the_route(database: str, tmp_path: Path, server: EmbeddedServer, mode: str) -> None:
+    """Behind a pooler in transactions alone: outside of them no search path holds."""
     pytest.importorskip("django")
-    with LoopbackServer(MODELS) as api, contextlib.closing(Site(database, api, tmp_path)) as site:
+    with contextlib.ExitStack() as stack:
+        api = stack.enter_context(LoopbackServer(MODELS))
+        site = stack.enter_context(contextlib.closing(Site(database, api, tmp_path)))
+        name = str(psycopg.conninfo.conninfo_to_dict(database)["dbname"])
+        dsn = stack.enter_context(pooled(server, name, mode)) if mode else database
         root = str(Path(__file__).parents[3])
         with subprocess.Popen(
-            [sys.executable, "-c", APPLICATION, database],
+            [sys.executable, "-c", APPLICATION, dsn],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -82,6 +95,8 @@ def test_djangos_statements_follow_the_route(database: str, tmp_path: Path) -> N
                 process.stdin.flush()
                 side = "new" if act == "flip" else "old"
                 assert process.stdout.readline() == f"{side} True True True\n"
+                outside = process.stdout.readline()
+                assert outside == "found True\n" if side == "old" or not mode else "in none" in outside
             process.stdin.close()
     assert process.returncode == 0
     with psycopg.connect(database) as conn:

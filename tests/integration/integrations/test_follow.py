@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from embedtui.demo.api import LoopbackServer, hash_model
+from embedtui.demo.database import EmbeddedServer
 from embedtui.engine import Engine as Migrating
 from embedtui.engine.access import Access
-from embedtui.engine.view import drop_view
+from embedtui.engine.view import drop_view, make_view
 from embedtui.errors import Refused
 from embedtui.integrations import Routing
 from embedtui.integrations.sqlalchemy import follow
 from embedtui.model import Side
 from embedtui.model.bridge import LinearMap
 from embedtui.router import Router
+from tests.kits.pooling import needs_pgbouncer, pooled
 from tests.kits.support import NEW, OLD, make_documents, settings_for, vector_literal, wait_for
 
 SIZE = 8
@@ -132,6 +135,111 @@ def test_a_side_that_is_not_there_is_refused_and_not_passed_over(site: Site, eng
     site.back()
     with engine.connect() as conn:
         assert conn.execute(text("SELECT count(*) FROM documents")).scalar() == 20
+
+
+def test_a_view_that_goes_meanwhile_is_missed_at_the_next_check_out(site: Site, engine: Engine) -> None:
+    """The connection has found it before."""
+    site.flip()
+    with engine.connect() as conn, site.routing.use() as route:
+        assert nearest(conn, embed(route.model, site.texts[2])) == (site.texts[2], True)
+    with psycopg.connect(site.dsn, autocommit=True) as hand:
+        hand.execute("DROP VIEW documents_v2.documents")
+    with engine.connect() as conn, pytest.raises(Refused, match=r'no routed view of "public"."documents"'):
+        conn.execute(QUERY, {"v": embed(NEW, site.texts[2])})
+    site.back()
+
+
+def test_a_role_that_may_not_use_the_views_schema_is_refused(site: Site) -> None:
+    """PostgreSQL passes such a schema over, and would find the old vectors by the new model's question."""
+    with psycopg.connect(site.dsn, autocommit=True) as hand:
+        hand.execute("CREATE ROLE clerk LOGIN; GRANT SELECT ON documents TO clerk")
+    with closing(Access(site.dsn, "documents", site.settings, None, None)) as at:
+        make_view(at)
+    made = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(site.dsn, user="clerk"))
+    follow(made, site.routing)
+    try:
+        with made.connect() as conn:
+            assert nearest(conn, embed(OLD, site.texts[2])) == (site.texts[2], True)
+        site.flip()
+        with made.connect() as conn:
+            assert nearest(conn, embed(NEW, site.texts[2])) == (site.texts[2], True)
+        with psycopg.connect(site.dsn, autocommit=True) as hand:
+            hand.execute("REVOKE USAGE ON SCHEMA documents_v2 FROM clerk")
+        with made.connect() as conn, pytest.raises(Refused, match="may not use schema documents_v2"):
+            conn.execute(QUERY, {"v": embed(NEW, site.texts[2])})
+    finally:
+        made.dispose()
+        with psycopg.connect(site.dsn, autocommit=True) as hand:
+            hand.execute("DROP OWNED BY clerk; DROP ROLE clerk")
+
+
+def test_a_path_that_names_the_view_already_is_the_routes_all_the_same(site: Site, engine: Engine) -> None:
+    """As a role, or the database, is given it for applications that know no route."""
+    with psycopg.connect(site.dsn, autocommit=True) as hand:
+        hand.execute(f'ALTER DATABASE "{hand.info.dbname}" SET search_path = documents_v2, "$user", public')
+    for act, model in ((None, OLD), (site.flip, NEW), (site.back, OLD)):
+        if act:
+            act()
+        with engine.connect() as conn:
+            assert nearest(conn, embed(model, site.texts[2])) == (site.texts[2], True)
+
+
+def test_two_tables_of_one_engine(site: Site, engine: Engine, tmp_path: Path) -> None:
+    """Neither takes the other's view out of the path."""
+    with psycopg.connect(site.dsn, autocommit=True) as hand:
+        hand.execute("CREATE TABLE notes AS TABLE documents; ALTER TABLE notes ADD PRIMARY KEY (id)")
+        hand.execute("ALTER TABLE notes DROP COLUMN embedding_v2, DROP embedding_v2_model, DROP embedding_v2_source")
+    with LoopbackServer(MODELS) as api:
+        flags = {"view": True, "table": "notes", "name": "notes"}
+        settings = settings_for(site.dsn, api, tmp_path, flags, EMBED_DIMENSIONS=str(SIZE))
+        migrating = Migrating(site.dsn, "notes", settings)
+        migrating.run(threading.Event())
+        notes = Routing(site.router, "notes")
+        follow(engine, notes)
+        for turn in range(4):
+            if turn in (1, 3):
+                site.flip() if turn == 1 else site.back()
+            if turn == 2:
+                flip = migrating.cutover(override=OVERRIDE)
+                wait_for(lambda at=flip.epoch: site.router.route("notes").epoch >= at)
+            with engine.connect() as conn, site.routing.use() as one, notes.use() as other:
+                assert nearest(conn, embed(one.model, site.texts[4])) == (site.texts[4], True)
+                query = text(QUERY.text.replace("documents", "notes"))
+                row = conn.execute(query, {"v": embed(other.model, site.texts[5])}).one()
+                assert (row.content, row.d < 1e-5) == (site.texts[5], True)
+        migrating.close()
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_behind_transaction_pooling_no_path_is_lost_or_left_behind(
+    site: Site, server: EmbeddedServer, driver: str
+) -> None:
+    """Two server sessions for whoever comes: one's path must not be there for the other."""
+    library = pytest.importorskip(driver)
+    database = psycopg.conninfo.conninfo_to_dict(site.dsn)["dbname"]
+    with pooled(server, str(database), "transaction") as dsn:
+        options = {"prepare_threshold": None} if driver == "psycopg" else {}
+        made = create_engine(f"postgresql+{driver}://", creator=lambda: library.connect(dsn, **options), pool_size=2)
+        follow(made, site.routing)
+        plain = psycopg.connect(dsn, autocommit=True, prepare_threshold=None)
+        try:
+            for turn in range(12):
+                if turn % 4 == 0:
+                    (site.flip, site.back)[turn // 4 % 2]()
+                with site.routing.use() as route, made.connect() as conn, made.connect() as beside:
+                    for each in (conn, beside, conn):
+                        assert nearest(each, embed(route.model, site.texts[turn])) == (site.texts[turn], True)
+                    (conn.commit, conn.rollback)[turn % 2]()
+                    assert nearest(conn, embed(route.model, site.texts[turn])) == (site.texts[turn], True)
+                assert plain.execute("SHOW search_path").fetchone() == ('"$user", public',)
+            site.flip()
+            alone = made.execution_options(isolation_level="AUTOCOMMIT")
+            with alone.connect() as conn, pytest.raises(Refused, match="holds for one transaction"):
+                conn.execute(QUERY, {"v": embed(NEW, site.texts[2])})
+        finally:
+            plain.close()
+            made.dispose()
 
 
 def test_a_vector_of_another_model_stays_on_its_side(site: Site, engine: Engine) -> None:
