@@ -14,7 +14,8 @@ from embedtui.engine import Engine
 from embedtui.engine.access import Access
 from embedtui.engine.view import drop_view, make_view
 from embedtui.errors import Refused
-from embedtui.integrations import Routing, move
+from embedtui.integrations import Routing
+from embedtui.integrations.routing import move
 from embedtui.model import Phase, Side
 from embedtui.router import Router
 from tests.kits.support import make_documents, settings_for, vector_literal
