@@ -149,7 +149,7 @@ def test_scripts_answer_on_the_command_line(service: str, command: list[str]) ->
 def test_langchain(database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("langchain_postgres")
     from embedtui.integrations import Routing
-    from tests.acceptance.test_search_path_applications import LangChain
+    from tests.kits.library_applications import LangChain
 
     monkeypatch.setenv("OPENAI_API_KEY", api.key)
     monkeypatch.setenv("OPENAI_BASE_URL", api.base_url)
