@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from typing import TypeVar
-
-import psycopg
 
 from embedtui.engine.access import Access
 from embedtui.engine.backfill.embedding import ConfigurationFault
@@ -19,6 +15,7 @@ from embedtui.engine.backfill.stages import Stages
 from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
 from embedtui.engine.decisions import resume
+from embedtui.engine.failing import ended_by, pause_for
 from embedtui.engine.local import require_said
 from embedtui.engine.overrides import refuse
 from embedtui.engine.plan.start import require_same, require_startable
@@ -43,18 +40,14 @@ from embedtui.errors import (
 )
 from embedtui.model import Command, Condition, Failed, FaultClass, Migration, Noted, Phase, PhaseChanged, Snapshot
 from embedtui.model.lifecycle import as_stored, refusal
-from embedtui.postgres.connect import Connection, Link, connect, host_name
+from embedtui.postgres.connect import Connection, Link, connect
 from embedtui.postgres.state.audit import add_audit, read_audit
-from embedtui.postgres.state.migrations import load_migration, set_condition, set_desired
+from embedtui.postgres.state.migrations import load_migration, set_condition
 from embedtui.postgres.state.route import read_status
-from embedtui.postgres.state.workers import count_live_workers
 from embedtui.providers import ProviderFault, endpoint, make_embedder
 from embedtui.providers.start import NO_API, first_answer
-from embedtui.tracebacks import described
 
 T = TypeVar("T")
-
-_log = logging.getLogger("embedtui")
 
 
 class Runner:
@@ -75,7 +68,7 @@ class Runner:
         except Interrupted:
             raise
         except Exception as error:
-            self._ended_by(migration, error)
+            ended_by(self._at, migration, error)
             raise
 
     def start(self, stop: threading.Event, *, follow: bool = False) -> Migration:
@@ -128,7 +121,7 @@ class Runner:
             fault = error if isinstance(error, ConfigurationFault) else self._table_changed(migration, error, epoch)
             if fault is None:  # safe to go on with
                 return False
-            self._pause_for(migration, fault)
+            pause_for(self._at, migration, fault)
             if not follow:
                 raise fault from error
             if not self._wait_for_resume(stop):
@@ -344,35 +337,6 @@ class Runner:
             own = others or not asked or fault.code in NO_API
             if own and fault.fault_class is FaultClass.CONFIGURATION:
                 raise ProviderError(fault.reason, hint=fault.hint) from None
-
-    def _pause_for(self, migration: Migration, fault: EmbedtuiError) -> None:
-        def work(conn: Connection) -> None:
-            with conn.transaction():
-                set_desired(conn, migration.id, "pause", str(fault))
-                set_condition(conn, migration.id, Condition.FAILED, str(fault))
-
-        self._at.write(work)
-        self._at.emit(Failed(now(), fault.message, FaultClass.CONFIGURATION, fault.hint))
-
-    def _ended_by(self, migration: Migration, error: Exception) -> None:
-        """Say of what this worker ended: in the log, to everybody, and as the condition where nobody else works."""
-        known = isinstance(error, EmbedtuiError)
-        said = str(error) if known else described(error)
-        if known:  # the traceback of another is logged where it is caught
-            _log.error("the work ended by an error: %s", said, exc_info=error)
-
-        def work(conn: Connection) -> None:
-            with conn.transaction():
-                add_audit(conn, migration.id, "worker failed", f"{host_name()}:{os.getpid()}: {said}")
-                now = load_migration(conn, migration.name)
-                wanted = now is not None and now.desired == "run" and not now.phase.ended
-                if wanted and not count_live_workers(conn, migration.id):
-                    set_condition(conn, migration.id, Condition.FAILED, said)
-
-        try:
-            self._at.write(work)
-        except (EmbedtuiError, psycopg.Error) as unsaid:
-            _log.warning("the audit log could not be told: %s", described(unsaid))
 
     def _progress(self) -> tuple[int, int | None, int]:
         """Rows done, rows in all (None: unknown), and workers alive."""

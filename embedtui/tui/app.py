@@ -24,7 +24,6 @@ from embedtui.model import (
     PhaseChanged,
     Progressed,
     RouteFlipped,
-    RouteStatus,
     Snapshot,
 )
 from embedtui.tui import messages, terminal
@@ -174,11 +173,6 @@ class Dashboard(Guided):
         if self.detached is None:
             self.detached = False
         super().exit(*arguments, **options)
-
-    @property
-    def route(self) -> RouteStatus:
-        """The pointer as the screen shows it."""
-        return self.snapshot.route if self.snapshot is not None else RouteStatus()
 
     @property
     def view(self) -> View:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from embedtui.errors import EmbedtuiError, SettingsError, TableError
 from embedtui.logs import unexpected
-from embedtui.model import Command, Condition, Event, Phase, Remedy, Side, Snapshot
+from embedtui.model import Command, Condition, Event, Phase, Remedy, RouteStatus, Side, Snapshot
 from embedtui.model.lifecycle import refusal
 from embedtui.tui.searches import Rates
 
@@ -106,6 +106,11 @@ class View:
     def index_held(self) -> bool:
         """Whether the operators keep the workers from building the index."""
         return self.snapshot is not None and self.snapshot.migration is not None and self.snapshot.migration.index_held
+
+    @property
+    def route(self) -> RouteStatus:
+        """The pointer as the screen shows it."""
+        return self.snapshot.route if self.snapshot is not None else RouteStatus()
 
     @property
     def new_reads(self) -> bool:

@@ -87,10 +87,10 @@ class Sync:
             return texts or self._tend()
         self._after = entries[-1].id
         self._job.doing(f"syncing {len(entries)} changes")
-        structural = [entry for entry in entries if entry.kind in "dt"]
-        if structural:
+        if structural := [entry for entry in entries if entry.kind in "dt"]:
             self._database(lambda conn: self._remove(conn, structural))
-        keys = {entry.key for entry in entries if entry.kind not in "dt" and not self._put_off(entry.key)}
+        hasty = set() if self._upkeep.ending else {each.key for each in entries if self._recent.too_often(each.key)}
+        keys = {entry.key for entry in entries if entry.kind not in "dt"} - hasty
         if keys:
             self._work(keys)
         elif not structural and len(entries) < BATCH:
@@ -117,12 +117,8 @@ class Sync:
 
     def _take(self, conn: Connection) -> list[Entry] | None:
         """The next entries; None where another process syncs."""
-        if not try_sync(conn, self._job.migration.id):
-            return None
-        return self._upkeep.sound(conn, next_entries(conn, self._job.migration.id, self._after, BATCH))
-
-    def _put_off(self, key: Key) -> bool:
-        return self._recent.too_often(key) and not self._upkeep.ending
+        number, sound = self._job.migration.id, self._upkeep.sound
+        return sound(conn, next_entries(conn, number, self._after, BATCH)) if try_sync(conn, number) else None
 
     def _tend(self) -> int:
         """With nothing queued: forget what rows that are gone left behind, and try the old side's stale rows again."""
@@ -174,7 +170,8 @@ class Sync:
                 continue
             if change.new_wanted(item, trust):
                 change.sides.add(Side.NEW)
-                wanted[Side.NEW].append(self._cut(item.row, read.truncated.get(item.row.key, 0)))
+                most = self._job.migration.new_model.max_input_tokens * self._characters_per_token()
+                wanted[Side.NEW].append(_cut(item.row, most, read.truncated.get(item.row.key, 0)))
                 item = replace(item, row=replace(item.row, new_digest=""))  # the old side is not made of that vector
             elif change.said.get(Side.NEW) is Said.WRITTEN:
                 written[Side.NEW].append(item.row)
@@ -228,19 +225,11 @@ class Sync:
             return
         with conn.transaction():
             adopted = self._job.placement.adopt(conn, written[Side.NEW]) if written[Side.NEW] else set()
-            self._clear(conn, adopted, Side.NEW)
-            self._clear(conn, [row.key for row in written[Side.OLD]], Side.OLD)
+            _clear(conn, self._job.migration.id, adopted, Side.NEW)
+            _clear(conn, self._job.migration.id, [row.key for row in written[Side.OLD]], Side.OLD)
         for row in written[Side.NEW]:
             if row.key not in adopted:  # locked, or written again: its entries stay until it is
                 todo[row.key].sides.add(Side.NEW)
-
-    def _cut(self, row: SourceRow, attempts: int) -> SourceRow:
-        if not attempts:
-            return row
-        # The calibrated ratio is an average; each further attempt cuts deeper.
-        most = int(self._job.migration.new_model.max_input_tokens * self._characters_per_token() * 0.8**attempts)
-        text = row.text[: max(1, most)]
-        return replace(row, text=text, characters=len(text))
 
     def _side(self, todo: dict[Key, Change], side: Side, rows: list[SourceRow]) -> None:
         embedder = self._new if side is Side.NEW else self._old_side.model
@@ -297,7 +286,7 @@ class Sync:
             with around, conn.transaction():
                 written = self._job.placement.replace(conn, outcome.rows[part], outcome.vectors[part], side)
                 self._settle_in(conn, todo, written, side)
-                self._clear(conn, written, side)
+                _clear(conn, self._job.migration.id, written, side)
                 if side is Side.NEW:
                     add_synced_tokens(conn, self._job.migration.id, outcome.tokens)
             return written
@@ -306,12 +295,6 @@ class Sync:
         for key in written:
             todo[key].sides.discard(side)
         return written
-
-    def _clear(self, conn: Connection, keys: Iterable[Key], side: Side) -> None:
-        """These rows have no fault any more, and are not stale, on this side."""
-        listed = list(keys)
-        forget_faults(conn, self._job.migration.id, listed, side)
-        forget_stale(conn, self._job.migration.id, listed, side)
 
     def _fault(self, todo: dict[Key, Change], side: Side, rows: Sequence[SourceRow], reason: str) -> None:
         keys = [row.key for row in rows]
@@ -355,13 +338,28 @@ class Sync:
             with conn.transaction():
                 self._settle_in(conn, todo, keys, side)
                 if blank:
-                    self._clear(conn, blank, Side.NEW)
-                    self._clear(conn, blank, Side.OLD)
+                    _clear(conn, self._job.migration.id, blank, Side.NEW)
+                    _clear(conn, self._job.migration.id, blank, Side.OLD)
 
         self._database(work)
 
     def _settle_in(self, conn: Connection, todo: dict[Key, Change], keys: Iterable[Key], side: Side | None) -> None:
         """Forget the entries of keys for which nothing but ``side`` was left; repeatable."""
         done = [key for key in keys if not todo[key].sides - {side}]
-        self._clear(conn, left_behind(todo, done), Side.OLD)
+        _clear(conn, self._job.migration.id, left_behind(todo, done), Side.OLD)
         forget_entries(conn, self._job.migration.id, [number for key in done for number in todo[key].ids])
+
+
+def _cut(row: SourceRow, most: float, attempts: int) -> SourceRow:
+    """A text of ``most`` characters; that is by an average, and each further attempt cuts deeper."""
+    if not attempts:
+        return row
+    text = row.text[: max(1, int(most * 0.8**attempts))]
+    return replace(row, text=text, characters=len(text))
+
+
+def _clear(conn: Connection, migration_id: int, keys: Iterable[Key], side: Side) -> None:
+    """These rows have no fault any more, and are not stale, on this side."""
+    listed = list(keys)
+    forget_faults(conn, migration_id, listed, side)
+    forget_stale(conn, migration_id, listed, side)

@@ -86,7 +86,7 @@ class Action:
 
     def moved(self, app: Dashboard, seen: RouteStatus) -> bool:
         """Whether the pointer has moved since ``seen``, on which a dialog was opened: then that is said, and asked."""
-        now = app.route
+        now = app.view.route
         if now.epoch == seen.epoch:
             return False
         where = f"the {now.active} side serves" + (f", {now.canary} % canary" if now.canary not in (0, 100) else "")

@@ -25,7 +25,7 @@ class Cleanup(Action):
     remedies = (Remedy.CLEANUP,)
 
     def _do(self, app: Dashboard) -> None:
-        route = app.route
+        route = app.view.route
 
         def dialog(either: Either) -> NameDialog:
             migration = app.view.snapshot.migration if app.view.snapshot is not None else None
@@ -91,7 +91,7 @@ class Abort(Action):
 
     def _do(self, app: Dashboard) -> None:
         text = "The new side, its vectors and the triggers are dropped. The old side serves as before."
-        done, route = "Aborted: the old side serves as before.", app.route
+        done, route = "Aborted: the old side serves as before.", app.view.route
         app.ask_after(
             lambda engine: engine.blockers("abort"),
             lambda blockers: NameDialog(self.label, text, app.view.table, (), blockers),

@@ -25,7 +25,7 @@ class Cutover(Action):
         self._percent = percent
 
     def _do(self, app: Dashboard) -> None:
-        percent, route = self._percent, app.route
+        percent, route = self._percent, app.view.route
 
         def task(answer: CutoverAnswer) -> Task[Any]:
             share, override = answer.percent, answer.override
