@@ -9,6 +9,10 @@ from enum import StrEnum
 from embedtui.model.migration import Key
 from embedtui.model.words import Side
 
+CUT_SHARE = 0.8
+"""Of the characters that a model's tokens hold on average: so much of a text that is too long is sent when it is to be
+truncated, and so much of that at each further try."""
+
 
 class FaultClass(StrEnum):
     """Whose fault it is, which decides what happens (invariant 4)."""

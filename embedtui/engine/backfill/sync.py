@@ -19,6 +19,7 @@ from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.recent import RecentlyEmbedded
 from embedtui.engine.backfill.upkeep import Upkeep
 from embedtui.model import FaultClass, Key, Side
+from embedtui.model.faults import CUT_SHARE
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.locks import try_sync
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
@@ -354,7 +355,7 @@ def _cut(row: SourceRow, most: float, attempts: int) -> SourceRow:
     """A text of ``most`` characters; that is by an average, and each further attempt cuts deeper."""
     if not attempts:
         return row
-    text = row.text[: max(1, int(most * 0.8**attempts))]
+    text = row.text[: max(1, int(most * CUT_SHARE**attempts))]
     return replace(row, text=text, characters=len(text))
 
 

@@ -15,6 +15,7 @@ from textual.widgets import Static
 
 from embedtui.formatting import counted
 from embedtui.model import FaultClass, FaultGroup, FaultRow, FaultState, Key, Side
+from embedtui.model.faults import CUT_SHARE
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import ACTIONS
 from embedtui.tui.bridge import Task
@@ -263,10 +264,10 @@ class FaultsScreen(FilteredScreen):
         old = row is not None and row.side is Side.OLD
         model = migration.old_model if old else migration.new_model
         most = figures.number(model.max_input_tokens)
-        characters = figures.number(int(model.max_input_tokens * CHARACTERS_PER_TOKEN))
+        characters = figures.number(int(model.max_input_tokens * CHARACTERS_PER_TOKEN * CUT_SHARE))
         length = self._text[2] if row is not None and self._text is not None and self._text[0] == row.key else None
         has = f" It has {counted(length, 'character', 'characters')} now." if length is not None else ""
-        return f"{safe.line(model.called)} takes {most} tokens, about {characters} characters.{has}"
+        return f"{safe.line(model.called)} takes {most} tokens: it is cut to about {characters} characters.{has}"
 
     def _decide(
         self,
