@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from psycopg import errors
@@ -14,7 +13,7 @@ from embedtui.errors import Refused
 from embedtui.model import Migration, Phase, PlacementKind, RouteStatus, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
-from embedtui.postgres.locks import VIEW_CLASS
+from embedtui.postgres.locks import alone_at_view
 from embedtui.postgres.names import shown, shown_column
 from embedtui.postgres.sides import routed_view
 from embedtui.postgres.sides.layout import new_side
@@ -77,7 +76,7 @@ def make_view(at: Access, schema: str | None = None, stop: threading.Event | Non
         wrong = routed_view.obstacle(conn, replace(wanted, placement=PlacementKind.COLUMN))
         if wrong is not None:
             raise Refused(wrong[0], hint=wrong[1])
-        with _alone(conn, migration) as mine:
+        with alone_at_view(conn, migration.id) as mine:
             if not mine:
                 raise _busy()
             for name, value in said.items():
@@ -110,7 +109,7 @@ def follow_table(
     wrong = routed_view.obstacle(conn, migration)
     if wrong is not None:
         return f"The routed view is missing. {wrong[0]} {wrong[1]}"
-    with _alone(conn, migration) as mine:
+    with alone_at_view(conn, migration.id) as mine:
         if not mine:  # an operator is at it
             return None
         _run(conn, migration, stop, on_wait)
@@ -119,18 +118,6 @@ def follow_table(
 
 def _busy() -> Refused:
     return Refused("Another process is at the routed view.", hint="Look again.")
-
-
-@contextmanager
-def _alone(conn: Connection, migration: Migration) -> Iterator[bool]:
-    """Whether no other process makes or drops the view until this ends."""
-    key = (VIEW_CLASS, migration.id)
-    mine = conn.execute("SELECT pg_try_advisory_lock(%s, %s)", key).fetchone() == (True,)
-    try:
-        yield mine
-    finally:
-        if mine and not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(%s, %s)", key)
 
 
 def _run(conn: Connection, migration: Migration, stop: threading.Event | None, on_wait: Callable[[str], None]) -> None:
@@ -152,7 +139,7 @@ def drop_view(at: Access, stop: threading.Event | None = None) -> str:
     migration = at.require()
 
     def work(conn: Connection) -> str:
-        with _alone(conn, migration) as mine:
+        with alone_at_view(conn, migration.id) as mine:
             if not mine:
                 raise _busy()
             there = routed_view.find(conn, migration)

@@ -6,6 +6,9 @@ part of the protocol between processes of different versions: never change one, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from psycopg import sql
 
 from embedtui.postgres.connect import Connection
@@ -91,6 +94,18 @@ def try_sync(conn: Connection, migration_id: int) -> bool:
         {"c": SYNC_CLASS, "m": migration_id},
     ).fetchone()
     return row is None or row == (True,)
+
+
+@contextmanager
+def alone_at_view(conn: Connection, migration_id: int) -> Iterator[bool]:
+    """Whether no other process makes or drops the routed view until this ends."""
+    key = [VIEW_CLASS, migration_id]
+    mine = conn.execute("SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", key).fetchone() == (True,)
+    try:
+        yield mine
+    finally:
+        if mine and not conn.closed:
+            conn.execute("SELECT pg_catalog.pg_advisory_unlock(%s, %s)", key)
 
 
 def cleaning_up(conn: Connection, migration_id: int) -> bool:
