@@ -65,7 +65,9 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
     if snapshot.migration is None:
         return Command.RUN, "Nothing is migrated yet: see the plan, then run it."
     if phase is Phase.DONE:
-        return "", "Done. Only the log and the registry stay."
+        if snapshot.migration.run_state.gone is Side.OLD:
+            return "", "Done. The log stays, and the pointer."
+        return "", f"Done: {snapshot.migration.new_column} serves. The old column stays as it was; the log, too."
     if phase is Phase.ABORTED:
         return "", "Aborted: the old side serves; see `embedtui log`."
     if snapshot.route.ending == "abort":

@@ -335,3 +335,32 @@ def test_ddl_on_a_column_of_the_scope_never_fails_the_application(
         assert (report.rows, report.embedded, report.stale, report.mismatched) == (12, 12, 0, 0)
         assert "a: after" in list(api.texts)[asked:]
         assert not [text for text in list(api.texts)[asked:] if text[0] in "bc"]
+
+
+def test_a_route_that_serves_another_scope_is_not_taken_over(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    """Who follows it would be moved to other vectors at once: a migration of other rows needs a name of its own."""
+    fill(database)
+    flags: dict[str, Any] = {
+        "table": "langchain_pg_embedding",
+        "content": ("document",),
+        "scope": f"collection_id = '{A}'",
+        "placement": "column",
+        "cutover.soak_days": 0,
+    }
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path, flags))) as engine:
+        engine.run(threading.Event())
+        engine.cutover(override={"gate": "test"})
+        engine.cleanup(typed_name="langchain_pg_embedding", stop=threading.Event())
+    before = rows(database, "SELECT migration, active, epoch FROM embedtui.route")
+    flags |= {"scope": f"collection_id = '{B}'", "new_column": "embedding_v3", "old_model.name": "other-model"}
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path, flags))) as engine:
+        assert {"name"} == {check.name for check in engine.plan().checks if check.result == "fail"}
+        with pytest.raises(Refused, match="--name"):
+            engine.prepare()
+    assert rows(database, "SELECT migration, active, epoch FROM embedtui.route") == before
+    flags["name"] = "others"
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path, flags))) as engine:
+        engine.prepare()
+    assert ("langchain_pg_embedding", "new") in rows(database, "SELECT name, active FROM embedtui.route")

@@ -23,15 +23,16 @@ from embedtui.engine.plan.surroundings import surrounding_checks
 from embedtui.engine.plan.text_table import text_table_checks
 from embedtui.engine.plan.vectors import length_check, vector_checks
 from embedtui.formatting import counted
-from embedtui.model import Check, FaultClass, IndexMethod, Migration, PlacementKind, Remedy
+from embedtui.model import Check, FaultClass, IndexMethod, Migration, Phase, PlacementKind, Remedy
 from embedtui.postgres.catalog.server import version_tuple
 from embedtui.postgres.catalog.tables import exists
-from embedtui.postgres.names import shown, shown_column
+from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder, shown_endpoint
 from embedtui.providers.asking import asks_queries_otherwise
 from embedtui.providers.start import TEXTS, first_answer
+from embedtui.redaction import redact
 
 DATABASE_CHECKS = frozenset({"server", "rights", "writable", "state schema", "row security"})
 """Checks whose failure is the database's or the role's, so its error and exit code are, too."""
@@ -255,6 +256,8 @@ def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -
             (Remedy.RUN,),
         )
         return
+    if live is not None and live.phase.ended:
+        yield from _check_route(conn, draft, migration, live)
     if live is not None and not live.phase.ended:
         yield Check(
             "name",
@@ -270,7 +273,9 @@ def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -
                 "new side",
                 "fail",
                 f"{shown(migration.table)} has a column {', '.join(map(shown_column, taken))} already.",
-                "Choose another name (--new-column), or drop what is left of an earlier attempt.",
+                "A finished migration left it, and searches may use it. Choose another name: --new-column."
+                if state.finished_model(conn, draft.facts.oid, migration.new_column) is not None
+                else "Choose another name (--new-column), or drop what is left of an earlier attempt.",
             )
     elif exists(conn, migration.new_table):
         yield Check(
@@ -279,6 +284,32 @@ def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -
             f"{shown(migration.new_table)} exists already.",
             "Choose another name (new_table), or drop what is left of an earlier attempt.",
         )
+
+
+def _check_route(conn: Connection[Any], draft: Draft, migration: Migration, ended: Migration) -> Iterator[Check]:
+    """The route of an ended migration is taken over only where that moves nobody: who follows it reads its vectors."""
+    done = ended.phase is Phase.DONE
+    column = ended.new_column if done else ended.old_column
+    if done and ended.placement is PlacementKind.TABLE:
+        table, oid = ended.new_table, "SELECT to_regclass(%s)::oid::int8"
+        row = conn.execute(oid, [relation(table).as_string(conn)]).fetchone()
+        served = row[0] if row is not None else None
+    else:
+        table, served = ended.table, ended.table_oid
+    query = "SELECT FROM pg_attribute WHERE attrelid = %s AND attname = %s AND NOT attisdropped"
+    if served is None or conn.execute(query, [served, column]).rowcount == 0:
+        return  # what it served is gone
+    same_rows = not done or ended.scope == migration.scope
+    if (served, column) == (draft.facts.oid, migration.old_column) and same_rows:
+        return
+    rows = f", {redact(ended.scope.given)}" if ended.scope is not None else ""
+    yield Check(
+        "name",
+        "fail",
+        f"The route {ended.name} serves {shown(table)}.{shown_column(column)}{rows}, since a migration that is"
+        f" {ended.phase}: who follows it would be moved to other vectors.",
+        "Give this one a name of its own: --name.",
+    )
 
 
 def _check_old_side(conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings) -> Iterator[Check]:

@@ -61,7 +61,8 @@ def _choice(engine: Engine) -> Either:
         name, label = "fold", "Fold the side table into the table"
         choices: dict[bool, dict[str, bool]] = {way: {"fold": way} for way in (True, False)}
     else:
-        name, label = "rename", "The new column takes the old one's name"
+        scoped = migration is not None and migration.scope is not None  # its old column keeps its name
+        name, label = "rename", "" if scoped else "The new column takes the old one's name"
         choices = {way: {"rename": way} for way in (True, False)}
     ways = {way: (engine.cleanup_sql(**kept), engine.cleanup_notices(**kept)) for way, kept in choices.items()}
     usual, ticked = engine.cleanup_notices(), engine.cleanup_sql() == ways[True][0]

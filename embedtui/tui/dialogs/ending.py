@@ -36,6 +36,7 @@ class Either:
 
     name: str
     label: str
+    """Empty where there is nothing to choose."""
     ticked: bool
     """At first."""
     statements: Mapping[bool, tuple[str, ...]]
@@ -76,6 +77,7 @@ class NameDialog(NamedDialog[NamedAnswer]):
         if self._either is not None:
             keep = Input(id="archive", placeholder="no; or a table or a file", compact=True)
             yield from labelled("Keep old vectors in", keep)
+        if self._either is not None and self._either.label:
             yield Tick(self._either.label, value=self._either.ticked, id=self._either.name, compact=True)
 
     @property
