@@ -136,8 +136,8 @@ async def test_the_reader_shows_the_whole_query_and_both_documents(shown: Open) 
         assert screen.listing.cursor == 1 and left.text.plain == screen.shown[1].old[0].text
         await pilot.press("o")
         await until(pilot, lambda: "decide 2 old" in engine.calls, LONG)
-        assert screen.listing.cursor == 2
-        await pilot.press("left", "e")
+        assert screen.listing.cursor == 4, "the next one without a verdict"
+        await pilot.press("left", "left", "left", "e")
         await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
         await pilot.press(*"why", "enter")
         await until(pilot, lambda: "decide 2 old why" in engine.calls, LONG)

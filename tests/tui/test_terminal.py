@@ -250,7 +250,7 @@ def test_copying_asks_the_terminal(terminal: Terminal) -> None:
     """By OSC 52, which also works through SSH; it is saved as a file in any case."""
     terminal.wait_for(b"documents")
     os.write(terminal.master, b"7")
-    terminal.wait_for(b"CONCURRENTLY")
+    terminal.wait_for(b"ADD COLUMN")
     os.write(terminal.master, b"y")
     terminal.wait_for(b"\x1b]52;c;")
     terminal.wait_for(b"plan.sql")
