@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from textual import on
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import Input, Label, Static, TextArea
 
+from embedtui.errors import SettingsError
+from embedtui.model import query_file
 from embedtui.tui import draw, safe
 from embedtui.tui.dialogs.base import Dialog
 
@@ -45,14 +48,33 @@ class QueriesDialog(Dialog[str]):
         yield Static(
             Content(
                 "A file (lines, JSONL, CSV), a SELECT over your query log (column text, perhaps relevant and vector),"
-                " or queries, one a line."
+                " or queries, one a line. Enter adds a line; Tab goes on to the buttons."
             )
         )
         yield TextArea(id="queries", compact=True, tab_behavior="focus")
 
     def answer(self) -> str | None:
-        """Anything but blanks."""
-        return self.query_one("#queries", TextArea).text.strip() or None
+        """Anything but blanks and the name of a file that is none."""
+        given = self.query_one("#queries", TextArea).text.strip()
+        return None if self._mistyped(given) else given or None
+
+    def go_to_gap(self) -> None:
+        """To the field; a file that is none is said to be that."""
+        field = self.query_one("#queries", TextArea)
+        field.focus()
+        self.query_one(".dialog").border_subtitle = Content(safe.line(self._mistyped(field.text), 60))
+
+    def _mistyped(self, given: str) -> str:
+        try:
+            query_file(given)
+        except SettingsError as error:
+            return error.message
+        return ""
+
+    @on(TextArea.Changed)
+    def retyped(self) -> None:
+        """What was said of a file no longer holds."""
+        self.query_one(".dialog").border_subtitle = ""
 
 
 class StopDialog(Dialog[bool]):
