@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -76,7 +77,9 @@ class ExchangeScreen(FilteredScreen):
         """Hand out both rankings as text."""
         chosen = self.chosen_query
         if chosen is not None:
-            self.dashboard.hand_out(lines.as_text(chosen), f"query-{chosen.query_id}.txt")
+            # own ones have no number: by the text, or the next would overwrite this one
+            name = f"query-{chosen.query_id}" if self.asked is None else f"own-{zlib.crc32(chosen.text.encode()):08x}"
+            self.dashboard.hand_out(lines.as_text(chosen), f"{name}.txt")
         else:
             self.dashboard.say("No query is listed.", title="Copy", severity="warning")
 
