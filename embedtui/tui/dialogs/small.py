@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from textual import on
 from textual.app import ComposeResult
 from textual.content import Content
@@ -39,9 +41,10 @@ class QueriesDialog(Dialog[str]):
 
     AUTO_FOCUS = "#queries"
 
-    def __init__(self) -> None:
-        """Nothing is typed yet."""
+    def __init__(self, refusal: Callable[[], str] = str) -> None:
+        """Nothing is typed yet; ``refusal`` says why nothing can be compared now, if so."""
         super().__init__("Compare queries of yours", go="Compare")
+        self._refusal = refusal
 
     def body(self) -> ComposeResult:
         """What may be given, and the field."""
@@ -54,22 +57,22 @@ class QueriesDialog(Dialog[str]):
         yield TextArea(id="queries", compact=True, tab_behavior="focus")
 
     def answer(self) -> str | None:
-        """Anything but blanks and the name of a file that is none."""
+        """Anything but blanks and the name of a file that is none, once it can be compared."""
         given = self.query_one("#queries", TextArea).text.strip()
-        return None if self._mistyped(given) else given or None
+        return None if self._refused(given) else given or None
 
     def go_to_gap(self) -> None:
-        """To the field; a file that is none is said to be that."""
+        """To the field; what is wrong with it is said."""
         field = self.query_one("#queries", TextArea)
         field.focus()
-        self.query_one(".dialog").border_subtitle = Content(safe.line(self._mistyped(field.text), 60))
+        self.query_one(".dialog").border_subtitle = Content(safe.line(self._refused(field.text), 60))
 
-    def _mistyped(self, given: str) -> str:
+    def _refused(self, given: str) -> str:
         try:
             query_file(given)
         except SettingsError as error:
             return error.message
-        return ""
+        return self._refusal()
 
     @on(TextArea.Changed)
     def retyped(self) -> None:

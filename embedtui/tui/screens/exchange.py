@@ -63,7 +63,7 @@ class ExchangeScreen(FilteredScreen):
         compare = ACTIONS["compare"]
         assert isinstance(compare, Compare)
         reason = compare.refusal(self.dashboard.view)
-        if reason:
+        if reason and "compare" not in self.dashboard.view.busy:
             self.dashboard.say(reason, title="Load", severity="warning")
             return
 
@@ -71,7 +71,9 @@ class ExchangeScreen(FilteredScreen):
             if given is not None:
                 compare.start(self.dashboard, given)
 
-        self.dashboard.push_screen(QueriesDialog(), answered)
+        # a comparison under way ends: what is typed meanwhile is for the dialog, which waits for that
+        dialog = QueriesDialog(lambda: compare.refusal(self.dashboard.view))
+        self.dashboard.push_screen(dialog, answered)
 
     def action_copy(self) -> None:
         """Hand out both rankings as text."""
