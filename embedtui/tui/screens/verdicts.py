@@ -73,6 +73,8 @@ class VerdictScreen(ExchangeScreen):
     def keys(self, view: View) -> tuple[Key, ...]:
         """While sides are hidden, the keys for that."""
         keys = super().keys(view)
+        if self.asked is not None:  # it takes no verdict
+            keys = tuple(each for each in keys if not each.action.startswith("screen.verdict"))
         if not self.blind.on or isinstance(self.focused, Input):
             return keys
         possible = not self.refusal("verdict")
