@@ -13,6 +13,7 @@ from embedtui.model.evaluation import (
     RankedRow,
     SeenState,
     SweepPoint,
+    query_file,
 )
 from embedtui.model.events import (
     Event,
@@ -60,5 +61,5 @@ __all__ = [
     "Proposal", "QueryComparison", "QueryInput", "RankedRow", "Remedy", "RollbackStatus", "RouteFlipped",
     "RouteStatus", "RowExpression", "RunState", "SeenState", "SettingLine", "SettingsInForce", "Side", "Snapshot",
     "StoredSettings", "SweepPoint", "SyncStatus", "TableName", "TextTable", "ThreadStatus", "ThrottleSettings",
-    "VerifyReport", "WorkerStatus",
+    "VerifyReport", "WorkerStatus", "query_file",
 ]  # fmt: skip

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from statistics import median
 
+from embedtui.errors import SettingsError
 from embedtui.model.migration import Key
 from embedtui.model.plan import Check
 from embedtui.model.words import Side
@@ -239,6 +242,28 @@ class QueryInput:
     """Set where a row of the table is the query: its own vectors serve, itself left out."""
     vector: tuple[float, ...] = ()
     """The old model's vector where the query log kept it."""
+
+
+_QUERY_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
+
+
+def query_file(given: str) -> Path | None:
+    """The file of queries that ``given`` names; None where it names none.
+
+    Raises:
+        SettingsError: it looks like a path (one word with a slash or a known suffix) and is no file: a path mistyped
+            must not become a query.
+    """
+    lines = given.strip().splitlines()
+    if len(lines) != 1:
+        return None
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long for a name, nobody's home, a NUL
+        path = Path(lines[0]).expanduser()
+        if path.is_file():
+            return path
+    if len(lines[0].split()) == 1 and ("/" in lines[0] or lines[0].lower().endswith(_QUERY_FILES)):
+        raise SettingsError(f"No such file: {lines[0]}.", hint="A query that looks like a path needs a second word.")
+    return None
 
 
 def sign_test(wins: int, losses: int) -> float | None:

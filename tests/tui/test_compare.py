@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
@@ -130,7 +131,9 @@ async def test_one_escape_takes_back_one_thing(shown: Open) -> None:
         screen = await opened(app, pilot)
         asked = replace(states.QUERIES[1], query_id=0, text="mine")
         screen.on_query_searched(QuerySearched(asked))
+        await until(pilot, lambda: "Own query" in picture(app) and "New better" not in picture(app), LONG)
         await pilot.press("slash", *"mine", "enter", "m")
+        await until(pilot, lambda: "Of all queries compared, not of this one" in picture(app), LONG)
         await pilot.press("escape")
         assert not screen.has_class("-figures") and screen.words == ("mine",)
         await pilot.press("escape")
@@ -217,6 +220,22 @@ async def test_a_verdict_takes_a_note(shown: Open) -> None:
         await until(pilot, lambda: engine.calls.count("decide 2 old no refund") == 2, LONG)
 
 
+async def test_right_after_a_verdict_note_and_taking_back_are_about_it(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        await pilot.press("down", "o", "e")
+        await until(pilot, lambda: isinstance(app.screen, PromptDialog), LONG)
+        assert "old better: “customer paid twice”" in picture(app)
+        await pilot.press(*"no refund", "enter")
+        await until(pilot, lambda: "decide 2 old no refund" in engine.calls, LONG)
+        await until(pilot, lambda: app.screen is screen, LONG)
+        await pilot.press("backspace")
+        await until(pilot, lambda: engine.calls[-1].strip() == "decide 2", LONG)
+        assert screen.listing.cursor == 1 and not screen.shown[1].verdict
+        await pilot.press("o", "home")
+        assert screen._judged is (screen.shown[0] if screen.shown[0].verdict else None), "only right after it"
+
+
 async def test_verdicts_given_upwards_overwrite_none_unsaid(shown: Open) -> None:
     async with shown(states.READY, (80, 24)) as (app, pilot, engine):
         screen = await opened(app, pilot)
@@ -296,3 +315,13 @@ async def test_without_a_bridge_the_key_says_so(shown: Open) -> None:
         await until(pilot, lambda: app.comparison is not None)
         await pilot.press("d")
         await until(pilot, lambda: "No query was searched through a bridge" in said(app))
+
+
+async def test_copies_of_own_queries_overwrite_none(shown: Open, remembered: Path) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        screen = await opened(app, pilot)
+        for text in ("mine", "another"):
+            screen.on_query_searched(QuerySearched(replace(states.QUERIES[1], query_id=0, text=text)))
+            await pilot.press("y")
+        files = (remembered / "exports").glob("own-*.txt")
+        assert sorted(file.read_text().split("\n")[0] for file in files) == ["Query: another", "Query: mine"]

@@ -186,7 +186,8 @@ async def test_the_whole_journey_by_keys(database: str, api: LoopbackServer, tmp
         # a share of reads first, and a rollback from inside a dialog
         await pilot.press("3", "s")
         await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
-        assert app.screen.query_one("#percent", Input).value == "10"
+        assert app.focused is app.screen.query_one("#percent", Input) and app.focused.value == "10"
+        await pilot.press("tab")
         await type_text(pilot, "documents")
         for field in app.screen.query("#override").results(Input):
             field.focus()

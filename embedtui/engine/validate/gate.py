@@ -324,8 +324,8 @@ def _unjudged(figures: Measures, thresholds: GateSettings) -> Check:
             return Check("quality", "fail" if told else "inconclusive", verdicts, "Look at the queries it lost.")
         return Check("quality", "pass" if figures.verdict_p < 0.05 else "warn", verdicts)
     hint = (
-        f"Judge queries, or give {MIN_VERDICTS} verdicts for new or old ({decided:,} so far; same and both bad do not"
-        " count), and compare again."
+        f"Judge queries, or give {MIN_VERDICTS} verdicts for new or old ({decided:,} on these queries; same and both"
+        " bad do not count), and compare again."
     )
     if figures.overlap.mean < CHANCE_OVERLAP:
         detail = f"{overlap}: the results have almost nothing in common, which two working models do not do."

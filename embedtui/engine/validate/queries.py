@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from embedtui.arrays import np
 from embedtui.errors import Refused, SettingsError
 from embedtui.formatting import counted
-from embedtui.model import Key, Migration, QueryInput
+from embedtui.model import Key, Migration, QueryInput, query_file
 from embedtui.postgres.connect import SEARCH_PATH, Connection, operator_name
 from embedtui.postgres.sides.both import draw_rows, keys_as_stored
 from embedtui.postgres.state.queries import store_queries, store_vectors
@@ -65,9 +65,9 @@ def given(conn: Connection, text: str) -> tuple[QueryInput, ...]:
     Raises:
         SettingsError: as :func:`from_file` and :func:`from_sql`; or it holds no query.
     """
+    if (path := query_file(text)) is not None:
+        return from_file(path)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) == 1 and Path(lines[0]).expanduser().is_file():
-        return from_file(Path(lines[0]).expanduser())
     if lines and lines[0].split()[0].upper() in _STATEMENTS:
         return from_sql(conn, text)
     if not lines:

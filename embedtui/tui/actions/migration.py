@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from embedtui.formatting import counted
 from embedtui.model import Command, Comparison, Phase, Remedy, Snapshot, VerifyReport
-from embedtui.tui import figures
 from embedtui.tui.actions.base import Action
 from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import PrepareDialog, VerifyAnswer, VerifyDialog
@@ -96,8 +95,8 @@ class Compare(Action):
             why = "" if comparison.verdict == "PASS" else " Screen 3 says why."
             if all(query.row is not None for query in comparison.queries):
                 why += " They are rows of the table: L on screen 2 takes queries of a file."
-            count = figures.number(len(comparison.queries))
-            return f"Compared {count} queries: {comparison.verdict or 'no verdict'}.{why}"
+            count = counted(len(comparison.queries), "query", "queries")
+            return f"Compared {count}: {comparison.verdict or 'no verdict'}.{why}"
 
         app.bridge.do(
             Task(

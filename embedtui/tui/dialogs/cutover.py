@@ -34,6 +34,8 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
         """Ask about the table of ``view``, with ``percent`` filled in."""
         super().__init__("Cut over", "primary", view.table, blockers)
         self._percent = percent
+        if percent != 100:
+            self.AUTO_FOCUS = "#percent"  # type: ignore[misc]  # what was asked for
 
     def body(self) -> ComposeResult:
         """Text, what stands against it, and the fields."""
@@ -47,9 +49,11 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
             )
         )
         yield from self.obstacles()
-        yield from self.name_field()  # first, as in every dialog that asks for it: what is typed unlooked goes there
         percent = Input(str(self._percent), id="percent", compact=True, type="integer", max_length=3)
-        yield from labelled("Share of keys in %", percent)
+        share = labelled("Share of keys in %", percent)
+        # else the name is first, as in every dialog that asks for it: what is typed unlooked goes there
+        for each in (self.name_field(), share) if self._percent == 100 else (share, self.name_field()):
+            yield from each
         yield from self.reason_field()
 
     def buttons(self) -> ComposeResult:

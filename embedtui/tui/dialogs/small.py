@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from textual import on
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import Input, Label, Static, TextArea
 
+from embedtui.errors import SettingsError
+from embedtui.model import query_file
 from embedtui.tui import draw, safe
 from embedtui.tui.dialogs.base import Dialog
 
@@ -36,23 +41,43 @@ class QueriesDialog(Dialog[str]):
 
     AUTO_FOCUS = "#queries"
 
-    def __init__(self) -> None:
-        """Nothing is typed yet."""
+    def __init__(self, refusal: Callable[[], str] = str) -> None:
+        """Nothing is typed yet; ``refusal`` says why nothing can be compared now, if so."""
         super().__init__("Compare queries of yours", go="Compare")
+        self._refusal = refusal
 
     def body(self) -> ComposeResult:
         """What may be given, and the field."""
         yield Static(
             Content(
                 "A file (lines, JSONL, CSV), a SELECT over your query log (column text, perhaps relevant and vector),"
-                " or queries, one a line."
+                " or queries, one a line. Enter adds a line; Tab goes on to the buttons."
             )
         )
         yield TextArea(id="queries", compact=True, tab_behavior="focus")
 
     def answer(self) -> str | None:
-        """Anything but blanks."""
-        return self.query_one("#queries", TextArea).text.strip() or None
+        """Anything but blanks and the name of a file that is none, once it can be compared."""
+        given = self.query_one("#queries", TextArea).text.strip()
+        return None if self._refused(given) else given or None
+
+    def go_to_gap(self) -> None:
+        """To the field; what is wrong with it is said."""
+        field = self.query_one("#queries", TextArea)
+        field.focus()
+        self.query_one(".dialog").border_subtitle = Content(safe.line(self._refused(field.text), 60))
+
+    def _refused(self, given: str) -> str:
+        try:
+            query_file(given)
+        except SettingsError as error:
+            return error.message
+        return self._refusal()
+
+    @on(TextArea.Changed)
+    def retyped(self) -> None:
+        """What was said of a file no longer holds."""
+        self.query_one(".dialog").border_subtitle = ""
 
 
 class StopDialog(Dialog[bool]):

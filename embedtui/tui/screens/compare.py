@@ -139,7 +139,8 @@ class CompareScreen(VerdictScreen):
         if keep and chosen is not None:
             cursor = next((i for i, query in enumerate(self.shown) if query.query_id == chosen.query_id), 0)
         counted = f": {len(self.shown):,} of {len(every):,}" if len(self.shown) < len(every) else ""
-        self.query_one("#queries-side").border_title = self._selection.title(self.blind) + counted
+        title = "Own query" if self.asked is not None else self._selection.title(self.blind)
+        self.query_one("#queries-side").border_title = title + counted
         self.listing.reset(len(self.shown), cursor)
         self.point()
 
@@ -244,4 +245,7 @@ class CompareScreen(VerdictScreen):
             return draw.line(("Figures are hidden, too: V shows all again.", "$muted"))
         if self.comparison is None:
             return draw.line(("Figures over all queries appear here.", "$muted"))
-        return draw.lines((draw.cut(each, width) for each in measure_lines(self.comparison, width)), height)
+        rows = measure_lines(self.comparison, width)
+        if self.asked is not None:
+            rows = [draw.line(("Of all queries compared, not of this one:", "$warning")), *rows]
+        return draw.lines((draw.cut(each, width) for each in rows), height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -62,7 +63,7 @@ class ExchangeScreen(FilteredScreen):
         compare = ACTIONS["compare"]
         assert isinstance(compare, Compare)
         reason = compare.refusal(self.dashboard.view)
-        if reason:
+        if reason and "compare" not in self.dashboard.view.busy:
             self.dashboard.say(reason, title="Load", severity="warning")
             return
 
@@ -70,13 +71,17 @@ class ExchangeScreen(FilteredScreen):
             if given is not None:
                 compare.start(self.dashboard, given)
 
-        self.dashboard.push_screen(QueriesDialog(), answered)
+        # a comparison under way ends: what is typed meanwhile is for the dialog, which waits for that
+        dialog = QueriesDialog(lambda: compare.refusal(self.dashboard.view))
+        self.dashboard.push_screen(dialog, answered)
 
     def action_copy(self) -> None:
         """Hand out both rankings as text."""
         chosen = self.chosen_query
         if chosen is not None:
-            self.dashboard.hand_out(lines.as_text(chosen), f"query-{chosen.query_id}.txt")
+            # own ones have no number: by the text, or the next would overwrite this one
+            name = f"query-{chosen.query_id}" if self.asked is None else f"own-{zlib.crc32(chosen.text.encode()):08x}"
+            self.dashboard.hand_out(lines.as_text(chosen), f"{name}.txt")
         else:
             self.dashboard.say("No query is listed.", title="Copy", severity="warning")
 

@@ -48,11 +48,16 @@ _SIGNS = (
     ("◆", "$new", "new side"),
     ("✓", "$success", "done, passed, current"),
     ("!", "$warning", "look at this"),
-    ("✗", "$error", "failed"),
     ("?", "$warning", "not known"),
     ("~", "$warning", "edited since it was compared"),
     *((*theme.CONDITION[each][::2], theme.CONDITION[each][1]) for each in theme.CONDITION),
     ("—", "$muted", "unknown yet"),
+    ("★", "$success", "judged relevant"),
+    ("+ −", "", "in, out: entered the new side's results, left the old side's"),
+    ("↑ ↓", "", "up, down between the two rankings"),
+    ("⇄", "$new", "the pointer moved"),
+    ("✎", "$primary", "changed by an operator"),
+    ("▸", "$primary", "the phase changed"),
 )
 
 

@@ -29,7 +29,8 @@ class VerdictScreen(ExchangeScreen):
         Binding("o", "verdict('old')", "Old better", tooltip="This query is served better by the old side."),
         Binding("s", "verdict('same')", "Same", tooltip="Neither is better."),
         Binding("b", "verdict('bad')", "Both bad", show=False, tooltip="Neither side finds what was asked for."),
-        Binding("e", "note", "Note", show=False, tooltip="A note to the verdict on this query."),
+        Binding("e", "note", "Note", show=False, tooltip="A note to this query's verdict, or the last given."),
+        Binding("backspace", "take_back", "Take back", show=False, tooltip="This query's verdict, or the last given."),
         Binding("less_than_sign", "verdict('left')", "Left better", show=False, key_display="<", tooltip="When blind."),
         Binding("greater_than_sign", "verdict('right')", "Right", show=False, key_display=">", tooltip="When blind."),
         Binding("V", "blind", "Blind", show=False, tooltip="Hide which side is which until the verdicts are given."),
@@ -41,6 +42,8 @@ class VerdictScreen(ExchangeScreen):
         """Nothing is decided here yet."""
         super().__init__()
         self.blind = Blind()
+        self._last: tuple[int, int] | None = None
+        """The query decided last, and where the cursor went on to."""
 
     def point(self) -> None:
         """Show what speaks for the chosen query."""
@@ -70,6 +73,8 @@ class VerdictScreen(ExchangeScreen):
     def keys(self, view: View) -> tuple[Key, ...]:
         """While sides are hidden, the keys for that."""
         keys = super().keys(view)
+        if self.asked is not None:  # it takes no verdict
+            keys = tuple(each for each in keys if not each.action.startswith("screen.verdict"))
         if not self.blind.on or isinstance(self.focused, Input):
             return keys
         possible = not self.refusal("verdict")
@@ -100,7 +105,7 @@ class VerdictScreen(ExchangeScreen):
         chosen = self.chosen_query
         if action == "verdict" and chosen is not None and chosen.only_bridged:
             return "The old model made no vector of it: beside the new side stands the bridge, which is not judged."
-        if action == "note" and chosen is not None and not chosen.verdict:
+        if action == "note" and self._judged is None:
             return "No verdict on this query yet: n, o, s or b gives one, ↑ goes back to the last."
         return ""
 
@@ -123,13 +128,33 @@ class VerdictScreen(ExchangeScreen):
         # at the end of the list it stays, so that one can go on upwards
         later = range(self.listing.cursor + 1, len(self.shown))
         self.listing.cursor = next((i for i in later if not self._decided(self.shown[i])), self.listing.cursor)
+        self._last = (chosen.query_id, self.listing.cursor)
+
+    @property
+    def _judged(self) -> QueryComparison | None:
+        """The chosen query where it has a verdict; right after a verdict, the one that this was given on."""
+        chosen = self.chosen_query
+        if chosen is not None and not chosen.verdict and self._last is not None:
+            last, cursor = self._last
+            if cursor == self.listing.cursor:
+                chosen = next((each for each in self.shown if each.query_id == last), None)
+        return chosen if chosen is not None and chosen.verdict else None
+
+    def action_take_back(self) -> None:
+        """Take back a verdict, and go to its query."""
+        query = self._judged
+        if self.refuse("note") or query is None:
+            return
+        self._decide(query, "", "")
+        self.listing.cursor = next(i for i, each in enumerate(self.shown) if each.query_id == query.query_id)
+        self.dashboard.say(f"No verdict any more on “{safe.line(query.text, 40)}”.", title="Verdict")
 
     def _decided(self, query: QueryComparison) -> bool:
         return query.query_id in self.blind.given if self.blind.on else bool(query.verdict)
 
     def action_note(self) -> None:
-        """Ask for a note to the verdict on the query that is shown."""
-        query = self.chosen_query
+        """Ask for a note to the verdict on the query that is shown, or to the one just given."""
+        query = self._judged
         if self.refuse("note") or query is None:
             return
         glyph, word, _ = lines.VERDICTS[query.verdict]

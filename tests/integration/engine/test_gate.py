@@ -241,7 +241,7 @@ def test_a_latency_of_reading_the_whole_table_is_not_mended_at_the_index() -> No
 
 def test_verdicts_that_do_not_count_are_not_counted() -> None:
     hint = gate._quality(figures(wins_new=4, wins_old=1, verdict_p=0.4), GateSettings()).hint
-    assert "5 so far; same and both bad do not count" in hint
+    assert "5 on these queries; same and both bad do not count" in hint
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,11 @@ def test_what_is_typed_is_a_file_a_statement_or_queries(database: str, tmp_path:
         }
         for text, expected in typed.items():
             assert list(queries.given(conn, text)) == expected, text
+        long = "how " * 2_000
+        assert [query.text for query in queries.given(conn, long)] == [long.strip()], "no name of a file"
+        for text in (str(tmp_path / "mistyped"), "mistyped.CSV", "~/mistyped.txt"):
+            with pytest.raises(SettingsError, match="No such file"):
+                queries.given(conn, text)
         for text in ("", " \n ", "SELECT", "WITH x AS (DELETE FROM pg_class RETURNING relname) SELECT relname FROM x"):
             with pytest.raises(SettingsError):
                 queries.given(conn, text)
