@@ -64,8 +64,8 @@ class Demo:
 
     The database, in embedtui's data folder, is used again next time, unless ``reset`` or what it holds was made by
     another Python or version; a migration that has ended is shown as it is. ``dead`` is the story in which the old
-    model is shut down (:meth:`shut_down`), ``limit`` the number of documents (None: the usual), ``tokens_per_minute`` the pace of the
-    migration (None: as it can), ``out`` receives lines of progress.
+    model is shut down (:meth:`shut_down`), ``limit`` the number of documents (None: the usual), ``tokens_per_minute``
+    the pace of the migration (None: as it can), ``out`` receives lines of progress.
 
     SIGTERM and a closed terminal end the program through its context managers, so that nothing is left running.
 
