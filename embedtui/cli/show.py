@@ -68,7 +68,9 @@ def _dashboard(open_engine: Callable[[EventSink], Engine], elsewhere: str, *, de
 
     # on the day that the old model dies nobody has begun to migrate yet
     again = f"{called()} demo{' --dead' if dead else ''}"
-    return run_dashboard(open_engine, autostart=not dead, again=again, elsewhere=elsewhere, tour=not dead)
+    return run_dashboard(
+        open_engine, autostart=not dead, again=again, elsewhere=elsewhere, tour=not dead, anew=f"{again} --reset"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- dashboard

@@ -38,6 +38,7 @@ from embedtui.demo.questions import QUESTIONS
 from embedtui.demo.traffic import Traffic
 from embedtui.engine import Engine
 from embedtui.engine.validate import queries as kept_queries
+from embedtui.formatting import called
 from embedtui.model import EmbeddingModel, EventSink, PlacementKind, QueryInput
 from embedtui.postgres.connect import connect
 from embedtui.postgres.state.migrations import load_migration
@@ -62,9 +63,9 @@ class Demo:
     """Everything the demo brings along, as a context manager: inside, the application is at work.
 
     The database, in embedtui's data folder, is used again next time, unless ``reset`` or what it holds was made by
-    another Python or version, or its migration has ended. ``dead`` is the story in which the old model is shut down
-    (:meth:`shut_down`), ``limit`` the number of documents (None: the usual), ``tokens_per_minute`` the pace of the
-    migration (None: as it can), ``out`` receives lines of progress.
+    another Python or version; a migration that has ended is shown as it is. ``dead`` is the story in which the old
+    model is shut down (:meth:`shut_down`), ``limit`` the number of documents (None: the usual), ``tokens_per_minute``
+    the pace of the migration (None: as it can), ``out`` receives lines of progress.
 
     SIGTERM and a closed terminal end the program through its context managers, so that nothing is left running.
 
@@ -91,6 +92,8 @@ class Demo:
         """When (``time.monotonic()``) the old model was shut down."""
         self.went_on = False
         """Whether a migration was found that had begun before."""
+        self.ended = False
+        """Whether one was found that had ended."""
         self._database = SHUTDOWN_DATABASE if dead else DATABASE
         self._old: tuple[str, int, ModelFunction] = (
             (EARLIER_MODEL, EARLIER_DIMENSIONS, earlier_generation(self._texts, EARLIER_DIMENSIONS))
@@ -114,6 +117,8 @@ class Demo:
                 self._fill()
             elif self.dead and self.went_on:
                 self.shut_down()  # it died before
+            if self.ended:
+                self._out(f"This demo's migration has ended; {called()} demo --reset begins anew.")
             self.traffic = Traffic(self.dsn, *self._embedding_models(), environ=self.environ, table=TABLE)
             self.traffic.start()
             stack.callback(self.traffic.stop, LEAVING_SECONDS)
@@ -169,8 +174,13 @@ class Demo:
         )
 
     def open_engine(self, on_event: EventSink | None = None, *, kind: type[Engine] = Engine) -> Engine:
-        """An engine of this kind, whose migration is prepared and holds the demo's questions, to compare with."""
+        """An engine of this kind, whose migration is prepared and holds the demo's questions, to compare with.
+
+        One that has ended is left as it is.
+        """
         engine = kind(self.dsn, settings=self.settings, on_event=on_event, environ=self.environ)
+        if self.ended:
+            return engine
         try:
             engine.prepare()
             with connect(self.dsn, name="demo") as conn:
@@ -234,7 +244,7 @@ class Demo:
         )
 
     def _reusable(self) -> bool:
-        """Whether the database holds these documents and a migration that has not ended; its models are set anew."""
+        """Whether the database holds these documents; the models of a migration under way are set anew."""
         with connect(self._server.dsn(), name="demo") as conn:
             if conn.execute("SELECT FROM pg_database WHERE datname = %s", [self._database]).fetchone() is None:
                 return False
@@ -245,9 +255,8 @@ class Demo:
             if conn.execute("SELECT to_regclass('embedtui.migration')").fetchone() == (None,):
                 return True
             migration = load_migration(conn)
-            if migration is not None and migration.phase.ended:
-                return False
             self.went_on = migration is not None
+            self.ended = migration is not None and migration.phase.ended
             for model in self._embedding_models():  # the API has another port every time
                 register_model(conn, model)
         return True

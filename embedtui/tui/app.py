@@ -256,7 +256,7 @@ class Dashboard(Guided):
             self.say_others(before, message.snapshot)
         self.follow_evaluation(message.snapshot)
         self.call(alert(message.snapshot))
-        if first and self._autostart and not self.readonly:
+        if first and self._autostart and not self.readonly and not message.snapshot.phase.ended:
             Run().begin(self)  # whoever started it so has been asked
         if first and isinstance(self.screen, DashboardScreen):
             self.screen.opened()

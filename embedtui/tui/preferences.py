@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import platformdirs
@@ -23,11 +23,13 @@ class Preferences:
     """Empty: chosen by the terminal."""
     queries: tuple[str, ...] = ()
     """Queries typed by the operator, newest first."""
+    toured: bool = False
+    """The tour ended, or was skipped."""
 
     def with_query(self, text: str) -> Preferences:
         """These preferences with ``text`` as the newest query."""
         rest = tuple(each for each in self.queries if each != text)
-        return Preferences(self.theme, (text, *rest)[:_MAX_QUERIES])
+        return replace(self, queries=(text, *rest)[:_MAX_QUERIES])
 
 
 def state_path() -> Path:
@@ -42,7 +44,7 @@ def load() -> Preferences:
         known = {each.name for each in fields(Preferences)}
         kept = {name: value for name, value in stored.items() if name in known}
         queries = tuple(str(each) for each in kept.pop("queries", ()))
-        return Preferences(**{name: str(value) for name, value in kept.items()}, queries=queries)
+        return Preferences(theme=str(kept.get("theme", "")), queries=queries, toured=kept.get("toured") is True)
     return Preferences()
 
 

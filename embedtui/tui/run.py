@@ -25,6 +25,7 @@ def run_dashboard(
     elsewhere: str = "",
     opens: str = "overview",
     tour: bool = False,
+    anew: str = "",
 ) -> int:
     """Show the dashboard until the operator leaves; returns an exit code.
 
@@ -32,11 +33,12 @@ def run_dashboard(
     while it fails. The engine is closed on leaving. ``autostart`` begins the work at once, ``readonly`` only watches,
     ``notify`` rings the bell when somebody is needed, ``again`` is the command that goes on with the work,
     ``elsewhere`` the one that shows it in another terminal, where that is not plain, and ``opens`` the screen that is
-    shown first; ``tour`` leads through a first migration.
+    shown first; ``tour`` leads through a first migration, until it ended once; ``anew`` is the command that
+    begins a demo anew.
     """
     app = Dashboard(open_engine, readonly=readonly, autostart=autostart, notify=notify, opens=opens)
     app.elsewhere = elsewhere
-    app.tour = Tour() if tour else None
+    app.tour, app.anew = Tour() if tour and not app.preferences.toured else None, anew
     with signals_restored(), responsive():
         app.run()
     said = farewell(app, again)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
 
 from textual.content import Content
 
@@ -11,6 +12,9 @@ from embedtui.model import Phase
 from embedtui.tui import draw
 from embedtui.tui.others import Others
 from embedtui.tui.view import View
+
+if TYPE_CHECKING:
+    from embedtui.tui.app import Dashboard
 
 _EMBEDDING = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL, Phase.INDEX)
 
@@ -24,6 +28,8 @@ class Hint:
     more: str
     """Said after it where there is room."""
     done: Callable[[Tour, View], bool]
+    holds: Callable[[View], bool]
+    """Whether it is true as things are: it is shown only then."""
 
 
 @dataclass(slots=True)
@@ -43,13 +49,19 @@ class Tour:
         return HINTS[self.at] if self.at < len(HINTS) else None
 
     def follow(self, view: View, screen: str) -> None:
-        """Go on past what was done, whoever did it."""
+        """Go on past what was done, whoever did it; a migration that has ended leaves nothing to lead through."""
         if screen not in self.screens[-1:]:
             self.screens.append(screen)
         self.flipped = self.flipped or view.new_reads
+        if view.phase.ended:
+            self.at = len(HINTS)
         while self.hint is not None and self.hint.done(self, view):
             self.at += 1
             del self.screens[:-1]  # what was looked at before its hint came was not looked at for it
+
+
+def _compared(view: View) -> bool:
+    return view.snapshot is not None and view.snapshot.evaluation is not None
 
 
 HINTS = (
@@ -57,33 +69,44 @@ HINTS = (
         "The rows are embedded; searches go on. p pauses, p goes on.",
         "5 shows who works, and q or a crash loses nothing that was paid for.",
         lambda _, view: view.phase not in _EMBEDDING,
+        lambda view: view.phase in _EMBEDDING,
     ),
     Hint(
         "c compares both sides, question by question.",
         "The cutover asks for this evidence, about the table as it is.",
-        lambda _, view: view.snapshot is not None and view.snapshot.evaluation is not None,
+        lambda tour, view: tour.flipped or _compared(view),
+        lambda view: view.phase not in _EMBEDDING,
     ),
     Hint(
-        "2 shows them, least alike first: f reads both documents.",
+        "2 lists the questions compared: f reads both documents.",
         "n, o, s and b give your verdict; V hides which side is which; 1 comes back here.",
-        lambda tour, _: "compare" in tour.screens[:-1],
+        lambda tour, _: tour.flipped or "compare" in tour.screens[:-1],
+        lambda view: _compared(view),
     ),
     Hint(
         "x cuts over: type the table's name, and it serves.",
         "A share of the keys first, if you like. No lock, no DDL: a pointer moves.",
         lambda tour, _: tour.flipped,
+        lambda view: _compared(view) and not view.new_reads,
     ),
     Hint(
         "F9 takes it back, at once and from anywhere. Try it.",
-        "Both sides are kept current; K cleans up when you are sure, ? has all other keys.",
+        "K cleans up when you are sure, and ends the way back; ? has all other keys.",
         lambda tour, view: tour.flipped and not view.new_reads,
+        lambda view: view.way_back,
     ),
 )
 
 
+def hint_of(view: View) -> Hint | None:
+    """The hint to show; None where nobody is led, or it is not true now."""
+    hint = HINTS[view.tour] if view.tour is not None and view.tour < len(HINTS) else None
+    return hint if hint is not None and not view.phase.ended and hint.holds(view) else None
+
+
 def tour_line(view: View, width: int, _height: int = 1) -> Content:
     """The hint, and how to get rid of it."""
-    if view.tour is None or (hint := HINTS[view.tour] if view.tour < len(HINTS) else None) is None:
+    if view.tour is None or (hint := hint_of(view)) is None:
         return Content("")
     head = draw.line((f" Hint {view.tour + 1}/{len(HINTS)} ", "bold $background on $primary"), " ", (hint.text, "bold"))
     right = draw.line(draw.link("T", "bold $primary", "app.tour"), draw.link(" next ", "$muted", "app.tour"))
@@ -95,17 +118,22 @@ class Guided(Others):
     """An app that can lead through a first migration."""
 
     tour: Tour | None = None
+    anew: str = ""
+    """The command that begins the demo anew, once its migration has ended; empty: this is no demo, or it is said."""
 
     def follow_tour(self, view: View) -> None:
         """See what was done meanwhile."""
         if self.tour is not None:
             self.tour.follow(view, self.current_mode)
             self._leave()
+        if self.anew and view.phase.ended:
+            self.say(f"This demo's migration has ended; {self.anew} begins anew.", title="Demo")
+            self.anew = ""
 
     def action_tour(self) -> None:
         """The next hint; after the last one there is none any more."""
         if self.tour is None:
-            self.say("There is no tour here: that is the demo's.")
+            self.say("There is no tour here; ? has all keys.")
             return
         self.tour.at += 1
         self._leave()
@@ -114,4 +142,6 @@ class Guided(Others):
     def _leave(self) -> None:
         if self.tour is not None and self.tour.hint is None:
             self.tour = None
+            app = cast("Dashboard", self)
+            app.preferences = replace(app.preferences, toured=True)
             self.say("That was the tour. ? has all other keys.", title="Tour")

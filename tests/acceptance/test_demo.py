@@ -217,7 +217,7 @@ def rows_and_schema(demo: Demo) -> tuple[int, bool]:
     return row[0], row[1]
 
 
-def test_other_documents_or_an_ended_migration_begin_anew() -> None:
+def test_an_ended_migration_stays_until_a_reset() -> None:
     with Demo(limit=300) as demo:
         rows, migrated = rows_and_schema(demo)
         assert 290 <= rows <= 320 and not migrated
@@ -225,11 +225,12 @@ def test_other_documents_or_an_ended_migration_begin_anew() -> None:
         engine.abort("documents")
         assert engine.snapshot().phase is Phase.ABORTED
         engine.close()
-    with Demo(limit=300) as demo:
-        assert not rows_and_schema(demo)[1]
+    told: list[str] = []
+    with Demo(limit=300, out=told.append) as demo:
         engine = demo.open_engine()
+        found = engine.snapshot()
+        assert found.phase is Phase.ABORTED and found.log, "as it was left"
         engine.close()
-    with Demo(limit=300) as demo:
-        assert rows_and_schema(demo)[1]
+    assert "demo --reset begins anew" in told[-1] and not any("Filling" in each for each in told)
     with Demo(limit=300, reset=True) as demo:
         assert not rows_and_schema(demo)[1]

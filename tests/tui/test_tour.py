@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from embedtui.model import Side, Snapshot
+from embedtui.tui.app import Dashboard
+from embedtui.tui.preferences import load
 from embedtui.tui.tour import HINTS, Tour, tour_line
 from embedtui.tui.view import View
 from tests.tui import states
 from tests.tui.conftest import Open, picture, present, said, until
+from tests.tui.standin import StandIn
+
+WHEN = (states.RUNNING, replace(states.READY, evaluation=None), states.READY, states.READY, states.CUT_OVER)
+"""A state in which each hint is true."""
 
 
 def test_what_is_done_leads_on_whoever_did_it() -> None:
@@ -34,11 +41,29 @@ def test_what_is_done_leads_on_whoever_did_it() -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_a_hint_fits(width: int) -> None:
-    for number, hint in enumerate(HINTS):
-        told = tour_line(View(tour=number), width).plain
+    for number, (hint, snapshot) in enumerate(zip(HINTS, WHEN, strict=True)):
+        told = tour_line(View(snapshot, tour=number), width).plain
         assert hint.text in told and "…" not in told and told.rstrip().endswith("T next")
         assert width < 160 or hint.more in told
+        assert not tour_line(View(states.DONE, tour=number), width).plain, "only while it is true"
     assert not tour_line(View(), width).plain
+
+
+def test_it_begins_with_what_is_next_and_ends_with_the_migration() -> None:
+    for snapshot, at in ((states.READY, 2), (states.CUT_OVER, 4), (states.DONE, len(HINTS))):
+        tour = Tour()
+        tour.follow(View(snapshot), "overview")
+        assert tour.at == at, snapshot.phase
+
+
+async def test_once_it_ended_it_stays_so(remembered: Path) -> None:
+    engine = StandIn(states.DONE)
+    app = Dashboard(lambda _: engine, interval=3600)
+    app.tour, app.anew = Tour(), "embedtui demo --reset"
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "--reset begins anew" in said(app))
+        assert app.tour is None and "Hint" not in picture(app)
+    assert load().toured and load().with_query("a").toured
 
 
 async def test_t_skips_hint_by_hint(shown: Open) -> None:
@@ -49,6 +74,7 @@ async def test_t_skips_hint_by_hint(shown: Open) -> None:
         app.tour = Tour()
         app.show()
         for number, hint in enumerate(HINTS, 1):
+            await present(app, pilot, WHEN[number - 1])
             await until(pilot, lambda hint=hint: hint.text in picture(app))
             assert f"Hint {number}/5" in picture(app)
             await pilot.press("T")
@@ -69,3 +95,10 @@ async def test_the_tour_follows_what_is_done(shown: Open) -> None:
         await until(pilot, lambda: app.current_mode == "overview")
         app.show()
         await until(pilot, lambda: HINTS[3].text in picture(app))
+
+
+async def test_the_plan_of_a_done_migration_says_that_it_is_done(shown: Open) -> None:
+    async with shown(states.DONE, (100, 30)) as (app, pilot, _):
+        await pilot.press("7")
+        await until(pilot, lambda: "this migration is done" in picture(app))
+        assert "in the way" not in picture(app)

@@ -85,6 +85,21 @@ async def test_a_dialog_shows_what_it_asks_and_what_it_does(shown: Open, size: t
             await until(pilot, lambda dialog=dialog: app.screen is not dialog)
 
 
+async def test_a_dialog_is_as_high_as_what_it_says_and_says_where_sql_scrolls(shown: Open) -> None:
+    few = replace(EITHER, statements={True: SQL[:3], False: SQL[:3]}, notices={True: SAID[:2], False: SAID[:2]})
+    for size, either, head in (((160, 45), few, "The SQL:"), ((160, 45), EITHER, "it scrolls")):
+        async with shown(states.READY, size) as (app, pilot, _):
+            dialog = NameDialog("Clean up", "Drops the old side.", "documents", either=either)
+            app.push_screen(dialog)
+            await until(pilot, lambda head=head: head in picture(app))
+            assert "3 were heard from" in picture(app) and "-- " not in picture(app)
+    async with shown(states.READY, (160, 45)) as (app, pilot, _):
+        low = CutoverDialog(VIEW, 100, ())
+        app.push_screen(low)
+        await until(pilot, lambda: low.query(Button) and low.query_one("#go").region.height)
+        assert low.query_one(".dialog").region.height < 20
+
+
 THEIRS = " ".join(
     [*foreign(states.COMPARISON), *foreign(states.PLAN), *foreign(states.FAULT_ROWS), *foreign(states.BLOCKERS)]
 )

@@ -251,8 +251,8 @@ def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -
         yield Check(
             "migration",
             "warn",
-            f"A migration of {shown(migration.table)} is under way (phase {live.phase.value}).",
-            "Go on with it, or take it back by an abort.",
+            f"A migration of {shown(migration.table)} is under way (phase {live.phase.value}); an abort takes it back.",
+            "Go on with it.",
             (Remedy.RUN,),
         )
         return

@@ -71,7 +71,7 @@ def _choice(engine: Engine) -> Either:
     found = engine.blockers("cleanup", thorough=True, **choices[ticked])
     rows = tuple(each for each in found if each not in quick[ticked])
     said = {
-        way: tuple(f"{each.name}: {each.detail} {each.hint}".rstrip() for each in (*_kept_back(usual), *notices))
+        way: tuple(f"{each.detail} {each.hint}".rstrip() for each in (*_kept_back(usual), *notices))
         for way, (_, notices) in ways.items()
     }
     blockers = {way: (*quick[way], *rows) for way in choices}

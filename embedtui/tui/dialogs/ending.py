@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.widgets import Checkbox, Input, Static
 
 from embedtui.model import Blocker
-from embedtui.tui import safe
+from embedtui.tui import draw, safe
 from embedtui.tui.dialogs.base import NamedDialog, Tick
 from embedtui.tui.dialogs.base import field as labelled
 
@@ -68,7 +68,10 @@ class NameDialog(NamedDialog[NamedAnswer]):
     def body(self) -> ComposeResult:
         """Text, SQL, what stands against it, and the fields."""
         yield Static(Content(self._text))
+        if self._either is not None:
+            yield Static(self.notices, id="notices")
         if self._statements or self._either is not None:
+            yield Static(id="sql-head", markup=False)
             with VerticalScroll(classes="sql"):
                 yield Static(self.sql, id="sql")
         yield from self.obstacles()
@@ -92,14 +95,18 @@ class NameDialog(NamedDialog[NamedAnswer]):
         return "".join(each.value.strip() for each in self.query("#archive").results(Input))
 
     @property
+    def notices(self) -> Content:
+        """What is said of it as the choices stand, a line each."""
+        said = () if self._either is None else self._either.notices[self._ticked]
+        return draw.lines([draw.line(("· ", "$muted"), safe.line(each)) for each in said])
+
+    @property
     def sql(self) -> Content:
         """What would be run as the choices stand."""
         either = self._either
         statements = self._statements if either is None else either.statements[self._ticked]
-        notices = () if either is None else either.notices[self._ticked]
-        said = "".join(f"-- {notice}\n" for notice in notices)
         first = f"-- first the old vectors are kept in {self._archive}, and counted\n" if self._archive else ""
-        return Content(safe.block(said + first + ";\n".join(statements) + ";"))
+        return Content(safe.block(first + ";\n".join(statements) + ";"))
 
     def answer(self) -> NamedAnswer | None:
         """Needs the whole name, and a reason where one is asked for."""
@@ -115,9 +122,21 @@ class NameDialog(NamedDialog[NamedAnswer]):
         if self._either is not None:
             await self.stand_against(self._either.blockers[self._ticked])
 
+    def on_resize(self) -> None:
+        """The SQL may fit now, or no longer."""
+        self.call_after_refresh(self._say_scrolls)
+
+    def _say_scrolls(self) -> None:
+        for box in self.query(".sql"):
+            text = "The SQL (it scrolls: Tab goes there, ↓ on):" if box.max_scroll_y else "The SQL:"
+            self.query_one("#sql-head", Static).update(Content.styled(text, "$muted"))
+
     @on(Input.Changed)
     @on(Checkbox.Changed)
     def show_sql(self) -> None:
         """The SQL follows the choices."""
         for sql in self.query("#sql").results(Static):
             sql.update(self.sql)
+        for said in self.query("#notices").results(Static):
+            said.update(self.notices)
+        self.call_after_refresh(self._say_scrolls)

@@ -44,12 +44,15 @@ def backfill(view: View, width: int, height: int) -> Content:
         (f" {snapshot.counts}", "$muted"),
     )
     if snapshot.phase is Phase.DONE:  # nobody counts them any more
-        of = draw.line(("the rows are no longer counted", "$muted"))
+        of = draw.line(("done; no row is embedded here", "$muted"))
     shards = f"{figures.number(status.shards_done)}/{figures.number(status.shards)} shards" if status.shards else ""
     roomy = of.cell_length + len(shards) < width
     rows.append(draw.row(of, draw.line((shards, "$muted")), width) if roomy else of)
     if serving(view):
         return _serving(view, snapshot, rows, width, height)
+    if snapshot.phase.ended:  # neither rate nor time is due any more
+        rows += [_spent(snapshot, width), draw.field("tokens", figures.short(status.tokens))]
+        return draw.lines((draw.cut(each, width) for each in rows), height)
     spare = height - 7 - bool(here and snapshot.batch.jobs)
     speed = draw.field(
         "rate", (figures.rate(status.rate) + (" rows/s" if status.rate is not None else ""), "bold" if here else "")

@@ -15,7 +15,7 @@ from textual.widgets import Input
 
 from embedtui.tui.actions import ACTIONS, READONLY, footer
 from embedtui.tui.engine import Engine
-from embedtui.tui.tour import tour_line
+from embedtui.tui.tour import hint_of, tour_line
 from embedtui.tui.view import View
 from embedtui.tui.widgets import chrome
 from embedtui.tui.widgets.chrome import Key
@@ -80,7 +80,7 @@ class DashboardScreen(Screen[None]):
     def show(self, view: View) -> None:
         """Show ``view`` on every panel; a screen with more than panels extends this."""
         self.set_class(view.stale, "-stale")
-        self.set_class(view.tour is not None, "-tour")
+        self.set_class(hint_of(view) is not None, "-tour")
         for panel in self.query(Panel):
             panel.show(view)
 

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 
-from embedtui.model import Plan
+from embedtui.model import Phase, Plan
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.actions import READONLY
 from embedtui.tui.messages import PlanRead, ReadFailed
@@ -131,13 +131,15 @@ class PlanScreen(DashboardScreen):
             return Content.styled("The exact statements appear here.", "$muted")
         return Content(safe.block(sql_text(self.plan)))
 
-    def _figures(self, _view: View, width: int, height: int) -> Content:
+    def _figures(self, view: View, width: int, height: int) -> Content:
         plan = self.plan
         if plan is None:
             return Content("")
         failed = sum(check.result == "fail" for check in plan.checks)
         warned = sum(check.result == "warn" for check in plan.checks)
-        if failed:
+        if view.phase is Phase.DONE:
+            verdict = draw.line(("✓ this migration is done", "bold $success"), ("; of another one:", "$muted"))
+        elif failed:
             verdict = draw.line((f"✗ {failed} in the way", "bold $error"))
         elif warned:
             verdict = draw.line((f"! {warned} to look at", "bold $warning"))

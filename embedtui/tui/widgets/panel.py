@@ -31,7 +31,9 @@ class Panel(Widget):
         """Show ``view``, if that changes the picture."""
         self._view = view
         size = self.content_size
-        if not size or self._shown is None:
+        if not size:  # hidden: what it showed before must not come back with it
+            self._shown = None
+        if self._shown is None:
             return
         content = self._paint(view, size.width, size.height)
         shown_size, shown = self._shown
