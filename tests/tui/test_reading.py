@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from textual.pilot import Pilot
-from textual.widgets import TextArea
+from textual.widgets import Button, TextArea
 
 from embedtui.model import QueryComparison, RankedRow, Side
 from embedtui.tui.app import Dashboard
@@ -240,7 +240,7 @@ async def test_queries_are_loaded_and_comparisons_saved(shown: Open, remembered:
         await until(pilot, lambda: "Compare is under way already" in picture(app), LONG)
         app._busy = ()
         app.screen.query_one(TextArea).load_text("one\ntwo")
-        await pilot.click("#go")
+        app.screen.query_one("#go", Button).press()
         await until(pilot, lambda: "queries of one\ntwo" in engine.calls and "compare" in engine.calls, LONG)
         await until(pilot, lambda: isinstance(app.screen, CompareScreen), LONG)
         await pilot.press("E")

@@ -100,5 +100,5 @@ async def test_the_tour_follows_what_is_done(shown: Open) -> None:
 async def test_the_plan_of_a_done_migration_says_that_it_is_done(shown: Open) -> None:
     async with shown(states.DONE, (100, 30)) as (app, pilot, _):
         await pilot.press("7")
-        await until(pilot, lambda: "this migration is done" in picture(app))
+        await until(pilot, lambda: "✓ done" in picture(app))
         assert "in the way" not in picture(app)

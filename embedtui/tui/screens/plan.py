@@ -138,7 +138,7 @@ class PlanScreen(DashboardScreen):
         failed = sum(check.result == "fail" for check in plan.checks)
         warned = sum(check.result == "warn" for check in plan.checks)
         if view.phase is Phase.DONE:
-            verdict = draw.line(("✓ this migration is done", "bold $success"), ("; of another one:", "$muted"))
+            verdict = draw.line(("✓ done", "bold $success"), ("; of another one:", "$muted"))
         elif failed:
             verdict = draw.line((f"✗ {failed} in the way", "bold $error"))
         elif warned:

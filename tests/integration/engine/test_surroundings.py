@@ -148,6 +148,7 @@ def test_a_trigger_that_a_side_table_spares_is_fired_after_the_cutover(database:
         CREATE TRIGGER titled BEFORE UPDATE OF nr ON pages FOR EACH ROW EXECUTE FUNCTION changed();"""
     run(database, PAGES + made)
     flags: dict[str, Any] = {"placement": "table", "old_model__name": "o", "old_model__key_variable": ""}
+    flags["old_model__base_url"] = "http://127.0.0.1:9"
     assert only(checks(database, **flags), "triggers").result == "pass"
     flags["fire_triggers"] = True
     check = only(checks(database, **flags), "triggers")
