@@ -38,6 +38,11 @@ POSTGRES = int(os.environ.get("EMBEDTUI_TEST_POSTGRES", "18"))
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "120"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest begin first, or the last of them has the machine to itself."""
+    items.sort(key=lambda item: "test_journey.py" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
     """PostgreSQL of version EMBEDTUI_TEST_POSTGRES (default 18), shared by the session."""

@@ -18,7 +18,7 @@ from embedtui.postgres.catalog.tables import find_table
 from embedtui.postgres.connect import Connection, connect, translate
 from embedtui.postgres.joined import find_reference
 from embedtui.postgres.names import shown, shown_column
-from embedtui.postgres.sides.own_writes import OwnWrites, look, look_at, may_grant_pass, pass_sql
+from embedtui.postgres.sides.own_writes import OwnWrites, look, look_at, pass_sql
 from embedtui.postgres.state import privileges
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.migrations import load_migration
@@ -68,9 +68,7 @@ def _statements(
 
     def pass_triggers(name: str, found: OwnWrites) -> None:
         statement = pass_sql(conn, name, found)
-        if statement is not None and may_grant_pass(conn):
-            statements.append(statement)
-        elif statement is not None:
+        if statement is not None:  # wider than what anybody asks for who asks for a worker's rights
             notices.append(
                 f"What embedtui writes as {name} fires the table's triggers, unless a superuser says:"
                 f" {statement.as_string(conn)}; It lets {name} write what it may write past triggers and foreign keys."

@@ -171,12 +171,6 @@ def pass_sql(conn: Connection, role: str, found: OwnWrites) -> sql.Composed | No
     return sql.SQL("GRANT SET ON PARAMETER {} TO {}").format(sql.SQL(PARAMETER), sql.Identifier(role))
 
 
-def may_grant_pass(conn: Connection) -> bool:
-    """Whether this role may make that GRANT."""
-    row = conn.execute("SELECT pg_catalog.has_parameter_privilege(%s, 'SET WITH GRANT OPTION')", [PARAMETER]).fetchone()
-    return bool(row and row[0])
-
-
 def _may(conn: Connection) -> str:
     return _MAY_SINCE if conn.info.server_version >= GRANTABLE_SINCE else _MAY_BEFORE
 
