@@ -88,6 +88,10 @@ def test_what_a_row_is_by_now_fits_its_line(width: int) -> None:
         assert ("edited" in told) == (each.edited and not each.deleted and width >= 44)
         assert ("(deleted)" in told) == each.deleted
         assert each.deleted or each.title[:6] in told
+    again = "".join(
+        text for text, _ in said_of(replace(row, title="os.walk", text="os.walk\n walks"), 60, "", roomy=True)
+    )
+    assert again.split() == ["(edited)", "os.walk", "walks"], "a text that begins with its title says it once"
     assert "edited since" in reading.place(query(new=(row,)), Side.NEW, 1).plain
     assert reading.text_at(query(new=(row,)), Side.NEW, 1) == f"{title}\n{plain}"
 

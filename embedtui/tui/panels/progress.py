@@ -242,7 +242,7 @@ def sync(view: View, width: int, height: int) -> Content:
         return draw.lines((draw.cut(each, width) for each in rows), height)
     behind = snapshot.late
     if status.queued == 0 and not any(worker.alive for worker in snapshot.workers):
-        head = draw.line(("○ no change waits ", ""), ("and no worker looks for more", "$muted"))
+        head = draw.line(("○ no change waits; ", ""), ("no worker looks", "$muted"))
     elif status.queued == 0:
         head = draw.line(("✓ in sync ", "bold $success"), ("no change waits", "$muted"))
     else:

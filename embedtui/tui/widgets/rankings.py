@@ -262,7 +262,8 @@ def said_of(row: RankedRow, width: int, style: str, *, roomy: bool) -> list[tupl
         parts.append(("  ", ""))
     left = width - sum(cell_len(text) for text, _ in parts)
     if left > 0:
-        parts.append((draw.fit(safe.line(row.text, 2 * width) or "(empty)", left), "$muted" if row.title else style))
+        text = safe.line(row.text, 4 * width).removeprefix(safe.line(row.title or "", 2 * width)).lstrip()
+        parts.append((draw.fit(text or ("" if row.title else "(empty)"), left), "$muted" if row.title else style))
     elif left < 0 and parts:  # the title took all, but for the blanks after it
         parts.pop()
     return parts
