@@ -15,7 +15,6 @@ from embedtui.engine.backfill.old_writes import Halved, Unwritable, by_halves, r
 from embedtui.engine.backfill.upkeep import Database
 from embedtui.engine.bridge.stand_in import StandIn, stand_in
 from embedtui.model import Key, Side
-from embedtui.postgres.catalog.effects import upkeep_effects
 from embedtui.postgres.connect import Connection, retryable
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.attempt import write_sample
@@ -134,8 +133,7 @@ class OldSide:
         migration = self._job.migration
         if reads_ever_moved(conn, migration.id) or capture.state(conn, migration).phase != "validate":
             return
-        fired = [each.name for each in look(conn, migration).fired]
-        if upkeep_effects(conn, migration.table_oid, fired) is not None:
+        if look(conn, migration).reaching_out:
             return  # what such a trigger does is not rolled back
         why = ""
         try:
