@@ -364,3 +364,31 @@ def test_a_route_that_serves_another_scope_is_not_taken_over(
     with closing(Engine(database, settings=settings_for(database, api, tmp_path, flags))) as engine:
         engine.prepare()
     assert ("langchain_pg_embedding", "new") in rows(database, "SELECT name, active FROM embedtui.route")
+
+
+def test_a_route_of_an_aborted_migration_serves_its_old_side(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    """It may go on to that; another table's would move who follows it, if there ever was a route."""
+    fill(database)
+    with psycopg.connect(database) as conn:
+        conn.execute("CREATE TABLE other AS TABLE langchain_pg_embedding; ALTER TABLE other ADD PRIMARY KEY (id)")
+    flags: dict[str, Any] = {
+        "table": "langchain_pg_embedding",
+        "name": "one",
+        "content": ("document",),
+        "scope": f"collection_id = '{A}'",
+        "placement": "column",
+    }
+
+    def failed(**more: Any) -> set[str]:
+        with closing(Engine(database, settings=settings_for(database, api, tmp_path, flags | more))) as engine:
+            return {check.name for check in engine.plan().checks if check.result == "fail"}
+
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path, flags))) as engine:
+        engine.prepare()
+        engine.abort(typed_name="langchain_pg_embedding")
+    assert failed() == set()
+    assert failed(table="other") == {"name"}
+    rows(database, "DELETE FROM embedtui.route RETURNING name")
+    assert failed(table="other") == set()

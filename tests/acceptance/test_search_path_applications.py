@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from embedtui.router import Router
 from tests.kits.applications import SIZE, TEXTS, Application, Plain, installed
 from tests.kits.library_applications import APPLICATIONS, LlamaIndex, SqlAlchemy
 from tests.kits.support import NEW, OLD, settings_for, wait_for
+from tests.kits.traffic import Traffic, unfound
 
 LONG = "EMBEDTUI_TEST_FLIPS" in os.environ
 FLIPS = int(os.environ.get("EMBEDTUI_TEST_FLIPS", "4"))
@@ -49,51 +51,21 @@ def api() -> Iterator[LoopbackServer]:
         yield running
 
 
-class Traffic:
+def requests(application: Application, routing: Routing) -> Traffic:
     """Three threads: one request after the other, each with a key of its own, or none."""
 
-    def __init__(self, application: Application, routing: Routing) -> None:
-        self.application, self.routing = application, routing
-        self.stop, self.failed, self.done = threading.Event(), [], [0, 0, 0]
-        self.threads = [threading.Thread(target=self._work, args=(number,)) for number in range(3)]
+    def without_key(turn: int) -> str:
+        return unfound(application, TEXTS[turn % len(TEXTS)])  # no block: each embedding takes the route anew
 
-    def _work(self, number: int) -> None:
-        turn = 0
-        while not self.stop.wait(0.05):
-            turn += 1
-            try:
-                if number == 0:  # no block: each embedding takes the route anew
-                    self._search(TEXTS[turn % len(TEXTS)])
-                else:
-                    with self.routing.use(key=f"user {number} {turn}"):
-                        self._search(TEXTS[turn % len(TEXTS)])
-                        if turn % 8 == 0:
-                            self.application.add(f"added by {number}, {turn}")
-                            self._search(f"added by {number}, {turn}")
-                self.done[number] += 1
-            except Exception as error:
-                self.failed.append(f"{number} {turn}: {type(error).__name__}: {error}"[:400])
-        self.application.leave()
+    def with_key(number: int, turn: int) -> str:
+        with routing.use(key=f"user {number} {turn}"):
+            wrong = unfound(application, TEXTS[turn % len(TEXTS)])
+            if not wrong and turn % 8 == 0:
+                application.add(f"added by {number}, {turn}")
+                wrong = unfound(application, f"added by {number}, {turn}")
+            return wrong
 
-    def _search(self, text: str) -> None:
-        found, distance = self.application.nearest(text)
-        if found != text or distance > 1e-4:
-            self.failed.append(f"{text!r} found {found!r} at {distance}")
-
-    def __enter__(self) -> Traffic:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
-
-    def some_more(self) -> None:
-        before = list(self.done)
-        wait_for(lambda: self.failed or all(now > then for now, then in zip(self.done, before, strict=True)))
-        assert not self.failed
+    return Traffic(without_key, partial(with_key, 1), partial(with_key, 2), leave=application.leave)
 
 
 @pytest.mark.filterwarnings("ignore")  # what a library leaves open is its own affair
@@ -136,7 +108,7 @@ def test_a_whole_migration_under_an_application(
         routing = Routing(router, "documents")
         application = kind(database, routing, client)
         application.prepares_all = placement == "column"  # made before the first request; a fold makes its own later
-        with Traffic(application, routing) as traffic:
+        with requests(application, routing) as traffic:
             traffic.some_more()
             following.start()
             wait_for(lambda: engine.require().phase is Phase.VALIDATE, "no index")

@@ -7,7 +7,6 @@ By LangChain's PGVector where it is installed, and always by its statements alon
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.kits.applications import SIZE, TEXTS, Application, EmbedOld, Found, P
 from tests.kits.cli_kit import InProcess
 from tests.kits.library_applications import LangChain, _embeddings
 from tests.kits.support import NEW, OLD, following, wait_for
+from tests.kits.traffic import Traffic, unfound
 
 MODELS = {OLD: hash_model(SIZE, "old"), NEW: hash_model(SIZE, "new")}
 OVERRIDE = dict.fromkeys(("gate", "sync", "soak", "listeners", "queue", "coverage"), "test")
@@ -112,42 +112,16 @@ class OtherStore:
         self.engine.dispose()
 
 
-class Traffic:
-    """Both collections, each from a thread: what is asked for is found, by its own model."""
+def requests(said: str, store: Any) -> Callable[[int], str]:
+    """What is asked for is found, by its own model; every fourth time a text of now."""
 
-    def __init__(self, *parts: tuple[str, Any]) -> None:
-        self.stop, self.failed, self.done = threading.Event(), list[str](), [0 for _ in parts]
-        self.threads = [threading.Thread(target=self._work, args=(number, *part)) for number, part in enumerate(parts)]
+    def one(turn: int) -> str:
+        text = f"{said} {turn}" if turn % 4 == 0 else f"document number {turn % 30 + 1}"
+        if turn % 4 == 0:
+            store.add(text)
+        return unfound(store, text)
 
-    def _work(self, number: int, said: str, store: Any) -> None:
-        turn = 0
-        while not self.stop.wait(0.05):
-            turn += 1
-            text = f"{said} {turn}" if turn % 4 == 0 else f"document number {turn % 30 + 1}"
-            try:
-                if turn % 4 == 0:
-                    store.add(text)
-                found, distance = store.nearest(text)
-                if found != text or distance > 1e-4:
-                    self.failed.append(f"{said}: {text!r} found {found!r} at {distance}")
-            except Exception as error:
-                self.failed.append(f"{said}: {type(error).__name__}: {error}"[:400])
-            self.done[number] += 1
-
-    def __enter__(self) -> Traffic:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
-
-    def some_more(self) -> None:
-        before = list(self.done)
-        wait_for(lambda: self.failed or all(now > then + 4 for now, then in zip(self.done, before, strict=True)))
-        assert not self.failed
+    return one
 
 
 @pytest.mark.filterwarnings("ignore")  # what a library leaves open is its own affair
@@ -192,19 +166,19 @@ def test_one_collection_is_moved_and_the_other_is_not(
         engine.prepare()
         routing = Routing(open_still.enter_context(Router(database)), kind.table)
         moved = open_still.enter_context(closing(kind(database, routing, client)))
-        with following(engine), Traffic(("of docs", moved), ("of others", left)) as traffic:
+        with following(engine), Traffic(requests("of docs", moved), requests("of others", left)) as traffic:
             wait_for(lambda: engine.require().phase is Phase.VALIDATE, "no index")
             for act in (engine.cutover, engine.rollback, engine.cutover):
                 act(**({} if act == engine.rollback else {"override": OVERRIDE}))
-                traffic.some_more()
+                traffic.some_more(5)
             engine.cleanup(kind.table, keep_old=True, override=OVERRIDE)
-            traffic.some_more()
+            traffic.some_more(5)
             assert routing.route.side is Side.NEW
         assert rows() == before
         again = Routing(open_still.enter_context(Router(database)), kind.table)  # an application that starts now
         late = open_still.enter_context(closing(kind(database, again, client)))
-        with Traffic(("of docs, later", late), ("of others, later", left)) as traffic:
-            traffic.some_more()
+        with Traffic(requests("of docs, later", late), requests("of others, later", left)) as traffic:
+            traffic.some_more(5)
         assert rows() == before
         with psycopg.connect(database) as conn:
             wrong = f"SELECT count(*) FROM langchain_pg_embedding WHERE (embedding_v2 IS NOT NULL) <> ({scope})"

@@ -15,7 +15,6 @@ from embedtui.engine.backfill.old_writes import Halved, Unwritable, by_halves, r
 from embedtui.engine.backfill.upkeep import Database
 from embedtui.engine.bridge.stand_in import StandIn, stand_in
 from embedtui.model import Key, Side
-from embedtui.postgres.catalog.effects import upkeep_effects
 from embedtui.postgres.connect import Connection, retryable
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.attempt import write_sample
@@ -65,8 +64,8 @@ class OldSide:
         self._retry_at, self._retry_wait = 0.0, RETRY_SECONDS[0]
         self._lost = ""
         """Why the old model does not answer at present."""
-        self._refused = ""
-        """Why the database accepts no old vectors at present."""
+        self._refused: str | None = None
+        """Why the database accepts no old vectors at present; None: an earlier process may know."""
         self._failed: set[Key] = set()
         """Rows that it refused while it accepted none."""
         self._suspects: set[Key] = set()
@@ -119,7 +118,6 @@ class OldSide:
         """The database accepts no old vectors now; the new side must not wait for it."""
         self._retry_at = time.monotonic() + self._retry_wait
         self._retry_wait = min(self._retry_wait * 2, RETRY_SECONDS[1])
-        self._heard = False
         if why != self._refused:
             self._refused = why
             if self._database(lambda conn: tell_refused(conn, self._job.migration.id, why)):
@@ -135,8 +133,7 @@ class OldSide:
         migration = self._job.migration
         if reads_ever_moved(conn, migration.id) or capture.state(conn, migration).phase != "validate":
             return
-        fired = [each.name for each in look(conn, migration).fired]
-        if upkeep_effects(conn, migration.table_oid, fired) is not None:
+        if look(conn, migration).reaching_out:
             return  # what such a trigger does is not rolled back
         why = ""
         try:
@@ -158,21 +155,28 @@ class OldSide:
 
     def answers(self) -> None:
         """The old model does, and the database took its vectors."""
+        self._accepts()
         self._retry_wait = RETRY_SECONDS[0]
         if self._heard:
             return
 
-        def back(conn: Connection) -> tuple[bool, bool]:
+        def back(conn: Connection) -> bool:
             lost = old_model_lost(conn, self._job.migration.id)
             if lost:
                 add_audit(conn, self._job.migration.id, OLD_BACK)
-            return lost, tell_refused(conn, self._job.migration.id, "")
+            return lost
 
-        (lost, refused), self._lost, self._refused, self._heard = self._database(back), "", "", True
-        if refused:
-            self._job.note("The database accepts old vectors again: the old side is brought up to date.")
+        lost, self._lost, self._heard = self._database(back), "", True
         if lost:
             self._job.note("The old model answers again: what it had no vectors for is brought up to date.")
+
+    def _accepts(self) -> None:
+        """The database took vectors, whoever made them."""
+        if self._refused == "":
+            return
+        self._refused, self._retry_wait = "", RETRY_SECONDS[0]
+        if self._database(lambda conn: tell_refused(conn, self._job.migration.id, "")):
+            self._job.note("The database accepts old vectors again: the old side is brought up to date.")
 
     def ours(self, conn: Connection) -> bool:
         """Whether the old side is ours to keep: nobody else can, or reads were moved.
@@ -242,17 +246,21 @@ class OldSide:
             mapped = by(vectors).astype(np.float16 if half else np.float32)
         sound = np.isfinite(mapped).all(axis=1) & mapped.any(axis=1)
         known, mapped = [row for row, each in zip(known, sound, strict=True) if each], mapped[sound]
+        if not known:
+            return {}
         digests = dict(zip((row.key for row in known), vector_digests(mapped, half), strict=True))
         written: set[Key] = set()
 
         def store(part: slice) -> None:
             with refusing(conn), conn.transaction():
-                written.update(self._job.placement.replace(conn, known[part], mapped[part], Side.OLD))
+                done = self._job.placement.replace(conn, known[part], mapped[part], Side.OLD)
+                conn.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what is deferred would fail the caller's transaction
+            written.update(done)
 
-        found = by_halves(len(known), store) if known else Halved(True, {})
-        if found.accepted and self._refused:
-            self.answers()
-        elif found.last is not None and not found.accepted:
+        found = by_halves(len(known), store)
+        if found.accepted:
+            self._accepts()
+        elif found.last is not None:
             self.refuse(str(found.last))
         return {key: digests[key] for key in written}
 

@@ -27,7 +27,6 @@ from embedtui.model import (
     Side,
 )
 from embedtui.model.lifecycle import as_stored, old_side_dropped, refusal
-from embedtui.postgres.catalog.effects import upkeep_effects
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status, is_cold
@@ -203,7 +202,7 @@ def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]
         later = "get old vectors by the bridge" if bridged else "age on its side"
         message = f"{migration.old_model.called} no longer answers: rows edited after the cutover {later}."
         found.append(Check("old_model", "warn", message))
-    elif trigger := upkeep_effects(conn, migration.table_oid, [each.name for each in look(conn, migration).fired]):
+    elif trigger := look(conn, migration).reaching_out:
         message = (
             f"Not known whether old vectors can be kept current after the cutover: that fires trigger"
             f" {shown_column(trigger)}, which may reach out of this database, and was not tried."

@@ -29,6 +29,7 @@ from embedtui.postgres.catalog.tables import exists
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
+from embedtui.postgres.state.route import route_epoch
 from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder, shown_endpoint
 from embedtui.providers.asking import asks_queries_otherwise
 from embedtui.providers.start import TEXTS, first_answer
@@ -256,7 +257,7 @@ def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -
             (Remedy.RUN,),
         )
         return
-    if live is not None and live.phase.ended:
+    if live is not None and live.phase.ended and route_epoch(conn, live) is not None:
         yield from _check_route(conn, draft, migration, live)
     if live is not None and not live.phase.ended:
         yield Check(

@@ -16,7 +16,7 @@ def write_sample(conn: Connection, placement: Placement) -> bool:
     """Write another old vector to a row that has one, in the caller's transaction; False where there was none."""
     migration = placement.migration
     query = sql.SQL(
-        "SELECT {key} FROM {table} t WHERE {in_scope} AND t.{old} IS NOT NULL LIMIT 1 FOR UPDATE SKIP LOCKED"
+        "SELECT {key} FROM {table} t WHERE {in_scope} AND t.{old} IS NOT NULL LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED"
     ).format(
         key=key_sql(migration, "t"),
         table=relation(migration.table),

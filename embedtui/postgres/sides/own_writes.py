@@ -28,14 +28,16 @@ _BEFORE = "embedtui.role_before"
 GRANTABLE_SINCE = 150_000
 """server_version_num of the first to have GRANT SET ON PARAMETER; before it a superuser alone may."""
 
-# What an update of a vector fires, in the table and its partitions. A function of C can be looking at anything.
+# What an update of a vector fires, in the table and its partitions. A function of C can be looking at anything; what
+# reaches other servers is told by the words of the function, and one of another language counts as reaching out.
 _FIRED = """
 SELECT DISTINCT g.tgname::text AS name, g.tgenabled AS enabled,
        CASE WHEN l.lanname NOT IN ('c', 'internal')
                  AND NOT EXISTS (SELECT FROM pg_catalog.unnest(p.proconfig) s WHERE s LIKE 'search_path=%')
             THEN pg_catalog.format('%I.%I()', n.nspname, p.proname) ELSE '' END AS relies,
        l.lanname = 'c' OR {named} OR pg_catalog.concat(
-           p.prosrc, pg_catalog.substring(pg_catalog.pg_get_triggerdef(g.oid), ' WHEN \\(.*')) ~* {word} AS looks
+           p.prosrc, pg_catalog.substring(pg_catalog.pg_get_triggerdef(g.oid), ' WHEN \\(.*')) ~* {word} AS looks,
+       l.lanname NOT IN ('plpgsql', 'sql', 'internal') OR p.prosrc ~* 'dblink|http|program|foreign' AS reaches_out
   FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
  WHERE g.tgrelid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree({table}::oid::regclass) t
@@ -78,6 +80,8 @@ class FiredTrigger:
     """Its function as ALTER FUNCTION takes it, where that resolves names by the session's search path; else empty."""
     looks: bool
     """It is about the vector: its columns, condition or function name it, or nobody can tell what the function does."""
+    reaches_out: bool
+    """It may do what no rollback takes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,11 @@ class OwnWrites:
     def names(self) -> str:
         """Of the fired ones."""
         return ", ".join(dict.fromkeys(each.name for each in self.fired))
+
+    @property
+    def reaching_out(self) -> str:
+        """One of the fired ones that may reach out of this database; empty where none is known to."""
+        return next((each.name for each in self.fired if each.reaches_out), "")
 
 
 @contextmanager
@@ -140,7 +149,7 @@ def look_at(conn: Connection, table: int, columns: Sequence[str], *, fire: bool)
             may=sql.SQL(_may(conn)), fired=_fired_sql(table, columns)
         )
     ).fetchall()
-    found = [FiredTrigger(*row[:4]) for row in rows]
+    found = [FiredTrigger(*row[:5]) for row in rows]
     usual = tuple(each for each in found if each.enabled == "O")
     always = tuple(each for each in found if each.enabled == "A")
     if not usual:

@@ -25,6 +25,7 @@ from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import Side
 from embedtui.postgres.state.bridges import load_map, load_status
 from embedtui.router import Router
+from tests.integration.engine.test_old_side_refused import DEFERRED
 from tests.kits.bridging import NEW_MODEL, OLD_MODEL, OLD_SIZE, ROWS, make_table, text_of
 from tests.kits.cli_kit import InProcess
 from tests.kits.support import NEW, OLD, settings_for, vector_literal, wait_for
@@ -265,6 +266,25 @@ def test_an_old_model_that_answers_again_is_preferred(made: Bridged) -> None:
     wait_for(lambda: made.engine.snapshot().rollback.fresh is True)
     old = made.value("SELECT embedding::real[] FROM documents WHERE id = 2")
     assert np.allclose(old, OLD_MODEL(["again document 2"], None)[0], atol=1e-5) and made.marks() == {}
+
+
+@flags(**{"old_model.retired": False})
+def test_what_the_database_refuses_of_the_bridge_stops_nothing_and_says_nothing_of_the_model(made: Bridged) -> None:
+    made.ready().engine.cutover(override=GATE)
+    made.api.faults.add(FaultKind.RETIRED, model=OLD)
+    made.follow()
+    made.edit(1)
+    made.settles_at(bridged=1)
+    made.conn.execute(DEFERRED)
+    made.edit(2)
+    wait_for(lambda: made.engine.snapshot().old_refused)
+    made.settles_at(stale=1, bridged=1)
+    made.pause()
+    made.conn.execute("DROP TRIGGER busy ON documents")
+    made.follow()  # that an earlier process met a refusal is known by the log alone
+    made.settles_at(bridged=2)
+    assert not made.engine.snapshot().old_refused and made.wrong() == []
+    assert "old model answers" not in [entry.act for entry in made.engine.audit(100)]
 
 
 @flags(scope="id % 2 = 0")

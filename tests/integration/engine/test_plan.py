@@ -71,6 +71,15 @@ def failed(plan: Plan) -> list[str]:
     return [check.name for check in plan.checks if check.result == "fail"]
 
 
+def test_where_texts_go_is_said_of_both_models(plan: MakePlan) -> None:
+    said = {"new_model__base_url": "https://gateway.example/v1", "old_model__base_url": "http://old:9/v1"}
+    check = found(plan(**said, old_model__name="o"), "endpoints")
+    assert check is not None
+    assert "Texts go to https://gateway.example/v1." in check.detail and "asked at http://old:9/v1:" in check.detail
+    check = found(plan(**said, old_model__name="o", old_model__retired=True), "endpoints")
+    assert check is not None and "old" not in check.detail
+
+
 # ---------------------------------------------------------------------------------------------------- estimates
 
 

@@ -9,16 +9,18 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from embedtui.config import CutoverSettings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine import Engine
 from embedtui.engine.access import Access
+from embedtui.engine.cutover.search_path import search_path_blockers
 from embedtui.engine.view import drop_view, make_view
 from embedtui.errors import Refused
 from embedtui.integrations import Routing
 from embedtui.integrations.routing import move
 from embedtui.model import Phase, Side
 from embedtui.router import Router
-from tests.kits.support import make_documents, settings_for, vector_literal
+from tests.kits.support import connect, make_documents, settings_for, vector_literal
 
 OVERRIDE = {"gate": "test", "soak": "test", "listeners": "test"}
 ROWS = "SELECT id, group_of, content, embedding::text FROM documents WHERE group_of = %s ORDER BY id"
@@ -83,6 +85,10 @@ def test_what_is_outside_is_neither_found_nor_written(database: str, api: Loopba
         assert [table.execute(ROWS, [group]).fetchall() for group in "bc"] == others
         left = table.execute("SELECT count(embedding_a) FROM documents WHERE group_of <> 'a'").fetchone()
         assert left == (0,)
+    with connect(database) as conn:  # a role that it moves finds no other row any more, and has to be confirmed
+        found = search_path_blockers(conn, engine.require(), CutoverSettings("search_path", roles=("postgres",)))
+        scope = {each.name: each for each in found}["search_path_scope"]
+        assert scope.overridable and "group_of = 'a' alone" in scope.message
     engine.close()
 
 
