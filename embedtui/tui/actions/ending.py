@@ -69,7 +69,8 @@ def _choice(engine: Engine) -> Either:
     quick = {way: engine.blockers("cleanup", **kept) for way, kept in choices.items()}
     # the table is read once: its rows are at stake either way
     found = engine.blockers("cleanup", thorough=True, **choices[ticked])
-    rows = tuple(each for each in found if each not in quick[ticked])
+    known = {each.name for each in quick[ticked]}  # by name: counts and times have moved on between the two
+    rows = tuple(each for each in found if each.name not in known)
     said = {
         way: tuple(f"{each.detail} {each.hint}".rstrip() for each in (*_kept_back(usual), *notices))
         for way, (_, notices) in ways.items()
