@@ -245,6 +245,11 @@ async def test_workers_are_ordered_and_copied(shown: Open, remembered: Path) -> 
         kept = (remembered / "exports" / "workers.tsv").read_text("utf-8").splitlines()
         assert kept[0].split("\t")[:2] == ["batch-3", "1188"]
         assert "embedding 405 rows" in kept[1]
+        hostile = replace(busiest, host="[/]\x1b[31m")
+        await present(app, pilot, replace(states.FAULTED, workers=(hostile,)))
+        await until(pilot, lambda: hosts() == [hostile.host])
+        await pilot.press("home", "enter")
+        await until(pilot, lambda: [each.title for each in app._notifications][-1:] == ["[/]·[31m:1188"])
 
 
 async def test_every_screen_says_something_before_anything_is_known() -> None:
