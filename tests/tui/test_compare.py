@@ -12,7 +12,7 @@ from embedtui.model import Check, RankedRow, Side, SweepPoint
 from embedtui.tui.app import Dashboard
 from embedtui.tui.blind import Blind
 from embedtui.tui.dialogs import PromptDialog
-from embedtui.tui.messages import QuerySearched
+from embedtui.tui.messages import QuerySearched, TaskStarted
 from embedtui.tui.panels.comparison import as_text, headline, marked, whereabouts
 from embedtui.tui.panels.measures import measure_lines
 from embedtui.tui.screens.compare import CompareScreen
@@ -260,6 +260,14 @@ async def test_coming_back_shows_the_rows_as_they_are_now_and_keeps_verdicts(sho
         await pilot.press("2")
         await until(pilot, lambda: screen.shown[0].new[0].edited, LONG)
         assert screen.shown[1].verdict == "old"
+
+
+async def test_what_a_key_did_is_not_held_back_by_its_task(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        await opened(app, pilot)
+        await until(pilot, lambda: not app._batch_count)
+        app.on_task_started(TaskStarted("decide", ""))
+        assert not app._batch_count
 
 
 async def test_verdicts_given_upwards_overwrite_none_unsaid(shown: Open) -> None:
