@@ -205,7 +205,23 @@ class Dashboard(Guided):
     # -------------------------------------------------------------------------------------------- messages
 
     def watch_snapshot(self) -> None:
-        """A new snapshot is shown."""
+        """A new snapshot is shown, by one repaint.
+
+        Panels report themselves one by one; beside a busy engine that spreads over some rounds of the loop, so the
+        picture waits for all of them. What a key did does not wait: the tasks that it began and ended would hold it
+        three times over.
+        """
+        if not self.is_running:
+            return
+        batch = contextlib.ExitStack()
+        batch.enter_context(self.batch_update())
+
+        def paint() -> None:
+            batch.close()
+            with contextlib.suppress(ScreenStackError):
+                self.screen.check_idle()
+
+        self.set_timer(0.03, paint)
         self.show()
 
     def _front(self) -> list[DashboardScreen]:
@@ -219,17 +235,6 @@ class Dashboard(Guided):
             return
         self.follow_tour(self.view)
         view = self.view
-        # Panels report themselves one by one; beside a busy engine that spreads over some rounds of the loop. The
-        # picture waits for all of them: one repaint a snapshot.
-        batch = contextlib.ExitStack()
-        batch.enter_context(self.batch_update())
-
-        def paint() -> None:
-            batch.close()
-            with contextlib.suppress(ScreenStackError):
-                self.screen.check_idle()
-
-        self.set_timer(0.03, paint)
         for screen in self._front():
             screen.show(view)
 

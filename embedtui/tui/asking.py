@@ -26,15 +26,11 @@ class AskingApp(BaseApp[None]):
         dialog: Dialog[A],
         task: Callable[[A], Task[Any]],
         do: Callable[[Task[Any]], None] | None = None,
-        unless: Callable[[], bool] = lambda: False,
     ) -> Dialog[A]:
-        """Open ``dialog`` and return it; ``do`` (by default as :meth:`Bridge.do`) the task that its answer means.
-
-        ``unless`` what it was asked about has changed meanwhile, which is said there.
-        """
+        """Open ``dialog`` and return it; ``do`` (by default as :meth:`Bridge.do`) the task that its answer means."""
 
         def answered(answer: A | None) -> None:
-            if answer and not unless():
+            if answer:
                 (do or self.bridge.do)(task(answer))
 
         self.push_screen(dialog, answered)
@@ -46,10 +42,9 @@ class AskingApp(BaseApp[None]):
         dialog: Callable[[F], Dialog[A]],
         task: Callable[[A], Task[Any]],
         do: Callable[[Task[Any]], None] | None = None,
-        unless: Callable[[], bool] = lambda: False,
     ) -> None:
         """As :meth:`ask`, with a dialog about what ``look`` finds; its place is kept meanwhile."""
-        waiting = WaitingDialog(lambda found: self.ask(dialog(found), task, do, unless))
+        waiting = WaitingDialog(lambda found: self.ask(dialog(found), task, do))
         self.push_screen(waiting)
         # By way of the place-keeper: so what was found comes here after the keys that it was given before.
         self.bridge.read(look, functools.partial(DialogPrepared, waiting), waiting.post_message, key=waiting)

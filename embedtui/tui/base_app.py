@@ -70,7 +70,7 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
         self, text: str, *, title: str = "", severity: Literal["information", "warning", "error"] = "information"
     ) -> None:
         """Show a short message in the corner; never read as markup."""
-        self.notify(safe.line(text), title=title, severity=severity, markup=False, timeout=4)
+        self.notify(safe.line(text), title=safe.line(title), severity=severity, markup=False, timeout=4)
 
     def trouble(self, trouble: Trouble) -> None:
         """Show an error in the corner: what, and what to do."""

@@ -12,7 +12,7 @@ from embedtui.model import Check, RankedRow, Side, SweepPoint
 from embedtui.tui.app import Dashboard
 from embedtui.tui.blind import Blind
 from embedtui.tui.dialogs import PromptDialog
-from embedtui.tui.messages import QuerySearched
+from embedtui.tui.messages import QuerySearched, TaskStarted
 from embedtui.tui.panels.comparison import as_text, headline, marked, whereabouts
 from embedtui.tui.panels.measures import measure_lines
 from embedtui.tui.screens.compare import CompareScreen
@@ -234,6 +234,40 @@ async def test_right_after_a_verdict_note_and_taking_back_are_about_it(shown: Op
         assert screen.listing.cursor == 1 and not screen.shown[1].verdict
         await pilot.press("o", "home")
         assert screen._judged is (screen.shown[0] if screen.shown[0].verdict else None), "only right after it"
+
+
+async def test_what_is_taken_back_is_not_told_by_its_place_in_the_list(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        await pilot.press("slash", *"paid twice", "enter")
+        await until(pilot, lambda: len(screen.shown) == 1, LONG)
+        await pilot.press("o", "escape", "home")
+        await until(pilot, lambda: len(screen.shown) > 1, LONG)
+        screen.shown[0] = replace(screen.shown[0], verdict="")
+        await pilot.press("backspace")
+        assert "No verdict on this query yet" in said(app)
+        assert "decide 2" not in engine.calls
+
+
+async def test_coming_back_shows_the_rows_as_they_are_now_and_keeps_verdicts(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        first = screen.shown[0]
+        await pilot.press("down", "o", "1")
+        now = replace(first, new=(replace(first.new[0], edited=True), *first.new[1:]))
+        queries = tuple(now if each.query_id == now.query_id else each for each in states.COMPARISON.queries)
+        engine.comparison = replace(states.COMPARISON, queries=queries)
+        await pilot.press("2")
+        await until(pilot, lambda: screen.shown[0].new[0].edited, LONG)
+        assert screen.shown[1].verdict == "old"
+
+
+async def test_what_a_key_did_is_not_held_back_by_its_task(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        await opened(app, pilot)
+        await until(pilot, lambda: not app._batch_count)
+        app.on_task_started(TaskStarted("decide", ""))
+        assert not app._batch_count
 
 
 async def test_verdicts_given_upwards_overwrite_none_unsaid(shown: Open) -> None:

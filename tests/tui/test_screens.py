@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -244,6 +245,11 @@ async def test_workers_are_ordered_and_copied(shown: Open, remembered: Path) -> 
         kept = (remembered / "exports" / "workers.tsv").read_text("utf-8").splitlines()
         assert kept[0].split("\t")[:2] == ["batch-3", "1188"]
         assert "embedding 405 rows" in kept[1]
+        hostile = replace(busiest, host="[/]\x1b[31m")
+        await present(app, pilot, replace(states.FAULTED, workers=(hostile,)))
+        await until(pilot, lambda: hosts() == [hostile.host])
+        await pilot.press("home", "enter")
+        await until(pilot, lambda: [each.title for each in app._notifications][-1:] == ["[/]·[31m:1188"])
 
 
 async def test_every_screen_says_something_before_anything_is_known() -> None:
@@ -290,6 +296,18 @@ async def test_rows_that_would_lose_their_only_vector_are_typed_by_their_number(
         await pilot.press("backspace", "3", "enter")
         await until(pilot, lambda: given)
         assert given == [{"soak": "so ordered", "coverage:73": "so ordered"}]
+
+
+async def test_an_obstacle_whose_count_moves_on_is_asked_for_once(shown: Open) -> None:
+    """Both choices and the table are looked at one after the other, and the application writes meanwhile."""
+    async with shown(states.CUT_OVER, (120, 40)) as (app, pilot, engine):
+        counts = itertools.count(1)
+        engine.blockers = lambda *_, **__: (  # type: ignore[method-assign]
+            Blocker("queue", "Changes still wait for their new vectors.", overridable=True, rows=next(counts)),
+        )
+        await pilot.press("K")
+        await until(pilot, lambda: isinstance(app.screen, NameDialog) and bool(app.screen.query("#rows-queue")))
+        assert len(app.screen.query(".obstacle")) == 1
 
 
 async def test_what_was_asked_for_is_said_to_be_under_way_at_once(shown: Open) -> None:

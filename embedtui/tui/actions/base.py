@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedtui.model import Command, Remedy, RouteStatus, Snapshot
 from embedtui.model.lifecycle import unneeded
 from embedtui.tui import safe
+from embedtui.tui.bridge import Task
 from embedtui.tui.remedies import worded
 from embedtui.tui.view import View
 
@@ -84,16 +86,20 @@ class Action:
         else:
             self._do(app)
 
-    def moved(self, app: Dashboard, seen: RouteStatus) -> bool:
-        """Whether the pointer has moved since ``seen``, on which a dialog was opened: then that is said, and asked."""
-        now = app.view.route
-        if now.epoch == seen.epoch:
-            return False
-        where = f"the {now.active} side serves" + (f", {now.canary} % canary" if now.canary not in (0, 100) else "")
-        said = f"{safe.line(now.changed_by) or 'Somebody'} moved the pointer meanwhile: {where}. Nothing was done."
-        app.say(said, title=self.label, severity="warning")
-        self.perform(app)
-        return True
+    def unless_moved(self, app: Dashboard, seen: RouteStatus) -> Callable[[Task[Any]], None]:
+        """Does a task; where the pointer has moved since ``seen``, the state of its dialog, says so and asks anew."""
+
+        def do(task: Task[Any]) -> None:
+            now = app.view.route
+            if now.epoch == seen.epoch:
+                app.bridge.do(task)
+                return
+            where = f"the {now.active} side serves" + (f", {now.canary} % canary" if now.canary not in (0, 100) else "")
+            said = f"{safe.line(now.changed_by) or 'Somebody'} moved the pointer meanwhile: {where}. Nothing was done."
+            app.say(said, title=self.label, severity="warning")
+            self.perform(app)
+
+        return do
 
     def _unmet(self, _view: View, snapshot: Snapshot) -> str:
         """What the migration's state lacks for it; empty where nothing is."""

@@ -51,7 +51,7 @@ class Cleanup(Action):
 
             return Task("cleanup", clean_up, "Cleaned up: the migration is done.")
 
-        app.ask_after(_choice, dialog, task, unless=lambda: self.moved(app, route))
+        app.ask_after(_choice, dialog, task, self.unless_moved(app, route))
 
 
 def _choice(engine: Engine) -> Either:
@@ -69,7 +69,8 @@ def _choice(engine: Engine) -> Either:
     quick = {way: engine.blockers("cleanup", **kept) for way, kept in choices.items()}
     # the table is read once: its rows are at stake either way
     found = engine.blockers("cleanup", thorough=True, **choices[ticked])
-    rows = tuple(each for each in found if each not in quick[ticked])
+    known = {each.name for each in quick[ticked]}  # by name: counts and times have moved on between the two
+    rows = tuple(each for each in found if each.name not in known)
     said = {
         way: tuple(f"{each.detail} {each.hint}".rstrip() for each in (*_kept_back(usual), *notices))
         for way, (_, notices) in ways.items()
@@ -97,5 +98,5 @@ class Abort(Action):
             lambda engine: engine.blockers("abort"),
             lambda blockers: NameDialog(self.label, text, app.view.table, (), blockers),
             lambda answer: Task("abort", lambda engine, _: engine.abort(answer.name, seen=route.epoch), done),
-            unless=lambda: self.moved(app, route),
+            self.unless_moved(app, route),
         )

@@ -43,7 +43,7 @@ class VerdictScreen(ExchangeScreen):
         super().__init__()
         self.blind = Blind()
         self._last: tuple[int, int] | None = None
-        """The query decided last, and where the cursor went on to."""
+        """The query decided last, and the one that the cursor went on to: by number, for the list may change."""
 
     def point(self) -> None:
         """Show what speaks for the chosen query."""
@@ -128,15 +128,15 @@ class VerdictScreen(ExchangeScreen):
         # at the end of the list it stays, so that one can go on upwards
         later = range(self.listing.cursor + 1, len(self.shown))
         self.listing.cursor = next((i for i in later if not self._decided(self.shown[i])), self.listing.cursor)
-        self._last = (chosen.query_id, self.listing.cursor)
+        self._last = (chosen.query_id, self.shown[self.listing.cursor].query_id)
 
     @property
     def _judged(self) -> QueryComparison | None:
         """The chosen query where it has a verdict; right after a verdict, the one that this was given on."""
         chosen = self.chosen_query
         if chosen is not None and not chosen.verdict and self._last is not None:
-            last, cursor = self._last
-            if cursor == self.listing.cursor:
+            last, went_on_to = self._last
+            if chosen.query_id == went_on_to:
                 chosen = next((each for each in self.shown if each.query_id == last), None)
         return chosen if chosen is not None and chosen.verdict else None
 
