@@ -42,8 +42,10 @@ def ended_by(at: Access, migration: Migration, error: Exception) -> None:
 
     def work(conn: Connection) -> None:
         with conn.transaction():
-            add_audit(conn, migration.id, "worker failed", f"{host_name()}:{os.getpid()}: {said}")
             stored = load_migration(conn, migration.name)
+            if stored is not None and stored.desired == "pause" and stored.reason == said:
+                return  # it paused the work for that, which the log has
+            add_audit(conn, migration.id, "worker failed", f"{host_name()}:{os.getpid()}: {said}")
             wanted = stored is not None and stored.desired == "run" and not stored.phase.ended
             if wanted and not count_live_workers(conn, migration.id):
                 set_condition(conn, migration.id, Condition.FAILED, said)

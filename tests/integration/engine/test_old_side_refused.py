@@ -18,6 +18,7 @@ from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError
 from embedtui.model import Command, Condition, Side
 from embedtui.postgres.connect import connect, translate
+from embedtui.postgres.state.audit import tell_refused
 from tests.integration.engine.test_sync import MODELS, Following
 from tests.kits.support import make_documents, settings_for, wait_for
 
@@ -77,6 +78,13 @@ def test_the_new_side_goes_on_and_the_old_one_is_taken_up_again(following: Follo
         assert not engine.snapshot().old_refused
     acts = [entry.act for entry in reversed(engine.audit(100)) if entry.act.startswith("old side")]
     assert acts == ["old side refused", "old side accepted"] * 5, "once an episode"
+
+
+def test_a_reason_that_names_the_row_is_told_once(following: Following) -> None:
+    number = following.engine.require().id
+    told = [tell_refused(following.conn, number, f"row {each} of 7f3a-{each}c is locked") for each in range(3)]
+    assert told == [True, False, False]
+    assert tell_refused(following.conn, number, "the table is locked")
 
 
 def test_a_row_that_is_refused_for_its_own_sake_stops_no_other(following: Following) -> None:

@@ -96,15 +96,16 @@ def _names(conn: Connection[Any], facts: TableFacts, preset: Preset) -> dict[str
         return {}
     name, *columns = preset.scope_names
     table = relation(TableName(facts.table.schema, name))
-    key, called = map(sql.Identifier, columns)
+    key, called = map(sql.Literal, columns)
     readable = sql.SQL(
         "SELECT coalesce(pg_catalog.has_table_privilege(pg_catalog.to_regclass({}), 'SELECT'), false) AS yes"
     )
     if not read_all(conn, readable.format(sql.Literal(table.as_string(conn))))[0]["yes"]:
         return {}
-    query = sql.SQL("SELECT {}::text AS key, {}::text AS name FROM {} LIMIT {}")
+    # a table of another make may have the name, without the columns
+    query = sql.SQL("SELECT to_jsonb(t) ->> {} AS key, to_jsonb(t) ->> {} AS name FROM {} t LIMIT {}")
     found = read_all(conn, query.format(key, called, table, sql.Literal(LOOKED_AT)))
-    return {row["key"]: row["name"] for row in found if row["name"]}
+    return {row["key"]: row["name"] for row in found if row["key"] and row["name"]}
 
 
 def _values(conn: Connection[Any], facts: TableFacts, column: str) -> list[str]:
