@@ -205,12 +205,8 @@ class Dashboard(Guided):
     # -------------------------------------------------------------------------------------------- messages
 
     def watch_snapshot(self) -> None:
-        """A new snapshot is shown, by one repaint.
-
-        Panels report themselves one by one; beside a busy engine that spreads over some rounds of the loop, so the
-        picture waits for all of them. What a key did does not wait: the tasks that it began and ended would hold it
-        three times over.
-        """
+        """A new snapshot is shown, by one repaint; what a key did does not wait for one."""
+        # Panels report themselves one by one; beside a busy engine that spreads over some rounds of the loop.
         if not self.is_running:
             return
         batch = contextlib.ExitStack()
