@@ -78,6 +78,18 @@ def test_a_hit_tells_its_title_and_that_it_was_edited_since(database: str, colum
         assert found is not None and not any(r.edited for q in found.queries for r in (*q.old, *q.new))
 
 
+def test_json_that_postgresql_cannot_read_gives_no_title(database: str) -> None:
+    """The type json keeps escapes that no text can hold, as texts of PDF files have them; only reading them fails."""
+    migration = small(database)
+    execute(database, "ALTER TABLE docs ADD COLUMN metadata_ json")
+    told = {"1": r"nul \u0000", "2": r"half \ud83d", "3": r"half \uDE00", "4": r"\ud83d\ude00 both", "5": "plain"}
+    for key, title in told.items():
+        execute(database, f"""UPDATE docs SET metadata_ = '{{"page": 1, "title": "{title}"}}' WHERE id = '{key}'""")
+    with connect(database, name="test") as conn:
+        found = read_hits(conn, migration, [(key,) for key in told])
+    assert [found[(key,)].title for key in told] == ["", "", "", "😀 both", "plain"]
+
+
 def test_a_title_that_the_role_may_not_read_is_left_out(database: str) -> None:
     migration = small(database)
     execute(
