@@ -43,7 +43,7 @@ def read_hits(conn: Connection, migration: Migration, keys: Sequence[Key]) -> di
     alias = migration.table.name
     rows = conn.execute(
         sql.SQL(
-            "SELECT k.key, pg_catalog.left({content}, {length}), {title}, {fingerprint}"
+            "SELECT embedtui_k.key, pg_catalog.left({content}, {length}), {title}, {fingerprint}"
             " FROM {keys} JOIN {table} ON {match}"
         ).format(
             content=content_sql(migration, alias),
@@ -52,7 +52,7 @@ def read_hits(conn: Connection, migration: Migration, keys: Sequence[Key]) -> di
             fingerprint=fingerprint_sql(migration, alias),
             keys=keys_sql(keys),
             table=relation(migration.table),
-            match=key_join_sql(migration, alias, sql.SQL("k.key")),
+            match=key_join_sql(migration, alias, sql.SQL("embedtui_k.key")),
         )
     )
     return {tuple(key): Hit(text or "", title, fingerprint) for key, text, title, fingerprint in rows}
