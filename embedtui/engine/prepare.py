@@ -15,7 +15,7 @@ from embedtui.engine.plan.existing import migration_name
 from embedtui.engine.plan.scope import require_disjoint
 from embedtui.engine.plan.start import require_ready, require_same
 from embedtui.engine.table_changes import remember
-from embedtui.errors import Interrupted, Refused
+from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.model import Migration, Phase, PlacementKind
 from embedtui.postgres.connect import Connection, require_session
 from embedtui.postgres.ddl import Statement, run_ddl
@@ -56,16 +56,16 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
     if known is not None and not known.phase.ended:
         require_same(conn, known, settings)
         return known
-    draft = resolve(conn, settings)
-    placement = require_ready(conn, draft, settings)
-    _install(conn)
     try:
+        draft = resolve(conn, settings)
+        placement = require_ready(conn, draft, settings)
+        _install(conn)
         with conn.transaction():
             lock_functions(conn)  # of two that begin at once, the second sees the first
             require_disjoint(conn, draft.migration(placement))
             return _create(conn, replace(draft.migration(placement), phase=Phase.PREPARE), settings)
-    except Refused:
-        known = load_migration(conn, draft.name)  # another process may have been first
+    except EmbedtuiError:
+        known = load_migration(conn, migration_name(conn, settings))  # another process may have been first
         if known is None or known.phase.ended:
             raise
         require_same(conn, known, settings)

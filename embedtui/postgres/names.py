@@ -165,13 +165,14 @@ def key_equals_sql(migration: Migration) -> sql.Composed:
 
 
 def keys_sql(keys: Iterable[Sequence[str]]) -> sql.Composed:
-    """FROM item ``k(key text[])`` of these keys (from jsonb: arrays of arrays are not ragged in SQL).
+    """FROM item ``embedtui_k(key text[])`` of these keys (from jsonb: arrays of arrays are not ragged in SQL).
 
-    A literal, so that the statement needs no bound parameters, with which a ``%`` in a name would be a placeholder.
+    No table is called so, and the table may be in the statement by its own name. A literal, so that the statement
+    needs no bound parameters, with which a ``%`` in a name would be a placeholder.
     """
     return sql.SQL(
         "(SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key"
-        " FROM pg_catalog.jsonb_array_elements({}::pg_catalog.jsonb) e) k"
+        " FROM pg_catalog.jsonb_array_elements({}::pg_catalog.jsonb) e) embedtui_k"
     ).format(sql.Literal(json.dumps([list(key) for key in keys])))
 
 

@@ -21,6 +21,9 @@ from embedtui.tui.view import Trouble
 
 R = TypeVar("R")
 
+SAID = 700
+"""Characters of a message in the corner at most: anybody's act is told there, and the screen is not to be covered."""
+
 
 class BaseApp(TypedInOrder[R], CrashLogged[R]):
     """An app in our themes."""
@@ -70,12 +73,12 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
         self, text: str, *, title: str = "", severity: Literal["information", "warning", "error"] = "information"
     ) -> None:
         """Show a short message in the corner; never read as markup."""
-        self.notify(safe.line(text), title=safe.line(title), severity=severity, markup=False, timeout=4)
+        self.notify(safe.line(text, SAID), title=safe.line(title, 70), severity=severity, markup=False, timeout=4)
 
     def trouble(self, trouble: Trouble) -> None:
         """Show an error in the corner: what, and what to do."""
         hint = worded(trouble.hint, trouble.remedies)
-        text = safe.line(trouble.message) + (f"\n{hint}" if hint else "")
+        text = safe.line(trouble.message, SAID) + (f"\n{hint}" if hint else "")
         self.notify(text, title=trouble.title, severity="error", markup=False, timeout=8)
 
     def call_for(self, text: str) -> None:

@@ -122,9 +122,20 @@ CREATE FUNCTION copy_it() RETURNS trigger LANGUAGE plpgsql SET search_path = pub
             TOUCHED + "ALTER TABLE documents ENABLE ALWAYS TRIGGER touched",
             "warn", "fires touched (ENABLE ALWAYS)", {"touched"},
         ),
+        (
+            TOUCHED + "CREATE TRIGGER there BEFORE UPDATE ON documents FOR EACH ROW EXECUTE FUNCTION note();"
+            "ALTER TABLE documents ENABLE ALWAYS TRIGGER there",
+            "warn", "what there does (ENABLE ALWAYS) would meet no foreign keys", {"touched", "there"},
+        ),
+        (
+            TOUCHED + "CREATE RULE there AS ON UPDATE TO documents DO ALSO INSERT INTO event (what) VALUES ('rule');"
+            "ALTER TABLE documents ENABLE REPLICA RULE there",
+            "warn", "there fire (ENABLE REPLICA)", {"touched"},
+        ),
         (TOUCHED.replace("UPDATE ON", "UPDATE OF content ON"), None, "", set()),
     ],
-    ids=["usual", "function names it", "columns name it", "replica", "always", "another column"],
+    ids=["usual", "function names it", "columns name it",
+        "replica", "always", "always beside", "replica rule", "another column"],
 )  # fmt: skip
 def test_what_is_fired_is_what_the_plan_says(
     database: str,

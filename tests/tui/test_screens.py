@@ -334,6 +334,9 @@ async def test_what_is_said_covers_neither_panels_nor_buttons() -> None:
         (toast,) = toasts(app)
         assert (toast.region.y, toast.region.height) == (1, 1), "over the names of the screens"
         assert toast.region.right == 80
+        app.say("An act of somebody else's, with a reason. " * 90, title="somebody@" + "host" * 90)
+        await until(pilot, lambda: any(toast.region.height > 1 for toast in toasts(app)))
+        assert max(toast.region.bottom for toast in toasts(app)) < 16
 
 
 def toasts(app: Dashboard) -> list[Widget]:

@@ -154,7 +154,8 @@ def _archive_elsewhere(conn: Connection, migration: Migration, choice: CleanupCh
     if state.has("archive_oid") or state.has("archived") or state.has("contracted"):
         raise Refused(
             f"The cleanup that was begun archives otherwise: {stored_choice(state.record).archive or 'nothing'}.",
-            hint="Run it again without --archive; or take it back first, by a rollback.",
+            hint="Run it again without --archive"
+            + ("." if state.has("contracted") else "; or take it back first, by a rollback."),
         )
     for blocker in archive_blockers(conn, choice.archive):
         refuse(blocker)

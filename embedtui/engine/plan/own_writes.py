@@ -63,6 +63,9 @@ def _why(found: OwnWrites, draft: Draft) -> tuple[str, str]:
             return f", since {', '.join(found.because)} may be about the vector", ""
         case "replica":
             return f"; not to fire them would have {', '.join(found.because)} fire (ENABLE REPLICA)", ""
+        case "always":
+            names = ", ".join(found.because)
+            return f", since what {names} does (ENABLE ALWAYS) would meet no foreign keys if they were not fired", ""
         case "privilege" if draft.server.version >= GRANTABLE_SINCE:
             grant = f"GRANT SET ON PARAMETER {PARAMETER} TO {role}; lets its writes pass them (and so each worker's). "
             return f", which role {role} may not pass", f"{grant}Or: "

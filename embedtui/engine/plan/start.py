@@ -40,8 +40,14 @@ def require_startable(conn: Connection[Any], settings: Settings) -> None:
     """
     known = state.load_migration(conn, migration_name(conn, settings))
     if known is None or known.phase.ended:
-        require_ready(conn, resolve(conn, settings), settings, ask=True)
-        return
+        try:
+            require_ready(conn, resolve(conn, settings), settings, ask=True)
+            return
+        except EmbedtuiError:
+            known = state.load_migration(conn, migration_name(conn, settings))
+            if known is None or known.phase.ended:
+                raise
+            # another process began it meanwhile, and what it made was in the way
     require_same(conn, known, settings)
 
 

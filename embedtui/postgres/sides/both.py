@@ -96,12 +96,12 @@ def both_present_sql(migration: Migration) -> sql.Composed:
 def row_vectors(conn: Connection, migration: Migration, keys: Sequence[Key]) -> dict[Key, dict[Side, Vector]]:
     """Both vectors of rows; rows that are gone or lack one are absent."""
     rows = conn.execute(
-        sql.SQL("SELECT k.key, {old}, {new} FROM {both} JOIN {keys} ON {match} WHERE {present}").format(
+        sql.SQL("SELECT embedtui_k.key, {old}, {new} FROM {both} JOIN {keys} ON {match} WHERE {present}").format(
             old=vector_bytes_sql(migration, Side.OLD),
             new=vector_bytes_sql(migration, Side.NEW),
             keys=keys_sql(keys),
             both=both_sides_sql(migration),
-            match=key_join_sql(migration, migration.table.name, sql.SQL("k.key")),
+            match=key_join_sql(migration, migration.table.name, sql.SQL("embedtui_k.key")),
             present=both_present_sql(migration),
         ),
         binary=True,
@@ -125,7 +125,7 @@ def count_both(conn: Connection, migration: Migration, keys: Sequence[Key]) -> i
         sql.SQL("SELECT count(*) FROM {both} JOIN {keys} ON {match} WHERE {present}").format(
             keys=keys_sql(keys),
             both=both_sides_sql(migration),
-            match=key_join_sql(migration, migration.table.name, sql.SQL("k.key")),
+            match=key_join_sql(migration, migration.table.name, sql.SQL("embedtui_k.key")),
             present=both_present_sql(migration),
         )
     ).fetchone()
@@ -247,7 +247,7 @@ def count_gone(conn: Connection, migration: Migration, keys: Iterable[Key]) -> i
         sql.SQL("SELECT count(*) FROM {keys} WHERE NOT EXISTS (SELECT FROM {table} WHERE {match})").format(
             keys=keys_sql(keys),
             table=relation(migration.table),
-            match=key_join_sql(migration, alias, sql.SQL("k.key")),
+            match=key_join_sql(migration, alias, sql.SQL("embedtui_k.key")),
         )
     ).fetchone()
     assert row is not None
@@ -261,9 +261,11 @@ def keys_as_stored(conn: Connection, migration: Migration, keys: Sequence[Key]) 
         psycopg.DataError: a key is none of the key's types.
     """
     parts = sql.SQL(", ").join(
-        text_sql(sql.SQL("({})").format(value_sql(migration, name, sql.SQL("k.key[{}]").format(position))), kind)
+        text_sql(
+            sql.SQL("({})").format(value_sql(migration, name, sql.SQL("embedtui_k.key[{}]").format(position))), kind
+        )
         for position, (name, kind) in enumerate(key_types(migration).items(), 1)
     )
-    query = sql.SQL("SELECT k.key, ARRAY[{}] FROM {}").format(parts, keys_sql(keys))
+    query = sql.SQL("SELECT embedtui_k.key, ARRAY[{}] FROM {}").format(parts, keys_sql(keys))
     rows = conn.execute(query).fetchall()
     return {tuple(key): tuple(stored) for key, stored in rows}

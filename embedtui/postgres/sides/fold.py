@@ -40,7 +40,7 @@ SELECT (t.ctid::text::point)[0]::bigint, {key} FROM {leaf} t LEFT JOIN {side} s 
 # update), is found again by the next comparison. A key whose row is gone needs nothing.
 _COPY = """
 WITH found AS MATERIALIZED (
-    SELECT t.tableoid AS leaf, t.ctid AS tid, k.key AS key, {s_columns}
+    SELECT t.tableoid AS leaf, t.ctid AS tid, embedtui_k.key AS key, {s_columns}
       FROM {keys} JOIN {table} t ON {key_join} LEFT JOIN {side} s ON {same_key}
      WHERE {in_scope} FOR NO KEY UPDATE OF t{skip_locked}),
 written AS (
@@ -143,7 +143,7 @@ class Fold:
             "same_key": same_key_sql(self.migration, "s", "t"),
             "in_scope": scope_sql(self.migration, "t"),
             "key": key_sql(self.migration, "t"),
-            "key_join": key_join_sql(self.migration, "t", sql.SQL("k.key")),
+            "key_join": key_join_sql(self.migration, "t", sql.SQL("embedtui_k.key")),
             "columns": _listed(sql.Identifier(name) for name in _columns(into)),
             "t_columns": _listed(sql.Identifier("t", name) for name in _columns(into)),
             "l_columns": _listed(sql.Identifier("l", name) for name in _columns(side)),
@@ -175,7 +175,7 @@ class Fold:
 
     def existing(self, conn: Connection, keys: Collection[Key]) -> set[Key]:
         """Those of these rows that are there."""
-        query = sql.SQL("SELECT k.key FROM {} WHERE EXISTS (SELECT FROM {} t WHERE {})").format(
+        query = sql.SQL("SELECT embedtui_k.key FROM {} WHERE EXISTS (SELECT FROM {} t WHERE {})").format(
             keys_sql(keys), relation(self.migration.table), self._names()["key_join"]
         )
         return {tuple(key) for (key,) in conn.execute(query, prepare=False)}
@@ -190,7 +190,7 @@ class Fold:
         Deferred triggers of the application's fire before the DDL that follows, which they would hinder.
         """
         number = sql.Literal(queued_as(self.migration))
-        queued = sql.SQL("(SELECT DISTINCT key FROM embedtui.queue WHERE migration = {}) k").format(number)
+        queued = sql.SQL("(SELECT DISTINCT key FROM embedtui.queue WHERE migration = {}) embedtui_k").format(number)
         body = sql.SQL(
             "BEGIN IF (SELECT count(*) FROM embedtui.queue WHERE migration = {number}) > {most}"
             " OR EXISTS (SELECT FROM embedtui.capture_fault WHERE migration = {number}) THEN"

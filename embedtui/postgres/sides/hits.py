@@ -22,6 +22,9 @@ TITLES = ("title", "heading", "headline", "subject", "name", "file_name", "filen
 METADATA = ("metadata", "metadata_", "cmetadata", "langchain_metadata", "meta", "payload")
 """… and columns of JSON in which frameworks keep that, under these names or ``source``."""
 
+_UNREADABLE = r"\\u(0000|d[89ab]..(?!\\ud[c-f]))|(?<!\\ud[89ab]..)\\ud[c-f]"
+"""Escapes of no character, which the type json keeps, and by which every look into it fails."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -40,7 +43,7 @@ def read_hits(conn: Connection, migration: Migration, keys: Sequence[Key]) -> di
     alias = migration.table.name
     rows = conn.execute(
         sql.SQL(
-            "SELECT k.key, pg_catalog.left({content}, {length}), {title}, {fingerprint}"
+            "SELECT embedtui_k.key, pg_catalog.left({content}, {length}), {title}, {fingerprint}"
             " FROM {keys} JOIN {table} ON {match}"
         ).format(
             content=content_sql(migration, alias),
@@ -49,7 +52,7 @@ def read_hits(conn: Connection, migration: Migration, keys: Sequence[Key]) -> di
             fingerprint=fingerprint_sql(migration, alias),
             keys=keys_sql(keys),
             table=relation(migration.table),
-            match=key_join_sql(migration, alias, sql.SQL("k.key")),
+            match=key_join_sql(migration, alias, sql.SQL("embedtui_k.key")),
         )
     )
     return {tuple(key): Hit(text or "", title, fingerprint) for key, text, title, fingerprint in rows}
@@ -59,8 +62,9 @@ def _title_sql(conn: Connection, migration: Migration, alias: str) -> sql.Compos
     """The title of the row called ``alias``; of what the role may not read nothing is asked."""
     begins = migration.content_columns[:1] if migration.content is None else migration.content.names
     found = conn.execute(
-        "SELECT attname::pg_catalog.text, atttypid IN ('pg_catalog.json'::pg_catalog.regtype,"
-        " 'pg_catalog.jsonb'::pg_catalog.regtype) FROM pg_catalog.pg_attribute"
+        "SELECT attname::pg_catalog.text, CASE WHEN atttypid IN ('pg_catalog.json'::pg_catalog.regtype,"
+        " 'pg_catalog.jsonb'::pg_catalog.regtype) THEN atttypid::pg_catalog.regtype::pg_catalog.text END"
+        " FROM pg_catalog.pg_attribute"
         " WHERE attrelid = %(oid)s AND attnum > 0 AND NOT attisdropped AND attname <> ALL (%(shown)s)"
         " AND pg_catalog.has_column_privilege(attrelid, attnum, 'SELECT')"
         " AND (atttypid IN ('pg_catalog.text'::pg_catalog.regtype, 'pg_catalog.varchar'::pg_catalog.regtype)"
@@ -75,9 +79,13 @@ def _title_sql(conn: Connection, migration: Migration, alias: str) -> sql.Compos
         },
     ).fetchall()
     parts: list[sql.Composable] = []
-    for name, is_json in sorted(found, key=lambda each: [*TITLES, *METADATA].index(each[0])):
-        column = sql.Identifier(alias, name)
-        fields = (*TITLES, "source") if is_json else (None,)
+    for name, json in sorted(found, key=lambda each: [*TITLES, *METADATA].index(each[0])):
+        column: sql.Composable = sql.Identifier(alias, name)
+        fields = (*TITLES, "source") if json else (None,)
+        if json == "json":
+            column = sql.SQL("CASE WHEN {0}::pg_catalog.text OPERATOR(pg_catalog.!~*) {1} THEN {0} END").format(
+                column, sql.Literal(_UNREADABLE)
+            )
         parts += [
             column if each is None else sql.SQL("({} OPERATOR(pg_catalog.->>) {})").format(column, sql.Literal(each))
             for each in fields

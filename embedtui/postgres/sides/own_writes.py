@@ -2,7 +2,8 @@
 
 The application's triggers are passed by ``session_replication_role = replica``, for one statement each; those of change
 capture are ENABLE ALWAYS, and fire. PostgreSQL's own triggers, which that role silences too, check foreign keys and
-deferred unique keys: of these no column is written.
+deferred unique keys: of these no column is written. What an application's trigger or rule that is ENABLE ALWAYS writes
+elsewhere would meet none of that either: beside one, all are fired.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ GRANTABLE_SINCE = 150_000
 """server_version_num of the first to have GRANT SET ON PARAMETER; before it a superuser alone may."""
 
 # What an update of a vector fires, in the table and its partitions. A function of C can be looking at anything; what
-# reaches other servers is told by the words of the function, and one of another language counts as reaching out.
+# reaches other servers is told by the words of the function, and one of another language counts as reaching out. Rules
+# that fire in a usual session alone are of no account here: they are passed with the triggers, or fire with them.
 _FIRED = """
 SELECT DISTINCT g.tgname::text AS name, g.tgenabled AS enabled,
        CASE WHEN l.lanname NOT IN ('c', 'internal')
@@ -44,6 +46,9 @@ SELECT DISTINCT g.tgname::text AS name, g.tgenabled AS enabled,
                      UNION ALL SELECT {table}::oid)
    AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 16 <> 0 AND n.nspname <> 'embedtui'
    AND (pg_catalog.cardinality(g.tgattr::int2[]) = 0 OR {named})
+ UNION ALL
+SELECT w.rulename::text, w.ev_enabled, '', false, true FROM pg_catalog.pg_rewrite w
+ WHERE w.ev_class = {table}::oid AND w.ev_type = '2' AND w.ev_enabled IN ('A', 'R')
 """
 
 _NAMED = """
@@ -51,12 +56,13 @@ EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = g.tgrelid AND a
         AND a.attname = ANY ({columns}))
 """
 
-# One that fires in a replica alone must not begin to. The value before is given back after the statement.
+# One that fires in a replica alone must not begin to, and none is to write what no foreign key checks. The value before
+# is given back after the statement.
 _BEGIN = """
 SELECT pg_catalog.set_config({writer}, {ours}, true), pg_catalog.set_config({before}, x.was, true),
        CASE WHEN x.was <> '' THEN pg_catalog.set_config({parameter}, 'replica', true) END
   FROM (SELECT CASE WHEN {may} AND bool_or(f.enabled = 'O')
-                         AND NOT bool_or(f.enabled = 'R' OR f.enabled = 'O' AND f.looks)
+                         AND NOT bool_or(f.enabled IN ('A', 'R') OR f.looks)
                     THEN pg_catalog.current_setting({parameter}) ELSE '' END AS was FROM ({fired}) f OFFSET 0) x
 """
 
@@ -71,7 +77,7 @@ _MAY_BEFORE = "pg_catalog.current_setting('is_superuser') = 'on'"
 
 @dataclass(frozen=True, slots=True)
 class FiredTrigger:
-    """A trigger of the application's that an update of a vector would fire in a usual session."""
+    """A trigger, or rule, of the application's that an update of a vector would fire in a usual session."""
 
     name: str
     enabled: str
@@ -92,7 +98,7 @@ class OwnWrites:
     passed: tuple[FiredTrigger, ...]
     """Those that they do not fire."""
     obstacle: str
-    """Why all are fired that could be passed: ``set``, ``replica``, ``looks`` or ``privilege``; empty: none is."""
+    """Why all are fired that could be passed: ``set``, ``looks``, ``replica``, ``always``, ``privilege``; or empty."""
 
     because: tuple[str, ...] = ()
     """The triggers that are this obstacle."""
@@ -162,11 +168,14 @@ def look_at(conn: Connection, table: int, columns: Sequence[str], *, fire: bool)
         obstacle = "looks"
     elif replica:
         obstacle = "replica"
+    elif always:
+        obstacle = "always"
     else:
         obstacle = "" if all(row[-1] for row in rows) else "privilege"
     if not obstacle:
         return OwnWrites(always, usual, "")
-    return OwnWrites((*usual, *always), (), obstacle, looking or replica)
+    because = looking or replica or tuple(each.name for each in always)
+    return OwnWrites((*usual, *always), (), obstacle, because)
 
 
 def pass_sql(conn: Connection, role: str, found: OwnWrites) -> sql.Composed | None:

@@ -82,7 +82,7 @@ def old_vectors(conn: Connection, migration: Migration, keys: Sequence[Key]) -> 
             old=sql.Identifier(migration.old_column),
             keys=keys_sql(keys),
             table=relation(migration.table),
-            match=key_join_sql(migration, "t", sql.SQL("k.key")),
+            match=key_join_sql(migration, "t", sql.SQL("embedtui_k.key")),
         ),
         binary=True,
     )

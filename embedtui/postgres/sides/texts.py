@@ -61,12 +61,14 @@ def row_texts(conn: Connection, migration: Migration, keys: Sequence[Key]) -> di
     """The first characters (:data:`TEXT`) of these rows' content, in one statement; rows that are gone are absent."""
     alias = migration.table.name
     rows = conn.execute(
-        sql.SQL("SELECT k.key, pg_catalog.left({content}, {length}) FROM {keys} JOIN {table} ON {match}").format(
+        sql.SQL(
+            "SELECT embedtui_k.key, pg_catalog.left({content}, {length}) FROM {keys} JOIN {table} ON {match}"
+        ).format(
             content=content_sql(migration, alias),
             length=sql.Literal(TEXT),
             keys=keys_sql(keys),
             table=relation(migration.table),
-            match=key_join_sql(migration, alias, sql.SQL("k.key")),
+            match=key_join_sql(migration, alias, sql.SQL("embedtui_k.key")),
         )
     )
     return {tuple(key): text for key, text in rows}
@@ -80,7 +82,7 @@ def text_length(conn: Connection, migration: Migration, key: Key) -> int | None:
             content=content_sql(migration, alias),
             keys=keys_sql([key]),
             table=relation(migration.table),
-            match=key_join_sql(migration, alias, sql.SQL("k.key")),
+            match=key_join_sql(migration, alias, sql.SQL("embedtui_k.key")),
         )
     ).fetchone()
     return row[0] if row is not None else None

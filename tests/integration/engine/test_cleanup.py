@@ -503,11 +503,15 @@ def test_an_archive_that_cannot_be_made_is_replaced_by_another(conn: Connection)
     with pytest.raises(Interrupted):
         cleanup(conn, migration, better, typed_name="documents", stop=stop, on_step=pause)
     assert count(conn, 'SELECT count(*) FROM "Old"') == ROWS
-    with pytest.raises(Refused, match="archives otherwise"):
-        other = CleanupChoice(archive=TableName("public", "other"))
+    other = CleanupChoice(archive=TableName("public", "other"))
+    with pytest.raises(Refused, match="archives otherwise") as refused:
         cleanup(conn, migration, other, typed_name="documents", stop=threading.Event())
+    assert "rollback" in str(refused.value.hint)
     cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
     require_clean_end(conn)
+    with pytest.raises(Refused, match="archives otherwise") as refused:
+        cleanup(conn, migration, other, typed_name="documents", stop=threading.Event())
+    assert "rollback" not in str(refused.value.hint), "past the drop nothing takes it back"
 
 
 def test_an_archive_table(conn: Connection) -> None:

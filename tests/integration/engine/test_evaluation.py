@@ -11,9 +11,11 @@ from embedtui.engine.validate import queries
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered
 from embedtui.engine.validate.gate import decide_gate
-from embedtui.model import Phase, PlacementKind, Remedy
+from embedtui.model import Phase, PlacementKind, Remedy, TableName
+from embedtui.postgres.sides.both import count_gone
 from embedtui.postgres.sides.capture import install_sql
 from embedtui.postgres.sides.hits import read_hits
+from embedtui.postgres.sides.texts import row_texts
 from tests.kits.comparing import build_index, connector, execute, rows_compared, small
 from tests.kits.support import connect
 
@@ -76,6 +78,28 @@ def test_a_hit_tells_its_title_and_that_it_was_edited_since(database: str, colum
         execute(database, "UPDATE embedtui.evaluation SET measures = measures - 'contents'")
         found = remembered(conn, migration)
         assert found is not None and not any(r.edited for q in found.queries for r in (*q.old, *q.new))
+
+
+def test_json_that_postgresql_cannot_read_gives_no_title(database: str) -> None:
+    """The type json keeps escapes that no text can hold, as texts of PDF files have them; only reading them fails."""
+    migration = small(database)
+    execute(database, "ALTER TABLE docs ADD COLUMN metadata_ json")
+    told = {"1": r"nul \u0000", "2": r"half \ud83d", "3": r"half \uDE00", "4": r"\ud83d\ude00 both", "5": "plain"}
+    for key, title in told.items():
+        execute(database, f"""UPDATE docs SET metadata_ = '{{"page": 1, "title": "{title}"}}' WHERE id = '{key}'""")
+    with connect(database, name="test") as conn:
+        found = read_hits(conn, migration, [(key,) for key in told])
+    assert [found[(key,)].title for key in told] == ["", "", "", "😀 both", "plain"]
+
+
+def test_a_table_may_have_any_short_name(database: str) -> None:
+    """It is in these statements by its own name, beside what they call the keys that they look for."""
+    migration = replace(small(database), table=TableName("public", "k"))
+    execute(database, "ALTER TABLE docs RENAME TO k")
+    assert rows_compared(database, migration).queries
+    with connect(database, name="test") as conn:
+        assert count_gone(conn, migration, [("1",), ("gone",)]) == 1
+        assert read_hits(conn, migration, [("1",)])[("1",)].text == row_texts(conn, migration, [("1",)])[("1",)]
 
 
 def test_a_title_that_the_role_may_not_read_is_left_out(database: str) -> None:
