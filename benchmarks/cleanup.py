@@ -37,7 +37,7 @@ from embedtui.model import EmbeddingModel, Phase, PlacementKind, TableName
 from embedtui.postgres.connect import connect
 from embedtui.postgres.sides.fold import prepare_sql
 from embedtui.postgres.sides.placement import make_placement
-from embedtui.postgres.state import route, schema
+from embedtui.postgres.state import pointer, schema
 from embedtui.postgres.state.migrations import create_migration
 from embedtui.router import Router
 from tests.kits.busy import DOCUMENTS, FOR, MODEL, Journey, soaking
@@ -80,7 +80,7 @@ def copying(dsn: str, rows: int, *, plain: bool) -> str:
     fill(dsn, rows)
     with connect(dsn, name="cleanup", statement_timeout_ms=0) as conn:
         schema.install(conn)
-        route.install_functions(conn)
+        pointer.install_functions(conn)
         oid = conn.execute("SELECT 'public.documents'::regclass::oid").fetchone()
         assert oid is not None
         sample = sample_migration(
@@ -96,7 +96,7 @@ def copying(dsn: str, rows: int, *, plain: bool) -> str:
         for statement in make_placement(migration).prepare_sql():
             conn.execute(statement)
         conn.execute("INSERT INTO public.documents_embedding_v2 SELECT id, embedding, 1, 1 FROM public.documents")
-        route.create_route(conn, migration)
+        pointer.create_route(conn, migration)
         conn.execute("UPDATE embedtui.route SET ending = 'cleanup', active = 'new', canary = 100")
         conn.execute("CHECKPOINT")
         before = conn.execute(_COUNTERS).fetchone()

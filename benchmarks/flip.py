@@ -56,7 +56,7 @@ from embedtui.model import (
 from embedtui.postgres.connect import connect
 from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route, schema
+from embedtui.postgres.state import pointer, schema
 from embedtui.router import AsyncRouter, Router
 from tests.kits.samples import sample_migration
 
@@ -85,7 +85,7 @@ def make_table(dsn: str, name: str, rows: int, *, index: bool) -> Migration:
             for number in range(rows):
                 copy.write_row((number, f"text {number}", str(old[number].tolist()), str(new[number].tolist())))
         schema.install(conn)
-        route.install_functions(conn)
+        pointer.install_functions(conn)
         row = conn.execute("SELECT to_regclass(%s)::oid", [name]).fetchone()
         assert row is not None
         migration = state.create_migration(
@@ -110,7 +110,7 @@ def make_table(dsn: str, name: str, rows: int, *, index: bool) -> Migration:
             for column in ("embedding", "embedding_v2"):
                 conn.execute(f"CREATE INDEX ON {name} USING hnsw ({column} vector_cosine_ops)")
         conn.execute(f"VACUUM ANALYZE {name}")
-        route.create_route(conn, migration)
+        pointer.create_route(conn, migration)
         for statement in routed_view.make_sql(conn, migration):
             conn.execute(statement)
     return migration
@@ -219,11 +219,11 @@ def measure_reach(dsn: str, load: int, flips: int) -> dict[str, Any]:
         time.sleep(1.0)
         began: dict[int, float] = {}
         with connect(dsn, name="flip") as conn:
-            side = route.read_route(conn, "searched").active
+            side = pointer.read_route(conn, "searched").active
             for _ in range(flips):
                 side = side.other
                 start = time.monotonic()
-                flip = route.move_route(
+                flip = pointer.move_route(
                     conn,
                     "searched",
                     expect_epoch=None,

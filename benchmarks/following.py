@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from embedtui.integrations import Routing
 from embedtui.model import Side
 from embedtui.postgres.connect import connect
-from embedtui.postgres.state import route
+from embedtui.postgres.state import pointer
 from embedtui.router import Router
 
 NAME, VIEW = "searched", "searched_v2"
@@ -156,12 +156,14 @@ def measure_following(dsn: str, load: int, flips: int, queries: Queries) -> dict
     time.sleep(1.0)
     began: dict[int, float] = {}
     with connect(dsn, name="flip") as conn:
-        side = route.read_route(conn, NAME).active
+        side = pointer.read_route(conn, NAME).active
         for _ in range(flips):
             side = side.other
             start = time.monotonic()
             share = 100 if side is Side.NEW else 0
-            flip = route.move_route(conn, NAME, expect_epoch=None, active=side, canary=share, who="bench", host="here")
+            flip = pointer.move_route(
+                conn, NAME, expect_epoch=None, active=side, canary=share, who="bench", host="here"
+            )
             began[flip.epoch] = start
             time.sleep(random.uniform(0.15, 0.3))
     time.sleep(0.5)

@@ -18,7 +18,7 @@ from embedtui.cli.output import note, plain
 from embedtui.cli.streams import write_example
 from embedtui.config import Settings, load_settings
 from embedtui.config.loading import beside
-from embedtui.config.parsing import at_commas
+from embedtui.config.values import at_commas
 from embedtui.engine.plan.existing import meant_migration
 from embedtui.errors import Refused
 from embedtui.model import EventSink, Migration

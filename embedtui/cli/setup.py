@@ -10,7 +10,7 @@ import click
 from embedtui.cli.common import ExampleCommand, interactive, json_option, settings_options
 from embedtui.cli.output import emit_json, note, plain, say, table, to_data
 from embedtui.config import CONFIG_NAME, Settings
-from embedtui.config.parsing import at_commas
+from embedtui.config.values import at_commas
 from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.setup import PROPOSED, decided, found_tables, open_texts, write_chosen

@@ -2,9 +2,9 @@
 
 from embedtui.config.known import CHARACTERS_PER_TOKEN, LOCAL_ONLY, STORED_ALONE, STORED_SECTIONS
 from embedtui.config.loading import load_settings, user_config_file
-from embedtui.config.parsing import VARIABLE_IN
 from embedtui.config.settings import ModelSettings, PacingSettings, Settings
 from embedtui.config.specs import BY_PATH, CONFIG_NAME, FLAG_VARIABLE, SPECS, Spec
+from embedtui.config.values import VARIABLE_IN
 from embedtui.config.writing import edited, file_text, from_typed, replace_file, set_aside, typed, write_toml
 from embedtui.model import CutoverSettings, GateSettings, IndexSettings, ThrottleSettings
 

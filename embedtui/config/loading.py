@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from embedtui.config.parsing import SECRET_VALUE
 from embedtui.config.settings import ModelSettings, PacingSettings, Settings
 from embedtui.config.specs import BY_PATH, CONFIG_NAME, SPECS, Spec, shown_value
+from embedtui.config.values import SECRET_VALUE
 from embedtui.errors import SettingsError
 from embedtui.known import KNOWN_MODELS, provider
 from embedtui.model import CutoverSettings, GateSettings, IndexSettings, ThrottleSettings

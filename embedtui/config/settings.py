@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from embedtui.config.known import STORED_ALONE, STORED_SECTIONS
-from embedtui.config.parsing import VARIABLE_IN
 from embedtui.config.specs import BY_PATH, SPECS, shown_value
+from embedtui.config.values import VARIABLE_IN
 from embedtui.errors import SettingsError
 from embedtui.known import KNOWN_MODELS, KnownModel, provider, retirement, served_by, tells_dimensions
 from embedtui.model import (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from embedtui.config.parsing import (
+from embedtui.config.values import (
     SECRET_VALUE,
     accept,
     any_text,

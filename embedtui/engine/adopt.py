@@ -31,7 +31,7 @@ from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.adoption import FORMER, adopt_sql, count_kept
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.migrations import load_migration
-from embedtui.postgres.state.route import read_route
+from embedtui.postgres.state.pointer import read_route
 from embedtui.postgres.state.shards import plan_shards
 
 

@@ -36,7 +36,7 @@ from embedtui.postgres.state.migrations import (
     set_total_rows,
 )
 from embedtui.postgres.state.pace import begin_pace
-from embedtui.postgres.state.route import create_route, install_functions
+from embedtui.postgres.state.pointer import create_route, install_functions
 from embedtui.postgres.state.shards import plan_shards
 from embedtui.postgres.trust import require_trusted_objects
 

@@ -11,7 +11,7 @@ from embedtui.engine.access import Access
 from embedtui.engine.blockers import blockers_of
 from embedtui.engine.bridge.old_model import OldModel
 from embedtui.engine.cleanup.choice import Kept, choice_of
-from embedtui.engine.cleanup.heard import cleanup_notices, decided
+from embedtui.engine.cleanup.notices import cleanup_notices, decided
 from embedtui.engine.cleanup.statements import cleanup_statements
 from embedtui.engine.cutover.blockers import cutover_notices
 from embedtui.engine.cutover.how import HowTo, read_how

@@ -9,10 +9,10 @@ from contextlib import closing, nullcontext
 from typing import TypeVar
 
 from embedtui.engine.access import Access
+from embedtui.engine.backfill.database_throttle import Throttle
 from embedtui.engine.backfill.embedding import ConfigurationFault
 from embedtui.engine.backfill.job import STARTING, Job, now
 from embedtui.engine.backfill.stages import Stages
-from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
 from embedtui.engine.decisions import resume
 from embedtui.engine.failing import ended_by, pause_for
@@ -43,7 +43,7 @@ from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.connect import Connection, Link, connect
 from embedtui.postgres.state.audit import add_audit, read_audit
 from embedtui.postgres.state.migrations import load_migration, set_condition
-from embedtui.postgres.state.route import read_status
+from embedtui.postgres.state.pointer import read_status
 from embedtui.providers import ProviderFault, endpoint, make_embedder
 from embedtui.providers.start import NO_API, first_answer
 

@@ -19,7 +19,7 @@ from embedtui.engine.plan.existing import content_settings
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.presets import frameworks_of, recognise
 from embedtui.engine.plan.presets.checks import framework_checks
-from embedtui.engine.plan.presets.ways import ways_of
+from embedtui.engine.plan.presets.switching import ways_of
 from embedtui.engine.plan.scope import scope_checks
 from embedtui.errors import DatabaseLost, EmbedtuiError, SettingsError
 from embedtui.model import Check, EmbeddingModel, FoundTable, Migration, Proposal

@@ -10,8 +10,8 @@ from datetime import datetime
 
 from psycopg import errors
 
+from embedtui.engine.backfill.database_throttle import xmin_holder
 from embedtui.engine.backfill.job import STARTING
-from embedtui.engine.backfill.throttle import xmin_holder
 from embedtui.formatting import counted
 from embedtui.model import (
     BackfillStatus,
@@ -40,9 +40,9 @@ from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.bridges import newest_fit
 from embedtui.postgres.state.faults import count_faulty, count_unwritable, group_faults
 from embedtui.postgres.state.migrations import load_migration
+from embedtui.postgres.state.pointer import read_listeners, read_status
 from embedtui.postgres.state.progress import Progress, read_progress
 from embedtui.postgres.state.queue import count_old_waiting, count_rows_of_texts, read_backlog
-from embedtui.postgres.state.route import read_listeners, read_status
 from embedtui.postgres.state.stale import count_marked
 from embedtui.postgres.state.workers import read_holds, read_workers
 

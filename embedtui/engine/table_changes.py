@@ -21,7 +21,7 @@ from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.capture_faults import request_scan_sql
 from embedtui.postgres.state.migrations import rename_sql, store_setting
-from embedtui.postgres.state.route import touch_in_ddl
+from embedtui.postgres.state.pointer import touch_in_ddl
 
 _KNOWN = "columns"
 """Setting of a migration: its source as it was, {"numbers": […], "types": […], "storage": "…", "not_null": …}; columns

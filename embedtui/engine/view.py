@@ -20,7 +20,7 @@ from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import unread_sql
 from embedtui.postgres.state.migrations import store_setting
-from embedtui.postgres.state.route import read_status
+from embedtui.postgres.state.pointer import read_status
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import psycopg
 
 from embedtui.postgres.state.route_side import read_sides_called_async
 from embedtui.router.follower import CONNECT_SECONDS, Follower
-from embedtui.router.pointer import writing
 from embedtui.router.renamed import RENAMED, attempt_async, repeatable
 from embedtui.router.route import AsyncRoute, Vector
+from embedtui.router.route_snapshot import writing
 
 
 class AsyncRouter(Follower[AsyncRoute]):

@@ -10,9 +10,9 @@ import psycopg
 from embedtui.errors import Refused
 from embedtui.postgres.state.route_side import read_sides_called, read_sides_of
 from embedtui.router.follower import CONNECT_SECONDS, Follower
-from embedtui.router.pointer import Pointer, pointers_of, writing
 from embedtui.router.renamed import RENAMED, attempt, repeatable
 from embedtui.router.route import Route, Tally, Vector
+from embedtui.router.route_snapshot import RouteSnapshot, snapshots_of, writing
 
 
 class Router(Follower[Route]):
@@ -77,9 +77,9 @@ class Router(Follower[Route]):
         Raises:
             Refused: a model of neither side, or other dimensions.
         """
-        return _store(conn, self._pointer(name), name, key, vector, model, content)
+        return _store(conn, self._snapshot(name), name, key, vector, model, content)
 
-    def _pointer(self, name: str) -> Pointer[Route]:
+    def _snapshot(self, name: str) -> RouteSnapshot[Route]:
         self.route(name)
         return self._known[name]
 
@@ -109,23 +109,23 @@ def put(
     Raises:
         Refused: no route for the table, a model of neither side, or other dimensions.
     """
-    pointers = pointers_of(read_sides_of(conn, table), Route, {}, lambda _name: Tally(), {})
-    if not pointers:
+    snapshots = snapshots_of(read_sides_of(conn, table), Route, {}, lambda _name: Tally(), {})
+    if not snapshots:
         raise Refused(f"There is no route for {table!r}.", hint="It is made by `embedtui run`.")
-    [(name, pointer)] = pointers.items()
-    return _store(conn, pointer, name, key, vector, model, content)
+    [(name, snapshot)] = snapshots.items()
+    return _store(conn, snapshot, name, key, vector, model, content)
 
 
 def _store(
     conn: psycopg.Connection[Any],
-    pointer: Pointer[Route],
+    snapshot: RouteSnapshot[Route],
     name: str,
     key: object,
     vector: Vector,
     model: str | int,
     content: str | None,
 ) -> bool:
-    side, values = writing(pointer, name, key, vector, model, content)
+    side, values = writing(snapshot, name, key, vector, model, content)
 
     def run(side: Route) -> bool:
         return conn.execute(side._sql.write(content is not None), values).rowcount > 0

@@ -26,12 +26,12 @@ from embedtui.model import Side
 from embedtui.postgres.connect import host_name, translate
 from embedtui.postgres.notifications import hear, hear_waiting
 from embedtui.postgres.state.listeners import ListenerReport, remove_listeners, report_listener
-from embedtui.postgres.state.route import CHANNEL
+from embedtui.postgres.state.pointer import CHANNEL
 from embedtui.postgres.state.route_side import read_sides
 from embedtui.redaction import redact
 from embedtui.router.maps import Maps
-from embedtui.router.pointer import Pointer, R, moved, pointers_of
 from embedtui.router.route import Tally
+from embedtui.router.route_snapshot import R, RouteSnapshot, moved, snapshots_of
 
 _log = logging.getLogger("embedtui.router")
 
@@ -91,7 +91,7 @@ class Follower(Generic[R]):
         """
         self._dsn, self._application = dsn, application_name
         self._poll_seconds, self._listen = poll_seconds, listen
-        self._known: dict[str, Pointer[R]] = {}
+        self._known: dict[str, RouteSnapshot[R]] = {}
         self._tallies: dict[str, Tally] = {}
         self._by_view: set[str] = set()
         self._maps = Maps()
@@ -163,7 +163,7 @@ class Follower(Generic[R]):
             lost_since=self._lost_since,
             reporting=not self._report_error,
             detail=" ".join(filter(None, problems)),
-            epochs={name: pointer.epoch for name, pointer in self._known.items()},
+            epochs={name: snapshot.epoch for name, snapshot in self._known.items()},
         )
 
     def route(self, name: str, key: str | None = None, *, model: str | int | None = None) -> R:
@@ -180,19 +180,19 @@ class Follower(Generic[R]):
         """
         if self._thread is None:
             self._start()
-        pointer = self._known.get(name)
-        if pointer is None:
-            pointer = self._first(name)
+        snapshot = self._known.get(name)
+        if snapshot is None:
+            snapshot = self._first(name)
         if name not in self._tallies:
             self._tallies[name] = Tally()
-        return pointer.choose(key) if model is None else pointer.to_search(name, model)
+        return snapshot.choose(key) if model is None else snapshot.to_search(name, model)
 
     def of_side(self, name: str, side: Side) -> R | None:
         """That side of the route, whichever serves; None where it is gone: the cleanup takes the old one away."""
         self.route(name)
         return self._known[name].sides.get(side)
 
-    def _first(self, name: str) -> Pointer[R]:
+    def _first(self, name: str) -> RouteSnapshot[R]:
         self._tried.wait(CONNECT_SECONDS + 1)
         if name in self._known:
             return self._known[name]
@@ -295,20 +295,20 @@ class Follower(Generic[R]):
         for payload in heard:
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 told = json.loads(payload)
-                pointer = self._known[told["name"]]
+                snapshot = self._known[told["name"]]
                 # The very next epoch, or something else may have changed in between. Anyone may NOTIFY: check.
                 if (
-                    pointer.rows[0]["migration"] == told["migration"]
-                    and pointer.epoch + 1 == told["epoch"]
+                    snapshot.rows[0]["migration"] == told["migration"]
+                    and snapshot.epoch + 1 == told["epoch"]
                     and told["active"] in ("old", "new")
                     and 0 <= told["canary"] <= 100
                 ):
                     rows = [
                         row
                         | {"epoch": told["epoch"], "active": row["side"] == told["active"], "canary": told["canary"]}
-                        for row in pointer.rows
+                        for row in snapshot.rows
                     ]
-                    self._known = self._known | {told["name"]: moved(pointer, rows)}
+                    self._known = self._known | {told["name"]: moved(snapshot, rows)}
                     any_moved = True
         return any_moved
 
@@ -320,7 +320,7 @@ class Follower(Generic[R]):
             self._error, self._connected = translate(error), True
             self._tried.set()
             return False
-        known = pointers_of(rows, self._route_class, self._known, self._tally, self._maps.of(conn, rows))
+        known = snapshots_of(rows, self._route_class, self._known, self._tally, self._maps.of(conn, rows))
         changed = known != self._known
         self._known = known  # one assignment: readers see the old state or the new one, whole
         if self._lost_since is not None:

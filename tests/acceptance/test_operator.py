@@ -61,7 +61,7 @@ def test_two_cutovers_at_once_one_wins_and_the_other_is_told(ready: str) -> None
 
 def test_a_decision_made_on_an_old_state_is_refused(ready: str) -> None:
     from embedtui.postgres.connect import connect
-    from embedtui.postgres.state.route import move_route, read_route
+    from embedtui.postgres.state.pointer import move_route, read_route
 
     with connect(ready, name="test") as conn:
         seen = read_route(conn, "documents").epoch

@@ -10,7 +10,7 @@ from embedtui.model import Condition, EmbeddingModel, Migration, Phase, Placemen
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import quoted
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route, schema
+from embedtui.postgres.state import pointer, schema
 from tests.kits.samples import sample_migration
 from tests.kits.support import connect
 
@@ -81,7 +81,7 @@ def make(
                 " FOREIGN KEY ({key_names}) REFERENCES {table} ON DELETE CASCADE ON UPDATE CASCADE)",
             )
         schema.install(conn)
-        route.install_functions(conn)
+        pointer.install_functions(conn)
         row = conn.execute("SELECT %s::regclass::oid", [names["table"].as_string(conn)]).fetchone()
         assert row is not None
         migration = state.create_migration(
@@ -108,7 +108,7 @@ def make(
             target = "{table} USING hnsw (embedding_v2 {ops})" if column else "{side} USING hnsw (embedding {ops})"
             run(conn, "CREATE INDEX {index_new} ON " + target)
         conn.execute("ANALYZE")
-        route.create_route(conn, migration)
+        pointer.create_route(conn, migration)
     return migration
 
 
@@ -170,6 +170,6 @@ def flip(dsn: str, name: str, side: str, canary: int | None = None) -> int:
 
     with connect(dsn, name="flip", lock_timeout_ms=1000) as conn:
         share = (100 if side == "new" else 0) if canary is None else canary
-        return route.move_route(
+        return pointer.move_route(
             conn, name, expect_epoch=None, active=Side(side), canary=share, who="test", host="here"
         ).epoch

@@ -30,10 +30,10 @@ from embedtui.postgres import ddl
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route
+from embedtui.postgres.state import pointer
 from embedtui.postgres.state.route_side import read_sides
-from embedtui.router.pointer import pointers_of
 from embedtui.router.route import Route, Tally
+from embedtui.router.route_snapshot import snapshots_of
 from tests.integration.engine.test_cutover import PASS
 from tests.kits.cutover_kit import make, vector
 from tests.kits.support import connect
@@ -232,7 +232,7 @@ class World:
         conn.execute(f"{fill} FROM (VALUES {rows}) v (n, content, old, new)".encode())
         for statement in capture.install_sql(made):
             conn.execute(statement)
-        route.create_route(conn, made)
+        pointer.create_route(conn, made)
         # the columns themselves, whatever they are called: embedding is the third, embedding_v2 the fourth
         self.at = {"table": row[0], "old": 3, "new": 4}
 
@@ -388,11 +388,11 @@ class World:
 
     def answers(self) -> None:
         """The Router's own search, and SQL's, find by the route's model what belongs to it."""
-        pointer = pointers_of(read_sides(self.control), Route, {}, lambda _: Tally(), {})[self.name]
-        found = pointer.choose(None)
+        served = snapshots_of(read_sides(self.control), Route, {}, lambda _: Tally(), {})[self.name]
+        found = served.choose(None)
         assert found.side is Side(self.look().active)
         key = "3" if found.side is Side.OLD else "2"
         assert found.search(self.control, vector(3), k=1)[0].key == (key,), found
         probe = "SELECT key FROM embedtui.search(%s, %s, %s, 1)"
         assert self.control.execute(probe, [self.name, found.model, str(vector(3))]).fetchone() == (key,)
-        assert route.read_route(self.control, self.name).active is found.side
+        assert pointer.read_route(self.control, self.name).active is found.side

@@ -16,7 +16,7 @@ from embedtui.tui.dialogs.cutover import CutoverDialog
 from embedtui.tui.dialogs.faults import DecideDialog
 from embedtui.tui.dialogs.limits import LimitsDialog
 from embedtui.tui.dialogs.prepare import PrepareDialog
-from embedtui.tui.dialogs.small import StopDialog
+from embedtui.tui.dialogs.prompts import StopDialog
 from embedtui.tui.dialogs.verify import VerifyDialog
 from embedtui.tui.view import Link, View
 from tests.tui import states

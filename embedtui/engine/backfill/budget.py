@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from embedtui.engine.backfill.obstacle import KNOB_SECONDS, SYNC_SECONDS, Obstacle
 from embedtui.engine.backfill.packing import UNCALIBRATED
-from embedtui.engine.backfill.rate_limits import RateLearner
+from embedtui.engine.backfill.rate_learning import RateLearner
 from embedtui.formatting import money
 from embedtui.model.snapshot import PACE
 from embedtui.postgres.state.pace import Pace

@@ -24,7 +24,7 @@ from embedtui.postgres.sides.own_writes import look
 from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.state.audit import OLD_BACK, OLD_LOST, add_audit, old_model_lost, tell_refused
 from embedtui.postgres.state.bridges import load_map, load_status
-from embedtui.postgres.state.route import bridge_in_force, reads_ever_moved
+from embedtui.postgres.state.pointer import bridge_in_force, reads_ever_moved
 from embedtui.postgres.state.shards import page_ranges
 from embedtui.postgres.state.stale import Mark, add_bridged, add_stale, mark_missing, marked_to_embed, marked_to_map
 

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 import psycopg
 
+from embedtui.engine.backfill.backoff import Backoff, Block
 from embedtui.engine.backfill.budget import Budget, Claim
 from embedtui.engine.backfill.obstacle import KNOB_SECONDS, SYNC_SECONDS, Obstacle
-from embedtui.engine.backfill.outage import Block, Outage
-from embedtui.engine.backfill.rate_limits import ConcurrencyFinder
+from embedtui.engine.backfill.rate_learning import ConcurrencyFinder
 from embedtui.engine.backfill.tempo import STALL_SECONDS, Tempo
 from embedtui.errors import DatabaseError, Interrupted
 from embedtui.model import FaultClass, Hold, Migration
@@ -92,7 +92,7 @@ class Pacer:
         # all below is guarded by _changed
         self._line: deque[_Ticket] = deque()
         self._budget = Budget(migration.new_model.price_per_million)
-        self._outage = Outage()
+        self._backoff = Backoff()
         self._finder = ConcurrencyFinder(start=16)
         self._knows_row = False
         self._synced_at = -math.inf
@@ -144,7 +144,9 @@ class Pacer:
                 began, since = self._tempo.refused_since
                 if now - began < STALL_SECONDS:
                     return None
-                why = self._outage.obstacle(self._outage.until - now).detail if self._outage.until is not None else ""
+                why = (
+                    self._backoff.obstacle(self._backoff.until - now).detail if self._backoff.until is not None else ""
+                )
                 return Hold("rate", f"{self._tempo.said(now, self._budget)} {why}".strip(), since)
             if waits is None:
                 return None
@@ -190,7 +192,7 @@ class Pacer:
             with self._changed:
                 self._budget.release(slot._reserved, unused=not slot._settled)
                 if slot._probe:
-                    self._outage.probing = False
+                    self._backoff.probing = False
                 self._changed.notify_all()
 
     def _enter(
@@ -235,8 +237,8 @@ class Pacer:
         self._paced = self._obstacle if long and self._obstacle and self._obstacle[0].name == PACE else None
         self._obstacle = None
         self._budget.reserve(ticket.need)
-        probe = self._outage.open
-        self._outage.probing = self._outage.probing or probe
+        probe = self._backoff.open
+        self._backoff.probing = self._backoff.probing or probe
         return Slot(self, characters, ticket.need, probe, time.monotonic())
 
     def _look(self, ticket: _Ticket) -> Obstacle | None:
@@ -251,27 +253,27 @@ class Pacer:
             if now - self._synced_at >= KNOB_SECONDS:
                 return self._try_sync() or Obstacle("", "", 0.0)
             return Obstacle("", "", KNOB_SECONDS)
-        news = self._outage.block is not None or self._outage.clear
+        news = self._backoff.block is not None or self._backoff.clear
         due = now - self._synced_at >= KNOB_SECONDS or news
         if due or self._budget.short(ticket.need):
             too_soon = SYNC_SECONDS - (now - self._synced_at)
-            if too_soon > 0 and self._outage.block is None:
+            if too_soon > 0 and self._backoff.block is None:
                 return Obstacle(*self._present(), wait=too_soon)
             failed = self._try_sync()
             if failed is not None:
                 return failed
             now = time.monotonic()
-        outage = self._outage
-        if outage.until is not None:
-            if outage.probing or now < outage.until:
-                return outage.obstacle(outage.until - now)
+        backoff = self._backoff
+        if backoff.until is not None:
+            if backoff.probing or now < backoff.until:
+                return backoff.obstacle(backoff.until - now)
             if not self._budget.short(ticket.need):
                 # half open: whoever wins the row's block sends the one probe
                 failed = self._try_sync(claim=True)
-                if failed is not None or outage.until is None:
+                if failed is not None or backoff.until is None:
                     return failed
-                if not outage.probing:
-                    return outage.obstacle(outage.until - time.monotonic())
+                if not backoff.probing:
+                    return backoff.obstacle(backoff.until - time.monotonic())
         if not self._budget.short(ticket.need):
             return None
         capped = self._budget.over_cap(ticket.need)
@@ -291,7 +293,7 @@ class Pacer:
             self._budget.learn(limits, now)
             self._finder.finished(now, tokens, seconds)
             self._tempo.answered(now, tokens)
-            self._outage.well(probe=slot._probe)
+            self._backoff.well(probe=slot._probe)
             self._changed.notify_all()
 
     def _failed(self, slot: Slot, fault: ProviderFault) -> None:
@@ -302,7 +304,7 @@ class Pacer:
             if fault.limits is not None:
                 self._budget.learn(fault.limits, now)
             if fault.fault_class is not FaultClass.PROVIDER:
-                self._outage.well(probe=slot._probe)  # the provider is alive and answered
+                self._backoff.well(probe=slot._probe)  # the provider is alive and answered
             else:
                 limited = fault.code == "429"
                 if limited:
@@ -310,7 +312,7 @@ class Pacer:
                     self._tempo.refused(now)
                 if limited or fault.code == "timeout":
                     self._finder.trouble(now, limited=limited)
-                self._outage.trouble(fault, now, began=slot._began, probe=slot._probe)
+                self._backoff.trouble(fault, now, began=slot._began, probe=slot._probe)
             self._changed.notify_all()
 
     # ------------------------------------------------------------------------------------------------ the shared row
@@ -345,7 +347,7 @@ class Pacer:
         # nothing is asked for by the first look, which reads the knobs
         nothing = giving_back or not self._knows_row
         asked = self._budget.claim(time.monotonic() - self._synced_at, needs, give_back=nothing)
-        block, clear = self._outage.take_news()
+        block, clear = self._backoff.take_news()
         news = _news(self._budget, asked, block, self._finder.limit, clear=clear, claim=claim)
         self._changed.release()
         pace = None
@@ -357,14 +359,14 @@ class Pacer:
             self._synced_at = time.monotonic()
             if pace is None:
                 self._budget.put_back(asked)
-                self._outage.put_back(block, clear)
+                self._backoff.put_back(block, clear)
             self._changed.notify_all()
         if pace is None:
             raise DatabaseError("The migration's pace is gone.", hint="Was the migration aborted?")
         self._knows_row = True
         self._finder.maximum = max(1, pace.max_concurrency)
         self._budget.merge(self._synced_at, pace, asked)
-        self._outage.merge(self._synced_at, pace)
+        self._backoff.merge(self._synced_at, pace)
 
     def close(self) -> None:
         """Give back what was leased and not used, and close the connection."""

@@ -10,8 +10,8 @@ from types import TracebackType
 
 import psycopg
 
+from embedtui.engine.backfill.database_throttle import NAMES, Throttle
 from embedtui.engine.backfill.job import PACER_HOLDS, STARTING, Job
-from embedtui.engine.backfill.throttle import NAMES, Throttle
 from embedtui.engine.resilience import with_database
 from embedtui.errors import EmbedtuiError
 from embedtui.model import Hold

@@ -25,7 +25,7 @@ from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.bridges import move_bridge, store_bridge, store_figures
-from embedtui.postgres.state.route import read_route, read_status
+from embedtui.postgres.state.pointer import read_route, read_status
 from embedtui.providers import make_embedder
 
 _STORE_MS = 600_000

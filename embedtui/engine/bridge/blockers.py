@@ -7,7 +7,7 @@ from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.model import Blocker, Command, Migration
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.state.route import may_move_route, read_status
+from embedtui.postgres.state.pointer import may_move_route, read_status
 
 
 def bridge_blockers(conn: Connection, migration: Migration, old: OldModel) -> tuple[Blocker, ...]:

@@ -18,8 +18,8 @@ from embedtui.model.bridge import BridgeQueries, BridgeStatus, in_full, in_words
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.bridges import move_bridge, store_bridge
+from embedtui.postgres.state.pointer import may_move_route, read_status
 from embedtui.postgres.state.progress import read_progress
-from embedtui.postgres.state.route import may_move_route, read_status
 
 CHECK_SECONDS = 15.0
 MORE = 2.0

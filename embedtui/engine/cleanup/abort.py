@@ -22,7 +22,7 @@ from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import begin_record
 from embedtui.postgres.state.migrations import hold_workers
-from embedtui.postgres.state.route import require_unmoved, route_epoch
+from embedtui.postgres.state.pointer import require_unmoved, route_epoch
 from embedtui.postgres.state.stale import count_marked
 
 

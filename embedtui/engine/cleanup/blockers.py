@@ -11,7 +11,7 @@ from psycopg import sql
 
 from embedtui.engine.cleanup import traces
 from embedtui.engine.cleanup.choice import CleanupChoice, renames, restores_not_null
-from embedtui.engine.cleanup.heard import decided, routers_behind
+from embedtui.engine.cleanup.notices import decided, routers_behind
 from embedtui.engine.cleanup.steps import unbounded
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import Remedy
@@ -28,8 +28,8 @@ from embedtui.postgres.sides.fold import column_for, folded
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.sides.own_writes import look
 from embedtui.postgres.state.ending import read_ending
+from embedtui.postgres.state.pointer import going_by_view, read_status, seconds_on_side
 from embedtui.postgres.state.queue import count_entries
-from embedtui.postgres.state.route import going_by_view, read_status, seconds_on_side
 from embedtui.postgres.state.workers import count_live_workers
 from embedtui.postgres.values import same_key_sql
 from embedtui.redaction import redact

@@ -21,7 +21,7 @@ from embedtui.engine.cleanup.choice import (
     stored_choice,
 )
 from embedtui.engine.cleanup.fold import Folding, wait_for_followers
-from embedtui.engine.cleanup.heard import decided
+from embedtui.engine.cleanup.notices import decided
 from embedtui.engine.cleanup.settle import put_back, settle
 from embedtui.engine.cleanup.statements import cleanup_statements, contract_sql, set_not_null_sql, validate_sql
 from embedtui.engine.cleanup.steps import (
@@ -46,7 +46,7 @@ from embedtui.postgres.sides import capture
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import QUEUE_FULL, Ending, begin_cleanup, begin_record, read_ending, remember
 from embedtui.postgres.state.faults import count_faulty
-from embedtui.postgres.state.route import require_unmoved, route_epoch
+from embedtui.postgres.state.pointer import require_unmoved, route_epoch
 from embedtui.postgres.state.stale import count_marked
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from embedtui.engine.backfill.throttle import Throttle
-from embedtui.engine.cleanup.heard import routers_behind
+from embedtui.engine.backfill.database_throttle import Throttle
+from embedtui.engine.cleanup.notices import routers_behind
 from embedtui.engine.cleanup.statements import exchange_sql
 from embedtui.engine.cleanup.steps import TOLD, Told, require_held, taken_back
 from embedtui.engine.plan.statements import index_options

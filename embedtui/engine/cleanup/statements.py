@@ -17,7 +17,7 @@ from embedtui.engine.cleanup.choice import (
     restores_not_null,
     stored_choice,
 )
-from embedtui.engine.cleanup.heard import decided
+from embedtui.engine.cleanup.notices import decided
 from embedtui.engine.cleanup.settle import end_capture_sql
 from embedtui.engine.plan.statements import index_options
 from embedtui.model import IndexMethod, Migration, Phase, PlacementKind, Side, TableName

@@ -16,7 +16,7 @@ from embedtui.postgres.locks import CLEANUP_CLASS
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.ending import remember, rows_sql
 from embedtui.postgres.state.migrations import load_migration
-from embedtui.postgres.state.route import held, hold_route, read_route
+from embedtui.postgres.state.pointer import held, hold_route, read_route
 
 TOLD = 5.0
 """Seconds between two lines of progress."""

@@ -27,8 +27,7 @@ from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state.audit import add_audit, audit_sql
 from embedtui.postgres.state.listeners import forget_listeners
 from embedtui.postgres.state.migrations import load_migration
-from embedtui.postgres.state.queue import read_backlog
-from embedtui.postgres.state.route import (
+from embedtui.postgres.state.pointer import (
     RouteRow,
     follow_pointer,
     may_move_route,
@@ -38,6 +37,7 @@ from embedtui.postgres.state.route import (
     require_unmoved,
     set_pending,
 )
+from embedtui.postgres.state.queue import read_backlog
 
 # A flip waits for nobody: beyond this something is wrong, and the operator is better told.
 _STATEMENT_MS = 5_000

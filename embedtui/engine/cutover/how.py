@@ -11,14 +11,14 @@ from embedtui.engine.cutover.strategies import LIMITS, cutover_settings
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.presets import recognise
-from embedtui.engine.plan.presets.ways import Way, alone, lines_of, ways_of
+from embedtui.engine.plan.presets.switching import Way, alone, lines_of, ways_of
 from embedtui.formatting import counted
 from embedtui.model import Check, Migration, PlacementKind
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import is_ours
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import routed_view
-from embedtui.postgres.state.route import read_listeners
+from embedtui.postgres.state.pointer import read_listeners
 from embedtui.redaction import redact
 
 COMMAND = "embedtui cutover --how"

@@ -26,7 +26,7 @@ from embedtui.postgres.indexes import pairs_of
 from embedtui.postgres.names import relation, shown_column
 from embedtui.postgres.sides import capture, routed_view
 from embedtui.postgres.sides.layout import new_side, vectors_at
-from embedtui.postgres.state.route import follow_pointer_sql, move_in_ddl
+from embedtui.postgres.state.pointer import follow_pointer_sql, move_in_ddl
 from embedtui.redaction import redact
 
 LIMITS: Mapping[str, str] = {

@@ -29,7 +29,7 @@ from embedtui.postgres.catalog.tables import exists
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state.route import route_epoch
+from embedtui.postgres.state.pointer import route_epoch
 from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder, shown_endpoint
 from embedtui.providers.asking import asks_queries_otherwise
 from embedtui.providers.start import TEXTS, first_answer

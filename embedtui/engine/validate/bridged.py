@@ -17,8 +17,8 @@ from embedtui.model import BridgedMeasures, Comparison, Key, Migration, QueryCom
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.hits import Hit, read_hits
 from embedtui.postgres.state.bridges import load_map
+from embedtui.postgres.state.pointer import read_status
 from embedtui.postgres.state.queries import StoredQuery, load_vectors
-from embedtui.postgres.state.route import read_status
 
 
 @dataclass(frozen=True, slots=True)

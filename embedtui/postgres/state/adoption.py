@@ -11,7 +11,7 @@ from embedtui.postgres.ddl import Statement
 from embedtui.postgres.state.audit import audit_sql
 from embedtui.postgres.state.capture_faults import request_scan_sql
 from embedtui.postgres.state.ending import working_rows_sql
-from embedtui.postgres.state.route import touch_in_ddl
+from embedtui.postgres.state.pointer import touch_in_ddl
 
 FORMER = "former"
 """Setting of a migration: oids of tables that were pushed aside with new vectors in them, for an abort to look at."""

@@ -16,7 +16,7 @@ from embedtui.model import Migration
 from embedtui.model.bridge import BridgeFit, BridgeStatus, LinearMap, from_data
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.sampling import Drawn
-from embedtui.postgres.state.route import CHANNEL
+from embedtui.postgres.state.pointer import CHANNEL
 from embedtui.postgres.state.shards import COLUMNS, OF_TABLE, PLACED, shard_of
 
 PART = 1_950

@@ -15,7 +15,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.state.audit import audit_sql
 from embedtui.postgres.state.batches import drop_jobs_sql
-from embedtui.postgres.state.route import end_in_ddl, or_fail
+from embedtui.postgres.state.pointer import end_in_ddl, or_fail
 
 QUEUE_FULL = "55006"
 """SQLSTATE (object_in_use) of the contract where changes still wait for their new vectors."""

@@ -31,7 +31,7 @@ from embedtui.postgres.locks import WORKER_CLASS
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route, schema
+from embedtui.postgres.state import pointer, schema
 from tests.kits.samples import DOCUMENTS, sample_migration
 from tests.kits.support import connect
 
@@ -58,7 +58,7 @@ def begun(
     fill(conn, "embedding")
     conn.execute("CREATE INDEX idx_documents_embedding ON documents USING hnsw (embedding vector_cosine_ops)")
     schema.install(conn)
-    route.install_functions(conn)
+    pointer.install_functions(conn)
     row = conn.execute("SELECT 'documents'::regclass::oid").fetchone()
     assert row is not None
     column = placement is PlacementKind.COLUMN
@@ -97,14 +97,14 @@ def begun(
         "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block) VALUES (%s, 1, 1, 0, 1)",
         (migration.id,),
     )
-    route.create_route(conn, migration)
+    pointer.create_route(conn, migration)
     return migration
 
 
 def soaked(conn: Connection, placement: PlacementKind = PlacementKind.COLUMN, **more: object) -> Migration:
     """… with production on the new side for longer than the soak time."""
     migration = begun(conn, placement, **more)  # type: ignore[arg-type]
-    route.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
+    pointer.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
     conn.execute("UPDATE embedtui.route SET changed_at = now() - interval '8 days'")
     state.set_phase(conn, migration.id, Phase.SOAK)
     found = state.load_migration(conn)
@@ -179,7 +179,7 @@ def require_clean_end(conn: Connection, not_null: bool = False) -> None:
 
 def test_the_articles_own_schema(conn: Connection) -> None:
     migration = soaked(conn)
-    before = route.read_route(conn, "documents").epoch
+    before = pointer.read_route(conn, "documents").epoch
     assert cleanup_blockers(conn, migration, CleanupChoice(), thorough=True) == ()
     shown = cleanup_statements(conn, migration, CleanupChoice())
     assert [step.name for step in shown] == ["begin", "settle", "contract", "finish"]
@@ -196,7 +196,7 @@ def test_the_articles_own_schema(conn: Connection) -> None:
     assert [step.name for step in ran] == ["begin", "settle", "contract", "finish"]
     assert ran[2].statements == contract
     require_clean_end(conn)
-    assert route.read_route(conn, "documents").epoch == before + 1
+    assert pointer.read_route(conn, "documents").epoch == before + 1
     again: list[CleanupStep] = []
     cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), on_step=again.append)
     assert again == []
@@ -398,7 +398,7 @@ def test_the_indexes_of_partitions_take_the_old_names_too(conn: Connection) -> N
         """
     )
     schema.install(conn)
-    route.install_functions(conn)
+    pointer.install_functions(conn)
     oid = count(conn, "SELECT 'parted'::regclass::oid")
     parted = sample_migration(TableName("public", "parted"), table_oid=oid, phase=Phase.SOAK)
     migration = state.create_migration(conn, parted)
@@ -409,8 +409,8 @@ def test_the_indexes_of_partitions_take_the_old_names_too(conn: Connection) -> N
     build(lambda: connect(conn.info.dsn, name="index"), migration, new_index, threading.Event())
     before = {**indexes(conn, "parted"), **indexes(conn, "parted_1"), **indexes(conn, "parted_2")}
     assert "ann_v2" in before and len(before) == 9 and all(before.values())
-    route.create_route(conn, migration)
-    route.move_route(conn, "parted", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
+    pointer.create_route(conn, migration)
+    pointer.move_route(conn, "parted", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
     cleanup(conn, migration, CleanupChoice(), typed_name="parted", stop=threading.Event(), override=FOR_SOAK)
     after = {**indexes(conn, "parted"), **indexes(conn, "parted_1"), **indexes(conn, "parted_2")}
     assert set(after) == {
@@ -740,11 +740,11 @@ def test_abort_takes_everything_back(conn: Connection, placement: PlacementKind,
 
 def test_abort_is_refused_while_production_reads_the_new_side(conn: Connection) -> None:
     migration = begun(conn)
-    route.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=5, who="t", host="h")
+    pointer.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=5, who="t", host="h")
     assert [blocker.name for blocker in abort_blockers(conn, migration)] == ["route"]
     with pytest.raises(Refused, match="reads the new side"):
         abort(conn, migration, typed_name="documents", stop=threading.Event())
-    route.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
+    pointer.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
     with pytest.raises(Refused, match="reads the new side"):
         abort(conn, migration, typed_name="documents", stop=threading.Event())
     assert "embedding_v2" in columns(conn)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from embedtui.config import load_settings
-from embedtui.config.parsing import names
+from embedtui.config.values import names
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
 from embedtui.engine.grants import grants

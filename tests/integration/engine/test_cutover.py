@@ -29,7 +29,7 @@ from embedtui.errors import DatabaseError, Refused, SettingsError
 from embedtui.model import EmbeddingModel, EvaluationStatus, Flip, Migration, Phase, PlacementKind, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route
+from embedtui.postgres.state import pointer
 from embedtui.postgres.state.audit import read_audit
 from tests.kits.cutover_kit import make, vector
 from tests.kits.support import connect, wait_for
@@ -76,9 +76,9 @@ def test_cutover_and_rollback_move_pointer_phase_and_log_together(
     migration = make(database, placement)
     flip = cutover(database, migration, gate=PASS, caller=Caller("ann", "pit"))
     assert (flip.active, flip.canary, flip.changed) == (Side.NEW, 100, True) and flip.milliseconds > 0
-    pointer = route.read_route(conn, "documents")
-    assert (pointer.active, pointer.epoch, pointer.changed_by) == (Side.NEW, flip.epoch, "ann@pit")
-    assert pointer.first_cutover_at is not None
+    served = pointer.read_route(conn, "documents")
+    assert (served.active, served.epoch, served.changed_by) == (Side.NEW, flip.epoch, "ann@pit")
+    assert served.first_cutover_at is not None
     assert now(conn, migration).phase is Phase.SOAK
     again = cutover(database, migration, gate=None)  # a repeat asks for nothing
     assert (again.epoch, again.changed) == (flip.epoch, False)
@@ -87,7 +87,7 @@ def test_cutover_and_rollback_move_pointer_phase_and_log_together(
     assert (back.active, back.canary, back.epoch, back.changed) == (Side.OLD, 0, flip.epoch + 1, True)
     assert now(conn, migration).phase is Phase.VALIDATE
     assert rollback(database, migration).changed is False
-    assert route.read_route(conn, "documents").first_cutover_at == pointer.first_cutover_at
+    assert pointer.read_route(conn, "documents").first_cutover_at == served.first_cutover_at
     written = [(entry.act, entry.who, entry.host) for entry in read_audit(conn, migration.id)]
     assert ("cutover", "ann", "pit") in written and ("rollback", "bob", "pit") in written
     assert [act for act, _ in log(conn)].count("rollback") == 1
@@ -99,7 +99,7 @@ def test_canary_grows_then_moves_everything(database: str, conn: Connection) -> 
         flip = cutover(database, migration, percent, gate=PASS)
         assert (flip.active, flip.canary) == (Side.OLD, percent)
         assert now(conn, migration).phase is Phase.CUTOVER
-        assert route.read_route(conn, "documents").first_cutover_at is None
+        assert pointer.read_route(conn, "documents").first_cutover_at is None
     assert cutover(database, migration, 0, gate=None).canary == 0, "0 % takes the canary back, unasked"
     assert now(conn, migration).phase is Phase.VALIDATE
     cutover(database, migration, 30, gate=PASS)
@@ -132,9 +132,9 @@ def test_of_two_operators_one_wins_and_the_other_is_told(database: str, conn: Co
         thread.start()
     for thread in threads:
         thread.join()
-    pointer = route.read_route(conn, "documents")
+    served = pointer.read_route(conn, "documents")
     flips = {who: result for who, result in results.items() if isinstance(result, Flip)}
-    assert len(flips) >= 1 and pointer.canary in (40, 60)
+    assert len(flips) >= 1 and served.canary in (40, 60)
     # either one was told, or they came one after the other: never two flips of one epoch
     assert len({flip.epoch for flip in flips.values()}) == len(flips)
     assert all(refused.exit_code == 6 for refused in results.values() if isinstance(refused, Refused))
@@ -143,7 +143,7 @@ def test_of_two_operators_one_wins_and_the_other_is_told(database: str, conn: Co
 def test_what_was_decided_on_another_state_is_refused(database: str, conn: Connection) -> None:
     """A dialog that was open while somebody else moved the pointer, and is confirmed after that."""
     migration = make(database)
-    seen = route.read_route(conn, "documents").epoch
+    seen = pointer.read_route(conn, "documents").epoch
     cutover(database, migration, 10, gate=PASS)
     ask: dict[str, Any] = {"typed_name": "documents", "stop": threading.Event(), "seen": seen}
     for act in (
@@ -165,7 +165,7 @@ def test_rollback_waits_for_no_backfill_and_no_locked_migration(database: str, c
             other.execute("LOCK documents IN ACCESS EXCLUSIVE MODE")
             other.execute("SELECT FROM embedtui.migration FOR UPDATE")
             assert rollback(database, migration).changed
-            assert route.read_route(conn, "documents").active is Side.OLD
+            assert pointer.read_route(conn, "documents").active is Side.OLD
         assert now(conn, migration).phase is Phase.SOAK, "could not be written while locked"
     assert rollback(database, migration).changed is False
     assert now(conn, migration).phase is Phase.VALIDATE, "a repeat brings it in line"
@@ -176,7 +176,7 @@ def test_a_cold_index_is_searched_before_the_flip_and_never_before_a_rollback(
 ) -> None:
     migration = make(database)
     warmed: list[Side] = []
-    monkeypatch.setattr(acts, "prewarm", lambda conn, _: warmed.append(route.read_route(conn, "documents").active))
+    monkeypatch.setattr(acts, "prewarm", lambda conn, _: warmed.append(pointer.read_route(conn, "documents").active))
     assert cutover(database, migration, gate=PASS).changed
     assert rollback(database, migration).changed
     assert warmed == [Side.OLD]
@@ -210,7 +210,7 @@ def test_phase_blocks_and_cannot_be_overridden(database: str, conn: Connection) 
     assert names(conn, migration) == {"phase"}
     with pytest.raises(Refused, match="phase backfill"):
         cutover(database, migration, gate=PASS, override={"gate": "hurry"})
-    assert route.read_route(conn, "documents").active is Side.OLD
+    assert pointer.read_route(conn, "documents").active is Side.OLD
 
 
 @pytest.mark.parametrize(
@@ -317,15 +317,15 @@ def test_postponed_cutover_waits_for_the_queue_then_flips(database: str, conn: C
         postpone(database, migration, 100, gate=None)
     postpone(database, migration, 100, gate=PASS)
     assert flip_if_due(database, migration, PASS) is None
-    assert route.read_route(conn, "documents").active is Side.OLD
+    assert pointer.read_route(conn, "documents").active is Side.OLD
     conn.execute("DELETE FROM embedtui.queue")
     # what has come up meanwhile holds it, and is told
     assert flip_if_due(database, migration, None) is None
-    pending = route.read_route(conn, "documents").pending
+    pending = pointer.read_route(conn, "documents").pending
     assert pending is not None and "No comparison" in pending["why"]
     flip = flip_if_due(database, migration, PASS)
     assert flip is not None and flip.active is Side.NEW
-    assert route.read_route(conn, "documents").pending is None
+    assert pointer.read_route(conn, "documents").pending is None
     with pytest.raises(Refused, match="serves every read"):
         postpone(database, migration, 100, gate=PASS)
 
@@ -354,7 +354,7 @@ def test_a_postponed_cutover_can_be_cancelled_to_the_last(
 
     monkeypatch.setattr(acts, "cutover_blockers", taken_back_meanwhile)
     assert flip_if_due(database, migration, gate) is None
-    found = route.read_route(conn, "documents")
+    found = pointer.read_route(conn, "documents")
     assert (found.active, found.pending) == (Side.OLD, None)
 
 
@@ -435,7 +435,7 @@ def test_unwritable_env_file_undoes_the_flip(database: str, conn: Connection, tm
     migration = with_strategy(database, strategy="env_file", env_file=str(tmp_path / "none" / ".env"))
     with pytest.raises(SettingsError, match="Cannot write"):
         cutover(database, migration, gate=PASS)
-    assert route.read_route(conn, "documents").active is Side.OLD
+    assert pointer.read_route(conn, "documents").active is Side.OLD
     assert now(conn, migration).phase is Phase.VALIDATE
     assert [act for act, _ in log(conn) if act != "phase"] == ["cutover", "undo"]
 
@@ -463,14 +463,14 @@ def test_hook_is_told_and_its_failure_undoes_the_flip_and_the_file(
     with pytest.raises(HookFailed, match=r"status 3\. restarting") as caught:
         cutover(database, migration, gate=PASS)
     assert "sk-abcdefgh" not in str(caught.value)
-    assert route.read_route(conn, "documents").active is Side.OLD and path.read_text() == ENV
+    assert pointer.read_route(conn, "documents").active is Side.OLD and path.read_text() == ENV
     (tmp_path / "fail").unlink()
     assert cutover(database, migration, gate=PASS).active is Side.NEW
     assert "USE_V2_EMBEDDINGS=true" in path.read_text()
     (tmp_path / "fail").touch()
     with pytest.raises(HookFailed):
         rollback(database, migration)
-    assert route.read_route(conn, "documents").active is Side.OLD, "a rollback is never taken back"
+    assert pointer.read_route(conn, "documents").active is Side.OLD, "a rollback is never taken back"
     assert "USE_V2_EMBEDDINGS=false" in path.read_text()
     assert told.read_text().splitlines() == [
         'cutover documents new true new-model 8 "public"."documents" embedding_v2',
@@ -490,7 +490,7 @@ def test_hook_that_hangs_is_ended_with_its_children(database: str, conn: Connect
     migration = with_strategy(database, strategy="hook", hook=hook(tmp_path, body), hook_timeout_seconds=3.0)
     with pytest.raises(HookFailed, match=r"within 3 s and was stopped\. waiting for the load"):
         cutover(database, migration, gate=PASS)
-    assert route.read_route(conn, "documents").active is Side.OLD
+    assert pointer.read_route(conn, "documents").active is Side.OLD
     started = [int(pid) for pid in pids.read_text().split()]
     assert len(started) == 2
     deadline = time.monotonic() + 60
@@ -512,7 +512,7 @@ def test_hook_that_cannot_start(database: str, conn: Connection, command: str) -
     migration = with_strategy(database, strategy="hook", hook=command)
     with pytest.raises(HookFailed, match="cannot be started"):
         cutover(database, migration, gate=PASS)
-    assert route.read_route(conn, "documents").active is Side.OLD
+    assert pointer.read_route(conn, "documents").active is Side.OLD
 
 
 def test_strategies_without_their_setting_are_refused(database: str, conn: Connection) -> None:
@@ -589,7 +589,7 @@ def test_rename_refuses_what_would_keep_the_old_meaning(database: str, conn: Con
     with pytest.raises(Refused, match=kind):
         cutover(database, migration, gate=PASS, override={"gate": "hurry"})
     assert now(conn, migration).old_column == "embedding"
-    assert route.read_route(conn, "documents").active is Side.OLD
+    assert pointer.read_route(conn, "documents").active is Side.OLD
 
 
 def test_rename_refuses_taken_names_and_side_tables(database: str, conn: Connection) -> None:
@@ -608,7 +608,7 @@ def test_rename_with_a_failing_hook_exchanges_back(database: str, conn: Connecti
     with pytest.raises(HookFailed):
         cutover(database, migration, gate=PASS)
     assert now(conn, migration).old_column == "embedding"
-    assert route.read_route(conn, "documents").active is Side.OLD
+    assert pointer.read_route(conn, "documents").active is Side.OLD
 
 
 def test_rename_waits_for_a_reader_without_blocking_others(database: str, conn: Connection) -> None:

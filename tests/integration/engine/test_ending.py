@@ -22,7 +22,7 @@ from embedtui.model import Migration, Phase, PlacementKind, Side
 from embedtui.postgres import ddl
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route
+from embedtui.postgres.state import pointer
 from embedtui.postgres.state.audit import read_audit
 from embedtui.router import Router
 from tests.integration.engine.test_cutover import PASS, with_strategy
@@ -122,7 +122,7 @@ def test_a_rollback_cancels_a_cleanup_that_has_dropped_nothing(
         assert isinstance(error, Refused) and "rolled back" in str(error).lower()
         wait_for(lambda: router.route("documents").side is Side.OLD, "the Router follows")
     assert columns(conn) == before
-    assert route.read_route(conn, "documents").active is Side.OLD
+    assert pointer.read_route(conn, "documents").active is Side.OLD
     assert present(conn).phase is Phase.VALIDATE
     # and the operator goes on, in either direction
     assert cutover(database, migration, gate=PASS).active is Side.NEW
@@ -174,7 +174,7 @@ def test_a_rollback_after_the_drop_says_what_is_gone(database: str, conn: Connec
     with pytest.raises(Refused, match=r"old side of documents has been dropped") as caught:
         rollback(database, migration)
     assert "cleanup" in caught.value.hint
-    assert route.read_route(conn, "documents").active is Side.NEW
+    assert pointer.read_route(conn, "documents").active is Side.NEW
 
 
 def test_what_was_interrupted_after_the_drop_is_completed_by_the_engine(database: str, conn: Connection) -> None:
@@ -228,14 +228,14 @@ def test_an_abort_waiting_for_a_lock_excludes_a_postponed_cutover(
         wait_for(lambda: waits or acting.error, "it waits")
         assert flip_if_due(database, migration, PASS) is None
     assert acting.end() is None
-    pointer = route.read_route(conn, "documents")
-    assert (pointer.active, pointer.canary) == (Side.OLD, 0) and present(conn).phase is Phase.ABORTED
+    served = pointer.read_route(conn, "documents")
+    assert (served.active, served.canary) == (Side.OLD, 0) and present(conn).phase is Phase.ABORTED
 
 
 def test_every_word_to_the_listeners_is_json(database: str, conn: Connection) -> None:
     """The cleanup's and the abort's was a bare name, which no listener understands."""
     with psycopg.connect(database, autocommit=True) as listener:
-        listener.execute(f"LISTEN {route.CHANNEL}")
+        listener.execute(f"LISTEN {pointer.CHANNEL}")
         migration = soaking(database)
         rollback(database, migration)
         cutover(database, migration, gate=PASS)
@@ -268,7 +268,7 @@ def test_a_rollback_is_not_held_up_by_a_cleanup_in_its_transaction(database: str
     with connect(database, name="locked") as held, held.transaction():
         held.execute("LOCK documents IN ACCESS EXCLUSIVE MODE")
         assert rollback(database, migration).changed
-        assert route.read_route(conn, "documents").active is Side.OLD
+        assert pointer.read_route(conn, "documents").active is Side.OLD
 
 
 # ------------------------------------------------------------------------------ a flip killed right after its commit
@@ -320,7 +320,7 @@ def test_a_phase_that_a_killed_flip_left_behind_is_set_and_audited_by_the_next_w
         with other.transaction(), pytest.raises(Killed):
             other.execute("SELECT FROM embedtui.migration WHERE id = %s FOR UPDATE", [migration.id])
             cutover(database, migration, gate=PASS)
-    assert route.read_route(conn, "documents").active is Side.NEW
+    assert pointer.read_route(conn, "documents").active is Side.NEW
     assert present(conn).phase is Phase.VALIDATE, "the kill met the gap"
     flip_if_due(database, present(conn), None)
     assert present(conn).phase is Phase.SOAK

@@ -10,13 +10,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from embedtui.engine.cleanup import heard
+from embedtui.engine.cleanup import notices
 from embedtui.engine.cleanup.abort import abort
 from embedtui.engine.cleanup.blockers import cleanup_blockers
 from embedtui.engine.cleanup.choice import CleanupChoice, CleanupStep
 from embedtui.engine.cleanup.cleanup import cleanup
 from embedtui.engine.cleanup.fold import Folding
-from embedtui.engine.cleanup.heard import cleanup_notices, decided
+from embedtui.engine.cleanup.notices import cleanup_notices, decided
 from embedtui.engine.table_changes import remember
 from embedtui.errors import Refused
 from embedtui.model import Migration, PlacementKind, Side
@@ -26,7 +26,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture, fold
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route
+from embedtui.postgres.state import pointer
 from embedtui.router import Router
 from tests.integration.engine.test_cleanup import (
     ROWS,
@@ -86,7 +86,7 @@ def test_it_ends_as_the_table_began(conn: Connection) -> None:
     )
     state_before = conn.execute(ATTRIBUTES).fetchone()
     assert state_before is not None and state_before[0] == "m" and "array_fill" in state_before[4]
-    route.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
+    pointer.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
     found = state.load_migration(conn)
     assert found is not None
     ran: list[str] = []
@@ -121,7 +121,7 @@ def test_a_new_column_takes_over_the_same(conn: Connection) -> None:
         " ALTER embedding SET STATISTICS 0; COMMENT ON COLUMN documents.embedding IS 'x'"
     )
     before = conn.execute(ATTRIBUTES).fetchone()
-    route.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
+    pointer.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
     found = state.load_migration(conn)
     assert found is not None
     clean(conn, found, CleanupChoice())
@@ -277,7 +277,7 @@ def taken_back(conn: Connection, migration: Migration, at: str) -> None:
 
     def roll_back(step: CleanupStep) -> None:
         if step.name == at:
-            route.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=0, who="t", host="h")
+            pointer.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=0, who="t", host="h")
 
     with pytest.raises(Refused, match="rolled back"):
         clean(conn, migration, on_step=roll_back)
@@ -302,7 +302,7 @@ def test_a_rollback_takes_it_back_and_what_it_left_goes_with_the_migration(conn:
 def test_after_a_fold_that_was_taken_back_the_side_table_can_still_be_kept(conn: Connection) -> None:
     migration = soaked(conn, PlacementKind.TABLE)
     taken_back(conn, migration, "exchange")
-    route.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
+    pointer.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
     clean(conn, migration, CleanupChoice(fold=False))
     assert list(columns(conn)) == ["id", "content", "metadata"]
     assert count(conn, "SELECT count(*) FROM documents_embedding_v2") == ROWS
@@ -362,10 +362,10 @@ def test_where_a_router_was_ever_heard_the_side_table_stays(database: str) -> No
         with Router(database, application_name="search-api") as router:
             router.route("documents")
             router._wake()
-            wait_for(lambda: route.read_listeners(conn, "documents"), "the Router reports")
+            wait_for(lambda: pointer.read_listeners(conn, "documents"), "the Router reports")
             said = {each.name: each for each in cleanup_notices(conn, migration, CleanupChoice())}
             assert "Router search-api" in said["heard"].detail
-        assert route.read_listeners(conn, "documents") == ()
+        assert pointer.read_listeners(conn, "documents") == ()
         assert decided(conn, migration, CleanupChoice()).fold is False, "it was heard, and is gone"
         said = {each.name: each for each in cleanup_notices(conn, migration, CleanupChoice())}
         assert "a Router was heard from" in said["side table"].detail and "--fold" in said["side table"].hint
@@ -387,7 +387,7 @@ def test_names_that_somebody_goes_by_are_kept_until_told_otherwise(database: str
         assert decided(conn, migration, CleanupChoice()).rename is True
         shop.execute("SELECT id FROM documents ORDER BY embedding_v2 <=> '[1,1,1,1,1,1,1,1]' LIMIT 1")
         assert decided(conn, migration, CleanupChoice()).rename is False
-        assert "session shop" in heard.followed(conn, migration)
+        assert "session shop" in notices.followed(conn, migration)
         assert decided(conn, migration, CleanupChoice(rename=True)).rename is True
         shop.execute("SELECT 1")
         assert decided(conn, migration, CleanupChoice()).rename is True
@@ -395,7 +395,7 @@ def test_names_that_somebody_goes_by_are_kept_until_told_otherwise(database: str
             "CREATE FUNCTION public.nearest() RETURNS bigint LANGUAGE sql AS"
             " 'SELECT id FROM public.documents WHERE embedding_v2 IS NOT NULL LIMIT 1'"
         )
-        assert "nearest()" in heard.followed(conn, migration)
+        assert "nearest()" in notices.followed(conn, migration)
         told = replace(migration, settings={"cutover": {"strategy": "env_file"}})
         assert decided(conn, told, CleanupChoice()).rename is False
 
@@ -438,13 +438,13 @@ def test_a_router_under_way_goes_on_over_the_fold(database: str, flags: CleanupC
     with connect(database) as conn:
         for thread in threads:
             thread.start()
-        wait_for(lambda: len(route.read_listeners(conn, "documents")) == 2, "no Router")
+        wait_for(lambda: len(pointer.read_listeners(conn, "documents")) == 2, "no Router")
         try:
             clean(conn, migration, flags)
             wait_for(
                 lambda: (
-                    {each.epoch for each in route.read_listeners(conn, "documents")}
-                    == {route.read_route(conn, "documents").epoch}
+                    {each.epoch for each in pointer.read_listeners(conn, "documents")}
+                    == {pointer.read_route(conn, "documents").epoch}
                 ),
                 "they do not follow",
             )

@@ -12,12 +12,12 @@ import pytest
 from embedtui.engine.cleanup import fold
 from embedtui.engine.cleanup.blockers import cleanup_blockers
 from embedtui.engine.cleanup.choice import CleanupChoice
-from embedtui.engine.cleanup.heard import decided
+from embedtui.engine.cleanup.notices import decided
 from embedtui.engine.table_changes import same_names, table_change
 from embedtui.model import Phase, PlacementKind, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides import capture
-from embedtui.postgres.state import listeners, route
+from embedtui.postgres.state import listeners, pointer
 from embedtui.postgres.state import migrations as state
 from tests.integration.engine.test_cleanup import ROWS, columns, count, require_clean_end, soaked, vector
 from tests.integration.engine.test_fold import FOLD, clean, conn, taken_back
@@ -32,7 +32,7 @@ def test_taken_back_after_the_exchange_it_is_a_migration_of_a_column(conn: Conne
     """Both sides are there and are captured; it is cut over again, and cleaned up without anything being copied."""
     migration = soaked(conn, PlacementKind.TABLE)
     taken_back(conn, migration, at)
-    route.follow_pointer(conn, migration.id)
+    pointer.follow_pointer(conn, migration.id)
     found = state.load_migration(conn)
     assert found is not None
     assert (found.placement, found.new_column, found.phase) == (PlacementKind.COLUMN, "embedding_v2", Phase.VALIDATE)
@@ -42,7 +42,7 @@ def test_taken_back_after_the_exchange_it_is_a_migration_of_a_column(conn: Conne
     assert conn.execute("SELECT key FROM embedtui.queue").fetchall() == [(["2"],)]
     conn.execute("DELETE FROM embedtui.queue; DELETE FROM embedtui.capture_fault")
     conn.execute("UPDATE documents SET content = 'text 2' WHERE id = 2; DELETE FROM embedtui.queue")
-    route.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
+    pointer.move_route(conn, "documents", expect_epoch=None, active=Side.NEW, canary=100, who="t", host="h")
     found = state.load_migration(conn)
     assert found is not None
     ran: list[str] = []
@@ -82,7 +82,7 @@ def test_with_a_view_asked_for_applications_follow_at_the_exchange(
         if "not heard of the fold" in line:
             assert count(conn, "SELECT count(*) FROM documents_v2.documents WHERE embedding IS NOT NULL") == ROWS
             assert count(conn, "SELECT count(embedding_v2) FROM documents") == ROWS
-            listeners.report_listener(conn, replace(report, epoch=route.read_route(conn, "documents").epoch))
+            listeners.report_listener(conn, replace(report, epoch=pointer.read_route(conn, "documents").epoch))
 
     begins = lambda step: at.update({step.name: time.monotonic()})  # noqa: E731
     clean(conn, migration, CleanupChoice(), override=PASSED, on_wait=say, on_step=begins)

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from embedtui.config import ThrottleSettings
-from embedtui.engine.backfill.throttle import UNKNOWN_SECONDS, Throttle
-from tests.integration.engine.test_throttle import MIGRATION, OFF
+from embedtui.engine.backfill.database_throttle import UNKNOWN_SECONDS, Throttle
+from tests.integration.engine.test_database_throttle import MIGRATION, OFF
 from tests.kits.support import connect
 
 EVERYTHING = ThrottleSettings(

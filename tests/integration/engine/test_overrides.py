@@ -17,7 +17,7 @@ from embedtui.engine.overrides import audited, parse_overrides, pass_blockers
 from embedtui.errors import LockTimeout, Refused, SettingsError
 from embedtui.model import Blocker, Migration, Phase, Side
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.state import audit, route
+from embedtui.postgres.state import audit, pointer
 from tests.integration.engine.test_cutover import PASS
 from tests.integration.engine.test_ending import columns, present
 from tests.kits.cutover_kit import make
@@ -100,7 +100,7 @@ def test_a_row_rejected_while_the_cleanup_waits_is_not_dropped(database: str, co
 
     with pytest.raises(LockTimeout, match="not dropped"):
         cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), on_step=rejected)
-    assert "embedding_v2" in columns(conn) and route.read_route(conn, "documents").active is Side.NEW
+    assert "embedding_v2" in columns(conn) and pointer.read_route(conn, "documents").active is Side.NEW
 
 
 @pytest.mark.parametrize("postponed", [False, True])
@@ -123,7 +123,7 @@ def test_a_cutover_passes_each_check_by_its_own_name(database: str, conn: Connec
         assert flip_if_due(database, migration, None) is not None
     else:
         cutover(database, migration, 100, gate=None, override=every)
-    assert route.read_route(conn, "documents").active is Side.NEW
+    assert pointer.read_route(conn, "documents").active is Side.NEW
     written = [entry.detail for entry in audit.read_audit(conn, migration.id) if "overridden" in entry.detail]
     assert written and all("gate (known), coverage (known), index (known)" in detail for detail in written)
 

@@ -20,11 +20,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedtui.demo.database import EmbeddedServer
+from embedtui.engine.backfill.backoff import Backoff
 from embedtui.engine.backfill.budget import FORGOTTEN_SECONDS, Budget
-from embedtui.engine.backfill.outage import Outage
 from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer
 from embedtui.engine.backfill.packing import UNCALIBRATED
-from embedtui.engine.backfill.rate_limits import ConcurrencyFinder, RateLearner
+from embedtui.engine.backfill.rate_learning import ConcurrencyFinder, RateLearner
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
 from embedtui.model import (
     EmbeddingModel,
@@ -447,15 +447,15 @@ def test_a_limit_that_no_reply_tells_any_more_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("code", "longest"), [("connection", 4.0), ("429", 8.0), ("503", 30.0), ("timeout", 30.0)])
 def test_however_long_an_outage_lasts_its_end_is_found_soon(code: str, longest: float) -> None:
-    outage, now = Outage(), 0.0
+    backoff, now = Backoff(), 0.0
     for _ in range(12):
-        outage.trouble(provider_fault(code), now, began=now, probe=True)
-        assert outage.until is not None and 0 < outage.until - now <= longest
-        assert outage.block is not None and outage.block.seconds <= longest
-        outage.take_news()
-        now = outage.until
-    outage.trouble(provider_fault(code, retry_after=900), now, began=now, probe=True)
-    assert outage.until is not None and outage.until - now >= 900, "what it asks for is kept to"
+        backoff.trouble(provider_fault(code), now, began=now, probe=True)
+        assert backoff.until is not None and 0 < backoff.until - now <= longest
+        assert backoff.block is not None and backoff.block.seconds <= longest
+        backoff.take_news()
+        now = backoff.until
+    backoff.trouble(provider_fault(code, retry_after=900), now, began=now, probe=True)
+    assert backoff.until is not None and backoff.until - now >= 900, "what it asks for is kept to"
 
 
 def test_a_request_larger_than_the_burst_gets_its_turn(kit: Kit) -> None:
@@ -679,7 +679,7 @@ def test_a_dead_provider_costs_a_handful_of_requests(kit: Kit) -> None:
     for _ in range(8):
         kit.fail(pacer, provider_fault())
         failed += 1
-        if pacer._outage.until is not None:
+        if pacer._backoff.until is not None:
             break
     assert failed == 3
     for _ in range(4):
@@ -690,9 +690,9 @@ def test_a_dead_provider_costs_a_handful_of_requests(kit: Kit) -> None:
         wait_for(waiter.entered.is_set)
         waiter.end()
         failed += 1
-        assert pacer._outage.until is not None
+        assert pacer._backoff.until is not None
     assert failed == 7
-    assert pacer._outage.blocks == 5
+    assert pacer._backoff.blocks == 5
 
 
 def test_the_first_request_goes_alone_so_a_bad_key_costs_one(kit: Kit) -> None:

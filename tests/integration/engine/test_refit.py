@@ -18,7 +18,7 @@ from embedtui.engine.bridge.refit import Refit
 from embedtui.errors import Interrupted
 from embedtui.model import Noted, Phase, QueryInput
 from embedtui.model.bridge import in_words
-from embedtui.postgres.state.route import bridge_in_force
+from embedtui.postgres.state.pointer import bridge_in_force
 from embedtui.router import Router
 from tests.kits.bridging import NEW_SIZE, OLD_SIZE, make_table, model_function, text_of
 from tests.kits.support import NEW, settings_for, wait_for

@@ -11,9 +11,9 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine.backfill import worker as worker_module
+from embedtui.engine.backfill.database_throttle import Throttle
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.stages import make_row_embedder
-from embedtui.engine.backfill.throttle import Throttle
 from embedtui.engine.backfill.worker import Worker
 from embedtui.model import Hold, Migration
 from embedtui.postgres.connect import Connection

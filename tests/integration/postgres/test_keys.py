@@ -23,7 +23,7 @@ from embedtui.engine.backfill.stages import Stages
 from embedtui.engine.backfill.upkeep import Upkeep
 from embedtui.engine.engine import Engine
 from embedtui.postgres.sides import capture
-from embedtui.router.pointer import _key as key_texts
+from embedtui.router.route_snapshot import _key as key_texts
 from tests.conftest import FAST, POSTGRES
 from tests.kits.support import NEW, OLD, settings_for
 

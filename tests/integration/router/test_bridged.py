@@ -16,8 +16,8 @@ from embedtui.model.bridge import BridgeFigures, BridgeStatus, LinearMap, from_d
 from embedtui.model.evaluation import Interval
 from embedtui.postgres.names import vector_text
 from embedtui.postgres.state.bridges import load_map, move_bridge, store_bridge
+from embedtui.postgres.state.pointer import hold_route, read_route
 from embedtui.postgres.state.privileges import Role, state_sql
-from embedtui.postgres.state.route import hold_route, read_route
 from embedtui.router import AsyncRouter, Router
 from tests.kits.cutover_kit import DIMENSIONS, flip, make, vector
 from tests.kits.support import connect, wait_for

@@ -20,7 +20,7 @@ from embedtui.errors import Refused
 from embedtui.model import EmbeddingModel, IndexMethod, Migration, Phase, PlacementKind
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route as pointer
+from embedtui.postgres.state import pointer
 from embedtui.router import AsyncRouter, Hit, Router, put
 from tests.integration.engine.test_cutover import PASS
 from tests.kits.cutover_kit import make, vector

@@ -22,9 +22,8 @@ import embedtui
 from embedtui.demo.database import EmbeddedServer, _account, _binaries
 from embedtui.errors import DatabaseError, DatabaseLost, Refused
 from embedtui.model import EmbeddingModel, Phase, PlacementKind, Side
-from embedtui.postgres.state import listeners
+from embedtui.postgres.state import listeners, pointer
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route as pointer
 from embedtui.router import AsyncRouter, Router, put
 from tests.kits.cutover_kit import flip, key_values, make, vector
 from tests.kits.pooling import needs_pgbouncer, pooled

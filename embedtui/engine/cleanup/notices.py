@@ -17,7 +17,7 @@ from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state.listeners import ever_heard, heard_from
 from embedtui.postgres.state.migrations import total_rows
-from embedtui.postgres.state.route import read_listeners, read_status
+from embedtui.postgres.state.pointer import read_listeners, read_status
 from embedtui.redaction import redact
 
 TOLD = ("env_file", "hook")

@@ -19,7 +19,7 @@ from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
 from embedtui.engine.cutover.how import COMMAND, HowTo
 from embedtui.engine.plan.presets.frameworks import FRAMEWORKS
-from embedtui.engine.plan.presets.ways import WAYS
+from embedtui.engine.plan.presets.switching import WAYS
 from embedtui.model import PlacementKind, RowExpression
 from embedtui.router import Router
 from tests.frameworks.test_presets import NAMES, load
@@ -47,7 +47,7 @@ def test_every_framework_that_can_be_moved_has_a_way() -> None:
 @pytest.mark.parametrize("framework", ["", *WAYS])
 def test_lines_are_right_as_they_stand(framework: str, scope: RowExpression | None, tmp_path: Path) -> None:
     from embedtui.engine.cutover.how import Connected, _described
-    from embedtui.engine.plan.presets.ways import ways_of
+    from embedtui.engine.plan.presets.switching import ways_of
     from embedtui.model import TableName
     from tests.kits.samples import sample_migration
 

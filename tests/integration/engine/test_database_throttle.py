@@ -22,8 +22,8 @@ from embedtui.config import ThrottleSettings
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer, _account, _binaries
 from embedtui.engine import Engine
-from embedtui.engine.backfill import throttle
-from embedtui.engine.backfill.throttle import RELEASE_CHECKS, Throttle, xmin_holder
+from embedtui.engine.backfill import database_throttle
+from embedtui.engine.backfill.database_throttle import RELEASE_CHECKS, Throttle, xmin_holder
 from embedtui.model import Condition, Hold, Phase
 from embedtui.postgres.connect import Connection
 from tests.kits.samples import sample_migration
@@ -175,7 +175,7 @@ def test_a_slow_probe_is_measured_against_its_own_usual(conn: Connection) -> Non
 
 
 def test_a_probe_that_never_ends_is_cut_and_counts_as_slow(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle, "PROBE_TIMEOUT", 0.1)
+    monkeypatch.setattr(database_throttle, "PROBE_TIMEOUT", 0.1)
     conn.execute("CREATE TABLE slowness (seconds float)")
     conn.execute("INSERT INTO slowness VALUES (0)")
     watcher = Throttle(replace(OFF, probe_query="SELECT pg_sleep(seconds) FROM slowness"), MIGRATION)
@@ -202,7 +202,7 @@ def test_wal_rate(conn: Connection) -> None:
     (hold,) = watcher.check(conn)
     assert hold.name == "wal_rate" and "limit 1 MB/s" in hold.detail
     for _ in range(RELEASE_CHECKS):
-        clock.now += throttle.WAL_WINDOW + 1
+        clock.now += database_throttle.WAL_WINDOW + 1
         holds = watcher.check(conn)
     assert holds == ()
 

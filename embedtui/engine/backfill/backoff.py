@@ -33,7 +33,7 @@ class Block:
     """A probe found it."""
 
 
-class Outage:
+class Backoff:
     """What one process knows of the provider's trouble, and has not told the others; guarded by its pacer's lock."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The pointer in memory: all sides of a route at one epoch, made from the rows of one look-up."""
+"""The pointer as a Router has it in memory: all sides of a route at one epoch, made from the rows of one look-up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from embedtui.model import (
 )
 from embedtui.model.bridge import LinearMap, figures_from
 from embedtui.model.vector_shape import VectorShape
-from embedtui.postgres.state.route import bucket
+from embedtui.postgres.state.pointer import bucket
 from embedtui.router.route import RouteFields, Tally, Vector
 from embedtui.router.sql import SideSql
 
@@ -34,7 +34,7 @@ R = TypeVar("R", bound=RouteFields)
 
 
 @dataclass(frozen=True, slots=True)
-class Pointer(Generic[R]):
+class RouteSnapshot(Generic[R]):
     """One state of a route, whole."""
 
     rows: list[dict[str, Any]]
@@ -93,12 +93,12 @@ def _fixed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in _MOVING} for row in rows]
 
 
-def moved(pointer: Pointer[R], rows: list[dict[str, Any]]) -> Pointer[R]:
-    """``pointer`` as ``rows`` have it, where nothing but the pointer moved: statements composed are kept."""
+def moved(snapshot: RouteSnapshot[R], rows: list[dict[str, Any]]) -> RouteSnapshot[R]:
+    """``snapshot`` as ``rows`` have it, where nothing but the pointer moved: statements composed are kept."""
     epoch = rows[0]["epoch"]
-    sides = {side: replace(route, epoch=epoch) for side, route in pointer.sides.items()}
-    bridged = None if pointer.bridged is None else replace(pointer.bridged, epoch=epoch)
-    return Pointer(rows, epoch, _active(rows), rows[0]["canary"], sides, bridged, time.monotonic())
+    sides = {side: replace(route, epoch=epoch) for side, route in snapshot.sides.items()}
+    bridged = None if snapshot.bridged is None else replace(snapshot.bridged, epoch=epoch)
+    return RouteSnapshot(rows, epoch, _active(rows), rows[0]["canary"], sides, bridged, time.monotonic())
 
 
 def _active(rows: list[dict[str, Any]]) -> Side:
@@ -111,8 +111,8 @@ def _today(route: R, rows: list[dict[str, Any]]) -> R | None:
     Raises:
         Refused: its side is gone.
     """
-    pointers = pointers_of(rows, type(route), {}, lambda _: route._tally, {})
-    sides = list(pointers[route.name].sides.values()) if pointers else []
+    snapshots = snapshots_of(rows, type(route), {}, lambda _: route._tally, {})
+    sides = list(snapshots[route.name].sides.values()) if snapshots else []
     old = [_over(each, route) for each in sides if route.bridged and each.side is Side.OLD]
     # a bridged route goes on to its own model's side where the old one is gone
     found = old or sorted(
@@ -127,13 +127,13 @@ def _today(route: R, rows: list[dict[str, Any]]) -> R | None:
     return None if same == (route.relation, route.column, route._sql.stamped, route._sql.attnum) else found[0]
 
 
-def pointers_of(
+def snapshots_of(
     rows: Iterable[dict[str, Any]],
     make: Callable[..., R],
-    known: Mapping[str, Pointer[R]],
+    known: Mapping[str, RouteSnapshot[R]],
     tally: Callable[[str], Tally],
     maps: Mapping[int, LinearMap],
-) -> dict[str, Pointer[R]]:
+) -> dict[str, RouteSnapshot[R]]:
     """Pointers from the rows of one look-up; what did not change stays the very same object.
 
     ``maps``: of bridges, by version. One that is served and not among them is not gone through.
@@ -176,7 +176,7 @@ def pointers_of(
                     _renew=_today,
                 )
         epoch, canary, bridged = both[0]["epoch"], both[0]["canary"], _bridged(both, sides, maps)
-        result[name] = Pointer(both, epoch, _active(both), canary, sides, bridged, time.monotonic())
+        result[name] = RouteSnapshot(both, epoch, _active(both), canary, sides, bridged, time.monotonic())
     return result
 
 
@@ -285,7 +285,7 @@ def _key_text(part: object) -> str:
 
 
 def writing(
-    pointer: Pointer[R], name: str, key: object, vector: Vector, model: str | int, content: str | None
+    snapshot: RouteSnapshot[R], name: str, key: object, vector: Vector, model: str | int, content: str | None
 ) -> tuple[R, dict[str, Any]]:
     """The side that the model's vectors belong to, and the values to bind.
 
@@ -295,7 +295,7 @@ def writing(
     if not isinstance(vector, str):
         vector = [float(value) for value in vector]
     size = vector.count(",") + 1 if isinstance(vector, str) else len(vector)
-    side = pointer.of_model(name, model, size)
+    side = snapshot.of_model(name, model, size)
     values = {"key": _key(key), "vector": side.bind(vector)}
     if content is not None:
         values["content"] = content

@@ -13,7 +13,7 @@ import pytest
 from embedtui.errors import DatabaseError, Refused
 from embedtui.model import EmbeddingModel, Flip, Phase, PlacementKind, Side
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state import route
+from embedtui.postgres.state import pointer
 from embedtui.postgres.state.privileges import Role, state_sql
 from tests.kits.cutover_kit import flip, key_values, make, vector
 from tests.kits.support import connect
@@ -24,11 +24,11 @@ BOTH = pytest.mark.parametrize("placement", list(PlacementKind))
 def test_a_move_raises_the_epoch_once_and_tells_listeners(database: str) -> None:
     make(database, rows=1)
     with connect(database, name="test") as conn, connect(database, name="listener") as listener:
-        listener.execute(f"LISTEN {route.CHANNEL}")
-        start = route.read_route(conn, "documents")
+        listener.execute(f"LISTEN {pointer.CHANNEL}")
+        start = pointer.read_route(conn, "documents")
         assert (start.active, start.canary) == (Side.OLD, 0)
         for changed in (True, False):  # the repeat is a no-op, whatever epoch it expects
-            moved = route.move_route(
+            moved = pointer.move_route(
                 conn, "documents", expect_epoch=start.epoch, active=Side.NEW, canary=100, who="ann", host="pit"
             )
             assert (moved.active, moved.epoch, moved.changed) == (Side.NEW, start.epoch + 1, changed)
@@ -41,11 +41,11 @@ def test_a_move_raises_the_epoch_once_and_tells_listeners(database: str) -> None
             "canary": 100,
         }
         assert list(listener.notifies(timeout=0.1)) == []
-        now = route.read_route(conn, "documents")
+        now = pointer.read_route(conn, "documents")
         assert now.changed_by == "ann@pit"
         assert now.first_cutover_at is not None
-        route.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=0, who="ann", host="pit")
-        assert route.read_route(conn, "documents").first_cutover_at == now.first_cutover_at
+        pointer.move_route(conn, "documents", expect_epoch=None, active=Side.OLD, canary=0, who="ann", host="pit")
+        assert pointer.read_route(conn, "documents").first_cutover_at == now.first_cutover_at
 
 
 def test_of_two_operators_one_wins_and_the_other_is_told(database: str) -> None:
@@ -60,7 +60,7 @@ def test_of_two_operators_one_wins_and_the_other_is_told(database: str) -> None:
             with connect(database, name="test") as conn:
                 barrier.wait()
                 try:
-                    return route.move_route(
+                    return pointer.move_route(
                         conn, "documents", expect_epoch=epoch, active=active, canary=canary, who=who, host="h"
                     )
                 except Refused as refused:
@@ -83,28 +83,28 @@ def test_a_flip_that_cannot_get_the_row_gives_up(database: str) -> None:
             blocker.execute("SELECT FROM embedtui.route FOR UPDATE")
             with pytest.raises(psycopg.errors.LockNotAvailable):
                 flip(database, "documents", "new")
-        assert route.read_route(conn, "documents").active is Side.OLD
+        assert pointer.read_route(conn, "documents").active is Side.OLD
 
 
 def test_no_route_is_refused(database: str) -> None:
     make(database, rows=1)
     with connect(database, name="test") as conn:
         with pytest.raises(Refused, match="nowhere"):
-            route.read_route(conn, "nowhere")
+            pointer.read_route(conn, "nowhere")
         with pytest.raises(Refused):
-            route.move_route(conn, "nowhere", expect_epoch=None, active=Side.NEW, canary=100, who="w", host="h")
+            pointer.move_route(conn, "nowhere", expect_epoch=None, active=Side.NEW, canary=100, who="w", host="h")
 
 
 def test_functions_need_pgvector_and_install_twice(database: str) -> None:
     with connect(database, name="test") as conn:
         conn.execute("DROP EXTENSION vector")
         with pytest.raises(DatabaseError, match="pgvector"):
-            route.install_functions(conn)
+            pointer.install_functions(conn)
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute("CREATE EXTENSION vector")
     make(database, rows=1)
     with connect(database, name="test") as conn:
-        route.install_functions(conn)
+        pointer.install_functions(conn)
 
 
 def test_canary_share_is_right_stable_growing_and_the_same_in_sql(database: str) -> None:
@@ -118,7 +118,7 @@ def test_canary_share_is_right_stable_growing_and_the_same_in_sql(database: str)
                 "SELECT key, embedtui.side_for('documents', key) FROM unnest(%s::text[]) AS u (key)", [keys]
             ).fetchall()
             new = {key for key, side in rows if side == "new"}
-            assert new == {key for key in keys if route.bucket(key) < percent}
+            assert new == {key for key in keys if pointer.bucket(key) < percent}
             assert abs(len(new) / len(keys) * 100 - percent) <= 2
             assert chosen <= new, "a growing canary keeps its keys"
             chosen = new
@@ -267,7 +267,7 @@ def test_an_ended_migration_leaves_one_side_and_the_next_one_takes_the_route_ove
             conn.execute("ALTER TABLE documents DROP COLUMN embedding")
             conn.execute("ALTER TABLE documents RENAME COLUMN embedding_v2 TO embedding")
             conn.execute("UPDATE embedtui.migration SET new_column = 'embedding' WHERE id = %s", [migration.id])
-            for told in route.touch_in_ddl(migration):
+            for told in pointer.touch_in_ddl(migration):
                 conn.execute(told)
         call = "SELECT key FROM embedtui.search('documents', %s, %s, 1)"
         assert conn.execute(call, ["new-model", str(vector(3))]).fetchone() == ("2",)
@@ -277,7 +277,7 @@ def test_an_ended_migration_leaves_one_side_and_the_next_one_takes_the_route_ove
             "new-model",
             "embedding",
         )
-        before = route.read_route(conn, "documents")
+        before = pointer.read_route(conn, "documents")
         following = state.create_migration(
             conn,
             type(migration)(
@@ -288,9 +288,9 @@ def test_an_ended_migration_leaves_one_side_and_the_next_one_takes_the_route_ove
                 }
             ),
         )
-        after = route.create_route(conn, following)
+        after = pointer.create_route(conn, following)
         assert (after.migration, after.active, after.epoch) == (following.id, Side.OLD, before.epoch + 1)
-        assert route.create_route(conn, following) == after, "made once"
+        assert pointer.create_route(conn, following) == after, "made once"
 
 
 def test_an_aborted_migration_serves_its_old_side(database: str) -> None:
@@ -307,7 +307,7 @@ def test_an_aborted_migration_serves_its_old_side(database: str) -> None:
 def test_postponed_cutover_is_kept_and_ends_with_any_move(database: str) -> None:
     make(database, rows=1)
     with connect(database, name="test") as conn:
-        route.set_pending(conn, "documents", {"percent": 100, "when": "queue empty"})
-        assert route.read_route(conn, "documents").pending == {"percent": 100, "when": "queue empty"}
+        pointer.set_pending(conn, "documents", {"percent": 100, "when": "queue empty"})
+        assert pointer.read_route(conn, "documents").pending == {"percent": 100, "when": "queue empty"}
         flip(database, "documents", "old", canary=5)
-        assert route.read_route(conn, "documents").pending is None
+        assert pointer.read_route(conn, "documents").pending is None
