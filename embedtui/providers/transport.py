@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import os
+import ssl
 import sys
 import threading
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -162,10 +166,26 @@ def _take_over(response: Any) -> None:
     response.stream = _Body(response.stream, encoding)
 
 
+@functools.lru_cache(maxsize=4)
+def _certificates(*_of: object) -> ssl.SSLContext:
+    """What servers are verified by, read once: hundreds of certificates take longer than all else of a client."""
+    return _HTTPX.create_ssl_context()  # type: ignore[no-any-return]
+
+
+def _verified_by() -> ssl.SSLContext:
+    paths = ssl.get_default_verify_paths()  # SSL_CERT_FILE and SSL_CERT_DIR, where they are set
+    named = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"), paths.cafile, paths.capath)
+    found = _certificates(*named, *(Path(each).stat().st_mtime for each in (paths.cafile, paths.capath) if each))
+    # another kind asks the system, holding a lock while a handshake lasts: each client has its own
+    return found if type(found) is ssl.SSLContext else _HTTPX.create_ssl_context()
+
+
 def make_client() -> Any:
     """An HTTP client for openai; it is bounded inside :func:`bounded`."""
     # Texts and key go where the operator said and nowhere else. Proxies are the environment's, as ever.
-    client = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"response": [_take_over]})
+    client = openai.DefaultHttpxClient(
+        follow_redirects=False, event_hooks={"response": [_take_over]}, verify=_verified_by()
+    )
     for transport in (client._transport, *client._mounts.values()):
         # There is no public way to a connection of a client that finds its proxies by itself; without these
         # attributes the library's own time-outs are left, which a drip of bytes never meets.
