@@ -32,6 +32,15 @@ def surrounding_checks(
     """What the catalog says beside the table itself."""
     sizes = (migration.old_model.dimensions, migration.new_model.dimensions)
     found = surroundings(conn, draft.facts.oid, draft.old_column, sizes)
+    encoding = conn.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        yield Check(
+            "encoding",
+            "fail",
+            f"The database's encoding is {encoding}, which lacks characters of queries, reasons, texts to come: a run"
+            " would fail at the first of them.",
+            "Move it to one of encoding UTF8: pg_dump, createdb -E UTF8, restore.",
+        )
     yield from _check_writes(draft, found, migration.placement)
     yield from _check_event_triggers(found, migration.placement, settings)
     yield from _check_inheritance(draft, found)

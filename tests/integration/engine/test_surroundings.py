@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.start import require_ready
@@ -208,6 +209,20 @@ def test_rules_that_come_between_a_write_and_the_table_stop_it(database: str, ru
         True,
     )
     assert {check.result for check in checks(database, placement="table") if check.name == "rules"} == {"warn"}
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_all_characters_is_refused(server: EmbeddedServer, encoding: str) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(
+            f"CREATE DATABASE narrow TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'".encode()
+        )
+    try:
+        run(server.dsn("narrow"), f"CREATE EXTENSION vector; {PAGES}")
+        check = only(checks(server.dsn("narrow")), "encoding")
+        assert check.result == "fail" and encoding in check.detail
+    finally:
+        run(server.dsn(), "DROP DATABASE narrow WITH (FORCE)")
 
 
 @pytest.mark.parametrize(("more", "result"), [(1594, None), (1595, "fail")])
