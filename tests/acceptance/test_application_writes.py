@@ -227,10 +227,10 @@ class TestTheOldVector:
         replace = migrated.job.placement.replace
         waiting = [own]
 
-        def late(conn, rows, vectors, side):  # type: ignore[no-untyped-def]
-            if side is Side.OLD and waiting:
+        def late(*args):  # type: ignore[no-untyped-def]
+            if args[3] is Side.OLD and waiting:
                 migrated.execute(WRITE, waiting.pop(), 1)
-            return replace(conn, rows, vectors, side)
+            return replace(*args)
 
         monkeypatch.setattr(migrated.job.placement, "replace", late)
         migrated.execute(EDIT, "edited", 1)

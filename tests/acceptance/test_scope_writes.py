@@ -73,7 +73,7 @@ class TestARow:
             scoped.execute(TO, TENANT[True], 1)
             scoped.drain()
             scoped.cut_over()
-        version = leave_before(scoped, monkeypatch, "replace", lambda *args: args[-1] is side)
+        version = leave_before(scoped, monkeypatch, "replace", lambda *args: side in args[3:])
         before = scoped.vector(1, side)
         scoped.execute("UPDATE documents SET content = 'edited', metadata = %s WHERE id = 1", TENANT[True])
         scoped.drain()

@@ -84,7 +84,7 @@ class SharedPlacement(WholeSide):
         elsewhere = self.migration.text_table
         sizes: list[sql.Composable] = [
             sql.SQL("coalesce({}({}), 0)").format(
-                sql.SQL("octet_length" if re.match(r"text|character", kind) else "pg_column_size"),
+                sql.SQL("octet_length" if re.fullmatch(r"(text|character)[^\[]*", kind) else "pg_column_size"),
                 sql.Identifier("t", name),
             )
             for name, kind in content_types(self.migration).items()
