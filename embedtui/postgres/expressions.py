@@ -76,7 +76,10 @@ _STABLE = frozenset({
 depends on time or session (``now``) would make every row's text another one all the time."""
 
 _KINDS = (
-    (":hasSubLinks true", "reads other rows: it may use the row's own columns only"),
+    (
+        ":hasSubLinks true",
+        "holds a query, which may read other rows: put one of the row's own values into an IMMUTABLE function",
+    ),
     (":hasAggs true", "is an aggregate: it has to be a value of one row"),
     (":hasWindowFuncs true", "is a window function: it has to be a value of one row"),
     (":hasTargetSRFs true", "gives several values for a row"),

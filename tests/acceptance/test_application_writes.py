@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -30,6 +31,8 @@ SIZES = {Side.OLD: 8, Side.NEW: 16}
 PLACEMENTS = [{"placement": "column"}, {"placement": "table"}, {"placement": "table", "foreign_key": False}]
 NAMES = ["column", "table", "table without a foreign key"]
 ROWS = 4
+TIMES = int(os.environ.get("EMBEDTUI_EXAMPLES", "1"))
+"""As many examples of interleaved acts as ever."""
 
 _numbers = itertools.count(1)
 
@@ -224,10 +227,10 @@ class TestTheOldVector:
         replace = migrated.job.placement.replace
         waiting = [own]
 
-        def late(conn, rows, vectors, side):  # type: ignore[no-untyped-def]
-            if side is Side.OLD and waiting:
+        def late(*args):  # type: ignore[no-untyped-def]
+            if args[3] is Side.OLD and waiting:
                 migrated.execute(WRITE, waiting.pop(), 1)
-            return replace(conn, rows, vectors, side)
+            return replace(*args)
 
         monkeypatch.setattr(migrated.job.placement, "replace", late)
         migrated.execute(EDIT, "edited", 1)
@@ -499,7 +502,7 @@ def interleave(
 
     monkeypatch.setattr(found.job.placement, "replace", meanwhile)
 
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples * TIMES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(some.lists(some.tuples(steps, some.booleans()), min_size=4, max_size=25))
     def run(drawn: list[tuple[tuple[str, int], bool]]) -> None:
         nonlocal application

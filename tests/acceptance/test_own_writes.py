@@ -217,3 +217,27 @@ def test_plan_names_the_grant_that_its_role_lacks(
         assert "old_model.retired = true" in check.hint
         assert f"role {name} may not pass" in check.detail
         conn.execute(f"ALTER TABLE documents OWNER TO CURRENT_USER; DROP OWNED BY {name}".encode())
+
+
+@pytest.mark.parametrize("given", ["NULL", "OLD"])
+def test_a_write_that_a_trigger_takes_back_is_the_rows_fault_and_paid_for_once(
+    database: str, tmp_path: Path, given: str
+) -> None:
+    """Of either side: a frozen row keeps what it has, others go on, and the run ends."""
+    with LoopbackServer(MODELS, log_texts=99) as api, table(database, api, tmp_path, placement="column") as found:
+        found.cut_over()
+        found.execute("UPDATE documents SET content = content || ' edited' WHERE id IN (1, 2)")
+        found.execute(
+            "CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN IF OLD.id = 1 THEN RETURN {given}; END IF; RETURN NEW; END $$;"
+            " CREATE TRIGGER frozen BEFORE UPDATE ON documents FOR EACH ROW EXECUTE FUNCTION frozen();"
+            " ALTER TABLE documents ENABLE ALWAYS TRIGGER frozen"
+        )
+        asked = len(api.texts)
+        found.drain()
+        assert len(api.texts) - asked == 4  # two rows, two sides
+        faults = found.app.execute("SELECT key, side, reason FROM embedtui.fault ORDER BY side").fetchall()
+        assert [(key, side) for key, side, _ in faults] == [(["1"], "new"), (["1"], "old")]
+        assert all("a trigger of the table (BEFORE UPDATE) takes the write" in reason for *_, reason in faults)
+        assert found.noted() == {1}, "a rollback would find it stale"
+        assert all(found.is_models(2, side) for side in Side)

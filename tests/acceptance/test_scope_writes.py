@@ -73,7 +73,7 @@ class TestARow:
             scoped.execute(TO, TENANT[True], 1)
             scoped.drain()
             scoped.cut_over()
-        version = leave_before(scoped, monkeypatch, "replace", lambda *args: args[-1] is side)
+        version = leave_before(scoped, monkeypatch, "replace", lambda *args: side in args[3:])
         before = scoped.vector(1, side)
         scoped.execute("UPDATE documents SET content = 'edited', metadata = %s WHERE id = 1", TENANT[True])
         scoped.drain()
@@ -258,3 +258,12 @@ def test_whatever_enters_or_leaves_and_whenever(
         monkeypatch.setattr(found.sync, "step", untouched(found.sync.step))
         interleave(found, monkeypatch, STEPS, lambda scoped: Application(scoped, inside, acts), settled)
         assert set(list(api.texts)[asked:]) <= inside, "embedded and paid for, and never inside"
+
+
+def test_a_scope_by_cases_is_captured(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+    with table(database, api, tmp_path, scope=f"CASE WHEN id < 50 THEN {SCOPE} END", placement="column") as found:
+        for key in (20, 60):
+            found.execute(INSERT, key, f"text {key}", TENANT[True], None)
+        found.drain()
+        assert found.is_models(20, Side.NEW)
+        assert found.vector(60, Side.NEW) is None

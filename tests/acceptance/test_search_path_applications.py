@@ -90,6 +90,8 @@ def test_a_whole_migration_under_an_application(
     kind.seed(database, with_old)
     flags: dict[str, object] = {"table": kind.table, "content": [kind.content], "name": "documents", "view": True}
     flags["placement"] = placement
+    if kind.texts_in:
+        flags |= {"content": (), "content_sql": kind.content, "content_from": kind.texts_in}
     if kind is LlamaIndex:
         with psycopg.connect(database) as conn:
             conn.execute(LLAMA_INDEX_TEXT.replace("{schema}", "public"))  # type: ignore[arg-type]
@@ -137,7 +139,8 @@ def test_a_whole_migration_under_an_application(
 
 def _all_of_the_new_model(dsn: str, kind: type[Application]) -> None:
     with psycopg.connect(dsn) as conn:
-        rows = conn.execute(f"SELECT {kind.content}, {kind.vector}::real[] FROM {kind.table}").fetchall()  # type: ignore[arg-type]
+        source = f"{kind.table} JOIN {kind.texts_in} USING ({kind.key})" if kind.texts_in else kind.table
+        rows = conn.execute(f"SELECT {kind.content}, {kind.vector}::real[] FROM {source}").fetchall()  # type: ignore[arg-type]
     assert len(rows) > len(TEXTS)
     for text, vector in rows:
         np.testing.assert_allclose(vector, MODELS[NEW]([text], None)[0], atol=1e-5)

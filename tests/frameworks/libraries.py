@@ -221,11 +221,16 @@ def langgraph(dsn: str, embed: Embed) -> Made:
     from langgraph.store.postgres import PostgresStore
 
     index = {"dims": DIMENSIONS, "embed": lambda texts: embed(list(texts)), "fields": ["text"]}
+
+    def put(key: str, text: str) -> None:
+        with PostgresStore.from_conn_string(dsn, index=index) as store:
+            store.put(("memories", "ada"), key, {"text": text})
+
     with PostgresStore.from_conn_string(dsn, index=index) as store:
         store.setup()
-        for number, text in enumerate(TEXTS):
-            store.put(("memories", "ada"), f"note-{number}", {"text": text})
-    return "store_vectors", lambda _text: None
+    for number, text in enumerate(TEXTS):
+        put(f"note-{number}", text)
+    return "store_vectors", lambda text: put(text, text)
 
 
 LIBRARIES: dict[str, tuple[str, Callable[[str, Embed], Made]]] = {

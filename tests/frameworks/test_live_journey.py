@@ -99,7 +99,7 @@ def untouched(dsn: str, table: str, columns: Sequence[str], condition: str) -> l
 
 
 @pytest.mark.filterwarnings("ignore")  # what a library leaves open is its own affair
-@pytest.mark.parametrize("name", [name for name in LIBRARIES if name != "langgraph"])
+@pytest.mark.parametrize("name", LIBRARIES)
 def test_the_whole_way_while_the_library_writes(
     name: str,
     database: str,
@@ -167,9 +167,7 @@ def test_the_whole_way_while_the_library_writes(
     assert len(texts) > writing.count >= 9
     with connect(database) as conn:
         rows = conn.execute(
-            sql.SQL("SELECT t.{}::text, t.{}::real[] FROM {} t").format(
-                sql.Identifier(_key(name)), sql.Identifier(column), sql.SQL(table)
-            )
+            sql.SQL("SELECT {}, t.{}::real[] FROM {} t").format(_key(name), sql.Identifier(column), sql.SQL(table))
         ).fetchall()
     found = dict(rows)
     for key, text in texts.items():
@@ -177,9 +175,10 @@ def test_the_whole_way_while_the_library_writes(
     assert others == "false" or untouched(database, table, columns, others) == before
 
 
-def _key(name: str) -> str:
+def _key(name: str) -> sql.Composed:
     preset = NAMES.get(str(MADE_BY[name]))
-    return preset.key[0] if preset else "id"
+    columns = sql.SQL(", ").join(map(sql.Identifier, preset.key if preset else ("id",)))
+    return sql.SQL("concat_ws('/', {})").format(columns)
 
 
 def _phase(engine: Engine) -> Phase | None:
@@ -187,12 +186,12 @@ def _phase(engine: Engine) -> Phase | None:
     return migration.phase if migration else None
 
 
-def _texts(dsn: str, table: str, key: str, vector: str, condition: str, embedded: Embedded) -> dict[str, str]:
+def _texts(dsn: str, table: str, key: sql.Composed, vector: str, condition: str, embedded: Embedded) -> dict[str, str]:
     """By the row's key: the text of which the library stored the old vector."""
     with connect(dsn) as conn:
         rows = conn.execute(
-            sql.SQL("SELECT {}::text, {}::real[] FROM {} WHERE {}").format(
-                sql.Identifier(key), sql.Identifier(vector), sql.SQL(table), sql.SQL(condition)
+            sql.SQL("SELECT {}, {}::real[] FROM {} WHERE {}").format(
+                key, sql.Identifier(vector), sql.SQL(table), sql.SQL(condition)
             )
         ).fetchall()
     return {found: embedded.text(stored) for found, stored in rows}

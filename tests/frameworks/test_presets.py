@@ -21,6 +21,7 @@ from embedtui.errors import TableError
 from embedtui.model import Check, PlacementKind
 from embedtui.postgres.catalog.inspect import inspect_table
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.expressions import row_sql
 from embedtui.postgres.names import relation
 from embedtui.postgres.sides.texts import first_texts
 from tests.kits.cli_kit import InProcess
@@ -80,7 +81,12 @@ def texts_of(conn: Connection, recorded: Recorded, preset: Preset) -> dict[tuple
     facts = inspect_table(conn, recorded.table, None)
     if preset.function:
         conn.execute(preset.function.replace("{schema}", "public"))  # type: ignore[arg-type]
-    expression = text_sql(facts, preset) if preset.content_sql else sql.Identifier(*preset.content).as_string(conn)
+    if preset.texts_in:
+        text = resolve(conn, settings_of(Path(), {"table": recorded.table})).text
+        assert text is not None
+        expression = row_sql(text, sql.Identifier(facts.table.name)).as_string(conn)
+    else:
+        expression = text_sql(facts, preset) if preset.content_sql else sql.Identifier(*preset.content).as_string(conn)
     unlike = f"NOT ({preset.unlike})" if preset.unlike else "true"
     keys = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in preset.key)
     rows = conn.execute(
@@ -179,15 +185,49 @@ def test_a_text_that_needs_a_function_is_refused_with_it(conn: Connection, datab
     assert "Of 1 row among" in checks_of(database, **flags)["framework"].detail
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("langgraph", "Its texts are in another table"), ("open_webui_encrypted", "Its texts are encrypted")],
-)
-def test_what_cannot_be_moved_is_refused_with_what_can_be_done(conn: Connection, name: str, said: str) -> None:
-    recorded = load(conn, name)
+def test_what_cannot_be_moved_is_refused_with_what_can_be_done(conn: Connection) -> None:
+    recorded = load(conn, "open_webui_encrypted")
     with pytest.raises(TableError) as refusal:
         resolve(conn, settings_of(Path(), {"table": recorded.table}))
-    assert said in str(refusal.value.hint)
+    assert "Its texts are encrypted" in str(refusal.value.hint)
+
+
+FIELDS = {
+    'it\'s, "odd"': ({'it\'s, "odd"': "one"}, "one"),
+    "size": ({"size": 1.50}, "1.50"),
+    "list": ({"list": ["b", "a"]}, "CREATE FUNCTION public.langgraph_text"),
+    "yes": ({"yes": True}, "LangGraph write them anew"),
+    "gone": ({"text": "one"}, "LangGraph write them anew"),
+    "tags[*].0": ({"tags": ["a", "b"]}, "LangGraph write them anew"),
+    "$": ({"text": "one"}, "CREATE FUNCTION public.langgraph_text"),
+}
+"""By the path: an item, and its text or what is said instead."""
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_langgraph_embeds_is_read_from_its_rows(conn: Connection, field: str) -> None:
+    value, expected = FIELDS[field]
+    recorded = load(conn, "langgraph")
+    conn.execute("DELETE FROM store")
+    conn.execute("INSERT INTO store VALUES ('p', 'k', %s)", [json.dumps(value).replace("1.5", "1.50")])
+    conn.execute("INSERT INTO store_vectors VALUES ('p', 'k', %s, '[1,1,1,1,1,1,1,1]')", [field])
+    try:
+        draft = resolve(conn, settings_of(Path(), {"table": recorded.table}))
+        assert first_texts(conn, draft.migration(PlacementKind.COLUMN), 10) == [expected]
+    except TableError as refusal:
+        assert expected in str(refusal.hint)
+
+
+def test_several_fields_of_langgraphs_are_searched_together(conn: Connection) -> None:
+    recorded = load(conn, "langgraph")
+    conn.execute("INSERT INTO store_vectors SELECT prefix, key, 'title', embedding FROM store_vectors")
+    with pytest.raises(TableError) as refusal:
+        resolve(conn, settings_of(Path(), {"table": recorded.table}))
+    assert "several fields (text, title)" in str(refusal.value.hint)
+    scoped = settings_of(Path(), {"table": recorded.table, "scope": "field_name = 'text'"})
+    draft = resolve(conn, scoped)
+    texts = first_texts(conn, draft.migration(PlacementKind.COLUMN), 10)
+    assert sorted(texts) == sorted(recorded.texts.values())
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,10 @@ class Application:
     content: ClassVar[str] = "content"
     """The text's column."""
     vector: ClassVar[str] = "embedding"
+    texts_in: ClassVar[str] = ""
+    """The other table that has the texts; ``content`` is SQL over its rows then."""
+    key: ClassVar[str] = ""
+    """Columns by which that is joined."""
     needs: ClassVar[Sequence[str]] = ()
     """Modules that have to be installed."""
     prepares_all = True

@@ -318,6 +318,51 @@ class LlamaIndex(Application):
             store._engine.dispose()
 
 
+class LangGraph(Application):
+    """``PostgresStore`` of langgraph-checkpoint-postgres: texts in one table, vectors in another."""
+
+    table, content, texts_in, key = "store_vectors", "value ->> 'text'", "store", "prefix, key"
+    needs = ("langgraph.store.postgres", "psycopg_pool")
+
+    @staticmethod
+    def index(embeddings: Any) -> Any:
+        return {"dims": SIZE, "embed": embeddings, "fields": ["text"]}
+
+    @classmethod
+    def seed(cls, dsn: str, embed: EmbedOld) -> None:  # type: ignore[override]
+        from langgraph.store.postgres import PostgresStore
+
+        with PostgresStore.from_conn_string(dsn, index=cls.index(_embeddings(embed))) as store:
+            store.setup()
+            for number, text in enumerate(TEXTS):
+                store.put(("memories", "ada"), f"{number}", {"text": text})
+
+    def __init__(self, dsn: str, routing: Routing | None, client: openai.OpenAI) -> None:
+        from langgraph.store.postgres import PostgresStore
+        from psycopg.rows import dict_row
+        from psycopg_pool import ConnectionPool
+
+        from embedtui.integrations.langgraph import RoutedEmbeddings, RoutedStore
+
+        super().__init__(dsn, routing, client)
+        self.pool = ConnectionPool(dsn, kwargs={"autocommit": True, "row_factory": dict_row}, open=True)
+        if routing is None:
+            self.store: Any = PostgresStore(self.pool, index=self.index(_langchain_model(client, NEW)))
+            return
+        embeddings = RoutedEmbeddings(routing, lambda route: _langchain_model(client, route.model))
+        self.store = RoutedStore(routing, self.pool, lambda conn: PostgresStore(conn, index=self.index(embeddings)))
+
+    def add(self, text: str) -> None:
+        self.store.put(("memories", "ada"), text, {"text": text})
+
+    def nearest(self, text: str) -> Found:
+        [found] = self.store.search(("memories",), query=text, limit=1)
+        return found.value["text"], 1 - found.score
+
+    def close(self) -> None:
+        self.pool.close()
+
+
 def _embeddings(embed: EmbedOld) -> Any:
     from langchain_core.embeddings import Embeddings
 
@@ -338,5 +383,6 @@ def _langchain_model(client: openai.OpenAI, model: str) -> Any:
 
 
 APPLICATIONS: tuple[type[Application], ...] = (
-    Plain, SqlAlchemy, Django, LangChain, LangChainStore, LlamaIndex, Supabase, SpringAi, Dify, OpenWebUi, N8n,
+    Plain, SqlAlchemy, Django, LangChain, LangChainStore, LlamaIndex, LangGraph, Supabase, SpringAi,
+    Dify, OpenWebUi, N8n,
 )  # fmt: skip

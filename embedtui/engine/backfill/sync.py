@@ -25,7 +25,7 @@ from embedtui.postgres.locks import try_sync
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import TRY_SECONDS
-from embedtui.postgres.state.faults import UNWRITABLE, forget_faults, record_faults, truncated_rows
+from embedtui.postgres.state.faults import UNDONE, UNWRITABLE, forget_faults, record_faults, truncated_rows
 from embedtui.postgres.state.queue import Entry, add_synced_tokens, entries_of, forget_entries, next_entries
 from embedtui.postgres.state.stale import add_stale, forget_stale, marks_among
 
@@ -282,10 +282,13 @@ class Sync:
             self._fault(todo, side, [rows[place]], f"{UNWRITABLE}{refusal}")
 
     def _store_part(self, todo: dict[Key, Change], side: Side, outcome: Outcome, part: slice) -> set[Key]:
+        undone: set[Key] = set()
+
         def work(conn: Connection) -> set[Key]:
+            undone.clear()
             around = refusing(conn) if side is Side.OLD else contextlib.nullcontext()
             with around, conn.transaction():
-                written = self._job.placement.replace(conn, outcome.rows[part], outcome.vectors[part], side)
+                written = self._job.placement.replace(conn, outcome.rows[part], outcome.vectors[part], side, undone)
                 self._settle_in(conn, todo, written, side)
                 _clear(conn, self._job.migration.id, written, side)
                 if side is Side.NEW:
@@ -295,6 +298,9 @@ class Sync:
         written = self._database(work)
         for key in written:
             todo[key].sides.discard(side)
+        if refused := [row for row in outcome.rows[part] if row.key in undone]:
+            reason = UNDONE if side is Side.NEW else f"{UNWRITABLE}{UNDONE}"
+            self._fault(todo, side, refused, reason)  # else it would be embedded, and paid for, again and again
         return written
 
     def _fault(self, todo: dict[Key, Change], side: Side, rows: Sequence[SourceRow], reason: str) -> None:

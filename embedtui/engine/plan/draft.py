@@ -15,6 +15,7 @@ from embedtui.engine.plan.content_names import content_as_meant
 from embedtui.engine.plan.contents import no_text_column, require_text_type, require_texts
 from embedtui.engine.plan.presets import Preset, recognise
 from embedtui.engine.plan.presets.checks import content_of, proposed_text
+from embedtui.engine.plan.presets.elsewhere import with_texts_elsewhere
 from embedtui.engine.plan.presets.padding import padded
 from embedtui.engine.plan.text_table import TextsElsewhere, texts_elsewhere, texts_nearby
 from embedtui.errors import DatabaseError, SettingsError, TableError
@@ -142,6 +143,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
     settings = content_as_meant(conn, facts, settings)
     preset = recognise(facts)
     old = _old_column(conn, facts, settings, preset)
+    settings = with_texts_elsewhere(conn, facts, preset, settings)
     elsewhere = texts_elsewhere(conn, server, facts, settings)
     if preset is not None and not settings.content and settings.content_sql is None and elsewhere is None:
         proposed = proposed_text(conn, facts, preset)

@@ -20,6 +20,10 @@ from embedtui.redaction import redact
 
 NAMED = 8
 """Other columns that are named one by one."""
+MOST_COLUMNS = 1600
+"""Of a table (PostgreSQL's MaxHeapAttributeNumber) …"""
+OURS = 3
+"""… and those that placement ``column`` adds: vector, model, fingerprint."""
 
 
 def surrounding_checks(
@@ -28,6 +32,15 @@ def surrounding_checks(
     """What the catalog says beside the table itself."""
     sizes = (migration.old_model.dimensions, migration.new_model.dimensions)
     found = surroundings(conn, draft.facts.oid, draft.old_column, sizes)
+    encoding = conn.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        yield Check(
+            "encoding",
+            "fail",
+            f"The database's encoding is {encoding}, which lacks characters of queries, reasons, texts to come: a run"
+            " would fail at the first of them.",
+            "Move it to one of encoding UTF8: pg_dump, createdb -E UTF8, restore.",
+        )
     yield from _check_writes(draft, found, migration.placement)
     yield from _check_event_triggers(found, migration.placement, settings)
     yield from _check_inheritance(draft, found)
@@ -48,12 +61,20 @@ def surrounding_checks(
 
 def _check_writes(draft: Draft, found: Surroundings, placement: PlacementKind) -> Iterator[Check]:
     beside = placement is PlacementKind.COLUMN
-    if found.instead_rules and beside:
+    if found.columns_used + OURS > MOST_COLUMNS:
+        yield Check(
+            "columns",
+            "fail" if beside else "warn",
+            f"{shown(draft.facts.table)} has had {found.columns_used:,} of the {MOST_COLUMNS:,} columns that a table"
+            f" can have in its life; new vectors with model and fingerprint take {OURS}.",
+            'Set placement = "table".' if beside else "No cleanup can fold the side table into a column: it stays.",
+        )
+    if found.rules_between and beside:
         yield Check(
             "rules",
             "fail",
-            f"Rules of {shown(draft.facts.table)} do something else instead of a write:"
-            f" {', '.join(map(shown_column, found.instead_rules))}; new vectors might never arrive.",
+            f"Rules of {shown(draft.facts.table)} do something else, or more, where a row is written:"
+            f" {', '.join(map(shown_column, found.rules_between))}; new vectors might never arrive.",
             'Set placement = "table": the table itself is not written then.',
         )
     if found.views:

@@ -9,9 +9,17 @@ from psycopg import Connection
 
 from embedtui.postgres.catalog.read import read_all
 
-_INSTEAD = """
+# One that does something besides an UPDATE makes two statements of it, which ours, with its guard, cannot become.
+_BETWEEN = """
 SELECT w.rulename::text AS name FROM pg_rewrite w
- WHERE w.ev_class = %(oid)s AND w.is_instead AND w.ev_type IN ('2', '3', '4') AND w.ev_enabled <> 'D' ORDER BY 1
+ WHERE w.ev_class = %(oid)s AND w.ev_type IN ('2', '3', '4')
+   AND CASE WHEN w.is_instead THEN w.ev_enabled <> 'D' ELSE w.ev_type = '2' AND w.ev_enabled IN ('O', 'A') END
+ ORDER BY 1
+"""
+
+_USED = """
+SELECT max(c.relnatts)::int AS used FROM pg_class c
+ WHERE c.oid = %(oid)s OR c.oid IN (SELECT t.relid FROM pg_partition_tree(%(oid)s::oid::regclass) t)
 """
 
 # An update through a view reaches the table, and its triggers, as well; what is not in the view's list stays as it is.
@@ -91,8 +99,10 @@ class OtherColumn:
 class Surroundings:
     """All of it, of one table."""
 
-    instead_rules: tuple[str, ...]
-    """Rules that put something else in the place of INSERT, UPDATE or DELETE."""
+    rules_between: tuple[str, ...]
+    """Rules that put something else in the place of INSERT or DELETE, or anything in that of an UPDATE."""
+    columns_used: int
+    """Columns that the table, or a partition, has ever had: dropped ones count."""
     views: tuple[str, ...]
     """Views through which the table can be written."""
     event_triggers: tuple[EventTrigger, ...]
@@ -109,7 +119,8 @@ def surroundings(conn: Connection[Any], oid: int, column: str, sizes: tuple[int,
     """What lies around a table; ``sizes`` are the dimensions of either model."""
     by = {"oid": oid}
     return Surroundings(
-        instead_rules=tuple(row["name"] for row in read_all(conn, _INSTEAD, by)),
+        rules_between=tuple(row["name"] for row in read_all(conn, _BETWEEN, by)),
+        columns_used=read_all(conn, _USED, by)[0]["used"],
         views=tuple(row["name"] for row in read_all(conn, _VIEWS, by)),
         event_triggers=tuple(
             EventTrigger(**{**row, "tags": tuple(row["tags"])}) for row in read_all(conn, _EVENT_TRIGGERS)

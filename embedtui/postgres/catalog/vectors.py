@@ -156,7 +156,9 @@ class VectorIndex:
 
     @property
     def dimensions(self) -> int | None:
-        """Of the type that its expression casts to."""
+        """Of the type that its expression casts the column to; of another one (a part, a quantised form) none."""
+        if not self.cast_to:
+            return None
         match = re.search(r"(?:vector|halfvec)\((\d+)\)", self.of)
         return int(match[1]) if match else None
 

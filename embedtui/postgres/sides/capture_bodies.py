@@ -198,7 +198,10 @@ def _gone(types: dict[str, str]) -> sql.Composed:
 
 def _inside(migration: Migration, row: str) -> sql.Composable:
     """Whether a row of the trigger is in the scope."""
-    return sql.SQL("TRUE") if migration.scope is None else row_sql(migration.scope, sql.SQL(row))
+    if migration.scope is None:
+        return sql.SQL("TRUE")
+    # in parentheses: PL/pgSQL would take the THEN of a CASE for its IF's
+    return sql.SQL("({})").format(row_sql(migration.scope, sql.SQL(row)))
 
 
 def _another(text: RowExpression) -> sql.Composable:

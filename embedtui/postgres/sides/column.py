@@ -15,7 +15,7 @@ from embedtui.postgres.names import relation
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.sides.own_writes import own_write
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
-from embedtui.postgres.sides.shared import SharedPlacement
+from embedtui.postgres.sides.shared import KEPT, SharedPlacement
 from embedtui.postgres.sides.whole import digest_sql
 
 
@@ -82,15 +82,20 @@ class ColumnPlacement(SharedPlacement):
             "SELECT pg_stat_get_xact_tuples_hot_updated(%s::regclass)", [relation(leaf).as_string(conn)]
         )
 
-    _replace_new = """
+    _replace_new = (
+        """
         WITH locked AS MATERIALIZED (
             SELECT t.tableoid AS leaf, t.ctid AS tid, b.key, b.embedding, b.source
             FROM {batch} JOIN {table} t ON {batch_key_join}
             WHERE {in_scope} AND {fingerprint} = b.source AND {new_digest} = b.replaces
-            FOR NO KEY UPDATE OF t SKIP LOCKED)
-        UPDATE {table} t SET {embedding} = l.embedding, {model_column} = {model}, {source_column} = l.source
-        FROM locked l WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
+            FOR NO KEY UPDATE OF t SKIP LOCKED),
+        done AS (
+            UPDATE {table} t SET {embedding} = l.embedding, {model_column} = {model}, {source_column} = l.source
+            FROM locked l WHERE t.ctid = l.tid AND t.tableoid = l.leaf
+            RETURNING l.key, t.{embedding} IS NOT NULL AND t.{source_column} IS NOT DISTINCT FROM l.source AS kept)
         """
+        + KEPT
+    )
 
     def adopt(self, conn: Connection, rows: Sequence[SourceRow]) -> set[Key]:
         """Take the stamps off vectors that the application wrote over stamped ones; the keys that could be.

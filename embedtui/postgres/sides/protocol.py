@@ -103,10 +103,18 @@ class Placement(Protocol):
         """
         ...
 
-    def replace(self, conn: Connection, rows: Sequence[SourceRow], vectors: Vectors, side: Side) -> set[Key]:
+    def replace(
+        self,
+        conn: Connection,
+        rows: Sequence[SourceRow],
+        vectors: Vectors,
+        side: Side,
+        undone: set[Key] | None = None,
+    ) -> set[Key]:
         """Store or replace vectors of rows read by ``read_keys``; the keys that could be.
 
-        Left out: the row was locked, or its content or this very vector is no longer what was read.
+        Left out: the row was locked, or its content or this very vector is no longer what was read; or a trigger of
+        the table took the write back without an error, and its key is added to ``undone``.
         """
         ...
 

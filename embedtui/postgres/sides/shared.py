@@ -17,25 +17,31 @@ from embedtui.postgres.names import blocks_sql, relation
 from embedtui.postgres.sides.batch import bigint_array, vector_array
 from embedtui.postgres.sides.own_writes import own_write
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow, Vectors
-from embedtui.postgres.sides.whole import WholeSide
+from embedtui.postgres.sides.whole import WholeSide, digest_sql
 from embedtui.postgres.values import content_types
 
 _REPLACE_OLD = """
 WITH locked AS MATERIALIZED (
-    SELECT t.tableoid AS leaf, t.ctid AS tid, b.key, b.embedding
+    SELECT t.tableoid AS leaf, t.ctid AS tid, b.key, b.embedding, b.replaces
     FROM {batch} JOIN {table} t ON {batch_key_join}
     WHERE {in_scope} AND {fingerprint} = b.source AND {old_digest} = b.replaces AND {same_names}
-    FOR NO KEY UPDATE OF t SKIP LOCKED)
-UPDATE {table} t SET {old} = l.embedding FROM locked l
-WHERE t.ctid = l.tid AND t.tableoid = l.leaf RETURNING l.key
+    FOR NO KEY UPDATE OF t SKIP LOCKED),
+done AS (
+    UPDATE {table} t SET {old} = l.embedding FROM locked l
+    WHERE t.ctid = l.tid AND t.tableoid = l.leaf
+    RETURNING l.key, {old_digest} <> l.replaces OR {old_digest} = {given_digest} AS kept)
 """
+KEPT = """
+SELECT u.key, bool_or(u.kept) FROM (SELECT key, kept FROM done UNION ALL SELECT key, false FROM locked) u GROUP BY u.key
+"""
+"""Of the rows that could be written, whether the table has what was: a trigger of its owner's may take it back."""
 
 
 class SharedPlacement(WholeSide):
     """Reads, and the writes that both placements share; see :class:`Placement` for what the methods promise."""
 
     _replace_new: str
-    """Statement that stores or replaces new vectors; gives the keys it could."""
+    """Statement that stores or replaces new vectors; gives the keys it could, and whether the table keeps them."""
 
     def read_shard(
         self, conn: Connection, leaf: TableName, first: int, last: int, filenode: int | None = None
@@ -78,7 +84,7 @@ class SharedPlacement(WholeSide):
         elsewhere = self.migration.text_table
         sizes: list[sql.Composable] = [
             sql.SQL("coalesce({}({}), 0)").format(
-                sql.SQL("octet_length" if re.match(r"text|character", kind) else "pg_column_size"),
+                sql.SQL("octet_length" if re.fullmatch(r"(text|character)[^\[]*", kind) else "pg_column_size"),
                 sql.Identifier("t", name),
             )
             for name, kind in content_types(self.migration).items()
@@ -186,18 +192,31 @@ class SharedPlacement(WholeSide):
             result.append(QueuedRow(row, blank, fresh, stamped, forgotten, tuple(asked), waits))
         return result
 
-    def replace(self, conn: Connection, rows: Sequence[SourceRow], vectors: Vectors, side: Side) -> set[Key]:
+    def replace(
+        self,
+        conn: Connection,
+        rows: Sequence[SourceRow],
+        vectors: Vectors,
+        side: Side,
+        undone: set[Key] | None = None,
+    ) -> set[Key]:
         """Store vectors of one side over what is there; the keys that could be."""
         if not rows:
             return set()
         migration = self.migration
         kind = migration.vector_type if side is Side.NEW else migration.old_vector_type
-        text = self._replace_new if side is Side.NEW else _REPLACE_OLD
+        text = self._replace_new if side is Side.NEW else _REPLACE_OLD + KEPT
         parameters = self._parameters(conn, rows, vectors, kind)
         parameters.append([row.new_digest if side is Side.NEW else row.old_digest for row in rows])
         beside = side is Side.NEW and not self.same_table
-        cursor = self._with_batch(conn, text, parameters, kind, beside=beside, **self._side_columns())
-        return {tuple(key) for (key,) in cursor}
+        given = digest_sql(migration, sql.Identifier("l", "embedding"), migration.old_vector_type)
+        cursor = self._with_batch(
+            conn, text, parameters, kind, beside=beside, given_digest=given, **self._side_columns()
+        )
+        found = {tuple(key): kept for key, kept in cursor}
+        if undone is not None:
+            undone.update(key for key, kept in found.items() if not kept)
+        return {key for key, kept in found.items() if kept}
 
     def adopt(self, conn: Connection, rows: Sequence[SourceRow]) -> set[Key]:
         """Take the stamps off vectors that the application wrote over stamped ones."""

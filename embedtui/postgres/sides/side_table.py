@@ -102,7 +102,7 @@ class TablePlacement(SharedPlacement):
             INSERT INTO {side} AS s ({key_columns}, {embedding}, {model_column}, {source_column})
             SELECT {key_columns}, made, {model}, made_of FROM locked WHERE replaces = ''
             ON CONFLICT DO NOTHING RETURNING {s_key} AS text_key)
-        SELECT text_key FROM replaced UNION ALL SELECT text_key FROM added
+        SELECT text_key, true FROM replaced UNION ALL SELECT text_key, true FROM added
         """
 
     def _side_in_scope(self) -> sql.Composable:

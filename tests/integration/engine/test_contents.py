@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ import psycopg
 import pytest
 
 from embedtui.config import Settings
+from embedtui.demo.api import LoopbackServer
+from embedtui.engine import Engine
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.start import require_startable
 from embedtui.errors import SettingsError, TableError
 from embedtui.model import PlacementKind
 from embedtui.postgres.sides.texts import first_texts
-from tests.kits.support import connect
+from tests.kits.support import connect, settings_for
 from tests.kits.tables import settings_of
 
 TABLE = "CREATE TABLE memo (no serial PRIMARY KEY, vec vector(3), {column});"
@@ -96,6 +100,19 @@ def test_what_is_no_text_is_refused_with_the_setting_that_makes_one_of_it(
         made = make_plan(reading, settings_of(Path(), flags))
     check = next(check for check in made.checks if check.name == "texts")
     assert check.result == "pass" and check.detail.startswith(expression)
+
+
+@pytest.mark.parametrize("kind", ["text[]", "varchar(40)[]", "character varying", "character(40)"])
+def test_texts_of_any_such_type_are_read(database: str, api: LoopbackServer, tmp_path: Path, kind: str) -> None:
+    value = "ARRAY['the text', 'of ' || i]" if "[" in kind else "'the text of ' || i"
+    expression = "array_to_string(payload, ' ')" if "[" in kind else "rtrim(payload)"
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(TABLE.format(column=f"payload {kind}"))  # type: ignore[arg-type]
+        conn.execute(f"INSERT INTO memo (payload) SELECT {value} FROM generate_series(1, 9) i")  # type: ignore[arg-type]
+    flags = {"table": "memo", "content_sql": expression}
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path, flags))) as engine:
+        engine.run(threading.Event())
+        assert engine.verify().embedded == 9
 
 
 @pytest.mark.parametrize("act", [make_plan, require_startable])

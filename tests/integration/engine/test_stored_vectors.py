@@ -79,6 +79,15 @@ def test_an_index_tells_of_a_size_that_no_row_seen_has(database: str) -> None:
     assert "7 (index seven)" in check.detail
 
 
+def test_an_index_of_a_part_of_the_vector_tells_of_no_other_model(database: str) -> None:
+    run(
+        database,
+        "CREATE TABLE docs (pk int PRIMARY KEY, body text, v vector(3)); INSERT INTO docs VALUES (1, 'a b', '[1,2,3]');"
+        "CREATE INDEX i ON docs USING hnsw ((subvector(v, 1, 2)::vector(2)) vector_cosine_ops)",
+    )
+    assert checks(database, "docs")["stored vectors"].result != "fail"
+
+
 def test_a_big_table_is_looked_at_by_a_sample(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "WHOLE_BYTES", 0)
     monkeypatch.setattr(vectors, "ROWS", 30)

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.start import require_ready
@@ -190,3 +191,45 @@ def test_what_takes_part_in_writes_is_said(database: str) -> None:
     assert "fail" in {check.result for check in found}
     assert 'placement = "table"' in next(check.hint for check in found if check.result == "fail")
     assert "fail" not in {check.result for check in checks(database, placement="table") if check.name == "rules"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "result"),
+    [
+        ("ON UPDATE TO pages DO ALSO NOTIFY changed", "fail"),
+        ("ON UPDATE TO pages WHERE new.nr > 5 DO INSTEAD NOTHING", "fail"),
+        ("ON INSERT TO pages DO ALSO NOTIFY changed", "warn"),
+    ],
+)
+def test_rules_that_come_between_a_write_and_the_table_stop_it(database: str, rule: str, result: str) -> None:
+    run(database, f"{PAGES} CREATE RULE between_us AS {rule}")
+    found = [check for check in checks(database, placement="column") if check.name == "rules"]
+    assert (max(check.result == "fail" for check in found), "between_us" in found[-1].detail) == (
+        result == "fail",
+        True,
+    )
+    assert {check.result for check in checks(database, placement="table") if check.name == "rules"} == {"warn"}
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_all_characters_is_refused(server: EmbeddedServer, encoding: str) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(
+            f"CREATE DATABASE narrow TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'".encode()
+        )
+    try:
+        run(server.dsn("narrow"), f"CREATE EXTENSION vector; {PAGES}")
+        check = only(checks(server.dsn("narrow")), "encoding")
+        assert check.result == "fail" and encoding in check.detail
+    finally:
+        run(server.dsn(), "DROP DATABASE narrow WITH (FORCE)")
+
+
+@pytest.mark.parametrize(("more", "result"), [(1594, None), (1595, "fail")])
+def test_a_table_that_has_no_columns_left_says_so(database: str, more: int, result: str | None) -> None:
+    columns = ", ".join(f"ADD c{number} bool" for number in range(more))
+    run(database, f"{PAGES} ALTER TABLE pages {columns}; ALTER TABLE pages DROP c0, DROP c1")
+    check = named(checks(database, placement="column"), "columns")
+    assert (check.result if check is not None else None) == result
+    check = named(checks(database, placement="table"), "columns")
+    assert (check.result if check is not None else None) == ("warn" if result else None)

@@ -23,6 +23,21 @@ FROM (SELECT (metadata ->> '_node_content')::json AS node) n, LATERAL (
 ) m
 $$"""
 
+LANGGRAPH_TEXT = r"""CREATE FUNCTION {schema}.langgraph_text(value jsonb) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN CASE jsonb_typeof(value)
+        WHEN 'object' THEN '{' || coalesce((
+            SELECT string_agg(to_json(e.key)::text || ': ' || {schema}.langgraph_text(e.value), ', '
+                              ORDER BY e.key COLLATE "C") FROM jsonb_each(value) e), '') || '}'
+        WHEN 'array' THEN '[' || coalesce((
+            SELECT string_agg({schema}.langgraph_text(e.value), ', ' ORDER BY e.place)
+            FROM jsonb_array_elements(value) WITH ORDINALITY e (value, place)), '') || ']'
+        ELSE value::text END;
+END
+$$"""
+"""JSON with sorted keys, as ``json.dumps(…, sort_keys=True, ensure_ascii=False)`` writes it."""
+
 FRAMEWORKS: tuple[Preset, ...] = (
     Preset(
         name="LangChain PGVector",
@@ -119,12 +134,11 @@ FRAMEWORKS: tuple[Preset, ...] = (
         columns={"prefix": _TEXT, "key": _TEXT, "field_name": _TEXT, "embedding": _VECTOR},
         key=("prefix", "key", "field_name"),
         vector="embedding",
-        embeds="the fields of store.value that the store's index names, in the table beside it",
+        texts_in=("store", "value"),
+        field="field_name",
+        function=LANGGRAPH_TEXT,
+        embeds="of store.value, in the table beside it, what field_name says: a field's text, or the item as JSON ($)",
         source="https://github.com/langchain-ai/langgraph/blob/main/libs/checkpoint-postgres/langgraph/store/postgres/base.py",
-        refused="Its texts are in another table (store.value), one for each field of an item. Those of one field that"
-        " holds a string: --content-from store --content-sql \"value ->> 'text'\", with --where \"field_name = 'text'\""
-        " where it has others. For the whole item ($) and lists have LangGraph write them anew: a store with the new"
-        " model, and put() of every item.",
     ),
     Preset(
         name="Spring AI PgVectorStore",

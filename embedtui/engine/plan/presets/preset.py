@@ -25,6 +25,10 @@ class Preset:
     """SQL over the row that makes the text, where that is no column."""
     function: str = ""
     """The statement that makes the function that ``content_sql`` calls."""
+    texts_in: tuple[str, str] | None = None
+    """(table of the same schema, its column of JSON) that a foreign key leads to and that has the texts."""
+    field: str = ""
+    """The column that names what of that JSON is embedded, as a path."""
     unlike: str = ""
     """SQL condition: the text of such a row cannot be made so."""
     scope: str = ""

@@ -240,6 +240,26 @@ index = VectorStoreIndex.from_vector_store(store, embed_model=embed_model)
             ),
         ),
     ),
+    "LangGraph PostgresStore": (
+        Way(
+            "LangGraph PostgresStore through the routed view: it asks the route",
+            "pointer",
+            True,
+            _python(
+                "langgraph",
+                """\
+from embedtui.integrations.langgraph import RoutedEmbeddings, RoutedStore
+
+embeddings = RoutedEmbeddings(
+    routing, lambda route: OpenAIEmbeddings(model=route.model, dimensions=route.requested_dimensions)
+)
+pool = ConnectionPool(DATABASE_URL, kwargs=dict(autocommit=True, row_factory=dict_row))
+index = dict(dims={new_dimensions}, embed=embeddings, fields=FIELDS)
+store = RoutedStore(routing, pool, lambda conn: PostgresStore(conn, index=index))  # graph.compile(store=store)
+""",
+            ),
+        ),
+    ),
     # its columns are those of many a table
     "Supabase, or LangChain's SupabaseVectorStore": (
         *OWN,
