@@ -29,6 +29,7 @@ from embedtui.model import (
     RouteFlipped,
     RouteStatus,
     Snapshot,
+    hold_word,
 )
 from embedtui.model.bridge import in_words
 from embedtui.postgres.names import shown
@@ -219,7 +220,7 @@ def _print_status(snapshot: Snapshot) -> None:
         say(f"           ! {plain(notice)}")
     say(f"Phase      {snapshot.phase.value}, {snapshot.condition.value}")
     for hold in snapshot.reasons:
-        say(f"           {plain(hold.name)}: {plain(hold.detail)}")
+        say(f"           {plain(hold_word(hold.name))}: {plain(hold.detail)}")
     # nobody counts the rows of one that is done
     rows = (
         ""

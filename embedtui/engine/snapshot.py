@@ -223,7 +223,7 @@ def _backfill(
         under_way = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
         faulty = 0 if under_way else count_faulty(conn, migration.id, tuple(FaultState))
         rows = min(rows, total) if under_way else max(0, total - queued - faulty)
-    held = any(hold.stops for hold in holds)
+    held = any(hold.stops for hold in holds) or migration.desired == "pause"
     rate = meter.add(rows, held=held) if running else None
     if not any(worker.alive for worker in workers):
         rate = None

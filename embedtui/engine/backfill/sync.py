@@ -18,6 +18,7 @@ from embedtui.engine.backfill.old_writes import Unwritable, refusing
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.recent import RecentlyEmbedded
 from embedtui.engine.backfill.upkeep import Upkeep
+from embedtui.formatting import counted
 from embedtui.model import FaultClass, Key, Side
 from embedtui.model.faults import CUT_SHARE
 from embedtui.postgres.connect import Connection, Link
@@ -87,7 +88,7 @@ class Sync:
             self._after = 0
             return texts or self._tend()
         self._after = entries[-1].id
-        self._job.doing(f"syncing {len(entries)} changes")
+        self._job.doing(f"syncing {counted(len(entries), 'change', 'changes')}")
         if structural := [entry for entry in entries if entry.kind in "dt"]:
             self._database(lambda conn: self._remove(conn, structural))
         hasty = set() if self._upkeep.ending else {each.key for each in entries if self._recent.too_often(each.key)}

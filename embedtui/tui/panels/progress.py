@@ -78,7 +78,9 @@ def backfill(view: View, width: int, height: int) -> Content:
     rows = [draw.cut(each, width) for each in rows]
     if spare >= 3 and len(view.rates) > 1:
         top = max(view.rates)
-        rows.append(draw.row(Content(""), draw.line((f"peak {figures.rate(top)} rows/s", "$faint")), width))
+        rows.append(
+            draw.row(Content(""), draw.line((f"most seen here: {figures.rate(top)} rows/s over 20 s", "$faint")), width)
+        )
         rows += draw.chart(view.rates, width, min(spare - 1, 12), "$new")
     return draw.lines(rows, height)
 
@@ -151,15 +153,16 @@ def _spent(snapshot: Snapshot, width: int) -> Content:
     money = draw.field("spent", (figures.money(status.spent), "bold"))
     if status.spent is None and snapshot.migration is not None:
         return draw.line(money, (" price unknown", "$muted"))
-    guess, cap, saved = Content(""), Content(""), Content("")
+    guess, short, cap, saved = Content(""), Content(""), Content(""), Content("")
     if status.estimate is not None:
-        guess = draw.line((" of ~", "$muted"), figures.money(status.estimate))
+        guess = draw.line((" of ~", "$muted"), figures.money(status.estimate), (" at that rate", "$muted"))
+        short = draw.line((" of ~", "$muted"), figures.money(status.estimate))
     if status.cap is not None:
         near = status.spent is not None and status.cap > 0 and status.spent / status.cap >= 0.8
         cap = draw.line((" cap ", "$muted"), (figures.money(status.cap), "$warning" if near else ""))
     if snapshot.batch.count and snapshot.batch.live is not None and snapshot.batch.spent is not None:
         saved = draw.line((" saved ", "$muted"), figures.money(snapshot.batch.live - snapshot.batch.spent))
-    choices = ((guess, cap, saved), (cap, saved), (cap,), ())
+    choices = ((guess, cap, saved), (short, cap, saved), (cap, saved), (cap,), ())
     return draw.fitting(width, *(draw.line(money, *each) for each in choices))
 
 
