@@ -786,6 +786,10 @@ def test_a_stall_by_429_is_shown_with_the_pace_now_and_the_pace_found(kit: Kit) 
         assert hold is not None and hold.name == "rate"
         assert re.search(r" Now \d+ requests and \d[\d,]* tokens a minute; found: 1,\d{3} requests", hold.detail)
         assert (datetime.now(UTC) - hold.since).total_seconds() < 30 if hold.since else False
+        again.fault = provider_fault("503")
+        again.end()
+        again = Waiter(kit, pacer)
+        wait_for(lambda: pacer.hold is not None and pacer.hold.name == "provider")
     finally:
         again.end()
     assert pacer.hold is None, "answered: no stall any more"
