@@ -229,6 +229,9 @@ def _print_status(snapshot: Snapshot) -> None:
     )
     cap = f" of {money(backfill.cap)}" if backfill.cap is not None and not snapshot.phase.ended else ""
     say(f"Backfill   {rows}{number(backfill.tokens)} tokens, spent {money(backfill.spent)}{cap} by the new model")
+    if backfill.old_tokens:
+        cost = "" if backfill.old_spent is None else f", spent {money(backfill.old_spent)}"
+        say(f"Old side   {number(backfill.old_tokens)} tokens{cost} by the old model, to keep it current")
     if backfill.rate is not None:
         say(f"           {number(backfill.rate)} rows/s, ETA {duration(backfill.eta_seconds)}")
     _print_batch(snapshot.batch)

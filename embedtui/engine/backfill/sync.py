@@ -27,7 +27,14 @@ from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import TRY_SECONDS
 from embedtui.postgres.state.faults import UNWRITABLE, forget_faults, record_faults, truncated_rows
-from embedtui.postgres.state.queue import Entry, add_synced_tokens, entries_of, forget_entries, next_entries
+from embedtui.postgres.state.queue import (
+    Entry,
+    add_old_tokens,
+    add_synced_tokens,
+    entries_of,
+    forget_entries,
+    next_entries,
+)
 from embedtui.postgres.state.stale import add_stale, forget_stale, marks_among
 
 T = TypeVar("T")
@@ -275,6 +282,7 @@ class Sync:
             self._job.add_rows(len(self._store_part(todo, side, outcome, slice(None))))
             return
         rows = outcome.rows
+        self._database(lambda conn: add_old_tokens(conn, self._job.migration.id, outcome.tokens))
         refused = self._old_side.write(rows, lambda part: self._store_part(todo, side, outcome, part))
         if len(refused) < len(rows):
             self._old_side.answers()

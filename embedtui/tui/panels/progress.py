@@ -76,7 +76,7 @@ def backfill(view: View, width: int, height: int) -> Content:
     rows.append(draw.field("tokens", figures.short(status.tokens), *_pace(snapshot, width)))
     rows.append(draw.field("HOT", *_hot_share(snapshot)))
     rows = [draw.cut(each, width) for each in rows]
-    if spare >= 3 and len(view.rates) > 1:
+    if spare >= 3 and len(view.rates) > 1 and snapshot.phase not in EMBEDDED:
         top = max(view.rates)
         rows.append(
             draw.row(Content(""), draw.line((f"most seen here: {figures.rate(top)} rows/s over 20 s", "$faint")), width)
@@ -108,7 +108,7 @@ def _serving(view: View, snapshot: Snapshot, rows: list[Content], width: int, he
     rows[-1] = draw.fitting(width, *(draw.line(rows[-1], (each, "$muted")) for each in told), rows[-1])
     rows.append(_latency(snapshot, width))
     rows.append(_spent(snapshot, width))
-    whose = (" by the new model; the old side's are not counted", " by the new model", "")
+    whose = (*_by_both(snapshot), " by the new model", "")
     tokens = draw.field("tokens", figures.short(snapshot.backfill.tokens))
     rows.append(draw.fitting(width, *(draw.line(tokens, (each, "$muted")) for each in whose)))
     spare = height - len(rows) - 2
@@ -120,6 +120,15 @@ def _serving(view: View, snapshot: Snapshot, rows: list[Content], width: int, he
             # one scale for both: what moves from one to the other is seen
             rows += draw.chart([pair[side] for pair in view.searches], width, tall, style, top=top)
     return draw.lines((draw.cut(each, width) for each in rows), height)
+
+
+def _by_both(snapshot: Snapshot) -> tuple[str, ...]:
+    """Whose tokens they are, and what the old model took beside them; nothing where it took none."""
+    taken = figures.short(snapshot.backfill.old_tokens)
+    if not snapshot.backfill.old_tokens:
+        return ()
+    cost = f", {figures.money(snapshot.backfill.old_spent)}" if snapshot.backfill.old_spent is not None else ""
+    return f" by the new model; {taken} by the old one{cost}", f" new; {taken} old{cost}", f" new; {taken} old"
 
 
 def _latency(snapshot: Snapshot, width: int) -> Content:

@@ -8,6 +8,7 @@ from textual.containers import Container
 from embedtui.model import hold_word
 from embedtui.tui import panels
 from embedtui.tui.panels.alerts import alert
+from embedtui.tui.panels.progress import EMBEDDED
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.panel import Panel
@@ -39,6 +40,8 @@ class OverviewScreen(DashboardScreen):
         # what is wrong, and what to do about it, is read whole
         found = alert(view.snapshot)
         self.set_class((found is not None and found.style == "$error") or bool(view.stale), "-alarm")
+        # no chart: the log has the room
+        self.set_class(not panels.serving(view) and (len(view.rates) < 2 or view.phase in EMBEDDED), "-quiet")
         box = self.query_one("#backfill")
         if str(box.border_title) != title:
             box.border_title = title
