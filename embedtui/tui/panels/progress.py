@@ -17,6 +17,12 @@ EMBEDDED = (Phase.INDEX, Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANU
 _SERVED = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
 """Phases in which the backfill is history, and searches are what is watched."""
 
+_NO_ETA = {
+    Condition.THROTTLED: " while it is held",
+    Condition.PAUSED: " while it is paused",
+    Condition.FAILED: " until it is resumed",
+}
+
 _INDEX_PHASES = (
     "initializing",
     "waiting for writers before build",
@@ -90,7 +96,7 @@ def _why_no_eta(view: View, snapshot: Snapshot) -> str:
         return " while the database is lost"
     if not any(worker.alive for worker in snapshot.workers):
         return " without a worker"
-    return " while it is held" if snapshot.condition is Condition.THROTTLED else " until there is a rate"
+    return _NO_ETA.get(snapshot.condition, " until there is a rate")
 
 
 def serving(view: View) -> bool:
@@ -164,13 +170,13 @@ def _spent(snapshot: Snapshot, width: int) -> Content:
         return draw.line(money, (" price unknown", "$muted"))
     guess, short, cap, saved = Content(""), Content(""), Content(""), Content("")
     if status.estimate is not None:
-        guess = draw.line((" of ~", "$muted"), figures.money(status.estimate), (" at that rate", "$muted"))
+        guess = draw.line((" of ~", "$muted"), figures.money(status.estimate), (" by the rows so far", "$muted"))
         short = draw.line((" of ~", "$muted"), figures.money(status.estimate))
     if status.cap is not None:
         near = status.spent is not None and status.cap > 0 and status.spent / status.cap >= 0.8
-        cap = draw.line((" cap ", "$muted"), (figures.money(status.cap), "$warning" if near else ""))
+        cap = draw.line((", cap ", "$muted"), (figures.money(status.cap), "$warning" if near else ""))
     if snapshot.batch.count and snapshot.batch.live is not None and snapshot.batch.spent is not None:
-        saved = draw.line((" saved ", "$muted"), figures.money(snapshot.batch.live - snapshot.batch.spent))
+        saved = draw.line((", saved ", "$muted"), figures.money(snapshot.batch.live - snapshot.batch.spent))
     choices = ((guess, cap, saved), (short, cap, saved), (cap, saved), (cap,), ())
     return draw.fitting(width, *(draw.line(money, *each) for each in choices))
 

@@ -13,6 +13,9 @@ from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.panel import Panel
 
+_ENDLESS = 10_000
+"""Cells in which every headline has room."""
+
 
 class OverviewScreen(DashboardScreen):
     """Panels only: everything is a function of the view."""
@@ -33,13 +36,18 @@ class OverviewScreen(DashboardScreen):
             yield Panel(panels.workers, title="Workers", id="workerbox", classes="box")
             yield Panel(panels.feed, title="Events", id="feed", classes="box")
 
+    def on_resize(self) -> None:
+        """What is too long for the headline's line hangs on its width."""
+        self.show(self.dashboard.view)
+
     def show(self, view: View) -> None:
         """The first panel is about what is watched now."""
         super().show(view)
         title = "Rows and searches" if panels.serving(view) else "Backfill"
         # what is wrong, and what to do about it, is read whole
         found = alert(view.snapshot)
-        self.set_class((found is not None and found.style == "$error") or bool(view.stale), "-alarm")
+        wrong = view.stale or (found is not None and found.style == "$error")
+        self.set_class(wrong and panels.advice(view, _ENDLESS, 1).cell_length > self.size.width - 2, "-alarm")
         # no chart: the log has the room
         self.set_class(not panels.serving(view) and (len(view.rates) < 2 or view.phase in EMBEDDED), "-quiet")
         box = self.query_one("#backfill")
