@@ -215,6 +215,13 @@ def test_the_headline_names_the_cause_and_the_key_with_its_word() -> None:
     assert panels.advice(begun, 80, 1).plain.startswith("◌ Starting")
 
 
+def test_what_the_old_model_takes_is_shown_apart() -> None:
+    taken = replace(states.CUT_OVER.backfill, old_tokens=12_000, old_spent=0.0012)
+    view = View(replace(states.CUT_OVER, backfill=taken), UP)
+    assert "by the new model; 12.0k by the old one, $0.0012" in panels.backfill(view, 80, 12).plain
+    assert "12.0k old" in panels.backfill(view, 38, 12).plain
+
+
 @pytest.mark.parametrize("width", [60, 78, 100])
 def test_what_to_do_about_a_failure_is_read_whole(width: int) -> None:
     mend = "Put a valid key into OPENAI_API_KEY: .env is read again on resume, the environment at the next start."
