@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from embedtui.formatting import counted, duration, money, number, percent
-from embedtui.model import Condition, Phase, Snapshot, TableName
+from embedtui.model import Condition, Phase, Snapshot, TableName, hold_word
 from embedtui.redaction import redact
 
 LINE_EVERY_SECONDS = 5.0
@@ -118,7 +118,7 @@ def progress_text(snapshot: Snapshot) -> str:
     if snapshot.faulty:
         parts.append(f"{number(snapshot.faulty)} faulty")
     if snapshot.condition not in (Condition.RUNNING, Condition.IDLE):
-        reasons = "; ".join(f"{hold.name}: {plain(hold.detail, 80)}" for hold in snapshot.reasons)
+        reasons = "; ".join(f"{plain(hold_word(hold.name))}: {plain(hold.detail, 80)}" for hold in snapshot.reasons)
         parts.append(snapshot.condition.value + (f" ({reasons})" if reasons else ""))
     return " · ".join(parts)
 

@@ -29,6 +29,7 @@ from embedtui.model import (
     RouteFlipped,
     RouteStatus,
     Snapshot,
+    hold_word,
 )
 from embedtui.model.bridge import in_words
 from embedtui.postgres.names import shown
@@ -219,7 +220,7 @@ def _print_status(snapshot: Snapshot) -> None:
         say(f"           ! {plain(notice)}")
     say(f"Phase      {snapshot.phase.value}, {snapshot.condition.value}")
     for hold in snapshot.reasons:
-        say(f"           {plain(hold.name)}: {plain(hold.detail)}")
+        say(f"           {plain(hold_word(hold.name))}: {plain(hold.detail)}")
     # nobody counts the rows of one that is done
     rows = (
         ""
@@ -228,6 +229,9 @@ def _print_status(snapshot: Snapshot) -> None:
     )
     cap = f" of {money(backfill.cap)}" if backfill.cap is not None and not snapshot.phase.ended else ""
     say(f"Backfill   {rows}{number(backfill.tokens)} tokens, spent {money(backfill.spent)}{cap} by the new model")
+    if backfill.old_tokens:
+        cost = "" if backfill.old_spent is None else f", spent {money(backfill.old_spent)}"
+        say(f"Old side   {number(backfill.old_tokens)} tokens{cost} by the old model, to keep it current")
     if backfill.rate is not None:
         say(f"           {number(backfill.rate)} rows/s, ETA {duration(backfill.eta_seconds)}")
     _print_batch(snapshot.batch)

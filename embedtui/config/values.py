@@ -158,13 +158,20 @@ def method(value: object) -> IndexMethod:
     return IndexMethod(one_of(*(each.value for each in IndexMethod))(value))
 
 
-_KEY = re.compile(r"(?=[A-Za-z]*\d)[A-Za-z0-9]{20}")
-"""In what stands where a variable's name belongs: no word of a name is so long and has a digit."""
+_LONG_WORD = re.compile(r"[A-Za-z0-9]{20,}")
+MOST_DIGITS = 2
+"""Of a long word of a name, as in ``OPENAIPRODUCTIONKEY2``: a key of that length has more, or letters of both cases."""
+
+
+def _of_a_key(word: str) -> bool:
+    digits = sum(each.isdigit() for each in word)
+    return digits > MOST_DIGITS or (digits > 0 and not word.isupper() and not word.islower())
 
 
 def variable(value: object) -> str:
     """The name of an environment variable."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) or _KEY.search(value):
+    named = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value)
+    if not isinstance(value, str) or not named or any(map(_of_a_key, _LONG_WORD.findall(value))):
         raise ValueError("must be the name of an environment variable, never the secret itself")
     return value
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from types import FrameType, TracebackType
 
@@ -20,7 +21,7 @@ from psycopg import sql
 from psycopg.types import TypeInfo
 
 from embedtui import __version__
-from embedtui.config import GateSettings, ModelSettings, PacingSettings, Settings
+from embedtui.config import SPECS, GateSettings, ModelSettings, PacingSettings, Settings
 from embedtui.demo.api import LoopbackServer, ModelFunction
 from embedtui.demo.corpus import Document, documents
 from embedtui.demo.database import EmbeddedServer, demo_folder
@@ -51,6 +52,8 @@ DATABASE, SHUTDOWN_DATABASE = "demo", "demo_shutdown"
 TABLE = "documents"
 INDEX = "idx_documents_embedding"
 KEY_VARIABLE = "EMBEDTUI_DEMO_KEY"
+ORIGIN = "the demo"
+"""Where its settings come from."""
 API_SECONDS = 0.1
 """Latency of a request to the loopback API, somewhat less than a provider's."""
 INPUTS_PER_REQUEST = 100
@@ -159,7 +162,7 @@ class Demo:
             )
             for name, dimensions, price in ((*self._old[:2], 0.02), (NEW_MODEL, NEW_DIMENSIONS, 0.13))
         )
-        return Settings(
+        settings = Settings(
             table=TABLE,
             key=("id",),
             content=("content",),
@@ -172,6 +175,8 @@ class Demo:
             pacing=PacingSettings(tokens_per_minute=self._tokens_per_minute, max_concurrency=4),
             environ=self.environ,
         )
+        said = {spec.path: ORIGIN for spec in SPECS if settings.value(spec.path) != Settings().value(spec.path)}
+        return replace(settings, origins=said)
 
     def open_engine(self, on_event: EventSink | None = None, *, kind: type[Engine] = Engine) -> Engine:
         """An engine of this kind, whose migration is prepared and holds the demo's questions, to compare with.

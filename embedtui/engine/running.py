@@ -59,6 +59,8 @@ class Runner:
         """The settings are to be read again before the work goes on."""
         self._reloads: int | None = None
         """How often that had been asked for when they were read."""
+        self._rows = 0
+        """Written by this process so far: a round that begins anew goes on counting."""
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
         """See :meth:`embedtui.engine.Engine.run`."""
@@ -271,7 +273,7 @@ class Runner:
 
         ``reloads``: it also ends when the settings are to be read again, for the caller to go on by them.
         """
-        job = Job(self._at.dsn, migration, self._at.on_event)
+        job = Job(self._at.dsn, migration, self._at.on_event, rows=self._rows)
         job.reloads = job.reloads if self._reloads is None else self._reloads
         try:
             with Worker(job, stop, Throttle.of(migration)), nullcontext() if reloads else job.undisturbed():
@@ -282,6 +284,7 @@ class Runner:
                 raise
         finally:
             self._reload |= job.reloading
+            self._rows = job.rows
         if job.pending_failure is not None:
             raise job.pending_failure
 

@@ -223,11 +223,11 @@ def _backfill(
         under_way = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
         faulty = 0 if under_way else count_faulty(conn, migration.id, tuple(FaultState))
         rows = min(rows, total) if under_way else max(0, total - queued - faulty)
-    held = any(hold.stops for hold in holds)
+    held = any(hold.stops for hold in holds) or migration.desired == "pause"
     rate = meter.add(rows, held=held) if running else None
     if not any(worker.alive for worker in workers):
         rate = None
-    price = migration.new_model.price_per_million
+    price, old_price = migration.new_model.price_per_million, migration.old_model.price_per_million
     less = migration.new_model.batch_price_per_million
     spent = None
     if price is not None and less is not None:
@@ -248,6 +248,8 @@ def _backfill(
         rate=rate,
         eta_seconds=(total - rows) / rate if rate and total is not None and not held else None,
         tokens=tokens,
+        old_tokens=progress.old_tokens,
+        old_spent=None if old_price is None else progress.old_tokens * old_price / 1e6,
         spent=spent,
         estimate=estimate,
         cap=progress.spend_cap,

@@ -50,7 +50,7 @@ from embedtui.model.snapshot import (
     WorkerStatus,
 )
 from embedtui.model.verify import VerifyReport
-from embedtui.model.words import Command, Condition, Distance, IndexMethod, Phase, PlacementKind, Side
+from embedtui.model.words import Command, Condition, Distance, IndexMethod, Phase, PlacementKind, Side, hold_word
 
 __all__ = [
     "UNNAMED", "AuditEntry", "BackfillStatus", "BatchJobStatus", "BatchOffer", "BatchStatus", "Blocker",
@@ -61,5 +61,5 @@ __all__ = [
     "Proposal", "QueryComparison", "QueryInput", "RankedRow", "Remedy", "RollbackStatus", "RouteFlipped",
     "RouteStatus", "RowExpression", "RunState", "SeenState", "SettingLine", "SettingsInForce", "Side", "Snapshot",
     "StoredSettings", "SweepPoint", "SyncStatus", "TableName", "TextTable", "ThreadStatus", "ThrottleSettings",
-    "VerifyReport", "WorkerStatus", "query_file",
+    "VerifyReport", "WorkerStatus", "hold_word", "query_file",
 ]  # fmt: skip

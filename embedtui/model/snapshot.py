@@ -32,6 +32,10 @@ class BackfillStatus:
     """Rows per second, from the last seconds; None until measured."""
     eta_seconds: float | None = None
     tokens: int = 0
+    old_tokens: int = 0
+    """Of the old model, for keeping its side current: in none of the other figures."""
+    old_spent: float | None = None
+    """Money that these took, None where the price is unknown."""
     spent: float | None = None
     """Money spent so far, None where the price is unknown."""
     estimate: float | None = None

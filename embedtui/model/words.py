@@ -76,6 +76,20 @@ class IndexMethod(StrEnum):
     NONE = "none"
 
 
+HOLD_WORDS = {
+    "rate": "rate limit",
+    "pace": "limit",
+    "probe_latency": "slow searches",
+    "wal_rate": "WAL rate",
+}
+"""Names of holds that are no words of a person; of the others an underscore is a blank."""
+
+
+def hold_word(name: str) -> str:
+    """A hold's name on every screen, in the log and on the command line; JSON has the name itself."""
+    return HOLD_WORDS.get(name, name.replace("_", " "))
+
+
 class Command(StrEnum):
     """What an operator can ask of a migration; what its state allows of them is in :mod:`embedtui.model.lifecycle`."""
 

@@ -197,7 +197,9 @@ def classify(
     if {error_code, error_type} & EXHAUSTED or status == 402:
         return configuration("insufficient_quota", "Add credit to the provider's account or raise its limit.")
     if status == 401 or "api key not valid" in message.lower():
-        return configuration("401", f"Put a valid key into {variable} and start embedtui again.")
+        return configuration(
+            "401", f"Put a valid key into {variable}: .env is read again on resume, the environment at the next start."
+        )
     if status == 403:
         return configuration("403", f"Give the key in {variable} the right to use the model {model.name}.")
     if status in (404, 410):

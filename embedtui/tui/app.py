@@ -244,8 +244,9 @@ class Dashboard(Guided):
         again = not self.link.up and self.link.since is not None and self.snapshot is not None
         first = self.snapshot is None
         self.link, self.taken_at = Link(up=True), time.monotonic()
-        if message.snapshot.phase is Phase.BACKFILL and message.snapshot.backfill.rate is not None:
-            self.rates.append(message.snapshot.backfill.rate)
+        rate = message.snapshot.backfill.rate
+        if message.snapshot.phase is Phase.BACKFILL and (rate is not None or self.rates):
+            self.rates.append(rate or 0.0)  # while nothing moves, time does
         if (searched := self._search_meter.add(message.snapshot)) is not None:
             self.searches.append(searched)
         before, self.snapshot = self.snapshot, message.snapshot

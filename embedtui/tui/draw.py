@@ -87,6 +87,22 @@ def wrapped(text: str, width: int, style: str = "", limit: int = 3) -> list[Cont
     return broken
 
 
+def told(text: str, width: int, style: str, limit: int) -> list[Content]:
+    """As :func:`wrapped`; of what is too long the middle goes: its end says what to do."""
+    rows = wrapped(text, width, style, limit + 1)
+    cause, dot, mend = text.rstrip(". ").rpartition(". ")
+    mend += text[len(text.rstrip(". ")) :].strip()
+    if len(rows) <= limit or not dot:
+        return rows[:limit] if len(rows) <= limit else wrapped(text, width, style, limit)
+    words = cause.split(" ")
+    while words:
+        words.pop()
+        rows = wrapped(f"{' '.join(words).rstrip('.,:; ')}… {mend}", width, style, limit + 1)
+        if len(rows) <= limit and words:
+            return rows
+    return wrapped(mend, width, style, limit)
+
+
 def clock(at: datetime | None) -> str:
     """Time of day as the database gave it, in the operator's zone where it carries one."""
     return figures.UNKNOWN if at is None else at.strftime("%H:%M:%S")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -39,13 +39,18 @@ def state_path() -> Path:
 
 def load() -> Preferences:
     """The remembered preferences; the defaults where there are none or the file cannot be used."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    try:
         stored = json.loads((state_path() / _FILE).read_text("utf-8"))
-        known = {each.name for each in fields(Preferences)}
-        kept = {name: value for name, value in stored.items() if name in known}
-        queries = tuple(str(each) for each in kept.pop("queries", ()))
-        return Preferences(theme=str(kept.get("theme", "")), queries=queries, toured=kept.get("toured") is True)
-    return Preferences()
+    except (OSError, ValueError):
+        return Preferences()
+    if not isinstance(stored, dict):
+        return Preferences()
+    theme, queries = stored.get("theme"), stored.get("queries")
+    return Preferences(
+        theme=theme if isinstance(theme, str) else "",
+        queries=tuple(each for each in queries if isinstance(each, str)) if isinstance(queries, list) else (),
+        toured=stored.get("toured") is True,
+    )
 
 
 def save(preferences: Preferences) -> None:

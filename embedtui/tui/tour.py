@@ -38,8 +38,10 @@ class Tour:
 
     at: int = 0
     """Index of the hint that is shown."""
-    screens: list[str] = field(default_factory=list)
-    """Screens that were in front, in their order."""
+    front: str = ""
+    """The screen in front."""
+    left: set[str] = field(default_factory=set)
+    """Screens that were looked at, and left, since the hint came."""
     flipped: bool = False
     """The new side has served."""
 
@@ -50,14 +52,15 @@ class Tour:
 
     def follow(self, view: View, screen: str) -> None:
         """Go on past what was done, whoever did it; a migration that has ended leaves nothing to lead through."""
-        if screen not in self.screens[-1:]:
-            self.screens.append(screen)
+        if screen != self.front:
+            self.left.add(self.front)
+            self.front = screen
         self.flipped = self.flipped or view.new_reads
         if view.phase.ended:
             self.at = len(HINTS)
         while self.hint is not None and self.hint.done(self, view):
             self.at += 1
-            del self.screens[:-1]  # what was looked at before its hint came was not looked at for it
+            self.left.clear()  # what was looked at before its hint came was not looked at for it
 
 
 def _compared(view: View) -> bool:
@@ -80,7 +83,7 @@ HINTS = (
     Hint(
         "2 lists the questions compared: f reads both documents.",
         "n, o, s and b give your verdict; V hides which side is which; 1 comes back here.",
-        lambda tour, _: tour.flipped or "compare" in tour.screens[:-1],
+        lambda tour, _: tour.flipped or "compare" in tour.left,
         lambda view: _compared(view),
     ),
     Hint(

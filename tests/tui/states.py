@@ -255,7 +255,14 @@ BATCH = replace(
 RATE_LIMITED = replace(
     RUNNING,
     condition=Condition.THROTTLED,
-    reasons=(Hold("rate", "Now 12 requests and 4,000 tokens a minute; found: 600 requests.", ago(seconds=4)),),
+    reasons=(
+        Hold(
+            "rate",
+            "429: Rate limit reached. Next try at 03:12:52 UTC."
+            " Now 12 requests and 4,000 tokens a minute; found: 600 requests.",
+            ago(seconds=4),
+        ),
+    ),
 )
 _FOUND = Interval(0.87, 0.83, 0.9)
 BRIDGED = replace(

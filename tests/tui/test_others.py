@@ -14,10 +14,10 @@ from textual.pilot import Pilot
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
-from embedtui.model import Failed, Hold, Phase
+from embedtui.model import AuditEntry, Failed, FaultClass, Hold, Phase
 from embedtui.tui import terminal
 from embedtui.tui.app import Dashboard
-from embedtui.tui.panels.happened import Entry
+from embedtui.tui.panels.happened import Entry, gathered
 from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.words import WORDS
@@ -200,6 +200,16 @@ def test_what_is_over_is_not_red_any_more() -> None:
     # whether searches fail still, no snapshot tells
     searches = Failed(states.ago(seconds=50), "The application's searches fail: old was shut down")
     assert Entry.of_event(searches, states.READY).look == ("✗", "$error")
+    limited = Failed(states.ago(seconds=50), "Provider: 429: slow down", FaultClass.PROVIDER)
+    assert Entry.of_event(limited, states.RATE_LIMITED).look == ("✗", "$error"), "that hold is in force"
+
+
+def test_a_failure_that_paused_the_work_is_told_once() -> None:
+    paused = AuditEntry(states.ago(seconds=9), "anna", "ops-1", "pause", "401: wrong key. Mend it.")
+    failed = Failed(states.ago(seconds=10), "401: wrong key.", FaultClass.CONFIGURATION, "Mend it.")
+    assert [each.text for each in gathered([paused], [failed], None)] == [f"pause: {paused.detail}"]
+    again = replace(failed, at=states.ago(seconds=1000))
+    assert len(gathered([paused], [again], None)) == 2
 
 
 async def test_the_words_are_explained(shown: Open) -> None:

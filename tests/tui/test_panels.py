@@ -215,6 +215,33 @@ def test_the_headline_names_the_cause_and_the_key_with_its_word() -> None:
     assert panels.advice(begun, 80, 1).plain.startswith("◌ Starting")
 
 
+def test_what_the_old_model_takes_is_shown_apart() -> None:
+    taken = replace(states.CUT_OVER.backfill, old_tokens=12_000, old_spent=0.0012)
+    view = View(replace(states.CUT_OVER, backfill=taken), UP)
+    assert "by the new model; 12.0k by the old one, $0.0012" in panels.backfill(view, 80, 12).plain
+    assert "12.0k old" in panels.backfill(view, 38, 12).plain
+
+
+@pytest.mark.parametrize("width", [60, 78, 100])
+def test_what_to_do_about_a_failure_is_read_whole(width: int) -> None:
+    mend = "Put a valid key into OPENAI_API_KEY: .env is read again on resume, the environment at the next start."
+    cause = "401: Incorrect API key provided: ***. You can find your API key in your account settings. "
+    for reason in (cause + mend, cause * 3 + mend):
+        failed = replace(states.RUNNING, condition=Condition.FAILED, reasons=(Hold("failure", reason),))
+        said = panels.advice(View(failed, UP), width, 3).plain.splitlines()
+        assert len(said) <= 3 and max(map(len, said)) <= width and said[0].startswith("✗ Failed")
+        assert mend in " ".join(each.strip() for each in said)
+
+
+def test_a_start_does_not_hide_what_it_is_for() -> None:
+    dead = replace(states.RUNNING, workers=tuple(replace(each, alive=False) for each in states.WORKERS))
+    for height in (1, 3):
+        said = panels.advice(View(dead, UP, busy=("run",)), 78, height).plain
+        assert said.startswith("◌ Starting") and "✗ Worker died: batch-4:902" in said
+    fresh = View(replace(states.RUNNING, condition=Condition.IDLE, workers=(), next_act="run"), UP, busy=("run",))
+    assert panels.advice(fresh, 78, 1).plain.startswith("◌ Starting"), "and no key that is refused"
+
+
 def test_what_a_rollback_found_is_a_sentence() -> None:
     assert RollbackStatus(missing=48).sentence == "The old side has 48 rows without an old vector."
     assert RollbackStatus(bridged=5, rows=8).sentence == "The old side has 5 of 8 rows by the bridge."

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
-from embedtui.model import Blocker, Noted, Phase, Snapshot
+from embedtui.model import Blocker, Condition, Hold, Noted, Phase, Snapshot
 from embedtui.tui import preferences
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
@@ -46,6 +46,16 @@ async def test_the_log_follows_also_behind_a_dialog(shown: Open) -> None:
         await until(pilot, lambda: listing.count == len(states.AUDIT) + 40)
         await until(pilot, lambda: listing.scroll_offset.y + listing.size.height >= listing.count)
         assert "Note 39" in app.export_screenshot().replace("&#160;", " ")
+        app.post_message(EngineReported(Noted(states.NOW, "word " * 30 + "end")))
+        await until(pilot, lambda: listing.count == len(states.AUDIT) + 41)
+        await until(pilot, lambda: "word end" in picture(app))  # the line under the cursor is read whole
+
+
+async def test_enter_says_the_headline_in_full(shown: Open) -> None:
+    failed = Hold("failure", "401: wrong key. " * 9 + "Put a valid key into THE_KEY.")
+    async with shown(replace(states.RUNNING, condition=Condition.FAILED, reasons=(failed,))) as (app, pilot, _):
+        await pilot.press("enter")
+        await until(pilot, lambda: failed.detail in said(app))
 
 
 async def answered(app: Dashboard, pilot: Pilot[None]) -> None:

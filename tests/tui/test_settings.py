@@ -75,7 +75,7 @@ async def test_a_setting_is_seen_refused_mended_and_written(database: str, api: 
         assert file.read_text() == FILE
         app.screen.query_one("#value", Input).value = "id > 15"
         await pilot.press("enter")
-        await until(pilot, lambda: "scope = id > 15" in said(app))
+        await until(pilot, lambda: "✓ scope = id > 15" in picture(app))
         # Escape leaves the filter, then the sheet
         await pilot.press("escape", "escape")
         await until(pilot, lambda: isinstance(app.screen, PlanScreen))
@@ -96,6 +96,7 @@ async def test_a_setting_is_seen_refused_mended_and_written(database: str, api: 
         await choose(app, pilot, "new_model.name")
         await pilot.press("enter")
         await until(pilot, lambda: "EMBED_MODEL says it" in said(app))
+        assert "Enter changes" not in picture(app)
         assert isinstance(app.screen, SettingsScreen)
 
         # somebody else was there meanwhile: said, and what they wrote is kept and shown

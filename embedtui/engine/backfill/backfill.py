@@ -14,6 +14,7 @@ from embedtui.engine.backfill.reading import ShardReader
 from embedtui.engine.backfill.writing import ReplyWriter
 from embedtui.engine.resilience import fatal
 from embedtui.errors import EmbedtuiError, Interrupted
+from embedtui.formatting import counted
 from embedtui.model import PlacementKind
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.protocol import SourceRow
@@ -230,7 +231,7 @@ class Backfill:
                 left = len(rows)
                 try:
                     if not self._stop.is_set():
-                        self._job.doing(f"embedding {len(rows)} rows")
+                        self._job.doing(f"embedding {counted(len(rows), 'row', 'rows')}")
                         for outcome in self._embedder.embed(rows, self._stop):
                             left -= self._writer.store(running.shard, outcome)
                 finally:

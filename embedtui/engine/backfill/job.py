@@ -13,7 +13,18 @@ from embedtui.engine.backfill.episodes import Episodes
 from embedtui.engine.resilience import LONGEST_WAIT, with_database
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.formatting import duration
-from embedtui.model import Event, EventSink, Failed, FaultClass, Held, Hold, Migration, Noted, ThreadStatus
+from embedtui.model import (
+    Event,
+    EventSink,
+    Failed,
+    FaultClass,
+    Held,
+    Hold,
+    Migration,
+    Noted,
+    ThreadStatus,
+    hold_word,
+)
 from embedtui.model.snapshot import PACE
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.batch import prepare_batch
@@ -51,13 +62,14 @@ def _over(hold: Hold) -> str:
     lasted = f" after {duration((now() - hold.since).total_seconds())}" if hold.since is not None else ""
     if hold.name in OF_THE_PROVIDER:
         return f"Provider back{lasted}: {hold.detail.partition(' Next try at ')[0]}"
-    return f"No longer held{lasted}: {hold.name.replace('_', ' ')}"
+    return f"No longer held{lasted}: {hold_word(hold.name)}"
 
 
 class Job:
     """Shared by the threads of one process; every method may be called from any thread."""
 
-    def __init__(self, dsn: str, migration: Migration, sink: EventSink | None) -> None:
+    def __init__(self, dsn: str, migration: Migration, sink: EventSink | None, *, rows: int = 0) -> None:
+        """Share what the threads need; ``rows`` were written by this process before."""
         self.dsn = dsn
         self.migration = migration
         self.placement: Placement = make_placement(migration)
@@ -81,7 +93,7 @@ class Job:
         self._in_flight: Callable[[], int] = lambda: 0
         self._holds: dict[str, Hold] = {}
         self._doing: dict[str, tuple[str, datetime]] = {}
-        self._rows = 0
+        self._rows = rows
 
     # --------------------------------------------------------------------------------------------------- database
 
@@ -225,7 +237,7 @@ class Job:
 
     def provider_failed(self, fault: ProviderFault) -> None:
         """The new model's provider is in trouble."""
-        self.episodes.met("provider", fault.code)
+        self.episodes.met("rate" if fault.code == "429" else "provider", fault.code)
         self.failed(f"Provider: {fault.reason}", FaultClass.PROVIDER, fault.hint)
 
     def add_rows(self, count: int) -> None:
@@ -272,10 +284,10 @@ class Job:
             self._holds[name] = Hold(name, redact(detail), known.since if known else now())
             new = known is None
             holds = tuple(self._holds.values())
-        if name not in (*OF_THE_PROVIDER, PACE):  # faults are told one by one, and a limit is no trouble
-            self.episodes.begin(name, detail)
+        if name != PACE:  # a limit is no trouble
+            self.episodes.begin(name, "" if name in OF_THE_PROVIDER else detail)  # of faults there are the codes
         if new:
-            said = detail if name == PACE else f"Held: {name.replace('_', ' ')}: {detail}"
+            said = detail if name == PACE else f"Held: {hold_word(name)}: {detail}"
             self.emit(Held(now(), redact(said), holds))
 
     def release(self, *names: str) -> None:

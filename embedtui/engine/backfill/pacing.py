@@ -144,16 +144,20 @@ class Pacer:
                 began, since = self._tempo.refused_since
                 if now - began < STALL_SECONDS:
                     return None
-                why = (
-                    self._backoff.obstacle(self._backoff.until - now).detail if self._backoff.until is not None else ""
-                )
-                return Hold("rate", f"{self._tempo.said(now, self._budget)} {why}".strip(), since)
+                block = self._backoff.obstacle(self._backoff.until - now) if self._backoff.until is not None else None
+                if block is not None and block.name != "rate":  # a limit no more: now it is an outage
+                    return Hold(block.name, block.detail, since)
+                why = block.detail if block is not None else ""
+                return Hold("rate", f"{why} {self._tempo.said(now, self._budget)}".strip(), since)
             if waits is None:
                 return None
             obstacle, began, since = waits
             if not obstacle.name or (obstacle.name == PACE and now - began < NOTICEABLE_SECONDS):
                 return None
-            return Hold(obstacle.name, obstacle.detail, since)
+            detail = obstacle.detail
+            if obstacle.name == PACE and not self._budget.in_flight and not self._tempo.moves(now):
+                detail = detail.replace("Runs at", "Waits for")
+            return Hold(obstacle.name, detail, since)
 
     @property
     def in_flight(self) -> int:

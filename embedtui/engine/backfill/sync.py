@@ -18,6 +18,7 @@ from embedtui.engine.backfill.old_writes import Unwritable, refusing
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.recent import RecentlyEmbedded
 from embedtui.engine.backfill.upkeep import Upkeep
+from embedtui.formatting import counted
 from embedtui.model import FaultClass, Key, Side
 from embedtui.model.faults import CUT_SHARE
 from embedtui.postgres.connect import Connection, Link
@@ -26,7 +27,14 @@ from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import TRY_SECONDS
 from embedtui.postgres.state.faults import UNDONE, UNWRITABLE, forget_faults, record_faults, truncated_rows
-from embedtui.postgres.state.queue import Entry, add_synced_tokens, entries_of, forget_entries, next_entries
+from embedtui.postgres.state.queue import (
+    Entry,
+    add_old_tokens,
+    add_synced_tokens,
+    entries_of,
+    forget_entries,
+    next_entries,
+)
 from embedtui.postgres.state.stale import add_stale, forget_stale, marks_among
 
 T = TypeVar("T")
@@ -87,7 +95,7 @@ class Sync:
             self._after = 0
             return texts or self._tend()
         self._after = entries[-1].id
-        self._job.doing(f"syncing {len(entries)} changes")
+        self._job.doing(f"syncing {counted(len(entries), 'change', 'changes')}")
         if structural := [entry for entry in entries if entry.kind in "dt"]:
             self._database(lambda conn: self._remove(conn, structural))
         hasty = set() if self._upkeep.ending else {each.key for each in entries if self._recent.too_often(each.key)}
@@ -274,6 +282,7 @@ class Sync:
             self._job.add_rows(len(self._store_part(todo, side, outcome, slice(None))))
             return
         rows = outcome.rows
+        self._database(lambda conn: add_old_tokens(conn, self._job.migration.id, outcome.tokens))
         refused = self._old_side.write(rows, lambda part: self._store_part(todo, side, outcome, part))
         if len(refused) < len(rows):
             self._old_side.answers()

@@ -32,6 +32,11 @@ class Tempo:
         """A request was answered by a 429."""
         self.refused_since = self.refused_since or (now, datetime.now(UTC))
 
+    def moves(self, now: float) -> bool:
+        """Whether anything was answered of late."""
+        self._forget(now)
+        return bool(self._answered)
+
     def _forget(self, now: float) -> None:
         while self._answered and now - self._answered[0][0] > RECENT_SECONDS:
             self._answered.popleft()
@@ -47,4 +52,5 @@ class Tempo:
             if learner.rate is not None
         ]
         is_now = f"Now {len(self._answered) * each:,.0f} requests and {tokens:,.0f} tokens a minute"
-        return f"{is_now}; found: {' and '.join(found) or 'not yet'}."
+        said = f"found: {' and '.join(found)}" if found else "no limit found yet"
+        return f"{is_now}; {said}."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import selectors
 import threading
 import time
+from dataclasses import replace
 from types import TracebackType
 
 import psycopg
@@ -14,7 +16,7 @@ from embedtui.engine.backfill.database_throttle import NAMES, Throttle
 from embedtui.engine.backfill.job import PACER_HOLDS, STARTING, Job
 from embedtui.engine.resilience import with_database
 from embedtui.errors import EmbedtuiError
-from embedtui.model import Hold
+from embedtui.model import Hold, ThreadStatus, hold_word
 from embedtui.model.settings import StoredSettings
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import announce_worker
@@ -28,6 +30,8 @@ BEATS_PER_RENEWAL = 5
 """Heartbeats from one renewal of the leases to the next; a lease lasts six times as long."""
 LOOK_SECONDS = 0.1
 """Between looks at the stop signal, and at least from one heartbeat that a notification asks for to the next."""
+
+_EMBEDS = re.compile("^embedding")
 
 _log = logging.getLogger("embedtui")
 
@@ -152,7 +156,7 @@ class Worker:
         self._tell(conn)
 
     def _tell(self, conn: Connection) -> None:
-        threads = self._job.activity()
+        threads = self._activity()
         main = next((each.doing for each in threads if each.name == "MainThread"), "")
         doing = main or (threads[0].doing if threads else "idle")
         began = time.monotonic()
@@ -165,6 +169,13 @@ class Worker:
                 self._throttle.adopt(StoredSettings.of({"throttle": wanted.throttle}).throttle)
             self._limits = wanted.throttle
 
+    def _activity(self) -> tuple[ThreadStatus, ...]:
+        """What each thread does; nothing is being embedded while the provider is waited for."""
+        threads, hold = self._job.activity(), self._job.pacer_hold()
+        if hold is None or not hold.stops or self._job.in_flight():
+            return threads
+        return tuple(replace(each, doing=_EMBEDS.sub("waiting to embed", each.doing)) for each in threads)
+
     def _beat_and_renew(self, conn: Connection) -> None:
         self._beat(conn)
         renew_leases(conn, self._job.worker_id)
@@ -175,7 +186,7 @@ class Worker:
         self._untold += self._job.episodes.due(leaving=leaving)
         while self._untold:  # what a lost connection cuts off is told by the next beat
             act, name, detail = self._untold[0]
-            add_episode(conn, self._job.migration.id, act, name, detail)
+            add_episode(conn, self._job.migration.id, act, hold_word(name), detail)
             del self._untold[0]
 
     def _pacer_holds(self) -> list[Hold]:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from embedtui.engine.backfill.embedding import Outcome
 from embedtui.engine.backfill.job import Job, now
+from embedtui.formatting import counted
 from embedtui.model import FaultClass, PlacementKind, Progressed
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
@@ -70,7 +71,7 @@ class ReplyWriter:
             self._job.doing("noting a rejected row")
             self.reject(outcome.rows, outcome.fault)
             return len(outcome.rows)
-        self._job.doing(f"writing {len(outcome.rows)} rows")
+        self._job.doing(f"writing {counted(len(outcome.rows), 'row', 'rows')}")
         try:
             return self._store(shard, outcome)
         finally:

@@ -156,6 +156,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
     settings = padded(conn, facts, settings, preset, old.name, dimensions, of_scope)
     old_model, new_model = _models(settings, old, dimensions)
     found = vector_indexes(conn, facts.oid, old.name)
+    halved = any(index.distance and index.cast_to == "halfvec" for index in found)
     return Draft(
         server=server,
         facts=facts,
@@ -168,13 +169,7 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
         new_model=new_model,
         new_column=_new_column(settings, old),
         new_table=settings.new_table or suffixed(facts.table.name, "_embedding_v2"),
-        new_type=_new_type(
-            settings,
-            server,
-            old,
-            new_model.dimensions,
-            cast=any(index.distance and index.cast_to == "halfvec" for index in found),
-        ),
+        new_type=_new_type(settings, server, old, new_model.dimensions, cast=halved),
         vector_schema=vector_schema,
         scope=scope,
         text=text,

@@ -106,6 +106,8 @@ CREATE INDEX queue_text ON embedtui.queue (migration, id) WHERE text_key IS NOT 
 -- What a vector goes through before it is stored: zeros are added to the numbers that the model gives (null: as many as
 -- its dimensions), and it is divided by its length.
 ALTER TABLE embedtui.model ADD COLUMN given integer, ADD COLUMN normalise boolean NOT NULL DEFAULT false;
+-- What keeping the old side current took of its model, which is not the new one's price.
+ALTER TABLE embedtui.migration ADD COLUMN old_tokens bigint NOT NULL DEFAULT 0;
 -- Which process wrote a line, by its own word: a terminal tells its own acts from those of others.
 ALTER TABLE embedtui.audit
     ADD COLUMN pid integer DEFAULT nullif(pg_catalog.current_setting('embedtui.pid', true), '')::integer;
@@ -139,6 +141,7 @@ BEGIN
     -- and so are their counters: no sum of them overflows
     FOR c IN SELECT * FROM (VALUES
         ('migration', 'total_rows', 15), ('migration', 'synced', 15), ('migration', 'synced_tokens', 15),
+        ('migration', 'old_tokens', 15),
         ('shard', 'rows', 12), ('shard', 'updates', 12), ('shard', 'hot_updates', 12), ('shard', 'tokens', 12),
         ('pace', 'spent_tokens', 15), ('pace', 'requests', 15), ('pace', 'rejected', 15),
         ('batch_job', 'estimate', 12), ('batch_job', 'reserved', 12), ('batch_job', 'rows', 12),

@@ -114,12 +114,19 @@ _ROOM = "(SELECT count(*) FROM embedtui.audit WHERE migration = %(migration)s AN
 
 
 def add_episode(conn: Connection, migration_id: int, act: str, name: str, detail: str) -> None:
-    """Append that something named held the work, or is over; once for all workers, and MOST_EPISODES lines at most."""
+    """Append that something named held the work, or is over; MOST_EPISODES lines at most.
+
+    Once for all workers: not where another process's line of the same act is the newest about it.
+    """
     conn.execute(
         "INSERT INTO embedtui.audit (migration, who, host, act, detail)"
         " SELECT %(migration)s, %(who)s, %(host)s, %(act)s, %(detail)s"
-        f" WHERE {_ROOM} AND NOT EXISTS (SELECT FROM embedtui.audit WHERE migration = %(migration)s AND act = %(act)s"
-        "  AND starts_with(detail, %(name)s) AND at > clock_timestamp() - make_interval(secs => %(same)s))",
+        f" WHERE {_ROOM} AND NOT EXISTS (SELECT FROM (SELECT act, at, host, pid FROM embedtui.audit"
+        "   WHERE migration = %(migration)s AND act IN ('held', 'over') AND starts_with(detail, %(name)s)"
+        "   ORDER BY id DESC LIMIT 1) newest"
+        "  WHERE act = %(act)s AND at > clock_timestamp() - make_interval(secs => %(same)s)"
+        "  AND (host, pid) IS DISTINCT FROM"
+        "   (%(host)s, nullif(current_setting('embedtui.pid', true), '')::integer))",
         {
             "migration": migration_id,
             "who": operator_name(),

@@ -27,6 +27,8 @@ class Progress:
     """Of batch jobs."""
     synced_tokens: int
     """Of sync."""
+    old_tokens: int
+    """Of the old model, which are none of the others."""
     spend_cap: float | None
     concurrency: int | None
     max_concurrency: int | None
@@ -39,7 +41,7 @@ def read_progress(conn: Connection, migration_id: int) -> Progress:
     row = conn.execute(
         "SELECT m.total_rows, m.synced, coalesce(s.rows, 0), coalesce(s.updates, 0), coalesce(s.hot, 0),"
         " coalesce(s.done, 0), coalesce(s.count, 0), coalesce(s.tokens, 0) + m.synced_tokens + b.tokens, b.tokens,"
-        " m.synced_tokens,"
+        " m.synced_tokens, m.old_tokens,"
         " p.spend_cap, p.concurrency, p.max_concurrency, p.requests_per_minute, p.tokens_per_minute"
         " FROM embedtui.migration m LEFT JOIN embedtui.pace p ON p.migration = m.id"
         " CROSS JOIN LATERAL (SELECT coalesce(sum(tokens), 0)::bigint AS tokens FROM embedtui.batch_job"

@@ -49,6 +49,8 @@ class SetupDialog(Dialog[None]):
     AUTO_FOCUS = ".field Input, .field Select, Button"
     FIELDS: ClassVar[tuple[Field, ...]] = ()
     WHOLE: ClassVar[bool] = True
+    CHOSEN: ClassVar[bool] = True
+    """What it shows at first was chosen, in the steps before: what is refused of it is a fault."""
     TEXT: ClassVar[str] = ""
 
     def __init__(self, table: str, go: str, proposal: Proposal, chosen: Mapping[str, str], ask: Ask) -> None:
@@ -124,9 +126,18 @@ class SetupDialog(Dialog[None]):
         if going and self._trouble is None and message.proposal is not None:
             self.go_on(self.values, message.proposal)
 
+    def show_field(self, path: str, *, shown: bool) -> None:
+        """Show or hide a field with its label."""
+        line = self.query_one(f"#{path.replace('.', '-')}").parent
+        assert line is not None
+        line.display = shown
+
     def empty_means(self, each: Field) -> str:
         """What an empty field means now."""
         return each.empty
+
+    def choose_fields(self) -> None:
+        """Show the fields that are asked for now."""
 
     def found(self, width: int) -> list[Content]:
         """What the choice means."""
@@ -139,8 +150,9 @@ class SetupDialog(Dialog[None]):
         for each in self.FIELDS:
             if not each.choices:
                 self.query_one(f"#{each.id}", Input).placeholder = self.empty_means(each)
-        untouched = not self._number and isinstance(self, SourceDialog)
-        rows = [] if self._trouble is None else lines.refused_lines(self._trouble, width, asked=not untouched)
+        self.choose_fields()
+        asked = self.CHOSEN or self._number > 0
+        rows = [] if self._trouble is None else lines.refused_lines(self._trouble, width, asked=asked)
         rows += self.found(width)
         for path, origin in self.proposal.fixed.items():
             name = next((each.label for each in self.FIELDS if each.path == path), "")
@@ -178,7 +190,7 @@ class SourceDialog(SetupDialog):
 
     TEXT = "what is moved"
     CANCEL = "Cancel"
-    WHOLE = False
+    WHOLE = CHOSEN = False
     FIELDS = (
         Field("content", "Text columns", "e.g. title, body"),
         Field("content_sql", "or SQL", "e.g. payload->>'data'"),
@@ -222,12 +234,13 @@ class TargetDialog(SetupDialog):
             return lines.provider_default(name, self._text("new_model.provider"), each.path)
         return each.empty
 
+    def choose_fields(self) -> None:
+        """The old model's endpoint, where there is an old model."""
+        known = self._chosen.get("old_model.name") or self.proposal.values.get("old_model.name")
+        self.show_field("old_model.base_url", shown=bool(known))
+
     def found(self, width: int) -> list[Content]:
         """The model, its price and its key; what is half typed is not looked at yet."""
-        asked_too = bool(self._chosen.get("old_model.name") or self.proposal.values.get("old_model.name"))
-        old = self.query_one("#old_model-base_url").parent
-        assert old is not None
-        old.display = asked_too
         found = self.proposal
         if self.values != self._looked_at:
             found = replace(found, new="…" if found.new else "")
@@ -292,12 +305,13 @@ class WayDialog(SetupDialog):
     def _strategy(self) -> str:
         return str(self.query_one("#cutover-strategy", Select).value)
 
+    def choose_fields(self) -> None:
+        """What the strategy needs."""
+        for path, strategies in self.NEEDS.items():
+            self.show_field(path, shown=self._strategy in strategies)
+
     def found(self, width: int) -> list[Content]:
         """What that means, and what becomes of the file."""
-        for path, strategies in self.NEEDS.items():
-            widget = self.query_one(f"#{path.replace('.', '-')}")
-            assert widget.parent is not None
-            widget.parent.display = self._strategy in strategies
         return lines.way_lines(self.proposal, self._strategy, width)
 
     @on(Select.Changed)

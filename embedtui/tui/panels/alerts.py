@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from embedtui.formatting import counted
-from embedtui.model import Condition, Hold, Phase, Side, Snapshot, WorkerStatus
+from embedtui.model import Condition, Hold, Phase, Side, Snapshot, WorkerStatus, hold_word
 from embedtui.tui import figures, safe
-from embedtui.tui.panels.parts import HOLD_WORDS
 
 _HELPS = {
     "rate": "limits",
@@ -81,7 +80,7 @@ def _loss(snapshot: Snapshot) -> str:
 
 
 def _held(reasons: tuple[Hold, ...]) -> Alert:
-    names = ", ".join(HOLD_WORDS.get(hold.name, safe.line(hold.name)) for hold in reasons)
+    names = ", ".join(safe.line(hold_word(hold.name)) for hold in reasons)
     pace = next((f" {safe.line(hold.detail)}" for hold in reasons if hold.name == "rate"), "")
     act = next((_HELPS[hold.name] for hold in reasons if hold.name in _HELPS), "workers")
     capped = any(hold.name == "spend_cap" for hold in reasons)

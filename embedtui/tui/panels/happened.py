@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from textual.content import Content
 
@@ -28,6 +28,8 @@ _LOOKS = {
 }
 """Glyph and style of what the audit log tells; all else is somebody's pencil."""
 _PENCIL = ("✎", "$primary")
+SAME = timedelta(seconds=10)
+"""An event, and the line of the audit log about it: hosts' clocks differ."""
 _AUDITED = (PhaseChanged, RouteFlipped)
 """Events that stand in the audit log as well, with who it was."""
 QUIET = ("phase", "batch", "capture", "settings", "rights", "held", "over", "worker lost")
@@ -77,8 +79,17 @@ def whose(entry: AuditEntry) -> str:
 def gathered(log: Iterable[AuditEntry], events: Iterable[Event], snapshot: Snapshot | None) -> list[Entry]:
     """Both in the order of time; what stands in both is told once."""
     entries = [Entry.of_audit(each, snapshot) for each in log]
-    entries += [Entry.of_event(each, snapshot) for each in events if not isinstance(each, _AUDITED)]
+    paused = {each.detail: each.at for each in log if each.act == "pause"}
+    entries += [Entry.of_event(each, snapshot) for each in events if not _audited(each, paused)]
     return sorted(entries, key=lambda each: each.at)
+
+
+def _audited(event: Event, paused: Mapping[str, datetime]) -> bool:
+    """Whether the audit log has it as well: a failure that paused the work is told by the pause."""
+    if not isinstance(event, Failed):
+        return isinstance(event, _AUDITED)
+    at = paused.get(f"{event.text} {event.hint}".strip())
+    return at is not None and abs(at - event.at) < SAME
 
 
 def entry_line(entry: Entry, width: int) -> Content:
@@ -110,7 +121,7 @@ def _passed(event: Event, snapshot: Snapshot | None) -> bool:
         return False
     if event.fault_class is FaultClass.ROW:
         return snapshot.faulty == 0
-    if event.fault_class is FaultClass.PROVIDER and any(hold.name == "provider" for hold in snapshot.reasons):
+    if event.fault_class is FaultClass.PROVIDER and any(hold.name in ("provider", "rate") for hold in snapshot.reasons):
         return False
     # of others no snapshot tells whether they are over
     return event.fault_class is not None and snapshot.condition is not Condition.FAILED

@@ -57,10 +57,12 @@ def advice(view: View, width: int, height: int = 1) -> Content:
         hint = safe.line(view.link.hint) or "Trying again by itself."
         if height == 1:
             return draw.cut(draw.line(head, "  ", (hint, "$muted")), width)
-        return draw.lines([draw.cut(head, width), draw.line((draw.fit(hint, width), "$muted"))], height)
+        said = draw.told(safe.line(view.link.problem), width - 2, "$error", max(1, height - 2))
+        rows = [draw.line(("  " if at else "✗ ", "bold $error"), each) for at, each in enumerate(said)]
+        return draw.lines([*rows, *draw.told(hint, width, "$muted", height - len(rows))], height)
     found = alert(view.snapshot)
-    if found is not None and found.act == "run" and "run" in view.busy:
-        return draw.cut(draw.line(("◌ Starting", "bold $primary"), ("  a worker begins in a moment", "$muted")), width)
+    if "run" in view.busy and (name == "run" or (found is not None and found.act == "run")):
+        return _starting(found, width, height)
     if found is not None:
         return _alarmed(view, found, width, height)
     elif name in SCREENS and name not in ACTIONS:
@@ -82,14 +84,27 @@ def advice(view: View, width: int, height: int = 1) -> Content:
     return draw.lines(rows, height)
 
 
+def _starting(found: Alert | None, width: int, height: int) -> Content:
+    """A worker is on its way; what it is begun for is not forgotten meanwhile."""
+    head = draw.line(("◌ Starting", "bold $primary"), ("  a worker begins in a moment", "$muted"))
+    if found is None:
+        return draw.cut(head, width)
+    word = (f"✗ {found.word}: " if found.style == "$error" else f"! {found.word}: ", found.style)
+    if height > 1:
+        rest = draw.told(safe.line(found.why), width - len(word[0]), "$muted", height - 1)
+        return draw.lines([head, *(draw.line(word if not at else "  ", each) for at, each in enumerate(rest))], height)
+    return draw.cut(draw.line(("◌ Starting", "bold $primary"), "  ", word, (safe.line(found.why), "$muted")), width)
+
+
 def _alarmed(view: View, found: Alert, width: int, height: int) -> Content:
     """What is wrong as one sentence, and after it the key that helps, which is never cut off."""
     glyph, why = "✗" if found.style == "$error" else "!", safe.line(found.why)
-    head = draw.line((f"{glyph} {found.word}{'' if why.startswith('by ') else ':'} ", f"bold {found.style}"))
+    colon = "" if why.startswith("by ") or height > 1 else ":"
+    head = draw.line((f"{glyph} {found.word}{colon} ", f"bold {found.style}"))
     key, label = _chip(view, found.act, found.style)
     chip = draw.line("  ", key, label)
     if height > 1:
-        rest = draw.wrapped(why, width, "$muted", limit=height - 1)
+        rest = draw.told(why, width, "$muted", height - 1)
         return draw.lines([draw.cut(draw.line(head, chip), width), *rest], height)
     room = width - head.cell_length - chip.cell_length
     # of what failed every word may be the one that tells

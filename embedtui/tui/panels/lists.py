@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from embedtui.model import FaultState
+from embedtui.model import FaultState, hold_word
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.happened import entry_line, gathered
-from embedtui.tui.panels.parts import HOLD_WORDS, clipped, loading
+from embedtui.tui.panels.parts import clipped, loading
 from embedtui.tui.view import View
 
 
@@ -26,7 +26,7 @@ def holds(view: View, width: int, height: int) -> Content:
         if hold.since is not None:
             since = figures.duration((snapshot.as_of - hold.since).total_seconds())
         glyph, style = ("◐", "$warning") if hold.stops else ("●", "$primary")
-        word = HOLD_WORDS.get(hold.name, safe.line(hold.name))
+        word = safe.line(hold_word(hold.name))
         rows.append(
             draw.row(draw.line((f"{glyph} ", style), (word, f"bold {style}")), draw.line((since, "$muted")), width)
         )
@@ -80,12 +80,16 @@ def workers(view: View, width: int, height: int) -> Content:
         )
     ]
     for worker in sorted(snapshot.workers, key=lambda each: (not each.alive, not each.own, each.id)):
-        where = "here" if worker.own else safe.line(worker.host)
         mark = ("● ", "$success") if worker.alive else ("✗ ", "$warning")
         doing = safe.line(worker.doing) if worker.alive else f"silent for {figures.duration(worker.heartbeat_seconds)}"
         wide = width >= 46
         left = draw.line(
-            mark, (where, "bold" if worker.own else ""), (f" {worker.pid}  " if wide else "  ", "$muted"), doing
+            mark,
+            (safe.line(worker.host), "bold" if worker.own else ""),
+            (f" {worker.pid}" if wide else "", "$muted"),
+            (" here" if worker.own else "", "$primary"),
+            "  ",
+            doing,
         )
         rows.append(
             draw.row(left, draw.line((figures.short(worker.rows) + (" rows" if wide else ""), "$muted")), width)

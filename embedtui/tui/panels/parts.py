@@ -7,21 +7,6 @@ from textual.content import Content
 from embedtui.tui import draw
 from embedtui.tui.view import View
 
-HOLD_WORDS = {
-    "replica_lag": "replica lag",
-    "probe_latency": "slow searches",
-    "lock_waits": "lock waits",
-    "long_transactions": "long transactions",
-    "autovacuum": "autovacuum",
-    "wal_rate": "WAL rate",
-    "provider": "provider",
-    "rate": "provider's rate limit",
-    "pace": "limit",
-    "operator": "operator",
-    "index": "index",
-    "spend_cap": "spend cap",
-}
-
 
 def clipped(rows: list[Content], height: int) -> Content:
     """``rows`` on ``height`` lines; the last one says how many more there are."""

@@ -17,6 +17,12 @@ EMBEDDED = (Phase.INDEX, Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANU
 _SERVED = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
 """Phases in which the backfill is history, and searches are what is watched."""
 
+_NO_ETA = {
+    Condition.THROTTLED: " while it is held",
+    Condition.PAUSED: " while it is paused",
+    Condition.FAILED: " until it is resumed",
+}
+
 _INDEX_PHASES = (
     "initializing",
     "waiting for writers before build",
@@ -76,9 +82,11 @@ def backfill(view: View, width: int, height: int) -> Content:
     rows.append(draw.field("tokens", figures.short(status.tokens), *_pace(snapshot, width)))
     rows.append(draw.field("HOT", *_hot_share(snapshot)))
     rows = [draw.cut(each, width) for each in rows]
-    if spare >= 3 and len(view.rates) > 1:
+    if spare >= 3 and len(view.rates) > 1 and snapshot.phase not in EMBEDDED:
         top = max(view.rates)
-        rows.append(draw.row(Content(""), draw.line((f"peak {figures.rate(top)} rows/s", "$faint")), width))
+        rows.append(
+            draw.row(Content(""), draw.line((f"most seen here: {figures.rate(top)} rows/s over 20 s", "$faint")), width)
+        )
         rows += draw.chart(view.rates, width, min(spare - 1, 12), "$new")
     return draw.lines(rows, height)
 
@@ -88,7 +96,7 @@ def _why_no_eta(view: View, snapshot: Snapshot) -> str:
         return " while the database is lost"
     if not any(worker.alive for worker in snapshot.workers):
         return " without a worker"
-    return " while it is held" if snapshot.condition is Condition.THROTTLED else " until there is a rate"
+    return _NO_ETA.get(snapshot.condition, " until there is a rate")
 
 
 def serving(view: View) -> bool:
@@ -106,7 +114,7 @@ def _serving(view: View, snapshot: Snapshot, rows: list[Content], width: int, he
     rows[-1] = draw.fitting(width, *(draw.line(rows[-1], (each, "$muted")) for each in told), rows[-1])
     rows.append(_latency(snapshot, width))
     rows.append(_spent(snapshot, width))
-    whose = (" by the new model; the old side's are not counted", " by the new model", "")
+    whose = (*_by_both(snapshot), " by the new model", "")
     tokens = draw.field("tokens", figures.short(snapshot.backfill.tokens))
     rows.append(draw.fitting(width, *(draw.line(tokens, (each, "$muted")) for each in whose)))
     spare = height - len(rows) - 2
@@ -118,6 +126,15 @@ def _serving(view: View, snapshot: Snapshot, rows: list[Content], width: int, he
             # one scale for both: what moves from one to the other is seen
             rows += draw.chart([pair[side] for pair in view.searches], width, tall, style, top=top)
     return draw.lines((draw.cut(each, width) for each in rows), height)
+
+
+def _by_both(snapshot: Snapshot) -> tuple[str, ...]:
+    """Whose tokens they are, and what the old model took beside them; nothing where it took none."""
+    taken = figures.short(snapshot.backfill.old_tokens)
+    if not snapshot.backfill.old_tokens:
+        return ()
+    cost = f", {figures.money(snapshot.backfill.old_spent)}" if snapshot.backfill.old_spent is not None else ""
+    return f" by the new model; {taken} by the old one{cost}", f" new; {taken} old{cost}", f" new; {taken} old"
 
 
 def _latency(snapshot: Snapshot, width: int) -> Content:
@@ -151,15 +168,16 @@ def _spent(snapshot: Snapshot, width: int) -> Content:
     money = draw.field("spent", (figures.money(status.spent), "bold"))
     if status.spent is None and snapshot.migration is not None:
         return draw.line(money, (" price unknown", "$muted"))
-    guess, cap, saved = Content(""), Content(""), Content("")
+    guess, short, cap, saved = Content(""), Content(""), Content(""), Content("")
     if status.estimate is not None:
-        guess = draw.line((" of ~", "$muted"), figures.money(status.estimate))
+        guess = draw.line((" of ~", "$muted"), figures.money(status.estimate), (" by the rows so far", "$muted"))
+        short = draw.line((" of ~", "$muted"), figures.money(status.estimate))
     if status.cap is not None:
         near = status.spent is not None and status.cap > 0 and status.spent / status.cap >= 0.8
-        cap = draw.line((" cap ", "$muted"), (figures.money(status.cap), "$warning" if near else ""))
+        cap = draw.line((", cap ", "$muted"), (figures.money(status.cap), "$warning" if near else ""))
     if snapshot.batch.count and snapshot.batch.live is not None and snapshot.batch.spent is not None:
-        saved = draw.line((" saved ", "$muted"), figures.money(snapshot.batch.live - snapshot.batch.spent))
-    choices = ((guess, cap, saved), (cap, saved), (cap,), ())
+        saved = draw.line((", saved ", "$muted"), figures.money(snapshot.batch.live - snapshot.batch.spent))
+    choices = ((guess, cap, saved), (short, cap, saved), (cap, saved), (cap,), ())
     return draw.fitting(width, *(draw.line(money, *each) for each in choices))
 
 

@@ -34,7 +34,7 @@ def setting_line(line: SettingLine, width: int) -> Content:
     return draw.row(draw.line(name, value), right, width)
 
 
-def setting_detail(line: SettingLine, width: int) -> list[Content]:
+def setting_detail(line: SettingLine, width: int, *, readonly: bool = False) -> list[Content]:
     """What a setting is, and what may be done with it."""
     rows = draw.wrapped(f"{safe.line(line.value) or UNSET}", width, "bold", 2)
     rows += draw.wrapped(safe.line(line.comment), width, "", _LINES)
@@ -43,6 +43,8 @@ def setting_detail(line: SettingLine, width: int) -> list[Content]:
         rows += draw.wrapped(text, width, "$warning", _LINES)
     if line.fixed:
         rows += draw.wrapped(f"Not to be changed here: {safe.line(line.fixed)}", width, "$muted", _LINES)
+    elif readonly:
+        pass
     elif line.later:
         rows += draw.wrapped("Enter changes it in the file; it counts from the next start on.", width, "$muted", _LINES)
     else:

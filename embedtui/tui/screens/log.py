@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.widgets import Static
 
 from embedtui.formatting import counted
 from embedtui.model import AuditEntry
@@ -56,6 +57,7 @@ class LogScreen(FilteredScreen):
             side.border_title = "Log"
             yield self.filter_field()
             yield Listing(self._paint, empty="◌ Reading the log …", id="log")
+            yield Static(id="log-line", markup=False)
 
     def opened(self) -> None:
         """Read the audit log, and gather what happened meanwhile."""
@@ -98,6 +100,7 @@ class LogScreen(FilteredScreen):
             return
         self.listing.reset(len(self.entries), len(self.entries) - 1 if self.following else None)
         self._title()
+        self._whole()
 
     def _title(self) -> None:
         state = "following" if self.following else "f follows"
@@ -111,6 +114,19 @@ class LogScreen(FilteredScreen):
         if follow != self.following:
             self.following = follow
             self._title()
+        self._whole()
+
+    def on_resize(self) -> None:
+        """Break the line anew."""
+        self._whole()
+
+    def _whole(self) -> None:
+        """The line under the cursor, as much of it as there is room for."""
+        place = self.query_one("#log-line", Static)
+        at, width = self.listing.cursor, max(20, place.content_size.width)
+        entry = self.entries[at] if at < len(self.entries) else None
+        text = "" if entry is None else f"{entry.who}  {entry.text}".strip()
+        place.update(draw.lines(draw.told(text, width, "", max(2, place.content_size.height))))
 
     def action_follow(self) -> None:
         """Jump to the newest line and stay there, or stop."""

@@ -5,10 +5,16 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.containers import Container
 
+from embedtui.model import hold_word
 from embedtui.tui import panels
+from embedtui.tui.panels.alerts import alert
+from embedtui.tui.panels.progress import EMBEDDED
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.panel import Panel
+
+_ENDLESS = 10_000
+"""Cells in which every headline has room."""
 
 
 class OverviewScreen(DashboardScreen):
@@ -30,10 +36,37 @@ class OverviewScreen(DashboardScreen):
             yield Panel(panels.workers, title="Workers", id="workerbox", classes="box")
             yield Panel(panels.feed, title="Events", id="feed", classes="box")
 
+    def on_resize(self) -> None:
+        """What is too long for the headline's line hangs on its width."""
+        self.show(self.dashboard.view)
+
     def show(self, view: View) -> None:
         """The first panel is about what is watched now."""
         super().show(view)
         title = "Rows and searches" if panels.serving(view) else "Backfill"
+        # what is wrong, and what to do about it, is read whole
+        found = alert(view.snapshot)
+        wrong = view.stale or (found is not None and found.style == "$error")
+        self.set_class(wrong and panels.advice(view, _ENDLESS, 1).cell_length > self.size.width - 2, "-alarm")
+        # no chart: the log has the room
+        self.set_class(not panels.serving(view) and (len(view.rates) < 2 or view.phase in EMBEDDED), "-quiet")
         box = self.query_one("#backfill")
         if str(box.border_title) != title:
             box.border_title = title
+
+    def action_open(self) -> None:
+        """Enter says what is wrong in full."""
+        view = self.dashboard.view
+        if view.stale:
+            self.dashboard.say(f"{view.link.problem} {view.link.hint}".strip(), severity="error")
+        elif (found := alert(view.snapshot)) is not None:
+            self.dashboard.say(
+                f"{found.why[:1].upper()}{found.why[1:]}",
+                title=found.word,
+                severity="error" if found.style == "$error" else "warning",
+            )
+        elif view.snapshot is not None and view.snapshot.reasons:
+            held = (f"{hold_word(each.name)}: {each.detail}" for each in view.snapshot.reasons)
+            self.dashboard.say(" ".join(held), title="Waiting for")
+        else:
+            super().action_open()

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
 
 
-_KEYS = "Enter changes  / filters  s set ones only  R reads again  Esc closes"
+_KEYS = "/ filters  s set ones only  R reads again  Esc closes"
+_CHANGES = "Enter changes  "
+"""Said where it does."""
 
 
 class SettingsScreen(ModalScreen[None]):
@@ -46,6 +48,8 @@ class SettingsScreen(ModalScreen[None]):
         super().__init__()
         self._read: SettingsInForce | None = None
         self._problem = ""
+        self._told = ""
+        """What became of the last change, until another setting is looked at."""
         self._only_said = False
         self.lines: tuple[SettingLine, ...] = ()
         """Those that are listed."""
@@ -59,7 +63,6 @@ class SettingsScreen(ModalScreen[None]):
         """Lay out the filter, the list, and what is chosen in it."""
         with Vertical(classes="dialog sheet") as box:
             box.border_title = "Settings"
-            box.border_subtitle = _KEYS
             yield Input(placeholder="filter", id="filter", compact=True)
             yield Listing(self._paint, empty="◌ reading …", id="settings")
             yield Static(id="setting-detail", markup=False)
@@ -104,6 +107,7 @@ class SettingsScreen(ModalScreen[None]):
     @on(Listing.Moved, "#settings")
     def moved(self) -> None:
         """What is it?"""
+        self._told = ""
         self._detail()
 
     def on_resize(self) -> None:
@@ -116,10 +120,16 @@ class SettingsScreen(ModalScreen[None]):
         rows = []
         if self._problem:
             rows += [draw.line(("! ", "bold $warning"), each) for each in draw.wrapped(self._problem, width - 2, "", 2)]
+        if self._told:
+            rows += [draw.line(("✓ ", "bold $success"), each) for each in draw.wrapped(self._told, width - 2, "", 2)]
         chosen = self.query_one("#settings", Listing).cursor
+        changes = False
         if chosen < len(self.lines):
-            rows += setting_detail(self.lines[chosen], width)
+            line, changes = self.lines[chosen], not (self.lines[chosen].fixed or self.dashboard.readonly)
+            rows += setting_detail(line, width, readonly=self.dashboard.readonly)
         place.update(draw.lines(rows))
+        leaves = "Esc clears the filter" if self.query_one("#filter").has_class("-open") else "Esc closes"
+        self.query_one(".sheet").border_subtitle = (_CHANGES if changes else "") + _KEYS.replace("Esc closes", leaves)
 
     # -------------------------------------------------------------------------------------------------- actions
 
@@ -145,7 +155,7 @@ class SettingsScreen(ModalScreen[None]):
 
         def answered(text: str | None) -> None:
             if text:
-                self.dashboard.say(text, title="Settings")
+                self._told = text
                 self.dashboard.settings_changed()
             self._ask()
 
@@ -155,7 +165,7 @@ class SettingsScreen(ModalScreen[None]):
         """Open the filter."""
         field = self.query_one("#filter", Input)
         field.add_class("-open")
-        self.query_one(".sheet").border_subtitle = _KEYS.replace("Esc closes", "Esc clears the filter")
+        self._detail()
         field.focus()
 
     def action_said(self) -> None:
@@ -184,7 +194,7 @@ class SettingsScreen(ModalScreen[None]):
         if field.has_class("-open"):
             field.value = ""
             field.remove_class("-open")
-            self.query_one(".sheet").border_subtitle = _KEYS
+            self._detail()
             self.query_one("#settings", Listing).focus()
         else:
             self.dismiss(None)

@@ -187,7 +187,7 @@ def _summary(view: View, width: int, _height: int) -> Content:
         (" at work, ", "in flight ≤", " req/min", " tok/min"),
     ):
         parts: list[draw.Part] = [(f"{len(alive)}", "bold"), (at_work, "$muted"), (f"{threads}", "bold")]
-        parts.append((" threads   ", "$muted"))
+        parts.append((" thread   " if threads == 1 else " threads   ", "$muted"))
         if status.concurrency is not None:
             parts += [(flight, "$muted"), (f"{status.concurrency}", "bold"), ("   ", "")]
         if status.requests_per_minute is not None:

@@ -172,6 +172,11 @@ def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, 
         api.latency = 0.0
         other.set_pace(max_concurrency=8)
         wait_for(lambda: other.snapshot().phase is Phase.VALIDATE)
+        (before,) = other.snapshot().workers
+        other.reload()
+        wait_for(lambda: [each.id for each in other.snapshot().workers] not in ([], [before.id]))
+        (after,) = other.snapshot().workers
+        assert (after.pid, after.rows) == (before.pid, 3000), "it goes on counting where it begins anew"
     assert other.verify().clean
     engine.close()
     other.close()

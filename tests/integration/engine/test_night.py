@@ -27,7 +27,7 @@ def test_outages_and_lost_workers_are_lines_of_the_log(database: str, api: Loopb
     engine.run(threading.Event())
     lines = [(each.act, each.detail) for each in engine.audit() if each.act in audit.EPISODES]
     told = [detail for act, detail in lines if act == "over"]
-    assert len(told) == 1 and told[0].startswith("provider: ") and "× 429" in told[0], lines
+    assert len(told) == 1 and told[0].startswith("rate limit: ") and "× 429" in told[0], lines
     lost = [detail for act, detail in lines if act == "worker lost"]
     assert len(lost) == 1 and "(ops-7:4242) ended without a word" in lost[0] and "17 rows" in lost[0]
     engine.close()
@@ -39,9 +39,15 @@ def test_the_log_does_not_grow_without_end(database: str, api: LoopbackServer, t
     number = engine.prepare().id
     with connect(database) as conn:
         audit.add_episode(conn, number, "held", "provider", "3 s")
+        conn.execute("SELECT set_config('embedtui.pid', '4242', false)")
         audit.add_episode(conn, number, "held", "provider", "4 s, as another worker met it")
         audit.add_episode(conn, number, "held", "database", "3 s")
         assert len([each for each in engine.audit() if each.act == "held"]) == 2
+        for act in ("over", "held", "over"):  # soon afterwards another outage
+            audit.add_episode(conn, number, act, "database", "3 s")
+        assert len([each for each in engine.audit() if each.detail.startswith("database")]) == 4
+        conn.execute("DELETE FROM embedtui.audit WHERE act = 'over' OR detail LIKE 'database%'")
+        audit.add_episode(conn, number, "held", "database", "3 s")
         conn.execute(
             "INSERT INTO embedtui.audit (migration, who, host, act, detail)"
             " SELECT %s, '', '', 'over', n::text FROM generate_series(1, %s) AS n",

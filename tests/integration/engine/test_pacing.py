@@ -473,7 +473,7 @@ def test_stop_ends_a_wait_and_no_transaction_is_open_during_it(kit: Kit) -> None
     wait_for(lambda: pacer.hold is not None)
     hold = pacer.hold
     assert hold is not None
-    assert (hold.name, hold.detail) == ("pace", "Runs at the limit of 1 tokens a minute.")
+    assert (hold.name, hold.detail) == ("pace", "Waits for the limit of 1 tokens a minute.")
     states = kit.conn.execute(
         "SELECT DISTINCT xact_start IS NULL OR state <> 'idle in transaction' FROM pg_stat_activity"
         " WHERE application_name = 'embedtui/pace'"
@@ -784,8 +784,12 @@ def test_a_stall_by_429_is_shown_with_the_pace_now_and_the_pace_found(kit: Kit) 
         wait_for(lambda: pacer.hold is not None)
         hold = pacer.hold
         assert hold is not None and hold.name == "rate"
-        assert re.match(r"Now \d+ requests and \d[\d,]* tokens a minute; found: 1,\d{3} requests", hold.detail)
+        assert re.search(r" Now \d+ requests and \d[\d,]* tokens a minute; found: 1,\d{3} requests", hold.detail)
         assert (datetime.now(UTC) - hold.since).total_seconds() < 30 if hold.since else False
+        again.fault = provider_fault("503")
+        again.end()
+        again = Waiter(kit, pacer)
+        wait_for(lambda: pacer.hold is not None and pacer.hold.name == "provider")
     finally:
         again.end()
     assert pacer.hold is None, "answered: no stall any more"

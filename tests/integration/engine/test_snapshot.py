@@ -66,6 +66,7 @@ def test_a_pause_is_shown_with_its_reason(database: str) -> None:
         set_desired(conn, migration.id, "pause", "lunch")
         found = look(conn)
     assert (found.condition, found.reasons[0].name, found.reasons[0].detail) == (Condition.PAUSED, "operator", "lunch")
+    assert found.backfill.rate is None and found.backfill.eta_seconds is None
 
 
 def test_a_rate_is_withheld_then_that_of_the_last_seconds() -> None:

@@ -105,6 +105,10 @@ def test_after_it_both_are_and_a_rollback_finds_nothing_stale(following: Followi
     for number in (1, 2, 3, 1000):
         wait_for(lambda number=number: following.vector_is(number, Side.OLD) and following.vector_is(number, Side.NEW))
     wait_for(lambda: following.engine.snapshot().rollback.fresh is True)
+    spent = following.engine.snapshot().backfill
+    assert spent.old_tokens > 0, "what the old model takes is counted apart"
+    synced = following.conn.execute("SELECT synced_tokens FROM embedtui.migration").fetchone()
+    assert synced == (spent.old_tokens,), "of the same texts, by the same measure"
     following.engine.rollback()
     assert following.engine.snapshot().rollback.stale == 0
 

@@ -122,6 +122,23 @@ def test_what_is_paused_is_so_before_it_does_anything(database: str) -> None:
         assert job.held
 
 
+def test_while_the_provider_is_waited_for_nothing_is_said_to_be_embedded(database: str) -> None:
+    migration = small(database)
+    job, worker = entered(database, migration)
+    held = [Hold("rate", "429")]
+    job.follow_pacer(lambda: held[0] if held else None, lambda: 0)
+    job.doing("embedding 3 rows")
+    with worker, connect(database) as conn:
+        wait_for(lambda: said(conn, migration) == "waiting to embed 3 rows")
+        held.clear()
+        wait_for(lambda: said(conn, migration) == "embedding 3 rows")
+
+
+def said(conn: Connection, migration: Migration) -> str:
+    """What the worker's main thread is said to do."""
+    return workers.read_workers(conn, migration.id, ())[0].doing
+
+
 def test_a_pause_holds_every_request_that_is_not_sent_the_old_models_too(database: str, api: LoopbackServer) -> None:
     migration = small(database)
     job = Job(database, migration, None)

@@ -10,6 +10,7 @@ import pytest
 import tomlkit
 
 from embedtui.config import SPECS, ModelSettings, Settings, load_settings, loading, write_toml
+from embedtui.config.values import variable
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.known import KNOWN_MODELS
 from embedtui.model import Distance, IndexMethod, PlacementKind
@@ -310,3 +311,23 @@ def test_the_example_environment_file_loads(load: Load) -> None:
     settings = load(dotenv=text)
     assert settings.new_model.complete("new").dimensions == 768
     assert settings.dsn.startswith("postgresql://")
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("OPENAI_API_KEY_PRODUCTION2", True),
+        ("MYCOMPANYEMBEDDINGSPRODUCTIONKEY2", True),
+        ("azureopenaigpt4oeastuskey", True),
+        ("AKIAIOSFODNN7EXAMPLE9Q2ZD4", False),
+        ("co7aB3kd9fLqP0zXw2Vt5Yh8Nm1Rj4Us", False),
+        ("a0b1c2d3e4f5061728394a5b6c7d8e9f", False),
+        ("AIzaSyD8abcdefGHIJKLmnopqrst", False),
+    ],
+)
+def test_the_name_of_a_variable_is_told_from_a_key(given: str, name: bool) -> None:
+    if name:
+        assert variable(given) == given
+    else:
+        with pytest.raises(ValueError, match="never the secret"):
+            variable(given)

@@ -69,3 +69,50 @@ def test_what_lasts_as_its_worker_ends_is_said_not_to_be_over() -> None:
     episodes.due()
     ((_, _, said),) = episodes.due(leaving=True)
     assert said.startswith("not over")
+
+
+@pytest.mark.parametrize(("name", "told"), [("database", 4), ("provider", 4), ("wal_rate", 2)])
+def test_each_outage_is_told_with_its_own_begin_end_and_length(name: str, told: int) -> None:
+    clock = Clock()
+    episodes, lines = Episodes(clock), []
+    for away, back in ((20, 8), (10, 40)):
+        episodes.begin(name, "away")
+        for _ in range(away):
+            clock.now += 1
+            lines += episodes.due()
+        episodes.end(name)
+        for _ in range(back):
+            clock.now += 1
+            lines += episodes.due()
+    assert [act for act, _, _ in lines] == ["held", "over"] * (told // 2)
+    if told == 4:
+        assert lines[1][2].startswith("20 s, from") and lines[3][2].startswith("10 s, from")
+        assert "times" not in lines[1][2]
+
+
+def test_an_outage_whose_end_nobody_could_tell_before_the_next_is_told_after_it() -> None:
+    """While the database is away there is nobody to tell."""
+    clock = Clock()
+    episodes = Episodes(clock)
+    for _ in range(2):
+        episodes.begin("database", "away")
+        clock.now += 10
+        episodes.end("database")
+        clock.now += 6
+    assert [(act, said.partition(",")[0]) for act, _, said in episodes.due()] == [("over", "10 s")] * 2
+
+
+def test_what_is_met_while_the_provider_is_held_does_not_end_it() -> None:
+    clock = Clock()
+    episodes, lines = Episodes(clock), []
+    for second in range(120):
+        if second == 1:
+            episodes.begin("provider", "")
+        if second % 40 == 0:
+            episodes.met("provider", "503")
+        clock.now += 1
+        lines += episodes.due()
+    episodes.end("provider")
+    clock.now += 6
+    lines += episodes.due()
+    assert [act for act, _, _ in lines] == ["held", "over"] and "3 × 503" in lines[1][2]
