@@ -24,8 +24,10 @@ from embedtui.model import (
 )
 from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.model.lifecycle import unneeded
-from embedtui.tui import panels
+from embedtui.tui import draw, panels
 from embedtui.tui.actions import ACTIONS, footer, next_action
+from embedtui.tui.panels.comparison import summary_line
+from embedtui.tui.panels.gate import gate
 from embedtui.tui.panels.happened import Entry
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import Link, View
@@ -273,3 +275,12 @@ def test_what_is_not_live_is_not_shown_as_if_it_were() -> None:
     assert "at work when last read" in shown and "while the database is lost" in shown
     dead = replace(states.RUNNING, workers=(), backfill=replace(states.BACKFILL, rate=None, eta_seconds=None))
     assert "without a worker" in panels.backfill(View(dead, UP), 80, 10).plain
+
+
+@pytest.mark.parametrize("width", [34, 60, 100])
+def test_the_gates_figures_say_of_which_time_they_are(width: int) -> None:
+    made = replace(states.COMPARISON, at=states.ago(seconds=725))
+    rows = [each.plain for each in gate(made, View(states.READY, UP), width)]
+    assert f"figures of {draw.clock(made.at)}, 12 m 05 s ago" in " ".join(rows[:3])
+    assert all(len(each) <= width for each in rows)
+    assert "12 m 05 s ago" in summary_line(made, View(states.READY, UP), 150).plain

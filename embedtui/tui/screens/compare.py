@@ -128,6 +128,8 @@ class CompareScreen(VerdictScreen):
         self.listing.empty = self._nothing(self.dashboard.view)
         for panel in self.query(Panel):
             panel.show(self.dashboard.view)
+        if isinstance(self.app.screen, ReaderScreen):
+            self.app.screen.show()
 
     def list_again(self, *, keep: bool) -> None:
         """Lists what the selection means; with ``keep`` the chosen query stays chosen."""
