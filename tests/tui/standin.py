@@ -131,7 +131,7 @@ class StandIn(Engine):
     def forget_queries(self, ids: Sequence[int]) -> None:
         self.calls.append(f"forget {list(ids)}")
         queries = tuple(each for each in self.comparison.queries if each.query_id not in ids)
-        self.comparison = replace(self.comparison, queries=queries)
+        self.comparison = replace(self.comparison, queries=queries, forgotten=self.comparison.forgotten + len(ids))
 
     def cutover(self, percent: int = 100, *, override: Mapping[str, str] | None = None, **_: object) -> Flip:
         self.calls.append(f"cutover {percent} {override or ''}")

@@ -284,3 +284,21 @@ def test_the_gates_figures_say_of_which_time_they_are(width: int) -> None:
     assert f"figures of {draw.clock(made.at)}, 12 m 05 s ago" in " ".join(rows[:3])
     assert all(len(each) <= width for each in rows)
     assert "12 m 05 s ago" in summary_line(made, View(states.READY, UP), 150).plain
+
+
+def test_latency_is_the_routers_own_where_they_tell() -> None:
+    """The slowest one's; a side that nobody searches is unknown; without any, the newest comparison's."""
+
+    def told(*pairs: tuple[tuple[float, float] | None, tuple[float, float] | None]) -> str:
+        one = states.CUT_OVER.route.listeners[0]
+        heard = tuple(replace(one, pid=i, latency_old_ms=old, latency_new_ms=new) for i, (old, new) in enumerate(pairs))
+        shown = replace(states.CUT_OVER, route=replace(states.CUT_OVER.route, listeners=heard))
+        lines = panels.backfill(View(shown, UP), 90, 12).plain.splitlines()
+        return " ".join(next(each for each in lines if each.startswith("latency")).split())
+
+    assert (
+        told(((1.0, 9.0), (2.0, 3.0))) == "latency ◇ 1.0, 9.0 ms ◆ 2.0, 3.0 ms p50, p95 of the Router's last searches"
+    )
+    slowest = told(((1.0, 9.0), None), ((4.0, 5.0), None), (None, None))
+    assert slowest == "latency ◇ 4.0, 9.0 ms ◆ — p50, p95 of the slowest Router's last searches"
+    assert "comparison of" in told((None, None)) and "comparison of" in told()

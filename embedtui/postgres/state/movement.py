@@ -36,8 +36,11 @@ def read_movement(conn: Connection, migration: Migration, *, after: int | None, 
     harm to a share of the table.
     """
     side = new_side(migration)
+    # a watcher reads no keys, and takes entries for rows
+    may = conn.execute("SELECT pg_catalog.has_column_privilege('embedtui.queue', 'key', 'SELECT')").fetchone()
+    entry = "key, text_key" if may == (True,) else "id"
     row = conn.execute(
-        """
+        f"""
         WITH leaf AS (
             SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass) WHERE isleaf
             UNION SELECT %(table)s::oid::regclass),
@@ -51,9 +54,9 @@ def read_movement(conn: Connection, migration: Migration, *, after: int | None, 
                        WHERE t.tgrelid = %(table)s AND p.pronamespace = 'embedtui'::regnamespace),
                coalesce(pg_catalog.pg_sequence_last_value(
                    pg_catalog.pg_get_serial_sequence('embedtui.queue', 'id')::regclass), 0),
-               (SELECT CASE WHEN count(*) < 2 * %(at_most)s THEN least(count(DISTINCT (key, text_key)), %(at_most)s)
+               (SELECT CASE WHEN count(*) < 2 * %(at_most)s THEN least(count(DISTINCT ({entry})), %(at_most)s)
                             ELSE %(at_most)s END
-                FROM (SELECT key, text_key FROM embedtui.queue WHERE migration = %(migration)s AND id > %(after)s
+                FROM (SELECT {entry} FROM embedtui.queue WHERE migration = %(migration)s AND id > %(after)s
                       LIMIT 2 * %(at_most)s) q),
                (SELECT synced FROM embedtui.migration WHERE id = %(migration)s),
                (SELECT coalesce(sum(rows), 0)::bigint FROM embedtui.shard WHERE migration = %(migration)s)
