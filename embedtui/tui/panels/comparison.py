@@ -126,12 +126,12 @@ def asked_line(query: QueryComparison) -> Content:
     )
 
 
-def blind_line(blind: Blind, queries: int) -> Content:
+def blind_line(blind: Blind, queries: int, width: int) -> Content:
     """The summary while sides are hidden."""
     done = f"{len(blind.given):,} of {queries:,} decided"
-    return draw.line(
-        ("● blind  ", "bold $primary"), done, ("   < left  > right  s same  b both bad   V shows the sides", "$muted")
-    )
+    keys = ("   < left  > right  s same  b both bad   V shows the sides", "   V shows the sides", "")
+    line = draw.line(("● blind  ", "bold $primary"), done)
+    return draw.fitting(width, *(draw.line(line, (each, "$muted")) for each in keys))
 
 
 def recorded_line(view: View) -> Content:

@@ -235,7 +235,7 @@ class CompareScreen(VerdictScreen):
         if "compare" in view.busy or "ask" in view.busy:
             return lines.progress_line(self.dashboard.advances.get("compare"), width)
         if self.blind.on:
-            return lines.blind_line(self.blind, len(self.comparison.queries) if self.comparison else 0)
+            return lines.blind_line(self.blind, len(self.comparison.queries) if self.comparison else 0, width)
         if self.asked is not None:
             return lines.asked_line(self.asked)
         if self.comparison is None:
