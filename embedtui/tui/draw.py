@@ -70,11 +70,9 @@ def middle(text: str, width: int) -> str:
     """``text`` on exactly ``width`` cells, cut in the middle: names differ at their ends."""
     if cell_len(text) <= width or width < 5:
         return fit(text, width)
-    tail, ends = "", (width - 1) // 2
-    for letter in reversed(text):
-        if cell_len(letter + tail) > ends:
-            break
-        tail = letter + tail
+    tail = text[-((width - 1) // 2) :]
+    while cell_len(tail) > (width - 1) // 2:  # some letters take two cells
+        tail = tail[1:]
     return set_cell_size(text, width - 1 - cell_len(tail)) + "…" + tail
 
 

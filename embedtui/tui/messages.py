@@ -127,6 +127,8 @@ class Exported(Message, bubble=False):
 
     text: str
     kind: str
+    queries: int
+    """How many are in it."""
 
 
 @dataclass

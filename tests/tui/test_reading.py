@@ -254,6 +254,16 @@ async def test_queries_are_loaded_and_comparisons_saved(shown: Open, remembered:
             file = remembered / "exports" / f"comparison-{number}.{kind}"
             await until(pilot, lambda file=file: file.exists(), LONG)
             assert file.read_text() == f"{kind} of {len(states.QUERIES)}"
+        # what is shown: a filtered list is written as such, and its name says so
+        await pilot.press("slash", *"paid twice", "enter")
+        await until(pilot, lambda: len(screen.shown) == 1, LONG)
+        await pilot.press("E")
+        part = remembered / "exports" / f"comparison-{number}-1-of-{len(states.QUERIES)}.csv"
+        await until(pilot, lambda: part.exists() and part.read_text() == "csv of 1", LONG)
+        part.unlink()
+        await pilot.press("V", "E")
+        await until(pilot, lambda: "Sides are hidden: V first shows them" in picture(app), LONG)
+        assert not part.exists()
 
 
 def test_the_bridge_stands_in_where_it_alone_searched_the_old_column() -> None:

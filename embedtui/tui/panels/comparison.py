@@ -215,14 +215,13 @@ def summary_line(comparison: Comparison, view: View, width: int) -> Content:
     return draw.fitting(width, draw.line(*parts, counted, made), draw.line(*parts, counted), draw.line(*parts), *less)
 
 
-def headline(query: QueryComparison, blind: Blind) -> Content:
-    """The query, the operator's verdict and the note to it."""
-    parts: list[draw.Part] = [f"“{safe.line(query.text, 60)}”"]
+def headline(query: QueryComparison, blind: Blind, width: int = 0) -> Content:
+    """The query, as much of it as there is room for, the operator's verdict and the note to it."""
+    verdict = Content("")
     if query.verdict and not blind.on:
         glyph, word, style = VERDICTS[query.verdict]
-        parts.append((f"  {glyph} {word}", style))
-        parts.append((said_to(query), "$muted"))
-    return draw.line(*parts)
+        verdict = draw.line((f"  {glyph} {word}", style), (said_to(query), "$muted"))
+    return draw.line(f"“{safe.line(query.text, max(60, width - verdict.cell_length - 6))}”", verdict)
 
 
 def said_to(query: QueryComparison) -> str:

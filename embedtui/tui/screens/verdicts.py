@@ -92,6 +92,8 @@ class VerdictScreen(ExchangeScreen):
 
     def refusal(self, action: str) -> str:
         """Verdicts, notes and forgetting are for the kept queries that are shown."""
+        if action == "export":
+            return "Sides are hidden: V first shows them again." if self.blind.on else ""
         if action not in ("verdict", "note", "forget"):
             return ""
         if action == "note" and self.blind.on:
