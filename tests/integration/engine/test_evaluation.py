@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from embedtui.config import load_settings
+from embedtui.engine import Engine
 from embedtui.engine.validate import queries
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered
@@ -204,6 +208,13 @@ def test_an_evaluation_is_judged_by_the_settings_in_force(database: str) -> None
         assert anew is not None and anew.valid and anew.id == judged.evaluation_id != made.evaluation_id
         again = decide_gate(connector(database), strict, judged, strict.stored.gate)
         assert again.evaluation_id == judged.evaluation_id, "nothing new is to be said"
+    # the settings of this machine count, as they do for a cutover from here; the database has others until a reload
+    for overlap, valid in ((0.99, True), (0.6, False)):
+        flags = {"gate.min_overlap": overlap, "gate.min_queries": 35}
+        here = Engine(database, settings=load_settings(flags, environ={}, cwd=Path("/nowhere")))
+        with closing(here):
+            status = here.snapshot().evaluation
+            assert status is not None and status.valid == valid, status.why_void
 
 
 def test_a_row_that_gets_its_vector_after_it_was_inserted_is_one_change(database: str) -> None:
