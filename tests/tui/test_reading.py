@@ -262,7 +262,7 @@ async def test_queries_are_loaded_and_comparisons_saved(shown: Open, remembered:
         await until(pilot, lambda: part.exists() and part.read_text() == "csv of 1", LONG)
         part.unlink()
         await pilot.press("V", "E")
-        await until(pilot, lambda: "Sides are hidden: V first shows them" in picture(app), LONG)
+        await until(pilot, lambda: "Sides are hidden: V first shows them" in said(app), LONG)
         assert not part.exists()
 
 
