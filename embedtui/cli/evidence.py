@@ -19,6 +19,8 @@ from embedtui.formatting import counted, number
 from embedtui.model import Comparison, Interval, QueryComparison, QueryInput, Side, VerifyReport
 from embedtui.postgres.connect import connect
 
+_NONE = "none"
+"""Takes a verdict back."""
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 queries_option = click.option(
@@ -217,14 +219,42 @@ def search(settings: Settings, text: str, k: int, where: str | None, as_json: bo
 
 @click.command(cls=ExampleCommand, example='embedtui decide 12 new --note "finds the manual, not the blog"')
 @click.argument("query_id", type=int)
-@click.argument("verdict", type=click.Choice(VERDICTS))
+@click.argument("verdict", type=click.Choice((*VERDICTS, _NONE)))
 @target_options
 @click.option("--note", help="Why; kept with the operator's name. An empty one takes it away.")
 def decide(settings: Settings, query_id: int, verdict: str, note: str | None) -> None:
-    """Record your verdict on a query: new, old, same or bad."""
+    """Record your verdict on a query: new, old, same or bad; none takes it back."""
     with engine_for(settings) as engine:
-        engine.decide(query_id, verdict, note)
-    say(f"Query {query_id}: {verdict}.")
+        stands = engine.decide(query_id, "" if verdict == _NONE else verdict, note)
+    if verdict != _NONE:
+        say(f"Query {query_id}: {verdict}.")
+    elif stands is None:
+        say(f"Query {query_id}: no verdict any more.")
+    else:
+        say(f"Query {query_id}: {stands.verdict}, by {plain(stands.who)}.")
+
+
+@click.command(cls=ExampleCommand, example="embedtui queries\nembedtui queries --forget 12 --forget 13")
+@target_options
+@click.option("--forget", type=int, multiple=True, metavar="ID", help="Keep it no longer, nor the verdicts on it.")
+@json_option
+def queries(settings: Settings, forget: tuple[int, ...], as_json: bool) -> None:
+    """List the queries that are kept for comparisons, or forget some.
+
+    An evaluation that was recorded with them stands; the next one leaves them out.
+    """
+    with engine_for(settings) as engine:
+        if forget:
+            engine.forget_queries(forget)
+        kept = engine.kept_queries()
+    if as_json:
+        emit_json([{"id": each.id, "text": each.query.text, "source": each.source} for each in kept])
+        return
+    if forget:
+        note(f"{counted(len(set(forget)), 'query is', 'queries are')} kept no longer.")
+    for each in kept:
+        say(f"{each.id:>6}  {plain(each.source, 12):<12}  {plain(each.query.text, 100)}".rstrip())
+    note(f"{counted(len(kept), 'query', 'queries')} kept.")
 
 
 @click.command(cls=ExampleCommand, example="embedtui verify --sample 200\nembedtui verify --repair && embedtui run")

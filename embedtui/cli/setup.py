@@ -170,6 +170,8 @@ def plan(ctx: click.Context, settings: Settings, check_provider: bool, only_sql:
 
 def _print_plan(found: Plan, *, asked: bool) -> None:
     rows = counted(found.rows, "row", "rows")
+    if found.another:
+        say("The migration of this table is done. What another one by these settings would do:")
     say(f"Table      {plain(shown(found.table))}, {rows}, {number(found.empty_rows)} with no text")
     say(f"Models     {plain(found.old_model)} -> {plain(found.new_model)}")
     say(f"Texts go   to {plain(found.endpoint) or 'no known endpoint'}")

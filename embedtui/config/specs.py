@@ -155,7 +155,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("gate.min_overlap", number(0, 1), "unjudged: mean overlap of the top 10 below this asks for verdicts"),
     Spec("gate.min_index_recall", number(0, 1), "of the new index, against exact search"),
     Spec("gate.max_latency_factor", number(0.1, 1000), "p95 of the new side may be this many times the old one's"),
-    Spec("gate.max_drift", number(0, 1), "the next evaluation is void after this many changes, as a share of the rows"),
+    Spec("gate.max_drift", number(0, 1), "an evaluation is void after this many changes, as a share of the rows"),
     Spec("gate.where", any_text, "SQL: the application's filter, in both searches; functions with their schema"),
     Spec(
         "cutover.strategy", one_of("pointer", "env_file", "hook", "rename", "search_path"),

@@ -21,7 +21,7 @@ from embedtui.engine.snapshot import RateMeter, read_snapshot, with_advice
 from embedtui.engine.validate.evaluation import current_evaluation
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.known import retirement
-from embedtui.model import Command, Event, EventSink, Migration, Noted, Remedy, Snapshot
+from embedtui.model import Command, EvaluationStatus, Event, EventSink, Migration, Noted, Remedy, Snapshot
 from embedtui.model.lifecycle import as_stored, ended, refusal
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.state.audit import add_audit_once
@@ -143,10 +143,12 @@ class Access:
         """The state as of now; a few cheap statements. ``recount``: no count of the rows from before is good enough."""
         if recount:
             self._counter.renew()
+
+        def evaluation(conn: Connection, stored: Migration) -> EvaluationStatus | None:
+            return current_evaluation(conn, self.here(stored))  # by the gate that a cutover from here would ask
+
         found = self.read(
-            lambda conn: read_snapshot(
-                conn, self.name, self._meter, current_evaluation, self.own_pids, self._counter.count
-            )
+            lambda conn: read_snapshot(conn, self.name, self._meter, evaluation, self.own_pids, self._counter.count)
         )
         if found.migration is None:
             return found

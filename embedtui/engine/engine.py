@@ -26,6 +26,7 @@ from embedtui.model import (
     QueryComparison,
     QueryInput,
     Snapshot,
+    Verdict,
     VerifyReport,
 )
 from embedtui.model.bridge import BridgeReport
@@ -160,9 +161,21 @@ class Engine(Reads):
         """Both sides' results of a typed query, ``where`` as in :meth:`compare`."""
         return evidence.search_both(self._at, text, k=k, where=where)
 
-    def decide(self, query_id: int, verdict: str, note: str | None = None) -> None:
-        """Keep the operator's verdict on a query: ``new``, ``old``, ``same`` or ``bad``; note None keeps its own."""
-        self._at.write(lambda conn: queries_module.decide(conn, query_id, verdict, note))
+    def decide(self, query_id: int, verdict: str, note: str | None = None) -> Verdict | None:
+        """Keep the operator's verdict on a query: ``new``, ``old``, ``same`` or ``bad``; note None keeps its own.
+
+        An empty one takes it back. Returns the one that stands then, which may be another operator's.
+        """
+        return self._at.write(lambda conn: queries_module.decide(conn, query_id, verdict, note))
+
+    def forget_queries(self, ids: Sequence[int]) -> None:
+        """Keep queries no longer, nor the verdicts on them; evaluations that were recorded with them stand.
+
+        Raises:
+            Refused: there is no such query.
+        """
+        migration = self.require()
+        self._at.write(lambda conn: queries_module.forget(conn, migration, ids))
 
     def verify(self, *, sample: int = 0, repair: bool = False, stop: threading.Event | None = None) -> VerifyReport:
         """Scan every row; embed ``sample`` random rows again and compare; queue what is wrong where ``repair``.

@@ -41,6 +41,7 @@ from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.sides.texts import row_texts, text_length
 from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.decisions import read_faults
+from embedtui.postgres.state.queries import StoredQuery, load_queries
 
 
 class Reads:
@@ -143,6 +144,11 @@ class Reads:
         """The newest recorded comparison with its rankings; None where there is none."""
         migration = self.require()
         return self._at.read(lambda conn: remembered(conn, migration))
+
+    def kept_queries(self) -> tuple[StoredQuery, ...]:
+        """The queries that are kept, oldest first."""
+        migration = self.require()
+        return self._at.read(lambda conn: load_queries(conn, migration))
 
     def queries_of(self, given: str) -> tuple[QueryInput, ...]:
         """Queries of a file that ``given`` names, of a statement over a query log, or ``given`` itself, one a line.

@@ -39,8 +39,9 @@ from embedtui.postgres.state.audit import old_side_refused, read_audit, why_old_
 from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.bridges import newest_fit
 from embedtui.postgres.state.faults import count_faulty, count_unwritable, group_faults
+from embedtui.postgres.state.listeners import read_listeners
 from embedtui.postgres.state.migrations import load_migration
-from embedtui.postgres.state.pointer import read_listeners, read_status
+from embedtui.postgres.state.pointer import read_status
 from embedtui.postgres.state.progress import Progress, read_progress
 from embedtui.postgres.state.queue import count_old_waiting, count_rows_of_texts, read_backlog
 from embedtui.postgres.state.stale import count_marked

@@ -13,6 +13,7 @@ from embedtui.model.evaluation import (
     RankedRow,
     SeenState,
     SweepPoint,
+    Verdict,
     query_file,
 )
 from embedtui.model.events import (
@@ -61,5 +62,5 @@ __all__ = [
     "Proposal", "QueryComparison", "QueryInput", "RankedRow", "Remedy", "RollbackStatus", "RouteFlipped",
     "RouteStatus", "RowExpression", "RunState", "SeenState", "SettingLine", "SettingsInForce", "Side", "Snapshot",
     "StoredSettings", "SweepPoint", "SyncStatus", "TableName", "TextTable", "ThreadStatus", "ThrottleSettings",
-    "VerifyReport", "WorkerStatus", "hold_word", "query_file",
+    "Verdict", "VerifyReport", "WorkerStatus", "hold_word", "query_file",
 ]  # fmt: skip

@@ -59,6 +59,8 @@ class QueryComparison:
     """``new``, ``old``, ``same``, ``bad`` or empty: the operator's."""
     note: str = ""
     """The operator's note to the verdict."""
+    verdict_by: str = ""
+    """Who gave it, where that is another operator."""
     row: Key | None = None
     """Set where a row of the table is the query."""
     index_recall: float | None = None
@@ -74,6 +76,17 @@ class QueryComparison:
     def only_bridged(self) -> bool:
         """Whether the old column was searched through the bridge alone: the old model made no vector."""
         return bool(self.bridged and self.old_unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an operator decided about a query."""
+
+    verdict: str
+    """``new``, ``old``, ``same`` or ``bad``."""
+    note: str | None
+    """To store, None leaves the note as it is."""
+    who: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +234,8 @@ class Comparison:
     seen: SeenState | None = None
     where: str = ""
     """The application's filter, as given."""
+    forgotten: int = 0
+    """Queries that the figures count and that are kept no longer."""
 
     def distances(self, side: Side) -> tuple[float, float] | None:
         """Median distances of the first and of the last result; None where nothing was found."""

@@ -61,3 +61,5 @@ class Plan:
     new_model: str = ""
     endpoint: str = ""
     """Where the texts are sent: scheme, host and path. Empty where none is known."""
+    another: bool = False
+    """The migration of this name is done: it is of another one, that the settings would begin now."""

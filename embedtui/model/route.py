@@ -26,6 +26,9 @@ class ListenerStatus:
     """How long the last flip took to reach it."""
     by_view: bool = False
     """It finds the new side by the routed view alone."""
+    latency_old_ms: tuple[float, float] | None = None
+    """(p50, p95) of its own last searches; None where it made none of late, or does not time them."""
+    latency_new_ms: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class SyncStatus:
     queued: int = 0
     oldest_seconds: float | None = None
     synced: int = 0
-    """Queue entries worked off so far."""
+    """Changes worked off so far; what a row's entries of one moment tell is one."""
     growing: bool = False
     """More come than are worked off, for some seconds."""
 
@@ -108,6 +108,8 @@ class EvaluationStatus:
     latency_old_ms: tuple[float, float] | None = None
     """(p50, p95) of its searches as served; None where that was not measured."""
     latency_new_ms: tuple[float, float] | None = None
+    verdicts: str = ""
+    """Changes with any operator's verdict, given or taken back; empty where this role reads none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -346,6 +346,7 @@ class Follower(Generic[R]):
                 old=tally.counts[Side.OLD],
                 new=tally.counts[Side.NEW],
                 by_view=name in self._by_view,
+                latency_ms=tally.latency_ms(),
             )
             for name, tally in list(self._tallies.items())
             if name in self._known

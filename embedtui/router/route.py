@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -35,8 +37,12 @@ class Hit(NamedTuple):
     """The requested columns."""
 
 
+TIMED, TIMED_SECONDS = 500, 10.0
+"""The last searches of a side whose time is kept, enough for a p95; of these, those of the last seconds are told."""
+
+
 class Tally:
-    """Searches per side, counted by many threads."""
+    """Searches per side, counted by many threads, and what the last ones took."""
 
     def __init__(self) -> None:
         """Begin at none."""
@@ -46,11 +52,27 @@ class Tally:
         """Begin again, with a lock of our own: a forked child may have inherited a held one."""
         self._lock = threading.Lock()
         self.counts = {Side.OLD: 0, Side.NEW: 0}
+        self._took: dict[Side, deque[tuple[float, float]]] = {side: deque(maxlen=TIMED) for side in Side}
 
     def add(self, side: Side) -> None:
         """Count a search."""
         with self._lock:
             self.counts[side] += 1
+
+    def took(self, side: Side, began: float) -> None:
+        """Keep what a search took that ``began`` then; takes no lock: appending to a deque is one step."""
+        now = time.perf_counter()
+        self._took[side].append((now, now - began))
+
+    def latency_ms(self) -> list[float | None]:
+        """p50 and p95 of the last searches, of the old side and of the new; None where there were none of late."""
+        found: list[float | None] = []
+        since = time.perf_counter() - TIMED_SECONDS
+        for side in (Side.OLD, Side.NEW):
+            taken = sorted(seconds for ended, seconds in self._took[side].copy() if ended >= since)
+            last = len(taken) - 1
+            found += [1000 * taken[round(share * last)] for share in (0.5, 0.95)] if taken else [None, None]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +249,10 @@ class Route(RouteFields):
             with conn.cursor(row_factory=tuple_row) as cursor:
                 return hits(cursor.execute(text, values), columns)
 
+        began = time.perf_counter()
         try:
             found = attempt(conn, lambda: run(text))
+            self._tally.took(self.side, began)
             if found or self._sql.attnum is None or not repeatable(conn):
                 return found
             failure = None
@@ -268,8 +292,10 @@ class AsyncRoute(RouteFields):
                 await cursor.execute(text, values)
                 return hits(await cursor.fetchall(), columns)
 
+        began = time.perf_counter()
         try:
             found = await attempt_async(conn, lambda: run(text))
+            self._tally.took(self.side, began)
             if found or self._sql.attnum is None or not repeatable(conn):
                 return found
             failure = None

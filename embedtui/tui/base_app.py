@@ -72,14 +72,18 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
     def say(
         self, text: str, *, title: str = "", severity: Literal["information", "warning", "error"] = "information"
     ) -> None:
-        """Show a short message in the corner; never read as markup."""
-        self.notify(safe.line(text, SAID), title=safe.line(title, 70), severity=severity, markup=False, timeout=4)
+        """Show a short message over the names of the screens; never read as markup.
+
+        Its title begins its line: a line of its own would cover what is listed below.
+        """
+        head = f"{safe.line(title, 70)} · " if title else ""
+        self.notify(head + safe.line(text, SAID), severity=severity, markup=False, timeout=4)
 
     def trouble(self, trouble: Trouble) -> None:
-        """Show an error in the corner: what, and what to do."""
+        """Show an error there: what, and what to do."""
         hint = worded(trouble.hint, trouble.remedies)
-        text = safe.line(trouble.message, SAID) + (f"\n{hint}" if hint else "")
-        self.notify(text, title=trouble.title, severity="error", markup=False, timeout=8)
+        text = f"{trouble.title} · {safe.line(trouble.message, SAID)}" + (f"\n{hint}" if hint else "")
+        self.notify(text, severity="error", markup=False, timeout=8)
 
     def call_for(self, text: str) -> None:
         """Ring the bell, and ask the terminal for a desktop notification, for somebody who is not looking."""

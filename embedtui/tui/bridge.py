@@ -68,7 +68,9 @@ class Task(Generic[T]):
 
 
 class Bridge:
-    """Runs engine calls for one app. Threads: polling, reading, rollback, the run, and one for each task under way.
+    """Runs engine calls for one app.
+
+    Threads: polling, reading, rollback, what is done in turn, the run, and one for each other task under way.
 
     No lock is held while posting or calling the engine.
     """
@@ -89,12 +91,18 @@ class Bridge:
         self._reading = False
         self._read = threading.Event()
         self._urgent: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
+        self._turns: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
         self._last_progress = 0.0
         self._run_thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start polling; the first snapshot opens the engine."""
-        for name, body in (("poll", self._poll), ("read", self._reader), ("urgent", self._urgently)):
+        for name, body in (
+            ("poll", self._poll),
+            ("read", self._reader),
+            ("urgent", self._urgently),
+            ("turns", self._in_turn),
+        ):
             self._spawn(name, body)
 
     def refresh(self) -> None:
@@ -112,6 +120,11 @@ class Bridge:
         What is asked while one is under way means that one.
         """
         self._urgent.put(task)
+
+    def do_in_turn(self, task: Task[Any]) -> None:
+        """Do ``task`` once those asked for before it in this way are done: the database gets them in their order."""
+        self._announce(task)
+        self._turns.put(task)
 
     def run(self, task: Task[Any]) -> None:
         """Do the migration's work in this process: as :meth:`do`, and it may outlive the terminal."""
@@ -166,6 +179,7 @@ class Bridge:
         for event in (self._wake, self._read, self._opened):
             event.set()
         self._urgent.put(None)
+        self._turns.put(None)
         deadline = time.monotonic() + patience
         with self._lock:
             threads = self._threads - ({self._run_thread} if detach else set())
@@ -281,6 +295,10 @@ class Bridge:
                 self._post(*read(engine))
             with self._lock:
                 self._reading = False
+
+    def _in_turn(self) -> None:
+        while (task := self._turns.get()) is not None:
+            self._do(task, self._closing)
 
     def _urgently(self) -> None:
         while (task := self._urgent.get()) is not None:

@@ -66,6 +66,16 @@ def fit(text: str, width: int) -> str:
     return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
 
 
+def middle(text: str, width: int) -> str:
+    """``text`` on exactly ``width`` cells, cut in the middle: names differ at their ends."""
+    if cell_len(text) <= width or width < 5:
+        return fit(text, width)
+    tail = text[-((width - 1) // 2) :]
+    while cell_len(tail) > (width - 1) // 2:  # some letters take two cells
+        tail = tail[1:]
+    return set_cell_size(text, width - 1 - cell_len(tail)) + "…" + tail
+
+
 def field(name: str, *parts: Part, width: int = 9) -> Content:
     """A label in the muted colour, then its value."""
     return line((fit(name, width), "$muted"), *parts)

@@ -21,6 +21,7 @@ from embedtui.model import (
     QueryInput,
     SettingsInForce,
     Snapshot,
+    Verdict,
     VerifyReport,
 )
 from embedtui.model.bridge import BridgeReport
@@ -99,13 +100,16 @@ class Engine(Protocol):
         """``comparison`` as ``csv`` or ``html``."""
 
     def with_verdicts(self, comparison: Comparison) -> Comparison:
-        """``comparison`` with the operators' present verdicts summed up."""
+        """``comparison`` with the operators' present verdicts, and their sums."""
 
     def search_both(self, text: str, *, k: int = 10) -> QueryComparison:
         """Both sides' results of a typed query."""
 
-    def decide(self, query_id: int, verdict: str, note: str = "") -> object:
-        """Keep the operator's verdict on a query."""
+    def decide(self, query_id: int, verdict: str, note: str = "") -> Verdict | None:
+        """Keep the operator's verdict on a query, or (empty) take it back; the one that stands then."""
+
+    def forget_queries(self, ids: Sequence[int]) -> None:
+        """Keep queries no longer, nor the verdicts on them."""
 
     def cutover(self, percent: int = 100, *, override: Mapping[str, str] = ..., seen: int | None = None) -> Flip:
         """Move the reads of a share of the keys, or all, to the new side; ``seen``: the epoch it was decided on."""

@@ -24,6 +24,7 @@ from embedtui.model import (
     QueryComparison,
     SettingsInForce,
     Snapshot,
+    Verdict,
     VerifyReport,
 )
 from embedtui.tui.view import Trouble
@@ -126,6 +127,8 @@ class Exported(Message, bubble=False):
 
     text: str
     kind: str
+    queries: int
+    """How many are in it."""
 
 
 @dataclass
@@ -158,7 +161,19 @@ class QuerySearched(Message):
 
 @dataclass
 class VerdictKept(Message):
-    """The operator's verdict on a query is stored."""
+    """The operator's verdict on a query is stored, or taken back (then it is empty)."""
+
+    query_id: int
+    verdict: str
+    stands: Verdict | None
+    """The verdict in force now: another operator's may be."""
+
+
+@dataclass
+class QueriesForgotten(Message, bubble=False):
+    """Queries are kept no longer."""
+
+    ids: tuple[int, ...]
 
 
 @dataclass
@@ -202,8 +217,8 @@ class ComparisonRead(Message, bubble=False):
 
 
 @dataclass
-class VerdictsCounted(Message):
-    """A comparison with all operators' verdicts summed up."""
+class VerdictsCounted(Message, bubble=False):
+    """A comparison with all operators' present verdicts, and their sums."""
 
     comparison: Comparison
 

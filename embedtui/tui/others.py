@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from textual.message import Message
 
-from embedtui.model import Comparison, Snapshot
-from embedtui.tui import messages, smooth
+from embedtui.model import Comparison, QueryComparison, Snapshot
+from embedtui.tui import messages, safe, smooth
 from embedtui.tui.asking import AskingApp
+from embedtui.tui.bridge import Task
 from embedtui.tui.panels import happened
 from embedtui.tui.panels.alerts import Alert
+from embedtui.tui.panels.comparison import VERDICTS
 from embedtui.tui.view import Link, View
 
 _LATE_READINGS, _LATE_SECONDS = 10, 5.0
 """A picture that is older than so many readings take, and than so many seconds, says so."""
 _TOLD = 3
 """Acts of others told one by one at a time."""
+_DECIDE = "decide"
+"""The task that stores a verdict."""
 
 
 class Others(AskingApp):
@@ -35,6 +41,14 @@ class Others(AskingApp):
     """What somebody was called for last; empty while nothing needs anybody."""
     _wanted: int | None = None
     """The evaluation of others that was asked for last."""
+    _verdicts = ""
+    """Where the verdicts in the database stood when they were last read."""
+
+    def __init__(self) -> None:
+        """Nothing is decided yet."""
+        super().__init__()
+        self._deciding: Counter[int] = Counter()
+        """Queries whose verdict is on its way to the database, and how many times."""
 
     @property
     def view(self) -> View:
@@ -84,11 +98,15 @@ class Others(AskingApp):
 
     def follow_evaluation(self, now: Snapshot) -> None:
         """Another terminal's comparison is the newest here, too."""
-        newest = now.evaluation.id if now.evaluation is not None else None
-        if newest is None or self.comparison is None or newest in (self.comparison.evaluation_id, self._wanted):
+        found = now.evaluation
+        if found is None or self.comparison is None:
             return
-        if (self.comparison.evaluation_id or 0) < newest:
-            self._wanted = newest
+        if found.id == self.comparison.evaluation_id:
+            if found.verdicts != self._verdicts:  # somebody's, here or elsewhere
+                self._verdicts = found.verdicts
+                self.count_verdicts()
+        elif (self.comparison.evaluation_id or 0) < found.id and found.id != self._wanted:
+            self._wanted = found.id
             self.bridge.read(lambda engine: engine.last_comparison(), messages.ComparisonRead, self.post_message)
 
     def read_comparison(self) -> None:
@@ -106,7 +124,9 @@ class Others(AskingApp):
         """Keep it for all screens, unless a newer one came first."""
         known, found = self.comparison, message.comparison
         if known is not None and found is not None and found.evaluation_id == known.evaluation_id:
-            found = _with_verdicts_of(known, found)
+            # decided here a moment ago, and not yet there when it was read
+            found = with_verdicts_of(known, found, self._deciding)
+            found = replace(found, at=known.at, checks=known.checks)
             newer = found != known
         else:
             newer = known is None or (found is not None and (found.evaluation_id or 0) > (known.evaluation_id or 0))
@@ -115,14 +135,76 @@ class Others(AskingApp):
             smooth.loaded()
             self.hand_on(messages.ComparisonRead(found))
 
+    def on_queries_forgotten(self, message: messages.QueriesForgotten) -> None:
+        """The comparison is shown without them."""
+        if self.comparison is not None:
+            known = self.comparison
+            queries = tuple(each for each in known.queries if each.query_id not in message.ids)
+            gone = known.forgotten + len(known.queries) - len(queries)
+            self.comparison = replace(known, queries=queries, forgotten=gone)
+            self.hand_on(message)
 
-def _with_verdicts_of(known: Comparison, found: Comparison) -> Comparison:
-    """The same comparison read again: what was decided here meanwhile stays as it is on the screen."""
-    given = {query.query_id: query for query in known.queries}
+    # ------------------------------------------------------------------------------------------------- verdicts
+
+    def keep_verdict(self, query: QueryComparison) -> None:
+        """Store a query's verdict and note (an empty one is taken back), after those given before it."""
+        number, verdict, note = query.query_id, query.verdict, query.note
+        self._deciding[number] += 1
+        self.bridge.do_in_turn(
+            Task(
+                _DECIDE,
+                lambda engine, _: engine.decide(number, verdict, note),
+                result=lambda stands: messages.VerdictKept(number, verdict, stands),
+            )
+        )
+        if self.comparison is not None:
+            queries = tuple(query if each.query_id == number else each for each in self.comparison.queries)
+            self.comparison = replace(self.comparison, queries=queries)
+
+    def on_verdict_kept(self, message: messages.VerdictKept) -> None:
+        """Other operators' verdicts count as well, and one of theirs may stand where one's own was taken back."""
+        self._deciding -= Counter([message.query_id])  # keeps what is above 0
+        self.count_verdicts()
+        queries = self.comparison.queries if self.comparison is not None else ()
+        query = next((each for each in queries if each.query_id == message.query_id), None)
+        if message.verdict or query is None:
+            return
+        on, stands = f"“{safe.line(query.text, 40)}”", message.stands
+        said = f"No verdict any more on {on}."
+        if stands is not None:
+            said = f"{safe.line(stands.who, 40)}'s verdict on {on} stands: {VERDICTS[stands.verdict][1]}."
+        self.say(said, title="Verdict")
+
+    def on_task_failed(self, message: messages.TaskFailed) -> None:
+        """What was not stored is not shown either."""
+        if message.name == _DECIDE:
+            self._deciding.clear()
+            self.count_verdicts()
+
+    def count_verdicts(self) -> None:
+        """Have all operators' verdicts on the comparison read."""
+        comparison = self.comparison
+        if comparison is not None:
+            self.bridge.read(
+                lambda engine: engine.with_verdicts(comparison), messages.VerdictsCounted, self.post_message
+            )
+
+    def on_verdicts_counted(self, message: messages.VerdictsCounted) -> None:
+        """Take them, but for those that are decided here meanwhile."""
+        known, found = self.comparison, message.comparison
+        if known is not None and known.evaluation_id == found.evaluation_id:
+            others = {each.query_id for each in known.queries} - self._deciding.keys()
+            self.comparison = replace(with_verdicts_of(found, known, others), measures=found.measures)
+            self.hand_on(messages.VerdictsCounted(self.comparison))
+
+
+def with_verdicts_of(source: Comparison, comparison: Comparison, which: Collection[int]) -> Comparison:
+    """``comparison`` with the verdicts that ``source`` has on the queries ``which``."""
+    given = {query.query_id: query for query in source.queries if query.query_id in which}
     queries = tuple(
-        replace(query, verdict=given[query.query_id].verdict, note=given[query.query_id].note)
-        if query.query_id in given
+        replace(query, verdict=found.verdict, note=found.note, verdict_by=found.verdict_by)
+        if (found := given.get(query.query_id)) is not None
         else query
-        for query in found.queries
+        for query in comparison.queries
     )
-    return replace(found, queries=queries, measures=known.measures, at=known.at, checks=known.checks)
+    return replace(comparison, queries=queries)

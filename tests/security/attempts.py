@@ -255,6 +255,13 @@ _APPLICATION = (
         " (gen_random_uuid(), 'd', 'h', 1, 'infinity')", "23514",
     ),
     *(
+        Attempt(
+            Role.APPLICATION, "plant", f"tell of searches that took {took}",
+            "INSERT INTO embedtui.listener (id, name, host, pid, latency_ms) VALUES"
+            f" (gen_random_uuid(), 'd', 'h', 1, '{took}')", "23514",
+        ) for took in ("{1,NaN,NULL,NULL}", "{NULL,NULL,Infinity,2}", "{-1,2,3,4}", "{1,2}")
+    ),
+    *(
         Attempt(Role.APPLICATION, "read", f"read {table}", f"SELECT * FROM embedtui.{table}") for table in STATE_TABLES
         if table != "bridge_row"  # the map that its searches go through
     ),

@@ -40,6 +40,7 @@ class StandIn(Engine):
         self.calls: list[str] = []
         self.blocked: tuple[Blocker, ...] = ()
         self.comparison: Comparison = states.COMPARISON
+        self.given: dict[int, tuple[str, str]] = {}
 
     def snapshot(self) -> Snapshot:
         return self.shown
@@ -102,7 +103,7 @@ class StandIn(Engine):
         return states.COMPARISON
 
     def last_comparison(self) -> Comparison | None:
-        return self.comparison if self.shown.evaluation else None
+        return self.with_verdicts(self.comparison) if self.shown.evaluation else None
 
     def queries_of(self, given: str) -> Sequence[QueryInput]:
         self.calls.append(f"queries of {given}")
@@ -112,13 +113,25 @@ class StandIn(Engine):
         return f"{kind} of {len(comparison.queries)}"
 
     def with_verdicts(self, comparison: Comparison) -> Comparison:
-        return comparison
+        stored = {each.query_id: (each.verdict, each.note, each.verdict_by) for each in self.comparison.queries}
+        stored |= {number: (*given, "") for number, given in self.given.items()}
+        queries = []
+        for each in comparison.queries:
+            verdict, note, by = stored[each.query_id]
+            queries.append(replace(each, verdict=verdict, note=note, verdict_by=by))
+        return replace(comparison, queries=tuple(queries))
 
     def search_both(self, text: str, **_: object) -> QueryComparison:
         return replace(states.QUERIES[1], text=text)
 
     def decide(self, query_id: int, verdict: str, note: str = "") -> None:
+        self.given[query_id] = verdict, note
         self.calls.append(f"decide {query_id} {verdict} {note}".strip())
+
+    def forget_queries(self, ids: Sequence[int]) -> None:
+        self.calls.append(f"forget {list(ids)}")
+        queries = tuple(each for each in self.comparison.queries if each.query_id not in ids)
+        self.comparison = replace(self.comparison, queries=queries, forgotten=self.comparison.forgotten + len(ids))
 
     def cutover(self, percent: int = 100, *, override: Mapping[str, str] | None = None, **_: object) -> Flip:
         self.calls.append(f"cutover {percent} {override or ''}")

@@ -75,6 +75,20 @@ def test_a_rollback_passes_any_number_of_busy_tasks() -> None:
         bridge.close()
 
 
+def test_what_is_done_in_turn_comes_in_its_order() -> None:
+    post, done, free = Post(), list[str](), threading.Event()
+    bridge = Bridge(lambda _: StandIn(states.READY), post, interval=0.05)
+    bridge.start()
+    try:
+        bridge.do_in_turn(Task("given", lambda *_: (free.wait(PATIENCE), done.append("given"))))
+        bridge.do_in_turn(Task("taken back", lambda *_: done.append("taken back")))
+        free.set()
+        post.wait(lambda message: isinstance(message, TaskDone) and message.name == "taken back")
+        assert done == ["given", "taken back"]
+    finally:
+        bridge.close()
+
+
 def test_presses_during_a_rollback_are_that_rollback() -> None:
     engine, post, entered, free = StandIn(states.CUT_OVER), Post(), threading.Event(), threading.Event()
     plain = engine.rollback

@@ -85,6 +85,9 @@ def test_the_headline_has_verdict_and_note() -> None:
     query = replace(states.QUERIES[0], verdict="old", note="knows\x1b the manual")
     assert headline(query, Blind()).plain == f"“{query.text}”  ◇ old better: knows· the manual"
     assert headline(replace(query, verdict=""), Blind()).plain == f"“{query.text}”"
+    long = replace(query, text="how do I rotate keys " * 6, verdict="same", note="")
+    assert headline(long, Blind(), 150).plain == f"“{long.text}”  = same", "as much as there is room for"
+    assert "…”  = same" in headline(long, Blind(), 90).plain
 
 
 def test_measures_say_what_the_gate_says() -> None:

@@ -60,8 +60,8 @@ class Other:
 async def told(app: Dashboard, pilot: Pilot[None], what: str) -> None:
     """Said in the corner, with who it was, and among the events of Overview."""
     await until(pilot, lambda: what in said(app))
-    titles = {each.title for each in app._notifications if what in each.message}
-    assert all(title.startswith("anna@") for title in titles), titles
+    messages = {each.message for each in app._notifications if what in each.message}
+    assert all(message.startswith("anna@") for message in messages), messages
     app.goto("overview")
     await until(pilot, lambda: what in picture(app))
 
@@ -76,7 +76,7 @@ async def test_what_another_terminal_does_is_here_within_a_poll(
         await until(pilot, lambda: app.comparison is not None and "compare" not in app.view.busy, 60)
         await until(pilot, lambda: any(each.own and each.act == "evaluation" for each in seen(app).log))
         await pilot.pause()
-        assert "@" not in "".join(each.title for each in app._notifications), "one's own acts are told once"
+        assert "@" not in said(app), "one's own acts are told once"
         mine = compared(app).evaluation_id
         other = Other(database, api, tmp_path)
 
@@ -98,7 +98,7 @@ async def test_what_another_terminal_does_is_here_within_a_poll(
         await told(app, pilot, "canary: 10 %")
         other.does("engine.rollback()")
         await told(app, pilot, "rollback: ")
-        rollback = next(each for each in app._notifications if each.message.startswith("rollback"))
+        rollback = next(each for each in app._notifications if " · rollback" in each.message)
         assert rollback.severity == "warning"
 
         # the state moves on under a comparison: it says that it is void, and so does the gate

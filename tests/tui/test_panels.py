@@ -24,8 +24,10 @@ from embedtui.model import (
 )
 from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.model.lifecycle import unneeded
-from embedtui.tui import panels
+from embedtui.tui import draw, panels
 from embedtui.tui.actions import ACTIONS, footer, next_action
+from embedtui.tui.panels.comparison import summary_line
+from embedtui.tui.panels.gate import gate
 from embedtui.tui.panels.happened import Entry
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import Link, View
@@ -273,3 +275,30 @@ def test_what_is_not_live_is_not_shown_as_if_it_were() -> None:
     assert "at work when last read" in shown and "while the database is lost" in shown
     dead = replace(states.RUNNING, workers=(), backfill=replace(states.BACKFILL, rate=None, eta_seconds=None))
     assert "without a worker" in panels.backfill(View(dead, UP), 80, 10).plain
+
+
+@pytest.mark.parametrize("width", [34, 60, 100])
+def test_the_gates_figures_say_of_which_time_they_are(width: int) -> None:
+    made = replace(states.COMPARISON, at=states.ago(seconds=725))
+    rows = [each.plain for each in gate(made, View(states.READY, UP), width)]
+    assert f"figures of {draw.clock(made.at)}, 12 m 05 s ago" in " ".join(rows[:3])
+    assert all(len(each) <= width for each in rows)
+    assert "12 m 05 s ago" in summary_line(made, View(states.READY, UP), 150).plain
+
+
+def test_latency_is_the_routers_own_where_they_tell() -> None:
+    """The slowest one's; a side that nobody searches is unknown; without any, the newest comparison's."""
+
+    def told(*pairs: tuple[tuple[float, float] | None, tuple[float, float] | None]) -> str:
+        one = states.CUT_OVER.route.listeners[0]
+        heard = tuple(replace(one, pid=i, latency_old_ms=old, latency_new_ms=new) for i, (old, new) in enumerate(pairs))
+        shown = replace(states.CUT_OVER, route=replace(states.CUT_OVER.route, listeners=heard))
+        lines = panels.backfill(View(shown, UP), 90, 12).plain.splitlines()
+        return " ".join(next(each for each in lines if each.startswith("latency")).split())
+
+    assert (
+        told(((1.0, 9.0), (2.0, 3.0))) == "latency ◇ 1.0, 9.0 ms ◆ 2.0, 3.0 ms p50, p95 of the Router's last searches"
+    )
+    slowest = told(((1.0, 9.0), None), ((4.0, 5.0), None), (None, None))
+    assert slowest == "latency ◇ 4.0, 9.0 ms ◆ — p50, p95 of the slowest Router's last searches"
+    assert "comparison of" in told((None, None)) and "comparison of" in told()

@@ -10,10 +10,11 @@ from rich.cells import cell_len
 from textual.pilot import Pilot
 from textual.widgets import Button, TextArea
 
-from embedtui.model import QueryComparison, RankedRow, Side
+from embedtui.errors import DatabaseError
+from embedtui.model import QueryComparison, RankedRow, Side, Verdict
 from embedtui.tui.app import Dashboard
 from embedtui.tui.blind import Blind
-from embedtui.tui.dialogs import PromptDialog, QueriesDialog
+from embedtui.tui.dialogs import ForgetDialog, PromptDialog, QueriesDialog
 from embedtui.tui.panels import reading
 from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.reader import ReaderScreen
@@ -22,7 +23,7 @@ from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.rankings import Rankings, said_of
 from embedtui.tui.widgets.sheet import Sheet
 from tests.tui import states
-from tests.tui.conftest import Open, front, picture, said, until
+from tests.tui.conftest import Open, front, picture, present, said, until
 from tests.tui.test_compare import opened
 
 LONG = 60.0
@@ -253,6 +254,16 @@ async def test_queries_are_loaded_and_comparisons_saved(shown: Open, remembered:
             file = remembered / "exports" / f"comparison-{number}.{kind}"
             await until(pilot, lambda file=file: file.exists(), LONG)
             assert file.read_text() == f"{kind} of {len(states.QUERIES)}"
+        # what is shown: a filtered list is written as such, and its name says so
+        await pilot.press("slash", *"paid twice", "enter")
+        await until(pilot, lambda: len(screen.shown) == 1, LONG)
+        await pilot.press("E")
+        part = remembered / "exports" / f"comparison-{number}-1-of-{len(states.QUERIES)}.csv"
+        await until(pilot, lambda: part.exists() and part.read_text() == "csv of 1", LONG)
+        part.unlink()
+        await pilot.press("V", "E")
+        await until(pilot, lambda: "Sides are hidden: V first shows them" in said(app), LONG)
+        assert not part.exists()
 
 
 def test_the_bridge_stands_in_where_it_alone_searched_the_old_column() -> None:
@@ -260,3 +271,78 @@ def test_the_bridge_stands_in_where_it_alone_searched_the_old_column() -> None:
     assert [reading.row_at(alone, Side.OLD, rank) for rank in (1, 2)] == list(query().old[:2])
     assert "bridged" not in reading.place(query(old=(), bridged=query().old), Side.NEW, 1).plain
     assert reading.row_at(query(old=(), bridged=query().old), Side.OLD, 1) is None
+
+
+async def test_backspace_takes_a_verdict_back_in_the_reader(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        await pilot.press("down")
+        await reader(app, pilot)
+        await pilot.press("o", "backspace")
+        await until(pilot, lambda: engine.given.get(2) == ("", ""), LONG)
+        assert screen.listing.cursor == 1 and not screen.shown[1].verdict
+        await until(pilot, lambda: "No verdict any more on “customer paid twice”" in said(app), LONG)
+        assert "⌫" in picture(app)
+
+
+async def test_another_operators_verdict_is_shown_and_stands_where_ones_own_is_taken_back(shown: Open) -> None:
+    async with shown(states.READY, (160, 45)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        boris = replace(states.COMPARISON.queries[1], verdict="old", note="knows it", verdict_by="boris")
+        queries = tuple(boris if each.query_id == 2 else each for each in states.COMPARISON.queries)
+        engine.comparison = replace(states.COMPARISON, queries=queries)
+        assert states.READY.evaluation is not None
+        await present(app, pilot, replace(states.READY, evaluation=replace(states.READY.evaluation, verdicts="1 now")))
+        await until(pilot, lambda: screen.shown[1].verdict_by == "boris", LONG)
+        await pilot.press("down")
+        await until(pilot, lambda: "old better, by boris: knows it" in picture(app), LONG)
+        await pilot.press("n")
+        await until(pilot, lambda: engine.given.get(2) == ("new", ""), LONG)
+        engine.decide = lambda *_: (engine.given.pop(2), Verdict("old", "knows it", "boris"))[1]  # type: ignore[method-assign]
+        await pilot.press("backspace")
+        await until(pilot, lambda: "boris's verdict on “customer paid twice” stands: old better." in said(app), LONG)
+        await until(pilot, lambda: screen.shown[1].verdict_by == "boris", LONG)
+        assert "No verdict any more" not in said(app)
+
+
+async def test_a_verdict_that_is_not_stored_is_not_shown(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+
+        def lost(*_: object) -> None:
+            raise DatabaseError("The connection was lost.")
+
+        engine.decide = lost  # type: ignore[method-assign]
+        await pilot.press("down", "o")
+        await until(pilot, lambda: "The connection was lost" in said(app), LONG)
+        await until(pilot, lambda: not screen.shown[1].verdict, LONG)
+
+
+async def test_hits_that_differ_only_at_their_ends_are_told_apart(shown: Open) -> None:
+    """Long names are cut in the middle; texts that begin alike have their keys before them."""
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        screen = await opened(app, pilot)
+        names = [replace(row, title=f"handbook/chapters/introduction-{row.rank}.md") for row in query().old]
+        texts = [replace(row, text="This page was moved. " * 3 + str(row.rank)) for row in query().old]
+        for rows in (names, texts):
+            made = query(old=tuple(rows), new=tuple(rows), relevant=())
+            ranked = screen.query_one(Rankings)
+            ranked.show_query(made, ("a", "b"), Blind())
+            lines = {"".join(text for text, _ in ranked._row("old", at, 26))[9:] for at in range(2)}
+            assert len(lines) == 2, lines
+            assert all(cell_len(each) <= 26 for each in lines)
+
+
+async def test_a_query_that_was_kept_by_mistake_is_forgotten(shown: Open) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        screen = await opened(app, pilot)
+        count = len(screen.shown)
+        await pilot.press("down", "delete")
+        await until(pilot, lambda: isinstance(app.screen, ForgetDialog), LONG)
+        await pilot.press("escape", "delete")
+        await until(pilot, lambda: isinstance(app.screen, ForgetDialog), LONG)
+        app.screen.query_one("#go", Button).press()
+        await until(pilot, lambda: "forget [2]" in engine.calls, LONG)
+        await until(pilot, lambda: len(screen.shown) == count - 1, LONG)
+        assert screen.listing.cursor == 1 and screen.shown[1].query_id != 2
+        await until(pilot, lambda: "1 forgotten since" in picture(app), LONG)

@@ -188,6 +188,17 @@ async def test_the_plan_is_read_anew_once_the_migration_has_moved_on(shown: Open
             await until(pilot, lambda: app.current_mode == "overview")
 
 
+async def test_a_migration_that_is_done_is_planned_no_more_until_somebody_asks(shown: Open) -> None:
+    """What its settings would meet on the table now are another one's checks, and most of them fail."""
+    async with shown(states.DONE) as (app, pilot, engine):
+        await pilot.press("7")
+        await until(pilot, lambda: "This migration is done: nothing is left to plan" in picture(app))
+        assert "plan" not in engine.calls
+        await pilot.press("n")
+        await until(pilot, lambda: "another one" in picture(app) and "nothing is left" not in picture(app))
+        assert engine.calls == ["plan"]
+
+
 async def test_what_is_copied_is_a_file_too(shown: Open, remembered: Path) -> None:
     async with shown(states.READY) as (app, pilot, _):
         await pilot.press("7")
@@ -259,7 +270,7 @@ async def test_workers_are_ordered_and_copied(shown: Open, remembered: Path) -> 
         await present(app, pilot, replace(states.FAULTED, workers=(hostile,)))
         await until(pilot, lambda: hosts() == [hostile.host])
         await pilot.press("home", "enter")
-        await until(pilot, lambda: [each.title for each in app._notifications][-1:] == ["[/]·[31m:1188"])
+        await until(pilot, lambda: "[/]·[31m:1188 · " in said(app))
 
 
 async def test_every_screen_says_something_before_anything_is_known() -> None:
@@ -300,7 +311,7 @@ async def test_rows_that_would_lose_their_only_vector_are_typed_by_their_number(
         assert app.screen.query_one("#go", Button).disabled
         app.screen.query_one("#typed", Input).focus()
         await pilot.press("enter")
-        assert app.focused is app.screen.query_one("#rows-coverage", Input), "Enter goes to what is missing"
+        assert app.focused is app.screen.query_one("#rows-coverage-73", Input), "Enter goes to what is missing"
         await pilot.press("7", "4")
         assert app.screen.query_one("#go", Button).disabled
         await pilot.press("backspace", "3", "enter")
@@ -316,7 +327,7 @@ async def test_an_obstacle_whose_count_moves_on_is_asked_for_once(shown: Open) -
             Blocker("queue", "Changes still wait for their new vectors.", overridable=True, rows=next(counts)),
         )
         await pilot.press("K")
-        await until(pilot, lambda: isinstance(app.screen, NameDialog) and bool(app.screen.query("#rows-queue")))
+        await until(pilot, lambda: isinstance(app.screen, NameDialog) and len(app.screen.query(".override")) == 2)
         assert len(app.screen.query(".obstacle")) == 1
 
 

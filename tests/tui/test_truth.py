@@ -274,6 +274,17 @@ async def test_every_number_is_what_the_database_holds(
         engine, truth, tmp_path, queries=rf"{count} queries, {low} low", overlap=rf"overlap +{percent(mean)}"
     )
 
+    # another operator's verdict on it, given while the screen is open
+    async with screens(engine, tmp_path) as (app, pilot):
+        await text_of(app, pilot, "compare")
+        await until(pilot, lambda: app.comparison is not None)
+        assert app.comparison is not None
+        first = app.comparison.queries[0].query_id
+        conn.execute("INSERT INTO embedtui.verdict (query, who, verdict) VALUES (%s, 'boris', 'old')", [first])
+        await until(pilot, lambda: "old better, by boris" in picture(app))
+        conn.execute("DELETE FROM embedtui.verdict")
+        await until(pilot, lambda: "by boris" not in picture(app))
+
     # edits before the cutover, which the application does not embed with the old model: the worker notes them
     conn.execute("UPDATE documents SET content = content || ', edited' WHERE id BETWEEN 101 AND 124")
     truth.edited = 24

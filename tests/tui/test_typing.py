@@ -102,3 +102,54 @@ async def test_ctrl_c_names_only_what_can_be_done(shown: Open) -> None:
         await until(pilot, lambda: app.bridge.detachable)
         await pilot.press("ctrl+c")
         assert "D leaves the work running" in said(app)
+
+
+async def test_a_burst_over_a_choice_loses_no_character(shown: Open) -> None:
+    """A slow line: the choice is ticked, and the reason typed on, before the sheet has followed the choice."""
+    soak, fold = (Blocker(name, f"{name} is in the way.", "Wait.", overridable=True) for name in ("soak", "fold"))
+    rows = Blocker("not_null", "7 rows have no new vector.", "Fill them.", overridable=True, rows=7)
+    said = {True: ("said",), False: ("said",)}
+    either = Either("fold", "Fold", False, said, said, {False: (soak,), True: (soak, fold, rows)})
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        answers: list[object] = []
+        app.push_screen(NameDialog("Clean up", "Text.", "documents", either=either), answers.append)
+        await until(pilot, lambda: isinstance(app.screen, NameDialog) and bool(app.screen.query("#override")))
+        app.screen.query_one("#typed", Input).value = "documents"
+        reason = app.screen.query_one("#override", Input)
+        reason.focus()
+        await until(pilot, lambda: app.focused is reason)
+        for text in ("agreed", " with", " all"):
+            app.screen.query_one("#fold", Checkbox).toggle()
+            for each in text:
+                app.post_message(events.Key("space" if each == " " else each, each))
+        await until(pilot, lambda: len(app.screen.query(".obstacle")) == 3)
+        assert app.focused is reason and reason.value == "agreed with all"
+        count = app.screen.query_one("#rows-not_null-7", Input)
+        count.value = "7"
+        await until(pilot, lambda: not app.screen.query_one("#go", Button).disabled)
+        app.screen.query_one("#fold", Checkbox).toggle()
+        await until(pilot, lambda: len(app.screen.query(".obstacle")) == 1)
+        assert not count.parent.display and count.value == "7"  # type: ignore[union-attr]
+        app.screen.query_one("#go", Button).press()
+        await until(pilot, lambda: bool(answers))
+        assert answers == [NamedAnswer("documents", {"soak": "agreed with all"}, ("fold", False))]
+
+
+async def test_rows_at_stake_are_those_of_the_choice_that_is_made(shown: Open) -> None:
+    at_stake = Blocker("not_null", "7 rows have no new vector.", "Fill them.", overridable=True, rows=7)
+    async with shown(states.CUT_OVER, (80, 24)) as (app, pilot, engine):
+        asked: list[object] = []
+
+        def blockers(*_: object, rename: bool | None = None, thorough: bool = False, **__: object) -> object:
+            asked.append(thorough)
+            return (at_stake,) if rename and thorough else ()
+
+        engine.blockers = blockers  # type: ignore[assignment, method-assign]
+        await pilot.press("K")
+        await until(pilot, lambda: isinstance(app.screen, NameDialog))
+        tick = app.screen.query_one("#rename", Checkbox)
+        for _ in range(2):
+            wanted = 1 if tick.value else 0
+            await until(pilot, lambda wanted=wanted: len(app.screen.query(".obstacle")) == wanted)
+            tick.toggle()
+        assert asked == [True, True], "the table is read once for each choice"

@@ -11,7 +11,7 @@ from textual.widgets import Button, Input, Label
 
 from embedtui.model import Blocker, TableName
 from embedtui.tui.actions import SCREENS
-from embedtui.tui.dialogs import Either, NameDialog, PromptDialog, QueriesDialog
+from embedtui.tui.dialogs import Either, ForgetDialog, NameDialog, PromptDialog, QueriesDialog
 from embedtui.tui.dialogs.cutover import CutoverDialog
 from embedtui.tui.dialogs.faults import DecideDialog
 from embedtui.tui.dialogs.limits import LimitsDialog
@@ -54,6 +54,7 @@ DIALOGS: dict[str, Callable[[], ModalScreen[object]]] = {
     "verify": lambda: VerifyDialog(VIEW),
     "prepare": lambda: PrepareDialog(states.PLAN),
     "queries": QueriesDialog,
+    "forget": lambda: ForgetDialog("how do I rotate the signing keys of the payment gateway without a restart"),
     "note": lambda: PromptDialog("Note", "◆ new better: “the pager woke me”", "", optional=True),
     "stop": lambda: StopDialog("worker-7.eu-central-1.internal:41300", "backfill: shard 12 of 1,000"),
     "skip": lambda: DecideDialog("skip", "226 rows: each", "text-embedding-3-large takes 8,192 tokens."),

@@ -28,7 +28,8 @@ from embedtui.postgres.sides.fold import column_for, folded
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.sides.own_writes import look
 from embedtui.postgres.state.ending import read_ending
-from embedtui.postgres.state.pointer import going_by_view, read_status, seconds_on_side
+from embedtui.postgres.state.listeners import going_by_view
+from embedtui.postgres.state.pointer import read_status, seconds_on_side
 from embedtui.postgres.state.queue import count_entries
 from embedtui.postgres.state.workers import count_live_workers
 from embedtui.postgres.values import same_key_sql

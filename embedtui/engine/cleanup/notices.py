@@ -15,9 +15,9 @@ from embedtui.postgres.catalog.usage import Naming, naming
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import routed_view
-from embedtui.postgres.state.listeners import ever_heard, heard_from
+from embedtui.postgres.state.listeners import ever_heard, heard_from, read_listeners
 from embedtui.postgres.state.migrations import total_rows
-from embedtui.postgres.state.pointer import read_listeners, read_status
+from embedtui.postgres.state.pointer import read_status
 from embedtui.redaction import redact
 
 TOLD = ("env_file", "hook")

@@ -36,8 +36,9 @@ from embedtui.postgres.sides.own_writes import look
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import TRY_SECONDS, old_side_refused
 from embedtui.postgres.state.faults import count_faulty
+from embedtui.postgres.state.listeners import going_by_view
 from embedtui.postgres.state.migrations import total_rows
-from embedtui.postgres.state.pointer import bridge_in_force, going_by_view, read_status
+from embedtui.postgres.state.pointer import bridge_in_force, read_status
 from embedtui.postgres.state.queue import read_backlog, waiting_keys
 from embedtui.postgres.state.route_side import side_present
 

@@ -18,7 +18,7 @@ from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import is_ours
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import routed_view
-from embedtui.postgres.state.pointer import read_listeners
+from embedtui.postgres.state.listeners import read_listeners
 from embedtui.redaction import redact
 
 COMMAND = "embedtui cutover --how"

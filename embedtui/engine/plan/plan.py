@@ -19,7 +19,7 @@ from embedtui.engine.plan.load import load_checks
 from embedtui.engine.plan.placement import choose_placement
 from embedtui.engine.plan.proof import proof_check
 from embedtui.engine.plan.statements import plan_statements
-from embedtui.model import EmbeddingModel, Migration, Plan
+from embedtui.model import EmbeddingModel, Migration, Phase, Plan
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import shown_endpoint
 
@@ -41,7 +41,9 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         settings = settings_of_live_migration(conn, settings)
     draft = resolve(conn, settings)
     placement, why = choose_placement(draft, settings)
-    migration = _numbered(conn, draft.migration(placement), settings)
+    migration = draft.migration(placement)
+    live = state.load_migration(conn, migration.name)
+    migration = _numbered(live, migration, settings)
     estimate = estimate_texts(conn, migration, draft)
     tokens = estimate_tokens(migration, estimate)
     price = migration.new_model.price_per_million
@@ -73,6 +75,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         old_model=_called(migration.old_model),
         new_model=_called(migration.new_model),
         endpoint=shown_endpoint(migration.new_model, settings.environ),
+        another=live is not None and live.phase is Phase.DONE,
     )
 
 
@@ -80,9 +83,8 @@ def _called(model: EmbeddingModel) -> str:
     return f"{model.called} ({model.dimensions:,} dimensions)"
 
 
-def _numbered(conn: Connection[Any], migration: Migration, settings: Settings) -> Migration:
+def _numbered(live: Migration | None, migration: Migration, settings: Settings) -> Migration:
     """The migration with the id it has, or would get next, since the names of triggers carry it."""
-    live = state.load_migration(conn, migration.name)
     if live is not None and not live.phase.ended and live.table_oid == migration.table_oid:
         unusable = as_set_here(live, settings, settings.environ).new_model.unusable
         return replace(migration, id=live.id, new_model=replace(migration.new_model, unusable=unusable))

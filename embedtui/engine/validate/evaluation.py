@@ -16,6 +16,7 @@ from embedtui.model import (
     Check,
     Comparison,
     EvaluationStatus,
+    GateSettings,
     Interval,
     Measures,
     Migration,
@@ -33,7 +34,7 @@ from embedtui.postgres.sides.hits import read_hits
 from embedtui.postgres.state.evaluations import NewEvaluation, add_evaluation, newest_evaluation, newest_summary
 from embedtui.postgres.state.movement import read_movement
 from embedtui.postgres.state.queries import StoredQuery, load_queries
-from embedtui.postgres.state.verdicts import load_verdicts
+from embedtui.postgres.state.verdicts import load_verdicts, movement_of_verdicts
 
 
 def observe(
@@ -69,11 +70,13 @@ def observe(
     )
 
 
-def record(conn: Connection, migration: Migration, comparison: Comparison, void_share: float) -> Comparison:
-    """Append a judged comparison to embedtui.evaluation; returned with its id and time.
+def thresholds_of(gate: GateSettings) -> dict[str, Any]:
+    """What a verdict is made by; not how long it stands, nor what was searched."""
+    return {name: value for name, value in asdict(gate).items() if name not in ("max_drift", "where")}
 
-    It is void once more than ``void_share`` of the rows have changed.
-    """
+
+def record(conn: Connection, migration: Migration, comparison: Comparison, gate: GateSettings) -> Comparison:
+    """Append a comparison, judged by ``gate``, to embedtui.evaluation; returned with its id and time."""
     assert comparison.seen is not None
     figures = comparison.measures
     summary = {
@@ -100,7 +103,8 @@ def record(conn: Connection, migration: Migration, comparison: Comparison, void_
             },
             checks=[asdict(check) for check in comparison.checks],
             verdict=comparison.verdict,
-            state={"seen": asdict(comparison.seen), "summary": summary, "void_share": void_share},
+            state={"seen": asdict(comparison.seen), "summary": summary, "judged_by": thresholds_of(gate)}
+            | {"void_share": gate.max_drift},  # earlier versions read it
         ),
     )
     return replace(comparison, evaluation_id=number, at=at)
@@ -142,6 +146,7 @@ def remembered(conn: Connection, migration: Migration, unchanged: SeenState | No
         at=stored.at,
         seen=seen,
         where=kept["where"],
+        forgotten=len(kept["rankings"]) - len(entries),
     )
     return with_verdicts(conn, comparison)
 
@@ -160,10 +165,11 @@ def _essence(seen: SeenState) -> tuple[object, ...]:
 def with_verdicts(conn: Connection, comparison: Comparison) -> Comparison:
     """The comparison with the operators' present verdicts, and their sums."""
     given = load_verdicts(conn, [query.query_id for query in comparison.queries])
+    own = operator_name()
     queries = tuple(
-        replace(query, verdict=found.verdict, note=found.note or "")
+        replace(query, verdict=found.verdict, note=found.note or "", verdict_by="" if found.who == own else found.who)
         if (found := given.get(query.query_id)) is not None
-        else replace(query, verdict="", note="")
+        else replace(query, verdict="", note="", verdict_by="")
         for query in comparison.queries
     )
     # where the bridge stood in for the old model, nothing was said of that
@@ -243,7 +249,8 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
         return None
     # once it has ended nothing is decided by it any more, and the cleanup itself has changed the table
     ended = migration.phase.ended
-    why = "" if ended else _why_void(conn, migration, SeenState(**newest.seen), newest.void_share)
+    seen = SeenState(**newest.seen)
+    why = "" if ended else _why_void(conn, migration, seen) or _judged_otherwise(migration, newest.judged_by)
     return EvaluationStatus(
         id=newest.id,
         at=newest.at,
@@ -258,6 +265,7 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
         # recorded by an earlier version, the summary has none
         latency_old_ms=_pair(newest.summary.get("latency_old_ms")),
         latency_new_ms=_pair(newest.summary.get("latency_new_ms")),
+        verdicts=movement_of_verdicts(conn, migration.id),
     )
 
 
@@ -265,13 +273,23 @@ def _pair(kept: Sequence[float] | None) -> tuple[float, float] | None:
     return (kept[0], kept[1]) if kept else None
 
 
-def _why_void(conn: Connection, migration: Migration, seen: SeenState, share: float) -> str:
-    """Empty while no more changes were made than ``share`` of the rows; a row that changed twice counts twice.
+def _judged_otherwise(migration: Migration, judged_by: Mapping[str, Any] | None) -> str:
+    """Which settings of the gate are others than those of the verdict; empty where none is, or nobody knows."""
+    now = thresholds_of(migration.stored.gate)
+    other = [] if judged_by is None else [name for name in now if judged_by.get(name, now[name]) != now[name]]
+    said = ", ".join(f"{name} {judged_by[name]:g}, now {now[name]:g}" for name in other) if judged_by else ""
+    return f"it was judged by other settings of the gate ({said})" if said else ""
 
-    Which rows changed only a scan would tell, so this is what may have moved at most.
+
+def _why_void(conn: Connection, migration: Migration, seen: SeenState) -> str:
+    """Empty while no more changes were made than the gate's present ``max_drift`` allows.
+
+    A row that changed twice may count twice. Which rows changed only a scan would tell, so this is what may have moved
+    at most.
     """
     if (seen.old_model, seen.new_model) != (migration.old_model.id, migration.new_model.id):
         return "it compared other models"
+    share = migration.stored.gate.max_drift
     allowed = int(share * seen.rows)
     now = read_movement(conn, migration, after=seen.queue_position, at_most=allowed + 1)
     if now.heaps != seen.heaps:

@@ -9,7 +9,7 @@ import psycopg
 
 from embedtui.config import GateSettings
 from embedtui.engine.validate.catching_up import NOT_WAITED, Caught
-from embedtui.engine.validate.evaluation import record, with_verdicts
+from embedtui.engine.validate.evaluation import record, thresholds_of, with_verdicts
 from embedtui.engine.validate.run import Connect
 from embedtui.formatting import counted, percent
 from embedtui.model import (
@@ -29,6 +29,7 @@ from embedtui.postgres.indexes import filters, missing, used_by_search
 from embedtui.postgres.indexes.existing import approximate_index
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.evaluations import read_judged_by
 from embedtui.postgres.state.queue import count_rows_waiting
 
 DEFAULTS = GateSettings()
@@ -77,16 +78,18 @@ def decide_gate(
 
     ``caught``: who works off the queue, and whether only what came in since is in it.
 
-    One that is recorded already is not recorded again unless checks or verdicts came out differently.
+    One that is recorded already is not recorded again unless checks or verdicts came out differently, or other
+    settings judge it.
     """
     with connect() as conn:
         comparison = with_verdicts(conn, comparison)
         checks = judge(conn, migration, comparison, thresholds, caught)
         verdict = verdict_of(checks)
         same = [(check.name, check.result) for check in checks] == [(c.name, c.result) for c in comparison.checks]
-        if comparison.evaluation_id is not None and same and verdict == comparison.verdict:
+        known = comparison.evaluation_id
+        if known is not None and same and verdict == comparison.verdict and _judged_by(conn, known, thresholds):
             return replace(comparison, checks=checks)
-        judged = record(conn, migration, replace(comparison, checks=checks, verdict=verdict), thresholds.max_drift)
+        judged = record(conn, migration, replace(comparison, checks=checks, verdict=verdict), thresholds)
         reasons = ", ".join(check.name for check in checks if check.result not in ("pass", "warn"))
         add_audit(
             conn,
@@ -95,6 +98,11 @@ def decide_gate(
             f"{verdict}, {counted(judged.measures.queries, 'query', 'queries')}; {reasons}".strip("; "),
         )
         return judged
+
+
+def _judged_by(conn: Connection, evaluation: int, thresholds: GateSettings) -> bool:
+    """Whether an evaluation was judged by these; one of an earlier version does not say."""
+    return read_judged_by(conn, evaluation) in (None, thresholds_of(thresholds))
 
 
 def verdict_of(checks: tuple[Check, ...]) -> str:

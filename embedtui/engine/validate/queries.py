@@ -14,11 +14,12 @@ from psycopg.rows import dict_row
 from embedtui.arrays import np
 from embedtui.errors import Refused, SettingsError
 from embedtui.formatting import counted
-from embedtui.model import Key, Migration, QueryInput, query_file
+from embedtui.model import Key, Migration, QueryInput, Verdict, query_file
 from embedtui.postgres.connect import SEARCH_PATH, Connection, operator_name
 from embedtui.postgres.sides.both import draw_rows, keys_as_stored
-from embedtui.postgres.state.queries import store_queries, store_vectors
-from embedtui.postgres.state.verdicts import Verdict, remove_verdict, store_verdict
+from embedtui.postgres.state.audit import add_audit
+from embedtui.postgres.state.queries import remove_queries, store_queries, store_vectors
+from embedtui.postgres.state.verdicts import load_verdicts, remove_verdict, store_verdict
 
 VERDICTS = ("new", "old", "same", "bad")
 """What an operator may say of a query: a side is better, both are alike, both are bad."""
@@ -280,10 +281,29 @@ def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput],
     return ids
 
 
-def decide(conn: Connection, query: int, verdict: str, note: str | None = None) -> None:
+def forget(conn: Connection, migration: Migration, ids: Sequence[int]) -> None:
+    """Keep queries no longer, of which all have to be there: later comparisons leave them out.
+
+    Evaluations that were recorded with them stand, and count them. The audit log says how many, not their texts, which
+    may be rows of the table.
+
+    Raises:
+        Refused: there is no such query of this migration.
+    """
+    wanted = sorted(set(ids))
+    with conn.transaction():
+        gone = remove_queries(conn, migration.id, wanted)
+        if gone < len(wanted):
+            named = ", ".join(map(str, wanted))
+            raise Refused(f"Not all of these are queries of {migration.table}: {named}.", hint="embedtui queries")
+        add_audit(conn, migration.id, "queries forgotten", counted(gone, "query", "queries"))
+
+
+def decide(conn: Connection, query: int, verdict: str, note: str | None = None) -> Verdict | None:
     """Record the operator's verdict on a query; a new one replaces the operator's own earlier one, empty takes it back.
 
-    Given again without a note (None), it keeps the one it had; an empty one takes it away.
+    Given again without a note (None), it keeps the one it had; an empty one takes it away. Returns the verdict that
+    stands: another operator's does after one is taken back.
 
     Raises:
         SettingsError: no such verdict.
@@ -292,8 +312,9 @@ def decide(conn: Connection, query: int, verdict: str, note: str | None = None) 
     who = operator_name()
     if not verdict:
         remove_verdict(conn, query, who)
-        return
+        return load_verdicts(conn, [query]).get(query)
     if verdict not in VERDICTS:
         raise SettingsError(f"No verdict {verdict!r}.", hint=f"One of: {', '.join(VERDICTS)}.")
     if not store_verdict(conn, query, Verdict(verdict, note, who)):
         raise Refused(f"There is no query {query}.")
+    return load_verdicts(conn, [query]).get(query)

@@ -53,6 +53,9 @@ ALTER TABLE embedtui.stale
 
 -- A service that finds the new side by the routed view alone: no cutover serves it without that.
 ALTER TABLE embedtui.listener ADD COLUMN by_view boolean NOT NULL DEFAULT false;
+-- What its last searches took: p50 and p95 in ms, of the old side and of the new; null where it made none of late.
+ALTER TABLE embedtui.listener ADD COLUMN latency_ms real[]
+    CHECK (cardinality(latency_ms) = 4 AND 0 <= ALL (latency_ms) AND 1e9 >= ALL (latency_ms));
 
 -- whoever reads the pointer reads what it serves by; a service that reports itself follows it, and needs the map
 DO $$
@@ -92,7 +95,8 @@ BEGIN
              WHERE c.attrelid = 'embedtui.listener'::regclass AND c.attname = 'epoch' AND r.oid = c.attrelid
                AND a.privilege_type = 'INSERT' AND a.grantee NOT IN (0, r.relowner)
     LOOP
-        EXECUTE format('GRANT SELECT (by_view), INSERT (by_view), UPDATE (by_view) ON embedtui.listener TO %s', g.grantee::regrole);
+        EXECUTE format('GRANT SELECT (by_view, latency_ms), INSERT (by_view, latency_ms), UPDATE (by_view, latency_ms)'
+                       ' ON embedtui.listener TO %s', g.grantee::regrole);
     END LOOP;
 END $$;
 

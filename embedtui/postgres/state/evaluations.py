@@ -58,7 +58,8 @@ class EvaluationSummary:
     verdict: str
     summary: Mapping[str, Any]
     seen: Mapping[str, Any]
-    void_share: float
+    judged_by: Mapping[str, Any] | None
+    """Thresholds of the gate; None where an earlier version recorded none."""
 
 
 def add_evaluation(conn: Connection, evaluation: NewEvaluation) -> tuple[int, datetime]:
@@ -99,8 +100,14 @@ def newest_evaluation(
 def newest_summary(conn: Connection, migration_id: int) -> EvaluationSummary | None:
     """The newest evaluation without its rankings."""
     row = conn.execute(
-        "SELECT id, at, queries, verdict, state->'summary', state->'seen', (state->>'void_share')::float8"
+        "SELECT id, at, queries, verdict, state->'summary', state->'seen', state->'judged_by'"
         f" FROM embedtui.evaluation WHERE migration = %s AND {_COUNTS} ORDER BY id DESC LIMIT 1",
         [migration_id],
     ).fetchone()
     return None if row is None else EvaluationSummary(*row)
+
+
+def read_judged_by(conn: Connection, evaluation: int) -> Mapping[str, Any] | None:
+    """The thresholds that an evaluation was judged by; None where that is not known."""
+    row = conn.execute("SELECT state->'judged_by' FROM embedtui.evaluation WHERE id = %s", [evaluation]).fetchone()
+    return None if row is None else row[0]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from embedtui.model import Migration
+from embedtui.model import ListenerStatus, Migration
 from embedtui.postgres.connect import Connection
 
 LISTENER_ALIVE_SECONDS = 15.0
@@ -16,14 +16,15 @@ _KEPT = "1 hour"
 
 _REPORT = """
 INSERT INTO embedtui.listener AS l
-    (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new, by_view)
+    (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new, by_view, latency_ms)
 VALUES (%(id)s, %(name)s, %(host)s, %(pid)s, %(application)s, %(epoch)s,
         pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => %(ago)s), %(old)s, %(new)s,
-        %(by_view)s)
+        %(by_view)s, %(latency_ms)s::pg_catalog.float4[])
 ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, heartbeat = pg_catalog.clock_timestamp(),
     epoch_seen_at = CASE WHEN l.epoch OPERATOR(pg_catalog.=) excluded.epoch
                     THEN l.epoch_seen_at ELSE excluded.epoch_seen_at END,
-    searches_old = excluded.searches_old, searches_new = excluded.searches_new, by_view = excluded.by_view
+    searches_old = excluded.searches_old, searches_new = excluded.searches_new, by_view = excluded.by_view,
+    latency_ms = excluded.latency_ms
 """
 
 
@@ -46,6 +47,8 @@ class ListenerReport:
     new: int
     by_view: bool = False
     """It finds the new side by the routed view alone."""
+    latency_ms: list[float | None] = field(default_factory=lambda: [None] * 4)
+    """p50 and p95 of its last searches, of the old side and of the new one."""
 
 
 def report_listener(conn: Connection, report: ListenerReport) -> None:
@@ -102,3 +105,29 @@ def forget_listeners(conn: Connection) -> None:
         " AND (o.heartbeat, o.id) > (l.heartbeat, l.id))",
         [_KEPT],
     )
+
+
+def read_listeners(conn: Connection, name: str) -> tuple[ListenerStatus, ...]:
+    """Routers heard from lately, with how long the last flip took to reach those that were there to see it."""
+    rows = conn.execute(
+        "SELECT l.host, l.pid, l.application, l.epoch, l.searches_old, l.searches_new,"
+        " extract(epoch FROM clock_timestamp() - l.heartbeat)::float8,"
+        " CASE WHEN l.epoch = r.epoch AND l.started_at < r.changed_at"
+        " THEN greatest(0, extract(epoch FROM l.epoch_seen_at - r.changed_at)::float8 * 1000) END, l.by_view,"
+        " l.latency_ms::float8[]"
+        " FROM embedtui.listener l JOIN embedtui.route r USING (name)"
+        " WHERE name = %s AND l.heartbeat > clock_timestamp() - make_interval(secs => %s)"
+        " ORDER BY l.application, l.host, l.pid, l.id",
+        [name, LISTENER_ALIVE_SECONDS],
+    )
+    return tuple(ListenerStatus(*row, *(_pair(latency, side) for side in range(2))) for *row, latency in rows)
+
+
+def _pair(latency: list[float | None] | None, side: int) -> tuple[float, float] | None:
+    p50, p95 = latency[2 * side : 2 * side + 2] if latency else (None, None)
+    return None if p50 is None or p95 is None else (p50, p95)
+
+
+def going_by_view(conn: Connection, name: str) -> str:
+    """Services heard from lately that find the new side by the routed view alone; empty where there are none."""
+    return ", ".join(sorted({each.application or each.host for each in read_listeners(conn, name) if each.by_view}))

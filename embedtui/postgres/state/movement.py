@@ -23,19 +23,24 @@ class Movement:
     """Change capture is installed."""
     queue_position: int
     queued_after: int
-    """Entries behind the position that was asked for, counted up to a bound."""
+    """Rows with entries behind the position that was asked for, counted up to a bound."""
     synced: int
     backfilled: int
 
 
 def read_movement(conn: Connection, migration: Migration, *, after: int | None, at_most: int) -> Movement:
-    """What tells without a scan how far the table moved; entries queued ``after`` a position are counted up to a bound.
+    """What tells without a scan how far the table moved; rows queued ``after`` a position are counted up to a bound.
 
-    The server's write counters lag by up to ten seconds, which does no harm to a share of the table.
+    An application that inserts a row and then writes its vector has two entries of one row. Twice as many as the bound
+    are looked at; beyond, it is taken for reached. The server's write counters lag by up to ten seconds, which does no
+    harm to a share of the table.
     """
     side = new_side(migration)
+    # a watcher reads no keys, and takes entries for rows
+    may = conn.execute("SELECT pg_catalog.has_column_privilege('embedtui.queue', 'key', 'SELECT')").fetchone()
+    entry = "key, text_key" if may == (True,) else "id"
     row = conn.execute(
-        """
+        f"""
         WITH leaf AS (
             SELECT relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass) WHERE isleaf
             UNION SELECT %(table)s::oid::regclass),
@@ -49,8 +54,10 @@ def read_movement(conn: Connection, migration: Migration, *, after: int | None, 
                        WHERE t.tgrelid = %(table)s AND p.pronamespace = 'embedtui'::regnamespace),
                coalesce(pg_catalog.pg_sequence_last_value(
                    pg_catalog.pg_get_serial_sequence('embedtui.queue', 'id')::regclass), 0),
-               (SELECT count(*) FROM (SELECT FROM embedtui.queue WHERE migration = %(migration)s AND id > %(after)s
-                                      LIMIT %(at_most)s) q),
+               (SELECT CASE WHEN count(*) < 2 * %(at_most)s THEN least(count(DISTINCT ({entry})), %(at_most)s)
+                            ELSE %(at_most)s END
+                FROM (SELECT {entry} FROM embedtui.queue WHERE migration = %(migration)s AND id > %(after)s
+                      LIMIT 2 * %(at_most)s) q),
                (SELECT synced FROM embedtui.migration WHERE id = %(migration)s),
                (SELECT coalesce(sum(rows), 0)::bigint FROM embedtui.shard WHERE migration = %(migration)s)
         """,

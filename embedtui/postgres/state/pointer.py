@@ -18,11 +18,10 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedtui.errors import DatabaseError, Refused
-from embedtui.model import Flip, ListenerStatus, Migration, Remedy, RouteStatus, Side
+from embedtui.model import Flip, Migration, Remedy, RouteStatus, Side
 from embedtui.model.bridge import from_data
 from embedtui.postgres.catalog.vectors import SEARCH_TYPE
 from embedtui.postgres.connect import Connection, host_name, operator_name
-from embedtui.postgres.state.listeners import LISTENER_ALIVE_SECONDS
 
 CHANNEL = "embedtui_route"
 """NOTIFY channel. The payload is a JSON object: ``name``, and where nothing but the pointer moved also ``migration``,
@@ -418,26 +417,6 @@ def set_pending(
             },
         ).rowcount
     )
-
-
-def read_listeners(conn: Connection, name: str) -> tuple[ListenerStatus, ...]:
-    """Routers heard from lately, with how long the last flip took to reach those that were there to see it."""
-    rows = conn.execute(
-        "SELECT l.host, l.pid, l.application, l.epoch, l.searches_old, l.searches_new,"
-        " extract(epoch FROM clock_timestamp() - l.heartbeat)::float8,"
-        " CASE WHEN l.epoch = r.epoch AND l.started_at < r.changed_at"
-        " THEN greatest(0, extract(epoch FROM l.epoch_seen_at - r.changed_at)::float8 * 1000) END, l.by_view"
-        " FROM embedtui.listener l JOIN embedtui.route r USING (name)"
-        " WHERE name = %s AND l.heartbeat > clock_timestamp() - make_interval(secs => %s)"
-        " ORDER BY l.application, l.host, l.pid, l.id",
-        [name, LISTENER_ALIVE_SECONDS],
-    )
-    return tuple(ListenerStatus(*row) for row in rows)
-
-
-def going_by_view(conn: Connection, name: str) -> str:
-    """Services heard from lately that find the new side by the routed view alone; empty where there are none."""
-    return ", ".join(sorted({each.application or each.host for each in read_listeners(conn, name) if each.by_view}))
 
 
 def _notify(conn: Connection, name: str) -> None:

@@ -110,9 +110,10 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
     Role.APPLICATION: _rights(
         "SELECT route_side",
         "SELECT bridge_row",
-        "SELECT (id, name, epoch, epoch_seen_at, searches_old, searches_new, by_view) listener",
-        "INSERT (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new, by_view) listener",
-        "UPDATE (epoch, epoch_seen_at, heartbeat, searches_old, searches_new, by_view) listener",
+        "SELECT (id, name, epoch, epoch_seen_at, searches_old, searches_new, by_view, latency_ms) listener",
+        "INSERT (id, name, host, pid, application, epoch, epoch_seen_at, searches_old, searches_new, by_view,"
+        " latency_ms) listener",
+        "UPDATE (epoch, epoch_seen_at, heartbeat, searches_old, searches_new, by_view, latency_ms) listener",
         "DELETE listener",
     ),
     # no keys, texts, vectors or notes: whoever may not read the table reads nothing of its rows here either

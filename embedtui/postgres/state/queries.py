@@ -99,6 +99,12 @@ def store_queries(
     return tuple(row[0] for row in rows)
 
 
+def remove_queries(conn: Connection, migration_id: int, ids: Sequence[int]) -> int:
+    """Keep these queries no longer, with their vectors and all verdicts on them; how many there were."""
+    query = "DELETE FROM embedtui.query WHERE migration = %s AND id = ANY (%s)"
+    return conn.execute(query, [migration_id, list(ids)]).rowcount
+
+
 def load_vectors(conn: Connection, model: int | None, ids: Sequence[int]) -> dict[int, Vector]:
     """Kept vectors of these queries under this model (id in embedtui.model); those without are absent."""
     rows = conn.execute(

@@ -183,9 +183,13 @@ def count_old_waiting(conn: Connection, migration_id: int, limit: int) -> int:
 
 
 def forget_entries(conn: Connection, migration_id: int, ids: Iterable[int]) -> None:
-    """Take entries that are worked off from the queue, and count them."""
-    count = conn.execute("DELETE FROM embedtui.queue WHERE id = ANY (%s)", [list(ids)]).rowcount
-    conn.execute("UPDATE embedtui.migration SET synced = synced + %s WHERE id = %s", [count, migration_id])
+    """Take entries that are worked off from the queue, and count their rows: written, then given a vector is one."""
+    conn.execute(
+        "WITH gone AS (DELETE FROM embedtui.queue WHERE id = ANY (%s) RETURNING key, text_key)"
+        " UPDATE embedtui.migration SET synced = synced"
+        " + (SELECT count(*) FROM (SELECT DISTINCT key, text_key FROM gone) g) WHERE id = %s",
+        [list(ids), migration_id],
+    )
 
 
 def add_synced_tokens(conn: Connection, migration_id: int, tokens: int) -> None:

@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from embedtui.model import Verdict
 from embedtui.postgres.connect import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an operator decided about a query."""
-
-    verdict: str
-    """``new``, ``old``, ``same`` or ``bad``."""
-    note: str | None
-    """To store, None leaves the note as it is."""
-    who: str
 
 
 def load_verdicts(conn: Connection, ids: Sequence[int]) -> dict[int, Verdict]:
@@ -47,3 +36,17 @@ def store_verdict(conn: Connection, query: int, given: Verdict) -> bool:
 def remove_verdict(conn: Connection, query: int, who: str) -> None:
     """Take back an operator's verdict."""
     conn.execute("DELETE FROM embedtui.verdict WHERE query = %s AND who = %s", [query, who])
+
+
+def movement_of_verdicts(conn: Connection, migration_id: int) -> str:
+    """What changes with every verdict on a migration's queries; empty where this role may not read them."""
+    may = conn.execute("SELECT pg_catalog.has_table_privilege('embedtui.verdict', 'SELECT')").fetchone()
+    if may != (True,):
+        return ""
+    row = conn.execute(
+        "SELECT pg_catalog.concat(count(*), ' ', max(v.at)) FROM embedtui.verdict v"
+        " JOIN embedtui.query q ON q.id = v.query WHERE q.migration = %s",
+        [migration_id],
+    ).fetchone()
+    assert row is not None
+    return str(row[0])

@@ -66,16 +66,13 @@ def _choice(engine: Engine) -> Either:
         choices = {way: {"rename": way} for way in (True, False)}
     ways = {way: (engine.cleanup_sql(**kept), engine.cleanup_notices(**kept)) for way, kept in choices.items()}
     usual, ticked = engine.cleanup_notices(), engine.cleanup_sql() == ways[True][0]
-    quick = {way: engine.blockers("cleanup", **kept) for way, kept in choices.items()}
-    # the table is read once: its rows are at stake either way
-    found = engine.blockers("cleanup", thorough=True, **choices[ticked])
-    known = {each.name for each in quick[ticked]}  # by name: counts and times have moved on between the two
-    rows = tuple(each for each in found if each.name not in known)
+    # which rows are at stake depends on the choice: only a column that takes the old one's name is NOT NULL again
+    offered = choices if label else {ticked: choices[ticked]}
+    blockers = {way: engine.blockers("cleanup", thorough=True, **kept) for way, kept in offered.items()}
     said = {
         way: tuple(f"{each.detail} {each.hint}".rstrip() for each in (*_kept_back(usual), *notices))
         for way, (_, notices) in ways.items()
     }
-    blockers = {way: (*quick[way], *rows) for way in choices}
     return Either(name, label, ticked, {way: ways[way][0] for way in ways}, said, blockers)
 
 

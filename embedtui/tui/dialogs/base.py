@@ -172,32 +172,51 @@ class NamedDialog(Dialog[T]):
             yield from self._reasons()
 
     async def stand_against(self, blockers: tuple[Blocker, ...]) -> None:
-        """Something else stands against it now, by a choice that was made; a reason that was typed stays."""
+        """Something else stands against it now, by a choice that was made.
+
+        Fields that are asked for no longer are hidden, and none is made anew: what is typed meanwhile, or was, stays.
+        """
         if blockers == self._blockers:
             return
-        typed = {each.id: each.value for each in self.query(".override").results(Input)}
         self._blockers = blockers
-        for name, made in (("#obstacles", self._obstacles()), ("#reasons", self._reasons())):
-            place = self.query_one(name)
-            async with self.batch():
-                await place.remove_children()
-                await place.mount_compose(made)
-        for each in self.query(".override").results(Input):
-            each.value = typed.get(each.id, "")
+        wanted, there = self._fields(), {each.id: each for each in self.query(".override").results(Input)}
+        obstacles, reasons = self.query_one("#obstacles"), self.query_one("#reasons")
+        async with self.batch():
+            await obstacles.remove_children()
+            await obstacles.mount_compose(self._obstacles())
+            for name, each in there.items():
+                if isinstance(each.parent, Widget):
+                    each.parent.display = name in wanted
+            for name, (label, each) in wanted.items():
+                if name not in there:
+                    await reasons.mount_compose(field(label, each))
         self.release_buttons()
 
     def _reasons(self) -> ComposeResult:
+        for label, each in self._fields().values():
+            yield from field(label, each)
+
+    def _fields(self) -> dict[str | None, tuple[str | Content, Input]]:
+        """Fields for the reason and for the rows at stake, with their labels, by their ids."""
         if not self._blockers or self._barred:
-            return
+            return {}
         reason = Input(id="override", classes="override", placeholder="kept in the log", compact=True)
-        yield from field("Reason to override", reason)
+        found: dict[str | None, tuple[str | Content, Input]] = {reason.id: ("Reason to override", reason)}
         for blocker in self._blockers:
             if blocker.rows is not None:
                 rows = Input(
-                    id=f"rows-{blocker.name}", classes="override", name=str(blocker.rows), placeholder="rows at stake",
-                    compact=True, select_on_focus=False,
+                    id=f"rows-{blocker.name}-{blocker.rows}", classes="override", name=str(blocker.rows),
+                    placeholder="rows at stake", compact=True, select_on_focus=False,
                 )  # fmt: skip
-                yield from field(Content.assemble("Type ", (str(blocker.rows), "bold"), f" for {blocker.name}"), rows)
+                label = Content.assemble("Type ", (str(blocker.rows), "bold"), f" for {blocker.name}")
+                found[rows.id] = (label, rows)
+        return found
+
+    @property
+    def _asked(self) -> list[Input]:
+        """Those of these fields that are asked for now."""
+        made = self.query(".override").results(Input)
+        return [each for each in made if isinstance(each.parent, Widget) and each.parent.display]
 
     @property
     def _barred(self) -> bool:
@@ -211,8 +230,8 @@ class NamedDialog(Dialog[T]):
         needed = [blocker for blocker in self._blockers if blocker.name != but]
         if not needed:
             return {}
-        reason = "".join(each.value.strip() for each in self.query("#override").results(Input))
-        counts = [each for each in self.query(".override").results(Input) if each.name]
+        reason = "".join(each.value.strip() for each in self._asked if not each.name)
+        counts = [each for each in self._asked if each.name]
         if not reason or any(each.value.strip() != each.name for each in counts):
             return None
         return {blocker.token: reason for blocker in needed}
@@ -230,7 +249,7 @@ class NamedDialog(Dialog[T]):
             if typed.value.strip():
                 self.query_one(".dialog").border_subtitle = "That is not the table's name"
         else:
-            for gap in self.query(".override").results(Input):
+            for gap in self._asked:
                 if gap.value.strip() != gap.name and (gap.name or not gap.value.strip()):
                     gap.focus()
                     said = (

@@ -96,3 +96,26 @@ class StopDialog(Dialog[bool]):
     def answer(self) -> bool:
         """Yes."""
         return True
+
+
+class ForgetDialog(Dialog[bool]):
+    """Asks whether a query is to be kept no longer."""
+
+    def __init__(self, text: str) -> None:
+        """Ask about the query ``text``."""
+        super().__init__("Forget a query", "Forget", "warning")
+        self._text = text
+
+    def body(self) -> ComposeResult:
+        """Which query, and what goes with it."""
+        yield Static(draw.line((f"“{safe.line(self._text, 200)}”", "bold")))
+        yield Static(
+            Content(
+                "It goes with its vectors and all operators' verdicts on it. The figures of this comparison still count"
+                " it; the next one leaves it out. From a file or log it can be loaded again."
+            )
+        )
+
+    def answer(self) -> bool:
+        """Yes."""
+        return True

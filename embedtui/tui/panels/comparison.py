@@ -126,12 +126,12 @@ def asked_line(query: QueryComparison) -> Content:
     )
 
 
-def blind_line(blind: Blind, queries: int) -> Content:
+def blind_line(blind: Blind, queries: int, width: int) -> Content:
     """The summary while sides are hidden."""
     done = f"{len(blind.given):,} of {queries:,} decided"
-    return draw.line(
-        ("● blind  ", "bold $primary"), done, ("   < left  > right  s same  b both bad   V shows the sides", "$muted")
-    )
+    keys = ("   < left  > right  s same  b both bad   V shows the sides", "   V shows the sides", "")
+    line = draw.line(("● blind  ", "bold $primary"), done)
+    return draw.fitting(width, *(draw.line(line, (each, "$muted")) for each in keys))
 
 
 def recorded_line(view: View) -> Content:
@@ -154,6 +154,15 @@ def age(comparison: Comparison, view: View) -> str:
     return f"void, of {at}: {status.why_void}" if not status.valid and status.id == comparison.evaluation_id else ""
 
 
+def made_at(comparison: Comparison, view: View) -> str:
+    """Of which time the figures are, and how old; empty where they are not recorded."""
+    if comparison.at is None:
+        return ""
+    now = view.snapshot.as_of if view.snapshot else None
+    old = "" if now is None else f", {figures.duration(max(0.0, (now - comparison.at).total_seconds()))} ago"
+    return f"figures of {draw.when(comparison.at, now)}{old}"
+
+
 def summary_line(comparison: Comparison, view: View, width: int) -> Content:
     """A comparison in one line: verdict, quality, overlap; or that it is void or older, and why."""
     m = comparison.measures
@@ -165,6 +174,9 @@ def summary_line(comparison: Comparison, view: View, width: int) -> Content:
     elif comparison.verdict:
         glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(comparison.verdict, ("?", "$warning"))
         parts += [(f"{glyph} {comparison.verdict}", f"bold {style}"), "  "]
+    head, gone = tuple(parts), (f"! {comparison.forgotten:,} forgotten since  ", "$warning")
+    if comparison.forgotten:
+        parts.append(gone)
     if m.ndcg_old is not None and m.ndcg_new is not None:
         parts += [
             (f"{judgment(comparison)}  ", "bold"),
@@ -184,12 +196,13 @@ def summary_line(comparison: Comparison, view: View, width: int) -> Content:
         ]
     else:
         parts.append(("Different; not judged  ", "bold"))
-    parts += [
+    shared: tuple[draw.Part, ...] = (
         ("overlap ", "$muted"),
         (figures.percent(m.overlap.mean), "bold"),
         (f"  {m.low_overlap:,}", "bold $warning" if m.low_overlap else "bold"),
         (" low", "$muted"),
-    ]
+    )
+    parts += shared
     if m.bridged is not None and m.bridged.overlap_old is not None and width >= ROOMY:
         found = figures.percent(m.bridged.overlap_old.mean)
         parts += [(f"  {GLYPHS[BRIDGED]} bridged ", STYLES[BRIDGED]), (f"finds {found} of old", "")]
@@ -197,17 +210,24 @@ def summary_line(comparison: Comparison, view: View, width: int) -> Content:
     seen = comparison.seen
     if comparison.partial and (seen is None or seen.one_sided > seen.rows * PARTIAL_SHARE):
         parts.append(("  ! partial", "$warning"))
-    return draw.fitting(width, draw.line(*parts, counted), draw.line(*parts))
+    made = (f"  {made_at(comparison, view)}", "$muted")
+    less = (draw.line(*head, gone, *shared),) if comparison.forgotten else ()
+    return draw.fitting(width, draw.line(*parts, counted, made), draw.line(*parts, counted), draw.line(*parts), *less)
 
 
-def headline(query: QueryComparison, blind: Blind) -> Content:
-    """The query, the operator's verdict and the note to it."""
-    parts: list[draw.Part] = [f"“{safe.line(query.text, 60)}”"]
+def headline(query: QueryComparison, blind: Blind, width: int = 0) -> Content:
+    """The query, as much of it as there is room for, the operator's verdict and the note to it."""
+    verdict = Content("")
     if query.verdict and not blind.on:
         glyph, word, style = VERDICTS[query.verdict]
-        parts.append((f"  {glyph} {word}", style))
-        parts.append((f": {safe.line(query.note)}" if query.note else "", "$muted"))
-    return draw.line(*parts)
+        verdict = draw.line((f"  {glyph} {word}", style), (said_to(query), "$muted"))
+    return draw.line(f"“{safe.line(query.text, max(60, width - verdict.cell_length - 6))}”", verdict)
+
+
+def said_to(query: QueryComparison) -> str:
+    """Whose the verdict is, where it is another operator's, and the note to it."""
+    by = f", by {safe.line(query.verdict_by, 40)}" if query.verdict_by else ""
+    return by + (f": {safe.line(query.note)}" if query.note else "")
 
 
 def changed(row: RankedRow) -> str:

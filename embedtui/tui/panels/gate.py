@@ -9,7 +9,7 @@ from textual.content import Content
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Check, Comparison, Migration, Phase, PlacementKind, Side, Snapshot
 from embedtui.tui import draw, safe, theme
-from embedtui.tui.panels.comparison import age
+from embedtui.tui.panels.comparison import age, made_at
 from embedtui.tui.remedies import worded
 from embedtui.tui.view import View
 
@@ -22,9 +22,10 @@ def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
         head = draw.line((f"! {left} of {len(checks)} checks to look at", "bold $warning"))
     else:
         head = draw.line((f"✓ all {len(checks)} checks passed", "bold $success"))
-    now = view.snapshot.as_of if view.snapshot else None
-    at = f"{'compared ' if width >= 50 else ''}at {draw.when(comparison.at, now)}" if comparison.at is not None else ""
-    rows = [draw.row(head, draw.line((at, "$muted")), width)]
+    rows = [head]
+    if made := made_at(comparison, view):
+        beside = head.cell_length + len(made) + 2 <= width
+        rows = [draw.row(head, draw.line((made, "$muted")), width)] if beside else [head, draw.line((made, "$muted"))]
     if older := age(comparison, view):
         rows = draw.wrapped(f"! {safe.line(older)}", width, "bold $warning") + rows
     for check in checks:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from textual.content import Content
 
-from embedtui.model import Condition, IndexMethod, Phase, PlacementKind, Snapshot
+from embedtui.model import Condition, IndexMethod, ListenerStatus, Phase, PlacementKind, Snapshot
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.parts import loading
 from embedtui.tui.view import View
@@ -138,19 +139,37 @@ def _by_both(snapshot: Snapshot) -> tuple[str, ...]:
 
 
 def _latency(snapshot: Snapshot, width: int) -> Content:
-    """What a search of each side takes, by the searches of the newest comparison; services' own are not told."""
+    """What a search of each side takes: by the Routers' own searches, else by those of the newest comparison."""
+    live = tuple(_slowest(pairs) for pairs in zip(*(_taken(each) for each in snapshot.route.listeners), strict=True))
     found = snapshot.evaluation
-    taken = None if found is None else (found.latency_old_ms, found.latency_new_ms)
-    if found is None or taken is None or None in taken:
-        return draw.field("latency", ("not measured: no comparison tells", "$muted"))
+    if any(live):
+        several = sum(any(_taken(each)) for each in snapshot.route.listeners) > 1
+        whose = f"  p50, p95 of the {'slowest ' if several else ''}Router's last searches"
+        said: tuple[str, ...] = (whose, "  p50, p95 of Routers now", "  p50, p95 now", "  now", "")
+    elif found is not None and found.latency_old_ms and found.latency_new_ms:
+        live, at = (found.latency_old_ms, found.latency_new_ms), draw.when(found.at, snapshot.as_of)
+        said = (f"  p50, p95 of the comparison of {at}", f"  p50, p95 when compared, {at}", "  p50, p95", "")
+    else:
+        return draw.field("latency", ("not measured: no Router and no comparison tells", "$muted"))
     parts: list[draw.Part] = []
-    for glyph, style, pair in zip("◇◆", ("$old", "$new"), taken, strict=True):
-        assert pair is not None
-        parts += [(f"{glyph} {pair[0]:.1f}, {pair[1]:.1f} ms", style), "  "]
+    for glyph, style, pair in zip("◇◆", ("$old", "$new"), live, strict=True):
+        told = figures.UNKNOWN if pair is None else f"{pair[0]:.1f}, {pair[1]:.1f} ms"
+        parts += [(f"{glyph} {told}", style), "  "]
     line = draw.field("latency", *parts[:-1])
-    at = draw.when(found.at, snapshot.as_of)
-    said = (f"  p50, p95 of the comparison of {at}", f"  p50, p95 when compared, {at}", "  p50, p95", "")
     return draw.fitting(width, *(draw.line(line, (each, "$muted")) for each in said))
+
+
+_Latency = tuple[float, float] | None
+
+
+def _taken(listener: ListenerStatus) -> tuple[_Latency, _Latency]:
+    return listener.latency_old_ms, listener.latency_new_ms
+
+
+def _slowest(pairs: Sequence[_Latency]) -> _Latency:
+    """The highest p50 and the highest p95 of those that are known."""
+    known = [pair for pair in pairs if pair is not None]
+    return (max(p50 for p50, _ in known), max(p95 for _, p95 in known)) if known else None
 
 
 def _share(snapshot: Snapshot) -> float | None:

@@ -9,7 +9,7 @@ from textual.content import Content, Span
 from embedtui.model import QueryComparison, RankedRow, Side
 from embedtui.tui import draw, safe
 from embedtui.tui.blind import Blind
-from embedtui.tui.panels.comparison import MARKED, VERDICTS, changed, text_of, words_of
+from embedtui.tui.panels.comparison import MARKED, VERDICTS, changed, said_to, text_of, words_of
 from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES, TIE
 
 VERDICT_KEYS = {
@@ -27,7 +27,7 @@ def question(query: QueryComparison, blind: Blind) -> Content:
     parts: list[draw.Part] = [(safe.block(query.text), "bold")]
     if query.verdict and not blind.on:
         glyph, word, style = VERDICTS[query.verdict]
-        parts += [f"\n{glyph} ", (word, style), (f": {safe.line(query.note)}" if query.note else "", "$muted")]
+        parts += [f"\n{glyph} ", (word, style), (said_to(query), "$muted")]
     elif query.query_id in blind.given:
         parts.append(("\n● decided", "$muted"))
     return draw.line(*parts)

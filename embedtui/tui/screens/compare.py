@@ -128,6 +128,8 @@ class CompareScreen(VerdictScreen):
         self.listing.empty = self._nothing(self.dashboard.view)
         for panel in self.query(Panel):
             panel.show(self.dashboard.view)
+        if isinstance(self.app.screen, ReaderScreen):
+            self.app.screen.show()
 
     def list_again(self, *, keep: bool) -> None:
         """Lists what the selection means; with ``keep`` the chosen query stays chosen."""
@@ -233,7 +235,7 @@ class CompareScreen(VerdictScreen):
         if "compare" in view.busy or "ask" in view.busy:
             return lines.progress_line(self.dashboard.advances.get("compare"), width)
         if self.blind.on:
-            return lines.blind_line(self.blind, len(self.comparison.queries) if self.comparison else 0)
+            return lines.blind_line(self.blind, len(self.comparison.queries) if self.comparison else 0, width)
         if self.asked is not None:
             return lines.asked_line(self.asked)
         if self.comparison is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -24,7 +25,7 @@ class ExchangeScreen(FilteredScreen):
         Binding("a", "ask", "Ask", show=False, tooltip="Compare a query of your own."),
         Binding("L", "load", "Load", show=False, tooltip="Compare queries of a file, a query log or a list."),
         Binding("y", "copy", "Copy", show=False, tooltip="Copy both rankings, and save them as a file."),
-        Binding("E", "export", "Export", show=False, tooltip="Save the whole comparison as CSV and as a page."),
+        Binding("E", "export", "Export", show=False, tooltip="Save what is listed as CSV and as a page."),
     ]
     KINDS = ("csv", "html")
 
@@ -86,19 +87,25 @@ class ExchangeScreen(FilteredScreen):
             self.dashboard.say("No query is listed.", title="Copy", severity="warning")
 
     def action_export(self) -> None:
-        """Have the comparison written down in each form."""
+        """Have the comparison written down in each form: the queries that are listed, in their order."""
         comparison = self.comparison
         if comparison is None:
             self.dashboard.say("Nothing is compared yet: press c.", title="Export", severity="warning")
             return
+        if self.refuse("export", "Export"):
+            return
+        if self.asked is None:
+            comparison = replace(comparison, queries=tuple(self.shown))
         for kind in self.KINDS:
             self.ask_engine(
                 lambda engine, kind=kind: engine.written_down(comparison, kind),  # type: ignore[misc]
-                lambda text, kind=kind: Exported(text, kind),  # type: ignore[misc]
+                lambda text, kind=kind: Exported(text, kind, len(comparison.queries)),  # type: ignore[misc]
                 ("export", kind),
             )
 
     def on_exported(self, message: Exported) -> None:
-        """Save it."""
+        """Save it; that it is not all of it is in its name."""
         number = self.comparison.evaluation_id if self.comparison else None
-        self.dashboard.save_as(message.text, f"comparison-{number or 'unrecorded'}.{message.kind}")
+        every = len(self.comparison.queries) if self.comparison else message.queries
+        part = "" if message.queries == every else f"-{message.queries}-of-{every}"
+        self.dashboard.save_as(message.text, f"comparison-{number or 'unrecorded'}{part}.{message.kind}")

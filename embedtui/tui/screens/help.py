@@ -34,6 +34,8 @@ _KEY_WORDS = {
     "right": "→",
     "tab": "Tab",
     "space": "Space",
+    "delete": "Del",
+    "backspace": "Backspace",
     "f1": "F1",
     "f9": "F9",
 }

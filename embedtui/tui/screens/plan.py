@@ -57,12 +57,22 @@ class PlanScreen(DashboardScreen):
 
     def opened(self) -> None:
         """Read the plan, and anew where the migration has moved on since."""
-        if not self._reading and self.dashboard.snapshot is not None and self._read_at != self._stand:
+        if self._reading or self.dashboard.snapshot is None or self._read_at == self._stand:
+            return
+        if self._over:  # what its settings would do to the table now is another one's plan, and nobody asked
+            self.plan, self._trouble, self._read_at = None, None, self._stand
+            self._fill()
+        else:
             self.action_again()
 
     def settings_changed(self) -> None:
         """Plan by them."""
-        self.action_again()
+        if not self._over:
+            self.action_again()
+
+    @property
+    def _over(self) -> bool:
+        return self.dashboard.view.phase is Phase.DONE
 
     @property
     def _stand(self) -> tuple[object, ...]:
@@ -117,6 +127,11 @@ class PlanScreen(DashboardScreen):
             return draw.lines(
                 [*rows, *draw.wrapped(worded(self._trouble.hint, self._trouble.remedies), width, "$muted", 4)]
             )
+        if self.plan is None and self._over and not self._reading:
+            text = (
+                "✓ This migration is done: nothing is left to plan. n plans another one of this table by the settings."
+            )
+            return draw.lines(draw.wrapped(text, width, "$success"))
         asking = "◌ asking the models, which can take half a minute …"
         if self.plan is None:
             text = asking if self._asking else "◌ reading the table, the server and the rights …"
@@ -137,14 +152,13 @@ class PlanScreen(DashboardScreen):
             return Content("")
         failed = sum(check.result == "fail" for check in plan.checks)
         warned = sum(check.result == "warn" for check in plan.checks)
-        if view.phase is Phase.DONE:
-            verdict = draw.line(("✓ done", "bold $success"), ("; of another one:", "$muted"))
-        elif failed:
-            verdict = draw.line((f"✗ {failed} in the way", "bold $error"))
+        of = " of another one" if view.phase is Phase.DONE else ""
+        if failed:
+            verdict = draw.line((f"✗ {failed} in the way{of}", "bold $error"))
         elif warned:
-            verdict = draw.line((f"! {warned} to look at", "bold $warning"))
+            verdict = draw.line((f"! {warned} to look at{of}", "bold $warning"))
         else:
-            verdict = draw.line(("✓ ready", "bold $success"))
+            verdict = draw.line((f"✓ ready{of and ' for another one'}", "bold $success"))
         price: draw.Part = (f"~{figures.money(plan.estimated_cost)}", "bold")
         if plan.estimated_cost is None:
             price = ("price unknown", "$muted")

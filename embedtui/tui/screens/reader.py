@@ -32,9 +32,11 @@ class ReaderScreen(ModalScreen[None]):
         Binding("pageup", "scroll(-1)", "Scroll back", show=False),
         *(Binding(key, f"verdict('{word}')", word, show=False) for key, word in reading.VERDICT_KEYS.items()),
         Binding("e", "note", "Note", show=False),
+        Binding("backspace", "take_back", "Take back", show=False),
         Binding("f,escape,q,enter", "close", "Close", show=False),
     ]
-    KEYS = "↑ ↓ rank  ← → query  n o s b verdict  e note  Space scrolls  Esc closes"
+    KEYS = "↑ ↓ rank  ← → query  n o s b ⌫ verdict  e note  Space scrolls  Esc closes"
+    ROOMY_KEYS = KEYS.replace("b ⌫ verdict", "b verdict  Backspace takes it back")
     BLIND_KEYS = "↑ ↓ rank  ← → query  < > s b verdict  Space scrolls  Esc closes"
 
     def __init__(self, behind: CompareScreen, rank: int) -> None:
@@ -66,7 +68,8 @@ class ReaderScreen(ModalScreen[None]):
         """Show the chosen query at the present rank."""
         query, blind = self._behind.chosen_query, self._behind.blind
         box = self.query_one(".reader", Vertical)
-        box.border_subtitle = self.BLIND_KEYS if blind.on else self.KEYS
+        keys = self.ROOMY_KEYS if self.size.width >= 100 else self.KEYS
+        box.border_subtitle = self.BLIND_KEYS if blind.on else keys
         if query is None:
             self.dismiss(None)
             return
@@ -120,6 +123,14 @@ class ReaderScreen(ModalScreen[None]):
     def action_note(self) -> None:
         """Ask for a note to the verdict on this query."""
         self._behind.action_note()
+
+    def action_take_back(self) -> None:
+        """Take a verdict back, and go to its query."""
+        before = self._behind.listing.cursor
+        self._behind.action_take_back()
+        if self._behind.listing.cursor != before:
+            self._rank = 1
+        self.show()
 
     def on_screen_resume(self) -> None:
         """A note may have been given meanwhile."""

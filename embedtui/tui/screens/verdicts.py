@@ -13,8 +13,8 @@ from embedtui.tui import safe
 from embedtui.tui.actions import READONLY
 from embedtui.tui.blind import Blind
 from embedtui.tui.bridge import Task
-from embedtui.tui.dialogs import PromptDialog
-from embedtui.tui.messages import VerdictKept, VerdictsCounted
+from embedtui.tui.dialogs import ForgetDialog, PromptDialog
+from embedtui.tui.messages import QueriesForgotten, VerdictsCounted
 from embedtui.tui.panels import comparison as lines
 from embedtui.tui.screens.exchange import ExchangeScreen
 from embedtui.tui.view import View
@@ -31,6 +31,7 @@ class VerdictScreen(ExchangeScreen):
         Binding("b", "verdict('bad')", "Both bad", show=False, tooltip="Neither side finds what was asked for."),
         Binding("e", "note", "Note", show=False, tooltip="A note to this query's verdict, or the last given."),
         Binding("backspace", "take_back", "Take back", show=False, tooltip="This query's verdict, or the last given."),
+        Binding("delete", "forget", "Forget", show=False, tooltip="Keep this query no longer, nor its verdicts."),
         Binding("less_than_sign", "verdict('left')", "Left better", show=False, key_display="<", tooltip="When blind."),
         Binding("greater_than_sign", "verdict('right')", "Right", show=False, key_display=">", tooltip="When blind."),
         Binding("V", "blind", "Blind", show=False, tooltip="Hide which side is which until the verdicts are given."),
@@ -57,18 +58,19 @@ class VerdictScreen(ExchangeScreen):
         """Paint all panels anew."""
         raise NotImplementedError
 
-    def on_verdict_kept(self, _message: VerdictKept) -> None:
-        """Other operators' verdicts count as well: have the sums made anew."""
-        comparison = self.comparison
-        if comparison is not None:
-            self.ask_engine(lambda engine: engine.with_verdicts(comparison), VerdictsCounted)
-
     def on_verdicts_counted(self, message: VerdictsCounted) -> None:
-        """Take the sums only: what is decided here meanwhile stays as it is on the screen."""
-        if self.comparison is not None and self.comparison.evaluation_id == message.comparison.evaluation_id:
-            self.comparison = replace(self.comparison, measures=message.comparison.measures)
-            self.dashboard.comparison = self.comparison
-            self.repaint()
+        """Show all operators' verdicts and their sums; what is listed stays, though it may be decided now."""
+        if self.comparison is None or self.comparison.evaluation_id != message.comparison.evaluation_id:
+            return
+        self.comparison = message.comparison
+        found = {each.query_id: each for each in message.comparison.queries}
+        for index, each in enumerate(self.shown):
+            if found.get(each.query_id, each) != each:
+                self.shown[index] = found[each.query_id]
+                self.listing.repaint(index)
+                if index == self.listing.cursor:
+                    self.point()
+        self.repaint()
 
     def keys(self, view: View) -> tuple[Key, ...]:
         """While sides are hidden, the keys for that."""
@@ -89,8 +91,10 @@ class VerdictScreen(ExchangeScreen):
         return (*hidden, *keys[-2:])
 
     def refusal(self, action: str) -> str:
-        """Verdicts and notes are for the kept queries that are shown."""
-        if action not in ("verdict", "note"):
+        """Verdicts, notes and forgetting are for the kept queries that are shown."""
+        if action == "export":
+            return "Sides are hidden: V first shows them again." if self.blind.on else ""
+        if action not in ("verdict", "note", "forget"):
             return ""
         if action == "note" and self.blind.on:
             return "Sides are hidden: V first shows them again."
@@ -99,7 +103,7 @@ class VerdictScreen(ExchangeScreen):
         if self.has_class("-figures"):
             return "The queries are hidden: m or Esc shows them again."
         if self.asked is not None:
-            return "An own query is not kept; verdicts are for the kept ones."
+            return "An own query is not kept: this is for the kept ones."
         if not self.shown:
             return self.NOTHING
         chosen = self.chosen_query
@@ -147,7 +151,6 @@ class VerdictScreen(ExchangeScreen):
             return
         self._decide(query, "", "")
         self.listing.cursor = next(i for i, each in enumerate(self.shown) if each.query_id == query.query_id)
-        self.dashboard.say(f"No verdict any more on “{safe.line(query.text, 40)}”.", title="Verdict")
 
     def _decided(self, query: QueryComparison) -> bool:
         return query.query_id in self.blind.given if self.blind.on else bool(query.verdict)
@@ -168,31 +171,43 @@ class VerdictScreen(ExchangeScreen):
 
     def _decide(self, query: QueryComparison, verdict: str, note: str) -> None:
         """Stores the verdict, and shows it at once."""
-        query_id = query.query_id
-        self.dashboard.bridge.do(
-            Task(
-                "decide",
-                lambda engine, _: engine.decide(query_id, verdict, note),
-                result=lambda _: VerdictKept(),
-                to=self.post_message,
-            )
-        )
-        if self.comparison is None:
-            return
-        decided = replace(query, verdict=verdict, note=note)
-        queries = tuple(decided if each.query_id == query_id else each for each in self.comparison.queries)
-        self.comparison = self.dashboard.comparison = replace(self.comparison, queries=queries)
-        index = next((i for i, each in enumerate(self.shown) if each.query_id == query_id), None)
+        decided = replace(query, verdict=verdict, note=note, verdict_by="")
+        self.dashboard.keep_verdict(decided)
+        self.comparison = self.dashboard.comparison
+        index = next((i for i, each in enumerate(self.shown) if each.query_id == query.query_id), None)
         if index is not None:
             self.shown[index] = decided
             self.listing.repaint(index)
             self.point()
 
+    def action_forget(self) -> None:
+        """Ask whether the chosen query is to be kept no longer."""
+        chosen = self.chosen_query
+        if self.refuse("forget") or chosen is None:
+            return
+        number = chosen.query_id
+        self.dashboard.ask(
+            ForgetDialog(chosen.text),
+            lambda _: Task(
+                "forget",
+                lambda engine, _: engine.forget_queries([number]),
+                "The query is kept no longer: c compares without it.",
+                result=lambda _: QueriesForgotten((number,)),
+            ),
+        )
+
+    def on_queries_forgotten(self, _message: QueriesForgotten) -> None:
+        """List what is left, at the same place."""
+        place, self.comparison = self.listing.cursor, self.dashboard.comparison
+        self.list_again(keep=False)
+        self.listing.cursor = place
+        self.repaint()
+
     def action_blind(self) -> None:
         """Hide the sides; again shows them, and what was given blind."""
         if self.blind.on:
             self.dashboard.say(self.blind.end(), title="Blind")
-            self.on_verdict_kept(VerdictKept())
+            self.dashboard.count_verdicts()
         else:
             self.blind.begin()
             self.remove_class("-figures")

@@ -40,7 +40,7 @@ class Evidence(Vertical):
         self._query, self._blind = query, blind
         rankings = self.query_one(Rankings)
         rankings.show_query(query, models, blind)
-        rankings.border_title = headline(query, blind) if query is not None else "Top 10"
+        rankings.border_title = headline(query, blind, rankings.size.width) if query is not None else "Top 10"
         self._show_document(rankings.pointed)
 
     @on(Rankings.Pointed)

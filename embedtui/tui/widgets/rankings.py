@@ -52,6 +52,8 @@ GLYPHS = {"old": theme.SIDE_GLYPH[Side.OLD], BRIDGED: "◈", "new": theme.SIDE_G
 STYLES = {"old": theme.SIDE_STYLE[Side.OLD], BRIDGED: "$warning", "new": theme.SIDE_STYLE[Side.NEW]}
 KEY = 8
 """Cells that a key takes at most in a ranking: the beginning of a UUID tells it."""
+TITLE = 400
+"""Characters of a title that are looked at: its end is shown, too."""
 SPELLED = 54
 """Cells from which a move is told by whole words; on fewer a document's own are worth more."""
 WIDE = 84
@@ -202,6 +204,7 @@ class Rankings(Widget, can_focus=True):
             head = draw.line(
                 (f"{GLYPHS[name]} {name}", f"bold {STYLES[name]}"), (f"  {safe.line(models[name])}", "$muted")
             )
+            head = draw.fitting(cells, draw.line(head, ("  rank, move, distance", "$muted")), head)
             if self._blind.on:
                 head = draw.line(("left" if name == columns[0] else "right", "bold"))
             head = draw.cut(head, cells)
@@ -240,6 +243,11 @@ class Rankings(Widget, can_focus=True):
             longest = max(cell_len(safe.line(", ".join(each.key), KEY + 1)) for each in rows)
             parts.append((draw.fit(safe.line(", ".join(row.key), 2 * KEY), min(KEY, longest)) + " ", "$muted"))
         left = width - sum(cell_len(text) for text, _ in parts)
+        if not roomy and any(each.key != row.key and alike(row, each, left) for each in rows):
+            # the key tells them apart, which stands there anyway where there is more room
+            key = safe.line(", ".join(row.key), 200)
+            parts.append((draw.middle(key, min(2 * KEY, left // 2, cell_len(key))) + " ", "$muted"))
+            left -= cell_len(parts[-1][0])
         parts += said_of(row, left, "bold" if judged else "", roomy=roomy)
         pointed = self.pointed
         if pointed is None or pointed.key != row.key:
@@ -247,6 +255,14 @@ class Rankings(Widget, can_focus=True):
         here = column == self._column
         lit = "$block-cursor-background" if self.has_focus and here else "$block-cursor-blurred-background"
         return [(text, f"{'bold ' if here else ''}{style} on {lit}") for text, style in parts]
+
+
+def alike(row: RankedRow, other: RankedRow, width: int) -> bool:
+    """Whether two results look the same on ``width`` cells."""
+    if row.title or other.title:
+        return row.title == other.title
+    letters = width - 1 if row.text[:width].isascii() else (width - 1) // 2
+    return row.text[:letters] == other.text[:letters]
 
 
 def said_of(row: RankedRow, width: int, style: str, *, roomy: bool) -> list[tuple[str, str]]:
@@ -257,8 +273,8 @@ def said_of(row: RankedRow, width: int, style: str, *, roomy: bool) -> list[tupl
     parts: list[tuple[str, str]] = [("(edited) " if roomy else "~ ", "$warning")] if row.edited else []
     if row.title:
         room = width - sum(cell_len(text) for text, _ in parts)
-        title = safe.line(row.title, 2 * width)
-        parts.append((title if cell_len(title) < room else draw.fit(title, room), style or "$primary"))
+        title = safe.line(row.title, TITLE)
+        parts.append((title if cell_len(title) < room else draw.middle(title, room), style or "$primary"))
         parts.append(("  ", ""))
     left = width - sum(cell_len(text) for text, _ in parts)
     if left > 0:

@@ -311,7 +311,7 @@ def test_the_dashboard_without_a_terminal(still: InProcess) -> None:
     [
         ("compare",), ("verify",), ("cutover", "--yes"), ("rollback",), ("pause",), ("resume",), ("pace",), ("faults",),
         ("cleanup", "--table", "documents"), ("abort", "--table", "documents"), ("faults", "retry", "--all"),
-        ("decide", "1", "new"), ("pace", "--spend-cap", "1"),
+        ("decide", "1", "new"), ("queries", "--forget", "1"), ("pace", "--spend-cap", "1"),
     ],
 )  # fmt: skip
 def test_nothing_to_act_on(still: InProcess, arguments: tuple[str, ...]) -> None:

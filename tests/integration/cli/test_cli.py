@@ -245,6 +245,13 @@ def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -
     assert "Distance     first old 0." in again.out
     assert "Written      again.csv" in again.out
     assert again.code in (0, 5) and "Gate" in again.out
+    kept = run("queries", "--json").json
+    assert [each["text"] for each in kept] == ["Title 7", "body body"]
+    number = str(kept[1]["id"])
+    assert run("decide", number, "old").out == f"Query {number}: old.\n"
+    assert run("decide", number, "none").out == f"Query {number}: no verdict any more.\n"
+    assert "body" not in run("queries", "--forget", number).out
+    run("queries", "--forget", number).refused(6, "Not all of these")
 
     run("cutover").refused(6, "not confirmed", "--yes")
     run("cutover", "--table-name", "dogs").refused(6, "is not the table's name")

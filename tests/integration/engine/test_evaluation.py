@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from embedtui.config import GateSettings
+from embedtui.config import load_settings
+from embedtui.engine import Engine
 from embedtui.engine.validate import queries
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered
@@ -16,6 +19,7 @@ from embedtui.postgres.sides.both import count_gone
 from embedtui.postgres.sides.capture import install_sql
 from embedtui.postgres.sides.hits import read_hits
 from embedtui.postgres.sides.texts import row_texts
+from embedtui.postgres.state.queue import forget_entries
 from tests.kits.comparing import build_index, connector, execute, rows_compared, small
 from tests.kits.support import connect
 
@@ -184,16 +188,58 @@ def test_with_change_capture_only_changed_content_counts(database: str) -> None:
     assert "11 changes to 200" in status.why_void
 
 
-def test_the_drift_that_voids_is_a_setting(database: str) -> None:
+def test_an_evaluation_is_judged_by_the_settings_in_force(database: str) -> None:
+    """Not by those of its time: the drift counts at once, and for the rest it has to be judged anew."""
     migration = small(database)
     made = rows_compared(database, migration)
-    strict = GateSettings(max_drift=0.01)
-    decide_gate(connector(database), migration, replace(made, evaluation_id=None), strict)
     execute(database, "UPDATE docs SET content = 'x' || id WHERE id::int < 5")
+    stored = dict(migration.settings)
+    drift = replace(migration, settings={**stored, "gate": {"max_drift": 0.01}})
+    strict = replace(migration, settings={**stored, "gate": {"min_overlap": 0.99, "min_queries": 35}})
     with connect(database, name="test") as conn:
-        status = current_evaluation(conn, migration)
-    assert status is not None
-    assert status.why_void == "5 changes to 200 rows since (2.5 %, more than 1 %)"
+        found = [current_evaluation(conn, each) for each in (migration, drift, strict)]
+        assert [each.why_void if each else None for each in found] == [
+            "",
+            "5 changes to 200 rows since (2.5 %, more than 1 %)",
+            "it was judged by other settings of the gate (min_queries 30, now 35, min_overlap 0.5, now 0.99)",
+        ]
+        judged = decide_gate(connector(database), strict, made, strict.stored.gate)
+        anew = current_evaluation(conn, strict)
+        assert anew is not None and anew.valid and anew.id == judged.evaluation_id != made.evaluation_id
+        again = decide_gate(connector(database), strict, judged, strict.stored.gate)
+        assert again.evaluation_id == judged.evaluation_id, "nothing new is to be said"
+    # the settings of this machine count, as they do for a cutover from here; the database has others until a reload
+    for overlap, valid in ((0.99, True), (0.6, False)):
+        flags = {"gate.min_overlap": overlap, "gate.min_queries": 35}
+        here = Engine(database, settings=load_settings(flags, environ={}, cwd=Path("/nowhere")))
+        with closing(here):
+            status = here.snapshot().evaluation
+            assert status is not None and status.valid == valid, status.why_void
+
+
+def test_a_row_that_gets_its_vector_after_it_was_inserted_is_one_change(database: str) -> None:
+    """As the Router's writer does: the row first, and then its vectors."""
+    migration = small(database)
+    with connect(database, name="test") as conn:
+        for statement in install_sql(migration):
+            conn.execute(statement)
+        rows_compared(database, migration)
+        conn.execute(
+            "INSERT INTO docs (id, content, category) SELECT 'n' || n, 'new ' || n, 0 FROM generate_series(1, 6) n"
+        )
+        conn.execute("UPDATE docs SET embedding = (SELECT embedding FROM docs LIMIT 1) WHERE id LIKE 'n%'")
+        assert conn.execute("SELECT count(*) FROM embedtui.queue").fetchone() == (12,)
+        ids = [number for (number,) in conn.execute("SELECT id FROM embedtui.queue WHERE key <= '{n3}'").fetchall()]
+        enough, tight = (
+            replace(migration, settings={**migration.settings, "gate": {"max_drift": share}}) for share in (0.03, 0.025)
+        )
+        for at_work in (None, ids):  # waiting, and then worked off in part
+            if at_work is not None:
+                forget_entries(conn, migration.id, at_work)
+                assert conn.execute("SELECT synced FROM embedtui.migration").fetchone() == (3,)
+            found = [current_evaluation(conn, each) for each in (enough, tight)]
+            assert [each is not None and each.valid for each in found] == [True, False]
+            assert found[1] is not None and "6 changes to 200 rows" in found[1].why_void
 
 
 def test_once_a_migration_is_done_its_evidence_stands(database: str) -> None:

@@ -27,6 +27,7 @@ from embedtui.postgres.names import relation
 from embedtui.postgres.sides import capture, fold
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import pointer
+from embedtui.postgres.state.listeners import read_listeners
 from embedtui.router import Router
 from tests.integration.engine.test_cleanup import (
     ROWS,
@@ -362,10 +363,10 @@ def test_where_a_router_was_ever_heard_the_side_table_stays(database: str) -> No
         with Router(database, application_name="search-api") as router:
             router.route("documents")
             router._wake()
-            wait_for(lambda: pointer.read_listeners(conn, "documents"), "the Router reports")
+            wait_for(lambda: read_listeners(conn, "documents"), "the Router reports")
             said = {each.name: each for each in cleanup_notices(conn, migration, CleanupChoice())}
             assert "Router search-api" in said["heard"].detail
-        assert pointer.read_listeners(conn, "documents") == ()
+        assert read_listeners(conn, "documents") == ()
         assert decided(conn, migration, CleanupChoice()).fold is False, "it was heard, and is gone"
         said = {each.name: each for each in cleanup_notices(conn, migration, CleanupChoice())}
         assert "a Router was heard from" in said["side table"].detail and "--fold" in said["side table"].hint
@@ -438,12 +439,12 @@ def test_a_router_under_way_goes_on_over_the_fold(database: str, flags: CleanupC
     with connect(database) as conn:
         for thread in threads:
             thread.start()
-        wait_for(lambda: len(pointer.read_listeners(conn, "documents")) == 2, "no Router")
+        wait_for(lambda: len(read_listeners(conn, "documents")) == 2, "no Router")
         try:
             clean(conn, migration, flags)
             wait_for(
                 lambda: (
-                    {each.epoch for each in pointer.read_listeners(conn, "documents")}
+                    {each.epoch for each in read_listeners(conn, "documents")}
                     == {pointer.read_route(conn, "documents").epoch}
                 ),
                 "they do not follow",

@@ -421,6 +421,7 @@ def test_the_settings_of_a_finished_migration_do_not_begin_it_again(
     draft = resolve(conn, settings_of(tmp_path, **names))
     done = state.create_migration(conn, draft.migration(PlacementKind.COLUMN))
     conn.execute("UPDATE embedtui.migration SET phase = 'done', new_column = old_column WHERE id = %s", [done.id])
+    assert plan(**names).another, "and it is said to be of another one"
     check = found(plan(**names), "old model")
     assert check
     assert check.result == "fail"
@@ -433,6 +434,7 @@ def test_the_settings_of_a_finished_migration_do_not_begin_it_again(
     assert found(plan(old_model__name="m", new_model__name="next"), "old model") is None
     conn.execute("UPDATE embedtui.migration SET phase = 'aborted' WHERE id = %s", [done.id])
     assert found(plan(**names), "old model") is None
+    assert not plan(**names).another
 
 
 # ---------------------------------------------------------------------------------------------------- provider

@@ -10,11 +10,11 @@ import pytest
 
 from embedtui.engine.validate import queries
 from embedtui.errors import Refused, SettingsError
-from embedtui.model import Migration, PlacementKind, QueryInput, Side
+from embedtui.model import Migration, PlacementKind, QueryInput, Side, Verdict
 from embedtui.postgres.sides.both import row_vectors
 from embedtui.postgres.state.models import load_learnt, register_model, store_learnt
 from embedtui.postgres.state.queries import StoredQuery, load_queries, load_vectors, store_vectors
-from embedtui.postgres.state.verdicts import Verdict, load_verdicts
+from embedtui.postgres.state.verdicts import load_verdicts, movement_of_verdicts
 from tests.kits.comparing import execute, make_table, unit
 from tests.kits.support import connect
 
@@ -282,11 +282,28 @@ def test_verdicts(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
         queries.decide(conn, two, "new")
         assert load_verdicts(conn, [two])[two].note == "", "another verdict does not"
         monkeypatch.setenv("EMBEDTUI_OPERATOR", "bob")
-        queries.decide(conn, one, "bad")
+        before = movement_of_verdicts(conn, migration.id)
+        assert queries.decide(conn, one, "bad") == Verdict("bad", "", "bob")
         assert load_verdicts(conn, [one])[one].who == "bob", "the newest counts"
-        queries.decide(conn, one, "")
+        assert movement_of_verdicts(conn, migration.id) != before, "others see it"
+        assert queries.decide(conn, one, "") == Verdict("new", "", "ann"), "that one stands"
         assert load_verdicts(conn, [one])[one].who == "ann"
         with pytest.raises(SettingsError, match="No verdict"):
             queries.decide(conn, one, "better")
         with pytest.raises(Refused):
             queries.decide(conn, 999_999, "new")
+
+
+def test_queries_that_were_kept_by_mistake_are_forgotten(database: str) -> None:
+    migration = small_table(database)
+    with connect(database, name="test") as conn:
+        one, two, three = queries.store(conn, migration, [QueryInput(each) for each in ("a", "b", "password 123")])
+        queries.decide(conn, three, "old")
+        queries.forget(conn, migration, [three, two])
+        assert [each.id for each in load_queries(conn, migration)] == [one]
+        assert load_verdicts(conn, [three]) == {}
+        told = conn.execute("SELECT detail FROM embedtui.audit WHERE act = 'queries forgotten'").fetchall()
+        assert told == [("2 queries",)], "and not their texts, which may be rows of the table"
+        with pytest.raises(Refused, match="Not all of these"):
+            queries.forget(conn, migration, [one, three])
+        assert [each.id for each in load_queries(conn, migration)] == [one], "all or none"

@@ -24,6 +24,7 @@ from embedtui.errors import DatabaseError, DatabaseLost, Refused
 from embedtui.model import EmbeddingModel, Phase, PlacementKind, Side
 from embedtui.postgres.state import listeners, pointer
 from embedtui.postgres.state import migrations as state
+from embedtui.postgres.state.listeners import read_listeners
 from embedtui.router import AsyncRouter, Router, put
 from tests.kits.cutover_kit import flip, key_values, make, vector
 from tests.kits.pooling import needs_pgbouncer, pooled
@@ -208,24 +209,27 @@ def test_searches_and_epoch_are_reported(database: str, conn: psycopg.Connection
         for _ in range(3):
             router.route("documents").search(conn, vector(1), k=1)
         router._wake()
-        wait_for(lambda: pointer.read_listeners(conn, "documents"), "the Router reports")
+        wait_for(lambda: read_listeners(conn, "documents"), "the Router reports")
         epoch = flip(database, "documents", "new")
-        wait_for(lambda: pointer.read_listeners(conn, "documents")[0].epoch == epoch, "epoch reported")
+        wait_for(lambda: read_listeners(conn, "documents")[0].epoch == epoch, "epoch reported")
         router.route("documents").search(conn, vector(1), k=1)
         router.route("documents").search_sql()
-        wait_for(lambda: pointer.read_listeners(conn, "documents")[0].searches_new == 2, "searches reported")
-        [listener] = pointer.read_listeners(conn, "documents")
+        wait_for(lambda: read_listeners(conn, "documents")[0].searches_new == 2, "searches reported")
+        [listener] = read_listeners(conn, "documents")
         assert (listener.application, listener.pid, listener.searches_old) == ("search-api", os.getpid(), 3)
         assert listener.flip_ms is not None
         assert 0 <= listener.flip_ms < 20_000
-    assert pointer.read_listeners(conn, "documents") == (), "a closed Router signs off"
+        # both sides' searches are timed where the Router makes them; SQL that a service runs itself is not
+        for told in (listener.latency_old_ms, listener.latency_new_ms):
+            assert told is not None and 0 < told[0] <= told[1] < 20_000
+    assert read_listeners(conn, "documents") == (), "a closed Router signs off"
     with connect(database, name="test") as own:
         own.execute(
             "INSERT INTO embedtui.listener (id, name, host, pid, heartbeat) VALUES"
             " (gen_random_uuid(), 'documents', 'h', 1, now() - interval '1 minute'),"
             " (gen_random_uuid(), 'documents', 'h', 2, now() - interval '2 hours')"
         )
-        assert pointer.read_listeners(own, "documents") == (), "silent ones are not counted"
+        assert read_listeners(own, "documents") == (), "silent ones are not counted"
         listeners.forget_listeners(own)
         left = own.execute("SELECT pid FROM embedtui.listener WHERE host = 'h'").fetchall()
         assert left == [(1,)]
