@@ -14,7 +14,10 @@ from embedtui.model import EmbeddingModel
 FIRST = 32
 """Texts of the first request to an endpoint whose speed is not known: 16 s on a processor that takes 0.5 s a text."""
 GROWTH = 4
-"""A request may hold so many times more than the largest that was answered."""
+"""A request may hold so many times more than the largest that was answered, …"""
+GROWTH_IF_QUICK = 16
+"""… or up to so many where they would take, at its pace, a fourth of what a reply may take: from FIRST to most
+providers' fullest request in one step."""
 SHARE_OF_TIMEOUT = 0.25
 """Of the time-out a reply may take: several requests wait behind each other at a server that works on one at a time."""
 NO_LESS = 0.75
@@ -61,7 +64,9 @@ class RequestSize:
         """Fewest texts that were refused for their number, as it seems."""
         self._refusals = 0
         self._lock = threading.Lock()
-        self._explorer = threading.Lock()
+        self._turns = threading.Condition(self._lock)
+        """Somebody may go who had to wait."""
+        self._exploring = False
 
     @property
     def inputs(self) -> int:
@@ -84,23 +89,23 @@ class RequestSize:
         Raises:
             Interrupted: ``stop`` was set while another thread tried out the first request.
         """
-        exploring = False
-        while True:
-            with self._lock:
+        with self._turns:
+            while True:
                 most = self._fit(rows, self._most(), self._characters(characters_per_token))
                 known = self._fit(rows, self._answered, self._answered_characters) if self._answered else 0
-                if most > known and not exploring:
-                    exploring = self._explorer.acquire(blocking=False)
-                    most = most if exploring else min(most, known)
-            if most:
-                break
-            if stop.wait(POLL):
-                raise Interrupted("Stopped.", hint="Run again to go on.")
+                exploring = most > known and not self._exploring
+                if exploring or min(most, known):
+                    break
+                if stop.is_set():
+                    raise Interrupted("Stopped.", hint="Run again to go on.")
+                self._turns.wait(POLL)
+            self._exploring |= exploring
         try:
-            yield most
+            yield most if exploring else min(most, known)
         finally:
-            if exploring:
-                self._explorer.release()
+            with self._turns:
+                self._exploring &= not exploring
+                self._turns.notify_all()
 
     def _characters(self, characters_per_token: float) -> int:
         return int(min(self._model.max_tokens, self._tokens or self._model.max_tokens) * characters_per_token)
@@ -129,7 +134,8 @@ class RequestSize:
                 self._by_time = max(1, min(self._by_time, in_time))
                 self._answered = min(self._answered, self._by_time)
             else:
-                self._by_time = max(self._by_time, min(in_time, inputs * GROWTH))
+                quick = min(in_time // GROWTH, inputs * GROWTH_IF_QUICK)
+                self._by_time = max(self._by_time, min(in_time, max(inputs * GROWTH, quick)))
 
     def _judge_slowness(self, inputs: int, seconds: float) -> None:
         """Whether it was for its texts that a request took long: half as many then take much less."""

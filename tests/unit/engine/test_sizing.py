@@ -128,6 +128,18 @@ def test_a_time_out_makes_less_of_it_all_the_same() -> None:
     assert next_size(size) <= FIRST // 2
 
 
+@pytest.mark.parametrize(
+    ("seconds", "timeout", "most"), [(0.2, 60, 512), (0.9, 60, 133), (4.0, 60, 120), (0.2, 5, 128)]
+)
+def test_a_quick_first_reply_opens_a_full_request_where_there_is_time_to_spare(
+    seconds: float, timeout: float, most: int
+) -> None:
+    size = RequestSize(EmbeddingModel("m", 8, timeout_seconds=timeout))
+    size.answered(next_size(size), FIRST * 4, seconds)
+    assert next_size(size) == most
+    assert most * seconds / FIRST <= timeout / 4
+
+
 def test_only_one_thread_tries_more_than_is_known() -> None:
     size = RequestSize(EmbeddingModel("m", 8))
     stop = threading.Event()
