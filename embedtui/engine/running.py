@@ -61,12 +61,15 @@ class Runner:
         """How often that had been asked for when they were read."""
         self._rows = 0
         """Written by this process so far: a round that begins anew goes on counting."""
+        self._check: ProviderCheck | None = None
+        """The provider's first answer; None: nothing is sent."""
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
         """See :meth:`embedtui.engine.Engine.run`."""
         migration, check = self._start(stop, follow)
+        self._check = check
         try:
-            return self._work(check, stop, until, follow)
+            return self._work(stop, until, follow)
         except Interrupted:
             raise
         except Exception as error:
@@ -109,7 +112,7 @@ class Runner:
                 raise
         return migration, check
 
-    def _work(self, check: ProviderCheck, stop: threading.Event, until: float | None, follow: bool) -> Snapshot:
+    def _work(self, stop: threading.Event, until: float | None, follow: bool) -> Snapshot:
         """Rounds of work until nothing is left; a database that is lost anywhere in one begins the next.
 
         What is done is stored, so that a round goes on from there.
@@ -117,7 +120,7 @@ class Runner:
         wait = FIRST_WAIT
         while True:
             try:
-                if self._round(self._at.require(), check, stop, until, follow):
+                if self._round(self._at.require(), stop, until, follow):
                     return self._at.snapshot(recount=True)
             except (DatabaseLost, Locked) as error:
                 self._at.emit(Noted(now(), f"Waiting for the database: {error.message}"))
@@ -125,16 +128,14 @@ class Runner:
                     raise Interrupted("Stopped while waiting for the database.", hint="Run again to go on.") from error
                 wait = min(wait * 2, LONGEST_WAIT)
 
-    def _round(
-        self, migration: Migration, check: ProviderCheck, stop: threading.Event, until: float | None, follow: bool
-    ) -> bool:
+    def _round(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> bool:
         """Whether that was the last round."""
         epoch = None
         try:
             self._read_again(stop)
             migration = self._follow_table(stop)
             epoch = self._epoch(migration)
-            self._run_once(migration, check, stop, until, follow)
+            self._run_once(migration, stop, until, follow)
         except (DatabaseLost, Locked):
             raise
         except (ConfigurationFault, DatabaseError, TableError) as error:
@@ -324,10 +325,7 @@ class Runner:
         return not migration.phase.ended
 
     def _require_startable(self, conn: Connection) -> None:
-        """What stands in the way of a new migration, a wrong key say, is said before anything is changed.
-
-        One that is under way is looked at when it is joined, which changes nothing.
-        """
+        """What stands in the way of a new migration is said before anything is made; one under way is only joined."""
         settings = self._at.to_begin_by()
         known = None if settings is None else load_migration(conn, migration_name(conn, settings))
         if settings is not None and (known is None or known.phase.ended):
@@ -350,9 +348,8 @@ class Runner:
         now = self._at.snapshot()
         return now.backfill.rows, now.backfill.total, sum(worker.alive for worker in now.workers)
 
-    def _run_once(
-        self, migration: Migration, check: ProviderCheck, stop: threading.Event, until: float | None, follow: bool
-    ) -> None:
+    def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
         with self.at_work(migration, stop, STARTING, reloads=True) as job:
-            job.await_first(check.wait)
+            if self._check is not None:
+                job.await_first(self._check.wait)
             Stages(job, environ=self._at.environ, read_progress=self._progress, until=until, follow=follow).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -16,13 +17,15 @@ FIRST = 32
 GROWTH = 4
 """A request may hold so many times more than the largest that was answered, …"""
 GROWTH_IF_QUICK = 16
-"""… or up to so many where they would take, at its pace, a fourth of what a reply may take: from FIRST to most
-providers' fullest request in one step."""
+"""… or up to so many where they would take, at its pace, half of what a reply may take: from FIRST to most providers'
+fullest request in one step."""
 SHARE_OF_TIMEOUT = 0.25
 """Of the time-out a reply may take: several requests wait behind each other at a server that works on one at a time."""
 NO_LESS = 0.75
 """Half of the texts that take more than this share of the time were not what took it."""
 POLL = 0.05
+PATIENCE_SECONDS = 0.5
+"""For so long others wait for the answer to a larger request, rather than send less than half of what they have."""
 SEARCHED = 3
 """Refusals after which a limit is not sought more exactly."""
 
@@ -66,7 +69,10 @@ class RequestSize:
         self._lock = threading.Lock()
         self._turns = threading.Condition(self._lock)
         """Somebody may go who had to wait."""
-        self._exploring = False
+        self._exploring: float | None = None
+        """Since when a thread tries out more than is known."""
+        self._wanted: dict[int, int] = {}
+        """What each waiting thread would send: the one with the most tries it out, which leaves the others least."""
 
     @property
     def inputs(self) -> int:
@@ -89,23 +95,34 @@ class RequestSize:
         Raises:
             Interrupted: ``stop`` was set while another thread tried out the first request.
         """
+        me = threading.get_ident()
         with self._turns:
-            while True:
-                most = self._fit(rows, self._most(), self._characters(characters_per_token))
-                known = self._fit(rows, self._answered, self._answered_characters) if self._answered else 0
-                exploring = most > known and not self._exploring
-                if exploring or min(most, known):
-                    break
-                if stop.is_set():
-                    raise Interrupted("Stopped.", hint="Run again to go on.")
-                self._turns.wait(POLL)
-            self._exploring |= exploring
+            try:
+                while True:
+                    most = self._wanted[me] = self._fit(rows, self._most(), self._characters(characters_per_token))
+                    known = self._fit(rows, self._answered, self._answered_characters) if self._answered else 0
+                    exploring = most > known and self._exploring is None and most == max(self._wanted.values())
+                    if exploring or (known and (most <= 2 * known or not self._worth_waiting)):
+                        break
+                    if stop.is_set():
+                        raise Interrupted("Stopped.", hint="Run again to go on.")
+                    self._turns.wait(POLL)
+            finally:
+                del self._wanted[me]
+            if exploring:
+                self._exploring = time.monotonic()
         try:
             yield most if exploring else min(most, known)
         finally:
             with self._turns:
-                self._exploring &= not exploring
+                if exploring:
+                    self._exploring = None
                 self._turns.notify_all()
+
+    @property
+    def _worth_waiting(self) -> bool:
+        """A thread tries out more, or is about to."""
+        return self._exploring is None or time.monotonic() < self._exploring + PATIENCE_SECONDS
 
     def _characters(self, characters_per_token: float) -> int:
         return int(min(self._model.max_tokens, self._tokens or self._model.max_tokens) * characters_per_token)
@@ -134,7 +151,7 @@ class RequestSize:
                 self._by_time = max(1, min(self._by_time, in_time))
                 self._answered = min(self._answered, self._by_time)
             else:
-                quick = min(in_time // GROWTH, inputs * GROWTH_IF_QUICK)
+                quick = min(in_time // 2, inputs * GROWTH_IF_QUICK)
                 self._by_time = max(self._by_time, min(in_time, max(inputs * GROWTH, quick)))
 
     def _judge_slowness(self, inputs: int, seconds: float) -> None:
