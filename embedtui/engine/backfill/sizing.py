@@ -25,7 +25,9 @@ NO_LESS = 0.75
 """Half of the texts that take more than this share of the time were not what took it."""
 POLL = 0.05
 PATIENCE_SECONDS = 0.5
-"""For so long others wait for the answer to a larger request, rather than send less than half of what they have."""
+"""For so long others wait for the answer to a larger request …"""
+ENOUGH = 0.8
+"""… where less than this share of what they have is known to be taken: a small rest costs a request, and a commit."""
 SEARCHED = 3
 """Refusals after which a limit is not sought more exactly."""
 
@@ -102,7 +104,7 @@ class RequestSize:
                     most = self._wanted[me] = self._fit(rows, self._most(), self._characters(characters_per_token))
                     known = self._fit(rows, self._answered, self._answered_characters) if self._answered else 0
                     exploring = most > known and self._exploring is None and most == max(self._wanted.values())
-                    if exploring or (known and (most <= 2 * known or not self._worth_waiting)):
+                    if exploring or (known and (known >= ENOUGH * most or not self._worth_waiting)):
                         break
                     if stop.is_set():
                         raise Interrupted("Stopped.", hint="Run again to go on.")
