@@ -66,18 +66,17 @@ class Runner:
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
         """See :meth:`embedtui.engine.Engine.run`."""
-        migration, check = self._start(stop, follow)
-        self._check = check
+        migration, self._check = self._start(stop, follow)
         try:
             return self._work(stop, until, follow)
         except Interrupted:
             raise
         except Exception as error:
-            if error is not check.error:
+            if error is not self._check.error:
                 ended_by(self._at, migration, error)
             raise
         finally:
-            check.give_up()
+            self._check.give_up()
 
     def start(self, stop: threading.Event) -> Migration:
         """All that comes before the work, and the migration prepared: it may go on, and its provider answers."""

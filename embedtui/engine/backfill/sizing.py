@@ -74,7 +74,7 @@ class RequestSize:
         self._exploring: float | None = None
         """Since when a thread tries out more than is known."""
         self._wanted: dict[int, int] = {}
-        """What each waiting thread would send: the one with the most tries it out, which leaves the others least."""
+        """How many rows each waiting thread has: the one with most tries them out, which leaves the others least."""
 
     @property
     def inputs(self) -> int:
@@ -100,10 +100,11 @@ class RequestSize:
         me = threading.get_ident()
         with self._turns:
             try:
+                self._wanted[me] = len(rows)
                 while True:
-                    most = self._wanted[me] = self._fit(rows, self._most(), self._characters(characters_per_token))
+                    most = self._fit(rows, self._most(), self._characters(characters_per_token))
                     known = self._fit(rows, self._answered, self._answered_characters) if self._answered else 0
-                    exploring = most > known and self._exploring is None and most == max(self._wanted.values())
+                    exploring = most > known and self._exploring is None and len(rows) == max(self._wanted.values())
                     if exploring or (known and (known >= ENOUGH * most or not self._worth_waiting)):
                         break
                     if stop.is_set():
