@@ -61,8 +61,7 @@ class Runner:
         """How often that had been asked for when they were read."""
         self._rows = 0
         """Written by this process so far: a round that begins anew goes on counting."""
-        self._check: ProviderCheck | None = None
-        """The provider's first answer; None: nothing is sent."""
+        self._check: ProviderCheck | None = None  # None: nothing is sent
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
         """See :meth:`embedtui.engine.Engine.run`."""
@@ -80,8 +79,8 @@ class Runner:
 
     def start(self, stop: threading.Event) -> Migration:
         """All that comes before the work, and the migration prepared: it may go on, and its provider answers."""
-        migration, check = self._start(stop, follow=False)
-        check.wait(stop)
+        migration, self._check = self._start(stop, follow=False)
+        self._check.wait(stop)
         return migration
 
     def _start(self, stop: threading.Event, follow: bool) -> tuple[Migration, ProviderCheck]:
@@ -95,8 +94,8 @@ class Runner:
             self._reloads = migration.run_state.reloads
             refuse(refusal(Command.RUN, as_stored(migration)))
             require_said(migration, "new_model.")
-            others = self._ride_out(link, lambda conn: count_live_workers(conn, migration.id) > 0, stop)
-            check = ProviderCheck(self._at, migration, others=others)
+            others = self._ride_out(link, lambda conn: count_live_workers(conn, migration.id), stop)
+            check = ProviderCheck(self._at, migration, others=others > 0)
             try:
                 migration = self._prepare(link, migration, stop)
                 self._ride_out(link, lambda _: self._at.say_differences(lambda: check.wait(stop)), stop)
