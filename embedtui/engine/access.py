@@ -188,8 +188,11 @@ class Access:
             return None
         return self.settings
 
-    def say_differences(self) -> None:
-        """What is set here otherwise than stored counts from now on; said, audited, and stored where we may."""
+    def say_differences(self, before: Callable[[], None] = lambda: None) -> None:
+        """What is set here otherwise than stored counts from now on; said, audited, and stored where we may.
+
+        ``before`` is called first where there is anything.
+        """
 
         def work(conn: Connection) -> str:
             stored = load_migration(conn, self.name)
@@ -211,10 +214,15 @@ class Access:
                                 set_pace(conn, stored.id, path.removeprefix("pacing."), value)
             return found
 
-        found = self.write(work)
-        if found:
-            self.emit(Noted(now(), f"Settings: {found}"))
-        for path, value in self.require().unsaid.items():
+        stored = self.read(lambda conn: load_migration(conn, self.name))
+        if stored is None:
+            return
+        here = self.here(stored)
+        if differences(stored, here):
+            before()
+            if found := self.write(work):
+                self.emit(Noted(now(), f"Settings: {found}"))
+        for path, value in here.unsaid.items():
             self.emit(Noted(now(), f"Only the database says {path} = {value}: it is not followed here."))
 
     def emit(self, event: Event) -> None:

@@ -51,7 +51,7 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
     Raises:
         EmbedtuiError: the settings, the table or the server cannot serve; nothing has been changed.
     """
-    require_session(dsn)
+    require_session(dsn, conn)
     known = load_migration(conn, migration_name(conn, settings))
     if known is not None and not known.phase.ended:
         require_same(conn, known, settings)

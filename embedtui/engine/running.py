@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from typing import TypeVar
 
 from embedtui.engine.access import Access
@@ -18,8 +18,10 @@ from embedtui.engine.decisions import resume
 from embedtui.engine.failing import ended_by, pause_for
 from embedtui.engine.local import require_said
 from embedtui.engine.overrides import refuse
+from embedtui.engine.plan.existing import migration_name
 from embedtui.engine.plan.start import require_same, require_startable
 from embedtui.engine.prepare import begin, keep_capture, prepare, upgrade
+from embedtui.engine.provider_check import ProviderCheck
 from embedtui.engine.resilience import FIRST_WAIT, LONGEST_WAIT, with_database
 from embedtui.engine.rights import follow_rights
 from embedtui.engine.table_changes import follow as follow_table
@@ -33,7 +35,6 @@ from embedtui.errors import (
     EmbedtuiError,
     Interrupted,
     Locked,
-    ProviderError,
     Refused,
     TableChanged,
     TableError,
@@ -44,8 +45,7 @@ from embedtui.postgres.connect import Connection, Link, connect
 from embedtui.postgres.state.audit import add_audit, read_audit
 from embedtui.postgres.state.migrations import load_migration, set_condition
 from embedtui.postgres.state.pointer import read_status
-from embedtui.providers import ProviderFault, endpoint, make_embedder
-from embedtui.providers.start import NO_API, first_answer
+from embedtui.postgres.state.workers import count_live_workers
 
 T = TypeVar("T")
 
@@ -61,37 +61,54 @@ class Runner:
         """How often that had been asked for when they were read."""
         self._rows = 0
         """Written by this process so far: a round that begins anew goes on counting."""
+        self._check: ProviderCheck | None = None  # None: nothing is sent
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
         """See :meth:`embedtui.engine.Engine.run`."""
-        migration = self.start(stop, follow=follow)
+        migration, self._check = self._start(stop, follow)
         try:
             return self._work(stop, until, follow)
         except Interrupted:
             raise
         except Exception as error:
-            ended_by(self._at, migration, error)
+            if error is not self._check.error:
+                ended_by(self._at, migration, error)
             raise
+        finally:
+            self._check.give_up()
 
-    def start(self, stop: threading.Event, *, follow: bool = False) -> Migration:
+    def start(self, stop: threading.Event) -> Migration:
         """All that comes before the work, and the migration prepared: it may go on, and its provider answers."""
+        migration, self._check = self._start(stop, follow=False)
+        self._check.wait(stop)
+        return migration
+
+    def _start(self, stop: threading.Event, follow: bool) -> tuple[Migration, ProviderCheck]:
+        """The same, with the provider still being asked: what only its answer lets be changed has waited for it."""
         with self._reached("prepare") as link:
             self._ride_out(link, upgrade, stop)
-            self._ride_out(link, lambda _: self._require_startable(), stop)
+            self._ride_out(link, self._require_startable, stop)
+            migration = self._begin(link, stop)
             if not follow:
-                self._ride_out(link, self._require_unpaused, stop)
-            found = self._ride_out(link, lambda _: self._at.migration(), stop)
-            self._reloads = found.run_state.reloads if found is not None else 0
-            migration = self._prepare(link, stop)
+                self._ride_out(link, lambda conn: self._require_unpaused(conn, migration), stop)
+            self._reloads = migration.run_state.reloads
             refuse(refusal(Command.RUN, as_stored(migration)))
             require_said(migration, "new_model.")
-            self._ride_out(link, lambda _: self._require_provider(migration, stop), stop)
-            self._ride_out(link, lambda _: self._at.say_differences(), stop)
-            if migration.desired == "pause" and not follow:  # by ourselves, for what had failed
-                self._ride_out(link, lambda _: resume(self._at), stop)
-            elif migration.desired == "run" and migration.condition is Condition.FAILED:
-                self._ride_out(link, lambda conn: set_condition(conn, migration.id, Condition.IDLE), stop)
-        return migration
+            others = self._ride_out(link, lambda conn: count_live_workers(conn, migration.id), stop)
+            check = ProviderCheck(self._at, migration, others=others > 0)
+            try:
+                migration = self._prepare(link, migration, stop)
+                self._ride_out(link, lambda _: self._at.say_differences(lambda: check.wait(stop)), stop)
+                if migration.desired == "pause" and not follow:  # by ourselves, for what had failed
+                    check.wait(stop)
+                    self._ride_out(link, lambda _: resume(self._at), stop)
+                elif migration.desired == "run" and migration.condition is Condition.FAILED:
+                    check.wait(stop)
+                    self._ride_out(link, lambda conn: set_condition(conn, migration.id, Condition.IDLE), stop)
+            except BaseException:
+                check.give_up()
+                raise
+        return migration, check
 
     def _work(self, stop: threading.Event, until: float | None, follow: bool) -> Snapshot:
         """Rounds of work until nothing is left; a database that is lost anywhere in one begins the next.
@@ -155,28 +172,33 @@ class Runner:
 
     def prepare(self, stop: threading.Event | None = None) -> Migration:
         """See :meth:`embedtui.engine.Engine.prepare`."""
+        stop = stop or threading.Event()
         with self._reached("prepare") as link:
-            return self._prepare(link, stop or threading.Event())
+            self._ride_out(link, upgrade, stop)
+            return self._prepare(link, self._begin(link, stop), stop)
 
-    def _prepare(self, link: Link, stop: threading.Event) -> Migration:
+    def _begin(self, link: Link, stop: threading.Event) -> Migration:
         def begun(conn: Connection) -> Migration:
-            upgrade(conn)
             settings = self._at.to_begin_by()
             return begin(conn, self._at.dsn, settings) if settings is not None else self._at.require()
 
         migration = self._at.here(self._ride_out(link, begun, stop))
         self._at.name = migration.name
-        if migration.phase is Phase.PREPARE:
-            self._at.emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
-            with self.at_work(migration, stop, "preparing") as job:
-                with_database(
-                    link,
-                    lambda conn: prepare(conn, migration, job.stop, self._at.say_waiting),
-                    stop=job.stop,
-                    on_lost=lambda message: job.hold("database", message),
-                    on_back=lambda: job.release("database"),
-                )
-            self._at.emit(PhaseChanged(now(), "Phase: backfill", Phase.BACKFILL))
+        return migration
+
+    def _prepare(self, link: Link, migration: Migration, stop: threading.Event) -> Migration:
+        if migration.phase is not Phase.PREPARE:
+            return migration
+        self._at.emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
+        with self.at_work(migration, stop, "preparing") as job:
+            with_database(
+                link,
+                lambda conn: prepare(conn, migration, job.stop, self._at.say_waiting),
+                stop=job.stop,
+                on_lost=lambda message: job.hold("database", message),
+                on_back=lambda: job.release("database"),
+            )
+        self._at.emit(PhaseChanged(now(), "Phase: backfill", Phase.BACKFILL))
         return self._ride_out(link, lambda _: self._at.require(), stop)
 
     @contextlib.contextmanager
@@ -204,9 +226,8 @@ class Runner:
             on_back=lambda: self._at.emit(Noted(now(), "The database answers.")),
         )
 
-    def _require_unpaused(self, conn: Connection) -> None:
-        migration = load_migration(conn, self._at.name)
-        if migration is None or migration.phase.ended or migration.desired == "run":
+    def _require_unpaused(self, conn: Connection, migration: Migration) -> None:
+        if migration.phase.ended or migration.desired == "run":
             return
         if migration.condition is not Condition.FAILED:
             last = next((entry for entry in read_audit(conn, migration.id, 1000) if entry.act == "pause"), None)
@@ -301,12 +322,13 @@ class Runner:
             self._read_again(stop)
         return not migration.phase.ended
 
-    def _require_startable(self) -> None:
-        """Whoever starts it, a wrong key or another migration's settings are said before anything is changed."""
+    def _require_startable(self, conn: Connection) -> None:
+        """What stands in the way of a new migration is said before anything is made; one under way is only joined."""
         settings = self._at.to_begin_by()
-        if settings is not None:
-            with connect(self._at.dsn, name="check", read_only=True) as conn:
-                require_startable(conn, settings)
+        known = None if settings is None else load_migration(conn, migration_name(conn, settings))
+        if settings is not None and (known is None or known.phase.ended):
+            with connect(self._at.dsn, name="check", read_only=True) as reading:
+                require_startable(reading, settings)
 
     def _require_same(self, conn: Connection) -> None:
         """The settings still say what is migrated here, and how its model is reached."""
@@ -319,28 +341,6 @@ class Runner:
             require_same(conn, stored, settings)
         require_said(self._at.here(stored), "new_model.")
 
-    def _require_provider(self, migration: Migration, stop: threading.Event) -> None:
-        """A key that this process lacks, or has wrong while others work, is its own affair and pauses nobody.
-
-        Nor does an endpoint that answers, and not with embeddings; what may pass is for the work to wait out.
-        """
-        others = any(worker.alive for worker in self._at.snapshot().workers)
-
-        def say(fault: ProviderFault) -> None:
-            if fault.fault_class is FaultClass.PROVIDER:
-                self._at.emit(Failed(now(), f"Provider: {fault.reason}", fault.fault_class, fault.hint))
-
-        asked = False
-        try:
-            endpoint(migration.new_model, self._at.environ)
-            with closing(make_embedder(migration.new_model, timeout=20, environ=self._at.environ)) as embedder:
-                asked = True
-                first_answer(embedder, migration.new_model, stop=stop, on_fault=say)
-        except ProviderFault as fault:
-            own = others or not asked or fault.code in NO_API
-            if own and fault.fault_class is FaultClass.CONFIGURATION:
-                raise ProviderError(fault.reason, hint=fault.hint) from None
-
     def _progress(self) -> tuple[int, int | None, int]:
         """Rows done, rows in all (None: unknown), and workers alive."""
         now = self._at.snapshot()
@@ -348,4 +348,6 @@ class Runner:
 
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
         with self.at_work(migration, stop, STARTING, reloads=True) as job:
+            if self._check is not None:
+                job.await_first(self._check.wait)
             Stages(job, environ=self._at.environ, read_progress=self._progress, until=until, follow=follow).run()

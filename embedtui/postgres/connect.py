@@ -323,24 +323,24 @@ def _unreached(error: psycopg.Error, line: str, lower: str, dsn: str) -> Embedtu
     return DatabaseError(f"{line}")
 
 
-def require_session(dsn: str) -> None:
+def require_session(dsn: str, first: Connection) -> None:
     """Refuse transaction pooling, which breaks session state (time-outs, advisory locks, LISTEN).
 
     A pooler answers with a backend pid that is not the server's. To tell transaction pooling from session pooling, a
-    second connection holds a transaction open: only in transaction pooling does the first then move to another backend.
+    second connection holds a transaction open: only in transaction pooling does ``first``, a connection to the same
+    with no transaction open, then move to another backend.
 
     Raises:
         DatabaseError: transaction pooling detected.
     """
-    with connect(dsn, name="check") as first:
-        real = first.execute("SELECT pg_backend_pid()").fetchone()
-        assert real is not None
-        if real[0] == first.info.backend_pid:
-            return
-        with connect(dsn, name="check") as second, second.transaction():
-            second.execute("SELECT 1")
-            now = first.execute("SELECT pg_backend_pid()").fetchone()
-            assert now is not None
+    real = first.execute("SELECT pg_backend_pid()").fetchone()
+    assert real is not None
+    if real[0] == first.info.backend_pid:
+        return
+    with connect(dsn, name="check") as second, second.transaction():
+        second.execute("SELECT 1")
+        now = first.execute("SELECT pg_backend_pid()").fetchone()
+        assert now is not None
     if now[0] != real[0]:
         raise DatabaseError(
             "DATABASE_URL goes through a transaction pooler (PgBouncer?), which loses time-outs and locks.",

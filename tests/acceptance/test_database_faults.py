@@ -457,9 +457,9 @@ def test_ddl_behind_a_long_transaction_never_holds_others_up(
 @needs_pgbouncer
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 def test_transaction_pooling_is_refused(server: EmbeddedServer, mode: str) -> None:
-    with pooled(server, "postgres", mode) as dsn:
+    with pooled(server, "postgres", mode) as dsn, connect(dsn, name="check") as first:
         if mode == "session":
-            require_session(dsn)
+            require_session(dsn, first)
         else:
             with pytest.raises(DatabaseError, match="transaction pooler"):
-                require_session(dsn)
+                require_session(dsn, first)

@@ -18,6 +18,7 @@ from embedtui.engine.engine import Engine
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, ProviderError, Refused
 from embedtui.model import Condition, Phase
 from embedtui.postgres.connect import Connection
+from embedtui.providers.start import TEXTS
 from tests.acceptance.test_database_faults import OURS
 from tests.kits.cli_kit import Shell
 from tests.kits.support import NEW, OLD, make_documents, settings_for, wait_for
@@ -27,7 +28,8 @@ OTHER = "another-model"
 
 @pytest.fixture
 def api() -> Iterator[LoopbackServer]:
-    with LoopbackServer({OLD: hash_model(8), NEW: hash_model(16), OTHER: hash_model(16, salt="other")}) as server:
+    models = {OLD: hash_model(8), NEW: hash_model(16), OTHER: hash_model(16, salt="other")}
+    with LoopbackServer(models, log_texts=1000) as server:
         yield server
 
 
@@ -170,6 +172,48 @@ def test_a_command_whose_first_look_is_cut_looks_again(
         locker.rollback()
         out, err = process.communicate(timeout=90)
     assert cut == cuts and process.returncode == 0, (cut, out, err)
+
+
+def test_nothing_is_paid_before_the_first_answer_though_all_else_goes_on(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 50)
+    engine, embed, answer = engine_for(database, api, tmp_path), api.models[NEW], threading.Event()
+    engine.prepare()
+    api.reset_counters()
+    api.models[NEW] = lambda texts, size: embed(texts, size) if answer.wait(60) else embed([], size)
+    with psycopg.connect(database, autocommit=True) as conn:
+        leased = "SELECT count(*) FROM embedtui.shard WHERE state = 'leased'"
+        run = Started(engine)
+        wait_for(lambda: (conn.execute(leased).fetchone() or (0,))[0] > 0)
+        time.sleep(0.3)
+        assert api.requests == 1
+        answer.set()
+    run.ends()
+    assert run.error is None, run.error
+    assert api.texts[:2] == TEXTS
+    assert engine.verify().clean
+    engine.close()
+
+
+def test_an_endpoint_that_is_none_costs_its_own_process_the_work_and_nobody_else_anything(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 50)
+    engine, embed = engine_for(database, api, tmp_path), api.models[NEW]
+    engine.prepare()
+    api.reset_counters()
+    api.models[NEW] = lambda texts, size: embed([texts[0]] * len(texts), size)
+    with pytest.raises(ProviderError, match="same vector"):
+        engine.run(threading.Event())
+    assert set(api.texts) == set(TEXTS)
+    migration = engine.require()
+    assert (migration.desired, migration.condition) == ("run", Condition.IDLE)
+    assert not [entry for entry in engine.audit() if entry.act == "worker failed"]
+    api.models[NEW] = embed
+    engine.run(threading.Event())
+    assert engine.verify().clean
+    engine.close()
 
 
 def test_a_database_that_is_not_there_is_said_at_once(database: str, api: LoopbackServer, tmp_path: Path) -> None:

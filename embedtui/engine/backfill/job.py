@@ -89,6 +89,7 @@ class Job:
         self._undisturbed = 0
         """What has to end before a reload interrupts the work."""
         self._failure: EmbedtuiError | None = None
+        self._await_first: Callable[[threading.Event], None] = lambda _: None
         self._pacer_hold: Callable[[], Hold | None] = lambda: None
         self._in_flight: Callable[[], int] = lambda: 0
         self._holds: dict[str, Hold] = {}
@@ -329,6 +330,20 @@ class Job:
         with self._lock:
             hold = self._pacer_hold
         return hold()
+
+    def await_first(self, wait: Callable[[threading.Event], None]) -> None:
+        """Have nothing sent before ``wait`` has returned; what it raises ends the work."""
+        self._await_first = wait
+
+    def wait_to_send(self, stop: threading.Event) -> None:
+        """Wait until something may be sent to a provider; as :meth:`wait_while_held`.
+
+        Raises:
+            Interrupted: ``stop`` was set.
+            EmbedtuiError: nothing may be sent at all.
+        """
+        self._await_first(stop)
+        self.wait_while_held(stop)
 
     def wait_while_held(self, stop: threading.Event) -> None:
         """Wait while paused or held. No transaction may be open in the calling thread.

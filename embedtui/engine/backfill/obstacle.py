@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SYNC_SECONDS = 0.05
-"""At least this long between two statements of a process: at most 20 a second."""
+"""At least this long between two statements of a process, on the average of three: at most 20 a second."""
 KNOB_SECONDS = 1.0
 """At most this long until a changed knob, or another process's news, is seen by a waiting thread."""
 

@@ -95,7 +95,8 @@ class Pacer:
         self._backoff = Backoff()
         self._finder = ConcurrencyFinder(start=16)
         self._knows_row = False
-        self._synced_at = -math.inf
+        self._synced_at = self._synced_before = -math.inf
+        """By our clock: the last statement, and the one before it."""
         self._syncing = False
         self._lost_until = -math.inf
         self._obstacle: tuple[Obstacle, float, datetime] | None = None
@@ -260,7 +261,8 @@ class Pacer:
         news = self._backoff.block is not None or self._backoff.clear
         due = now - self._synced_at >= KNOB_SECONDS or news
         if due or self._budget.short(ticket.need):
-            too_soon = SYNC_SECONDS - (now - self._synced_at)
+            # two may come together: the first in line asks for itself, the next for all that came meanwhile
+            too_soon = 2 * SYNC_SECONDS - (now - self._synced_before)
             if too_soon > 0 and self._backoff.block is None:
                 return Obstacle(*self._present(), wait=too_soon)
             failed = self._try_sync()
@@ -360,7 +362,7 @@ class Pacer:
         finally:
             self._changed.acquire()
             self._syncing = False
-            self._synced_at = time.monotonic()
+            self._synced_before, self._synced_at = self._synced_at, time.monotonic()
             if pace is None:
                 self._budget.put_back(asked)
                 self._backoff.put_back(block, clear)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -14,12 +15,19 @@ from embedtui.model import EmbeddingModel
 FIRST = 32
 """Texts of the first request to an endpoint whose speed is not known: 16 s on a processor that takes 0.5 s a text."""
 GROWTH = 4
-"""A request may hold so many times more than the largest that was answered."""
+"""A request may hold so many times more than the largest that was answered, …"""
+GROWTH_IF_QUICK = 16
+"""… or up to so many where they would take, at its pace, half of what a reply may take: from FIRST to most providers'
+fullest request in one step."""
 SHARE_OF_TIMEOUT = 0.25
 """Of the time-out a reply may take: several requests wait behind each other at a server that works on one at a time."""
 NO_LESS = 0.75
 """Half of the texts that take more than this share of the time were not what took it."""
 POLL = 0.05
+PATIENCE_SECONDS = 0.5
+"""For so long others wait for the answer to a larger request …"""
+ENOUGH = 0.8
+"""… where less than this share of what they have is known to be taken: a small rest costs a request, and a commit."""
 SEARCHED = 3
 """Refusals after which a limit is not sought more exactly."""
 
@@ -61,7 +69,12 @@ class RequestSize:
         """Fewest texts that were refused for their number, as it seems."""
         self._refusals = 0
         self._lock = threading.Lock()
-        self._explorer = threading.Lock()
+        self._turns = threading.Condition(self._lock)
+        """Somebody may go who had to wait."""
+        self._exploring: float | None = None
+        """Since when a thread tries out more than is known."""
+        self._wanted: dict[int, int] = {}
+        """How many rows each waiting thread has: the one with most tries them out, which leaves the others least."""
 
     @property
     def inputs(self) -> int:
@@ -84,23 +97,35 @@ class RequestSize:
         Raises:
             Interrupted: ``stop`` was set while another thread tried out the first request.
         """
-        exploring = False
-        while True:
-            with self._lock:
-                most = self._fit(rows, self._most(), self._characters(characters_per_token))
-                known = self._fit(rows, self._answered, self._answered_characters) if self._answered else 0
-                if most > known and not exploring:
-                    exploring = self._explorer.acquire(blocking=False)
-                    most = most if exploring else min(most, known)
-            if most:
-                break
-            if stop.wait(POLL):
-                raise Interrupted("Stopped.", hint="Run again to go on.")
-        try:
-            yield most
-        finally:
+        me = threading.get_ident()
+        with self._turns:
+            try:
+                self._wanted[me] = len(rows)
+                while True:
+                    most = self._fit(rows, self._most(), self._characters(characters_per_token))
+                    known = self._fit(rows, self._answered, self._answered_characters) if self._answered else 0
+                    exploring = most > known and self._exploring is None and len(rows) == max(self._wanted.values())
+                    if exploring or (known and (known >= ENOUGH * most or not self._worth_waiting)):
+                        break
+                    if stop.is_set():
+                        raise Interrupted("Stopped.", hint="Run again to go on.")
+                    self._turns.wait(POLL)
+            finally:
+                del self._wanted[me]
             if exploring:
-                self._explorer.release()
+                self._exploring = time.monotonic()
+        try:
+            yield most if exploring else min(most, known)
+        finally:
+            with self._turns:
+                if exploring:
+                    self._exploring = None
+                self._turns.notify_all()
+
+    @property
+    def _worth_waiting(self) -> bool:
+        """A thread tries out more, or is about to."""
+        return self._exploring is None or time.monotonic() < self._exploring + PATIENCE_SECONDS
 
     def _characters(self, characters_per_token: float) -> int:
         return int(min(self._model.max_tokens, self._tokens or self._model.max_tokens) * characters_per_token)
@@ -129,7 +154,8 @@ class RequestSize:
                 self._by_time = max(1, min(self._by_time, in_time))
                 self._answered = min(self._answered, self._by_time)
             else:
-                self._by_time = max(self._by_time, min(in_time, inputs * GROWTH))
+                quick = min(in_time // 2, inputs * GROWTH_IF_QUICK)
+                self._by_time = max(self._by_time, min(in_time, max(inputs * GROWTH, quick)))
 
     def _judge_slowness(self, inputs: int, seconds: float) -> None:
         """Whether it was for its texts that a request took long: half as many then take much less."""

@@ -37,7 +37,7 @@ from embedtui.model import (
     PhaseChanged,
     RouteFlipped,
 )
-from embedtui.postgres.connect import Connection, connect
+from embedtui.postgres.connect import Connection, Link, connect
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state.audit import add_audit_once
 from embedtui.postgres.state.migrations import load_migration, set_phase
@@ -96,7 +96,7 @@ def make_row_embedder(
         model,
         embedder,
         pacer,
-        gate=job.wait_while_held,
+        gate=job.wait_to_send,
         held=lambda: job.held,
         on_fault=on_fault,
         on_remark=on_remark,
@@ -106,11 +106,18 @@ def make_row_embedder(
     )
 
 
-def request_size(model: EmbeddingModel, job: Job) -> RequestSize:
-    """What a request to ``model`` may hold, as found by earlier runs; what is found now is kept for later ones."""
+def request_size(model: EmbeddingModel, job: Job, link: Link | None = None) -> RequestSize:
+    """What a request to ``model`` may hold, as found by earlier runs; what is found now is kept for later ones.
+
+    ``link``: where that is read, once; None: on a connection of its own.
+    """
     found: tuple[int | None, int | None] = (None, None)
-    with contextlib.suppress(psycopg.Error, EmbedtuiError), connect(job.dsn, name="learnt") as conn:
-        found = load_learnt(conn, model.id)
+    with contextlib.suppress(psycopg.Error, EmbedtuiError):
+        if link is not None:
+            found = load_learnt(link.get(), model.id)
+        else:
+            with connect(job.dsn, name="learnt") as conn:
+                found = load_learnt(conn, model.id)
 
     def keep(inputs: int | None, tokens: int | None) -> None:
         limits = ((inputs, "texts"), (tokens, "tokens"))
@@ -156,7 +163,7 @@ class Stages:
             ConfigurationFault: the provider refuses us as configured.
         """
         model = self._job.migration.new_model
-        size = request_size(model, self._job)
+        size = request_size(model, self._job, self._link)
         new = make_row_embedder(model, self._environ, self._pacer, self._job, size=size)
         # An application's edit does not queue behind the whole backfill for the provider's budget.
         urgent = make_row_embedder(model, self._environ, self._pacer, self._job, urgent=True, size=size)
@@ -197,7 +204,8 @@ class Stages:
         if model.retired:
             return None
         try:
-            return make_row_embedder(model, self._environ, None, self._job)
+            size = request_size(model, self._job, self._link)
+            return make_row_embedder(model, self._environ, None, self._job, size=size)
         except ConfigurationFault as fault:
             self._job.note(f"The old model cannot be used: {fault.message}")
             return None
@@ -220,6 +228,8 @@ class Stages:
         while not self._job.stop.is_set():
             self._job.wait_while_held(self._job.stop)
             phase = self._migration().phase
+            if phase is not Phase.BACKFILL:  # there, rows are read while the provider's first answer comes
+                self._job.wait_to_send(self._job.stop)
             if phase is Phase.BACKFILL:
                 self._backfill(new)
                 self._sweep(new)
@@ -376,7 +386,7 @@ class Stages:
     def _keep_up(self, sync: Sync) -> None:
         try:
             while not self._job.stop.is_set():
-                self._job.wait_while_held(self._job.stop)
+                self._job.wait_to_send(self._job.stop)
                 if not sync.step():
                     self._job.doing("waiting for changes")
                     self._job.stop.wait(IDLE_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import selectors
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -49,6 +50,8 @@ class Worker:
         self._link.on_open = self._announce
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._ended = threading.Event()
+        self._told_end, self._hears_end = socket.socketpair()
+        """By which the thread's wait ends."""
         self._conn: Connection | None = None
         self._told = False
         """Something else is wanted of the workers since the last heartbeat."""
@@ -61,7 +64,7 @@ class Worker:
         try:
             with_database(self._link, self._register, stop=self._outer)
         except BaseException:
-            self._link.drop()
+            self._close()
             raise
         self._thread.start()
         return self
@@ -70,12 +73,18 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
+        self._told_end.send(b".")
         self._thread.join()
         try:
             self._sign_off(self._link.get())
         except (EmbedtuiError, psycopg.Error):
             pass  # the leases run out and the lock is gone without us, too
+        self._close()
+
+    def _close(self) -> None:
         self._link.drop()
+        self._told_end.close()
+        self._hears_end.close()
 
     # ---------------------------------------------------------------------------------------------------- database
 
@@ -140,6 +149,7 @@ class Worker:
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(conn, selectors.EVENT_READ)
+                selector.register(self._hears_end, selectors.EVENT_READ)
                 selector.select(LOOK_SECONDS)
             hear_waiting(conn, self._hear)
         except psycopg.Error:  # a heartbeat opens another, and announces this worker there

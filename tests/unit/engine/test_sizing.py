@@ -23,6 +23,18 @@ class Row:
     characters: int = 4
 
 
+@dataclass(frozen=True)
+class Asking:
+    """Tells when it is looked at."""
+
+    there: threading.Event
+
+    @property
+    def characters(self) -> int:
+        self.there.set()
+        return 4
+
+
 def next_size(size: RequestSize, rows: int = 10_000, characters: int = 4) -> int:
     with size.turn([Row(characters)] * rows, 4.0, RUNS) as most:
         return most
@@ -126,6 +138,56 @@ def test_a_time_out_makes_less_of_it_all_the_same() -> None:
         size.answered(sent, sent * 4, 1.5)
     size.timed_out(next_size(size))
     assert next_size(size) <= FIRST // 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "timeout", "most"), [(0.2, 60, 512), (0.9, 60, 266), (4.0, 60, 120), (0.2, 5, 128)]
+)
+def test_a_quick_first_reply_opens_a_full_request_where_there_is_time_to_spare(
+    seconds: float, timeout: float, most: int
+) -> None:
+    size = RequestSize(EmbeddingModel("m", 8, timeout_seconds=timeout))
+    size.answered(next_size(size), FIRST * 4, seconds)
+    assert next_size(size) == most
+    assert most * seconds / FIRST <= timeout / 4
+
+
+def test_the_thread_with_most_tries_it_out_and_the_others_wait_rather_than_send_little() -> None:
+    size = RequestSize(EmbeddingModel("m", 8))
+    size.answered(next_size(size), FIRST * 4, 0.01)
+    sent: list[int] = []
+    done = threading.Event()
+
+    def send(rows: int, there: threading.Event) -> None:
+        with size.turn([Asking(there)] * rows, 4.0, RUNS) as most:
+            sent.append(most)
+            if rows == 500:
+                done.wait(10)
+                size.answered(most, most * 4, 0.01)
+
+    with size.turn([Row()] * (FIRST + 1), 4.0, RUNS):  # so that all the others are there by its end
+        asked = [threading.Event() for _ in range(3)]
+        threads = [
+            threading.Thread(target=send, args=(rows, there))
+            for rows, there in zip((300, 500, 400), asked, strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        assert all(there.wait(10) for there in asked)
+    while not sent:
+        RUNS.wait(0.001)
+    assert sent == [500]
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(sent) == [300, 400, 500]
+
+
+def test_what_is_tried_out_is_not_waited_for_for_long() -> None:
+    size = RequestSize(EmbeddingModel("m", 8))
+    size.answered(next_size(size), FIRST * 4, 0.01)
+    with size.turn([Row()] * 500, 4.0, RUNS) as more, size.turn([Row()] * 500, 4.0, RUNS) as beside:
+        assert (more, beside) == (500, FIRST)
 
 
 def test_only_one_thread_tries_more_than_is_known() -> None:

@@ -93,7 +93,7 @@ class BatchJobs:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
-                self._job.wait_while_held(self._stop)
+                self._job.wait_to_send(self._stop)
                 if self._step():
                     continue
                 if self._job.migration.new_model.batch:
