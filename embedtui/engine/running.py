@@ -68,10 +68,8 @@ class Runner:
         migration, self._check = self._start(stop, follow)
         try:
             return self._work(stop, until, follow)
-        except Interrupted:
-            raise
         except Exception as error:
-            if error is not self._check.error:
+            if error is not self._check.error and not isinstance(error, Interrupted):
                 ended_by(self._at, migration, error)
             raise
         finally:

@@ -36,6 +36,9 @@ UNREFUNDED = frozenset({"timeout", "bad_reply", "bad_vector", "dimensions"})
 """Faults that the provider may have charged for: their estimate stays spent."""
 
 
+_LOST = Obstacle("database", "The database is lost; trying again.", KNOB_SECONDS)
+
+
 class PlaceGivenUp(Exception):
     """A request that was waiting for its turn when the work was held: it is not to be sent."""
 
@@ -212,9 +215,7 @@ class Pacer:
             try:
                 while True:
                     if stop.is_set():
-                        raise Interrupted(
-                            "Stopped while waiting for the provider's budget.", hint="Run again to go on."
-                        )
+                        raise Interrupted("Stopped while waiting for the provider.", hint="Run again to go on.")
                     if held():
                         raise PlaceGivenUp
                     if self._line[0] is not ticket:
@@ -252,7 +253,7 @@ class Pacer:
         if self._syncing:
             return Obstacle(*self._present(), wait=SYNC_SECONDS)
         if now < self._lost_until:
-            return self._lost()
+            return _LOST
         if self._budget.in_flight >= self._finder.limit:
             self._finder.wanted()
             if now - self._synced_at >= KNOB_SECONDS:
@@ -339,10 +340,7 @@ class Pacer:
         else:
             return None
         self._lost_until = time.monotonic() + KNOB_SECONDS
-        return self._lost()
-
-    def _lost(self) -> Obstacle:
-        return Obstacle("database", "The database is lost; trying again.", KNOB_SECONDS)
+        return _LOST
 
     def _sync(self, *, claim: bool = False, giving_back: bool = False) -> None:
         """One statement; called with the lock held, which is let go while it runs."""

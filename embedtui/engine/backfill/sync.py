@@ -97,7 +97,7 @@ class Sync:
         self._after = entries[-1].id
         self._job.doing(f"syncing {counted(len(entries), 'change', 'changes')}")
         if structural := [entry for entry in entries if entry.kind in "dt"]:
-            self._database(lambda conn: self._remove(conn, structural))
+            self._database(lambda conn: _remove(self._job, conn, structural))
         hasty = set() if self._upkeep.ending else {each.key for each in entries if self._recent.too_often(each.key)}
         keys = {entry.key for entry in entries if entry.kind not in "dt"} - hasty
         if keys:
@@ -152,18 +152,6 @@ class Sync:
         if more:
             self._tend_at = 0.0
         return len(again)
-
-    def _remove(self, conn: Connection, entries: Sequence[Entry]) -> None:
-        placement, number, ids = self._job.placement, self._job.migration.id, [entry.id for entry in entries]
-        with conn.transaction():
-            if isinstance(placement, TablePlacement):
-                if not any(entry.kind == "t" for entry in entries):
-                    with contextlib.suppress(psycopg.DataError), conn.transaction():  # a key that cannot be read
-                        placement.remove_orphans(conn, [entry.key for entry in entries])
-                        forget_entries(conn, number, ids)
-                        return
-                placement.remove_orphans(conn)
-            forget_entries(conn, number, ids)
 
     # -------------------------------------------------------------------------------------------------- embedding
 
@@ -364,6 +352,20 @@ class Sync:
         done = [key for key in keys if not todo[key].sides - {side}]
         _clear(conn, self._job.migration.id, left_behind(todo, done), Side.OLD)
         forget_entries(conn, self._job.migration.id, [number for key in done for number in todo[key].ids])
+
+
+def _remove(job: Job, conn: Connection, entries: Sequence[Entry]) -> None:
+    """Take away what the side table has of rows that are gone, and what was queued for that."""
+    placement, number, ids = job.placement, job.migration.id, [entry.id for entry in entries]
+    with conn.transaction():
+        if isinstance(placement, TablePlacement):
+            if not any(entry.kind == "t" for entry in entries):
+                with contextlib.suppress(psycopg.DataError), conn.transaction():  # a key that cannot be read
+                    placement.remove_orphans(conn, [entry.key for entry in entries])
+                    forget_entries(conn, number, ids)
+                    return
+            placement.remove_orphans(conn)
+        forget_entries(conn, number, ids)
 
 
 def _cut(row: SourceRow, most: float, attempts: int) -> SourceRow:
