@@ -21,7 +21,7 @@ from embedtui.demo.environment import Demo
 from embedtui.engine.process import SubprocessEngine
 from embedtui.model import Phase, QueryComparison
 from embedtui.tui.app import Dashboard
-from embedtui.tui.bridge import Task
+from embedtui.tui.engine_threads import Task
 
 FOLDER = Path(__file__).parent
 SIZE, SMALL = (160, 45), (80, 24)

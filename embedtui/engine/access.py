@@ -15,7 +15,7 @@ from embedtui.config import Settings
 from embedtui.engine.backfill.job import now
 from embedtui.engine.bridge.old_model import OldModel, ask_model, known_gone
 from embedtui.engine.counting import Counter
-from embedtui.engine.local import as_set_here, differences
+from embedtui.engine.local_settings import as_set_here, differences
 from embedtui.engine.overrides import refuse
 from embedtui.engine.snapshot import RateMeter, read_snapshot, with_advice
 from embedtui.engine.validate.evaluation import current_evaluation
@@ -25,9 +25,9 @@ from embedtui.model import Command, EvaluationStatus, Event, EventSink, Migratio
 from embedtui.model.lifecycle import as_stored, ended, refusal
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
 from embedtui.postgres.state.audit import add_audit_once
-from embedtui.postgres.state.decisions import set_pace
 from embedtui.postgres.state.migrations import load_migration, may_store_settings, store_settings
 from embedtui.postgres.state.models import LIMITED_BY, forget_learnt
+from embedtui.postgres.state.steering import set_pace
 from embedtui.redaction import remember, secrets_of
 
 T = TypeVar("T")

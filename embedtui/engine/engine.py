@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Unpack
 
-from embedtui.engine import decisions, evidence, in_force, switch
+from embedtui.engine import evidence, settings_in_force, steering, switch
 from embedtui.engine.cleanup.choice import Kept, choice_of
 from embedtui.engine.cutover import cutover as cutovers
 from embedtui.engine.ending import clean_up, give_up, take_up
@@ -42,18 +42,18 @@ class Engine(Reads):
 
     def pause(self, reason: str = "") -> None:
         """Hold the work everywhere until ``resume``; requests in flight are finished and stored."""
-        decisions.pause(self._at, reason)
+        steering.pause(self._at, reason)
 
     def resume(self) -> None:
         """Let the work go on, everywhere."""
-        decisions.resume(self._at)
+        steering.resume(self._at)
 
     def stop_workers(self, ids: Sequence[int] | None = None) -> int:
         """Ask worker processes (None: all), wherever they run, to stop cleanly; how many were asked.
 
         Each hears it within about a second, finishes its requests in flight, stores them and ends.
         """
-        return decisions.stop_workers(self._at, ids)
+        return steering.stop_workers(self._at, ids)
 
     def reload(self) -> int:
         """Read the settings again: this object, and all worker processes wherever they run; how many were asked.
@@ -62,7 +62,7 @@ class Engine(Reads):
         settings say then; one that is building an index does so once that is built. What differs is said and audited;
         settings that describe another migration are refused, and those before go on.
         """
-        return decisions.reload(self._at)
+        return steering.reload(self._at)
 
     def change_setting(self, path: str, given: str, seen: str) -> str:
         """Have the settings file say something else of ``path``, and all who work here read it; what was done.
@@ -72,7 +72,7 @@ class Engine(Reads):
         Raises:
             Refused, SettingsError: it cannot be changed so, or the file was changed meanwhile; nothing is written.
         """
-        return in_force.change_setting(self._at, path, given, seen)
+        return settings_in_force.change_setting(self._at, path, given, seen)
 
     def set_pace(
         self,
@@ -83,7 +83,7 @@ class Engine(Reads):
         spend_cap: float | None = None,
     ) -> None:
         """Change the pace of all workers while they run; None leaves a knob as it is, 0 takes the limit away."""
-        decisions.set_pace(
+        steering.set_pace(
             self._at,
             {
                 "requests_per_minute": requests_per_minute,
@@ -95,15 +95,15 @@ class Engine(Reads):
 
     def retry_faults(self, ids: Sequence[int] | None = None) -> int:
         """Embed faulty rows again; how many."""
-        return decisions.decide_faults(self._at, ids, FaultState.RETRY)
+        return steering.decide_faults(self._at, ids, FaultState.RETRY)
 
     def truncate_faults(self, ids: Sequence[int] | None = None) -> int:
         """Embed faulty rows again, their texts cut to what the model takes; how many."""
-        return decisions.decide_faults(self._at, ids, FaultState.TRUNCATE)
+        return steering.decide_faults(self._at, ids, FaultState.TRUNCATE)
 
     def skip_faults(self, ids: Sequence[int] | None = None) -> int:
         """Leave faulty rows without a new vector; how many."""
-        return decisions.decide_faults(self._at, ids, FaultState.SKIPPED)
+        return steering.decide_faults(self._at, ids, FaultState.SKIPPED)
 
     # ------------------------------------------------------------------------------------------------------- work
 

@@ -14,7 +14,7 @@ from embedtui.engine.access import Access, connector
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.pacing import Pacer
 from embedtui.engine.backfill.stages import make_row_embedder
-from embedtui.engine.local import require_said
+from embedtui.engine.local_settings import require_said
 from embedtui.engine.validate.catching_up import catch_up
 from embedtui.engine.validate.compare import ad_hoc, compare
 from embedtui.engine.validate.gate import decide_gate

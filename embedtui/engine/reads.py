@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Unpack
 
 from embedtui.config import Settings
-from embedtui.engine import in_force
+from embedtui.engine import settings_in_force
 from embedtui.engine.access import Access
 from embedtui.engine.blockers import blockers_of
 from embedtui.engine.bridge.old_model import OldModel
@@ -40,8 +40,8 @@ from embedtui.model import (
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.sides.texts import row_texts, text_length
 from embedtui.postgres.state.audit import read_audit
-from embedtui.postgres.state.decisions import read_faults
 from embedtui.postgres.state.queries import StoredQuery, load_queries
+from embedtui.postgres.state.steering import read_faults
 
 
 class Reads:
@@ -138,7 +138,7 @@ class Reads:
 
     def settings_in_force(self) -> SettingsInForce:
         """All settings as they are in force here, with where each came from and which may be changed now."""
-        return in_force.settings_in_force(self._at)
+        return settings_in_force.settings_in_force(self._at)
 
     def last_comparison(self) -> Comparison | None:
         """The newest recorded comparison with its rankings; None where there is none."""

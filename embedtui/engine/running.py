@@ -14,9 +14,7 @@ from embedtui.engine.backfill.embedding import ConfigurationFault
 from embedtui.engine.backfill.job import STARTING, Job, now
 from embedtui.engine.backfill.stages import Stages
 from embedtui.engine.backfill.worker import Worker
-from embedtui.engine.decisions import resume
-from embedtui.engine.failing import ended_by, pause_for
-from embedtui.engine.local import require_said
+from embedtui.engine.local_settings import require_said
 from embedtui.engine.overrides import refuse
 from embedtui.engine.plan.existing import migration_name
 from embedtui.engine.plan.start import require_same, require_startable
@@ -24,10 +22,12 @@ from embedtui.engine.prepare import begin, keep_capture, prepare, upgrade
 from embedtui.engine.provider_check import ProviderCheck
 from embedtui.engine.resilience import FIRST_WAIT, LONGEST_WAIT, with_database
 from embedtui.engine.rights import follow_rights
+from embedtui.engine.steering import resume
 from embedtui.engine.table_changes import follow as follow_table
 from embedtui.engine.table_changes import remember as remember_columns
 from embedtui.engine.table_changes import same_names, table_change
 from embedtui.engine.view import follow_table as follow_view
+from embedtui.engine.worker_failure import ended_by, pause_for
 from embedtui.errors import (
     DatabaseError,
     DatabaseLost,

@@ -228,16 +228,11 @@ def _backfill(
     rate = meter.add(rows, held=held) if running else None
     if not any(worker.alive for worker in workers):
         rate = None
-    price, old_price = migration.new_model.price_per_million, migration.old_model.price_per_million
-    less = migration.new_model.batch_price_per_million
-    spent = None
-    if price is not None and less is not None:
-        spent = ((tokens - progress.batch_tokens) * price + progress.batch_tokens * less) / 1e6
+    spent = migration.new_model.cost(tokens, batch=progress.batch_tokens)
     ahead = migration.phase in BEFORE_INDEX  # of what is done there is nothing to guess
     estimate = None
-    if ahead and spent is not None and price is not None and rows and total:
-        # edits follow the application and not the rows that are done
-        edits = progress.synced_tokens * price / 1e6
+    edits = migration.new_model.cost(progress.synced_tokens)  # they follow the application, not the rows that are done
+    if ahead and spent is not None and edits is not None and rows and total:
         estimate = (spent - edits) / rows * total + edits
     share = progress.hot_updates / progress.updates if progress.updates else None
     holder = ""
@@ -250,7 +245,7 @@ def _backfill(
         eta_seconds=(total - rows) / rate if rate and total is not None and not held else None,
         tokens=tokens,
         old_tokens=progress.old_tokens,
-        old_spent=None if old_price is None else progress.old_tokens * old_price / 1e6,
+        old_spent=migration.old_model.cost(progress.old_tokens),
         spent=spent,
         estimate=estimate,
         cap=progress.spend_cap,

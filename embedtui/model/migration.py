@@ -86,6 +86,13 @@ class EmbeddingModel:
             return self.batch_price
         return self.price_per_million / 2
 
+    def cost(self, tokens: int, *, batch: int = 0) -> float | None:
+        """Money for so many tokens, ``batch`` of them in batch jobs; None where unknown."""
+        price, less = self.price_per_million, self.batch_price_per_million
+        if less is None or (price is None and not (batch and tokens == batch)):
+            return None
+        return ((tokens - batch) * (price or 0) + batch * less) / 1e6
+
     def at_live_price(self, tokens: int) -> int:
         """Tokens of the live endpoint that cost as much as so many in a batch job, rounded up."""
         price, live = self.batch_price_per_million, self.price_per_million

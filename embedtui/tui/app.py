@@ -31,10 +31,10 @@ from embedtui.tui import preferences as stored
 from embedtui.tui.actions import ACTIONS, SCREENS
 from embedtui.tui.actions.bridging import BridgeOrder
 from embedtui.tui.actions.migration import Run
-from embedtui.tui.bridge import Bridge
 from embedtui.tui.dialogs import ReportDialog
 from embedtui.tui.dialogs.bridging import BridgeDialog
 from embedtui.tui.engine import OpenEngine
+from embedtui.tui.engine_threads import Bridge
 from embedtui.tui.old_model import ASKING, OldModelWatch
 from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.panels.alerts import alert

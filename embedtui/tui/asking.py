@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from embedtui.tui.base_app import BaseApp
-from embedtui.tui.bridge import Bridge, Task
 from embedtui.tui.dialogs import Dialog, WaitingDialog
 from embedtui.tui.engine import Engine
+from embedtui.tui.engine_threads import Bridge, Task
 from embedtui.tui.messages import DialogPrepared, ReadFailed
 
 A = TypeVar("A")

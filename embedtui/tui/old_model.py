@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from embedtui.model import Phase, Side
-from embedtui.tui.bridge import Task
+from embedtui.tui.engine_threads import Task
 from embedtui.tui.view import View
 
 ASK_SECONDS = 15.0

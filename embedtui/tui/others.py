@@ -13,7 +13,7 @@ from textual.message import Message
 from embedtui.model import Comparison, QueryComparison, Snapshot
 from embedtui.tui import messages, safe, smooth
 from embedtui.tui.asking import AskingApp
-from embedtui.tui.bridge import Task
+from embedtui.tui.engine_threads import Task
 from embedtui.tui.panels import happened
 from embedtui.tui.panels.alerts import Alert
 from embedtui.tui.panels.comparison import VERDICTS

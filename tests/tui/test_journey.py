@@ -20,7 +20,6 @@ from embedtui.model import Comparison, Condition, Phase, QueryInput, Side, Snaps
 from embedtui.postgres.connect import connect
 from embedtui.tui.actions import ACTIONS, SCREENS
 from embedtui.tui.app import Dashboard
-from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import (
     CutoverDialog,
     LimitsDialog,
@@ -33,6 +32,7 @@ from embedtui.tui.dialogs import (
     VerifyDialog,
 )
 from embedtui.tui.dialogs.faults import DecideDialog
+from embedtui.tui.engine_threads import Task
 from embedtui.tui.messages import Compared
 from embedtui.tui.run import farewell
 from embedtui.tui.screens.base import DashboardScreen

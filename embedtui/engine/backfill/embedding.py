@@ -15,7 +15,7 @@ from embedtui.arrays import np
 from embedtui.engine.backfill.pacing import Pacer, PlaceGivenUp, Slot
 from embedtui.engine.backfill.packing import UNCALIBRATED
 from embedtui.engine.backfill.sizing import RequestSize
-from embedtui.engine.backfill.suspicion import INNOCENT, ROUNDS, Answer, examine
+from embedtui.engine.backfill.suspect_vectors import INNOCENT, ROUNDS, Answer, examine
 from embedtui.errors import Interrupted, ProviderError
 from embedtui.model import EmbeddingModel, FaultClass, Key
 from embedtui.postgres.sides.protocol import SourceRow, Vectors

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import psycopg
 
-from embedtui.engine.backfill.decisions import Change, Said, combine, left_behind, rename
+from embedtui.engine.backfill.captured_changes import Change, Said, combine, left_behind, rename
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.old_side import OldSide, Wanted

@@ -17,7 +17,7 @@ from pathlib import Path
 from psycopg import sql
 
 from embedtui.config import FLAG_VARIABLE, CutoverSettings
-from embedtui.engine.local import require_said
+from embedtui.engine.local_settings import require_said
 from embedtui.errors import EmbedtuiError, Refused, SettingsError
 from embedtui.model import Blocker, Migration, PlacementKind, Side
 from embedtui.postgres.catalog.inspect import inspect_oid

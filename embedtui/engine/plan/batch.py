@@ -7,6 +7,7 @@ from contextlib import closing
 from uuid import uuid4
 
 from embedtui.config import Settings
+from embedtui.engine.plan.estimates import estimate_cost
 from embedtui.model import BatchOffer, Check, Migration
 from embedtui.providers import ProviderFault, make_batches
 from embedtui.providers.batches import JOB_INPUTS
@@ -20,9 +21,8 @@ def batch_offer(migration: Migration, rows: int, tokens: int) -> BatchOffer | No
     model = migration.new_model
     if model.provider != "openai" and not model.batch:
         return None
-    price = model.batch_price_per_million
     jobs = -(-rows // (model.batch_inputs or JOB_INPUTS))
-    return BatchOffer(None if price is None else tokens / 1e6 * price, WINDOW_SECONDS, jobs, model.batch)
+    return BatchOffer(estimate_cost(migration, tokens, batch=True), WINDOW_SECONDS, jobs, model.batch)
 
 
 def batch_check(migration: Migration, settings: Settings) -> Check:

@@ -1,4 +1,4 @@
-"""Rows, tokens and time of a migration, estimated before it begins."""
+"""Rows, tokens, price and time of a migration, estimated before it begins."""
 
 from __future__ import annotations
 
@@ -76,6 +76,11 @@ def estimate_tokens(migration: Migration, estimate: TextEstimate) -> int:
     """
     prefix = len(migration.new_model.document_prefix.encode()) * (estimate.rows - estimate.empty)
     return math.ceil((estimate.bytes + prefix) / CHARACTERS_PER_TOKEN)
+
+
+def estimate_cost(migration: Migration, tokens: int, *, batch: bool = False) -> float | None:
+    """Money for so many tokens of the new model, live or in batch jobs; None where no price is known."""
+    return migration.new_model.cost(tokens, batch=tokens if batch else 0)
 
 
 def estimate_seconds(

@@ -10,7 +10,7 @@ from typing import Any
 from psycopg import Connection, Error
 
 from embedtui.config import SPECS, ModelSettings, Settings
-from embedtui.engine.local import as_set_here
+from embedtui.engine.local_settings import as_set_here
 from embedtui.errors import DatabaseUnreachable, EmbedtuiError, SettingsError, TableError
 from embedtui.model import Migration, PlacementKind, RowExpression
 from embedtui.postgres.catalog.tables import find_table, readings

@@ -9,11 +9,11 @@ from psycopg import Connection
 
 from embedtui.config import Settings
 from embedtui.engine.cutover.how import how_check
-from embedtui.engine.local import as_set_here
+from embedtui.engine.local_settings import as_set_here
 from embedtui.engine.plan.batch import batch_check, batch_offer
 from embedtui.engine.plan.checks import endpoint_check, provider_check, standing_checks, text_checks
 from embedtui.engine.plan.draft import resolve
-from embedtui.engine.plan.estimates import estimate_seconds, estimate_texts, estimate_tokens
+from embedtui.engine.plan.estimates import estimate_cost, estimate_seconds, estimate_texts, estimate_tokens
 from embedtui.engine.plan.existing import settings_of_live_migration
 from embedtui.engine.plan.load import load_checks
 from embedtui.engine.plan.placement import choose_placement
@@ -46,7 +46,6 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     migration = _numbered(live, migration, settings)
     estimate = estimate_texts(conn, migration, draft)
     tokens = estimate_tokens(migration, estimate)
-    price = migration.new_model.price_per_million
     answer = provider_check(settings, migration, check_provider)
     checks = [
         *standing_checks(conn, draft, migration, settings),
@@ -65,7 +64,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         rows=estimate.rows,
         empty_rows=estimate.empty,
         estimated_tokens=tokens,
-        estimated_cost=None if price is None else tokens / 1e6 * price,
+        estimated_cost=estimate_cost(migration, tokens),
         estimated_seconds=estimate_seconds(settings, answer.limits, migration, estimate, tokens),
         placement=placement,
         placement_why=why,

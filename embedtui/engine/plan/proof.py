@@ -154,8 +154,8 @@ def judge(evidence: Evidence, migration: Migration, *, accepted: bool = False) -
     model, count, good = migration.old_model, len(evidence.rows), evidence.reproduced
     column = shown_column(migration.old_column)
     median = float(np.median(evidence.cosines))
-    price = model.price_per_million
-    cost = "" if price is None else f", {money(evidence.tokens / 1e6 * price)}"
+    price = model.cost(evidence.tokens)
+    cost = "" if price is None else f", {money(price)}"
     asked = f"{counted(evidence.tokens, 'token', 'tokens')}{cost}"
     seen = (
         f"{good:,} of {counted(count, 'row', 'rows')} drawn at random reproduce by {model.name}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from embedtui.model import Command, Remedy, RouteStatus, Snapshot
 from embedtui.model.lifecycle import unneeded
 from embedtui.tui import safe
-from embedtui.tui.bridge import Task
+from embedtui.tui.engine_threads import Task
 from embedtui.tui.remedies import worded
 from embedtui.tui.view import View
 

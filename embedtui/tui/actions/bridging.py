@@ -10,8 +10,8 @@ from embedtui.errors import Refused
 from embedtui.model import Command, Side, Snapshot
 from embedtui.model.bridge import BridgeReport, in_words
 from embedtui.tui.actions.base import Action
-from embedtui.tui.bridge import Call, Task
 from embedtui.tui.engine import Engine
+from embedtui.tui.engine_threads import Call, Task
 from embedtui.tui.view import View
 
 if TYPE_CHECKING:

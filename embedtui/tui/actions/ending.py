@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from embedtui.model import Check, Command, PlacementKind, Remedy
 from embedtui.tui.actions.base import Action
-from embedtui.tui.bridge import Call, Task
 from embedtui.tui.dialogs import Either, NamedAnswer, NameDialog
 from embedtui.tui.engine import Engine
+from embedtui.tui.engine_threads import Call, Task
 
 if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard

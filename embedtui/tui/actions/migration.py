@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from embedtui.formatting import counted
 from embedtui.model import Command, Comparison, Phase, Remedy, Snapshot, VerifyReport
 from embedtui.tui.actions.base import Action
-from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import PrepareDialog, VerifyAnswer, VerifyDialog
+from embedtui.tui.engine_threads import Task
 from embedtui.tui.messages import Compared, RowsVerified
 from embedtui.tui.view import View
 

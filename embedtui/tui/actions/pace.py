@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from embedtui.model import Command
 from embedtui.tui.actions.base import Action
-from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import LimitsDialog
+from embedtui.tui.engine_threads import Task
 
 if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from embedtui.model import Command, Flip, Remedy, Side
 from embedtui.tui.actions.base import Action
-from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import CutoverAnswer, CutoverDialog
+from embedtui.tui.engine_threads import Task
 from embedtui.tui.messages import PointerMoved
 
 if TYPE_CHECKING:

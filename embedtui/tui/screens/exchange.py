@@ -11,8 +11,8 @@ from textual.binding import Binding, BindingType
 from embedtui.model import Comparison, QueryComparison
 from embedtui.tui.actions import ACTIONS
 from embedtui.tui.actions.migration import Compare
-from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import PromptDialog, QueriesDialog
+from embedtui.tui.engine_threads import Task
 from embedtui.tui.messages import Exported, QuerySearched
 from embedtui.tui.panels import comparison as lines
 from embedtui.tui.screens.base import FilteredScreen

@@ -18,9 +18,9 @@ from embedtui.model import FaultClass, FaultGroup, FaultRow, FaultState, Key, Si
 from embedtui.model.faults import CUT_SHARE
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import ACTIONS
-from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs.faults import DecideDialog
 from embedtui.tui.engine import Engine
+from embedtui.tui.engine_threads import Task
 from embedtui.tui.messages import FaultsDecided, FaultsRead, ReadFailed, RowTextRead
 from embedtui.tui.screens.base import FilteredScreen
 from embedtui.tui.view import View

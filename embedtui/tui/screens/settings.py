@@ -15,9 +15,9 @@ from textual.widgets import Input, Static
 from embedtui.model import SettingLine, SettingsInForce
 from embedtui.tui import draw, safe
 from embedtui.tui.actions.base import READONLY
-from embedtui.tui.bridge import Call, Task
 from embedtui.tui.dialogs.settings import SettingDialog
 from embedtui.tui.engine import Engine
+from embedtui.tui.engine_threads import Call, Task
 from embedtui.tui.messages import ReadFailed, SettingChanged, SettingsRead
 from embedtui.tui.panels.settings import setting_detail, setting_line
 from embedtui.tui.view import Trouble

@@ -12,8 +12,8 @@ from embedtui.model import QueryComparison
 from embedtui.tui import safe
 from embedtui.tui.actions import READONLY
 from embedtui.tui.blind import Blind
-from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import ForgetDialog, PromptDialog
+from embedtui.tui.engine_threads import Task
 from embedtui.tui.messages import QueriesForgotten, VerdictsCounted
 from embedtui.tui.panels import comparison as lines
 from embedtui.tui.screens.exchange import ExchangeScreen

@@ -13,8 +13,8 @@ from textual.content import Content
 from embedtui.model import ThreadStatus, WorkerStatus
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.actions import READONLY
-from embedtui.tui.bridge import Task
 from embedtui.tui.dialogs import StopDialog
+from embedtui.tui.engine_threads import Task
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing

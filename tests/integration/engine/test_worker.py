@@ -18,7 +18,7 @@ from embedtui.engine.backfill.worker import Worker
 from embedtui.model import Hold, Migration
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.protocol import SourceRow
-from embedtui.postgres.state import decisions, shards, workers
+from embedtui.postgres.state import shards, steering, workers
 from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.migrations import ask_to_reload, set_desired, set_index_held
 from tests.kits.comparing import small
@@ -93,7 +93,7 @@ def test_it_is_told_and_does_not_wait_for_its_next_heartbeat(database: str, monk
         wait_for(lambda: workers.count_live_workers(conn, migration.id) == 1)
         ask_to_reload(conn, migration.id)
         wait_for(lambda: job.reloading)
-        decisions.stop_workers(conn, migration.id, None)
+        steering.stop_workers(conn, migration.id, None)
         wait_for(lambda: not job.reloading)
 
 
@@ -161,7 +161,7 @@ def test_it_reads_its_settings_again_once_what_must_not_be_disturbed_has_ended(d
             wait_for(lambda: job.reloading)
             assert not job.stop.is_set()
         assert job.stop.is_set()
-        decisions.stop_workers(conn, migration.id, None)
+        steering.stop_workers(conn, migration.id, None)
         wait_for(lambda: not job.reloading)  # who is to stop does not go on
 
 

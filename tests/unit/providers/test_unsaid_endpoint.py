@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from embedtui.config import Settings
-from embedtui.engine.local import as_set_here
+from embedtui.engine.local_settings import as_set_here
 from embedtui.model import EmbeddingModel
 from embedtui.providers import unsaid_endpoint
 from tests.kits.samples import sample_migration

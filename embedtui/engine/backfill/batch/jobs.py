@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from embedtui.engine.backfill.batch.answers import Answers
 from embedtui.engine.backfill.batch.filling import LINE_INPUTS, Filler
 from embedtui.engine.backfill.batch.making import Maker
-from embedtui.engine.backfill.batch.patience import Patience
+from embedtui.engine.backfill.batch.provider_wait import Patience
 from embedtui.engine.backfill.embedding import ConfigurationFault
 from embedtui.engine.backfill.job import IDLE_SECONDS, Job
 from embedtui.engine.backfill.writing import ReplyWriter

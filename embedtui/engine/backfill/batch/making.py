@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from embedtui.engine.backfill.batch.filling import Filler, JobFile, Room
-from embedtui.engine.backfill.batch.patience import Patience
+from embedtui.engine.backfill.batch.provider_wait import Patience
 from embedtui.engine.backfill.job import Job
 from embedtui.errors import Interrupted
 from embedtui.formatting import counted, number

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedtui.engine.backfill.suspicion import INNOCENT, ROUNDS, Answer, examine
+from embedtui.engine.backfill.suspect_vectors import INNOCENT, ROUNDS, Answer, examine
 from embedtui.model import FaultClass
 from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.providers import ProviderFault

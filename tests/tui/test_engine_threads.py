@@ -11,8 +11,8 @@ from textual.message import Message
 
 from embedtui.errors import Refused
 from embedtui.model import Event, Failed, Noted, Phase, PhaseChanged, Progressed
-from embedtui.tui.bridge import Bridge, Call, Task
 from embedtui.tui.engine import Engine
+from embedtui.tui.engine_threads import Bridge, Call, Task
 from embedtui.tui.messages import (
     AuditRead,
     EngineReported,

@@ -8,9 +8,9 @@ from dataclasses import fields
 from typing import Any
 
 from embedtui.config import BY_PATH, SPECS, ModelSettings, Settings, edited, file_text, from_typed, replace_file, typed
-from embedtui.engine import decisions
+from embedtui.engine import steering
 from embedtui.engine.access import Access
-from embedtui.engine.local import as_set_here, require_said
+from embedtui.engine.local_settings import as_set_here, require_said
 from embedtui.engine.plan.draft import resolve
 from embedtui.engine.plan.existing import migration_name, stored_values
 from embedtui.engine.plan.start import require_same
@@ -105,9 +105,9 @@ def _taken_up(at: Access, path: str, found: Settings, live: Migration | None) ->
         at.name = at.write(lambda conn: migration_name(conn, found))  # of another table, or another name
         return "in force here."
     try:
-        asked = decisions.reload(at)
+        asked = steering.reload(at)
         if path.startswith("pacing."):  # operators may have set it otherwise since
-            decisions.set_pace(at, {path.removeprefix("pacing."): found.value(path) or 0})
+            steering.set_pace(at, {path.removeprefix("pacing."): found.value(path) or 0})
     except DatabaseError as error:
         raise DatabaseError(
             f"It is written, but the workers could not be told: {error.message}", hint="Reload once it is back."

@@ -10,13 +10,13 @@ from embedtui.formatting import counted
 from embedtui.model import Command, Condition, FaultState
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.decisions import decide_faults as decide_stored
-from embedtui.postgres.state.decisions import set_pace as store_pace
-from embedtui.postgres.state.decisions import stop_workers as ask_to_stop
 from embedtui.postgres.state.migrations import ask_to_reload, set_condition, set_desired
 from embedtui.postgres.state.models import forget_learnt
 from embedtui.postgres.state.pace import unblock
 from embedtui.postgres.state.queue import queue_keys
+from embedtui.postgres.state.steering import decide_faults as decide_stored
+from embedtui.postgres.state.steering import set_pace as store_pace
+from embedtui.postgres.state.steering import stop_workers as ask_to_stop
 from embedtui.postgres.state.workers import live_workers
 
 
