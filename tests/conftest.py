@@ -34,8 +34,17 @@ os.environ.pop("EMBEDTUI_LOG", None)
 
 POSTGRES = int(os.environ.get("EMBEDTUI_TEST_POSTGRES", "18"))
 
-# Tests do not survive a power cut; production settings stay as they are.
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "120"}
+# Tests do not survive a power cut; production settings stay as they are. WAL is kept short, for it may be in memory.
+FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "120",
+    "max_wal_size": "256MB",
+}
+
+ROOMY = 8 * 2**30
+"""Bytes of free memory with which the servers' data are kept there: about 500 MB for each of pytest's processes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,10 +52,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "test_journey.py" not in item.nodeid)
 
 
+def _in_memory() -> Path | None:
+    """A folder in memory, where a database for each test costs a third or less to make and drop; None: no room."""
+    memory = Path("/dev/shm")
+    try:
+        known = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        available = int(known["MemAvailable"].removesuffix("kB")) * 1024
+        return memory if min(available, shutil.disk_usage(memory).free) >= ROOMY else None
+    except OSError:  # not Linux
+        return None
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
     """PostgreSQL of version EMBEDTUI_TEST_POSTGRES (default 18), shared by the session."""
-    folder = Path(tempfile.mkdtemp(prefix="embedtui-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="embedtui-test-", dir=_in_memory()))
+    folder.chmod(0o711)  # as root another account runs the server
     with EmbeddedServer(folder / "pg", version=POSTGRES, settings=FAST) as running:
         yield running
     shutil.rmtree(folder, ignore_errors=True)

@@ -653,7 +653,7 @@ def test_every_key_is_pressed_here() -> None:
         "less_than_sign",
         "greater_than_sign",
     }  # in loops
-    pressed |= {"B", "d", "backspace"}  # in test_bridging.py and test_compare.py
+    pressed |= {"B", "d", "backspace", "delete"}  # in test_bridging.py and test_compare.py
     keys = {action.key for action in ACTIONS.values()} | {key for key, _ in SCREENS.values()}
     for factory in Dashboard.MODES.values():
         keys |= set(factory()._bindings.key_to_bindings) - {"tab", "shift+tab", "ctrl+c", "super+c"}
