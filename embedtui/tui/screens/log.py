@@ -126,7 +126,7 @@ class LogScreen(FilteredScreen):
         at, width = self.listing.cursor, max(20, place.content_size.width)
         entry = self.entries[at] if at < len(self.entries) else None
         text = "" if entry is None else f"{entry.who}  {entry.text}".strip()
-        place.update(draw.lines(draw.told(text, width, "", max(2, place.content_size.height))))
+        place.update(draw.lines(draw.told(text, width, "", max(2, place.content_size.height))), layout=False)
 
     def action_follow(self) -> None:
         """Jump to the newest line and stay there, or stop."""
