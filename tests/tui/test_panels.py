@@ -302,3 +302,19 @@ def test_latency_is_the_routers_own_where_they_tell() -> None:
     slowest = told(((1.0, 9.0), None), ((4.0, 5.0), None), (None, None))
     assert slowest == "latency ◇ 4.0, 9.0 ms ◆ — p50, p95 of the slowest Router's last searches"
     assert "comparison of" in told((None, None)) and "comparison of" in told()
+
+
+def test_a_soak_promises_no_rollback_that_is_not_there() -> None:
+    fresh = panels.advice(View(states.CUT_OVER, UP), 100, 2).plain
+    assert "F9 rolls back at once" in fresh
+    behind = replace(
+        states.CUT_OVER, rollback=RollbackStatus(False, 24, "acme-v1 does not answer", missing=21, rows=500)
+    )
+    told = panels.advice(View(behind, UP), 100, 2).plain
+    assert "at once" not in told and "F9 rolls back to a side that is behind by 45 rows" in told
+
+
+def test_what_is_under_way_is_not_offered_anew() -> None:
+    cleaning = replace(states.STALE, phase=Phase.CLEANUP, next_act="cleanup", next_why="Go on with it.")
+    told = panels.advice(View(cleaning, UP, busy=("cleanup",)), 100, 2).plain
+    assert told.startswith("● Clean up is under way") and "Next" not in told

@@ -236,6 +236,9 @@ async def test_queries_are_loaded_and_comparisons_saved(shown: Open, remembered:
         await pilot.press("backspace")
         await until(pilot, lambda: "No such file" not in picture(app), LONG)
         assert not any(call.startswith("queries of") for call in engine.calls)
+        await pilot.press("escape", "L")
+        await until(pilot, lambda: isinstance(app.screen, QueriesDialog), LONG)
+        assert app.screen.query_one(TextArea).text == "no.tx", "what was left by mistake is there again"
         await pilot.press("escape")
         app._busy = ("compare",)
         app.show()

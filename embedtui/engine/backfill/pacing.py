@@ -46,10 +46,10 @@ class PlaceGivenUp(Exception):
 class _Ticket:
     """One thread's place in the line."""
 
-    __slots__ = ("need", "turn")
+    __slots__ = ("need", "turn", "urgent")
 
-    def __init__(self, need: int, lock: threading.RLock) -> None:
-        self.need = need
+    def __init__(self, need: int, lock: threading.RLock, urgent: bool) -> None:
+        self.need, self.urgent = need, urgent
         self.turn = threading.Condition(lock)
         """Its own, so that news wake the first in line only: with many threads, waking all takes their interpreter."""
 
@@ -94,6 +94,8 @@ class Pacer:
         self._changed = threading.Condition(self._lock)
         # all below is guarded by _changed
         self._line: deque[_Ticket] = deque()
+        self._urgent_went = False
+        """The last that went was an urgent one."""
         self._budget = Budget(migration.new_model.price_per_million)
         self._backoff = Backoff()
         self._finder = ConcurrencyFinder(start=16)
@@ -183,7 +185,8 @@ class Pacer:
     ) -> Iterator[Slot]:
         """Wait until a request of ``inputs`` distinct texts with ``characters`` in all may go; then hold its place.
 
-        An ``urgent`` one goes before those that wait: one request of the sync for every round of the backfill's.
+        An ``urgent`` one goes before those that wait, but for one of them after each urgent one: where requests are
+        scarce, edits would take them all, a text or two in each.
 
         Once ``held`` says so, it waits no longer. No transaction is open while it waits. A slot left without ``done``
         or ``failed`` gives back what it reserved.
@@ -207,11 +210,8 @@ class Pacer:
         self, characters: int, inputs: int, stop: threading.Event, urgent: bool, held: Callable[[], bool]
     ) -> Slot:
         with self._changed:
-            ticket = _Ticket(self._budget.estimate(characters, inputs), self._lock)
-            if urgent:
-                self._line.appendleft(ticket)
-            else:
-                self._line.append(ticket)
+            ticket = _Ticket(self._budget.estimate(characters, inputs), self._lock, urgent)
+            self._line.insert(int(self._urgent_went) if urgent else len(self._line), ticket)
             try:
                 while True:
                     if stop.is_set():
@@ -243,6 +243,7 @@ class Pacer:
         self._paced = self._obstacle if long and self._obstacle and self._obstacle[0].name == PACE else None
         self._obstacle = None
         self._budget.reserve(ticket.need)
+        self._urgent_went = ticket.urgent
         probe = self._backoff.open
         self._backoff.probing = self._backoff.probing or probe
         return Slot(self, characters, ticket.need, probe, time.monotonic())

@@ -41,6 +41,7 @@ from embedtui.postgres.state.migrations import total_rows
 from embedtui.postgres.state.pointer import bridge_in_force, read_status
 from embedtui.postgres.state.queue import read_backlog, waiting_keys
 from embedtui.postgres.state.route_side import side_present
+from embedtui.postgres.state.workers import count_live_workers
 
 _CHECK_MS = 3_000
 """For the scan that looks for rows without a current vector; where it takes longer, the gate's own count serves."""
@@ -123,7 +124,12 @@ def _gate(gate: EvaluationStatus | None) -> list[Blocker]:
 
 def _sync(conn: Connection, migration: Migration) -> list[Blocker]:
     waiting, oldest = read_backlog(conn, migration.id, BACKLOG_REFUSED)
-    if waiting < BACKLOG_REFUSED and (oldest or 0.0) <= LAG_TOLERATED:
+    idle = ""  # what waits is a matter of seconds only while somebody works it off
+    if migration.desired == "pause":
+        idle = ", and the work is paused"
+    elif waiting and not count_live_workers(conn, migration.id):
+        idle = ", and no worker is at work"
+    if not waiting or (not idle and waiting < BACKLOG_REFUSED and (oldest or 0.0) <= LAG_TOLERATED):
         return []
     changes = (
         f"{waiting:,} or more changes wait"
@@ -133,7 +139,7 @@ def _sync(conn: Connection, migration: Migration) -> list[Blocker]:
     return [
         Blocker(
             "sync",
-            f"{changes} for the new side, the oldest for {duration(oldest, exact=True)}.",
+            f"{changes} for the new side, the oldest for {duration(oldest, exact=True)}{idle}.",
             "Postpone the cutover until the queue is empty, or keep a worker going.",
             True,
             (Remedy.FOLLOW,),

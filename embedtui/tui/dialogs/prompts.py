@@ -41,20 +41,24 @@ class QueriesDialog(Dialog[str]):
 
     AUTO_FOCUS = "#queries"
 
-    def __init__(self, refusal: Callable[[], str] = str) -> None:
-        """Nothing is typed yet; ``refusal`` says why nothing can be compared now, if so."""
+    def __init__(self, refusal: Callable[[], str] = str, draft: str = "") -> None:
+        """``draft`` is what was typed before it was left; ``refusal`` says why nothing can be compared now, if so."""
         super().__init__("Compare queries of yours", go="Compare")
-        self._refusal = refusal
+        self._refusal, self.draft = refusal, draft
 
     def body(self) -> ComposeResult:
         """What may be given, and the field."""
         yield Static(
             Content(
                 "A file (lines, JSONL, CSV), a SELECT over your query log (column text, perhaps relevant and vector),"
-                " or queries, one a line. Enter adds a line; Tab goes on to the buttons."
+                " or queries, one a line. Enter adds a line; Tab goes on to the buttons, Cancel first."
             )
         )
-        yield TextArea(id="queries", compact=True, tab_behavior="focus")
+        yield TextArea(self.draft, id="queries", compact=True, tab_behavior="focus")
+
+    def on_mount(self) -> None:
+        """Have what is typed now take the place of what was typed then."""
+        self.query_one("#queries", TextArea).select_all()
 
     def answer(self) -> str | None:
         """Anything but blanks and the name of a file that is none, once it can be compared."""
@@ -76,7 +80,8 @@ class QueriesDialog(Dialog[str]):
 
     @on(TextArea.Changed)
     def retyped(self) -> None:
-        """What was said of a file no longer holds."""
+        """What was said of a file no longer holds; what is typed is kept, should it be left by mistake."""
+        self.draft = self.query_one("#queries", TextArea).text
         self.query_one(".dialog").border_subtitle = ""
 
 

@@ -10,7 +10,8 @@ from embedtui.tui import figures, safe
 
 _HELPS = {
     "rate": "limits",
-    "provider": "workers",
+    "provider": "log",
+    "database": "log",
     "spend_cap": "limits",
     "probe_latency": "slower",
     "wal_rate": "slower",
@@ -18,6 +19,8 @@ _HELPS = {
     "index": "hold",
 }
 """What helps against a hold, by its name: an action or a screen; against the others, to look who waits."""
+_TOLD = ("rate", "provider", "database")
+"""Holds whose name does not say what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,9 @@ def _loss(snapshot: Snapshot) -> str:
 
 def _held(reasons: tuple[Hold, ...]) -> Alert:
     names = ", ".join(safe.line(hold_word(hold.name)) for hold in reasons)
-    pace = next((f" {safe.line(hold.detail)}" for hold in reasons if hold.name == "rate"), "")
+    told = next((safe.line(hold.detail) for hold in reasons if hold.name in _TOLD), "")
     act = next((_HELPS[hold.name] for hold in reasons if hold.name in _HELPS), "workers")
     capped = any(hold.name == "spend_cap" for hold in reasons)
     goes_on = "waits for it" if capped else "goes on by itself"
-    return Alert("Held back", f"by {names}: {goes_on}.{pace}", act, urgent=capped)
+    said = f"by {names}: {told.rstrip('.')}; {goes_on}." if told else f"by {names}: {goes_on}."
+    return Alert("Held back", said, act, urgent=capped)

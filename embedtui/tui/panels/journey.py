@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from embedtui.formatting import counted
 from embedtui.model import Condition, Phase, Side
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import ACTIONS, SCREENS, next_action
@@ -67,6 +68,9 @@ def advice(view: View, width: int, height: int = 1) -> Content:
         return _alarmed(view, found, width, height)
     elif name in SCREENS and name not in ACTIONS:
         head = draw.line(("Next ", "$muted"), *_chip(view, name, "$primary"))
+    elif name in ACTIONS and name in view.busy and not ACTIONS[name].watches:
+        head = draw.line(("● ", "bold $success"), (f"{ACTIONS[name].label} is under way", "bold"))
+        why = "Its steps are among the events; 6 shows the log."
     elif name:
         refused = ACTIONS[name].refusal(view)
         head = draw.line(("Next ", "$muted"), *_chip(view, name, "$primary"))
@@ -137,6 +141,11 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
         return "●", "Bridging", "$warning", f"{safe.line(view.bridge_work)}. B shows it."
     if snapshot.route.active is Side.NEW:
         for_ = f"for {figures.duration(snapshot.soak_seconds)}" if snapshot.soak_seconds is not None else ""
+        found = snapshot.rollback
+        behind = 0 if found.fresh is not False or snapshot.fresh_but_for else found.stale + found.missing
+        if behind:
+            back = f"F9 rolls back to a side that is behind by {counted(behind, 'row', 'rows')}"
+            return "!", "Soaking", "$warning", f"{for_}: {back} (Route and rollback says why).".lstrip(": ")
         return "●", "Soaking", "$success", f"{for_}: F9 rolls back at once, K cleans up when you are sure.".lstrip(": ")
     if view.condition is Condition.RUNNING:
         status = snapshot.backfill

@@ -37,6 +37,8 @@ class ExchangeScreen(FilteredScreen):
         """A query of the operator's own, shown alone."""
         self.shown: list[QueryComparison] = []
         """The queries listed."""
+        self._draft = ""
+        """Queries that were typed, and the dialog left."""
 
     @property
     def chosen_query(self) -> QueryComparison | None:
@@ -69,11 +71,12 @@ class ExchangeScreen(FilteredScreen):
             return
 
         def answered(given: str | None) -> None:
+            self._draft = dialog.draft if given is None else ""
             if given is not None:
                 compare.start(self.dashboard, given)
 
         # a comparison under way ends: what is typed meanwhile is for the dialog, which waits for that
-        dialog = QueriesDialog(lambda: compare.refusal(self.dashboard.view))
+        dialog = QueriesDialog(lambda: compare.refusal(self.dashboard.view), self._draft)
         self.dashboard.push_screen(dialog, answered)
 
     def action_copy(self) -> None:

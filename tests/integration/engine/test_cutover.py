@@ -28,6 +28,7 @@ from embedtui.engine.cutover.strategies import LIMITS, HookFailed, env_text, wri
 from embedtui.errors import DatabaseError, Refused, SettingsError
 from embedtui.model import EmbeddingModel, EvaluationStatus, Flip, Migration, Phase, PlacementKind, Side
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.locks import announce_worker
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import pointer
 from embedtui.postgres.state.audit import read_audit
@@ -245,7 +246,17 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
         "INSERT INTO embedtui.queue (migration, key, kind) VALUES (%(m)s, '{900}', 'i'), (%(m)s, '{1}', 'u')",
         {"m": migration.id},
     )
-    assert names(conn, migration) == set()
+    assert names(conn, migration) == {"sync"}, "nobody works it off"
+    row = conn.execute(
+        "INSERT INTO embedtui.worker (migration, host, pid, operator) VALUES (%s, 'pit', 1, 'ann') RETURNING id",
+        [migration.id],
+    ).fetchone()
+    assert row is not None
+    announce_worker(conn, row[0])
+    assert names(conn, migration) == set(), "a matter of seconds"
+    conn.execute("UPDATE embedtui.migration SET desired = 'pause'")
+    assert names(conn, migration) == {"sync"}
+    conn.execute("UPDATE embedtui.migration SET desired = 'run'")
     conn.execute("UPDATE embedtui.queue SET at = now() - interval '5 minutes'")
     assert names(conn, migration) == {"sync"}
     conn.execute("DELETE FROM embedtui.queue")

@@ -311,13 +311,13 @@ def kit(database: str) -> Iterator[Kit]:
 class Waiter:
     """A thread that wants one slot, holds it until told, and then ends as told."""
 
-    def __init__(self, kit: Kit, pacer: Pacer, tokens: int = 100) -> None:
+    def __init__(self, kit: Kit, pacer: Pacer, tokens: int = 100, *, urgent: bool = False) -> None:
         self.entered, self.leave, self.interrupted = threading.Event(), threading.Event(), False
         self.fault: ProviderFault | None = None
 
         def run() -> None:
             try:
-                with pacer.slot(tokens * 4, 1, kit.stop) as slot:
+                with pacer.slot(tokens * 4, 1, kit.stop, urgent=urgent) as slot:
                     self.entered.set()
                     self.leave.wait(60)
                     if self.fault is None:
@@ -337,6 +337,33 @@ class Waiter:
 
 def provider_fault(code: str = "503", retry_after: float | None = None) -> ProviderFault:
     return ProviderFault(FaultClass.PROVIDER, code, f"{code}: trouble.", retry_after=retry_after)
+
+
+def test_edits_do_not_take_every_request_where_these_are_scarce(kit: Kit) -> None:
+    kit.set("max_concurrency = 1")
+    pacer = kit.pacer()
+    kit.request(pacer)  # the row is known
+
+    def waiting(number: int, *, urgent: bool = False) -> Waiter:
+        made = Waiter(kit, pacer, urgent=urgent)
+        wait_for(lambda: len(pacer._line) == number, "it waits")
+        return made
+
+    first = Waiter(kit, pacer)
+    wait_for(first.entered.is_set, "the first goes")
+    one, two = waiting(1), waiting(2)
+    edit = waiting(3, urgent=True)
+    first.end()
+    wait_for(edit.entered.is_set, "an edit goes before what waits")
+    again = waiting(3, urgent=True)
+    edit.end()
+    wait_for(one.entered.is_set, "then one that waits")
+    assert not again.entered.is_set()
+    one.end()
+    wait_for(again.entered.is_set, "then the next edit")
+    assert not two.entered.is_set()
+    again.end()
+    two.end()
 
 
 def test_what_is_spent_is_what_the_provider_counted(kit: Kit) -> None:
