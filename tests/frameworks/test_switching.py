@@ -24,7 +24,7 @@ from embedtui.model import PlacementKind, RowExpression
 from embedtui.router import Router
 from tests.frameworks.test_presets import NAMES, load
 from tests.kits.cli_kit import InProcess
-from tests.kits.support import connect, make_documents, settings_for, vector_literal
+from tests.kits.support import connect, make_documents, settings_for, vector_literal, wait_for
 from tests.kits.tables import settings_of
 
 
@@ -99,7 +99,7 @@ def test_who_is_there_is_said_before_it_begins_and_after(engine: Engine, databas
             assert begun.connected == found.connected
             with Router(database, application_name="search") as router:
                 router.route("documents")
-                assert "1 Router was heard from" in str(engine.how())
+                wait_for(lambda: "1 Router was heard from" in str(engine.how()), "it reports")
                 [notice] = [each for each in engine.notices() if each.name == "application"]
                 assert notice.result == "pass"
         [notice] = [each for each in engine.notices() if each.name == "application"]

@@ -46,7 +46,9 @@ from embedtui.postgres.state.workers import count_live_workers
 _CHECK_MS = 3_000
 """For the scan that looks for rows without a current vector; where it takes longer, the gate's own count serves."""
 LAG_TOLERATED = 60.0
-"""Seconds that the oldest change may wait for the sync when the cutover begins."""
+"""Seconds that the oldest change may wait for the sync when the cutover begins …"""
+LAG_TOLERATED_IDLE = 5.0
+"""… and where nobody works the queue off: it is then no matter of seconds any more."""
 BACKLOG_REFUSED = 10_000
 """So many waiting changes block the cutover however young they are; they are counted no further."""
 ROWS_COUNTED = 10_000
@@ -124,12 +126,14 @@ def _gate(gate: EvaluationStatus | None) -> list[Blocker]:
 
 def _sync(conn: Connection, migration: Migration) -> list[Blocker]:
     waiting, oldest = read_backlog(conn, migration.id, BACKLOG_REFUSED)
-    idle = ""  # what waits is a matter of seconds only while somebody works it off
+    idle, tolerated = "", LAG_TOLERATED_IDLE
     if migration.desired == "pause":
         idle = ", and the work is paused"
     elif waiting and not count_live_workers(conn, migration.id):
         idle = ", and no worker is at work"
-    if not waiting or (not idle and waiting < BACKLOG_REFUSED and (oldest or 0.0) <= LAG_TOLERATED):
+    else:
+        tolerated = LAG_TOLERATED
+    if waiting < BACKLOG_REFUSED and (oldest or 0.0) <= tolerated:
         return []
     changes = (
         f"{waiting:,} or more changes wait"

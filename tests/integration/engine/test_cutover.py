@@ -246,6 +246,8 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
         "INSERT INTO embedtui.queue (migration, key, kind) VALUES (%(m)s, '{900}', 'i'), (%(m)s, '{1}', 'u')",
         {"m": migration.id},
     )
+    assert names(conn, migration) == set()
+    conn.execute("UPDATE embedtui.queue SET at = now() - interval '9 seconds'")
     assert names(conn, migration) == {"sync"}, "nobody works it off"
     row = conn.execute(
         "INSERT INTO embedtui.worker (migration, host, pid, operator) VALUES (%s, 'pit', 1, 'ann') RETURNING id",
