@@ -135,6 +135,8 @@ class Runner:
         except (DatabaseLost, Locked):
             raise
         except (ConfigurationFault, DatabaseError, TableError) as error:
+            if self._check is not None and isinstance(error, ConfigurationFault):
+                self._check.wait(stop)  # what only this process lacks pauses nobody
             fault = error if isinstance(error, ConfigurationFault) else self._table_changed(migration, error, epoch)
             if fault is None:  # safe to go on with
                 return False

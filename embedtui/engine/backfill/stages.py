@@ -163,17 +163,31 @@ class Stages:
             ConfigurationFault: the provider refuses us as configured.
         """
         model = self._job.migration.new_model
-        size = request_size(model, self._job, self._link)
-        new = make_row_embedder(model, self._environ, self._pacer, self._job, size=size)
-        # An application's edit does not queue behind the whole backfill for the provider's budget.
-        urgent = make_row_embedder(model, self._environ, self._pacer, self._job, urgent=True, size=size)
-        old = self._old_embedder()
-        sync = Sync(self._job, urgent, old, characters_per_token=lambda: self._pacer.characters_per_token)
-        syncing = threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True)
-        beside = [threading.Thread(target=self._beside, args=(self._refit.keep_up,), name="refit", daemon=True)]
+        with contextlib.ExitStack() as ends:
+            ends.callback(self._pacer.close)
+            ends.callback(self._link.drop)
+            size = request_size(model, self._job, self._link)
+            make = functools.partial(make_row_embedder, model, self._environ, self._pacer, self._job, size=size)
+            new = ends.enter_context(contextlib.closing(make()))
+            # An application's edit does not queue behind the whole backfill for the provider's budget.
+            urgent = ends.enter_context(contextlib.closing(make(urgent=True)))
+            if (old := self._old_embedder()) is not None:
+                ends.enter_context(contextlib.closing(old))
+            sync = Sync(self._job, urgent, old, characters_per_token=lambda: self._pacer.characters_per_token)
+            ends.callback(sync.close)
+            self._work(new, sync)
+        if self._sync_error is not None:
+            raise self._sync_error
+
+    def _work(self, new: RowEmbedder, sync: Sync) -> None:
+        """The phases, and what goes on beside them."""
+        beside = [
+            threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True),
+            threading.Thread(target=self._beside, args=(self._refit.keep_up,), name="refit", daemon=True),
+        ]
         if self._until is not None:
             beside.append(threading.Thread(target=self._beside, args=(self._watch_share,), name="until", daemon=True))
-        for thread in (syncing, *beside):
+        for thread in beside:
             thread.start()
         try:
             self._phases(new, sync)
@@ -182,16 +196,8 @@ class Stages:
                 raise
         finally:
             self._job.halt()
-            for thread in (syncing, *beside):
+            for thread in beside:
                 thread.join()
-            sync.close()
-            for embedder in (new, urgent, old):
-                if embedder is not None:
-                    embedder.close()
-            self._link.drop()
-            self._pacer.close()
-        if self._sync_error is not None:
-            raise self._sync_error
 
     # -------------------------------------------------------------------------------------------------- embedders
 
