@@ -59,11 +59,10 @@ class Shell:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The command as a process of its own."""
-        code = "from embedtui.cli import main; main()"
         environ = {name: value for name, value in os.environ.items() if name not in _OURS}
         root = str(Path(__file__).parents[2])
         return subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-m", "embedtui", *arguments],
             cwd=self.folder,
             env={**environ, "PYTHONPATH": root, **self.environ},
             stdin=subprocess.DEVNULL,
