@@ -103,12 +103,13 @@ def _again(
 
 
 def _takes_openai_url(path: str, values: Mapping[str, Any]) -> bool:
-    """Whether OPENAI_BASE_URL is meant for this model: it has OpenAI's key, and the old one is named but has no URL."""
+    """Whether OPENAI_BASE_URL is meant for this model: OpenAI's, by its key; the old one is named but has no URL."""
     side = path.partition(".")[0]
     known = KNOWN_MODELS.get(values.get(f"{side}.name", ""))
     own = values.get(f"{side}.provider") or (known.provider if known else "openai")
     variable = values.get(f"{side}.key_variable") or provider(own).key_variable
-    return variable == "OPENAI_API_KEY" and (side == "new_model" or ("old_model.name" in values and path not in values))
+    openai = own == "openai" and variable == "OPENAI_API_KEY"
+    return openai and (side == "new_model" or ("old_model.name" in values and path not in values))
 
 
 def beside(config: Path | None) -> tuple[Path, ...]:

@@ -217,11 +217,15 @@ def _to_set(missing: Mapping[str, object]) -> str:
 
 
 def _shown(value: object) -> str:
-    """As the settings file spells it."""
+    """As the settings file spells it; jsonb has put the names of a table into another order than the file."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{name} = {_shown(each)}' for name, each in value.items())} }}" if value else "nothing"
+        return (
+            f"{{ {', '.join(f'{name} = {_shown(each)}' for name, each in sorted(value.items()))} }}"
+            if value
+            else "nothing"
+        )
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_shown, value))}]"
     return f'"{redact(value)}"' if isinstance(value, str) else "unset" if value is None else str(value)

@@ -180,11 +180,13 @@ class Runner:
     def _begin(self, link: Link, stop: threading.Event) -> Migration:
         def begun(conn: Connection) -> Migration:
             settings = self._at.to_begin_by()
-            return begin(conn, self._at.dsn, settings) if settings is not None else self._at.require()
+            if settings is not None:
+                self._at.name = begin(conn, self._at.dsn, settings).name
+            migration = self._at.require()
+            self._at.name = migration.name
+            return migration
 
-        migration = self._at.here(self._ride_out(link, begun, stop))
-        self._at.name = migration.name
-        return migration
+        return self._ride_out(link, begun, stop)
 
     def _prepare(self, link: Link, migration: Migration, stop: threading.Event) -> Migration:
         if migration.phase is not Phase.PREPARE:

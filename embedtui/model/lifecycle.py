@@ -85,6 +85,8 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
             return ("wait" if snapshot.bridge_work else Command.BRIDGE), f"{snapshot.old_gone}."
         if snapshot.condition is Condition.IDLE:
             return Command.RUN, "No worker is at work: run it, it goes on where it stopped."
+        if phase is Phase.INDEX and snapshot.migration.index_held:
+            return Command.INDEX, "The index is held back: build it now, or release it for the workers."
         return "wait", "The work is under way." if phase in _BEFORE_INDEX else "The index is being built."
     if snapshot.route.active is Side.NEW:
         if phase is Phase.CLEANUP:

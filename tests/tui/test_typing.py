@@ -122,8 +122,8 @@ async def test_a_burst_over_a_choice_loses_no_character(shown: Open) -> None:
             app.screen.query_one("#fold", Checkbox).toggle()
             for each in text:
                 app.post_message(events.Key("space" if each == " " else each, each))
-        await until(pilot, lambda: len(app.screen.query(".obstacle")) == 3)
-        assert app.focused is reason and reason.value == "agreed with all"
+        await until(pilot, lambda: len(app.screen.query(".obstacle")) == 3 and reason.value == "agreed with all")
+        assert app.focused is reason
         count = app.screen.query_one("#rows-not_null-7", Input)
         count.value = "7"
         await until(pilot, lambda: not app.screen.query_one("#go", Button).disabled)

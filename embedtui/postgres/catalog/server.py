@@ -62,6 +62,21 @@ def server_facts(conn: Connection[Any]) -> ServerFacts:
     return ServerFacts(pooled=bool(told) and told != pid, **row)
 
 
+def refused_calls(conn: Connection[Any], calls: Iterable[str]) -> dict[str, str]:
+    """Those calls of the catalog's routines that the server refuses, and how: by a right, or as Aurora does, by a word.
+
+    Each is made, in a savepoint: what a managed server answers, only the call tells.
+    """
+    refused = {}
+    for call in dict.fromkeys(calls):
+        try:
+            with conn.transaction():
+                conn.execute(f"SELECT FROM pg_catalog.{call}".encode())
+        except Error as error:
+            refused[call] = error.diag.message_primary or type(error).__name__
+    return refused
+
+
 def vector_version(conn: Connection[Any]) -> str:
     """Version of pgvector; empty where there is none."""
     row = conn.execute("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'").fetchone()

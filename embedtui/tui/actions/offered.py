@@ -20,7 +20,7 @@ def next_action(view: View) -> tuple[str, str]:
         return "run", "Nothing is changed yet. 7 shows the plan first: checks, exact SQL, price."
     name = _BY_ENGINE.get(snapshot.next_act, snapshot.next_act)
     if view.index_held and view.phase is Phase.INDEX:
-        return "index", "An operator holds the index back: i builds it now, I lets the workers build it."
+        return "index", "The index is held back: i builds it now, I lets the workers build it."
     if name == "run" and view.running:
         return "", ""
     if name == "bridge" and view.bridge_work:

@@ -28,6 +28,39 @@ def stored(database: str, column: str = "embedding_v2") -> dict[int, list[float]
         return dict(conn.execute(f"SELECT id, {column}::real[] FROM documents WHERE {column} IS NOT NULL"))
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"new_model.extra_body": {"input_type": "passage"}},
+        {"new_model.extra_body": {"query": {"task": "search"}, "document": {"zeta": 1, "task": "index", "alpha": 2}}},
+        {"new_model.headers": {"X-Team": "search"}, "new_model.extra_body": {"document": {"late_chunking": False}}},
+    ],
+    ids=["of both", "of each", "beside headers"],
+)
+@pytest.mark.parametrize("named", [True, False], ids=["table named", "only followed"])
+def test_what_is_sent_beside_a_text_begins_a_migration_and_goes_on_with_it(
+    database: str, api: LoopbackServer, tmp_path: Path, own: dict[str, object], named: bool
+) -> None:
+    make_documents(database, 30)
+    events: list[Event] = []
+    with contextlib.closing(engine_for(database, api, tmp_path, **own)) as first:
+        assert first.run(threading.Event()).phase is Phase.VALIDATE
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("UPDATE documents SET content = 'edited' WHERE id = 7")
+    flags = own if named else {"table": None, "old_model.name": None, **own}
+    second = Engine(database, settings=settings_for(database, api, tmp_path, flags), on_event=events.append)
+    with contextlib.closing(second):
+        second.run(threading.Event())
+        assert second.verify(sample=5).clean
+    assert stored(database)[7] == pytest.approx(hash_model(16)(["edited"], None)[0].tolist(), abs=1e-6)
+    assert not [event for event in events if "extra_body" in event.text], (
+        "the order of a table's names is no difference"
+    )
+    third = engine_for(database, api, tmp_path, **{"new_model.extra_body": {"other": 1}})
+    with contextlib.closing(third), pytest.raises(ProviderError, match="the vectors of new-model were made with"):
+        third.run(threading.Event())
+
+
 PLACEMENTS = pytest.mark.parametrize("placement", ["column", "table"])
 
 

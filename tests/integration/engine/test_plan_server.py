@@ -105,6 +105,42 @@ def test_routines_that_may_not_be_executed_are_named(
     assert forbidden_routines(conn, ["now()", "no_such(int)"]) == ["no_such(int)"]
 
 
+@pytest.mark.parametrize(
+    ("routine", "returns", "setting"),
+    [
+        ("pg_current_wal_lsn()", "pg_lsn", "max_replica_lag_seconds"),
+        ("pg_blocking_pids(integer)", "integer[]", "max_lock_waits"),
+    ],
+)
+def test_a_measure_that_a_managed_server_refuses_by_a_word_of_its_own_is_named(
+    conn: Connection,
+    plan: MakePlan,
+    role: str,
+    api: LoopbackServer,
+    tmp_path: Path,
+    routine: str,
+    returns: str,
+    setting: str,
+) -> None:
+    owner = psycopg.conninfo.conninfo_to_dict(role)["user"]
+    conn.execute(f"GRANT CREATE ON SCHEMA public TO {owner}")
+    name = routine.partition("(")[0]
+    conn.execute("SET allow_system_table_mods = on")
+    conn.execute(f"ALTER FUNCTION pg_catalog.{routine} RENAME TO kept_apart".encode())
+    try:
+        conn.execute(
+            f"CREATE FUNCTION pg_catalog.{routine} RETURNS {returns} LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE 'not on this server' USING ERRCODE = '55000'; END $$".encode()
+        )
+        check = plan(role)["measures"]
+        assert check.result == "unknown" and setting in check.detail
+        assert f"{name}(" in check.detail and "not on this server" in check.detail
+        assert run(role, api, tmp_path) is None, "a measure is no condition"
+    finally:
+        conn.execute(f"DROP FUNCTION IF EXISTS pg_catalog.{routine}".encode())
+        conn.execute(f"ALTER FUNCTION pg_catalog.kept_apart{routine.removeprefix(name)} RENAME TO {name}".encode())
+
+
 # -------------------------------------------------------------------------------------------------------------- memory
 
 

@@ -114,6 +114,11 @@ def test_a_dotenv_password_is_taken_as_it_is(load: Load) -> None:
         ('[old_model]\nname = "m"\nbase_url = "http://old/v1"\n', "http://old/v1", "http://e/v1"),
         ('[new_model]\nkey_variable = "OTHER_KEY"\nbase_url = "http://new/v1"\n', None, "http://new/v1"),
         ('[new_model]\nbase_url = "http://file/v1"\n', None, "http://e/v1"),
+        (
+            '[new_model]\nprovider = "jina"\nkey_variable = "OPENAI_API_KEY"\nbase_url = "http://jina/v1"\n',
+            None,
+            "http://jina/v1",
+        ),
     ],
 )
 def test_openai_base_url_goes_to_models_with_openais_key(load: Load, file: str, old: str | None, new: str) -> None:
