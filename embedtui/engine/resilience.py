@@ -22,7 +22,8 @@ FIRST_WAIT = 0.2
 LONGEST_WAIT = 5.0
 TOLD_AFTER = 3
 """Failures in a row of a statement that may be repeated (lock time-outs, cancelled) after which that is said."""
-
+LOST_TOLD_AFTER = 2
+"""The same of a lost connection: one that was cut is there again at the first retry, and that is no outage."""
 
 MEMORY_TRIES = 4
 """Times in a row that the server may have too little memory for a statement: another may have had it just then."""
@@ -64,9 +65,10 @@ def with_database(
                 raise translate(error) from error
             _require_time(link, error, time.monotonic() - began)
             failures += 1
-            if lost(error) and not exhausted(error):
+            cut = lost(error) and not exhausted(error)
+            if cut:
                 link.drop()
-            if lost(error) or failures >= TOLD_AFTER:
+            if failures >= (LOST_TOLD_AFTER if cut else 1 if lost(error) else TOLD_AFTER):
                 away = True
                 if on_lost is not None:
                     on_lost(translate(error).message)

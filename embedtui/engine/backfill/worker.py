@@ -180,9 +180,10 @@ class Worker:
             self._limits = wanted.throttle
 
     def _activity(self) -> tuple[ThreadStatus, ...]:
-        """What each thread does; nothing is being embedded while the provider is waited for."""
+        """What each thread does; nothing is being embedded while it is paused, or the provider is waited for."""
         threads, hold = self._job.activity(), self._job.pacer_hold()
-        if hold is None or not hold.stops or self._job.in_flight():
+        waits = self._job.held or (hold is not None and hold.stops)
+        if not waits or self._job.in_flight():
             return threads
         return tuple(replace(each, doing=_EMBEDS.sub("waiting to embed", each.doing)) for each in threads)
 
