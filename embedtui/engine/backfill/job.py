@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -46,6 +47,8 @@ STARTING = "starting"
 """What a worker says that it does until it has begun with something."""
 OF_THE_PROVIDER = ("provider", "rate")
 """Holds that end when the provider answers again."""
+LOCK = "lock"
+"""Hold while statements wait for a lock that somebody else has."""
 PACER_HOLDS = ("provider", "spend_cap", "rate", PACE)
 """Holds that the pacer waits out by itself."""
 
@@ -93,6 +96,9 @@ class Job:
         self._pacer_hold: Callable[[], Hold | None] = lambda: None
         self._in_flight: Callable[[], int] = lambda: 0
         self._holds: dict[str, Hold] = {}
+        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
+        self._locked_out: set[Link] = set()
+        """Those whose statement was last refused a lock."""
         self._doing: dict[str, tuple[str, datetime]] = {}
         self._rows = rows
 
@@ -106,7 +112,19 @@ class Job:
         link = Link(self.dsn, name, statement_timeout_ms=statement_timeout_ms, **options)
         if writes:
             link.on_open = prepare_batch
+        with self._lock:
+            self._links.add(link)
         return link
+
+    def locked_out(self) -> bool:
+        """Whether a statement was refused a lock, and is tried again."""
+        with self._lock:
+            return bool(self._locked_out)
+
+    def sessions(self) -> list[int]:
+        """The server's processes that serve this job's connections."""
+        with self._lock:
+            return [link.pid for link in self._links if link.pid is not None]
 
     def with_database(
         self,
@@ -122,14 +140,30 @@ class Job:
             Interrupted: ``stop`` (the job's, by default) was set while waiting.
             EmbedtuiError: anything that waiting does not cure.
         """
-        return with_database(
-            link,
-            work,
-            stop=stop or self.stop,
-            on_lost=lambda message: self.hold("database", message),
-            on_back=lambda: self.release("database"),
-            longest_wait=longest_wait,
-        )
+
+        def locked_out() -> None:
+            with self._lock:
+                self._locked_out.add(link)
+
+        def lost(message: str) -> None:
+            with self._lock:
+                named = link in self._locked_out and LOCK in self._holds
+            if not named:
+                self.hold("database", message)
+
+        try:
+            return with_database(
+                link,
+                work,
+                stop=stop or self.stop,
+                on_lost=lost,
+                on_back=lambda: self.release("database"),
+                on_locked=locked_out,
+                longest_wait=longest_wait,
+            )
+        finally:
+            with self._lock:
+                self._locked_out.discard(link)
 
     # --------------------------------------------------------------------------------- the worker, and its operators
 

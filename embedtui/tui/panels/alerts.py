@@ -12,6 +12,7 @@ _HELPS = {
     "rate": "limits",
     "provider": "log",
     "database": "log",
+    "lock": "log",
     "spend_cap": "limits",
     "probe_latency": "slower",
     "wal_rate": "slower",
@@ -19,7 +20,7 @@ _HELPS = {
     "index": "hold",
 }
 """What helps against a hold, by its name: an action or a screen; against the others, to look who waits."""
-_TOLD = ("rate", "provider", "database")
+_TOLD = ("rate", "provider", "database", "lock")
 """Holds whose name does not say what is wrong."""
 
 
