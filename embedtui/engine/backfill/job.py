@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from embedtui.engine.backfill.episodes import Episodes
+from embedtui.engine.backfill.sessions import Sessions
 from embedtui.engine.resilience import LONGEST_WAIT, with_database
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.formatting import duration
@@ -80,6 +80,7 @@ class Job:
         """As often the workers had been asked to read their settings when those of this job were read."""
         self.episodes = Episodes()
         """What held this process up, for the log."""
+        self.sessions = Sessions()
         self.stop = threading.Event()
         """Set by ``halt`` only, so that the stages' own signals follow."""
         self._sink = sink
@@ -96,9 +97,6 @@ class Job:
         self._pacer_hold: Callable[[], Hold | None] = lambda: None
         self._in_flight: Callable[[], int] = lambda: 0
         self._holds: dict[str, Hold] = {}
-        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
-        self._locked_out: set[Link] = set()
-        """Those whose statement was last refused a lock."""
         self._doing: dict[str, tuple[str, datetime]] = {}
         self._rows = rows
 
@@ -112,19 +110,8 @@ class Job:
         link = Link(self.dsn, name, statement_timeout_ms=statement_timeout_ms, **options)
         if writes:
             link.on_open = prepare_batch
-        with self._lock:
-            self._links.add(link)
+        self.sessions.add(link)
         return link
-
-    def locked_out(self) -> bool:
-        """Whether a statement was refused a lock, and is tried again."""
-        with self._lock:
-            return bool(self._locked_out)
-
-    def sessions(self) -> list[int]:
-        """The server's processes that serve this job's connections."""
-        with self._lock:
-            return [link.pid for link in self._links if link.pid is not None]
 
     def with_database(
         self,
@@ -140,30 +127,20 @@ class Job:
             Interrupted: ``stop`` (the job's, by default) was set while waiting.
             EmbedtuiError: anything that waiting does not cure.
         """
-
-        def locked_out() -> None:
-            with self._lock:
-                self._locked_out.add(link)
-
-        def lost(message: str) -> None:
-            with self._lock:
-                named = link in self._locked_out and LOCK in self._holds
-            if not named:
-                self.hold("database", message)
-
-        try:
+        with self.sessions.trying(link) as locked_out:
             return with_database(
                 link,
                 work,
                 stop=stop or self.stop,
-                on_lost=lost,
+                on_lost=lambda message: self._lost(link, message),
                 on_back=lambda: self.release("database"),
                 on_locked=locked_out,
                 longest_wait=longest_wait,
             )
-        finally:
-            with self._lock:
-                self._locked_out.discard(link)
+
+    def _lost(self, link: Link, message: str) -> None:
+        if not (self.sessions.locked_out(link) and LOCK in self._holds):  # else it is known who has the lock
+            self.hold("database", message)
 
     # --------------------------------------------------------------------------------- the worker, and its operators
 
@@ -355,15 +332,11 @@ class Job:
 
     def in_flight(self) -> int:
         """Requests on the wire."""
-        with self._lock:
-            count = self._in_flight
-        return count()
+        return self._in_flight()
 
     def pacer_hold(self) -> Hold | None:
         """What the pacer waits for, if anything."""
-        with self._lock:
-            hold = self._pacer_hold
-        return hold()
+        return self._pacer_hold()
 
     def await_first(self, wait: Callable[[threading.Event], None]) -> None:
         """Have nothing sent before ``wait`` has returned; what it raises ends the work."""

@@ -124,7 +124,7 @@ class Worker:
             if self._outer.is_set():
                 self._job.halt()
             now = time.monotonic()
-            looks = self._job.locked_out() and not self._locked
+            looks = self._job.sessions.locked_out() and not self._locked
             if now >= due or ((self._told or looks) and now >= told_at + LOOK_SECONDS):
                 if now < due:
                     told_at, work = now, self._tell
@@ -174,9 +174,9 @@ class Worker:
 
     def _look_who_locks(self, conn: Connection) -> None:
         """Name who has the lock that our statements wait for; each waits a while only, so that one may not be seen."""
-        tried = self._job.locked_out()
+        tried = self._job.sessions.locked_out()
         try:
-            seen = name_blocker(conn, self._job.sessions(), LOCKED_SECONDS[tried])
+            seen = name_blocker(conn, self._job.sessions.pids(), LOCKED_SECONDS[tried])
         except psycopg.errors.InsufficientPrivilege:  # what PUBLIC may do was taken from it
             seen = ""
         self._locked = seen or (self._locked if tried else "")
