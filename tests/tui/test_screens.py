@@ -21,6 +21,7 @@ from embedtui.tui.dialogs import CutoverDialog, LimitsDialog, NameDialog
 from embedtui.tui.dialogs.base import NamedDialog
 from embedtui.tui.messages import EngineReported, SnapshotTaken
 from embedtui.tui.palette import ActionsProvider
+from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.widgets.listing import Listing
@@ -421,3 +422,18 @@ async def test_what_becomes_of_the_work_is_said_before_a_worker_is_stopped(
     async with shown(replace(states.RUNNING, workers=(*workers, dead))) as (app, pilot, _):
         await pilot.press("5", "Q")
         await until(pilot, lambda: said_of_them in picture(app))
+
+
+async def test_the_palette_has_every_action_and_brings_its_screen_to_the_front(shown: Open) -> None:
+    async with shown(states.READY) as (app, pilot, _):
+        names = {name for name, _, _ in ActionsProvider(app.screen).entries()}
+        for mode, (_, title) in SCREENS.items():
+            own = [each for several in app.MODES[mode]()._bindings.key_to_bindings.values() for each in several]
+            wanted = {each.description for each in own if each.tooltip and each.description not in ("Zoom", "Open")}
+            assert wanted <= {name.removeprefix(f"{title}: ").rpartition("  (")[0] for name in names}, mode
+        await pilot.press("ctrl+p")
+        await pilot.pause()
+        await pilot.press(*"blind")
+        await until(pilot, lambda: "Compare: Blind" in picture(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen) and app.screen.blind.on)
