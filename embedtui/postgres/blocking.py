@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from embedtui.postgres.connect import Connection, is_ours
-from embedtui.postgres.ddl import Session, query_head
+from embedtui.postgres.ddl import query_head
 from embedtui.redaction import redact
 
 # Whoever is waited for may wait as well: named is who waits for nobody, as it is that one who has to end.
@@ -20,7 +20,7 @@ WITH RECURSIVE chain (pid, name) AS (
     SELECT b.pid, chain.name FROM chain, LATERAL unnest(pg_catalog.pg_blocking_pids(chain.pid)) AS b (pid)
 )
 SELECT chain.name, chain.pid, coalesce(o.application_name, ''),
-       extract(epoch FROM clock_timestamp() - o.xact_start)::float8, coalesce(o.state, ''), coalesce(o.query, ''),
+       to_char(o.xact_start AT TIME ZONE 'UTC', 'HH24:MI:SS'), coalesce(o.state, ''), coalesce(o.query, ''),
        coalesce(o.backend_type, 'client backend') = 'client backend'
 FROM chain LEFT JOIN pg_catalog.pg_stat_activity AS o ON o.pid = chain.pid
 WHERE (o.pid IS NOT NULL OR chain.pid = 0) AND NOT coalesce({is_ours("o")}, false)
@@ -37,10 +37,13 @@ def name_blocker(conn: Connection, pids: Collection[int], least: float) -> str:
     row = conn.execute(_BLOCKER, {"pids": list(pids), "least": least}).fetchone()
     if row is None:
         return ""
-    table, pid, application, age, state, query, client = row
-    what = f"{redact(table)} is" if table else "a row is"
+    table, pid, application, since, state, query, client = row
+    what = redact(table) if table else "a row"
     if not pid:
-        return f"{what} locked by a prepared transaction (pg_prepared_xacts): commit it or roll it back"
-    holder = Session(pid, redact(application), age, state, query_head(query))
+        return f"a prepared transaction locks {what}: commit it or roll it back (pg_prepared_xacts)"
+    who = f"pid {pid}" + (f" ({redact(application)})" if application else "")
     way = f"let it end, or SELECT pg_terminate_backend({pid})" if client else "it makes way by itself"
-    return f"{what} locked by {holder}; {way}"
+    does = ": ".join(part for part in (state if state != "active" else "", query_head(query)) if part)
+    return (
+        f"{who} locks {what}" + (f", since {since} UTC" if since else "") + f"; {way}" + (f"; {does}" if does else "")
+    )

@@ -344,9 +344,10 @@ def test_a_table_kept_locked_is_waited_for_and_said(
         wait_for(lambda: bool(engine.snapshot().reasons), "no hold is shown")
         (hold,) = engine.snapshot().reasons
         assert (hold.name, engine.snapshot().condition) == ("lock", Condition.THROTTLED)
-        assert hold.detail.startswith(f"public.documents is locked by pid {pid} (nightly), open for ")
-        assert "idle in transaction: LOCK TABLE documents" in hold.detail
-        assert hold.detail.endswith(f"; let it end, or SELECT pg_terminate_backend({pid})")
+        assert hold.detail.startswith(f"pid {pid} (nightly) locks public.documents, since ")
+        assert (
+            f" UTC; let it end, or SELECT pg_terminate_backend({pid}); idle in transaction: LOCK TABLE" in hold.detail
+        )
         assert f"pg_terminate_backend({pid})" in shell.spawn("status").out
         app.rollback()
         waits.join(60)

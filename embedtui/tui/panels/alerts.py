@@ -84,6 +84,8 @@ def _loss(snapshot: Snapshot) -> str:
 
 
 def _held(reasons: tuple[Hold, ...]) -> Alert:
+    if [hold.name for hold in reasons] == ["lock"]:  # who does it comes first, where little room is
+        return Alert("Locked out", f"{safe.line(reasons[0].detail)}; goes on by itself.", _HELPS["lock"])
     names = ", ".join(safe.line(hold_word(hold.name)) for hold in reasons)
     told = next((safe.line(hold.detail) for hold in reasons if hold.name in _TOLD), "")
     act = next((_HELPS[hold.name] for hold in reasons if hold.name in _HELPS), "workers")
