@@ -26,6 +26,7 @@ class Remedy(StrEnum):
     RUN = "run"
     FOLLOW = "run --follow"
     """A worker that stays and keeps the sides in sync."""
+    RESUME = "resume"
     COMPARE = "compare"
     VERIFY = "verify"
     SAMPLE = "verify --sample"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from types import FrameType, TracebackType
 
 import numpy as np
@@ -21,7 +23,8 @@ from psycopg import sql
 from psycopg.types import TypeInfo
 
 from embedtui import __version__
-from embedtui.config import SPECS, GateSettings, ModelSettings, PacingSettings, Settings
+from embedtui.config import SPECS, GateSettings, ModelSettings, PacingSettings, Settings, load_settings
+from embedtui.config.writing import write_toml
 from embedtui.demo.api import LoopbackServer, ModelFunction
 from embedtui.demo.corpus import Document, documents
 from embedtui.demo.database import EmbeddedServer, demo_folder
@@ -52,8 +55,6 @@ DATABASE, SHUTDOWN_DATABASE = "demo", "demo_shutdown"
 TABLE = "documents"
 INDEX = "idx_documents_embedding"
 KEY_VARIABLE = "EMBEDTUI_DEMO_KEY"
-ORIGIN = "the demo"
-"""Where its settings come from."""
 API_SECONDS = 0.1
 """Latency of a request to the loopback API, somewhat less than a provider's."""
 INPUTS_PER_REQUEST = 100
@@ -116,6 +117,7 @@ class Demo:
             self._out("Starting PostgreSQL")
             stack.enter_context(self._server)
             stack.enter_context(self.api)
+            self._write_settings()
             if not self._reusable():
                 self._fill()
             elif self.dead and self.went_on:
@@ -150,7 +152,26 @@ class Demo:
 
     @property
     def settings(self) -> Settings:
-        """What an operator would have configured."""
+        """What an operator has configured: the file as it is now."""
+        return load_settings(environ=self.environ, cwd=self.settings_file.parent, config=self.settings_file)
+
+    @property
+    def settings_file(self) -> Path:
+        """Written anew at each start; beside the database, so that what is tried on it may be changed."""
+        return self._server.path / f"{self._database}.toml"
+
+    @property
+    def elsewhere(self) -> str:
+        """The command that opens the dashboard of this demo in another terminal; what it starts works here, too."""
+        return f'DATABASE_URL="{self.dsn}" {called()} --config {shlex.quote(str(self.settings_file))}'
+
+    def _write_settings(self) -> None:
+        write_toml(self.settings_file, self._configured(), after="")
+        key = self.settings_file.with_name(".env")
+        key.touch(mode=0o600)
+        key.write_text(f"{KEY_VARIABLE}={self.api.key}\n")
+
+    def _configured(self) -> Settings:
         old, new = (
             ModelSettings(
                 name=name,
@@ -175,7 +196,7 @@ class Demo:
             pacing=PacingSettings(tokens_per_minute=self._tokens_per_minute, max_concurrency=4),
             environ=self.environ,
         )
-        said = {spec.path: ORIGIN for spec in SPECS if settings.value(spec.path) != Settings().value(spec.path)}
+        said = {spec.path: "" for spec in SPECS if settings.value(spec.path) != Settings().value(spec.path)}
         return replace(settings, origins=said)
 
     def open_engine(self, on_event: EventSink | None = None, *, kind: type[Engine] = Engine) -> Engine:

@@ -15,7 +15,6 @@ from embedtui.demo.report import ComparisonReport, DemoReport, IndexReport, Judg
 from embedtui.engine import Engine
 from embedtui.engine.process import SubprocessEngine
 from embedtui.errors import ExitCode, Interrupted, NotClean
-from embedtui.formatting import called
 from embedtui.model import (
     Comparison,
     Event,
@@ -66,16 +65,15 @@ def run_demo(
     if not headless:
         pace = SHUTDOWN_TOKENS_PER_MINUTE if dead else WATCHABLE_TOKENS_PER_MINUTE
         with Demo(reset=reset, dead=dead, tokens_per_minute=pace, out=out) as demo:
-            elsewhere = f'DATABASE_URL="{demo.dsn}" {called()} status --watch'
-            out(f"From a second terminal: {elsewhere}")
+            out(f"From a second terminal: {demo.elsewhere}")
             if not dead:
-                code = dashboard(functools.partial(demo.open_engine, kind=SubprocessEngine), elsewhere)
+                code = dashboard(functools.partial(demo.open_engine, kind=SubprocessEngine), demo.elsewhere)
                 out(_STOPPING)  # its parts take seconds to end, before an empty screen
                 return code
             from embedtui.demo.shutdown import dying  # which is made of this module's parts
 
             with dying(demo) as open_engine:
-                code = dashboard(open_engine, elsewhere)
+                code = dashboard(open_engine, demo.elsewhere)
                 out(_STOPPING)
                 return code
     with Demo(reset=True, dead=dead, out=out) as demo:

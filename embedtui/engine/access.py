@@ -24,7 +24,7 @@ from embedtui.known import retirement
 from embedtui.model import Command, EvaluationStatus, Event, EventSink, Migration, Noted, Remedy, Snapshot
 from embedtui.model.lifecycle import as_stored, ended, refusal
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
-from embedtui.postgres.state.audit import add_audit_once
+from embedtui.postgres.state.audit import LOST_SECONDS, add_audit_once, note_lost_workers
 from embedtui.postgres.state.migrations import load_migration, may_store_settings, store_settings
 from embedtui.postgres.state.models import LIMITED_BY, forget_learnt
 from embedtui.postgres.state.steering import set_pace
@@ -55,6 +55,8 @@ class Access:
         self._meter = RateMeter()
         self._old_said = ""
         """What the old model said last, where it is for that taken to be dead."""
+        self._noted: set[int] = set()
+        """Workers that were found gone."""
         self._counter = Counter(dsn)
         self._reads = Link(dsn, "screen", statement_timeout_ms=10_000)
         self._reads_lock = threading.Lock()
@@ -152,12 +154,21 @@ class Access:
         )
         if found.migration is None:
             return found
+        self._note_lost(found.migration.id, found)
         here = self.here(found.migration)
         ends = [retirement(model.provider, model.name) for model in (here.old_model, here.new_model)]
         notices = tuple(str(each) for each in ends if each is not None and each.near())
         gone = self.old_gone(here)
         found = replace(found, migration=here, notices=() if here.phase.ended else notices, old_gone=gone)
         return with_advice(found) if gone else found
+
+    def _note_lost(self, migration_id: int, seen: Snapshot) -> None:
+        """Have the log say that a worker is gone: nobody else may come for hours."""
+        silent = {each.id for each in seen.workers if not each.alive and each.heartbeat_seconds > LOST_SECONDS}
+        if not silent <= self._noted:
+            self._noted |= silent
+            with contextlib.suppress(EmbedtuiError):  # who may only watch writes nothing
+                self.read(lambda conn: note_lost_workers(conn, migration_id))
 
     def old_gone(self, migration: Migration) -> str:
         """Why the old model is taken for dead, by what is known and what it said last; empty where it is not."""

@@ -213,7 +213,10 @@ def _to_set(missing: Mapping[str, object]) -> str:
     for path, value in sorted(missing.items()):
         head, _, name = path.rpartition(".")
         lines.append(f"[{head}] {name} = {_shown(value)}")
-    return f"If that is right, say so in this machine's embedtui.toml: {'; '.join(lines)}"
+    return (
+        "It is not followed from there: work by the embedtui.toml of those at work (--config, or copy it here), or,"
+        f" if that is right, say so in this machine's: {'; '.join(lines)}"
+    )
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import psycopg
 from psycopg import errors
 
-from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
+from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted, Locked
 from embedtui.formatting import duration
 from embedtui.logs import unexpected
 from embedtui.postgres.connect import Connection, Link, exhausted, lost, retryable, short_of_memory, translate
@@ -22,7 +22,8 @@ FIRST_WAIT = 0.2
 LONGEST_WAIT = 5.0
 TOLD_AFTER = 3
 """Failures in a row of a statement that may be repeated (lock time-outs, cancelled) after which that is said."""
-
+LOST_TOLD_AFTER = 2
+"""The same of a lost connection: one that was cut is there again at the first retry, and that is no outage."""
 
 MEMORY_TRIES = 4
 """Times in a row that the server may have too little memory for a statement: another may have had it just then."""
@@ -35,6 +36,7 @@ def with_database(
     stop: threading.Event,
     on_lost: Callable[[str], None] | None = None,
     on_back: Callable[[], None] | None = None,
+    on_locked: Callable[[], None] | None = None,
     longest_wait: float = LONGEST_WAIT,
 ) -> T:
     """Run ``work`` on the link's connection; while the database is away, wait and run it again from its start.
@@ -42,6 +44,8 @@ def with_database(
     A lost server, a full disk and somebody else's locks are waited for without end. What the server can do no better
     next time is not: a statement cut by its time-out gets a longer one, one for which memory was short goes without
     parallel workers, and where that does not help either the error is raised.
+
+    ``on_locked`` is called each time that a lock was not to be had.
 
     ``work`` has to be safe to repeat: one transaction, or reads. Waiting happens with no transaction open.
 
@@ -64,9 +68,12 @@ def with_database(
                 raise translate(error) from error
             _require_time(link, error, time.monotonic() - began)
             failures += 1
-            if lost(error) and not exhausted(error):
+            if on_locked is not None and isinstance(error, Locked | errors.LockNotAvailable):
+                on_locked()
+            cut = lost(error) and not exhausted(error)
+            if cut:
                 link.drop()
-            if lost(error) or failures >= TOLD_AFTER:
+            if failures >= (LOST_TOLD_AFTER if cut else 1 if lost(error) else TOLD_AFTER):
                 away = True
                 if on_lost is not None:
                     on_lost(translate(error).message)

@@ -11,7 +11,7 @@ from datetime import datetime
 from psycopg import errors
 
 from embedtui.engine.backfill.database_throttle import xmin_holder
-from embedtui.engine.backfill.job import STARTING
+from embedtui.engine.backfill.job import OF_THE_PROVIDER, STARTING
 from embedtui.formatting import counted
 from embedtui.model import (
     BackfillStatus,
@@ -54,6 +54,11 @@ RATE_SECONDS = 20.0
 RATE_WITHHELD_SECONDS = 3.0
 """… and withheld until there are this many."""
 
+ETA_SECONDS = 120.0
+"""The time to the end is told by the rate of the last so many seconds of work …"""
+ETA_WITHHELD_SECONDS = 10.0
+"""… and withheld until there are this many."""
+
 TREND_SECONDS = (10.0, 30.0)
 """A queue that grew for as long as the first is said to grow; longer ago than the second does not count."""
 TREND_ENTRIES = 10
@@ -75,6 +80,7 @@ class RateMeter:
         self._samples: deque[tuple[float, int]] = deque()
         self._held = False
         self.queue = Trend(clock)
+        self.work = WorkRate(clock)
 
     def add(self, count: int, *, held: bool = False) -> float | None:
         """Add a reading; the rate per second over the window, None while unknown or at rest.
@@ -92,6 +98,29 @@ class RateMeter:
         if ended - began < RATE_WITHHELD_SECONDS or last == first:
             return None
         return (last - first) / (ended - began)
+
+
+class WorkRate:
+    """Rows in a second of work: what stands still is not counted, so that it tells what follows, and moves slowly."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._samples: deque[tuple[float, int]] = deque()
+        self._worked, self._read_at = 0.0, clock()
+
+    def add(self, count: int, *, working: bool) -> float | None:
+        """Add a reading; the rate over the window, None while unknown."""
+        now = self._clock()
+        self._worked += now - self._read_at if working else 0.0
+        self._read_at = now
+        if self._samples and count < self._samples[-1][1]:
+            self._samples.clear()
+        if working or not self._samples:
+            self._samples.append((self._worked, count))
+        while self._worked - self._samples[0][0] > ETA_SECONDS:
+            self._samples.popleft()
+        (began, first), (ended, last) = self._samples[0], self._samples[-1]
+        return (last - first) / (ended - began) if ended - began >= ETA_WITHHELD_SECONDS else None
 
 
 class Trend:
@@ -226,8 +255,10 @@ def _backfill(
         rows = min(rows, total) if under_way else max(0, total - queued - faulty)
     held = any(hold.stops for hold in holds) or migration.desired == "pause"
     rate = meter.add(rows, held=held) if running else None
-    if not any(worker.alive for worker in workers):
+    alive = any(worker.alive for worker in workers)
+    if not alive:
         rate = None
+    lasting = _lasting(migration, progress, meter, rows, holds, alive=alive) if running else None
     spent = migration.new_model.cost(tokens, batch=progress.batch_tokens)
     ahead = migration.phase in BEFORE_INDEX  # of what is done there is nothing to guess
     estimate = None
@@ -242,7 +273,7 @@ def _backfill(
         rows=rows,
         total=total,
         rate=rate,
-        eta_seconds=(total - rows) / rate if rate and total is not None and not held else None,
+        eta_seconds=(total - rows) / lasting if lasting and total is not None else None,
         tokens=tokens,
         old_tokens=progress.old_tokens,
         old_spent=migration.old_model.cost(progress.old_tokens),
@@ -259,6 +290,23 @@ def _backfill(
         requests_per_minute=progress.requests_per_minute,
         tokens_per_minute=progress.tokens_per_minute,
     )
+
+
+def _lasting(
+    migration: Migration, progress: Progress, meter: RateMeter, rows: int, holds: Sequence[Hold], *, alive: bool
+) -> float | None:
+    """Rows a second that the rest may be expected to take; None while unknown, or where it stands.
+
+    The provider's limits are how fast it may go; all else that holds the work is no part of its rate.
+    """
+    stands = migration.desired == "pause" or any(hold.stops and hold.name not in OF_THE_PROVIDER for hold in holds)
+    rate = meter.work.add(rows, working=alive and not stands)
+    if not rate or stands or not alive:
+        return None
+    limit = progress.tokens_per_minute
+    if limit and rows and progress.tokens:
+        return min(rate, limit / 60 * rows / progress.tokens)  # what was saved up is soon used
+    return rate
 
 
 def _batch(conn: Connection, migration: Migration) -> BatchStatus:

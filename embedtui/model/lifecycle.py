@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from embedtui.errors import Remedy
@@ -42,7 +43,21 @@ def refusal(command: Command, snapshot: Snapshot) -> Blocker | None:
             return None
         return Blocker("no migration", "No migration has begun in this database.", "Start it.", remedies=(Remedy.RUN,))
     rule = _RULES.get(command)
-    return rule(snapshot) if rule is not None else ended(snapshot)
+    found = rule(snapshot) if rule is not None else ended(snapshot)
+    return found and replace(found, remedies=possible(found.remedies, snapshot))
+
+
+def possible(remedies: tuple[Remedy, ...], snapshot: Snapshot) -> tuple[Remedy, ...]:
+    """``remedies`` as they help in this state: while it is paused no run does anything before that is lifted."""
+    if snapshot.migration is None or snapshot.migration.desired != "pause":
+        return remedies
+    alive = any(worker.alive for worker in snapshot.workers)
+    found: list[Remedy] = []
+    for each in remedies:
+        runs = each in (Remedy.RUN, Remedy.FOLLOW)
+        found += [Remedy.RESUME] if runs else []
+        found += [] if runs and alive else [each]
+    return tuple(found)
 
 
 def unneeded(command: Command, snapshot: Snapshot) -> Blocker | None:

@@ -151,7 +151,8 @@ class Hold:
 
     name: str
     """Why, e.g. ``replica_lag``, ``probe_latency``, ``lock_waits``, ``long_transactions``, ``autovacuum``,
-    ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``operator``; ``pace`` where it goes on, at a limit."""
+    ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``lock``, ``operator``; ``pace`` where it goes on at a
+    limit."""
     detail: str
     since: datetime | None = None
 

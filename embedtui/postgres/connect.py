@@ -354,6 +354,8 @@ class Link:
     def __init__(self, dsn: str, name: str, **options: Any) -> None:
         self._dsn, self._name, self._options = dsn, name, options
         self._conn: Connection | None = None
+        self.pid: int | None = None
+        """The server's process that serves it; None while it is closed."""
         self.on_open: Callable[[Connection], None] | None = None
         """Called with each new connection, e.g. to make it ready for writing."""
 
@@ -366,6 +368,7 @@ class Link:
         if self._conn is None or self._conn.closed or self._conn.broken:
             self.drop()
             self._conn = connect(self._dsn, name=self._name, **self._options)
+            self.pid = self._conn.info.backend_pid
             if self.on_open is not None:
                 try:
                     self.on_open(self._conn)
@@ -398,7 +401,7 @@ class Link:
 
     def drop(self) -> None:
         """Close the connection, if any."""
-        conn, self._conn = self._conn, None
+        conn, self._conn, self.pid = self._conn, None, None
         if conn is not None:
             try:
                 conn.close()

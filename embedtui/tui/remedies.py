@@ -14,5 +14,5 @@ def worded(text: str, remedies: Sequence[Remedy]) -> str:
     from embedtui.tui.actions import ACTIONS  # here, because actions open dialogs, and dialogs name actions
 
     by_remedy = {remedy: action for action in ACTIONS.values() for remedy in action.remedies}
-    named = [f"{by_remedy[each].key_text} ({by_remedy[each].label})" for each in remedies]
+    named = [f"{by_remedy[each].key_text} ({by_remedy[each].mends_as or by_remedy[each].label})" for each in remedies]
     return with_remedies(safe.line(text), named)

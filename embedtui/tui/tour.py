@@ -1,4 +1,4 @@
-"""The guided tour of the demo: five hints on one line, each until what it is about was done, or T goes on."""
+"""The guided tour of the demo: seven hints on one line, each until what it is about was done, or T goes on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from textual.content import Content
 
-from embedtui.model import Phase
+from embedtui.model import Phase, Side
 from embedtui.tui import draw
 from embedtui.tui.others import Others
 from embedtui.tui.view import View
@@ -94,8 +94,20 @@ HINTS = (
     ),
     Hint(
         "F9 takes it back, at once and from anywhere. Try it.",
-        "K cleans up when you are sure, and ends the way back; ? has all other keys.",
+        "A pointer moves, and both sides are kept current: either way stays open.",
         lambda tour, view: tour.flipped and not view.new_reads,
+        lambda view: view.way_back,
+    ),
+    Hint(
+        "x once more, all of it, when you trust what you compared.",
+        "Then it soaks: 3 says for how long, and what a cleanup asks.",
+        lambda _, view: view.route.active is Side.NEW,
+        lambda view: view.route.active is Side.OLD,
+    ),
+    Hint(
+        "K cleans up: the old side is dropped, and the way back.",
+        "A short soak wants a reason; ? has all other keys.",
+        lambda _, view: view.phase.ended,
         lambda view: view.way_back,
     ),
 )

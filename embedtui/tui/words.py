@@ -27,6 +27,10 @@ WORDS: tuple[tuple[str, str], ...] = (
     ("shard", "a block range of the table: what a worker takes at a time, and where a rerun goes on."),
     ("side", "old ◇ or new ◆: the vectors of a model, with their column and index."),
     ("soak", "the time after the cutover in which both sides are kept current, so that F9 finds them so."),
+    (
+        "spent",
+        "what stored vectors cost. Replies that were lost (a killed worker) are paid for, and only the cap has them.",
+    ),
     ("stale", "a vector of earlier text. missing: no vector at all. unknown: nobody can tell."),
     ("sync", "embedding again what the application changes."),
     ("tied", "at the same distance as others: in which order these come is chance, and no move up or down."),

@@ -324,15 +324,36 @@ def test_a_server_that_became_a_standby_is_refused_with_the_mend(
     engine.close()
 
 
-def test_a_table_kept_locked_is_waited_for_and_said(database: str, api: LoopbackServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["EXCLUSIVE", "ACCESS EXCLUSIVE"])
+def test_a_table_kept_locked_is_waited_for_and_said(
+    database: str, api: LoopbackServer, tmp_path: Path, mode: str
+) -> None:
+    """Where writes wait, and where reads do, whose time-out comes later; who waits behind the lock is not to blame."""
     make_documents(database, ROWS)
     engine = engine_for(database, api, tmp_path, placement="column")
-    with Running(engine, api) as running, psycopg.connect(database) as app:
-        app.execute("LOCK TABLE documents IN EXCLUSIVE MODE")
+    shell = Shell(tmp_path, {"DATABASE_URL": database})
+    with (
+        Running(engine, api) as running,
+        psycopg.connect(database, autocommit=True) as other,
+        psycopg.connect(database, application_name="nightly") as app,
+    ):
+        app.execute(f"LOCK TABLE documents IN {mode} MODE")
+        pid = app.info.backend_pid
+        waits = threading.Thread(target=other.execute, args=("ALTER TABLE documents ADD COLUMN more text",))
+        waits.start()
         wait_for(lambda: bool(engine.snapshot().reasons), "no hold is shown")
+        (hold,) = engine.snapshot().reasons
+        assert (hold.name, engine.snapshot().condition) == ("lock", Condition.THROTTLED)
+        assert hold.detail.startswith(f"pid {pid} (nightly) locks public.documents, since ")
+        assert (
+            f" UTC; let it end, or SELECT pg_terminate_backend({pid}); idle in transaction: LOCK TABLE" in hold.detail
+        )
+        assert f"pg_terminate_backend({pid})" in shell.spawn("status").out
         app.rollback()
+        waits.join(60)
         running.ends()
         assert running.error is None
+    assert not engine.snapshot().reasons
     assert clean(engine)
     engine.close()
 

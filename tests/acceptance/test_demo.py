@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,20 +12,23 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 
+from embedtui.config import load_settings
 from embedtui.demo import environment, journey, shutdown
 from embedtui.demo.environment import Demo
 from embedtui.demo.journey import OpenEngine, run_demo
 from embedtui.demo.models import BASE_MODEL, EARLIER_MODEL, NEW_MODEL
 from embedtui.demo.shutdown import FAILED_SEEN
+from embedtui.engine import Engine
 from embedtui.errors import ExitCode
 from embedtui.model import Phase, Side
-from tests.kits.support import wait_for
+from tests.kits.support import following, wait_for
 
 DOCUMENTS = 700
 """Enough for the gate to judge; the whole corpus is for the demo itself."""
@@ -79,7 +83,7 @@ def test_dashboard_gets_a_prepared_migration_with_questions(capsys: pytest.Captu
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = [line for line in printed.err.splitlines() if "second terminal" in line]
-    assert f'DATABASE_URL="{opened[0]}" embedtui status --watch' in line
+    assert f'DATABASE_URL="{opened[0]}" embedtui --config ' in line and line.endswith("demo.toml")
 
 
 def no_dashboard(open_engine: OpenEngine, elsewhere: str) -> int:
@@ -234,3 +238,19 @@ def test_an_ended_migration_stays_until_a_reset() -> None:
     assert "demo --reset begins anew" in told[-1] and not any("Filling" in each for each in told)
     with Demo(limit=300, reset=True) as demo:
         assert not rows_and_schema(demo)[1]
+
+
+def test_its_settings_may_be_tried_out_and_another_terminal_may_join() -> None:
+    with Demo(limit=300, reset=True) as demo, closing(demo.open_engine()) as engine:
+        shell = shlex.split(demo.elsewhere)
+        url = shell[0].removeprefix("DATABASE_URL=")
+        other = load_settings(environ={"DATABASE_URL": url}, cwd=Path("/"), config=Path(shell[-1]))
+        with closing(Engine(url, settings=other)) as joined, following(joined):
+            wait_for(lambda: any(worker.alive for worker in engine.snapshot().workers), "it does not join")
+            wait_for(lambda: engine.snapshot().backfill.rows > 0)
+        told = engine.settings_in_force()
+        assert not next(each for each in told.lines if each.path == "pacing.max_concurrency").fixed
+        engine.change_setting("pacing.max_concurrency", "7", told.seen)
+        assert demo.settings.pacing.max_concurrency == 7
+    with Demo(limit=300) as demo:
+        assert demo.settings.pacing.max_concurrency == 4, "each start begins with the same"

@@ -318,3 +318,13 @@ def test_what_is_under_way_is_not_offered_anew() -> None:
     cleaning = replace(states.STALE, phase=Phase.CLEANUP, next_act="cleanup", next_why="Go on with it.")
     told = panels.advice(View(cleaning, UP, busy=("cleanup",)), 100, 2).plain
     assert told.startswith("● Clean up is under way") and "Next" not in told
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_who_locks_the_work_out_is_in_the_headline_at_any_width(width: int) -> None:
+    way = "let it end, or SELECT pg_terminate_backend(4711)"
+    detail = f"pid 4711 (nightly) locks public.documents, since 12:00:00 UTC; {way}"
+    locked = replace(states.THROTTLED, reasons=(Hold("lock", detail, states.NOW),))
+    said = panels.advice(View(locked, UP), width, 1).plain
+    assert said.startswith("! Locked out: pid 4711 (nightly) locks public.documents")
+    assert width == 80 or "pg_terminate_backend(4711)" in said

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
-from embedtui.model import Blocker, Condition, Hold, Noted, Phase, Snapshot
+from embedtui.model import Blocker, Check, Condition, Hold, Noted, Phase, Snapshot
 from embedtui.tui import preferences
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
@@ -21,6 +21,7 @@ from embedtui.tui.dialogs import CutoverDialog, LimitsDialog, NameDialog
 from embedtui.tui.dialogs.base import NamedDialog
 from embedtui.tui.messages import EngineReported, SnapshotTaken
 from embedtui.tui.palette import ActionsProvider
+from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.widgets.listing import Listing
@@ -373,3 +374,66 @@ async def test_the_command_for_a_second_terminal_is_in_the_help(shown: Open, rem
         file = remembered / "exports" / "second-terminal.sh"
         await until(pilot, file.is_file)
         assert file.read_text("utf-8") == app.elsewhere
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_what_a_dialog_wants_typed_is_in_sight_beside_whatever_it_would_run(shown: Open, count: int) -> None:
+    """Also on a small terminal, and with long SQL: that scrolls."""
+    against = tuple(Blocker(f"check {n}", "Something stands against it.", overridable=True) for n in range(count))
+    async with shown(states.CUT_OVER, (80, 24)) as (app, pilot, engine):
+        engine.blocked = against
+        engine.cleanup_sql = lambda **_: tuple(f"DROP INDEX idx_{n}" for n in range(30))  # type: ignore[method-assign]
+        notice = Check("names", "warn", "The names stay, and here is why, at some length. " * 3)
+        engine.cleanup_notices = lambda **_: (notice,)  # type: ignore[method-assign]
+        await pilot.press("K")
+        await until(pilot, lambda: isinstance(app.screen, NameDialog))
+        box = app.screen.query_one(".dialog")
+        await until(pilot, lambda: box.size.height)
+        buttons = app.screen.query_one(".buttons").region
+        for field in app.screen.query(Input):
+            assert box.region.y < field.region.y < buttons.y, field.id
+
+
+async def test_what_the_plan_does_is_said_at_once_and_where_it_cannot_scroll_away(shown: Open) -> None:
+    answers = threading.Event()
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        plan = engine.plan
+        engine.plan = lambda *, check_provider=False: answers.wait(60) and plan()  # type: ignore[method-assign]
+        answers.set()
+        await pilot.press("7")
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen.plan is not None)
+        answers.clear()
+        await pilot.press("end")
+        for key, said_of_it in (("a", "asking the models"), ("n", "reading the table")):
+            await pilot.press(key)
+            assert said_of_it in str(app.screen.query_one("#plan-line", Panel).render())
+            answers.set()
+            await until(pilot, lambda: "◌" not in picture(app))
+            answers.clear()
+
+
+@pytest.mark.parametrize(("others", "said_of_them"), [(0, "Nobody works then"), (1, "Others go on")])
+async def test_what_becomes_of_the_work_is_said_before_a_worker_is_stopped(
+    shown: Open, others: int, said_of_them: str
+) -> None:
+    first = next(each for each in states.RUNNING.workers if each.alive)
+    workers = (first, *(replace(first, id=first.id - n, pid=n) for n in range(1, others + 1)))
+    dead = replace(first, id=first.id + 1, alive=False)
+    async with shown(replace(states.RUNNING, workers=(*workers, dead))) as (app, pilot, _):
+        await pilot.press("5", "Q")
+        await until(pilot, lambda: said_of_them in picture(app))
+
+
+async def test_the_palette_has_every_action_and_brings_its_screen_to_the_front(shown: Open) -> None:
+    async with shown(states.READY) as (app, pilot, _):
+        names = {name for name, _, _ in ActionsProvider(app.screen).entries()}
+        for mode, (_, title) in SCREENS.items():
+            own = [each for several in app.MODES[mode]()._bindings.key_to_bindings.values() for each in several]
+            wanted = {each.description for each in own if each.tooltip and each.description not in ("Zoom", "Open")}
+            assert wanted <= {name.removeprefix(f"{title}: ").rpartition("  (")[0] for name in names}, mode
+        await pilot.press("ctrl+p")
+        await pilot.pause()
+        await pilot.press(*"blind")
+        await until(pilot, lambda: "Compare: Blind" in picture(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen) and app.screen.blind.on)

@@ -56,7 +56,7 @@ DIALOGS: dict[str, Callable[[], ModalScreen[object]]] = {
     "queries": QueriesDialog,
     "forget": lambda: ForgetDialog("how do I rotate the signing keys of the payment gateway without a restart"),
     "note": lambda: PromptDialog("Note", "◆ new better: “the pager woke me”", "", optional=True),
-    "stop": lambda: StopDialog("worker-7.eu-central-1.internal:41300", "backfill: shard 12 of 1,000"),
+    "stop": lambda: StopDialog("worker-7.eu-central-1.internal:41300", "backfill: shard 12 of 1,000", 0),
     "skip": lambda: DecideDialog("skip", "226 rows: each", "text-embedding-3-large takes 8,192 tokens."),
     "shorten": lambda: DecideDialog("truncate", "row 90017", "text-embedding-3-large takes 8,192 tokens."),
 }

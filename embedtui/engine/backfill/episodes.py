@@ -136,9 +136,6 @@ class Episodes:
             self._open[name] = _Episode(now, datetime.now(UTC), why, again=now)
             return True
         if found.ended is not None:
-            if name in OUTAGES and found.lasted < TOLD_SECONDS and now - found.ended >= OUTAGE_SECONDS:
-                # a connection that was found broken, and was there again at once, is not when the trouble began
-                found.began, found.since, found.why = now, datetime.now(UTC), why or found.why
             found.times += 1
             found.again = now
         found.ended, found.until, found.held = None, None, True

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from embedtui.engine.backfill.episodes import Episodes
+from embedtui.engine.backfill.sessions import Sessions
 from embedtui.engine.resilience import LONGEST_WAIT, with_database
 from embedtui.errors import EmbedtuiError, Interrupted
 from embedtui.formatting import duration
@@ -46,6 +47,8 @@ STARTING = "starting"
 """What a worker says that it does until it has begun with something."""
 OF_THE_PROVIDER = ("provider", "rate")
 """Holds that end when the provider answers again."""
+LOCK = "lock"
+"""Hold while statements wait for a lock that somebody else has."""
 PACER_HOLDS = ("provider", "spend_cap", "rate", PACE)
 """Holds that the pacer waits out by itself."""
 
@@ -77,6 +80,7 @@ class Job:
         """As often the workers had been asked to read their settings when those of this job were read."""
         self.episodes = Episodes()
         """What held this process up, for the log."""
+        self.sessions = Sessions()
         self.stop = threading.Event()
         """Set by ``halt`` only, so that the stages' own signals follow."""
         self._sink = sink
@@ -106,6 +110,7 @@ class Job:
         link = Link(self.dsn, name, statement_timeout_ms=statement_timeout_ms, **options)
         if writes:
             link.on_open = prepare_batch
+        self.sessions.add(link)
         return link
 
     def with_database(
@@ -122,14 +127,20 @@ class Job:
             Interrupted: ``stop`` (the job's, by default) was set while waiting.
             EmbedtuiError: anything that waiting does not cure.
         """
-        return with_database(
-            link,
-            work,
-            stop=stop or self.stop,
-            on_lost=lambda message: self.hold("database", message),
-            on_back=lambda: self.release("database"),
-            longest_wait=longest_wait,
-        )
+        with self.sessions.trying(link) as locked_out:
+            return with_database(
+                link,
+                work,
+                stop=stop or self.stop,
+                on_lost=lambda message: self._lost(link, message),
+                on_back=lambda: self.release("database"),
+                on_locked=locked_out,
+                longest_wait=longest_wait,
+            )
+
+    def _lost(self, link: Link, message: str) -> None:
+        if not (self.sessions.locked_out(link) and LOCK in self._holds):  # else it is known who has the lock
+            self.hold("database", message)
 
     # --------------------------------------------------------------------------------- the worker, and its operators
 
@@ -321,15 +332,11 @@ class Job:
 
     def in_flight(self) -> int:
         """Requests on the wire."""
-        with self._lock:
-            count = self._in_flight
-        return count()
+        return self._in_flight()
 
     def pacer_hold(self) -> Hold | None:
         """What the pacer waits for, if anything."""
-        with self._lock:
-            hold = self._pacer_hold
-        return hold()
+        return self._pacer_hold()
 
     def await_first(self, wait: Callable[[threading.Event], None]) -> None:
         """Have nothing sent before ``wait`` has returned; what it raises ends the work."""

@@ -14,11 +14,12 @@ from types import TracebackType
 import psycopg
 
 from embedtui.engine.backfill.database_throttle import NAMES, Throttle
-from embedtui.engine.backfill.job import PACER_HOLDS, STARTING, Job
+from embedtui.engine.backfill.job import LOCK, PACER_HOLDS, STARTING, Job
 from embedtui.engine.resilience import with_database
 from embedtui.errors import EmbedtuiError
 from embedtui.model import Hold, ThreadStatus, hold_word
 from embedtui.model.settings import StoredSettings
+from embedtui.postgres.blocking import name_blocker
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import announce_worker
 from embedtui.postgres.notifications import hear, hear_waiting
@@ -31,6 +32,9 @@ BEATS_PER_RENEWAL = 5
 """Heartbeats from one renewal of the leases to the next; a lease lasts six times as long."""
 LOOK_SECONDS = 0.1
 """Between looks at the stop signal, and at least from one heartbeat that a notification asks for to the next."""
+
+LOCKED_SECONDS = {False: 1.0, True: 0.2}
+"""A statement that waits so long for a lock is held up; sooner where one was refused before (key)."""
 
 _EMBEDS = re.compile("^embedding")
 
@@ -55,6 +59,8 @@ class Worker:
         self._conn: Connection | None = None
         self._told = False
         """Something else is wanted of the workers since the last heartbeat."""
+        self._locked = ""
+        """Who locks this process out, as last seen."""
         self._limits: object = None
         """Limits of the throttle as last stored."""
         self._untold: list[tuple[str, str, str]] = []
@@ -118,7 +124,8 @@ class Worker:
             if self._outer.is_set():
                 self._job.halt()
             now = time.monotonic()
-            if now >= due or (self._told and now >= told_at + LOOK_SECONDS):
+            looks = self._job.sessions.locked_out() and not self._locked
+            if now >= due or ((self._told or looks) and now >= told_at + LOOK_SECONDS):
                 if now < due:
                     told_at, work = now, self._tell
                 else:
@@ -165,7 +172,18 @@ class Worker:
         self._job.replace_holds(PACER_HOLDS, self._pacer_holds())
         self._tell(conn)
 
+    def _look_who_locks(self, conn: Connection) -> None:
+        """Name who has the lock that our statements wait for; each waits a while only, so that one may not be seen."""
+        tried = self._job.sessions.locked_out()
+        try:
+            seen = name_blocker(conn, self._job.sessions.pids(), LOCKED_SECONDS[tried])
+        except psycopg.errors.InsufficientPrivilege:  # what PUBLIC may do was taken from it
+            seen = ""
+        self._locked = seen or (self._locked if tried else "")
+        self._job.replace_holds([LOCK], [Hold(LOCK, self._locked)] if self._locked else [])
+
     def _tell(self, conn: Connection) -> None:
+        self._look_who_locks(conn)
         threads = self._activity()
         main = next((each.doing for each in threads if each.name == "MainThread"), "")
         doing = main or (threads[0].doing if threads else "idle")
@@ -180,9 +198,10 @@ class Worker:
             self._limits = wanted.throttle
 
     def _activity(self) -> tuple[ThreadStatus, ...]:
-        """What each thread does; nothing is being embedded while the provider is waited for."""
+        """What each thread does; nothing is being embedded while it is paused, or the provider is waited for."""
         threads, hold = self._job.activity(), self._job.pacer_hold()
-        if hold is None or not hold.stops or self._job.in_flight():
+        waits = self._job.held or (hold is not None and hold.stops)
+        if not waits or self._job.in_flight():
             return threads
         return tuple(replace(each, doing=_EMBEDS.sub("waiting to embed", each.doing)) for each in threads)
 

@@ -276,8 +276,8 @@ def _pair(kept: Sequence[float] | None) -> tuple[float, float] | None:
 def _judged_otherwise(migration: Migration, judged_by: Mapping[str, Any] | None) -> str:
     """Which settings of the gate are others than those of the verdict; empty where none is, or nobody knows."""
     now = thresholds_of(migration.stored.gate)
-    other = [] if judged_by is None else [name for name in now if judged_by.get(name, now[name]) != now[name]]
-    said = ", ".join(f"{name} {judged_by[name]:g}, now {now[name]:g}" for name in other) if judged_by else ""
+    then = {**now, **(judged_by or {})}
+    said = ", ".join(f"{name} {then[name]:g}, now {now[name]:g}" for name in now if then[name] != now[name])
     return f"it was judged by other settings of the gate ({said})" if said else ""
 
 

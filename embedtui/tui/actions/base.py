@@ -46,6 +46,8 @@ class Action:
     """What it asks of the migration: :mod:`embedtui.model.lifecycle` says what the state allows of that."""
     remedies: ClassVar[tuple[Remedy, ...]] = ()
     """What it mends, in the engine's words."""
+    mends_as: ClassVar[str] = ""
+    """What it is called then, where that is not its label."""
 
     @property
     def key_text(self) -> str:

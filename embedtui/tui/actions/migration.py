@@ -51,6 +51,8 @@ class Pause(Action):
 
     name, key, label = "pause", "p", "Pause"
     command = Command.PAUSE
+    remedies = (Remedy.RESUME,)
+    mends_as = "Resume"
 
     def label_now(self, view: View) -> str:
         """A toggle."""

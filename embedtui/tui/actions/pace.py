@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 from embedtui.model import Command
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
 
 
+FOLLOWED_SECONDS = 3.0
+"""The next press goes on from what the last one asked for: the figure shown follows that after a second or two."""
+
+
 class Faster(Action):
     """One more request in flight."""
 
@@ -22,11 +27,13 @@ class Faster(Action):
     step: ClassVar[int] = 1
 
     def _do(self, app: Dashboard) -> None:
-        now = app.snapshot.backfill.concurrency if app.snapshot else None
-        if now is not None:
-            wanted = max(1, now + self.step)
+        shown = app.snapshot.backfill.concurrency if app.snapshot else None
+        if shown is not None:
+            asked, at = app.bridge.pace_asked
+            wanted = max(1, (asked if time.monotonic() - at < FOLLOWED_SECONDS else shown) + self.step)
+            app.bridge.pace_asked = wanted, time.monotonic()
             done = f"Requests in flight: at most {wanted}."
-            app.bridge.do(Task("pace", lambda engine, _: engine.set_pace(max_concurrency=wanted), done))
+            app.bridge.do_in_turn(Task("pace", lambda engine, _: engine.set_pace(max_concurrency=wanted), done))
 
 
 class Slower(Faster):

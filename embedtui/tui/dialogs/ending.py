@@ -66,14 +66,8 @@ class NameDialog(NamedDialog[NamedAnswer]):
         self._text, self._statements, self._either = text, statements, either
 
     def body(self) -> ComposeResult:
-        """Text, SQL, what stands against it, and the fields."""
+        """Text, what stands against it, the fields, and what may scroll out of sight: more to know, and the SQL."""
         yield Static(Content(self._text))
-        if self._either is not None:
-            yield Static(self.notices, id="notices")
-        if self._statements or self._either is not None:
-            yield Static(id="sql-head", markup=False)
-            with VerticalScroll(classes="sql"):
-                yield Static(self.sql, id="sql")
         yield from self.obstacles()
         yield from self.name_field()
         yield from self.reason_field()
@@ -82,6 +76,12 @@ class NameDialog(NamedDialog[NamedAnswer]):
             yield from labelled("Keep old vectors in", keep)
         if self._either is not None and self._either.label:
             yield Tick(self._either.label, value=self._either.ticked, id=self._either.name, compact=True)
+        if self._either is not None:
+            yield Static(self.notices, id="notices")
+        if self._statements or self._either is not None:
+            yield Static(id="sql-head", markup=False)
+            with VerticalScroll(classes="sql"):
+                yield Static(self.sql, id="sql")
 
     @property
     def _ticked(self) -> bool:

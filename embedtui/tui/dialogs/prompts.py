@@ -88,15 +88,16 @@ class QueriesDialog(Dialog[str]):
 class StopDialog(Dialog[bool]):
     """Asks whether a process at work is to stop; names it."""
 
-    def __init__(self, name: str, doing: str) -> None:
-        """Ask about process ``name``, which is ``doing`` something."""
+    def __init__(self, name: str, doing: str, others: int) -> None:
+        """Ask about process ``name``, which is ``doing`` something beside so many others."""
         super().__init__("Stop a process", "Stop", "warning")
-        self._process, self._doing = name, doing
+        self._process, self._doing, self._others = name, doing, others
 
     def body(self) -> ComposeResult:
         """Which process, and what becomes of its work."""
         yield Static(draw.line((safe.line(self._process), "bold"), "  ", (safe.line(self._doing), "$muted")))
-        yield Static(Content("It finishes its requests in flight, stores them and ends. Others go on."))
+        rest = "Others go on." if self._others else "Nobody works then: nothing is embedded until a run begins."
+        yield Static(Content(f"It finishes its requests in flight, stores them and ends. {rest}"))
 
     def answer(self) -> bool:
         """Yes."""

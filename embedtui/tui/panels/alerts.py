@@ -12,6 +12,7 @@ _HELPS = {
     "rate": "limits",
     "provider": "log",
     "database": "log",
+    "lock": "log",
     "spend_cap": "limits",
     "probe_latency": "slower",
     "wal_rate": "slower",
@@ -19,7 +20,7 @@ _HELPS = {
     "index": "hold",
 }
 """What helps against a hold, by its name: an action or a screen; against the others, to look who waits."""
-_TOLD = ("rate", "provider", "database")
+_TOLD = ("rate", "provider", "database", "lock")
 """Holds whose name does not say what is wrong."""
 
 
@@ -83,6 +84,8 @@ def _loss(snapshot: Snapshot) -> str:
 
 
 def _held(reasons: tuple[Hold, ...]) -> Alert:
+    if [hold.name for hold in reasons] == ["lock"]:  # who does it comes first, where little room is
+        return Alert("Locked out", f"{safe.line(reasons[0].detail)}; goes on by itself.", _HELPS["lock"])
     names = ", ".join(safe.line(hold_word(hold.name)) for hold in reasons)
     told = next((safe.line(hold.detail) for hold in reasons if hold.name in _TOLD), "")
     act = next((_HELPS[hold.name] for hold in reasons if hold.name in _HELPS), "workers")

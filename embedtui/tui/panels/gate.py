@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from textual.content import Content
 
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Check, Comparison, Migration, Phase, PlacementKind, Side, Snapshot
+from embedtui.model.lifecycle import possible
 from embedtui.tui import draw, safe, theme
 from embedtui.tui.panels.comparison import age, made_at
 from embedtui.tui.remedies import worded
@@ -29,6 +31,8 @@ def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
     if older := age(comparison, view):
         rows = draw.wrapped(f"! {safe.line(older)}", width, "bold $warning") + rows
     for check in checks:
+        if view.snapshot is not None:
+            check = replace(check, remedies=possible(check.remedies, view.snapshot))
         rows += check_lines(check, width, 8)  # narrow as the box may be, what mends it is read whole
     return rows
 

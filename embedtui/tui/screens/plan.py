@@ -121,6 +121,13 @@ class PlanScreen(DashboardScreen):
         for sheet in self.query(Sheet):
             sheet.repaint()
 
+    @property
+    def _under_way(self) -> str:
+        """What is done about the plan now; over the plan before it stands where it cannot scroll out of sight."""
+        if self._asking:
+            return "◌ asking the models, which can take half a minute …"
+        return "◌ reading the table, the server and the rights …"
+
     def _checks(self, width: int) -> Content:
         if self._trouble is not None:
             rows = draw.wrapped(f"✗ {safe.line(self._trouble.message)}", width, "$error", 4)
@@ -132,11 +139,9 @@ class PlanScreen(DashboardScreen):
                 "✓ This migration is done: nothing is left to plan. n plans another one of this table by the settings."
             )
             return draw.lines(draw.wrapped(text, width, "$success"))
-        asking = "◌ asking the models, which can take half a minute …"
         if self.plan is None:
-            text = asking if self._asking else "◌ reading the table, the server and the rights …"
-            return draw.line((text, "$muted"))
-        rows = [draw.line((asking, "$primary"))] if self._reading and self._asking else []
+            return draw.line((self._under_way, "$muted"))
+        rows = []
         for check in sorted(self.plan.checks, key=lambda each: each.result == "pass"):
             rows += check_lines(check, width, 6)
         return draw.lines(rows)
@@ -166,7 +171,7 @@ class PlanScreen(DashboardScreen):
         if plan.estimated_seconds is None:
             time = ("time unknown", "$muted")
         first = draw.line(
-            verdict,
+            (self._under_way, "bold $primary") if self._reading else verdict,
             "   ",
             (figures.number(plan.rows - plan.empty_rows), "bold"),
             (" rows  ", "$muted"),

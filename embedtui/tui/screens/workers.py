@@ -90,7 +90,9 @@ class WorkersScreen(DashboardScreen):
             if stop:
                 self.dashboard.bridge.do(Task("stop", lambda engine, _: engine.stop_workers([worker.id]), done))
 
-        self.dashboard.push_screen(StopDialog(name, worker.doing), answered)
+        snapshot = self.dashboard.snapshot
+        others = sum(each.alive and each.id != worker.id for each in snapshot.workers) if snapshot else 0
+        self.dashboard.push_screen(StopDialog(name, worker.doing, others), answered)
 
     def refusal(self, action: str) -> str:
         """A process at work has to be marked."""

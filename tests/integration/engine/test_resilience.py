@@ -44,6 +44,25 @@ def test_memory_that_is_never_there_is_asked_for_a_few_times(database: str) -> N
     link.drop()
 
 
+@pytest.mark.parametrize(("cuts", "told"), [(1, 0), (2, 1), (3, 2)])
+def test_a_cut_session_that_is_there_again_at_once_is_no_outage(database: str, cuts: int, told: int) -> None:
+    link, tried = Link(database, "test"), []
+    away: list[str] = []
+    back: list[int] = []
+
+    def work(conn: psycopg.Connection[Any]) -> int:
+        tried.append(1)
+        if len(tried) <= cuts:
+            conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return len(tried)
+
+    result = with_database(
+        link, work, stop=threading.Event(), on_lost=away.append, on_back=lambda: back.append(len(tried))
+    )
+    assert (result, len(away), len(back)) == (cuts + 1, told, min(told, 1))
+    link.drop()
+
+
 @pytest.mark.parametrize("condition", ["disk_full", "too_many_connections", "crash_shutdown"])
 def test_what_passes_has_no_end_of_patience(database: str, condition: str) -> None:
     link, tried = Link(database, "test"), []

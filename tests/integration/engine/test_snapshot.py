@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from itertools import pairwise
 
 import pytest
+from psycopg.types.json import Jsonb
 
+from embedtui.engine import snapshot as snapshots
 from embedtui.engine.engine import Engine
-from embedtui.engine.snapshot import RATE_SECONDS, RATE_WITHHELD_SECONDS, RateMeter, Trend, read_snapshot
+from embedtui.engine.snapshot import RATE_SECONDS, RATE_WITHHELD_SECONDS, RateMeter, Trend, WorkRate, read_snapshot
 from embedtui.model import Condition, Migration, Phase, Snapshot
 from embedtui.postgres import locks
 from embedtui.postgres.connect import Connection, host_name
@@ -147,6 +150,54 @@ def test_the_time_in_which_the_work_was_held_is_no_measure_of_what_follows() -> 
     assert rate == pytest.approx(100)
 
 
+def test_the_time_to_the_end_is_told_by_the_time_worked_and_moves_slowly() -> None:
+    now, done = 0.0, 0
+    meter = WorkRate(lambda: now)
+
+    def work(seconds: int, rows: int, *, working: bool = True) -> list[float | None]:
+        nonlocal now, done
+        found = []
+        for _ in range(seconds):
+            now, done = now + 1, done + rows
+            found.append(meter.add(done, working=working))
+        return found
+
+    assert set(work(10, 50)) == {None}
+    assert work(50, 50)[-1] == pytest.approx(50)
+    assert all(each == pytest.approx(50) for each in work(300, 0, working=False)), "a pause, or nobody at work"
+    assert work(10, 50)[-1] == pytest.approx(50)
+    slower = [each for each in work(60, 25) if each is not None]
+    assert slower == sorted(slower, reverse=True) and 35 < slower[-1] < 40, "one of two has gone"
+    assert all(before - after < 1 for before, after in pairwise(slower)), "no jump"
+    bursts = [each for n in range(120) for each in work(1, 250 if n % 10 == 0 else 0) if each is not None]
+    assert max(bursts[-60:]) - min(bursts[-60:]) < 5, "a provider that lets through a burst at a time"
+
+
+@pytest.mark.parametrize(("hold", "known"), [("rate", True), ("provider", True), ("wal_rate", False)])
+def test_a_limit_of_the_provider_leaves_the_time_to_the_end_and_bounds_it(
+    database: str, monkeypatch: pytest.MonkeyPatch, hold: str, known: bool
+) -> None:
+    monkeypatch.setattr(snapshots, "ETA_WITHHELD_SECONDS", 1e-6)
+    migration = small(database)
+    meter = RateMeter()
+    with connect(database, name="look") as conn, connect(database, name="worker") as session:
+        number = add_worker(conn, migration)
+        session.execute("SELECT pg_advisory_lock(%s, %s)", [locks.WORKER_CLASS, number])
+        conn.execute("UPDATE embedtui.migration SET phase = 'backfill', total_rows = 100000")
+        conn.execute("UPDATE embedtui.pace SET tokens_per_minute = 600")  # of 10 tokens each: a row a second
+        conn.execute("UPDATE embedtui.worker SET holds = %s", [Jsonb([{"name": hold, "detail": "", "since": None}])])
+        for rows in (1000, 5000):
+            conn.execute("DELETE FROM embedtui.shard")
+            conn.execute(
+                "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block, rows, tokens)"
+                " SELECT id, 1, 1, 0, 1, %s, %s FROM embedtui.migration",
+                [rows, 10 * rows],
+            )
+            found = read_snapshot(conn, None, meter, lambda _conn, _migration: None, {os.getpid()})
+    eta = found.backfill.eta_seconds
+    assert eta == (pytest.approx(95_000) if known else None)
+
+
 def test_what_edits_cost_is_not_projected_over_the_rows_to_come(database: str) -> None:
     """Under a rate limit edits go before the backfill, and their tokens made the forecast swing."""
     migration = small(database)
@@ -163,3 +214,18 @@ def test_what_edits_cost_is_not_projected_over_the_rows_to_come(database: str) -
         assert status.spent == pytest.approx(1050)
         assert status.estimate == pytest.approx(50 / 10 * 40 + 1000)
         assert status.eta_seconds is None and status.rate is None, "nobody is at work"
+
+
+def test_who_looks_notes_the_workers_that_ended_without_a_word_each_once(database: str) -> None:
+    migration = small(database)
+    with connect(database, name="look") as conn, closing(Engine(database)) as one, closing(Engine(database)) as other:
+        number = add_worker(conn, migration)
+        one.snapshot()
+        assert one.snapshot().log == (), "its server may be about to be reached again"
+        conn.execute(
+            "UPDATE embedtui.worker SET heartbeat = now() - interval '1 minute', started_at = now() - interval '1 h'"
+        )
+        for engine in (one, other, one):
+            engine.snapshot()
+        (line,) = [each for each in other.snapshot().log if each.act == "worker lost"]
+        assert line.detail.startswith(f"worker {number} (elsewhere:")

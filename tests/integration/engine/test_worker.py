@@ -49,7 +49,7 @@ def test_it_is_seen_while_it_works_and_leaves_nothing_leased(database: str) -> N
             shards.count_written(conn, shard.id, rows=3, updates=3, hot_updates=2, tokens=30)
             wait_for(lambda: workers.read_workers(conn, migration.id, ())[0].rows == 3)
             (seen,) = workers.read_workers(conn, migration.id, ())
-            assert (seen.alive, seen.doing) == (True, "embedding 3 rows")
+            assert (seen.alive, seen.doing) == (True, "waiting to embed 3 rows"), "it is held"
             assert [hold.name for hold in workers.read_holds(conn, migration.id)] == ["database"]
             assert state_of_shards(conn) == [("leased", job.worker_id)]
             assert not shards.all_done(conn, migration.id)
@@ -132,6 +132,20 @@ def test_while_the_provider_is_waited_for_nothing_is_said_to_be_embedded(databas
         wait_for(lambda: said(conn, migration) == "waiting to embed 3 rows")
         held.clear()
         wait_for(lambda: said(conn, migration) == "embedding 3 rows")
+
+
+def test_what_is_paused_embeds_nothing(database: str) -> None:
+    migration = small(database)
+    job, worker = entered(database, migration)
+    flying = [1]
+    job.follow_pacer(lambda: None, lambda: flying[0])
+    job.doing("embedding 3 rows")
+    with worker, connect(database) as conn:
+        set_desired(conn, migration.id, "pause", "noon")
+        wait_for(lambda: job.held)
+        assert said(conn, migration) == "embedding 3 rows", "what is on the wire is embedded"
+        flying[0] = 0
+        wait_for(lambda: said(conn, migration) == "waiting to embed 3 rows")
 
 
 def said(conn: Connection, migration: Migration) -> str:

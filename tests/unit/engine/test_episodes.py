@@ -116,15 +116,3 @@ def test_what_is_met_while_the_provider_is_held_does_not_end_it() -> None:
     clock.now += 6
     lines += episodes.due()
     assert [act for act, _, _ in lines] == ["held", "over"] and "3 × 503" in lines[1][2]
-
-
-def test_a_connection_found_broken_is_not_when_the_trouble_began() -> None:
-    clock = Clock()
-    episodes = Episodes(clock)
-    episodes.begin("database", "terminating connection")
-    episodes.end("database")  # there again at once
-    clock.now += 20
-    episodes.begin("database", "canceling statement due to lock timeout")
-    clock.now += 12
-    [(act, _, detail)] = episodes.due()
-    assert act == "held" and detail.startswith("12 s, from ") and "lock timeout" in detail, detail

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedtui.errors import Remedy
 from embedtui.model import (
     BackfillStatus,
     Command,
@@ -28,7 +29,7 @@ from embedtui.model import (
     SyncStatus,
     WorkerStatus,
 )
-from embedtui.model.lifecycle import as_stored, next_action, refusal, unneeded
+from embedtui.model.lifecycle import as_stored, next_action, possible, refusal, unneeded
 from tests.kits.samples import sample_migration
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -208,3 +209,13 @@ def test_every_refusal_has_its_reason_and_what_is_refused_is_not_offered(command
         assert useless == refused
     if useless is not None:
         assert useless.message
+
+
+def test_a_run_is_no_remedy_while_it_is_paused() -> None:
+    paused = replace(at(Phase.BACKFILL), migration=replace(MIGRATION, phase=Phase.BACKFILL, desired="pause"))
+    given = (Remedy.REPAIR, Remedy.FOLLOW)
+    assert possible(given, at(Phase.BACKFILL)) == given
+    assert possible(given, paused) == (Remedy.REPAIR, Remedy.RESUME, Remedy.FOLLOW)
+    worked = replace(paused, workers=(WorkerStatus(1, "host", 1, "idle", NOW, 0.0, True, 0, (), False),))
+    assert possible(given, worked) == (Remedy.REPAIR, Remedy.RESUME)
+    assert (found := refusal(Command.CUTOVER, worked)) is not None and found.remedies == (Remedy.RESUME,)
