@@ -105,6 +105,11 @@ class Access:
             raise Refused(f"No migration{called} has begun in this database.", hint="Start it.", remedies=(Remedy.RUN,))
         return migration
 
+    def progress(self) -> tuple[int, int | None, int]:
+        """Rows done, rows in all (None: unknown), and workers alive."""
+        now = self.snapshot()
+        return now.backfill.rows, now.backfill.total, sum(worker.alive for worker in now.workers)
+
     def allowed(self, command: Command) -> Migration:
         """The migration, whose state allows ``command``.
 

@@ -343,13 +343,8 @@ class Runner:
             require_same(conn, stored, settings)
         require_said(self._at.here(stored), "new_model.")
 
-    def _progress(self) -> tuple[int, int | None, int]:
-        """Rows done, rows in all (None: unknown), and workers alive."""
-        now = self._at.snapshot()
-        return now.backfill.rows, now.backfill.total, sum(worker.alive for worker in now.workers)
-
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
         with self.at_work(migration, stop, STARTING, reloads=True) as job:
             if self._check is not None:
                 job.await_first(self._check.wait)
-            Stages(job, environ=self._at.environ, read_progress=self._progress, until=until, follow=follow).run()
+            Stages(job, environ=self._at.environ, read_progress=self._at.progress, until=until, follow=follow).run()

@@ -181,12 +181,10 @@ class Stages:
 
     def _work(self, new: RowEmbedder, sync: Sync) -> None:
         """The phases, and what goes on beside them."""
-        beside = [
-            threading.Thread(target=self._keep_up, args=(sync,), name="sync", daemon=True),
-            threading.Thread(target=self._beside, args=(self._refit.keep_up,), name="refit", daemon=True),
-        ]
+        work = {"sync": lambda: self._keep_up(sync), "refit": lambda: self._beside(self._refit.keep_up)}
         if self._until is not None:
-            beside.append(threading.Thread(target=self._beside, args=(self._watch_share,), name="until", daemon=True))
+            work["until"] = lambda: self._beside(self._watch_share)
+        beside = [threading.Thread(target=target, name=name, daemon=True) for name, target in work.items()]
         for thread in beside:
             thread.start()
         try:
@@ -268,8 +266,7 @@ class Stages:
 
     def _scan_goes_on(self, conn: Connection) -> bool:
         """Whether a scan is to come, or rows wait that one found."""
-        number = self._job.migration.id
-        return capture.faulty(conn, number) or waits(conn, number, kinds="s")
+        return capture.faulty(conn, self._job.migration.id) or waits(conn, self._job.migration.id, kinds="s")
 
     def _await_old_side(self, sync: Sync) -> None:
         """Wait until the old model, while it answers, has embedded the rows that a rollback would find stale."""
