@@ -21,6 +21,8 @@ from embedtui.tui.view import Link, View
 
 _LATE_READINGS, _LATE_SECONDS = 10, 5.0
 """A picture that is older than so many readings take, and than so many seconds, says so."""
+_REST_SECONDS = 3.0
+"""Whoever has not typed for so long is reading."""
 _TOLD = 3
 """Acts of others told one by one at a time."""
 _DECIDE = "decide"
@@ -64,8 +66,11 @@ class Others(AskingApp):
         self.set_interval(1.0, self.look_at_age)
 
     def look_at_age(self) -> None:
-        """Say how old the picture is where the next one is late."""
-        age = time.monotonic() - self.taken_at
+        """Say how old the picture is where the next one is late; tidy up while nobody types."""
+        now = time.monotonic()
+        if now - self.typed_at >= _REST_SECONDS:
+            smooth.at_rest()
+        age = now - self.taken_at
         if self.link.up and age >= max(_LATE_SECONDS, _LATE_READINGS * self.bridge.interval):
             self.link = replace(self.link, seconds=age)
             self.show()

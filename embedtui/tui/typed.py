@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 from textual import events
@@ -27,11 +28,14 @@ class TypedInOrder(App[ReturnType]):
         """Not looked at yet."""
         self._under_way: events.Event | None = None
         """What has not ended yet."""
+        self.typed_at = 0.0
+        """When the newest key came, by the monotonic clock."""
 
     async def on_event(self, event: events.Event) -> None:
         """Take keys and pastes one after the other; all else as ever."""
         if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
             self._typed.append(event)
+            self.typed_at = time.monotonic()
             await self._take()
         else:
             await super().on_event(event)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from textual.events import Key
 from textual.pilot import Pilot
+from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
@@ -28,7 +29,7 @@ from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.sheet import Sheet
 from tests.tui import states
-from tests.tui.conftest import Open, front, picture, present, said, until
+from tests.tui.conftest import Open, front, painting, picture, present, said, until
 from tests.tui.standin import StandIn
 
 
@@ -437,3 +438,25 @@ async def test_the_palette_has_every_action_and_brings_its_screen_to_the_front(s
         await until(pilot, lambda: "Compare: Blind" in picture(app))
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, CompareScreen) and app.screen.blind.on)
+
+
+@pytest.mark.parametrize("key", "1456")
+async def test_a_screen_that_comes_back_is_laid_out_once(
+    shown: Open, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has changed meanwhile; a second layout would come before its first picture."""
+    laid_out: list[Screen[object]] = []
+    lay_out = Screen._refresh_layout
+
+    def count(self: Screen[object], *arguments: object, **options: object) -> None:
+        laid_out.append(self)
+        lay_out(self, *arguments, **options)  # type: ignore[arg-type]
+
+    async with shown(states.RUNNING, (160, 45)) as (app, pilot, _):
+        for each in (key, "7", key, "7"):
+            await pilot.press(each)
+            await painting(app, pilot)
+        monkeypatch.setattr(Screen, "_refresh_layout", count)
+        await pilot.press(key)
+        await painting(app, pilot)
+        assert laid_out == [app.screen]

@@ -81,6 +81,8 @@ class FaultsScreen(FilteredScreen):
         self._by_words = False
         self._text: tuple[Key, str, int | None] | None = None
         """The beginning of a row's text, once it is read, and its length."""
+        self._detailed: Content | None = None
+        """What is told of the row under the cursor."""
 
     def body(self) -> ComposeResult:
         """Reasons on one side, rows on the other, the row under the cursor below."""
@@ -198,28 +200,27 @@ class FaultsScreen(FilteredScreen):
 
     def _detail(self) -> None:
         row = self.row(self._rows.cursor) if self._group else None
-        text = self.query_one("#fault-text", Static)
         if row is None:
             known = "Reasons on one side, rows on the other: Tab changes." if self.groups else _NONE
-            text.update(Content.styled(known, "$muted"))
-            return
-        glyph, word, style = _STATE[row.state]
-        text.update(
-            draw.lines(
-                [
-                    draw.field("key", (safe.line(", ".join(row.key)), "bold"), (f"  {row.side} side", "$muted")),
-                    draw.field("reason", safe.line(row.reason)),
-                    draw.field("whose", _WHOSE[row.fault_class]),
-                    draw.field(
-                        "state",
-                        (f"{glyph} {word}", style),
-                        (f"  {row.attempts} attempt{'s' if row.attempts != 1 else ''}", "$muted"),
-                    ),
-                    draw.field("seen", draw.clock(row.last_seen)),
-                    *self._text_lines(row),
-                ]
-            )
-        )
+            detail = Content.styled(known, "$muted")
+        else:
+            glyph, word, style = _STATE[row.state]
+            lines = [
+                draw.field("key", (safe.line(", ".join(row.key)), "bold"), (f"  {row.side} side", "$muted")),
+                draw.field("reason", safe.line(row.reason)),
+                draw.field("whose", _WHOSE[row.fault_class]),
+                draw.field(
+                    "state",
+                    (f"{glyph} {word}", style),
+                    (f"  {row.attempts} attempt{'s' if row.attempts != 1 else ''}", "$muted"),
+                ),
+                draw.field("seen", draw.clock(row.last_seen)),
+                *self._text_lines(row),
+            ]
+            detail = draw.lines(lines)
+        if self._detailed is None or not detail.is_same(self._detailed):  # a layout would come before its first picture
+            self._detailed = detail
+            self.query_one("#fault-text", Static).update(detail)
 
     def _text_lines(self, row: FaultRow) -> list[Content]:
         """The row's text, which is read when it is looked at."""
