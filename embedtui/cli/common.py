@@ -180,10 +180,13 @@ def engine_for(settings: Settings, on_event: EventSink | None = None) -> Iterato
         engine.close()
 
 
-def open_engine(settings: Settings, on_event: EventSink | None = None, *, apart: bool = False) -> Engine:
+def open_engine(
+    settings: Settings, on_event: EventSink | None = None, *, apart: bool = False, readonly: bool = False
+) -> Engine:
     """Find out which migration is meant, and make its engine.
 
-    ``apart``: its work is done in a process of its own, which goes on when the terminal dies.
+    ``apart``: its work is done in a process of its own, which goes on when the terminal dies, and who looks by it tells
+    the audit log of workers that are gone, unless ``readonly``.
 
     Raises the settings' and the database's errors.
     """
@@ -193,7 +196,7 @@ def open_engine(settings: Settings, on_event: EventSink | None = None, *, apart:
     if apart:
         from embedtui.engine import SubprocessEngine
 
-        return SubprocessEngine(settings.dsn, name, settings, on_event, outlives=True)
+        return SubprocessEngine(settings.dsn, name, settings, on_event, outlives=True, notes_lost=not readonly)
     return Engine(settings.dsn, name, settings, on_event)
 
 

@@ -106,7 +106,7 @@ def show(settings: Settings, *, readonly: bool, config: Path | None, unusable: S
         settings, problem, opens = settings_of({"name": settings.name}, config=config), None, "plan"
     _ = settings.dsn  # a missing one is said here, not on a screen that just opened
     return run_dashboard(
-        lambda on_event: open_engine(_anew(settings), on_event, apart=True),
+        lambda on_event: open_engine(_anew(settings), on_event, apart=True, readonly=readonly),
         readonly=readonly,
         notify=settings.notify,
         again=f"{called()} run --follow",

@@ -57,6 +57,8 @@ class Access:
         """What the old model said last, where it is for that taken to be dead."""
         self._noted: set[int] = set()
         """Workers that were found gone."""
+        self.notes_lost = False
+        """Whether looking at the state may tell the audit log of them."""
         self._counter = Counter(dsn)
         self._reads = Link(dsn, "screen", statement_timeout_ms=10_000)
         self._reads_lock = threading.Lock()
@@ -159,7 +161,8 @@ class Access:
         )
         if found.migration is None:
             return found
-        self._note_lost(found.migration.id, found)
+        if self.notes_lost:
+            self._note_lost(found.migration.id, found)
         here = self.here(found.migration)
         ends = [retirement(model.provider, model.name) for model in (here.old_model, here.new_model)]
         notices = tuple(str(each) for each in ends if each is not None and each.near())

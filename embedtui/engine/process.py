@@ -103,10 +103,15 @@ class SubprocessEngine(Engine):
         environ: Mapping[str, str] | None = None,
         *,
         outlives: bool = False,
+        notes_lost: bool = True,
     ) -> None:
-        """As :class:`Engine`; with ``outlives`` the work goes on when this process ends without stopping it."""
+        """As :class:`Engine`.
+
+        ``outlives``: the work goes on when this process ends without stopping it. ``notes_lost``: a snapshot that finds
+        a worker gone tells the audit log, once, where this role may.
+        """
         super().__init__(dsn, name, settings, on_event, environ)
-        self.outlives = outlives
+        self.outlives, self._at.notes_lost = outlives, notes_lost
         self._closed = False
         self._pipes: set[Pipe] = set()
         self._pipe_lock = threading.Lock()

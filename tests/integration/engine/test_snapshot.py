@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from embedtui.engine import snapshot as snapshots
 from embedtui.engine.engine import Engine
+from embedtui.engine.process import SubprocessEngine
 from embedtui.engine.snapshot import RATE_SECONDS, RATE_WITHHELD_SECONDS, RateMeter, Trend, WorkRate, read_snapshot
 from embedtui.model import Condition, Migration, Phase, Snapshot
 from embedtui.postgres import locks
@@ -218,13 +219,19 @@ def test_what_edits_cost_is_not_projected_over_the_rows_to_come(database: str) -
 
 def test_who_looks_notes_the_workers_that_ended_without_a_word_each_once(database: str) -> None:
     migration = small(database)
-    with connect(database, name="look") as conn, closing(Engine(database)) as one, closing(Engine(database)) as other:
+    with (
+        connect(database, name="look") as conn,
+        closing(SubprocessEngine(database)) as one,
+        closing(SubprocessEngine(database)) as other,
+    ):
         number = add_worker(conn, migration)
         one.snapshot()
         assert one.snapshot().log == (), "its server may be about to be reached again"
         conn.execute(
             "UPDATE embedtui.worker SET heartbeat = now() - interval '1 minute', started_at = now() - interval '1 h'"
         )
+        with closing(Engine(database)) as status, closing(SubprocessEngine(database, notes_lost=False)) as watching:
+            assert status.snapshot().log == watching.snapshot().log == (), "who only looks writes nothing"
         for engine in (one, other, one):
             engine.snapshot()
         (line,) = [each for each in other.snapshot().log if each.act == "worker lost"]
