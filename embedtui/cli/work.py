@@ -18,6 +18,7 @@ from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted,
 from embedtui.formatting import counted, duration, money, number
 from embedtui.model import (
     BatchStatus,
+    EvaluationStatus,
     Event,
     Failed,
     FaultState,
@@ -204,6 +205,21 @@ def _print_batch(batch: BatchStatus) -> None:
         )
 
 
+def _print_evaluation(evaluation: EvaluationStatus) -> None:
+    """Its verdict, what speaks against a cutover, and what mends that."""
+    void = "" if evaluation.valid else f", void: {plain(evaluation.why_void)}"
+    say(
+        f"Evaluation {evaluation.verdict}, {number(evaluation.queries)} queries, "
+        f"mean overlap {evaluation.mean_overlap:.2f}{void}"
+    )
+    for check in evaluation.checks:
+        say(f"           {check.result} {plain(check.name)}: {plain(f'{check.detail} {check.advice}'.rstrip())}")
+    if evaluation.verdicts_since is not None:
+        since = evaluation.verdicts_since
+        said = f"{counted(since, 'verdict', 'verdicts')} given" if since else "verdicts taken back"
+        say(f"           {said} since: `embedtui compare` has the gate count that")
+
+
 def _print_status(snapshot: Snapshot) -> None:
     migration = snapshot.migration
     if migration is None:
@@ -250,14 +266,9 @@ def _print_status(snapshot: Snapshot) -> None:
     say(f"Route      {route.active.value} serves{canary}, {_followers(route)}")
     if route.bridged and route.bridge_found is not None:
         say(f"Bridged    version {route.bridge}: {in_words(route.bridge_found)}")
-    say(f"Rollback   {_rollback(snapshot)}")
-    evaluation = snapshot.evaluation
-    if evaluation is not None:
-        void = "" if evaluation.valid else f", void: {plain(evaluation.why_void)}"
-        say(
-            f"Evaluation {evaluation.verdict}, {number(evaluation.queries)} queries, "
-            f"mean overlap {evaluation.mean_overlap:.2f}{void}"
-        )
+    say(f"{'Serves' if snapshot.served_behind else 'Rollback':<11}{_rollback(snapshot)}")
+    if snapshot.evaluation is not None:
+        _print_evaluation(snapshot.evaluation)
     for worker in snapshot.workers:
         if worker.alive:
             say(f"Worker     {plain(worker.host)}:{worker.pid} {plain(worker.doing)}")

@@ -337,7 +337,7 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
         return RollbackStatus(None, 0, "no change capture", missing=without or 0, rows=rows)
     marked, bridging = count_marked(conn, migration.id, QUEUE_COUNTED), snapshot.route.bridging
     missing = marked.missing if without is None else without
-    moved = snapshot.route.active is Side.NEW or snapshot.route.canary > 0
+    moved = _ever_moved(snapshot.route)
     reasons = []
     if marked.stale or marked.bridged:
         reasons.append(_why_behind(conn, snapshot, migration))
@@ -380,9 +380,14 @@ def _why_behind(conn: Connection, snapshot: Snapshot, migration: Migration) -> s
     return f"{called} is still to embed them"
 
 
+def _ever_moved(route: RouteStatus) -> bool:
+    """Whether reads are on the new side or once were, if only a share of them: the old side is ours to keep since."""
+    return route.active is Side.NEW or bool(route.changed_by)
+
+
 def _old_waiting(conn: Connection, migration: Migration, route: RouteStatus, queued: int) -> int:
-    """Rows in the queue whose old vector is due: none before reads moved."""
-    if migration.phase.ended or (route.active is Side.OLD and not route.canary):
+    """Rows in the queue whose old vector is due: none before reads first moved."""
+    if migration.phase.ended or not _ever_moved(route):
         return 0
     try:
         waiting = count_old_waiting(conn, migration.id, QUEUE_COUNTED)

@@ -259,6 +259,8 @@ class QueryInput:
     """The old model's vector where the query log kept it."""
 
 
+MIN_JUDGED = 30
+"""Judged queries from which judgments decide; with fewer, overlap and verdicts do."""
 _QUERY_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from embedtui.errors import Remedy
 from embedtui.formatting import counted
 from embedtui.model.migration import Migration
+from embedtui.model.plan import Check
 from embedtui.model.route import RouteStatus
-from embedtui.model.snapshot import Blocker, Snapshot
+from embedtui.model.snapshot import Blocker, EvaluationStatus, Snapshot
 from embedtui.model.words import Command, Condition, IndexMethod, Phase, Side
 
 QUEUE_COUNTED = 100_000
@@ -121,8 +122,16 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
     if not evaluation.valid:
         return Command.COMPARE, f"Compare again: {evaluation.why_void}"
     if evaluation.verdict != "PASS":
-        return Command.COMPARE, f"The gate says {evaluation.verdict}: look at the checks."
+        return Command.COMPARE, gate_says(evaluation, lambda check: check.advice)
     return Command.CUTOVER, "The gate passed: cut over when ready."
+
+
+def gate_says(evaluation: EvaluationStatus, mended: Callable[[Check], str]) -> str:
+    """Its verdict, the check that weighs most, and by what that is ``mended``."""
+    if not evaluation.checks:
+        return f"The gate says {evaluation.verdict}: look at the checks."
+    worst = evaluation.checks[0]
+    return f"The gate says {evaluation.verdict} ({worst.name}): {worst.detail} {mended(worst)}".rstrip()
 
 
 def changes_waiting(queued: int) -> str:

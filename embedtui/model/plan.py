@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from embedtui.errors import Remedy
@@ -26,6 +27,14 @@ class Check:
     def advice(self) -> str:
         """What mends it, as the command line says it."""
         return with_remedies(self.hint, [remedy.command for remedy in self.remedies])
+
+
+_WORST_FIRST = ("fail", "inconclusive", "unknown", "warn", "pass")
+
+
+def worst_first(checks: Iterable[Check]) -> list[Check]:
+    """Checks in the order in which somebody has to look at them."""
+    return sorted(checks, key=lambda check: _WORST_FIRST.index(check.result) if check.result in _WORST_FIRST else 0)
 
 
 @dataclass(frozen=True, slots=True)

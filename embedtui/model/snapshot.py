@@ -12,8 +12,9 @@ from embedtui.model.batch import BatchStatus
 from embedtui.model.bridge import DOING, BridgeFit
 from embedtui.model.faults import FaultGroup, FaultState
 from embedtui.model.migration import Migration
+from embedtui.model.plan import Check
 from embedtui.model.route import RollbackStatus, RouteStatus
-from embedtui.model.words import Condition, IndexMethod, Phase
+from embedtui.model.words import Condition, IndexMethod, Phase, Side
 
 LATE_SECONDS = 60.0
 """A change that waits longer is worth a warning: the sync normally takes seconds."""
@@ -108,6 +109,10 @@ class EvaluationStatus:
     latency_old_ms: tuple[float, float] | None = None
     """(p50, p95) of its searches as served; None where that was not measured."""
     latency_new_ms: tuple[float, float] | None = None
+    verdicts_since: int | None = None
+    """Operators' verdicts that the gate is yet to count; 0: some were taken back. None: it counts all, or judgments."""
+    checks: tuple[Check, ...] = ()
+    """Those of the gate that did not pass, the worst first."""
     verdicts: str = ""
     """Changes with any operator's verdict, given or taken back; empty where this role reads none."""
 
@@ -243,6 +248,23 @@ class Snapshot:
     def counts(self) -> str:
         """What the rows of ``backfill`` are."""
         return "planned rows" if self.phase is Phase.BACKFILL else "rows"
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether searches need a model that is dead."""
+        route = self.route
+        on_old = route.active is Side.OLD and route.canary < 100
+        return bool(self.old_gone) and on_old and not route.bridging and not self.phase.ended
+
+    @property
+    def served_behind(self) -> int:
+        """Rows that the old side, once reads were moved, serves stale or not at all; 0 while all are on the way.
+
+        Until then they are the application's own matter.
+        """
+        behind, moved = self.rollback.stale + self.rollback.missing, bool(self.route.changed_by)
+        serves = moved and self.route.active is Side.OLD and self.rollback.fresh is False and not self.phase.ended
+        return behind if serves and (behind > self.sync.queued or self.late) else 0
 
     @property
     def late(self) -> bool:

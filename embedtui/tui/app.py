@@ -215,7 +215,8 @@ class Dashboard(Guided):
         def paint() -> None:
             batch.close()
             with contextlib.suppress(ScreenStackError):
-                self.screen.check_idle()
+                for screen in self.screen_stack:  # what is seen behind a dialog, too
+                    screen.check_idle()
 
         self.set_timer(0.03, paint)
         self.show()
@@ -266,15 +267,8 @@ class Dashboard(Guided):
     def on_snapshot_failed(self, message: messages.SnapshotFailed) -> None:
         """Say that what is shown is the last known state."""
         trouble = message.trouble
-        self.link = Link(
-            False,
-            message.since,
-            message.seconds,
-            trouble.message,
-            worded(trouble.hint, trouble.remedies),
-            message.attempts,
-            trouble.title,
-        )
+        hint = worded(trouble.hint, trouble.remedies)
+        self.link = Link(False, message.since, message.seconds, trouble.message, hint, message.attempts, trouble.title)
         self.show()
 
     def on_engine_reported(self, message: messages.EngineReported) -> None:

@@ -72,7 +72,7 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
     def say(
         self, text: str, *, title: str = "", severity: Literal["information", "warning", "error"] = "information"
     ) -> None:
-        """Show a short message over the names of the screens; never read as markup.
+        """Show a short message above the keys; never read as markup.
 
         Its title begins its line: a line of its own would cover what is listed below.
         """

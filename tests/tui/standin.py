@@ -98,8 +98,8 @@ class StandIn(Engine):
     def hold_index(self, held: bool = True) -> None:
         self.calls.append(f"hold_index {held}")
 
-    def compare(self, *_: object, **__: object) -> Comparison:
-        self.calls.append("compare")
+    def compare(self, queries: Sequence[QueryInput] | None = None, **_: object) -> Comparison:
+        self.calls.append("compare" if queries is None else f"compare {len(queries)}")
         return states.COMPARISON
 
     def last_comparison(self) -> Comparison | None:

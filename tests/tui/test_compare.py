@@ -12,10 +12,12 @@ from embedtui.model import Check, RankedRow, Side, SweepPoint
 from embedtui.tui.app import Dashboard
 from embedtui.tui.blind import Blind
 from embedtui.tui.dialogs import PromptDialog
-from embedtui.tui.messages import QuerySearched, TaskStarted
-from embedtui.tui.panels.comparison import as_text, headline, marked, whereabouts
+from embedtui.tui.messages import Compared, QuerySearched, TaskStarted
+from embedtui.tui.panels.comparison import as_text, headline, marked, summary_line, whereabouts
+from embedtui.tui.panels.gate import gate
 from embedtui.tui.panels.measures import measure_lines
 from embedtui.tui.screens.compare import CompareScreen
+from embedtui.tui.view import Link, View
 from embedtui.tui.widgets.document import Document
 from embedtui.tui.widgets.rankings import Rankings, move, score, tied
 from embedtui.tui.words import WORDS
@@ -78,7 +80,7 @@ def test_a_documents_place_on_both_sides() -> None:
     entered = replace(next(row for row in query.new if row.other_rank is None), missed=True)
     told = whereabouts(entered, replace(query, new=(entered,))).plain
     assert "◇ not there" in told
-    assert "missed by the index" in told
+    assert f"◆ ! {entered.rank} at " in told, "short, and not where a title is cut"
 
 
 def test_the_headline_has_verdict_and_note() -> None:
@@ -88,6 +90,54 @@ def test_the_headline_has_verdict_and_note() -> None:
     long = replace(query, text="how do I rotate keys " * 6, verdict="same", note="")
     assert headline(long, Blind(), 150).plain == f"“{long.text}”  = same", "as much as there is room for"
     assert "…”  = same" in headline(long, Blind(), 90).plain
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)])
+async def test_the_lists_say_how_they_were_searched_and_what_the_index_missed(
+    shown: Open, size: tuple[int, int]
+) -> None:
+    first, *others = states.QUERIES
+    lost = replace(first, text="a question that is long " * 5, new=(replace(first.new[0], missed=True), *first.new[1:]))
+    async with shown(states.READY, size) as (app, pilot, engine):
+        engine.comparison = replace(states.COMPARISON, queries=(lost, *others))
+        await opened(app, pilot)
+        await shows(app, pilot, "! missed by the index")
+        text = picture(app)
+        assert "◇ old, exact" in text and "◆ new, exact" in text
+        rows = [each for each in text.splitlines() if " 1 ★ ! " in each]
+        assert len(rows) == 1, "the hit has the mark, and keeps its title"
+        assert first.new[0].text[:9] in rows[0]
+        await pilot.press("down")
+        await until(pilot, lambda: "missed by the index" not in picture(app), LONG)
+        measures = replace(states.MEASURES, basis="served")
+        app.post_message(Compared(replace(engine.comparison, measures=measures, evaluation_id=9)))
+        await shows(app, pilot, "◆ new, as served")
+
+
+@pytest.mark.parametrize("leave", ["m", "escape"])
+async def test_figures_and_back_is_where_one_was(shown: Open, leave: str) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        screen = await opened(app, pilot)
+        for part in (screen.listing, screen.query_one(Rankings), screen.query_one(Document)):
+            part.focus()
+            await pilot.press("m")
+            await until(pilot, lambda part=part: part.region.height == 0 and screen.focused is not part, LONG)
+            await pilot.press(leave)
+            await until(pilot, lambda part=part: part.region.height and screen.focused is part, LONG)
+
+
+def test_verdicts_that_the_gate_is_yet_to_count_are_said_with_the_key() -> None:
+    def told(since: int | None, width: int) -> str:
+        assert states.READY.evaluation is not None
+        found = replace(states.READY, evaluation=replace(states.READY.evaluation, verdicts_since=since))
+        view = View(found, Link(up=True))
+        rows = (summary_line(states.COMPARISON, view, width), *gate(states.COMPARISON, view, 60))
+        return "\n".join(each.plain for each in rows)
+
+    for width in (78, 158):
+        assert told(3, width).count("! 3 verdicts since: c has the gate count them") == 2
+        assert "verdicts changed since" in told(0, width)
+        assert "since: c" not in told(None, width)
 
 
 def test_measures_say_what_the_gate_says() -> None:

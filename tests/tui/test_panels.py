@@ -8,15 +8,18 @@ import pytest
 from rich.cells import cell_len
 from textual.content import Content
 
-from embedtui.cli.work import _rollback
+from embedtui.cli.work import _print_status, _rollback
+from embedtui.engine.snapshot import with_advice
 from embedtui.model import (
     AuditEntry,
     BatchJobStatus,
     BatchStatus,
+    Check,
     Condition,
     Hold,
     Interval,
     Phase,
+    Remedy,
     RollbackStatus,
     Side,
     Snapshot,
@@ -217,6 +220,41 @@ def test_the_headline_names_the_cause_and_the_key_with_its_word() -> None:
     assert panels.advice(begun, 80, 1).plain.startswith("◌ Starting")
 
 
+def test_searches_that_fail_come_before_all_else() -> None:
+    """What harms production most is told first, whatever else is wrong; paused or not."""
+    growing = replace(states.DEAD, sync=SyncStatus(602, 90.0, 1, growing=True))
+    failed = replace(states.FAULTED, old_gone=states.DEAD.old_gone)
+    for each in (growing, failed, replace(states.PAUSED, old_gone=states.DEAD.old_gone)):
+        said = panels.advice(View(each, UP), 100, 1).plain
+        assert said.startswith("✗ Searches fail: text-embedding-004 no longer answers (404).")
+        assert said.rstrip().endswith("B  Bridge") and "✗ searches fail" in chrome.header(View(each, UP), 100).plain
+    bridging = panels.advice(View(replace(states.BRIDGING, sync=growing.sync), UP), 160, 1).plain
+    assert "Searches fail" in bridging and "embedding the sample, 640 of 2,304 rows" in bridging
+    bridged = replace(growing, route=replace(growing.route, bridging=True))
+    assert panels.advice(View(bridged, UP), 100, 1).plain.startswith("! Queue grows")
+    gate = replace(states.READY, old_gone=states.DEAD.old_gone)
+    assert panels.advice(View(gate, UP), 100, 1).plain.rstrip().endswith("x  Cut over")
+
+
+def test_after_a_rollback_the_side_that_serves_says_what_it_lacks() -> None:
+    back = replace(
+        states.STALE, route=replace(states.STALE.route, active=Side.OLD), soak_seconds=None, phase=Phase.VALIDATE
+    )
+    view = View(back, UP)
+    said = " ".join(line.plain for line in panels.rollback(view, 100))
+    assert said.startswith("old side ! serves 1,204 stale, 73 missing of 520,000 rows, ") and "no longer" in said
+    assert "nothing to roll back" not in panels.route(view, 100, 12).plain
+    for each in (back, replace(back, condition=Condition.PAUSED)):
+        head = panels.advice(View(each, UP), 120, 1).plain
+        assert head.startswith("! Old side behind: it serves 1,204 rows stale, 73 rows without an old vector")
+    assert _rollback(back).startswith("1,204 rows stale, 73 rows without an old vector")
+    never = replace(back, route=replace(back.route, changed_by=""))
+    coming = replace(back, rollback=RollbackStatus(False, 2, "2 changes wait", rows=9), sync=SyncStatus(2, 1.0, 0))
+    for each in (never, coming, replace(back, phase=Phase.ABORTED)):
+        assert "Old side behind" not in panels.advice(View(each, UP), 120, 1).plain
+        assert "nothing to roll back" in panels.rollback(View(each, UP), 100)[0].plain
+
+
 def test_what_the_old_model_takes_is_shown_apart() -> None:
     taken = replace(states.CUT_OVER.backfill, old_tokens=12_000, old_spent=0.0012)
     view = View(replace(states.CUT_OVER, backfill=taken), UP)
@@ -284,6 +322,58 @@ def test_the_gates_figures_say_of_which_time_they_are(width: int) -> None:
     assert f"figures of {draw.clock(made.at)}, 12 m 05 s ago" in " ".join(rows[:3])
     assert all(len(each) <= width for each in rows)
     assert "12 m 05 s ago" in summary_line(made, View(states.READY, UP), 150).plain
+
+
+LOSS = Check(
+    "index loss",
+    "fail",
+    "As served, searches find 61.0 % of the exact top 10: this loss is the index's, not the model's.",
+    "hnsw.ef_search = 80 finds 99.0 %: set it for the roles that search, and compare again.",
+)
+WAITS = Check(
+    "freshness", "fail", "0 vectors are of earlier content, 9 changes wait.", "Let sync catch up.", (Remedy.RUN,)
+)
+
+
+def test_a_gate_that_fails_says_why_and_what_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def failing(*checks: Check) -> Snapshot:
+        found = replace(states.EVALUATION, verdict="FAIL", checks=checks)
+        return with_advice(replace(states.READY, evaluation=found))
+
+    lost = failing(LOSS, Check("latency", "warn", "p95 5.2 ms."))
+    said = " ".join(panels.advice(View(lost, UP), 78, 3).plain.split())
+    assert "The gate says FAIL (index loss)" in said and LOSS.hint in said
+    route = panels.route(View(lost, UP), 70, 12).plain
+    assert "✗ FAIL: index loss" in route and "latency" not in route
+    waits = " ".join(panels.advice(View(failing(WAITS), UP), 158, 2).plain.split())
+    assert "r (Work" in waits or "r (Run)" in waits
+    _print_status(lost)
+    printed = capsys.readouterr().out
+    assert f"fail index loss: {LOSS.detail} {LOSS.hint}" in printed and "warn latency" in printed
+    judged = replace(states.COMPARISON, verdict="FAIL", checks=(Check("index", "warn", "Small."), LOSS))
+    assert "✗ FAIL: index loss" in summary_line(judged, View(lost, UP), 100).plain
+    rows = [each.plain for each in gate(judged, View(lost, UP), 60)]
+    assert [each.split()[1] for each in rows if each[:1] in "✗!" and " to look at" not in each] == ["fail", "warn"]
+
+
+def test_the_gates_view_of_the_table_has_the_present_one_beside_it() -> None:
+    checks = (
+        Check("coverage", "pass", "520,000 of 520,000 rows with content have a new vector (100.0 %)."),
+        WAITS,
+        Check("faults", "pass", "No row has an undecided fault."),
+    )
+    made = replace(states.COMPARISON, at=states.ago(seconds=725), checks=checks)
+
+    def now(snapshot: Snapshot) -> list[str]:
+        return [each.plain.strip() for each in gate(made, View(snapshot, UP), 70) if "now:" in each.plain]
+
+    same = replace(states.READY, sync=SyncStatus(9, 3.0, 1))
+    assert now(same) == []
+    backfill = replace(same.backfill, rows=519_000)
+    other = replace(same, sync=SyncStatus(1, 3.0, 1), faults=states.FAULTS, backfill=backfill)
+    assert now(other) == [
+        "now: 1 change waits", "now: 519,000 of 520,000 rows with content", "now: 226 rows have an undecided fault",
+    ]  # fmt: skip
 
 
 def test_latency_is_the_routers_own_where_they_tell() -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from textual.pilot import Pilot
-from textual.widgets import Button, TextArea
+from textual.widgets import Button, Static, TextArea
 
 from embedtui.errors import DatabaseError
 from embedtui.model import QueryComparison, RankedRow, Side, Verdict
 from embedtui.tui.app import Dashboard
 from embedtui.tui.blind import Blind
 from embedtui.tui.dialogs import ForgetDialog, PromptDialog, QueriesDialog
+from embedtui.tui.dialogs.base import Tick
 from embedtui.tui.panels import reading
 from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.reader import ReaderScreen
@@ -244,13 +245,20 @@ async def test_queries_are_loaded_and_comparisons_saved(shown: Open, remembered:
         app.show()
         await pilot.press("L", *"one")
         assert app.screen.query_one(TextArea).text == "one", "and not commands"
+        told = " ".join(str(each.content) for each in app.screen.query(Static))
+        assert "now that has 12 queries with 5 verdicts. All are kept" in told
         await pilot.press("tab", "tab", "enter")
         await until(pilot, lambda: "Compare is under way already" in picture(app), LONG)
         app._busy = ()
         app.screen.query_one(TextArea).load_text("one\ntwo")
         app.screen.query_one("#go", Button).press()
-        await until(pilot, lambda: "queries of one\ntwo" in engine.calls and "compare" in engine.calls, LONG)
-        await until(pilot, lambda: isinstance(app.screen, CompareScreen), LONG)
+        both = f"compare {len(states.QUERIES) + 2}"
+        await until(pilot, lambda: "queries of one\ntwo" in engine.calls and both in engine.calls, LONG)
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen) and not app.view.busy, LONG)
+        await pilot.press("L", *"three", "shift+tab", "space")
+        await until(pilot, lambda: not app.screen.query_one("#together", Tick).value, LONG)
+        app.screen.query_one("#go", Button).press()
+        await until(pilot, lambda: "compare 1" in engine.calls and isinstance(app.screen, CompareScreen), LONG)
         await pilot.press("E")
         number = states.COMPARISON.evaluation_id or "unrecorded"
         for kind in screen.KINDS:

@@ -23,6 +23,7 @@ from embedtui.tui.dialogs.base import NamedDialog
 from embedtui.tui.messages import EngineReported, SnapshotTaken
 from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.screens.compare import CompareScreen
+from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
 from embedtui.tui.widgets.listing import Listing
@@ -348,6 +349,16 @@ async def test_what_was_asked_for_is_said_to_be_under_way_at_once(shown: Open) -
         await until(pilot, lambda: "◌ rolling" not in picture(app))
 
 
+async def test_what_stands_behind_a_dialog_goes_on(shown: Open) -> None:
+    """Behind the help, too, in which nothing moves."""
+    async with shown(states.RUNNING, (160, 45)) as (app, pilot, _):
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+        painted = await painting(app, pilot)
+        await present(app, pilot, replace(states.RUNNING, backfill=replace(states.BACKFILL, rows=400_000)))
+        await until(pilot, lambda: painted)
+
+
 async def test_what_is_said_covers_neither_panels_nor_buttons() -> None:
     app = Dashboard(lambda _: StandIn(states.READY), remember=False, interval=3600)
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
@@ -355,11 +366,12 @@ async def test_what_is_said_covers_neither_panels_nor_buttons() -> None:
         app.say("The pointer is there already: nothing changed.")
         await until(pilot, lambda: any(toast.region.height for toast in toasts(app)))
         (toast,) = toasts(app)
-        assert (toast.region.y, toast.region.height) == (1, 1), "over the names of the screens"
+        assert (toast.region.bottom, toast.region.height) == (23, 1), "above the keys"
         assert toast.region.right == 80
         app.say("An act of somebody else's, with a reason. " * 90, title="somebody@" + "host" * 90)
         await until(pilot, lambda: any(toast.region.height > 1 for toast in toasts(app)))
-        assert max(toast.region.bottom for toast in toasts(app)) < 16
+        assert min(toast.region.y for toast in toasts(app)) > app.screen.query_one("#advice").region.bottom + 2
+        assert max(toast.region.bottom for toast in toasts(app)) == 23
 
 
 def toasts(app: Dashboard) -> list[Widget]:

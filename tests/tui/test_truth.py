@@ -317,10 +317,18 @@ async def test_every_number_is_what_the_database_holds(
     waiting = truth.one("SELECT count(*) FROM embedtui.queue")
     await all_true(engine, truth, tmp_path, queue=rf"{waiting} wait", rollback=rf"29 stale, {WITHOUT_OLD} missing")
 
+    # rolled back as it is, the old side serves that; then it is cut over again
+    engine.rollback()
+    served = rf"old side +! serves 29 stale, {WITHOUT_OLD} missing of {truth.rows} rows"
+    told = f"it serves 29 rows stale, {WITHOUT_OLD} rows without an old vector"
+    await all_true(engine, truth, tmp_path, served=served, told=told)
+    engine.cutover(override={"gate": "test", "sync": "test", "coverage": "test"})
+
     # a worker with a living old model makes the old side whole again, but for rows that never had a vector
     engine.run(stop)
     engine.rollback()
-    await all_true(engine, truth, tmp_path, serves="old serves")
+    served = rf"old side +! serves {WITHOUT_OLD} missing of {truth.rows} rows"
+    await all_true(engine, truth, tmp_path, serves="old serves", served=served)
     engine.cutover(override={"gate": "test", "sync": "test", "coverage": "test"})
 
     # ended: what was spent stays, nothing is in sync, and nothing moves back

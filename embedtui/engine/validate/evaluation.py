@@ -26,15 +26,22 @@ from embedtui.model import (
     Side,
     SweepPoint,
 )
-from embedtui.model.evaluation import sign_test
+from embedtui.model.evaluation import MIN_JUDGED, sign_test
+from embedtui.model.plan import worst_first
 from embedtui.postgres.connect import Connection, operator_name
 from embedtui.postgres.indexes.existing import approximate_index
 from embedtui.postgres.sides.both import count_rows
 from embedtui.postgres.sides.hits import read_hits
-from embedtui.postgres.state.evaluations import NewEvaluation, add_evaluation, newest_evaluation, newest_summary
+from embedtui.postgres.state.evaluations import (
+    EvaluationSummary,
+    NewEvaluation,
+    add_evaluation,
+    newest_evaluation,
+    newest_summary,
+)
 from embedtui.postgres.state.movement import read_movement
 from embedtui.postgres.state.queries import StoredQuery, load_queries
-from embedtui.postgres.state.verdicts import load_verdicts, movement_of_verdicts
+from embedtui.postgres.state.verdicts import count_verdicts_since, load_verdicts, movement_of_verdicts
 
 
 def observe(
@@ -75,8 +82,13 @@ def thresholds_of(gate: GateSettings) -> dict[str, Any]:
     return {name: value for name, value in asdict(gate).items() if name not in ("max_drift", "where")}
 
 
-def record(conn: Connection, migration: Migration, comparison: Comparison, gate: GateSettings) -> Comparison:
-    """Append a comparison, judged by ``gate``, to embedtui.evaluation; returned with its id and time."""
+def record(
+    conn: Connection, migration: Migration, comparison: Comparison, gate: GateSettings, verdicts: str
+) -> Comparison:
+    """Append a comparison, judged by ``gate``, to embedtui.evaluation; returned with its id and time.
+
+    ``verdicts``: where the operators' verdicts stood that it counts.
+    """
     assert comparison.seen is not None
     figures = comparison.measures
     summary = {
@@ -86,6 +98,8 @@ def record(conn: Connection, migration: Migration, comparison: Comparison, gate:
         "ndcg_new": figures.ndcg_new.mean if figures.ndcg_new is not None else None,
         "latency_old_ms": figures.latency_old_ms,
         "latency_new_ms": figures.latency_new_ms,
+        "judged": figures.judged,
+        "verdicts": verdicts,
     }
     number, at = add_evaluation(
         conn,
@@ -250,6 +264,7 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
     # once it has ended nothing is decided by it any more, and the cleanup itself has changed the table
     ended = migration.phase.ended
     seen = SeenState(**newest.seen)
+    verdicts = movement_of_verdicts(conn, migration.id)
     why = "" if ended else _why_void(conn, migration, seen) or _judged_otherwise(migration, newest.judged_by)
     return EvaluationStatus(
         id=newest.id,
@@ -265,8 +280,18 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
         # recorded by an earlier version, the summary has none
         latency_old_ms=_pair(newest.summary.get("latency_old_ms")),
         latency_new_ms=_pair(newest.summary.get("latency_new_ms")),
-        verdicts=movement_of_verdicts(conn, migration.id),
+        verdicts_since=None if ended else _verdicts_since(conn, migration, newest, verdicts),
+        checks=tuple(check for check in worst_first(map(_check, newest.checks)) if check.result != "pass"),
+        verdicts=verdicts,
     )
+
+
+def _verdicts_since(conn: Connection, migration: Migration, newest: EvaluationSummary, now: str) -> int | None:
+    """Verdicts that the gate has not counted and, for want of judgments, would; recorded earlier, that is not known."""
+    counted_to, judged = newest.summary.get("verdicts"), newest.summary.get("judged", MIN_JUDGED)
+    if judged >= MIN_JUDGED or not now or counted_to == now:
+        return None
+    return count_verdicts_since(conn, migration.id, newest.at)
 
 
 def _pair(kept: Sequence[float] | None) -> tuple[float, float] | None:

@@ -24,18 +24,18 @@ from embedtui.model import (
     Side,
     VerifyReport,
 )
+from embedtui.model.evaluation import MIN_JUDGED
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import filters, missing, used_by_search
 from embedtui.postgres.indexes.existing import approximate_index
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit
-from embedtui.postgres.state.evaluations import read_judged_by
+from embedtui.postgres.state.evaluations import read_judged_by, read_verdicts_counted
 from embedtui.postgres.state.queue import count_rows_waiting
+from embedtui.postgres.state.verdicts import movement_of_verdicts
 
 DEFAULTS = GateSettings()
 
-MIN_JUDGED = 30
-"""Judged queries from which judgments decide; with fewer, overlap and verdicts do."""
 CHANCE_OVERLAP = 0.03
 """Unjudged: below this hardly any result is kept. Vectors in the wrong order, or of the wrong text, look like that; on
 the demo's corpus even a poor model and a good one share 5 to 9 %."""
@@ -78,18 +78,20 @@ def decide_gate(
 
     ``caught``: who works off the queue, and whether only what came in since is in it.
 
-    One that is recorded already is not recorded again unless checks or verdicts came out differently, or other
-    settings judge it.
+    One that is recorded already is not recorded again unless checks came out differently, operators' verdicts were
+    given or taken back since, or other settings judge it.
     """
     with connect() as conn:
+        verdicts = movement_of_verdicts(conn, migration.id)
         comparison = with_verdicts(conn, comparison)
         checks = judge(conn, migration, comparison, thresholds, caught)
         verdict = verdict_of(checks)
         same = [(check.name, check.result) for check in checks] == [(c.name, c.result) for c in comparison.checks]
         known = comparison.evaluation_id
-        if known is not None and same and verdict == comparison.verdict and _judged_by(conn, known, thresholds):
+        same = same and verdict == comparison.verdict
+        if known is not None and same and _decided_by(conn, known, thresholds, verdicts):
             return replace(comparison, checks=checks)
-        judged = record(conn, migration, replace(comparison, checks=checks, verdict=verdict), thresholds)
+        judged = record(conn, migration, replace(comparison, checks=checks, verdict=verdict), thresholds, verdicts)
         reasons = ", ".join(check.name for check in checks if check.result not in ("pass", "warn"))
         add_audit(
             conn,
@@ -100,9 +102,10 @@ def decide_gate(
         return judged
 
 
-def _judged_by(conn: Connection, evaluation: int, thresholds: GateSettings) -> bool:
-    """Whether an evaluation was judged by these; one of an earlier version does not say."""
-    return read_judged_by(conn, evaluation) in (None, thresholds_of(thresholds))
+def _decided_by(conn: Connection, evaluation: int, thresholds: GateSettings, verdicts: str) -> bool:
+    """Whether an evaluation was judged by these, or does not say by which, and counts these verdicts."""
+    by = read_judged_by(conn, evaluation)
+    return by in (None, thresholds_of(thresholds)) and read_verdicts_counted(conn, evaluation) == verdicts
 
 
 def verdict_of(checks: tuple[Check, ...]) -> str:

@@ -60,6 +60,7 @@ class EvaluationSummary:
     seen: Mapping[str, Any]
     judged_by: Mapping[str, Any] | None
     """Thresholds of the gate; None where an earlier version recorded none."""
+    checks: Sequence[Mapping[str, Any]]
 
 
 def add_evaluation(conn: Connection, evaluation: NewEvaluation) -> tuple[int, datetime]:
@@ -100,11 +101,19 @@ def newest_evaluation(
 def newest_summary(conn: Connection, migration_id: int) -> EvaluationSummary | None:
     """The newest evaluation without its rankings."""
     row = conn.execute(
-        "SELECT id, at, queries, verdict, state->'summary', state->'seen', state->'judged_by'"
+        "SELECT id, at, queries, verdict, state->'summary', state->'seen', state->'judged_by', checks"
         f" FROM embedtui.evaluation WHERE migration = %s AND {_COUNTS} ORDER BY id DESC LIMIT 1",
         [migration_id],
     ).fetchone()
     return None if row is None else EvaluationSummary(*row)
+
+
+def read_verdicts_counted(conn: Connection, evaluation: int) -> str | None:
+    """Where the operators' verdicts stood when an evaluation counted them; None where that is not known."""
+    row = conn.execute(
+        "SELECT state->'summary'->>'verdicts' FROM embedtui.evaluation WHERE id = %s", [evaluation]
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 def read_judged_by(conn: Connection, evaluation: int) -> Mapping[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from embedtui.model import Verdict
 from embedtui.postgres.connect import Connection
@@ -36,6 +37,17 @@ def store_verdict(conn: Connection, query: int, given: Verdict) -> bool:
 def remove_verdict(conn: Connection, query: int, who: str) -> None:
     """Take back an operator's verdict."""
     conn.execute("DELETE FROM embedtui.verdict WHERE query = %s AND who = %s", [query, who])
+
+
+def count_verdicts_since(conn: Connection, migration_id: int, moment: datetime) -> int:
+    """Verdicts on a migration's queries that were given after that."""
+    row = conn.execute(
+        "SELECT count(*) FROM embedtui.verdict v JOIN embedtui.query q ON q.id = v.query"
+        " WHERE q.migration = %s AND v.at > %s",
+        [migration_id, moment],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def movement_of_verdicts(conn: Connection, migration_id: int) -> str:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from embedtui.formatting import counted
-from embedtui.model import Command, Comparison, Phase, Remedy, Snapshot, VerifyReport
+from embedtui.model import (
+    Command,
+    Comparison,
+    Phase,
+    QueryComparison,
+    QueryInput,
+    Remedy,
+    Snapshot,
+    VerifyReport,
+)
 from embedtui.tui.actions.base import Action
 from embedtui.tui.dialogs import PrepareDialog, VerifyAnswer, VerifyDialog
-from embedtui.tui.engine_threads import Task
+from embedtui.tui.engine import Engine
+from embedtui.tui.engine_threads import Call, Task
 from embedtui.tui.messages import Compared, RowsVerified
 from embedtui.tui.view import View
 
@@ -90,8 +101,17 @@ class Compare(Action):
     def _do(self, app: Dashboard) -> None:
         self.start(app)
 
-    def start(self, app: Dashboard, given: str | None = None) -> None:
-        """Compare over the kept queries, or those that ``given`` names: a file, a statement, or a query a line."""
+    def start(self, app: Dashboard, given: str | None = None, beside: Sequence[QueryComparison] = ()) -> None:
+        """Compare over the kept queries, or those that ``given`` names: a file, a statement, or a query a line.
+
+        ``beside``: queries that were compared before, to be compared with these.
+        """
+        # first: what comes with the given ones replaces what is stored
+        known = [QueryInput(query.text, row=query.row) for query in beside]
+
+        def compare(engine: Engine, call: Call) -> Comparison:
+            queries = None if given is None else [*known, *engine.queries_of(given)]
+            return engine.compare(queries, progress=call.progress, stop=call.stop)
 
         def done(comparison: Comparison) -> str:
             why = "" if comparison.verdict == "PASS" else " Screen 3 says why."
@@ -100,16 +120,7 @@ class Compare(Action):
             count = counted(len(comparison.queries), "query", "queries")
             return f"Compared {count}: {comparison.verdict or 'no verdict'}.{why}"
 
-        app.bridge.do(
-            Task(
-                "compare",
-                lambda engine, call: engine.compare(
-                    engine.queries_of(given) if given is not None else None, progress=call.progress, stop=call.stop
-                ),
-                done,
-                result=Compared,
-            )
-        )
+        app.bridge.do(Task("compare", compare, done, result=Compared))
         app.goto("compare")
 
 

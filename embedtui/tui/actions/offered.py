@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from embedtui.model import Phase
-from embedtui.model.lifecycle import unneeded
+from embedtui.model.lifecycle import gate_says, unneeded
 from embedtui.tui.actions.registry import ACTIONS, SCREENS
+from embedtui.tui.remedies import worded
 from embedtui.tui.view import View
 
 _BY_ENGINE = {"resume": "pause", "validate": "compare", "prepare": "run", "backfill": "run", "build_index": "index"}
@@ -27,6 +28,9 @@ def next_action(view: View) -> tuple[str, str]:
         return "", ""
     if name == "cutover" and snapshot.route.canary:
         return name, f"{snapshot.route.canary} % of the keys read the new side: watch them, then move the rest."
+    found = snapshot.evaluation
+    if name == "compare" and found is not None and found.valid:
+        return name, gate_says(found, lambda check: worded(check.hint, check.remedies))
     return (name if name in ACTIONS or name in SCREENS else ""), snapshot.next_why
 
 

@@ -7,7 +7,7 @@ from embedtui.tui.dialogs.cutover import CutoverAnswer, CutoverDialog
 from embedtui.tui.dialogs.ending import Either, NamedAnswer, NameDialog
 from embedtui.tui.dialogs.limits import LimitsDialog
 from embedtui.tui.dialogs.prepare import PrepareDialog
-from embedtui.tui.dialogs.prompts import ForgetDialog, PromptDialog, QueriesDialog, StopDialog
+from embedtui.tui.dialogs.prompts import ForgetDialog, PromptDialog, QueriesAnswer, QueriesDialog, StopDialog
 from embedtui.tui.dialogs.verify import ReportDialog, VerifyAnswer, VerifyDialog
 from embedtui.tui.dialogs.waiting import WaitingDialog
 
@@ -22,6 +22,7 @@ __all__ = [
     "NamedAnswer",
     "PrepareDialog",
     "PromptDialog",
+    "QueriesAnswer",
     "QueriesDialog",
     "ReportDialog",
     "StopDialog",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from textual import on
 from textual.app import ComposeResult
@@ -10,9 +11,10 @@ from textual.content import Content
 from textual.widgets import Input, Label, Static, TextArea
 
 from embedtui.errors import SettingsError
-from embedtui.model import query_file
+from embedtui.formatting import counted
+from embedtui.model import QueryComparison, query_file
 from embedtui.tui import draw, safe
-from embedtui.tui.dialogs.base import Dialog
+from embedtui.tui.dialogs.base import Dialog, Tick
 
 
 class PromptDialog(Dialog[str]):
@@ -36,15 +38,33 @@ class PromptDialog(Dialog[str]):
         return text if text or self._optional else None
 
 
-class QueriesDialog(Dialog[str]):
-    """Asks for queries: where they are, or themselves."""
+@dataclass(frozen=True, slots=True)
+class QueriesAnswer:
+    """Which queries to compare."""
+
+    given: str
+    """Where they are, or themselves."""
+    together: bool = False
+    """With those of the newest comparison."""
+
+
+class QueriesDialog(Dialog[QueriesAnswer]):
+    """Asks for queries: where they are, or themselves; and what becomes of the evidence that is there."""
 
     AUTO_FOCUS = "#queries"
 
-    def __init__(self, refusal: Callable[[], str] = str, draft: str = "") -> None:
-        """``draft`` is what was typed before it was left; ``refusal`` says why nothing can be compared now, if so."""
+    def __init__(
+        self, refusal: Callable[[], str] = str, draft: str = "", compared: Sequence[QueryComparison] = ()
+    ) -> None:
+        """Ask.
+
+        Args:
+            refusal: says why nothing can be compared now, if so.
+            draft: what was typed before it was left.
+            compared: queries of the newest comparison.
+        """
         super().__init__("Compare queries of yours", go="Compare")
-        self._refusal, self.draft = refusal, draft
+        self._refusal, self.draft, self._compared = refusal, draft, compared
 
     def body(self) -> ComposeResult:
         """What may be given, and the field."""
@@ -54,16 +74,30 @@ class QueriesDialog(Dialog[str]):
                 " or queries, one a line. Enter adds a line; Tab goes on to the buttons, Cancel first."
             )
         )
+        if self._compared:
+            yield from self._evidence()
         yield TextArea(self.draft, id="queries", compact=True, tab_behavior="focus")
 
     def on_mount(self) -> None:
         """Have what is typed now take the place of what was typed then."""
         self.query_one("#queries", TextArea).select_all()
 
-    def answer(self) -> str | None:
+    def _evidence(self) -> ComposeResult:
+        """What the newest comparison has, and whether it is to be left behind."""
+        verdicts = sum(bool(query.verdict) for query in self._compared)
+        has = f"{counted(len(self._compared), 'query', 'queries')} with {counted(verdicts, 'verdict', 'verdicts')}"
+        said = f"The gate goes by the newest comparison alone; now that has {has}. All are kept: c compares them again."
+        yield Static(Content.styled(said, "$warning"))
+        # rows only stand in where there are no real queries
+        real = bool(verdicts) or any(query.row is None for query in self._compared)
+        yield Tick(f"Compare the {len(self._compared):,} of now as well", real, id="together", compact=True)
+
+    def answer(self) -> QueriesAnswer | None:
         """Anything but blanks and the name of a file that is none, once it can be compared."""
         given = self.query_one("#queries", TextArea).text.strip()
-        return None if self._refused(given) else given or None
+        if not given or self._refused(given):
+            return None
+        return QueriesAnswer(given, any(each.value for each in self.query("#together").results(Tick)))
 
     def go_to_gap(self) -> None:
         """To the field; what is wrong with it is said."""

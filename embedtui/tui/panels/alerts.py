@@ -39,33 +39,76 @@ class Alert:
 
 
 def alert(snapshot: Snapshot | None) -> Alert | None:
-    """The most pressing of what is wrong now; None while nothing is."""
+    """What harms most of what is wrong now, searches before the work; None while nothing is."""
     if snapshot is None or snapshot.migration is None or snapshot.phase.ended:
         return None
-    if snapshot.condition is Condition.FAILED:
-        reason = safe.line(snapshot.reasons[0].detail) if snapshot.reasons else ""
-        act = "pause" if snapshot.migration.desired == "pause" else "run"  # a worker ended by it, and nobody paused
-        return Alert("Failed", f"{reason.rstrip('.')}.", act, "$error", urgent=True)
-    if snapshot.condition is Condition.PAUSED:
-        return None  # somebody wants it so
-    if (dead := _dead(snapshot)) is not None:
-        ago = figures.duration(dead.heartbeat_seconds)
-        name = f"{safe.line(dead.host)}:{dead.pid}"
-        return Alert("Worker died", f"{name}, {ago} ago, {_loss(snapshot)}.", "run", "$error", urgent=True)
-    if snapshot.old_refused and (snapshot.route.active is Side.NEW or snapshot.route.canary):
-        aged = f"{counted(snapshot.rollback.stale, 'row', 'rows')} so far" if snapshot.rollback.stale else "none yet"
-        why = f"{aged}: {safe.line(snapshot.old_refused)}"
-        return Alert("Old side ages", why, "log", "$error", urgent=True)
+    paused = snapshot.condition is Condition.PAUSED  # somebody wants it so: what comes of that is no news
+    looks = _SEARCHES if paused else _BY_HARM
+    return next((found for look in looks if (found := look(snapshot)) is not None), None)
+
+
+def _unanswered(snapshot: Snapshot) -> Alert | None:
+    if not snapshot.unanswered:
+        return None
+    why = safe.line(snapshot.old_gone).rstrip(".")
+    why += f"; bridging, {safe.line(snapshot.bridge_work)}" if snapshot.bridge_work else ""
+    act = "cutover" if snapshot.next_act == "cutover" else "bridge"
+    return Alert("Searches fail", f"{why}.", act, "$error", urgent=not snapshot.bridge_work)
+
+
+def _failed(snapshot: Snapshot) -> Alert | None:
+    if snapshot.condition is not Condition.FAILED or snapshot.migration is None:
+        return None
+    reason = safe.line(snapshot.reasons[0].detail) if snapshot.reasons else ""
+    act = "pause" if snapshot.migration.desired == "pause" else "run"  # a worker ended by it, and nobody paused
+    return Alert("Failed", f"{reason.rstrip('.')}.", act, "$error", urgent=True)
+
+
+def _died(snapshot: Snapshot) -> Alert | None:
+    if (dead := _dead(snapshot)) is None:
+        return None
+    ago = figures.duration(dead.heartbeat_seconds)
+    name = f"{safe.line(dead.host)}:{dead.pid}"
+    return Alert("Worker died", f"{name}, {ago} ago, {_loss(snapshot)}.", "run", "$error", urgent=True)
+
+
+def _refused(snapshot: Snapshot) -> Alert | None:
+    route, stale = snapshot.route, snapshot.rollback.stale
+    if not snapshot.old_refused or not (route.active is Side.NEW or route.canary or route.changed_by):
+        return None
+    aged = f"{counted(stale, 'row', 'rows')} so far" if stale else "none yet"
+    return Alert("Old side ages", f"{aged}: {safe.line(snapshot.old_refused)}", "log", "$error", urgent=True)
+
+
+def _behind(snapshot: Snapshot) -> Alert | None:
+    """The old side serves again, and not all of it is of the rows as they are."""
+    if not snapshot.served_behind:
+        return None
+    why = f"it serves {snapshot.rollback.counts}: {safe.line(snapshot.rollback.why)}".rstrip(": .")
+    idle = snapshot.condition is Condition.IDLE
+    return Alert("Old side behind", f"{why}.", "run" if idle else "log", urgent=idle)
+
+
+def _held_back(snapshot: Snapshot) -> Alert | None:
     stops = tuple(hold for hold in snapshot.reasons if hold.stops)
-    if snapshot.condition is Condition.THROTTLED and stops:  # the cause, before what comes of it
-        return _held(stops)
-    if snapshot.sync.growing:
-        waits = f"{counted(snapshot.sync.queued, 'change waits', 'changes wait')}"
-        oldest = f", the oldest for {figures.duration(snapshot.sync.oldest_seconds)}"
-        if snapshot.condition is Condition.IDLE:
-            return Alert("Queue grows", f"{waits}{oldest}, and no worker is at work.", "run", urgent=True)
-        return Alert("Queue grows", f"{waits}{oldest}: it comes faster than it is embedded.", "limits")
-    return None
+    # the cause, before what comes of it
+    return _held(stops) if snapshot.condition is Condition.THROTTLED and stops else None
+
+
+def _growing(snapshot: Snapshot) -> Alert | None:
+    if not snapshot.sync.growing:
+        return None
+    waits = f"{counted(snapshot.sync.queued, 'change waits', 'changes wait')}"
+    oldest = f", the oldest for {figures.duration(snapshot.sync.oldest_seconds)}"
+    if snapshot.condition is Condition.IDLE:
+        return Alert("Queue grows", f"{waits}{oldest}, and no worker is at work.", "run", urgent=True)
+    return Alert("Queue grows", f"{waits}{oldest}: it comes faster than it is embedded.", "limits")
+
+
+_SEARCHES = (_unanswered, _behind)
+"""What production's searches suffer by."""
+_BY_HARM = (_unanswered, _failed, _died, _refused, _behind, _held_back, _growing)
+"""What fails in production first, then what stands still, what ages, and what is late."""
 
 
 def _dead(snapshot: Snapshot) -> WorkerStatus | None:

@@ -14,7 +14,7 @@ from embedtui.tui.blind import Blind
 from embedtui.tui.messages import TaskAdvanced
 from embedtui.tui.panels.measures import judgment
 from embedtui.tui.view import View
-from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES, score
+from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, MISSED, STYLES, missed, score
 
 VERDICTS = {
     "new": ("◆", "new better", "$new"),
@@ -154,6 +154,16 @@ def age(comparison: Comparison, view: View) -> str:
     return f"void, of {at}: {status.why_void}" if not status.valid and status.id == comparison.evaluation_id else ""
 
 
+def uncounted(comparison: Comparison, view: View) -> str:
+    """What was judged by eye since the gate was decided; empty where nothing was."""
+    status = view.snapshot.evaluation if view.snapshot else None
+    if status is None or status.id != comparison.evaluation_id or status.verdicts_since is None:
+        return ""
+    since = status.verdicts_since
+    said = formatting.counted(since, "verdict", "verdicts") if since else "verdicts changed"
+    return f"{said} since: c has the gate count {'it' if since == 1 else 'them'}"
+
+
 def made_at(comparison: Comparison, view: View) -> str:
     """Of which time the figures are, and how old; empty where they are not recorded."""
     if comparison.at is None:
@@ -173,8 +183,13 @@ def summary_line(comparison: Comparison, view: View, width: int) -> Content:
         parts += [(f"{verdict} ", "bold $warning"), (f"{safe.line(why)}  ", "$warning")]
     elif comparison.verdict:
         glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(comparison.verdict, ("?", "$warning"))
-        parts += [(f"{glyph} {comparison.verdict}", f"bold {style}"), "  "]
+        parts.append((f"{glyph} {comparison.verdict}", f"bold {style}"))
+        why = ", ".join(safe.line(each.name) for each in comparison.checks if each.result not in ("pass", "warn"))
+        parts.append((f": {why}  " if why and comparison.verdict != "PASS" else "  ", style))
     head, gone = tuple(parts), (f"! {comparison.forgotten:,} forgotten since  ", "$warning")
+    if since := uncounted(comparison, view):
+        parts.append((f"! {since}  ", "$warning"))
+        head = tuple(parts)
     if comparison.forgotten:
         parts.append(gone)
     if m.ndcg_old is not None and m.ndcg_new is not None:
@@ -211,17 +226,20 @@ def summary_line(comparison: Comparison, view: View, width: int) -> Content:
     if comparison.partial and (seen is None or seen.one_sided > seen.rows * PARTIAL_SHARE):
         parts.append(("  ! partial", "$warning"))
     made = (f"  {made_at(comparison, view)}", "$muted")
-    less = (draw.line(*head, gone, *shared),) if comparison.forgotten else ()
+    less = (draw.line(*head, *([gone] if comparison.forgotten else []), *shared), draw.line(*head))
     return draw.fitting(width, draw.line(*parts, counted, made), draw.line(*parts, counted), draw.line(*parts), *less)
 
 
 def headline(query: QueryComparison, blind: Blind, width: int = 0) -> Content:
-    """The query, as much of it as there is room for, the operator's verdict and the note to it."""
+    """The query, as much of it as there is room for, the operator's verdict and note, and what the mark means."""
     verdict = Content("")
     if query.verdict and not blind.on:
         glyph, word, style = VERDICTS[query.verdict]
         verdict = draw.line((f"  {glyph} {word}", style), (said_to(query), "$muted"))
-    return draw.line(f"“{safe.line(query.text, max(60, width - verdict.cell_length - 6))}”", verdict)
+    if missed(query) and not blind.on:
+        verdict = draw.line(verdict, (f"  {MISSED} missed by the index", "$error"))
+    room = max(30, width - verdict.cell_length - 6) if width else 60
+    return draw.line(f"“{safe.line(query.text, room)}”", verdict)
 
 
 def said_to(query: QueryComparison) -> str:
@@ -253,8 +271,9 @@ def whereabouts(row: RankedRow, query: QueryComparison) -> Content:
         where = f"{found.rank} at {score(found.distance, 5)}" if found is not None else "not there"
         if query.bridged:  # three of them have no room for more
             where = str(found.rank) if found is not None else figures.UNKNOWN
-        missed = ", missed by the index" if found is not None and found.missed else ""
-        parts.append((f"  {GLYPHS[side]} {where}{missed}", STYLES[side]))
+        parts.append((f"  {GLYPHS[side]} ", STYLES[side]))
+        parts.append((f"{MISSED} " if found is not None and found.missed else "", "bold $error"))
+        parts.append((where, STYLES[side]))
     return draw.line(*parts)
 
 

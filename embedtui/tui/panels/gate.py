@@ -9,16 +9,17 @@ from textual.content import Content
 
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Check, Comparison, Migration, Phase, PlacementKind, Side, Snapshot
-from embedtui.model.lifecycle import possible
+from embedtui.model.lifecycle import changes_waiting, possible
+from embedtui.model.plan import worst_first
 from embedtui.tui import draw, safe, theme
-from embedtui.tui.panels.comparison import age, made_at
+from embedtui.tui.panels.comparison import age, made_at, uncounted
 from embedtui.tui.remedies import worded
 from embedtui.tui.view import View
 
 
 def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
     """The checks of a comparison, those to look at first; that it is void or older comes before them."""
-    checks = sorted(comparison.checks, key=lambda check: check.result == "pass")
+    checks = worst_first(comparison.checks)
     left = sum(check.result != "pass" for check in checks)
     if left:
         head = draw.line((f"! {left} of {len(checks)} checks to look at", "bold $warning"))
@@ -30,11 +31,28 @@ def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
         rows = [draw.row(head, draw.line((made, "$muted")), width)] if beside else [head, draw.line((made, "$muted"))]
     if older := age(comparison, view):
         rows = draw.wrapped(f"! {safe.line(older)}", width, "bold $warning") + rows
+    if since := uncounted(comparison, view):
+        rows += draw.wrapped(f"! {since}", width, "bold $warning")
     for check in checks:
         if view.snapshot is not None:
             check = replace(check, remedies=possible(check.remedies, view.snapshot))
         rows += check_lines(check, width, 8)  # narrow as the box may be, what mends it is read whole
+        if (now := _now(check, view)) and now not in check.detail:
+            rows += draw.wrapped(f"  now: {now}", width, "$warning")
     return rows
+
+
+def _now(check: Check, view: View) -> str:
+    """What the table's state is now that a check tells of, in its words; empty where none does, or nobody knows."""
+    snapshot = view.snapshot
+    if snapshot is None or snapshot.phase.ended or view.stale:
+        return ""
+    total, rows = snapshot.backfill.total, snapshot.backfill.rows
+    if check.name == "coverage" and total is not None:
+        return f"{rows:,} of {counted(total, 'row', 'rows')} with content"
+    if check.name == "faults" and (snapshot.faulty or check.result != "pass"):
+        return f"{counted(snapshot.faulty, 'row has', 'rows have')} an undecided fault"
+    return changes_waiting(snapshot.sync.queued) if check.name == "freshness" else ""
 
 
 def check_lines(check: Check, width: int, limit: int = 3) -> list[Content]:

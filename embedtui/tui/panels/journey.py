@@ -81,7 +81,7 @@ def advice(view: View, width: int, height: int = 1) -> Content:
         head = draw.line((f"{glyph} ", f"bold {style}"), (word, "bold"))
     rows = [head]
     if height > 1:
-        rows += draw.wrapped(why, width, "$muted", limit=height - 1)
+        rows += draw.told(why, width, "$muted", height - 1)
     elif why:
         why = draw.whole(why, width - head.cell_length - 2)
         rows = [draw.cut(draw.line(head, "  ", (why, "$muted")), width)]
@@ -112,8 +112,8 @@ def _alarmed(view: View, found: Alert, width: int, height: int) -> Content:
         return draw.lines([draw.cut(draw.line(head, chip), width), *rest], height)
     room = width - head.cell_length - chip.cell_length
     # of what failed every word may be the one that tells
-    said = draw.line((why, "$muted"))
-    said = draw.cut(said, room) if found.style == "$error" else draw.line((draw.whole(why, room), "$muted"))
+    why = why if found.urgent and found.style == "$error" else draw.whole(why, room)
+    said = draw.cut(draw.line((why, "$muted")), room)
     return draw.cut(draw.line(head, said, chip), width)
 
 

@@ -10,7 +10,7 @@ from embedtui.model import QueryComparison, RankedRow, Side
 from embedtui.tui import draw, safe
 from embedtui.tui.blind import Blind
 from embedtui.tui.panels.comparison import MARKED, VERDICTS, changed, said_to, text_of, words_of
-from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES, TIE
+from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, MISSED, STYLES, TIE
 
 VERDICT_KEYS = {
     "n": "new",
@@ -84,9 +84,9 @@ def place(query: QueryComparison, side: Side, rank: int) -> Content:
     return draw.line(
         head,
         ("  ★" if row.key in query.relevant else "", "$success"),
+        (f"  {MISSED}" if row.missed else "", "bold $error"),
         f"  {safe.line(', '.join(row.key), 40)}",
         (f" at {row.distance:.3f}{gap}{elsewhere}", "$muted"),
-        ("  missed by the index" if row.missed else "", "$error"),
         (f"  {changed(row)}" if changed(row) else "", "bold $warning"),
     )
 

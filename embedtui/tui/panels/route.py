@@ -61,7 +61,7 @@ def route(view: View, width: int, height: int) -> Content:
 
 
 def rollback(view: View, width: int) -> list[Content]:
-    """Honest words about what a rollback would find, on one or two lines."""
+    """Honest words about what a rollback would find, or after one the old side serves, on one or two lines."""
     snapshot = view.snapshot
     if snapshot is None:
         return []
@@ -69,7 +69,8 @@ def rollback(view: View, width: int) -> list[Content]:
     why = safe.line(status.why)
     value: list[draw.Part]
     more: tuple[str, ...] = ()
-    if not view.new_reads:
+    behind = snapshot.served_behind
+    if not view.new_reads and not behind:
         why = ", ".join(part for part in (status.found, why) if part)
         value = [("nothing to roll back", "$muted")]
         if why:  # the application's own matter until reads move: no alarm
@@ -90,8 +91,8 @@ def rollback(view: View, width: int) -> list[Content]:
     else:
         apart = [(status.stale, "stale"), (status.bridged, "bridged"), (status.missing, "missing")]
         said = ", ".join(f"{figures.number(count)} {word}" for count, word in apart if count)
-        value, more = [(f"! {said}", "bold $warning")], (_of_rows(status),)
-    plain = draw.field("rollback", *value)
+        value, more = [(f"! {'serves ' if behind else ''}{said}", "bold $warning")], (_of_rows(status),)
+    plain = draw.field("old side" if behind else "rollback", *value)
     head = draw.fitting(width, *(draw.line(plain, (each, "$muted")) for each in more), plain)
     if not why:
         return [head]
@@ -129,6 +130,8 @@ def evaluation(view: View, width: int) -> list[Content]:
             said = draw.wrapped(safe.line(status.why_void), width - 9, "$warning", 4)
             more = [draw.line(" " * 9, each) for each in said]
     else:
+        if names := ", ".join(safe.line(check.name) for check in status.checks if check.result != "warn"):
+            head.append((f": {names}", style))
         head.append((f"  {figures.number(status.queries)} queries, {status.low_overlap} low", "$muted"))
     second = draw.field("overlap", figures.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
     if status.judged_old is not None and status.judged_new is not None:

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
+from textual.widget import Widget
 
 from embedtui.model import Comparison, Side
 from embedtui.tui import draw
@@ -51,6 +52,8 @@ class CompareScreen(VerdictScreen):
         """Nothing is compared yet."""
         super().__init__()
         self._selection = lines.Selection()
+        self._focused_before: Widget | None = None
+        """The part that had the focus before the figures took the place of all."""
 
     def body(self) -> ComposeResult:
         """The list on one side; rankings, document and measures on the other."""
@@ -153,7 +156,9 @@ class CompareScreen(VerdictScreen):
         """Shows what speaks for the chosen query."""
         migration = self.dashboard.snapshot.migration if self.dashboard.snapshot else None
         models = (migration.old_model.name, migration.new_model.name) if migration else ("", "")
-        self.query_one(Evidence).show_query(self.chosen_query, models, self.blind)
+        basis = self.comparison.measures.basis if self.comparison is not None and self.asked is None else "served"
+        how = "exact" if basis == "exact" else "as served"
+        self.query_one(Evidence).show_query(self.chosen_query, models, self.blind, how)
 
     @on(Listing.Chosen, "#queries")
     def chosen(self) -> None:
@@ -175,7 +180,18 @@ class CompareScreen(VerdictScreen):
 
     def action_figures(self) -> None:
         """Show all measures instead of the rankings, for screens too small for both; or the rankings again."""
-        self.toggle_class("-figures")
+        if self.has_class("-figures"):
+            self.leave_figures()
+            return
+        self.minimize()
+        self._focused_before = self.focused
+        self.add_class("-figures")
+
+    def leave_figures(self) -> None:
+        """Show the rankings again, and have the focus where it was: what is hidden loses it."""
+        if self.has_class("-figures"):
+            self.remove_class("-figures")
+            self.call_after_refresh(self.set_focus, self._focused_before or self.listing)
 
     def action_bridged(self) -> None:
         """Show the bridge's ranking in the place of the old one, or the old one again."""
@@ -184,7 +200,7 @@ class CompareScreen(VerdictScreen):
         elif len(self.query_one(Rankings).columns) > len(Side):
             self.dashboard.say("Old, bridged and new are shown side by side.", title="Bridged")
         else:
-            self.remove_class("-figures")
+            self.leave_figures()
             self.query_one(Rankings).turn()
 
     def action_filter(self) -> None:
@@ -195,7 +211,7 @@ class CompareScreen(VerdictScreen):
     def action_leave_filter(self) -> None:
         """Take back one thing: the figures in the rankings' place, else the filter, else an own query."""
         if self.has_class("-figures"):
-            self.remove_class("-figures")
+            self.leave_figures()
         elif self.filtered or self.asked is None or self.dashboard.comparison is None:
             super().action_leave_filter()
         else:

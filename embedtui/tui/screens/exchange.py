@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from embedtui.model import Comparison, QueryComparison
 from embedtui.tui.actions import ACTIONS
 from embedtui.tui.actions.migration import Compare
-from embedtui.tui.dialogs import PromptDialog, QueriesDialog
+from embedtui.tui.dialogs import PromptDialog, QueriesAnswer, QueriesDialog
 from embedtui.tui.engine_threads import Task
 from embedtui.tui.messages import Exported, QuerySearched
 from embedtui.tui.panels import comparison as lines
@@ -70,13 +70,15 @@ class ExchangeScreen(FilteredScreen):
             self.dashboard.say(reason, title="Load", severity="warning")
             return
 
-        def answered(given: str | None) -> None:
-            self._draft = dialog.draft if given is None else ""
-            if given is not None:
-                compare.start(self.dashboard, given)
+        compared = self.dashboard.comparison.queries if self.dashboard.comparison else ()
+
+        def answered(answer: QueriesAnswer | None) -> None:
+            self._draft = dialog.draft if answer is None else ""
+            if answer is not None:
+                compare.start(self.dashboard, answer.given, compared if answer.together else ())
 
         # a comparison under way ends: what is typed meanwhile is for the dialog, which waits for that
-        dialog = QueriesDialog(lambda: compare.refusal(self.dashboard.view), self._draft)
+        dialog = QueriesDialog(lambda: compare.refusal(self.dashboard.view), self._draft, compared)
         self.dashboard.push_screen(dialog, answered)
 
     def action_copy(self) -> None:

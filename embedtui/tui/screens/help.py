@@ -49,7 +49,7 @@ _SIGNS = (
     ("◇", "$old", "old side"),
     ("◆", "$new", "new side"),
     ("✓", "$success", "done, passed, current"),
-    ("!", "$warning", "look at this"),
+    ("!", "$warning", "look at this; before a hit: the index missed it"),
     ("?", "$warning", "not known"),
     ("~", "$warning", "edited since it was compared"),
     *((*theme.CONDITION[each][::2], theme.CONDITION[each][1]) for each in theme.CONDITION),

@@ -7,6 +7,7 @@ from textual.containers import Container
 
 from embedtui.model import hold_word
 from embedtui.tui import panels
+from embedtui.tui.actions import next_action
 from embedtui.tui.panels.alerts import alert
 from embedtui.tui.panels.progress import EMBEDDED
 from embedtui.tui.screens.base import DashboardScreen
@@ -46,7 +47,9 @@ class OverviewScreen(DashboardScreen):
         title = "Rows and searches" if panels.serving(view) else "Backfill"
         # what is wrong, and what to do about it, is read whole
         found = alert(view.snapshot)
-        wrong = view.stale or (found is not None and found.style == "$error")
+        gate = view.snapshot.evaluation if view.snapshot is not None else None
+        failed = found is None and gate is not None and gate.verdict == "FAIL" and next_action(view)[0] == "compare"
+        wrong = view.stale or failed or (found is not None and found.style == "$error")
         self.set_class(wrong and panels.advice(view, _ENDLESS, 1).cell_length > self.size.width - 2, "-alarm")
         # no chart: the log has the room
         self.set_class(not panels.serving(view) and (len(view.rates) < 2 or view.phase in EMBEDDED), "-quiet")

@@ -50,6 +50,9 @@ class VerdictScreen(ExchangeScreen):
         """Show what speaks for the chosen query."""
         raise NotImplementedError
 
+    def leave_figures(self) -> None:
+        """Show the queries again, where figures stand in their place."""
+
     def list_again(self, *, keep: bool) -> None:
         """List the queries anew; with ``keep`` the chosen one stays chosen."""
         raise NotImplementedError
@@ -210,6 +213,6 @@ class VerdictScreen(ExchangeScreen):
             self.dashboard.count_verdicts()
         else:
             self.blind.begin()
-            self.remove_class("-figures")
+            self.leave_figures()
         self.list_again(keep=True)
         self.repaint()

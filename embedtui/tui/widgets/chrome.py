@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from textual.content import Content
 
-from embedtui.model import Condition, Side, Snapshot
+from embedtui.model import Condition, Side
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.panels.alerts import alert
@@ -47,10 +47,8 @@ def header(view: View, width: int, _height: int = 1) -> Content:
         parts.append((f"✓ {snapshot.phase}" if snapshot.phase == "done" else "■ aborted", "bold $success"))
     elif snapshot.migration is not None:
         found = alert(snapshot)
-        if found is not None and snapshot.condition is Condition.IDLE:
+        if found is not None and (snapshot.condition is Condition.IDLE or snapshot.unanswered):
             glyph, word, style = "✗" if found.style == "$error" else "!", found.word.lower(), found.style
-        elif _unanswered(snapshot):
-            glyph, word, style = "✗", "old model is dead,", "$error"
         parts += [(f"{glyph} {word} ", f"bold {style}"), (str(snapshot.phase), style)]
     if snapshot.migration is not None and width >= 60:
         parts += [_GAP, serving(view)]
@@ -80,12 +78,6 @@ def header(view: View, width: int, _height: int = 1) -> Content:
             left = named
             break
     return draw.row(left, right, width)
-
-
-def _unanswered(snapshot: Snapshot) -> bool:
-    """Whether searches need a model that is dead."""
-    route = snapshot.route
-    return bool(snapshot.old_gone) and route.active is Side.OLD and route.canary < 100 and not route.bridging
 
 
 def serving(view: View) -> Content:

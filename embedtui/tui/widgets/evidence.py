@@ -15,6 +15,9 @@ from embedtui.tui.widgets.document import Document
 from embedtui.tui.widgets.panel import Paint, Panel
 from embedtui.tui.widgets.rankings import Rankings
 
+_FRAME = 4
+"""Cells of a box's border and padding."""
+
 
 class Evidence(Vertical):
     """Follows the chosen query; the document follows the cursor of the rankings."""
@@ -35,13 +38,21 @@ class Evidence(Vertical):
             yield Document(title="Document", id="document", classes="box")
             yield Panel(self._measures, title="Measures", id="measures", classes="box")
 
-    def show_query(self, query: QueryComparison | None, models: tuple[str, str], blind: Blind) -> None:
-        """Show the rankings of ``query``; ``models`` are the names of old and new model."""
+    def show_query(
+        self, query: QueryComparison | None, models: tuple[str, str], blind: Blind, how: str = "exact"
+    ) -> None:
+        """Show the rankings of ``query``; ``models`` are the names of old and new model, ``how`` it was searched."""
         self._query, self._blind = query, blind
         rankings = self.query_one(Rankings)
-        rankings.show_query(query, models, blind)
-        rankings.border_title = headline(query, blind, rankings.size.width) if query is not None else "Top 10"
+        rankings.show_query(query, models, blind, how)
+        self.on_resize()
         self._show_document(rankings.pointed)
+
+    def on_resize(self) -> None:
+        """The title has as much of the query as there is room for."""
+        room = max(0, self.size.width - _FRAME)
+        title = headline(self._query, self._blind, room) if self._query is not None else "Top 10"
+        self.query_one(Rankings).border_title = title
 
     @on(Rankings.Pointed)
     def pointed(self, message: Rankings.Pointed) -> None:

@@ -58,6 +58,8 @@ SPELLED = 54
 """Cells from which a move is told by whole words; on fewer a document's own are worth more."""
 WIDE = 84
 """Cells that three rankings take; on fewer the bridge's and the old one's take turns."""
+MISSED = "!"
+"""Marks a result of exact search that the index, as searches are served, did not give."""
 _SHORT = {"entered": "in", "left": "out"}
 _BETWEEN = (" │ ", "$faint")
 
@@ -83,7 +85,7 @@ class Rankings(Widget, can_focus=True):
         """Show no query yet."""
         super().__init__(id=id, classes=classes)
         self._query: QueryComparison | None = None
-        self._models = ("", "")
+        self._models, self._how = ("", ""), "exact"
         self._blind = Blind()
         self._column = "new"
         self._at = 0
@@ -121,9 +123,11 @@ class Rankings(Widget, can_focus=True):
         """The rank under the cursor, from 1."""
         return self._at + 1
 
-    def show_query(self, query: QueryComparison | None, models: tuple[str, str], blind: Blind) -> None:
-        """Show the rankings of ``query``; ``models`` are the names of old and new model."""
-        self._blind = blind
+    def show_query(
+        self, query: QueryComparison | None, models: tuple[str, str], blind: Blind, how: str = "exact"
+    ) -> None:
+        """Show the rankings of ``query``; ``models`` are the names of old and new model, ``how`` it was searched."""
+        self._blind, self._how = blind, how
         if query is not None and self._query is not None and query.query_id != self._query.query_id:
             self._at = 0
         self._query, self._models = query, models
@@ -202,7 +206,10 @@ class Rankings(Widget, can_focus=True):
         heads = []
         for name in columns:
             head = draw.line(
-                (f"{GLYPHS[name]} {name}", f"bold {STYLES[name]}"), (f"  {safe.line(models[name])}", "$muted")
+                (f"{GLYPHS[name]} {name}", f"bold {STYLES[name]}"),
+                # three of them have room for it once
+                (f", {self._how}" if len(columns) < 3 or name == columns[0] else "", "$muted"),
+                (f"  {safe.line(models[name])}", "$muted"),
             )
             head = draw.fitting(cells, draw.line(head, ("  rank, move, distance", "$muted")), head)
             if self._blind.on:
@@ -235,6 +242,8 @@ class Rankings(Widget, can_focus=True):
         parts = [(f"{row.rank:>2} ", "$muted")]
         if self._query.relevant:
             parts.append(("★ " if judged else "  ", "bold $success"))
+        if missed(self._query) and not self._blind.on:
+            parts.append((f"{MISSED} " if row.missed else "  ", "bold $error"))
         if not self._blind.on:  # what moved up would tell the sides
             parts.append((f"{glyph} {draw.fit(word, 8 if spelled else 5)}", style))
         if width >= 32 and not self._blind.on:
@@ -255,6 +264,11 @@ class Rankings(Widget, can_focus=True):
         here = column == self._column
         lit = "$block-cursor-background" if self.has_focus and here else "$block-cursor-blurred-background"
         return [(text, f"{'bold ' if here else ''}{style} on {lit}") for text, style in parts]
+
+
+def missed(query: QueryComparison) -> bool:
+    """Whether an index did not give what exact search found."""
+    return any(row.missed for row in (*query.old, *query.new))
 
 
 def alike(row: RankedRow, other: RankedRow, width: int) -> bool:

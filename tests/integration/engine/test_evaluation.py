@@ -14,7 +14,7 @@ from embedtui.engine.validate import queries
 from embedtui.engine.validate.compare import compare
 from embedtui.engine.validate.evaluation import current_evaluation, remembered
 from embedtui.engine.validate.gate import decide_gate
-from embedtui.model import Phase, PlacementKind, Remedy, TableName
+from embedtui.model import EvaluationStatus, Phase, PlacementKind, Remedy, TableName
 from embedtui.postgres.sides.both import count_gone
 from embedtui.postgres.sides.capture import install_sql
 from embedtui.postgres.sides.hits import read_hits
@@ -37,6 +37,37 @@ def test_a_recorded_evaluation_is_read_back_whole(database: str, placement: Plac
     assert status.mean_overlap == made.measures.overlap.mean
     assert len(audited) == 1
     assert audited[0][0].startswith(made.verdict)
+
+
+def test_its_state_tells_what_failed_and_which_verdicts_are_yet_to_count(database: str) -> None:
+    migration = small(database)
+    made = rows_compared(database, migration)
+    execute(database, "DROP INDEX docs_new")
+    made = rows_compared(database, migration)
+    with connect(database, name="test") as conn:
+
+        def state() -> EvaluationStatus:
+            found = current_evaluation(conn, migration)
+            assert found is not None
+            return found
+
+        failed = [check for check in made.checks if check.result == "fail"]
+        told = state().checks
+        assert told[: len(failed)] == tuple(failed) and {check.name for check in failed} >= {"index"}
+        assert not any(check.result == "pass" for check in told)
+        assert state().verdicts_since is None
+        first, second, *_ = (query.query_id for query in made.queries)
+        queries.decide(conn, first, "same")
+        queries.decide(conn, second, "new")
+        assert state().verdicts_since == 2
+        again = rows_compared(database, migration)
+        assert again.evaluation_id != made.evaluation_id, "though all checks came out as before"
+        assert (again.measures.wins_new, state().id, state().verdicts_since) == (1, again.evaluation_id, None)
+        assert rows_compared(database, migration).evaluation_id == again.evaluation_id
+        queries.decide(conn, second, "")
+        assert state().verdicts_since == 0, "one was taken back"
+        execute(database, "UPDATE embedtui.evaluation SET state = jsonb_set(state, '{summary,judged}', '40')")
+        assert state().verdicts_since is None, "judgments decide"
 
 
 def test_a_hit_that_was_deleted_since_says_so(database: str) -> None:

@@ -294,6 +294,19 @@ def test_verdicts(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
             queries.decide(conn, 999_999, "new")
 
 
+def test_queries_compared_before_keep_what_they_have_beside_new_ones(database: str) -> None:
+    """As the dashboard names them: by text and row, ahead of those that are given."""
+    migration = small_table(database)
+    with connect(database, name="test") as conn:
+        judged = QueryInput("a", ((("1",), 1.0),))
+        before = queries.store(conn, migration, [judged, QueryInput("text 3", row=("3",))], "log")
+        named = [QueryInput("a"), QueryInput("text 3", row=("3",))]
+        after = queries.store(conn, migration, [*named, QueryInput("b"), QueryInput("a", ((("2",), 1.0),))])
+        assert (after[:2], after[3]) == (before, before[0])
+        kept = {each.id: (each.query.relevant, each.source) for each in load_queries(conn, migration)}
+        assert kept[before[0]] == (((("2",), 1.0),), "log") and kept[before[1]][1] == "log" and len(kept) == 3
+
+
 def test_queries_that_were_kept_by_mistake_are_forgotten(database: str) -> None:
     migration = small_table(database)
     with connect(database, name="test") as conn:
