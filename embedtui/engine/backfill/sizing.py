@@ -57,7 +57,7 @@ class RequestSize:
     ) -> None:
         """``learnt``: inputs and tokens a request, as found before; ``keep`` is told of what is found now."""
         self._model, self._keep = model, keep
-        self._inputs, self._tokens = learnt
+        self._inputs, self._tokens = self._told = learnt
         self._target = model.timeout_seconds * SHARE_OF_TIMEOUT
         self._by_time = FIRST
         self._slow: tuple[int, float] | None = None
@@ -86,7 +86,8 @@ class RequestSize:
         most = min(self._model.max_inputs, self._inputs or self._model.max_inputs, self._by_time)
         if self._refused_at is not None:
             found = max(1, self._answered)
-            narrow = self._refusals >= SEARCHED or self._refused_at - found <= found // 4
+            searched = self._refusals >= SEARCHED and self._answered > 0
+            narrow = searched or self._refused_at - found <= found // 4
             most = min(most, found if narrow else max(1, (found + self._refused_at) // 2))
         return max(1, most)
 
@@ -186,7 +187,13 @@ class RequestSize:
                 again = self._tokens is not None and self._tokens <= tokens
                 self._tokens = int(self._tokens * 0.8) if again and self._tokens else int(tokens * TOKEN_MARGIN)
             learnt = self._inputs, self._tokens
-        self._keep(*learnt)
+        self._tell(learnt)
+
+    def _tell(self, learnt: tuple[int | None, int | None]) -> None:
+        with self._lock:
+            news, self._told = learnt != self._told, learnt
+        if news:
+            self._keep(*learnt)
 
     def refused(self, inputs: int) -> None:
         """So many texts were refused without a word of a limit; whether it is one shows when their parts are sent."""
@@ -207,4 +214,4 @@ class RequestSize:
             else:
                 self._inputs = max(1, self._answered) if self._refusals >= SEARCHED else self._inputs
             learnt = self._inputs or (self._answered if self._refused_at is not None else None), self._tokens
-        self._keep(*learnt)
+        self._tell(learnt)

@@ -341,7 +341,8 @@ def _unjudged(figures: Measures, thresholds: GateSettings) -> Check:
     if figures.overlap.mean < CHANCE_OVERLAP:
         detail = f"{overlap}: the results have almost nothing in common, which two working models do not do."
         return Check("quality", "fail", detail, "Check that vectors and rows belong together. " + hint)
-    detail = f"{overlap}: different; without judgments nothing here knows whether for better or worse."
+    better = "different; without judgments nothing here knows whether for better or worse"
+    detail = f"{overlap}: {better if figures.overlap.mean < 1 else 'both sides find the same rows'}."
     return Check("quality", "warn" if figures.overlap.mean >= thresholds.min_overlap else "inconclusive", detail, hint)
 
 

@@ -203,6 +203,11 @@ def test_quality_check(given: Measures, result: str) -> None:
     assert gate._quality(given, GateSettings()).result == result
 
 
+@pytest.mark.parametrize(("mean", "said"), [(1.0, "both sides find the same rows"), (0.99, "different; without")])
+def test_what_is_the_same_is_not_called_different(mean: float, said: str) -> None:
+    assert said in gate._quality(figures(overlap=Interval(mean, mean, mean)), GateSettings()).detail
+
+
 @pytest.mark.parametrize(
     ("given", "result"),
     [

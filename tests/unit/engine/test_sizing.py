@@ -203,3 +203,13 @@ def test_only_one_thread_tries_more_than_is_known() -> None:
         assert more > first
         with size.turn([Row()] * 500, 4.0, RUNS) as beside:
             assert beside == first
+
+
+@pytest.mark.parametrize("limit", [1, 3, 6, 7, 12])
+def test_a_limit_below_the_first_request_is_sought_until_something_is_answered(limit: int) -> None:
+    """All parts of what was refused wait, and those that come first are refused as well."""
+    size = RequestSize(EmbeddingModel("m", 8))
+    while (sent := next_size(size)) > limit:
+        size.refused(sent)
+    size.answered(sent, sent * 4, 0.01)
+    assert next_size(size) >= max(1, limit // 2)
