@@ -8,7 +8,7 @@ By LangChain's PGVector where it is installed, and always by its statements alon
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +112,15 @@ class OtherStore:
         self.engine.dispose()
 
 
-def requests(said: str, store: Any) -> Callable[[int], str]:
-    """What is asked for is found, by its own model; every fourth time a text of now."""
+def requests(said: str, store: Any, routing: Routing | None = None) -> Callable[[int], str]:
+    """What is asked for is found, by its own model; every fourth time a text of now, which goes by the same route."""
 
     def one(turn: int) -> str:
-        text = f"{said} {turn}" if turn % 4 == 0 else f"document number {turn % 30 + 1}"
-        if turn % 4 == 0:
-            store.add(text)
-        return unfound(store, text)
+        with routing.use() if routing is not None else nullcontext():
+            text = f"{said} {turn}" if turn % 4 == 0 else f"document number {turn % 30 + 1}"
+            if turn % 4 == 0:
+                store.add(text)
+            return unfound(store, text)
 
     return one
 
@@ -166,7 +167,7 @@ def test_one_collection_is_moved_and_the_other_is_not(
         engine.prepare()
         routing = Routing(open_still.enter_context(Router(database)), kind.table)
         moved = open_still.enter_context(closing(kind(database, routing, client)))
-        with following(engine), Traffic(requests("of docs", moved), requests("of others", left)) as traffic:
+        with following(engine), Traffic(requests("of docs", moved, routing), requests("of others", left)) as traffic:
             wait_for(lambda: engine.require().phase is Phase.VALIDATE, "no index")
             for act in (engine.cutover, engine.rollback, engine.cutover):
                 act(**({} if act == engine.rollback else {"override": OVERRIDE}))
@@ -177,7 +178,7 @@ def test_one_collection_is_moved_and_the_other_is_not(
         assert rows() == before
         again = Routing(open_still.enter_context(Router(database)), kind.table)  # an application that starts now
         late = open_still.enter_context(closing(kind(database, again, client)))
-        with Traffic(requests("of docs, later", late), requests("of others, later", left)) as traffic:
+        with Traffic(requests("of docs, later", late, again), requests("of others, later", left)) as traffic:
             traffic.some_more(5)
         assert rows() == before
         with psycopg.connect(database) as conn:

@@ -56,4 +56,4 @@ class Traffic:
     def some_more(self, turns: int = 1) -> None:
         before = list(self._done)
         wait_for(lambda: self.failed or all(now >= then + turns for now, then in zip(self._done, before, strict=True)))
-        assert not self.failed
+        assert not self.failed, "; ".join(self.failed)
