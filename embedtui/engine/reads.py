@@ -124,7 +124,7 @@ class Reads:
         return self._at.read(lambda conn: text_length(conn, migration, key))
 
     def plan(self, *, check_provider: bool = False) -> Plan:
-        """What a migration would do; read-only.
+        """What a migration would do, by what the settings say by now where none is under way; read-only.
 
         ``check_provider``: ask the models, too, which costs a fraction of a cent; see ``embedtui plan``.
 
@@ -133,6 +133,8 @@ class Reads:
         """
         if self.settings is None:
             raise Refused("No settings are given.", hint="Make them with `embedtui init`.")
+        if (migration := self.migration()) is None or migration.phase.ended:
+            self._at.reread()
         with self._at.open("plan", read_only=True) as conn:
             return make_plan(conn, self.settings, check_provider=check_provider)
 

@@ -215,3 +215,22 @@ def test_a_limit_of_requests_that_was_raised_is_kept_to_until_somebody_says_so(
             operator.reload()
     assert (run() < ROWS // 4) == (how != "nothing")
     assert (run() < ROWS // 4) == (how != "nothing"), "and that stays so"
+
+
+def test_a_plan_goes_by_what_the_file_says_by_now_until_a_migration_is_under_way(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, ROWS)
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+    write_settings(tmp_path, api.base_url)
+    with closing(Engine(database, settings=load(database, tmp_path))) as engine:
+        assert engine.plan().estimated_cost is None
+        write_settings(tmp_path, api.base_url, "price_per_million = 2.0")
+        assert engine.plan().estimated_cost is not None
+        write_settings(tmp_path, api.base_url, "price_per_billion = 2.0")
+        with pytest.raises(SettingsError, match="price_per_billion"):
+            engine.plan()
+        write_settings(tmp_path, api.base_url, "price_per_million = 3.0")
+        engine.prepare()
+        write_settings(tmp_path, api.base_url, "price_per_billion = 2.0")
+        assert engine.plan().estimated_cost is not None, "R has it read, and the workers with it"
