@@ -33,6 +33,8 @@ NAMES = ["column", "table", "table without a foreign key"]
 ROWS = 4
 TIMES = int(os.environ.get("EMBEDTUI_EXAMPLES", "1"))
 """As many examples of interleaved acts as ever."""
+LONG = pytest.mark.timeout(300 * TIMES)
+"""For tests of them."""
 
 _numbers = itertools.count(1)
 
@@ -432,6 +434,7 @@ class Application:
                 assert self.table.is_(key, side, vector), f"the application's {side} vector of {key} was replaced"
 
 
+@LONG
 @pytest.mark.parametrize("flags", PLACEMENTS, ids=NAMES)
 def test_whatever_the_application_writes_and_whenever(
     database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, object]

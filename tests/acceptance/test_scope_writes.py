@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.model import Side
-from tests.acceptance.test_application_writes import MODELS, NAMES, PLACEMENTS, Table, interleave, table
+from tests.acceptance.test_application_writes import LONG, MODELS, NAMES, PLACEMENTS, Table, interleave, table
 
 SCOPE = "metadata->>'tenant' = '100% mine'"
 TENANT = {True: '{"tenant": "100% mine"}', False: '{"tenant": "theirs"}'}
@@ -226,6 +226,7 @@ def outside(scoped: Table) -> dict[str, str]:
     return dict(scoped.app.execute(query.encode()).fetchall())
 
 
+@LONG
 @pytest.mark.parametrize("flags", PLACEMENTS, ids=NAMES)
 def test_whatever_enters_or_leaves_and_whenever(
     database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, object]

@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.model import Side
-from tests.acceptance.test_application_writes import MODELS, Row, Table, interleave, migrated_table
+from tests.acceptance.test_application_writes import LONG, MODELS, Row, Table, interleave, migrated_table
 from tests.acceptance.test_text_tables import ELSEWHERE, TEXT, make_chunks
 
 ACTIONS = {
@@ -179,6 +179,7 @@ class Application:
                 assert self.table.is_(key, side, vector), f"the application's {side} vector of {key} was replaced"
 
 
+@LONG
 @pytest.mark.parametrize(("flags", "actions"), CASES, ids=lambda each: each if isinstance(each, str) else "")
 def test_whatever_happens_to_rows_and_texts_and_whenever(
     database: str,

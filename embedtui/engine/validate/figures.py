@@ -111,7 +111,7 @@ def _unknown(
 ) -> Iterable[str]:
     migration = run.migration
     if not judged:
-        yield "Which model is better: there are no judgments. Overlap says how much changed, not for the worse."
+        yield "Which model is better, by judged rows: no query names any. Overlap says what changed, not for the worse."
     else:
         relevant = {key for query in compared for key, gain in query.query.relevant if gain > 0}
         if gone := count_gone(conn, migration, relevant):
