@@ -131,7 +131,10 @@ async def test_a_provider_an_endpoint_and_a_variable_of_ones_own(database: str, 
         await pilot.press("enter")
         await step(pilot, SourceDialog)
         await go(pilot, TargetDialog)
+        assert app.screen.query_one("#new_model-dimensions", Input).value
         await fill(pilot, "new_model-name", "house-model")
+        assert app.screen.query_one("#new_model-dimensions", Input).value == "", "it was another model's"
+        await fill(pilot, "new_model-dimensions", "16")
         app.screen.query_one("#new_model-provider", Input).focus()
         await pilot.press("down")
         await step(pilot, ProvidersDialog)

@@ -246,6 +246,18 @@ class TargetDialog(SetupDialog):
             found = replace(found, new="…" if found.new else "")
         return lines.model_lines(found, self._text("new_model.name"), width)
 
+    def on_mount(self) -> None:
+        """Keep whose the size is that is proposed."""
+        super().on_mount()
+        self._first = self._text("new_model.name"), self._text("new_model.dimensions")
+
+    @on(Input.Changed, "#new_model-name")
+    def renamed(self) -> None:
+        """The size that was proposed is not another model's."""
+        name, size = self._first
+        if self._text("new_model.name") != name and self._text("new_model.dimensions") == size:
+            self._set("new_model.dimensions", "")
+
     @on(Input.Changed)
     def typing(self) -> None:
         """What was found is of other values now."""
