@@ -71,6 +71,12 @@ class SettingsError(EmbedtuiError):
     exit_code = ExitCode.USAGE
 
 
+class QueriesError(SettingsError):
+    """Queries that were given cannot be read: a file, what was typed, a statement's rows."""
+
+    title = "Queries"
+
+
 class TableError(SettingsError):
     """The table, a column or the key named in the settings cannot be used."""
 

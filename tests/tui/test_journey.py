@@ -509,6 +509,12 @@ async def test_the_keys_of_the_other_screens(database: str, api: LoopbackServer,
         assert isinstance(app.screen, ReaderScreen)
         await pilot.press("escape", "L")
         await until(pilot, lambda: isinstance(app.screen, QueriesDialog))
+        app.screen.query_one(TextArea).load_text("SELECT text FROM nowhere")
+        await pilot.click("#go")
+        await until(pilot, lambda: "nowhere" in said(app))
+        await pilot.press("L")
+        await until(pilot, lambda: isinstance(app.screen, QueriesDialog))
+        assert app.screen.query_one(TextArea).text == "SELECT text FROM nowhere", "to be mended"
         app.screen.query_one(TextArea).load_text("VALUES ('turning tides'), ('the moon')")
         before = len(compared(app).queries)
         await pilot.click("#go")

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from embedtui.arrays import np
-from embedtui.errors import Refused, SettingsError
+from embedtui.errors import QueriesError, Refused
 from embedtui.formatting import counted
 from embedtui.model import Key, Migration, QueryInput, Verdict, query_file
 from embedtui.postgres.connect import SEARCH_PATH, Connection, operator_name
@@ -44,7 +44,7 @@ def from_file(path: Path) -> tuple[QueryInput, ...]:
     The key of a table with several key columns is a JSON array of its values, also inside ``{key: gain}``.
 
     Raises:
-        SettingsError: it cannot be read; names file and line.
+        QueriesError: it cannot be read; names file and line.
     """
     reader = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv_rows, ".tsv": _csv_rows}.get(
         path.suffix.lower(), _plain_lines
@@ -52,11 +52,11 @@ def from_file(path: Path) -> tuple[QueryInput, ...]:
     try:
         found = tuple(query for query in reader(path) if query.text.strip())
     except OSError as error:
-        raise SettingsError(f"Cannot read {path}: {error.strerror}.") from None
+        raise QueriesError(f"Cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise SettingsError(f"{path} is not UTF-8 text.") from None
+        raise QueriesError(f"{path} is not UTF-8 text.") from None
     if not found:
-        raise SettingsError(f"{path} holds no query.")
+        raise QueriesError(f"{path} holds no query.")
     return found
 
 
@@ -64,7 +64,7 @@ def given(conn: Connection, text: str) -> tuple[QueryInput, ...]:
     """Queries of the file that ``text`` names, of the statement that it is (SELECT, WITH, …), or of its lines.
 
     Raises:
-        SettingsError: as :func:`from_file` and :func:`from_sql`; or it holds no query.
+        QueriesError: as :func:`from_file` and :func:`from_sql`; or it holds no query.
     """
     if (path := query_file(text)) is not None:
         return from_file(path)
@@ -72,7 +72,7 @@ def given(conn: Connection, text: str) -> tuple[QueryInput, ...]:
     if lines and lines[0].split()[0].upper() in _STATEMENTS:
         return from_sql(conn, text)
     if not lines:
-        raise SettingsError("No query is given.")
+        raise QueriesError("No query is given.")
     return tuple(QueryInput(line) for line in dict.fromkeys(lines))
 
 
@@ -89,13 +89,13 @@ def _json_lines(path: Path) -> Iterator[QueryInput]:
         try:
             entry = json.loads(line)
         except ValueError:
-            raise SettingsError(f"{where}: not JSON.") from None
+            raise QueriesError(f"{where}: not JSON.") from None
         if isinstance(entry, str):
             yield QueryInput(entry.strip())
             continue
         text = next((entry[name] for name in _TEXT_NAMES if name in entry), None) if isinstance(entry, dict) else None
         if not isinstance(text, str):
-            raise SettingsError(f"{where}: no `text`.", hint='Example: {"text": "how to …", "relevant": ["17"]}')
+            raise QueriesError(f"{where}: no `text`.", hint='Example: {"text": "how to …", "relevant": ["17"]}')
         yield QueryInput(text.strip(), judgments(entry.get("relevant"), where))
 
 
@@ -105,7 +105,7 @@ def _csv_rows(path: Path) -> Iterator[QueryInput]:
         rows = csv.DictReader(file, delimiter=delimiter)
         name = next((name for name in _TEXT_NAMES if name in (rows.fieldnames or ())), None)
         if name is None:
-            raise SettingsError(f"{path}: no column `text`.", hint="Its first line names the columns: text,relevant")
+            raise QueriesError(f"{path}: no column `text`.", hint="Its first line names the columns: text,relevant")
         for row in rows:
             where = f"{path}, line {rows.line_num}"
             yield QueryInput((row[name] or "").strip(), judgments(row.get("relevant"), where))
@@ -115,7 +115,7 @@ def judgments(value: object, where: str) -> tuple[tuple[Key, float], ...]:
     """(key, gain) of a ``relevant`` entry: None, keys, ``{key: gain}``, or text as in a CSV cell.
 
     Raises:
-        SettingsError: anything else; ``where`` names the place.
+        QueriesError: anything else; ``where`` names the place.
     """
     if isinstance(value, str):
         stripped = value.strip()
@@ -123,7 +123,7 @@ def judgments(value: object, where: str) -> tuple[tuple[Key, float], ...]:
             try:
                 value = json.loads(stripped)
             except ValueError:
-                raise SettingsError(f"{where}: `relevant` is not JSON.") from None
+                raise QueriesError(f"{where}: `relevant` is not JSON.") from None
         else:
             return tuple(_key_and_gain(part) for part in stripped.split())
     if value is None:
@@ -133,10 +133,10 @@ def judgments(value: object, where: str) -> tuple[tuple[Key, float], ...]:
     elif isinstance(value, list):
         pairs = [(_key(key, where), 1.0) for key in value]
     else:
-        raise SettingsError(f"{where}: `relevant` is neither keys nor {{key: gain}}.")
+        raise QueriesError(f"{where}: `relevant` is neither keys nor {{key: gain}}.")
     for _, gain in pairs:
         if isinstance(gain, bool) or not isinstance(gain, int | float):
-            raise SettingsError(f"{where}: a gain is not a number: {gain!r}.")
+            raise QueriesError(f"{where}: a gain is not a number: {gain!r}.")
     return tuple((key, float(gain)) for key, gain in pairs)
 
 
@@ -156,7 +156,7 @@ def _key(value: object, where: str) -> Key:
             pass
     parts = value if isinstance(value, list) else [value]
     if not parts or not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
-        raise SettingsError(f"{where}: not a key: {value!r}.")
+        raise QueriesError(f"{where}: not a key: {value!r}.")
     return tuple(str(part) for part in parts)
 
 
@@ -168,7 +168,7 @@ def from_sql(conn: Connection, query: str, *, limit: int = 10_000) -> tuple[Quer
     texts are taken once.
 
     Raises:
-        SettingsError: the statement fails or yields no text.
+        QueriesError: the statement fails or yields no text.
     """
     found: dict[str, QueryInput] = {}
     try:
@@ -176,7 +176,7 @@ def from_sql(conn: Connection, query: str, *, limit: int = 10_000) -> tuple[Quer
             conn.execute("SET TRANSACTION READ ONLY")
             cursor.execute(query.encode())  # the operator's own statement
             if not cursor.description:
-                raise SettingsError("The statement for queries returns no rows.", hint="It should be a SELECT.")
+                raise QueriesError("The statement for queries returns no rows.", hint="It should be a SELECT.")
             names = [column.name for column in cursor.description]
             name = next((name for name in _TEXT_NAMES if name in names), names[0])
             for row in cursor.fetchmany(limit):
@@ -189,9 +189,9 @@ def from_sql(conn: Connection, query: str, *, limit: int = 10_000) -> tuple[Quer
         hint = ""
         if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
             hint = f"Write the schema of tables and functions: our search_path is {SEARCH_PATH}."
-        raise SettingsError(f"The statement for queries fails: {line}.", hint=hint) from None
+        raise QueriesError(f"The statement for queries fails: {line}.", hint=hint) from None
     if not found:
-        raise SettingsError("The statement for queries returns no text.")
+        raise QueriesError("The statement for queries returns no text.")
     return tuple(found.values())
 
 
@@ -224,13 +224,13 @@ def _judged_keys(conn: Connection, migration: Migration, queries: Sequence[Query
     """Each judged key as the table writes it: results are told by their keys' text, and a uuid has several.
 
     Raises:
-        SettingsError: as ``store``.
+        QueriesError: as ``store``.
     """
     given = list({key for query in queries for key, _ in query.relevant})
     width = len(migration.key_columns)
     for key in given:
         if len(key) != width:
-            raise SettingsError(
+            raise QueriesError(
                 f"The key of {migration.table} has {counted(width, 'column', 'columns')},"
                 f" a judged key has {len(key)}: {list(key)}.",
                 hint="A key of several columns is a JSON array.",
@@ -238,7 +238,7 @@ def _judged_keys(conn: Connection, migration: Migration, queries: Sequence[Query
     try:
         return keys_as_stored(conn, migration, given)
     except psycopg.DataError as error:
-        raise SettingsError(
+        raise QueriesError(
             f"A judged key is not one of {migration.table}: {error.diag.message_primary or error}.",
             hint=f"The key is {', '.join(migration.key_columns)} ({', '.join(migration.key_types)}).",
         ) from None
@@ -250,7 +250,7 @@ def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput],
     A query stored before keeps its id, vectors and verdicts; judgments that come with it replace the stored ones.
 
     Raises:
-        SettingsError: a judged key is not one that the table could have.
+        QueriesError: a judged key is not one that the table could have.
     """
     if not queries:
         return ()
@@ -273,7 +273,7 @@ def store(conn: Connection, migration: Migration, queries: Sequence[QueryInput],
     fitting = {n: shape(vector[np.newaxis])[0] for n, vector in logged.items() if len(vector) in sizes}
     if len(fitting) < len(logged):
         wrong = len(next(vector for n, vector in logged.items() if n not in fitting))
-        raise SettingsError(
+        raise QueriesError(
             f"Logged query vectors have {counted(wrong, 'dimension', 'dimensions')}, {migration.old_model.name} has"
             f" {shape.given:,}."
         )
@@ -306,7 +306,7 @@ def decide(conn: Connection, query: int, verdict: str, note: str | None = None) 
     stands: another operator's does after one is taken back.
 
     Raises:
-        SettingsError: no such verdict.
+        QueriesError: no such verdict.
         Refused: no such query.
     """
     who = operator_name()
@@ -314,7 +314,7 @@ def decide(conn: Connection, query: int, verdict: str, note: str | None = None) 
         remove_verdict(conn, query, who)
         return load_verdicts(conn, [query]).get(query)
     if verdict not in VERDICTS:
-        raise SettingsError(f"No verdict {verdict!r}.", hint=f"One of: {', '.join(VERDICTS)}.")
+        raise QueriesError(f"No verdict {verdict!r}.", hint=f"One of: {', '.join(VERDICTS)}.")
     if not store_verdict(conn, query, Verdict(verdict, note, who)):
         raise Refused(f"There is no query {query}.")
     return load_verdicts(conn, [query]).get(query)

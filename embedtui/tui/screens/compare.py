@@ -87,7 +87,7 @@ class CompareScreen(VerdictScreen):
 
     def on_compared(self, message: Compared) -> None:
         """A new comparison replaces what is shown, an own query, too."""
-        self.asked = None
+        self.asked, self._draft = None, ""
         self._take(message.comparison)
 
     def on_comparison_read(self, message: ComparisonRead) -> None:

@@ -38,7 +38,7 @@ class ExchangeScreen(FilteredScreen):
         self.shown: list[QueryComparison] = []
         """The queries listed."""
         self._draft = ""
-        """Queries that were typed, and the dialog left."""
+        """Queries that were typed, and are not compared."""
 
     @property
     def chosen_query(self) -> QueryComparison | None:
@@ -73,7 +73,7 @@ class ExchangeScreen(FilteredScreen):
         compared = self.dashboard.comparison.queries if self.dashboard.comparison else ()
 
         def answered(answer: QueriesAnswer | None) -> None:
-            self._draft = dialog.draft if answer is None else ""
+            self._draft = dialog.draft if answer is None else answer.given  # until it is compared: it may be wrong
             if answer is not None:
                 compare.start(self.dashboard, answer.given, compared if answer.together else ())
 
