@@ -160,7 +160,7 @@ class Application:
             execute("DELETE FROM chunks WHERE id = %s", key)
             del self.rows[key], self.refers[key]
         elif act == "move":
-            free = next(number for number in (*CHUNKS, 99) if number not in self.rows)
+            free = next(number for number in itertools.chain(CHUNKS, itertools.count(99)) if number not in self.rows)
             execute("UPDATE chunks SET id = %s WHERE id = %s", free, key)
             self.rows[free], self.refers[free] = self.rows.pop(key), self.refers.pop(key)
         elif act in ("refer", "let go", "refer and write"):
