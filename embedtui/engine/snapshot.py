@@ -56,8 +56,10 @@ RATE_WITHHELD_SECONDS = 3.0
 
 ETA_SECONDS = 120.0
 """The time to the end is told by the rate of the last so many seconds of work …"""
-ETA_WITHHELD_SECONDS = 10.0
-"""… and withheld until there are this many."""
+ETA_WITHHELD_SECONDS = 20.0
+"""… and withheld until there are this many …"""
+SETTLING_SECONDS = 5.0
+"""… after so many at first that do not count: then goes what the limits have saved up."""
 
 TREND_SECONDS = (10.0, 30.0)
 """A queue that grew for as long as the first is said to grow; longer ago than the second does not count."""
@@ -105,22 +107,41 @@ class WorkRate:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._samples: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int, int]] = deque()
+        """Seconds worked, rows, requests."""
         self._worked, self._read_at = 0.0, clock()
+        self._settling = SETTLING_SECONDS
+        """Seconds of work until what is done counts."""
+        self._last, self._skipped = (0, 0), (0, 0)
+        """Rows and requests: as last read, and those that do not count."""
 
-    def add(self, count: int, *, working: bool) -> float | None:
-        """Add a reading; the rate over the window, None while unknown."""
+    def add(self, count: int, *, working: bool, resting: bool = False, requests: int = 0) -> float | None:
+        """Add a reading; the rate over the window, None while unknown; what comes after a rest has to settle."""
         now = self._clock()
-        self._worked += now - self._read_at if working else 0.0
-        self._read_at = now
-        if self._samples and count < self._samples[-1][1]:
+        passed, self._read_at = now - self._read_at, now
+        (rows, asked), self._last = self._last, (count, requests)
+        if count < rows:
             self._samples.clear()
+        if resting:
+            self._settling = SETTLING_SECONDS
+        if self._settling > 0 or not self._samples:
+            self._skipped = self._skipped[0] + count - rows, self._skipped[1] + requests - asked
+            self._settling -= passed if working else 0.0
+        else:
+            self._worked += passed if working else 0.0
         if working or not self._samples:
-            self._samples.append((self._worked, count))
+            self._samples.append((self._worked, count - self._skipped[0], requests - self._skipped[1]))
         while self._worked - self._samples[0][0] > ETA_SECONDS:
             self._samples.popleft()
-        (began, first), (ended, last) = self._samples[0], self._samples[-1]
+        (began, first, _), (ended, last, _) = self._samples[0], self._samples[-1]
         return (last - first) / (ended - began) if ended - began >= ETA_WITHHELD_SECONDS else None
+
+    @property
+    def rows_per_request(self) -> float | None:
+        """Over the window, edits' requests among them; None while unknown."""
+        if not self._samples or (asked := self._samples[-1][2] - self._samples[0][2]) <= 0:
+            return None
+        return (self._samples[-1][1] - self._samples[0][1]) / asked
 
 
 class Trend:
@@ -253,12 +274,14 @@ def _backfill(
         under_way = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
         faulty = 0 if under_way else count_faulty(conn, migration.id, tuple(FaultState))
         rows = min(rows, total) if under_way else max(0, total - queued - faulty)
-    held = any(hold.stops for hold in holds) or migration.desired == "pause"
+    resting = migration.desired == "pause" or not any(worker.alive for worker in workers)
+    held = resting or any(hold.stops for hold in holds)
     rate = meter.add(rows, held=held) if running else None
-    alive = any(worker.alive for worker in workers)
-    if not alive:
+    if resting:
         rate = None
-    lasting = _lasting(migration, progress, meter, rows, holds, alive=alive) if running else None
+    lasting = _lasting(migration, progress, meter, rows, holds, resting=resting) if running else None
+    if lasting and rate and not held:
+        lasting = min(lasting, rate)  # it slowed down: neither is to contradict the other
     spent = migration.new_model.cost(tokens, batch=progress.batch_tokens)
     ahead = migration.phase in BEFORE_INDEX  # of what is done there is nothing to guess
     estimate = None
@@ -293,20 +316,23 @@ def _backfill(
 
 
 def _lasting(
-    migration: Migration, progress: Progress, meter: RateMeter, rows: int, holds: Sequence[Hold], *, alive: bool
+    migration: Migration, progress: Progress, meter: RateMeter, rows: int, holds: Sequence[Hold], *, resting: bool
 ) -> float | None:
     """Rows a second that the rest may be expected to take; None while unknown, or where it stands.
 
     The provider's limits are how fast it may go; all else that holds the work is no part of its rate.
     """
-    stands = migration.desired == "pause" or any(hold.stops and hold.name not in OF_THE_PROVIDER for hold in holds)
-    rate = meter.work.add(rows, working=alive and not stands)
-    if not rate or stands or not alive:
+    stands = resting or any(hold.stops and hold.name not in OF_THE_PROVIDER for hold in holds)
+    rate = meter.work.add(rows, working=not stands, resting=resting, requests=progress.requests)
+    if not rate or stands:
         return None
-    limit = progress.tokens_per_minute
-    if limit and rows and progress.tokens:
-        return min(rate, limit / 60 * rows / progress.tokens)  # what was saved up is soon used
-    return rate
+    # what was saved up is soon used
+    limits = [rate]
+    if progress.tokens_per_minute and rows and progress.tokens:
+        limits.append(progress.tokens_per_minute / 60 * rows / progress.tokens)
+    if progress.requests_per_minute and (each := meter.work.rows_per_request):
+        limits.append(progress.requests_per_minute / 60 * each)
+    return min(limits)
 
 
 def _batch(conn: Connection, migration: Migration) -> BatchStatus:

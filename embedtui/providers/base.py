@@ -64,6 +64,9 @@ class ProviderFault(ProviderError):
     mend, ``retry_after`` seconds that the provider asked for, ``told`` inputs and tokens that a request may hold.
     """
 
+    seconds = 0.0
+    """From when the request was sent, where that is known."""
+
     def __init__(
         self,
         fault_class: FaultClass,

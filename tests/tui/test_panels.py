@@ -78,6 +78,17 @@ def test_batch_jobs_are_shown_with_age_eta_and_what_they_save() -> None:
     assert untold.eta_seconds is None
 
 
+def test_the_rate_of_the_eta_is_said_where_it_is_not_the_one_shown() -> None:
+    def eta(seconds: float) -> str:
+        status = replace(states.BACKFILL, rows=18_551, total=20_000, rate=20.0, eta_seconds=seconds)
+        text = panels.backfill(View(replace(states.RUNNING, backfill=status), UP, rates=(1.0, 20.0)), 80, 20).plain
+        assert "most seen here: 20 rows/s" in text and "over 20 s" not in text, "dashboards are looked at sooner"
+        return next(line for line in text.splitlines() if line.startswith("ETA"))
+
+    assert eta(1449 / 19).endswith(" at the recent rate")
+    assert eta(1449 / 8).endswith(" at a cautious 8.0 rows/s")
+
+
 def test_there_is_always_a_next_action_or_a_reason() -> None:
     for snapshot in states.STATES.values():
         view = View(snapshot, UP)

@@ -297,6 +297,7 @@ class RowEmbedder:
         try:
             reply, bad, what = self._ask(texts, stop)
         except ProviderFault as fault:
+            fault.seconds = time.monotonic() - began
             if slot is not None:
                 slot.failed(fault)
             if fault.code == "timeout":

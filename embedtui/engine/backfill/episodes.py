@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from embedtui.formatting import duration
 from embedtui.model import hold_word
@@ -78,10 +78,10 @@ class Episodes:
         self._over: list[tuple[str, _Episode]] = []
         """Those that the next one of their name has come after."""
 
-    def begin(self, name: str, why: str) -> None:
-        """The work is held for the named reason."""
+    def begin(self, name: str, why: str, ago: float = 0.0) -> None:
+        """The work is held for the named reason, since so many seconds."""
         with self._lock:
-            new = self._begin(name, why)
+            new = self._begin(name, why, ago)
         if new and name == "database":  # the one that no audit log can have before it is over
             _log.warning("%s: %s: %s", HELD, hold_word(name), redact(why))
 
@@ -91,12 +91,12 @@ class Episodes:
             if (found := self._open.get(name)) is not None and found.ended is None:
                 found.end(self._clock())
 
-    def met(self, name: str, code: str) -> None:
-        """A fault of a moment, which may be one of many."""
+    def met(self, name: str, code: str, ago: float = 0.0) -> None:
+        """A fault, which may be one of many, of what began so many seconds ago."""
         with self._lock:
             found = self._open.get(name)
             held = found is not None and found.held
-            self._begin(name, "")
+            self._begin(name, "", ago)
             self._open[name].codes[code] += 1
             if not held:
                 self._open[name].end(self._clock())
@@ -118,7 +118,7 @@ class Episodes:
                     found.told = True
                     lines.append((HELD, name, found.said(now)))
                 elif leaving and found.told:
-                    lines.append((OVER, name, f"not over as this worker ended; {found.said(now)}"))
+                    lines.append((OVER, name, f"not over when the work stopped here; {found.said(now)}"))
             for name in gone:
                 del self._open[name]
             self._over.clear()
@@ -126,14 +126,14 @@ class Episodes:
             _log.warning("%s: %s: %s", act, hold_word(name), redact(detail))
         return lines
 
-    def _begin(self, name: str, why: str) -> bool:
+    def _begin(self, name: str, why: str, ago: float = 0.0) -> bool:
         """Whether that is a new episode."""
-        found, now = self._open.get(name), self._clock()
+        found, now = self._open.get(name), self._clock() - ago
         if found is not None and found.settled(name, now):
             self._over.append((name, found))
             found = None
         if found is None:
-            self._open[name] = _Episode(now, datetime.now(UTC), why, again=now)
+            self._open[name] = _Episode(now, datetime.now(UTC) - timedelta(seconds=ago), why, again=now)
             return True
         if found.ended is not None:
             found.times += 1

@@ -249,7 +249,7 @@ class Job:
 
     def provider_failed(self, fault: ProviderFault) -> None:
         """The new model's provider is in trouble."""
-        self.episodes.met("rate" if fault.code == "429" else "provider", fault.code)
+        self.episodes.met("rate" if fault.code == "429" else "provider", fault.code, fault.seconds)
         self.failed(f"Provider: {fault.reason}", FaultClass.PROVIDER, fault.hint)
 
     def add_rows(self, count: int) -> None:
@@ -287,17 +287,18 @@ class Job:
 
     # ------------------------------------------------------------------------------------------------------ holds
 
-    def hold(self, name: str, detail: str) -> None:
-        """Hold the work for the named reason until ``release``."""
+    def hold(self, name: str, detail: str, since: datetime | None = None) -> None:
+        """Hold the work for the named reason (``since``: from then on, not from now) until ``release``."""
         with self._lock:
             known = self._holds.get(name)
             if known is not None and known.detail == detail:
                 return
-            self._holds[name] = Hold(name, redact(detail), known.since if known else now())
+            self._holds[name] = Hold(name, redact(detail), known.since if known else since or now())
+            ago = (now() - since).total_seconds() if since is not None else 0.0
             new = known is None
             holds = tuple(self._holds.values())
         if name != PACE:  # a limit is no trouble
-            self.episodes.begin(name, "" if name in OF_THE_PROVIDER else detail)  # of faults there are the codes
+            self.episodes.begin(name, "" if name in OF_THE_PROVIDER else detail, ago)  # of faults there are the codes
         if new:
             said = detail if name == PACE else f"Held: {hold_word(name)}: {detail}"
             self.emit(Held(now(), redact(said), holds))
@@ -323,7 +324,7 @@ class Job:
         present = {hold.name: hold for hold in holds}
         self.release(*(name for name in names if name not in present))
         for hold in present.values():
-            self.hold(hold.name, hold.detail)
+            self.hold(hold.name, hold.detail, hold.since)
 
     def follow_pacer(self, hold: Callable[[], Hold | None], in_flight: Callable[[], int]) -> None:
         """Ask these from now on what the pacer waits for, and how many requests are on the wire."""

@@ -18,6 +18,7 @@ from embedtui.engine.backfill.obstacle import KNOB_SECONDS, SYNC_SECONDS, Obstac
 from embedtui.engine.backfill.rate_learning import ConcurrencyFinder
 from embedtui.engine.backfill.tempo import STALL_SECONDS, Tempo
 from embedtui.errors import DatabaseError, Interrupted
+from embedtui.formatting import counted, duration
 from embedtui.model import FaultClass, Hold, Migration
 from embedtui.model.snapshot import PACE
 from embedtui.postgres.connect import Link, lost, retryable, translate
@@ -88,7 +89,7 @@ class Pacer:
     """
 
     def __init__(self, dsn: str, migration: Migration) -> None:
-        self._migration = migration.id
+        self._migration, self._timeout = migration.id, migration.new_model.timeout_seconds
         self._link = Link(dsn, "pace")
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -146,6 +147,11 @@ class Pacer:
         with self._changed:
             now = time.monotonic()
             waits = self._obstacle if self._line else None
+            silence = self._tempo.silence(now) if self._budget.in_flight else None
+            if silence is not None and (waits is None or waits[0].name in ("", PACE, "rate", "provider")):
+                flight = counted(self._budget.in_flight, "request", "requests")
+                why = f"{flight} unanswered; no reply for {duration(silence[0])} (time-out {self._timeout:g} s)."
+                return Hold("provider", why, silence[1])
             if self._tempo.refused_since is not None and (self._line or self._budget.in_flight):
                 began, since = self._tempo.refused_since
                 if now - began < STALL_SECONDS:
@@ -202,6 +208,8 @@ class Pacer:
         finally:
             with self._changed:
                 self._budget.release(slot._reserved, unused=not slot._settled)
+                if not self._budget.in_flight:
+                    self._tempo.rests(time.monotonic())
                 if slot._probe:
                     self._backoff.probing = False
                 self._changed.notify_all()
@@ -244,9 +252,13 @@ class Pacer:
         self._obstacle = None
         self._budget.reserve(ticket.need)
         self._urgent_went = ticket.urgent
+        began = time.monotonic()
+        if not self._budget.in_flight - 1:
+            self._tempo.rests(began)
+        self._tempo.sent(began)
         probe = self._backoff.open
         self._backoff.probing = self._backoff.probing or probe
-        return Slot(self, characters, ticket.need, probe, time.monotonic())
+        return Slot(self, characters, ticket.need, probe, began)
 
     def _look(self, ticket: _Ticket) -> Obstacle | None:
         """What keeps the first in line; None: it may go. Syncs with the row where that is due."""
@@ -301,12 +313,14 @@ class Pacer:
             self._budget.learn(limits, now)
             self._finder.finished(now, tokens, seconds)
             self._tempo.answered(now, tokens)
+            self._tempo.replied(now, slot._began, timeout=False)
             self._backoff.well(probe=slot._probe)
             self._changed.notify_all()
 
     def _failed(self, slot: Slot, fault: ProviderFault) -> None:
         with self._changed:
             now = time.monotonic()
+            self._tempo.replied(now, slot._began, timeout=fault.code == "timeout")
             if fault.code not in UNREFUNDED:
                 self._budget.refund(slot._reserved)
             if fault.limits is not None:

@@ -34,6 +34,8 @@ class Progress:
     max_concurrency: int | None
     requests_per_minute: float | None
     tokens_per_minute: float | None
+    requests: int
+    """Let go to the provider so far, by all processes."""
 
 
 def read_progress(conn: Connection, migration_id: int) -> Progress:
@@ -42,7 +44,8 @@ def read_progress(conn: Connection, migration_id: int) -> Progress:
         "SELECT m.total_rows, m.synced, coalesce(s.rows, 0), coalesce(s.updates, 0), coalesce(s.hot, 0),"
         " coalesce(s.done, 0), coalesce(s.count, 0), coalesce(s.tokens, 0) + m.synced_tokens + b.tokens, b.tokens,"
         " m.synced_tokens, m.old_tokens,"
-        " p.spend_cap, p.concurrency, p.max_concurrency, p.requests_per_minute, p.tokens_per_minute"
+        " p.spend_cap, p.concurrency, p.max_concurrency, p.requests_per_minute, p.tokens_per_minute,"
+        " coalesce(p.requests, 0)"
         " FROM embedtui.migration m LEFT JOIN embedtui.pace p ON p.migration = m.id"
         " CROSS JOIN LATERAL (SELECT coalesce(sum(tokens), 0)::bigint AS tokens FROM embedtui.batch_job"
         "   WHERE migration = m.id) b"

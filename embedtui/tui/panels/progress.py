@@ -7,13 +7,16 @@ from dataclasses import replace
 
 from textual.content import Content
 
-from embedtui.model import Condition, IndexMethod, ListenerStatus, Phase, PlacementKind, Snapshot
+from embedtui.model import BackfillStatus, Condition, IndexMethod, ListenerStatus, Phase, PlacementKind, Snapshot
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.parts import loading
 from embedtui.tui.view import View
 
 EMBEDDED = (Phase.INDEX, Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
 """Phases after the backfill, in which every row has its new vector."""
+
+ETA_RATIO = 1.2
+"""Where the shown rate and that of the ETA are further apart, the latter is said, too."""
 
 _SERVED = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
 """Phases in which the backfill is history, and searches are what is watched."""
@@ -72,9 +75,7 @@ def backfill(view: View, width: int, height: int) -> Content:
         rows.append(draw.field("ETA", (figures.duration(snapshot.batch.eta_seconds), "bold"), (" by jobs", "$muted")))
         rows.append(draw.field("jobs", *_jobs(snapshot)))
     elif here and status.eta_seconds is not None:
-        rows.append(
-            draw.field("ETA", (figures.duration(status.eta_seconds), "bold"), (" at the recent rate", "$muted"))
-        )
+        rows.append(draw.field("ETA", (figures.duration(status.eta_seconds), "bold"), (_eta_rate(status), "$muted")))
     elif here:
         rows.append(draw.field("ETA", (figures.UNKNOWN, ""), (_why_no_eta(view, snapshot), "$muted")))
     else:
@@ -85,11 +86,17 @@ def backfill(view: View, width: int, height: int) -> Content:
     rows = [draw.cut(each, width) for each in rows]
     if spare >= 3 and len(view.rates) > 1 and snapshot.phase not in EMBEDDED:
         top = max(view.rates)
-        rows.append(
-            draw.row(Content(""), draw.line((f"most seen here: {figures.rate(top)} rows/s over 20 s", "$faint")), width)
-        )
+        rows.append(draw.row(Content(""), draw.line((f"most seen here: {figures.rate(top)} rows/s", "$faint")), width))
         rows += draw.chart(view.rates, width, min(spare - 1, 12), "$new")
     return draw.lines(rows, height)
+
+
+def _eta_rate(status: BackfillStatus) -> str:
+    """The rate that the time to the end is told by, where the one above it is another."""
+    taken = ((status.total or 0) - status.rows) / status.eta_seconds if status.eta_seconds else 0.0
+    if taken and not taken / ETA_RATIO <= (status.rate or 0.0) <= taken * ETA_RATIO:
+        return f" at a cautious {figures.rate(taken)} rows/s"
+    return " at the recent rate"
 
 
 def _why_no_eta(view: View, snapshot: Snapshot) -> str:
@@ -97,7 +104,7 @@ def _why_no_eta(view: View, snapshot: Snapshot) -> str:
         return " while the database is lost"
     if not any(worker.alive for worker in snapshot.workers):
         return " without a worker"
-    return _NO_ETA.get(snapshot.condition, " until there is a rate")
+    return _NO_ETA.get(snapshot.condition, " until it has run for a while")
 
 
 def serving(view: View) -> bool:

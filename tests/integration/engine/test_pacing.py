@@ -20,6 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedtui.demo.database import EmbeddedServer
+from embedtui.engine.backfill import tempo as tempos
 from embedtui.engine.backfill.backoff import Backoff
 from embedtui.engine.backfill.budget import FORGOTTEN_SECONDS, Budget
 from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer
@@ -862,3 +863,58 @@ def test_a_429_among_answers_is_no_stall(kit: Kit) -> None:
     waiter.entered.wait(30)
     assert pacer.hold is None
     waiter.end()
+
+
+# ------------------------------------------------------------------------------------------------ a provider that hangs
+
+
+def test_requests_without_any_reply_are_named_until_there_is_one(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempos, "SILENT_SECONDS", 0.4)
+    pacer = kit.pacer()
+    kit.request(pacer)  # the row is known
+    first, second = Waiter(kit, pacer), Waiter(kit, pacer)
+    began = datetime.now(UTC)
+    assert first.entered.wait(5) and second.entered.wait(5)
+    assert pacer.hold is None, "a request takes its time"
+    wait_for(lambda: pacer.hold is not None, "it is named")
+    held = pacer.hold
+    assert held is not None and held.name == "provider" and held.since is not None
+    assert abs((held.since - began).total_seconds()) < 0.3, "since they were sent"
+    assert re.fullmatch(r"2 requests unanswered; no reply for \d+ s \(time-out 60 s\)\.", held.detail), held.detail
+    first.fault = provider_fault("timeout")
+    first.end()
+    held = pacer.hold
+    assert held is not None and held.detail.startswith("1 request unanswered"), "a time-out is no reply"
+    third = Waiter(kit, pacer)
+    assert third.entered.wait(5)
+    second.end()
+    assert pacer.hold is None, "a reply ends it at once, whoever else still waits"
+    third.end()
+    time.sleep(0.5)
+    fourth = Waiter(kit, pacer)
+    assert fourth.entered.wait(5)
+    assert pacer.hold is None, "nothing was in flight meanwhile"
+    fourth.end()
+
+
+def test_a_provider_that_takes_long_for_each_reply_does_not_hang() -> None:
+    tempo, now = tempos.Tempo(), 0.0
+    for _ in range(3):
+        tempo.sent(now)
+        now += 9
+        assert tempo.silence(now) is None
+        tempo.replied(now, now - 9, timeout=False)
+        tempo.rests(now)
+    tempo.sent(now)
+    assert tempo.silence(now + 26) is None and tempo.silence(now + 28) is not None
+    for _ in range(2):  # one time-out after the other
+        now += 60
+        tempo.replied(now, now - 60, timeout=True)
+        tempo.rests(now)
+        tempo.sent(now)
+    found = tempo.silence(now)
+    assert found is not None and found[0] == 120
+    tempo.replied(now, now, timeout=True)
+    tempo.rests(now + 3600)
+    tempo.sent(now + 3600)
+    assert tempo.silence(now + 3601) is None, "a pause of an hour is no hour without a reply"

@@ -179,6 +179,7 @@ def test_a_limit_of_the_provider_leaves_the_time_to_the_end_and_bounds_it(
     database: str, monkeypatch: pytest.MonkeyPatch, hold: str, known: bool
 ) -> None:
     monkeypatch.setattr(snapshots, "ETA_WITHHELD_SECONDS", 1e-6)
+    monkeypatch.setattr(snapshots, "SETTLING_SECONDS", 0.0)
     migration = small(database)
     meter = RateMeter()
     with connect(database, name="look") as conn, connect(database, name="worker") as session:
@@ -197,6 +198,55 @@ def test_a_limit_of_the_provider_leaves_the_time_to_the_end_and_bounds_it(
             found = read_snapshot(conn, None, meter, lambda _conn, _migration: None, {os.getpid()})
     eta = found.backfill.eta_seconds
     assert eta == (pytest.approx(95_000) if known else None)
+
+
+@pytest.mark.parametrize(
+    ("paces", "limit"),
+    [
+        ([("run", 100, 60), ("run", 8, 90)], None),  # its pace was lowered: (what, rows a second, seconds) …
+        ([("run", 100, 60), ("wal_rate", 0, 30), ("run", 5, 60)], None),
+        ([("run", 60, 60), ("nobody", 0, 30), ("run", 140, 4), ("run", 20, 60)], None),
+        ([("run", 140, 10), ("run", 8, 90)], 60),  # … with eight rows in each request
+        ([("run", 60, 60), ("pause", 0, 20), ("run", 200, 3), ("run", 8, 60)], 60),
+    ],
+)
+def test_rate_and_time_to_the_end_never_contradict_each_other(
+    database: str, paces: list[tuple[str, int, int]], limit: int | None
+) -> None:
+    migration, now, rows, total, seen = small(database), 0.0, 0, 20_000, 0
+    meter = RateMeter(lambda: now)
+    with connect(database, name="look") as conn, connect(database, name="worker") as session:
+        number = add_worker(conn, migration)
+        conn.execute("UPDATE embedtui.migration SET phase = 'backfill', total_rows = %s", [total])
+        conn.execute("DELETE FROM embedtui.shard")
+        conn.execute(
+            "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block, rows, tokens)"
+            " SELECT id, 1, 1, 0, 1, 0, 0 FROM embedtui.migration"
+        )
+        for what, pace, seconds in paces:
+            session.execute("SELECT pg_advisory_unlock_all()")
+            if what != "nobody":
+                session.execute("SELECT pg_advisory_lock(%s, %s)", [locks.WORKER_CLASS, number])
+            set_desired(conn, migration.id, "pause" if what == "pause" else "run", "")
+            holds = [{"name": what, "detail": "", "since": None}] if what == "wal_rate" else []
+            conn.execute("UPDATE embedtui.worker SET holds = %s", [Jsonb(holds)])
+            for second in range(seconds):
+                now, rows = now + 1, rows + pace
+                conn.execute("UPDATE embedtui.shard SET rows = %s", [rows])
+                conn.execute("UPDATE embedtui.pace SET requests_per_minute = %s, requests = %s", [limit, rows // 8])
+                found = read_snapshot(conn, None, meter, lambda _conn, _migration: None, {os.getpid()}).backfill
+                if what in ("pause", "nobody"):
+                    assert (found.rate, found.eta_seconds) == (None, None), "nothing decays: it stands"
+                if found.eta_seconds is None:
+                    continue
+                seen += 1
+                taken = (total - rows) / found.eta_seconds
+                assert found.rate is None or taken <= found.rate * 1.001, "never more hopeful than the rate"
+                if limit is not None:
+                    assert taken <= limit / 60 * 8 * 1.1, "what was saved up is soon used"
+                if found.rate is not None and second >= RATE_SECONDS:
+                    assert taken == pytest.approx(pace if limit is None else min(pace, limit / 60 * 8), rel=0.5)
+    assert seen > 40
 
 
 def test_what_edits_cost_is_not_projected_over_the_rows_to_come(database: str) -> None:

@@ -116,3 +116,22 @@ def test_what_is_met_while_the_provider_is_held_does_not_end_it() -> None:
     clock.now += 6
     lines += episodes.due()
     assert [act for act, _, _ in lines] == ["held", "over"] and "3 × 503" in lines[1][2]
+
+
+def test_a_request_that_timed_out_had_begun_when_it_was_sent() -> None:
+    clock = Clock()
+    episodes = Episodes(clock)
+    for _ in range(2):  # sent together
+        episodes.met("provider", "timeout", 60.0)
+    clock.now += SETTLED_SECONDS
+    ((act, _, said),) = episodes.due()
+    assert act == "over" and said.startswith("1 m 00 s, from") and said.endswith("2 × timeout")
+
+
+def test_what_still_holds_as_the_work_stops_does_not_say_that_the_worker_ended() -> None:
+    clock = Clock()
+    episodes = Episodes(clock)
+    episodes.begin("rate", "", 10.0)
+    assert [act for act, _, _ in episodes.due()] == ["held"]
+    ((_, _, said),) = episodes.due(leaving=True)
+    assert said.startswith("not over when the work stopped here; 10") and "worker" not in said
