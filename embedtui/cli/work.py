@@ -315,7 +315,8 @@ def index(settings: Settings, held: bool | None, as_json: bool) -> None:
 def faults(settings: Settings, act: str, ids: tuple[int, ...], everything: bool, limit: int, as_json: bool) -> None:
     """List rows that could not be embedded, and decide.
 
-    retry embeds them again, skip leaves them without a new vector, truncate cuts their text to what the model takes.
+    retry embeds them again, skip leaves them without that side's vector, truncate cuts their text to what its model
+    takes.
     """
     if act != "list" and bool(ids) == everything:
         raise SettingsError(f"Which faults to {act} is not said.", hint="Name their numbers, or --all.")
@@ -352,8 +353,8 @@ def faults(settings: Settings, act: str, ids: tuple[int, ...], everything: bool,
 
 _DECIDED = {
     "retry": "embedded again by the next run.",
-    "skip": "left without a new vector.",
-    "truncate": f"embedded again, cut to what the model takes ({FaultState.TRUNCATE.value}).",
+    "skip": "left without a vector of their text on the side they are listed for.",
+    "truncate": f"embedded again, cut to what the side's model takes ({FaultState.TRUNCATE.value}).",
 }
 
 

@@ -102,7 +102,7 @@ class Engine(Reads):
         return steering.decide_faults(self._at, ids, FaultState.TRUNCATE)
 
     def skip_faults(self, ids: Sequence[int] | None = None) -> int:
-        """Leave faulty rows without a new vector; how many."""
+        """Leave faulty rows without the vector they lack; how many rows."""
         return steering.decide_faults(self._at, ids, FaultState.SKIPPED)
 
     # ------------------------------------------------------------------------------------------------------- work

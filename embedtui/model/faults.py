@@ -42,6 +42,20 @@ class FaultGroup:
     reason: str
     count: int
     state: FaultState = FaultState.OPEN
+    old: int = 0
+    """Of these, those of the old side."""
+    both: int = 0
+    """Rows that are counted for either side."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return self.count - self.both
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """Sides that lack a vector."""
+        return tuple(side for side, count in ((Side.NEW, self.count - self.old), (Side.OLD, self.old)) if count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ class Engine(Protocol):
         """Embed faulty rows again."""
 
     def skip_faults(self, ids: Sequence[int] | None = None) -> int:
-        """Leave faulty rows without a new vector."""
+        """Leave faulty rows without the vector they lack."""
 
     def truncate_faults(self, ids: Sequence[int] | None = None) -> int:
         """Embed faulty rows again, shortened."""

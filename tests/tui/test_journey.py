@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 from textual.pilot import Pilot
-from textual.widgets import Button, Input, OptionList, TextArea
+from textual.widgets import Button, Input, OptionList, Static, TextArea
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.demo.database import EmbeddedServer
@@ -44,7 +44,7 @@ from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.reader import ReaderScreen
 from embedtui.tui.screens.settings import SettingsScreen
 from embedtui.tui.screens.workers import WorkersScreen
-from tests.kits.support import make_documents, settings_for
+from tests.kits.support import NEW, OLD, make_documents, settings_for
 from tests.tui.conftest import front, picture, said, until
 
 ROWS = 300
@@ -563,6 +563,41 @@ async def test_faults_are_tried_again_and_shortened(database: str, api: Loopback
             screen.query_one("#groups").focus()
             await pilot.press("home", "e")
             await until(pilot, lambda: states() == {"retry": 2, "truncate": 1})
+
+
+async def test_what_is_asked_of_faults_names_the_side_and_counts_rows(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, ROWS)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await ready(app, pilot)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute(
+                "INSERT INTO embedtui.fault (migration, key, side, class, reason) SELECT m.id, ARRAY[k], s, 'row', r"
+                " FROM embedtui.migration m, (VALUES ('7', 'new', 'too long'), ('7', 'old', 'too long'),"
+                " ('8', 'old', 'refused')) f (k, s, r)"
+            )
+        await pilot.press("4")
+        screen = app.screen
+        assert isinstance(screen, FaultsScreen)
+        await until(pilot, lambda: [group.count for group in screen.groups] == [2, 1])
+
+        async def asked(*keys: str) -> str:
+            await pilot.press(*keys)
+            await until(pilot, lambda: isinstance(app.screen, DecideDialog))
+            text = " ".join(str(each.render()) for each in app.screen.query(Static))
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is screen)
+            return text
+
+        both = await asked("home", "h")
+        assert "1 row: each" in both and f"{OLD} takes" in both and f"{NEW} takes" in both
+        only = await asked("down", "h")
+        assert f"{OLD} takes" in only and NEW not in only
+        skipped = await asked("s")
+        assert "after a rollback" in skipped and "new" not in skipped
+        assert "new side" in await asked("home", "s")
 
 
 async def test_a_cutover_is_postponed_and_taken_back(database: str, api: LoopbackServer, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label
 
-from embedtui.model import Blocker, TableName
+from embedtui.model import Blocker, Side, TableName
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.dialogs import Either, ForgetDialog, NameDialog, PromptDialog, QueriesDialog
 from embedtui.tui.dialogs.cutover import CutoverDialog
@@ -57,8 +57,8 @@ DIALOGS: dict[str, Callable[[], ModalScreen[object]]] = {
     "forget": lambda: ForgetDialog("how do I rotate the signing keys of the payment gateway without a restart"),
     "note": lambda: PromptDialog("Note", "◆ new better: “the pager woke me”", "", optional=True),
     "stop": lambda: StopDialog("worker-7.eu-central-1.internal:41300", "backfill: shard 12 of 1,000", 0),
-    "skip": lambda: DecideDialog("skip", "226 rows: each", "text-embedding-3-large takes 8,192 tokens."),
-    "shorten": lambda: DecideDialog("truncate", "row 90017", "text-embedding-3-large takes 8,192 tokens."),
+    "skip": lambda: DecideDialog("skip", "226 rows: each", tuple(Side), "text-embedding-3-large takes 8,192 tokens."),
+    "shorten": lambda: DecideDialog("truncate", "row 90017", (Side.OLD,), "text-embedding-3-large takes 8,192 tokens."),
 }
 
 

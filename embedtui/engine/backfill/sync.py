@@ -53,8 +53,8 @@ class _Read:
     rows: list[QueuedRow]
     maintain_old: bool
     """The old side is ours to maintain, too."""
-    truncated: dict[Key, int]
-    """Attempts of rows whose text is to be cut."""
+    truncated: dict[tuple[Side, Key], int]
+    """Attempts of rows whose text is to be cut, for a side's model."""
 
 
 class Sync:
@@ -167,8 +167,7 @@ class Sync:
                 continue
             if change.new_wanted(item, trust):
                 change.sides.add(Side.NEW)
-                most = self._job.migration.new_model.max_input_tokens * self._characters_per_token()
-                wanted[Side.NEW].append(_cut(item.row, most, read.truncated.get(item.row.key, 0)))
+                wanted[Side.NEW].append(self._shortened(read, item.row, Side.NEW))
                 item = replace(item, row=replace(item.row, new_digest=""))  # the old side is not made of that vector
             elif change.said.get(Side.NEW) is Said.WRITTEN:
                 written[Side.NEW].append(item.row)
@@ -176,7 +175,7 @@ class Sync:
                 written[Side.OLD].append(item.row)
             elif read.maintain_old and change.old_wanted(item):
                 change.sides.add(Side.OLD)
-                wanted[Side.OLD].append(item.row)
+                wanted[Side.OLD].append(self._shortened(read, item.row, Side.OLD))
             elif change.captured and change.old_wanted(item):
                 behind[item.row.key] = not item.old_present
         self._database(lambda conn: self._respect(conn, todo, written))
@@ -191,6 +190,10 @@ class Sync:
         for side, needed in wanted.items():
             if needed:
                 self._side(todo, side, needed)
+
+    def _shortened(self, read: _Read, row: SourceRow, side: Side) -> SourceRow:
+        model = self._job.migration.new_model if side is Side.NEW else self._job.migration.old_model
+        return _cut(row, model.max_input_tokens * self._characters_per_token(), read.truncated.get((side, row.key), 0))
 
     def _read(self, conn: Connection, keys: set[Key]) -> _Read:
         """Rows and all that is queued for them, of one moment: in between, the application may write a vector."""
@@ -313,7 +316,7 @@ class Sync:
         self._database(work)
         for key in keys:
             todo[key].sides.discard(side)
-        self._job.failed(f"Row {', '.join(keys[0])} is rejected: {reason}", FaultClass.ROW)
+        self._job.failed(f"Row {', '.join(keys[0])} is rejected ({side} side): {reason}", FaultClass.ROW)
 
     def _do_without(self, todo: dict[Key, Change], rows: Sequence[SourceRow]) -> None:
         """The old model gives no vectors: the bridge does, or a rollback would find these rows' old ones stale."""

@@ -13,7 +13,7 @@ from typing import TypeVar
 from embedtui.engine.backfill.embedding import Outcome
 from embedtui.engine.backfill.job import Job, now
 from embedtui.formatting import counted
-from embedtui.model import FaultClass, PlacementKind, Progressed
+from embedtui.model import FaultClass, PlacementKind, Progressed, Side
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
 from embedtui.postgres.state.faults import record_faults
@@ -128,7 +128,7 @@ class ReplyWriter:
         ]
         self.on_connection(lambda conn: record_faults(conn, self._job.migration.id, faults))
         for key, why in faults[:3]:
-            self._job.failed(f"Row {', '.join(key)} is rejected: {why}", FaultClass.ROW)
+            self._job.failed(f"Row {', '.join(key)} is rejected ({Side.NEW} side): {why}", FaultClass.ROW)
 
     def on_connection(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` on one of the connections, as soon as one is free."""

@@ -32,11 +32,15 @@ def record_faults(
 def group_faults(conn: Connection, migration_id: int) -> tuple[FaultGroup, ...]:
     """Faults by class, reason and state, the most frequent first; a hundred groups at most."""
     rows = conn.execute(
-        "SELECT class, reason, count(*), state FROM embedtui.fault WHERE migration = %s"
+        "SELECT class, reason, count(*), state, count(*) FILTER (WHERE side = 'old'), count(*) - count(DISTINCT key)"
+        " FROM embedtui.fault WHERE migration = %s"
         " GROUP BY class, reason, state ORDER BY count(*) DESC LIMIT 100",
         [migration_id],
     )
-    return tuple(FaultGroup(FaultClass(kind), reason, count, FaultState(state)) for kind, reason, count, state in rows)
+    return tuple(
+        FaultGroup(FaultClass(kind), reason, count, FaultState(state), old, both)
+        for kind, reason, count, state, old, both in rows
+    )
 
 
 UNSKIPPED = tuple(state for state in FaultState if state is not FaultState.SKIPPED)
@@ -75,10 +79,10 @@ def forget_faults(conn: Connection, migration_id: int, keys: Iterable[Key], side
     )
 
 
-def truncated_rows(conn: Connection, migration_id: int) -> dict[Key, int]:
-    """Rows whose text is to be cut for the new model, at an operator's word, with the attempts so far."""
+def truncated_rows(conn: Connection, migration_id: int) -> dict[tuple[Side, Key], int]:
+    """Rows whose text is to be cut for a side's model, at an operator's word, with the attempts so far."""
     rows = conn.execute(
-        "SELECT key, attempts FROM embedtui.fault WHERE migration = %s AND side = 'new' AND state = 'truncate'",
+        "SELECT side, key, attempts FROM embedtui.fault WHERE migration = %s AND state = 'truncate'",
         [migration_id],
     )
-    return {tuple(key): attempts for key, attempts in rows}
+    return {(Side(side), tuple(key)): attempts for side, key, attempts in rows}

@@ -58,7 +58,7 @@ def marked_to_embed(conn: Connection, migration_id: int, limit: int) -> list[Key
         " AND EXISTS (SELECT FROM embedtui.route r WHERE r.migration = %(m)s"
         " AND (r.active = 'new' OR r.changed_by <> ''))"
         " AND NOT EXISTS (SELECT FROM embedtui.fault f WHERE f.migration = %(m)s AND f.side = 'old'"
-        " AND f.key = s.key AND f.state <> 'retry')"
+        " AND f.key = s.key AND f.state NOT IN ('retry', 'truncate'))"
         " ORDER BY bridge IS NOT NULL, at LIMIT %(n)s",
         {"m": migration_id, "n": limit},
     )

@@ -29,13 +29,13 @@ def read_faults(
 
 
 def decide_faults(conn: Connection, migration_id: int, ids: Sequence[int] | None, state: FaultState) -> list[Key]:
-    """Give faulty rows (None: all that are open) another state; their keys."""
+    """Give faulty rows (None: all that are open) another state; their keys, each once."""
     rows = conn.execute(
         "UPDATE embedtui.fault SET state = %(s)s WHERE migration = %(m)s"
         " AND (%(ids)s::bigint[] IS NULL AND state = 'open' OR id = ANY (%(ids)s)) RETURNING key",
         {"s": state.value, "m": migration_id, "ids": list(ids) if ids is not None else None},
     )
-    return [tuple(key) for (key,) in rows]
+    return list({tuple(key): None for (key,) in rows})
 
 
 def set_pace(conn: Connection, migration_id: int, knob: str, value: object) -> None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import Static
 
+from embedtui.model import Side
 from embedtui.tui.dialogs.base import Dialog
+
+_SKIPPED = {
+    Side.NEW: " Without a new vector, no search on the new side will find it.",
+    Side.OLD: " Without an old vector of its text, no search will find it by that after a rollback.",
+}
 
 
 class DecideDialog(Dialog[bool]):
     """Asks whether faulty rows are to be skipped or shortened, and says what becomes of them."""
 
-    def __init__(self, what: str, rows: str, cut_to: str) -> None:
-        """``what``: ``skip`` or ``truncate``; ``cut_to``: how much of a text the model takes."""
+    def __init__(self, what: str, rows: str, sides: Sequence[Side], cut_to: str) -> None:
+        """``what``: ``skip`` or ``truncate``; ``sides``: whose vector they lack; ``cut_to``: how much a model takes."""
         skip = what == "skip"
         super().__init__("Skip" if skip else "Shorten", "Skip" if skip else "Shorten", "warning")
         self._rows = rows
         self._says = (
-            "ends without a new vector: no search on the new side will find it, until its text is edited."
+            "is left as it is, until its text is edited." + "".join(_SKIPPED[side] for side in sides)
             if skip
             else f"is embedded again by the beginning of its text. {cut_to} Each further try cuts a fifth more."
         )

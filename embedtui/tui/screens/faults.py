@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -62,7 +62,7 @@ class FaultsScreen(FilteredScreen):
     KEYS = ("decide('retry')", "decide('skip')", "decide('truncate')")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "decide('retry')", "Retry", tooltip="Embed this row again; on a group, all its open rows."),
-        Binding("s", "decide('skip')", "Skip", tooltip="Leave it without a new vector, on purpose."),
+        Binding("s", "decide('skip')", "Skip", tooltip="Leave it without a vector of its text, on purpose."),
         Binding("h", "decide('truncate')", "Shorten", tooltip="Embed it again, its text cut to what the model takes."),
         Binding("slash", "filter", "Filter", key_display="/", show=False, tooltip="Only reasons with these words."),
         Binding("w", "order", "Order", show=False, tooltip="Reasons by number of rows, or by their words."),
@@ -253,22 +253,26 @@ class FaultsScreen(FilteredScreen):
         if what == "retry":
             self._decide(what, decide, done, group, row)
             return
-        rows = f"row {', '.join(row.key)}" if row else f"{counted(group.count, 'row', 'rows')}: each"
-        asked = DecideDialog(what, safe.line(rows), self._cut_to(row))
+        rows = f"row {', '.join(row.key)}" if row else f"{counted(group.rows, 'row', 'rows')}: each"
+        sides = (row.side,) if row else group.sides
+        asked = DecideDialog(what, safe.line(rows), sides, self._cut_to(sides, row))
         self.dashboard.push_screen(asked, lambda yes: self._decide(what, decide, done, group, row) if yes else None)
 
-    def _cut_to(self, row: FaultRow | None) -> str:
-        """To how much a text is cut, and what it has now where that is known."""
+    def _cut_to(self, sides: Sequence[Side], row: FaultRow | None) -> str:
+        """To how much a text is cut for each side's model, and what it has now where that is known."""
         migration = self.dashboard.view.snapshot and self.dashboard.view.snapshot.migration
         if not migration:
             return ""
-        old = row is not None and row.side is Side.OLD
-        model = migration.old_model if old else migration.new_model
-        most = figures.number(model.max_input_tokens)
-        characters = figures.number(int(model.max_input_tokens * CHARACTERS_PER_TOKEN * CUT_SHARE))
+        told = []
+        for side in sides:
+            model = migration.old_model if side is Side.OLD else migration.new_model
+            most = figures.number(model.max_input_tokens)
+            characters = figures.number(int(model.max_input_tokens * CHARACTERS_PER_TOKEN * CUT_SHARE))
+            told.append(f"{safe.line(model.called)} takes {most} tokens: it is cut to about {characters} characters.")
         length = self._text[2] if row is not None and self._text is not None and self._text[0] == row.key else None
-        has = f" It has {counted(length, 'character', 'characters')} now." if length is not None else ""
-        return f"{safe.line(model.called)} takes {most} tokens: it is cut to about {characters} characters.{has}"
+        if length is not None:
+            told.append(f"It has {counted(length, 'character', 'characters')} now.")
+        return " ".join(told)
 
     def _decide(
         self,

@@ -222,6 +222,33 @@ def test_a_text_the_old_model_rejects_is_counted_as_stale(following: Following, 
     assert not following.engine.faults()
 
 
+def test_a_text_over_both_models_limits_is_shortened_for_either_side(following: Following) -> None:
+    following.engine.cutover(override={"gate": "test"})
+    following.conn.execute("INSERT INTO documents (id, content) VALUES (900, repeat('word ', 176000))")
+    wait_for(lambda: len(following.engine.faults()) == 2)
+    (group,) = following.engine.snapshot().faults
+    assert (group.count, group.rows, group.sides) == (2, 1, (Side.NEW, Side.OLD))
+    assert following.engine.truncate_faults() == 1, "one row, and not its two sides"
+    wait_for(lambda: not following.engine.faults(), "a side is refused again")
+    present = "SELECT embedding IS NOT NULL AND embedding_v2 IS NOT NULL FROM documents WHERE id = 900"
+    assert following.conn.execute(present).fetchone() == (True,)
+    wait_for(lambda: following.engine.snapshot().rollback.fresh is True)
+
+
+def test_a_text_is_shortened_for_an_old_model_that_was_away_when_it_was_decided(
+    following: Following, api: LoopbackServer
+) -> None:
+    following.engine.cutover(override={"gate": "test"})
+    following.conn.execute("INSERT INTO documents (id, content) VALUES (900, repeat('word ', 176000))")
+    wait_for(lambda: len(following.engine.faults()) == 2)
+    api.faults.add(FaultKind.UNAVAILABLE, model=OLD)
+    following.engine.truncate_faults()
+    wait_for(lambda: [fault.side for fault in following.engine.faults()] == [Side.OLD])
+    wait_for(lambda: following.engine.snapshot().sync.queued == 0)
+    api.faults.clear()
+    wait_for(lambda: not following.engine.faults(), "nobody asks it again")
+
+
 def test_a_row_edited_all_the_time_is_embedded_a_few_times_a_minute(following: Following, api: LoopbackServer) -> None:
     before = paid(api)
     for _ in range(12):
