@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from embedtui.engine.cleanup import traces
@@ -27,6 +29,7 @@ from embedtui.postgres.sides import rights, routed_view
 from embedtui.postgres.sides.fold import column_for, folded
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.sides.own_writes import look
+from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.listeners import going_by_view
 from embedtui.postgres.state.pointer import read_status, seconds_on_side
@@ -36,6 +39,8 @@ from embedtui.postgres.values import same_key_sql
 from embedtui.redaction import redact
 
 _DAY = 86400.0
+LOOKED_AT = 10_000
+"""Of so many changes at most it is looked up whether the new vector is current."""
 
 
 def cleanup_blockers(
@@ -79,7 +84,7 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
     if queued and not _drained_by_a_worker(conn, migration):
         yield Blocker(
             "queue",
-            f"{counted(queued, 'change still waits for its new vector', 'changes still wait for their new vectors')}.",
+            _what_waits(conn, migration, queued),
             "Let a worker catch up.",
             overridable=True,
             remedies=(Remedy.FOLLOW,),
@@ -94,6 +99,23 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
             "Wait for them, or end them.",
             overridable=True,
         )
+
+
+def _what_waits(conn: Connection, migration: Migration, queued: int) -> str:
+    """How much of the queue is known to be about old vectors alone."""
+    current = 0
+    # a key that reads as none, and what is renamed, are the sync's to find out
+    with contextlib.suppress(psycopg.DataError, psycopg.ProgrammingError), conn.transaction():
+        current = make_placement(migration).count_current_queued(conn, LOOKED_AT)
+    if not current:
+        return (
+            f"{counted(queued, 'change still waits for its new vector', 'changes still wait for their new vectors')}."
+        )
+    waits = counted(queued, "change still waits", "changes still wait")
+    if current == queued:
+        return f"{waits} to be synced, for old vectors only: the new ones are current."
+    rest = counted(queued - current, "still waits for its new vector", "still wait for their new vectors")
+    return f"{waits} to be synced: {rest}, {current:,} for old ones only."
 
 
 def _drained_by_a_worker(conn: Connection, migration: Migration) -> bool:

@@ -192,7 +192,7 @@ class _Waiting:
                 remedies=(Remedy.CLEANUP,),
             )
         return LockTimeout(
-            f"Changes kept waiting for their new vectors ({queued:,}); the old side was not dropped.",
+            f"Changes kept waiting to be synced ({queued:,}); the old side was not dropped.",
             hint="Let a worker catch up (`embedtui faults` lists what was rejected), and clean up again.",
             remedies=(Remedy.FOLLOW, Remedy.CLEANUP),
         )

@@ -103,6 +103,13 @@ class Placement(Protocol):
         """
         ...
 
+    def count_current_queued(self, conn: Connection, limit: int) -> int:
+        """Those of ``limit`` entries of the queue whose row has a new vector of its present content, or needs none.
+
+        Raises psycopg.DataError where a key is none of the key's types.
+        """
+        ...
+
     def replace(
         self,
         conn: Connection,

@@ -192,6 +192,24 @@ class SharedPlacement(WholeSide):
             result.append(QueuedRow(row, blank, fresh, stamped, forgotten, tuple(asked), waits))
         return result
 
+    def count_current_queued(self, conn: Connection, limit: int) -> int:
+        """Those of ``limit`` entries of the queue whose row has a new vector of its present content, or needs none."""
+        query = self._format(
+            """
+            SELECT count(*)
+            FROM (SELECT q.key FROM embedtui.queue q WHERE q.migration = {migration} AND q.text_key IS NULL
+                  AND q.kind NOT IN ('d', 't') ORDER BY q.id LIMIT {limit}) b
+            JOIN {table} t ON {batch_key_join} AND {in_scope}{side_left_join}
+            WHERE NOT {text_waits} AND (NOT {has_content}
+                  OR {new_source} = {fingerprint} AND {new_model} = {model} AND {new_embedding} IS NOT NULL)
+            """,
+            limit=sql.Literal(limit),
+            **self._side_columns(),
+        )
+        row = conn.execute(query).fetchone()
+        assert row is not None
+        return int(row[0])
+
     def replace(
         self,
         conn: Connection,

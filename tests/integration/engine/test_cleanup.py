@@ -629,6 +629,14 @@ def test_changes_still_queued_are_never_dropped(conn: Connection, monkeypatch: p
     conn.execute("UPDATE documents SET content = 'changed' WHERE id = 1")
     (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
     assert blocker.name == "queue" and "1 change still" in blocker.message
+    conn.execute("UPDATE documents SET content = 'changed' WHERE id = 2")
+    conn.execute("UPDATE documents SET embedding_v2_source = hash_record_extended(ROW(content), 0) WHERE id = 2")
+    (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
+    told = "2 changes still wait to be synced: 1 still waits for its new vector, 1 for old ones only."
+    assert (blocker.message, blocker.rows) == (told, 2)
+    conn.execute("DELETE FROM embedtui.queue WHERE key = '{1}'")
+    (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
+    assert blocker.message == "1 change still waits to be synced, for old vectors only: the new ones are current."
     conn.execute("DELETE FROM embedtui.queue")
     monkeypatch.setattr(settling, "ALONE", 0.0)
 
@@ -650,6 +658,17 @@ def test_changes_still_queued_are_never_dropped(conn: Connection, monkeypatch: p
     cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), on_wait=drained)
     assert waited == ["1 change waits for its vector"]
     require_clean_end(conn)
+
+
+def test_changes_that_wait_for_old_vectors_alone_are_told_apart_in_a_side_table(conn: Connection) -> None:
+    migration = soaked(conn, PlacementKind.TABLE)
+    conn.execute("UPDATE documents SET content = 'changed' WHERE id <= 3")
+    conn.execute(
+        "UPDATE documents_embedding_v2 s SET source = hash_record_extended(ROW(t.content), 0)"
+        " FROM documents t WHERE t.id = s.id AND t.id < 3"
+    )
+    told = [each.message for each in cleanup_blockers(conn, migration, CleanupChoice()) if each.name == "queue"]
+    assert told == ["3 changes still wait to be synced: 1 still waits for its new vector, 2 for old ones only."]
 
 
 def test_what_a_worker_is_about_to_embed_is_waited_for_and_not_overridden(database: str, conn: Connection) -> None:
