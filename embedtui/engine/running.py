@@ -41,6 +41,7 @@ from embedtui.errors import (
 )
 from embedtui.model import Command, Condition, Failed, FaultClass, Migration, Noted, Phase, PhaseChanged, Snapshot
 from embedtui.model.lifecycle import as_stored, refusal
+from embedtui.model.snapshot import TO_BE_RESUMED
 from embedtui.postgres.connect import Connection, Link, connect
 from embedtui.postgres.state.audit import add_audit, read_audit
 from embedtui.postgres.state.migrations import load_migration, set_condition
@@ -315,7 +316,7 @@ class Runner:
         """Wait until somebody resumes; False: the migration has ended meanwhile."""
         migration = self._at.require()
         while migration.desired == "pause" and not migration.phase.ended:
-            with self.at_work(migration, stop, "waiting to be resumed", reloads=True) as job:
+            with self.at_work(migration, stop, TO_BE_RESUMED, reloads=True) as job:
                 while migration.desired == "pause" and not migration.phase.ended:
                     if job.stop.wait(0.5):
                         raise Interrupted("Stopped.", hint="Run again to go on.")

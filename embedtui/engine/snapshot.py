@@ -279,7 +279,7 @@ def _backfill(
     rate = meter.add(rows, held=held) if running else None
     if resting:
         rate = None
-    lasting = _lasting(migration, progress, meter, rows, holds, resting=resting) if running else None
+    lasting = _lasting(progress, meter, rows, holds, resting=resting) if running else None
     if lasting and rate and not held:
         lasting = min(lasting, rate)  # it slowed down: neither is to contradict the other
     spent = migration.new_model.cost(tokens, batch=progress.batch_tokens)
@@ -315,9 +315,7 @@ def _backfill(
     )
 
 
-def _lasting(
-    migration: Migration, progress: Progress, meter: RateMeter, rows: int, holds: Sequence[Hold], *, resting: bool
-) -> float | None:
+def _lasting(progress: Progress, meter: RateMeter, rows: int, holds: Sequence[Hold], *, resting: bool) -> float | None:
     """Rows a second that the rest may be expected to take; None while unknown, or where it stands.
 
     The provider's limits are how fast it may go; all else that holds the work is no part of its rate.

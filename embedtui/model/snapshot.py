@@ -145,7 +145,14 @@ class WorkerStatus:
     in_flight: int = 0
     """Requests on the wire when it was last heard from."""
 
+    @property
+    def rests(self) -> bool:
+        """It has stopped for a pause, and waits for its end."""
+        return self.doing in (PAUSED, TO_BE_RESUMED)
 
+
+PAUSED, TO_BE_RESUMED = "paused", "waiting to be resumed"
+"""What a worker says that it does while all is paused: within its work, and before it began."""
 PACE = "pace"
 """Name of the hold for the limits of requests and tokens a minute: the work goes on, as fast as it may."""
 

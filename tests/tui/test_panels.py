@@ -29,6 +29,7 @@ from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.model.lifecycle import unneeded
 from embedtui.tui import draw, panels
 from embedtui.tui.actions import ACTIONS, footer, next_action
+from embedtui.tui.panels.alerts import alert
 from embedtui.tui.panels.comparison import summary_line
 from embedtui.tui.panels.gate import gate
 from embedtui.tui.panels.happened import Entry
@@ -87,6 +88,20 @@ def test_the_rate_of_the_eta_is_said_where_it_is_not_the_one_shown() -> None:
 
     assert eta(1449 / 19).endswith(" at the recent rate")
     assert eta(1449 / 8).endswith(" at a cautious 8.0 rows/s")
+
+
+def test_workers_that_rest_are_not_said_to_be_at_work() -> None:
+    worker = replace(states.RUNNING.workers[0], alive=True, in_flight=0, doing="paused")
+    for workers, said in (((worker,), "1 paused"), ((worker, replace(worker, id=9, doing="reading")), "2 at work")):
+        assert said in panels.workers(View(replace(states.RUNNING, workers=workers), UP), 80, 4).plain
+
+
+def test_a_provider_that_hangs_is_the_headline_before_the_queue_that_grows_by_it() -> None:
+    hold = Hold("provider", "16 requests unanswered; no reply for 45 s (time-out 60 s).")
+    grows = replace(states.RUNNING.sync, growing=True)
+    hangs = replace(states.RUNNING, condition=Condition.THROTTLED, reasons=(hold,), sync=grows)
+    found = alert(hangs)
+    assert found is not None and found.word == "Held back" and "no reply for 45 s" in found.why
 
 
 def test_there_is_always_a_next_action_or_a_reason() -> None:

@@ -78,8 +78,9 @@ class Episodes:
         self._over: list[tuple[str, _Episode]] = []
         """Those that the next one of their name has come after."""
 
-    def begin(self, name: str, why: str, ago: float = 0.0) -> None:
-        """The work is held for the named reason, since so many seconds."""
+    def begin(self, name: str, why: str, since: datetime | None = None) -> None:
+        """The work is held for the named reason, since then or from now."""
+        ago = (datetime.now(UTC) - since).total_seconds() if since is not None else 0.0
         with self._lock:
             new = self._begin(name, why, ago)
         if new and name == "database":  # the one that no audit log can have before it is over

@@ -294,11 +294,10 @@ class Job:
             if known is not None and known.detail == detail:
                 return
             self._holds[name] = Hold(name, redact(detail), known.since if known else since or now())
-            ago = (now() - since).total_seconds() if since is not None else 0.0
             new = known is None
             holds = tuple(self._holds.values())
         if name != PACE:  # a limit is no trouble
-            self.episodes.begin(name, "" if name in OF_THE_PROVIDER else detail, ago)  # of faults there are the codes
+            self.episodes.begin(name, "" if name in OF_THE_PROVIDER else detail, since)  # of faults there are the codes
         if new:
             said = detail if name == PACE else f"Held: {hold_word(name)}: {detail}"
             self.emit(Held(now(), redact(said), holds))

@@ -18,7 +18,6 @@ from embedtui.engine.backfill.obstacle import KNOB_SECONDS, SYNC_SECONDS, Obstac
 from embedtui.engine.backfill.rate_learning import ConcurrencyFinder
 from embedtui.engine.backfill.tempo import STALL_SECONDS, Tempo
 from embedtui.errors import DatabaseError, Interrupted
-from embedtui.formatting import counted, duration
 from embedtui.model import FaultClass, Hold, Migration
 from embedtui.model.snapshot import PACE
 from embedtui.postgres.connect import Link, lost, retryable, translate
@@ -89,7 +88,7 @@ class Pacer:
     """
 
     def __init__(self, dsn: str, migration: Migration) -> None:
-        self._migration, self._timeout = migration.id, migration.new_model.timeout_seconds
+        self._migration = migration.id
         self._link = Link(dsn, "pace")
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -109,7 +108,7 @@ class Pacer:
         """What the first in line waits for, and since when."""
         self._paced: tuple[Obstacle, float, datetime] | None = None
         """What the last one had waited for, where that was a pace so slow that it is worth a word."""
-        self._tempo = Tempo()
+        self._tempo = Tempo(migration.new_model.timeout_seconds)
 
     # -------------------------------------------------------------------------------------------------- readings
 
@@ -147,20 +146,11 @@ class Pacer:
         with self._changed:
             now = time.monotonic()
             waits = self._obstacle if self._line else None
-            silence = self._tempo.silence(now) if self._budget.in_flight else None
-            if silence is not None and (waits is None or waits[0].name in ("", PACE, "rate", "provider")):
-                flight = counted(self._budget.in_flight, "request", "requests")
-                why = f"{flight} unanswered; no reply for {duration(silence[0])} (time-out {self._timeout:g} s)."
-                return Hold("provider", why, silence[1])
+            silent = self._tempo.hold(now, self._budget.in_flight)
+            if silent is not None and (waits is None or waits[0].name in ("", PACE, "rate", "provider")):
+                return silent
             if self._tempo.refused_since is not None and (self._line or self._budget.in_flight):
-                began, since = self._tempo.refused_since
-                if now - began < STALL_SECONDS:
-                    return None
-                block = self._backoff.obstacle(self._backoff.until - now) if self._backoff.until is not None else None
-                if block is not None and block.name != "rate":  # a limit no more: now it is an outage
-                    return Hold(block.name, block.detail, since)
-                why = block.detail if block is not None else ""
-                return Hold("rate", f"{why} {self._tempo.said(now, self._budget)}".strip(), since)
+                return _stalled(now, *self._tempo.refused_since, self._tempo, self._backoff, self._budget)
             if waits is None:
                 return None
             obstacle, began, since = waits
@@ -208,8 +198,7 @@ class Pacer:
         finally:
             with self._changed:
                 self._budget.release(slot._reserved, unused=not slot._settled)
-                if not self._budget.in_flight:
-                    self._tempo.rests(time.monotonic())
+                self._tempo.ended(time.monotonic(), self._budget.in_flight)
                 if slot._probe:
                     self._backoff.probing = False
                 self._changed.notify_all()
@@ -253,9 +242,7 @@ class Pacer:
         self._budget.reserve(ticket.need)
         self._urgent_went = ticket.urgent
         began = time.monotonic()
-        if not self._budget.in_flight - 1:
-            self._tempo.rests(began)
-        self._tempo.sent(began)
+        self._tempo.sent(began, self._budget.in_flight)
         probe = self._backoff.open
         self._backoff.probing = self._backoff.probing or probe
         return Slot(self, characters, ticket.need, probe, began)
@@ -312,8 +299,7 @@ class Pacer:
             now = time.monotonic()
             self._budget.learn(limits, now)
             self._finder.finished(now, tokens, seconds)
-            self._tempo.answered(now, tokens)
-            self._tempo.replied(now, slot._began, timeout=False)
+            self._tempo.answered(now, tokens, slot._began)
             self._backoff.well(probe=slot._probe)
             self._changed.notify_all()
 
@@ -394,6 +380,17 @@ class Pacer:
                 if self._knows_row:
                     self._sync(giving_back=True)
             self._link.drop()
+
+
+def _stalled(now: float, began: float, since: datetime, tempo: Tempo, backoff: Backoff, budget: Budget) -> Hold | None:
+    """The hold while there have been but refusals since then; None where that is not long."""
+    if now - began < STALL_SECONDS:
+        return None
+    block = backoff.obstacle(backoff.until - now) if backoff.until is not None else None
+    if block is not None and block.name != "rate":  # a limit no more: now it is an outage
+        return Hold(block.name, block.detail, since)
+    why = block.detail if block is not None else ""
+    return Hold("rate", f"{why} {tempo.said(now, budget)}".strip(), since)
 
 
 def _news(budget: Budget, asked: Claim, block: Block | None, concurrency: int, *, clear: bool, claim: bool) -> PaceNews:

@@ -7,6 +7,8 @@ from collections import deque
 from datetime import UTC, datetime
 
 from embedtui.engine.backfill.budget import Budget
+from embedtui.formatting import counted, duration
+from embedtui.model import Hold
 
 STALL_SECONDS = 1.0
 """Nothing but 429s for so long is a stall; among answers a 429 is how a limit is found."""
@@ -23,7 +25,8 @@ RECENT_SECONDS = 10.0
 class Tempo:
     """Of one process's requests; guarded by whoever has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
         self.refused_since: tuple[float, datetime] | None = None
         """When the first 429 came after which nothing has been answered."""
         self._answered: deque[tuple[float, int]] = deque()
@@ -34,8 +37,10 @@ class Tempo:
         self._took = 0.0
         """Seconds that the last reply took."""
 
-    def sent(self, now: float) -> None:
-        """A request goes."""
+    def sent(self, now: float, in_flight: int) -> None:
+        """A request goes, and is one of so many."""
+        if in_flight == 1:
+            self.ended(now, 0)
         self._silent = self._silent or (now, datetime.now(UTC))
 
     def replied(self, now: float, began: float, *, timeout: bool) -> None:
@@ -45,19 +50,26 @@ class Tempo:
         else:
             self._silent, self._took = (now, datetime.now(UTC)), now - began
 
-    def rests(self, now: float) -> None:
-        """No request is in flight any more; one that timed out is sent again."""
-        if now - self._timed_out_at > FORGOTTEN_SECONDS or self._silent is None or self._silent[0] > self._timed_out_at:
+    def ended(self, now: float, in_flight: int) -> None:
+        """A request is over, and so many are left; where none is, one that timed out is to be sent again."""
+        again = now - self._timed_out_at <= FORGOTTEN_SECONDS
+        if not in_flight and not (again and self._silent is not None and self._silent[0] <= self._timed_out_at):
             self._silent = None
 
-    def silence(self, now: float) -> tuple[float, datetime] | None:
-        """For how long, and since when, no reply has come, where that is long."""
-        if self._silent is None or (seconds := now - self._silent[0]) < max(SILENT_SECONDS, SILENT_FACTOR * self._took):
+    def hold(self, now: float, in_flight: int) -> Hold | None:
+        """That so many requests have had no reply for long, if so."""
+        if not in_flight or self._silent is None:
             return None
-        return seconds, self._silent[1]
+        began, since = self._silent
+        seconds = now - began
+        if seconds < max(SILENT_SECONDS, SILENT_FACTOR * self._took):
+            return None
+        flight = f"{counted(in_flight, 'request', 'requests')} unanswered"
+        return Hold("provider", f"{flight}; no reply for {duration(seconds)} (time-out {self._timeout:g} s).", since)
 
-    def answered(self, now: float, tokens: int) -> None:
-        """A request succeeded."""
+    def answered(self, now: float, tokens: int, began: float) -> None:
+        """A request that ``began`` then succeeded."""
+        self.replied(now, began, timeout=False)
         self.refused_since = None
         self._answered.append((now, tokens))
         self._forget(now)

@@ -19,6 +19,7 @@ from embedtui.engine.resilience import with_database
 from embedtui.errors import EmbedtuiError
 from embedtui.model import Hold, ThreadStatus, hold_word
 from embedtui.model.settings import StoredSettings
+from embedtui.model.snapshot import PAUSED
 from embedtui.postgres.blocking import name_blocker
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import announce_worker
@@ -37,6 +38,8 @@ LOCKED_SECONDS = {False: 1.0, True: 0.2}
 """A statement that waits so long for a lock is held up; sooner where one was refused before (key)."""
 
 _EMBEDS = re.compile("^embedding")
+_STANDS = re.compile("^(embedding|reading|claiming|syncing|waiting for (rows|replies|changes|what)).*")
+"""What a thread last began, where it does not go on while the work is paused."""
 
 _log = logging.getLogger("embedtui")
 
@@ -203,7 +206,9 @@ class Worker:
         waits = self._job.held or (hold is not None and hold.stops)
         if not waits or self._job.in_flight():
             return threads
-        return tuple(replace(each, doing=_EMBEDS.sub("waiting to embed", each.doing)) for each in threads)
+        paused = self._job.wanted.paused
+        asks, said = (_STANDS, PAUSED) if paused else (_EMBEDS, "waiting to embed")
+        return tuple(replace(each, doing=asks.sub(said, each.doing)) for each in threads)
 
     def _beat_and_renew(self, conn: Connection) -> None:
         self._beat(conn)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from textual.content import Content
 
-from embedtui.model import FaultState, hold_word
+from embedtui.model import FaultState, WorkerStatus, hold_word
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.happened import entry_line, gathered
 from embedtui.tui.panels.parts import clipped, loading
@@ -56,6 +58,11 @@ def faults(view: View, width: int, height: int) -> Content:
     return clipped(rows, height)
 
 
+def at_work(alive: Sequence[WorkerStatus]) -> str:
+    """What those workers are: at work, or all of them paused."""
+    return "paused" if alive and all(each.rests and not each.in_flight for each in alive) else "at work"
+
+
 def workers(view: View, width: int, height: int) -> Content:
     """Worker processes, the living first."""
     snapshot = view.snapshot
@@ -74,7 +81,7 @@ def workers(view: View, width: int, height: int) -> Content:
         return draw.lines((draw.cut(each, width) for each in known), height)
     rows = [
         draw.line(
-            (f"● {len(alive)} at work", "bold $success" if alive else "$muted"),
+            (f"● {len(alive)} {at_work(alive)}", "bold $success" if alive else "$muted"),
             (flight, "$muted"),
             (f"  ! {silent} silent" if silent else "", "$warning"),
         )

@@ -15,6 +15,7 @@ from embedtui.tui import draw, figures, safe
 from embedtui.tui.actions import READONLY
 from embedtui.tui.dialogs import StopDialog
 from embedtui.tui.engine_threads import Task
+from embedtui.tui.panels.lists import at_work
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing
@@ -184,11 +185,12 @@ def _summary(view: View, width: int, _height: int) -> Content:
     threads = sum(len(worker.threads) for worker in alive)
     status = snapshot.backfill
     choices = []
-    for at_work, flight, requests, tokens in (
-        (" at work, ", "in flight at most ", " requests/min", " tokens/min"),
-        (" at work, ", "in flight ≤", " req/min", " tok/min"),
+    state = at_work(alive)
+    for flight, requests, tokens in (
+        ("in flight at most ", " requests/min", " tokens/min"),
+        ("in flight ≤", " req/min", " tok/min"),
     ):
-        parts: list[draw.Part] = [(f"{len(alive)}", "bold"), (at_work, "$muted"), (f"{threads}", "bold")]
+        parts: list[draw.Part] = [(f"{len(alive)}", "bold"), (f" {state}, ", "$muted"), (f"{threads}", "bold")]
         parts.append((" thread   " if threads == 1 else " threads   ", "$muted"))
         if status.concurrency is not None:
             parts += [(flight, "$muted"), (f"{status.concurrency}", "bold"), ("   ", "")]

@@ -898,23 +898,26 @@ def test_requests_without_any_reply_are_named_until_there_is_one(kit: Kit, monke
 
 
 def test_a_provider_that_takes_long_for_each_reply_does_not_hang() -> None:
-    tempo, now = tempos.Tempo(), 0.0
+    tempo, now = tempos.Tempo(60), 0.0
+
+    def times_out() -> None:
+        tempo.replied(now, now - 60, timeout=True)
+        tempo.ended(now, 0)
+
     for _ in range(3):
-        tempo.sent(now)
+        tempo.sent(now, 1)
         now += 9
-        assert tempo.silence(now) is None
-        tempo.replied(now, now - 9, timeout=False)
-        tempo.rests(now)
-    tempo.sent(now)
-    assert tempo.silence(now + 26) is None and tempo.silence(now + 28) is not None
+        assert tempo.hold(now, 1) is None
+        tempo.answered(now, 10, now - 9)
+        tempo.ended(now, 0)
+    tempo.sent(now, 1)
+    assert tempo.hold(now + 26, 1) is None and tempo.hold(now + 28, 1) is not None
     for _ in range(2):  # one time-out after the other
         now += 60
-        tempo.replied(now, now - 60, timeout=True)
-        tempo.rests(now)
-        tempo.sent(now)
-    found = tempo.silence(now)
-    assert found is not None and found[0] == 120
-    tempo.replied(now, now, timeout=True)
-    tempo.rests(now + 3600)
-    tempo.sent(now + 3600)
-    assert tempo.silence(now + 3601) is None, "a pause of an hour is no hour without a reply"
+        times_out()
+        tempo.sent(now, 1)
+    found = tempo.hold(now, 1)
+    assert found is not None and "no reply for 2 m 00 s" in found.detail
+    times_out()
+    tempo.sent(now + 3600, 1)
+    assert tempo.hold(now + 3601, 1) is None, "a pause of an hour is no hour without a reply"

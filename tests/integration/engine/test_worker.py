@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 
@@ -145,7 +146,12 @@ def test_what_is_paused_embeds_nothing(database: str) -> None:
         wait_for(lambda: job.held)
         assert said(conn, migration) == "embedding 3 rows", "what is on the wire is embedded"
         flying[0] = 0
-        wait_for(lambda: said(conn, migration) == "waiting to embed 3 rows")
+        wait_for(lambda: said(conn, migration) == "paused")
+        job.doing("reading blocks 512-767 of documents")
+        time.sleep(1.5)
+        assert said(conn, migration) == "paused", "it does not go on with what it began"
+        job.doing("building the index")
+        wait_for(lambda: said(conn, migration) == "building the index")
 
 
 def said(conn: Connection, migration: Migration) -> str:

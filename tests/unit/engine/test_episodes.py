@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -131,7 +132,7 @@ def test_a_request_that_timed_out_had_begun_when_it_was_sent() -> None:
 def test_what_still_holds_as_the_work_stops_does_not_say_that_the_worker_ended() -> None:
     clock = Clock()
     episodes = Episodes(clock)
-    episodes.begin("rate", "", 10.0)
+    episodes.begin("rate", "", datetime.now(UTC) - timedelta(seconds=10))
     assert [act for act, _, _ in episodes.due()] == ["held"]
     ((_, _, said),) = episodes.due(leaving=True)
     assert said.startswith("not over when the work stopped here; 10") and "worker" not in said
