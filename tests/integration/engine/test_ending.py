@@ -21,6 +21,7 @@ from embedtui.errors import Refused, SettingsError
 from embedtui.model import Migration, Phase, PlacementKind, Remedy, Side
 from embedtui.postgres import ddl
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.locks import WORKER_CLASS
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import pointer
 from embedtui.postgres.state.audit import read_audit
@@ -334,8 +335,13 @@ def test_a_worker_that_lives_has_only_to_be_resumed(database: str, conn: Connect
     blockers = Engine(database, "documents").blockers
     (queue,) = (each for each in blockers("cleanup") if each.name == "queue")
     assert queue.remedies == (Remedy.RESUME, Remedy.FOLLOW)
-    conn.execute("INSERT INTO embedtui.worker (migration, host, pid) SELECT id, 'h', 1 FROM embedtui.migration")
-    (queue,) = (each for each in blockers("cleanup") if each.name == "queue")
+    with connect(database, name="worker") as worker:
+        row = worker.execute(
+            "INSERT INTO embedtui.worker (migration, host, pid) SELECT id, 'h', 1 FROM embedtui.migration RETURNING id"
+        ).fetchone()
+        assert row is not None
+        worker.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_CLASS, row[0]))
+        (queue,) = (each for each in blockers("cleanup") if each.name == "queue")
     assert queue.remedies == (Remedy.RESUME,)
 
 
