@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum, StrEnum
 
-from embedtui.formatting import with_remedies
+from embedtui.formatting import sentences, with_remedies
 
 
 class ExitCode(IntEnum):
@@ -61,7 +61,7 @@ class EmbedtuiError(Exception):
         self.hint = with_remedies(hint, [remedy.command for remedy in remedies])
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        return sentences(self.message, self.hint)
 
 
 class SettingsError(EmbedtuiError):

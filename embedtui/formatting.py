@@ -77,6 +77,12 @@ def size(value: float | None, *, unknown: str = UNKNOWN) -> str:
     return f"{value:.1f} TB"
 
 
+def sentences(*parts: str) -> str:
+    """``parts`` in a line, each ended by a full stop where it has no end of its own before another one."""
+    told = [each for each in map(str.strip, parts) if each]
+    return " ".join([*(each if each[-1] in ".!?:;…" else f"{each}." for each in told[:-1]), *told[-1:]])
+
+
 def with_remedies(text: str, remedies: Sequence[str]) -> str:
     """A hint with what does it, in the words of whoever speaks: "Build it again: `embedtui run`."."""
     if not remedies:

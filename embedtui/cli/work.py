@@ -168,6 +168,8 @@ def _rollback(snapshot: Snapshot) -> str:
         return why
     if snapshot.fresh_but_for:
         return f"fresh but for {number(snapshot.fresh_but_for)} on the way"
+    if not snapshot.new_reads and not snapshot.served_behind:
+        return ", ".join(filter(None, ("nothing to roll back", status.found, why)))
     said = status.found
     if status.fresh is not False:
         said = "unknown" if status.fresh is None else "fresh"
@@ -237,12 +239,8 @@ def _print_status(snapshot: Snapshot) -> None:
     say(f"Phase      {snapshot.phase.value}, {snapshot.condition.value}")
     for hold in snapshot.reasons:
         say(f"           {plain(hold_word(hold.name))}: {plain(hold.detail)}")
-    # nobody counts the rows of one that is done
-    rows = (
-        ""
-        if snapshot.phase is Phase.DONE
-        else f"{number(backfill.rows)} of {number(backfill.total)} {snapshot.counts}, "
-    )
+    # nobody counts the rows of one that has ended
+    rows = "" if snapshot.phase.ended else f"{number(backfill.rows)} of {number(backfill.total)} {snapshot.counts}, "
     cap = f" of {money(backfill.cap)}" if backfill.cap is not None and not snapshot.phase.ended else ""
     say(f"Backfill   {rows}{number(backfill.tokens)} tokens, spent {money(backfill.spent)}{cap} by the new model")
     if backfill.old_tokens:

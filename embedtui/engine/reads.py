@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Unpack
 
 from embedtui.config import Settings
@@ -42,6 +43,7 @@ from embedtui.postgres.sides.texts import row_texts, text_length
 from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.queries import StoredQuery, load_queries
 from embedtui.postgres.state.steering import read_faults
+from embedtui.postgres.state.workers import read_workers
 
 
 class Reads:
@@ -191,6 +193,7 @@ class Reads:
         # what is asked of a provider is asked before a connection is opened
         old = self._at.ask_old_model(snapshot.migration) if command is Command.BRIDGE else OldModel()
         with self._at.open("gate") as conn:
+            snapshot = replace(snapshot, workers=read_workers(conn, snapshot.migration.id, ()))
             return blockers_of(conn, command, snapshot, percent, choice_of(choice), thorough=thorough, old=old)
 
     def ask_old_model(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,13 +11,16 @@ from embedtui.formatting import counted
 from embedtui.model.migration import Migration
 from embedtui.model.plan import Check
 from embedtui.model.route import RouteStatus
-from embedtui.model.snapshot import Blocker, EvaluationStatus, Snapshot
-from embedtui.model.words import Command, Condition, IndexMethod, Phase, Side
+from embedtui.model.snapshot import Blocker, EvaluationStatus, Hold, Snapshot
+from embedtui.model.words import Command, Condition, IndexMethod, Phase, Side, hold_word
 
 QUEUE_COUNTED = 100_000
 """The queue is counted no further than this."""
 LEFT_BEHIND_SECONDS = 2.0
 """A change that waited so long while no worker lives is nobody's."""
+
+HELD_UNTIL = {"spend_cap": "until it is raised", "index": "until it is released"}
+"""Holds that do not lift themselves, and what an operator has to do."""
 
 _ORDER = tuple(Phase)
 _BEFORE_INDEX = (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL)
@@ -103,10 +106,14 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
             return Command.RUN, "No worker is at work: run it, it goes on where it stopped."
         if phase is Phase.INDEX and snapshot.migration.index_held:
             return Command.INDEX, "The index is held back: build it now, or release it for the workers."
+        if held := _held(snapshot):
+            return "wait", held
         return "wait", "The work is under way." if phase in _BEFORE_INDEX else "The index is being built."
+    if snapshot.route.active is Side.NEW and phase is Phase.CLEANUP:
+        return Command.CLEANUP, "A cleanup was interrupted: run it again to complete it."
+    if held := _held(snapshot):
+        return "wait", held
     if snapshot.route.active is Side.NEW:
-        if phase is Phase.CLEANUP:
-            return Command.CLEANUP, "A cleanup was interrupted: run it again to complete it."
         if _left_behind(snapshot):
             waiting = changes_waiting(snapshot.sync.queued)
             return Command.RUN, f"No worker keeps the sides in sync: {waiting}, and a rollback would be stale."
@@ -123,7 +130,21 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
         return Command.COMPARE, f"Compare again: {evaluation.why_void}"
     if evaluation.verdict != "PASS":
         return Command.COMPARE, gate_says(evaluation, lambda check: check.advice)
+    if snapshot.route.canary:
+        share = f"{snapshot.route.canary} % of the keys read the new side"
+        return Command.CUTOVER, f"{share}: watch them, then move the rest."
     return Command.CUTOVER, "The gate passed: cut over when ready."
+
+
+def held_until(holds: Iterable[Hold]) -> str:
+    """Name of the first hold that somebody has to lift; empty where all go by themselves."""
+    return next((hold.name for hold in holds if hold.stops and hold.name in HELD_UNTIL), "")
+
+
+def _held(snapshot: Snapshot) -> str:
+    """What an operator has to lift before the work goes on, as a sentence; empty where nothing is."""
+    name = held_until(snapshot.reasons) if snapshot.condition is Condition.THROTTLED else ""
+    return f"Held back by {hold_word(name)}: {HELD_UNTIL[name]}." if name else ""
 
 
 def gate_says(evaluation: EvaluationStatus, mended: Callable[[Check], str]) -> str:

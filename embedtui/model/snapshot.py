@@ -264,6 +264,11 @@ class Snapshot:
         return bool(self.old_gone) and on_old and not route.bridging and not self.phase.ended
 
     @property
+    def new_reads(self) -> bool:
+        """Whether any read is served by the new side: what a rollback would take back."""
+        return self.route.active is Side.NEW or self.route.canary > 0
+
+    @property
     def served_behind(self) -> int:
         """Rows that the old side, once reads were moved, serves stale or not at all; 0 while all are on the way.
 

@@ -31,7 +31,7 @@ from embedtui.postgres.state.route_side import read_sides
 from embedtui.redaction import redact
 from embedtui.router.maps import Maps
 from embedtui.router.route import Tally
-from embedtui.router.route_snapshot import R, RouteSnapshot, moved, snapshots_of
+from embedtui.router.route_snapshot import R, RouteSnapshot, begun_anew, moved, snapshots_of
 
 _log = logging.getLogger("embedtui.router")
 
@@ -320,6 +320,7 @@ class Follower(Generic[R]):
             self._error, self._connected = translate(error), True
             self._tried.set()
             return False
+        self._tallies.update((name, Tally()) for name in begun_anew(rows, self._known))
         known = snapshots_of(rows, self._route_class, self._known, self._tally, self._maps.of(conn, rows))
         changed = known != self._known
         self._known = known  # one assignment: readers see the old state or the new one, whole

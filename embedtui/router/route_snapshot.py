@@ -127,6 +127,12 @@ def _today(route: R, rows: list[dict[str, Any]]) -> R | None:
     return None if same == (route.relation, route.column, route._sql.stamped, route._sql.attnum) else found[0]
 
 
+def begun_anew(rows: Iterable[dict[str, Any]], known: Mapping[str, RouteSnapshot[R]]) -> set[str]:
+    """Routes that are another migration's by now, whose searches are counted from its beginning."""
+    was = {name: snapshot.rows[0]["migration"] for name, snapshot in known.items()}
+    return {row["name"] for row in rows if was.get(row["name"], row["migration"]) != row["migration"]}
+
+
 def snapshots_of(
     rows: Iterable[dict[str, Any]],
     make: Callable[..., R],

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from embedtui.errors import EmbedtuiError, SettingsError, TableError
 from embedtui.logs import unexpected
-from embedtui.model import Command, Condition, Event, Phase, Remedy, RouteStatus, Side, Snapshot
+from embedtui.model import Command, Condition, Event, Phase, Remedy, RouteStatus, Snapshot
 from embedtui.model.lifecycle import refusal
 from embedtui.tui.searches import Rates
 
@@ -115,7 +115,7 @@ class View:
     @property
     def new_reads(self) -> bool:
         """Whether any read is served by the new side: what a rollback would take back."""
-        return self.snapshot is not None and (self.snapshot.route.active is Side.NEW or self.snapshot.route.canary > 0)
+        return self.snapshot is not None and self.snapshot.new_reads
 
     @property
     def way_back(self) -> bool:

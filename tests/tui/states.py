@@ -204,7 +204,7 @@ CANARY = replace(
         replace(each, epoch=2, searches_new=each.searches_old // 9) for each in LISTENERS)),
     rollback=RollbackStatus(True, missing=0, rows=520_000),
     next_act="cutover",
-    next_why="10 % of the keys read the new side for 12 minutes without a fault.",
+    next_why="10 % of the keys read the new side: watch them, then move the rest.",
 )  # fmt: skip
 
 CUT_OVER = replace(

@@ -17,6 +17,7 @@ from embedtui.model import (
     Check,
     Condition,
     Hold,
+    IndexStatus,
     Interval,
     Phase,
     Remedy,
@@ -24,6 +25,7 @@ from embedtui.model import (
     Side,
     Snapshot,
     SyncStatus,
+    lifecycle,
 )
 from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.model.lifecycle import unneeded
@@ -262,6 +264,44 @@ def test_searches_that_fail_come_before_all_else() -> None:
     assert panels.advice(View(gate, UP), 100, 1).plain.rstrip().endswith("x  Cut over")
 
 
+@pytest.mark.parametrize(
+    ("names", "until", "key"),
+    [
+        (("index",), "by index: until it is released.", "I  Release index"),
+        (("spend_cap",), "by spend cap: until it is raised.", "l  Limits"),
+        (("probe_latency", "spend_cap"), "by slow searches, spend cap: until it is raised.", "l  Limits"),
+        (("probe_latency",), "by slow searches: goes on by itself.", "-  Slower"),
+    ],
+)
+def test_what_holds_the_work_back_says_whether_somebody_has_to_lift_it(
+    names: tuple[str, ...], until: str, key: str
+) -> None:
+    holds = tuple(Hold(name, "an operator holds it back", states.NOW) for name in names)
+    held = replace(states.RUNNING, condition=Condition.THROTTLED, reasons=holds)
+    held = replace(held, migration=replace(states.MIGRATION, index_held="index" in names))
+    said = panels.advice(View(held, UP), 100, 1).plain
+    assert said.startswith(f"! Held back {until}") and said.rstrip().endswith(key)
+
+
+def test_both_faces_say_the_same_of_what_comes_next() -> None:
+    cap = (Hold("spend_cap", "$2.00 of $2.00", states.NOW),)
+    capped = replace(states.READY, condition=Condition.THROTTLED, reasons=cap)
+    assert lifecycle.next_action(capped) == ("wait", "Held back by spend cap: until it is raised.")
+    for snapshot in (states.READY, states.CANARY):
+        name, why = lifecycle.next_action(snapshot)
+        assert name == "cutover"
+        assert next_action(View(replace(snapshot, next_act=name, next_why=why), UP)) == (name, why)
+        assert ("watch them, then move the rest" in why) == bool(snapshot.route.canary)
+    before = replace(states.RUNNING, rollback=RollbackStatus(True, rows=9))
+    assert _rollback(before) == "nothing to roll back" == panels.rollback(View(before, UP), 80)[0].plain[9:]
+
+
+def test_one_that_was_aborted_counts_no_rows_and_waits_for_no_index() -> None:
+    view = View(replace(states.RUNNING, phase=Phase.ABORTED, index=IndexStatus()), UP)
+    assert "planned" not in (said := panels.backfill(view, 80, 9).plain) and "aborted; no row" in said
+    assert "not built yet" not in (said := panels.index(view, 80, 9).plain) and "aborted" in said
+
+
 def test_after_a_rollback_the_side_that_serves_says_what_it_lacks() -> None:
     back = replace(
         states.STALE, route=replace(states.STALE.route, active=Side.OLD), soak_seconds=None, phase=Phase.VALIDATE
@@ -274,6 +314,8 @@ def test_after_a_rollback_the_side_that_serves_says_what_it_lacks() -> None:
         head = panels.advice(View(each, UP), 120, 1).plain
         assert head.startswith("! Old side behind: it serves 1,204 rows stale, 73 rows without an old vector")
     assert _rollback(back).startswith("1,204 rows stale, 73 rows without an old vector")
+    mend = replace(back, faults=states.FAULTED.faults, condition=Condition.RUNNING)
+    assert panels.advice(View(mend, UP), 120, 1).plain.rstrip().endswith("4  Faults")
     never = replace(back, route=replace(back.route, changed_by=""))
     coming = replace(back, rollback=RollbackStatus(False, 2, "2 changes wait", rows=9), sync=SyncStatus(2, 1.0, 0))
     for each in (never, coming, replace(back, phase=Phase.ABORTED)):

@@ -172,7 +172,7 @@ async def test_blind_hides_what_tells_the_sides(shown: Open) -> None:
         screen = await opened(app, pilot)
         await pilot.press("V")
         await until(pilot, lambda: "● blind" in picture(app), LONG)
-        for telling in ("◇", "nDCG", "entered", "text-embedding", "/10 "):
+        for telling in ("◇", "★", "nDCG", "entered", "text-embedding", "/10 "):
             assert telling not in picture(app).split("\n", 3)[3], telling  # the route on top is no secret
         assert "Queries, by chance" in picture(app) and "lowest overlap" not in picture(app)
         foot = picture(app).splitlines()[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedtui import formatting
+from embedtui import errors, formatting
 from embedtui.tui import figures
 
 
@@ -78,3 +78,10 @@ def test_a_hint_names_its_remedies_in_order() -> None:
     assert formatting.with_remedies("Queue them.", ["`a`", "`b`"]) == "Queue them: `a`, then `b`."
     assert formatting.with_remedies("", ["`a`"]) == "`a`."
     assert formatting.with_remedies("Wait.", ()) == "Wait."
+
+
+def test_sentences_are_never_run_together() -> None:
+    assert formatting.sentences("401: No such key", "Put one in.") == "401: No such key. Put one in."
+    assert formatting.sentences("Lost.", "", "Wait") == "Lost. Wait"
+    assert formatting.sentences("", "") == formatting.sentences() == ""
+    assert str(errors.Refused("401: No such key", hint="Put one in.")) == "401: No such key. Put one in."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from embedtui.engine.backfill.obstacle import KNOB_SECONDS, Obstacle
+from embedtui.formatting import sentences
 from embedtui.postgres.state.pace import Pace
 from embedtui.providers import ProviderFault
 from embedtui.providers.http_errors import LONGEST_WAIT
@@ -114,6 +115,6 @@ class Backoff:
         """The block, with ``wait`` seconds left of it."""
         name = "rate" if self._why.startswith("429") else "provider"
         if self.probing or wait <= 0:
-            return Obstacle(name, f"{self._why} Asking again now.", KNOB_SECONDS)
+            return Obstacle(name, sentences(self._why, "Asking again now."), KNOB_SECONDS)
         until = datetime.now(UTC) + timedelta(seconds=wait)
-        return Obstacle(name, f"{self._why} Next try at {until:%H:%M:%S} UTC.", wait)
+        return Obstacle(name, sentences(self._why, f"Next try at {until:%H:%M:%S} UTC."), wait)

@@ -23,13 +23,14 @@ from embedtui.engine.plan.surroundings import surrounding_checks
 from embedtui.engine.plan.text_table import text_table_checks
 from embedtui.engine.plan.vectors import length_check, vector_checks
 from embedtui.formatting import counted
-from embedtui.model import Check, FaultClass, IndexMethod, Migration, Phase, PlacementKind, Remedy
+from embedtui.model import Blocker, Check, Command, FaultClass, IndexMethod, Migration, Phase, PlacementKind, Remedy
+from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres.catalog.server import version_tuple
 from embedtui.postgres.catalog.tables import exists
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
-from embedtui.postgres.state.pointer import route_epoch
+from embedtui.postgres.state.pointer import read_status, route_epoch
 from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder, shown_endpoint
 from embedtui.providers.asking import asks_queries_otherwise
 from embedtui.providers.start import TEXTS, first_answer
@@ -249,13 +250,7 @@ def _check_foreign_key(draft: Draft, migration: Migration) -> Iterator[Check]:
 def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -> Iterator[Check]:
     live = state.load_migration(conn, migration.name)
     if live is not None and not live.phase.ended and live.table_oid == draft.facts.oid:
-        yield Check(
-            "migration",
-            "warn",
-            f"A migration of {shown(migration.table)} is under way (phase {live.phase.value}); an abort takes it back.",
-            "Go on with it.",
-            (Remedy.RUN,),
-        )
+        yield _under_way(live, refusal(Command.ABORT, as_stored(live, read_status(conn, live))))
         return
     if live is not None and live.phase.ended and route_epoch(conn, live) is not None:
         yield from _check_route(conn, draft, migration, live)
@@ -285,6 +280,16 @@ def _check_new_side(conn: Connection[Any], draft: Draft, migration: Migration) -
             f"{shown(migration.new_table)} exists already.",
             "Choose another name (new_table), or drop what is left of an earlier attempt.",
         )
+
+
+def _under_way(live: Migration, stays: Blocker | None) -> Check:
+    """The migration that there is already, and what its phase allows; ``stays``: why an abort is refused."""
+    said = f"A migration of {shown(live.table)} is under way (phase {live.phase.value})"
+    if stays is None:
+        return Check("migration", "warn", f"{said}; an abort takes it back.", "Go on with it.", (Remedy.RUN,))
+    return Check(
+        "migration", "warn", f"{said}, and no abort takes it back now. {stays.message}", stays.hint, stays.remedies
+    )
 
 
 def _check_route(conn: Connection[Any], draft: Draft, migration: Migration, ended: Migration) -> Iterator[Check]:

@@ -83,13 +83,14 @@ class Heard:
     """Or its host."""
     searches_new: int
     since: datetime
-    """When the first of them began."""
+    """When the first of them, or the migration, began."""
 
 
 def heard_from(conn: Connection, migration: Migration) -> tuple[Heard, ...]:
     """Applications whose Routers follow this migration's route, or did of late, those that searched most first."""
     rows = conn.execute(
-        "SELECT coalesce(nullif(l.application, ''), l.host), sum(l.searches_new)::bigint, min(l.started_at)"
+        "SELECT coalesce(nullif(l.application, ''), l.host), sum(l.searches_new)::bigint,"
+        " greatest(min(l.started_at), min(m.created_at))"
         " FROM embedtui.listener l, embedtui.migration m WHERE m.id = %s AND l.name = %s"
         " AND greatest(l.started_at, l.heartbeat) >= m.created_at GROUP BY 1 ORDER BY 2 DESC, 1",
         [migration.id, migration.name],

@@ -26,8 +26,6 @@ def next_action(view: View) -> tuple[str, str]:
         return "", ""
     if name == "bridge" and view.bridge_work:
         return "", ""
-    if name == "cutover" and snapshot.route.canary:
-        return name, f"{snapshot.route.canary} % of the keys read the new side: watch them, then move the rest."
     found = snapshot.evaluation
     if name == "compare" and found is not None and found.valid:
         return name, gate_says(found, lambda check: worded(check.hint, check.remedies))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from embedtui.formatting import counted
 from embedtui.model import Condition, Hold, Phase, Side, Snapshot, WorkerStatus, hold_word
+from embedtui.model.lifecycle import HELD_UNTIL, held_until
 from embedtui.tui import figures, safe
 
 _HELPS = {
@@ -86,7 +87,8 @@ def _behind(snapshot: Snapshot) -> Alert | None:
         return None
     why = f"it serves {snapshot.rollback.counts}: {safe.line(snapshot.rollback.why)}".rstrip(": .")
     idle = snapshot.condition is Condition.IDLE
-    return Alert("Old side behind", f"{why}.", "run" if idle else "log", urgent=idle)
+    act = "run" if idle else "faults" if snapshot.faulty else "log"
+    return Alert("Old side behind", f"{why}.", act, urgent=idle)
 
 
 def _held_back(snapshot: Snapshot) -> Alert | None:
@@ -131,8 +133,9 @@ def _held(reasons: tuple[Hold, ...]) -> Alert:
         return Alert("Locked out", f"{safe.line(reasons[0].detail)}; goes on by itself.", _HELPS["lock"])
     names = ", ".join(safe.line(hold_word(hold.name)) for hold in reasons)
     told = next((safe.line(hold.detail) for hold in reasons if hold.name in _TOLD), "")
-    act = next((_HELPS[hold.name] for hold in reasons if hold.name in _HELPS), "workers")
-    capped = any(hold.name == "spend_cap" for hold in reasons)
-    goes_on = "waits for it" if capped else "goes on by itself"
+    lasting = held_until(reasons)
+    helped = (lasting, *(hold.name for hold in reasons))
+    act = next((_HELPS[name] for name in helped if name in _HELPS), "workers")
+    goes_on = HELD_UNTIL.get(lasting, "goes on by itself")
     said = f"by {names}: {told.rstrip('.')}; {goes_on}." if told else f"by {names}: {goes_on}."
-    return Alert("Held back", said, act, urgent=capped)
+    return Alert("Held back", said, act, urgent=bool(lasting))

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from textual.content import Content
 
+from embedtui.formatting import sentences
 from embedtui.model import AuditEntry, Condition, Event, Failed, FaultClass, Held, PhaseChanged, RouteFlipped, Snapshot
 from embedtui.tui import draw, safe
 
@@ -88,7 +89,7 @@ def _audited(event: Event, paused: Mapping[str, datetime]) -> bool:
     """Whether the audit log has it as well: a failure that paused the work is told by the pause."""
     if not isinstance(event, Failed):
         return isinstance(event, _AUDITED)
-    at = paused.get(f"{event.text} {event.hint}".strip())
+    at = paused.get(sentences(event.text, event.hint))
     return at is not None and abs(at - event.at) < SAME
 
 

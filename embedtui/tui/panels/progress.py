@@ -55,6 +55,8 @@ def backfill(view: View, width: int, height: int) -> Content:
     )
     if snapshot.phase is Phase.DONE:  # nobody counts them any more
         of = draw.line(("done; no row is embedded here", "$muted"))
+    elif snapshot.phase is Phase.ABORTED:
+        of = draw.line(("aborted; no row is embedded here", "$muted"))
     shards = f"{figures.number(status.shards_done)}/{figures.number(status.shards)} shards" if status.shards else ""
     roomy = of.cell_length + len(shards) < width
     rows.append(draw.row(of, draw.line((shards, "$muted")), width) if roomy else of)
@@ -257,6 +259,8 @@ def index(view: View, width: int, height: int) -> Content:
         rows.append(draw.line(("✗ INVALID ", "bold $error"), ("a failed build left it; i builds it again", "$muted")))
     elif snapshot.migration is None:
         rows.append(draw.line(("○ comes after the data", "$muted")))
+    elif snapshot.phase is Phase.ABORTED:
+        rows.append(draw.line(("○ aborted; none is built", "$muted")))
     elif method is IndexMethod.NONE:
         rows.append(draw.line(("○ none wanted ", "$muted"), ("searches are exact", "$muted")))
     elif snapshot.phase in (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL):

@@ -82,7 +82,7 @@ class ReaderScreen(ModalScreen[None]):
             self.query_one(f"#reader-{number}", Document).show(
                 reading.document(query, text, other), self._title(query, side, number)
             )
-        left_out = reading.found_by_neither(query, max(20, self.size.width - 4))
+        left_out = Content("") if blind.on else reading.found_by_neither(query, max(20, self.size.width - 4))
         self.query_one("#reader-judged", Static).update(left_out)
         self.query_one("#reader-judged", Static).display = bool(left_out.plain)
 

@@ -235,12 +235,13 @@ class Rankings(Widget, can_focus=True):
         glyph, word, style = move(row, Side.NEW if column == "new" else Side.OLD)
         if tied(row, rows, others):
             glyph, word, style = "=", "tied", "$muted"
-        judged = row.key in self._query.relevant
+        told = bool(self._query.relevant) and not self._blind.on  # what was judged before must not sway a verdict
+        judged = told and row.key in self._query.relevant
         spelled = width >= SPELLED
         if not spelled:
             word = _SHORT.get(word, word.replace("down", "dn"))
         parts = [(f"{row.rank:>2} ", "$muted")]
-        if self._query.relevant:
+        if told:
             parts.append(("★ " if judged else "  ", "bold $success"))
         if missed(self._query) and not self._blind.on:
             parts.append((f"{MISSED} " if row.missed else "  ", "bold $error"))

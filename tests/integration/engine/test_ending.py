@@ -18,9 +18,10 @@ from embedtui.engine.cutover import cutover as cutover_module
 from embedtui.engine.cutover.cutover import cutover, flip_if_due, postpone, rollback
 from embedtui.engine.engine import Engine
 from embedtui.errors import Refused, SettingsError
-from embedtui.model import Migration, Phase, PlacementKind, Side
+from embedtui.model import Migration, Phase, PlacementKind, Remedy, Side
 from embedtui.postgres import ddl
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.locks import WORKER_CLASS
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import pointer
 from embedtui.postgres.state.audit import read_audit
@@ -325,6 +326,23 @@ def test_a_phase_that_a_killed_flip_left_behind_is_set_and_audited_by_the_next_w
     flip_if_due(database, present(conn), None)
     assert present(conn).phase is Phase.SOAK
     assert [(e.act, e.detail) for e in read_audit(conn, migration.id, 1)] == [("phase", "soak")]
+
+
+def test_a_worker_that_lives_has_only_to_be_resumed(database: str, conn: Connection) -> None:
+    soaking(database)
+    conn.execute("INSERT INTO embedtui.queue (migration, key, kind) SELECT id, '{1}', 'u' FROM embedtui.migration")
+    conn.execute("UPDATE embedtui.migration SET desired = 'pause'")
+    blockers = Engine(database, "documents").blockers
+    (queue,) = (each for each in blockers("cleanup") if each.name == "queue")
+    assert queue.remedies == (Remedy.RESUME, Remedy.FOLLOW)
+    with connect(database, name="worker") as worker:
+        row = worker.execute(
+            "INSERT INTO embedtui.worker (migration, host, pid) SELECT id, 'h', 1 FROM embedtui.migration RETURNING id"
+        ).fetchone()
+        assert row is not None
+        worker.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_CLASS, row[0]))
+        (queue,) = (each for each in blockers("cleanup") if each.name == "queue")
+    assert queue.remedies == (Remedy.RESUME,)
 
 
 def test_what_stands_against_a_cleanup_is_said_of_the_choice_that_is_made(database: str, conn: Connection) -> None:

@@ -20,10 +20,11 @@ from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.start import require_ready, require_startable
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, ProviderError, Refused
 from embedtui.known import PRICES_CHECKED
-from embedtui.model import Check, Phase, PlacementKind, Plan
+from embedtui.model import Check, Phase, PlacementKind, Plan, Remedy
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import schema
+from embedtui.postgres.state.pointer import create_route
 from tests.kits.support import connect
 
 DOCUMENTS = """
@@ -408,6 +409,13 @@ def test_a_migration_under_way_is_said_and_its_new_side_is_no_collision(
     assert "under way (phase backfill)" in check.detail
     assert failed(made) == []
     assert f"embedtui_{stored.id}_insert" in "\n".join(made.statements)
+    assert "an abort takes it back" in check.detail and check.remedies == (Remedy.RUN,)
+    with conn.transaction():
+        create_route(conn, stored)
+        conn.execute("UPDATE embedtui.route SET active = 'new'; UPDATE embedtui.migration SET phase = 'soak'")
+    assert (check := found(plan(), "migration"))
+    assert "no abort takes it back now. Production reads the new side." in check.detail
+    assert check.hint == "Roll back first." and check.remedies == (Remedy.ROLLBACK,)
     conn.execute('CREATE TABLE "other" (id int PRIMARY KEY, content text, embedding vector(3))')
     assert "name" in failed(plan(table="other", name="documents"))
 

@@ -238,6 +238,21 @@ def test_searches_and_epoch_are_reported(database: str, conn: psycopg.Connection
         assert own.execute("SELECT count(*) FROM embedtui.listener").fetchone() == (1,), "that any was heard is kept"
 
 
+def test_each_migration_of_a_route_is_told_its_own_searches(database: str, conn: psycopg.Connection) -> None:
+    first = make(database, rows=5)
+    with Router(database) as router:
+        router.route("documents").search(conn, vector(1), k=1)
+        router._wake()
+        wait_for(lambda: sum(each.searches_old for each in read_listeners(conn, "documents")), "the Router reports")
+        with connect(database, name="test") as own, own.transaction():
+            state.set_phase(own, first.id, Phase.ABORTED)
+            second = state.create_migration(own, first)
+            own.execute("UPDATE embedtui.route SET migration = %s, epoch = epoch + 1", [second.id])
+        wait_for(lambda: read_listeners(conn, "documents")[0].searches_old == 0, "a new migration, a new count")
+        router.route("documents").search(conn, vector(1), k=1)
+        wait_for(lambda: read_listeners(conn, "documents")[0].searches_old == 1, "which goes on")
+
+
 def test_poll_alone_brings_the_flip(database: str) -> None:
     make(database, rows=1)
     with Router(database, listen=False, poll_seconds=0.1) as router:
