@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -332,17 +333,18 @@ def test_a_worker_that_lives_has_only_to_be_resumed(database: str, conn: Connect
     soaking(database)
     conn.execute("INSERT INTO embedtui.queue (migration, key, kind) SELECT id, '{1}', 'u' FROM embedtui.migration")
     conn.execute("UPDATE embedtui.migration SET desired = 'pause'")
-    blockers = Engine(database, "documents").blockers
-    (queue,) = (each for each in blockers("cleanup") if each.name == "queue")
-    assert queue.remedies == (Remedy.RESUME, Remedy.FOLLOW)
-    with connect(database, name="worker") as worker:
-        row = worker.execute(
-            "INSERT INTO embedtui.worker (migration, host, pid) SELECT id, 'h', 1 FROM embedtui.migration RETURNING id"
-        ).fetchone()
-        assert row is not None
-        worker.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_CLASS, row[0]))
-        (queue,) = (each for each in blockers("cleanup") if each.name == "queue")
-    assert queue.remedies == (Remedy.RESUME,)
+    with contextlib.closing(Engine(database, "documents")) as engine:
+        (queue,) = (each for each in engine.blockers("cleanup") if each.name == "queue")
+        assert queue.remedies == (Remedy.RESUME, Remedy.FOLLOW)
+        with connect(database, name="worker") as worker:
+            row = worker.execute(
+                "INSERT INTO embedtui.worker (migration, host, pid) SELECT id, 'h', 1 FROM embedtui.migration"
+                " RETURNING id"
+            ).fetchone()
+            assert row is not None
+            worker.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_CLASS, row[0]))
+            (queue,) = (each for each in engine.blockers("cleanup") if each.name == "queue")
+        assert queue.remedies == (Remedy.RESUME,)
 
 
 def test_what_stands_against_a_cleanup_is_said_of_the_choice_that_is_made(database: str, conn: Connection) -> None:
