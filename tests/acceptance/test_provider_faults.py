@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import FaultKind, LoopbackServer
+from embedtui.engine.backfill import tempo
 from embedtui.engine.engine import Engine
 from embedtui.errors import EmbedtuiError, ProviderError
 from embedtui.model import Condition, Event, Failed, FaultClass, FaultState, Phase
+from embedtui.providers.start import TEXTS
 from tests.kits.support import make_documents, settings_for, wait_for
 
 ROWS = 120
@@ -111,6 +114,20 @@ def test_what_passes_is_waited_out_and_blames_no_row(
     if kind not in (FaultKind.SHUFFLED, FaultKind.FLOATS, FaultKind.NO_USAGE):
         failures = [event for event in engine.events if isinstance(event, Failed)]  # type: ignore[attr-defined]
         assert failures and failures[0].fault_class is FaultClass.PROVIDER, "the operator is told"
+
+
+def test_a_provider_that_hangs_is_named_while_it_does_and_the_log_tells_for_how_long(
+    engine: Engine, api: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempo, "SILENT_SECONDS", 1.0)
+    api.faults.add(FaultKind.HANG, times=2, seconds=5, predicate=lambda text: text not in TEXTS)  # the check is well
+    with Running(engine) as running:
+        wait_for(lambda: any("unanswered" in hold.detail for hold in engine.snapshot().reasons), "nobody is named")
+        assert engine.snapshot().condition is Condition.THROTTLED
+        running.ends()
+    assert sound(engine)
+    over = [line.detail for line in engine.snapshot().log if line.act == "over"]
+    assert len(over) == 1 and re.match(r"provider: ([5-9]|1\d) s, from", over[0]), over
 
 
 @pytest.mark.parametrize("kind", [FaultKind.UNAVAILABLE, FaultKind.NAN, FaultKind.RESET, FaultKind.HALF_REPLY])
