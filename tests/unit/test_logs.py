@@ -38,7 +38,7 @@ def test_importing_embedtui_sets_nothing_up() -> None:
         "print(embedtui.logs.unexpected(ValueError('x')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "ValueError: x Please report this.\n" and done.stderr == ""
+    assert done.stdout == "ValueError: x. Please report this.\n" and done.stderr == ""
 
 
 def test_an_unexpected_error_names_the_file_that_holds_its_traceback(log_file: Path) -> None:

@@ -156,7 +156,7 @@ def obstacle(conn: Connection, migration: Migration) -> tuple[str, str] | None:
         )
     if not row[1]:
         return f"Schema {shown_column(name.schema)} is there already, and is none of embedtui's.", other
-    if row[2]:
+    if row[2] and find(conn, migration) is None:  # else another process has just made it
         return f"{shown(name)} is there already, of another migration.", f"{other} Or: embedtui view --drop"
     return None
 
