@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from embedtui.engine.bridge.blockers import bridge_blockers
 from embedtui.engine.bridge.old_model import OldModel
 from embedtui.engine.cleanup.blockers import abort_blockers, cleanup_blockers
@@ -11,7 +9,7 @@ from embedtui.engine.cleanup.choice import CleanupChoice
 from embedtui.engine.cutover.blockers import cutover_blockers, rollback_blockers
 from embedtui.engine.validate.evaluation import current_evaluation
 from embedtui.model import Blocker, Command, Condition, Migration, Snapshot
-from embedtui.model.lifecycle import possible, refusal, unneeded
+from embedtui.model.lifecycle import refusal, unneeded
 from embedtui.postgres.connect import Connection
 
 
@@ -26,20 +24,6 @@ def blockers_of(
     old: OldModel,
 ) -> tuple[Blocker, ...]:
     """As :meth:`embedtui.engine.Engine.blockers`, of a migration that there is; ``old`` is for a bridge."""
-    found = _found(conn, command, snapshot, percent, choice, thorough=thorough, old=old)
-    return tuple(replace(each, remedies=possible(each.remedies, snapshot)) for each in found)
-
-
-def _found(
-    conn: Connection,
-    command: Command,
-    snapshot: Snapshot,
-    percent: int,
-    choice: CleanupChoice,
-    *,
-    thorough: bool,
-    old: OldModel,
-) -> tuple[Blocker, ...]:
     migration = snapshot.migration
     assert migration is not None
     if migration.phase.ended and (found := unneeded(command, snapshot)):

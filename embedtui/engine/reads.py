@@ -38,7 +38,7 @@ from embedtui.model import (
     SettingsInForce,
     Snapshot,
 )
-from embedtui.model.lifecycle import as_stored, refusal
+from embedtui.model.lifecycle import as_stored, possible, refusal
 from embedtui.postgres.sides.texts import row_texts, text_length
 from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.queries import StoredQuery, load_queries
@@ -194,7 +194,8 @@ class Reads:
         old = self._at.ask_old_model(snapshot.migration) if command is Command.BRIDGE else OldModel()
         with self._at.open("gate") as conn:
             snapshot = replace(snapshot, workers=read_workers(conn, snapshot.migration.id, ()))
-            return blockers_of(conn, command, snapshot, percent, choice_of(choice), thorough=thorough, old=old)
+            found = blockers_of(conn, command, snapshot, percent, choice_of(choice), thorough=thorough, old=old)
+        return tuple(replace(each, remedies=possible(each.remedies, snapshot)) for each in found)
 
     def ask_old_model(self) -> str:
         """Why the old model is taken for dead, empty where it is not; asks it by one short request.

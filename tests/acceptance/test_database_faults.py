@@ -358,6 +358,31 @@ def test_a_table_kept_locked_is_waited_for_and_said(
     engine.close()
 
 
+def test_a_server_that_does_not_say_who_locks_is_waited_for_as_well(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    """As a managed one may: it grants the call, and refuses it."""
+    make_documents(database, ROWS)
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("SET allow_system_table_mods = on")
+        conn.execute("ALTER FUNCTION pg_catalog.pg_blocking_pids(integer) RENAME TO kept_apart")
+        conn.execute(
+            "CREATE FUNCTION pg_catalog.pg_blocking_pids(integer) RETURNS integer[] LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE 'not on this server' USING ERRCODE = '55000'; END $$"
+        )
+    engine = engine_for(database, api, tmp_path, placement="column")
+    with Running(engine, api) as running, psycopg.connect(database) as app:
+        app.execute("LOCK TABLE documents IN ACCESS EXCLUSIVE MODE")
+        wait_for(lambda: bool(engine.snapshot().reasons), "no hold is shown")
+        (hold,) = engine.snapshot().reasons
+        assert hold.name == "database" and "lock" in hold.detail
+        app.rollback()
+        running.ends()
+        assert running.error is None
+    assert clean(engine)
+    engine.close()
+
+
 CHANGES = {
     "table dropped": (
         "ALTER TABLE documents RENAME TO gone",

@@ -21,7 +21,7 @@ from embedtui.model import Hold, ThreadStatus, hold_word
 from embedtui.model.settings import StoredSettings
 from embedtui.model.snapshot import PAUSED
 from embedtui.postgres.blocking import name_blocker
-from embedtui.postgres.connect import Connection
+from embedtui.postgres.connect import Connection, lost
 from embedtui.postgres.locks import announce_worker
 from embedtui.postgres.notifications import hear, hear_waiting
 from embedtui.postgres.state.audit import add_episode, note_lost_workers
@@ -180,8 +180,10 @@ class Worker:
         tried = self._job.sessions.locked_out()
         try:
             seen = name_blocker(conn, self._job.sessions.pids(), LOCKED_SECONDS[tried])
-        except psycopg.errors.InsufficientPrivilege:  # what PUBLIC may do was taken from it
-            seen = ""
+        except psycopg.Error as error:
+            if lost(error):
+                raise
+            seen = ""  # by a right that was taken from PUBLIC, or a managed server's word: nobody is named
         self._locked = seen or (self._locked if tried else "")
         self._job.replace_holds([LOCK], [Hold(LOCK, self._locked)] if self._locked else [])
 

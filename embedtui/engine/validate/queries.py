@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from embedtui.arrays import np
-from embedtui.errors import QueriesError, Refused
+from embedtui.errors import QueriesError, Refused, SettingsError
 from embedtui.formatting import counted
 from embedtui.model import Key, Migration, QueryInput, Verdict, query_file
 from embedtui.postgres.connect import SEARCH_PATH, Connection, operator_name
@@ -306,7 +306,7 @@ def decide(conn: Connection, query: int, verdict: str, note: str | None = None) 
     stands: another operator's does after one is taken back.
 
     Raises:
-        QueriesError: no such verdict.
+        SettingsError: no such verdict.
         Refused: no such query.
     """
     who = operator_name()
@@ -314,7 +314,7 @@ def decide(conn: Connection, query: int, verdict: str, note: str | None = None) 
         remove_verdict(conn, query, who)
         return load_verdicts(conn, [query]).get(query)
     if verdict not in VERDICTS:
-        raise QueriesError(f"No verdict {verdict!r}.", hint=f"One of: {', '.join(VERDICTS)}.")
+        raise SettingsError(f"No verdict {verdict!r}.", hint=f"One of: {', '.join(VERDICTS)}.")
     if not store_verdict(conn, query, Verdict(verdict, note, who)):
         raise Refused(f"There is no query {query}.")
     return load_verdicts(conn, [query]).get(query)
