@@ -72,8 +72,9 @@ async def test_one_key_brings_search_back_and_another_ends_it(
 
         await pilot.press("B")
         await until(pilot, lambda: seen(app).route.bridged, 90)
-        await until(pilot, lambda: "through the bridge, version 1" in picture(app))
-        assert "itself first" in picture(app) and "shuffled" in picture(app)
+        # the sheet and what is behind it are brought up to date one after the other
+        said_of = ("through the bridge, version 1", "itself first", "shuffled")
+        await until(pilot, lambda: all(each in picture(app) for each in said_of))
         await until(pilot, lambda: "bridge" not in app.view.busy)
         assert "Bridged: finds" in said(app)
         assert found_by_router(database, list(range(5, ROWS, 7))) > 0.9

@@ -411,10 +411,11 @@ def test_a_role_that_may_not_report_still_routes(database: str, conn: psycopg.Co
 
 def test_closing_is_prompt_and_a_router_can_be_used_again(database: str) -> None:
     make(database, rows=1)
-    router = Router(database, poll_seconds=3600)
+    router, others = Router(database, poll_seconds=3600), set(threading.enumerate())
     router.open()
+    assert [thread.name for thread in set(threading.enumerate()) - others] == ["embedtui-router"]
     router.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "embedtui-router"]
+    assert set(threading.enumerate()) <= others
     assert router.route("documents").side is Side.OLD
     router.close()
 
