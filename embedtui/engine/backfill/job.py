@@ -127,16 +127,28 @@ class Job:
             Interrupted: ``stop`` (the job's, by default) was set while waiting.
             EmbedtuiError: anything that waiting does not cure.
         """
+        away = False
+
+        def lost(message: str) -> None:
+            nonlocal away
+            away = True
+            self._lost(link, message)
+
         with self.sessions.trying(link) as locked_out:
-            return with_database(
-                link,
-                work,
-                stop=stop or self.stop,
-                on_lost=lambda message: self._lost(link, message),
-                on_back=lambda: self.release("database"),
-                on_locked=locked_out,
-                longest_wait=longest_wait,
-            )
+            try:
+                return with_database(
+                    link,
+                    work,
+                    stop=stop or self.stop,
+                    on_lost=lost,
+                    on_back=lambda: self.release("database"),
+                    on_locked=locked_out,
+                    longest_wait=longest_wait,
+                )
+            except BaseException:
+                if away and not self.stop.is_set():  # the job goes on, and nobody else ends what this call began
+                    self.release("database")
+                raise
 
     def _lost(self, link: Link, message: str) -> None:
         if not (self.sessions.locked_out(link) and LOCK in self._holds):  # else it is known who has the lock

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer
+from embedtui.engine import resilience
 from embedtui.engine.backfill import worker as worker_module
 from embedtui.engine.backfill.database_throttle import Throttle
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.stages import make_row_embedder
 from embedtui.engine.backfill.worker import Worker
+from embedtui.errors import DatabaseError, Interrupted
 from embedtui.model import Hold, Migration
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.protocol import SourceRow
@@ -222,3 +224,29 @@ def test_what_the_pacer_waits_for_and_has_on_the_wire_is_told(database: str) -> 
         job.follow_pacer(lambda: None, lambda: 1)
         wait_for(lambda: job.holds == () and in_flight() == (1,))
     assert in_flight() == (0,), "one that has ended has none"
+
+
+@pytest.mark.parametrize("way", ["an error", "told to stop alone", "the answer"])
+def test_a_hold_for_the_database_ends_with_what_it_held_up(
+    database: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resilience, "FIRST_WAIT", 0.01)
+    job = Job(database, small(database), None)
+    link, stop, tries = job.link("test"), job.child_stop(), []
+
+    def work(conn: Connection) -> str:
+        tries.append(job.holds)
+        if len(tries) <= resilience.LOST_TOLD_AFTER or way == "told to stop alone":
+            if job.holds:
+                stop.set()
+            conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        if way == "an error":
+            raise DatabaseError("given up")
+        return "done"
+
+    expected = {"an error": DatabaseError, "told to stop alone": Interrupted}.get(way)
+    with pytest.raises(expected) if expected else nullcontext():
+        job.with_database(link, work, stop)
+    link.drop()
+    assert [hold.name for hold in tries[-1]] == ["database"], "it was held"
+    assert job.holds == () and not job.held and not job.stop.is_set()
