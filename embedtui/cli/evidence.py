@@ -17,6 +17,7 @@ from embedtui.engine.validate.queries import VERDICTS, from_file, from_sql
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.formatting import counted, number
 from embedtui.model import Comparison, Interval, QueryComparison, QueryInput, Side, VerifyReport
+from embedtui.model.evaluation import EXACT, SERVED
 from embedtui.postgres.connect import connect
 
 _NONE = "none"
@@ -150,9 +151,12 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
         say(f"Distance     first old {old[0]:.3f}, new {new[0]:.3f}; number {k} old {old[1]:.3f}, new {new[1]:.3f}")
         say("             (medians): a limit on it in the application's SQL is right for one model only")
     if figures.judged:
-        say(f"nDCG@10      old {_interval(figures.ndcg_old)}, new {_interval(figures.ndcg_new)}")
-        say(f"Recall@10    old {_interval(figures.recall_old)}, new {_interval(figures.recall_new)}")
-        say(f"MRR@10       old {_interval(figures.mrr_old)}, new {_interval(figures.mrr_new)}")
+        how = figures.searched
+        say(f"nDCG@10      old {_interval(figures.ndcg_old)}, new {_interval(figures.ndcg_new)}, {how}")
+        if figures.ndcg_served is not None and how == EXACT:
+            say(f"             new {_interval(figures.ndcg_served)} {SERVED}")
+        say(f"Recall@10    old {_interval(figures.recall_old)}, new {_interval(figures.recall_new)}, {how}")
+        say(f"MRR@10       old {_interval(figures.mrr_old)}, new {_interval(figures.mrr_new)}, {how}")
     say(f"Model        exact old against exact new: {_share(figures.model_overlap)}")
     say(f"Index        exact new against index new: {_share(figures.index_recall)}")
     if (bridged := figures.bridged) is not None:

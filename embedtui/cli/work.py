@@ -33,6 +33,7 @@ from embedtui.model import (
     hold_word,
 )
 from embedtui.model.bridge import in_words
+from embedtui.model.evaluation import EXACT, SERVED
 from embedtui.postgres.names import shown
 
 if TYPE_CHECKING:
@@ -212,8 +213,12 @@ def _print_evaluation(evaluation: EvaluationStatus) -> None:
     void = "" if evaluation.valid else f", void: {plain(evaluation.why_void)}"
     say(
         f"Evaluation {evaluation.verdict}, {number(evaluation.queries)} queries, "
-        f"mean overlap {evaluation.mean_overlap:.2f}{void}"
+        f"mean overlap {evaluation.mean_overlap:.2f} {evaluation.searched}{void}"
     )
+    if evaluation.judged_old is not None and evaluation.judged_new is not None:
+        how, served = evaluation.searched, evaluation.judged_served
+        also = f", {served:.2f} {SERVED}" if served is not None and how == EXACT else ""
+        say(f"           nDCG {evaluation.judged_old:.2f} old, {evaluation.judged_new:.2f} new {how}{also}")
     for check in evaluation.checks:
         say(f"           {check.result} {plain(check.name)}: {plain(f'{check.detail} {check.advice}'.rstrip())}")
     if evaluation.verdicts_since is not None:

@@ -14,6 +14,9 @@ from embedtui.model.migration import Key
 from embedtui.model.plan import Check
 from embedtui.model.words import Side
 
+EXACT, SERVED = "exact", "as served"
+"""How figures and rankings were searched, in words: users are served by an index, which loses some of the results."""
+
 
 @dataclass(frozen=True, slots=True)
 class RankedRow:
@@ -216,6 +219,11 @@ class Measures:
     """What could not be known, and why."""
     bridged: BridgedMeasures | None = None
     """While a bridge serves."""
+
+    @property
+    def searched(self) -> str:
+        """How both sides were searched for the figures, in words."""
+        return EXACT if self.basis == "exact" else SERVED
 
 
 @dataclass(frozen=True, slots=True)

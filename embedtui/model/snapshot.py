@@ -10,6 +10,7 @@ from embedtui.formatting import with_remedies
 from embedtui.model.audit import AuditEntry
 from embedtui.model.batch import BatchStatus
 from embedtui.model.bridge import DOING, BridgeFit
+from embedtui.model.evaluation import EXACT
 from embedtui.model.faults import FaultGroup, FaultState
 from embedtui.model.migration import Migration
 from embedtui.model.plan import Check
@@ -104,8 +105,12 @@ class EvaluationStatus:
     """Still about the present state."""
     why_void: str = ""
     judged_old: float | None = None
-    """nDCG@10 of the old side where judgments exist."""
+    """nDCG@10 of the old side where judgments exist, as ``searched``."""
     judged_new: float | None = None
+    judged_served: float | None = None
+    """That of the new side as its index serves it; None where that was not measured."""
+    searched: str = EXACT
+    """How both sides were searched for overlap and nDCG."""
     latency_old_ms: tuple[float, float] | None = None
     """(p50, p95) of its searches as served; None where that was not measured."""
     latency_new_ms: tuple[float, float] | None = None

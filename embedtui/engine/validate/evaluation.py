@@ -26,7 +26,7 @@ from embedtui.model import (
     Side,
     SweepPoint,
 )
-from embedtui.model.evaluation import MIN_JUDGED, sign_test
+from embedtui.model.evaluation import EXACT, MIN_JUDGED, sign_test
 from embedtui.model.plan import worst_first
 from embedtui.postgres.connect import Connection, operator_name
 from embedtui.postgres.indexes.existing import approximate_index
@@ -96,6 +96,8 @@ def record(
         "low_overlap": figures.low_overlap,
         "ndcg_old": figures.ndcg_old.mean if figures.ndcg_old is not None else None,
         "ndcg_new": figures.ndcg_new.mean if figures.ndcg_new is not None else None,
+        "ndcg_served": figures.ndcg_served.mean if figures.ndcg_served is not None else None,
+        "searched": figures.searched,
         "latency_old_ms": figures.latency_old_ms,
         "latency_new_ms": figures.latency_new_ms,
         "judged": figures.judged,
@@ -277,7 +279,9 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
         why_void=why,
         judged_old=newest.summary["ndcg_old"],
         judged_new=newest.summary["ndcg_new"],
-        # recorded by an earlier version, the summary has none
+        # recorded by an earlier version, the summary has none of these
+        judged_served=newest.summary.get("ndcg_served"),
+        searched=newest.summary.get("searched", EXACT),
         latency_old_ms=_pair(newest.summary.get("latency_old_ms")),
         latency_new_ms=_pair(newest.summary.get("latency_new_ms")),
         verdicts_since=None if ended else _verdicts_since(conn, migration, newest, verdicts),

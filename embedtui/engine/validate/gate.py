@@ -24,7 +24,7 @@ from embedtui.model import (
     Side,
     VerifyReport,
 )
-from embedtui.model.evaluation import MIN_JUDGED
+from embedtui.model.evaluation import EXACT, MIN_JUDGED
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import filters, missing, used_by_search
 from embedtui.postgres.indexes.existing import approximate_index
@@ -275,7 +275,7 @@ def _quality(figures: Measures, thresholds: GateSettings) -> Check:
         return _unjudged(figures, thresholds)
     assert figures.ndcg_difference is not None
     detail = (
-        f"nDCG@10 {_mean(figures.ndcg_old)} → {_mean(figures.ndcg_new)}"
+        f"nDCG@10 {_mean(figures.ndcg_old)} → {_mean(figures.ndcg_new)} {figures.searched}"
         f" ({_signed(figures.ndcg_difference)}, p = {figures.p_value:.4f},"
         f" {counted(figures.judged, 'judged query', 'judged queries')})."
     )
@@ -358,7 +358,7 @@ def _index_loss(migration: Migration, figures: Measures, thresholds: GateSetting
             "Where the indexes are of some rows each, compare by the application's filter: gate.where.",
         )
     detail = f"As served, searches find {percent(recall, 1, exact=True)} of the exact top {figures.k}"
-    if figures.ndcg_served is not None and figures.ndcg_new is not None and figures.basis == "exact":
+    if figures.ndcg_served is not None and figures.ndcg_new is not None and figures.searched == EXACT:
         detail += f"; nDCG@10 {_mean(figures.ndcg_new)} exact, {_mean(figures.ndcg_served)} as served"
     if recall >= least:
         return Check("index loss", "pass", detail + ".")

@@ -17,6 +17,7 @@ from string import Template
 from embedtui.engine.validate.figures import LOW_OVERLAP
 from embedtui.formatting import counted
 from embedtui.model import Check, Comparison, Interval, Measures, Migration, QueryComparison, RankedRow, Side
+from embedtui.model.evaluation import EXACT
 
 FORMAT = 3
 """Version of the JSON's shape; grows when a name changes its meaning."""
@@ -141,7 +142,7 @@ def to_html(comparison: Comparison, migration: Migration) -> str:
     return Template(template).substitute(
         title=_html(title),
         body="\n".join(body),
-        queries="\n".join(_query(query) for query in comparison.queries),
+        queries="\n".join(_query(query, comparison.measures.searched) for query in comparison.queries),
         script=script,
         script_source=f"'sha256-{digest}'",
     )
@@ -200,15 +201,17 @@ def _figures(comparison: Comparison) -> str:
         last = f"of result {comparison.k}: {old[1]:.3f} → {new[1]:.3f}; medians. A limit in the application's SQL moves"
         cards.append(("distance of the first result", f"{old[0]:.3f} → {new[0]:.3f}", last))
     if figures.ndcg_old is not None and figures.ndcg_new is not None:
-        told = "" if figures.p_value is None else f"p = {figures.p_value:.4f}"
+        told, how = "" if figures.p_value is None else f"p = {figures.p_value:.4f}", figures.searched
+        if figures.ndcg_served is not None and how == EXACT:
+            told = f"{figures.ndcg_served.mean:.4f} as the new index serves; {told}".rstrip("; ")
         cards += [
-            ("nDCG@10", _pair(figures.ndcg_old, figures.ndcg_new), told),
+            (f"nDCG@10, {how}", _pair(figures.ndcg_old, figures.ndcg_new), told),
             (
-                "recall@10",
+                f"recall@10, {how}",
                 _pair(figures.recall_old, figures.recall_new),
                 _ranges(figures.recall_old, figures.recall_new),
             ),
-            ("MRR@10", _pair(figures.mrr_old, figures.mrr_new), _ranges(figures.mrr_old, figures.mrr_new)),
+            (f"MRR@10, {how}", _pair(figures.mrr_old, figures.mrr_new), _ranges(figures.mrr_old, figures.mrr_new)),
         ]
     if (bridged := figures.bridged) is not None:
         through = f"version {bridged.version}, {counted(bridged.queries, 'query', 'queries')}"
@@ -261,7 +264,8 @@ def _charts(comparison: Comparison) -> str:
     figures = comparison.measures
     charts = [("Queries by overlap", _histogram(figures.histogram))]
     if figures.ndcg_old is not None and figures.ndcg_new is not None and figures.ndcg_difference is not None:
-        rows = [("old", figures.ndcg_old, "old"), ("new", figures.ndcg_new, "new")]
+        how = figures.searched
+        rows = [(f"old, {how}", figures.ndcg_old, "old"), (f"new, {how}", figures.ndcg_new, "new")]
         if figures.ndcg_served is not None:
             rows.append(("new, as served", figures.ndcg_served, "new"))
         charts.append(("nDCG@10 with 95 % intervals", _intervals(rows)))
@@ -271,7 +275,7 @@ def _charts(comparison: Comparison) -> str:
             if query.ndcg_old is not None and query.ndcg_new is not None
         )
         gained, lost = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
-        charts.append((f"nDCG@10 per query: gained {gained:,}, lost {lost:,}, the rest kept", _changes(changes)))
+        charts.append((f"nDCG@10 per query, {how}: gained {gained:,}, lost {lost:,}, the rest kept", _changes(changes)))
     made = "".join(f"<div class=card><h3>{_html(name)}</h3>{chart}</div>" for name, chart in charts)
     return f"<div class=charts>{made}</div>"
 
@@ -342,10 +346,10 @@ def _svg(width: int, height: int, name: str, parts: Sequence[str]) -> str:
 # ----------------------------------------------------------------------------------------------------------- queries
 
 
-def _query(query: QueryComparison) -> str:
+def _query(query: QueryComparison, how: str) -> str:
     told = [f"overlap {query.overlap:.2f}"]
     if query.ndcg_old is not None and query.ndcg_new is not None:
-        told.append(f"nDCG {query.ndcg_old:.2f} → {query.ndcg_new:.2f}")
+        told.append(f"nDCG {query.ndcg_old:.2f} → {query.ndcg_new:.2f} {how}")
     if query.index_recall is not None and query.index_recall < 1:
         told.append(f"index finds {100 * query.index_recall:.0f} %")
     if query.verdict:

@@ -94,8 +94,9 @@ def query_line(query: QueryComparison, k: int, width: int, blind: Blind) -> Cont
     style = "$warning" if query.overlap < LOW_SHARE else "$primary"
     glyph, word, verdict_style = VERDICTS.get(query.verdict, ("·", "", "$faint"))
     change = gain(query)
+    told = figures.UNKNOWN if change is None else f"{change:+.2f}" if round(change, 2) else "0.00"
     right = draw.line(
-        (f" {change:+.2f}" if change else "", "$success" if (change or 0) > 0 else "$error"),
+        (f" {told}", "$muted" if told in ("0.00", figures.UNKNOWN) else "$success" if (change or 0) > 0 else "$error"),
         (f" {glyph}", verdict_style),
         (f" {word}" if width >= 76 else "", verdict_style),
     )
@@ -199,7 +200,7 @@ def summary_line(comparison: Comparison, view: View, width: int) -> Content:
             (f"◇ {m.ndcg_old.mean:.2f}", "$old"),
             (" → ", "$muted"),
             (f"◆ {m.ndcg_new.mean:.2f}", "bold $new"),
-            "  ",
+            (f" {m.searched}  ", "$muted"),
         ]
     elif m.wins_old or m.wins_new:
         parts += [
@@ -211,23 +212,22 @@ def summary_line(comparison: Comparison, view: View, width: int) -> Content:
         ]
     else:
         parts.append(("Different; not judged  ", "bold"))
-    shared: tuple[draw.Part, ...] = (
-        ("overlap ", "$muted"),
-        (figures.percent(m.overlap.mean), "bold"),
-        (f"  {m.low_overlap:,}", "bold $warning" if m.low_overlap else "bold"),
-        (" low", "$muted"),
-    )
+    shared: tuple[draw.Part, ...] = (("overlap ", "$muted"), (figures.percent(m.overlap.mean), "bold"))
+    short = draw.line(*parts, *shared)
     parts += shared
+    parts += [
+        (f"  {m.low_overlap:,}", "bold $warning" if m.low_overlap else "bold"),
+        (f" of {m.queries:,} differ much", "$muted"),
+    ]
     if m.bridged is not None and m.bridged.overlap_old is not None and width >= ROOMY:
         found = figures.percent(m.bridged.overlap_old.mean)
         parts += [(f"  {GLYPHS[BRIDGED]} bridged ", STYLES[BRIDGED]), (f"finds {found} of old", "")]
-    counted = (f"  {formatting.counted(m.queries, 'query', 'queries')}", "$muted")
     seen = comparison.seen
     if comparison.partial and (seen is None or seen.one_sided > seen.rows * PARTIAL_SHARE):
         parts.append(("  ! partial", "$warning"))
     made = (f"  {made_at(comparison, view)}", "$muted")
     less = (draw.line(*head, *([gone] if comparison.forgotten else []), *shared), draw.line(*head))
-    return draw.fitting(width, draw.line(*parts, counted, made), draw.line(*parts, counted), draw.line(*parts), *less)
+    return draw.fitting(width, draw.line(*parts, made), draw.line(*parts), short, *less)
 
 
 def headline(query: QueryComparison, blind: Blind, width: int = 0) -> Content:

@@ -9,6 +9,7 @@ import re
 from textual.content import Content
 
 from embedtui.model import BridgedMeasures, Comparison
+from embedtui.model.evaluation import EXACT, SERVED
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.widgets.rankings import BRIDGED, GLYPHS, STYLES
 
@@ -55,9 +56,6 @@ def _broken(row: Content, width: int) -> list[Content]:
 def _figures(comparison: Comparison, width: int) -> list[Content]:
     field = functools.partial(draw.field, width=LABEL)
 
-    def sides(old: str, new: str, *parts: draw.Part) -> tuple[draw.Part, ...]:
-        return (f"◇ {old}", "$old"), "  ", (f"◆ {new}", "bold $new"), *parts
-
     m = comparison.measures
     rows = [
         field(
@@ -68,25 +66,15 @@ def _figures(comparison: Comparison, width: int) -> list[Content]:
         field("top 1", figures.percent(m.top1_kept), (" keep their first result", "$muted")),
         field("RBO", f"{m.rbo.mean:.2f}", (f"  {m.rbo.low:.2f} to {m.rbo.high:.2f}", "$muted")),
     ]
-    if m.ndcg_old is not None and m.ndcg_new is not None:
-        judged = (f"  {m.judged:,} judged", "$muted")
-        rows.append(field("nDCG@10", *sides(f"{m.ndcg_old.mean:.3f}", f"{m.ndcg_new.mean:.3f}", judged)))
-        if m.ndcg_difference is not None:
-            d = m.ndcg_difference
-            sure = d.low > 0 or d.high < 0
-            interval = f"  {d.low:+.3f} to {d.high:+.3f}"
-            if m.p_value is not None:
-                interval += f"  p {m.p_value:.3f}" if m.p_value >= 0.001 else "  p < 0.001"
-            rows.append(field("change", (f"{d.mean:+.3f}", "bold" if sure else ""), (interval, "$muted")))
-            rows += _indented(judgment(comparison), width, "bold")
-    else:
-        rows.append(field("quality", ("unknown: no judgments; overlap says different, not worse", "$muted")))
+    rows += _judged(comparison, width)
     if m.bridged is not None:
         rows += _bridged_lines(m.bridged)
     if m.recall_old is not None and m.recall_new is not None:
-        rows.append(field("recall", *sides(figures.percent(m.recall_old.mean), figures.percent(m.recall_new.mean))))
+        both = (figures.percent(each.mean) for each in (m.recall_old, m.recall_new))
+        rows.append(field("recall", *_sides(*both, (f"  {m.searched}", "$muted"))))
     if m.mrr_old is not None and m.mrr_new is not None:
-        rows.append(field("MRR", *sides(f"{m.mrr_old.mean:.3f}", f"{m.mrr_new.mean:.3f}")))
+        both = (f"{each.mean:.3f}" for each in (m.mrr_old, m.mrr_new))
+        rows.append(field("MRR", *_sides(*both, (f"  {m.searched}", "$muted"))))
     if m.model_overlap is not None:
         changed = figures.percent(1 - m.model_overlap)
         rows.append(field("model", (changed, "bold"), (" changed, by exact search", "$muted")))
@@ -100,16 +88,40 @@ def _figures(comparison: Comparison, width: int) -> list[Content]:
         )
     if m.latency_old_ms is not None and m.latency_new_ms is not None:
         old, new = ("{:.1f}, {:.1f} ms".format(*taken) for taken in (m.latency_old_ms, m.latency_new_ms))
-        rows.append(field("p50, p95", *sides(old, new)))
+        rows.append(field("p50, p95", *_sides(old, new)))
     if m.wins_new or m.wins_old:
         p = f"  p {m.verdict_p:.2f}, sign test" if m.verdict_p is not None else ""
-        rows.append(field("verdicts", *sides(f"{m.wins_old}", f"{m.wins_new}", (p, "$muted"))))
+        rows.append(field("verdicts", *_sides(f"{m.wins_old}", f"{m.wins_new}", (p, "$muted"))))
     for each in m.unknown:
         rows.append(Content(""))
         rows += [
             draw.line(("? " if not i else "  ", "$warning"), part)
             for i, part in enumerate(draw.wrapped(safe.line(each), width - 2, "$muted"))
         ]
+    return rows
+
+
+def _sides(old: str, new: str, *parts: draw.Part) -> tuple[draw.Part, ...]:
+    return (f"◇ {old}", "$old"), "  ", (f"◆ {new}", "bold $new"), *parts
+
+
+def _judged(comparison: Comparison, width: int) -> list[Content]:
+    """What the judgments say of both sides, and of the new one's index."""
+    field, m = functools.partial(draw.field, width=LABEL), comparison.measures
+    if m.ndcg_old is None or m.ndcg_new is None:
+        return [field("quality", ("unknown: no judgments; overlap says different, not worse", "$muted"))]
+    judged = (f"  {m.searched}, {m.judged:,} judged", "$muted")
+    rows = [field("nDCG@10", *_sides(f"{m.ndcg_old.mean:.3f}", f"{m.ndcg_new.mean:.3f}", judged))]
+    if m.ndcg_served is not None and m.searched == EXACT:
+        rows.append(field("", (f"◆ {m.ndcg_served.mean:.3f}", "bold $new"), (f" {SERVED}", "$muted")))
+    if m.ndcg_difference is not None:
+        d = m.ndcg_difference
+        sure = d.low > 0 or d.high < 0
+        interval = f"  {d.low:+.3f} to {d.high:+.3f}"
+        if m.p_value is not None:
+            interval += f"  p {m.p_value:.3f}" if m.p_value >= 0.001 else "  p < 0.001"
+        rows.append(field("change", (f"{d.mean:+.3f}", "bold" if sure else ""), (interval, "$muted")))
+        rows += _indented(judgment(comparison), width, "bold")
     return rows
 
 

@@ -7,6 +7,7 @@ from textual.content import Content
 from embedtui import formatting
 from embedtui.model import ListenerStatus, Phase, RollbackStatus, Side
 from embedtui.model.bridge import in_words
+from embedtui.model.evaluation import EXACT, SERVED
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.parts import loading
 from embedtui.tui.view import View
@@ -132,15 +133,21 @@ def evaluation(view: View, width: int) -> list[Content]:
     else:
         if names := ", ".join(safe.line(check.name) for check in status.checks if check.result != "warn"):
             head.append((f": {names}", style))
-        head.append((f"  {figures.number(status.queries)} queries, {status.low_overlap} low", "$muted"))
+        few, many = figures.number(status.low_overlap), figures.number(status.queries)
+        counts = (f"  {many} queries, {few} of them differ much", f"  {few} of {many} differ much")
+        known = draw.field("evidence", *head)
+        head = [draw.fitting(width, *(draw.line(known, (each, "$muted")) for each in counts)).divide([9])[1]]
     second = draw.field("overlap", figures.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
     if status.judged_old is not None and status.judged_new is not None:
         judged = draw.field(
             "nDCG", (f"◇ {status.judged_old:.2f}", "$old"), (" → ", "$muted"), (f"◆ {status.judged_new:.2f}", "$new")
         )
-        shared = figures.percent(status.mean_overlap)
-        choices = (draw.line(judged, (f"  {word} {shared}", "$muted")) for word in ("overlap", "shared"))
-        second = draw.fitting(width, *choices, judged)
+        judged, shared = draw.line(judged, (f" {status.searched}", "$muted")), figures.percent(status.mean_overlap)
+        rest = [f"  {word} {shared}" for word in ("overlap", "shared")]
+        if status.judged_served is not None and status.searched == EXACT:
+            served = f", {status.judged_served:.2f} {SERVED}"
+            rest = [*(served + each for each in rest), served]
+        second = draw.fitting(width, *(draw.line(judged, (each, "$muted")) for each in rest), judged)
     return [draw.field("evidence", *head), *more, second]
 
 

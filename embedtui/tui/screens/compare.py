@@ -13,6 +13,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from embedtui.model import Comparison, Side
+from embedtui.model.evaluation import SERVED
 from embedtui.tui import draw
 from embedtui.tui.actions import ACTIONS
 from embedtui.tui.messages import Compared, ComparisonRead, QuerySearched, TaskAdvanced
@@ -156,8 +157,7 @@ class CompareScreen(VerdictScreen):
         """Shows what speaks for the chosen query."""
         migration = self.dashboard.snapshot.migration if self.dashboard.snapshot else None
         models = (migration.old_model.name, migration.new_model.name) if migration else ("", "")
-        basis = self.comparison.measures.basis if self.comparison is not None and self.asked is None else "served"
-        how = "exact" if basis == "exact" else "as served"
+        how = self.comparison.measures.searched if self.comparison is not None and self.asked is None else SERVED
         self.query_one(Evidence).show_query(self.chosen_query, models, self.blind, how)
 
     @on(Listing.Chosen, "#queries")

@@ -207,8 +207,7 @@ class Rankings(Widget, can_focus=True):
         for name in columns:
             head = draw.line(
                 (f"{GLYPHS[name]} {name}", f"bold {STYLES[name]}"),
-                # three of them have room for it once
-                (f", {self._how}" if len(columns) < 3 or name == columns[0] else "", "$muted"),
+                (f", {self._how}", "$muted"),
                 (f"  {safe.line(models[name])}", "$muted"),
             )
             head = draw.fitting(cells, draw.line(head, ("  rank, move, distance", "$muted")), head)

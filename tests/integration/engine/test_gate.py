@@ -15,8 +15,10 @@ from embedtui.demo.questions import QUESTIONS
 from embedtui.engine.validate import gate, queries
 from embedtui.engine.validate.catching_up import Caught
 from embedtui.engine.validate.compare import compare
+from embedtui.engine.validate.evaluation import current_evaluation
 from embedtui.engine.validate.gate import Quality, decide_gate, judge, quality, verdict_of
 from embedtui.model import Check, Comparison, Interval, Measures, Migration, QueryInput, SweepPoint
+from embedtui.model.evaluation import EXACT
 from embedtui.postgres.state.queries import store_vectors
 from tests.kits.comparing import Vectors, connector, execute, make_table, rows_compared, small, unit
 from tests.kits.support import connect
@@ -130,7 +132,7 @@ def test_a_broken_model_fails(database: str, corpus: Corpus, judged: bool) -> No
 
 
 def test_a_bad_index_is_blamed_instead_of_the_model(database: str, corpus: Corpus) -> None:
-    _, made = judged_comparison(
+    migration, made = judged_comparison(
         database, corpus, corpus.old, corpus.new, corpus.asked_old, corpus.asked_new, index="ivfflat WITH (lists = 300)"
     )
     assert made.verdict == "FAIL"
@@ -139,6 +141,12 @@ def test_a_bad_index_is_blamed_instead_of_the_model(database: str, corpus: Corpu
     lost = check(made, "index loss")
     assert "this loss is the index's, not the model's" in lost.detail
     assert lost.hint.startswith("ivfflat.probes = ")
+    assert " exact (" in check(made, "quality").detail
+    with connect(database, name="test") as conn:
+        found = current_evaluation(conn, migration)
+    assert found is not None and made.measures.ndcg_served is not None and found.searched == EXACT
+    assert found.judged_served == made.measures.ndcg_served.mean
+    assert found.judged_new is not None and found.judged_served < found.judged_new
 
 
 def test_without_judgments_nothing_is_called_worse(database: str, corpus: Corpus) -> None:
