@@ -31,7 +31,7 @@ from embedtui.tui import preferences as stored
 from embedtui.tui.actions import ACTIONS, SCREENS
 from embedtui.tui.actions.bridging import BridgeOrder
 from embedtui.tui.actions.migration import Run
-from embedtui.tui.dialogs import ReportDialog
+from embedtui.tui.dialogs import Dialog, ReportDialog
 from embedtui.tui.dialogs.bridging import BridgeDialog
 from embedtui.tui.engine import OpenEngine
 from embedtui.tui.engine_threads import Bridge
@@ -257,6 +257,8 @@ class Dashboard(Guided):
             self.say("The database is back.", title="Connected")
         if before is not None:
             self.say_others(before, message.snapshot)
+        if isinstance(self.screen, Dialog):
+            self.screen.say_moved()
         self.follow_evaluation(message.snapshot)
         self.call(alert(message.snapshot))
         if first and self._autostart and not self.readonly and not message.snapshot.phase.ended:
@@ -311,8 +313,10 @@ class Dashboard(Guided):
         self.show()
 
     def on_pointer_moved(self, message: messages.PointerMoved) -> None:
-        """Screens may ask anew what is in the way."""
+        """Screens may ask anew what is in the way; a dialog of before is no more about what is."""
         self.hand_on(message)
+        if message.flip.changed:
+            self.leave_moved()
 
     def on_rows_verified(self, message: messages.RowsVerified) -> None:
         """Show the report."""

@@ -26,8 +26,13 @@ class AskingApp(BaseApp[None]):
         dialog: Dialog[A],
         task: Callable[[A], Task[Any]],
         do: Callable[[Task[Any]], None] | None = None,
+        moved: Callable[[], str] | None = None,
     ) -> Dialog[A]:
-        """Open ``dialog`` and return it; ``do`` (by default as :meth:`Bridge.do`) the task that its answer means."""
+        """Open ``dialog`` and return it; ``do`` (by default as :meth:`Bridge.do`) the task that its answer means.
+
+        ``moved``, of one that is about the pointer, says what became of that since.
+        """
+        dialog.moved = moved
 
         def answered(answer: A | None) -> None:
             if answer:
@@ -42,12 +47,21 @@ class AskingApp(BaseApp[None]):
         dialog: Callable[[F], Dialog[A]],
         task: Callable[[A], Task[Any]],
         do: Callable[[Task[Any]], None] | None = None,
+        moved: Callable[[], str] | None = None,
     ) -> None:
         """As :meth:`ask`, with a dialog about what ``look`` finds; its place is kept meanwhile."""
-        waiting = WaitingDialog(lambda found: self.ask(dialog(found), task, do))
+        waiting = WaitingDialog(lambda found: self.ask(dialog(found), task, do, moved))
+        waiting.moved = moved
         self.push_screen(waiting)
         # By way of the place-keeper: so what was found comes here after the keys that it was given before.
         self.bridge.read(look, functools.partial(DialogPrepared, waiting), waiting.post_message, key=waiting)
+
+    def leave_moved(self) -> None:
+        """Leave the dialog in front, where it is about the pointer: that was moved from here, and it says what was."""
+        dialog = self.screen
+        if isinstance(dialog, Dialog) and dialog.moved is not None:
+            dialog.dismiss(None)
+            self.say("Closed, and nothing was done: the pointer moved meanwhile.", title=dialog.heading or "Dialog")
 
     def on_dialog_prepared(self, message: DialogPrepared) -> None:
         """Open the dialog only where its place is still kept; what was typed ahead is for it."""

@@ -18,10 +18,11 @@ from embedtui.model import Blocker, Check, Condition, Hold, Noted, Phase, Snapsh
 from embedtui.tui import preferences
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
-from embedtui.tui.dialogs import CutoverDialog, LimitsDialog, NameDialog
+from embedtui.tui.dialogs import CutoverDialog, LimitsDialog, NameDialog, WaitingDialog
 from embedtui.tui.dialogs.base import NamedDialog
 from embedtui.tui.messages import EngineReported, SnapshotTaken
 from embedtui.tui.palette import ActionsProvider
+from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.plan import PlanScreen
@@ -172,12 +173,42 @@ async def test_a_dialog_acts_on_what_it_showed(shown: Open, key: str, before: Sn
         await pilot.press(key)
         await until(pilot, lambda: isinstance(app.screen, NamedDialog))
         await present(app, pilot, after)
+        await until(pilot, lambda: "moved the pointer meanwhile" in picture(app))
         app.screen.query_one("#typed", Input).value = "documents"
         asked = app.screen
         await pilot.press("tab", "enter")
         await until(pilot, lambda: app.screen is not asked)
         await until(pilot, lambda: "moved the pointer meanwhile" in said(app))
         assert not [call for call in engine.calls if call.startswith(("cutover", "cleanup"))]
+
+
+@pytest.mark.parametrize(("key", "before"), [("x", states.CANARY), ("K", states.CUT_OVER)])
+@pytest.mark.parametrize("asked", [True, False])
+async def test_a_rollback_closes_the_dialog_that_is_about_the_pointer(
+    shown: Open, key: str, before: Snapshot, asked: bool
+) -> None:
+    """Once it is open, and while what it has to say is still asked for."""
+    async with shown(before) as (app, pilot, engine):
+        answered = threading.Event()
+        blockers = engine.blockers
+        engine.blockers = lambda *given, **kept: (asked or answered.wait(), blockers(*given, **kept))[1]  # type: ignore[method-assign]
+        await pilot.press(key)
+        await until(pilot, lambda: isinstance(app.screen, NamedDialog if asked else WaitingDialog))
+        await pilot.press("f9")
+        await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
+        answered.set()
+        await until(pilot, lambda: "nothing was done: the pointer moved" in said(app) and "Rolled back" in said(app))
+        await pilot.pause(0.2)
+        assert isinstance(app.screen, DashboardScreen)
+
+
+async def test_a_rollback_leaves_other_dialogs(shown: Open) -> None:
+    async with shown(states.CUT_OVER) as (app, pilot, _):
+        await pilot.press("l")
+        await until(pilot, lambda: isinstance(app.screen, LimitsDialog))
+        await pilot.press("f9")
+        await until(pilot, lambda: "Rolled back" in said(app))
+        assert isinstance(app.screen, LimitsDialog)
 
 
 async def test_the_plan_is_read_anew_once_the_migration_has_moved_on(shown: Open) -> None:

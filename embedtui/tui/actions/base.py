@@ -88,20 +88,27 @@ class Action:
         else:
             self._do(app)
 
-    def unless_moved(self, app: Dashboard, seen: RouteStatus) -> Callable[[Task[Any]], None]:
-        """Does a task; where the pointer has moved since ``seen``, the state of its dialog, says so and asks anew."""
+    def unless_moved(self, app: Dashboard, seen: RouteStatus) -> tuple[Callable[[Task[Any]], None], Callable[[], str]]:
+        """Does a task; where the pointer has moved since ``seen``, the state of its dialog, says so and asks anew.
 
-        def do(task: Task[Any]) -> None:
+        Beside it what says that.
+        """
+
+        def moved() -> str:
             now = app.view.route
             if now.epoch == seen.epoch:
-                app.bridge.do(task)
-                return
+                return ""
             where = f"the {now.active} side serves" + (f", {now.canary} % canary" if now.canary not in (0, 100) else "")
-            said = f"{safe.line(now.changed_by) or 'Somebody'} moved the pointer meanwhile: {where}. Nothing was done."
-            app.say(said, title=self.label, severity="warning")
-            self.perform(app)
+            return f"{safe.line(now.changed_by) or 'Somebody'} moved the pointer meanwhile: {where}."
 
-        return do
+        def do(task: Task[Any]) -> None:
+            if said := moved():
+                app.say(f"{said} Nothing was done.", title=self.label, severity="warning")
+                self.perform(app)
+            else:
+                app.bridge.do(task)
+
+        return do, moved
 
     def _unmet(self, _view: View, snapshot: Snapshot) -> str:
         """What the migration's state lacks for it; empty where nothing is."""

@@ -51,7 +51,7 @@ class Cleanup(Action):
 
             return Task("cleanup", clean_up, "Cleaned up: the migration is done.")
 
-        app.ask_after(_choice, dialog, task, self.unless_moved(app, route))
+        app.ask_after(_choice, dialog, task, *self.unless_moved(app, route))
 
 
 def _choice(engine: Engine) -> Either:
@@ -95,5 +95,5 @@ class Abort(Action):
             lambda engine: engine.blockers("abort"),
             lambda blockers: NameDialog(self.label, text, app.view.table, (), blockers),
             lambda answer: Task("abort", lambda engine, _: engine.abort(answer.name, seen=route.epoch), done),
-            self.unless_moved(app, route),
+            *self.unless_moved(app, route),
         )

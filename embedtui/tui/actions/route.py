@@ -46,7 +46,7 @@ class Cutover(Action):
             lambda engine: engine.blockers("cutover", percent),
             lambda blockers: CutoverDialog(app.view, percent, blockers),
             task,
-            self.unless_moved(app, route),
+            *self.unless_moved(app, route),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, TypeVar
 
 from textual import events, on
@@ -34,14 +34,16 @@ class Dialog(ModalScreen[T]):
     def __init__(self, title: str, go: str = "", variant: ButtonVariant = "primary") -> None:
         """Ask under ``title``; ``go`` is the word on the button that goes on, if there is one."""
         super().__init__()
-        self._heading, self._go, self._variant = title, go, variant
+        self.heading, self._go, self._variant = title, go, variant
+        self.moved: Callable[[], str] | None = None
+        """Of one that is about the pointer: what became of that since; empty where nothing did."""
         self._ahead: str | None = ""
         """What was typed before there were fields; None once there are."""
 
     def compose(self) -> ComposeResult:
         """Lay out the title, the body and the buttons."""
         with Vertical(classes="dialog -danger" if self._variant == "error" else "dialog") as box:
-            box.border_title = Content(safe.line(self._heading))
+            box.border_title = Content(safe.line(self.heading))
             yield from self.body()
             with Horizontal(classes="buttons"):
                 yield Button(self.CANCEL, id="cancel", compact=True)
@@ -62,6 +64,12 @@ class Dialog(ModalScreen[T]):
 
     def go_to_gap(self) -> None:
         """Bring the cursor to what keeps the answer from being whole."""
+
+    def say_moved(self) -> None:
+        """Where the pointer that it is about has moved meanwhile, say so before all else."""
+        if self.moved is not None and (said := self.moved()) and not self.query("#moved"):
+            line = draw.line(("! ", "bold $warning"), (said, "$warning"))
+            self.query_one(".dialog").mount(Static(line, id="moved"), before=0)
 
     def action_cancel(self) -> None:
         """Leave without an answer."""
