@@ -258,6 +258,11 @@ def _print_status(snapshot: Snapshot) -> None:
     if index.exists or index.phase:
         state = "valid" if index.valid else plain(index.phase) or "not valid"
         say(f"Index      {plain(index.name)} ({index.method.value}), {state}")
+    if snapshot.old_index_lost:
+        what = "searches read" if snapshot.old_serves else "after a rollback searches would read"
+        say(f"Old index  LOST: {plain(snapshot.old_index_lost)}; {what} the whole table. Make it again")
+    if snapshot.new_index_lost:
+        say(f"New index  LOST: {plain(snapshot.new_index_lost)}; searches read the whole table: embedtui index")
     sync = snapshot.sync
     say(
         f"Sync       {number(sync.queued)} queued"

@@ -32,7 +32,7 @@ from embedtui.model import (
 )
 from embedtui.model.lifecycle import QUEUE_COUNTED, changes_waiting, next_action
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.indexes import index_status
+from embedtui.postgres.indexes import index_status, lost_old_index
 from embedtui.postgres.joined import rows_sql
 from embedtui.postgres.sides.census import Census
 from embedtui.postgres.state.audit import old_side_refused, read_audit, why_old_lost
@@ -201,6 +201,7 @@ def read_snapshot(
         backfill=_backfill(conn, migration, progress, meter, queued, workers, holds, census),
         batch=_batch(conn, migration),
         index=index_status(conn, migration),
+        old_index_lost=lost_old_index(conn, migration),
         sync=SyncStatus(queued, oldest, progress.synced, _grows(meter, queued, oldest, workers)),
         faults=group_faults(conn, migration.id),
         route=route,

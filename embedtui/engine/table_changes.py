@@ -11,16 +11,18 @@ from psycopg import sql
 
 from embedtui.errors import SettingsError, TableChanged
 from embedtui.model import Migration, Phase, PlacementKind, RowExpression, TableName
+from embedtui.model.settings import OLD_INDEXES
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.expressions import reparse
+from embedtui.postgres.indexes import known_old_indexes
 from embedtui.postgres.joined import changed, rejoin
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.layout import new_side
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.capture_faults import request_scan_sql
-from embedtui.postgres.state.migrations import rename_sql, store_setting
+from embedtui.postgres.state.migrations import may_store_settings, rename_sql, store_setting
 from embedtui.postgres.state.pointer import touch_in_ddl
 
 _KNOWN = "columns"
@@ -71,19 +73,22 @@ def _columns(conn: Connection, oid: int) -> dict[str, _Column]:
 
 
 def remember(conn: Connection, migration: Migration) -> None:
-    """Store what the source's columns are, so that a renamed or retyped one is known again; once."""
-    known = known_columns(conn, migration) if _KNOWN not in migration.settings else None
-    if known is not None:
-        store_setting(conn, migration.id, _KNOWN, known[_KNOWN])
+    """Store what the source's columns and indexes are, so that a change is known again; once."""
+    if (_KNOWN in migration.settings and OLD_INDEXES in migration.settings) or not may_store_settings(conn):
+        return
+    for name, value in (known_columns(conn, migration) or {}).items():
+        if name not in migration.settings:
+            store_setting(conn, migration.id, name, value)
 
 
 def known_columns(conn: Connection, migration: Migration) -> dict[str, object] | None:
-    """The setting that :func:`remember` stores, as the table is now; None where a column is missing."""
+    """The settings that :func:`remember` stores, as the table is now; None where a column is missing."""
     columns = _columns(conn, migration.table_oid)
     found = [columns[name] for name in _names(migration) if name in columns]
     if len(found) < len(_names(migration)):
         return None
-    return {_KNOWN: _known(found, _storage(conn, migration), found[-1].not_null)}
+    known = _known(found, _storage(conn, migration), found[-1].not_null)
+    return {_KNOWN: known, OLD_INDEXES: known_old_indexes(conn, migration)}
 
 
 def was_not_null(migration: Migration) -> bool:

@@ -131,6 +131,21 @@ def _section(kind: type[T], stored: object, *, unset: bool = False) -> T:
     return kind(**values)
 
 
+OLD_INDEXES = "old_indexes"
+"""Setting of a migration: the indexes that served its old side when it began, each as :class:`KnownIndex`."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownIndex:
+    """An index as it was."""
+
+    relation: int
+    """Oid of the table or partition that it is of."""
+    name: str
+    partial: bool
+    """It is of some rows only."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunState:
     """What has become of a migration so far, stored beside its settings."""
@@ -143,14 +158,18 @@ class RunState:
     """Oids of tables that were pushed aside with new vectors in them."""
     reloads: int = 0
     """How often the operators have asked the workers to read their settings again."""
+    old_indexes: tuple[KnownIndex, ...] = ()
+    """Those that served the old side's searches when the migration began."""
 
     @classmethod
     def of(cls, stored: Mapping[str, object]) -> RunState:
         """As stored with the settings."""
         gone, former, reloads = stored.get("gone"), stored.get("former"), stored.get("reloads")
+        known = stored.get(OLD_INDEXES)
         return cls(
             index_held=bool(stored.get("index_held")),
             gone=Side(gone) if gone in ("old", "new") else None,
             former=tuple(oid for oid in former if isinstance(oid, int)) if isinstance(former, list) else (),
             reloads=reloads if isinstance(reloads, int) else 0,
+            old_indexes=tuple(KnownIndex(*each) for each in known) if isinstance(known, list) else (),
         )

@@ -231,6 +231,8 @@ class Snapshot:
     next_why: str = ""
     old_refused: str = ""
     """Why the database accepts no old vectors: rows that are written age there. Empty where it does."""
+    old_index_lost: str = ""
+    """Which index the old side's searches go without that they had when the migration began; empty where none does."""
     old_gone: str = ""
     """Why the old model is taken for dead: by the operator's word, the calendar, or its own answer; empty where it is
     not."""
@@ -264,9 +266,21 @@ class Snapshot:
     @property
     def unanswered(self) -> bool:
         """Whether searches need a model that is dead."""
-        route = self.route
-        on_old = route.active is Side.OLD and route.canary < 100
-        return bool(self.old_gone) and on_old and not route.bridging and not self.phase.ended
+        return bool(self.old_gone) and self.old_serves and not self.route.bridging and not self.phase.ended
+
+    @property
+    def old_serves(self) -> bool:
+        """Whether any read is served by the old side."""
+        return self.route.active is Side.OLD and self.route.canary < 100
+
+    @property
+    def new_index_lost(self) -> str:
+        """Which index the new side's searches go without, while it serves any; empty where none does."""
+        wanted = self.migration is not None and self.migration.index_method is not IndexMethod.NONE
+        due = self.phase in (Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
+        if not (wanted and due and self.new_reads) or self.index.valid or self.index.phase:
+            return ""
+        return f"index {self.index.name} is invalid" if self.index.exists else "its index is gone"
 
     @property
     def new_reads(self) -> bool:

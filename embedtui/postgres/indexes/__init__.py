@@ -1,7 +1,7 @@
 """The new side's approximate index: options, statements, build, status and use."""
 
 from embedtui.postgres.indexes.builder import IndexBuild, build
-from embedtui.postgres.indexes.existing import new_indexes
+from embedtui.postgres.indexes.existing import known_old_indexes, lost_old_index, new_indexes
 from embedtui.postgres.indexes.options import MAX_DIMENSIONS, forecast, ivfflat_forecast, ivfflat_lists
 from embedtui.postgres.indexes.shapes import Shape, Shapes, pairs_of, shapes_of
 from embedtui.postgres.indexes.statements import create_sql, missing, targets_of
@@ -23,6 +23,8 @@ __all__ = [
     "is_cold",
     "ivfflat_forecast",
     "ivfflat_lists",
+    "known_old_indexes",
+    "lost_old_index",
     "missing",
     "new_indexes",
     "pairs_of",

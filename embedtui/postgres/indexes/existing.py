@@ -138,6 +138,40 @@ def serving_indexes(conn: Connection, migration: Migration) -> list[ExistingInde
     ]
 
 
+def known_old_indexes(conn: Connection, migration: Migration) -> list[tuple[int, str, bool]]:
+    """The valid indexes by which the old side is searched now, as :class:`KnownIndex` has them."""
+    found = indexes_of(conn, oids_of(conn, migration.table), migration.old_column)
+    operator = migration.distance.operator
+    return [
+        (oid, index.name, index.partial)
+        for oid, indexes in found.items()
+        for index in indexes
+        if index.valid and index.operator == operator and not index.attached
+    ]
+
+
+def lost_old_index(conn: Connection, migration: Migration) -> str:
+    """Which index the old side's searches go without since the migration began; empty where none does.
+
+    One look-up while all is well. One under another name, or a whole one for partial ones, is as good.
+    """
+    known = migration.run_state.old_indexes
+    if not known or migration.phase.ended or migration.run_state.gone is Side.OLD:
+        return ""
+    found = indexes_of(conn, sorted({each.relation for each in known}), migration.old_column)
+    for each in known:
+        serving = [one for one in found[each.relation] if one.valid and one.operator == migration.distance.operator]
+        alike = sum(other.partial and other.relation == each.relation for other in known)
+        if any(not one.partial for one in serving) or (each.partial and len(serving) >= alike):
+            continue
+        names = {one.name: one.valid for one in found[each.relation]}
+        if names.get(each.name):
+            continue
+        if conn.execute("SELECT FROM pg_catalog.pg_class WHERE oid = %s", (each.relation,)).fetchone() is not None:
+            return f"index {each.name} is {'invalid' if each.name in names else 'gone'}"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class ApproximateIndex:
     """The approximate index on a side's vectors."""

@@ -57,6 +57,25 @@ def _unanswered(snapshot: Snapshot) -> Alert | None:
     return Alert("Searches fail", f"{why}.", act, "$error", urgent=not snapshot.bridge_work)
 
 
+def _unindexed(snapshot: Snapshot) -> Alert | None:
+    """A side that serves has lost its index: searches of it read the whole table."""
+    if snapshot.old_index_lost and snapshot.old_serves:
+        why = f"{safe.line(snapshot.old_index_lost)}, and its searches read the whole table: make it again."
+        return Alert("Old index lost", why, "plan", "$error", urgent=True)
+    if snapshot.new_index_lost:
+        why = f"{safe.line(snapshot.new_index_lost)}, and searches read the whole table."
+        return Alert("New index lost", why, "index", "$error", urgent=True)
+    return None
+
+
+def _unindexed_behind(snapshot: Snapshot) -> Alert | None:
+    """As :func:`_unindexed`, of the side that a rollback goes to."""
+    if not snapshot.old_index_lost or snapshot.old_serves:
+        return None
+    why = f"{safe.line(snapshot.old_index_lost)}: after a rollback searches would read the whole table. Make it again."
+    return Alert("Old index lost", why, "plan", urgent=True)
+
+
 def _failed(snapshot: Snapshot) -> Alert | None:
     if snapshot.condition is not Condition.FAILED or snapshot.migration is None:
         return None
@@ -107,9 +126,9 @@ def _growing(snapshot: Snapshot) -> Alert | None:
     return Alert("Queue grows", f"{waits}{oldest}: it comes faster than it is embedded.", "limits")
 
 
-_SEARCHES = (_unanswered, _behind)
+_SEARCHES = (_unanswered, _unindexed, _behind)
 """What production's searches suffer by."""
-_BY_HARM = (_unanswered, _failed, _died, _refused, _behind, _held_back, _growing)
+_BY_HARM = (_unanswered, _unindexed, _failed, _died, _refused, _behind, _unindexed_behind, _held_back, _growing)
 """What fails in production first, then what stands still, what ages, and what is late."""
 
 

@@ -235,6 +235,9 @@ def index(view: View, width: int, height: int) -> Content:
         return loading(view)
     status = snapshot.index
     rows: list[Content] = []
+    if snapshot.old_index_lost:
+        lost = (f"◇ old: {safe.line(snapshot.old_index_lost)}", "$error" if snapshot.old_serves else "$warning")
+        rows.append(draw.line(("✗ ", "bold $error"), lost))
     method = (
         status.method
         if status.method is not IndexMethod.NONE or snapshot.migration is None
