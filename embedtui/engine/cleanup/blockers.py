@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from embedtui.engine.cleanup import traces
 from embedtui.engine.cleanup.choice import CleanupChoice, renames, restores_not_null
 from embedtui.engine.cleanup.notices import decided, routers_behind
+from embedtui.engine.cleanup.settle import count_for_old_only
 from embedtui.engine.cleanup.steps import unbounded
 from embedtui.engine.cutover.strategies import cutover_settings
 from embedtui.errors import Remedy
@@ -29,7 +28,6 @@ from embedtui.postgres.sides import rights, routed_view
 from embedtui.postgres.sides.fold import column_for, folded
 from embedtui.postgres.sides.layout import follows_by_foreign_key, new_side
 from embedtui.postgres.sides.own_writes import look
-from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.listeners import going_by_view
 from embedtui.postgres.state.pointer import read_status, seconds_on_side
@@ -39,8 +37,6 @@ from embedtui.postgres.values import same_key_sql
 from embedtui.redaction import redact
 
 _DAY = 86400.0
-LOOKED_AT = 10_000
-"""Of so many changes at most it is looked up whether the new vector is current."""
 
 
 def cleanup_blockers(
@@ -53,7 +49,7 @@ def cleanup_blockers(
     state = read_ending(conn, migration)
     if state.begun:
         return ()
-    found = list(_state_blockers(conn, migration))
+    found = list(_state_blockers(conn, migration, keeps=choice.keep_old or choice.archive is not None))
     facts = inspect_oid(conn, migration.table_oid)
     choice = decided(conn, migration, choice)
     if not choice.keep_old:
@@ -66,7 +62,8 @@ def cleanup_blockers(
     return tuple(found)
 
 
-def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]:
+def _state_blockers(conn: Connection, migration: Migration, *, keeps: bool) -> Iterator[Blocker]:
+    """``keeps``: the old vectors, in their column or an archive."""
     route = read_status(conn, migration)
     if blocker := refusal(Command.CLEANUP, as_stored(migration, route)):
         yield blocker
@@ -82,14 +79,16 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
         )
     queued = count_entries(conn, migration.id)
     if queued and not _drained_by_a_worker(conn, migration):
-        yield Blocker(
-            "queue",
-            _what_waits(conn, migration, queued),
-            "Let a worker catch up.",
-            overridable=True,
-            remedies=(Remedy.FOLLOW,),
-            rows=queued,
-        )
+        current = count_for_old_only(conn, migration)
+        if current < queued or keeps:  # else they go with the old side, and nothing is lost
+            yield Blocker(
+                "queue",
+                _what_waits(queued, current),
+                "Let a worker catch up.",
+                overridable=True,
+                remedies=(Remedy.FOLLOW,),
+                rows=queued - current or None,
+            )
     behind = routers_behind(conn, migration)
     if behind:
         yield Blocker(
@@ -101,12 +100,8 @@ def _state_blockers(conn: Connection, migration: Migration) -> Iterator[Blocker]
         )
 
 
-def _what_waits(conn: Connection, migration: Migration, queued: int) -> str:
-    """How much of the queue is known to be about old vectors alone."""
-    current = 0
-    # a key that reads as none, and what is renamed, are the sync's to find out
-    with contextlib.suppress(psycopg.DataError, psycopg.ProgrammingError), conn.transaction():
-        current = make_placement(migration).count_current_queued(conn, LOOKED_AT)
+def _what_waits(queued: int, current: int) -> str:
+    """``current``: so much of the queue is known to be about old vectors alone."""
     if not current:
         return (
             f"{counted(queued, 'change still waits for its new vector', 'changes still wait for their new vectors')}."

@@ -42,6 +42,8 @@ HOT = 15.0
 """Seconds after which it is asked whether the application itself keeps what is left from being embedded."""
 POLL = 0.2
 SCAN_LIMIT = 5_000
+LOOKED_AT = 10_000
+"""Of so many changes at most it is looked up whether the new vector is current."""
 ENDED = "ended by the cleanup: what the application writes from now on is its own"
 BACK_PATIENCE = 10.0
 """Seconds in which capture is put back; a worker does it else."""
@@ -56,6 +58,14 @@ def end_capture_sql(conn: Connection, migration: Migration) -> list[Statement]:
         request_scan_sql(migration.id, "a cleanup took change capture off"),
         audit_sql(migration.id, "capture", ENDED),
     ]
+
+
+def count_for_old_only(conn: Connection, migration: Migration) -> int:
+    """Changes that are queued for old vectors alone: the new ones are current. Of so many at most it is looked up."""
+    # a key that reads as none, and what is renamed, are the sync's to find out
+    with contextlib.suppress(psycopg.DataError, psycopg.ProgrammingError), conn.transaction():
+        return make_placement(migration).count_current_queued(conn, LOOKED_AT)
+    return 0
 
 
 def settle(
@@ -167,8 +177,11 @@ class _Waiting:
         least: int | None = None
         first = self._contents()
         while True:
-            queued, faulty = count_entries(self.conn, self.migration.id), self._faulty()
+            entries, faulty = count_entries(self.conn, self.migration.id), self._faulty()
+            queued = entries - count_for_old_only(self.conn, self.migration) if entries else 0
             if queued <= self.left["queued"] and faulty <= self.left["faulty"]:
+                if entries > self.left["queued"]:  # they go with the old side; the drop counts them all
+                    remember(self.conn, self.migration, {"queued": entries})
                 return
             now = time.monotonic()
             if least is None or queued < least:

@@ -633,10 +633,13 @@ def test_changes_still_queued_are_never_dropped(conn: Connection, monkeypatch: p
     conn.execute("UPDATE documents SET embedding_v2_source = hash_record_extended(ROW(content), 0) WHERE id = 2")
     (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
     told = "2 changes still wait to be synced: 1 still waits for its new vector, 1 for old ones only."
-    assert (blocker.message, blocker.rows) == (told, 2)
+    assert (blocker.message, blocker.rows) == (told, 1), "what would be lost"
     conn.execute("DELETE FROM embedtui.queue WHERE key = '{1}'")
-    (blocker,) = cleanup_blockers(conn, migration, CleanupChoice())
-    assert blocker.message == "1 change still waits to be synced, for old vectors only: the new ones are current."
+    assert cleanup_blockers(conn, migration, CleanupChoice()) == (), "it goes with the old side"
+    for kept in (CleanupChoice(keep_old=True), CleanupChoice(archive=TableName("public", "kept"))):
+        (blocker,) = cleanup_blockers(conn, migration, kept)
+        told = "1 change still waits to be synced, for old vectors only: the new ones are current."
+        assert (blocker.message, blocker.rows) == (told, None)
     conn.execute("DELETE FROM embedtui.queue")
     monkeypatch.setattr(settling, "ALONE", 0.0)
 
@@ -658,6 +661,25 @@ def test_changes_still_queued_are_never_dropped(conn: Connection, monkeypatch: p
     cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), on_wait=drained)
     assert waited == ["1 change waits for its vector"]
     require_clean_end(conn)
+
+
+@pytest.mark.parametrize("placement", list(PlacementKind))
+def test_changes_that_wait_for_old_vectors_alone_go_with_the_old_side(
+    conn: Connection, placement: PlacementKind
+) -> None:
+    """Nobody works on them, and no number is asked for; one that waits for its new vector is not dropped."""
+    migration = soaked(conn, placement)
+    conn.execute("UPDATE documents SET content = 'changed' WHERE id <= 2")
+    side, source = ("documents", "embedding_v2_source")
+    if placement is PlacementKind.TABLE:
+        side, source = ("documents_embedding_v2", "source")
+    now = "SELECT hash_record_extended(ROW(t.content), 0) FROM documents t WHERE t.id = s.id"
+    conn.execute(f"UPDATE {side} s SET {source} = ({now}) WHERE id <= 2".encode())
+    choice = CleanupChoice(fold=False)
+    override = dict.fromkeys({each.token for each in cleanup_blockers(conn, migration, choice)}, "known")
+    assert "queue" not in override and "queue:2" not in override
+    cleanup(conn, migration, choice, typed_name="documents", stop=threading.Event(), override=override)
+    assert count(conn, "SELECT count(*) FROM embedtui.migration WHERE phase = 'done'") == 1
 
 
 def test_changes_that_wait_for_old_vectors_alone_are_told_apart_in_a_side_table(conn: Connection) -> None:

@@ -68,6 +68,8 @@ def test_queued_changes_are_dropped_by_their_number_alone(
 ) -> None:
     migration = soaking(database, conn, 0)
     queue = "INSERT INTO embedtui.queue (migration, key, kind) VALUES (%s, '{1}', 'u')"
+    conn.execute("UPDATE documents SET embedding_v2_source = 0 WHERE id = 1")  # its new vector is of earlier content
+    conn.execute("DELETE FROM embedtui.queue")
     conn.execute(queue, [migration.id])
     with pytest.raises(Refused, match="1 change still waits"):
         clean_up(conn, queue="never mind")
