@@ -106,8 +106,9 @@ def cutover(
                 say("Postponed until nothing is queued. Take it back: embedtui cutover --cancel")
             return
         flip = engine.cutover(percent, override=override, seen=seen, stop=stop)
-        followed = as_json or engine.snapshot().followed
-    _print_flip(flip, as_json, "Rollback: embedtui rollback")
+        now = None if as_json else engine.snapshot()
+        followed, lands = now is None or now.followed, now.lands if now is not None else ""
+    _print_flip(flip, as_json, plain(f"Rollback{lands and ', '}{lands}: embedtui rollback"))
     if not followed:
         note("No Router was heard from: whatever does not ask the database for the route stays where it was.")
         note("How this table's application follows: embedtui cutover --how")
@@ -155,8 +156,10 @@ def rollback(settings: Settings, as_json: bool) -> None:
     """Move all reads back to the old side, at once and unasked."""
     with engine_for(settings, tell) as engine:
         flip = engine.rollback()
-        found = "" if as_json else engine.snapshot().rollback.sentence
-    _print_flip(flip, as_json, found)
+        now = None if as_json else engine.snapshot()
+    lands = f"It landed {now.lands}." if now is not None and now.lands else ""
+    found = now.rollback.sentence if now is not None else ""
+    _print_flip(flip, as_json, plain(f"{lands} {found}".strip()))
 
 
 def _print_flip(flip: Flip, as_json: bool, after: str) -> None:

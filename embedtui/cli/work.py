@@ -174,7 +174,8 @@ def _rollback(snapshot: Snapshot) -> str:
     said = status.found
     if status.fresh is not False:
         said = "unknown" if status.fresh is None else "fresh"
-    return f"{said}: {why}" if why else said
+    said = f"{said}: {why}" if why else said
+    return f"{said}; it lands {plain(lands)}" if (lands := snapshot.lands) else said
 
 
 def _followers(route: RouteStatus) -> str:
@@ -215,6 +216,8 @@ def _print_evaluation(evaluation: EvaluationStatus) -> None:
         f"Evaluation {evaluation.verdict}, {number(evaluation.queries)} queries, "
         f"mean overlap {evaluation.mean_overlap:.2f} {evaluation.searched}{void}"
     )
+    if evaluation.near_void:
+        say(f"           {plain(evaluation.near_void)}")
     if evaluation.judged_old is not None and evaluation.judged_new is not None:
         how, served = evaluation.searched, evaluation.judged_served
         also = f", {served:.2f} {SERVED}" if served is not None and how == EXACT else ""

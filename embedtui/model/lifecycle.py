@@ -118,7 +118,8 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
             waiting = changes_waiting(snapshot.sync.queued)
             return Command.RUN, f"No worker keeps the sides in sync: {waiting}, and a rollback would be stale."
         searches = "searches" if snapshot.route.listeners else "your application's searches, which no Router counts,"
-        return "watch", f"Soaking: watch {searches} and faults; roll back with one key if anything looks wrong."
+        key = f"one key ({snapshot.lands})" if snapshot.lands else "one key"
+        return "watch", f"Soaking: watch {searches} and faults; roll back with {key} if anything looks wrong."
     if snapshot.faulty:
         return "faults", f"{counted(snapshot.faulty, 'row is', 'rows are')} faulty: retry, truncate or skip."
     if _left_behind(snapshot):
@@ -133,7 +134,8 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
     if snapshot.route.canary:
         share = f"{snapshot.route.canary} % of the keys read the new side"
         return Command.CUTOVER, f"{share}: watch them, then move the rest."
-    return Command.CUTOVER, "The gate passed: cut over when ready."
+    near = f" Soon: {evaluation.near_void}." if evaluation.near_void else ""
+    return Command.CUTOVER, f"The gate passed: cut over when ready.{near}"
 
 
 def held_until(holds: Iterable[Hold]) -> str:

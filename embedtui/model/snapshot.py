@@ -9,7 +9,7 @@ from embedtui.errors import Remedy
 from embedtui.formatting import with_remedies
 from embedtui.model.audit import AuditEntry
 from embedtui.model.batch import BatchStatus
-from embedtui.model.bridge import DOING, BridgeFit
+from embedtui.model.bridge import DOING, BridgeFit, in_words
 from embedtui.model.evaluation import EXACT
 from embedtui.model.faults import FaultGroup, FaultState
 from embedtui.model.migration import Migration
@@ -104,6 +104,8 @@ class EvaluationStatus:
     valid: bool
     """Still about the present state."""
     why_void: str = ""
+    near_void: str = ""
+    """How near it is to be void by the changes since; empty while it is far from that, or void."""
     judged_old: float | None = None
     """nDCG@10 of the old side where judgments exist, as ``searched``."""
     judged_new: float | None = None
@@ -272,6 +274,14 @@ class Snapshot:
     def old_serves(self) -> bool:
         """Whether any read is served by the old side."""
         return self.route.active is Side.OLD and self.route.canary < 100
+
+    @property
+    def lands(self) -> str:
+        """Where a rollback lands, if not on searches by the old model; empty where it does."""
+        found = self.route.bridge_found
+        if self.route.bridging:
+            return "onto the bridge" + (f", which {in_words(found)}" if found is not None else "")
+        return "where searches fail: the old model no longer answers" if self.old_gone else ""
 
     @property
     def new_index_lost(self) -> str:

@@ -43,6 +43,9 @@ from embedtui.postgres.state.movement import read_movement
 from embedtui.postgres.state.queries import StoredQuery, load_queries
 from embedtui.postgres.state.verdicts import count_verdicts_since, load_verdicts, movement_of_verdicts
 
+NEAR_SHARE = 0.8
+"""Of the changes that an evaluation bears, from which it is said that it will soon be void."""
+
 
 def observe(
     conn: Connection, migration: Migration, *, where: sql.Composable | None = None, request: str, bridge: int = 0
@@ -267,7 +270,8 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
     ended = migration.phase.ended
     seen = SeenState(**newest.seen)
     verdicts = movement_of_verdicts(conn, migration.id)
-    why = "" if ended else _why_void(conn, migration, seen) or _judged_otherwise(migration, newest.judged_by)
+    why, near = ("", "") if ended else _why_void(conn, migration, seen)
+    why = why if ended else why or _judged_otherwise(migration, newest.judged_by)
     return EvaluationStatus(
         id=newest.id,
         at=newest.at,
@@ -277,6 +281,7 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
         verdict=newest.verdict,
         valid=not why,
         why_void=why,
+        near_void="" if why else near,
         judged_old=newest.summary["ndcg_old"],
         judged_new=newest.summary["ndcg_new"],
         # recorded by an earlier version, the summary has none of these
@@ -310,35 +315,39 @@ def _judged_otherwise(migration: Migration, judged_by: Mapping[str, Any] | None)
     return f"it was judged by other settings of the gate ({said})" if said else ""
 
 
-def _why_void(conn: Connection, migration: Migration, seen: SeenState) -> str:
-    """Empty while no more changes were made than the gate's present ``max_drift`` allows.
+def _why_void(conn: Connection, migration: Migration, seen: SeenState) -> tuple[str, str]:
+    """Why it is void, and how near it is to that by changes.
+
+    The first is empty while no more were made than the gate's present ``max_drift`` allows, the second below
+    ``NEAR_SHARE`` of these.
 
     A row that changed twice may count twice. Which rows changed only a scan would tell, so this is what may have moved
     at most.
     """
     if (seen.old_model, seen.new_model) != (migration.old_model.id, migration.new_model.id):
-        return "it compared other models"
+        return "it compared other models", ""
     share = migration.stored.gate.max_drift
     allowed = int(share * seen.rows)
     now = read_movement(conn, migration, after=seen.queue_position, at_most=allowed + 1)
     if now.heaps != seen.heaps:
-        return "the table was truncated or rewritten since"
+        return "the table was truncated or rewritten since", ""
     index = approximate_index(conn, migration, Side.NEW)
     if (index.identity if index is not None else "") != seen.index_identity:
         if index is None:
-            return f"the index {seen.index} it saw is gone"
-        return "the new index was built since" if index.valid else "the new index is invalid"
+            return f"the index {seen.index} it saw is gone", ""
+        return ("the new index was built since" if index.valid else "the new index is invalid"), ""
     # with a scope most of what the server counts may be other rows: those of its own that come are captured
     of_scope = migration.scope is not None and seen.captured
     inserted, deleted = now.inserted - seen.inserted, now.deleted - seen.deleted
     updated = 0 if seen.captured else now.updated - seen.updated
     if min(inserted, deleted, updated) < 0:
-        return "the server's write counters were reset (a crash?), so how far the table moved is unknown"
+        return "the server's write counters were reset (a crash?), so how far the table moved is unknown", ""
     captured = now.queued_after + max(0, now.synced - seen.synced)
     moved = max((0 if of_scope else inserted) + deleted + updated, captured, now.backfilled - seen.backfilled)
+    found, limit = percent(moved / max(1, seen.rows), 1, exact=True), percent(share, 1, exact=True)
+    made = f"{counted(moved, 'change', 'changes')} to {counted(seen.rows, 'row', 'rows')} since ({found}"
     if moved > allowed:
-        found = percent(moved / max(1, seen.rows), 1, exact=True)
         least = "at least " if moved == captured and now.queued_after > allowed else ""  # counted up to a bound
-        made = f"{least}{counted(moved, 'change', 'changes')} to {counted(seen.rows, 'row', 'rows')} since"
-        return f"{made} ({found}, more than {percent(share, 1, exact=True)})"
-    return ""
+        return f"{least}{made}, more than {limit})", ""
+    near = moved and moved >= NEAR_SHARE * allowed
+    return "", f"{made} of the {limit} that it bears): it will soon be void" if near else ""

@@ -88,6 +88,7 @@ class Rollback(Action):
                 return "The old side serves already: nothing to roll back."
             snapshot = app.view.snapshot
             found = snapshot.rollback.sentence if snapshot is not None else ""
-            return f"Rolled back: the old side serves all reads ({_took(flip)}). {found}".rstrip()
+            over = f", {snapshot.lands}" if snapshot is not None and snapshot.lands else ""
+            return f"Rolled back{over}: the old side serves all reads ({_took(flip)}). {found}".rstrip()
 
         app.bridge.do_urgently(Task("rollback", lambda engine, _: engine.rollback(), done, result=PointerMoved))

@@ -33,7 +33,7 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
     def __init__(self, view: View, percent: int = 100, blockers: tuple[Blocker, ...] = ()) -> None:
         """Ask about the table of ``view``, with ``percent`` filled in."""
         super().__init__("Cut over", "primary", view.table, blockers)
-        self._percent = percent
+        self._percent, self._lands = percent, view.snapshot.lands if view.snapshot is not None else ""
         if percent != 100:
             self.AUTO_FOCUS = "#percent"  # type: ignore[misc]  # what was asked for
 
@@ -45,7 +45,7 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
                 ("◆ new", "bold $new"),
                 ". No DDL, no lock on the table.\nRollback: ",
                 ("F9", "bold"),
-                ", from anywhere, unasked.",
+                f", from anywhere, unasked{self._lands and ', '}{self._lands}.",
             )
         )
         yield from self.obstacles()

@@ -155,6 +155,12 @@ def age(comparison: Comparison, view: View) -> str:
     return f"void, of {at}: {status.why_void}" if not status.valid and status.id == comparison.evaluation_id else ""
 
 
+def nearly_void(comparison: Comparison, view: View) -> str:
+    """How near a comparison is to be void by changes; empty where it is far from that."""
+    status = view.snapshot.evaluation if view.snapshot else None
+    return status.near_void if status is not None and status.id == comparison.evaluation_id else ""
+
+
 def uncounted(comparison: Comparison, view: View) -> str:
     """What was judged by eye since the gate was decided; empty where nothing was."""
     status = view.snapshot.evaluation if view.snapshot else None

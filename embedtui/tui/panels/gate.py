@@ -12,7 +12,7 @@ from embedtui.model import Blocker, Check, Comparison, Migration, Phase, Placeme
 from embedtui.model.lifecycle import changes_waiting, possible
 from embedtui.model.plan import worst_first
 from embedtui.tui import draw, safe, theme
-from embedtui.tui.panels.comparison import age, made_at, uncounted
+from embedtui.tui.panels.comparison import age, made_at, nearly_void, uncounted
 from embedtui.tui.remedies import worded
 from embedtui.tui.view import View
 
@@ -31,6 +31,8 @@ def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
         rows = [draw.row(head, draw.line((made, "$muted")), width)] if beside else [head, draw.line((made, "$muted"))]
     if older := age(comparison, view):
         rows = draw.wrapped(f"! {safe.line(older)}", width, "bold $warning") + rows
+    if near := nearly_void(comparison, view):
+        rows += draw.wrapped(f"! {safe.line(near)}", width, "$warning")
     if since := uncounted(comparison, view):
         rows += draw.wrapped(f"! {since}", width, "bold $warning")
     for check in checks:
@@ -116,7 +118,7 @@ def happens(view: View, notices: Sequence[Check], width: int) -> Content:
         steps = _ended(view, m)
     elif snapshot.route.active is Side.NEW:
         steps = [
-            ("F9", f"moves all reads back to {m.old_column} ({m.old_model.name}) at once"),
+            ("F9", f"moves all reads back to {m.old_column} {snapshot.lands or f'({m.old_model.name})'}, at once"),
             ("", _kept(snapshot)),
             ("K", f"drops {m.old_column} for good, when you are sure" if m.scope is None else _ENDS),
         ]
@@ -132,7 +134,7 @@ def happens(view: View, notices: Sequence[Check], width: int) -> Content:
             ("1", f"one row is changed: searches use {where} with {m.new_model.name}"),
             ("2", heard),
             ("3", kept),
-            ("F9", "takes it all back, at once"),
+            ("F9", f"takes it all back, at once{snapshot.lands and ', '}{snapshot.lands}"),
         ]
     rows = []
     for key, text in steps:

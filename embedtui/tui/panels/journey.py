@@ -144,9 +144,12 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
         found = snapshot.rollback
         behind = 0 if found.fresh is not False or snapshot.fresh_but_for else found.stale + found.missing
         if behind:
-            back = f"F9 rolls back to a side that is behind by {counted(behind, 'row', 'rows')}"
+            lands = f" {snapshot.lands};" if snapshot.lands else ""
+            back = f"F9 rolls back{lands} to a side that is behind by {counted(behind, 'row', 'rows')}"
             return "!", "Soaking", "$warning", f"{for_}: {back} (Route and rollback says why).".lstrip(": ")
-        return "●", "Soaking", "$success", f"{for_}: F9 rolls back at once, K cleans up when you are sure.".lstrip(": ")
+        style = "$warning" if snapshot.lands else "$success"
+        back = f"at once, {snapshot.lands}; " if snapshot.lands else "at once, "
+        return "●", "Soaking", style, f"{for_}: F9 rolls back {back}K cleans up when you are sure.".lstrip(": ")
     if view.condition is Condition.RUNNING:
         status = snapshot.backfill
         if snapshot.phase is Phase.BACKFILL and status.total is not None:

@@ -51,6 +51,8 @@ def route(view: View, width: int, height: int) -> Content:
     if status.pending:
         rows.append(draw.line(("◐ postponed: ", "bold $warning"), (safe.line(status.pending), "$warning")))
     rows += rollback(view, width)
+    if view.new_reads and snapshot.lands:
+        rows.append(draw.field("F9 lands", (draw.whole(safe.line(snapshot.lands), width - 9), "$warning")))
     rows.append(draw.field("routers", *_routers(status.listeners, status.epoch)))
     if snapshot.evaluation is not None or height > len(rows):
         rows += evaluation(view, width)
@@ -137,6 +139,9 @@ def evaluation(view: View, width: int) -> list[Content]:
         counts = (f"  {many} queries, {few} of them differ much", f"  {few} of {many} differ much")
         known = draw.field("evidence", *head)
         head = [draw.fitting(width, *(draw.line(known, (each, "$muted")) for each in counts)).divide([9])[1]]
+        if status.near_void:
+            said = draw.wrapped(f"! {safe.line(status.near_void)}", width - 9, "$warning", 3)
+            more = [draw.line(" " * 9, each) for each in said]
     second = draw.field("overlap", figures.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
     if status.judged_old is not None and status.judged_new is not None:
         judged = draw.field(

@@ -212,11 +212,14 @@ def test_with_change_capture_only_changed_content_counts(database: str) -> None:
         status = current_evaluation(conn, migration)
     assert status is not None
     assert status.valid, status.why_void
-    execute(database, "UPDATE docs SET content = content || '!' WHERE id::int < 11")
-    with connect(database, name="test") as conn:
-        status = current_evaluation(conn, migration)
-    assert status is not None
-    assert "11 changes to 200" in status.why_void
+    assert not status.near_void
+    near = ("", "8 changes to 200 rows since (4 % of the 5 % that it bears): it will soon be void")
+    void = ("at least 11 changes to 200 rows since (5.5 %, more than 5 %)", "")
+    for first, last, said in ((0, 6, ("", "")), (7, 7, near), (8, 10, void)):
+        execute(database, f"UPDATE docs SET content = content || '!' WHERE id::int BETWEEN {first} AND {last}")
+        with connect(database, name="test") as conn:
+            status = current_evaluation(conn, migration)
+        assert status is not None and (status.why_void, status.near_void) == said
 
 
 def test_an_evaluation_is_judged_by_the_settings_in_force(database: str) -> None:
