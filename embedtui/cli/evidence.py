@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -14,10 +15,11 @@ from embedtui.config import Settings
 from embedtui.engine.validate import report
 from embedtui.engine.validate.catching_up import CATCH_UP_SECONDS
 from embedtui.engine.validate.queries import VERDICTS, from_file, from_sql
-from embedtui.errors import ExitCode, SettingsError
+from embedtui.errors import ExitCode, Remedy, SettingsError
 from embedtui.formatting import counted, number
 from embedtui.model import Comparison, Interval, QueryComparison, QueryInput, Side, VerifyReport
 from embedtui.model.evaluation import EXACT, SERVED
+from embedtui.model.lifecycle import mended, possible
 from embedtui.postgres.connect import connect
 
 _NONE = "none"
@@ -91,7 +93,8 @@ def compare(
             stop=stop,
         )
         line.clear()
-        migration = engine.require()
+        migration, now = engine.require(), engine.snapshot()
+    comparison = replace(comparison, checks=tuple(mended(check, now) for check in comparison.checks))
     if csv_file is not None:
         _write(csv_file, report.to_csv(comparison))
     if html_file is not None:
@@ -274,14 +277,16 @@ def verify(ctx: click.Context, settings: Settings, sample: int, repair: bool, as
     """
     with engine_for(settings, tell) as engine, stop_signals() as stop:
         found = engine.verify(sample=sample, repair=repair, stop=stop)
+        works = possible((Remedy.RUN,), engine.snapshot())
     if as_json:
         emit_json({**to_data(found), "clean": found.clean})
     else:
-        _print_report(found, repair)
+        _print_report(found, repair, " and ".join(f"embedtui {each.value}" for each in works))
     ctx.exit(ExitCode.OK if found.clean else ExitCode.NOT_CLEAN)
 
 
-def _print_report(report: VerifyReport, repair: bool) -> None:
+def _print_report(report: VerifyReport, repair: bool, works: str) -> None:
+    """``works``: the commands by which what is queued is embedded now."""
     say(f"Rows         {number(report.rows)}, {number(report.empty)} with no text")
     say(f"Embedded     {number(report.embedded)}")
     for name in ("missing", "stale", "wrong_model", "unverified", "faulty", "skipped", "orphaned"):
@@ -305,11 +310,11 @@ def _print_report(report: VerifyReport, repair: bool) -> None:
     elif report.undecided:
         say("Not clean: faulty rows wait for a decision. Mend: embedtui faults")
     elif repair:
-        say("Not clean. Queued for repair: embedtui run")
+        say(f"Not clean. Queued for repair: {works}")
     elif report.in_hand and report.worker:
         waits = f"some changes wait longer than {CATCH_UP_SECONDS:.0f} s"
         say(f"Not clean: {waits}. {plain(report.worker)} embeds them: look again in a while.")
     elif report.in_hand:
-        say("Not clean: the changes that wait are not embedded yet. Mend: embedtui run")
+        say(f"Not clean: the changes that wait are not embedded yet. Mend: {works}")
     else:
         say("Not clean. Mend: embedtui verify --repair")

@@ -34,6 +34,7 @@ from embedtui.model import (
 )
 from embedtui.model.bridge import in_words
 from embedtui.model.evaluation import EXACT, SERVED
+from embedtui.model.lifecycle import mended
 from embedtui.postgres.names import shown
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def _print_batch(batch: BatchStatus) -> None:
         )
 
 
-def _print_evaluation(evaluation: EvaluationStatus) -> None:
+def _print_evaluation(evaluation: EvaluationStatus, snapshot: Snapshot) -> None:
     """Its verdict, what speaks against a cutover, and what mends that."""
     void = "" if evaluation.valid else f", void: {plain(evaluation.why_void)}"
     say(
@@ -222,7 +223,7 @@ def _print_evaluation(evaluation: EvaluationStatus) -> None:
         how, served = evaluation.searched, evaluation.judged_served
         also = f", {served:.2f} {SERVED}" if served is not None and how == EXACT else ""
         say(f"           nDCG {evaluation.judged_old:.2f} old, {evaluation.judged_new:.2f} new {how}{also}")
-    for check in evaluation.checks:
+    for check in (mended(each, snapshot) for each in evaluation.checks):
         say(f"           {check.result} {plain(check.name)}: {plain(f'{check.detail} {check.advice}'.rstrip())}")
     if evaluation.verdicts_since is not None:
         since = evaluation.verdicts_since
@@ -279,7 +280,7 @@ def _print_status(snapshot: Snapshot) -> None:
         say(f"Bridged    version {route.bridge}: {in_words(route.bridge_found)}")
     say(f"{'Serves' if snapshot.served_behind else 'Rollback':<11}{_rollback(snapshot)}")
     if snapshot.evaluation is not None:
-        _print_evaluation(snapshot.evaluation)
+        _print_evaluation(snapshot.evaluation, snapshot)
     for worker in snapshot.workers:
         if worker.alive:
             say(f"Worker     {plain(worker.host)}:{worker.pid} {plain(worker.doing)}")

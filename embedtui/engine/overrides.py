@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from embedtui.errors import Refused, SettingsError
-from embedtui.model import Blocker
+from embedtui.model import Blocker, Migration
+from embedtui.model.lifecycle import as_stored, possible
+from embedtui.postgres.connect import Connection
+from embedtui.postgres.state.workers import read_workers
 
 Overrides = Mapping[str, str]
 """Reason by what it passes: a check's name, or ``name:rows`` where rows are at stake (:attr:`Blocker.token`)."""
@@ -36,6 +40,12 @@ def refuse(blocker: Blocker | None) -> None:
     """
     if blocker is not None:
         raise Refused(blocker.message, hint=blocker.hint, remedies=blocker.remedies)
+
+
+def helped_now(conn: Connection, migration: Migration, blockers: Sequence[Blocker]) -> tuple[Blocker, ...]:
+    """``blockers`` with what helps in the present state: while all is paused, another run does nothing."""
+    now = replace(as_stored(migration), workers=read_workers(conn, migration.id, ()))
+    return tuple(replace(each, remedies=possible(each.remedies, now)) for each in blockers)
 
 
 def pass_blockers(blockers: Sequence[Blocker], overrides: Overrides) -> dict[str, str]:

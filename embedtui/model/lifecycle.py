@@ -61,7 +61,12 @@ def possible(remedies: tuple[Remedy, ...], snapshot: Snapshot) -> tuple[Remedy, 
         runs = each in (Remedy.RUN, Remedy.FOLLOW)
         found += [Remedy.RESUME] if runs else []
         found += [] if runs and alive else [each]
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
+
+
+def mended(check: Check, snapshot: Snapshot) -> Check:
+    """``check`` with what mends it in this state: a recorded one was made in another."""
+    return replace(check, remedies=possible(check.remedies, snapshot))
 
 
 def unneeded(command: Command, snapshot: Snapshot) -> Blocker | None:

@@ -36,13 +36,8 @@ def test_the_soak_says_where_a_rollback_lands(state: Snapshot, lands: str, capsy
 
 
 async def test_the_dialog_and_the_rollback_itself_say_it(shown: Open) -> None:
-    async with shown(
-        replace(states.CANARY, route=replace(OVER.route, active=states.CANARY.route.active, canary=10))
-    ) as (
-        app,
-        pilot,
-        _,
-    ):
+    route = replace(OVER.route, active=states.CANARY.route.active, canary=10)
+    async with shown(replace(states.CANARY, route=route)) as (app, pilot, _):
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, CutoverDialog))
         await until(pilot, lambda: "onto the bridge" in picture(app))

@@ -370,7 +370,8 @@ def test_what_serves_through_a_bridge_is_said_with_how_good_it_is() -> None:
     text = panels.route(View(replace(states.RUNNING, route=bridged), UP), 120, 9).plain
     assert "finds 87 % of 212 held-out rows' old neighbours" in text
     cut_over = replace(bridged, active=Side.NEW)
-    assert "held-out" not in panels.route(View(replace(states.RUNNING, route=cut_over), UP), 120, 9).plain
+    text = panels.route(View(replace(states.RUNNING, route=cut_over), UP), 120, 9).plain
+    assert "F9 lands onto the bridge, which finds 87 %" in text and text.count("held-out") == 1
 
 
 def test_what_is_not_live_is_not_shown_as_if_it_were() -> None:
@@ -418,6 +419,11 @@ def test_a_gate_that_fails_says_why_and_what_mends_it(capsys: pytest.CaptureFixt
     _print_status(lost)
     printed = capsys.readouterr().out
     assert f"fail index loss: {LOSS.detail} {LOSS.hint}" in printed and "warn latency" in printed
+    assert states.PAUSED.migration is not None and any(worker.alive for worker in states.PAUSED.workers)
+    paused = replace(failing(WAITS), condition=Condition.PAUSED, migration=states.PAUSED.migration)
+    _print_status(with_advice(paused))
+    printed = capsys.readouterr().out
+    assert "Let sync catch up: `embedtui resume`" in printed and "embedtui run" not in printed
     judged = replace(states.COMPARISON, verdict="FAIL", checks=(Check("index", "warn", "Small."), LOSS))
     assert "✗ FAIL: index loss" in summary_line(judged, View(lost, UP), 100).plain
     rows = [each.plain for each in gate(judged, View(lost, UP), 60)]

@@ -34,7 +34,7 @@ from embedtui.engine.cleanup.steps import (
     taken_back,
     unbounded,
 )
-from embedtui.engine.overrides import Overrides, audited, pass_blockers, refuse
+from embedtui.engine.overrides import Overrides, audited, helped_now, pass_blockers, refuse
 from embedtui.errors import Interrupted, NotClean, Refused, Remedy
 from embedtui.model import Migration, Phase, RollbackStatus
 from embedtui.model.lifecycle import QUEUE_COUNTED
@@ -89,7 +89,7 @@ def cleanup(
             choice = decided(conn, migration, choice)
             with cancelled_by(conn, stop):
                 blockers = cleanup_blockers(conn, migration, choice, thorough=True)
-            passed = pass_blockers(blockers, override)
+            passed = pass_blockers(helped_now(conn, migration, blockers), override)
             on_step(CleanupStep("begin", "phase cleanup; a rollback takes it back until the drop"))
             _begin(conn, migration, choice, passed, epoch)
             state = read_ending(conn, migration)

@@ -17,7 +17,7 @@ from embedtui.config import CutoverSettings
 from embedtui.engine.cutover.blockers import BACKLOG_REFUSED, cutover_blockers, rollback_blockers
 from embedtui.engine.cutover.search_path import left_on, move_roles
 from embedtui.engine.cutover.strategies import cutover_settings, rename_blockers, rename_sql, tell_services
-from embedtui.engine.overrides import Overrides, audited, pass_blockers, refuse
+from embedtui.engine.overrides import Overrides, audited, helped_now, pass_blockers, refuse
 from embedtui.errors import EmbedtuiError, Refused
 from embedtui.model import EvaluationStatus, Flip, Migration, Side
 from embedtui.postgres.connect import Connection, connect, host_name, operator_name, translate
@@ -103,7 +103,9 @@ def cutover(
             if before.active is Side.NEW:
                 raise Refused("The new side serves every read already.", hint="Roll back first, then set a canary.")
             viewed = routed_view.find(conn, migration) is not None
-            passed = pass_blockers(cutover_blockers(conn, migration, gate, percent), override)
+            passed = pass_blockers(
+                helped_now(conn, migration, cutover_blockers(conn, migration, gate, percent)), override
+            )
             forget_listeners(conn)
             if is_cold(conn, migration):
                 prewarm(conn, migration)
@@ -179,7 +181,9 @@ def postpone(
             if before.active is Side.NEW:
                 raise Refused("The new side serves every read already.")
             blockers = cutover_blockers(conn, migration, gate, percent)
-            passed = pass_blockers([blocker for blocker in blockers if blocker.name != "sync"], override)
+            passed = pass_blockers(
+                helped_now(conn, migration, [each for each in blockers if each.name != "sync"]), override
+            )
             pending: dict[str, Any] = {
                 "percent": percent,
                 "override": dict(override),

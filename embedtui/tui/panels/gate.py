@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from textual.content import Content
 
 from embedtui.formatting import counted
 from embedtui.model import Blocker, Check, Comparison, Migration, Phase, PlacementKind, Side, Snapshot
-from embedtui.model.lifecycle import changes_waiting, possible
+from embedtui.model.lifecycle import changes_waiting, mended
 from embedtui.model.plan import worst_first
 from embedtui.tui import draw, safe, theme
 from embedtui.tui.panels.comparison import age, made_at, nearly_void, uncounted
@@ -37,7 +36,7 @@ def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
         rows += draw.wrapped(f"! {since}", width, "bold $warning")
     for check in checks:
         if view.snapshot is not None:
-            check = replace(check, remedies=possible(check.remedies, view.snapshot))
+            check = mended(check, view.snapshot)
         rows += check_lines(check, width, 8)  # narrow as the box may be, what mends it is read whole
         if (now := _now(check, view)) and now not in check.detail:
             rows += draw.wrapped(f"  now: {now}", width, "$warning")

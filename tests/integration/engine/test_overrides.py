@@ -71,8 +71,14 @@ def test_queued_changes_are_dropped_by_their_number_alone(
     conn.execute("UPDATE documents SET embedding_v2_source = 0 WHERE id = 1")  # its new vector is of earlier content
     conn.execute("DELETE FROM embedtui.queue")
     conn.execute(queue, [migration.id])
-    with pytest.raises(Refused, match="1 change still waits"):
+    with pytest.raises(Refused, match="1 change still waits") as caught:
         clean_up(conn, queue="never mind")
+    assert "`embedtui run --follow`" in caught.value.hint
+    conn.execute("UPDATE embedtui.migration SET desired = 'pause'")
+    with pytest.raises(Refused) as caught:
+        clean_up(conn, queue="never mind")
+    assert "`embedtui resume`, then `embedtui run --follow`" in caught.value.hint, "nobody works before that"
+    conn.execute("UPDATE embedtui.migration SET desired = 'run'")
 
     def one_more(step: CleanupStep) -> None:
         if step.name == "contract":
