@@ -17,6 +17,7 @@ from embedtui.engine.overrides import Overrides
 from embedtui.formatting import counted, percent
 from embedtui.model import Event, Interval
 from embedtui.model.bridge import BridgeFigures, BridgeQueries, BridgeReport
+from embedtui.model.evaluation import SERVED
 
 
 @click.command(cls=ExampleCommand, example="embedtui bridge --table documents --old-retired\nembedtui bridge --off")
@@ -94,7 +95,7 @@ def _say_queries(asked: BridgeQueries) -> None:
         low, high = percent(asked.overlap.low), percent(asked.overlap.high)
         say(
             f"Queries    {percent(asked.overlap.mean)} ({low} to {high}) of what the old model found"
-            f" ({counted(asked.logged, 'query', 'queries')} with its vector)"
+            f" ({counted(asked.logged, 'query', 'queries')} with its vector, {SERVED})"
         )
     for count, bridged, other, name in (
         (asked.judged_old, asked.ndcg_beside, asked.ndcg_old, "old"),

@@ -164,7 +164,8 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
     say(f"Index        exact new against index new: {_share(figures.index_recall)}")
     if (bridged := figures.bridged) is not None:
         without = f", {number(bridged.only)} without a vector of the old model" if bridged.only else ""
-        say(f"Bridged      version {bridged.version}: {counted(bridged.queries, 'query', 'queries')}{without}")
+        queries = counted(bridged.queries, "query", "queries")
+        say(f"Bridged      version {bridged.version}: {queries} {bridged.searched}{without}")
         say(f"  overlap    with old {_interval(bridged.overlap_old)}, with new {_interval(bridged.overlap_new)}")
         if bridged.judged:
             say(f"  nDCG@10    bridged {_interval(bridged.ndcg)}, new {_interval(bridged.ndcg_new)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedtui.arrays import np
 from embedtui.formatting import counted, percent
-from embedtui.model.evaluation import Interval
+from embedtui.model.evaluation import SERVED, Interval
 
 if TYPE_CHECKING:
     from embedtui.arrays import npt
@@ -121,7 +121,7 @@ def in_words(status: BridgeStatus) -> str:
     asked = status.queries
     if asked is not None and asked.overlap is not None:
         share, queries = percent(asked.overlap.mean), counted(asked.logged, "query", "queries")
-        return f"finds {share} of what the old model found, {queries}"
+        return f"finds {share} of what the old model found, {queries} {SERVED}"
     figures = status.figures
     return f"finds {percent(figures.overlap_10.mean)} of {figures.rows:,} held-out rows' old neighbours"
 

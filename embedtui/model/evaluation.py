@@ -167,6 +167,8 @@ class BridgedMeasures:
     """Of the same queries on the new side."""
     ndcg_difference: Interval | None = None
     p_value: float | None = None
+    searched: str = EXACT
+    """How, in words; the figures that the bridge has of its own are as served."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
         if dead and refusal(Command.BRIDGE, snapshot) is None:
             return ("wait" if snapshot.bridge_work else Command.BRIDGE), f"{snapshot.old_gone}."
         if snapshot.condition is Condition.IDLE:
-            return Command.RUN, "No worker is at work: run it, it goes on where it stopped."
+            return Command.RUN, f"No worker is at work: run it{_done(snapshot)}."
         if phase is Phase.INDEX and snapshot.migration.index_held:
             return Command.INDEX, "The index is held back: build it now, or release it for the workers."
         if held := _held(snapshot):
@@ -122,9 +122,7 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
         if _left_behind(snapshot):
             waiting = changes_waiting(snapshot.sync.queued)
             return Command.RUN, f"No worker keeps the sides in sync: {waiting}, and a rollback would be stale."
-        searches = "searches" if snapshot.route.listeners else "your application's searches, which no Router counts,"
-        key = f"one key ({snapshot.lands})" if snapshot.lands else "one key"
-        return "watch", f"Soaking: watch {searches} and faults; roll back with {key} if anything looks wrong."
+        return "watch", _soaking(snapshot)
     if snapshot.faulty:
         return "faults", f"{counted(snapshot.faulty, 'row is', 'rows are')} faulty: retry, truncate or skip."
     if _left_behind(snapshot):
@@ -141,6 +139,18 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
         return Command.CUTOVER, f"{share}: watch them, then move the rest."
     near = f" Soon: {evaluation.near_void}." if evaluation.near_void else ""
     return Command.CUTOVER, f"The gate passed: cut over when ready.{near}"
+
+
+def _done(snapshot: Snapshot) -> str:
+    """What of the backfill is done already, if only a bridge's sample."""
+    rows = snapshot.backfill.rows
+    return f"; {counted(rows, 'row is', 'rows are')} embedded already" if rows else ""
+
+
+def _soaking(snapshot: Snapshot) -> str:
+    searches = "searches" if snapshot.route.listeners else "your application's searches, which no Router counts,"
+    key = f"one key ({snapshot.lands})" if snapshot.lands else "one key"
+    return f"Soaking: watch {searches} and faults; roll back with {key} if anything looks wrong."
 
 
 def held_until(holds: Iterable[Hold]) -> str:

@@ -27,9 +27,10 @@ COMPARED = replace(states.COMPARISON, measures=replace(states.MEASURES, ndcg_ser
 
 @pytest.mark.parametrize("width", [38, 46, 76])
 def test_the_overview_says_that_ndcg_is_by_exact_search_and_what_is_served(width: int) -> None:
-    line = next(each for each in panels.route(View(LOSES, UP), width, 12).plain.splitlines() if "nDCG" in each)
-    assert "◇ 0.41 → ◆ 0.59 exact" in line
-    assert ("0.31 as served" in line) == (width > 38)
+    text = panels.route(View(LOSES, UP), width, 12).plain
+    line = next(each for each in text.splitlines() if "nDCG" in each)
+    assert "◇ 0.41 → ◆ 0.59 exact" in line and "0.31 as served" in text
+    assert ("as served" in line) == (width > 38)
     served = replace(LOSES, evaluation=replace(states.EVALUATION, searched="as served", judged_served=0.59))
     said = panels.route(View(served, UP), width, 12).plain
     assert "◆ 0.59 as served" in said and "exact" not in said

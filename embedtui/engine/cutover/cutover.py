@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from embedtui.engine.cutover.search_path import left_on, move_roles
 from embedtui.engine.cutover.strategies import cutover_settings, rename_blockers, rename_sql, tell_services
 from embedtui.engine.overrides import Overrides, audited, helped_now, pass_blockers, refuse
 from embedtui.errors import EmbedtuiError, Refused
-from embedtui.model import EvaluationStatus, Flip, Migration, Side
+from embedtui.model import Blocker, EvaluationStatus, Flip, Migration, Side
 from embedtui.postgres.connect import Connection, connect, host_name, operator_name, translate
 from embedtui.postgres.ddl import run_ddl
 from embedtui.postgres.indexes import is_cold, prewarm
@@ -103,9 +103,7 @@ def cutover(
             if before.active is Side.NEW:
                 raise Refused("The new side serves every read already.", hint="Roll back first, then set a canary.")
             viewed = routed_view.find(conn, migration) is not None
-            passed = pass_blockers(
-                helped_now(conn, migration, cutover_blockers(conn, migration, gate, percent)), override
-            )
+            passed = _passed(conn, migration, cutover_blockers(conn, migration, gate, percent), override)
             forget_listeners(conn)
             if is_cold(conn, migration):
                 prewarm(conn, migration)
@@ -157,6 +155,10 @@ def rollback(
         raise translate(error, dsn=dsn) from error
 
 
+def _passed(conn: Connection, migration: Migration, blockers: Sequence[Blocker], override: Overrides) -> dict[str, str]:
+    return pass_blockers(helped_now(conn, migration, blockers), override)
+
+
 def postpone(
     dsn: str,
     migration: Migration,
@@ -181,9 +183,7 @@ def postpone(
             if before.active is Side.NEW:
                 raise Refused("The new side serves every read already.")
             blockers = cutover_blockers(conn, migration, gate, percent)
-            passed = pass_blockers(
-                helped_now(conn, migration, [each for each in blockers if each.name != "sync"]), override
-            )
+            passed = _passed(conn, migration, [each for each in blockers if each.name != "sync"], override)
             pending: dict[str, Any] = {
                 "percent": percent,
                 "override": dict(override),

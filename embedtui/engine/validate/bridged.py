@@ -57,15 +57,20 @@ def bridged_queries(
     )
 
 
-def add_bridged(conn: Connection, run: Run, comparison: Comparison, bridged: Bridged, rankings: Rankings) -> Comparison:
-    """The comparison with its third side: at queries that have an old one, and as queries that have no other."""
+def add_bridged(
+    conn: Connection, run: Run, comparison: Comparison, bridged: Bridged, rankings: Rankings, searched: str
+) -> Comparison:
+    """The comparison with its third side: at queries that have an old one, and as queries that have no other.
+
+    ``searched``: how they were, in words.
+    """
     k = comparison.k
     shown = {key for found in rankings.values() for side in Side for key, _ in found[side][:k]}
     hits = read_hits(conn, run.migration, sorted(shown))
     made = {query.query_id: query for query in comparison.queries}
     unknown = f"{run.migration.old_model.called} made no vector of it"
     judged: list[tuple[float, float]] = []
-    searched: list[QueryComparison] = []
+    told: list[QueryComparison] = []
     for position, query in enumerate(bridged.asked.queries):
         if position not in rankings:
             continue
@@ -77,12 +82,12 @@ def add_bridged(conn: Connection, run: Run, comparison: Comparison, bridged: Bri
             ndcg, new = (measures.ndcg([key for key, _ in found[side]], gains, JUDGED_DEPTH) for side in Side)
             judged.append((ndcg, new))
         beside = rank(SearchedQuery(query, found, ndcg={Side.NEW: new}), hits, k)
-        searched.append(beside)
+        told.append(beside)
         if query.id in made:
             made[query.id] = replace(made[query.id], bridged=beside.old, ndcg_bridged=ndcg)
         elif query.id in bridged.only:
             made[query.id] = replace(beside, old=(), bridged=beside.old, old_unknown=unknown, ndcg_bridged=ndcg)
-    if not searched:
+    if not told:
         return comparison
     shared = [
         measures.overlap(_keys(query.old), _keys(query.bridged), k)
@@ -92,10 +97,11 @@ def add_bridged(conn: Connection, run: Run, comparison: Comparison, bridged: Bri
     differences = [new - old for old, new in judged]
     found_all = BridgedMeasures(
         version=bridged.version,
-        queries=len(searched),
-        only=sum(query.query_id in bridged.only for query in searched),
+        queries=len(told),
+        searched=searched,
+        only=sum(query.query_id in bridged.only for query in told),
         overlap_old=measures.bootstrap(shared),
-        overlap_new=measures.bootstrap([query.overlap for query in searched]),
+        overlap_new=measures.bootstrap([query.overlap for query in told]),
         judged=len(judged),
         ndcg=measures.bootstrap([old for old, _ in judged]),
         ndcg_new=measures.bootstrap([new for _, new in judged]),

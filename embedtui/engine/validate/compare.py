@@ -79,7 +79,7 @@ def compare(
         third = bridged_queries(conn, run, asked, usable, bridge) if bridge is not None else None
     with (replica or connect)() as conn:
         searched = search_all(conn, run, usable, both=seen.one_sided > 0)
-        through = search_bridged(conn, run, third.asked, both=seen.one_sided > 0) if third is not None else {}
+        through = search_bridged(conn, run, third.asked, both=seen.one_sided > 0) if third is not None else ({}, "")
     if (index := searched.indexes.get(Side.NEW)) is not None:
         # a build that ended since it was observed: what was measured is this index
         seen = replace(seen, index=index.name, index_identity=index.identity)
@@ -87,7 +87,7 @@ def compare(
         _require_names(conn, migration)
         comparison = put_together(conn, run, seen, usable, searched, unknown)
         if third is not None:
-            comparison = add_bridged(conn, run, comparison, third, through)
+            comparison = add_bridged(conn, run, comparison, third, *through)
         return with_verdicts(conn, replace(comparison, where=options.where))
 
 

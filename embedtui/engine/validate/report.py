@@ -214,7 +214,7 @@ def _figures(comparison: Comparison) -> str:
             (f"MRR@10, {how}", _pair(figures.mrr_old, figures.mrr_new), _ranges(figures.mrr_old, figures.mrr_new)),
         ]
     if (bridged := figures.bridged) is not None:
-        through = f"version {bridged.version}, {counted(bridged.queries, 'query', 'queries')}"
+        through = f"version {bridged.version}, {counted(bridged.queries, 'query', 'queries')}, {bridged.searched}"
         if bridged.overlap_old is not None:
             cards.append(("the bridge finds of old", f"{bridged.overlap_old.mean:.3f}", through))
         if bridged.ndcg is not None:

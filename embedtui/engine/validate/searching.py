@@ -16,6 +16,7 @@ from embedtui.engine.validate.measures import mean
 from embedtui.engine.validate.run import Queries, Run, count_queries
 from embedtui.formatting import counted
 from embedtui.model import Side, SweepPoint
+from embedtui.model.evaluation import EXACT, SERVED
 from embedtui.postgres.catalog.vectors import vector_indexes, why_unserved
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import used_by_search
@@ -98,15 +99,17 @@ def search_all(conn: Connection, run: Run, asked: Queries, *, both: bool) -> Sea
     return Searched(exact, served, taken, indexes, sweep, tuple(unknown), unserved)
 
 
-def search_bridged(conn: Connection, run: Run, asked: Queries, *, both: bool) -> Rankings:
-    """Both sides' rankings of queries whose vectors of the old side are mapped ones: exact, else as served.
+def search_bridged(conn: Connection, run: Run, asked: Queries, *, both: bool) -> tuple[Rankings, str]:
+    """Both sides' rankings of queries whose vectors of the old side are mapped ones: exact, else as served; and which.
 
     Raises:
         Interrupted: the run was stopped.
     """
     run = run.prepared(conn)
     exact = _exact_rankings(conn, run, asked, [])
-    return exact if len(exact) == len(asked) else _served_rankings(conn, run, asked, both=both, all_exact=False)[0]
+    if len(exact) == len(asked):
+        return exact, EXACT
+    return _served_rankings(conn, run, asked, both=both, all_exact=False)[0], SERVED
 
 
 def _unserved(conn: Connection, run: Run, side: Side) -> str | None:

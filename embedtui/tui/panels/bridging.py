@@ -8,6 +8,7 @@ from textual.content import Content
 
 from embedtui.model import Interval, Side, Snapshot
 from embedtui.model.bridge import BridgeFigures, BridgeFit, BridgeQueries, BridgeStatus
+from embedtui.model.evaluation import SERVED
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.view import View
 
@@ -105,7 +106,7 @@ def _points(share: float) -> str:
 
 def _queries(asked: BridgeQueries) -> Iterator[Content]:
     if asked.overlap is not None:
-        of = f"  of what the old model found, {figures.number(asked.logged)} logged"
+        of = f"  of what the old model found, {figures.number(asked.logged)} logged, {SERVED}"
         yield _field("queries", (figures.percent(asked.overlap.mean), "bold"), (of, "$muted"))
     elif asked.ndcg is None:
         yield _field("queries", (f"{figures.number(asked.queries)} kept, none judged or logged", "$muted"))

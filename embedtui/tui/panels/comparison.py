@@ -227,7 +227,10 @@ def summary_line(comparison: Comparison, view: View, width: int) -> Content:
     ]
     if m.bridged is not None and m.bridged.overlap_old is not None and width >= ROOMY:
         found = figures.percent(m.bridged.overlap_old.mean)
-        parts += [(f"  {GLYPHS[BRIDGED]} bridged ", STYLES[BRIDGED]), (f"finds {found} of old", "")]
+        parts += [
+            (f"  {GLYPHS[BRIDGED]} bridged ", STYLES[BRIDGED]),
+            (f"finds {found} of old {m.bridged.searched}", ""),
+        ]
     seen = comparison.seen
     if comparison.partial and (seen is None or seen.one_sided > seen.rows * PARTIAL_SHARE):
         parts.append(("  ! partial", "$warning"))

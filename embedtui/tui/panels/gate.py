@@ -117,7 +117,10 @@ def happens(view: View, notices: Sequence[Check], width: int) -> Content:
         steps = _ended(view, m)
     elif snapshot.route.active is Side.NEW:
         steps = [
-            ("F9", f"moves all reads back to {m.old_column} {snapshot.lands or f'({m.old_model.name})'}, at once"),
+            (
+                "F9",
+                f"moves all reads back to {m.old_column} {snapshot.lands + ',' if snapshot.lands else f'({m.old_model.name})'} at once",
+            ),
             ("", _kept(snapshot)),
             ("K", f"drops {m.old_column} for good, when you are sure" if m.scope is None else _ENDS),
         ]

@@ -131,11 +131,14 @@ def _bridged_lines(bridged: BridgedMeasures) -> list[Content]:
     glyph, style = GLYPHS[BRIDGED], STYLES[BRIDGED]
     rows = []
     if bridged.overlap_old is not None:
-        of = f" of old's results, version {bridged.version}"
+        of = f" of old's, {bridged.searched}, version {bridged.version}"
         rows.append(field("bridged", (f"{glyph} {figures.percent(bridged.overlap_old.mean)}", style), (of, "$muted")))
     if bridged.ndcg is not None and bridged.ndcg_new is not None:
         parts: list[draw.Part] = [(f"{glyph} {bridged.ndcg.mean:.3f}", style), "  "]
-        parts += [(f"◆ {bridged.ndcg_new.mean:.3f}", "bold $new"), (f"  {bridged.judged:,} judged", "$muted")]
+        parts += [
+            (f"◆ {bridged.ndcg_new.mean:.3f}", "bold $new"),
+            (f"  {bridged.searched}, {bridged.judged:,} judged", "$muted"),
+        ]
         rows.append(field("nDCG@10", *parts))
     if bridged.only:
         rows.append(field("", (f"{glyph} {bridged.only:,} have no vector of the old model", "$muted")))

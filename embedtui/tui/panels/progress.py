@@ -84,7 +84,7 @@ def backfill(view: View, width: int, height: int) -> Content:
         rows.append(draw.field("ETA", (figures.UNKNOWN, "$muted")))
     rows.append(_spent(snapshot, width))
     rows.append(draw.field("tokens", figures.short(status.tokens), *_pace(snapshot, width)))
-    rows.append(draw.field("HOT", *_hot_share(snapshot)))
+    rows.append(draw.field("writes", *_hot_share(snapshot)))
     rows = [draw.cut(each, width) for each in rows]
     if spare >= 3 and len(view.rates) > 1 and snapshot.phase not in EMBEDDED:
         top = max(view.rates)
@@ -220,7 +220,7 @@ def _hot_share(snapshot: Snapshot) -> list[draw.Part]:
     status = snapshot.backfill
     if status.hot_share is None:
         side_table = snapshot.migration is not None and snapshot.migration.placement is PlacementKind.TABLE
-        return [(figures.UNKNOWN, "$muted"), (" side table" if side_table else "", "$muted")]
+        return [("into a side table" if side_table else figures.UNKNOWN, "$muted")]
     # The server counts both figures on its own time, so that their quotient can be above 1 for a moment.
     share = figures.percent(min(1.0, status.hot_share))
     if status.hot_share < 0.5:

@@ -124,6 +124,7 @@ def evaluation(view: View, width: int) -> list[Content]:
     glyph, style = {"PASS": ("✓", "$success"), "FAIL": ("✗", "$error")}.get(status.verdict, ("?", "$warning"))
     head: list[draw.Part] = [(f"{glyph} {status.verdict}", f"bold {style}")]
     more: list[Content] = []
+    after: list[Content] = []
     if not status.valid:
         head = [(f"! {status.verdict}, void", "bold $warning")]
         why = (f": {safe.line(status.why_void)}", "$warning")
@@ -150,10 +151,12 @@ def evaluation(view: View, width: int) -> list[Content]:
         judged, shared = draw.line(judged, (f" {status.searched}", "$muted")), figures.percent(status.mean_overlap)
         rest = [f"  {word} {shared}" for word in ("overlap", "shared")]
         if status.judged_served is not None and status.searched == EXACT:
-            served = f", {status.judged_served:.2f} {SERVED}"
-            rest = [*(served + each for each in rest), served]
+            served = f"{status.judged_served:.2f} {SERVED}"
+            rest = [*(f", {served}{each}" for each in rest), f", {served}"]
+            if all(judged.cell_length + len(each) > width for each in rest):
+                after = [draw.line(" " * 9, (f"◆ {served}", "$new"))]
         second = draw.fitting(width, *(draw.line(judged, (each, "$muted")) for each in rest), judged)
-    return [draw.field("evidence", *head), *more, second]
+    return [draw.field("evidence", *head), *more, second, *after]
 
 
 def _routers(listeners: tuple[ListenerStatus, ...], epoch: int) -> list[draw.Part]:

@@ -9,6 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 
+from embedtui.formatting import counted
 from embedtui.model import Phase, Plan
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.actions import READONLY
@@ -159,9 +160,9 @@ class PlanScreen(DashboardScreen):
         warned = sum(check.result == "warn" for check in plan.checks)
         of = " of another one" if view.phase is Phase.DONE else ""
         if failed:
-            verdict = draw.line((f"✗ {failed} in the way{of}", "bold $error"))
+            verdict = draw.line((f"✗ {counted(failed, 'check', 'checks')} in the way{of}", "bold $error"))
         elif warned:
-            verdict = draw.line((f"! {warned} to look at{of}", "bold $warning"))
+            verdict = draw.line((f"! {counted(warned, 'check', 'checks')} to look at{of}", "bold $warning"))
         else:
             verdict = draw.line((f"✓ ready{of and ' for another one'}", "bold $success"))
         price: draw.Part = (f"~{figures.money(plan.estimated_cost)}", "bold")
@@ -191,7 +192,10 @@ def _batch_parts(plan: Plan) -> list[draw.Part]:
     if plan.batch is None:
         return []
     mark = "by batch jobs " if plan.batch.chosen else "or by batch jobs "
-    return [(f"  {mark}", "$muted"), (f"~{figures.money(plan.batch.cost)}", "bold"), (", each in 24 h", "$muted")]
+    price: draw.Part = (f"~{figures.money(plan.batch.cost)}", "bold")
+    if plan.batch.cost is None:
+        price = ("price unknown", "$muted")
+    return [(f"  {mark}", "$muted"), price, (", each in 24 h", "$muted")]
 
 
 def sql_text(plan: Plan) -> str:

@@ -308,7 +308,7 @@ def test_queries_tell_how_real_ones_fare_beside_the_old_model(
     assert share.status.queries == found, "the queries are kept, and nothing is embedded again"
     snapshot = engine.snapshot()
     assert snapshot.route.bridge_found == share.status
-    said = f"finds {percent(found.overlap.mean)} of what the old model found, 40 queries"
+    said = f"finds {percent(found.overlap.mean)} of what the old model found, 40 queries as served"
     assert in_words(share.status) == said
     fitted = next(entry.detail for entry in engine.audit() if "fitted on" in entry.detail)
     assert said in fitted and f"nDCG {found.ndcg.mean:.2f}, was {found.ndcg_old.mean:.2f}, 40 judged" in fitted
