@@ -121,7 +121,10 @@ class DemoReport:
             ("Backfill", f"{_figure(self.rows_per_second, ',.0f')} rows/s, {self.tokens:,} tokens"),
             ("Index", f"{self.index.name} ({self.index.method}), {'valid' if self.index.valid else 'INVALID'}"),
             ("Top 10", f"{self.comparison.mean_overlap:.0%} shared over {self.comparison.queries} questions"),
-            ("nDCG@10", f"{_figure(judged.old)} old, {_figure(judged.new)} new: {self.comparison.verdict}"),
+            (
+                "nDCG@10",
+                f"{_figure(judged.old)} old, {_figure(judged.new)} new, by exact search: {self.comparison.verdict}",
+            ),
             ("Cutover", f"{self.flip_ms:.1f} ms, rollback {self.rollback_ms:.1f} ms"),
             (
                 "Application",

@@ -116,11 +116,9 @@ def happens(view: View, notices: Sequence[Check], width: int) -> Content:
     if snapshot.phase.ended:
         steps = _ended(view, m)
     elif snapshot.route.active is Side.NEW:
+        lands = f"{snapshot.lands}," if snapshot.lands else f"({m.old_model.name})"
         steps = [
-            (
-                "F9",
-                f"moves all reads back to {m.old_column} {snapshot.lands + ',' if snapshot.lands else f'({m.old_model.name})'} at once",
-            ),
+            ("F9", f"moves all reads back to {m.old_column} {lands} at once"),
             ("", _kept(snapshot)),
             ("K", f"drops {m.old_column} for good, when you are sure" if m.scope is None else _ENDS),
         ]

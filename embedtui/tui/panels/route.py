@@ -144,6 +144,7 @@ def evaluation(view: View, width: int) -> list[Content]:
             said = draw.wrapped(f"! {safe.line(status.near_void)}", width - 9, "$warning", 3)
             more = [draw.line(" " * 9, each) for each in said]
     second = draw.field("overlap", figures.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
+    second = draw.fitting(width, draw.line(second, (f", {status.searched}", "$muted")), second)
     if status.judged_old is not None and status.judged_new is not None:
         judged = draw.field(
             "nDCG", (f"◇ {status.judged_old:.2f}", "$old"), (" → ", "$muted"), (f"◆ {status.judged_new:.2f}", "$new")
