@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from textual.content import Content
 
+from embedtui.formatting import counted
 from embedtui.model import BackfillStatus, Condition, IndexMethod, ListenerStatus, Phase, PlacementKind, Snapshot
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.parts import loading
@@ -298,8 +299,9 @@ def sync(view: View, width: int, height: int) -> Content:
         head = draw.line(("✓ in sync ", "bold $success"), ("no change waits", "$muted"))
     else:
         style = "$warning" if behind else "$primary"
+        waits = counted(status.queued, "change waits", "changes wait")  # a row that changed twice has two
         head = draw.line(
-            (f"{'!' if behind else '●'} {figures.number(status.queued)} wait", f"bold {style}"),
+            (f"{'!' if behind else '●'} {waits}", f"bold {style}"),
             (", oldest ", "$muted"),
             (figures.duration(status.oldest_seconds), style if behind else ""),
         )
