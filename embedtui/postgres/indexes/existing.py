@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from embedtui.model import IndexMethod, Migration, Side, TableName
+from embedtui.model import IndexMethod, Migration, Phase, Side, TableName
 from embedtui.postgres.catalog.vectors import SEARCH_TYPE, SERVING
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation
@@ -156,7 +156,8 @@ def lost_old_index(conn: Connection, migration: Migration) -> str:
     One look-up while all is well. One under another name, or a whole one for partial ones, is as good.
     """
     known = migration.run_state.old_indexes
-    if not known or migration.phase.ended or migration.run_state.gone is Side.OLD:
+    going = migration.phase.ended or migration.phase is Phase.CLEANUP or migration.run_state.gone is Side.OLD
+    if not known or going:
         return ""
     found = indexes_of(conn, sorted({each.relation for each in known}), migration.old_column)
     for each in known:

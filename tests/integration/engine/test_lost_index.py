@@ -42,6 +42,10 @@ def test_an_old_index_that_is_gone_or_broken_is_missed_until_one_serves_again(
         conn.execute("CREATE INDEX again ON docs USING hnsw (embedding vector_cosine_ops)")
         assert not look(conn).old_index_lost
         conn.execute("DROP INDEX again")
+        conn.execute("UPDATE embedtui.migration SET phase = 'cleanup'")
+        assert not look(conn).old_index_lost, "the side goes"
+        conn.execute("UPDATE embedtui.migration SET phase = 'soak'")
+        assert look(conn).old_index_lost
         store_setting(conn, migration.id, "gone", Side.OLD.value)
         assert not look(conn).old_index_lost, "the cleanup has dropped the side"
 
