@@ -33,9 +33,11 @@ CANONICAL = {
     "extra_float_digits": "1",
     "lc_monetary": "C",
     "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
 }
-"""All that a value's text form depends on beside the value, of all our sessions and of change capture in the
-application's: a row's key is compared as text, and what one session writes another has to find."""
+"""All that a value's text form depends on beside the value, and what a literal's backslash says, of all our sessions
+and of change capture in the application's: a row's key is compared as text, and what one session writes another has to
+find."""
 
 MORE_MEMORY = (
     "Give it more: a container's /dev/shm by `docker run --shm-size=2g` or an emptyDir in memory, or set"
@@ -64,6 +66,10 @@ _SET_UP = f"""
 SELECT pg_catalog.set_config('search_path', %s, false),
        pg_catalog.set_config('statement_timeout', %s, false), pg_catalog.set_config('lock_timeout', %s, false),
        pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', false),
+       -- our sessions wait for providers and operators, and an index takes as long as it takes
+       pg_catalog.set_config('idle_session_timeout', '0', false),
+       CASE WHEN pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 170000
+           THEN pg_catalog.set_config('transaction_timeout', '0', false) END,
        {", ".join(f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in CANONICAL.items())},
        pg_catalog.set_config('row_security', 'off', false),
        -- which process it is: lines of the audit log take it from here
