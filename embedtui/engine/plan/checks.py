@@ -240,6 +240,11 @@ def _check_foreign_key(draft: Draft, migration: Migration) -> Iterator[Check]:
     if draft.facts.persistence == "u":
         yield Check("foreign key", "fail", f"{table} is unlogged: no logged side table may refer to it.", mend)
         return
+    if not draft.key.referable:
+        yield Check(
+            "foreign key", "fail", f"No foreign key can refer to {draft.key.name}, by its columns' types.", mend
+        )
+        return
     fails = ["TRUNCATE and DROP TABLE without CASCADE", "SET UNLOGGED", "a change of its key's columns or their types"]
     if draft.facts.kind == "partitioned":
         fails[1] = "DETACH PARTITION, DROP or TRUNCATE of a partition"

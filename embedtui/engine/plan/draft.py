@@ -175,17 +175,17 @@ def resolve(conn: Connection[Any], settings: Settings) -> Draft:
         text=text,
         distance=settings.distance or _told(found) or Distance.COSINE,
         index_method=settings.index.method,
-        stored=_stored(facts, settings),
+        stored=_stored(facts, key, settings),
         notices=_notices(conn, facts, old, dimensions),
         preset=preset,
         elsewhere=elsewhere,
     )
 
 
-def _stored(facts: TableFacts, settings: Settings) -> dict[str, object]:
-    """A foreign key to a partitioned table would keep its partitions from being detached, dropped or emptied."""
+def _stored(facts: TableFacts, key: UniqueKey, settings: Settings) -> dict[str, object]:
+    """No foreign key where none is possible, or where it would keep partitions from being detached or dropped."""
     stored = settings.stored()
-    if facts.kind == "partitioned" and not settings.says("foreign_key"):
+    if (facts.kind == "partitioned" or not key.referable) and not settings.says("foreign_key"):
         stored["foreign_key"] = False
     return stored
 

@@ -72,6 +72,8 @@ class UniqueKey:
     primary: bool
     equality: tuple[str, ...] = ()
     """Schema of each column's operator ``=``, as the key's index has it; empty: all pg_catalog."""
+    referable: bool = True
+    """A foreign key of columns of these plain types can refer to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,15 @@ SELECT i.relname::text AS name, x.indisprimary AS "primary",
                JOIN pg_amop s ON s.amopfamily = c.opcfamily AND s.amopstrategy = 3
                              AND s.amoplefttype = c.opcintype AND s.amoprighttype = c.opcintype
                JOIN pg_operator o ON o.oid = s.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
-              WHERE k.place <= x.indnkeyatts ORDER BY k.place) AS equality
+              WHERE k.place <= x.indnkeyatts ORDER BY k.place) AS equality,
+       -- nothing but a domain itself equals a domain whose base type has its operators from a pseudo-type (anyenum),
+       -- and WITHOUT OVERLAPS asks for a period on both sides
+       NOT x.indisexclusion AND NOT EXISTS (
+           SELECT FROM unnest(x.indkey::int[], x.indclass::oid[]) WITH ORDINALITY k (num, opclass, place)
+             JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.num
+             JOIN pg_type t ON t.oid = a.atttypid AND t.typtype = 'd'
+             JOIN pg_opclass c ON c.oid = k.opclass JOIN pg_type o ON o.oid = c.opcintype AND o.typtype = 'p'
+            WHERE k.place <= x.indnkeyatts) AS referable
   FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
  WHERE x.indrelid = %(oid)s AND x.indisunique AND x.indisvalid AND x.indimmediate
    AND x.indpred IS NULL AND x.indexprs IS NULL
@@ -241,6 +249,7 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
                 tuple(plain_types[name] for name in row["columns"]),
                 row["primary"],
                 tuple(row["equality"]) if len(row["equality"]) == len(row["columns"]) else (),
+                row["referable"],
             )
             for row in read_all(conn, _KEYS, by)
         ),

@@ -100,6 +100,7 @@ SETTINGS = st.fixed_dictionaries(
         "extra_float_digits": st.sampled_from(["-15", "0", "3"]),
         "lc_monetary": st.sampled_from(["C", "POSIX"]),
         "quote_all_identifiers": st.sampled_from(["on", "off"]),
+        "standard_conforming_strings": st.sampled_from(["on", "off"]),
     }
 )
 
@@ -375,3 +376,36 @@ def test_the_key_a_service_gives_is_read_as_its_value(database: str, part: objec
         conn.execute(f"SET IntervalStyle = {style}; SET DateStyle = German; SET bytea_output = escape")
         same = conn.execute(f"SELECT %s::text::{kind} = %s::{kind}", [text, part]).fetchone()
     assert same == (True,)
+
+
+@pytest.mark.parametrize("kind", ["app.odd_stage", "app.odd_pair", "app.labels"])
+def test_a_key_that_no_foreign_key_can_refer_to_is_followed_by_triggers(
+    database: str, api: LoopbackServer, tmp_path: Path, kind: str
+) -> None:
+    """A domain equals nothing but itself where its base type has its operators from a pseudo-type, as enums do."""
+    values = {
+        "app.odd_stage": "(enum_range(NULL::app.stage))[{}]",
+        "app.odd_pair": "ROW('2026-01-31 12:00+00', {})::app.pair",
+        "app.labels": "ARRAY['a, \"b\"', ({})::text]",
+    }
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(TYPES)
+        conn.execute("CREATE DOMAIN app.odd_stage AS app.stage; CREATE DOMAIN app.labels AS text[]")
+        conn.execute(f"CREATE TABLE documents (k {kind} PRIMARY KEY, content text, embedding vector(8))")
+        for number in (1, 2):
+            conn.execute(f"INSERT INTO documents VALUES ({values[kind].format(number)}, 'text {number}')")
+    flags = {"placement": "table", "content": "content"}
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path, flags))) as engine:
+        engine.run(threading.Event())
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute(
+                f"UPDATE documents SET k = {values[kind].format(3)}, content = 'moved' WHERE content = 'text 1'"
+            )
+            conn.execute("DELETE FROM documents WHERE content = 'text 2'")
+        engine.run(threading.Event())
+        report = engine.verify(sample=5)
+        assert report.clean and (report.embedded, report.orphaned) == (1, 0)
+    said = settings_for(database, api, tmp_path, {**flags, "foreign_key": True, "name": "other", "new_table": "more"})
+    with closing(Engine(database, settings=said)) as engine:
+        (check,) = [each for each in engine.plan().checks if each.name == "foreign key"]
+    assert check.result == "fail" and "documents_pkey" in check.detail
