@@ -52,6 +52,14 @@ def cleanup_blockers(
     found = list(_state_blockers(conn, migration, keeps=choice.keep_old or choice.archive is not None))
     facts = inspect_oid(conn, migration.table_oid)
     choice = decided(conn, migration, choice)
+    if facts.columns_of and (choice.fold or not choice.keep_old):
+        found.append(
+            Blocker(
+                "columns",
+                f"{shown(facts.table)} is {facts.columns_of}: no column can be added to it or dropped alone.",
+                "Keep both: --keep-old --no-fold",
+            )
+        )
     if not choice.keep_old:
         found += dependent_blockers(conn, facts, migration.old_column)
     if choice.fold:

@@ -195,6 +195,11 @@ def _require_readable(server: ServerFacts, facts: TableFacts) -> None:
     table = shown(facts.table)
     if facts.persistence == "t":
         raise TableError(f"{table} is a temporary table.", hint="Name one that other sessions can see.")
+    if facts.foreign_leaves:
+        raise TableError(
+            f"{facts.foreign_leaves[0]}, a partition of {table}, is a foreign table: another server's rows.",
+            hint='Migrate it there; here detach it, or move the other partitions each by itself (placement = "table").',
+        )
     if not facts.may_select:
         raise DatabaseError(
             f"Role {server.role} may not read {table}.", hint=f"GRANT SELECT ON {table} TO {shown_column(server.role)};"

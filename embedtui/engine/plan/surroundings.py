@@ -61,7 +61,14 @@ def surrounding_checks(
 
 def _check_writes(draft: Draft, found: Surroundings, placement: PlacementKind) -> Iterator[Check]:
     beside = placement is PlacementKind.COLUMN
-    if found.columns_used + OURS > MOST_COLUMNS:
+    if draft.facts.columns_of:
+        yield Check(
+            "columns",
+            "fail" if beside else "warn",
+            f"{shown(draft.facts.table)} is {draft.facts.columns_of}: no column can be added to it or dropped alone.",
+            'Set placement = "table".' if beside else "The cleanup leaves the old column, and the side table stays.",
+        )
+    elif found.columns_used + OURS > MOST_COLUMNS:
         yield Check(
             "columns",
             "fail" if beside else "warn",

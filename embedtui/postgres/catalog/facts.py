@@ -148,6 +148,10 @@ class TableFacts:
     leaves: tuple[Leaf, ...]
     inherits: bool
     """Old-style inheritance: it has children, or is one."""
+    columns_of: str
+    """What alone can add, rename and drop its columns: ``of type …``, ``a partition of …``; empty where it can."""
+    foreign_leaves: tuple[str, ...]
+    """Partitions that are foreign tables."""
     rows: int | None
     heap_bytes: int
     total_bytes: int

@@ -35,6 +35,12 @@ SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::tex
        c.relrowsecurity AS row_security, row_security_active(c.oid) AS row_security_applies,
        EXISTS (SELECT FROM pg_inherits i WHERE (i.inhparent = c.oid AND c.relkind <> 'p')
                                             OR (i.inhrelid = c.oid AND NOT c.relispartition)) AS inherits,
+       CASE WHEN c.reloftype <> 0 THEN 'of type ' || c.reloftype::regtype
+            WHEN c.relispartition THEN 'a partition of ' ||
+                 (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid LIMIT 1)
+            ELSE '' END AS columns_of,
+       ARRAY(SELECT t.relid::regclass::text FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
+              WHERE l.relkind = 'f' ORDER BY 1) AS foreign_leaves,
        EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed,
        ARRAY(SELECT rulename::text FROM pg_rewrite w WHERE w.ev_class = c.oid ORDER BY 1) AS rules
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -229,6 +235,8 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
         kind="partitioned" if stored["kind"] == "p" else "table",
         leaves=tuple(Leaf(int(r["oid"]), r["schema"], r["name"], r["bytes"], r["rows"]) for r in leaves),
         inherits=stored["inherits"],
+        columns_of=stored["columns_of"],
+        foreign_leaves=tuple(stored["foreign_leaves"]),
         rows=sum(counted) if counted else None,
         heap_bytes=sum(row["bytes"] for row in leaves),
         total_bytes=sum(row["total"] for row in leaves),

@@ -109,7 +109,7 @@ SELECT i.relname::text AS name, m.amname::text AS method, o.opcname::text AS opc
   FROM tree JOIN pg_index x ON x.indrelid = tree.oid
   JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
   JOIN pg_opclass o ON o.oid = x.indclass[0]
- WHERE NOT i.relispartition AND m.amname NOT IN ('btree', 'hash', 'gin', 'brin')
+ WHERE (NOT i.relispartition OR tree.oid = %(oid)s) AND m.amname NOT IN ('btree', 'hash', 'gin', 'brin')
    -- by name: a partition numbers its columns as it likes
    AND (EXISTS (SELECT FROM pg_attribute a
                  WHERE a.attrelid = x.indrelid AND a.attnum = x.indkey[0] AND a.attname = %(column)s)
