@@ -191,7 +191,7 @@ def _old_side(conn: Connection, migration: Migration) -> list[Blocker]:
 
 def _not_null(conn: Connection, migration: Migration) -> list[Blocker]:
     column = inspect_oid(conn, migration.table_oid).column(migration.old_column)
-    if column is None or not column.not_null:
+    if column is None or not column.not_null or column.has_default:
         return []
     column_name = shown_column(migration.old_column)
     return [

@@ -177,7 +177,8 @@ def _check_table(draft: Draft, placement: PlacementKind) -> Iterator[Check]:
             "warn",
             "A new column breaks prepared SELECT * and RETURNING *, and COPY and INSERT … SELECT * without columns. The"
             " backfill gives each row a new version: what goes by xmin (a loader that reads what changed, a mapper's"
-            " concurrency token) sees every row changed.",
+            " concurrency token) sees every row changed, and a REPEATABLE READ or SERIALIZABLE transaction that changes"
+            " a row which was written since it began has to be tried again, as beside any other writer.",
             "Name the columns there, or use placement table.",
         )
     yield from _check_columns(draft)

@@ -38,6 +38,8 @@ def _for_a_side_table(draft: Draft) -> Iterator[str]:
     table = shown(facts.table)
     if not facts.is_owner:
         yield f"adding a column takes the owner of {table}, and {draft.server.role} is not"
+    if facts.snapshot_isolation:
+        yield f"transactions are {facts.snapshot_isolation} by default, and fail on rows that are backfilled meanwhile"
     if facts.columns_of:
         yield f"{table} is {facts.columns_of}, which alone could add a column"
     carried = [publication.name for publication in facts.publications if not publication.columns]

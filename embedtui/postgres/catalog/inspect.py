@@ -39,6 +39,14 @@ SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::tex
             WHEN c.relispartition THEN 'a partition of ' ||
                  (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid LIMIT 1)
             ELSE '' END AS columns_of,
+       (SELECT min(level) FROM (
+            SELECT reset_val AS level FROM pg_settings WHERE name = 'default_transaction_isolation'
+            UNION ALL
+            SELECT split_part(x, '=', 2) FROM pg_db_role_setting s, unnest(s.setconfig) x
+             WHERE starts_with(x, 'default_transaction_isolation=')
+               AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+               AND (s.setrole = 0 OR has_any_column_privilege(s.setrole, c.oid, 'UPDATE'))) l
+         WHERE level IN ('repeatable read', 'serializable')) AS snapshot_isolation,
        ARRAY(SELECT t.relid::regclass::text FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
               WHERE l.relkind = 'f' ORDER BY 1) AS foreign_leaves,
        EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed,
@@ -236,6 +244,7 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
         leaves=tuple(Leaf(int(r["oid"]), r["schema"], r["name"], r["bytes"], r["rows"]) for r in leaves),
         inherits=stored["inherits"],
         columns_of=stored["columns_of"],
+        snapshot_isolation=stored["snapshot_isolation"],
         foreign_leaves=tuple(stored["foreign_leaves"]),
         rows=sum(counted) if counted else None,
         heap_bytes=sum(row["bytes"] for row in leaves),

@@ -281,6 +281,9 @@ def test_each_thing_that_would_hurt_blocks(database: str, conn: Connection, plac
     conn.execute("DELETE FROM documents WHERE embedding IS NULL")
     conn.execute("ALTER TABLE documents ALTER embedding SET NOT NULL")
     assert names(conn, migration) == {"not_null"}
+    conn.execute("ALTER TABLE documents ALTER embedding SET DEFAULT '[0,0,0,0,0,0,0,0]'")
+    assert names(conn, migration) == set(), "no INSERT fails"
+    conn.execute("ALTER TABLE documents ALTER embedding DROP DEFAULT")
     with pytest.raises(Refused, match=r"^No comparison has been recorded\. embedding is NOT NULL"):
         acts.cutover(database, now(conn, migration), gate=None)
     conn.execute('ALTER TABLE documents RENAME embedding TO "Old One"')

@@ -191,6 +191,29 @@ def test_a_side_table_where_a_column_would_hurt(conn: Connection, plan: MakePlan
 
 
 @pytest.mark.parametrize(
+    "where",
+    ["DATABASE {database}", "ROLE {role}", "ROLE {role} IN DATABASE {database}"],
+    ids=["database", "role", "both"],
+)
+def test_transactions_that_a_backfilled_row_would_fail_speak_for_a_side_table(
+    conn: Connection, plan: MakePlan, where: str
+) -> None:
+    role = f"snapshots_{conn.info.dbname}"
+    conn.execute(f"CREATE ROLE {role}; GRANT UPDATE (content) ON documents TO {role}")
+    on = where.format(database=conn.info.dbname, role=role)
+    try:
+        conn.execute(f"ALTER {on} SET default_transaction_isolation = 'repeatable read'")
+        assert plan().placement is PlacementKind.TABLE
+        if "ROLE" in where:
+            conn.execute(f"REVOKE UPDATE (content) ON documents FROM {role}")
+        else:
+            conn.execute(f"ALTER {on} RESET default_transaction_isolation")
+        assert plan().placement is PlacementKind.COLUMN
+    finally:
+        conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
     "harmless",
     [
         "CREATE PUBLICATION p FOR TABLE documents (id, content)",
