@@ -1,4 +1,4 @@
-"""Writes to the old side that the database refuses: a trigger of the application's, a right, a constraint, a rule."""
+"""Writes that the database refuses: to the old side for whatever reason, to the new one by a row's constraint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ to find one row of a batch."""
 
 
 class Unwritable(Exception):
-    """The database refuses to write an old vector, for a reason that is not its own health."""
+    """The database refuses to write a vector, for a reason that is not its own health."""
 
     def __init__(self, error: EmbedtuiError) -> None:
         super().__init__(str(error))
@@ -36,6 +36,29 @@ def refusing(conn: Connection) -> Iterator[None]:
         if conn.closed or conn.broken or error.sqlstate is None or exhausted(error):
             raise
         raise Unwritable(translate(error)) from error
+
+
+@contextlib.contextmanager
+def refusing_rows() -> Iterator[None]:
+    """Around a transaction that writes new vectors: a constraint that a row breaks is `Unwritable`.
+
+    A CHECK that is NOT VALID is looked at again with every write of a row.
+    """
+    try:
+        yield
+    except psycopg.IntegrityError as error:
+        raise Unwritable(translate(error)) from error
+
+
+def each_row(count: int, write: Callable[[slice], object]) -> dict[int, Unwritable]:
+    """Write so many rows, by halves where one breaks a constraint; those that do, by their place.
+
+    Raises EmbedtuiError: whatever is tried is refused.
+    """
+    found = by_halves(count, write)
+    if found.last is not None and not found.accepted and len(found.refused) < count:
+        raise found.last.error
+    return found.refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import psycopg
@@ -14,7 +15,7 @@ from embedtui.engine.backfill.captured_changes import Change, Said, combine, lef
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.old_side import OldSide, Wanted
-from embedtui.engine.backfill.old_writes import Unwritable, refusing
+from embedtui.engine.backfill.old_writes import Unwritable, each_row, refusing, refusing_rows
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.recent import RecentlyEmbedded
 from embedtui.engine.backfill.upkeep import Upkeep
@@ -26,7 +27,7 @@ from embedtui.postgres.locks import try_sync
 from embedtui.postgres.sides.protocol import QueuedRow, SourceRow
 from embedtui.postgres.sides.side_table import TablePlacement
 from embedtui.postgres.state.audit import TRY_SECONDS
-from embedtui.postgres.state.faults import UNDONE, UNWRITABLE, forget_faults, record_faults, truncated_rows
+from embedtui.postgres.state.faults import UNDONE, UNWRITABLE, UNWRITTEN, forget_faults, record_faults, truncated_rows
 from embedtui.postgres.state.queue import (
     Entry,
     add_old_tokens,
@@ -268,34 +269,35 @@ class Sync:
             self._do_without(todo, [row for row in rows if Side.OLD in todo[row.key].sides])
 
     def _store(self, todo: dict[Key, Change], side: Side, outcome: Outcome) -> None:
+        rows, store = outcome.rows, partial(self._store_part, todo, side, outcome)
         if side is Side.NEW:
-            self._recent.add(row.key for row in outcome.rows)
-            self._job.add_rows(len(self._store_part(todo, side, outcome, slice(None))))
-            return
-        rows = outcome.rows
-        self._database(lambda conn: add_old_tokens(conn, self._job.migration.id, outcome.tokens))
-        refused = self._old_side.write(rows, lambda part: self._store_part(todo, side, outcome, part))
-        if len(refused) < len(rows):
-            self._old_side.answers()
+            refused = each_row(len(rows), store)
+        else:
+            self._database(lambda conn: add_old_tokens(conn, self._job.migration.id, outcome.tokens))
+            refused = self._old_side.write(rows, store)
+            if len(refused) < len(rows):
+                self._old_side.answers()
         self._recent.add(row.key for row in rows)
         for place, refusal in refused.items():
-            self._fault(todo, side, [rows[place]], f"{UNWRITABLE}{refusal}")
+            self._fault(todo, side, [rows[place]], f"{UNWRITTEN if side is Side.NEW else UNWRITABLE}{refusal}")
 
     def _store_part(self, todo: dict[Key, Change], side: Side, outcome: Outcome, part: slice) -> set[Key]:
-        undone: set[Key] = set()
+        undone, rows = set[Key](), len(outcome.rows)
 
         def work(conn: Connection) -> set[Key]:
             undone.clear()
-            around = refusing(conn) if side is Side.OLD else contextlib.nullcontext()
-            with around, conn.transaction():
+            with refusing(conn) if side is Side.OLD else refusing_rows(), conn.transaction():
                 written = self._job.placement.replace(conn, outcome.rows[part], outcome.vectors[part], side, undone)
                 self._settle_in(conn, todo, written, side)
                 _clear(conn, self._job.migration.id, written, side)
                 if side is Side.NEW:
-                    add_synced_tokens(conn, self._job.migration.id, outcome.tokens)
+                    share = outcome.tokens * part.stop // rows - outcome.tokens * part.start // rows
+                    add_synced_tokens(conn, self._job.migration.id, share)
             return written
 
         written = self._database(work)
+        if side is Side.NEW:
+            self._job.add_rows(len(written))
         for key in written:
             todo[key].sides.discard(side)
         if refused := [row for row in outcome.rows[part] if row.key in undone]:

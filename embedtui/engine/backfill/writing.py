@@ -12,11 +12,12 @@ from typing import TypeVar
 
 from embedtui.engine.backfill.embedding import Outcome
 from embedtui.engine.backfill.job import Job, now
+from embedtui.engine.backfill.old_writes import each_row, refusing_rows
 from embedtui.formatting import counted
 from embedtui.model import FaultClass, PlacementKind, Progressed, Side
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.protocol import SourceRow, Vectors, Written
-from embedtui.postgres.state.faults import record_faults
+from embedtui.postgres.state.faults import UNWRITTEN, record_faults
 from embedtui.postgres.state.shards import Shard, count_written
 
 T = TypeVar("T")
@@ -87,6 +88,18 @@ class ReplyWriter:
             return sum(self._pool.map(lambda part: self._store_part(shard, outcome, part), parts))
 
     def _store_part(self, shard: Shard, outcome: Outcome, part: slice) -> int:
+        settled = 0
+
+        def write(some: slice) -> None:
+            nonlocal settled
+            settled += self._write_part(shard, outcome, slice(part.start + some.start, part.start + some.stop))
+
+        refused = each_row(part.stop - part.start, write)
+        for place, refusal in refused.items():
+            self.reject([outcome.rows[part.start + place]], f"{UNWRITTEN}{refusal}")
+        return settled + len(refused)
+
+    def _write_part(self, shard: Shard, outcome: Outcome, part: slice) -> int:
         rows = outcome.rows[part]
         # shares of the tokens that add up to all of them
         tokens = outcome.tokens * part.stop // len(outcome.rows) - outcome.tokens * part.start // len(outcome.rows)
@@ -107,7 +120,7 @@ class ReplyWriter:
         self, conn: Connection, shard: Shard, rows: Sequence[SourceRow], vectors: Vectors, tokens: int
     ) -> Written:
         began = time.monotonic()
-        with conn.pipeline(), conn.transaction():
+        with refusing_rows(), conn.pipeline(), conn.transaction():
             written = self._job.placement.write(conn, shard.leaf, rows, vectors)
             count_written(
                 conn,

@@ -174,6 +174,13 @@ def _fold_blockers(conn: Connection, migration: Migration, facts: TableFacts) ->
             "Keep the side table (--no-fold), or override this where that does no harm.",
             overridable=True,
         )
+    if facts.unchecked:
+        yield Blocker(
+            "fold",
+            f"{', '.join(map(shown_column, facts.unchecked))} is NOT VALID: no row that breaks it takes its vector.",
+            "VALIDATE CONSTRAINT first, keep the side table (--no-fold), or override this where none does.",
+            overridable=True,
+        )
     if facts.subscribed:
         yield Blocker(
             "fold",

@@ -9,7 +9,7 @@ from embedtui.engine.plan.draft import Draft
 from embedtui.formatting import size
 from embedtui.model import PlacementKind
 from embedtui.postgres.catalog.facts import RowTrigger
-from embedtui.postgres.names import shown
+from embedtui.postgres.names import shown, shown_column
 
 
 def choose_placement(draft: Draft, settings: Settings) -> tuple[PlacementKind, str]:
@@ -38,6 +38,8 @@ def _for_a_side_table(draft: Draft) -> Iterator[str]:
     table = shown(facts.table)
     if not facts.is_owner:
         yield f"adding a column takes the owner of {table}, and {draft.server.role} is not"
+    if facts.unchecked:
+        yield f"{', '.join(map(shown_column, facts.unchecked))} is NOT VALID, and no row that breaks it can be updated"
     if facts.snapshot_isolation:
         yield f"transactions are {facts.snapshot_isolation} by default, and fail on rows that are backfilled meanwhile"
     if facts.columns_of:

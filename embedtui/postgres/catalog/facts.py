@@ -150,6 +150,8 @@ class TableFacts:
     """Old-style inheritance: it has children, or is one."""
     columns_of: str
     """What alone can add, rename and drop its columns: ``of type …``, ``a partition of …``; empty where it can."""
+    unchecked: tuple[str, ...]
+    """CHECK constraints that are NOT VALID: a row that breaks one cannot be updated."""
     snapshot_isolation: str | None
     """``repeatable read`` or ``serializable``, where transactions of a role that may update it are so by default."""
     foreign_leaves: tuple[str, ...]

@@ -39,6 +39,10 @@ SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::tex
             WHEN c.relispartition THEN 'a partition of ' ||
                  (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid LIMIT 1)
             ELSE '' END AS columns_of,
+       ARRAY(SELECT DISTINCT k.conname::text FROM pg_constraint k
+              WHERE k.conrelid IN (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid))
+                AND k.contype = 'c' AND NOT k.convalidated
+                AND coalesce(to_jsonb(k) ->> 'conenforced', 'true') = 'true' ORDER BY 1) AS unchecked,
        (SELECT min(level) FROM (
             SELECT reset_val AS level FROM pg_settings WHERE name = 'default_transaction_isolation'
             UNION ALL
@@ -244,6 +248,7 @@ def inspect_oid(conn: Connection[Any], oid: int) -> TableFacts:
         leaves=tuple(Leaf(int(r["oid"]), r["schema"], r["name"], r["bytes"], r["rows"]) for r in leaves),
         inherits=stored["inherits"],
         columns_of=stored["columns_of"],
+        unchecked=tuple(stored["unchecked"]),
         snapshot_isolation=stored["snapshot_isolation"],
         foreign_leaves=tuple(stored["foreign_leaves"]),
         rows=sum(counted) if counted else None,

@@ -13,6 +13,7 @@ from embedtui.redaction import redact
 _REASON_LENGTH = 500
 UNWRITABLE = "the database refuses its old vector: "
 """Begins the reason of a row for which no model is to blame."""
+UNWRITTEN = "the database refuses its new vector: "
 UNDONE = "a trigger of the table (BEFORE UPDATE) takes the write of its vector back"
 
 
