@@ -176,7 +176,11 @@ def _print_plan(found: Plan, *, asked: bool) -> None:
     say(f"Models     {plain(found.old_model)} -> {plain(found.new_model)}")
     say(f"Texts go   to {plain(found.endpoint) or 'no known endpoint'}")
     about = "" if found.estimated_cost is None else "about "
-    say(f"Tokens     about {number(found.estimated_tokens)}, cost {about}{money(found.estimated_cost)}")
+    cost = f"cost {about}{money(found.estimated_cost)} by the new model"
+    say(f"Tokens     about {number(found.estimated_tokens)}, {cost}; edits, queries and the old model come on top")
+    if found.proof_tokens:
+        paid = f"{number(found.proof_tokens)} tokens, {money(found.proof_cost, unknown='price unknown')}"
+        say(f"Proof      {paid} by the old model, taken just now; the first run asks once more, and counts it")
     say(f"Time       {duration(found.estimated_seconds)}" + _why_unknown(found, asked=asked))
     if found.batch is not None:
         offer = found.batch

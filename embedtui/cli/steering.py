@@ -111,4 +111,7 @@ def pace(
     say(f"Requests per minute  {number(backfill.requests_per_minute)}")
     say(f"Tokens per minute    {number(backfill.tokens_per_minute)}")
     say(f"Requests in flight   {number(backfill.concurrency)} at most")
-    say(f"Spent                {money(backfill.spent)}, cap {'none' if backfill.cap is None else money(backfill.cap)}")
+    cap_text = "none" if backfill.cap is None else money(backfill.cap)
+    say(f"Spent                {money(backfill.spent)} by the new model, cap {cap_text}: it counts no other model's")
+    if len(backfill.parts) > 1:
+        say(f"                     {money(backfill.spent_in_all)} with the old model and questions: `embedtui status`")

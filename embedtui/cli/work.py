@@ -30,6 +30,7 @@ from embedtui.model import (
     RouteFlipped,
     RouteStatus,
     Snapshot,
+    Spent,
     hold_word,
 )
 from embedtui.model.bridge import in_words
@@ -231,6 +232,12 @@ def _print_evaluation(evaluation: EvaluationStatus, snapshot: Snapshot) -> None:
         say(f"           {said} since: `embedtui compare` has the gate count that")
 
 
+def _part(part: Spent) -> str:
+    unpriced = f" ({number(part.unpriced)} unpriced)" if part.unpriced and part.money is not None else ""
+    cost = money(part.money, unknown="price unknown")
+    return f"{part.what} {cost}{unpriced}, {counted(part.tokens, 'token', 'tokens')}"
+
+
 def _print_status(snapshot: Snapshot) -> None:
     migration = snapshot.migration
     if migration is None:
@@ -252,9 +259,9 @@ def _print_status(snapshot: Snapshot) -> None:
     rows = "" if snapshot.phase.ended else f"{number(backfill.rows)} of {number(backfill.total)} {snapshot.counts}, "
     cap = f" of {money(backfill.cap)}" if backfill.cap is not None and not snapshot.phase.ended else ""
     say(f"Backfill   {rows}{number(backfill.tokens)} tokens, spent {money(backfill.spent)}{cap} by the new model")
-    if backfill.old_tokens:
-        cost = "" if backfill.old_spent is None else f", spent {money(backfill.old_spent)}"
-        say(f"Old side   {number(backfill.old_tokens)} tokens{cost} by the old model, to keep it current")
+    if len(backfill.parts) > 1:
+        parts = "; ".join(map(_part, backfill.parts))
+        say(f"Spent      {money(backfill.spent_in_all)} in all, a cap counts the new model alone: {parts}")
     if backfill.rate is not None:
         say(f"           {number(backfill.rate)} rows/s, ETA {duration(backfill.eta_seconds)}")
     _print_batch(snapshot.batch)

@@ -58,7 +58,7 @@ def begin(conn: Connection, dsn: str, settings: Settings) -> Migration:
         return known
     try:
         draft = resolve(conn, settings)
-        placement = require_ready(conn, draft, settings)
+        placement, _ = require_ready(conn, draft, settings)
         _install(conn)
         with conn.transaction():
             lock_functions(conn)  # of two that begin at once, the second sees the first

@@ -46,6 +46,7 @@ from embedtui.postgres.connect import Connection, Link, connect
 from embedtui.postgres.state.audit import add_audit, read_audit
 from embedtui.postgres.state.migrations import load_migration, set_condition
 from embedtui.postgres.state.pointer import read_status
+from embedtui.postgres.state.spending import add_tokens
 from embedtui.postgres.state.workers import count_live_workers
 
 T = TypeVar("T")
@@ -86,8 +87,8 @@ class Runner:
         """The same, with the provider still being asked: what only its answer lets be changed has waited for it."""
         with self._reached("prepare") as link:
             self._ride_out(link, upgrade, stop)
-            self._ride_out(link, self._require_startable, stop)
-            migration = self._begin(link, stop)
+            proof = self._ride_out(link, self._require_startable, stop)
+            migration = self._begin(link, stop, proof)
             if not follow:
                 self._ride_out(link, lambda conn: self._require_unpaused(conn, migration), stop)
             self._reloads = migration.run_state.reloads
@@ -178,13 +179,14 @@ class Runner:
             self._ride_out(link, upgrade, stop)
             return self._prepare(link, self._begin(link, stop), stop)
 
-    def _begin(self, link: Link, stop: threading.Event) -> Migration:
+    def _begin(self, link: Link, stop: threading.Event, proof: int = 0) -> Migration:
         def begun(conn: Connection) -> Migration:
             settings = self._at.to_begin_by()
             if settings is not None:
                 self._at.name = begin(conn, self._at.dsn, settings).name
             migration = self._at.require()
             self._at.name = migration.name
+            add_tokens(conn, migration.id, "proof_tokens", proof)
             return migration
 
         return self._ride_out(link, begun, stop)
@@ -325,13 +327,14 @@ class Runner:
             self._read_again(stop)
         return not migration.phase.ended
 
-    def _require_startable(self, conn: Connection) -> None:
-        """What stands in the way of a new migration is said before anything is made; one under way is only joined."""
+    def _require_startable(self, conn: Connection) -> int:
+        """Say what stands in the way of a new migration before anything is made; the tokens that its proof took."""
         settings = self._at.to_begin_by()
         known = None if settings is None else load_migration(conn, migration_name(conn, settings))
-        if settings is not None and (known is None or known.phase.ended):
-            with connect(self._at.dsn, name="check", read_only=True) as reading:
-                require_startable(reading, settings)
+        if settings is None or (known is not None and not known.phase.ended):
+            return 0
+        with connect(self._at.dsn, name="check", read_only=True) as reading:
+            return require_startable(reading, settings)
 
     def _require_same(self, conn: Connection) -> None:
         """The settings still say what is migrated here, and how its model is reached."""

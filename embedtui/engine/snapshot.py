@@ -27,6 +27,7 @@ from embedtui.model import (
     RouteStatus,
     Side,
     Snapshot,
+    Spent,
     SyncStatus,
     WorkerStatus,
 )
@@ -302,6 +303,7 @@ def _backfill(
         old_tokens=progress.old_tokens,
         old_spent=migration.old_model.cost(progress.old_tokens),
         spent=spent,
+        parts=_parts(migration, progress, spent),
         estimate=estimate,
         cap=progress.spend_cap,
         hot_share=share if migration.placement is PlacementKind.COLUMN else None,
@@ -314,6 +316,22 @@ def _backfill(
         requests_per_minute=progress.requests_per_minute,
         tokens_per_minute=progress.tokens_per_minute,
     )
+
+
+def _parts(migration: Migration, progress: Progress, spent: float | None) -> tuple[Spent, ...]:
+    """What the migration took of its models, by part."""
+    old, new = migration.old_model, migration.new_model
+    questions = ((new, progress.asked_new), (old, progress.asked_old))
+    parts = [Spent("new model", progress.tokens, spent, 0 if spent is not None else progress.tokens)]
+    for what, took in (
+        ("old side", ((old, progress.old_tokens),)),
+        ("questions", questions),
+        ("proof", ((old, progress.proof_tokens),)),
+    ):
+        priced = [cost for model, tokens in took if tokens and (cost := model.cost(tokens)) is not None]
+        unpriced = sum(tokens for model, tokens in took if model.cost(tokens) is None)
+        parts.append(Spent(what, sum(tokens for _, tokens in took), sum(priced) if priced else None, unpriced))
+    return tuple(part for part in parts if part.tokens)
 
 
 def _lasting(progress: Progress, meter: RateMeter, rows: int, holds: Sequence[Hold], *, resting: bool) -> float | None:

@@ -46,6 +46,7 @@ from embedtui.model.snapshot import (
     Hold,
     IndexStatus,
     Snapshot,
+    Spent,
     SyncStatus,
     ThreadStatus,
     WorkerStatus,
@@ -61,6 +62,6 @@ __all__ = [
     "ListenerStatus", "Measures", "Migration", "Noted", "Phase", "PhaseChanged", "PlacementKind", "Plan", "Progressed",
     "Proposal", "QueryComparison", "QueryInput", "RankedRow", "Remedy", "RollbackStatus", "RouteFlipped",
     "RouteStatus", "RowExpression", "RunState", "SeenState", "SettingLine", "SettingsInForce", "Side", "Snapshot",
-    "StoredSettings", "SweepPoint", "SyncStatus", "TableName", "TextTable", "ThreadStatus", "ThrottleSettings",
+    "Spent", "StoredSettings", "SweepPoint", "SyncStatus", "TableName", "TextTable", "ThreadStatus", "ThrottleSettings",
     "Verdict", "VerifyReport", "WorkerStatus", "hold_word", "query_file",
 ]  # fmt: skip

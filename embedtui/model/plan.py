@@ -57,7 +57,9 @@ class Plan:
     empty_rows: int
     """Rows with nothing to embed."""
     estimated_tokens: int | None
+    """Of the new model: edits after the backfill, queries compared and the old model's part come on top."""
     estimated_cost: float | None
+    """The same in money."""
     estimated_seconds: float | None
     placement: PlacementKind
     placement_why: str
@@ -70,5 +72,8 @@ class Plan:
     new_model: str = ""
     endpoint: str = ""
     """Where the texts are sent: scheme, host and path. Empty where none is known."""
+    proof_tokens: int = 0
+    """Of the old model, taken just now; the first run asks once more, and counts that."""
+    proof_cost: float | None = None
     another: bool = False
     """The migration of this name is done: it is of another one, that the settings would begin now."""

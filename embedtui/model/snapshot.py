@@ -22,6 +22,20 @@ LATE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What one part of a migration took of its models."""
+
+    what: str
+    """``new model`` (backfill, batch jobs, edits), ``old side`` (kept current), ``questions`` (queries of comparisons,
+    rows that ``verify`` embedded again; of both models), ``proof`` (of the old model, before the first run)."""
+    tokens: int
+    money: float | None
+    """Of those that have a price; None where none has one."""
+    unpriced: int = 0
+    """Tokens of a model whose price is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class BackfillStatus:
     """Progress of the backfill. Unknown is None."""
 
@@ -39,11 +53,13 @@ class BackfillStatus:
     old_spent: float | None = None
     """Money that these took, None where the price is unknown."""
     spent: float | None = None
-    """Money spent so far, None where the price is unknown."""
+    """Money that the new model took so far for stored vectors, None where the price is unknown."""
+    parts: tuple[Spent, ...] = ()
+    """What the whole migration took, by part, the new model's as above first; those that took nothing are left out."""
     estimate: float | None = None
     """Money the whole job is expected to take."""
     cap: float | None = None
-    """Spend cap."""
+    """Spend cap: of what the new model takes for vectors that are to be stored, and ``verify`` to look at them."""
     hot_share: float | None = None
     """HOT updates / updates, 0..1; None for side tables."""
     hot_holder: str = ""
@@ -58,6 +74,17 @@ class BackfillStatus:
     """Requests on the wire, of all workers; None where none is at work on it."""
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
+
+    @property
+    def spent_in_all(self) -> float | None:
+        """Money of all parts, as far as prices are known."""
+        known = [part.money for part in self.parts if part.money is not None]
+        return sum(known) if known else self.spent
+
+    @property
+    def unpriced(self) -> int:
+        """Tokens of any part whose price is not known."""
+        return sum(part.unpriced for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,7 @@ _WORKER = (
         ("date a batch job so", "UPDATE embedtui.batch_job SET sent_at = '10000-01-01'"),
         ("count more than anybody can add up", _migration("synced_tokens", "9223372036854775807")),
         ("count so of the old model", _migration("old_tokens", "9223372036854775807")),
+        ("count so of questions", _migration("asked_old", "9223372036854775807")),
         ("count so many rows of a shard", "UPDATE embedtui.shard SET rows = 9223372036854775807"),
         ("count so much spent", "UPDATE embedtui.pace SET spent_tokens = -9223372036854775808"),
         ("reserve so much", "UPDATE embedtui.batch_job SET reserved = 9223372036854775807"),

@@ -24,12 +24,13 @@ from embedtui.model import (
     RollbackStatus,
     Side,
     Snapshot,
+    Spent,
     SyncStatus,
     lifecycle,
 )
 from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.model.lifecycle import unneeded
-from embedtui.tui import draw, panels
+from embedtui.tui import draw, figures, panels
 from embedtui.tui.actions import ACTIONS, footer, next_action
 from embedtui.tui.panels.alerts import alert
 from embedtui.tui.panels.comparison import summary_line
@@ -324,10 +325,16 @@ def test_after_a_rollback_the_side_that_serves_says_what_it_lacks() -> None:
 
 
 def test_what_the_old_model_takes_is_shown_apart() -> None:
-    taken = replace(states.CUT_OVER.backfill, old_tokens=12_000, old_spent=0.0012)
+    whole = states.CUT_OVER.backfill
+    new, old = Spent("new model", whole.tokens, whole.spent), Spent("old side", 12_000, 0.0012)
+    taken = replace(whole, old_tokens=12_000, old_spent=0.0012, parts=(new, old, Spent("proof", 4_200, None, 4_200)))
     view = View(replace(states.CUT_OVER, backfill=taken), UP)
-    assert "by the new model; 12.0k by the old one, $0.0012" in panels.backfill(view, 80, 12).plain
-    assert "12.0k old" in panels.backfill(view, 38, 12).plain
+    assert "by the new model; 12.0k by the old one" in panels.backfill(view, 80, 12).plain
+    said = panels.backfill(view, 100, 12).plain
+    assert f"spent    {figures.money((whole.spent or 0) + 0.0012)} + unpriced: new {figures.money(whole.spent)}" in said
+    assert "old side $0.0012, proof 4,200 tokens" in said
+    assert "12.0k old" in (small := panels.backfill(view, 38, 12).plain)
+    assert f"spent    {figures.money((whole.spent or 0) + 0.0012)} + unpriced" in small
 
 
 @pytest.mark.parametrize("width", [60, 78, 100])

@@ -30,12 +30,12 @@ from embedtui.postgres.state.audit import TRY_SECONDS
 from embedtui.postgres.state.faults import UNDONE, UNWRITABLE, UNWRITTEN, forget_faults, record_faults, truncated_rows
 from embedtui.postgres.state.queue import (
     Entry,
-    add_old_tokens,
     add_synced_tokens,
     entries_of,
     forget_entries,
     next_entries,
 )
+from embedtui.postgres.state.spending import add_tokens
 from embedtui.postgres.state.stale import add_stale, forget_stale, marks_among
 
 T = TypeVar("T")
@@ -273,7 +273,7 @@ class Sync:
         if side is Side.NEW:
             refused = each_row(len(rows), store)
         else:
-            self._database(lambda conn: add_old_tokens(conn, self._job.migration.id, outcome.tokens))
+            self._database(lambda conn: add_tokens(conn, self._job.migration.id, "old_tokens", outcome.tokens))
             refused = self._old_side.write(rows, store)
             if len(refused) < len(rows):
                 self._old_side.answers()

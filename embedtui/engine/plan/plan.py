@@ -58,7 +58,8 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     wrong = any(check.result == "fail" for check in checks)
     if check_provider and migration.new_model.batch:
         checks.append(batch_check(migration, settings))
-    checks.append(proof_check(conn, migration, settings, check_provider and not wrong))
+    proof = proof_check(conn, migration, settings, check_provider and not wrong)
+    checks.append(proof.check)
     return Plan(
         table=migration.table,
         rows=estimate.rows,
@@ -70,6 +71,8 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         placement_why=why,
         checks=tuple(checks),
         statements=plan_statements(conn, migration, settings),
+        proof_tokens=proof.tokens,
+        proof_cost=migration.old_model.cost(proof.tokens),
         batch=batch_offer(migration, estimate.rows - estimate.empty, tokens),
         old_model=_called(migration.old_model),
         new_model=_called(migration.new_model),

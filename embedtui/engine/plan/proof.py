@@ -57,7 +57,15 @@ class Evidence:
         return sum(cosine >= REPRODUCES for cosine in self.cosines)
 
 
-def proof_check(conn: Connection[Any], migration: Migration, settings: Settings, ask: bool) -> Check:
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The check, and what asking took of the old model."""
+
+    check: Check
+    tokens: int = 0
+
+
+def proof_check(conn: Connection[Any], migration: Migration, settings: Settings, ask: bool) -> Proof:
     """Whether the old model makes the stored vectors from the texts as they would be sent; paid requests if ``ask``.
 
     ``unknown`` where it cannot be asked: an old model that is dead, unnamed or busy is no reason to stop.
@@ -79,12 +87,12 @@ def proof_check(conn: Connection[Any], migration: Migration, settings: Settings,
             evidence = gather(embedder, model, rows)
     except ProviderFault as fault:
         return _unknown(f"{model.name} did not answer ({fault.reason.rstrip('.')})", fault.hint)
-    return judge(evidence, migration, accepted="proof" in settings.accept)
+    return Proof(judge(evidence, migration, accepted="proof" in settings.accept), evidence.tokens)
 
 
-def _unknown(why: str, hint: str) -> Check:
+def _unknown(why: str, hint: str) -> Proof:
     detail = f"Not known whether the stored vectors are those of these texts: {why}."
-    return Check("proof", "unknown", detail, hint)
+    return Proof(Check("proof", "unknown", detail, hint))
 
 
 def gather(embedder: Embedder, model: EmbeddingModel, rows: Sequence[StoredRow]) -> Evidence:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from psycopg import Connection
@@ -27,12 +26,12 @@ from embedtui.postgres.names import qualified, shown, shown_column
 from embedtui.postgres.state import migrations as state
 
 
-def require_startable(conn: Connection[Any], settings: Settings) -> None:
+def require_startable(conn: Connection[Any], settings: Settings) -> int:
     """Refuse to start or go on by these settings before anything is changed. Reads only.
 
     A new migration's provider is asked for one vector, so that a wrong key, model or size leaves nothing behind, and
     the old model, where it answers, for those of some rows: they have to be the stored ones. One that is under way has
-    to be the one that the settings describe.
+    to be the one that the settings describe. Returns the tokens that the old model took.
 
     Raises:
         Refused: another migration, or another model or content, than that under way.
@@ -41,14 +40,14 @@ def require_startable(conn: Connection[Any], settings: Settings) -> None:
     known = state.load_migration(conn, migration_name(conn, settings))
     if known is None or known.phase.ended:
         try:
-            require_ready(conn, resolve(conn, settings), settings, ask=True)
-            return
+            return require_ready(conn, resolve(conn, settings), settings, ask=True)[1]
         except EmbedtuiError:
             known = state.load_migration(conn, migration_name(conn, settings))
             if known is None or known.phase.ended:
                 raise
             # another process began it meanwhile, and what it made was in the way
     require_same(conn, known, settings)
+    return 0
 
 
 def require_same(conn: Connection[Any], known: Migration, settings: Settings) -> None:
@@ -145,8 +144,10 @@ def _require_same_texts(conn: Connection[Any], known: Migration, settings: Setti
     )
 
 
-def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, ask: bool = False) -> PlacementKind:
-    """Refuse to begin what the plan's checks say cannot work; return the placement to begin with.
+def require_ready(
+    conn: Connection[Any], draft: Draft, settings: Settings, *, ask: bool = False
+) -> tuple[PlacementKind, int]:
+    """Refuse to begin what the plan's checks say cannot work; the placement to begin with, and the proof's tokens.
 
     Reads only; ``ask`` makes one request for one vector, and some of the old model for the proof. A provider that is
     only busy or away is no reason to refuse.
@@ -157,25 +158,27 @@ def require_ready(conn: Connection[Any], draft: Draft, settings: Settings, *, as
     """
     placement, _ = choose_placement(draft, settings)
     migration = draft.migration(placement)
-    for check in _in_turn(conn, draft, migration, settings, ask):
-        if check.result == "fail":
-            kind: type[EmbedtuiError] = Refused
-            if check.name in DATABASE_CHECKS:
-                kind = DatabaseError
-            elif check.name == "provider":
-                kind = ProviderError
-            raise kind(check.detail, hint=check.hint, remedies=check.remedies)
-    return placement
-
-
-def _in_turn(
-    conn: Connection[Any], draft: Draft, migration: Migration, settings: Settings, ask: bool
-) -> Iterator[Check]:
-    """The checks one after the other: what costs something is asked once all else is well."""
     if migration.scope is not None or migration.content is not None:
         estimate_texts(conn, migration, draft)  # these have to have a value for every row
-    yield from standing_checks(conn, draft, migration, settings)
-    yield from provider_check(settings, migration, ask=ask).checks(draft, settings)
-    if ask:
-        # who has dealt with it need not pay for it once more
-        yield proof_check(conn, migration, settings, ask and "proof" not in settings.accept)
+    # one after the other: what costs something is asked once all else is well
+    for check in standing_checks(conn, draft, migration, settings):
+        _require(check)
+    for check in provider_check(settings, migration, ask=ask).checks(draft, settings):
+        _require(check)
+    if not ask:
+        return placement, 0
+    # who has dealt with it need not pay for it once more
+    proof = proof_check(conn, migration, settings, "proof" not in settings.accept)
+    _require(proof.check)
+    return placement, proof.tokens
+
+
+def _require(check: Check) -> None:
+    if check.result != "fail":
+        return
+    kind: type[EmbedtuiError] = Refused
+    if check.name in DATABASE_CHECKS:
+        kind = DatabaseError
+    elif check.name == "provider":
+        kind = ProviderError
+    raise kind(check.detail, hint=check.hint, remedies=check.remedies)

@@ -24,6 +24,7 @@ from embedtui.postgres.sides.hits import read_hits
 from embedtui.postgres.state.bridges import load_map
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.queries import StoredQuery, Vector
+from embedtui.postgres.state.spending import ASKED, add_tokens
 from embedtui.providers.base import Embedder, ProviderFault
 
 _DEFAULTS = CompareOptions()
@@ -118,13 +119,15 @@ def ad_hoc(
     """
     found: dict[Side, Ranking] = {Side.OLD: [], Side.NEW: []}
     vectors: dict[Side, Vector] = {}
+    tokens: dict[Side, int] = {}
     old_unknown = ""
     for side, embedder in embedders.items():
         if embedder is None:
             old_unknown = f"{migration.old_model.name} cannot be asked"
             continue
         try:
-            vectors[side] = embedder.embed([text], kind="query").vectors[0]
+            reply = embedder.embed([text], kind="query")
+            vectors[side], tokens[side] = reply.vectors[0], reply.tokens
         except ProviderFault as fault:
             if side is Side.NEW:
                 raise
@@ -132,6 +135,8 @@ def ad_hoc(
     with connect() as conn:
         run = Run(migration, CompareOptions(where=where, iterative_scan=iterative_scan), _ignore, threading.Event())
         run = run.prepared(conn)
+        for side, took in tokens.items():
+            add_tokens(conn, migration.id, ASKED[side], took)
         for side, vector in vectors.items():
             found[side] = _search(conn, run, side, vector, k)
         version, through = served_bridge(conn, migration), list[tuple[Key, float]]()

@@ -17,6 +17,7 @@ from embedtui.postgres.sides.both import row_vectors
 from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.state.models import load_learnt, store_learnt
 from embedtui.postgres.state.queries import StoredQuery, Vector, load_queries, load_vectors, store_vectors
+from embedtui.postgres.state.spending import ASKED, add_tokens
 from embedtui.providers.base import Embedder
 
 ROWS = 100
@@ -161,6 +162,7 @@ def _embed(
                     continue
                 found = {query.id: vector for query, vector in zip(asked, outcome.vectors, strict=True)}
                 store_vectors(conn, model.id, found)
+                add_tokens(conn, run.migration.id, ASKED[side], outcome.tokens)
                 made |= found
         except (ConfigurationFault, NoAnswer):
             run.step(doing, start, len(queries))  # was it stopped meanwhile?

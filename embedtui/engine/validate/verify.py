@@ -8,11 +8,12 @@ from dataclasses import replace
 from embedtui.arrays import np
 from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.engine.validate.catching_up import NOT_WAITED, Caught
-from embedtui.model import Key, Phase, VerifyReport
+from embedtui.model import Key, Phase, Side, VerifyReport
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.indexes import index_status
 from embedtui.postgres.sides.protocol import Placement
 from embedtui.postgres.state.queue import count_entries
+from embedtui.postgres.state.spending import ASKED, add_tokens
 
 SAME_COSINE = 0.99
 """Below it a re-embedded text is not by the same model: providers' own noise stays above 0.999."""
@@ -63,6 +64,7 @@ def sample_rows(
         for outcome in embedder.embed(rows[first : first + step], stop):
             if outcome.fault:
                 continue
+            add_tokens(conn, placement.migration.id, ASKED[Side.NEW], outcome.tokens)
             for row, fresh in zip(outcome.rows, outcome.vectors, strict=True):
                 compared += 1
                 old = vectors[row.key]

@@ -28,7 +28,12 @@ class Progress:
     synced_tokens: int
     """Of sync."""
     old_tokens: int
-    """Of the old model, which are none of the others."""
+    """Of the old model, for keeping its side current: which are none of the others."""
+    asked_new: int
+    """Of queries, and of rows that were embedded again only to look."""
+    asked_old: int
+    proof_tokens: int
+    """Of the old model, before the first run."""
     spend_cap: float | None
     concurrency: int | None
     max_concurrency: int | None
@@ -43,7 +48,7 @@ def read_progress(conn: Connection, migration_id: int) -> Progress:
     row = conn.execute(
         "SELECT m.total_rows, m.synced, coalesce(s.rows, 0), coalesce(s.updates, 0), coalesce(s.hot, 0),"
         " coalesce(s.done, 0), coalesce(s.count, 0), coalesce(s.tokens, 0) + m.synced_tokens + b.tokens, b.tokens,"
-        " m.synced_tokens, m.old_tokens,"
+        " m.synced_tokens, m.old_tokens, m.asked_new, m.asked_old, m.proof_tokens,"
         " p.spend_cap, p.concurrency, p.max_concurrency, p.requests_per_minute, p.tokens_per_minute,"
         " coalesce(p.requests, 0)"
         " FROM embedtui.migration m LEFT JOIN embedtui.pace p ON p.migration = m.id"

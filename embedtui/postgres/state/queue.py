@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from psycopg import errors, sql
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embedtui.model import Key
@@ -197,12 +196,6 @@ def add_synced_tokens(conn: Connection, migration_id: int, tokens: int) -> None:
     conn.execute(
         "UPDATE embedtui.migration SET synced_tokens = synced_tokens + %s WHERE id = %s", [tokens, migration_id]
     )
-
-
-def add_old_tokens(conn: Connection, migration_id: int, tokens: int) -> None:
-    """Count what embedding rows for the old side took; not where this role was not granted that yet."""
-    with contextlib.suppress(errors.InsufficientPrivilege), conn.transaction():
-        conn.execute("UPDATE embedtui.migration SET old_tokens = old_tokens + %s WHERE id = %s", [tokens, migration_id])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ class LimitsDialog(Dialog[dict[str, float]]):
         ("requests_per_minute", "Requests per minute"),
         ("tokens_per_minute", "Tokens per minute"),
         ("max_concurrency", "Requests in flight"),
-        ("spend_cap", "Spend cap in $"),
+        ("spend_cap", "New model's cap in $"),
     )
     AUTO_FOCUS = "#requests_per_minute"
 

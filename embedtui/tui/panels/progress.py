@@ -8,7 +8,7 @@ from dataclasses import replace
 from textual.content import Content
 
 from embedtui.formatting import counted
-from embedtui.model import BackfillStatus, Condition, IndexMethod, ListenerStatus, Phase, PlacementKind, Snapshot
+from embedtui.model import BackfillStatus, Condition, IndexMethod, ListenerStatus, Phase, PlacementKind, Snapshot, Spent
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.parts import loading
 from embedtui.tui.view import View
@@ -144,8 +144,7 @@ def _by_both(snapshot: Snapshot) -> tuple[str, ...]:
     taken = figures.short(snapshot.backfill.old_tokens)
     if not snapshot.backfill.old_tokens:
         return ()
-    cost = f", {figures.money(snapshot.backfill.old_spent)}" if snapshot.backfill.old_spent is not None else ""
-    return f" by the new model; {taken} by the old one{cost}", f" new; {taken} old{cost}", f" new; {taken} old"
+    return f" by the new model; {taken} by the old one for its side", f" new; {taken} old"
 
 
 def _latency(snapshot: Snapshot, width: int) -> Content:
@@ -192,11 +191,11 @@ def _share(snapshot: Snapshot) -> float | None:
 
 
 def _spent(snapshot: Snapshot, width: int) -> Content:
-    """What is spent, and of what; the estimate goes first where there is too little room."""
+    """What is spent, and of what: in all and by part where not only the new model took some.
+
+    Estimate and cap are the new model's; where there is too little room the estimate goes first, then the small parts.
+    """
     status = snapshot.backfill
-    money = draw.field("spent", (figures.money(status.spent), "bold"))
-    if status.spent is None and snapshot.migration is not None:
-        return draw.line(money, (" price unknown", "$muted"))
     guess, short, cap, saved = Content(""), Content(""), Content(""), Content("")
     if status.estimate is not None:
         guess = draw.line((" of ~", "$muted"), figures.money(status.estimate), (" by the rows so far", "$muted"))
@@ -206,8 +205,30 @@ def _spent(snapshot: Snapshot, width: int) -> Content:
         cap = draw.line((", cap ", "$muted"), (figures.money(status.cap), "$warning" if near else ""))
     if snapshot.batch.count and snapshot.batch.live is not None and snapshot.batch.spent is not None:
         saved = draw.line((", saved ", "$muted"), figures.money(snapshot.batch.live - snapshot.batch.spent))
-    choices = ((guess, cap, saved), (short, cap, saved), (cap, saved), (cap,), ())
+    money = draw.field("spent", (figures.money(status.spent_in_all), "bold"))
+    beside = [part for part in status.parts if part.what != "new model"]
+    if beside:
+        money = draw.line(money, (" + unpriced" if status.unpriced else "", "$muted"))
+        new = draw.line((": new ", "$muted"), figures.money(status.spent, unknown="price unknown"))
+        parts = draw.line(*((f", {part.what} {_worth(part)}", "$muted") for part in beside))
+        choices: tuple[tuple[Content, ...], ...] = (
+            (new, short, cap, saved, parts),
+            (new, cap, parts),
+            (new, short, cap),
+            (new, cap),
+            (new,),
+            (),
+        )
+    elif status.spent is None and snapshot.migration is not None:
+        return draw.line(money, (" price unknown", "$muted"))
+    else:
+        choices = ((guess, cap, saved), (short, cap, saved), (cap, saved), (cap,), ())
     return draw.fitting(width, *(draw.line(money, *each) for each in choices))
+
+
+def _worth(part: Spent) -> str:
+    """Money of a part, or its tokens where that is not known."""
+    return figures.money(part.money, unknown=f"{figures.short(part.tokens)} tokens")
 
 
 def _jobs(snapshot: Snapshot) -> list[draw.Part]:

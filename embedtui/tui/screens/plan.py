@@ -182,6 +182,9 @@ class PlanScreen(DashboardScreen):
             "  ",
             time,
         )
+        if plan.proof_tokens:
+            cost = figures.money(plan.proof_cost, unknown=f"{figures.short(plan.proof_tokens)} tokens")
+            first = draw.line(first, ("  proof ", "$muted"), cost, (" by the old model", "$muted"))
         second = draw.line((f"{plan.placement}", "bold $new"), *_batch_parts(plan), "  ")
         why = draw.whole(safe.line(plan.placement_why), width - second.cell_length)
         second = draw.line(second, (why, "$muted"))

@@ -278,7 +278,7 @@ def test_a_healthy_table_has_no_failed_check(conn: Connection, plan: MakePlan, t
     made = plan()
     assert failed(made) == []
     settings = settings_of(tmp_path)
-    assert require_ready(conn, resolve(conn, settings), settings) is PlacementKind.COLUMN
+    assert require_ready(conn, resolve(conn, settings), settings)[0] is PlacementKind.COLUMN
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_a_role_without_rights_gets_the_grants_it_needs(conn: Connection, databa
             # without ownership a side table is the one that can be had
             conn.execute(grants + f"GRANT CREATE ON DATABASE {conn.info.dbname} TO {role};")
             settings = settings_of(tmp_path, change_capture="scan")
-            assert require_ready(other, resolve(other, settings), settings) is PlacementKind.TABLE
+            assert require_ready(other, resolve(other, settings), settings)[0] is PlacementKind.TABLE
             settings = settings_of(tmp_path)  # whose triggers always fire, as the owner alone can have them
             with pytest.raises(DatabaseError, match="always fire"):
                 require_ready(other, resolve(other, settings), settings)
