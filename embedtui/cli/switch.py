@@ -50,7 +50,13 @@ def tell(event: Event) -> None:
 
 @click.command(cls=ExampleCommand, example="embedtui cutover --percent 10 --yes\nembedtui cutover")
 @target_options
-@click.option("--percent", type=click.IntRange(1, 100), default=100, show_default=True, help="Share of keys to move.")
+@click.option(
+    "--percent",
+    type=click.IntRange(1, 100),
+    default=100,
+    show_default=True,
+    help="Share of keys, not of searches: a key keeps its side.",
+)
 @override_option
 @click.option("--table-name", "typed", metavar="NAME", help="The table's name, typed to confirm.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -142,7 +148,11 @@ def _print_how(found: HowTo, as_json: bool) -> None:
 def _what_moves(migration: Migration, percent: int) -> str:
     """What a cutover would do, in words."""
     side = new_side(migration)
-    reads = "All reads" if percent == 100 else f"The reads of {percent} % of the keys"
+    reads = (
+        "All reads"
+        if percent == 100
+        else f"The reads of {percent} % of the keys (not {percent} % of the searches: each key keeps its side)"
+    )
     return plain(
         f"{reads} of {shown(migration.table)} move from {migration.old_model.name} ({migration.old_column}) to "
         f"{migration.new_model.name} ({shown(side.table)}, {side.embedding}). Back: embedtui rollback"

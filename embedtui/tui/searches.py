@@ -45,5 +45,10 @@ class SearchMeter:
         return old / seconds, new / seconds
 
 
+def new_share(rates: Rates) -> float | None:
+    """The new side's share of the searches, 0..1; None where there are none."""
+    return rates[1] / sum(rates) if sum(rates) else None
+
+
 def _identity(listener: ListenerStatus) -> tuple[str, int, str]:
     return listener.host, listener.pid, listener.application

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 WORDS: tuple[tuple[str, str], ...] = (
     ("bridge", "a linear map from the new model's vectors to the old one's: new queries search the old vectors."),
-    ("canary", "the share of keys whose searches use the new side while the old one still serves the rest."),
+    (
+        "canary",
+        "a share of the keys, not of the searches: each key keeps its side, and one may search more than another.",
+    ),
     ("cutover", "moving the pointer, so that searches use the new side. One row; no lock on the table."),
     ("differ much", "queries whose first ten results are largely others than before: worth a look, not bad."),
     ("drift", "changes since a comparison, as a share of the rows; too much of it makes the comparison void."),

@@ -337,6 +337,19 @@ def test_what_the_old_model_takes_is_shown_apart() -> None:
     assert f"spent    {figures.money((whole.spent or 0) + 0.0012)} + unpriced" in small
 
 
+def test_a_canary_is_told_as_a_share_of_keys_with_that_of_the_searches_beside_it() -> None:
+    view = View(states.CANARY, UP, searches=((5.0, 5.0), (30.0, 10.0)))
+    assert "canary   10 % of the keys, 25 % of the searches now: each key keeps" in panels.route(view, 100, 12).plain
+    assert "10 % of the keys, 25 % of the searches now" in panels.route(view, 60, 12).plain
+    assert "10 % of the keys: each key keeps its side" in panels.route(View(states.CANARY, UP), 100, 12).plain
+    for width in (38, 42):
+        said = " ".join(panels.route(view, width, 12).plain.split())
+        assert "25 % of searches" in said or "keys, 25 % searches" in said, "both, however narrow"
+    none = replace(view, searches=((0.0, 0.0),))
+    assert f"10 % of the keys, {figures.UNKNOWN} of the searches now" in panels.route(none, 100, 12).plain
+    assert "of the keys" not in panels.route(View(states.CUT_OVER, UP), 100, 12).plain
+
+
 @pytest.mark.parametrize("width", [60, 78, 100])
 def test_what_to_do_about_a_failure_is_read_whole(width: int) -> None:
     mend = "Put a valid key into OPENAI_API_KEY: .env is read again on resume, the environment at the next start."

@@ -46,6 +46,7 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
                 ". No DDL, no lock on the table.\nRollback: ",
                 ("F9", "bold"),
                 f", from anywhere, unasked{self._lands and ', '}{self._lands}.",
+                "\nLess than 100 % is a share of the keys, not of the searches: a key keeps its side.",
             )
         )
         yield from self.obstacles()

@@ -10,6 +10,7 @@ from embedtui.model.bridge import in_words
 from embedtui.model.evaluation import EXACT, SERVED
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.parts import loading
+from embedtui.tui.searches import new_share
 from embedtui.tui.view import View
 
 _TORN = 8
@@ -35,6 +36,19 @@ def route(view: View, width: int, height: int) -> Content:
             (f" ◆ new {share:>3} %", "bold $new" if share else "$muted"),
         )
     ]
+    if 0 < share < 100:
+        said: tuple[str, ...] = (" of the keys: each key keeps its side", " of the keys, not searches")
+        if view.searches:
+            now = figures.percent(new_share(view.searches[-1]))
+            whole = f" of the keys, {now} of the searches now"
+            said = (
+                f"{whole}: each key keeps its side",
+                whole,
+                f" of keys, {now} of searches",
+                f" keys, {now} searches",
+            )
+        canary = draw.field("canary", f"{share} %")
+        rows.append(draw.fitting(width, *(draw.line(canary, (each, "$muted")) for each in said)))
     if status.changed_at is not None and status.changed_by:
         who = f" by {safe.line(status.changed_by)}"
         rows.append(
