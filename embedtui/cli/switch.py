@@ -51,11 +51,7 @@ def tell(event: Event) -> None:
 @click.command(cls=ExampleCommand, example="embedtui cutover --percent 10 --yes\nembedtui cutover")
 @target_options
 @click.option(
-    "--percent",
-    type=click.IntRange(1, 100),
-    default=100,
-    show_default=True,
-    help="Share of keys, not of searches: a key keeps its side.",
+    "--percent", type=click.IntRange(1, 100), default=100, show_default=True, help="Of keys, not of searches."
 )
 @override_option
 @click.option("--table-name", "typed", metavar="NAME", help="The table's name, typed to confirm.")
@@ -148,14 +144,11 @@ def _print_how(found: HowTo, as_json: bool) -> None:
 def _what_moves(migration: Migration, percent: int) -> str:
     """What a cutover would do, in words."""
     side = new_side(migration)
-    reads = (
-        "All reads"
-        if percent == 100
-        else f"The reads of {percent} % of the keys (not {percent} % of the searches: each key keeps its side)"
-    )
+    reads = "All reads" if percent == 100 else f"The reads of {percent} % of the keys"
+    each = "" if percent == 100 else "Each key keeps its side: of the searches it may be another share. "
     return plain(
         f"{reads} of {shown(migration.table)} move from {migration.old_model.name} ({migration.old_column}) to "
-        f"{migration.new_model.name} ({shown(side.table)}, {side.embedding}). Back: embedtui rollback"
+        f"{migration.new_model.name} ({shown(side.table)}, {side.embedding}). {each}Back: embedtui rollback"
     )
 
 

@@ -37,18 +37,18 @@ def route(view: View, width: int, height: int) -> Content:
         )
     ]
     if 0 < share < 100:
-        said: tuple[str, ...] = (" of the keys: each key keeps its side", " of the keys, not searches")
+        shares: tuple[str, ...] = (" of the keys: each key keeps its side", " of the keys, not searches")
         if view.searches:
             now = figures.percent(new_share(view.searches[-1]))
             whole = f" of the keys, {now} of the searches now"
-            said = (
+            shares = (
                 f"{whole}: each key keeps its side",
                 whole,
                 f" of keys, {now} of searches",
                 f" keys, {now} searches",
             )
         canary = draw.field("canary", f"{share} %")
-        rows.append(draw.fitting(width, *(draw.line(canary, (each, "$muted")) for each in said)))
+        rows.append(draw.fitting(width, *(draw.line(canary, (each, "$muted")) for each in shares)))
     if status.changed_at is not None and status.changed_by:
         who = f" by {safe.line(status.changed_by)}"
         rows.append(
