@@ -40,6 +40,9 @@ class Held(Event):
     """The work is held, or no longer (``holds`` empty)."""
 
     holds: tuple[Hold, ...] = ()
+    """All that hold it now."""
+    names: tuple[str, ...] = ()
+    """Those that this tells of: the one that began, or those that are over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC
 from pathlib import Path
 
 import psycopg
@@ -14,7 +15,8 @@ from textual.pilot import Pilot
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
-from embedtui.model import AuditEntry, Failed, FaultClass, Hold, Phase
+from embedtui.engine.backfill.episodes import Episodes
+from embedtui.model import AuditEntry, Event, Failed, FaultClass, Held, Hold, Phase, hold_word
 from embedtui.tui import terminal
 from embedtui.tui.app import Dashboard
 from embedtui.tui.panels.happened import Entry, gathered
@@ -210,6 +212,32 @@ def test_a_failure_that_paused_the_work_is_told_once() -> None:
     assert [each.text for each in gathered([paused], [failed], None)] == [f"pause: {paused.detail}"]
     again = replace(failed, at=states.ago(seconds=1000))
     assert len(gathered([paused], [again], None)) == 2
+
+
+def test_a_hold_is_told_once_by_the_event_until_the_audit_log_has_it() -> None:
+    began, ended = states.ago(seconds=60), states.ago(seconds=40)
+    hold = Hold("replica_lag", "standby is 40 s behind", began)
+    held = Held(began, "Held: replica lag: standby is 40 s behind", (hold,), ("replica_lag",))
+    again = replace(held, at=states.ago(seconds=50))
+    free = Held(ended, "No longer held after 20 s: replica lag", (), ("replica_lag",))
+    since = f"from {began.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    told_of = Episodes()
+    told_of.begin(hold.name, hold.detail, began)
+    [(act, name, detail)] = told_of.due()
+    assert since in detail
+    first = AuditEntry(states.ago(seconds=57), "anna", "ops-1", act, f"{hold_word(name)}: {detail}")
+    last = AuditEntry(states.ago(seconds=10), "anna", "ops-1", "over", f"replica lag: 20 s, {since} to 01:00:00 UTC")
+
+    def told(log: list[AuditEntry], *events: Event) -> list[str]:
+        return [each.text.partition(":")[0] for each in gathered(log, events, None)]
+
+    assert told([], held) == ["Held"], "while the audit log has nothing of it"
+    assert told([first], held, again, free) == ["held", "No longer held after 20 s"]
+    assert told([last, first], held, again, free) == ["held", "over"]
+    later = replace(held, at=states.ago(seconds=5))
+    assert told([last, first], later) == ["held", "over", "Held"], "another one"
+    other = replace(held, names=("lock_waits",), holds=(replace(hold, name="lock_waits"),))
+    assert told([last, first], other) == ["Held", "held", "over"]
 
 
 async def test_the_words_are_explained(shown: Open) -> None:

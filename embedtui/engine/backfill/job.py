@@ -312,7 +312,7 @@ class Job:
             self.episodes.begin(name, "" if name in OF_THE_PROVIDER else detail, since)  # of faults there are the codes
         if new:
             said = detail if name == PACE else f"Held: {hold_word(name)}: {detail}"
-            self.emit(Held(now(), redact(said), holds))
+            self.emit(Held(now(), redact(said), holds, (name,)))
 
     def release(self, *names: str) -> None:
         """End holds."""
@@ -322,7 +322,7 @@ class Job:
         for hold in gone:
             self.episodes.end(hold.name)
         if gone:
-            self.emit(Held(now(), "; ".join(map(_over, gone)), holds))
+            self.emit(Held(now(), "; ".join(map(_over, gone)), holds, tuple(hold.name for hold in gone)))
 
     @property
     def holds(self) -> tuple[Hold, ...]:

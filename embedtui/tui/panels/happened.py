@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from textual.content import Content
 
 from embedtui.formatting import sentences
-from embedtui.model import AuditEntry, Condition, Event, Failed, FaultClass, Held, PhaseChanged, RouteFlipped, Snapshot
+from embedtui.model import (
+    AuditEntry,
+    Condition,
+    Event,
+    Failed,
+    FaultClass,
+    Held,
+    PhaseChanged,
+    RouteFlipped,
+    Snapshot,
+    hold_word,
+)
 from embedtui.tui import draw, safe
 
 _LOOKS = {
@@ -29,6 +41,10 @@ _LOOKS = {
 }
 """Glyph and style of what the audit log tells; all else is somebody's pencil."""
 _PENCIL = ("✎", "$primary")
+EPISODES = ("held", "over")
+"""Acts that tell how long a hold lasted."""
+_TOLD = re.compile(r"(?P<word>[^:]+): .*?\bfrom (?P<began>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) ")
+"""When it began, and by which word."""
 SAME = timedelta(seconds=10)
 """An event, and the line of the audit log about it: hosts' clocks differ."""
 _AUDITED = (PhaseChanged, RouteFlipped)
@@ -81,12 +97,46 @@ def gathered(log: Iterable[AuditEntry], events: Iterable[Event], snapshot: Snaps
     """Both in the order of time; what stands in both is told once."""
     entries = [Entry.of_audit(each, snapshot) for each in log]
     paused = {each.detail: each.at for each in log if each.act == "pause"}
-    entries += [Entry.of_event(each, snapshot) for each in events if not _audited(each, paused)]
+    spans = _episodes(log)
+    entries += [Entry.of_event(each, snapshot) for each in events if not _audited(each, paused, spans)]
     return sorted(entries, key=lambda each: each.at)
 
 
-def _audited(event: Event, paused: Mapping[str, datetime]) -> bool:
-    """Whether the audit log has it as well: a failure that paused the work is told by the pause."""
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What the audit log tells of a hold, by its word: that it began, or that it is over as well."""
+
+    word: str
+    over: bool
+    began: datetime
+    until: datetime
+
+    def covers(self, event: Held, word: str) -> bool:
+        return self.word == word and self.began - timedelta(seconds=1) <= event.at <= self.until
+
+
+def _episodes(log: Iterable[AuditEntry]) -> list[_Span]:
+    spans: list[_Span] = []
+    until: dict[str, datetime] = {}
+    for entry in sorted(log, key=lambda each: each.at, reverse=True):
+        if entry.act not in EPISODES or (told := _TOLD.match(entry.detail)) is None:
+            continue
+        word, over = told["word"], entry.act == "over"
+        until[word] = entry.at if over else until.get(word, datetime.max.replace(tzinfo=UTC))
+        began = datetime.fromisoformat(told["began"]).replace(tzinfo=UTC)
+        spans.append(_Span(word, over, began, until[word]))
+    return spans
+
+
+def _audited(event: Event, paused: Mapping[str, datetime], spans: Iterable[_Span]) -> bool:
+    """Whether the audit log has it as well: a failure that paused the work is told by the pause, a hold by its episode.
+
+    That it is over is told at once by the event, until the audit log says so once it has stayed so.
+    """
+    if isinstance(event, Held) and event.names:
+        begins = any(hold.name in event.names for hold in event.holds)
+        told = [span for span in spans if span.over or begins]
+        return all(any(span.covers(event, hold_word(name)) for span in told) for name in event.names)
     if not isinstance(event, Failed):
         return isinstance(event, _AUDITED)
     at = paused.get(sentences(event.text, event.hint))

@@ -37,7 +37,11 @@ def route(view: View, width: int, height: int) -> Content:
         )
     ]
     if 0 < share < 100:
-        shares: tuple[str, ...] = (" of the keys: each key keeps its side", " of the keys, not searches")
+        shares: tuple[str, ...] = (
+            " of the keys: each key keeps its side",
+            " of the keys, not searches",
+            " of the keys",
+        )
         if view.searches:
             now = figures.percent(new_share(view.searches[-1]))
             whole = f" of the keys, {now} of the searches now"
