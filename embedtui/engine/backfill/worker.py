@@ -76,6 +76,7 @@ class Worker:
             self._close()
             raise
         self._thread.start()
+        threading.Thread(target=self._pass_on_stop, name="stop", daemon=True).start()
         return self
 
     def __exit__(
@@ -124,8 +125,6 @@ class Worker:
         told_at = due = 0.0
         beats = 0
         while not self._ended.is_set():
-            if self._outer.is_set():
-                self._job.halt()
             now = time.monotonic()
             looks = self._job.sessions.locked_out() and not self._locked
             if now >= due or ((self._told or looks) and now >= told_at + LOOK_SECONDS):
@@ -149,6 +148,13 @@ class Worker:
                         self._job.fail(error)
                         return
             self._wait()
+
+    def _pass_on_stop(self) -> None:
+        """Have the work stop once the process is told to: the thread that beats may be waiting for the database."""
+        while not self._ended.wait(LOOK_SECONDS):
+            if self._outer.is_set():
+                self._job.halt()
+                return
 
     def _wait(self) -> None:
         """A moment, or until something else is wanted of the workers."""
