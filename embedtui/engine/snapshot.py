@@ -88,7 +88,8 @@ class RateMeter:
     def add(self, count: int, *, held: bool = False) -> float | None:
         """Add a reading; the rate per second over the window, None while unknown or at rest.
 
-        The time in which the work was ``held`` is no measure of what comes after it.
+        The time in which the work was ``held`` is no measure of what comes after it; nor is what came before a
+        measure of a hold in which nothing comes any more.
         """
         now = self._clock()
         if self._samples and (count < self._samples[-1][1] or (self._held and not held)):
@@ -98,7 +99,8 @@ class RateMeter:
         while self._samples and now - self._samples[0][0] > RATE_SECONDS:
             self._samples.popleft()
         (began, first), (ended, last) = self._samples[0], self._samples[-1]
-        if ended - began < RATE_WITHHELD_SECONDS or last == first:
+        stands = held and all(each == last for at, each in self._samples if now - at <= RATE_WITHHELD_SECONDS)
+        if ended - began < RATE_WITHHELD_SECONDS or last == first or stands:
             return None
         return (last - first) / (ended - began)
 

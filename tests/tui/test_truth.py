@@ -199,6 +199,12 @@ def facts(truth: Truth, snapshot: Snapshot) -> set[str]:
     known |= both(hot or 0.0)
     tokens = truth.tokens
     known |= {tokens, dollars(tokens * PRICE / 1e6)}
+    counted = ("old_tokens", "proof_tokens", "asked_old", "asked_new", "asked_old + asked_new")
+    asked = {name: int(truth.one(f"SELECT {name} FROM embedtui.migration")) for name in counted}
+    known |= {
+        *asked.values(),
+        *(dollars(each * PRICE / 1e6) for each in (asked["asked_new"], tokens + asked["asked_new"])),
+    }
     if truth.one("SELECT count(*) FROM embedtui.evaluation"):
         count, mean, low = truth.overlap
         known |= {count, low, *both(mean), *_recorded(truth)}

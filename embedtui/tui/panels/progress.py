@@ -67,9 +67,9 @@ def backfill(view: View, width: int, height: int) -> Content:
         rows += [_spent(snapshot, width), draw.field("tokens", figures.short(status.tokens))]
         return draw.lines((draw.cut(each, width) for each in rows), height)
     spare = height - 7 - bool(here and snapshot.batch.jobs)
-    speed = draw.field(
-        "rate", (figures.rate(status.rate) + (" rows/s" if status.rate is not None else ""), "bold" if here else "")
-    )
+    still = " held" if here and snapshot.condition is Condition.THROTTLED else ""
+    unit = " rows/s" if status.rate is not None else still
+    speed = draw.field("rate", (figures.rate(status.rate) + unit, "bold" if here else ""))
     if spare < 3 and here:
         room = width - speed.cell_length - 2
         speed = draw.row(speed, draw.sparkline(view.rates, min(room, 40), "$new"), width) if room > 5 else speed

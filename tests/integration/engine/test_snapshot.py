@@ -151,6 +151,25 @@ def test_the_time_in_which_the_work_was_held_is_no_measure_of_what_follows() -> 
     assert rate == pytest.approx(100)
 
 
+def test_while_it_is_held_a_rate_is_withheld_once_nothing_comes_any_more() -> None:
+    now, rows = 0.0, 0
+    meter = RateMeter(lambda: now)
+
+    def read(seconds: float, pace: int, *, held: bool) -> float | None:
+        nonlocal now, rows
+        found = None
+        for _ in range(int(2 * seconds)):
+            now, rows = now + 0.5, rows + pace
+            found = meter.add(rows, held=held)
+        return found
+
+    assert read(20, 50, held=False) == pytest.approx(100)
+    assert read(2, 50, held=True) == pytest.approx(100), "what was in flight still arrives"
+    assert read(RATE_WITHHELD_SECONDS + 1, 0, held=True) is None
+    assert read(6, 10, held=True), "a limit lets some go"
+    assert read(4, 50, held=False) == pytest.approx(100), "nor is what came before a measure of what follows"
+
+
 def test_the_time_to_the_end_is_told_by_the_time_worked_and_moves_slowly() -> None:
     now, done = 0.0, 0
     meter = WorkRate(lambda: now)
