@@ -19,6 +19,7 @@ from embedtui.formatting import counted, duration, money, number, size
 from embedtui.model import Plan
 from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.names import shown
+from embedtui.providers.patience import Asking
 
 STATEMENT_COLUMNS = 120
 """Of a line with a statement: its beginning tells what it does."""
@@ -155,7 +156,7 @@ def plan(ctx: click.Context, settings: Settings, check_provider: bool, only_sql:
     Leaves with 5 where a check failed, and with 4 where the provider was asked and did not answer.
     """
     with connect(settings.dsn, name="plan", read_only=True) as conn:
-        found = make_plan(conn, settings, check_provider=check_provider)
+        found = make_plan(conn, settings, check_provider=check_provider, asking=Asking(note))
     failed = any(check.result == "fail" for check in found.checks)
     unanswered = check_provider and any(each.name == "provider" and each.result == "warn" for each in found.checks)
     if as_json:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import threading
-from contextlib import closing
 
 from embedtui.engine.access import Access
 from embedtui.engine.backfill.job import POLL, now
 from embedtui.engine.resilience import fatal
 from embedtui.errors import EmbedtuiError, Interrupted, ProviderError
 from embedtui.model import Failed, FaultClass, Migration
-from embedtui.providers import ProviderFault, endpoint, make_embedder
+from embedtui.providers import ProviderFault, endpoint
+from embedtui.providers.patience import Asking
 from embedtui.providers.start import NO_API, first_answer
-
-TIMEOUT_SECONDS = 20.0
 
 
 class ProviderCheck:
@@ -61,7 +59,7 @@ class ProviderCheck:
         asked = False
         try:
             endpoint(self._model, self._at.environ)
-            with closing(make_embedder(self._model, timeout=TIMEOUT_SECONDS, environ=self._at.environ)) as embedder:
+            with Asking(self._at.note, self._stop).embedder(self._model, self._at.environ) as embedder:
                 asked = True
                 first_answer(embedder, self._model, stop=self._stop, on_fault=self._say)
         except ProviderFault as fault:

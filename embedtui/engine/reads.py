@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Unpack
 
@@ -44,6 +45,7 @@ from embedtui.postgres.state.audit import read_audit
 from embedtui.postgres.state.queries import StoredQuery, load_queries
 from embedtui.postgres.state.steering import read_faults
 from embedtui.postgres.state.workers import read_workers
+from embedtui.providers.patience import Asking
 
 
 class Reads:
@@ -125,10 +127,17 @@ class Reads:
         migration = self.require()
         return self._at.read(lambda conn: text_length(conn, migration, key))
 
-    def plan(self, *, check_provider: bool = False) -> Plan:
+    def plan(
+        self,
+        *,
+        check_provider: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+        stop: threading.Event | None = None,
+    ) -> Plan:
         """What a migration would do, by what the settings say by now where none is under way; read-only.
 
-        ``check_provider``: ask the models, too, which costs a fraction of a cent; see ``embedtui plan``.
+        ``check_provider``: ask the models, too, which costs a fraction of a cent; see ``embedtui plan``. ``say`` is
+        told who does not answer while that lasts, ``stop`` ends it.
 
         Raises:
             EmbedtuiError: the settings, the table or the server cannot serve.
@@ -137,8 +146,9 @@ class Reads:
             raise Refused("No settings are given.", hint="Make them with `embedtui init`.")
         if (migration := self.migration()) is None or migration.phase.ended:
             self._at.reread()
+        asking = Asking(say, stop or threading.Event())
         with self._at.open("plan", read_only=True) as conn:
-            return make_plan(conn, self.settings, check_provider=check_provider)
+            return make_plan(conn, self.settings, check_provider=check_provider, asking=asking)
 
     def settings_in_force(self) -> SettingsInForce:
         """All settings as they are in force here, with where each came from and which may be changed now."""

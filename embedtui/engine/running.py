@@ -48,6 +48,7 @@ from embedtui.postgres.state.migrations import load_migration, set_condition
 from embedtui.postgres.state.pointer import read_status
 from embedtui.postgres.state.spending import add_tokens
 from embedtui.postgres.state.workers import count_live_workers
+from embedtui.providers.patience import Asking
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class Runner:
         """The same, with the provider still being asked: what only its answer lets be changed has waited for it."""
         with self._reached("prepare") as link:
             self._ride_out(link, upgrade, stop)
-            proof = self._ride_out(link, self._require_startable, stop)
+            proof = self._ride_out(link, lambda conn: self._require_startable(conn, stop), stop)
             migration = self._begin(link, stop, proof)
             if not follow:
                 self._ride_out(link, lambda conn: self._require_unpaused(conn, migration), stop)
@@ -327,14 +328,14 @@ class Runner:
             self._read_again(stop)
         return not migration.phase.ended
 
-    def _require_startable(self, conn: Connection) -> int:
+    def _require_startable(self, conn: Connection, stop: threading.Event) -> int:
         """Say what stands in the way of a new migration before anything is made; the tokens that its proof took."""
         settings = self._at.to_begin_by()
         known = None if settings is None else load_migration(conn, migration_name(conn, settings))
         if settings is None or (known is not None and not known.phase.ended):
             return 0
         with connect(self._at.dsn, name="check", read_only=True) as reading:
-            return require_startable(reading, settings)
+            return require_startable(reading, settings, Asking(self._at.note, stop))
 
     def _require_same(self, conn: Connection) -> None:
         """The settings still say what is migrated here, and how its model is reached."""

@@ -40,8 +40,14 @@ class Engine(Protocol):
     def snapshot(self) -> Snapshot:
         """The state as of now."""
 
-    def plan(self, *, check_provider: bool = False) -> Plan:
-        """What a migration would do; ``check_provider`` asks the models, too."""
+    def plan(
+        self,
+        *,
+        check_provider: bool = False,
+        say: Callable[[str], None] = ...,
+        stop: threading.Event | None = None,
+    ) -> Plan:
+        """What a migration would do; ``check_provider`` asks the models, too: ``say`` is told who does not answer."""
 
     def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> object:
         """Prepare, backfill, index; with ``follow`` keep in sync until ``stop`` is set."""

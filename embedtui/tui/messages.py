@@ -257,6 +257,13 @@ class RowTextRead(Message):
 
 
 @dataclass
+class ModelSilent(Message):
+    """A model that is asked for a plan does not answer."""
+
+    text: str
+
+
+@dataclass
 class PlanRead(Message):
     """What a migration would do."""
 

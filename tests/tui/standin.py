@@ -45,7 +45,7 @@ class StandIn(Engine):
     def snapshot(self) -> Snapshot:
         return self.shown
 
-    def plan(self, *, check_provider: bool = False) -> Plan:
+    def plan(self, *, check_provider: bool = False, **_: object) -> Plan:
         self.calls.append("plan")
         return states.PLAN
 

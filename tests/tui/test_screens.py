@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
-from embedtui.model import Blocker, Check, Condition, Hold, Noted, Phase, Snapshot
+from embedtui.errors import Interrupted
+from embedtui.model import Blocker, Check, Condition, Hold, Noted, Phase, Plan, Snapshot
 from embedtui.tui import preferences
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
@@ -233,6 +235,37 @@ async def test_a_migration_that_is_done_is_planned_no_more_until_somebody_asks(s
         assert engine.calls == ["plan"]
 
 
+async def test_a_model_that_does_not_answer_a_plan_is_named_and_left(
+    shown: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[bool] = []
+
+    def plan(
+        _: StandIn,
+        *,
+        check_provider: bool = False,
+        say: Callable[[str], None] = print,
+        stop: threading.Event | None = None,
+    ) -> Plan:
+        if not check_provider:
+            return states.PLAN
+        say("small at http://127.0.0.1:8123/v1 does not answer since 03:12:44 UTC; given up after 20 s.")
+        left.append(stop is not None and stop.wait(30))
+        raise Interrupted("Stopped while a provider was asked.")
+
+    monkeypatch.setattr(StandIn, "plan", plan)
+    async with shown(states.READY) as (app, pilot, _):
+        await pilot.press("7")
+        await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen.plan is not None)
+        await pilot.press("a")
+        await until(pilot, lambda: "does not answer since 03:12:44" in picture(app))
+        assert "Esc stops" in picture(app)
+        await pilot.press("escape")
+        await until(pilot, lambda: left)
+        await until(pilot, lambda: "does not answer" not in picture(app))
+        assert left == [True]
+
+
 async def test_what_is_copied_is_a_file_too(shown: Open, remembered: Path) -> None:
     async with shown(states.READY) as (app, pilot, _):
         await pilot.press("7")
@@ -442,7 +475,7 @@ async def test_what_the_plan_does_is_said_at_once_and_where_it_cannot_scroll_awa
     answers = threading.Event()
     async with shown(states.READY, (80, 24)) as (app, pilot, engine):
         plan = engine.plan
-        engine.plan = lambda *, check_provider=False: answers.wait(60) and plan()  # type: ignore[method-assign]
+        engine.plan = lambda **_: answers.wait(60) and plan()  # type: ignore[method-assign]
         answers.set()
         await pilot.press("7")
         await until(pilot, lambda: isinstance(app.screen, PlanScreen) and app.screen.plan is not None)

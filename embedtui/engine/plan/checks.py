@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +30,9 @@ from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides.layout import follows_by_foreign_key
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state.pointer import read_status, route_epoch
-from embedtui.providers import ProviderFault, RateLimits, endpoint, make_embedder, shown_endpoint
+from embedtui.providers import ProviderFault, RateLimits, endpoint, shown_endpoint
 from embedtui.providers.asking import asks_queries_otherwise
+from embedtui.providers.patience import Asking
 from embedtui.providers.start import TEXTS, first_answer
 from embedtui.redaction import redact
 
@@ -417,8 +417,11 @@ def endpoint_check(settings: Settings, migration: Migration) -> Check:
     return Check("endpoints", "pass", detail)
 
 
-def provider_check(settings: Settings, migration: Migration, ask: bool) -> Answer:
-    """Whether the provider serves the new model, with a request for two texts if ``ask``."""
+def provider_check(settings: Settings, migration: Migration, ask: bool, asking: Asking | None = None) -> Answer:
+    """Whether the provider serves the new model, with a request for two texts if ``ask``.
+
+    Raises Interrupted: whoever is ``asking`` waits no longer.
+    """
     model = migration.new_model
     try:
         if not ask:
@@ -426,7 +429,7 @@ def provider_check(settings: Settings, migration: Migration, ask: bool) -> Answe
             detail = f"{model.name} was not asked."
             hint = "embedtui plan --check-provider asks it for one vector."
             return Answer(Check("provider", "unknown", detail, hint))
-        with contextlib.closing(make_embedder(model, timeout=20, environ=settings.environ)) as embedder:
+        with (asking or Asking()).embedder(model, settings.environ) as embedder:
             reply = first_answer(embedder, model)
             if asks_queries_otherwise(model):
                 embedder.embed(TEXTS[:1], kind="query")

@@ -22,9 +22,12 @@ from embedtui.engine.plan.statements import plan_statements
 from embedtui.model import EmbeddingModel, Migration, Phase, Plan
 from embedtui.postgres.state import migrations as state
 from embedtui.providers import shown_endpoint
+from embedtui.providers.patience import Asking
 
 
-def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool = False) -> Plan:
+def make_plan(
+    conn: Connection[Any], settings: Settings, *, check_provider: bool = False, asking: Asking | None = None
+) -> Plan:
     """What a migration by these settings would do. Reads only; no request unless ``check_provider``.
 
     Settings that name no table mean the migration under way, where there is one.
@@ -34,7 +37,10 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
         settings: what is asked for.
         check_provider: ask the new model for one vector, and the old one, where it answers, for those of some rows.
 
+        asking: who waits meanwhile.
+
     Raises:
+        Interrupted: who waits was told to stop.
         TableError, SettingsError, DatabaseError: see :func:`resolve`; no plan without a table, a key and two models.
     """
     if settings.table is None:
@@ -46,7 +52,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     migration = _numbered(live, migration, settings)
     estimate = estimate_texts(conn, migration, draft)
     tokens = estimate_tokens(migration, estimate)
-    answer = provider_check(settings, migration, check_provider)
+    answer = provider_check(settings, migration, check_provider, asking)
     checks = [
         *standing_checks(conn, draft, migration, settings),
         how_check(conn, migration, planned=True),
@@ -58,7 +64,7 @@ def make_plan(conn: Connection[Any], settings: Settings, *, check_provider: bool
     wrong = any(check.result == "fail" for check in checks)
     if check_provider and migration.new_model.batch:
         checks.append(batch_check(migration, settings))
-    proof = proof_check(conn, migration, settings, check_provider and not wrong)
+    proof = proof_check(conn, migration, settings, check_provider and not wrong, asking)
     checks.append(proof.check)
     return Plan(
         table=migration.table,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,8 @@ from embedtui.model import UNNAMED, Check, EmbeddingModel, Migration
 from embedtui.postgres.names import shown_column
 from embedtui.postgres.sides.proof import StoredRow, stored_rows
 from embedtui.postgres.state.queries import Vector
-from embedtui.providers import Embedder, ProviderFault, make_embedder
+from embedtui.providers import Embedder, ProviderFault
+from embedtui.providers.patience import Asking
 
 FIRST = 20
 """Rows that tell whether text and model are the right ones at all."""
@@ -65,7 +65,9 @@ class Proof:
     tokens: int = 0
 
 
-def proof_check(conn: Connection[Any], migration: Migration, settings: Settings, ask: bool) -> Proof:
+def proof_check(
+    conn: Connection[Any], migration: Migration, settings: Settings, ask: bool, asking: Asking | None = None
+) -> Proof:
     """Whether the old model makes the stored vectors from the texts as they would be sent; paid requests if ``ask``.
 
     ``unknown`` where it cannot be asked: an old model that is dead, unnamed or busy is no reason to stop.
@@ -83,7 +85,7 @@ def proof_check(conn: Connection[Any], migration: Migration, settings: Settings,
     if not rows:
         return _unknown("no row has both a text and a vector", "")
     try:
-        with contextlib.closing(make_embedder(model, timeout=20, environ=settings.environ)) as embedder:
+        with (asking or Asking()).embedder(model, settings.environ) as embedder:
             evidence = gather(embedder, model, rows)
     except ProviderFault as fault:
         return _unknown(f"{model.name} did not answer ({fault.reason.rstrip('.')})", fault.hint)

@@ -24,9 +24,10 @@ from embedtui.postgres.catalog.tables import find_table
 from embedtui.postgres.expressions import parse, reparse
 from embedtui.postgres.names import qualified, shown, shown_column
 from embedtui.postgres.state import migrations as state
+from embedtui.providers.patience import Asking
 
 
-def require_startable(conn: Connection[Any], settings: Settings) -> int:
+def require_startable(conn: Connection[Any], settings: Settings, asking: Asking | None = None) -> int:
     """Refuse to start or go on by these settings before anything is changed. Reads only.
 
     A new migration's provider is asked for one vector, so that a wrong key, model or size leaves nothing behind, and
@@ -40,7 +41,7 @@ def require_startable(conn: Connection[Any], settings: Settings) -> int:
     known = state.load_migration(conn, migration_name(conn, settings))
     if known is None or known.phase.ended:
         try:
-            return require_ready(conn, resolve(conn, settings), settings, ask=True)[1]
+            return require_ready(conn, resolve(conn, settings), settings, ask=True, asking=asking)[1]
         except EmbedtuiError:
             known = state.load_migration(conn, migration_name(conn, settings))
             if known is None or known.phase.ended:
@@ -145,7 +146,7 @@ def _require_same_texts(conn: Connection[Any], known: Migration, settings: Setti
 
 
 def require_ready(
-    conn: Connection[Any], draft: Draft, settings: Settings, *, ask: bool = False
+    conn: Connection[Any], draft: Draft, settings: Settings, *, ask: bool = False, asking: Asking | None = None
 ) -> tuple[PlacementKind, int]:
     """Refuse to begin what the plan's checks say cannot work; the placement to begin with, and the proof's tokens.
 
@@ -163,12 +164,12 @@ def require_ready(
     # one after the other: what costs something is asked once all else is well
     for check in standing_checks(conn, draft, migration, settings):
         _require(check)
-    for check in provider_check(settings, migration, ask=ask).checks(draft, settings):
+    for check in provider_check(settings, migration, ask, asking).checks(draft, settings):
         _require(check)
     if not ask:
         return placement, 0
     # who has dealt with it need not pay for it once more
-    proof = proof_check(conn, migration, settings, "proof" not in settings.accept)
+    proof = proof_check(conn, migration, settings, "proof" not in settings.accept, asking)
     _require(proof.check)
     return placement, proof.tokens
 

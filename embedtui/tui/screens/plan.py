@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -13,7 +14,7 @@ from embedtui.formatting import counted
 from embedtui.model import Phase, Plan
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.actions import READONLY
-from embedtui.tui.messages import PlanRead, ReadFailed
+from embedtui.tui.messages import ModelSilent, PlanRead, ReadFailed
 from embedtui.tui.panels.gate import check_lines
 from embedtui.tui.remedies import worded
 from embedtui.tui.screens.base import DashboardScreen
@@ -37,6 +38,7 @@ class PlanScreen(DashboardScreen):
             tooltip="Ask the providers, too: key, name, dimensions, limits, and whether some rows embedded again give"
             " the stored vectors. It costs a fraction of a cent.",
         ),
+        Binding("escape", "stop_asking", "Stop asking", show=False),
         Binding("y", "copy", "Copy SQL", tooltip="Copy the SQL, and save it as a file."),
     ]
 
@@ -46,6 +48,9 @@ class PlanScreen(DashboardScreen):
         self.plan: Plan | None = None
         self._trouble: Trouble | None = None
         self._reading = self._asking = False
+        self._silent = ""
+        """Who does not answer."""
+        self._stop = threading.Event()
         self._read_at: tuple[object, ...] | None = None
         """Where the migration stood when it was last read."""
 
@@ -97,8 +102,25 @@ class PlanScreen(DashboardScreen):
     def _read(self, *, asking: bool) -> None:
         self._reading, self._asking, self._trouble = True, asking, None
         self._read_at = self._stand
-        self.ask_engine(lambda engine: engine.plan(check_provider=asking), PlanRead, key=PlanRead)
+        self._stop.set()  # one that still asks is of no use any more
+        self._silent, self._stop = "", (stop := threading.Event())
+
+        def say(text: str) -> None:
+            if not stop.is_set():
+                self.post_message(ModelSilent(text))
+
+        self.ask_engine(lambda engine: engine.plan(check_provider=asking, say=say, stop=stop), PlanRead, key=PlanRead)
         self._fill()
+
+    def on_model_silent(self, message: ModelSilent) -> None:
+        """Name it while that lasts."""
+        self._silent = message.text
+        self._fill()
+
+    def action_stop_asking(self) -> None:
+        """Wait for no model any more."""
+        if self._reading and self._asking:
+            self._stop.set()
 
     def on_plan_read(self, message: PlanRead) -> None:
         """Show it."""
@@ -125,6 +147,8 @@ class PlanScreen(DashboardScreen):
     @property
     def _under_way(self) -> str:
         """What is done about the plan now; over the plan before it stands where it cannot scroll out of sight."""
+        if self._asking and self._silent:
+            return f"◌ {safe.line(self._silent)} Esc stops."
         if self._asking:
             return "◌ asking the models, which can take half a minute …"
         return "◌ reading the table, the server and the rights …"
@@ -156,6 +180,8 @@ class PlanScreen(DashboardScreen):
         plan = self.plan
         if plan is None:
             return Content("")
+        if self._reading and self._silent:
+            return draw.lines(draw.wrapped(self._under_way, width, "bold $warning", 2), height)
         failed = sum(check.result == "fail" for check in plan.checks)
         warned = sum(check.result == "warn" for check in plan.checks)
         of = " of another one" if view.phase is Phase.DONE else ""
