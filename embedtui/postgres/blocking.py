@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from embedtui.postgres.connect import Connection, is_ours
-from embedtui.postgres.ddl import query_head
+from embedtui.postgres.ddl import Session, query_head
 from embedtui.redaction import redact
 
 # Whoever is waited for may wait as well: named is who waits for nobody, as it is that one who has to end.
@@ -41,9 +41,8 @@ def name_blocker(conn: Connection, pids: Collection[int], least: float) -> str:
     what = redact(table) if table else "a row"
     if not pid:
         return f"a prepared transaction locks {what}: commit it or roll it back (pg_prepared_xacts)"
-    who = f"pid {pid}" + (f" ({redact(application)})" if application else "")
+    who = Session(pid, redact(application), None, state, query_head(query))
     way = f"let it end, or SELECT pg_terminate_backend({pid})" if client else "it makes way by itself"
-    does = ": ".join(part for part in (state if state != "active" else "", query_head(query)) if part)
-    return (
-        f"{who} locks {what}" + (f", since {since} UTC" if since else "") + f"; {way}" + (f"; {does}" if does else "")
-    )
+    # since, and not for how long: a hold's words stay the same while it lasts
+    said = f"{who.who} locks {what}" + (f", since {since} UTC" if since else "") + f"; {way}"
+    return said + (f"; {who.does}" if who.does else "")

@@ -91,15 +91,25 @@ class Session:
 
     def __str__(self) -> str:
         """Who it is, for how long, and what it does: one line for an operator."""
+        age = f", open for {duration(self.age_seconds, exact=True)}" if self.age_seconds is not None else ""
+        does = f"{', ' if self._rests else ': '}{self.does}" if self.does else ""
+        return f"{self.who}{age}{does}"
+
+    @property
+    def who(self) -> str:
+        """Its name."""
         if self.gid:
-            what = f"prepared transaction {self.gid}"
-        else:
-            what = f"pid {self.pid}" + (f" ({self.application})" if self.application else "")
-        if self.age_seconds is not None:
-            what += f", open for {duration(self.age_seconds, exact=True)}"
-        if self.state and self.state != "active":
-            what += f", {self.state}"
-        return what + (f": {self.query}" if self.query else "")
+            return f"prepared transaction {self.gid}"
+        return f"pid {self.pid}" + (f" ({self.application})" if self.application else "")
+
+    @property
+    def does(self) -> str:
+        """Its state, where that is not to be at work, and its statement."""
+        return ": ".join(part for part in (self._rests, self.query) if part)
+
+    @property
+    def _rests(self) -> str:
+        return self.state if self.state != "active" else ""
 
 
 def query_head(query: str, length: int = 80) -> str:
