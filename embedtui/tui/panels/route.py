@@ -37,22 +37,7 @@ def route(view: View, width: int, height: int) -> Content:
         )
     ]
     if 0 < share < 100:
-        shares: tuple[str, ...] = (
-            " of the keys: each key keeps its side",
-            " of the keys, not searches",
-            " of the keys",
-        )
-        if view.searches:
-            now = figures.percent(new_share(view.searches[-1]))
-            whole = f" of the keys, {now} of the searches now"
-            shares = (
-                f"{whole}: each key keeps its side",
-                whole,
-                f" of keys, {now} of searches",
-                f" keys, {now} searches",
-            )
-        canary = draw.field("canary", f"{share} %")
-        rows.append(draw.fitting(width, *(draw.line(canary, (each, "$muted")) for each in shares)))
+        rows.append(_canary(view, share, width))
     if status.changed_at is not None and status.changed_by:
         who = f" by {safe.line(status.changed_by)}"
         rows.append(
@@ -79,6 +64,17 @@ def route(view: View, width: int, height: int) -> Content:
     for listener in status.listeners[: max(0, height - len(rows) - 1)]:
         rows.append(_listener(listener, status.epoch, width))
     return draw.lines((draw.cut(each, width) for each in rows), height)
+
+
+def _canary(view: View, share: int, width: int) -> Content:
+    """The share of the keys, and beside it that of the searches, where Routers tell."""
+    shares: tuple[str, ...] = (" of the keys: each key keeps its side", " of the keys, not searches", " of the keys")
+    if view.searches:
+        now = figures.percent(new_share(view.searches[-1]))
+        whole = f" of the keys, {now} of the searches now"
+        shares = (f"{whole}: each key keeps its side", whole, f" of keys, {now} of searches", f" keys, {now} searches")
+    canary = draw.field("canary", f"{share} %")
+    return draw.fitting(width, *(draw.line(canary, (each, "$muted")) for each in shares))
 
 
 def rollback(view: View, width: int) -> list[Content]:
