@@ -38,7 +38,7 @@ class PlanScreen(DashboardScreen):
             tooltip="Ask the providers, too: key, name, dimensions, limits, and whether some rows embedded again give"
             " the stored vectors. It costs a fraction of a cent.",
         ),
-        Binding("escape", "stop_asking", "Stop asking", show=False),
+        Binding("escape", "leave_asking", "Leave", show=False),
         Binding("y", "copy", "Copy SQL", tooltip="Copy the SQL, and save it as a file."),
     ]
 
@@ -117,7 +117,7 @@ class PlanScreen(DashboardScreen):
         self._silent = message.text
         self._fill()
 
-    def action_stop_asking(self) -> None:
+    def action_leave_asking(self) -> None:
         """Wait for no model any more."""
         if self._reading and self._asking:
             self._stop.set()
