@@ -11,9 +11,11 @@ from textual.widgets import Button, Checkbox, Input
 
 from embedtui.model import Blocker
 from embedtui.tui.dialogs import CutoverDialog, Either, NamedAnswer, NameDialog, WaitingDialog
+from embedtui.tui.dialogs.base import Digits
 from embedtui.tui.dialogs.bridging import BridgeDialog
 from tests.tui import states
-from tests.tui.conftest import Open, front, present, said, until
+from tests.tui.conftest import Open, front, picture, present, said, until
+from tests.tui.test_whole_words import DIALOGS
 
 
 @pytest.mark.parametrize("lag", [0, 3, 6, 9])
@@ -153,3 +155,49 @@ async def test_rows_at_stake_are_those_of_the_choice_that_is_made(shown: Open) -
             await until(pilot, lambda wanted=wanted: len(app.screen.query(".obstacle")) == wanted)
             tick.toggle()
         assert asked == [True, True], "the table is read once for each choice"
+
+
+RESTRICTED = ("cutover", "canary", "limits", "verify")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)], ids=str)
+async def test_a_field_that_takes_no_letters_says_what_it_takes(shown: Open, size: tuple[int, int]) -> None:
+    """And no field takes a part of what is typed in silence: each that is restricted is of this kind."""
+    seen = set()
+    async with shown(states.READY, size) as (app, pilot, _):
+        for name, make in DIALOGS.items():
+            app.push_screen(dialog := make())
+            await until(pilot, lambda dialog=dialog: app.screen is dialog and bool(dialog.query(Button)))
+            for each in dialog.query(Input):
+                if each.type == "text" and not each.max_length and each.restrict is None:
+                    continue
+                assert isinstance(each, Digits), f"{name}: {each.id}"
+                seen.add(name)
+                before = each.value
+                each.focus()
+                await until(pilot, lambda each=each: each.has_focus)
+                assert each.takes.region.width >= len(str(each.takes.render())), f"{name}: {each.id} is cut"
+                await pilot.press("x")
+                assert each.value == before and each.takes.has_class("-refused"), f"{name}: {each.id}"
+                assert str(each.takes.render()) in picture(app)
+                await pilot.press("1")
+                assert not each.takes.has_class("-refused")
+            app.pop_screen()
+            await until(pilot, lambda dialog=dialog: app.screen is not dialog)
+    assert seen == set(RESTRICTED)
+
+
+@pytest.mark.parametrize("wrong", ["0", "101", "-1", ""])
+async def test_enter_says_which_number_is_none(shown: Open, wrong: str) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        for name, field in (("canary", "#percent"), ("limits", "#max_concurrency"), ("verify", "#sample")):
+            if (name, wrong) not in (("limits", "101"), ("limits", ""), ("verify", "0"), ("verify", "101"), ("verify", "")):
+                app.push_screen(dialog := DIALOGS[name]())
+                await until(pilot, lambda dialog=dialog: app.screen is dialog and bool(dialog.query(Button)))
+                digits = dialog.query_one(field, Digits)
+                digits.value = wrong
+                await pilot.press("enter")
+                await until(pilot, lambda digits=digits: digits.takes.has_class("-refused"))
+                assert digits.has_focus and app.screen is dialog
+                app.pop_screen()
+        assert not engine.calls

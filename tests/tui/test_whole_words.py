@@ -47,7 +47,8 @@ EITHER = Either(
 )
 GOOD = "Drops the old side for good. "
 DIALOGS: dict[str, Callable[[], ModalScreen[object]]] = {
-    "cutover": lambda: CutoverDialog(VIEW, 10, IN_THE_WAY),  # type: ignore[dict-item, return-value]
+    "cutover": lambda: CutoverDialog(VIEW, 100, IN_THE_WAY),  # type: ignore[dict-item, return-value]
+    "canary": lambda: CutoverDialog(VIEW, 10),  # type: ignore[dict-item, return-value]
     "cleanup": lambda: NameDialog("Clean up", "Drops the old side for good. " * 3, LONG_NAME, either=EITHER),
     "abort": lambda: NameDialog("Abort", "The new side is dropped.", LONG_NAME, (), states.BLOCKERS[:1]),
     "limits": lambda: LimitsDialog(VIEW),

@@ -13,6 +13,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Button, Checkbox, Input, Label, Static
+from textual.widgets._input import InputType
 from textual.widgets.button import ButtonVariant
 
 from embedtui.model import Blocker
@@ -269,6 +270,31 @@ class NamedDialog(Dialog[T]):
                     return
 
 
+class Digits(Input):
+    """A field for a number: beside it stands what it takes, and in a warning's colour once something else was typed."""
+
+    def __init__(
+        self, takes: str, value: str = "", *, id: str, placeholder: str = "", whole: bool = True, longest: int = 0
+    ) -> None:
+        """``takes`` says which numbers, in a few words; ``longest`` is a number of characters, 0 for no end."""
+        self.takes = Label(takes, classes="takes", markup=False)
+        kind: InputType = "integer" if whole else "number"
+        super().__init__(value, placeholder, id=id, type=kind, max_length=longest, compact=True)
+
+    def restricted(self) -> None:
+        """Textual takes what was typed away, and rings a bell at most."""
+        self.refuse()
+
+    def refuse(self) -> None:
+        """Bring the cursor here, and say that this is no such number."""
+        self.focus()
+        self.takes.add_class("-refused")
+
+    def watch_value(self) -> None:
+        """Another value has not been refused yet."""
+        self.takes.remove_class("-refused")
+
+
 class Tick(Checkbox):
     """A checkbox that tells on from off by a glyph; Textual's own does by colour only."""
 
@@ -287,3 +313,5 @@ def field(label: str | Content, widget: Widget) -> ComposeResult:
     with Horizontal(classes="field"):
         yield Label(label)
         yield widget
+        if isinstance(widget, Digits):
+            yield widget.takes

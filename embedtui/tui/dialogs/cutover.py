@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from textual import on
 from textual.app import ComposeResult
 from textual.content import Content
-from textual.widgets import Button, Input, Static
+from textual.widgets import Button, Static
 
 from embedtui.model import Blocker
-from embedtui.tui.dialogs.base import NamedDialog
+from embedtui.tui.dialogs.base import Digits, NamedDialog
 from embedtui.tui.dialogs.base import field as labelled
 from embedtui.tui.view import View
 
@@ -50,7 +50,7 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
             )
         )
         yield from self.obstacles()
-        percent = Input(str(self._percent), id="percent", compact=True, type="integer", max_length=3)
+        percent = Digits("whole, 1 to 100", str(self._percent), id="percent", longest=3)
         share = labelled("Share of keys in %", percent)
         # else the name is first, as in every dialog that asks for it: what is typed unlooked goes there
         for each in (self.name_field(), share) if self._percent == 100 else (share, self.name_field()):
@@ -66,10 +66,23 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
     def answer(self, postponed: bool = False) -> CutoverAnswer | None:
         """Needs a share, the whole name, and a reason where one is asked for."""
         # Waiting for the sync is what releases the sync blocker: alone, it needs no reason then.
-        text, override = self.query_one("#percent", Input).value, self.overrides(but="sync" if postponed else "")
-        if not text.isdigit() or not 1 <= int(text) <= 100 or not self.named or override is None:
+        override = self.overrides(but="sync" if postponed else "")
+        if not self._share or not self.named or override is None:
             return None
-        return CutoverAnswer(int(text), override, postponed)
+        return CutoverAnswer(self._share, override, postponed)
+
+    @property
+    def _share(self) -> int:
+        """In percent; 0 where what is typed is none."""
+        text = self.query_one("#percent", Digits).value
+        return int(text) if text.isdigit() and int(text) <= 100 else 0
+
+    def go_to_gap(self) -> None:
+        """A share that is none is said to be one first."""
+        if self._share:
+            super().go_to_gap()
+        else:
+            self.query_one("#percent", Digits).refuse()
 
     def release_buttons(self) -> None:
         """Only a whole answer releases the buttons."""

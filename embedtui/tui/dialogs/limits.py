@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from textual.app import ComposeResult
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from embedtui.model import BackfillStatus
-from embedtui.tui.dialogs.base import Dialog, field
+from embedtui.tui.dialogs.base import Dialog, Digits, field
 from embedtui.tui.view import View
 
 
@@ -41,15 +41,15 @@ class LimitsDialog(Dialog[dict[str, float]]):
             whole = name == "max_concurrency"
             value = now[name]
             shown = "no limit" if value is None else f"{value:,.10g}"
-            yield from field(
-                text, Input(id=name, compact=True, type="integer" if whole else "number", placeholder=shown)
-            )
+            takes = "whole, 1 or more" if whole else "a number"
+            yield from field(text, Digits(takes, id=name, whole=whole, placeholder=shown))
 
     def answer(self) -> dict[str, float] | None:
         """The fields that hold a number; 0 takes a limit away."""
         limits: dict[str, float] = {}
         for name, _ in self.FIELDS:
-            text = self.query_one(f"#{name}", Input).value.strip()
+            limit = self.query_one(f"#{name}", Digits)
+            text = limit.value.strip()
             if not text:
                 continue
             try:
@@ -57,8 +57,7 @@ class LimitsDialog(Dialog[dict[str, float]]):
             except ValueError:
                 value = -1
             if value < 0 or (name == "max_concurrency" and value < 1):
-                self.query_one(f"#{name}", Input).focus()
-                self.notify("A limit is a number, and at least one request has to be in flight.", severity="warning")
+                limit.refuse()
                 return None
             limits[name] = int(value) if name == "max_concurrency" else value
         return limits

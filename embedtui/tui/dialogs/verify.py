@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from textual.app import ComposeResult
 from textual.content import Content
-from textual.widgets import Checkbox, Input, Static
+from textual.widgets import Checkbox, Static
 
 from embedtui.model import VerifyReport
 from embedtui.tui import draw, figures
-from embedtui.tui.dialogs.base import Dialog, Tick, field
+from embedtui.tui.dialogs.base import Dialog, Digits, Tick, field
 from embedtui.tui.view import View
 
 
@@ -37,13 +37,17 @@ class VerifyDialog(Dialog[VerifyAnswer]):
         """Text and choices."""
         text = "Reads every row: missing, stale, of the wrong model, faulty. Changes nothing."
         yield Static(Content.styled(text, "$muted"))
-        yield from field("Rows to embed again", Input("0", id="sample", compact=True, type="integer", max_length=6))
+        yield from field("Rows to embed again", Digits("0 to 999,999", "0", id="sample", longest=6))
         yield Tick("Queue what is wrong, to be embedded again", id="repair", compact=True)
 
     def answer(self) -> VerifyAnswer | None:
         """An empty number is none."""
-        text = self.query_one("#sample", Input).value.strip() or "0"
+        text = self.query_one("#sample", Digits).value.strip() or "0"
         return VerifyAnswer(int(text), self.query_one("#repair", Checkbox).value) if text.isdigit() else None
+
+    def go_to_gap(self) -> None:
+        """The number is none."""
+        self.query_one("#sample", Digits).refuse()
 
 
 class ReportDialog(Dialog[None]):
