@@ -187,17 +187,21 @@ async def test_a_field_that_takes_no_letters_says_what_it_takes(shown: Open, siz
     assert seen == set(RESTRICTED)
 
 
-@pytest.mark.parametrize("wrong", ["0", "101", "-1", ""])
-async def test_enter_says_which_number_is_none(shown: Open, wrong: str) -> None:
-    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
-        for name, field in (("canary", "#percent"), ("limits", "#max_concurrency"), ("verify", "#sample")):
-            if (name, wrong) not in (("limits", "101"), ("limits", ""), ("verify", "0"), ("verify", "101"), ("verify", "")):
-                app.push_screen(dialog := DIALOGS[name]())
-                await until(pilot, lambda dialog=dialog: app.screen is dialog and bool(dialog.query(Button)))
-                digits = dialog.query_one(field, Digits)
-                digits.value = wrong
-                await pilot.press("enter")
-                await until(pilot, lambda digits=digits: digits.takes.has_class("-refused"))
-                assert digits.has_focus and app.screen is dialog
-                app.pop_screen()
-        assert not engine.calls
+WRONG = [
+    *(("canary", "#percent", value) for value in ("0", "101", "-1", "")),
+    ("limits", "#max_concurrency", "0"), ("limits", "#max_concurrency", "-1"), ("limits", "#spend_cap", "-1"),
+    ("verify", "#sample", "-1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "field", "wrong"), WRONG)
+async def test_enter_says_which_number_is_none(shown: Open, name: str, field: str, wrong: str) -> None:
+    async with shown(states.READY, (80, 24)) as (app, pilot, _):
+        app.push_screen(dialog := DIALOGS[name]())
+        await until(pilot, lambda: app.screen is dialog and bool(dialog.query(Button)))
+        digits = dialog.query_one(field, Digits)
+        digits.value = wrong
+        dialog.query_one(Input).focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: digits.takes.has_class("-refused") and digits.has_focus)
+        assert app.screen is dialog

@@ -11,17 +11,23 @@ from textual.widgets import Button, Input, Label
 
 from embedtui.model import Blocker, Side, TableName
 from embedtui.tui.actions import SCREENS
+from embedtui.tui.app import Dashboard
 from embedtui.tui.dialogs import Either, ForgetDialog, NameDialog, PromptDialog, QueriesDialog
+from embedtui.tui.dialogs.base import Answer
 from embedtui.tui.dialogs.cutover import CutoverDialog
 from embedtui.tui.dialogs.faults import DecideDialog
 from embedtui.tui.dialogs.limits import LimitsDialog
 from embedtui.tui.dialogs.prepare import PrepareDialog
 from embedtui.tui.dialogs.prompts import StopDialog
 from embedtui.tui.dialogs.verify import VerifyDialog
-from embedtui.tui.view import Link, View
+from embedtui.tui.screens.help import HelpScreen
+from embedtui.tui.screens.settings import SettingsScreen
+from embedtui.tui.view import Link, Trouble, View
 from tests.tui import states
 from tests.tui.conftest import Open, picture, present, until
+from tests.tui.standin import StandIn
 from tests.tui.test_fitting import cut_words, foreign
+from tests.tui.test_screens import toasts
 
 LONG_NAME = "customer_support_articles_and_answers_2026"
 SIZES = pytest.mark.parametrize("size", [(80, 24), (160, 45)], ids=lambda size: f"{size[0]}x{size[1]}")
@@ -124,6 +130,49 @@ async def test_no_screen_cuts_a_word_of_its_own_in_any_state(shown: Open, size: 
                 if found := cut_words(picture(app), theirs):
                     wrong[state, screen] = found
     assert not wrong, "\n".join(f"{where}: {each}" for where, found in wrong.items() for each in found)
+
+
+@SIZES
+async def test_a_message_covers_nothing_of_what_is_open_and_stays_where_it_was(size: tuple[int, int]) -> None:
+    opened = {**DIALOGS, "help": lambda: HelpScreen(None), "settings": SettingsScreen}
+    app = Dashboard(lambda _: StandIn(TABLE), remember=False, interval=3600)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        await until(pilot, lambda: app.snapshot is not None)
+        for name, make in opened.items():
+            app.clear_notifications()
+            app.say("said before")
+            await until(pilot, lambda: any(each.region.height for each in toasts(app)))
+            bottom = max(each.region.bottom for each in toasts(app))
+            app.push_screen(dialog := make())
+            await until(pilot, lambda dialog=dialog: app.screen is dialog and bool(dialog.query(".dialog")))
+            app.trouble(Trouble("Table", "It is another one's. " * 9, "Look at it."))
+            await until(pilot, lambda: any(each.region.height > 2 for each in toasts(app)))
+            await pilot.pause()
+            box = dialog.query_one(".dialog")
+            assert not any(box.region.overlaps(each.region) for each in toasts(app)), name
+            assert max(each.region.bottom for each in toasts(app)) == bottom, name
+            for each in dialog.query(Button):
+                assert box.region.contains_region(each.region), f"{name}: {each.id} is out of sight"
+            app.pop_screen()
+            await until(pilot, lambda dialog=dialog: app.screen is not dialog)
+
+
+async def test_a_dialog_shows_what_enter_does(shown: Open) -> None:
+    """Wherever its focus is: the marked button is the one that is pressed, and none is where none would be."""
+    async with shown(TABLE, (80, 24)) as (app, pilot, _):
+        for name, make in DIALOGS.items():
+            app.push_screen(dialog := make())
+            await until(pilot, lambda dialog=dialog: app.screen is dialog and bool(dialog.query(Button)))
+            for stop in dialog.focus_chain:
+                dialog.set_focus(stop)
+                await pilot.pause()
+                marked = [each for each in dialog.query(Answer) if each.entered]
+                wanted = [dialog.query_one("#go", Answer)] if isinstance(stop, Input) else [stop]
+                assert marked == (wanted if isinstance(stop, Input | Button) else []), f"{name}: {stop}"
+                if marked and not marked[0].disabled:
+                    assert picture(app).count(f"⏎ {marked[0].label}") == 1, f"{name}: {stop}"
+            app.pop_screen()
+            await until(pilot, lambda dialog=dialog: app.screen is not dialog)
 
 
 LOUD = ("read", "ask", "load", "copy", "export", "verdict", "note", "stop", "decide", "share", "bridged", "open")

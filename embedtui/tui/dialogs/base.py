@@ -10,6 +10,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.geometry import Size
+from textual.reactive import reactive
 from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Button, Checkbox, Input, Label, Static
@@ -22,6 +24,27 @@ from embedtui.tui.remedies import worded
 
 T = TypeVar("T")
 
+ENTER = "⏎ "
+"""Before the word of the button that Enter presses."""
+
+
+class Answer(Button):
+    """A button that shows whether Enter presses it, in words that need no colours."""
+
+    entered: reactive[bool] = reactive(False)
+
+    def __init__(self, label: str, variant: ButtonVariant = "default", *, id: str) -> None:
+        super().__init__(label, variant, id=id, compact=True)
+
+    def render(self) -> Content:
+        """Its word, marked."""
+        word = Content.from_text(self.label)
+        return Content.assemble(ENTER, word) if self.entered and not self.disabled else word
+
+    def get_content_width(self, container: Size, viewport: Size) -> int:
+        """With room for the mark."""
+        return super().get_content_width(container, viewport) + len(ENTER)
+
 
 class Dialog(ModalScreen[T]):
     """A box in the middle with a way on and Cancel; Escape always means no."""
@@ -31,6 +54,8 @@ class Dialog(ModalScreen[T]):
     TYPED: ClassVar[str] = "Input"
     """The field that gets what is typed while a button has the focus."""
     CANCEL: ClassVar[str] = "Cancel"
+    SUBMIT: ClassVar[str] = "#go"
+    """The button that Enter presses in a field of one line."""
 
     def __init__(self, title: str, go: str = "", variant: ButtonVariant = "primary") -> None:
         """Ask under ``title``; ``go`` is the word on the button that goes on, if there is one."""
@@ -47,7 +72,7 @@ class Dialog(ModalScreen[T]):
             box.border_title = Content(safe.line(self.heading))
             yield from self.body()
             with Horizontal(classes="buttons"):
-                yield Button(self.CANCEL, id="cancel", compact=True)
+                yield Answer(self.CANCEL, id="cancel")
                 yield from self.buttons()
 
     def body(self) -> ComposeResult:
@@ -57,7 +82,7 @@ class Dialog(ModalScreen[T]):
     def buttons(self) -> ComposeResult:
         """The buttons beside Cancel; ``#go`` goes on."""
         if self._go:
-            yield Button(self._go, id="go", variant=self._variant, compact=True)
+            yield Answer(self._go, self._variant, id="go")
 
     def answer(self) -> T | None:
         """What the operator wants; None while the answer is not whole."""
@@ -81,6 +106,12 @@ class Dialog(ModalScreen[T]):
         ahead, self._ahead = self._ahead, None
         if ahead:
             self.type_in(ahead)
+
+    def watch_focused(self, focused: Widget | None) -> None:
+        """Show which button Enter presses from here."""
+        submits = isinstance(focused, Input)
+        for each in self.query(Answer):
+            each.entered = each is focused or (submits and f"#{each.id}" == self.SUBMIT)
 
     def on_key(self, event: events.Key) -> None:
         """Give what is typed to the first field.

@@ -11,7 +11,7 @@ from textual.widgets import Button, Input, Static
 from embedtui.model import Blocker
 from embedtui.tui import draw
 from embedtui.tui.actions.bridging import BridgeOrder
-from embedtui.tui.dialogs.base import Dialog, field
+from embedtui.tui.dialogs.base import Answer, Dialog, field
 from embedtui.tui.messages import BlockersRead
 from embedtui.tui.panels.bridging import bridge_lines
 from embedtui.tui.panels.gate import blocker_lines
@@ -26,6 +26,7 @@ class BridgeDialog(Dialog[None]):
 
     CANCEL = "Close"
     TYPED = ".-asked Input"
+    SUBMIT = "#on"
 
     def __init__(self, view: Callable[[], View], order: Callable[[BridgeOrder], object]) -> None:
         """``view`` gives what is to be shown, ``order`` takes what the operator wants."""
@@ -44,9 +45,9 @@ class BridgeDialog(Dialog[None]):
 
     def buttons(self) -> ComposeResult:
         """Which of them are there goes by the state."""
-        yield Button("Measure", id="measure", compact=True)
-        yield Button("Turn on", id="on", variant="primary", compact=True)
-        yield Button("Turn off", id="off", variant="warning", compact=True)
+        yield Answer("Measure", id="measure")
+        yield Answer("Turn on", "primary", id="on")
+        yield Answer("Turn off", "warning", id="off")
 
     def on_mount(self) -> None:
         """Show what is known, and have the old model asked."""

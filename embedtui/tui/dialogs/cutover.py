@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.widgets import Button, Static
 
 from embedtui.model import Blocker
-from embedtui.tui.dialogs.base import Digits, NamedDialog
+from embedtui.tui.dialogs.base import Answer, Digits, NamedDialog
 from embedtui.tui.dialogs.base import field as labelled
 from embedtui.tui.view import View
 
@@ -60,7 +60,7 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
     def buttons(self) -> ComposeResult:
         """With one to wait for the sync, where that is in the way."""
         if any(blocker.name == "sync" for blocker in self._blockers):
-            yield Button("When in sync", id="postpone", compact=True)
+            yield Answer("When in sync", id="postpone")
         yield from super().buttons()
 
     def answer(self, postponed: bool = False) -> CutoverAnswer | None:

@@ -151,7 +151,7 @@ class HelpScreen(ModalScreen[None]):
             [
                 ("↑ ↓ PgUp PgDn", "Move", "k and j too; Home and End, g and G"),
                 ("Tab", "Next part", "Shift+Tab goes back"),
-                ("Enter", "Open", ""),
+                ("Enter", "Open", "in a dialog: the button marked ⏎"),
                 ("Esc", "Leave", "a field or a dialog"),
                 ("F1", "Help", "where ? would be typed"),
                 ("^q", "Quit", "from anywhere"),
