@@ -12,6 +12,8 @@ from textual.style import Style
 
 from embedtui.tui import figures
 
+_WORD = 14
+"""Cells of a word, at most; what is longer is somebody's name of something."""
 _SPARKS = "▁▂▃▄▅▆▇█"
 
 Part = Content | str | tuple[str, str]
@@ -39,8 +41,21 @@ def row(left: Content, right: Content, width: int) -> Content:
 
 
 def cut(content: Content, width: int) -> Content:
-    """``content`` on at most ``width`` cells, with an ellipsis where something was cut off."""
-    return content if content.cell_length <= width else content.truncate(max(0, width), ellipsis=True)
+    """``content`` on at most ``width`` cells, with an ellipsis where something was cut off: between words.
+
+    What is longer than a word, or begins a column, is cut itself.
+    """
+    if content.cell_length <= width:
+        return content
+    if width < 2:
+        return content.truncate(max(0, width), ellipsis=True)
+    kept = content.truncate(width - 1)
+    text = kept.plain
+    end = text.rfind(" ")
+    in_a_word = len(text) - end <= _WORD and not content.plain[len(text)].isspace()
+    if in_a_word and end > 0 and text[end - 1] != " ":
+        kept = kept[:end]
+    return kept.rstrip().append("…")
 
 
 def fitting(width: int, *choices: Content) -> Content:
@@ -56,7 +71,7 @@ def whole(text: str, width: int) -> str:
         at = text.rfind(ends, 0, width)
         if at > 0 and cell_len(text[: at + 1]) <= width:
             return text[: at + (ends == ". ")]
-    return fit(text, width)
+    return cut(Content(text), width).plain
 
 
 def fit(text: str, width: int) -> str:
@@ -93,7 +108,8 @@ def wrapped(text: str, width: int, style: str = "", limit: int = 3) -> list[Cont
     broken = [each.rstrip() for each in Content.styled(text, style).wrap(width)]
     if len(broken) > limit:
         last = broken[limit - 1]
-        broken = [*broken[: limit - 1], last.truncate(width - 1).rstrip().append_text("…", style)]
+        last = last.append_text("…", style) if last.cell_length < width else cut(last.append(" …"), width)
+        broken = [*broken[: limit - 1], last]
     return broken
 
 

@@ -10,7 +10,7 @@ import pytest
 from textual.content import Content
 
 from embedtui.known import KNOWN_MODELS
-from embedtui.model import Snapshot
+from embedtui.model import Noted, Snapshot, WorkerStatus
 from embedtui.tui import draw, panels
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.panels import setup
@@ -23,6 +23,7 @@ from embedtui.tui.widgets import chrome
 from embedtui.tui.widgets.listing import Listing
 from tests.tui import states
 from tests.tui.conftest import Open
+from tests.tui.engine_words import doings
 from tests.tui.setup_states import PROPOSAL, SETTINGS
 
 UP = Link(up=True)
@@ -60,7 +61,7 @@ def cut_words(text: str, theirs: str) -> list[str]:
     """Lines in which an ellipsis follows words that are the screen's own."""
     found = []
     for line in text.splitlines():
-        tails = [line[:at].rstrip()[-SHOWN:].strip(" │─") for at, character in enumerate(line) if character == "…"]
+        tails = [line[:at].rstrip()[-SHOWN:].strip(" │─●") for at, character in enumerate(line) if character == "…"]
         if "more line" not in line and any(tail not in theirs for tail in tails):
             found.append(line)
     return found
@@ -118,6 +119,51 @@ def test_no_name_of_a_setting_or_a_model_is_cut_in_its_list(width: int) -> None:
         assert f"{line.path} " in setting_line(line, width).plain
     for name, known in KNOWN_MODELS.items():
         assert setup.model_line(name, known, 54).plain.startswith(f"{name} "), name
+
+
+HOSTS = ("vm", "ip-10-0-12-17.eu-central-1.compute.internal")
+
+
+@pytest.mark.parametrize("width", [38, 48, 77, 156])
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_a_worker_does_is_never_half_said(host: str, width: int) -> None:
+    """The engine's own words are ours: a snapshot brings them, and its samples are short."""
+    found = doings()
+    assert len(found) > 25 and "waiting for the rest" in found
+    for own in (True, False):
+        for doing in found:
+            at_work = WorkerStatus(1, host, 41_207, doing, states.NOW, 0.8, True, rows=5_218_400, own=own)
+            view = View(replace(states.RUNNING, workers=(at_work,)), UP)
+            told = panels.workers(view, width, 3).plain
+            assert not cut_words(told, host), told
+            assert doing.split()[0].rstrip(":") in told, told
+
+
+@pytest.mark.parametrize("width", [20, 38, 77])
+def test_a_line_is_cut_between_words(width: int) -> None:
+    """Also of texts of somebody else's, and in the last of several lines."""
+    text = "reading the blocks of the articles and of everything else that is in there " * 4
+    for told in (
+        draw.cut(Content(text), width).plain,
+        draw.row(Content(text), Content("1,024 rows"), width + 11).plain.removesuffix("1,024 rows").rstrip(),
+        draw.whole(text, width),
+        draw.wrapped(text, width, "", 2)[-1].plain,
+    ):
+        assert len(told) <= width and told.endswith("…")
+        assert told.removesuffix("…").split()[-1] in text.split(), told
+    assert draw.cut(Content("a" * 30), 20).plain == "a" * 19 + "…"
+
+
+@pytest.mark.parametrize("width", [38, 48, 77])
+@pytest.mark.parametrize("height", [1, 2, 4, 7])
+def test_an_event_is_told_whole_where_there_is_room(width: int, height: int) -> None:
+    told = "Provider: 429 from text-embedding-3-large, tokens of this minute used up; goes on in 21 s"
+    view = View(replace(states.RUNNING, log=()), UP, events=(Noted(states.NOW, told),))
+    lines = [each[11:].rstrip() for each in panels.feed(view, width, height).plain.splitlines()]
+    assert len(lines) <= height
+    said = " ".join(lines)
+    assert said == told if height > 3 else told.startswith(said.removesuffix("…").rstrip())
+    assert said.removesuffix("…").split()[-1] in told.split()
 
 
 VOID = tuple(

@@ -9,7 +9,7 @@ import pytest
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label
 
-from embedtui.model import Blocker, Side, TableName
+from embedtui.model import Blocker, Side, TableName, ThreadStatus, WorkerStatus
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
 from embedtui.tui.dialogs import Either, ForgetDialog, NameDialog, PromptDialog, QueriesDialog
@@ -25,6 +25,7 @@ from embedtui.tui.screens.settings import SettingsScreen
 from embedtui.tui.view import Link, Trouble, View
 from tests.tui import states
 from tests.tui.conftest import Open, picture, present, until
+from tests.tui.engine_words import LEAF, doings
 from tests.tui.standin import StandIn
 from tests.tui.test_fitting import cut_words, foreign
 from tests.tui.test_screens import toasts
@@ -130,6 +131,21 @@ async def test_no_screen_cuts_a_word_of_its_own_in_any_state(shown: Open, size: 
                 if found := cut_words(picture(app), theirs):
                     wrong[state, screen] = found
     assert not wrong, "\n".join(f"{where}: {each}" for where, found in wrong.items() for each in found)
+
+
+@SIZES
+async def test_workers_says_nothing_by_half(shown: Open, size: tuple[int, int]) -> None:
+    """Neither of a process nor of a thread, in the engine's own words."""
+    host = "ip-10-0-12-17.eu-central-1.compute.internal"
+    async with shown(states.RUNNING, size) as (app, pilot, _):
+        app.goto("workers")
+        for doing in doings():
+            threads = tuple(ThreadStatus(f"embedtui-{each}", doing, states.NOW) for each in ("read", "embed-12"))
+            at_work = WorkerStatus(1, host, 41_207, doing, states.NOW, 0.8, True, rows=5_218_400, threads=threads)
+            await present(app, pilot, replace(states.RUNNING, workers=(at_work, replace(at_work, id=2, own=True))))
+            await pilot.pause()
+            assert not (cut := cut_words(picture(app), f"{host} {LEAF}")), cut
+            assert picture(app).count(doing.split()[0].rstrip(":")) >= 6, doing
 
 
 @SIZES

@@ -144,7 +144,7 @@ class Backfill:
                     self._stop,
                 )
                 if shard is None:
-                    self._job.doing("waiting for what is under way")
+                    self._job.doing("waiting for the rest")
                     with self._settled:
                         settled = self._settled.wait_for(lambda: not self._outstanding, POLL)
                     if settled and self._job.with_database(link, self._all_done, self._stop):
@@ -191,7 +191,7 @@ class Backfill:
         while rows:
             most = len(rows) if self._room is None else self._room(self._under_way)
             while most < 1 and not self._stop.wait(POLL):
-                self._job.doing("waiting: as many rows as were asked for are under way")
+                self._job.doing("waiting: all rows asked for are under way")
                 most = self._room(self._under_way) if self._room is not None else len(rows)
             running.begin()
             if most < 1:

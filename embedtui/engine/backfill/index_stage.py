@@ -102,7 +102,7 @@ class IndexStage:
             self._job.heed(Wanted(paused=present.desired == "pause", index_held=present.index_held), began)
             if not self._job.wanted.index_held or present.phase is not Phase.INDEX:
                 break
-            self._job.doing("waiting: the index is held")
+            self._job.doing("index held back")
             self._job.hold("index", self._given_up or "an operator holds it back")
             if self._job.stop.wait(IDLE_SECONDS):
                 break

@@ -261,7 +261,7 @@ class Stages:
     def _settle(self) -> None:
         self._await_scan()
         while self._database(lambda conn: queue_unseen(conn, self._job.placement)):
-            self._job.doing("queueing a new partition's rows")
+            self._job.doing("queueing a partition")
         self._drain(EVERY_KIND)
 
     def _scan_goes_on(self, conn: Connection) -> bool:
@@ -369,7 +369,7 @@ class Stages:
         """Wait until the sync thread, here or elsewhere, has scanned for what change capture could not follow."""
         self._await(
             lambda: self._database(lambda conn: capture.faulty(conn, self._job.migration.id)),
-            "waiting for a scan for changes",
+            "waiting for a scan",
             "Changes that were not captured are still being scanned for: `embedtui run` again.",
         )
 

@@ -83,7 +83,7 @@ def _fitted(at: Access, job: Job, rows: int | None) -> tuple[Fitted, int]:
         sampler.close()
     job.doing(f"{DOING}fitting")
     found = fit(pairs.new, pairs.old, migration.distance, others=pairs.others, seed=migration.id, note=at.note)
-    job.doing(f"{DOING}searching for the queries that are kept")
+    job.doing(f"{DOING}searching for the kept queries")
     with (
         at.open("bridge", statement_timeout_ms=SEARCH_MS) as conn,
         closing(make_embedder(migration.new_model, environ=at.environ)) as embedder,

@@ -143,13 +143,15 @@ def _audited(event: Event, paused: Mapping[str, datetime], spans: Iterable[_Span
     return at is not None and abs(at - event.at) < SAME
 
 
-def entry_line(entry: Entry, width: int) -> Content:
-    """One line: when, what, and on the right who and where, as far as there is room."""
+def entry_lines(entry: Entry, width: int, height: int) -> list[Content]:
+    """When, what, and on the right who and where, as far as there is room; of a long text ``height`` lines at most."""
     glyph, style = entry.look
     bold = style if entry.glyph not in "·✎" else ""
-    text = draw.line((draw.clock(entry.at) + " ", "$muted"), (f"{glyph} ", style), (entry.text, bold))
+    lead = draw.line((draw.clock(entry.at) + " ", "$muted"), (f"{glyph} ", style))
     who = draw.line((f"  {entry.who}" if entry.who and width >= len(entry.who) + 40 else "", "$muted"))
-    return draw.row(text, who, width)
+    room = width - lead.cell_length - who.cell_length
+    first, *more = draw.wrapped(entry.text, room, bold, height) or [Content("")]
+    return [draw.row(draw.line(lead, first), who, width), *(draw.line(" " * lead.cell_length, each) for each in more)]
 
 
 def event_look(event: Event) -> tuple[str, str]:

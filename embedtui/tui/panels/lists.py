@@ -8,9 +8,12 @@ from textual.content import Content
 
 from embedtui.model import FaultState, WorkerStatus, hold_word
 from embedtui.tui import draw, figures, safe
-from embedtui.tui.panels.happened import entry_line, gathered
-from embedtui.tui.panels.parts import clipped, loading
+from embedtui.tui.panels.happened import entry_lines, gathered
+from embedtui.tui.panels.parts import briefly, clipped, loading, shortened
 from embedtui.tui.view import View
+
+_LINES = 4
+"""Of one event: a provider may say a lot."""
 
 
 def holds(view: View, width: int, height: int) -> Content:
@@ -90,25 +93,31 @@ def workers(view: View, width: int, height: int) -> Content:
         mark = ("● ", "$success") if worker.alive else ("✗ ", "$warning")
         doing = safe.line(worker.doing) if worker.alive else f"silent for {figures.duration(worker.heartbeat_seconds)}"
         wide = width >= 46
-        left = draw.line(
+        host = shortened(safe.line(worker.host), width) if wide or not worker.own else ""
+        named = draw.line(
             mark,
-            (safe.line(worker.host), "bold" if worker.own else ""),
+            (host, "bold" if worker.own else ""),
             (f" {worker.pid}" if wide else "", "$muted"),
-            (" here" if worker.own else "", "$primary"),
+            (" here" if worker.own and host else "here" if worker.own else "", "$primary"),
             "  ",
-            doing,
         )
-        rows.append(
-            draw.row(left, draw.line((figures.short(worker.rows) + (" rows" if wide else ""), "$muted")), width)
-        )
+        done = draw.line((figures.short(worker.rows) + (" rows" if wide else ""), "$muted"))
+        room = width - named.cell_length - done.cell_length - 1
+        rows.append(draw.row(draw.line(named, briefly(doing, room)), done, width))
     # The first line counts them all, so nothing has to say that some are left out.
     return draw.lines(rows, height)
 
 
 def feed(view: View, width: int, height: int) -> Content:
-    """The newest of what anybody did and what happened here, newest at the bottom."""
+    """The newest of what anybody did and what happened here, newest at the bottom; all of a line, or none of it."""
     snapshot = view.snapshot
     entries = gathered(snapshot.log if snapshot else (), view.events, snapshot)
     if not entries:
         return draw.line(("What anybody does appears here; 6 has the whole log.", "$muted"))
-    return draw.lines((entry_line(entry, width) for entry in entries[-height:]) if height > 0 else ())
+    rows: list[Content] = []
+    for entry in reversed(entries[-height:] if height > 0 else []):
+        told = entry_lines(entry, width, min(height, _LINES))
+        if len(rows) + len(told) > height:
+            break
+        rows = [*told, *rows]
+    return draw.lines(rows)

@@ -16,6 +16,7 @@ from embedtui.tui.actions import READONLY
 from embedtui.tui.dialogs import StopDialog
 from embedtui.tui.engine_threads import Task
 from embedtui.tui.panels.lists import at_work
+from embedtui.tui.panels.parts import briefly, shortened
 from embedtui.tui.screens.base import DashboardScreen
 from embedtui.tui.view import View
 from embedtui.tui.widgets.listing import Listing
@@ -130,21 +131,24 @@ class WorkersScreen(DashboardScreen):
             last = index + 1 == len(self.lines) or self.lines[index + 1][1] is None
             stem = "  └ " if last else "  ├ "
             name = draw.fit(thread.name.removeprefix("embedtui-"), 14)
-            left = draw.line((stem, "$faint"), (name, "$muted"), safe.line(thread.doing))
+            named = draw.line((stem, "$faint"), (name, "$muted"))
+            room = width - named.cell_length - len(since) - 1
+            left = draw.line(named, briefly(safe.line(thread.doing), room))
             return draw.row(left, draw.line((since, "$muted")), width)
         mark = ("● ", "$success") if worker.alive else ("✗ ", "bold $warning")
         doing = safe.line(_doing(worker, None))
         named = draw.line(
             mark,
-            (safe.line(worker.host), "bold"),
+            (shortened(safe.line(worker.host), width), "bold"),
             (f" {worker.pid}", "$muted"),
             ((" this terminal" if width >= 90 else " here") if worker.own else "", "$primary"),
             "  ",
-            (doing, "" if worker.alive else "$warning"),
         )
         right = draw.line((figures.number(worker.rows), "bold"), (" rows", "$muted"))
-        timed = draw.line(named, (f"  since {since}" if worker.alive else "", "$muted"))
-        return draw.row(draw.fitting(width - right.cell_length - 1, timed, named), right, width)
+        room = width - named.cell_length - right.cell_length - 1
+        told = draw.line(named, (briefly(doing, room), "" if worker.alive else "$warning"))
+        timed = draw.line(named, doing, (f"  since {since}" if worker.alive else "", "$muted"))
+        return draw.row(draw.fitting(width - right.cell_length - 1, timed, told), right, width)
 
 
 def _identity(line: Line) -> tuple[int, str]:

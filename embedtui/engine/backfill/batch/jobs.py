@@ -155,7 +155,7 @@ class BatchJobs:
             self._look_at(job)
 
     def _look_at(self, job: BatchJob) -> None:
-        self._job.doing(f"looking after batch job {job.id}")
+        self._job.doing(f"watching batch job {job.id}")
         try:
             found = self._provider.retrieve(job.batch, self._stop)
         except ProviderFault as fault:
@@ -205,7 +205,7 @@ class BatchJobs:
 
     def _take(self, job: BatchJob, found: BatchState) -> None:
         """Store what it answered; what it did not goes into the next job, or to the live endpoint."""
-        self._job.doing(f"taking the answers of batch job {job.id}")
+        self._job.doing(f"storing batch job {job.id}")
         answers = Answers(self._job, self._writer, self._provider, self._stop)
         strange = 0
         for file in (found.output_file, found.error_file):
