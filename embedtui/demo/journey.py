@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -59,8 +60,9 @@ def run_demo(
     """
 
     def out(line: str) -> None:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # nobody there any more
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
 
     if not headless:
         pace = SHUTDOWN_TOKENS_PER_MINUTE if dead else WATCHABLE_TOKENS_PER_MINUTE

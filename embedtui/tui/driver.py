@@ -7,10 +7,12 @@ import io
 import os
 import selectors
 import time
-from typing import Any
+from typing import IO, Any
 
 from textual._xterm_parser import BRACKETED_PASTE_END, BRACKETED_PASTE_START, XTermParser
 from textual.drivers.linux_driver import LinuxDriver
+
+from embedtui.tui import terminal
 
 LOOK_SECONDS = 0.1
 """Between looks whether to end; also how long an escape key is held for the rest of its sequence, as in Textual."""
@@ -30,6 +32,7 @@ class TerminalDriver(LinuxDriver):
         # frames and signs as every terminal of today reads them, also where the locale over SSH is C
         if isinstance(self._file, io.TextIOWrapper):
             self._file.reconfigure(encoding="utf-8", errors="replace")
+            self._file = _Lasting(self._file)  # type: ignore[assignment]
 
     def run_input_thread(self) -> None:
         """Read and dispatch until the driver is stopped."""
@@ -42,7 +45,7 @@ class TerminalDriver(LinuxDriver):
             while not self.exit_event.is_set():
                 text = ""
                 if selector.select(LOOK_SECONDS):
-                    typed = os.read(self.fileno, READ_BYTES)
+                    typed = _read(self.fileno)
                     text, heard = decode(typed), time.monotonic()
                     if not typed:  # nobody there any more: the dashboard notices, and leaving waits for this thread
                         return
@@ -57,6 +60,38 @@ class TerminalDriver(LinuxDriver):
                         self.process_message(event)
                 except Exception:  # noqa: BLE001 - a sequence that the parser takes for something it is not: dropped
                     parser = XTermParser(self._debug)
+
+
+def _read(file: int) -> bytes:
+    try:
+        return os.read(file, READ_BYTES)
+    except OSError:  # it was closed
+        return b""
+
+
+class _Lasting:
+    """The terminal's file, which can be written to after the terminal went away, too: Textual's thread dies of it."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        """Write ``text``, or nothing."""
+        try:
+            self._file.write(text)
+        except OSError:
+            terminal.let_go()
+
+    def flush(self) -> None:
+        """Have it written."""
+        try:
+            self._file.flush()
+        except OSError:
+            terminal.let_go()
+
+    def fileno(self) -> int:
+        """The file's number."""
+        return self._file.fileno()
 
 
 def _pasting(text: str) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -16,6 +18,8 @@ HANGUP_SECONDS = 2.0
 LEAVE_SECONDS = 5.0
 """What leaving may take once the terminal is gone."""
 _SIGNALS = ("SIGTERM", "SIGHUP")
+_log = logging.getLogger(__name__)
+_once = threading.Lock()
 
 
 def on_signals(asked: Callable[[], None], hung_up: Callable[[], None]) -> None:
@@ -40,11 +44,27 @@ def closed() -> Callable[[], bool] | None:
     return lambda: bool(terminal.poll(0))
 
 
-def leave_soon() -> None:
-    """End the process soon, whatever leaving waits for.
+def let_go() -> None:
+    """Have what is still written to a terminal that is gone go nowhere: every write would fail, to the last word."""
+    if not hasattr(select, "poll"):
+        return
+    gone = select.poll()
+    for file in (1, 2):
+        gone.register(file, 0)
+    with _once:  # the thread that writes finds it, too
+        lost = gone.poll(0)
+        if not lost:
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for file, _ in lost:
+            os.dup2(nowhere, file)
+        os.close(nowhere)
+    _log.info("the terminal is gone: left it")
 
-    The thread that writes to a terminal that is gone may have died of it; Textual then waits for it for ever.
-    """
+
+def leave_soon() -> None:
+    """Write to the terminal no more, for it is gone, and end the process soon, whatever leaving waits for."""
+    let_go()
     signal.signal(signal.SIGALRM, _end)
     signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
 

@@ -151,13 +151,16 @@ def test_it_leaves_and_gives_the_terminal_back(terminal: Terminal, how: str) -> 
 @pytest.mark.parametrize("controlling", [True, False])
 def test_a_closed_terminal_ends_it(tmp_path: Path, controlling: bool) -> None:
     """Where it is not the controlling one, as in a container, nobody sends SIGHUP."""
-    terminal = Terminal(tmp_path, controlling)
+    log = tmp_path / "embedtui.log"
+    terminal = Terminal(tmp_path, controlling, f"from embedtui import logs\nlogs.start({str(log)!r})\n{PROGRAM}")
     try:
         terminal.wait_for(b"documents")
         terminal.hang_up()
-        terminal.ended()
+        assert terminal.ended() == 0
     finally:
         terminal.close()
+    (line,) = log.read_text().splitlines()
+    assert line.endswith("the terminal is gone: left it")
 
 
 @pytest.mark.parametrize(
