@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import click
 
@@ -121,6 +122,56 @@ def progress_text(snapshot: Snapshot) -> str:
         reasons = "; ".join(f"{plain(hold_word(hold.name))}: {plain(hold.detail, 80)}" for hold in snapshot.reasons)
         parts.append(snapshot.condition.value + (f" ({reasons})" if reasons else ""))
     return " · ".join(parts)
+
+
+LABEL = 11
+"""Cells before the text of a line of the status: what is broken goes on below it."""
+
+
+def cells(text: str) -> int:
+    """Of a terminal: East Asian letters take two."""
+    return sum(2 if east_asian_width(each) in "WF" else 1 for each in text)
+
+
+def broken(text: str, width: int) -> list[str]:
+    """``text`` on lines of at most ``width`` cells, broken between words, but for a word that is wider alone."""
+    first, *words = text.split(" ")
+    rows = [first]
+    for word in words:
+        if cells(f"{rows[-1]} {word}") <= width:
+            rows[-1] += f" {word}"
+        else:
+            rows[-1] = rows[-1].rstrip()
+            rows.append(" " * LABEL + word)
+        while cells(rows[-1]) > width > LABEL + 1:
+            rows[-1:] = [rows[-1][: (at := _fits(rows[-1], width))], " " * LABEL + rows[-1][at:]]
+    return rows
+
+
+def _fits(text: str, width: int) -> int:
+    return next(at for at in range(len(text), 0, -1) if cells(text[:at]) <= width)
+
+
+class Picture:
+    """Lines on stdout; ``again``: on a terminal each picture takes the place of the one before, whatever its size."""
+
+    def __init__(self, *, again: bool) -> None:
+        self._over = again and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._first = True
+
+    def show(self, lines: Iterable[str]) -> None:
+        """Show them. What is wider than the terminal is broken, what is more than its height is counted."""
+        if not self._over:
+            for line in lines:
+                say(line)
+            return
+        size = shutil.get_terminal_size()
+        rows = [row for line in lines for row in broken(line, size.columns - 1)]
+        if len(rows) >= size.lines:
+            kept = max(0, size.lines - 2)
+            rows = [*rows[:kept], f"… {counted(len(rows) - kept, 'more line', 'more lines')}"]
+        clear, self._first = "\x1b[2J" if self._first else "", False
+        click.echo(f"{clear}\x1b[H" + "".join(f"{row}\x1b[K\n" for row in rows) + "\x1b[J", nl=False)
 
 
 class ProgressLine:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from embedtui.cli.common import ExampleCommand, engine_for, json_option, settings_options, stop_signals, target_options
-from embedtui.cli.output import ProgressLine, emit_json, note, plain, progress_text, say, table, to_data
+from embedtui.cli.output import Picture, ProgressLine, emit_json, note, plain, progress_text, say, table, to_data
 from embedtui.config import Settings
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted, SettingsError
 from embedtui.formatting import counted, duration, money, number
@@ -64,7 +64,8 @@ def run(ctx: click.Context, settings: Settings, until: float | None, follow: boo
     if as_json:
         emit_json(_status_data(snapshot))
     else:
-        _print_status(snapshot)
+        for line in _status_lines(snapshot):
+            say(line)
     ctx.exit(ExitCode.NOT_CLEAN if snapshot.faulty else ExitCode.OK)
 
 
@@ -135,6 +136,7 @@ def _tell(events: queue.SimpleQueue[Event] | None, progress: ProgressLine) -> No
 @json_option
 def status(settings: Settings, watch: bool, every: float, as_json: bool) -> None:
     """Show where a migration stands, wherever its workers run."""
+    picture = Picture(again=watch).show
     with engine_for(settings) as engine, stop_signals() as stop:
         while True:
             try:
@@ -149,9 +151,7 @@ def status(settings: Settings, watch: bool, every: float, as_json: bool) -> None
                 if as_json:
                     emit_json(_status_data(snapshot))
                 else:
-                    if watch:
-                        click.clear()  # does nothing where stdout is no terminal
-                    _print_status(snapshot)
+                    picture(_status_lines(snapshot))
             if not watch or stop.wait(every):
                 return
 
@@ -195,41 +195,41 @@ def _followers(route: RouteStatus) -> str:
     return f"{said}, searches {number(old)} old, {number(new)} new"
 
 
-def _print_batch(batch: BatchStatus) -> None:
+def _batch_lines(batch: BatchStatus) -> Iterator[str]:
     if not batch.count:
         return
-    say(
+    yield (
         f"Batch      {number(batch.rows)} rows by {counted(batch.count, 'job', 'jobs')}, {money(batch.spent)}"
         f" ({money(batch.live)} at the live price)"
     )
     for job in batch.jobs:
         eta = "" if job.eta_seconds is None else f", ready in about {duration(job.eta_seconds)}"
         missing = ", not known to the provider at present" if job.missing else ""
-        say(
+        yield (
             f"           {plain(job.batch) or f'job {job.id}'}: {plain(job.status)}, {number(job.inputs)} rows,"
             f" {duration(job.age_seconds)} old{eta}{missing}"
         )
 
 
-def _print_evaluation(evaluation: EvaluationStatus, snapshot: Snapshot) -> None:
+def _evaluation_lines(evaluation: EvaluationStatus, snapshot: Snapshot) -> Iterator[str]:
     """Its verdict, what speaks against a cutover, and what mends that."""
     void = "" if evaluation.valid else f", void: {plain(evaluation.why_void)}"
-    say(
+    yield (
         f"Evaluation {evaluation.verdict}, {number(evaluation.queries)} queries, "
         f"mean overlap {evaluation.mean_overlap:.2f} {evaluation.searched}{void}"
     )
     if evaluation.near_void:
-        say(f"           {plain(evaluation.near_void)}")
+        yield f"           {plain(evaluation.near_void)}"
     if evaluation.judged_old is not None and evaluation.judged_new is not None:
         how, served = evaluation.searched, evaluation.judged_served
         also = f", {served:.2f} {SERVED}" if served is not None and how == EXACT else ""
-        say(f"           nDCG {evaluation.judged_old:.2f} old, {evaluation.judged_new:.2f} new {how}{also}")
+        yield f"           nDCG {evaluation.judged_old:.2f} old, {evaluation.judged_new:.2f} new {how}{also}"
     for check in (mended(each, snapshot) for each in evaluation.checks):
-        say(f"           {check.result} {plain(check.name)}: {plain(f'{check.detail} {check.advice}'.rstrip())}")
+        yield f"           {check.result} {plain(check.name)}: {plain(f'{check.detail} {check.advice}'.rstrip())}"
     if evaluation.verdicts_since is not None:
         since = evaluation.verdicts_since
         said = f"{counted(since, 'verdict', 'verdicts')} given" if since else "verdicts taken back"
-        say(f"           {said} since: `embedtui compare` has the gate count that")
+        yield f"           {said} since: `embedtui compare` has the gate count that"
 
 
 def _part(part: Spent) -> str:
@@ -238,61 +238,61 @@ def _part(part: Spent) -> str:
     return f"{part.what} {cost}{unpriced}, {counted(part.tokens, 'token', 'tokens')}"
 
 
-def _print_status(snapshot: Snapshot) -> None:
+def _status_lines(snapshot: Snapshot) -> Iterator[str]:
     migration = snapshot.migration
     if migration is None:
-        say("No migration has begun in this database.")
-        say("Next: embedtui plan, then embedtui run")
+        yield "No migration has begun in this database."
+        yield "Next: embedtui plan, then embedtui run"
         return
     backfill, route = snapshot.backfill, snapshot.route
-    say(f"Migration  {plain(migration.name)}: {plain(shown(migration.table))}, {migration.placement.value} placement")
-    say(
+    yield f"Migration  {plain(migration.name)}: {plain(shown(migration.table))}, {migration.placement.value} placement"
+    yield (
         f"Models     {plain(migration.old_model.name)} ({migration.old_model.dimensions}) to "
         f"{plain(migration.new_model.name)} ({migration.new_model.dimensions})"
     )
     for notice in snapshot.notices:
-        say(f"           ! {plain(notice)}")
-    say(f"Phase      {snapshot.phase.value}, {snapshot.condition.value}")
+        yield f"           ! {plain(notice)}"
+    yield f"Phase      {snapshot.phase.value}, {snapshot.condition.value}"
     for hold in snapshot.reasons:
-        say(f"           {plain(hold_word(hold.name))}: {plain(hold.detail)}")
+        yield f"           {plain(hold_word(hold.name))}: {plain(hold.detail)}"
     # nobody counts the rows of one that has ended
     rows = "" if snapshot.phase.ended else f"{number(backfill.rows)} of {number(backfill.total)} {snapshot.counts}, "
     cap = f" of {money(backfill.cap)}" if backfill.cap is not None and not snapshot.phase.ended else ""
-    say(f"Backfill   {rows}{number(backfill.tokens)} tokens, spent {money(backfill.spent)}{cap} by the new model")
+    yield f"Backfill   {rows}{number(backfill.tokens)} tokens, spent {money(backfill.spent)}{cap} by the new model"
     if len(backfill.parts) > 1:
         parts = "; ".join(map(_part, backfill.parts))
-        say(f"Spent      {money(backfill.spent_in_all)} in all, a cap counts the new model alone: {parts}")
+        yield f"Spent      {money(backfill.spent_in_all)} in all, a cap counts the new model alone: {parts}"
     if backfill.rate is not None:
-        say(f"           {number(backfill.rate)} rows/s, ETA {duration(backfill.eta_seconds)}")
-    _print_batch(snapshot.batch)
+        yield f"           {number(backfill.rate)} rows/s, ETA {duration(backfill.eta_seconds)}"
+    yield from _batch_lines(snapshot.batch)
     index = snapshot.index
     if index.exists or index.phase:
         state = "valid" if index.valid else plain(index.phase) or "not valid"
-        say(f"Index      {plain(index.name)} ({index.method.value}), {state}")
+        yield f"Index      {plain(index.name)} ({index.method.value}), {state}"
     if snapshot.old_index_lost:
         what = "searches read" if snapshot.old_serves else "after a rollback searches would read"
-        say(f"Old index  LOST: {plain(snapshot.old_index_lost)}; {what} the whole table. Make it again")
+        yield f"Old index  LOST: {plain(snapshot.old_index_lost)}; {what} the whole table. Make it again"
     if snapshot.new_index_lost:
-        say(f"New index  LOST: {plain(snapshot.new_index_lost)}; searches read the whole table: embedtui index")
+        yield f"New index  LOST: {plain(snapshot.new_index_lost)}; searches read the whole table: embedtui index"
     sync = snapshot.sync
-    say(
+    yield (
         f"Sync       {number(sync.queued)} queued"
         + (f", oldest {duration(sync.oldest_seconds)}" if sync.queued else "")
     )
     for group in snapshot.faults:
-        say(f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}")
+        yield f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}"
     canary = f", {route.canary} % of the keys read the new side" if route.canary else ""
-    say(f"Route      {route.active.value} serves{canary}, {_followers(route)}")
+    yield f"Route      {route.active.value} serves{canary}, {_followers(route)}"
     if route.bridged and route.bridge_found is not None:
-        say(f"Bridged    version {route.bridge}: {in_words(route.bridge_found)}")
-    say(f"{'Serves' if snapshot.served_behind else 'Rollback':<11}{_rollback(snapshot)}")
+        yield f"Bridged    version {route.bridge}: {in_words(route.bridge_found)}"
+    yield f"{'Serves' if snapshot.served_behind else 'Rollback':<11}{_rollback(snapshot)}"
     if snapshot.evaluation is not None:
-        _print_evaluation(snapshot.evaluation, snapshot)
+        yield from _evaluation_lines(snapshot.evaluation, snapshot)
     for worker in snapshot.workers:
         if worker.alive:
-            say(f"Worker     {plain(worker.host)}:{worker.pid} {plain(worker.doing)}")
+            yield f"Worker     {plain(worker.host)}:{worker.pid} {plain(worker.doing)}"
     if snapshot.next_act:
-        say(f"Next       {plain(snapshot.next_act)}" + (f": {plain(snapshot.next_why)}" if snapshot.next_why else ""))
+        yield f"Next       {plain(snapshot.next_act)}" + (f": {plain(snapshot.next_why)}" if snapshot.next_why else "")
 
 
 @click.command(cls=ExampleCommand, example="embedtui index\nembedtui index --hold")

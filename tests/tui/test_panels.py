@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from textual.content import Content
 
-from embedtui.cli.work import _print_status, _rollback
+from embedtui.cli.work import _rollback, _status_lines
 from embedtui.engine.snapshot import with_advice
 from embedtui.model import (
     AuditEntry,
@@ -424,7 +424,7 @@ WAITS = Check(
 )
 
 
-def test_a_gate_that_fails_says_why_and_what_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gate_that_fails_says_why_and_what_mends_it() -> None:
     def failing(*checks: Check) -> Snapshot:
         found = replace(states.EVALUATION, verdict="FAIL", checks=checks)
         return with_advice(replace(states.READY, evaluation=found))
@@ -436,8 +436,7 @@ def test_a_gate_that_fails_says_why_and_what_mends_it(capsys: pytest.CaptureFixt
     assert "✗ FAIL: index loss" in route and "latency" not in route
     waits = " ".join(panels.advice(View(failing(WAITS), UP), 158, 2).plain.split())
     assert "r (Work" in waits or "r (Run)" in waits
-    _print_status(lost)
-    printed = capsys.readouterr().out
+    printed = "\n".join(_status_lines(lost))
     assert f"fail index loss: {LOSS.detail} {LOSS.hint}" in printed and "warn latency" in printed
     assert states.PAUSED.migration is not None and any(worker.alive for worker in states.PAUSED.workers)
     paused = replace(failing(WAITS), condition=Condition.PAUSED, migration=states.PAUSED.migration)

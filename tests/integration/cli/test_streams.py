@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
+import select
+import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 
+from embedtui.cli.output import broken, cells
 from embedtui.demo.api import LoopbackServer, hash_model
 from tests.kits.cli_kit import DOCUMENTS, execute, rows
 
@@ -88,6 +94,52 @@ def test_work_is_done_whoever_listens(place: Place, way: str) -> None:
     assert quiet(done), done
     assert done.returncode == 0, done
     assert rows(place.dsn, "SELECT count(embedding_v2) FROM documents") == [(60,)]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_a_status_that_is_watched_stays_within_its_terminal(place: Place, columns: int) -> None:
+    """Each picture takes the place of the one before: from the first line on, none wider or higher than the window."""
+    assert place("embedtui run --table documents && embedtui compare").returncode in (0, 5)
+    plain = place("embedtui status").stdout.decode()
+    assert max(map(len, plain.splitlines())) > 100
+    environ = {**place.environ, "TERM": "xterm"}
+    for name in ("COLUMNS", "LINES"):  # another test's screen may have set them
+        environ.pop(name, None)
+    for high in (40, 12):
+        master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (high, columns))
+        process = subprocess.Popen(
+            [sys.executable, "-c", CODE, "status", "--watch", "--every", "0.2"],
+            cwd=place.folder, env=environ, stdin=slave, stdout=slave, stderr=slave,
+        )  # fmt: skip
+        written = b""
+        try:
+            while written.count(b"\x1b[J") < 3:
+                written += os.read(master, 65536)
+        finally:
+            process.send_signal(signal.SIGINT)
+            while process.poll() is None:
+                select.select([master], [], [], 0.1)[0] and os.read(master, 65536)
+            os.close(slave)
+            os.close(master)
+        assert process.returncode == 0
+        _, second, third, *_ = written.decode().split("\x1b[H")
+        assert written.startswith(b"\x1b[2J\x1b[H") and written.count(b"\x1b[2J") == 1
+        for picture in (second, third.partition("\x1b[J")[0]):
+            lines = [each.removesuffix("\x1b[K") for each in picture.replace("\x1b[J", "").splitlines()]
+            assert len(lines) < high and max(map(len, lines)) < columns
+            if high == 40:
+                assert " ".join(lines).split() == plain.split()
+            else:
+                assert re.fullmatch(r"… \d+ more lines", lines[-1])
+
+
+@pytest.mark.parametrize("width", range(60, 201, 7))
+def test_what_is_broken_keeps_its_words(width: int) -> None:
+    text = "Evaluation 日本語の検索 refused: " + "the new side finds 0.412 of it,  " * 9 + "x" * 300 + " end"
+    rows = broken(text, width)
+    assert all(cells(row) <= width for row in rows)
+    assert "".join("".join(rows).split()) == "".join(text.split())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
