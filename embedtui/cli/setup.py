@@ -9,7 +9,7 @@ import click
 
 from embedtui.cli.common import ExampleCommand, interactive, json_option, settings_options
 from embedtui.cli.output import emit_json, note, plain, say, table, to_data
-from embedtui.config import CONFIG_NAME, Settings
+from embedtui.config import CONFIG_NAME, Settings, left_out
 from embedtui.config.values import at_commas
 from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.plan import make_plan
@@ -72,6 +72,8 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
     if draft.preset is not None and chosen.value("view"):
         of = ", of these rows alone" if draft.scope is not None else ""
         say(f"  view     its application follows by a routed view (view = true){of}; how: embedtui cutover --how")
+    if unwritten := left_out(chosen):
+        say(f"  {unwritten}")
     for notice in (*draft.notices, *([draft.preset.caution] if draft.preset and draft.preset.caution else [])):
         note(plain(notice))
     say("Next: embedtui plan")

@@ -44,6 +44,10 @@ class Unlooked:
 Seen = str | Unlooked | None
 """What the file said when it was read; None: there was none."""
 
+_ITS_OWN = "OPENAI_BASE_URL"
+"""The variable whose endpoint is an environment's own."""
+_LEFT_OUT = "not written to the file: every process of this migration needs it in its environment"
+
 
 def write_toml(path: Path, settings: Settings, *, after: str | None = None, seen: Seen = Unlooked()) -> None:
     """Write the settings that are set, with comments; the others stand commented out with their defaults.
@@ -235,7 +239,13 @@ def _placed(text: str, path: str, value: Any) -> str:
 
 def _written(spec: Spec, settings: Settings) -> bool:
     """Whether the file holds it: what was decided, but not the endpoint of this one environment."""
-    return spec.path in settings.origins and not settings.origins[spec.path].startswith("OPENAI_BASE_URL")
+    return spec.path in settings.origins and not settings.origins[spec.path].startswith(_ITS_OWN)
+
+
+def left_out(settings: Settings) -> str:
+    """What was decided and is in no file, in a sentence; empty where nothing is."""
+    origin = next((each for each in settings.origins.values() if each.startswith(_ITS_OWN)), "")
+    return f"endpoint from {origin}; {_LEFT_OUT}" if origin else ""
 
 
 def _unset(spec: Spec) -> object:

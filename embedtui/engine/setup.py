@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from embedtui.config import Settings, edited, file_text, from_typed, set_aside, typed, write_toml
+from embedtui.config import Settings, edited, file_text, from_typed, left_out, set_aside, typed, write_toml
 from embedtui.engine.plan.content_names import content_as_meant
 from embedtui.engine.plan.contents import text_check
 from embedtui.engine.plan.draft import Draft, resolve
@@ -168,6 +168,7 @@ class Setup:
             key_variable=model.key_variable if model is not None else "",
             key_set=model is not None and bool(settings.environ.get(model.key_variable, "").strip()),
             file=self._becomes,
+            left_out=left_out(settings),
         )
 
     def write(self, values: Mapping[str, str]) -> Path:

@@ -46,6 +46,8 @@ class Proposal:
     """Where the new vectors go, and why."""
     view: str = ""
     """What follows by a routed view; empty: none is made."""
+    left_out: str = ""
+    """What is decided and will not be in the file."""
     key_variable: str = ""
     """The variable that the new model's key is taken from; empty: none."""
     key_set: bool = False

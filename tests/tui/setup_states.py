@@ -30,6 +30,8 @@ PROPOSAL = Proposal(
     old="embedding vector(1536)",
     new="text-embedding-3-large, vector(768)",
     placement="column: no row trigger, no publication and no big index on the old column speak for a side table",
+    left_out="endpoint from OPENAI_BASE_URL in .env; not written to the file: every process of this migration needs it"
+    " in its environment",
     key_variable="OPENAI_API_KEY",
     file="/home/anna/search/embedtui.toml is changed: its comments and other settings stay.",
 )  # fmt: skip

@@ -156,7 +156,7 @@ class SetupDialog(Dialog[None]):
         rows += self.found(width)
         for path, origin in self.proposal.fixed.items():
             name = next((each.label for each in self.FIELDS if each.path == path), "")
-            if name:
+            if name and not (self.proposal.left_out and path.endswith("base_url")):
                 rows += draw.wrapped(
                     f"{name}: {safe.line(origin)} says it, and comes before the file.", width, "$muted", 3
                 )
@@ -244,7 +244,8 @@ class TargetDialog(SetupDialog):
         found = self.proposal
         if self.values != self._looked_at:
             found = replace(found, new="…" if found.new else "")
-        return lines.model_lines(found, self._text("new_model.name"), width)
+        rows = lines.model_lines(found, self._text("new_model.name"), width)
+        return rows + lines.left_out_lines(self.proposal, width)
 
     def on_mount(self) -> None:
         """Keep whose the size is that is proposed."""

@@ -146,10 +146,20 @@ def way_lines(proposal: Proposal, strategy: str, width: int) -> list[Content]:
     rows += _pairs(width, ("strategy", STRATEGIES.get(strategy, ""), ""))
     rows += _pairs(width, ("view", safe.line(proposal.view), "")) if proposal.view else []
     rows += _pairs(width, ("file", safe.line(proposal.file), "")) if proposal.file else []
+    rows += left_out_lines(proposal, width)
     for check in proposal.checks:
         if check.result == "fail":
             rows += check_lines(check, width, _LINES)
     return rows
+
+
+def left_out_lines(proposal: Proposal, width: int) -> list[Content]:
+    """What the file will not have."""
+    if not proposal.left_out:
+        return []
+    text = f"{proposal.left_out[:1].upper()}{proposal.left_out[1:]}."
+    first, *more = draw.wrapped(safe.line(text), width - 2, "", _LINES)
+    return [draw.line(("! ", "bold $warning"), first), *(draw.line("  ", each) for each in more)]
 
 
 def _pairs(width: int, *pairs: tuple[str, str, str]) -> list[Content]:

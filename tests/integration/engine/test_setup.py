@@ -12,6 +12,7 @@ from embedtui.cli.setup import configure
 from embedtui.config import SPECS, Settings, load_settings
 from embedtui.engine.setup import Setup
 from embedtui.errors import EmbedtuiError
+from tests.kits.cli_kit import InProcess
 
 RECORDED = Path(__file__).parents[2] / "frameworks" / "tables"
 TABLES = {
@@ -124,3 +125,29 @@ def test_what_was_chosen_before_is_kept_and_what_is_emptied_goes(database: str, 
     written = load_settings(environ={}, cwd=tmp_path)
     assert (written.content, written.content_sql, written.pacing.spend_cap) == ((), "title || body", 5)
     assert path.read_text().startswith("# kept\n")
+
+
+@pytest.mark.parametrize(("variable", "said"), [("OPENAI_BASE_URL", True), ("", False)])
+def test_an_endpoint_that_is_not_written_is_said(
+    database: str,
+    tmp_path: Path,
+    variable: str,
+    said: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the dialogs and by `init`, in the same words; where another provider's model is chosen there is nothing."""
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(f"CREATE TABLE docs ({TABLES['one text']})")  # type: ignore[arg-type]
+    words = "endpoint from OPENAI_BASE_URL; not written to the file: every process of this migration needs it in its"
+    environ = {"DATABASE_URL": database, **({variable: "http://127.0.0.1:9/v1"} if variable else {})}
+    chosen = {"table": "docs", "new_model.name": "text-embedding-3-small", "new_model.dimensions": "3"}
+    setup = Setup(load_settings(environ=environ, cwd=tmp_path), tmp_path / "embedtui.toml")
+    assert (words in setup.look(chosen, whole=True).left_out) is said
+    assert not setup.look({**chosen, "new_model.name": "gemini-embedding-001"}, whole=True).left_out
+    shell = InProcess(tmp_path, environ, monkeypatch, capsys)
+    made = shell("init", "--table", "docs", "--new-model", "text-embedding-3-small", "--dimensions", "3")
+    assert made.code == 0 and (words in made.out) is said, made
+    assert "127.0.0.1:9" not in "".join(
+        line for line in (tmp_path / "embedtui.toml").read_text().splitlines() if not line.startswith("#")
+    )
