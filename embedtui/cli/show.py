@@ -63,13 +63,19 @@ def _demo(*, headless: bool = False, as_json: bool = False, dead: bool = False, 
     )
 
 
-def _dashboard(open_engine: Callable[[EventSink], Engine], elsewhere: str, *, dead: bool) -> int:
+def _dashboard(open_engine: Callable[[EventSink], Engine], elsewhere: str, about: str, *, dead: bool) -> int:
     from embedtui.tui import run_dashboard
 
     # on the day that the old model dies nobody has begun to migrate yet
     again = f"{called()} demo{' --dead' if dead else ''}"
     return run_dashboard(
-        open_engine, autostart=not dead, again=again, elsewhere=elsewhere, tour=not dead, anew=f"{again} --reset"
+        open_engine,
+        autostart=not dead,
+        again=again,
+        elsewhere=elsewhere,
+        about=about,
+        tour=not dead,
+        anew=f"{again} --reset",
     )
 
 

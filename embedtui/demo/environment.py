@@ -165,6 +165,20 @@ class Demo:
         """The command that opens the dashboard of this demo in another terminal; what it starts works here, too."""
         return f'DATABASE_URL="{self.dsn}" {called()} --config {shlex.quote(str(self.settings_file))}'
 
+    @property
+    def about(self) -> str:
+        """What was made, and where it is."""
+        return (
+            f"{self._limit:,} documents with the vectors of {self.old_name}, in the table {TABLE} of its own"
+            f" PostgreSQL; all of it is kept in {self._server.path}."
+        )
+
+    @property
+    def again(self) -> str:
+        """How to go on with it, or begin anew."""
+        command = f"{called()} demo{' --dead' if self.dead else ''}"
+        return f"Go on: {command}. Anew: {command} --reset"
+
     def _write_settings(self) -> None:
         write_toml(self.settings_file, self._configured(), after="")
         key = self.settings_file.with_name(".env")

@@ -48,15 +48,15 @@ _STOPPING = "Stopping the demo: what is paid for is stored …"
 
 
 def run_demo(
-    *, headless: bool, as_json: bool, reset: bool, dashboard: Callable[[OpenEngine, str], int], dead: bool = False
+    *, headless: bool, as_json: bool, reset: bool, dashboard: Callable[[OpenEngine, str, str], int], dead: bool = False
 ) -> int:
     """What `embedtui demo` does; returns the exit code.
 
     ``dead`` is the story in which the old model is shut down.
 
-    ``dashboard`` shows a migration until the operator leaves, given how to open its engine and the command
-    by which another terminal sees it. Headless, the documents
-    are always made anew; progress goes to stderr, the report to stdout.
+    ``dashboard`` shows a migration until the operator leaves, given how to open its engine, the command by which
+    another terminal sees it, and what was made for it: its screen covers what is said before, so it is said again
+    after it. Headless, the documents are always made anew; progress goes to stderr, the report to stdout.
     """
 
     def out(line: str) -> None:
@@ -67,17 +67,20 @@ def run_demo(
     if not headless:
         pace = SHUTDOWN_TOKENS_PER_MINUTE if dead else WATCHABLE_TOKENS_PER_MINUTE
         with Demo(reset=reset, dead=dead, tokens_per_minute=pace, out=out) as demo:
+            said = demo.elsewhere, demo.about
             out(f"From a second terminal: {demo.elsewhere}")
-            if not dead:
-                code = dashboard(functools.partial(demo.open_engine, kind=SubprocessEngine), demo.elsewhere)
+
+            def left(code: int) -> int:
+                out(f"The demo: {demo.about}\n{demo.again}")
                 out(_STOPPING)  # its parts take seconds to end, before an empty screen
                 return code
+
+            if not dead:
+                return left(dashboard(functools.partial(demo.open_engine, kind=SubprocessEngine), *said))
             from embedtui.demo.shutdown import dying  # which is made of this module's parts
 
             with dying(demo) as open_engine:
-                code = dashboard(open_engine, demo.elsewhere)
-                out(_STOPPING)
-                return code
+                return left(dashboard(open_engine, *said))
     with Demo(reset=True, dead=dead, out=out) as demo:
         report = run_journey(demo, out=out)
     sys.stdout.write(f"{json.dumps(asdict(report)) if as_json else report.text()}\n")

@@ -119,8 +119,8 @@ class Dashboard(Guided):
         super().__init__()
         self.bridge = Bridge(open_engine, self.post_message, interval=interval)
         self.readonly = readonly
-        self.elsewhere = ""
-        """The command that shows this in another terminal; empty where it is plain."""
+        self.elsewhere = self.about = ""
+        """The command that shows this in another terminal, and what a demo has made; empty where it is plain."""
         self.link = Link()
         self.comparison: Comparison | None = None
         """The newest comparison, with the verdicts given here."""

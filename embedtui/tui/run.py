@@ -23,6 +23,7 @@ def run_dashboard(
     notify: bool = True,
     again: str = "embedtui run --follow",
     elsewhere: str = "",
+    about: str = "",
     opens: str = "overview",
     tour: bool = False,
     anew: str = "",
@@ -32,12 +33,12 @@ def run_dashboard(
     ``open_engine(on_event)`` makes the engine; it is called on a thread of its own, may block, and is called again
     while it fails. The engine is closed on leaving. ``autostart`` begins the work at once, ``readonly`` only watches,
     ``notify`` rings the bell when somebody is needed, ``again`` is the command that goes on with the work,
-    ``elsewhere`` the one that shows it in another terminal, where that is not plain, and ``opens`` the screen that is
-    shown first; ``tour`` leads through a first migration, until it ended once; ``anew`` is the command that
-    begins a demo anew.
+    ``elsewhere`` the one that shows it in another terminal, where that is not plain, ``about`` what a demo has made,
+    and ``opens`` the screen that is shown first; ``tour`` leads through a first migration, until it ended once;
+    ``anew`` is the command that begins a demo anew.
     """
     app = Dashboard(open_engine, readonly=readonly, autostart=autostart, notify=notify, opens=opens)
-    app.elsewhere = elsewhere
+    app.elsewhere, app.about = elsewhere, about
     app.tour, app.anew = Tour() if tour and not app.preferences.toured else None, anew
     with signals_restored(), responsive():
         app.run()

@@ -69,8 +69,8 @@ def _compared(view: View) -> bool:
 
 HINTS = (
     Hint(
-        "The rows are embedded; searches go on. p pauses, p goes on.",
-        "5 shows who works, and q or a crash loses nothing that was paid for.",
+        "p pauses, p goes on. ? says how a second terminal joins.",
+        "Rows are embedded, searches go on; a crash loses nothing that was paid for.",
         lambda _, view: view.phase not in _EMBEDDING,
         lambda view: view.phase in _EMBEDDING,
     ),

@@ -64,10 +64,12 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "CORPUS_SIZE", DOCUMENTS)
 
 
-def test_dashboard_gets_a_prepared_migration_with_questions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dashboard_gets_a_prepared_migration_with_questions(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened: list[str] = []
+    said: list[str] = []
 
-    def dashboard(open_engine: OpenEngine, elsewhere: str) -> int:
+    def dashboard(open_engine: OpenEngine, elsewhere: str, about: str) -> int:
+        said.append(about)
         engine = open_engine(None)
         opened.append(engine.dsn)
         snapshot = engine.snapshot()
@@ -84,9 +86,13 @@ def test_dashboard_gets_a_prepared_migration_with_questions(capsys: pytest.Captu
     assert printed.out == ""
     (line,) = [line for line in printed.err.splitlines() if "second terminal" in line]
     assert f'DATABASE_URL="{opened[0]}" embedtui --config ' in line and line.endswith("demo.toml")
+    (about,) = said
+    assert about.startswith(f"{DOCUMENTS:,} documents") and str(folder) in about
+    after = printed.err.partition(line)[2]
+    assert about in after and "Go on: embedtui demo. Anew: embedtui demo --reset" in after, "the screen has covered it"
 
 
-def no_dashboard(open_engine: OpenEngine, elsewhere: str) -> int:
+def no_dashboard(open_engine: OpenEngine, elsewhere: str, about: str) -> int:
     raise AssertionError("headless")
 
 
@@ -152,7 +158,7 @@ def test_beside_a_dashboard_it_dies_after_a_while_and_the_screen_counts(monkeypa
     monkeypatch.setattr(journey, "SHUTDOWN_TOKENS_PER_MINUTE", None)
     events: list[str] = []
 
-    def dashboard(open_engine: OpenEngine, elsewhere: str) -> int:
+    def dashboard(open_engine: OpenEngine, elsewhere: str, about: str) -> int:
         engine = open_engine(lambda event: events.append(event.text))
         assert engine.snapshot().notices == () and engine.snapshot().backfill.rows == 0
 
@@ -171,7 +177,7 @@ def test_beside_a_dashboard_it_dies_after_a_while_and_the_screen_counts(monkeypa
 
     assert run_demo(headless=False, as_json=False, reset=True, dead=True, dashboard=dashboard) == 7
 
-    def again(open_engine: OpenEngine, elsewhere: str) -> int:
+    def again(open_engine: OpenEngine, elsewhere: str, about: str) -> int:
         engine = open_engine(None)
         assert engine.snapshot().route.bridged and engine.ask_old_model(), "what died before is dead"
         engine.close()

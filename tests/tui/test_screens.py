@@ -445,8 +445,10 @@ def toasts(app: Dashboard) -> list[Widget]:
 async def test_the_command_for_a_second_terminal_is_in_the_help(shown: Open, remembered: Path) -> None:
     async with shown(states.RUNNING, (80, 24)) as (app, pilot, _):
         app.elsewhere = 'DATABASE_URL="postgresql://postgres@/demo?host=/x" embedtui status --watch'
+        app.about = "5,000 documents, kept in /x/demo."
         await pilot.press("question_mark")
         await until(pilot, lambda: "From a second terminal" in picture(app) and "demo?host=/x" in picture(app))
+        assert "5,000 documents, kept in /x/demo." in picture(app)
         await pilot.press("y")
         file = remembered / "exports" / "second-terminal.sh"
         await until(pilot, file.is_file)

@@ -124,6 +124,10 @@ class HelpScreen(ModalScreen[None]):
     def text(self, width: int) -> Content:
         """Keys in groups: of the part that has the focus, of its screen, of each group of actions, then the signs."""
         rows: list[Content] = []
+        if self._elsewhere and self._behind is not None and self._behind.dashboard.about:
+            rows.append(Content.styled("The demo", "bold $primary"))
+            rows += [draw.line("  ", each) for each in draw.wrapped(self._behind.dashboard.about, width - 2, "", 6)]
+            rows.append(Content(""))
         if self._elsewhere:
             rows.append(draw.line(("From a second terminal", "bold $primary"), ("  y copies it", "$muted")))
             rows += [draw.line("  ", each) for each in draw.wrapped(self._elsewhere, width - 2, "", 6)]
