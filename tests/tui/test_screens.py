@@ -431,7 +431,7 @@ async def test_what_is_said_covers_neither_panels_nor_buttons() -> None:
         await until(pilot, lambda: any(toast.region.height for toast in toasts(app)))
         (toast,) = toasts(app)
         assert (toast.region.bottom, toast.region.height) == (23, 1), "above the keys"
-        assert toast.region.right == 80
+        assert (toast.region.x, toast.region.right) == (0, 80), "no half of a line beside it"
         app.say("An act of somebody else's, with a reason. " * 90, title="somebody@" + "host" * 90)
         await until(pilot, lambda: any(toast.region.height > 1 for toast in toasts(app)))
         assert min(toast.region.y for toast in toasts(app)) > app.screen.query_one("#advice").region.bottom + 2
