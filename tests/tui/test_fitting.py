@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from rich.cells import cell_len
 from textual.content import Content
 
 from embedtui.known import KNOWN_MODELS
-from embedtui.model import Noted, Snapshot, WorkerStatus
+from embedtui.model import Noted, RankedRow, Snapshot, WorkerStatus
 from embedtui.tui import draw, panels
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.panels import setup
@@ -21,6 +22,7 @@ from embedtui.tui.searches import SearchMeter
 from embedtui.tui.view import Link, Trouble, View
 from embedtui.tui.widgets import chrome
 from embedtui.tui.widgets.listing import Listing
+from embedtui.tui.widgets.rankings import said_of
 from tests.tui import states
 from tests.tui.conftest import Open
 from tests.tui.engine_words import doings
@@ -137,6 +139,15 @@ def test_what_a_worker_does_is_never_half_said(host: str, width: int) -> None:
             told = panels.workers(view, width, 3).plain
             assert not cut_words(told, host), told
             assert doing.split()[0].rstrip(":") in told, told
+
+
+@pytest.mark.parametrize("length", range(1, 30))
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_result_fills_its_column(length: int, edited: bool) -> None:
+    """Whatever its title leaves of it: the rule between the sides stays straight."""
+    row = RankedRow(("1",), 1, 0.5, "t" * length + " and what it says", None, title="t" * length, edited=edited)
+    for roomy in (False, True):
+        assert sum(cell_len(text) for text, _ in said_of(row, 20, "", roomy=roomy)) == 20
 
 
 @pytest.mark.parametrize("width", [20, 38, 77])

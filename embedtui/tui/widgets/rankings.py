@@ -288,7 +288,7 @@ def said_of(row: RankedRow, width: int, style: str, *, roomy: bool) -> list[tupl
     if row.title:
         room = width - sum(cell_len(text) for text, _ in parts)
         title = safe.line(row.title, TITLE)
-        parts.append((title if cell_len(title) < room else draw.middle(title, room), style or "$primary"))
+        parts.append((title if cell_len(title) + 2 <= room else draw.middle(title, room), style or "$primary"))
         parts.append(("  ", ""))
     left = width - sum(cell_len(text) for text, _ in parts)
     if left > 0:
