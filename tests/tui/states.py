@@ -347,6 +347,12 @@ STATES = {
     "stale": STALE,
     "done": DONE,
 }
+WORDY = {
+    **STATES,
+    "begun": replace(RUNNING, backfill=replace(BACKFILL, rate=28.0, eta_seconds=None)),
+    "slower": replace(RUNNING, backfill=replace(BACKFILL, rate=1_284.0, eta_seconds=86_000.0)),
+}
+"""With those that have their pictures' layout, and longer words in it."""
 
 # ------------------------------------------------------------------------------------------------ comparison
 

@@ -69,10 +69,10 @@ def cut_words(text: str, theirs: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("state", states.STATES)
+@pytest.mark.parametrize("state", states.WORDY)
 @pytest.mark.parametrize("name", PANELS)
 def test_no_word_of_the_screens_own_is_cut(name: str, state: str) -> None:
-    snapshot: Snapshot = states.STATES[state]
+    snapshot: Snapshot = states.WORDY[state]
     paint, widths = PANELS[name]
     found = alert(snapshot)
     theirs = " ".join([*foreign(snapshot), *([found.why] if found and snapshot.reasons else [])])

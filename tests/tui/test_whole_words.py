@@ -120,7 +120,7 @@ async def test_no_screen_cuts_a_word_of_its_own_in_any_state(shown: Open, size: 
     wrong: dict[tuple[str, str], list[str]] = {}
     async with shown(states.FRESH, size) as (app, pilot, engine):
         app.rates.extend(range(60))
-        for state, snapshot in states.STATES.items():
+        for state, snapshot in states.WORDY.items():
             engine.shown = snapshot
             await present(app, pilot, snapshot)
             for screen in SCREENS:

@@ -78,7 +78,9 @@ def backfill(view: View, width: int, height: int) -> Content:
         rows.append(draw.field("ETA", (figures.duration(snapshot.batch.eta_seconds), "bold"), (" by jobs", "$muted")))
         rows.append(draw.field("jobs", *_jobs(snapshot)))
     elif here and status.eta_seconds is not None:
-        rows.append(draw.field("ETA", (figures.duration(status.eta_seconds), "bold"), (_eta_rate(status), "$muted")))
+        left = draw.field("ETA", (figures.duration(status.eta_seconds), "bold"))
+        told = (draw.line(left, (said, "$muted")) for said in _eta_rate(status))
+        rows.append(draw.fitting(width, *told))
     elif here:
         rows.append(draw.field("ETA", (figures.UNKNOWN, ""), (_why_no_eta(view, snapshot), "$muted")))
     else:
@@ -94,12 +96,12 @@ def backfill(view: View, width: int, height: int) -> Content:
     return draw.lines(rows, height)
 
 
-def _eta_rate(status: BackfillStatus) -> str:
-    """The rate that the time to the end is told by, where the one above it is another."""
+def _eta_rate(status: BackfillStatus) -> tuple[str, ...]:
+    """The rate that the time to the end is told by, where the one above it is another; in ever fewer words."""
     taken = ((status.total or 0) - status.rows) / status.eta_seconds if status.eta_seconds else 0.0
     if taken and not taken / ETA_RATIO <= (status.rate or 0.0) <= taken * ETA_RATIO:
-        return f" at a cautious {figures.rate(taken)} rows/s"
-    return " at the recent rate"
+        return f" at a cautious {figures.rate(taken)} rows/s", f" at {figures.rate(taken)} rows/s"
+    return (" at the recent rate",)
 
 
 def _why_no_eta(view: View, snapshot: Snapshot) -> str:
@@ -107,7 +109,7 @@ def _why_no_eta(view: View, snapshot: Snapshot) -> str:
         return " while the database is lost"
     if not any(worker.alive for worker in snapshot.workers):
         return " without a worker"
-    return _NO_ETA.get(snapshot.condition, " until it has run for a while")
+    return _NO_ETA.get(snapshot.condition, " until it has run a while")
 
 
 def serving(view: View) -> bool:
