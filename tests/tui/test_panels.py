@@ -440,8 +440,7 @@ def test_a_gate_that_fails_says_why_and_what_mends_it() -> None:
     assert f"fail index loss: {LOSS.detail} {LOSS.hint}" in printed and "warn latency" in printed
     assert states.PAUSED.migration is not None and any(worker.alive for worker in states.PAUSED.workers)
     paused = replace(failing(WAITS), condition=Condition.PAUSED, migration=states.PAUSED.migration)
-    _print_status(with_advice(paused))
-    printed = capsys.readouterr().out
+    printed = "\n".join(_status_lines(with_advice(paused)))
     assert "Let sync catch up: `embedtui resume`" in printed and "embedtui run" not in printed
     judged = replace(states.COMPARISON, verdict="FAIL", checks=(Check("index", "warn", "Small."), LOSS))
     assert "✗ FAIL: index loss" in summary_line(judged, View(lost, UP), 100).plain
