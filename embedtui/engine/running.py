@@ -351,5 +351,5 @@ class Runner:
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
         with self.at_work(migration, stop, STARTING, reloads=True) as job:
             if self._check is not None:
-                job.await_first(self._check.wait)
+                job.await_first = self._check.wait
             Stages(job, environ=self._at.environ, read_progress=self._at.progress, until=until, follow=follow).run()

@@ -93,9 +93,12 @@ class Job:
         self._undisturbed = 0
         """What has to end before a reload interrupts the work."""
         self._failure: EmbedtuiError | None = None
-        self._await_first: Callable[[threading.Event], None] = lambda _: None
-        self._pacer_hold: Callable[[], Hold | None] = lambda: None
-        self._in_flight: Callable[[], int] = lambda: 0
+        self.await_first: Callable[[threading.Event], None] = lambda _: None
+        """Nothing is sent before it has returned; what it raises ends the work."""
+        self.pacer_hold: Callable[[], Hold | None] = lambda: None
+        """What the pacer waits for, if anything."""
+        self.in_flight: Callable[[], int] = lambda: 0
+        """Requests on the wire."""
         self._holds: dict[str, Hold] = {}
         self._doing: dict[str, tuple[str, datetime]] = {}
         self._rows = rows
@@ -132,7 +135,8 @@ class Job:
         def lost(message: str) -> None:
             nonlocal away
             away = True
-            self._lost(link, message)
+            if not (self.sessions.locked_out(link) and LOCK in self._holds):  # else it is known who has the lock
+                self.hold("database", message)
 
         with self.sessions.trying(link) as locked_out:
             try:
@@ -149,10 +153,6 @@ class Job:
                 if away and not self.stop.is_set():  # the job goes on, and nobody else ends what this call began
                     self.release("database")
                 raise
-
-    def _lost(self, link: Link, message: str) -> None:
-        if not (self.sessions.locked_out(link) and LOCK in self._holds):  # else it is known who has the lock
-            self.hold("database", message)
 
     # --------------------------------------------------------------------------------- the worker, and its operators
 
@@ -340,19 +340,7 @@ class Job:
     def follow_pacer(self, hold: Callable[[], Hold | None], in_flight: Callable[[], int]) -> None:
         """Ask these from now on what the pacer waits for, and how many requests are on the wire."""
         with self._lock:
-            self._pacer_hold, self._in_flight = hold, in_flight
-
-    def in_flight(self) -> int:
-        """Requests on the wire."""
-        return self._in_flight()
-
-    def pacer_hold(self) -> Hold | None:
-        """What the pacer waits for, if anything."""
-        return self._pacer_hold()
-
-    def await_first(self, wait: Callable[[threading.Event], None]) -> None:
-        """Have nothing sent before ``wait`` has returned; what it raises ends the work."""
-        self._await_first = wait
+            self.pacer_hold, self.in_flight = hold, in_flight
 
     def wait_to_send(self, stop: threading.Event) -> None:
         """Wait until something may be sent to a provider; as :meth:`wait_while_held`.
@@ -361,7 +349,7 @@ class Job:
             Interrupted: ``stop`` was set.
             EmbedtuiError: nothing may be sent at all.
         """
-        self._await_first(stop)
+        self.await_first(stop)
         self.wait_while_held(stop)
 
     def wait_while_held(self, stop: threading.Event) -> None:
