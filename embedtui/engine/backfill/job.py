@@ -60,8 +60,6 @@ def now() -> datetime:
 
 def _over(hold: Hold) -> str:
     """That a hold is over, and how long it lasted."""
-    if not hold.stops:
-        return "No longer at a limit"
     lasted = f" after {duration((now() - hold.since).total_seconds())}" if hold.since is not None else ""
     if hold.name in OF_THE_PROVIDER:
         return f"Provider back{lasted}: {hold.detail.partition(' Next try at ')[0]}"
@@ -92,7 +90,8 @@ class Job:
         self._stop_wanted = self._reload_wanted = False
         self._undisturbed = 0
         """What has to end before a reload interrupts the work."""
-        self._failure: EmbedtuiError | None = None
+        self.pending_failure: EmbedtuiError | None = None
+        """Why the job stopped itself, if it did."""
         self.await_first: Callable[[threading.Event], None] = lambda _: None
         """Nothing is sent before it has returned; what it raises ends the work."""
         self.pacer_hold: Callable[[], Hold | None] = lambda: None
@@ -100,6 +99,7 @@ class Job:
         self.in_flight: Callable[[], int] = lambda: 0
         """Requests on the wire."""
         self._holds: dict[str, Hold] = {}
+        self._limits_told: set[str] = set()
         self._doing: dict[str, tuple[str, datetime]] = {}
         self._rows = rows
 
@@ -235,14 +235,8 @@ class Job:
     def fail(self, error: EmbedtuiError) -> None:
         """Stop the job because of ``error``, unless something else has failed before."""
         with self._lock:
-            self._failure = self._failure or error
+            self.pending_failure = self.pending_failure or error
         self.halt()
-
-    @property
-    def pending_failure(self) -> EmbedtuiError | None:
-        """Why the job stopped itself, if it did."""
-        with self._lock:
-            return self._failure
 
     # ------------------------------------------------------------------------------------------------- events
 
@@ -306,9 +300,11 @@ class Job:
             if known is not None and known.detail == detail:
                 return
             self._holds[name] = Hold(name, redact(detail), known.since if known else since or now())
-            new = known is None
+            new = known is None and detail not in self._limits_told
+            if name == PACE:  # a limit is no trouble, and comes and goes: it is told once
+                self._limits_told.add(detail)
             holds = tuple(self._holds.values())
-        if name != PACE:  # a limit is no trouble
+        if name != PACE:
             self.episodes.begin(name, "" if name in OF_THE_PROVIDER else detail, since)  # of faults there are the codes
         if new:
             said = detail if name == PACE else f"Held: {hold_word(name)}: {detail}"
@@ -321,7 +317,7 @@ class Job:
             holds = tuple(self._holds.values())
         for hold in gone:
             self.episodes.end(hold.name)
-        if gone:
+        if gone := [hold for hold in gone if hold.stops]:
             self.emit(Held(now(), "; ".join(map(_over, gone)), holds, tuple(hold.name for hold in gone)))
 
     @property

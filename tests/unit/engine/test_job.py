@@ -85,6 +85,21 @@ def test_a_hold_is_told_once_and_counts_from_its_beginning() -> None:
     assert [len(event.holds) for event in events if isinstance(event, Held)] == [1, 0, 1, 0]
 
 
+def test_a_limit_that_comes_and_goes_is_told_once() -> None:
+    events: list[Event] = []
+    job = make_job(events)
+    first, second = "Runs at the limit of 250,000 tokens a minute.", "Runs at the limit of 60 requests a minute."
+    for detail in (first, first, second, first, second):
+        job.hold("pace", detail)
+        assert [hold.detail for hold in job.holds] == [detail]
+        job.release("pace")
+    assert job.holds == () and [event.text for event in events] == [first, second]
+    job.hold("pace", first)
+    job.hold("provider", "away")
+    job.release("pace", "provider")
+    assert [event.text.partition(" ")[0] for event in events[2:]] == ["Held:", "Provider"]
+
+
 @pytest.mark.parametrize("name", [*PACER_HOLDS, "index"])
 def test_what_is_waited_for_elsewhere_holds_nobody_up(name: str) -> None:
     job = make_job()
