@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import TypeVar
 import psycopg
 from psycopg import errors
 
+from embedtui.chance import chance
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted, Locked
 from embedtui.formatting import duration
 from embedtui.logs import unexpected
@@ -81,7 +81,7 @@ def with_database(
             if away and on_back is not None:
                 on_back()
             return result
-        if stop.wait(wait * random.uniform(0.5, 1.0)):
+        if stop.wait(wait * chance.uniform(0.5, 1.0)):
             raise Interrupted("Stopped while waiting for the database.", hint="Run again to go on.")
         wait = min(wait * 2, longest_wait)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import threading
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from embedtui.chance import chance
 from embedtui.errors import Interrupted, LockTimeout
 from embedtui.formatting import duration
 from embedtui.model import TableName
@@ -202,7 +202,7 @@ def run_ddl(
             if on_wait is not None:
                 on_wait(f"lock not granted within {wait:.1f} s" + (f": {_names(holders)}" if holders else ""))
             # those that queued behind us get at least as long to catch up as we held them up
-            if stop.wait(wait * random.uniform(1.0, 2.0)):
+            if stop.wait(wait * chance.uniform(1.0, 2.0)):
                 raise Interrupted("Stopped while waiting for a lock; nothing was changed.") from None
             wait = min(LONGEST, wait * 1.6)
         else:

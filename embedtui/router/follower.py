@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import random
 import selectors
 import socket
 import threading
@@ -21,6 +20,7 @@ from typing import Any, Generic
 import psycopg
 from psycopg import errors
 
+from embedtui.chance import chance
 from embedtui.errors import DatabaseLost, EmbedtuiError, Refused
 from embedtui.model import Side
 from embedtui.postgres.connect import host_name, translate
@@ -227,7 +227,7 @@ class Follower(Generic[R]):
                     )
                 self._error = translate(error, dsn=self._dsn)
                 self._tried.set()
-                self._wait(None, delay * random.uniform(0.5, 1.0))
+                self._wait(None, delay * chance.uniform(0.5, 1.0))
                 delay = min(delay * 2, _RETRY_SECONDS[1])
         self._connected = self._listening = False
 

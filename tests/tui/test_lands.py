@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from embedtui.cli.work import _print_status
+from embedtui.cli.work import _status_lines
 from embedtui.engine.snapshot import with_advice
 from embedtui.model import Snapshot
 from embedtui.tui import panels
@@ -24,10 +24,9 @@ BRIDGE, FAILS = "onto the bridge, which finds 62 %", "where searches fail: the o
 
 
 @pytest.mark.parametrize(("state", "lands"), [(OVER, BRIDGE), (GONE, FAILS), (states.CUT_OVER, "")])
-def test_the_soak_says_where_a_rollback_lands(state: Snapshot, lands: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_soak_says_where_a_rollback_lands(state: Snapshot, lands: str) -> None:
     state = with_advice(state)
-    _print_status(state)
-    printed = capsys.readouterr().out
+    printed = "\n".join(_status_lines(state))
     view = View(state, UP)
     places = (panels.advice(view, 150, 3), panels.route(view, 100, 12), happens(view, (), 150))
     for text in (*(each.plain for each in places), printed, state.next_why):
@@ -46,11 +45,10 @@ async def test_the_dialog_and_the_rollback_itself_say_it(shown: Open) -> None:
 
 
 @pytest.mark.parametrize("width", [38, 76])
-def test_evidence_that_will_soon_be_void_says_so(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evidence_that_will_soon_be_void_says_so(width: int) -> None:
     near = "8 changes to 200 rows since (4 % of the 5 % that it bears): it will soon be void"
     state = with_advice(replace(states.READY, evaluation=replace(states.EVALUATION, near_void=near)))
     view = View(state, UP)
-    _print_status(state)
     shown = panels.route(view, width, 14).plain, "\n".join(each.plain for each in gate(states.COMPARISON, view, width))
-    for text in (*shown, state.next_why, capsys.readouterr().out):
+    for text in (*shown, state.next_why, "\n".join(_status_lines(state))):
         assert near in " ".join(text.split())

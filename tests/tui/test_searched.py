@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from embedtui.cli.evidence import _print_comparison
-from embedtui.cli.work import _print_status
+from embedtui.cli.work import _status_lines
 from embedtui.engine.validate.report import to_html
 from embedtui.model import Interval
 from embedtui.tui import panels
@@ -54,8 +54,7 @@ def test_every_place_says_how_its_figures_were_searched(capsys: pytest.CaptureFi
     _print_comparison(COMPARED, 0)
     said = capsys.readouterr().out
     assert said.count(", exact\n") == 3 and "new 0.310 (0.280 to 0.340) as served" in said
-    _print_status(LOSES)
-    said = capsys.readouterr().out
+    said = "\n".join(_status_lines(LOSES))
     assert "nDCG 0.41 old, 0.59 new exact, 0.31 as served" in said and "mean overlap 0.47 exact" in said
     assert LOSES.migration is not None
     page = to_html(COMPARED, LOSES.migration)

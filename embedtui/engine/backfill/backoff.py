@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from embedtui.chance import chance
 from embedtui.engine.backfill.obstacle import KNOB_SECONDS, Obstacle
 from embedtui.formatting import sentences
 from embedtui.postgres.state.pace import Pace
@@ -73,12 +73,12 @@ class Backoff:
         if fault.retry_after is not None:
             first, longest = SHORTEST_WAITS
             least = min(longest, first * 2.0 ** min(self.blocks, 10))
-            wait = min(max(fault.retry_after, least), LONGEST_WAIT) * (1 + 0.1 * random.random())
+            wait = min(max(fault.retry_after, least), LONGEST_WAIT) * (1 + 0.1 * chance.random())
         elif old_news and self.open:
             return
         elif fault.code == "429" or probe or self._failures >= FAILURES_TO_OPEN:
             longest = {"429": LONGEST_UNTOLD, "connection": LONGEST_UNREACHED}.get(fault.code, LONGEST_BACKOFF)
-            wait = min(longest, 2.0 ** min(self.blocks, 10)) * (0.5 + random.random() / 2)
+            wait = min(longest, 2.0 ** min(self.blocks, 10)) * (0.5 + chance.random() / 2)
         else:
             return
         if not old_news:

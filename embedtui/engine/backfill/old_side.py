@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from embedtui.arrays import np
+from embedtui.chance import chance
 from embedtui.engine.backfill.embedding import RowEmbedder
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.old_writes import Halved, Unwritable, by_halves, refusing
@@ -194,7 +194,7 @@ class OldSide:
         if self.model is not None:
             keys = self._database(lambda conn: marked_to_embed(conn, self._job.migration.id, limit))
             if self._refused and len(keys) > PROBES:  # any of them: the oldest may be refused for their own sake
-                keys = random.sample(keys, PROBES)
+                keys = chance.sample(keys, PROBES)
             return keys, bool(keys) and not self._refused
         keys = self._database(lambda conn: self._to_map(conn, limit))
         return keys, len(keys) == limit

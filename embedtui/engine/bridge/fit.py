@@ -129,11 +129,11 @@ def _field(old: Rows, held: Places, rest: Places, others: Rows, distance: Distan
 
 def _split(count: int, first: int | None, seed: int) -> tuple[Places, Places, list[Places]]:
     """Rows to measure on, rows to choose by, and the rest, in steps: to a quarter, a half, all; or the first, all."""
-    random, known = np.random.default_rng(seed), first or count
+    generator, known = np.random.default_rng(seed), first or count
     held = max(HELD_OUT[0], min(HELD_OUT[1], known // 5))
-    test, tune, train = np.split(random.permutation(known), [held, held + held // 2])
+    test, tune, train = np.split(generator.permutation(known), [held, held + held // 2])
     if first is not None:
-        return test, tune, [train, known + random.permutation(count - known)]
+        return test, tune, [train, known + generator.permutation(count - known)]
     quarter, half = len(train) // 4, len(train) // 2
     return test, tune, [train[:quarter], train[quarter:half], train[half:]]
 

@@ -334,7 +334,7 @@ def test_a_worker_that_lives_has_only_to_be_resumed(database: str, conn: Connect
     conn.execute("INSERT INTO embedtui.queue (migration, key, kind) SELECT id, '{1}', 'u' FROM embedtui.migration")
     conn.execute("UPDATE embedtui.migration SET desired = 'pause'")
     with contextlib.closing(Engine(database, "documents")) as engine:
-        (queue,) = (each for each in engine.blockers("cleanup") if each.name == "queue")
+        (queue,) = (each for each in engine.blockers("cleanup", keep_old=True) if each.name == "queue")
         assert queue.remedies == (Remedy.RESUME, Remedy.FOLLOW)
         with connect(database, name="worker") as worker:
             row = worker.execute(
@@ -343,7 +343,7 @@ def test_a_worker_that_lives_has_only_to_be_resumed(database: str, conn: Connect
             ).fetchone()
             assert row is not None
             worker.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_CLASS, row[0]))
-            (queue,) = (each for each in engine.blockers("cleanup") if each.name == "queue")
+            (queue,) = (each for each in engine.blockers("cleanup", keep_old=True) if each.name == "queue")
         assert queue.remedies == (Remedy.RESUME,)
 
 

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from embedtui.cli.work import _print_status
+from embedtui.cli.work import _status_lines
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
 from embedtui.model import QueryInput
@@ -29,9 +29,7 @@ def api() -> Iterator[LoopbackServer]:
 
 
 @pytest.mark.parametrize("price", [10.0, None])
-def test_every_token_is_in_one_part(
-    database: str, api: LoopbackServer, price: float | None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_token_is_in_one_part(database: str, api: LoopbackServer, price: float | None) -> None:
     articles(database, ROWS)
     prices = {"new_model__price_per_million": 20.0}
     if price is not None:
@@ -61,8 +59,7 @@ def test_every_token_is_in_one_part(
     else:
         assert status.unpriced == 0
         assert sum(part.money or 0 for part in status.parts) == pytest.approx(status.spent_in_all)
-    _print_status(found)
-    said = capsys.readouterr().out
+    said = "\n".join(_status_lines(found))
     assert "in all, a cap counts the new model alone: new model $0.0" in said
     assert (f"proof price unknown, {parts['proof'].tokens:,} tokens" in said) == (price is None)
 
