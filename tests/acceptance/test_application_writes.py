@@ -374,6 +374,8 @@ class Row:
     own: dict[Side, str] = field(default_factory=dict)
     ours: bool = False
     """Its content changed without an old vector once the old side was ours to maintain."""
+    kept: dict[Side, str] = field(default_factory=dict)
+    """The application's vectors of before a change that left the content the same: they may stay."""
 
 
 class Application:

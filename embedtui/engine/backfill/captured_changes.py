@@ -22,7 +22,8 @@ class Said(Enum):
     WRITTEN = "written"
     """The application wrote the vector with the present content, or after it: it stands."""
     DOUBTED = "doubted"
-    """The same, of an application that is not to be believed: it is replaced."""
+    """The application wrote the vector, and is not to be believed, or of another content than the present one: it is
+    replaced, also where the content is that of our own last vector again."""
     BRIDGED = "bridged"
     """Nothing; a bridge made the old vector, of the present content."""
 
@@ -99,11 +100,16 @@ def combine(entries: Iterable[Entry], marks: Mapping[Key, Mark], trust: bool) ->
             if wrote:
                 change.said[side] = Said.WRITTEN if trust else Said.DOUBTED
             elif entry.kind in "ue" and entry.edited:
-                change.said[side] = Said.EDITED
+                change.said[side] = _edited(change.said.get(side))
             elif entry.kind == "s" and change.said.get(side) is not Said.WRITTEN:
                 # a scan may have begun before the application's last word
                 change.said[side] = Said.EDITED
     return found
+
+
+def _edited(before: Said | None) -> Said:
+    """What is said of a side when the content changes."""
+    return Said.DOUBTED if before in (Said.WRITTEN, Said.DOUBTED) else Said.EDITED
 
 
 def _as_of_their_place(entries: Sequence[Entry]) -> list[Entry]:

@@ -18,6 +18,7 @@ from embedtui.engine.backfill.old_side import OldSide, Wanted
 from embedtui.engine.backfill.old_writes import Unwritable, each_row, refusing, refusing_rows
 from embedtui.engine.backfill.packing import Limits, pack
 from embedtui.engine.backfill.recent import RecentlyEmbedded
+from embedtui.engine.backfill.unstored import Unstored
 from embedtui.engine.backfill.upkeep import Upkeep
 from embedtui.formatting import counted
 from embedtui.model import FaultClass, Key, Side
@@ -68,7 +69,7 @@ class Sync:
         self._new, self._old_side = new, OldSide(job, old, self._database)
         self._link: Link = job.link("sync", writes=True)
         self._upkeep = Upkeep(job, self._database)
-        self._recent = RecentlyEmbedded()
+        self._recent, self._unstored = RecentlyEmbedded(), Unstored()
         self._after = 0
         """Id of the last entry that was put off in this round."""
         self._tend_at = self._look_at = self._try_at = 0.0
@@ -99,8 +100,9 @@ class Sync:
         self._job.doing(f"syncing {counted(len(entries), 'change', 'changes')}")
         if structural := [entry for entry in entries if entry.kind in "dt"]:
             self._database(lambda conn: _remove(self._job, conn, structural))
-        hasty = set() if self._upkeep.ending else {each.key for each in entries if self._recent.too_often(each.key)}
-        keys = {entry.key for entry in entries if entry.kind not in "dt"} - hasty
+        ending, too_often, waits = self._upkeep.ending, self._recent.too_often, self._unstored.waits
+        keys = {entry.key for entry in entries if entry.kind not in "dt"}
+        keys = {key for key in keys if ending or not (too_often(key) or waits(key))}
         if keys:
             self._work(keys)
         elif not structural and len(entries) < BATCH:
@@ -248,8 +250,13 @@ class Sync:
             self._fault(todo, side, too_long, reason)
             rows = [row for row in rows if row.characters <= len(row.text)]
         open_keys = {row.key for row in rows}
+        kept = self._unstored.of(side, rows)
         limits = Limits(embedder.model.max_inputs, embedder.model.max_tokens, embedder.model.max_input_tokens)
         try:
+            if kept is not None:
+                self._store(todo, side, kept)
+                open_keys -= {row.key for row in kept.rows}
+                rows = [row for row in rows if row.key in open_keys]
             for batch in pack(rows, limits, self._characters_per_token(), per_page=None):
                 for outcome in embedder.embed(batch, self._job.stop):
                     keys = {row.key for row in outcome.rows}
@@ -257,6 +264,7 @@ class Sync:
                     if outcome.fault:
                         self._fault(todo, side, outcome.rows, outcome.fault)
                     else:
+                        self._recent.add(keys)
                         self._store(todo, side, outcome)
         except (ConfigurationFault, NoAnswer) as fault:
             if side is Side.NEW:
@@ -277,7 +285,6 @@ class Sync:
             refused = self._old_side.write(rows, store)
             if len(refused) < len(rows):
                 self._old_side.answers()
-        self._recent.add(row.key for row in rows)
         for place, refusal in refused.items():
             self._fault(todo, side, [rows[place]], f"{UNWRITTEN if side is Side.NEW else UNWRITABLE}{refusal}")
 
@@ -288,7 +295,7 @@ class Sync:
             undone.clear()
             with refusing(conn) if side is Side.OLD else refusing_rows(), conn.transaction():
                 written = self._job.placement.replace(conn, outcome.rows[part], outcome.vectors[part], side, undone)
-                self._settle_in(conn, todo, written, side)
+                _settle_in(conn, self._job.migration.id, todo, written, side)
                 _clear(conn, self._job.migration.id, written, side)
                 if side is Side.NEW:
                     share = outcome.tokens * part.stop // rows - outcome.tokens * part.start // rows
@@ -300,6 +307,7 @@ class Sync:
             self._job.add_rows(len(written))
         for key in written:
             todo[key].sides.discard(side)
+        self._unstored.tried(side, outcome.rows[part], outcome.vectors[part], {*written, *undone})
         if refused := [row for row in outcome.rows[part] if row.key in undone]:
             reason = UNDONE if side is Side.NEW else f"{UNWRITABLE}{UNDONE}"
             self._fault(todo, side, refused, reason)  # else it would be embedded, and paid for, again and again
@@ -313,7 +321,7 @@ class Sync:
                 record_faults(conn, self._job.migration.id, [(key, reason) for key in keys], side)
                 if side is Side.OLD:
                     add_stale(conn, self._job.migration.id, {row.key: not row.old_digest for row in rows})
-                self._settle_in(conn, todo, keys, side)
+                _settle_in(conn, self._job.migration.id, todo, keys, side)
 
         self._database(work)
         for key in keys:
@@ -330,7 +338,7 @@ class Sync:
         def work(conn: Connection) -> None:
             with conn.transaction():
                 self._old_side.stand_in(conn, wanted)
-                self._settle_in(conn, todo, [row.key for row in rows], Side.OLD)
+                _settle_in(conn, self._job.migration.id, todo, [row.key for row in rows], Side.OLD)
 
         self._database(work)
         for row in rows:
@@ -345,18 +353,21 @@ class Sync:
 
         def work(conn: Connection) -> None:
             with conn.transaction():
-                self._settle_in(conn, todo, keys, side)
+                _settle_in(conn, self._job.migration.id, todo, keys, side)
                 if blank:
                     _clear(conn, self._job.migration.id, blank, Side.NEW)
                     _clear(conn, self._job.migration.id, blank, Side.OLD)
 
         self._database(work)
 
-    def _settle_in(self, conn: Connection, todo: dict[Key, Change], keys: Iterable[Key], side: Side | None) -> None:
-        """Forget the entries of keys for which nothing but ``side`` was left; repeatable."""
-        done = [key for key in keys if not todo[key].sides - {side}]
-        _clear(conn, self._job.migration.id, left_behind(todo, done), Side.OLD)
-        forget_entries(conn, self._job.migration.id, [number for key in done for number in todo[key].ids])
+
+def _settle_in(
+    conn: Connection, migration_id: int, todo: dict[Key, Change], keys: Iterable[Key], side: Side | None
+) -> None:
+    """Forget the entries of keys for which nothing but ``side`` was left; repeatable."""
+    done = [key for key in keys if not todo[key].sides - {side}]
+    _clear(conn, migration_id, left_behind(todo, done), Side.OLD)
+    forget_entries(conn, migration_id, [number for key in done for number in todo[key].ids])
 
 
 def _remove(job: Job, conn: Connection, entries: Sequence[Entry]) -> None:
