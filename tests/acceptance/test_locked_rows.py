@@ -13,6 +13,7 @@ from embedtui.demo.api import LoopbackServer
 from embedtui.engine.backfill import unstored
 from embedtui.model import Side
 from tests.acceptance.test_application_writes import EDIT, MODELS, NAMES, PLACEMENTS, table
+from tests.kits.support import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,7 @@ def test_what_was_embedded_for_a_locked_row_is_kept_for_it(
         assert asked == 1 + both, "once for each model"
         other.execute("UPDATE documents SET content = 'second words, edited' WHERE id = 2")
         other.commit()
-        time.sleep(0.7)
-        found.drain()
+        wait_for(lambda: not found.sync.step() and not found.app.execute("SELECT FROM embedtui.queue").fetchall())
         sides = tuple(Side) if both else (Side.NEW,)
         assert all(found.is_models(key, side) for key in (1, 2) for side in sides)
         assert api.requests - before == 2 * (1 + both), "only the text that became another was embedded again"

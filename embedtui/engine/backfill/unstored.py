@@ -42,7 +42,9 @@ class Unstored:
             known = self._kept.pop((side, row.key), None)
             if row.key in done:
                 continue
-            wait = 0.0 if known is None else min(max(FIRST_WAIT, 2 * known.wait), LONGEST_WAIT)
+            wait = 0.0
+            if known is not None and known.text == row.text:  # else it was edited meanwhile, and not locked
+                wait = min(max(FIRST_WAIT, 2 * known.wait), LONGEST_WAIT)
             self._kept[side, row.key] = _Kept(row.text, np.array(vector), wait, moment + wait)
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
@@ -58,3 +60,7 @@ class Unstored:
         """Whether the row was found unwritable so shortly before that it is not tried again yet."""
         moment = time.monotonic()
         return any((kept := self._kept.get((side, key))) is not None and moment < kept.next for side in Side)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
