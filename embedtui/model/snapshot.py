@@ -189,6 +189,10 @@ PAUSED, TO_BE_RESUMED = "paused", "waiting to be resumed"
 """What a worker says that it does while all is paused: within its work, and before it began."""
 PACE = "pace"
 """Name of the hold for the limits of requests and tokens a minute: the work goes on, as fast as it may."""
+LOCKED_ROWS = "locked_rows"
+"""The same for changed rows that somebody keeps locked: the work goes on without them."""
+GOES_ON = (PACE, LOCKED_ROWS)
+"""Holds that stop nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +202,14 @@ class Hold:
     name: str
     """Why, e.g. ``replica_lag``, ``probe_latency``, ``lock_waits``, ``long_transactions``, ``autovacuum``,
     ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``lock``, ``operator``; ``pace`` where it goes on at a
-    limit."""
+    limit, ``locked_rows`` where it goes on without rows that somebody keeps locked."""
     detail: str
     since: datetime | None = None
 
     @property
     def stops(self) -> bool:
-        """Whether the work stands still for it: at a limit it goes on."""
-        return self.name != PACE
+        """Whether the work stands still for it: at a limit it goes on, and without rows that are locked."""
+        return self.name not in GOES_ON
 
 
 @dataclass(frozen=True, slots=True)

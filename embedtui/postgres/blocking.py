@@ -27,6 +27,14 @@ WHERE (o.pid IS NOT NULL OR chain.pid = 0) AND NOT coalesce({is_ours("o")}, fals
   AND cardinality(pg_catalog.pg_blocking_pids(chain.pid)) = 0
 ORDER BY o.xact_start LIMIT 1
 """
+# Every transaction that has an id locks that as long as it lasts, each of its savepoints, too.
+_ROW_LOCKER = """
+SELECT coalesce(l.pid, 0), coalesce(o.application_name, ''), to_char(o.xact_start AT TIME ZONE 'UTC', 'HH24:MI:SS'),
+       coalesce(o.state, ''), coalesce(o.query, ''), coalesce(o.backend_type, 'client backend') = 'client backend'
+FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS o ON o.pid = l.pid
+WHERE l.locktype = 'transactionid' AND l.granted AND l.transactionid::text = ANY (%s)
+ORDER BY o.xact_start LIMIT 1
+"""
 
 
 def name_blocker(conn: Connection, pids: Collection[int], least: float) -> str:
@@ -37,8 +45,17 @@ def name_blocker(conn: Connection, pids: Collection[int], least: float) -> str:
     row = conn.execute(_BLOCKER, {"pids": list(pids), "least": least}).fetchone()
     if row is None:
         return ""
-    table, pid, application, since, state, query, client = row
-    what = redact(table) if table else "a row"
+    table, *holder = row
+    return _said(redact(table) if table else "a row", *holder)
+
+
+def name_row_locker(conn: Connection, transactions: Collection[str], what: str) -> str:
+    """Which of these transactions locks ``what`` for the longest, and what ends that; empty where none goes on."""
+    row = conn.execute(_ROW_LOCKER, [list(transactions)]).fetchone()
+    return "" if row is None else _said(what, *row)
+
+
+def _said(what: str, pid: int, application: str, since: str | None, state: str, query: str, client: bool) -> str:
     if not pid:
         return f"a prepared transaction locks {what}: commit it or roll it back (pg_prepared_xacts)"
     who = Session(pid, redact(application), None, state, query_head(query))

@@ -26,7 +26,7 @@ from embedtui.model import (
     ThreadStatus,
     hold_word,
 )
-from embedtui.model.snapshot import PACE
+from embedtui.model.snapshot import GOES_ON, LOCKED_ROWS, PACE
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.batch import prepare_batch
 from embedtui.postgres.sides.placement import make_placement
@@ -307,7 +307,7 @@ class Job:
         if name != PACE:
             self.episodes.begin(name, "" if name in OF_THE_PROVIDER else detail, since)  # of faults there are the codes
         if new:
-            said = detail if name == PACE else f"Held: {hold_word(name)}: {detail}"
+            said = detail if name in GOES_ON else f"Held: {hold_word(name)}: {detail}"
             self.emit(Held(now(), redact(said), holds, (name,)))
 
     def release(self, *names: str) -> None:
@@ -317,7 +317,7 @@ class Job:
             holds = tuple(self._holds.values())
         for hold in gone:
             self.episodes.end(hold.name)
-        if gone := [hold for hold in gone if hold.stops]:
+        if gone := [hold for hold in gone if hold.name != PACE]:
             self.emit(Held(now(), "; ".join(map(_over, gone)), holds, tuple(hold.name for hold in gone)))
 
     @property
@@ -363,4 +363,4 @@ class Job:
         """Whether nothing new may be sent now."""
         with self._lock:
             # only the index waits for its own hold
-            return self._wanted.paused or any(name not in (*PACER_HOLDS, "index") for name in self._holds)
+            return self._wanted.paused or any(name not in (*PACER_HOLDS, LOCKED_ROWS, "index") for name in self._holds)

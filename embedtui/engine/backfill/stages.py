@@ -389,7 +389,7 @@ class Stages:
     def _keep_up(self, sync: Sync) -> None:
         try:
             while not self._job.stop.is_set():
-                self._job.wait_to_send(self._job.stop)
+                sync.locked.wait_to_send()
                 if not sync.step():
                     self._job.doing("waiting for changes")
                     self._job.stop.wait(IDLE_SECONDS)

@@ -14,6 +14,7 @@ import psycopg
 from embedtui.engine.backfill.captured_changes import Change, Said, combine, left_behind, rename
 from embedtui.engine.backfill.embedding import ConfigurationFault, NoAnswer, Outcome, RowEmbedder
 from embedtui.engine.backfill.job import Job
+from embedtui.engine.backfill.locked_rows import LockedRows
 from embedtui.engine.backfill.old_side import OldSide, Wanted
 from embedtui.engine.backfill.old_writes import Unwritable, each_row, refusing, refusing_rows
 from embedtui.engine.backfill.packing import Limits, pack
@@ -70,6 +71,7 @@ class Sync:
         self._link: Link = job.link("sync", writes=True)
         self._upkeep = Upkeep(job, self._database)
         self._recent, self._unstored = RecentlyEmbedded(), Unstored()
+        self.locked = LockedRows(job, self._database)
         self._after = 0
         """Id of the last entry that was put off in this round."""
         self._tend_at = self._look_at = self._try_at = 0.0
@@ -87,6 +89,8 @@ class Sync:
         """
         texts = self._database(self._expand)
         entries = None if texts is None else self._database(self._take)
+        if entries is None or not (entries or self._after):
+            self.locked.forget()
         if texts is None or entries is None:
             return 0
         if time.monotonic() >= self._look_at:  # also where the application keeps the queue from ever being empty
@@ -101,7 +105,7 @@ class Sync:
         if structural := [entry for entry in entries if entry.kind in "dt"]:
             self._database(lambda conn: _remove(self._job, conn, structural))
         ending, too_often, waits = self._upkeep.ending, self._recent.too_often, self._unstored.waits
-        keys = {entry.key for entry in entries if entry.kind not in "dt"}
+        keys = {entry.key for entry in entries if entry.kind not in "dt"} - self.locked.still()
         keys = {key for key in keys if ending or not (too_often(key) or waits(key))}
         if keys:
             self._work(keys)
@@ -143,8 +147,7 @@ class Sync:
         self._database(self._upkeep.sound_texts)
         self._database(self._upkeep.follow_rights)
         self._database(self._job.placement.forget_gone)
-        scanned = self._upkeep.scan()
-        if scanned:
+        if scanned := self._upkeep.scan():
             return scanned
         if moment >= self._try_at:
             self._try_at = moment + TRY_SECONDS
@@ -233,6 +236,7 @@ class Sync:
         for row in written[Side.NEW]:
             if row.key not in adopted:  # locked, or written again: its entries stay until it is
                 todo[row.key].sides.add(Side.NEW)
+                self.locked.met([row.key])
 
     def _side(self, todo: dict[Key, Change], side: Side, rows: list[SourceRow]) -> None:
         embedder = self._new if side is Side.NEW else self._old_side.model
@@ -240,14 +244,11 @@ class Sync:
             self._old_side.give_up()
             self._do_without(todo, rows)
             return
-        if side is Side.OLD and self._old_side.probes is not None:
-            probes = self._old_side.probes
+        if side is Side.OLD and (probes := self._old_side.probes) is not None:
             self._do_without(todo, rows[probes:])
             rows = rows[:probes]
-        too_long = [row for row in rows if row.characters > len(row.text)]
-        if too_long:
-            reason = "longer than any text the model could take"
-            self._fault(todo, side, too_long, reason)
+        if too_long := [row for row in rows if row.characters > len(row.text)]:
+            self._fault(todo, side, too_long, "longer than any text the model could take")
             rows = [row for row in rows if row.characters <= len(row.text)]
         open_keys = {row.key for row in rows}
         kept = self._unstored.of(side, rows)
@@ -308,6 +309,7 @@ class Sync:
         for key in written:
             todo[key].sides.discard(side)
         self._unstored.tried(side, outcome.rows[part], outcome.vectors[part], {*written, *undone})
+        self.locked.met(row.key for row in outcome.rows[part] if row.key not in written | undone)
         if refused := [row for row in outcome.rows[part] if row.key in undone]:
             reason = UNDONE if side is Side.NEW else f"{UNWRITABLE}{UNDONE}"
             self._fault(todo, side, refused, reason)  # else it would be embedded, and paid for, again and again

@@ -103,6 +103,13 @@ class Placement(Protocol):
         """
         ...
 
+    def locked(self, conn: Connection, keys: Sequence[Key]) -> dict[Key, str]:
+        """Those of these rows that cannot be locked now, each with the id of the transaction that may have it.
+
+        Where more than one has it, that is the id of none; locks what is free for a moment.
+        """
+        ...
+
     def count_current_queued(self, conn: Connection, limit: int) -> int:
         """Those of ``limit`` entries of the queue whose row has a new vector of its present content, or needs none.
 

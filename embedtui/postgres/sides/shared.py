@@ -192,6 +192,23 @@ class SharedPlacement(WholeSide):
             result.append(QueuedRow(row, blank, fresh, stamped, forgotten, tuple(asked), waits))
         return result
 
+    def locked(self, conn: Connection, keys: Sequence[Key]) -> dict[Key, str]:
+        """Those of these rows that cannot be locked now, each with the id of the transaction that may have it."""
+        query = self._format(
+            """
+            WITH b AS MATERIALIZED (
+                SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(e.value)) AS key
+                FROM pg_catalog.jsonb_array_elements({keys}::jsonb) e),
+            asked AS MATERIALIZED (SELECT b.key, t.xmax::text AS xid FROM b JOIN {table} t ON {batch_key_join}),
+            free AS MATERIALIZED (
+                SELECT b.key FROM b JOIN {table} t ON {batch_key_join} FOR NO KEY UPDATE OF t SKIP LOCKED)
+            SELECT a.key, a.xid FROM asked a WHERE NOT EXISTS (SELECT FROM free f WHERE f.key = a.key)
+            """,
+            keys=sql.Literal(json.dumps([list(key) for key in keys])),
+        )
+        with conn.transaction(force_rollback=True):
+            return {tuple(key): xid for key, xid in conn.execute(query)}
+
     def count_current_queued(self, conn: Connection, limit: int) -> int:
         """Those of ``limit`` entries of the queue whose row has a new vector of its present content, or needs none."""
         query = self._format(

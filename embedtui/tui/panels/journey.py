@@ -6,6 +6,7 @@ from textual.content import Content
 
 from embedtui.formatting import counted
 from embedtui.model import Condition, Phase, Side
+from embedtui.model.snapshot import PACE
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import ACTIONS, SCREENS, next_action
 from embedtui.tui.panels.alerts import Alert, alert
@@ -155,7 +156,7 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
         if snapshot.phase is Phase.BACKFILL and status.total is not None:
             left = f"{figures.number(max(0, status.total - status.rows))} rows to go"
             time = f", about {figures.duration(status.eta_seconds)}" if status.eta_seconds is not None else ""
-            pace = next((f" {safe.line(hold.detail)}" for hold in snapshot.reasons if not hold.stops), "")
+            pace = next((f" {safe.line(hold.detail)}" for hold in snapshot.reasons if hold.name == PACE), "")
             return glyph, "Working", style, f"{left}{time}.{pace} p pauses, + - change the pace."
         return glyph, "Working", style, why
     return "◌", "Starting", "$primary", "the work begins in a moment."
