@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from psycopg.errors import LockNotAvailable
+
 from embedtui.arrays import np
 from embedtui.chance import chance
 from embedtui.engine.backfill.embedding import RowEmbedder
@@ -142,9 +144,11 @@ class OldSide:
                 if not write_sample(conn, self._job.placement):
                     return
                 conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        except LockNotAvailable:
+            return  # nothing is known
         except Unwritable as refusal:
             if retryable(refusal.__cause__ or refusal):
-                return  # nothing is known
+                return
             why = str(refusal)
         tell_refused(conn, migration.id, why)
 

@@ -29,11 +29,13 @@ def refusing(conn: Connection) -> Iterator[None]:
     """Around a transaction that writes old vectors: what fails in it, in a session that is well, is `Unwritable`.
 
     Whatever its code says: a lock that a trigger waits for or a server that it calls is no reason to wait here.
+    A lock on the table itself is: no row of it is edited either while writes are locked out.
     """
     try:
         yield
     except psycopg.Error as error:
-        if conn.closed or conn.broken or error.sqlstate is None or exhausted(error):
+        locked = isinstance(error, psycopg.errors.LockNotAvailable) and not error.diag.context
+        if conn.closed or conn.broken or error.sqlstate is None or exhausted(error) or locked:
             raise
         raise Unwritable(translate(error)) from error
 

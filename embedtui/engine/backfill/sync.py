@@ -69,9 +69,8 @@ class Sync:
         self._job, self._characters_per_token = job, characters_per_token
         self._new, self._old_side = new, OldSide(job, old, self._database)
         self._link: Link = job.link("sync", writes=True)
-        self._upkeep = Upkeep(job, self._database)
+        self._upkeep, self.locked = Upkeep(job, self._database), LockedRows(job, self._database)
         self._recent, self._unstored = RecentlyEmbedded(), Unstored()
-        self.locked = LockedRows(job, self._database)
         self._after = 0
         """Id of the last entry that was put off in this round."""
         self._tend_at = self._look_at = self._try_at = 0.0

@@ -13,7 +13,7 @@ from embedtui.demo.api import LoopbackServer
 from embedtui.engine.backfill import sync
 from embedtui.model import Condition, Hold, Side
 from tests.integration.engine.test_sync import MODELS, Following, paid
-from tests.kits.support import wait_for
+from tests.kits.support import two_beats, wait_for
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def _holds(following: Following, name: str) -> list[Hold]:
     return [hold for hold in following.engine.snapshot().reasons if hold.name == name]
 
 
-def _pause(following: Following) -> None:
+def _pause(following: Following, database: str) -> None:
     following.engine.pause()
-    wait_for(lambda: all(worker.rests for worker in following.engine.snapshot().workers if worker.alive))
+    two_beats(database)
 
 
 def _told(following: Following, act: str) -> bool:
@@ -51,7 +51,7 @@ def test_rows_kept_locked_are_named_and_hold_up_no_other(
 ) -> None:
     engine, before = following.engine, paid(api)
     with psycopg.connect(database, application_name="nightly") as app:
-        _pause(following)
+        _pause(following, database)
         following.edit(*range(1, 21), 40)
         app.execute("SAVEPOINT one")
         app.execute("SELECT FROM documents WHERE id <= 20 FOR UPDATE")
@@ -75,7 +75,7 @@ def test_rows_kept_locked_are_named_and_hold_up_no_other(
 
 def test_where_more_than_one_has_them_nobody_is_blamed(following: Following, database: str) -> None:
     with psycopg.connect(database) as app, psycopg.connect(database) as other:
-        _pause(following)
+        _pause(following, database)
         following.edit(5)
         for each in (app, other):
             each.execute("SELECT FROM documents WHERE id = 5 FOR SHARE")
@@ -87,3 +87,22 @@ def test_where_more_than_one_has_them_nobody_is_blamed(following: Following, dat
         wait_for(lambda: not _holds(following, "locked_rows"), "it is said where nobody looks")
         following.engine.resume()
     wait_for(lambda: following.vector_is(5, Side.NEW))
+
+
+@pytest.mark.parametrize("following", ["column", "table"], indirect=True)
+def test_a_locked_table_is_waited_for_and_refuses_no_old_vector(following: Following, database: str) -> None:
+    engine = following.engine
+    engine.cutover(override={"gate": "test"})
+    _pause(following, database)
+    following.edit(*range(1, 21))
+    with psycopg.connect(database, application_name="nightly") as app:
+        app.execute("LOCK TABLE documents IN SHARE ROW EXCLUSIVE MODE")
+        engine.resume()
+        wait_for(lambda: _holds(following, "lock"), "nobody says it")
+        (hold,), pid = _holds(following, "lock"), app.info.backend_pid
+        assert hold.detail.startswith(f"pid {pid} (nightly) locks public.documents, since "), hold.detail
+        time.sleep(10)  # more than it takes to try each row on its own
+        assert _holds(following, "lock") and not engine.snapshot().old_refused
+    wait_for(lambda: not engine.snapshot().sync.queued and not engine.snapshot().reasons)
+    assert (engine.snapshot().rollback.fresh, engine.snapshot().rollback.stale) == (True, 0)
+    assert not any(entry.act == "old side refused" for entry in engine.audit(100))
