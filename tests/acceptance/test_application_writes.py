@@ -75,6 +75,7 @@ class Table:
             self.sync._tend_at = 0.0
             self.sync._recent.clear()
             self.sync._unstored.clear()
+            self.sync.locked.forget()
             if not self.sync.step() and self.app.execute("SELECT FROM embedtui.queue LIMIT 1").fetchone() is None:
                 return
         raise AssertionError("the queue does not drain")
