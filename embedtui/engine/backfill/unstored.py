@@ -7,8 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from embedtui.engine.backfill.embedding import Outcome
 from embedtui.model import Key, Side
 from embedtui.postgres.sides.protocol import SourceRow, Vectors
@@ -45,7 +43,7 @@ class Unstored:
             wait = 0.0
             if known is not None and known.text == row.text:  # else it was edited meanwhile, and not locked
                 wait = min(max(FIRST_WAIT, 2 * known.wait), LONGEST_WAIT)
-            self._kept[side, row.key] = _Kept(row.text, np.array(vector), wait, moment + wait)
+            self._kept[side, row.key] = _Kept(row.text, vector.copy(), wait, moment + wait)
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
 
@@ -54,6 +52,8 @@ class Unstored:
         found = [(row, kept) for row in rows if (kept := self._kept.get((side, row.key))) and kept.text == row.text]
         if not found:
             return None
+        import numpy as np
+
         return Outcome(tuple(row for row, _ in found), np.stack([kept.vector for _, kept in found]))
 
     def waits(self, key: Key) -> bool:
