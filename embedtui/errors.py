@@ -46,19 +46,19 @@ class Remedy(StrEnum):
 class EmbedtuiError(Exception):
     """Base of all errors embedtui raises on purpose.
 
-    ``message`` says what is wrong, ``hint`` what to do about it; for a face without commands that is ``prose`` and
-    ``remedies``. None of them ever contains a secret: callers pass connection strings through
-    :func:`embedtui.redaction.redact` first.
+    ``message`` says what is wrong, ``hint`` what to do about it, ending with what is ``typed`` at a command line; for a
+    face without commands that is ``prose`` and ``remedies``. None of them ever contains a secret: callers pass
+    connection strings through :func:`embedtui.redaction.redact` first.
     """
 
     title = "embedtui failed"
     exit_code = ExitCode.UNEXPECTED
 
-    def __init__(self, message: str, *, hint: str = "", remedies: tuple[Remedy, ...] = ()) -> None:
+    def __init__(self, message: str, *, hint: str = "", remedies: tuple[Remedy, ...] = (), typed: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.prose, self.remedies = hint, remedies
-        self.hint = with_remedies(hint, [remedy.command for remedy in remedies])
+        self.hint = f"{with_remedies(hint, [remedy.command for remedy in remedies])} {typed}".strip()
 
     def __str__(self) -> str:
         return sentences(self.message, self.hint)
@@ -135,6 +135,10 @@ class Refused(EmbedtuiError):
 
     title = "Refused"
     exit_code = ExitCode.REFUSED
+
+
+class Blocked(Refused):
+    """As Refused, where a reason for what stands against it may pass."""
 
 
 class Interrupted(EmbedtuiError):

@@ -21,6 +21,7 @@ from embedtui.engine.overrides import Overrides, parse_overrides
 from embedtui.errors import Refused
 from embedtui.formatting import counted
 from embedtui.model import Event, Flip, Migration, Noted
+from embedtui.model.lifecycle import so_now
 from embedtui.postgres.names import shown
 from embedtui.postgres.sides.layout import new_side
 
@@ -88,13 +89,16 @@ def cutover(
             return
         seen = None
         if not yes:
-            seen = engine.snapshot().route.epoch
+            here = engine.snapshot()
+            seen = here.route.epoch
             if typed is None and not interactive():
                 raise Refused(
                     f"The cutover of {plain(shown(migration.table))} is not confirmed.",
                     hint="Add --yes, or type the table's name: --table-name.",
                 )
             note(_what_moves(migration, percent))
+            for said in so_now(here):
+                note(plain(said))
             for blocker in engine.blockers("cutover", percent):
                 note(f"blocked by {plain(blocker.name)}: {plain(blocker.message)} {plain(blocker.advice)}".rstrip())
             for notice in engine.notices():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from embedtui.errors import Refused, SettingsError
+from embedtui.errors import Blocked, Refused, SettingsError
 from embedtui.model import Blocker, Migration
 from embedtui.model.lifecycle import as_stored, possible
 from embedtui.postgres.connect import Connection
@@ -52,11 +52,15 @@ def pass_blockers(blockers: Sequence[Blocker], overrides: Overrides) -> dict[str
     """Those of ``overrides`` that were needed, all blockers being passed by them.
 
     Raises:
-        Refused: a blocker that cannot be passed, or that no override names (with its present number of rows).
+        Refused: a blocker that cannot be passed.
+        Blocked: one that no override names (with its present number of rows).
     """
     left = [each for each in blockers if not (each.overridable and overrides.get(each.token, "").strip())]
     if left:
-        raise Refused(" ".join(blocker.message for blocker in left), hint=_hint(left, overrides))
+        message = " ".join(blocker.message for blocker in left)
+        if barred := next((blocker for blocker in left if not blocker.overridable), None):
+            raise Refused(message, hint=barred.hint, remedies=barred.remedies)
+        raise Blocked(message, hint=left[0].hint, remedies=left[0].remedies, typed=_typed(left, overrides))
     return {blocker.token: overrides[blocker.token].strip() for blocker in blockers}
 
 
@@ -67,10 +71,8 @@ def audited(passed: Overrides) -> str:
     return "; overridden: " + ", ".join(f"{token} ({reason})" for token, reason in passed.items())
 
 
-def _hint(left: Sequence[Blocker], overrides: Overrides) -> str:
-    if not all(blocker.overridable for blocker in left):
-        return next(blocker.advice for blocker in left if not blocker.overridable)
+def _typed(left: Sequence[Blocker], overrides: Overrides) -> str:
     typed = " ".join(dict.fromkeys(f'--override {blocker.token}="REASON"' for blocker in left))
     named = {token.partition(":")[0] for token in overrides}
     changed = any(blocker.rows is not None and blocker.name in named for blocker in left)
-    return f"{left[0].advice} {'The number of rows is another: ' if changed else 'Or: '}{typed}".strip()
+    return f"{'The number of rows is another:' if changed else 'Or:'} {typed}"

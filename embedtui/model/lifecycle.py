@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from embedtui.errors import Remedy
-from embedtui.formatting import counted
+from embedtui.formatting import counted, duration
 from embedtui.model.migration import Migration
 from embedtui.model.plan import Check
 from embedtui.model.route import RouteStatus
@@ -177,6 +177,21 @@ def changes_waiting(queued: int) -> str:
     if queued >= QUEUE_COUNTED:
         return f"{queued:,} changes or more wait"
     return counted(queued, "change waits", "changes wait")
+
+
+def so_now(snapshot: Snapshot) -> tuple[str, ...]:
+    """What is so at this moment, for who is about to move reads: holds first, then what waits, lacks or is old."""
+    held = [f"Held back by {hold_word(each.name)}: {each.detail}" for each in snapshot.reasons if each.stops]
+    queued, oldest, gate = snapshot.sync.queued, snapshot.sync.oldest_seconds, snapshot.evaluation
+    waits = f"{changes_waiting(queued)} for new vectors" if queued else "No change waits for a new vector"
+    waits += f", the oldest for {duration(oldest)}" if queued and oldest is not None else ""
+    missing = max(0, (snapshot.backfill.total or 0) - snapshot.backfill.rows)
+    lacking = counted(missing, "row has", "rows have") + " no new vector" if missing else ""
+    age = duration(max(0.0, (snapshot.as_of - gate.at).total_seconds())) if gate is not None else ""
+    figures = f"The gate's figures are {age} old" if age else ""
+    return tuple(
+        f"{each.rstrip('.')}." for each in (*held, waits, lacking, snapshot.rollback.sentence, figures) if each
+    )
 
 
 def _left_behind(snapshot: Snapshot) -> bool:

@@ -258,7 +258,7 @@ class Dashboard(Guided):
         if before is not None:
             self.say_others(before, message.snapshot)
         if isinstance(self.screen, Dialog):
-            self.screen.say_moved()
+            self.screen.seen(self.view)
         self.follow_evaluation(message.snapshot)
         self.call(alert(message.snapshot))
         if first and self._autostart and not self.readonly and not message.snapshot.phase.ended:

@@ -10,7 +10,7 @@ from embedtui.tui.base_app import BaseApp
 from embedtui.tui.dialogs import Dialog, WaitingDialog
 from embedtui.tui.engine import Engine
 from embedtui.tui.engine_threads import Bridge, Task
-from embedtui.tui.messages import DialogPrepared, ReadFailed
+from embedtui.tui.messages import Blocked, DialogPrepared, ReadFailed
 
 A = TypeVar("A")
 F = TypeVar("F")
@@ -68,6 +68,10 @@ class AskingApp(BaseApp[None]):
         if self.screen is message.dialog:
             self.pop_screen()
             message.dialog.open_next(message.found)
+
+    def on_blocked(self, message: Blocked) -> None:
+        """Ask again, with what stands against it now."""
+        message.again(self)
 
     def on_read_failed(self, message: ReadFailed) -> None:
         """A dialog that cannot say anything is not opened."""

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from textual.message import Message
 
+from embedtui.errors import Blocked
 from embedtui.model import Event, Progressed
 from embedtui.tui.engine import Engine, OpenEngine, Progress
 from embedtui.tui.messages import (
@@ -65,6 +66,8 @@ class Task(Generic[T]):
     """Makes the message that says what happened …"""
     to: Post | None = None
     """… to whom; None is the app."""
+    blocked: Message | None = None
+    """For the app, where something stands against it that a reason may pass."""
 
 
 class Bridge:
@@ -242,6 +245,8 @@ class Bridge:
             result = task.work(engine, Call(stop, self._progress(task.name)))
         except Exception as error:  # noqa: BLE001 (the screen shows it)
             self._post(TaskFailed(task.name, Trouble.of(error)))
+            if isinstance(error, Blocked) and task.blocked is not None:
+                self._post(task.blocked)
         else:
             if task.result is not None:
                 self._post(task.result(result), task.to)

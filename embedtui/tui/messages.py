@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
@@ -116,6 +116,13 @@ class TaskFailed(Message):
 
     name: str
     trouble: Trouble
+
+
+@dataclass
+class Blocked(Message, bubble=False):
+    """Something stands against a task that the operator was not asked about: ``again`` asks, with what was answered."""
+
+    again: Callable[[Any], object]
 
 
 # ------------------------------------------------------------------------------------------------ what a task did

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from embedtui.errors import Refused
+from embedtui.errors import Blocked, Refused
 from embedtui.model import Command, Side, Snapshot
 from embedtui.model.bridge import BridgeReport, in_words
 from embedtui.tui.actions.base import Action
@@ -71,9 +71,7 @@ def task(order: BridgeOrder) -> Task[object]:
 def _bridge(engine: Engine, call: Call, order: BridgeOrder) -> object:
     try:
         return engine.bridge(serve=order.serve, override=order.override, stop=call.stop)
-    except Refused as error:
-        if "--override" not in error.hint:
-            raise
+    except Blocked as error:
         # here a reason is typed beside the figures
         raise Refused(error.message, hint=f"{Bridging.key} shows what was found, and takes a reason.") from None
 

@@ -8,7 +8,7 @@ from embedtui.model import Command, Flip, Remedy, Side
 from embedtui.tui.actions.base import Action
 from embedtui.tui.dialogs import CutoverAnswer, CutoverDialog
 from embedtui.tui.engine_threads import Task
-from embedtui.tui.messages import PointerMoved
+from embedtui.tui.messages import Blocked, PointerMoved
 
 if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
@@ -20,31 +20,36 @@ class Cutover(Action):
     name, key, label = "cutover", "x", "Cut over"
     command = Command.CUTOVER
 
-    def __init__(self, percent: int = 100) -> None:
-        """Propose to move the reads of ``percent`` of the keys."""
-        self._percent = percent
+    def __init__(self, percent: int = 100, given: CutoverAnswer | None = None) -> None:
+        """Propose to move the reads of ``percent`` of the keys; ``given`` was answered already, and was not enough."""
+        self._percent, self._given = percent, given
 
     def _do(self, app: Dashboard) -> None:
         percent, route = self._percent, app.view.route
 
         def task(answer: CutoverAnswer) -> Task[Any]:
             share, override = answer.percent, answer.override
+            blocked = Blocked(Cutover(share, answer).perform)
             if answer.postponed:
                 done = "Postponed: it cuts over by itself once nothing waits for the sync."
                 return Task(
-                    "postpone", lambda engine, _: engine.postpone(share, override=override, seen=route.epoch), done
+                    "postpone",
+                    lambda engine, _: engine.postpone(share, override=override, seen=route.epoch),
+                    done,
+                    blocked=blocked,
                 )
             return Task(
                 "cutover",
                 lambda engine, _: engine.cutover(share, override=override, seen=route.epoch),
                 _moved,
                 result=PointerMoved,
+                blocked=blocked,
             )
 
         app.goto("cutover")
         app.ask_after(
             lambda engine: engine.blockers("cutover", percent),
-            lambda blockers: CutoverDialog(app.view, percent, blockers),
+            lambda blockers: CutoverDialog(app.view, percent, blockers, self._given),
             task,
             *self.unless_moved(app, route),
         )

@@ -21,6 +21,7 @@ from textual.widgets.button import ButtonVariant
 from embedtui.model import Blocker
 from embedtui.tui import draw, safe
 from embedtui.tui.remedies import worded
+from embedtui.tui.view import View
 
 T = TypeVar("T")
 
@@ -97,6 +98,10 @@ class Dialog(ModalScreen[T]):
             line = draw.line(("! ", "bold $warning"), (said, "$warning"))
             self.query_one(".dialog").mount(Static(line, id="moved"), before=0)
 
+    def seen(self, _view: View) -> None:
+        """The state was read anew while this is open."""
+        self.say_moved()
+
     def action_cancel(self) -> None:
         """Leave without an answer."""
         self.dismiss(None)
@@ -169,10 +174,23 @@ class NamedDialog(Dialog[T]):
 
     TYPED = "#typed"
 
-    def __init__(self, go: str, variant: ButtonVariant, table: str, blockers: tuple[Blocker, ...]) -> None:
-        """Ask whether to ``go`` on with ``table``; ``blockers`` that may not be overridden keep the way closed."""
+    def __init__(
+        self,
+        go: str,
+        variant: ButtonVariant,
+        table: str,
+        blockers: tuple[Blocker, ...],
+        given: Mapping[str, str] | None = None,
+    ) -> None:
+        """Ask whether to ``go`` on with ``table``; ``blockers`` that may not be overridden keep the way closed.
+
+        ``given``: the name was typed already, and these reasons, by what they pass.
+        """
         super().__init__(f"{go} {table}", go, variant)
-        self._table, self._blockers = table, blockers
+        self._table, self._blockers, self._given = table, blockers, given
+        self._reason = next(iter((given or {}).values()), "")
+        self._shared = {each.name for each in blockers if not self._reason or (given or {}).get(each.token)}
+        """Checks that the one reason is for: one that came up after it was typed has a field of its own."""
 
     def on_mount(self) -> None:
         """Nothing is answered yet."""
@@ -204,21 +222,25 @@ class NamedDialog(Dialog[T]):
     def name_field(self) -> ComposeResult:
         """The field for the table's name."""
         label = Content.assemble("Type ", (safe.line(self._table), "bold"))
-        yield from field(label, Input(id="typed", placeholder="the table's name", compact=True, select_on_focus=False))
+        typed = "" if self._given is None else self._table
+        name = Input(typed, "the table's name", id="typed", compact=True, select_on_focus=False)
+        yield from field(label, name)
 
     def reason_field(self) -> ComposeResult:
         """The field for a reason, where one can help; what loses rows their only vector is typed with their number."""
         with Vertical(id="reasons"):
             yield from self._reasons()
 
-    async def stand_against(self, blockers: tuple[Blocker, ...]) -> None:
-        """Something else stands against it now, by a choice that was made.
+    async def stand_against(self, blockers: tuple[Blocker, ...], *, chosen: bool = True) -> None:
+        """Something else stands against it now, by a choice that was made, or by what happened meanwhile.
 
         Fields that are asked for no longer are hidden, and none is made anew: what is typed meanwhile, or was, stays.
         """
         if blockers == self._blockers:
             return
         self._blockers = blockers
+        if chosen or not any(each.value.strip() for each in self.query("#override").results(Input)):
+            self._shared |= {each.name for each in blockers}
         wanted, there = self._fields(), {each.id: each for each in self.query(".override").results(Input)}
         obstacles, reasons = self.query_one("#obstacles"), self.query_one("#reasons")
         async with self.batch():
@@ -240,17 +262,24 @@ class NamedDialog(Dialog[T]):
         """Fields for the reason and for the rows at stake, with their labels, by their ids."""
         if not self._blockers or self._barred:
             return {}
-        reason = Input(id="override", classes="override", placeholder="kept in the log", compact=True)
-        found: dict[str | None, tuple[str | Content, Input]] = {reason.id: ("Reason to override", reason)}
+        found: dict[str | None, tuple[str | Content, Input]] = {}
         for blocker in self._blockers:
+            if (name := self._reason_of(blocker)) not in found:
+                label = "Reason to override" if name == "override" else f"Reason to override {blocker.name} too"
+                known = self._reason if name == "override" else ""
+                found[name] = (label, Input(known, "kept in the log", id=name, classes="override", compact=True))
             if blocker.rows is not None:
                 rows = Input(
                     id=f"rows-{blocker.name}-{blocker.rows}", classes="override", name=str(blocker.rows),
                     placeholder="rows at stake", compact=True, select_on_focus=False,
                 )  # fmt: skip
-                label = Content.assemble("Type ", (str(blocker.rows), "bold"), f" for {blocker.name}")
-                found[rows.id] = (label, rows)
+                counted = Content.assemble("Type ", (str(blocker.rows), "bold"), f" for {blocker.name}")
+                found[rows.id] = (counted, rows)
         return found
+
+    def _reason_of(self, blocker: Blocker) -> str:
+        """Id of the field with the reason that is for it."""
+        return "override" if blocker.name in self._shared else f"override-{blocker.name}"
 
     @property
     def _asked(self) -> list[Input]:
@@ -270,11 +299,12 @@ class NamedDialog(Dialog[T]):
         needed = [blocker for blocker in self._blockers if blocker.name != but]
         if not needed:
             return {}
-        reason = "".join(each.value.strip() for each in self._asked if not each.name)
+        reasons = {each.id: each.value.strip() for each in self._asked if not each.name}
         counts = [each for each in self._asked if each.name]
-        if not reason or any(each.value.strip() != each.name for each in counts):
+        found = {blocker.token: reasons.get(self._reason_of(blocker), "") for blocker in needed}
+        if not all(found.values()) or any(each.value.strip() != each.name for each in counts):
             return None
-        return {blocker.token: reason for blocker in needed}
+        return found
 
     @property
     def named(self) -> bool:

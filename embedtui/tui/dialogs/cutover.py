@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,9 +12,15 @@ from textual.content import Content
 from textual.widgets import Button, Static
 
 from embedtui.model import Blocker
+from embedtui.model.lifecycle import so_now
+from embedtui.tui import draw, safe
 from embedtui.tui.dialogs.base import Answer, Digits, NamedDialog
 from embedtui.tui.dialogs.base import field as labelled
+from embedtui.tui.messages import BlockersRead
 from embedtui.tui.view import View
+
+READ_SECONDS = 2.0
+"""Between two looks at what stands against it: each asks the database several questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +37,17 @@ class CutoverAnswer:
 class CutoverDialog(NamedDialog[CutoverAnswer]):
     """Says what a cutover will do, and takes share, table name and, where something stands against it, a reason."""
 
-    def __init__(self, view: View, percent: int = 100, blockers: tuple[Blocker, ...] = ()) -> None:
-        """Ask about the table of ``view``, with ``percent`` filled in."""
-        super().__init__("Cut over", "primary", view.table, blockers)
+    def __init__(
+        self,
+        view: View,
+        percent: int = 100,
+        blockers: tuple[Blocker, ...] = (),
+        given: CutoverAnswer | None = None,
+    ) -> None:
+        """Ask about the table of ``view``, with ``percent`` filled in, and what was ``given`` before."""
+        super().__init__("Cut over", "primary", view.table, blockers, None if given is None else given.override)
         self._percent, self._lands = percent, view.snapshot.lands if view.snapshot is not None else ""
+        self._view, self._read_at = view, time.monotonic()
         if percent != 100:
             self.AUTO_FOCUS = "#percent"  # type: ignore[misc]  # what was asked for
 
@@ -49,6 +63,7 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
                 "\nLess than 100 % is a share of the keys, not of the searches: a key keeps its side.",
             )
         )
+        yield Static(self._now, id="now")
         yield from self.obstacles()
         percent = Digits("whole, 1 to 100", str(self._percent), id="percent", longest=3)
         share = labelled("Share of keys in %", percent)
@@ -59,9 +74,36 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
 
     def buttons(self) -> ComposeResult:
         """With one to wait for the sync, where that is in the way."""
-        if any(blocker.name == "sync" for blocker in self._blockers):
-            yield Answer("When in sync", id="postpone")
+        yield Answer("When in sync", id="postpone")
         yield from super().buttons()
+
+    @property
+    def _now(self) -> Content:
+        """What is so at this moment."""
+        snapshot = self._view.snapshot
+        said = [] if snapshot is None else [safe.line(each) for each in so_now(snapshot)]
+        held = sum(each.stops for each in snapshot.reasons) if snapshot is not None else 0
+        return draw.line(
+            ("Now: ", "bold"), (" ".join(said[:held]), "$warning"), " " * bool(held), " ".join(said[held:])
+        )
+
+    def seen(self, view: View) -> None:
+        """Say what is so by now, and ask every now and then what stands against it."""
+        super().seen(view)
+        self._view = view
+        for each in self.query("#now").results(Static):
+            each.update(self._now)
+        if view.link.up and time.monotonic() - self._read_at >= READ_SECONDS:
+            self._read_at = time.monotonic()
+            percent = self._share or self._percent
+            self.app.bridge.read(  # type: ignore[attr-defined]
+                lambda engine: engine.blockers("cutover", percent), BlockersRead, self.post_message, key=self
+            )
+
+    async def on_blockers_read(self, message: BlockersRead) -> None:
+        """Show what stands against it now."""
+        message.stop()
+        await self.stand_against(message.blockers, chosen=False)
 
     def answer(self, postponed: bool = False) -> CutoverAnswer | None:
         """Needs a share, the whole name, and a reason where one is asked for."""
@@ -88,6 +130,7 @@ class CutoverDialog(NamedDialog[CutoverAnswer]):
         """Only a whole answer releases the buttons."""
         super().release_buttons()
         for button in self.query("#postpone").results(Button):
+            button.display = any(blocker.name == "sync" for blocker in self._blockers)
             button.disabled = self.answer(postponed=True) is None
 
     @on(Button.Pressed, "#postpone")

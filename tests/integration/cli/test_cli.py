@@ -312,6 +312,7 @@ def test_a_person_sees_what_will_happen_before_typing_the_name(run: InProcess, m
     asked = answered("cutover", "--percent", "10", name="dogs")
     assert asked.code == 6 and "blocked by gate" in asked.err
     assert "The reads of 10 % of the keys of documents move from" in asked.err.replace("public.", "")
+    assert "No change waits for a new vector." in asked.err
     assert answered("cutover", "--override", "gate=a test", name="documents").code == 0
     asked = answered("cleanup", name="dogs")
     assert asked.code == 6 and "blocked by soak" in asked.err and "DROP COLUMN" in asked.err
