@@ -18,7 +18,7 @@ from embedtui.engine.backfill.recent import EMBEDS_PER_KEY
 from embedtui.engine.backfill.stages import Stages
 from embedtui.engine.engine import Engine
 from embedtui.errors import Interrupted
-from embedtui.model import Side
+from embedtui.model import Condition, Side
 from embedtui.postgres.state.queue import EVERY_KIND, queue_keys
 from embedtui.providers.start import TEXTS
 from embedtui.router import put
@@ -95,6 +95,18 @@ def test_before_the_cutover_only_the_new_side_is_ours(following: Following) -> N
     rollback = following.engine.snapshot().rollback
     assert rollback.stale == 1 and rollback.why.startswith("edited since 20"), "its model was not asked"
     assert "what was edited before is not known" in rollback.why
+
+
+def test_before_the_cutover_changes_that_wait_are_said_too(following: Following) -> None:
+    """The sync notes what became stale: of what waits for it nobody knows yet."""
+    following.engine.pause("a test")
+    wait_for(lambda: following.engine.snapshot().condition is Condition.PAUSED)
+    for number in (1, 2, 3):
+        following.edit(number)
+    wait_for(lambda: "wait to be synced" in following.engine.snapshot().rollback.why)
+    following.engine.resume()
+    wait_for(lambda: following.engine.snapshot().rollback.stale == 3)
+    wait_for(lambda: "synced" not in following.engine.snapshot().rollback.why)
 
 
 @pytest.mark.parametrize("percent", [10, 100])
