@@ -15,6 +15,7 @@ from embedtui.cli.common import (
     json_option,
     name_option,
     stop_signals,
+    yes_option,
 )
 from embedtui.cli.output import emit_json, note, plain, say
 from embedtui.cli.switch import override_option, tell
@@ -52,6 +53,7 @@ def _say_before(engine: Engine, choice: Kept) -> Kept:
 @click.command(cls=ExampleCommand, example="embedtui cleanup --sql\nembedtui cleanup --table documents")
 @name_option
 @typed_option
+@yes_option
 @click.option(
     "--sql", "only_sql", is_flag=True, help="Print the exact SQL (and, as notes, who was heard from) and do nothing."
 )
@@ -77,6 +79,7 @@ def _say_before(engine: Engine, choice: Kept) -> Kept:
 def cleanup(
     settings: Settings,
     typed: str | None,
+    yes: bool,
     only_sql: bool,
     rename: bool | None,
     fold: bool | None,
@@ -105,13 +108,13 @@ def cleanup(
             _say_before(engine, choice)
             _print_sql(engine.cleanup_sql(**choice), as_json)
             return
-        seen = engine.snapshot().route.epoch if typed is None else None
-        if typed is None and interactive():
+        seen = engine.snapshot().route.epoch if typed is None and not yes else None
+        if typed is None and not yes and interactive():
             choice = _say_before(engine, choice)
             note("This SQL is run:")
             for statement in engine.cleanup_sql(**choice):
                 note(f"  {plain(statement, 10_000)}")
-        name = confirm_table(migration, typed, act="Cleanup")
+        name = confirm_table(migration, typed, act="Cleanup", yes=yes)
         found = engine.snapshot().rollback.counts
         engine.cleanup(name, override=override, seen=seen, stop=stop, **choice)
         snapshot = engine.snapshot()
@@ -129,16 +132,17 @@ def cleanup(
 @click.command(cls=ExampleCommand, example="embedtui abort --table documents")
 @name_option
 @typed_option
+@yes_option
 @json_option
-def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
+def abort(settings: Settings, typed: str | None, yes: bool, as_json: bool) -> None:
     """Give the migration up and take everything back.
 
     Drops the new side and all that embedtui put on the table; the log stays.
     """
     with engine_for(settings, tell) as engine, stop_signals() as stop:
         migration = engine.require()
-        seen = engine.snapshot().route.epoch if typed is None else None
-        done = engine.abort(confirm_table(migration, typed, act="Abort"), seen=seen, stop=stop)
+        seen = engine.snapshot().route.epoch if typed is None and not yes else None
+        done = engine.abort(confirm_table(migration, typed, act="Abort", yes=yes), seen=seen, stop=stop)
         snapshot = engine.snapshot()
     if as_json:
         emit_json({"table": migration.table, "phase": snapshot.phase, "done": done})
@@ -149,9 +153,10 @@ def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
 @click.command(cls=ExampleCommand, example="embedtui adopt --sql\nembedtui adopt --table documents")
 @name_option
 @typed_option
+@yes_option
 @click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL and do nothing.")
 @json_option
-def adopt(settings: Settings, typed: str | None, only_sql: bool, as_json: bool) -> None:
+def adopt(settings: Settings, typed: str | None, yes: bool, only_sql: bool, as_json: bool) -> None:
     """Go on with a table that was made again, restored or swapped.
 
     It is recognised by name, key and columns. Vectors are found again by key and fingerprint: what is right is not paid
@@ -162,7 +167,7 @@ def adopt(settings: Settings, typed: str | None, only_sql: bool, as_json: bool) 
         if only_sql:
             _print_sql(engine.adopt_sql(), as_json)
             return
-        confirm_table(migration, typed, act="Adopt")
+        confirm_table(migration, typed, act="Adopt", yes=yes)
         done = engine.adopt(stop=stop)
         snapshot = engine.snapshot()
     if as_json:

@@ -324,8 +324,10 @@ def index(settings: Settings, held: bool | None, as_json: bool) -> None:
 @click.command(
     cls=ExampleCommand,
     example="embedtui faults\nembedtui faults retry --all\nembedtui faults skip 17 18",
+    # the word that scripts know, and that the state is stored by
+    context_settings={"token_normalize_func": lambda token: "shorten" if token == "truncate" else token},
 )
-@click.argument("act", type=click.Choice(["list", "retry", "skip", "truncate"]), default="list")
+@click.argument("act", type=click.Choice(["list", "retry", "skip", "shorten"]), default="list")
 @click.argument("ids", nargs=-1, type=int)
 @target_options
 @click.option("--all", "everything", is_flag=True, help="All that are open.")
@@ -334,7 +336,7 @@ def index(settings: Settings, held: bool | None, as_json: bool) -> None:
 def faults(settings: Settings, act: str, ids: tuple[int, ...], everything: bool, limit: int, as_json: bool) -> None:
     """List rows that could not be embedded, and decide.
 
-    retry embeds them again, skip leaves them without that side's vector, truncate cuts their text to what its model
+    retry embeds them again, skip leaves them without that side's vector, shorten cuts their text to what its model
     takes.
     """
     if act != "list" and bool(ids) == everything:
@@ -352,7 +354,8 @@ def faults(settings: Settings, act: str, ids: tuple[int, ...], everything: bool,
                     [
                         [
                             str(row.id), plain(", ".join(row.key), 40), row.side.value, row.fault_class.value,
-                            row.state.value, str(row.attempts), plain(row.reason, 120),
+                            "shorten" if row.state is FaultState.TRUNCATE else row.state.value, str(row.attempts),
+                            plain(row.reason, 120),
                         ]
                         for row in rows
                     ],
@@ -361,7 +364,7 @@ def faults(settings: Settings, act: str, ids: tuple[int, ...], everything: bool,
                     say(line)
             return
         chosen: Sequence[int] | None = None if everything else ids
-        count = {"retry": engine.retry_faults, "skip": engine.skip_faults, "truncate": engine.truncate_faults}[act](
+        count = {"retry": engine.retry_faults, "skip": engine.skip_faults, "shorten": engine.truncate_faults}[act](
             chosen
         )
     if as_json:
@@ -373,7 +376,7 @@ def faults(settings: Settings, act: str, ids: tuple[int, ...], everything: bool,
 _DECIDED = {
     "retry": "embedded again by the next run.",
     "skip": "left without a vector of their text on the side they are listed for.",
-    "truncate": f"embedded again, cut to what the side's model takes ({FaultState.TRUNCATE.value}).",
+    "shorten": "embedded again, cut to what the side's model takes.",
 }
 
 

@@ -76,7 +76,7 @@ def open_texts(conn: Connection[Any], settings: Settings) -> list[str]:
     if settings.content or settings.content_sql is not None or settings.content_from is not None:
         return []
     facts = inspect_table(conn, settings.table, settings.schema)
-    texts = [column.name for column in facts.text_columns]
+    texts = [column.name for column in facts.text_choices]
     return texts if recognise(facts) is None and len(texts) > 1 else []
 
 

@@ -124,7 +124,7 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
             return Command.RUN, f"No worker keeps the sides in sync: {waiting}, and a rollback would be stale."
         return "watch", _soaking(snapshot)
     if snapshot.faulty:
-        return "faults", f"{counted(snapshot.faulty, 'row is', 'rows are')} faulty: retry, truncate or skip."
+        return "faults", f"{counted(snapshot.faulty, 'row is', 'rows are')} faulty: retry, shorten or skip."
     if _left_behind(snapshot):
         return Command.RUN, f"No worker keeps the new side in sync: {changes_waiting(snapshot.sync.queued)}."
     evaluation = snapshot.evaluation

@@ -25,7 +25,7 @@ _NO_LETTERS = re.compile(r"[\W_]+")
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})|\\[nrt]")
 _NAME = re.compile(r"[A-Za-z][\w.:-]{0,59}")
 
-ROW_HINT = "Skip, truncate or mend the text."
+ROW_HINT = "Skip, shorten or mend the text."
 
 LONGEST_WAIT = 3600.0
 """Seconds. Who is told to come back later asks again after these: one request an hour costs nothing, and what was told

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from embedtui.formatting import with_remedies
 from embedtui.model import Remedy
 from embedtui.tui import safe
+
+FOLD, RENAME = "Fold the side table into the table", "The new column takes the old one's name"
+"""What is chosen at a cleanup."""
+_FLAGS = {
+    "--fold": f"“{FOLD}” ticked",
+    "--no-fold": f"“{FOLD}” unticked",
+    "--rename": f"“{RENAME}” ticked",
+    "--keep-name": f"“{RENAME}” unticked",
+    "--keep-old": "the old column (`embedtui cleanup --keep-old`) and",
+    "--archive": "“Keep old vectors in”",
+    "--old-retired": "old_model.retired",
+}
+"""What the command line's flags are called here; those within a command stay."""
+_FLAG = re.compile(rf"(?<![-\w])({'|'.join(_FLAGS)})(?![-\w])")
 
 
 def worded(text: str, remedies: Sequence[Remedy]) -> str:
@@ -15,4 +30,4 @@ def worded(text: str, remedies: Sequence[Remedy]) -> str:
 
     by_remedy = {remedy: action for action in ACTIONS.values() for remedy in action.remedies}
     named = [f"{by_remedy[each].key_text} ({by_remedy[each].mends_as or by_remedy[each].label})" for each in remedies]
-    return with_remedies(safe.line(text), named)
+    return with_remedies(_FLAG.sub(lambda found: _FLAGS[found[1]], safe.line(text)), named)

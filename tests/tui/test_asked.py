@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from textual.widgets import Input
 
+import embedtui.engine
 from embedtui.engine.overrides import pass_blockers
 from embedtui.errors import Blocked
 from embedtui.model import Blocker, Condition, Flip, Hold, RollbackStatus, Snapshot, SyncStatus
 from embedtui.model.lifecycle import so_now
 from embedtui.tui.dialogs import CutoverDialog
+from embedtui.tui.remedies import worded
 from embedtui.tui.view import Link, View
 from tests.tui import states
 from tests.tui.conftest import Open, front, picture, present, said, until
@@ -122,3 +127,15 @@ async def test_in_a_storm_the_dialog_has_its_fields_and_buttons_in_sight(shown: 
         box = dialog.query_one(".dialog").region
         for name in ("typed", "percent", "override", "go"):
             assert box.contains_region(dialog.query_one(f"#{name}").region), name
+
+
+def test_a_screen_never_says_a_flag() -> None:
+    """What stands against an act, and what is worth knowing of it, is said in the screen's words here."""
+    engine = Path(embedtui.engine.__path__[0])
+    files = [*engine.glob("cleanup/*.py"), *engine.glob("cutover/*.py"), engine / "bridge" / "blockers.py"]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    flagged = [each for each in texts if re.search("(?<![-\\w])--[a-z]", each)]
+    assert len(flagged) > 10
+    for each in flagged:
+        assert not re.search("--[a-z]", re.sub("embedtui [a-z]+ --[a-z-]+", "", worded(each, ()))), each

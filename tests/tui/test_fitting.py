@@ -131,7 +131,7 @@ HOSTS = ("vm", "ip-10-0-12-17.eu-central-1.compute.internal")
 def test_what_a_worker_does_is_never_half_said(host: str, width: int) -> None:
     """The engine's own words are ours: a snapshot brings them, and its samples are short."""
     found = doings()
-    assert len(found) > 25 and "waiting for the rest" in found
+    assert len(found) > 25 and "waiting: other threads finish" in found
     for own in (True, False):
         for doing in found:
             at_work = WorkerStatus(1, host, 41_207, doing, states.NOW, 0.8, True, rows=5_218_400, own=own)

@@ -331,10 +331,16 @@ def test_what_the_old_model_takes_is_shown_apart() -> None:
     view = View(replace(states.CUT_OVER, backfill=taken), UP)
     assert "by the new model; 12.0k by the old one" in panels.backfill(view, 80, 12).plain
     said = panels.backfill(view, 100, 12).plain
-    assert f"spent    {figures.money((whole.spent or 0) + 0.0012)} + unpriced: new {figures.money(whole.spent)}" in said
+    assert (
+        f"spent    {figures.money((whole.spent or 0) + 0.0012)} and unpriced tokens: new {figures.money(whole.spent)}"
+        in said
+    )
     assert "old side $0.0012, proof 4,200 tokens" in said
     assert "12.0k old" in (small := panels.backfill(view, 38, 12).plain)
-    assert f"spent    {figures.money((whole.spent or 0) + 0.0012)} + unpriced" in small
+    assert f"spent    {figures.money((whole.spent or 0) + 0.0012)} and unpriced tokens" in small
+    early = replace(taken, spent=0.0, parts=(Spent("proof", 4_200, None, 4_200),))
+    said = panels.backfill(View(replace(states.CUT_OVER, backfill=early), UP), 100, 12).plain
+    assert "and unpriced tokens" in said and "proof 4,200 tokens" in said and "new $0.00" not in said
 
 
 def test_a_canary_is_told_as_a_share_of_keys_with_that_of_the_searches_beside_it() -> None:

@@ -144,7 +144,7 @@ class Backfill:
                     self._stop,
                 )
                 if shard is None:
-                    self._job.doing("waiting for the rest")
+                    self._job.doing("waiting: other threads finish")
                     with self._settled:
                         settled = self._settled.wait_for(lambda: not self._outstanding, POLL)
                     if settled and self._job.with_database(link, self._all_done, self._stop):

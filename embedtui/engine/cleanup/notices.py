@@ -94,7 +94,7 @@ def _fold(conn: Connection, migration: Migration) -> Check:
     return Check(
         "fold",
         "pass",
-        f"{counted(rows, 'vector', 'vectors')} of {shown(migration.new_table)} are copied into a column of"
+        f"About {counted(rows, 'vector', 'vectors')} of {shown(migration.new_table)} are copied into a column of"
         f" {shown(migration.table)}, beside the work, and indexed CONCURRENTLY; one short transaction then gives the"
         f" column the name {shown_column(migration.old_column)} and drops the side table. Until then that takes about"
         f" {size(table)} of disk more, and an index like the side table's ({size(index)} with its key's). How long it"

@@ -201,7 +201,7 @@ class _Waiting:
             rows = counted(faulty - self.left["faulty"], "row was", "rows were")
             return LockTimeout(
                 f"{rows} rejected meanwhile and would have no vector; the old side was not dropped.",
-                hint="`embedtui faults` lists them: retry, truncate or skip them, and clean up again.",
+                hint="`embedtui faults` lists them: retry, shorten or skip them, and clean up again.",
                 remedies=(Remedy.CLEANUP,),
             )
         return LockTimeout(

@@ -156,7 +156,7 @@ def _faults(conn: Connection, migration: Migration) -> list[Blocker]:
     if not faulty:
         return []
     message = f"{counted(faulty, 'row', 'rows')} could not be embedded: the new side does not find what is in it."
-    return [Blocker("faults", message, "Retry, truncate or skip them.", True)]
+    return [Blocker("faults", message, "Retry, shorten or skip them.", True)]
 
 
 def _coverage(conn: Connection, migration: Migration) -> list[Blocker] | None:

@@ -384,7 +384,7 @@ def text_checks(conn: Connection[Any], draft: Draft, migration: Migration, estim
             "warn",
             f"About {counted(estimate.long, 'text is', 'texts are')} likely over {model.name}'s"
             f" {model.max_input_tokens:,} tokens.",
-            "They will be listed as faulty, to be truncated or skipped.",
+            "They will be listed as faulty, to be shortened or skipped.",
         )
 
 

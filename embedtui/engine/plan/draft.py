@@ -344,8 +344,7 @@ def _content_columns(
         return settings.content
     if preset is not None:
         return content_of(facts, preset)
-    keys = facts.keys[0].columns if facts.keys else ()
-    choices = [column for column in facts.text_columns if column.name not in keys] or list(facts.text_columns)
+    choices = facts.text_choices
     if not choices:
         raise no_text_column(conn, facts, texts_nearby(conn, facts))
     if len(choices) > 1:

@@ -84,8 +84,7 @@ def _columns(conn: Connection[Any], facts: TableFacts, settings: Settings) -> tu
         require_text_type(conn, facts, found, settings.origin("content"))
     if settings.content:
         return settings.content
-    keys = facts.keys[0].columns if facts.keys else ()
-    choices = [column for column in facts.text_columns if column.name not in keys] or list(facts.text_columns)
+    choices = facts.text_choices
     if len(choices) != 1:
         names = ", ".join(shown_column(each.name) for each in choices)
         raise TableError(

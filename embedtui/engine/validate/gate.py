@@ -200,7 +200,7 @@ def _faults(counts: VerifyReport) -> Check:
         return Check("faults", "pass", "No row has an undecided fault.")
     detail = f"{counted(counts.faulty, 'row has', 'rows have')} an undecided fault and would vanish from the results."
     share = counts.faulty / max(1, counts.rows - counts.empty)
-    return Check("faults", "fail" if share > MAX_FAULTY else "warn", detail, "Retry, truncate or skip them.")
+    return Check("faults", "fail" if share > MAX_FAULTY else "warn", detail, "Retry, shorten or skip them.")
 
 
 def _index(conn: Connection, migration: Migration) -> Check:

@@ -197,6 +197,12 @@ class TableFacts:
         """Columns that hold text."""
         return tuple(column for column in self.columns if column.is_text)
 
+    @property
+    def text_choices(self) -> tuple[Column, ...]:
+        """Columns among which one chooses what is embedded: a key's only where there are no others."""
+        keys = self.keys[0].columns if self.keys else ()
+        return tuple(column for column in self.text_columns if column.name not in keys) or self.text_columns
+
     def indexes_on(self, column: str) -> tuple[Index, ...]:
         """Indexes with that column among theirs."""
         return tuple(index for index in self.indexes if column in index.columns)

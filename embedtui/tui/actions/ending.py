@@ -9,6 +9,7 @@ from embedtui.tui.actions.base import Action
 from embedtui.tui.dialogs import Either, NamedAnswer, NameDialog
 from embedtui.tui.engine import Engine
 from embedtui.tui.engine_threads import Call, Task
+from embedtui.tui.remedies import FOLD, RENAME, worded
 
 if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
@@ -58,11 +59,11 @@ def _choice(engine: Engine) -> Either:
     """What a cleanup of this migration lets one choose, with what either way does; blocks."""
     migration = engine.snapshot().migration
     if migration is not None and migration.placement is PlacementKind.TABLE:
-        name, label = "fold", "Fold the side table into the table"
+        name, label = "fold", FOLD
         choices: dict[bool, dict[str, bool]] = {way: {"fold": way} for way in (True, False)}
     else:
         scoped = migration is not None and migration.scope is not None  # its old column keeps its name
-        name, label = "rename", "" if scoped else "The new column takes the old one's name"
+        name, label = "rename", "" if scoped else RENAME
         choices = {way: {"rename": way} for way in (True, False)}
     ways = {way: (engine.cleanup_sql(**kept), engine.cleanup_notices(**kept)) for way, kept in choices.items()}
     usual, ticked = engine.cleanup_notices(), engine.cleanup_sql() == ways[True][0]
@@ -70,7 +71,9 @@ def _choice(engine: Engine) -> Either:
     offered = choices if label else {ticked: choices[ticked]}
     blockers = {way: engine.blockers("cleanup", thorough=True, **kept) for way, kept in offered.items()}
     said = {
-        way: tuple(f"{each.detail} {each.hint}".rstrip() for each in (*_kept_back(usual), *notices))
+        way: tuple(
+            f"{each.detail} {worded(each.hint, each.remedies)}".rstrip() for each in (*_kept_back(usual), *notices)
+        )
         for way, (_, notices) in ways.items()
     }
     return Either(name, label, ticked, {way: ways[way][0] for way in ways}, said, blockers)

@@ -210,8 +210,9 @@ def _spent(snapshot: Snapshot, width: int) -> Content:
     money = draw.field("spent", (figures.money(status.spent_in_all), "bold"))
     beside = [part for part in status.parts if part.what != "new model"]
     if beside:
-        money = draw.line(money, (" + unpriced" if status.unpriced else "", "$muted"))
+        money = draw.line(money, (" and unpriced tokens" if status.unpriced else "", "$muted"))
         new = draw.line((": new ", "$muted"), figures.money(status.spent, unknown="price unknown"))
+        new = new if status.spent != 0 else Content("")  # nothing of it yet
         parts = draw.line(*((f", {part.what} {_worth(part)}", "$muted") for part in beside))
         choices: tuple[tuple[Content, ...], ...] = (
             (new, short, cap, saved, parts),

@@ -135,7 +135,7 @@ class CutoverScreen(DashboardScreen):
         if self._blockers is None:
             return draw.line(("◌ asking the database …", "$muted"))
         if not self._blockers and not view.snapshot.followed:
-            said = "! nothing is in the way, but nobody is heard to follow: see below, or embedtui cutover --how"
+            said = "! nothing is in the way, but nobody is heard to follow: see what a cutover does"
             return draw.lines(draw.wrapped(said, width, "bold $warning", 2))
         if not self._blockers:
             return draw.line(("✓ nothing is in the way", "bold $success"))

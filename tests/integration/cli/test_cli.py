@@ -325,10 +325,16 @@ def test_abort_takes_everything_back(run: InProcess) -> None:
     assert run("run", "--table", "documents", "--until", "20").code == 0
     run("abort").refused(6, "--table documents")
     run("abort", "--table", "document").refused(6, "is not the table's name")
-    aborted = run("abort", "--table", "documents", "--json")
+    aborted = run("abort", "--yes", "--json")
     assert (aborted.code, aborted.json["phase"]) == (0, "aborted"), aborted
     assert traces(dsn) == ["schema embedtui"]
     assert rows(dsn, "SELECT count(*) FROM documents WHERE embedding IS NOT NULL") == [(60,)]
+
+
+def test_every_command_that_asks_takes_the_same_flag(run: InProcess) -> None:
+    asking = [each for each in COMMANDS if "--table-name" in run(each, "--help").out]
+    assert sorted(asking) == ["abort", "adopt", "cleanup", "cutover"]
+    assert all("--yes" in run(each, "--help").out for each in asking)
 
 
 # ---------------------------------------------------------------------------------------------------- steering
@@ -414,7 +420,9 @@ def test_faults_are_listed_and_decided(run: InProcess, api: LoopbackServer) -> N
     assert sorted(fault["key"] for fault in listed) == [["7"], ["8"]]
     assert "row" in run("faults").out
     assert run("faults", "skip", str(listed[0]["id"]), "--json").json["rows"] == 1
-    assert run("faults", "truncate", "--all", "--json").json["rows"] == 1
+    assert run("faults", "shorten", "--all", "--json").json["rows"] == 1
+    assert "shorten" in run("faults").out and "truncate" not in run("faults").out
+    assert run("faults", "truncate", "--all", "--json").json["act"] == "shorten", "as scripts have it"
     assert run("run", "--table", "documents").code == 0
     verified = run("verify", "--json")
     assert (verified.code, verified.json["embedded"], verified.json["skipped"]) == (0, 59, 1), verified

@@ -151,3 +151,17 @@ def test_an_endpoint_that_is_not_written_is_said(
     assert "127.0.0.1:9" not in "".join(
         line for line in (tmp_path / "embedtui.toml").read_text().splitlines() if not line.startswith("#")
     )
+
+
+def test_the_columns_to_choose_from_are_those_that_the_refusal_counts(database: str, tmp_path: Path) -> None:
+    """A key's are none of them, unless there are no others."""
+    for name, columns, choices in (
+        ("keyed", "tenant text, id int, title text, body text, v vector(3), PRIMARY KEY (tenant, id)", "title, body"),
+        ("all_key", "a text, b text, v vector(3), PRIMARY KEY (a, b)", "a, b"),
+    ):
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute(f"CREATE TABLE {name} ({columns})")  # type: ignore[arg-type]
+        settings = load_settings({}, environ={"DATABASE_URL": database}, cwd=tmp_path)
+        found = Setup(settings, tmp_path / "embedtui.toml").look({"table": name, "new_model.name": "m"})
+        assert found.refused is not None and f"2 text columns: {choices}." in found.refused.message
+        assert ", ".join(found.text_columns) == choices
