@@ -162,6 +162,6 @@ def test_the_columns_to_choose_from_are_those_that_the_refusal_counts(database: 
         with psycopg.connect(database, autocommit=True) as conn:
             conn.execute(f"CREATE TABLE {name} ({columns})")  # type: ignore[arg-type]
         settings = load_settings({}, environ={"DATABASE_URL": database}, cwd=tmp_path)
-        found = Setup(settings, tmp_path / "embedtui.toml").look({"table": name, "new_model.name": "m"})
+        found = Setup(settings, tmp_path / "embedtui.toml").look({"table": name, "new_model.name": "m"}, whole=True)
         assert found.refused is not None and f"2 text columns: {choices}." in found.refused.message
         assert ", ".join(found.text_columns) == choices
