@@ -388,7 +388,7 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
         reasons.append(_why_behind(conn, snapshot, migration))
     # before reads first move the sync notes which old vectors a change left behind: until then nobody knows of it
     if unsynced := waiting if moved else snapshot.sync.queued:
-        reasons.append(f"{changes_waiting(unsynced)} to be synced")
+        reasons.insert(len(reasons) if moved else 0, f"{changes_waiting(unsynced)} to be synced")
     fresh: bool | None = not (waiting or marked.stale or marked.bridged or marked.missing or (moved and missing))
     if fresh and moved and census is None:
         fresh = None

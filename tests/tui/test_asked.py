@@ -14,10 +14,12 @@ from textual.widgets import Input
 import embedtui.engine
 from embedtui.engine.overrides import pass_blockers
 from embedtui.errors import Blocked
-from embedtui.model import Blocker, Condition, Flip, Hold, RollbackStatus, Snapshot, SyncStatus
+from embedtui.model import Blocker, Check, Condition, Flip, Hold, RollbackStatus, Snapshot, SyncStatus
 from embedtui.model.lifecycle import so_now
+from embedtui.tui import panels
 from embedtui.tui.dialogs import CutoverDialog
 from embedtui.tui.remedies import worded
+from embedtui.tui.screens.settings import SettingsScreen
 from embedtui.tui.view import Link, View
 from tests.tui import states
 from tests.tui.conftest import Open, front, picture, present, said, until
@@ -139,3 +141,29 @@ def test_a_screen_never_says_a_flag() -> None:
     assert len(flagged) > 10
     for each in flagged:
         assert not re.search("--[a-z]", re.sub("embedtui [a-z]+ --[a-z-]+", "", worded(each, ()))), each
+
+
+@pytest.mark.parametrize("width", [36, 38, 48])
+def test_the_pointer_s_box_says_every_line_whole_where_it_is_low(width: int) -> None:
+    why = "60 changes wait to be synced; edited since 2026-11-28 21:00 UTC, and the old vector left as it was"
+    gate = replace(
+        states.EVALUATION,
+        verdict="INCONCLUSIVE",
+        checks=(Check("quality", "unknown", "Few verdicts."), Check("coverage", "fail", "Some lack.")),
+        near_void="9 changes to 200 rows since (4.5 % of the 5 % that it bears): it will soon be void",
+    )
+    state = replace(CALM, evaluation=gate, rollback=RollbackStatus(False, 36, why, missing=14))
+    for height in (6, 7, 12):
+        said = panels.route(View(state, Link(up=True)), width, height).plain
+        assert "…" not in said and "routers" in said and "INCONCLUSIVE" in said and "36" in said, said
+        assert (
+            "that it bears): it will soon be void" in words(said) or "void" not in said or "! will soon be void" in said
+        )
+
+
+async def test_the_keys_of_the_settings_are_whole_while_they_are_filtered(shown: Open) -> None:
+    async with shown(CALM, (80, 24)) as (app, pilot, _):
+        await pilot.press("S")
+        await until(pilot, lambda: isinstance(app.screen, SettingsScreen) and bool(app.screen.lines))
+        await pilot.press("slash")
+        await until(pilot, lambda: "Esc clears the filter" in picture(app))

@@ -53,12 +53,13 @@ def route(view: View, width: int, height: int) -> Content:
         rows += [draw.field("" if number else "bridged", each) for number, each in enumerate(said)]
     if status.pending:
         rows.append(draw.line(("◐ postponed: ", "bold $warning"), (safe.line(status.pending), "$warning")))
-    rows += rollback(view, width)
+    known = snapshot.evaluation is not None
+    rows += rollback(view, width, max(1, height - len(rows) - 2 - known))  # Routers and evidence keep a line
     if view.new_reads and snapshot.lands:
         rows.append(draw.field("F9 lands", (draw.whole(safe.line(snapshot.lands), width - 9), "$warning")))
     rows.append(draw.field("routers", *_routers(status.listeners, status.epoch)))
     if snapshot.evaluation is not None or height > len(rows):
-        rows += evaluation(view, width)
+        rows += evaluation(view, width, max(1, height - len(rows) - 1))
     if snapshot.soak_seconds is not None:
         rows.append(draw.field("soaking", figures.duration(snapshot.soak_seconds)))
     for listener in status.listeners[: max(0, height - len(rows) - 1)]:
@@ -77,8 +78,11 @@ def _canary(view: View, share: int, width: int) -> Content:
     return draw.fitting(width, *(draw.line(canary, (each, "$muted")) for each in shares))
 
 
-def rollback(view: View, width: int) -> list[Content]:
-    """Honest words about what a rollback would find, or after one the old side serves, on one or two lines."""
+def rollback(view: View, width: int, limit: int = 3) -> list[Content]:
+    """Honest words about what a rollback would find, or after one the old side serves.
+
+    On one or two lines; before reads move on at most ``limit`` below the first.
+    """
     snapshot = view.snapshot
     if snapshot is None:
         return []
@@ -88,10 +92,13 @@ def rollback(view: View, width: int) -> list[Content]:
     more: tuple[str, ...] = ()
     behind = snapshot.served_behind
     if not view.new_reads and not behind:
-        why = ", ".join(part for part in (status.found, why) if part)
-        value = [("nothing to roll back", "$muted")]
+        whole = ", ".join(part for part in (status.found, why) if part)
+        short = ", ".join(part for part in (_counted(status), why.partition("; ")[0]) if part)
+        why, value = whole, [("nothing to roll back", "$muted")]
         if why:  # the application's own matter until reads move: no alarm
-            rest = draw.wrapped(why, width - 9, "$muted", 3)
+            lines = (draw.wrapped(each, width - 9, "$muted", 9) for each in (whole, short, _counted(status)))
+            fits = (each for each in lines if each and len(each) <= limit)
+            rest = next(fits, draw.wrapped(short, width - 9, "$muted", limit))
             return [draw.field("rollback", *value), *(draw.line(" " * 9, each) for each in rest)]
     elif why and snapshot.phase is Phase.DONE:
         value, why = [(why, "$muted")], ""
@@ -106,8 +113,7 @@ def rollback(view: View, width: int) -> list[Content]:
             "",
         )
     else:
-        apart = [(status.stale, "stale"), (status.bridged, "bridged"), (status.missing, "missing")]
-        said = ", ".join(f"{figures.number(count)} {word}" for count, word in apart if count)
+        said = _counted(status)
         value, more = [(f"! {'serves ' if behind else ''}{said}", "bold $warning")], (_of_rows(status),)
     plain = draw.field("old side" if behind else "rollback", *value)
     head = draw.fitting(width, *(draw.line(plain, (each, "$muted")) for each in more), plain)
@@ -117,6 +123,12 @@ def rollback(view: View, width: int) -> list[Content]:
     if one.cell_length <= width:
         return [one]
     return [head, *(draw.line(" " * 9, each) for each in draw.wrapped(why, width - 9, "$warning", 2))]
+
+
+def _counted(status: RollbackStatus) -> str:
+    """The rows that are not fresh, in few words."""
+    apart = [(status.stale, "stale"), (status.bridged, "bridged"), (status.missing, "missing")]
+    return ", ".join(f"{figures.number(count)} {word}" for count, word in apart if count)
 
 
 def _of_rows(status: RollbackStatus) -> str:
@@ -130,8 +142,8 @@ def _share_known(status: RollbackStatus) -> str:
     return f"  {said}{_of_rows(status)}" if said else ""
 
 
-def evaluation(view: View, width: int) -> list[Content]:
-    """The newest evaluation in two lines, or more where it is void for a long reason."""
+def evaluation(view: View, width: int, limit: int = 9) -> list[Content]:
+    """The newest evaluation in two lines, or more where it is void for a long reason; at best on ``limit``."""
     status = view.snapshot.evaluation if view.snapshot else None
     if status is None:
         return [draw.field("evidence", ("○ not compared yet", "$muted"))]
@@ -148,14 +160,17 @@ def evaluation(view: View, width: int) -> list[Content]:
             said = draw.wrapped(safe.line(status.why_void), width - 9, "$warning", 4)
             more = [draw.line(" " * 9, each) for each in said]
     else:
+        verdict = draw.field("evidence", *head)
         if names := ", ".join(safe.line(check.name) for check in status.checks if check.result != "warn"):
             head.append((f": {names}", style))
         few, many = figures.number(status.low_overlap), figures.number(status.queries)
         counts = (f"  {many} queries, {few} of them differ much", f"  {few} of {many} differ much")
         known = draw.field("evidence", *head)
-        head = [draw.fitting(width, *(draw.line(known, (each, "$muted")) for each in counts)).divide([9])[1]]
+        choices = (*(draw.line(known, (each, "$muted")) for each in counts), known, verdict)
+        head = [draw.fitting(width, *choices).divide([9])[1]]
         if status.near_void:
-            said = draw.wrapped(f"! {safe.line(status.near_void)}", width - 9, "$warning", 3)
+            said = draw.wrapped(f"! {safe.line(status.near_void)}", width - 9, "$warning", 9)
+            said = said if len(said) < limit else draw.wrapped("! will soon be void", width - 9, "$warning")
             more = [draw.line(" " * 9, each) for each in said]
     second = draw.field("overlap", figures.percent(status.mean_overlap), (" shared in the top 10", "$muted"))
     second = draw.fitting(width, draw.line(second, (f", {status.searched}", "$muted")), second)

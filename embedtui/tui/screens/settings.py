@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 _KEYS = "/ filters  s set ones only  R reads again  Esc closes"
+_FILTERED = "s set ones only  R reads again  Esc clears the filter"
 _CHANGES = "Enter changes  "
 """Said where it does."""
 
@@ -128,8 +129,8 @@ class SettingsScreen(ModalScreen[None]):
             line, changes = self.lines[chosen], not (self.lines[chosen].fixed or self.dashboard.readonly)
             rows += setting_detail(line, width, readonly=self.dashboard.readonly)
         place.update(draw.lines(rows))
-        leaves = "Esc clears the filter" if self.query_one("#filter").has_class("-open") else "Esc closes"
-        self.query_one(".sheet").border_subtitle = (_CHANGES if changes else "") + _KEYS.replace("Esc closes", leaves)
+        keys = _FILTERED if self.query_one("#filter").has_class("-open") else _KEYS
+        self.query_one(".sheet").border_subtitle = (_CHANGES if changes else "") + keys
 
     # -------------------------------------------------------------------------------------------------- actions
 
