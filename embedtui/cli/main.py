@@ -67,7 +67,7 @@ def start_log(context: click.Context, file: Path | None = None) -> None:
     from embedtui import logs, redaction
     from embedtui.config.loading import beside, environment
 
-    environ, _ = environment(os.environ, *beside(context.params.get("config")), Path.cwd())
+    environ = environment(os.environ, *beside(context.params.get("config")), Path.cwd())
     redaction.remember(*redaction.secrets_of(environ))
     logs.start(file or environ.get(logs.VARIABLE))
     context.find_root().meta[__name__] = True

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from embedtui.config.settings import ModelSettings, PacingSettings, Settings
@@ -50,7 +51,8 @@ def load_settings(
     Raises SettingsError: a setting is unknown or wrong, or the file holds a secret; the line names setting and origin.
     """
     folder = cwd or Path.cwd()
-    merged, shadow = environment(os.environ if environ is None else environ, *beside(config), folder)
+    merged = environment(os.environ if environ is None else environ, *beside(config), folder)
+    shadow = merged.files
     path = _config_file(folder, config) if text is None else config
     file = (path or next(_files(folder), folder / CONFIG_NAME)).absolute()
     values: dict[str, Any] = {}
@@ -117,15 +119,29 @@ def beside(config: Path | None) -> tuple[Path, ...]:
     return () if config is None or not (config.parent / ".env").is_file() else (config.parent,)
 
 
-def environment(environ: Mapping[str, str], *folders: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The environment over the folders' ``.env``, the first over the next; and the file of each name from one."""
-    merged, origins = dict(environ), dict[str, str]()
+class Environment(dict[str, str]):
+    """The environment over ``.env``."""
+
+    def __init__(self, values: Mapping[str, str] = MappingProxyType({})) -> None:
+        super().__init__(values)
+        self.files: dict[str, str] = {}
+        """The file of each name that is from one."""
+
+
+def file_of(environ: Mapping[str, str], name: str) -> str:
+    """The ``.env`` that says ``name``; empty: the environment does."""
+    return environ.files.get(name, "") if isinstance(environ, Environment) else ""
+
+
+def environment(environ: Mapping[str, str], *folders: Path) -> Environment:
+    """The environment over the folders' ``.env``, the first over the next."""
+    merged = Environment(environ)
     for folder in folders:
         for name, value in _dotenv(folder / ".env").items():
             if name not in merged:
                 merged[name] = value
-                origins[name] = ".env" if folder is folders[-1] else str(folder / ".env")
-    return merged, origins
+                merged.files[name] = ".env" if folder is folders[-1] else str(folder / ".env")
+    return merged
 
 
 def _dotenv(file: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from types import MappingProxyType
@@ -152,7 +153,8 @@ class SubprocessEngine(Engine):
 
     def _request(self) -> WorkRequest:
         settings = replace(self.settings, environ={}) if self.settings is not None else None
-        return WorkRequest(self.dsn, self._at.name, settings, dict(self._at.environ), self.outlives)
+        environ = copy(self._at.environ) if isinstance(self._at.environ, dict) else dict(self._at.environ)
+        return WorkRequest(self.dsn, self._at.name, settings, environ, self.outlives)
 
     def _apart(self, request: WorkRequest, stop: threading.Event) -> WorkResult:
         """Have a process of its own do the work; its error is raised here."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from embedtui.config import file_of
 from embedtui.known import provider
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers.asking import request_headers, without_credentials
@@ -53,10 +54,12 @@ def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) ->
             hint=f"Put the provider's key into {model.key_variable} (environment or .env).",
         )
     if not (key.isascii() and key.isprintable()):
+        source = file_of(environ, model.key_variable) or "the environment"
         raise ProviderFault(
             FaultClass.CONFIGURATION,
             "missing_key",
-            f"The key in {model.key_variable} holds a character that no key has (a quote or blank of a web page?).",
+            f"The key in {model.key_variable} (from {source}) holds a character that no key has (a quote or blank of a"
+            " web page?).",
             hint=f"Put the provider's key into {model.key_variable} again.",
         )
     remember(key)
@@ -122,5 +125,12 @@ def _client(model: EmbeddingModel, timeout: float | None, environ: Mapping[str, 
     # openai takes up to a second to import: who only checks the settings, or prepares, does not wait for it
     from embedtui.providers.openai_client import OpenAIEmbedder
 
-    headers = request_headers(model, os.environ if environ is None else environ)
-    return OpenAIEmbedder(model, key=key, base_url=base_url, timeout=timeout or model.timeout_seconds, headers=headers)
+    environ = os.environ if environ is None else environ
+    return OpenAIEmbedder(
+        model,
+        key=key,
+        base_url=base_url,
+        timeout=timeout or model.timeout_seconds,
+        headers=request_headers(model, environ),
+        key_file=file_of(environ, model.key_variable),
+    )

@@ -164,6 +164,13 @@ def parse_retry_after(headers: Mapping[str, str], message: str = "", now: dateti
     return max(resets, default=None)
 
 
+def _other_key(variable: str, file: str) -> str:
+    """What to do where a key is refused: only ``.env`` is read again, and the environment comes before it."""
+    if file:
+        return f"{variable} is read from {file}: put a valid key there, and resume."
+    return f"{variable} is of the environment, which comes before .env: set a valid key there, and start again."
+
+
 def classify(
     status: int,
     message: str,
@@ -175,11 +182,13 @@ def classify(
     texts: Sequence[str],
     model: EmbeddingModel,
     secret: str,
+    key_file: str = "",
 ) -> ProviderFault:
     """The fault of an error reply to a request for ``texts``.
 
     The class is a first guess by status and words, which may be those of a text: while the fault is ``suspicious``, the
-    caller has to find out whether an innocent text fares the same. The reason repeats none of the texts.
+    caller has to find out whether an innocent text fares the same. The reason repeats none of the texts. ``key_file``:
+    the ``.env`` that the key is from; empty: the environment.
     """
     if repeats(clean(message, secret), texts):
         names = [each for each in (error_type, error_code) if each and _NAME.fullmatch(each)]
@@ -197,11 +206,11 @@ def classify(
     if {error_code, error_type} & EXHAUSTED or status == 402:
         return configuration("insufficient_quota", "Add credit to the provider's account or raise its limit.")
     if status == 401 or "api key not valid" in message.lower():
-        return configuration(
-            "401", f"Put a valid key into {variable}: .env is read again on resume, the environment at the next start."
-        )
+        return configuration("401", _other_key(variable, key_file))
     if status == 403:
-        return configuration("403", f"Give the key in {variable} the right to use the model {model.name}.")
+        source = key_file or "the environment"
+        mend = f"Give the key in {variable} (from {source}) the right to use the model {model.name}."
+        return configuration("403", mend)
     if status in (404, 410):
         mend = f"Check the model's name ({model.name}) and base URL; if it was shut down, mark it as retired."
         return configuration(str(status), mend)

@@ -42,12 +42,19 @@ class OpenAIEmbedder:
     """
 
     def __init__(
-        self, model: EmbeddingModel, *, key: str, base_url: str, timeout: float = 60, headers: Headers | None = None
+        self,
+        model: EmbeddingModel,
+        *,
+        key: str,
+        base_url: str,
+        timeout: float = 60,
+        headers: Headers | None = None,
+        key_file: str = "",
     ) -> None:
-        """``headers``: further ones, by use."""
+        """``headers``: further ones, by use; ``key_file``: the ``.env`` that the key is from, empty: none."""
         self._model = model
         self._manners = provider(model.provider)
-        self._key = key
+        self._key, self._key_file = key, key_file
         self._where = without_credentials(base_url)
         self._headers = headers or {}
         base_url, query = address(base_url)
@@ -181,6 +188,7 @@ class OpenAIEmbedder:
             texts=texts,
             model=self._model,
             secret=self._key,
+            key_file=self._key_file,
         )
 
     def _redirected(self, error: openai.APIStatusError) -> ProviderFault:

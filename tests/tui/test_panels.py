@@ -30,6 +30,7 @@ from embedtui.model import (
 )
 from embedtui.model.bridge import BridgeFigures, BridgeStatus
 from embedtui.model.lifecycle import unneeded
+from embedtui.providers.http_errors import _other_key
 from embedtui.tui import draw, figures, panels
 from embedtui.tui.actions import ACTIONS, footer, next_action
 from embedtui.tui.panels.alerts import alert
@@ -358,7 +359,7 @@ def test_a_canary_is_told_as_a_share_of_keys_with_that_of_the_searches_beside_it
 
 @pytest.mark.parametrize("width", [60, 78, 100])
 def test_what_to_do_about_a_failure_is_read_whole(width: int) -> None:
-    mend = "Put a valid key into OPENAI_API_KEY: .env is read again on resume, the environment at the next start."
+    mend = _other_key("OPENAI_API_KEY", "")
     cause = "401: Incorrect API key provided: ***. You can find your API key in your account settings. "
     for reason in (cause + mend, cause * 3 + mend):
         failed = replace(states.RUNNING, condition=Condition.FAILED, reasons=(Hold("failure", reason),))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from embedtui.config.loading import environment
 from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.model import EmbeddingModel, FaultClass
 from embedtui.providers import BadVectors, Embedder, ProviderFault, make_embedder
@@ -231,8 +234,26 @@ def test_a_wrong_key_is_not_repeated(api: LoopbackServer) -> None:
     assert (fault.fault_class, fault.code) == (CONFIGURATION, "401")
     assert "my-own-secret" not in str(fault)
     assert "***" in fault.reason
-    assert "K" in fault.hint
+    assert "K is of the environment" in fault.hint
     embedder.close()
+
+
+@pytest.mark.parametrize("by_environment", [True, False])
+@pytest.mark.parametrize("fault", ["unauthorized", "forbidden"])
+def test_a_refused_key_is_told_with_where_it_is_from(
+    api: LoopbackServer, tmp_path: Path, fault: str, by_environment: bool
+) -> None:
+    (tmp_path / ".env").write_text(f"MY_KEY={KEY}\n")
+    own = {"MY_KEY": KEY} if by_environment else {}
+    environ = pickle.loads(pickle.dumps(environment(own, tmp_path)))  # as it gets to the work's process
+    api.faults.add(fault)
+    model = EmbeddingModel("m", WIDTH, base_url=api.base_url, key_variable="MY_KEY")
+    embedder = make_embedder(model, environ=environ)
+    hint = fault_of(embedder, ["x"]).hint or ""
+    embedder.close()
+    assert ("the environment" in hint) == by_environment
+    assert ("from .env" in hint) == (not by_environment)
+    assert ("resume" in hint) == (not by_environment and fault == "unauthorized")
 
 
 def test_a_limit_that_is_met_says_how_long_it_lasts(api: LoopbackServer, embedder: Embedder) -> None:
