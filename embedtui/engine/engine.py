@@ -111,13 +111,16 @@ class Engine(Reads):
         """Phase ``prepare`` alone; a no-op where it is done."""
         return Runner(self._at).prepare(stop)
 
-    def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
+    def run(
+        self, stop: threading.Event, *, until: float | None = None, follow: bool = False, again: bool | None = None
+    ) -> Snapshot:
         """Prepare, backfill, index; blocks. Goes on where it was left; other processes may work beside it.
 
         Args:
             stop: set it to stop; what is paid for is stored, and the next run goes on.
             until: stop once this share of the rows is done, in percent.
             follow: go on keeping both sides current until stopped, and wait out a pause or a wrong setting.
+            again: try what had failed again, and lift the pause that was for it; None: unless it is to ``follow``.
 
         Raises:
             Interrupted: stopped.
@@ -127,7 +130,7 @@ class Engine(Reads):
             ProviderError: the provider refuses us as configured (without ``follow``, or before anything has begun).
             EmbedtuiError: anything else that waiting does not mend.
         """
-        return Runner(self._at).run(stop, until=until, follow=follow)
+        return Runner(self._at).run(stop, until=until, follow=follow, again=not follow if again is None else again)
 
     # --------------------------------------------------------------------------------------------------- evidence
 

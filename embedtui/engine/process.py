@@ -60,6 +60,7 @@ class WorkRequest:
     """Whether the work goes on when the process that asked for it is gone without a word."""
     until: float | None = None
     follow: bool = False
+    again: bool | None = None
     bridge: BridgeOrder | None = None
     """A bridge, instead of the run."""
 
@@ -127,13 +128,15 @@ class SubprocessEngine(Engine):
                 self._tell_stop(pipe)
         super().close()
 
-    def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
+    def run(
+        self, stop: threading.Event, *, until: float | None = None, follow: bool = False, again: bool | None = None
+    ) -> Snapshot:
         """As :meth:`Engine.run`; stopping lets requests in flight end and be stored.
 
         Raises:
             EmbedtuiError: as :meth:`Engine.run`, or the work's process died.
         """
-        self._apart(replace(self._request(), until=until, follow=follow), stop)
+        self._apart(replace(self._request(), until=until, follow=follow, again=again), stop)
         return self._at.snapshot(recount=True)
 
     def bridge(
@@ -263,7 +266,7 @@ def _work(engine: Engine, request: WorkRequest, stop: threading.Event) -> WorkRe
             rows=order.rows, serve=order.serve, override=order.override, queries=order.queries, stop=stop
         )
         return WorkResult(report=report)
-    engine.run(stop, until=request.until, follow=request.follow)
+    engine.run(stop, until=request.until, follow=request.follow, again=request.again)
     return WorkResult()
 
 

@@ -66,9 +66,11 @@ class Runner:
         """Written by this process so far: a round that begins anew goes on counting."""
         self._check: ProviderCheck | None = None  # None: nothing is sent
 
-    def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> Snapshot:
+    def run(
+        self, stop: threading.Event, *, until: float | None = None, follow: bool = False, again: bool = True
+    ) -> Snapshot:
         """See :meth:`embedtui.engine.Engine.run`."""
-        migration, self._check = self._start(stop, follow)
+        migration, self._check = self._start(stop, follow, again)
         try:
             return self._work(stop, until, follow)
         except Exception as error:
@@ -80,19 +82,27 @@ class Runner:
 
     def start(self, stop: threading.Event) -> Migration:
         """All that comes before the work, and the migration prepared: it may go on, and its provider answers."""
-        migration, self._check = self._start(stop, follow=False)
+        migration, self._check = self._start(stop, follow=False, again=True)
         self._check.wait(stop)
         return migration
 
-    def _start(self, stop: threading.Event, follow: bool) -> tuple[Migration, ProviderCheck]:
+    def _start(self, stop: threading.Event, follow: bool, again: bool) -> tuple[Migration, ProviderCheck]:
         """The same, with the provider still being asked: what only its answer lets be changed has waited for it."""
         with self._reached("prepare") as link:
             self._ride_out(link, upgrade, stop)
             proof = self._ride_out(link, lambda conn: self._require_startable(conn, stop), stop)
             migration = self._begin(link, stop, proof)
-            if not follow:
-                self._ride_out(link, lambda conn: self._require_unpaused(conn, migration), stop)
             self._reloads = migration.run_state.reloads
+            lifts = again and migration.condition is Condition.FAILED
+            if lifts:
+                self._at.reread()
+                self._ride_out(link, self._require_same, stop)
+            elif not follow:
+                self._ride_out(link, lambda conn: _require_unpaused(conn, migration), stop)
+            elif migration.desired == "pause":
+                self._reload = True
+                self._ride_out(link, lambda _: self._wait_for_resume(stop), stop)
+                migration = self._ride_out(link, lambda _: self._at.require(), stop)
             refuse(refusal(Command.RUN, as_stored(migration)))
             require_said(migration, "new_model.")
             others = self._ride_out(link, lambda conn: count_live_workers(conn, migration.id), stop)
@@ -100,7 +110,7 @@ class Runner:
             try:
                 migration = self._prepare(link, migration, stop)
                 self._ride_out(link, lambda _: self._at.say_differences(lambda: check.wait(stop)), stop)
-                if migration.desired == "pause" and not follow:  # by ourselves, for what had failed
+                if migration.desired == "pause" and lifts:  # by ourselves, for what had failed
                     check.wait(stop)
                     self._ride_out(link, lambda _: resume(self._at), stop)
                 elif migration.desired == "run" and migration.condition is Condition.FAILED:
@@ -232,17 +242,6 @@ class Runner:
             on_back=lambda: self._at.emit(Noted(now(), "The database answers.")),
         )
 
-    def _require_unpaused(self, conn: Connection, migration: Migration) -> None:
-        if migration.phase.ended or migration.desired == "run":
-            return
-        if migration.condition is not Condition.FAILED:
-            last = next((entry for entry in read_audit(conn, migration.id, 1000) if entry.act == "pause"), None)
-            who = f" by {last.who} on {last.host}, {last.at:%Y-%m-%d %H:%M %Z}" if last else ""
-            raise Refused(
-                f"The migration of {migration.table} was paused{who}: {migration.reason}.",
-                hint="`embedtui resume` lifts that; a run does not. `embedtui run --follow` waits for it.",
-            )
-
     def _follow_table(self, stop: threading.Event) -> Migration:
         """The migration as stored, brought in line with what the application's DDL did to its table.
 
@@ -353,3 +352,15 @@ class Runner:
             if self._check is not None:
                 job.await_first = self._check.wait
             Stages(job, environ=self._at.environ, read_progress=self._at.progress, until=until, follow=follow).run()
+
+
+def _require_unpaused(conn: Connection, migration: Migration) -> None:
+    if migration.phase.ended or migration.desired == "run":
+        return
+    if migration.condition is not Condition.FAILED:
+        last = next((entry for entry in read_audit(conn, migration.id, 1000) if entry.act == "pause"), None)
+        who = f" by {last.who} on {last.host}, {last.at:%Y-%m-%d %H:%M %Z}" if last else ""
+        raise Refused(
+            f"The migration of {migration.table} was paused{who}: {migration.reason}.",
+            hint="`embedtui resume` lifts that; a run does not. `embedtui run --follow` waits for it.",
+        )

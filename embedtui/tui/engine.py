@@ -49,8 +49,10 @@ class Engine(Protocol):
     ) -> Plan:
         """What a migration would do; ``check_provider`` asks the models, too: ``say`` is told who does not answer."""
 
-    def run(self, stop: threading.Event, *, until: float | None = None, follow: bool = False) -> object:
-        """Prepare, backfill, index; with ``follow`` keep in sync until ``stop`` is set."""
+    def run(
+        self, stop: threading.Event, *, until: float | None = None, follow: bool = False, again: bool | None = None
+    ) -> object:
+        """Prepare, backfill, index; with ``follow`` keep in sync until ``stop`` is set, with ``again`` as mended."""
 
     def pause(self, reason: str = "") -> object:
         """Hold the work everywhere."""

@@ -71,13 +71,13 @@ def wait_for(condition: Callable[[], object], what: str = "did not happen") -> N
 
 
 @contextlib.contextmanager
-def following(engine: Engine) -> Iterator[None]:
+def following(engine: Engine, *, again: bool | None = None) -> Iterator[None]:
     """``engine`` works as ``embedtui run --follow`` does; it has to end when it is stopped, and by nothing else."""
     stop, ended = threading.Event(), list[BaseException]()
 
     def run() -> None:
         try:
-            engine.run(stop, follow=True)
+            engine.run(stop, follow=True, again=again)
         except Interrupted:
             pass
         except BaseException as error:

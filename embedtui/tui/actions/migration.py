@@ -54,7 +54,7 @@ class Run(Action):
     @property
     def _task(self) -> Task[object]:
         ended = "The work of this terminal ended."
-        return Task("run", lambda engine, call: engine.run(call.stop, follow=True), ended)
+        return Task("run", lambda engine, call: engine.run(call.stop, follow=True, again=True), ended)
 
 
 class Pause(Action):

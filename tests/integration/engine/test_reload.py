@@ -14,8 +14,10 @@ import pytest
 from embedtui.config import Settings, load_settings
 from embedtui.demo.api import MANNERS, FaultKind, LoopbackServer, hash_model
 from embedtui.engine.engine import Engine
-from embedtui.errors import SettingsError
+from embedtui.engine.process import SubprocessEngine
+from embedtui.errors import EmbedtuiError, SettingsError
 from embedtui.model import Condition, Phase
+from embedtui.model.snapshot import TO_BE_RESUMED
 from embedtui.postgres import indexes
 from tests.kits.support import following, make_documents, wait_for
 
@@ -152,6 +154,44 @@ def test_a_worker_that_waits_to_be_resumed_reads_them_and_waits_on(
         assert operator.require().desired == "pause" and api.inputs == 0
         operator.resume()
         wait_for(lambda: operator.snapshot().phase is Phase.VALIDATE)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_dashboard_s_run_tries_again_what_had_failed_by_the_settings_of_now(
+    database: str, api: LoopbackServer, tmp_path: Path, apart: bool
+) -> None:
+    make_documents(database, ROWS)
+    (tmp_path / ".env").write_text("OPENAI_API_KEY=sk-of-last-year-123\n")
+    write_settings(tmp_path, api.base_url)
+    kind = SubprocessEngine if apart else Engine
+    with closing(kind(database, settings=load(database, tmp_path))) as dashboard:
+        dashboard.prepare()
+        with pytest.raises(EmbedtuiError):
+            dashboard.run(threading.Event())
+        assert dashboard.snapshot().condition is Condition.FAILED and dashboard.require().desired == "pause"
+        (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+        with following(dashboard, again=True):
+            wait_for(lambda: dashboard.snapshot().phase is Phase.VALIDATE)
+        assert dashboard.require().desired == "run"
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_worker_that_joins_a_paused_migration_says_what_it_waits_for(
+    database: str, api: LoopbackServer, tmp_path: Path, again: bool
+) -> None:
+    """An operator's pause is his to lift, whoever runs."""
+    make_documents(database, ROWS)
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={api.key}\n")
+    write_settings(tmp_path, api.base_url)
+    with closing(Engine(database, settings=load(database, tmp_path))) as engine:
+        engine.prepare()
+        engine.pause()
+        with following(engine, again=again):
+            wait_for(lambda: [each.doing for each in engine.snapshot().workers if each.alive])
+            assert {each.doing for each in engine.snapshot().workers if each.alive} == {TO_BE_RESUMED}
+            assert engine.require().desired == "pause" and api.inputs == 0
+            engine.resume()
+            wait_for(lambda: engine.snapshot().phase is Phase.VALIDATE)
 
 
 def test_an_index_under_way_is_built_first(
