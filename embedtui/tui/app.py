@@ -130,8 +130,8 @@ class Dashboard(Guided):
         self.searches: deque[Rates] = deque(maxlen=_RATES)
         self._search_meter = SearchMeter()
         self.events: deque[Event] = deque(maxlen=_EVENTS)
-        self.worked = False
-        """Whether the work was ever under way in this terminal."""
+        self.another = self.worked = False
+        """Whether a plan of another migration was read, after this one; whether work was ever under way here."""
         self.detached: bool | None = None
         """How it was left, once that is decided; a crash decides nothing, and then, too, the work goes on."""
         self._busy: tuple[str, ...] = ()
@@ -187,6 +187,7 @@ class Dashboard(Guided):
             detachable=self.bridge.detachable,
             busy=self._busy,
             readonly=self.readonly,
+            another=self.another,
             tour=self.tour.at if self.tour else None,
         )
 

@@ -73,6 +73,8 @@ class View:
     busy: tuple[str, ...] = ()
     """Names of the tasks under way from this terminal."""
     readonly: bool = False
+    another: bool = False
+    """This terminal has a plan of another migration of the table, after this one."""
     tour: int | None = None
     """Index of the tour's hint; None where nobody is led."""
 
@@ -90,6 +92,11 @@ class View:
     def phase(self) -> Phase:
         """The migration's phase; ``plan`` while none exists."""
         return self.snapshot.phase if self.snapshot else Phase.PLAN
+
+    @property
+    def begins(self) -> bool:
+        """Whether a run would begin a migration: none is known, or another one is planned after one that is done."""
+        return self.phase is Phase.PLAN or (self.another and self.phase is Phase.DONE)
 
     @property
     def condition(self) -> Condition:

@@ -16,6 +16,7 @@ from embedtui.model import (
     FaultState,
     Flip,
     Key,
+    Phase,
     Plan,
     QueryComparison,
     QueryInput,
@@ -47,7 +48,7 @@ class StandIn(Engine):
 
     def plan(self, *, check_provider: bool = False, **_: object) -> Plan:
         self.calls.append("plan")
-        return states.PLAN
+        return replace(states.PLAN, another=self.shown.phase is Phase.DONE)
 
     def row_text(self, key: Key) -> str | None:
         return f"The text of row {', '.join(key)}, which the provider refuses. " * 4

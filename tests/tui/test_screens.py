@@ -20,7 +20,7 @@ from embedtui.model import Blocker, Check, Condition, Hold, Noted, Phase, Plan, 
 from embedtui.tui import preferences
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
-from embedtui.tui.dialogs import CutoverDialog, LimitsDialog, NameDialog, WaitingDialog
+from embedtui.tui.dialogs import CutoverDialog, LimitsDialog, NameDialog, PrepareDialog, WaitingDialog
 from embedtui.tui.dialogs.base import NamedDialog
 from embedtui.tui.messages import EngineReported, SnapshotTaken
 from embedtui.tui.palette import ActionsProvider
@@ -230,9 +230,17 @@ async def test_a_migration_that_is_done_is_planned_no_more_until_somebody_asks(s
         await pilot.press("7")
         await until(pilot, lambda: "This migration is done: nothing is left to plan" in picture(app))
         assert "plan" not in engine.calls
+        await pilot.press("r")
+        await until(pilot, lambda: "is done" in said(app))
         await pilot.press("n")
         await until(pilot, lambda: "another one" in picture(app) and "nothing is left" not in picture(app))
+        await until(pilot, lambda: "r Run" in picture(app))
         assert engine.calls == ["plan"]
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, PrepareDialog))
+        assert "run" not in engine.calls, "it is asked first"
+        app.screen.query_one("#go", Button).press()
+        await until(pilot, lambda: "run" in engine.calls)
 
 
 async def test_a_model_that_does_not_answer_a_plan_is_named_and_left(

@@ -39,10 +39,12 @@ class Run(Action):
         return "Work here" if view.phase in (Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK) else self.label
 
     def _unmet(self, view: View, snapshot: Snapshot) -> str:
-        return "This terminal is at work already." if view.running else super()._unmet(view, snapshot)
+        if view.running:
+            return "This terminal is at work already."
+        return "" if view.begins else super()._unmet(view, snapshot)
 
     def _do(self, app: Dashboard) -> None:
-        if app.view.phase is Phase.PLAN:
+        if app.view.begins:
             app.ask_after(lambda engine: engine.plan(), PrepareDialog, lambda _: self._task, app.bridge.run)
         else:
             self.begin(app)

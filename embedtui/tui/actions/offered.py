@@ -43,7 +43,7 @@ def footer(view: View) -> tuple[str, ...]:
     if view.snapshot is not None and view.snapshot.route.pending:
         wanted = ["cancel"]
     wanted += ["compare", "cleanup"] if after else ["pause", "compare", "cutover"]
-    if view.phase in (Phase.PLAN, Phase.PREPARE):
+    if view.begins or view.phase is Phase.PREPARE:
         wanted = ["run"]
     wanted += ["faster", "slower"] if view.phase is Phase.BACKFILL else []
     wanted = [name for name in dict.fromkeys(wanted) if name != "rollback" and _of_use(name, view)]
@@ -52,5 +52,7 @@ def footer(view: View) -> tuple[str, ...]:
 
 def _of_use(name: str, view: View) -> bool:
     """Whether the state has a use for an action."""
+    if name == "run" and view.begins:
+        return True
     command = ACTIONS[name].command
     return view.snapshot is None or command is None or unneeded(command, view.snapshot) is None

@@ -67,6 +67,7 @@ class PlanScreen(DashboardScreen):
             return
         if self._over:  # what its settings would do to the table now is another one's plan, and nobody asked
             self.plan, self._trouble, self._read_at = None, None, self._stand
+            self.dashboard.another = False
             self._fill()
         else:
             self.action_again()
@@ -125,6 +126,8 @@ class PlanScreen(DashboardScreen):
     def on_plan_read(self, message: PlanRead) -> None:
         """Show it."""
         self.plan, self._reading = message.plan, False
+        self.dashboard.another = message.plan.another
+        self.query_one("#footer", Panel).show(self.dashboard.view)
         self._fill()
 
     def on_read_failed(self, message: ReadFailed) -> None:
@@ -161,7 +164,8 @@ class PlanScreen(DashboardScreen):
             )
         if self.plan is None and self._over and not self._reading:
             text = (
-                "✓ This migration is done: nothing is left to plan. n plans another one of this table by the settings."
+                "✓ This migration is done: nothing is left to plan. n plans another one of this table by the settings;"
+                " r then begins it, once you have seen it."
             )
             return draw.lines(draw.wrapped(text, width, "$success"))
         if self.plan is None:
