@@ -13,7 +13,7 @@ from embedtui.config import CONFIG_NAME, Settings, left_out
 from embedtui.config.values import at_commas
 from embedtui.engine.plan.draft import Draft, resolve
 from embedtui.engine.plan.plan import make_plan
-from embedtui.engine.setup import PROPOSED, decided, found_tables, open_texts, write_chosen
+from embedtui.engine.setup import PROPOSED, decided, found_tables, missing_keys, open_texts, write_chosen
 from embedtui.errors import ExitCode, SettingsError
 from embedtui.formatting import counted, duration, money, number, size
 from embedtui.model import Plan
@@ -76,6 +76,8 @@ def init(settings: Settings, config: Path | None, as_json: bool) -> None:
         say(f"  {unwritten}")
     for notice in (*draft.notices, *([draft.preset.caution] if draft.preset and draft.preset.caution else [])):
         note(plain(notice))
+    for variable in missing_keys(chosen, draft):
+        note(f"{plain(variable)} is not set: put the key into the environment or .env, or set key_variable.")
     say("Next: embedtui plan")
 
 

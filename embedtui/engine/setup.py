@@ -40,6 +40,7 @@ CHOSEN = (
     "scope",
     "old_model.name",
     "old_model.base_url",
+    "old_model.key_variable",
     "new_model.name",
     "new_model.dimensions",
     "new_model.provider",
@@ -95,10 +96,30 @@ def decided(conn: Connection[Any], settings: Settings, draft: Draft) -> Settings
             "new_model.name": draft.new_model.name,
             "new_model.dimensions": draft.new_model.shape.given,
             **({"view": True} if _goes_by_view(conn, settings, draft) else {}),
+            **(
+                {"old_model.key_variable": key}
+                if (key := _old_key(settings, draft)) != draft.old_model.key_variable
+                else {}
+            ),
             **{f"{side}.pad_to": model.dimensions for side, model in models if model.given is not None},
         },
         "init",
     )
+
+
+def _old_key(settings: Settings, draft: Draft) -> str:
+    """The variable with the old model's key: where nobody says it, one endpoint takes one key."""
+    old, new = draft.old_model, draft.new_model
+    unsaid = settings.old_model.name is not None and settings.old_model.key_variable is None
+    return (
+        new.key_variable if unsaid and old.base_url is not None and old.base_url == new.base_url else old.key_variable
+    )
+
+
+def missing_keys(settings: Settings, draft: Draft) -> tuple[str, ...]:
+    """Variables with the models' keys that are not set."""
+    wanted = [draft.new_model.key_variable, "" if draft.old_model.retired else _old_key(settings, draft)]
+    return tuple(dict.fromkeys(each for each in wanted if each and not settings.environ.get(each, "").strip()))
 
 
 def _goes_by_view(conn: Connection[Any], settings: Settings, draft: Draft) -> bool:
@@ -166,7 +187,7 @@ class Setup:
             text_columns=tuple(columns),
             new=f"{model.name}, {draft.new_type}({model.dimensions})" if model is not None else "",
             key_variable=model.key_variable if model is not None else "",
-            key_set=model is not None and bool(settings.environ.get(model.key_variable, "").strip()),
+            keys_missing=missing_keys(settings, draft) if whole else (),
             file=self._becomes,
             left_out=left_out(settings),
         )

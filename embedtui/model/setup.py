@@ -50,8 +50,8 @@ class Proposal:
     """What is decided and will not be in the file."""
     key_variable: str = ""
     """The variable that the new model's key is taken from; empty: none."""
-    key_set: bool = False
-    """It holds something."""
+    keys_missing: tuple[str, ...] = ()
+    """The variables of both models' keys that hold nothing."""
     file: str = ""
     """What becomes of the settings file."""
 

@@ -51,7 +51,8 @@ def endpoint(model: EmbeddingModel, environ: Mapping[str, str] | None = None) ->
             FaultClass.CONFIGURATION,
             "missing_key",
             f"No key for {model.name}: the variable {model.key_variable} is not set.",
-            hint=f"Put the provider's key into {model.key_variable} (environment or .env).",
+            hint=f"Put the provider's key into {model.key_variable} (environment or .env), or have the model's"
+            " key_variable (old_model.key_variable, new_model.key_variable) name the one that has it.",
         )
     if not (key.isascii() and key.isprintable()):
         source = file_of(environ, model.key_variable) or "the environment"

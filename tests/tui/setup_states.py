@@ -33,6 +33,7 @@ PROPOSAL = Proposal(
     left_out="endpoint from OPENAI_BASE_URL in .env; not written to the file: every process of this migration needs it"
     " in its environment",
     key_variable="OPENAI_API_KEY",
+    keys_missing=("OPENAI_API_KEY",),
     file="/home/anna/search/embedtui.toml is changed: its comments and other settings stay.",
 )  # fmt: skip
 

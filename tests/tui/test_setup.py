@@ -244,10 +244,13 @@ async def test_the_old_models_endpoint_is_asked_for_beside_a_gateway(database: s
         told = "nothing says where text-embedding-3-small is asked"
         await until(pilot, lambda: told in " ".join(picture(app).replace("│", " ").split()))
         assert isinstance(app.screen, TargetDialog)
+        await fill(pilot, "new_model-key_variable", "GATEWAY_KEY")
         await fill(pilot, "old_model-base_url", "https://gateway.example/v1")
+        assert app.screen.query_one("#old_model-key_variable", Input).placeholder == "GATEWAY_KEY"
         await go(pilot, WayDialog)
         assert app.focused is app.screen.query_one("#go"), "Enter goes on here, too"
         await pilot.press("enter")
         await until(pilot, lambda: app.return_value is not None)
     written = load(database, tmp_path)
     assert written.old_model.base_url == written.new_model.base_url == "https://gateway.example/v1"
+    assert written.old_model.key_variable == written.new_model.key_variable == "GATEWAY_KEY"

@@ -215,6 +215,7 @@ class TargetDialog(SetupDialog):
         Field("new_model.base_url", "Endpoint"),
         Field("new_model.key_variable", "Variable with its key"),
         Field("old_model.base_url", "Old model's endpoint"),
+        Field("old_model.key_variable", "Old model's variable"),
     )
 
     def _text(self, path: str) -> str:
@@ -230,14 +231,20 @@ class TargetDialog(SetupDialog):
             return "this one's, or its provider's own: say which"
         if each.path == "old_model.base_url":
             return lines.provider_default(self._chosen.get("old_model.name", ""), "", "new_model.base_url")
+        if each.path == "old_model.key_variable":
+            theirs = self._text("old_model.base_url")
+            if theirs and theirs == self._text("new_model.base_url"):
+                return self._text("new_model.key_variable") or self.empty_means(self.FIELDS[4])
+            return lines.provider_default(self._chosen.get("old_model.name", ""), "", "new_model.key_variable")
         if each.path in ("new_model.base_url", "new_model.key_variable"):
             return lines.provider_default(name, self._text("new_model.provider"), each.path)
         return each.empty
 
     def choose_fields(self) -> None:
-        """The old model's endpoint, where there is an old model."""
+        """How the old model is asked, where there is one."""
         known = self._chosen.get("old_model.name") or self.proposal.values.get("old_model.name")
-        self.show_field("old_model.base_url", shown=bool(known))
+        for each in self.FIELDS[5:]:
+            self.show_field(each.path, shown=bool(known))
 
     def found(self, width: int) -> list[Content]:
         """The model, its price and its key; what is half typed is not looked at yet."""

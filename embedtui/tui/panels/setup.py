@@ -24,6 +24,7 @@ FIELDS: Mapping[str, str] = {
     "--dimensions": "“Its dimensions”",
     "--base-url": "“Endpoint”",
     "old_model.base_url": "“Old model's endpoint”",
+    "old_model.key_variable": "“Old model's variable”",
     "--old-model": "“Old model”",
     "--strategy": "“Strategy”",
     "--placement": "“Placement”",
@@ -87,7 +88,10 @@ def model_lines(proposal: Proposal, name: str, width: int) -> list[Content]:
         rows += _pairs(width, ("old", safe.line(proposal.old), "$old"), ("new", safe.line(proposal.new), "$new"))
     known = KNOWN_MODELS.get(name)
     rows += draw.wrapped(said_of(known) if known else "Nothing is known of it here: no price.", width, "$muted", _LINES)
-    return rows + key_lines(proposal.key_variable, width, there=proposal.key_set) if proposal.new else rows
+    if proposal.new:
+        variables = dict.fromkeys((proposal.key_variable, *proposal.keys_missing))
+        rows += [line for each in variables for line in key_lines(each, width, there=each not in proposal.keys_missing)]
+    return rows
 
 
 def said_of(known: KnownModel) -> str:

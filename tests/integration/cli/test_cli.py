@@ -137,6 +137,17 @@ def test_init_finds_everything_and_can_be_repeated(run: InProcess) -> None:
     assert run("plan", "--json").json["placement"] == "table"
 
 
+def test_init_names_the_keys_that_are_missing(run: InProcess) -> None:
+    execute(run.environ["DATABASE_URL"], DOCUMENTS)
+    assert "is not set" not in run("init").err
+    run.environ["OTHER_KEY"] = ""
+    (run.folder / "embedtui.toml").write_text(
+        '[old_model]\nname = "old"\nbase_url = "http://127.0.0.1:9/v1"\nkey_variable = "OTHER_KEY"\n', "utf-8"
+    )
+    made = run("init")
+    assert made.code == 0 and "OTHER_KEY is not set" in made.err and "OPENAI_API_KEY is not set" not in made.err
+
+
 def test_init_writes_where_it_is_told(run: InProcess) -> None:
     execute(run.environ["DATABASE_URL"], DOCUMENTS)
     target = run.folder / "deep" / "my.toml"

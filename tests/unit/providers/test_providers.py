@@ -345,6 +345,7 @@ def test_a_missing_key_names_its_variable() -> None:
             make_embedder(model, environ=environ)
         assert (caught.value.fault_class, caught.value.code) == (CONFIGURATION, "missing_key")
         assert "MY_KEY" in str(caught.value)
+        assert "old_model.key_variable" in caught.value.hint
 
 
 def test_an_unknown_provider_wants_a_base_url() -> None:
