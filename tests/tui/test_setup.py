@@ -246,6 +246,7 @@ async def test_the_old_models_endpoint_is_asked_for_beside_a_gateway(database: s
         assert isinstance(app.screen, TargetDialog)
         await fill(pilot, "new_model-key_variable", "GATEWAY_KEY")
         await fill(pilot, "old_model-base_url", "https://gateway.example/v1")
+        await until(pilot, lambda: "nothing says where" not in picture(app))
         assert app.screen.query_one("#old_model-key_variable", Input).placeholder == "GATEWAY_KEY"
         await go(pilot, WayDialog)
         assert app.focused is app.screen.query_one("#go"), "Enter goes on here, too"

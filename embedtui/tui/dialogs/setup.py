@@ -146,6 +146,8 @@ class SetupDialog(Dialog[None]):
     def _paint(self) -> None:
         if not self.is_mounted:
             return
+        if self._trouble is not None and self._looked_at is not None and self.values != self._looked_at:
+            self._trouble = None  # it is of what was typed before
         width = max(20, self.query_one(".found").size.width - 2)
         for each in self.FIELDS:
             if not each.choices:
@@ -169,6 +171,11 @@ class SetupDialog(Dialog[None]):
         """What is found is a stop of Tab only where it has to be scrolled."""
         found = self.query_one(".found", VerticalScroll)
         found.can_focus = found.max_scroll_y > 0
+
+    @on(Input.Changed)
+    def typing(self) -> None:
+        """What was found is of other values now."""
+        self._paint()
 
     @on(Input.Blurred)
     @on(Select.Changed)
@@ -265,11 +272,6 @@ class TargetDialog(SetupDialog):
         name, size = self._first
         if self._text("new_model.name") != name and self._text("new_model.dimensions") == size:
             self._set("new_model.dimensions", "")
-
-    @on(Input.Changed)
-    def typing(self) -> None:
-        """What was found is of other values now."""
-        self._paint()
 
     def on_key(self, event: events.Key) -> None:
         """↓ lists what is known."""
