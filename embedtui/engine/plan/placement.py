@@ -52,7 +52,8 @@ def _for_a_side_table(draft: Draft) -> Iterator[str]:
     fired = _fired_by_update(draft)
     if fired:
         names = ", ".join(trigger.name for trigger in fired)
-        yield f"an update of every row fires {names} where a worker's role may not pass triggers"
+        fires = f"an update of every row fires {names} where a worker's role may not pass triggers"
+        yield f"{fires} ({draft.server.role}, a superuser, may)" if draft.server.superuser else fires
     big = max((index.bytes for index in facts.indexes_on(draft.old_column)), default=0)
     if big > draft.server.shared_buffers:
         yield (

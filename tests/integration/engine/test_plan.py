@@ -226,6 +226,17 @@ def test_what_a_new_column_does_not_touch_is_no_reason(conn: Connection, plan: M
     assert plan().placement is PlacementKind.COLUMN
 
 
+@pytest.mark.parametrize("superuser", [True, False])
+def test_a_trigger_is_told_with_whether_this_role_may_pass_it(
+    conn: Connection, tmp_path: Path, superuser: bool
+) -> None:
+    conn.execute(TRIGGER)
+    settings = settings_of(tmp_path)
+    draft = resolve(conn, settings)
+    why = choose_placement(replace(draft, server=replace(draft.server, superuser=superuser)), settings)[1]
+    assert "fires touched" in why and (f"({draft.server.role}, a superuser, may)" in why) == superuser
+
+
 def test_a_big_old_index_speaks_for_a_side_table(conn: Connection, tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     draft = resolve(conn, settings)
