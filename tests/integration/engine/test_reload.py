@@ -187,8 +187,7 @@ def test_a_worker_that_joins_a_paused_migration_says_what_it_waits_for(
         engine.prepare()
         engine.pause()
         with following(engine, again=again):
-            wait_for(lambda: [each.doing for each in engine.snapshot().workers if each.alive])
-            assert {each.doing for each in engine.snapshot().workers if each.alive} == {TO_BE_RESUMED}
+            wait_for(lambda: {each.doing for each in engine.snapshot().workers if each.alive} == {TO_BE_RESUMED})
             assert engine.require().desired == "pause" and api.inputs == 0
             engine.resume()
             wait_for(lambda: engine.snapshot().phase is Phase.VALIDATE)
