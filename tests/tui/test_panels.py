@@ -517,3 +517,15 @@ def test_who_locks_the_work_out_is_in_the_headline_at_any_width(width: int) -> N
     said = panels.advice(View(locked, UP), width, 1).plain
     assert said.startswith("! Locked out: pid 4711 (nightly) locks public.documents")
     assert width == 80 or "pg_terminate_backend(4711)" in said
+
+
+@pytest.mark.parametrize("share", [0.0, 0.31, 0.46, 0.5, 0.86, 1.0])
+@pytest.mark.parametrize("holder", ["", "pid 2213 “nightly-report”"])
+def test_the_share_of_writes_says_what_it_is_a_share_of(share: float, holder: str) -> None:
+    """It is of those that stay on their page, also where they are few."""
+    found = replace(states.RUNNING, backfill=replace(states.BACKFILL, hot_share=share, hot_holder=holder))
+    for width in (38, 60, 90):
+        told = next(line for line in panels.backfill(View(found, UP), width, 20).plain.split("\n") if "writes" in line)
+        assert f"{figures.percent(share)} stay" in told and "leave" not in told
+        assert ("!" in told) == (share < 0.5)
+        assert (holder[:8] in told) == (share < 0.5 or not holder)

@@ -19,6 +19,9 @@ EMBEDDED = (Phase.INDEX, Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANU
 ETA_RATIO = 1.2
 """Where the shown rate and that of the ETA are further apart, the latter is said, too."""
 
+HOT_LOW = 0.5
+"""Where fewer writes stay on their page, dead versions pile up."""
+
 _SERVED = (Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
 """Phases in which the backfill is history, and searches are what is watched."""
 
@@ -87,7 +90,7 @@ def backfill(view: View, width: int, height: int) -> Content:
         rows.append(draw.field("ETA", (figures.UNKNOWN, "$muted")))
     rows.append(_spent(snapshot, width))
     rows.append(draw.field("tokens", figures.short(status.tokens), *_pace(snapshot, width)))
-    rows.append(draw.field("writes", *_hot_share(snapshot)))
+    rows.append(draw.fitting(width, *(draw.field("writes", *told) for told in _hot_share(snapshot))))
     rows = [draw.cut(each, width) for each in rows]
     if spare >= 3 and len(view.rates) > 1 and snapshot.phase not in EMBEDDED:
         top = max(view.rates)
@@ -241,16 +244,19 @@ def _jobs(snapshot: Snapshot) -> list[draw.Part]:
     return [(str(len(jobs)), "bold"), (held, "$muted")]
 
 
-def _hot_share(snapshot: Snapshot) -> list[draw.Part]:
+def _hot_share(snapshot: Snapshot) -> list[list[draw.Part]]:
+    """The share of writes that stay on their page (HOT), and what keeps it low; in ever fewer words."""
     status = snapshot.backfill
     if status.hot_share is None:
         side_table = snapshot.migration is not None and snapshot.migration.placement is PlacementKind.TABLE
-        return [("into a side table" if side_table else figures.UNKNOWN, "$muted")]
+        return [[("into a side table" if side_table else figures.UNKNOWN, "$muted")]]
     # The server counts both figures on its own time, so that their quotient can be above 1 for a moment.
     share = figures.percent(min(1.0, status.hot_share))
-    if status.hot_share < 0.5:
-        return [(share, "$warning"), (f" ! {safe.line(status.hot_holder) or 'leave their page'}", "$warning")]
-    return [share, (" stay on their page", "$muted")]
+    if status.hot_share >= HOT_LOW:
+        return [[share, (" stay on their page", "$muted")]]
+    holder = safe.line(status.hot_holder)
+    said = (f" stay on their page: {holder}", f" stay: {holder}") if holder else (" stay on their page",)
+    return [[(f"! {share}{told}", "$warning")] for told in said]
 
 
 def index(view: View, width: int, height: int) -> Content:
