@@ -29,6 +29,7 @@ from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit
 from embedtui.postgres.state.queue import queue_keys
 from embedtui.providers import Embedder, ProviderFault, make_embedder
+from embedtui.providers.patience import Asking
 
 REPAIR_LIMIT = 100_000
 """Rows that ``verify --repair`` queues at a time."""
@@ -114,7 +115,7 @@ def verify(at: Access, *, sample: int = 0, repair: bool = False, stop: threading
     """Scan every row; embed ``sample`` random rows again and compare; queue what is wrong where ``repair``.
 
     Raises:
-        ProviderError: the provider refuses us (only with ``sample``).
+        ProviderError: the provider refuses us, or does not answer for long (only with ``sample``).
         Refused: the migration was aborted; or it is done, and nothing would mend what is queued.
     """
     migration = at.allowed(Command.VERIFY)
@@ -135,12 +136,13 @@ def verify(at: Access, *, sample: int = 0, repair: bool = False, stop: threading
             report = count_rows(conn, placement, caught)
             if sample:
                 require_said(migration, "new_model.")
-                job = Job(at.dsn, migration, at.on_event)
+                model, job = migration.new_model, Job(at.dsn, migration, at.on_event)
                 with (
                     closing(Pacer(at.dsn, migration)) as pacer,
-                    closing(make_row_embedder(migration.new_model, at.environ, pacer, job)) as embedder,
+                    closing(make_row_embedder(model, at.environ, pacer, job)) as embedder,
+                    Asking(at.note, stop).answers(model, at.environ, lambda: _waits(pacer)) as answers,
                 ):
-                    compared, wrong = sample_rows(conn, placement, embedder, sample, stop)
+                    compared, wrong = sample_rows(conn, placement, embedder, sample, answers)
                 report = replace(report, sampled=compared, mismatched=len(wrong))
             if repair:
                 keys = list(dict.fromkeys([*placement.sweep(conn, REPAIR_LIMIT), *wrong]))
@@ -152,3 +154,8 @@ def verify(at: Access, *, sample: int = 0, repair: bool = False, stop: threading
             return report
     except psycopg.Error as error:
         raise translate(error, dsn=at.dsn) from error
+
+
+def _waits(pacer: Pacer) -> str:
+    """What requests wait for now; empty where they are on the wire."""
+    return hold.detail.partition(" Next try at ")[0] if (hold := pacer.hold) is not None else ""

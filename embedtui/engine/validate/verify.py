@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 
 from embedtui.arrays import np
@@ -14,6 +13,7 @@ from embedtui.postgres.indexes import index_status
 from embedtui.postgres.sides.protocol import Placement
 from embedtui.postgres.state.queue import count_entries
 from embedtui.postgres.state.spending import ASKED, add_tokens
+from embedtui.providers.patience import Answers
 
 SAME_COSINE = 0.99
 """Below it a re-embedded text is not by the same model: providers' own noise stays above 0.999."""
@@ -46,13 +46,13 @@ def count_rows(conn: Connection, placement: Placement, caught: Caught = NOT_WAIT
 
 
 def sample_rows(
-    conn: Connection, placement: Placement, embedder: RowEmbedder, size: int, stop: threading.Event
+    conn: Connection, placement: Placement, embedder: RowEmbedder, size: int, answers: Answers
 ) -> tuple[int, tuple[Key, ...]]:
     """Embed up to ``size`` random rows again; (rows compared, keys whose stored vector is not the model's).
 
     Raises:
         ConfigurationFault: the provider refuses us as configured.
-        Interrupted: ``stop`` was set.
+        Interrupted: ``answers.stop`` was set.
     """
     stored = placement.sample(conn, size)
     vectors = {row.key: np.asarray(vector, np.float64) for row, vector in stored}
@@ -61,7 +61,8 @@ def sample_rows(
     rows = [row for row, _ in stored]
     step = 128  # well under every provider's inputs a request
     for first in range(0, len(rows), step):
-        for outcome in embedder.embed(rows[first : first + step], stop):
+        for outcome in embedder.embed(rows[first : first + step], answers.stop):
+            answers.came()
             if outcome.fault:
                 continue
             add_tokens(conn, placement.migration.id, ASKED[Side.NEW], outcome.tokens)

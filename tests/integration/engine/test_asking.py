@@ -11,7 +11,7 @@ import pytest
 
 from embedtui.demo.api import FaultKind, LoopbackServer
 from embedtui.engine import Engine
-from embedtui.errors import EmbedtuiError, Interrupted
+from embedtui.errors import EmbedtuiError, Interrupted, ProviderError
 from embedtui.model import Event
 from embedtui.providers import patience
 from tests.kits.cli_kit import Shell
@@ -77,3 +77,31 @@ def test_ctrl_c_leaves_the_command_line(database: str, api: LoopbackServer, tmp_
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("how", ["refuses connections", "hangs"])
+def test_a_sample_names_who_does_not_answer_and_is_given_up(
+    database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    api.faults.clear()
+    make_documents(database, 5)
+    monkeypatch.setattr(patience, "GIVE_UP_SECONDS", 4.0)
+    said: list[str] = []
+    settings = settings_for(database, api, tmp_path, {"old_model.retired": True})
+    with closing(Engine(database, settings=settings, on_event=lambda event: said.append(event.text))) as engine:
+        engine.run(threading.Event())
+        if how == "hangs":
+            api.faults.add(FaultKind.HANG, times=100, seconds=60)
+        else:
+            api.stop()
+        said.clear()
+        with pytest.raises(
+            ProviderError, match=rf"Gave up after 4 s: {NEW} at http.* does not answer since"
+        ) as gave_up:
+            engine.verify(sample=5, repair=True)
+        if how == "refuses connections":
+            assert "No connection" in str(gave_up.value)
+            api.start()
+            assert engine.verify(sample=5).sampled == 5, "the next one is well"
+        assert engine.verify().clean, "nothing was queued"
+    assert any(each.startswith(f"{NEW} at http") and each.endswith("given up after 4 s.") for each in said)
