@@ -9,6 +9,7 @@ import click
 import pytest
 
 from embedtui.cli.main import cli
+from embedtui.demo.environment import DATABASE, SHUTDOWN_DATABASE
 
 ROOT = Path(__file__).parents[2]
 CODE, COMMAND = re.compile(r"`([^`\n]+)`"), re.compile(r"(?:.*[ /])?embedtui (.+)")
@@ -32,6 +33,13 @@ def wrong(said: str) -> str:
     if command is cli and any(word in cli.commands for word in words):
         return "the command's options come after it"
     return next((f"no option {word}" for word in words if word[:1] == "-" and word.partition("=")[0] not in known), "")
+
+
+def test_the_second_terminal_of_the_dead_demo_finds_its_database_and_settings() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for name in (DATABASE, SHUTDOWN_DATABASE):
+        assert f"{name}.toml" in readme
+    assert f"the database is `{SHUTDOWN_DATABASE}`" in readme
 
 
 @pytest.mark.parametrize(
