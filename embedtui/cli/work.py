@@ -278,6 +278,7 @@ def _status_lines(snapshot: Snapshot) -> Iterator[str]:
     yield (
         f"Sync       {number(sync.queued)} queued"
         + (f", oldest {duration(sync.oldest_seconds)}" if sync.queued else "")
+        + (f"; old side {counted(aged, 'row', 'rows')} behind" if (aged := snapshot.rollback_behind) else "")
     )
     for group in snapshot.faults:
         yield f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}"

@@ -339,6 +339,12 @@ class Snapshot:
         return behind if serves and (behind > self.sync.queued or self.late) else 0
 
     @property
+    def rollback_behind(self) -> int:
+        """Rows that a rollback would find stale or missing, while the new side serves; 0 while all are on the way."""
+        found, serves = self.rollback, self.route.active is Side.NEW and not self.phase.ended
+        return 0 if not serves or found.fresh is not False or self.fresh_but_for else found.stale + found.missing
+
+    @property
     def late(self) -> bool:
         """Whether a change waits longer than one normally does."""
         return (self.sync.oldest_seconds or 0) >= LATE_SECONDS

@@ -300,7 +300,7 @@ def test_both_faces_say_the_same_of_what_comes_next() -> None:
 
 def test_one_that_was_aborted_counts_no_rows_and_waits_for_no_index() -> None:
     view = View(replace(states.RUNNING, phase=Phase.ABORTED, index=IndexStatus()), UP)
-    assert "planned" not in (said := panels.backfill(view, 80, 9).plain) and "aborted; no row" in said
+    assert "planned" not in (said := panels.backfill(view, 80, 9).plain) and "aborted; no more rows are embedded" in said
     assert "not built yet" not in (said := panels.index(view, 80, 9).plain) and "aborted" in said
 
 
@@ -529,3 +529,18 @@ def test_the_share_of_writes_says_what_it_is_a_share_of(share: float, holder: st
         assert f"{figures.percent(share)} stay" in told and "leave" not in told
         assert ("!" in told) == (share < 0.5)
         assert (holder[:8] in told) == (share < 0.5 or not holder)
+
+
+@pytest.mark.parametrize(("stale", "missing"), [(15, 0), (0, 1), (3, 4)])
+def test_the_sides_are_not_in_sync_while_the_old_one_is_behind(stale: int, missing: int) -> None:
+    """Where the old model does not answer, what is noted for its side waits in no queue of the new one."""
+    rollback = RollbackStatus(False, stale, "acme-v1 does not answer", missing=missing, rows=500)
+    behind = replace(states.CUT_OVER, rollback=rollback, sync=SyncStatus(queued=0, synced=9))
+    told, line = (
+        panels.sync(View(behind, UP), 50, 4).plain,
+        next(line for line in _status_lines(behind) if line.startswith("Sync")),
+    )
+    rows = "1 row behind" if stale + missing == 1 else f"{stale + missing} rows behind"
+    assert f"old side {rows}; new side in sync" in told and "✓" not in told and line.endswith(f"old side {rows}")
+    fresh = replace(behind, rollback=states.CUT_OVER.rollback)
+    assert "✓ in sync" in panels.sync(View(fresh, UP), 50, 4).plain

@@ -142,9 +142,7 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
         return "●", "Bridging", "$warning", f"{safe.line(view.bridge_work)}. B shows it."
     if snapshot.route.active is Side.NEW:
         for_ = f"for {figures.duration(snapshot.soak_seconds)}" if snapshot.soak_seconds is not None else ""
-        found = snapshot.rollback
-        behind = 0 if found.fresh is not False or snapshot.fresh_but_for else found.stale + found.missing
-        if behind:
+        if behind := snapshot.rollback_behind:
             lands = f" {snapshot.lands};" if snapshot.lands else ""
             back = f"F9 rolls back{lands} to a side that is behind by {counted(behind, 'row', 'rows')}"
             return "!", "Soaking", "$warning", f"{for_}: {back} (Route and rollback says why).".lstrip(": ")

@@ -58,9 +58,9 @@ def backfill(view: View, width: int, height: int) -> Content:
         (f" {snapshot.counts}", "$muted"),
     )
     if snapshot.phase is Phase.DONE:  # nobody counts them any more
-        of = draw.line(("done; no row is embedded here", "$muted"))
+        of = draw.line(("done; no more rows are embedded here", "$muted"))
     elif snapshot.phase is Phase.ABORTED:
-        of = draw.line(("aborted; no row is embedded here", "$muted"))
+        of = draw.line(("aborted; no more rows are embedded here", "$muted"))
     shards = f"{figures.number(status.shards_done)}/{figures.number(status.shards)} shards" if status.shards else ""
     roomy = of.cell_length + len(shards) < width
     rows.append(draw.row(of, draw.line((shards, "$muted")), width) if roomy else of)
@@ -325,6 +325,9 @@ def sync(view: View, width: int, height: int) -> Content:
     behind = snapshot.late
     if status.queued == 0 and not any(worker.alive for worker in snapshot.workers):
         head = draw.line(("○ no change waits; ", ""), ("no worker looks", "$muted"))
+    elif status.queued == 0 and (aged := snapshot.rollback_behind):
+        old = f"! old side {counted(aged, 'row', 'rows')} behind"
+        head = draw.line((old, "bold $warning"), ("; new side in sync", "$muted"))
     elif status.queued == 0:
         head = draw.line(("✓ in sync ", "bold $success"), ("no change waits", "$muted"))
     else:
