@@ -13,6 +13,7 @@ from embedtui.engine.cutover import cutover as cutovers
 from embedtui.engine.overrides import Overrides, refuse
 from embedtui.engine.plan.statements import index_options
 from embedtui.engine.validate.evaluation import current_evaluation
+from embedtui.errors import DatabaseError
 from embedtui.model import Command, Flip, IndexStatus, Noted, RouteFlipped
 from embedtui.model.lifecycle import as_stored, refusal
 from embedtui.postgres import indexes
@@ -43,8 +44,13 @@ def cutover(
 
 def rollback(at: Access, *, stop: threading.Event | None = None) -> Flip:
     """Move all reads back to the old side, at once, on a connection of its own; a repeat is a no-op."""
-    with connect(at.dsn, name="rollback") as conn:
-        migration = load_migration(conn, at.name)
+    try:
+        with connect(at.dsn, name="rollback") as conn:
+            migration = load_migration(conn, at.name)
+    except (psycopg.Error, DatabaseError) as raised:
+        error = translate(raised, dsn=at.dsn) if isinstance(raised, psycopg.Error) else raised
+        said = f"Nothing was moved: {error.message}"
+        raise type(error)(said, hint=error.prose, remedies=error.remedies) from raised
     refuse(refusal(Command.ROLLBACK, as_stored(migration)))
     assert migration is not None
     here = at.here(migration)

@@ -415,6 +415,8 @@ async def test_a_lost_database_is_shown_and_found_again(
             assert app.snapshot is not None, "the last known state stays"
             await pilot.press("p")
             assert "out of reach" in said(app)
+            await pilot.press("f9")
+            await until(pilot, lambda: "Nothing was moved: " in said(app))
             admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         await until(pilot, lambda: app.link.up)
         assert not app.screen.has_class("-stale")

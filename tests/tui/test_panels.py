@@ -544,3 +544,17 @@ def test_the_sides_are_not_in_sync_while_the_old_one_is_behind(stale: int, missi
     assert f"old side {rows}; new side in sync" in told and "✓" not in told and line.endswith(f"old side {rows}")
     fresh = replace(behind, rollback=states.CUT_OVER.rollback)
     assert "✓ in sync" in panels.sync(View(fresh, UP), 50, 4).plain
+
+
+@pytest.mark.parametrize("state", [states.CUT_OVER, states.STALE], ids=["fresh", "stale"])
+@pytest.mark.parametrize("width", [80, 160])
+def test_where_the_database_is_lost_no_state_is_told_as_the_present_one(state: Snapshot, width: int) -> None:
+    up, lost = (View(state, link) for link in (UP, Link(up=False, since=states.NOW, seconds=9.0, problem="gone")))
+    head, word = chrome.header(lost, width).plain, f"{state.condition} {state.phase}"
+    assert f"● {word}" in chrome.header(up, width).plain and f"● {word}" not in head
+    assert (f"when last read: {word}" in head) == (width > 100)
+    told = panels.route(lost, width, 20).plain
+    assert "when last read" in next(line for line in told.split("\n") if line.startswith("soaking"))
+    back = next(line for line in told.split("\n") if line.startswith("rollback"))
+    assert "✓" not in back and "F9 at any time" not in told
+    assert ("fresh when last read" in back) == (state is states.CUT_OVER)

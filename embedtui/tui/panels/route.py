@@ -61,7 +61,8 @@ def route(view: View, width: int, height: int) -> Content:
     if snapshot.evaluation is not None or height > len(rows):
         rows += evaluation(view, width, max(1, height - len(rows) - 1))
     if snapshot.soak_seconds is not None:
-        rows.append(draw.field("soaking", figures.duration(snapshot.soak_seconds)))
+        seen = (" when last read", "$muted") if view.stale else ""
+        rows.append(draw.field("soaking", figures.duration(snapshot.soak_seconds), seen))
     for listener in status.listeners[: max(0, height - len(rows) - 1)]:
         rows.append(_listener(listener, status.epoch, width))
     return draw.lines((draw.cut(each, width) for each in rows), height)
@@ -104,6 +105,8 @@ def rollback(view: View, width: int, limit: int = 3) -> list[Content]:
         value, why = [(why, "$muted")], ""
     elif status.fresh is None:
         value = [("? unknown", "bold $warning"), (_share_known(status), "$muted")]
+    elif view.stale and (status.fresh or snapshot.fresh_but_for):
+        value, why = [("fresh when last read", "$muted")], ""
     elif status.fresh:
         more, why = (f"{_of_rows(status)}  F9 at any time", "  F9 at any time"), ""
         value = [("✓ fresh", "bold $success")]

@@ -49,7 +49,10 @@ def header(view: View, width: int, _height: int = 1) -> Content:
         found = alert(snapshot)
         if found is not None and (snapshot.condition is Condition.IDLE or snapshot.unanswered):
             glyph, word, style = "✗" if found.style == "$error" else "!", found.word.lower(), found.style
-        parts += [(f"{glyph} {word} ", f"bold {style}"), (str(snapshot.phase), style)]
+        if view.stale and not view.late:
+            parts.append((f"when last read: {word} {snapshot.phase}", "$muted"))
+        else:
+            parts += [(f"{glyph} {word} ", f"bold {style}"), (str(snapshot.phase), style)]
     if snapshot.migration is not None and width >= 60:
         parts += [_GAP, serving(view)]
     if view.stale and not view.late:
