@@ -114,4 +114,5 @@ def pace(
     cap_text = "none" if backfill.cap is None else money(backfill.cap)
     say(f"Spent                {money(backfill.spent)} by the new model, cap {cap_text}: it counts no other model's")
     if len(backfill.parts) > 1:
-        say(f"                     {money(backfill.spent_in_all)} with the old model and questions: `embedtui status`")
+        spent = money(backfill.spent_in_all)
+        say(f"                     {spent} with the old model, questions and checks: `embedtui status`")

@@ -235,7 +235,7 @@ def _evaluation_lines(evaluation: EvaluationStatus, snapshot: Snapshot) -> Itera
 def _part(part: Spent) -> str:
     unpriced = f" ({number(part.unpriced)} unpriced)" if part.unpriced and part.money is not None else ""
     cost = money(part.money, unknown="price unknown")
-    return f"{part.what} {cost}{unpriced}, {counted(part.tokens, 'token', 'tokens')}"
+    return f"{part.called} {cost}{unpriced}, {counted(part.tokens, 'token', 'tokens')}"
 
 
 def _status_lines(snapshot: Snapshot) -> Iterator[str]:
@@ -281,7 +281,7 @@ def _status_lines(snapshot: Snapshot) -> Iterator[str]:
         + (f"; old side {counted(aged, 'row', 'rows')} behind" if (aged := snapshot.rollback_behind) else "")
     )
     for group in snapshot.faults:
-        yield f"Faults     {number(group.count)} {group.state.value}: {plain(group.reason)}"
+        yield f"Faults     {number(group.rows)} {group.state.value}: {plain(group.reason)}"
     canary = f", {route.canary} % of the keys read the new side" if route.canary else ""
     yield f"Route      {route.active.value} serves{canary}, {_followers(route)}"
     if route.bridged and route.bridge_found is not None:
@@ -292,6 +292,9 @@ def _status_lines(snapshot: Snapshot) -> Iterator[str]:
     for worker in snapshot.workers:
         if worker.alive:
             yield f"Worker     {plain(worker.host)}:{worker.pid} {plain(worker.doing)}"
+    if (dead := snapshot.died) is not None:
+        heard = duration(dead.heartbeat_seconds)
+        yield f"Worker     {plain(dead.host)}:{dead.pid} DIED, last heard of {heard} ago: was {plain(dead.doing)}"
     if snapshot.next_act:
         yield f"Next       {plain(snapshot.next_act)}" + (f": {plain(snapshot.next_why)}" if snapshot.next_why else "")
 

@@ -34,6 +34,11 @@ class Spent:
     unpriced: int = 0
     """Tokens of a model whose price is not known."""
 
+    @property
+    def called(self) -> str:
+        """The part in words."""
+        return "questions and checks" if self.what == "questions" else self.what
+
 
 @dataclass(frozen=True, slots=True)
 class BackfillStatus:
@@ -292,6 +297,13 @@ class Snapshot:
         return bool(self.route.listeners) or (migration is not None and migration.stored.cutover.strategy != "pointer")
 
     @property
+    def died(self) -> WorkerStatus | None:
+        """The last worker, where it ended without a word and nobody has taken its place."""
+        if not self.workers or any(worker.alive for worker in self.workers):
+            return None
+        return max(self.workers, key=lambda worker: worker.id)
+
+    @property
     def counts(self) -> str:
         """What the rows of ``backfill`` are."""
         return "planned rows" if self.phase is Phase.BACKFILL else "rows"
@@ -362,4 +374,4 @@ class Snapshot:
     @property
     def faulty(self) -> int:
         """Rows with an open fault."""
-        return sum(group.count for group in self.faults if group.state is FaultState.OPEN)
+        return sum(group.rows for group in self.faults if group.state is FaultState.OPEN)

@@ -32,8 +32,8 @@ WORDS: tuple[tuple[str, str], ...] = (
     ("soak", "the time after the cutover in which both sides are kept current, so that F9 finds them so."),
     (
         "spent",
-        "in all, and by part: new model (a cap counts this alone), old side, questions, proof. Replies that were lost"
-        " (a killed worker) are paid for, and only the cap has them.",
+        "in all, and by part: new model (a cap counts this alone), old side, questions and checks, proof. Replies that"
+        " were lost (a killed worker) are paid for, and only the cap has them.",
     ),
     ("stale", "a vector of earlier text. missing: no vector at all. unknown: nobody can tell."),
     ("sync", "embedding again what the application changes."),

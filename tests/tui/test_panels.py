@@ -300,7 +300,9 @@ def test_both_faces_say_the_same_of_what_comes_next() -> None:
 
 def test_one_that_was_aborted_counts_no_rows_and_waits_for_no_index() -> None:
     view = View(replace(states.RUNNING, phase=Phase.ABORTED, index=IndexStatus()), UP)
-    assert "planned" not in (said := panels.backfill(view, 80, 9).plain) and "aborted; no more rows are embedded" in said
+    assert (
+        "planned" not in (said := panels.backfill(view, 80, 9).plain) and "aborted; no more rows are embedded" in said
+    )
     assert "not built yet" not in (said := panels.index(view, 80, 9).plain) and "aborted" in said
 
 
@@ -558,3 +560,26 @@ def test_where_the_database_is_lost_no_state_is_told_as_the_present_one(state: S
     back = next(line for line in told.split("\n") if line.startswith("rollback"))
     assert "✓" not in back and "F9 at any time" not in told
     assert ("fresh when last read" in back) == (state is states.CUT_OVER)
+
+
+def test_what_verify_took_is_not_told_as_questions() -> None:
+    """Rows that are embedded again and compared are counted beside the queries."""
+    parts = (Spent("new model", 10, 1.0), Spent("questions", 5, 0.5))
+    spent = replace(states.RUNNING, backfill=replace(states.BACKFILL, parts=parts, spent=1.0))
+    told = [*_status_lines(spent), panels.backfill(View(spent, UP), 120, 20).plain]
+    assert sum("questions and checks $0.50" in each for each in told) == 2
+
+
+def test_a_row_with_a_fault_on_either_side_is_one_row() -> None:
+    group = replace(states.FAULTS[0], count=2, old=1, both=1)
+    one = replace(states.FAULTED, faults=(group,))
+    assert one.faulty == 1 and panels.faults(View(one, UP), 60, 4).plain.split()[-1] == "1"
+    assert next(line for line in _status_lines(one) if line.startswith("Faults")).split()[1] == "1"
+
+
+def test_status_says_that_the_last_worker_died() -> None:
+    gone = replace(states.WORKERS[2], doing="embedding", heartbeat_seconds=24.0)
+    dead = replace(states.RUNNING, workers=(gone,), condition=Condition.IDLE)
+    told = next(line for line in _status_lines(dead) if line.startswith("Worker"))
+    assert told.split(maxsplit=1)[1] == "batch-4:902 DIED, last heard of 24 s ago: was embedding"
+    assert "DIED" not in "\n".join(_status_lines(states.RUNNING))

@@ -133,6 +133,17 @@ async def test_no_screen_cuts_a_word_of_its_own_in_any_state(shown: Open, size: 
     assert not wrong, "\n".join(f"{where}: {each}" for where, found in wrong.items() for each in found)
 
 
+async def test_what_a_silent_worker_did_is_told_as_past(shown: Open) -> None:
+    silent = replace(states.WORKERS[0], alive=False, heartbeat_seconds=24.0)
+    async with shown(states.RUNNING) as (app, pilot, _):
+        app.goto("workers")
+        await present(app, pilot, replace(states.RUNNING, workers=(silent,)))
+        said = picture(app)
+        assert "was embedding 412 rows" in said and "was waiting for changes" in said
+        await present(app, pilot, states.RUNNING)
+        assert "was embedding" not in picture(app)
+
+
 @SIZES
 async def test_workers_says_nothing_by_half(shown: Open, size: tuple[int, int]) -> None:
     """Neither of a process nor of a thread, in the engine's own words."""

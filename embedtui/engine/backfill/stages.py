@@ -43,6 +43,7 @@ from embedtui.postgres.state.audit import add_audit_once
 from embedtui.postgres.state.migrations import load_migration, set_phase
 from embedtui.postgres.state.models import load_learnt, store_learnt
 from embedtui.postgres.state.partitions import remember_partitions, unseen_partitions
+from embedtui.postgres.state.pointer import reads_ever_moved
 from embedtui.postgres.state.queue import EVERY_KIND, last_entry, queue_keys, waits
 from embedtui.postgres.state.shards import plan_shards
 from embedtui.postgres.state.stale import marked_to_embed
@@ -104,6 +105,11 @@ def make_row_embedder(
         half=kind == "halfvec",
         size=size or request_size(model, job),
     )
+
+
+def _keeping(conn: Connection, migration: int) -> str:
+    """What a worker does once nothing else is due: until reads move, the old side is the application's."""
+    return f"keeping {'both sides' if reads_ever_moved(conn, migration) else 'the new side'} in sync"
 
 
 def request_size(model: EmbeddingModel, job: Job, link: Link | None = None) -> RequestSize:
@@ -253,7 +259,7 @@ class Stages:
                 self._await_old_side(sync)
                 return
             else:
-                self._job.doing("keeping both in sync")
+                self._job.doing(self._database(lambda conn: _keeping(conn, self._job.migration.id)))
                 self._flip_if_due()
                 self._job.stop.wait(1.0)
         raise self._why_stopped()

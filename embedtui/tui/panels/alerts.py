@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from embedtui.formatting import counted
-from embedtui.model import Condition, Hold, Phase, Side, Snapshot, WorkerStatus, hold_word
+from embedtui.model import Condition, Hold, Phase, Side, Snapshot, hold_word
 from embedtui.model.lifecycle import HELD_UNTIL, held_until
 from embedtui.tui import figures, safe
 
@@ -85,7 +85,7 @@ def _failed(snapshot: Snapshot) -> Alert | None:
 
 
 def _died(snapshot: Snapshot) -> Alert | None:
-    if (dead := _dead(snapshot)) is None:
+    if (dead := snapshot.died) is None:
         return None
     ago = figures.duration(dead.heartbeat_seconds)
     name = f"{safe.line(dead.host)}:{dead.pid}"
@@ -130,13 +130,6 @@ _SEARCHES = (_unanswered, _unindexed, _behind)
 """What production's searches suffer by."""
 _BY_HARM = (_unanswered, _unindexed, _failed, _died, _refused, _behind, _unindexed_behind, _held_back, _growing)
 """What fails in production first, then what stands still, what ages, and what is late."""
-
-
-def _dead(snapshot: Snapshot) -> WorkerStatus | None:
-    """The last worker, where it ended without a word and nobody has taken its place."""
-    if not snapshot.workers or any(worker.alive for worker in snapshot.workers):
-        return None
-    return max(snapshot.workers, key=lambda worker: worker.id)
 
 
 def _loss(snapshot: Snapshot) -> str:

@@ -47,9 +47,9 @@ def faults(view: View, width: int, height: int) -> Content:
     if not snapshot.faults:
         return draw.line(("✓ no faulty rows", "$success"))
     rows = []
-    for group in sorted(snapshot.faults, key=lambda each: (each.state is not FaultState.OPEN, -each.count)):
+    for group in sorted(snapshot.faults, key=lambda each: (each.state is not FaultState.OPEN, -each.rows)):
         open_ = group.state is FaultState.OPEN
-        count = draw.line((figures.short(group.count), "bold $warning" if open_ else "$muted"))
+        count = draw.line((figures.short(group.rows), "bold $warning" if open_ else "$muted"))
         mark = "✗ " if open_ else "· "
         state = "" if open_ else f"{group.state} "
         text = draw.line(

@@ -316,7 +316,7 @@ class FaultsScreen(FilteredScreen):
     def _paint_group(self, index: int, width: int) -> Content | None:
         group = self.groups[index]
         glyph, word, style = _STATE[group.state]
-        count = draw.line((f" {figures.number(group.count)}", f"bold {style}"))
+        count = draw.line((f" {figures.number(group.rows)}", f"bold {style}"))
         return draw.row(draw.line((f"{glyph} {draw.fit(word, 8)}", style), safe.line(group.reason)), count, width)
 
     def _paint_row(self, index: int, width: int) -> Content | None:

@@ -133,7 +133,7 @@ class WorkersScreen(DashboardScreen):
             name = draw.fit(thread.name.removeprefix("embedtui-"), 14)
             named = draw.line((stem, "$faint"), (name, "$muted"))
             room = width - named.cell_length - len(since) - 1
-            left = draw.line(named, briefly(safe.line(thread.doing), room))
+            left = draw.line(named, briefly(safe.line(_doing(worker, thread)), room))
             return draw.row(left, draw.line((since, "$muted")), width)
         mark = ("● ", "$success") if worker.alive else ("✗ ", "bold $warning")
         doing = safe.line(_doing(worker, None))
@@ -166,7 +166,7 @@ def _by_rows(worker: WorkerStatus) -> tuple[bool, bool, int]:
 
 def _doing(worker: WorkerStatus, thread: ThreadStatus | None) -> str:
     if thread is not None:
-        return thread.doing
+        return thread.doing if worker.alive else f"was {thread.doing}"
     return worker.doing if worker.alive else f"silent for {figures.duration(worker.heartbeat_seconds)}"
 
 

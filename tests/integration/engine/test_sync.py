@@ -63,6 +63,11 @@ class Following:
         self.conn.close()
         self.engine.close()
 
+    def does(self, what: str) -> bool:
+        """Whether the worker says that it does this."""
+        workers = self.engine.snapshot().workers
+        return any(thread.doing == what for worker in workers for thread in worker.threads)
+
     def edit(self, *numbers: int) -> None:
         self.conn.execute(
             "UPDATE documents SET content = 'edited ' || id || ' ' || clock_timestamp() WHERE id = ANY (%s)",
@@ -95,6 +100,7 @@ def test_before_the_cutover_only_the_new_side_is_ours(following: Following) -> N
     rollback = following.engine.snapshot().rollback
     assert rollback.stale == 1 and rollback.why.startswith("edited since 20"), "its model was not asked"
     assert "what was edited before is not known" in rollback.why
+    wait_for(lambda: following.does("keeping the new side in sync"))
 
 
 def test_before_the_cutover_changes_that_wait_are_said_too(following: Following) -> None:
@@ -117,6 +123,7 @@ def test_after_it_both_are_and_a_rollback_finds_nothing_stale(following: Followi
     for number in (1, 2, 3, 1000):
         wait_for(lambda number=number: following.vector_is(number, Side.OLD) and following.vector_is(number, Side.NEW))
     wait_for(lambda: following.engine.snapshot().rollback.fresh is True)
+    wait_for(lambda: following.does("keeping both sides in sync"))
     spent = following.engine.snapshot().backfill
     assert spent.old_tokens > 0, "what the old model takes is counted apart"
     synced = following.conn.execute("SELECT synced_tokens FROM embedtui.migration").fetchone()
