@@ -11,6 +11,7 @@ from typing import TypeVar
 from embedtui.engine.access import Access
 from embedtui.engine.backfill.database_throttle import Throttle
 from embedtui.engine.backfill.embedding import ConfigurationFault
+from embedtui.engine.backfill.episodes import Episodes
 from embedtui.engine.backfill.job import STARTING, Job, now
 from embedtui.engine.backfill.stages import Stages
 from embedtui.engine.backfill.worker import Worker
@@ -58,7 +59,7 @@ class Runner:
 
     def __init__(self, at: Access) -> None:
         self._at = at
-        self._reload = False
+        self._reload, self._episodes = False, Episodes()
         """The settings are to be read again before the work goes on."""
         self._reloads: int | None = None
         """How often that had been asked for when they were read."""
@@ -300,7 +301,7 @@ class Runner:
         ``reloads``: it also ends when the settings are to be read again, for the caller to go on by them.
         """
         job = Job(self._at.dsn, migration, self._at.on_event, rows=self._rows)
-        job.reloads = job.reloads if self._reloads is None else self._reloads
+        job.episodes, job.reloads = self._episodes, job.reloads if self._reloads is None else self._reloads
         try:
             with Worker(job, stop, Throttle.of(migration)), nullcontext() if reloads else job.undisturbed():
                 job.doing(doing)

@@ -92,7 +92,8 @@ def set_pace(at: Access, knobs: Mapping[str, float | int | None]) -> None:
         with conn.transaction():
             for name, value in changed.items():
                 store_pace(conn, migration.id, name, value or None)
-            add_audit(conn, migration.id, "pace", ", ".join(f"{name} {value}" for name, value in changed.items()))
+            told = ", ".join(f"{name} {value or 'no limit'}" for name, value in changed.items())
+            add_audit(conn, migration.id, "pace", told)
 
     if changed:
         at.write(work)

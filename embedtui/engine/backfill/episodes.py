@@ -92,6 +92,13 @@ class Episodes:
             if (found := self._open.get(name)) is not None and found.ended is None:
                 found.end(self._clock())
 
+    def pause(self) -> None:
+        """Nothing is held for now: the settings are read anew, and what still lasts comes again."""
+        with self._lock:
+            for found in self._open.values():
+                if found.ended is None:
+                    found.end(self._clock())
+
     def met(self, name: str, code: str, ago: float = 0.0) -> None:
         """A fault, which may be one of many, of what began so many seconds ago."""
         with self._lock:
@@ -120,7 +127,7 @@ class Episodes:
                     lines.append((HELD, name, found.said(now)))
                 elif leaving and found.told:
                     lines.append((OVER, name, f"not over when the work stopped here; {found.said(now)}"))
-            for name in gone:
+            for name in self._open.copy() if leaving else gone:
                 del self._open[name]
             self._over.clear()
         for act, name, detail in lines:

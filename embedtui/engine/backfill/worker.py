@@ -118,7 +118,10 @@ class Worker:
         with conn.transaction():
             return_all_shards(conn, self._job.worker_id)
             end_worker(conn, self._job.worker_id, self._job.rows)
-        self._tell_episodes(conn, leaving=True)
+        goes_on = self._job.reloading and self._job.pending_failure is None and not self._outer.is_set()
+        if goes_on:
+            self._job.episodes.pause()
+        self._tell_episodes(conn, leaving=not goes_on)
         note_lost_workers(conn, self._job.migration.id)
 
     def _run(self) -> None:

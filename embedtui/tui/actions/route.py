@@ -93,7 +93,8 @@ class Rollback(Action):
                 return "The old side serves already: nothing to roll back."
             snapshot = app.view.snapshot
             found = snapshot.rollback.sentence if snapshot is not None else ""
-            over = f", {snapshot.lands}" if snapshot is not None and snapshot.lands else ""
-            return f"Rolled back{over}: the old side serves all reads ({_took(flip)}). {found}".rstrip()
+            lands = snapshot.lands.partition(", ")[0] if snapshot is not None else ""  # how good was said before
+            over = f" {lands}. The" if lands else ": the"
+            return f"Rolled back{over} old side serves all reads ({_took(flip)}). {found}".rstrip()
 
         app.bridge.do_urgently(Task("rollback", lambda engine, _: engine.rollback(), done, result=PointerMoved))

@@ -74,6 +74,7 @@ def test_an_endpoint_that_moved_is_followed_by_workers_at_work(
         api.stop()
         edit(database, 1, "edited while nobody answers")
         wait_for(lambda: operator.snapshot().sync.queued)
+        wait_for(lambda: said(operator, "held"), "the outage is not told")
         (tmp_path / ".env").write_text(f"OPENAI_API_KEY={other.key}\n")
         write_settings(tmp_path, other.base_url, "price_per_million = 0.25")
         assert operator.reload() == 1
@@ -83,6 +84,8 @@ def test_an_endpoint_that_moved_is_followed_by_workers_at_work(
         assert other.base_url in found and "price_per_million is 0.25" in found
         assert len(said(operator, "reload")) == 1
         assert other.key not in str(operator.audit())
+        wait_for(lambda: said(operator, "over"), "its end is not told")
+        assert not [each for each in said(operator, "over") if "not over" in each], "the work went on"
 
 
 def test_limits_and_throttle_count_from_then_on(database: str, api: LoopbackServer, tmp_path: Path) -> None:
