@@ -95,7 +95,7 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
     def hand_out(self, text: str, name: str) -> None:
         """Copy ``text`` (OSC 52), and always save it as a file: over SSH and tmux copying can fail unseen."""
         self.copy_to_clipboard(text)
-        self.save_as(text, name, before="Copied")
+        self.save_as(text, name, before="Sent to the clipboard, if the terminal takes it")
 
     def save_as(self, text: str, name: str, *, before: str = "") -> None:
         """Save ``text`` as a file, and say where; ``before`` was done already."""

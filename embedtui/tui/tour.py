@@ -148,7 +148,7 @@ class Guided(Others):
     def action_tour(self) -> None:
         """The next hint; after the last one there is none any more."""
         if self.tour is None:
-            self.say("There is no tour here; ? has all keys.")
+            self.say("There is no tour here: the line under the phases says what comes next; ? has all keys.")
             return
         self.tour.at += 1
         self._leave()

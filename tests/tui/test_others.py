@@ -16,7 +16,7 @@ from textual.pilot import Pilot
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine import Engine
 from embedtui.engine.backfill.episodes import Episodes
-from embedtui.model import AuditEntry, Event, Failed, FaultClass, Held, Hold, Phase, hold_word
+from embedtui.model import AuditEntry, Event, Failed, FaultClass, Held, Hold, Noted, Phase, hold_word
 from embedtui.tui import terminal
 from embedtui.tui.app import Dashboard
 from embedtui.tui.panels.happened import Entry, gathered
@@ -212,6 +212,14 @@ def test_a_failure_that_paused_the_work_is_told_once() -> None:
     assert [each.text for each in gathered([paused], [failed], None)] == [f"pause: {paused.detail}"]
     again = replace(failed, at=states.ago(seconds=1000))
     assert len(gathered([paused], [again], None)) == 2
+
+
+def test_what_the_audit_log_says_in_the_same_words_is_told_once() -> None:
+    changed = AuditEntry(states.ago(seconds=9), "anna", "ops-1", "settings", "gate.max_drift 0.05 → 0.1")
+    event = Noted(states.ago(seconds=10), f"Settings: {changed.detail}")
+    assert [each.text for each in gathered([changed], [event], None)] == [f"settings: {changed.detail}"]
+    others = [replace(event, text="Settings: gate.max_drift 0.1 → 0.2"), replace(event, at=states.ago(seconds=1000))]
+    assert len(gathered([changed], others, None)) == 3
 
 
 def test_a_hold_is_told_once_by_the_event_until_the_audit_log_has_it() -> None:

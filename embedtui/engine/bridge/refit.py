@@ -113,8 +113,9 @@ class Refit:
             was, now = found.status.curve[0].figures, found.status.figures
             detail = (
                 f"fitted again on {found.status.rows:,} rows, version {new} for {version}: {in_full(found.status)}."
-                f" Before: {in_words(known)}; by the same held-out rows {percent(was.overlap_10.mean)} and"
-                f" {percent(was.recall_10.mean)}, now {percent(now.overlap_10.mean)} and {percent(now.recall_10.mean)}"
+                f" Before: {in_words(known)}. By the same held-out rows: {percent(now.overlap_10.mean)} of their old"
+                f" neighbours, {percent(was.overlap_10.mean)} before; {percent(now.recall_10.mean)} find themselves,"
+                f" {percent(was.recall_10.mean)} before"
             )
             add_audit(conn, migration.id, "bridge", detail)
         return True

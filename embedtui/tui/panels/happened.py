@@ -96,9 +96,10 @@ def whose(entry: AuditEntry) -> str:
 def gathered(log: Iterable[AuditEntry], events: Iterable[Event], snapshot: Snapshot | None) -> list[Entry]:
     """Both in the order of time; what stands in both is told once."""
     entries = [Entry.of_audit(each, snapshot) for each in log]
-    paused = {each.detail: each.at for each in log if each.act == "pause"}
+    said = {each.detail: each.at for each in log if each.act == "pause"}
+    said |= {f"{each.act}: {each.detail}".casefold(): each.at for each in log}
     spans = _episodes(log)
-    entries += [Entry.of_event(each, snapshot) for each in events if not _audited(each, paused, spans)]
+    entries += [Entry.of_event(each, snapshot) for each in events if not _audited(each, said, spans)]
     return sorted(entries, key=lambda each: each.at)
 
 
@@ -128,18 +129,19 @@ def _episodes(log: Iterable[AuditEntry]) -> list[_Span]:
     return spans
 
 
-def _audited(event: Event, paused: Mapping[str, datetime], spans: Iterable[_Span]) -> bool:
-    """Whether the audit log has it as well: a failure that paused the work is told by the pause, a hold by its episode.
+def _audited(event: Event, said: Mapping[str, datetime], spans: Iterable[_Span]) -> bool:
+    """Whether the audit log has it as well: a failure by its pause, a hold by its episode, others in the same words.
 
-    That it is over is told at once by the event, until the audit log says so once it has stayed so.
+    That a hold is over is told at once by the event, until the audit log says so once it has stayed so.
     """
     if isinstance(event, Held) and event.names:
         begins = any(hold.name in event.names for hold in event.holds)
         told = [span for span in spans if span.over or begins]
         return all(any(span.covers(event, hold_word(name)) for span in told) for name in event.names)
-    if not isinstance(event, Failed):
-        return isinstance(event, _AUDITED)
-    at = paused.get(sentences(event.text, event.hint))
+    if isinstance(event, _AUDITED):
+        return True
+    words = sentences(event.text, event.hint) if isinstance(event, Failed) else event.text.casefold()
+    at = said.get(words)
     return at is not None and abs(at - event.at) < SAME
 
 
