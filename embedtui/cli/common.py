@@ -208,24 +208,17 @@ def interactive() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def yes_option(command: Command) -> Command:
-    """``--yes``, of every command that asks first."""
-    return click.option("--yes", is_flag=True, help="Do not ask.")(command)
-
-
-def confirm_table(migration: Migration, typed: str | None, *, act: str, yes: bool = False) -> str:
-    """The typed name of the table, asked for where neither it nor ``yes`` was given and somebody is there.
+def confirm_table(migration: Migration, typed: str | None, *, act: str) -> str:
+    """The typed name of the table, asked for where it was not given and somebody is there.
 
     Raises Refused: it is not the table's name.
     """
     wanted = {migration.table.name, str(migration.table), shown(migration.table)}
-    if typed is None and yes:
-        return migration.table.name
     if typed is None:
         if not interactive():
             raise Refused(
                 f"{act} changes {plain(migration.table)} for good.",
-                hint=f"Add --yes, or type its name to confirm: --table {plain(shown(migration.table))}",
+                hint=f"Type its name to confirm: --table {plain(shown(migration.table))}",
             )
         typed = click.prompt(
             f"{act} of {plain(migration.table)}. Type the table's name to go on",

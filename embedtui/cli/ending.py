@@ -15,7 +15,6 @@ from embedtui.cli.common import (
     json_option,
     name_option,
     stop_signals,
-    yes_option,
 )
 from embedtui.cli.output import emit_json, note, plain, say
 from embedtui.cli.switch import override_option, tell
@@ -53,7 +52,6 @@ def _say_before(engine: Engine, choice: Kept) -> Kept:
 @click.command(cls=ExampleCommand, example="embedtui cleanup --sql\nembedtui cleanup --table documents")
 @name_option
 @typed_option
-@yes_option
 @click.option(
     "--sql", "only_sql", is_flag=True, help="Print the exact SQL (and, as notes, who was heard from) and do nothing."
 )
@@ -79,7 +77,6 @@ def _say_before(engine: Engine, choice: Kept) -> Kept:
 def cleanup(
     settings: Settings,
     typed: str | None,
-    yes: bool,
     only_sql: bool,
     rename: bool | None,
     fold: bool | None,
@@ -108,13 +105,13 @@ def cleanup(
             _say_before(engine, choice)
             _print_sql(engine.cleanup_sql(**choice), as_json)
             return
-        seen = engine.snapshot().route.epoch if typed is None and not yes else None
-        if typed is None and not yes and interactive():
+        seen = engine.snapshot().route.epoch if typed is None else None
+        if typed is None and interactive():
             choice = _say_before(engine, choice)
             note("This SQL is run:")
             for statement in engine.cleanup_sql(**choice):
                 note(f"  {plain(statement, 10_000)}")
-        name = confirm_table(migration, typed, act="Cleanup", yes=yes)
+        name = confirm_table(migration, typed, act="Cleanup")
         found = engine.snapshot().rollback.counts
         engine.cleanup(name, override=override, seen=seen, stop=stop, **choice)
         snapshot = engine.snapshot()
@@ -132,17 +129,16 @@ def cleanup(
 @click.command(cls=ExampleCommand, example="embedtui abort --table documents")
 @name_option
 @typed_option
-@yes_option
 @json_option
-def abort(settings: Settings, typed: str | None, yes: bool, as_json: bool) -> None:
+def abort(settings: Settings, typed: str | None, as_json: bool) -> None:
     """Give the migration up and take everything back.
 
     Drops the new side and all that embedtui put on the table; the log stays.
     """
     with engine_for(settings, tell) as engine, stop_signals() as stop:
         migration = engine.require()
-        seen = engine.snapshot().route.epoch if typed is None and not yes else None
-        done = engine.abort(confirm_table(migration, typed, act="Abort", yes=yes), seen=seen, stop=stop)
+        seen = engine.snapshot().route.epoch if typed is None else None
+        done = engine.abort(confirm_table(migration, typed, act="Abort"), seen=seen, stop=stop)
         snapshot = engine.snapshot()
     if as_json:
         emit_json({"table": migration.table, "phase": snapshot.phase, "done": done})
@@ -153,10 +149,9 @@ def abort(settings: Settings, typed: str | None, yes: bool, as_json: bool) -> No
 @click.command(cls=ExampleCommand, example="embedtui adopt --sql\nembedtui adopt --table documents")
 @name_option
 @typed_option
-@yes_option
 @click.option("--sql", "only_sql", is_flag=True, help="Print the exact SQL and do nothing.")
 @json_option
-def adopt(settings: Settings, typed: str | None, yes: bool, only_sql: bool, as_json: bool) -> None:
+def adopt(settings: Settings, typed: str | None, only_sql: bool, as_json: bool) -> None:
     """Go on with a table that was made again, restored or swapped.
 
     It is recognised by name, key and columns. Vectors are found again by key and fingerprint: what is right is not paid
@@ -167,7 +162,7 @@ def adopt(settings: Settings, typed: str | None, yes: bool, only_sql: bool, as_j
         if only_sql:
             _print_sql(engine.adopt_sql(), as_json)
             return
-        confirm_table(migration, typed, act="Adopt", yes=yes)
+        confirm_table(migration, typed, act="Adopt")
         done = engine.adopt(stop=stop)
         snapshot = engine.snapshot()
     if as_json:

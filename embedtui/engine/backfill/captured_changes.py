@@ -101,7 +101,7 @@ def combine(entries: Iterable[Entry], marks: Mapping[Key, Mark], trust: bool) ->
                 change.said[side] = Said.WRITTEN if trust else Said.DOUBTED
             elif entry.kind in "ue" and entry.edited:
                 change.said[side] = _edited(change.said.get(side))
-            elif entry.kind == "s" and change.said.get(side) is not Said.WRITTEN:
+            elif entry.kind == "s" and change.said.get(side) not in (Said.WRITTEN, Said.DOUBTED):
                 # a scan may have begun before the application's last word
                 change.said[side] = Said.EDITED
     return found
