@@ -204,9 +204,9 @@ def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, 
         other.resume()
         api.latency = 0.0
         other.set_pace(max_concurrency=8)
-        other.set_pace(tokens_per_minute=0.0, spend_cap=7.5)
+        other.set_pace(tokens_per_minute=0.0, requests_per_minute=60_000.0)
         told = {entry.detail for entry in other.audit() if entry.act == "pace"}
-        assert told == {"max_concurrency 8", "tokens_per_minute no limit, spend_cap 7.5"}
+        assert told == {"max_concurrency 8", "requests_per_minute 60000.0, tokens_per_minute no limit"}
         wait_for(lambda: other.snapshot().phase is Phase.VALIDATE)
         (before,) = other.snapshot().workers
         other.reload()
