@@ -14,7 +14,6 @@ from embedtui.cli.common import (
     json_option,
     stop_signals,
     target_options,
-    yes_option,
 )
 from embedtui.cli.output import emit_json, note, plain, say
 from embedtui.config import Settings
@@ -57,7 +56,7 @@ def tell(event: Event) -> None:
 )
 @override_option
 @click.option("--table-name", "typed", metavar="NAME", help="The table's name, typed to confirm.")
-@yes_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
     "--postpone", is_flag=True, help="Flip by itself once nothing is queued; a worker of your role has to be running."
 )
