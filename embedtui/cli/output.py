@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from unicodedata import east_asian_width
 
 import click
 
@@ -128,28 +127,13 @@ LABEL = 11
 """Cells before the text of a line of the status: what is broken goes on below it."""
 
 
-def cells(text: str) -> int:
-    """Of a terminal: East Asian letters take two."""
-    return sum(2 if east_asian_width(each) in "WF" else 1 for each in text)
-
-
 def broken(text: str, width: int) -> list[str]:
     """``text`` on lines of at most ``width`` cells, broken between words, but for a word that is wider alone."""
-    first, *words = text.split(" ")
-    rows = [first]
-    for word in words:
-        if cells(f"{rows[-1]} {word}") <= width:
-            rows[-1] += f" {word}"
-        else:
-            rows[-1] = rows[-1].rstrip()
-            rows.append(" " * LABEL + word)
-        while cells(rows[-1]) > width > LABEL + 1:
-            rows[-1:] = [rows[-1][: (at := _fits(rows[-1], width))], " " * LABEL + rows[-1][at:]]
-    return rows
+    from rich.console import Console
+    from rich.text import Text
 
-
-def _fits(text: str, width: int) -> int:
-    return next(at for at in range(len(text), 0, -1) if cells(text[:at]) <= width)
+    rows = [each.plain.rstrip() for each in Text(text).wrap(Console(), max(2, width - LABEL), overflow="fold")]
+    return [f"{' ' * LABEL}{row}" if number else row for number, row in enumerate(rows)]
 
 
 class Picture:

@@ -13,8 +13,9 @@ import termios
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
-from embedtui.cli.output import broken, cells
+from embedtui.cli.output import broken
 from embedtui.demo.api import LoopbackServer, hash_model
 from tests.kits.cli_kit import DOCUMENTS, execute, rows
 
@@ -138,7 +139,7 @@ def test_a_status_that_is_watched_stays_within_its_terminal(place: Place, column
 def test_what_is_broken_keeps_its_words(width: int) -> None:
     text = "Evaluation 日本語の検索 refused: " + "the new side finds 0.412 of it,  " * 9 + "x" * 300 + " end"
     rows = broken(text, width)
-    assert all(cells(row) <= width for row in rows)
+    assert all(cell_len(row) <= width for row in rows)
     assert "".join("".join(rows).split()) == "".join(text.split())
 
 
