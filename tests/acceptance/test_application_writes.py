@@ -74,7 +74,6 @@ class Table:
         for _ in range(50):
             self.sync._tend_at = 0.0
             self.sync._recent.clear()
-            self.sync._unstored.clear()
             self.sync.locked.forget()
             if not self.sync.step() and self.app.execute("SELECT FROM embedtui.queue LIMIT 1").fetchone() is None:
                 return

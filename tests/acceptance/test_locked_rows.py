@@ -10,7 +10,6 @@ import psycopg
 import pytest
 
 from embedtui.demo.api import LoopbackServer
-from embedtui.engine.backfill import unstored
 from embedtui.model import Side
 from tests.acceptance.test_application_writes import EDIT, MODELS, NAMES, PLACEMENTS, table
 from tests.kits.support import wait_for
@@ -25,10 +24,8 @@ def api() -> Iterator[LoopbackServer]:
 @pytest.mark.parametrize("both", [False, True], ids=["before the cutover", "with an old side to keep"])
 @pytest.mark.parametrize("flags", PLACEMENTS, ids=NAMES)
 def test_what_was_embedded_for_a_locked_row_is_kept_for_it(
-    database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object], both: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(unstored, "LONGEST_WAIT", 0.6)
+    database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object], both: bool
+) -> None:
     with table(database, api, tmp_path, **flags) as found, psycopg.connect(database) as other:
         if both:
             found.cut_over()

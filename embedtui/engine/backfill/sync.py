@@ -103,9 +103,8 @@ class Sync:
         self._job.doing(f"syncing {counted(len(entries), 'change', 'changes')}")
         if structural := [entry for entry in entries if entry.kind in "dt"]:
             self._database(lambda conn: _remove(self._job, conn, structural))
-        ending, too_often, waits = self._upkeep.ending, self._recent.too_often, self._unstored.waits
-        keys = {entry.key for entry in entries if entry.kind not in "dt"} - self.locked.still()
-        keys = {key for key in keys if ending or not (too_often(key) or waits(key))}
+        hasty = set() if self._upkeep.ending else {each.key for each in entries if self._recent.too_often(each.key)}
+        keys = {entry.key for entry in entries if entry.kind not in "dt"} - hasty - self.locked.still()
         if keys:
             self._work(keys)
         elif not structural and len(entries) < BATCH:

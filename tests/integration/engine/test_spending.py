@@ -47,15 +47,15 @@ def test_every_token_is_in_one_part(database: str, api: LoopbackServer, price: f
         found = engine.snapshot()
     status = found.backfill
     parts = {part.what: part for part in status.parts}
-    assert list(parts) == ["new model", "old side", "questions", "proof"]
+    assert list(parts) == ["new model", "old side", "questions and checks", "proof"]
     of_checks = sum(api.count_tokens(text) for text in api.texts if text in TEXTS)
     assert sum(part.tokens for part in status.parts) == api.tokens - of_checks
     old = parts["old side"].tokens + parts["proof"].tokens
     assert (parts["proof"].money is None) == (price is None)
-    assert parts["questions"].money, "the new model's have a price"
+    assert parts["questions and checks"].money, "the new model's have a price"
     assert status.spent is not None and status.spent_in_all is not None and status.spent_in_all > status.spent
     if price is None:
-        assert status.unpriced == old + parts["questions"].unpriced > old
+        assert status.unpriced == old + parts["questions and checks"].unpriced > old
     else:
         assert status.unpriced == 0
         assert sum(part.money or 0 for part in status.parts) == pytest.approx(status.spent_in_all)
