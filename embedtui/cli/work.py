@@ -235,7 +235,7 @@ def _evaluation_lines(evaluation: EvaluationStatus, snapshot: Snapshot) -> Itera
 def _part(part: Spent) -> str:
     unpriced = f" ({number(part.unpriced)} unpriced)" if part.unpriced and part.money is not None else ""
     cost = money(part.money, unknown="price unknown")
-    return f"{part.called} {cost}{unpriced}, {counted(part.tokens, 'token', 'tokens')}"
+    return f"{part.what} {cost}{unpriced}, {counted(part.tokens, 'token', 'tokens')}"
 
 
 def _status_lines(snapshot: Snapshot) -> Iterator[str]:

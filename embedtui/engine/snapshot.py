@@ -302,8 +302,6 @@ def _backfill(
         rate=rate,
         eta_seconds=(total - rows) / lasting if lasting and total is not None else None,
         tokens=tokens,
-        old_tokens=progress.old_tokens,
-        old_spent=migration.old_model.cost(progress.old_tokens),
         spent=spent,
         parts=_parts(migration, progress, spent),
         estimate=estimate,
@@ -327,7 +325,7 @@ def _parts(migration: Migration, progress: Progress, spent: float | None) -> tup
     parts = [Spent("new model", progress.tokens, spent, 0 if spent is not None else progress.tokens)]
     for what, took in (
         ("old side", ((old, progress.old_tokens),)),
-        ("questions", questions),
+        ("questions and checks", questions),
         ("proof", ((old, progress.proof_tokens),)),
     ):
         priced = [cost for model, tokens in took if tokens and (cost := model.cost(tokens)) is not None]

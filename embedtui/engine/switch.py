@@ -48,7 +48,7 @@ def rollback(at: Access, *, stop: threading.Event | None = None) -> Flip:
         with connect(at.dsn, name="rollback") as conn:
             migration = load_migration(conn, at.name)
     except (psycopg.Error, DatabaseError) as raised:
-        error = translate(raised, dsn=at.dsn) if isinstance(raised, psycopg.Error) else raised
+        error = translate(raised, dsn=at.dsn)
         said = f"Nothing was moved: {error.message}"
         raise type(error)(said, hint=error.prose, remedies=error.remedies) from raised
     refuse(refusal(Command.ROLLBACK, as_stored(migration)))

@@ -26,18 +26,14 @@ class Spent:
     """What one part of a migration took of its models."""
 
     what: str
-    """``new model`` (backfill, batch jobs, edits), ``old side`` (kept current), ``questions`` (queries of comparisons,
-    rows that ``verify`` embedded again; of both models), ``proof`` (of the old model, before the first run)."""
+    """``new model`` (backfill, batch jobs, edits), ``old side`` (kept current), ``questions and checks`` (queries of
+    comparisons, rows that ``verify`` embedded again; of both models), ``proof`` (of the old model, before the first
+    run)."""
     tokens: int
     money: float | None
     """Of those that have a price; None where none has one."""
     unpriced: int = 0
     """Tokens of a model whose price is not known."""
-
-    @property
-    def called(self) -> str:
-        """The part in words."""
-        return "questions and checks" if self.what == "questions" else self.what
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +49,6 @@ class BackfillStatus:
     """Rows per second, from the last seconds; None until measured."""
     eta_seconds: float | None = None
     tokens: int = 0
-    old_tokens: int = 0
-    """Of the old model, for keeping its side current: in none of the other figures."""
-    old_spent: float | None = None
-    """Money that these took, None where the price is unknown."""
     spent: float | None = None
     """Money that the new model took so far for stored vectors, None where the price is unknown."""
     parts: tuple[Spent, ...] = ()
@@ -85,6 +77,11 @@ class BackfillStatus:
         """Money of all parts, as far as prices are known."""
         known = [part.money for part in self.parts if part.money is not None]
         return sum(known) if known else self.spent
+
+    @property
+    def old_tokens(self) -> int:
+        """Of the old model, for keeping its side current: in no other part."""
+        return sum(part.tokens for part in self.parts if part.what == "old side")
 
     @property
     def unpriced(self) -> int:

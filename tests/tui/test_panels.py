@@ -330,7 +330,7 @@ def test_after_a_rollback_the_side_that_serves_says_what_it_lacks() -> None:
 def test_what_the_old_model_takes_is_shown_apart() -> None:
     whole = states.CUT_OVER.backfill
     new, old = Spent("new model", whole.tokens, whole.spent), Spent("old side", 12_000, 0.0012)
-    taken = replace(whole, old_tokens=12_000, old_spent=0.0012, parts=(new, old, Spent("proof", 4_200, None, 4_200)))
+    taken = replace(whole, parts=(new, old, Spent("proof", 4_200, None, 4_200)))
     view = View(replace(states.CUT_OVER, backfill=taken), UP)
     assert "by the new model; 12.0k by the old one" in panels.backfill(view, 80, 12).plain
     said = panels.backfill(view, 100, 12).plain
@@ -564,7 +564,7 @@ def test_where_the_database_is_lost_no_state_is_told_as_the_present_one(state: S
 
 def test_what_verify_took_is_not_told_as_questions() -> None:
     """Rows that are embedded again and compared are counted beside the queries."""
-    parts = (Spent("new model", 10, 1.0), Spent("questions", 5, 0.5))
+    parts = (Spent("new model", 10, 1.0), Spent("questions and checks", 5, 0.5))
     spent = replace(states.RUNNING, backfill=replace(states.BACKFILL, parts=parts, spent=1.0))
     told = [*_status_lines(spent), panels.backfill(View(spent, UP), 120, 20).plain]
     assert sum("questions and checks $0.50" in each for each in told) == 2

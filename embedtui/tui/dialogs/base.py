@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -15,7 +15,6 @@ from textual.reactive import reactive
 from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Button, Checkbox, Input, Label, Static
-from textual.widgets._input import InputType
 from textual.widgets.button import ButtonVariant
 
 from embedtui.model import Blocker
@@ -339,7 +338,7 @@ class Digits(Input):
     ) -> None:
         """``takes`` says which numbers, in a few words; ``longest`` is a number of characters, 0 for no end."""
         self.takes = Label(takes, classes="takes", markup=False)
-        kind: InputType = "integer" if whole else "number"
+        kind: Literal["integer", "number"] = "integer" if whole else "number"
         super().__init__(value, placeholder, id=id, type=kind, max_length=longest, compact=True)
 
     def restricted(self) -> None:

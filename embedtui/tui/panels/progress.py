@@ -216,7 +216,7 @@ def _spent(snapshot: Snapshot, width: int) -> Content:
         money = draw.line(money, (" and unpriced tokens" if status.unpriced else "", "$muted"))
         new = draw.line((": new ", "$muted"), figures.money(status.spent, unknown="price unknown"))
         new = new if status.spent != 0 else Content("")  # nothing of it yet
-        parts = draw.line(*((f", {part.called} {_worth(part)}", "$muted") for part in beside))
+        parts = draw.line(*((f", {part.what} {_worth(part)}", "$muted") for part in beside))
         choices: tuple[tuple[Content, ...], ...] = (
             (new, short, cap, saved, parts),
             (new, cap, parts),
