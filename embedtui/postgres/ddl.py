@@ -28,7 +28,13 @@ SECOND_LOCK = 0.5
 the application ends with our statement, never with the application's."""
 POLL = 0.2
 
-_LITERALS = re.compile(r"\$(\w*)\$.*?(?:\$\1\$|\Z)|'(?:[^']|'')*'?|(?<![\w$.])\d+(?:\.\d+)?\b", re.DOTALL)
+# Comments and quoted names may hold a quote, with which a literal would seem to begin; a nested comment takes the rest.
+_LITERALS = re.compile(
+    r"""(?P<name>"[^"]*"?) | (?P<note>--[^\n]* | /\*(?:(?!/\*).)*?\*/ | /\*.*)
+    | (?<![\w$])\$((?:[^\W\d]\w*)?)\$.*?(?:\$\3\$|\Z)
+    | (?P<escapes>(?<![\w$])[eE])'(?:[^'\\]|''|\\.)*(?:'|\Z|\\\Z) | '(?:[^']|'')*'? | (?<![\w$.])\.?\d[\w.]*""",
+    re.DOTALL | re.VERBOSE,
+)
 
 _NOT_THIS_TIME = (
     psycopg.errors.LockNotAvailable,
@@ -113,8 +119,19 @@ class Session:
 
 
 def query_head(query: str, length: int = 80) -> str:
-    """The first characters of somebody's statement on one line, with every literal replaced: it may hold secrets."""
-    return redact(" ".join(_LITERALS.sub("?", query).split()))[:length]
+    """The first characters of somebody's statement on one line, without literals and comments: they may hold secrets.
+
+    Empty where this role may not see it.
+    """
+    if query == "<insufficient privilege>":
+        return ""
+    return redact(" ".join(_LITERALS.sub(_shown, query).split()))[:length]
+
+
+def _shown(found: re.Match[str]) -> str:
+    if found["note"]:
+        return " "
+    return found["name"] or (found["escapes"] or "") + "?"
 
 
 def lock_holders(

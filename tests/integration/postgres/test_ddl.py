@@ -184,8 +184,16 @@ def test_partitions_and_prepared_tables_of_indexes_count(conn: Connection, block
     [
         ("UPDATE t SET a = 'it''s', b = 12.5 WHERE id = 7", "UPDATE t SET a = ?, b = ? WHERE id = ?"),
         ("SELECT $1, col1 FROM t2", "SELECT $1, col1 FROM t2"),
-        ("SELECT $tag$ hidden $tag$ ||\n\x1b[31m'cut off", "SELECT ? || [31m?"),
+        ("SELECT $tag$ hidden $tag$ ||\n\x1b[31m'cut off", "SELECT ? || [??"),
         ("SELECT E'a", "SELECT E?"),
+        (r"SELECT E'it\'s hidden', date'2020-01-01'", "SELECT E?, date?"),
+        ("/* don't */ UPDATE t SET a = 'hidden'", "UPDATE t SET a = ?"),
+        ("-- it's\nUPDATE t SET a = 'hidden' -- hidden", "UPDATE t SET a = ?"),
+        ("SELECT 1 /* a /* b */ it's */, 'hidden'", "SELECT ?"),
+        ("UPDATE \"bob's\" SET a = 'hidden'", 'UPDATE "bob\'s" SET a = ?'),
+        ("SELECT a$b$c, 'x$b$', 'hidden'", "SELECT a$b$c, ?, ?"),
+        ("SELECT 0xFF, 1_000, 1e5, .5", "SELECT ?, ?, ?, ?"),
+        ("<insufficient privilege>", ""),
     ],
 )
 def test_query_head_shows_no_literal(query: str, head: str) -> None:
