@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -16,11 +19,11 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.engine import Engine
 from embedtui.engine.grants import grants
-from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode
+from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted
 from embedtui.model import Phase
 from embedtui.postgres.state.privileges import Role
 from embedtui.router import Router
-from tests.kits.support import NEW, make_documents, settings_for, wait_for
+from tests.kits.support import NEW, make_documents, settings_for, two_beats, wait_for
 
 
 @dataclass
@@ -96,6 +99,54 @@ def test_owner_prepares_worker_embeds_application_needs_nothing_new(
     assert worker.snapshot().rollback.fresh is True
     owner.close()
     worker.close()
+
+
+@pytest.mark.parametrize("placement", ["column", "table"])
+def test_a_worker_that_follows_leaves_the_index_to_the_operator_and_names_who_locks_rows(
+    roles: Roles, api: LoopbackServer, tmp_path: Path, placement: str
+) -> None:
+    settings = settings_for(roles.owner, api, tmp_path, {"placement": placement})
+    roles.grant(settings_for(roles.admin, api, tmp_path), Role.OPERATOR, roles.owner)
+    stop = threading.Event()
+    with (
+        closing(Engine(roles.owner, settings=settings)) as owner,
+        closing(Engine(roles.worker, environ=settings.environ)) as worker,
+        psycopg.connect(roles.application) as app,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        owner.prepare()
+        roles.grant(settings, Role.WORKER, roles.worker)
+        follows = beside.submit(lambda: worker.run(stop, follow=True))
+        try:
+
+            def held(name: str, said: str) -> bool:
+                assert not follows.done(), follows.exception()
+                return any(hold.name == name and said in hold.detail for hold in owner.snapshot().reasons)
+
+            wait_for(lambda: held("index", "must be owner"), "nobody says who has to build it")
+            for granted in (True, False):
+                if not granted:  # by a version that did not read it
+                    with psycopg.connect(roles.admin, autocommit=True) as conn:
+                        name = conninfo_to_dict(roles.worker)["user"]
+                        conn.execute(f"REVOKE SELECT (xmax) ON documents FROM {name}".encode())
+                app.execute("UPDATE documents SET content = 'edited ' || clock_timestamp() WHERE id IN (1, 2)")
+                owner.pause()
+                two_beats(roles.admin)
+                app.commit()
+                app.execute("SELECT FROM documents WHERE id = 1 FOR UPDATE")
+                owner.resume()
+                pid = app.info.backend_pid
+                said = f"pid {pid} locks" if granted else "embedtui grants lets this role see"
+                wait_for(partial(held, "locked_rows", said), "nobody says who has it")
+                app.rollback()
+                wait_for(lambda: not owner.snapshot().sync.queued, "it is not taken up")
+            owner.build_index()
+            wait_for(lambda: owner.snapshot().phase is Phase.VALIDATE, "the worker does not go on")
+            wait_for(lambda: not owner.snapshot().reasons, "it goes on to be said")
+        finally:
+            stop.set()
+        assert isinstance(follows.exception(60), Interrupted)
+        assert owner.verify().clean
 
 
 @pytest.mark.parametrize("capture", ["triggers", "scan"])

@@ -51,6 +51,8 @@ class IndexStage:
         """With less than the settings ask for, once that was too much."""
         self._given_up = ""
         """Why this run does not try again unasked."""
+        self._waits_for_owner = False
+        """This role may neither build it nor hold it back."""
 
     def run(self) -> None:
         """Build the index, unless none is wanted; with holds and pauses obeyed.
@@ -84,7 +86,11 @@ class IndexStage:
 
         def hold(conn: Connection) -> None:
             with conn.transaction():
-                set_index_held(conn, migration.id, True)
+                try:
+                    with conn.transaction():
+                        set_index_held(conn, migration.id, True)
+                except errors.InsufficientPrivilege:
+                    self._waits_for_owner = True
                 add_audit(conn, migration.id, "index failed", error.message)
 
         self._job.with_database(self._link, hold)
@@ -100,7 +106,10 @@ class IndexStage:
             present = self._job.with_database(self._link, lambda conn: load_migration(conn, self._job.migration.name))
             assert present is not None
             self._job.heed(Wanted(paused=present.desired == "pause", index_held=present.index_held), began)
-            if not self._job.wanted.index_held or present.phase is not Phase.INDEX:
+            held = self._job.wanted.index_held
+            if not held and self._waits_for_owner:
+                held = not self._job.with_database(self._link, self._is_valid)
+            if not held or present.phase is not Phase.INDEX:
                 break
             self._job.doing("index held back")
             self._job.hold("index", self._given_up or "an operator holds it back")
@@ -111,6 +120,9 @@ class IndexStage:
         if self._job.stop.is_set():
             raise self._why_stopped()
         return present.phase is Phase.INDEX
+
+    def _is_valid(self, conn: Connection) -> bool:
+        return indexes.index_status(conn, self._job.migration).valid
 
     def _build(self, migration: Migration) -> indexes.IndexBuild | None:
         """Build the index; None where an operator held it back meanwhile, and the build was cancelled."""

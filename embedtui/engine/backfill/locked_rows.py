@@ -74,4 +74,7 @@ class LockedRows:
             if lost(error):
                 raise
             said = ""  # by a right that was taken from PUBLIC: nobody is named
-        return said or f"{what} locked, not known by whom: more than one transaction may have them"
+        if said:
+            return said
+        why = "more than one transaction may have them" if any(found.values()) else "embedtui grants lets this role see"
+        return f"{what} locked, not known by whom: {why}"

@@ -106,7 +106,8 @@ class Placement(Protocol):
     def locked(self, conn: Connection, keys: Sequence[Key]) -> dict[Key, str]:
         """Those of these rows that cannot be locked now, each with the id of the transaction that may have it.
 
-        Where more than one has it, that is the id of none; locks what is free for a moment.
+        Where more than one has it, that is the id of none, and empty where this role may not read it; locks what is
+        free for a moment.
         """
         ...
 

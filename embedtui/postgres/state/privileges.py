@@ -251,10 +251,10 @@ def _worker_table_sql(conn: Connection, migration: Migration, name: str) -> Iter
     side = new_side(migration)
     new = (side.embedding, side.model, side.source) if migration.placement is PlacementKind.COLUMN else ()
     old = migration.old_column
-    # the system columns are how a row's place and version are told
+    # the system columns are how a row's place, version and locker are told
     scope = () if migration.scope is None else migration.scope.names
     named = dict.fromkeys((*migration.key_columns, *migration.content_columns, *scope, old, *new))
-    read = ("ctid", "tableoid", "xmin", *named)
+    read = ("ctid", "tableoid", "xmin", "xmax", *named)
     tables, other = _tree(conn, migration), migration.text_table
     used = [*tables, side.table, *(() if other is None else (other.table,))]
     for schema in dict.fromkeys((*(table.schema for table in used), migration.vector_schema)):
