@@ -34,7 +34,7 @@ def with_database(
     work: Callable[[Connection], T],
     *,
     stop: threading.Event,
-    on_lost: Callable[[str], None] | None = None,
+    on_lost: Callable[[str], None],
     on_back: Callable[[], None] | None = None,
     on_locked: Callable[[], None] | None = None,
     longest_wait: float = LONGEST_WAIT,
@@ -45,7 +45,7 @@ def with_database(
     next time is not: a statement cut by its time-out gets a longer one, one for which memory was short goes without
     parallel workers, and where that does not help either the error is raised.
 
-    ``on_locked`` is called each time that a lock was not to be had.
+    ``on_lost`` says that it is waited for, ``on_locked`` is called each time that a lock was not to be had.
 
     ``work`` has to be safe to repeat: one transaction, or reads. Waiting happens with no transaction open.
 
@@ -75,8 +75,7 @@ def with_database(
                 link.drop()
             if failures >= (LOST_TOLD_AFTER if cut else 1 if lost(error) else TOLD_AFTER):
                 away = True
-                if on_lost is not None:
-                    on_lost(translate(error).message)
+                on_lost(translate(error).message)
         else:
             if away and on_back is not None:
                 on_back()

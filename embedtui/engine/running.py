@@ -208,13 +208,7 @@ class Runner:
             return migration
         self._at.emit(PhaseChanged(now(), "Preparing", Phase.PREPARE))
         with self.at_work(migration, stop, "preparing") as job:
-            with_database(
-                link,
-                lambda conn: prepare(conn, migration, job.stop, self._at.say_waiting),
-                stop=job.stop,
-                on_lost=lambda message: job.hold("database", message),
-                on_back=lambda: job.release("database"),
-            )
+            job.with_database(link, lambda conn: prepare(conn, migration, job.stop, self._at.say_waiting))
         self._at.emit(PhaseChanged(now(), "Phase: backfill", Phase.BACKFILL))
         return self._ride_out(link, lambda _: self._at.require(), stop)
 

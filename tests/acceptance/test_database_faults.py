@@ -238,6 +238,7 @@ def test_what_does_not_pass_is_not_repeated(database: str) -> None:
             link,
             lambda conn: conn.execute("DO $$ BEGIN RAISE 'permission denied' USING ERRCODE = '42501'; END $$"),
             stop=threading.Event(),
+            on_lost=str,
         )
     link.drop()
 

@@ -153,7 +153,7 @@ def test_a_query_for_which_shared_memory_is_too_small_goes_without_workers(
         assert row is not None
         return row
 
-    assert with_database(link, work, stop=threading.Event())
+    assert with_database(link, work, stop=threading.Event(), on_lost=str)
     assert tried == 2
     link.drop()
 

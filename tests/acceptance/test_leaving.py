@@ -39,12 +39,13 @@ def test_told_to_leave_without_its_database_it_leaves(
             server.crash()
             wait_for(
                 lambda: any("Held: database" in line or "for the database" in line for line in said),
-                "it does not miss its database",
+                f"it does not miss its database: {said}",
             )
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) == 130
         finally:
             process.kill()
+            process.wait()
             reader.join()
             process.stdout.close()  # type: ignore[union-attr]
             process.stderr.close()

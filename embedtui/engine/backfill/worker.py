@@ -15,7 +15,6 @@ import psycopg
 
 from embedtui.engine.backfill.database_throttle import NAMES, Throttle
 from embedtui.engine.backfill.job import LOCK, PACER_HOLDS, STARTING, Job
-from embedtui.engine.resilience import with_database
 from embedtui.errors import EmbedtuiError
 from embedtui.model import Hold, ThreadStatus, hold_word
 from embedtui.model.settings import StoredSettings
@@ -71,7 +70,7 @@ class Worker:
 
     def __enter__(self) -> Worker:
         try:
-            with_database(self._link, self._register, stop=self._outer)
+            self._job.with_database(self._link, self._register, self._outer)
         except BaseException:
             self._close()
             raise

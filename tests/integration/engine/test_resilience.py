@@ -38,7 +38,7 @@ def test_memory_that_is_never_there_is_asked_for_a_few_times(database: str) -> N
         conn.execute(raised("out_of_memory").encode())
 
     with pytest.raises(DatabaseError, match="too little memory: as staged") as caught:
-        with_database(link, work, stop=threading.Event())
+        with_database(link, work, stop=threading.Event(), on_lost=str)
     assert len(tried) == MEMORY_TRIES + 1 and set(tried[1:]) == {("0",)}
     assert "index.maintenance_work_mem" in caught.value.hint
     link.drop()
@@ -73,7 +73,7 @@ def test_what_passes_has_no_end_of_patience(database: str, condition: str) -> No
             conn.execute(raised(condition).encode())
         return len(tried)
 
-    assert with_database(link, work, stop=threading.Event(), longest_wait=0.01) == 3 * MEMORY_TRIES + 1
+    assert with_database(link, work, stop=threading.Event(), on_lost=str, longest_wait=0.01) == 3 * MEMORY_TRIES + 1
     link.drop()
 
 
@@ -85,7 +85,7 @@ def test_a_statement_that_takes_longer_is_given_longer_and_keeps_it(database: st
         conn.execute("SELECT pg_sleep(0.5)")
         return "done"
 
-    assert with_database(link, work, stop=threading.Event()) == "done"
+    assert with_database(link, work, stop=threading.Event(), on_lost=str) == "done"
     assert tried[0] == ("100ms",) and tried[-1] in {("800ms",), ("1600ms",), ("3200ms",)}
     link.drop()
     assert link.get().execute("SHOW statement_timeout").fetchone() == tried[-1], "in the next session as well"
@@ -101,7 +101,7 @@ def test_a_statement_that_never_ends_is_given_up(database: str, monkeypatch: pyt
         conn.execute("SELECT pg_sleep(100)")
 
     with pytest.raises(DatabaseError, match=r"not get a statement done in 0\.2 s"):
-        with_database(link, work, stop=threading.Event())
+        with_database(link, work, stop=threading.Event(), on_lost=str)
     assert len(tried) == 2
     link.drop()
 
@@ -115,7 +115,7 @@ def test_a_cancel_by_somebody_is_no_time_out(database: str) -> None:
             conn.execute(raised("query_canceled").encode())
         return conn.execute("SHOW statement_timeout").fetchone()
 
-    assert with_database(link, work, stop=threading.Event(), longest_wait=0.01) == ("1min",)
+    assert with_database(link, work, stop=threading.Event(), on_lost=str, longest_wait=0.01) == ("1min",)
     assert len(tried) == 8
     link.drop()
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from embedtui.demo.api import LoopbackServer
+from embedtui.demo.database import EmbeddedServer
 from embedtui.engine import resilience
 from embedtui.engine.backfill import worker as worker_module
 from embedtui.engine.backfill.database_throttle import Throttle
@@ -250,3 +253,21 @@ def test_a_hold_for_the_database_ends_with_what_it_held_up(
     link.drop()
     assert [hold.name for hold in tries[-1]] == ["database"], "it was held"
     assert job.holds == () and not job.held and not job.stop.is_set()
+
+
+def test_a_worker_that_cannot_register_says_that_it_waits(server: EmbeddedServer, database: str) -> None:
+    migration = small(database)
+    name = conninfo_to_dict(database)["dbname"]
+    job, worker = entered(database, migration)
+    with psycopg.connect(server.dsn(), autocommit=True) as admin, ThreadPoolExecutor(1) as beside:
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
+        try:
+            entering = beside.submit(worker.__enter__)
+            wait_for(lambda: [hold.name for hold in job.holds] == ["database"], "nobody says what it waits for")
+        finally:
+            admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
+        entering.result(60)
+        try:
+            assert job.holds == () and job.worker_id is not None
+        finally:
+            worker.__exit__(None, None, None)
