@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import itertools
 import os
 import shutil
 import signal
 import tempfile
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,13 +46,46 @@ FAST = {
     "max_wal_size": "256MB",
 }
 
+YOUNG = (5_000, 20, 20)
+"""The garbage collector's thresholds (Python's: 700, 10, 10); a process of tests may have some memory."""
+
 ROOMY = 8 * 2**30
 """Bytes of free memory with which the servers' data are kept there: about 500 MB for each of pytest's processes."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest begin first, or the last of them has the machine to itself."""
+VARIANTS = os.environ.get("EMBEDTUI_VARIANTS", "few")
+"""``all``, or of the variants of a test that takes long only so many as its mark ``variants`` says."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out variants; the files that take longest begin first, or the last of them has the machine to itself."""
+    if VARIANTS != "all":
+        left_out = _left_out(items)
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
+        items[:] = [item for item in items if item.nodeid not in left_out]
     items.sort(key=lambda item: "test_journey.py" not in item.nodeid)
+
+
+def _left_out(items: list[pytest.Item]) -> set[str]:
+    """Ids of the variants that are not among the few: the same at every run, and of every dimension by chance."""
+    tests: dict[str, list[str]] = defaultdict(list)
+    few: dict[str, int] = {}
+    for item in items:
+        if mark := item.get_closest_marker("variants"):
+            test = item.nodeid.split("[")[0]
+            tests[test].append(item.nodeid)
+            few[test] = mark.args[0]
+    return {each for test, ids in tests.items() for each in sorted(ids, key=_by_chance)[few[test] :]}
+
+
+def _by_chance(nodeid: str) -> int:
+    return zlib.crc32(nodeid.encode())
+
+
+def pytest_collection_finish() -> None:
+    """The collector need not walk what thousands of tests are made of: that took a third of the processor's time."""
+    gc.freeze()
+    gc.set_threshold(*YOUNG)
 
 
 def _in_memory() -> Path | None:

@@ -120,6 +120,7 @@ def refused_until_decided(site: Site) -> None:
 
 
 @BESIDE
+@pytest.mark.variants(1)
 def test_side_vectors_of_a_table_made_again_are_kept(site: Site) -> None:
     site.sql(MADE_AGAIN)
     refused_until_decided(site)
@@ -141,6 +142,7 @@ def test_a_table_made_again_without_its_vectors_is_gone_on_with(site: Site) -> N
 
 
 @ALL
+@pytest.mark.variants(1)
 def test_vectors_of_a_table_that_was_pushed_aside_are_carried_over(site: Site) -> None:
     site.sql(SWAPPED)
     if site.flags["placement"] == "table":
@@ -175,6 +177,7 @@ def test_an_abort_after_an_adoption_leaves_nothing_on_either_table(site: Site) -
 
 
 @ALL
+@pytest.mark.variants(1)
 def test_an_interrupted_adoption_is_begun_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     from embedtui.engine import adopt as adopting
 
@@ -270,6 +273,7 @@ def other_database(server: EmbeddedServer) -> Iterator[str]:
 
 @ALL
 @pytest.mark.parametrize("served", ["old", "new"])
+@pytest.mark.variants(3)
 def test_a_restored_database_goes_on_and_pays_for_nothing_twice(site: Site, other_database: str, served: str) -> None:
     if served == "new":
         with closing(site.engine()) as engine:

@@ -106,6 +106,7 @@ def test_a_renamed_key_is_told_and_a_run_goes_on_with_it(site: Site) -> None:
         ),
     ],
 )
+@pytest.mark.variants(9)
 def test_other_changes_are_followed_too(
     site: Site, ddl: str, settings: dict[str, object], names: dict[str, str]
 ) -> None:

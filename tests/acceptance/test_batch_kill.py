@@ -52,6 +52,7 @@ def shell(database: str, api: LoopbackServer, tmp_path: Path) -> Shell:
 
 
 @pytest.mark.parametrize("placement", ["column", "table"])
+@pytest.mark.variants(1)
 def test_killed_at_random_moments_it_goes_on_with_its_jobs(
     database: str, api: LoopbackServer, shell: Shell, placement: str
 ) -> None:

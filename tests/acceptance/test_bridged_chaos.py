@@ -15,6 +15,7 @@ SEED = os.environ.get("EMBEDTUI_SEED", "7")
 
 
 @pytest.mark.parametrize("placement", ["column", "table"])
+@pytest.mark.variants(1)
 def test_no_search_is_on_the_wrong_side_or_through_the_wrong_map(placement: str) -> None:
     arguments = ["--seconds", SECONDS, "--seed", SEED, "--placement", placement, "--rows", "600"]
     done = subprocess.run(

@@ -15,6 +15,7 @@ SEED = os.environ.get("EMBEDTUI_SEED", "7")
 
 
 @pytest.mark.parametrize(("placement", "jobs"), [("column", "--batch"), ("table", "--live")])
+@pytest.mark.variants(1)
 def test_the_journey_survives_chaos(placement: str, jobs: str) -> None:
     done = subprocess.run(
         [

@@ -44,6 +44,7 @@ def check(at: Journey, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.variants(2)
 def test_killed_at_any_moment(database: str, tmp_path: Path, way: str) -> None:
     placement, flags = WAYS[way]
     dice = random.Random(f"{SEED} {way}")
@@ -68,6 +69,7 @@ def test_killed_at_any_moment(database: str, tmp_path: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.variants(1)
 def test_sessions_cut_at_any_moment(database: str, way: str) -> None:
     """The cleanup's own, and the worker's beside it."""
     placement, flags = WAYS[way]

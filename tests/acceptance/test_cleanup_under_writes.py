@@ -11,6 +11,7 @@ from tests.kits.busy import FOR, soaking
 
 @pytest.mark.parametrize("archive", [None, "old_vectors"])
 @pytest.mark.parametrize("way", ["column", "folded", "kept"])
+@pytest.mark.variants(3)
 def test_it_ends_in_one_try(database: str, way: str, archive: str | None) -> None:
     placement = "column" if way == "column" else "table"
     with soaking(database, placement=placement, rows=400) as at:

@@ -326,6 +326,7 @@ def test_a_server_that_became_a_standby_is_refused_with_the_mend(
 
 
 @pytest.mark.parametrize("mode", ["EXCLUSIVE", "ACCESS EXCLUSIVE"])
+@pytest.mark.variants(1)
 def test_a_table_kept_locked_is_waited_for_and_said(
     database: str, api: LoopbackServer, tmp_path: Path, mode: str
 ) -> None:

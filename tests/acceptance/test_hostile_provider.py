@@ -76,6 +76,7 @@ _ODD: dict[str, Spoil] = {
 
 
 @pytest.mark.parametrize("spoil", _ODD.values(), ids=_ODD)
+@pytest.mark.variants(9)
 def test_what_is_odd_is_survived(make: Callable[..., Engine], api: LoopbackServer, spoil: Spoil) -> None:
     engine = make()
     api.faults.add("spoiled", spoil=spoil, model=NEW)
@@ -102,6 +103,7 @@ _PASSING: dict[str, Spoil] = {
 
 
 @pytest.mark.parametrize("spoil", _PASSING.values(), ids=_PASSING)
+@pytest.mark.variants(6)
 def test_what_passes_is_waited_out(make: Callable[..., Engine], api: LoopbackServer, spoil: Spoil) -> None:
     engine = make()
     api.faults.add("spoiled", spoil=spoil, times=3)
@@ -235,6 +237,7 @@ def _follow(engine: Engine, until: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("head", [False, True])
+@pytest.mark.variants(1)
 def test_sigterm_during_a_drip_is_prompt_and_stores_what_is_paid(
     database: str, api: LoopbackServer, tmp_path: Path, head: bool
 ) -> None:

@@ -99,6 +99,7 @@ def every_vector_is_right(database: str, placement: str) -> bool:
 
 
 @pytest.mark.parametrize("placement", ["column", "table"])
+@pytest.mark.variants(1)
 def test_killed_at_random_points_it_goes_on(database: str, api: LoopbackServer, shell: Shell, placement: str) -> None:
     dice = random.Random(f"{SEED} {placement}")
     share = ROWS // (KILLS + 1)
@@ -120,6 +121,7 @@ def test_killed_at_random_points_it_goes_on(database: str, api: LoopbackServer, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.variants(1)
 def test_a_stop_leaves_nothing_half_done(
     database: str, api: LoopbackServer, shell: Shell, number: signal.Signals
 ) -> None:

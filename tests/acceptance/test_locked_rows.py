@@ -23,6 +23,7 @@ def api() -> Iterator[LoopbackServer]:
 
 @pytest.mark.parametrize("both", [False, True], ids=["before the cutover", "with an old side to keep"])
 @pytest.mark.parametrize("flags", PLACEMENTS, ids=NAMES)
+@pytest.mark.variants(3)
 def test_what_was_embedded_for_a_locked_row_is_kept_for_it(
     database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object], both: bool
 ) -> None:

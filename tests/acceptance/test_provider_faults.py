@@ -104,6 +104,7 @@ PASSING = [
 
 
 @pytest.mark.parametrize(("kind", "options"), PASSING, ids=[f"{kind}{'-told' if o else ''}" for kind, o in PASSING])
+@pytest.mark.variants(8)
 def test_what_passes_is_waited_out_and_blames_no_row(
     engine: Engine, api: LoopbackServer, kind: FaultKind, options: dict[str, float]
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_provider_that_hangs_is_named_while_it_does_and_the_log_tells_for_how_
 
 
 @pytest.mark.parametrize("kind", [FaultKind.UNAVAILABLE, FaultKind.NAN, FaultKind.RESET, FaultKind.HALF_REPLY])
+@pytest.mark.variants(2)
 def test_a_dead_provider_costs_a_handful_of_requests_and_goes_on_by_itself(
     engine: Engine, api: LoopbackServer, kind: FaultKind
 ) -> None:

@@ -28,6 +28,7 @@ REWRITES = {
     ("placement", "rewrite"),
     [("column", "vacuum"), ("column", "type"), ("column", "unlogged"), ("table", "vacuum"), ("table", "cluster")],
 )
+@pytest.mark.variants(5)
 def test_nothing_is_paid_for_twice(
     database: str,
     api: LoopbackServer,

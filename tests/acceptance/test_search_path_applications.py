@@ -73,6 +73,7 @@ def requests(application: Application, routing: Routing) -> Traffic:
     ("kind", "placement"), [*((kind, "column") for kind in APPLICATIONS), *((kind, "table") for kind in FOLDED)],
     ids=lambda each: getattr(each, "__name__", each),
 )  # fmt: skip
+@pytest.mark.variants(7)
 def test_a_whole_migration_under_an_application(
     kind: type[Application], placement: str, database: str, api: LoopbackServer, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -59,6 +59,7 @@ class Started:
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["first run", "later run"])
+@pytest.mark.variants(1)
 def test_sessions_cut_at_the_start_are_ridden_out(
     database: str, api: LoopbackServer, tmp_path: Path, begun: bool
 ) -> None:
@@ -84,6 +85,7 @@ def test_sessions_cut_at_the_start_are_ridden_out(
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.variants(2)
 def test_sessions_cut_until_the_end_are_ridden_out(
     database: str, api: LoopbackServer, tmp_path: Path, seed: int
 ) -> None:
@@ -109,6 +111,7 @@ def test_sessions_cut_until_the_end_are_ridden_out(
 
 @pytest.mark.parametrize("begun", [False, True], ids=["first run", "later run"])
 @pytest.mark.parametrize("locked", ["documents", "embedtui.migration", "embedtui.route"])
+@pytest.mark.variants(3)
 def test_a_lock_at_the_start_is_ridden_out(
     database: str, api: LoopbackServer, tmp_path: Path, begun: bool, locked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

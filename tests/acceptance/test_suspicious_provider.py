@@ -84,6 +84,7 @@ REFUSALS: dict[str, Spoil] = {
 
 
 @pytest.mark.parametrize("spoil", REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.variants(5)
 def test_the_text_that_fails_alone_is_found_and_its_words_are_nowhere(
     make: Callable[..., Engine], api: LoopbackServer, database: str, spoil: Spoil
 ) -> None:

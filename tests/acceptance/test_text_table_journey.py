@@ -117,6 +117,7 @@ class Traffic(threading.Thread):
                 time.sleep(self.dice.random() * 0.01)
 
 
+@pytest.mark.variants(1)
 def test_under_traffic_from_backfill_to_cleanup(
     database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object]
 ) -> None:
@@ -180,6 +181,7 @@ def test_killed_in_the_middle_it_goes_on(database: str, api: LoopbackServer, tmp
     assert stale(database, column=True) == []
 
 
+@pytest.mark.variants(1)
 def test_changes_are_scanned_for_where_no_trigger_is_wanted(
     database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object]
 ) -> None:
@@ -289,6 +291,7 @@ class TestDdl:
         app.execute("ALTER TABLE papers RENAME TO documents")
         assert stale(database, self.column(flags)) == []
 
+    @pytest.mark.variants(1)
     def test_that_makes_the_texts_again_is_gone_on_with_and_captured(
         self, app: Any, database: str, flags: dict[str, object]
     ) -> None:
@@ -303,6 +306,7 @@ class TestDdl:
         self.again()
         assert stale(database, self.column(flags)) == []
 
+    @pytest.mark.variants(1)
     def test_that_makes_the_table_again_is_adopted(
         self, app: Any, database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object]
     ) -> None:

@@ -185,6 +185,7 @@ class Application:
 
 @LONG
 @pytest.mark.parametrize(("flags", "actions"), CASES, ids=lambda each: each if isinstance(each, str) else "")
+@pytest.mark.variants(2)
 def test_whatever_happens_to_rows_and_texts_and_whenever(
     database: str,
     api: LoopbackServer,

@@ -310,6 +310,7 @@ ON CONFLICT (prefix, key, field_name) DO UPDATE SET embedding = EXCLUDED.embeddi
 
 
 @pytest.mark.parametrize("field", ["text", "of.text", "$"])
+@pytest.mark.variants(1)
 def test_a_store_of_langgraphs_goes_the_whole_way(field: str, database: str, initialised: Initialised) -> None:
     """Its texts are in another table: of a field, or the whole item as JSON, which a function makes."""
 

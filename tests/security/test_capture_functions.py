@@ -281,6 +281,7 @@ KEYS = {
 
 @pytest.mark.parametrize("placement", ["column", "table"])
 @pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.variants(22)
 def test_a_key_of_any_type_is_queued_as_it_is_read_and_no_cast_of_its_owner_runs(
     hostile: Hostile, api: LoopbackServer, tmp_path: Path, kind: str, placement: str
 ) -> None:

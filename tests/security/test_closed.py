@@ -187,6 +187,7 @@ def as_before(place: Place, before: dict[str, tuple[set[Any] | str, set[Any] | s
 @BOTH
 @pytest.mark.parametrize("policies", [True, False], ids=["policies", "grants"])
 @pytest.mark.parametrize("flags", PLACEMENTS.values(), ids=PLACEMENTS.keys())
+@pytest.mark.variants(6)
 def test_each_role_reads_and_writes_what_it_could(make: Make, flags: dict[str, object], policies: bool) -> None:
     place = make(flags, default_privileges=OPEN_TO_ALL, policies=policies)
     before = place.rights("documents", "embedding")
@@ -243,6 +244,7 @@ def test_vectors_go_with_their_rows_whoever_deletes_them(make: Make, flags: dict
 
 @BOTH
 @pytest.mark.parametrize("flags", PLACEMENTS.values(), ids=PLACEMENTS.keys())
+@pytest.mark.variants(3)
 def test_what_is_granted_revoked_and_hidden_later_is_followed_by_the_next_run(
     make: Make, flags: dict[str, object]
 ) -> None:

@@ -38,6 +38,7 @@ def test_entries_that_name_no_row_are_scanned_for(
 
 
 @pytest.mark.parametrize("entry", ["'{}', 'x', '{1}'", "'{1}', 'u', '{NULL}'", "'{{1}}', 'd', '{{1},{2}}'"])
+@pytest.mark.variants(1)
 def test_entries_of_texts_in_no_other_table_are_scanned_for(
     database: str, api: LoopbackServer, tmp_path: Path, entry: str
 ) -> None:

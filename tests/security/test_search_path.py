@@ -65,6 +65,7 @@ def test_the_reported_attack(hostile: Hostile, api: LoopbackServer, tmp_path: Pa
 
 
 @PLACEMENTS
+@pytest.mark.variants(2)
 def test_a_whole_journey_meets_nothing_planted(
     hostile: Hostile, api: LoopbackServer, tmp_path: Path, placement: str
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_whole_journey_meets_nothing_planted(
 
 
 @PLACEMENTS
+@pytest.mark.variants(2)
 def test_an_abort_and_the_command_line_meet_nothing_planted(
     hostile: Hostile, api: LoopbackServer, tmp_path: Path, placement: str
 ) -> None:
@@ -139,6 +141,7 @@ def waited(condition: Callable[[], object]) -> bool:
 
 @PLACEMENTS
 @pytest.mark.parametrize("path", ['"$user", public', "public, pg_catalog"])
+@pytest.mark.variants(4)
 async def test_a_service_with_its_own_search_path_meets_nothing_planted(
     hostile: Hostile, api: LoopbackServer, tmp_path: Path, placement: str, path: str
 ) -> None:

@@ -59,6 +59,7 @@ def asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", [Engine, SubprocessEngine])
+@pytest.mark.variants(1)
 async def test_one_key_brings_search_back_and_another_ends_it(
     database: str, api: LoopbackServer, tmp_path: Path, kind: type[Engine]
 ) -> None:

@@ -140,6 +140,7 @@ async def test_lost_database(shown: Open, size: tuple[int, int], tmp_path: Path)
     [((100, 30), "embedtui-dark"), ((240, 60), "embedtui-dark"), ((160, 45), "embedtui-light"), (SMALL, "embedtui-16")],
     ids=["100x30", "240x60", "light", "16"],
 )
+@pytest.mark.variants(4)
 async def test_every_screen_at_other_sizes_and_in_other_themes(
     shown: Open, size: tuple[int, int], theme: str, tmp_path: Path
 ) -> None:

@@ -174,6 +174,7 @@ def test_a_closed_terminal_ends_it(tmp_path: Path, controlling: bool) -> None:
         ("SIGTERM", False),
     ],
 )
+@pytest.mark.variants(3)
 def test_what_becomes_of_the_work(database: str, tmp_path: Path, how: str, goes_on: bool) -> None:
     """It ends only where that was wanted; and then everything that is paid for is stored."""
     make_documents(database, ROWS)

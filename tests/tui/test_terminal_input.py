@@ -44,6 +44,7 @@ def leaves(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize("sent", ODD.values(), ids=ODD)
+@pytest.mark.variants(9)
 def test_it_lives(tmp_path: Path, sent: bytes) -> None:
     terminal = Terminal(tmp_path)
     try:
@@ -75,6 +76,7 @@ def test_a_paste_that_lost_its_end_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.variants(1)
 def test_it_lives_through_noise(tmp_path: Path, seed: int) -> None:
     """Random bytes around escapes; no letter that is a key of ours, and no paste."""
     chance = random.Random(seed)

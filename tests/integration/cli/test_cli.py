@@ -210,6 +210,7 @@ OVERRIDES = ("--override", "gate=a test", "--override", "not_null=the applicatio
 
 
 @pytest.mark.parametrize(("kind", "placement"), [("bigint", "column"), ("uuid", "table"), ("text", "column")])
+@pytest.mark.variants(1)
 def test_the_journey_by_flags_alone(run: InProcess, kind: str, placement: str) -> None:
     dsn = run.environ["DATABASE_URL"]
     column, value = KEYS[kind]
@@ -596,6 +597,7 @@ def wait_until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.variants(1)
 def test_a_signal_stops_the_run_cleanly_and_the_next_goes_on(
     shell: Shell, run: InProcess, api: LoopbackServer, number: signal.Signals
 ) -> None:

@@ -75,6 +75,7 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("command", ["plan --table documents", "version --json"])
+@pytest.mark.variants(9)
 def test_a_result_that_nobody_wants_is_no_failure(place: Place, command: str, way: str) -> None:
     done = place(f"embedtui {command} {way}")
     assert quiet(done), done
@@ -82,6 +83,7 @@ def test_a_result_that_nobody_wants_is_no_failure(place: Place, command: str, wa
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.variants(5)
 def test_a_failure_keeps_its_code(place: Place, way: str) -> None:
     done = place(f"embedtui plan --table nosuch {way}")
     assert quiet(done), done
@@ -89,6 +91,7 @@ def test_a_failure_keeps_its_code(place: Place, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", [">&-", "2>&-", "<&- >&- 2>&-", "2>&1 | true", "| true"])
+@pytest.mark.variants(3)
 def test_work_is_done_whoever_listens(place: Place, way: str) -> None:
     """A closed stream's number must not become a connection's, and a progress line nobody reads must not end it."""
     done = place(f"embedtui run --table documents {way}")
@@ -98,6 +101,7 @@ def test_work_is_done_whoever_listens(place: Place, way: str) -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 200])
+@pytest.mark.variants(2)
 def test_a_status_that_is_watched_stays_within_its_terminal(place: Place, columns: int) -> None:
     """Each picture takes the place of the one before: from the first line on, none wider or higher than the window."""
     assert place("embedtui run --table documents && embedtui compare").returncode in (0, 5)
@@ -157,6 +161,7 @@ ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONC
 @pytest.mark.parametrize(
     "environ", [ASCII, ASCII | {"PYTHONIOENCODING": "ascii:strict"}, ASCII | {"PYTHONIOENCODING": "latin-1"}], ids=str
 )
+@pytest.mark.variants(1)
 def test_an_ascii_locale_gets_plainer_words(place: Place, environ: dict[str, str]) -> None:
     execute(place.dsn, 'CREATE TABLE "Café · Ω" AS TABLE documents; ALTER TABLE "Café · Ω" ADD PRIMARY KEY (id)')
     (place.folder / "embedtui.toml").write_text('table = "Café · Ω"\n', encoding="utf-8")

@@ -80,6 +80,7 @@ def test_ctrl_c_leaves_the_command_line(database: str, api: LoopbackServer, tmp_
 
 
 @pytest.mark.parametrize("how", ["refuses connections", "hangs"])
+@pytest.mark.variants(1)
 def test_a_sample_names_who_does_not_answer_and_is_given_up(
     database: str, api: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:

@@ -236,6 +236,7 @@ def test_a_text_that_is_refused_takes_no_other_with_it(database: str, api: Loopb
     ("request_line", "status"),
     [("POST /v1/files", 500), ("POST /v1/files", 0), ("POST /v1/batches", 429), ("POST /v1/batches", 0)],
 )
+@pytest.mark.variants(2)
 def test_trouble_with_a_request_makes_no_job_twice(
     database: str, api: LoopbackServer, engine: Engine, request_line: str, status: int
 ) -> None:

@@ -375,6 +375,7 @@ print(Engine(settings.dsn, settings=settings).bridge(rows=300).embedded)
 
 
 @pytest.mark.parametrize("where", ["sampling", "fitting", "serving"])
+@pytest.mark.variants(1)
 def test_a_kill_costs_what_was_in_flight_and_the_next_one_goes_on(
     database: str, dead: LoopbackServer, tmp_path: Path, where: str
 ) -> None:

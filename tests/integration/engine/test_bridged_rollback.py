@@ -344,6 +344,7 @@ Engine(settings.dsn, settings=settings).run(threading.Event())
 
 
 @pytest.mark.parametrize("where", ["before", "writing", "settling"])
+@pytest.mark.variants(1)
 def test_a_kill_in_between_leaves_nothing_unsaid(made: Bridged, where: str) -> None:
     made.ready().engine.cutover(override=GATE)
     made.edit(*range(1, 21))

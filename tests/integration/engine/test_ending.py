@@ -111,6 +111,7 @@ def waiting_cleanup(database: str, migration: Migration, choice: CleanupChoice |
     ids=["rename", "new", "keep"],
 )
 @BOTH
+@pytest.mark.variants(3)
 def test_a_rollback_cancels_a_cleanup_that_has_dropped_nothing(
     database: str, conn: Connection, placement: PlacementKind, choice: CleanupChoice
 ) -> None:

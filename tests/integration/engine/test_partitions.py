@@ -87,6 +87,7 @@ def test_more_rows_than_are_counted_are_said_as_such(parted: Parted, monkeypatch
 
 
 @BOTH
+@pytest.mark.variants(1)
 def test_whoever_follows_finds_what_comes(parted: Parted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attached, made new, two levels deep, and detached, edited and attached again; under steady writes."""
     monkeypatch.setattr(sync, "TEND_SECONDS", 0.2)

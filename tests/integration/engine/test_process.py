@@ -204,6 +204,7 @@ def test_a_suspended_terminal_does_not_hold_it_up(database: str, api: LoopbackSe
 
 
 @pytest.mark.parametrize("how", ["killed", "left"])
+@pytest.mark.variants(1)
 def test_otherwise_it_ends_with_it_and_loses_nothing(
     database: str, api: LoopbackServer, tmp_path: Path, how: str
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_table_of_the_archives_name_is_not_filled(database: str) -> None:
 
 
 @pytest.mark.parametrize("placement", list(PlacementKind))
+@pytest.mark.variants(1)
 def test_rows_that_never_hold_still_keep_no_cleanup_waiting(
     database: str, monkeypatch: pytest.MonkeyPatch, placement: PlacementKind
 ) -> None:

@@ -94,6 +94,7 @@ def test_a_renamed_key_column_fails_no_statement(app: App) -> None:
         "ALTER TABLE documents ADD COLUMN more text DEFAULT 'x'",
     ],
 )
+@pytest.mark.variants(15)
 def test_what_an_application_may_do_to_its_columns_it_still_may(app: App, ddl: str) -> None:
     """In a session whose triggers have run before: PL/pgSQL keeps plans for the types it has seen."""
     app("UPDATE documents SET title = 'before' WHERE id = 1")
@@ -207,6 +208,7 @@ STATEMENTS = [
 
 
 @pytest.mark.parametrize("flags", [COLUMN, TRIGGERS], ids=["column", "triggers"])
+@pytest.mark.variants(1)
 def test_any_mixture_of_ddl_and_writes_ends_as_it_would_without_us(
     database: str, api: LoopbackServer, tmp_path: Path, flags: dict[str, object]
 ) -> None:

@@ -206,7 +206,7 @@ def test_no_edit_is_missed(kind: str, database: str, api: LoopbackServer, tmp_pa
         edits = iter(range(10**6))
 
         @settings(
-            max_examples=3, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+            max_examples=2, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
         )
         @given(of_database=SETTINGS, of_application=SETTINGS, inserted=st.booleans())
         def missed(of_database: dict[str, str], of_application: dict[str, str], inserted: bool) -> None:
@@ -245,6 +245,7 @@ def german(server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
 
 
 @pytest.mark.parametrize("kind", ["money", "composite of others"])
+@pytest.mark.variants(1)
 def test_no_edit_of_an_amount_in_another_currencys_text_is_missed(
     kind: str, german: str, api: LoopbackServer, tmp_path: Path
 ) -> None:
@@ -269,6 +270,7 @@ def test_no_edit_of_an_amount_in_another_currencys_text_is_missed(
 
 @pytest.mark.parametrize("placement", ["column", "table"])
 @pytest.mark.parametrize("kind", REWRITTEN)
+@pytest.mark.variants(5)
 def test_a_key_rewritten_as_the_same_value_in_another_text_is_followed(
     kind: str, placement: str, database: str, api: LoopbackServer, tmp_path: Path
 ) -> None:
