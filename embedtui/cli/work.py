@@ -280,6 +280,8 @@ def _status_lines(snapshot: Snapshot) -> Iterator[str]:
         + (f", oldest {duration(sync.oldest_seconds)}" if sync.queued else "")
         + (f"; old side {counted(aged, 'row', 'rows')} behind" if (aged := snapshot.rollback_behind) else "")
     )
+    if snapshot.faulty_in_all:
+        yield f"Faults     {snapshot.faulty_in_all}, by reason:"
     for group in snapshot.faults:
         yield f"Faults     {number(group.rows)} {group.state.value}: {plain(group.reason)}"
     canary = f", {route.canary} % of the keys read the new side" if route.canary else ""

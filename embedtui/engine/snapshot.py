@@ -39,7 +39,7 @@ from embedtui.postgres.sides.census import Census
 from embedtui.postgres.state.audit import old_side_refused, read_audit, why_old_lost
 from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.bridges import newest_fit
-from embedtui.postgres.state.faults import count_faulty, count_unwritable, group_faults
+from embedtui.postgres.state.faults import count_faulty, count_open, count_unwritable, group_faults
 from embedtui.postgres.state.listeners import read_listeners
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.pointer import read_status
@@ -207,6 +207,7 @@ def read_snapshot(
         old_index_lost=lost_old_index(conn, migration),
         sync=SyncStatus(queued, oldest, progress.synced, _grows(meter, queued, oldest, workers)),
         faults=group_faults(conn, migration.id),
+        open_faults=count_open(conn, migration.id),
         route=route,
         bridge=newest_fit(conn, migration.id),
         evaluation=evaluation(conn, migration),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from embedtui.errors import Remedy
-from embedtui.formatting import with_remedies
+from embedtui.formatting import counted, with_remedies
 from embedtui.model.audit import AuditEntry
 from embedtui.model.batch import BatchStatus
 from embedtui.model.bridge import DOING, BridgeFit, in_words
@@ -253,6 +253,9 @@ class Snapshot:
     index: IndexStatus = IndexStatus()
     sync: SyncStatus = SyncStatus()
     faults: tuple[FaultGroup, ...] = ()
+    """The hundred most frequent; a row whose sides have their own reasons is in two."""
+    open_faults: int | None = None
+    """Rows with an open fault, each once; None: as their reasons count them."""
     route: RouteStatus = field(default_factory=RouteStatus)
     rollback: RollbackStatus = field(default_factory=RollbackStatus)
     evaluation: EvaluationStatus | None = None
@@ -370,5 +373,14 @@ class Snapshot:
 
     @property
     def faulty(self) -> int:
-        """Rows with an open fault."""
+        """Rows with an open fault, each once: its two sides may have their own reasons."""
+        return self.open_faults if self.open_faults is not None else self._open_by_reason
+
+    @property
+    def _open_by_reason(self) -> int:
         return sum(group.rows for group in self.faults if group.state is FaultState.OPEN)
+
+    @property
+    def faulty_in_all(self) -> str:
+        """How many rows have the open faults, where their reasons' counts do not add up to that; else empty."""
+        return f"{counted(self.faulty, 'row', 'rows')} in all" if self.faulty != self._open_by_reason else ""

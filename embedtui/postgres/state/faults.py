@@ -49,6 +49,18 @@ def group_faults(conn: Connection, migration_id: int) -> tuple[FaultGroup, ...]:
     )
 
 
+def count_open(conn: Connection, migration_id: int) -> int:
+    """Rows with an open fault, each once, whatever its sides' reasons; who may not read keys is told of each side."""
+    may = conn.execute("SELECT pg_catalog.has_column_privilege('embedtui.fault', 'key', 'SELECT')").fetchone()
+    row = conn.execute(
+        f"SELECT count({'DISTINCT key' if may == (True,) else '*'}) FROM embedtui.fault"
+        " WHERE migration = %s AND state = 'open'",
+        [migration_id],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 UNSKIPPED = tuple(state for state in FaultState if state is not FaultState.SKIPPED)
 """What is still to get its vector."""
 

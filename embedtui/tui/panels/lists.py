@@ -46,7 +46,7 @@ def faults(view: View, width: int, height: int) -> Content:
         return loading(view)
     if not snapshot.faults:
         return draw.line(("✓ no faulty rows", "$success"))
-    rows = []
+    rows = [draw.line((f"✗ {snapshot.faulty_in_all}, by reason:", "$warning"))] if snapshot.faulty_in_all else []
     for group in sorted(snapshot.faults, key=lambda each: (each.state is not FaultState.OPEN, -each.rows)):
         open_ = group.state is FaultState.OPEN
         count = draw.line((figures.short(group.rows), "bold $warning" if open_ else "$muted"))

@@ -9,14 +9,19 @@ from itertools import pairwise
 import pytest
 from psycopg.types.json import Jsonb
 
+from embedtui.cli.output import progress_text
+from embedtui.cli.work import _status_data, _status_lines
 from embedtui.engine import snapshot as snapshots
 from embedtui.engine.engine import Engine
 from embedtui.engine.process import SubprocessEngine
 from embedtui.engine.snapshot import RATE_SECONDS, RATE_WITHHELD_SECONDS, RateMeter, Trend, WorkRate, read_snapshot
-from embedtui.model import Condition, Migration, Phase, Snapshot
+from embedtui.model import Condition, Migration, Phase, Side, Snapshot
 from embedtui.postgres import locks
 from embedtui.postgres.connect import Connection, host_name
+from embedtui.postgres.state.faults import record_faults
 from embedtui.postgres.state.migrations import set_desired
+from embedtui.tui import panels
+from embedtui.tui.view import Link, View
 from tests.kits.comparing import small
 from tests.kits.support import connect
 
@@ -306,3 +311,31 @@ def test_who_looks_notes_the_workers_that_ended_without_a_word_each_once(databas
             engine.snapshot()
         (line,) = [each for each in other.snapshot().log if each.act == "worker lost"]
         assert line.detail.startswith(f"worker {number} (elsewhere:")
+
+
+def test_a_row_whose_sides_fail_for_different_reasons_is_one_faulty_row(database: str) -> None:
+    migration = small(database)
+    with connect(database) as conn:
+        record_faults(conn, migration.id, [(("7",), "too long"), (("8",), "too long"), (("9",), "refused")])
+        record_faults(conn, migration.id, [(("7",), "the filter"), (("8",), "too long"), (("10",), "odd")], Side.OLD)
+        found = look(conn)
+        assert sorted((group.reason, group.rows) for group in found.faults) == [
+            ("odd", 1), ("refused", 1), ("the filter", 1), ("too long", 2),
+        ]  # fmt: skip
+        assert (found.faulty, _status_data(found)["faulty"]) == (4, 4)
+        assert "4 faulty" in progress_text(found)
+        told = [line for line in _status_lines(found) if line.startswith("Faults")]
+        assert "4 rows in all" in told[0] and len(told) == 5, "every reason is still told"
+        assert "4 rows in all" in panels.faults(View(found, Link(up=True)), 60, 6).plain
+        conn.execute("DELETE FROM embedtui.fault WHERE reason IN ('the filter', 'odd')")
+        assert look(conn).faulty == 3 and not look(conn).faulty_in_all
+
+
+def test_rows_with_more_reasons_than_are_listed_are_all_faulty(database: str) -> None:
+    """The reason of a text that is too long says how long it is."""
+    migration = small(database)
+    with connect(database) as conn:
+        record_faults(conn, migration.id, [((str(each),), f"{each} characters") for each in range(150)])
+        record_faults(conn, migration.id, [((str(each),), "refused") for each in range(40)], Side.OLD)
+        assert len(look(conn).faults) == 100
+        assert look(conn).faulty == 150
