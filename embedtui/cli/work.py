@@ -238,6 +238,13 @@ def _part(part: Spent) -> str:
     return f"{part.what} {cost}{unpriced}, {counted(part.tokens, 'token', 'tokens')}"
 
 
+def _fault_lines(snapshot: Snapshot) -> Iterator[str]:
+    if snapshot.faulty_in_all:
+        yield f"Faults     {snapshot.faulty_in_all}, by reason:"
+    for group in snapshot.faults:
+        yield f"Faults     {number(group.rows)} {group.state.value}: {plain(group.reason)}"
+
+
 def _status_lines(snapshot: Snapshot) -> Iterator[str]:
     migration = snapshot.migration
     if migration is None:
@@ -280,10 +287,7 @@ def _status_lines(snapshot: Snapshot) -> Iterator[str]:
         + (f", oldest {duration(sync.oldest_seconds)}" if sync.queued else "")
         + (f"; old side {counted(aged, 'row', 'rows')} behind" if (aged := snapshot.rollback_behind) else "")
     )
-    if snapshot.faulty_in_all:
-        yield f"Faults     {snapshot.faulty_in_all}, by reason:"
-    for group in snapshot.faults:
-        yield f"Faults     {number(group.rows)} {group.state.value}: {plain(group.reason)}"
+    yield from _fault_lines(snapshot)
     canary = f", {route.canary} % of the keys read the new side" if route.canary else ""
     yield f"Route      {route.active.value} serves{canary}, {_followers(route)}"
     if route.bridged and route.bridge_found is not None:

@@ -274,7 +274,7 @@ def _backfill(
     if census is not None:
         total, rows = census.rows, census.rows - census.without_new
     elif total is not None:
-        # Rows that sync embeds are not in the shards; the final sweep saw that none is left but those queued
+        # Rows that came since the count are not in it; the final sweep saw that none is left but those queued
         # or faulty. Of one that was given up there are none.
         under_way = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
         faulty = 0 if under_way else count_faulty(conn, migration.id, tuple(FaultState))
@@ -291,8 +291,9 @@ def _backfill(
     ahead = migration.phase in BEFORE_INDEX  # of what is done there is nothing to guess
     estimate = None
     edits = migration.new_model.cost(progress.synced_tokens)  # they follow the application, not the rows that are done
-    if ahead and spent is not None and edits is not None and rows and total:
-        estimate = (spent - edits) / rows * total + edits
+    backfilled = rows - progress.synced_first
+    if ahead and spent is not None and edits is not None and backfilled > 0 and total:
+        estimate = spent + (spent - edits) / backfilled * (total - rows)
     share = progress.hot_updates / progress.updates if progress.updates else None
     holder = ""
     if share is not None and share < HOT_SHARE_EXPLAINED and migration.phase is Phase.BACKFILL:

@@ -41,7 +41,8 @@ class BackfillStatus:
     """Progress of the backfill. Unknown is None."""
 
     rows: int = 0
-    """Rows that the backfill wrote, never more than ``total``; once it is done, those that have their new vector."""
+    """Planned rows that have their new vector, whether the backfill or sync made it, never more than ``total``; once
+    the backfill is done, all that have theirs."""
     total: int | None = None
     """Rows with something to embed, counted when the shards were planned; from then on by the census, where there is
     one."""

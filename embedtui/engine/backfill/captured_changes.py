@@ -41,6 +41,8 @@ class Change:
     """Sides that still need something."""
     captured: bool = False
     """Change capture saw the row come or its content change: a scan does not tell which of the two sides is behind."""
+    planned: bool | None = None
+    """An edit of a row that was there before; False: it came. None: neither was said."""
     mark: Mark | None = None
     """What was noted of its old vector."""
     foreign_mark: bool = False
@@ -94,6 +96,8 @@ def combine(entries: Iterable[Entry], marks: Mapping[Key, Mark], trust: bool) ->
         if entry.kind == "e":
             change.said.clear()  # what became of it outside is the application's
         change.captured = change.captured or entry.kind == "i" or entry.edited
+        if entry.kind in "iue":
+            change.planned = entry.kind == "u" and change.planned is not False
         if entry.kind == "i":
             change.said = {Side.OLD: Said.INSERTED, Side.NEW: Said.INSERTED}
         for side, wrote in ((Side.OLD, entry.wrote_old), (Side.NEW, entry.wrote_new)):
@@ -137,6 +141,7 @@ def _moved(found: dict[Key, Change], was: Key, key: Key) -> Change:
         said=dict(came.said),
         sides=set(),
         captured=came.captured,
+        planned=came.planned,
         mark=came.mark,
         foreign_mark=came.mark is None and before.mark is not None,
     )
@@ -150,6 +155,7 @@ def rename(changes: dict[Key, Change], text: Key, key: Key) -> None:
         was={text, *known[0].was, *known[1].was} - {key},
         said=known[0].said | known[1].said,
         captured=any(change.captured for change in known),
+        planned=known[1].planned if known[0].planned is None else known[0].planned,
         mark=known[1].mark or known[0].mark,
     )
 

@@ -32,7 +32,7 @@ from embedtui.postgres.state.audit import TRY_SECONDS
 from embedtui.postgres.state.faults import UNDONE, UNWRITABLE, UNWRITTEN, forget_faults, record_faults, truncated_rows
 from embedtui.postgres.state.queue import (
     Entry,
-    add_synced_tokens,
+    count_synced,
     entries_of,
     forget_entries,
     next_entries,
@@ -298,7 +298,7 @@ class Sync:
                 _clear(conn, self._job.migration.id, written, side)
                 if side is Side.NEW:
                     share = outcome.tokens * part.stop // rows - outcome.tokens * part.start // rows
-                    add_synced_tokens(conn, self._job.migration.id, share)
+                    count_synced(conn, self._job.migration.id, tokens=share, first=_first(todo, outcome.rows, written))
             return written
 
         written = self._database(work)
@@ -368,6 +368,11 @@ def _settle_in(
     done = [key for key in keys if not todo[key].sides - {side}]
     _clear(conn, migration_id, left_behind(todo, done), Side.OLD)
     forget_entries(conn, migration_id, [number for key in done for number in todo[key].ids])
+
+
+def _first(todo: dict[Key, Change], rows: Sequence[SourceRow], written: set[Key]) -> int:
+    """Planned rows among those written that had no new vector: the backfill finds nothing to do there any more."""
+    return sum(row.key in written and not row.new_digest and bool(todo[row.key].planned) for row in rows)
 
 
 def _remove(job: Job, conn: Connection, entries: Sequence[Entry]) -> None:

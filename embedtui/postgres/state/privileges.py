@@ -72,8 +72,8 @@ RIGHTS: Mapping[Role, tuple[Right, ...]] = {
     Role.WORKER: _rights(
         *(f"SELECT {table}" for table in _WORKER_READS),
         # never what is migrated, how, or where to: the operator's statements are made of these columns
-        "UPDATE (phase, phase_at, condition, reason, desired, total_rows, synced, synced_tokens, old_tokens, asked_new,"
-        " asked_old, proof_tokens) migration",
+        "UPDATE (phase, phase_at, condition, reason, desired, total_rows, synced, synced_tokens, synced_first,"
+        " old_tokens, asked_new, asked_old, proof_tokens) migration",
         "UPDATE (learnt_inputs, learnt_tokens, learnt_at) model",
         "INSERT (migration, host, pid, operator) worker",
         "UPDATE (doing, since, threads, holds, rows, in_flight, heartbeat, stopped_at) worker",

@@ -16,7 +16,9 @@ class Progress:
     synced: int
     """Changes worked off."""
     rows: int
-    """Written by the backfill."""
+    """Planned rows that were given their new vector, by the backfill or by sync before it came to them."""
+    synced_first: int
+    """Of these, sync's."""
     updates: int
     hot_updates: int
     shards_done: int
@@ -46,7 +48,8 @@ class Progress:
 def read_progress(conn: Connection, migration_id: int) -> Progress:
     """As of now."""
     row = conn.execute(
-        "SELECT m.total_rows, m.synced, coalesce(s.rows, 0), coalesce(s.updates, 0), coalesce(s.hot, 0),"
+        "SELECT m.total_rows, m.synced, coalesce(s.rows, 0) + m.synced_first, m.synced_first,"
+        " coalesce(s.updates, 0), coalesce(s.hot, 0),"
         " coalesce(s.done, 0), coalesce(s.count, 0), coalesce(s.tokens, 0) + m.synced_tokens + b.tokens, b.tokens,"
         " m.synced_tokens, m.old_tokens, m.asked_new, m.asked_old, m.proof_tokens,"
         " p.spend_cap, p.concurrency, p.max_concurrency, p.requests_per_minute, p.tokens_per_minute,"

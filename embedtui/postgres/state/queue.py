@@ -191,10 +191,12 @@ def forget_entries(conn: Connection, migration_id: int, ids: Iterable[int]) -> N
     )
 
 
-def add_synced_tokens(conn: Connection, migration_id: int, tokens: int) -> None:
-    """Count what embedding changed rows for the new side took."""
+def count_synced(conn: Connection, migration_id: int, *, tokens: int, first: int) -> None:
+    """Count what embedding changed rows for the new side took; ``first``: planned rows that had none before."""
     conn.execute(
-        "UPDATE embedtui.migration SET synced_tokens = synced_tokens + %s WHERE id = %s", [tokens, migration_id]
+        "UPDATE embedtui.migration SET synced_tokens = synced_tokens + %s, synced_first = synced_first + %s"
+        " WHERE id = %s",
+        [tokens, first, migration_id],
     )
 
 
