@@ -155,7 +155,7 @@ def working_rows_sql(migration: Migration, *tables: str) -> list[Statement]:
     emptied += drop_jobs_sql(migration)
     shards = sql.SQL(
         "WITH gone AS (DELETE FROM embedtui.shard WHERE migration = {id} RETURNING tokens)"
-        " UPDATE embedtui.migration SET synced_tokens = synced_tokens"
+        " UPDATE embedtui.migration SET synced_first = 0, synced_tokens = synced_tokens"
         " + coalesce((SELECT sum(tokens) FROM gone), 0)::bigint WHERE id = {id}"
     ).format(id=sql.Literal(migration.id))
     return [*emptied, shards]
