@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import TypeVar
 
 from embedtui.engine.access import Access
-from embedtui.engine.backfill.database_throttle import Throttle
 from embedtui.engine.backfill.embedding import ConfigurationFault
 from embedtui.engine.backfill.episodes import Episodes
 from embedtui.engine.backfill.job import STARTING, Job, now
@@ -288,16 +287,16 @@ class Runner:
 
     @contextlib.contextmanager
     def at_work(
-        self, migration: Migration, stop: threading.Event, doing: str, *, reloads: bool = False
+        self, migration: Migration, stop: threading.Event, doing: str, *, reloads: bool = False, role: str = ""
     ) -> Iterator[Job]:
-        """Inside, this process is a worker that everybody sees and can stop, through ``job.stop``.
+        """Inside, this process is a worker that everybody sees and can stop, by ``job.stop``; ``role``: for the log.
 
         ``reloads``: it also ends when the settings are to be read again, for the caller to go on by them.
         """
         job = Job(self._at.dsn, migration, self._at.on_event, rows=self._rows)
         job.episodes, job.reloads = self._episodes, job.reloads if self._reloads is None else self._reloads
         try:
-            with Worker(job, stop, Throttle.of(migration)), nullcontext() if reloads else job.undisturbed():
+            with Worker(job, stop, role or doing), nullcontext() if reloads else job.undisturbed():
                 job.doing(doing)
                 yield job
         except Interrupted:
@@ -343,10 +342,14 @@ class Runner:
         require_said(self._at.here(stored), "new_model.")
 
     def _run_once(self, migration: Migration, stop: threading.Event, until: float | None, follow: bool) -> None:
-        with self.at_work(migration, stop, STARTING, reloads=True) as job:
+        with self.at_work(migration, stop, STARTING, reloads=True, role=_role(until, follow)) as job:
             if self._check is not None:
                 job.await_first = self._check.wait
             Stages(job, environ=self._at.environ, read_progress=self._at.progress, until=until, follow=follow).run()
+
+
+def _role(until: float | None, follow: bool) -> str:
+    return "run" + (f" until {until:g} %" if until is not None else "") + (", and follow" if follow else "")
 
 
 def _require_unpaused(conn: Connection, migration: Migration) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import selectors
 import socket
@@ -15,15 +16,17 @@ import psycopg
 
 from embedtui.engine.backfill.database_throttle import NAMES, Throttle
 from embedtui.engine.backfill.job import LOCK, PACER_HOLDS, STARTING, Job
-from embedtui.errors import EmbedtuiError
+from embedtui.errors import EmbedtuiError, Interrupted
+from embedtui.formatting import counted, duration
 from embedtui.model import Hold, ThreadStatus, hold_word
 from embedtui.model.settings import StoredSettings
 from embedtui.model.snapshot import PAUSED
 from embedtui.postgres.blocking import name_blocker
-from embedtui.postgres.connect import Connection, lost
+from embedtui.postgres.connect import Connection, host_name, lost, operator_name
 from embedtui.postgres.locks import announce_worker
 from embedtui.postgres.notifications import hear, hear_waiting
 from embedtui.postgres.state.audit import add_episode, note_lost_workers
+from embedtui.postgres.state.pace import read_knobs
 from embedtui.postgres.state.shards import renew_leases, return_all_shards
 from embedtui.postgres.state.workers import Heartbeat, beat, end_worker, listen, register_worker
 
@@ -50,8 +53,10 @@ class Worker:
     free after a few seconds, not when their lease runs out.
     """
 
-    def __init__(self, job: Job, stop: threading.Event, throttle: Throttle) -> None:
-        self._job, self._outer, self._throttle = job, stop, throttle
+    def __init__(self, job: Job, stop: threading.Event, role: str) -> None:
+        """``role``: what it is for, as the log file has it."""
+        self._role, self._began = role, time.monotonic()
+        self._job, self._outer, self._throttle = job, stop, Throttle.of(job.migration)
         self._link = job.link("worker", statement_timeout_ms=10_000)
         self._link.on_open = self._announce
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
@@ -67,6 +72,8 @@ class Worker:
         """Limits of the throttle as last stored."""
         self._untold: list[tuple[str, str, str]] = []
         """Lines on their way to the audit log."""
+        self._who = "", 0
+        """The database's role that it works as, and its threads that embed."""
 
     def __enter__(self) -> Worker:
         try:
@@ -74,6 +81,7 @@ class Worker:
         except BaseException:
             self._close()
             raise
+        self._log_begin()
         self._thread.start()
         threading.Thread(target=self._pass_on_stop, name="stop", daemon=True).start()
         return self
@@ -89,6 +97,27 @@ class Worker:
         except (EmbedtuiError, psycopg.Error):
             pass  # the leases run out and the lock is gone without us, too
         self._close()
+        self._log_end(error)
+
+    def _log_begin(self) -> None:
+        migration, (user, threads) = self._job.migration, self._who
+        _log.info(
+            "worker %s begins: pid %d on %s, %s as role %s: %s; %s: %s to %s, placement %s, phase %s; %s",
+            self._job.worker_id, os.getpid(), host_name(), operator_name(), user, self._role, migration.table,
+            migration.old_model.name, migration.new_model.name, migration.placement, migration.phase,
+            counted(threads, "thread", "threads"),
+        )  # fmt: skip
+
+    def _log_end(self, error: BaseException | None) -> None:
+        how = "done" if error is None else "reads its settings again" if self._goes_on else "stopped"
+        if self._job.pending_failure is not None or not isinstance(error, Interrupted | None):
+            how = "by an error"
+        lasted = duration(time.monotonic() - self._began)
+        written = counted(self._job.rows, "row", "rows")
+        _log.info(
+            "worker %s ends (%s): pid %d on %s, after %s, %s written by this run",
+            self._job.worker_id, how, os.getpid(), host_name(), lasted, written,
+        )  # fmt: skip
 
     def _close(self) -> None:
         self._link.drop()
@@ -108,19 +137,25 @@ class Worker:
         if self._job.worker_id is None:
             self._job.registered(register_worker(conn, self._job.migration.id))
             self._announce(conn)
+        knobs = read_knobs(conn, self._job.migration.id)
+        self._who = conn.info.user, knobs.max_concurrency if knobs is not None else 0
         # before anything is sent: what is paused stays so
         began = time.monotonic()
         told = Heartbeat(self._job.rows, STARTING, (), self._job.holds)
         self._job.heed(beat(conn, self._job.migration.id, self._job.worker_id, told), began)
 
+    @property
+    def _goes_on(self) -> bool:
+        """It ends to read its settings again."""
+        return self._job.reloading and self._job.pending_failure is None and not self._outer.is_set()
+
     def _sign_off(self, conn: Connection) -> None:
         with conn.transaction():
             return_all_shards(conn, self._job.worker_id)
             end_worker(conn, self._job.worker_id, self._job.rows)
-        goes_on = self._job.reloading and self._job.pending_failure is None and not self._outer.is_set()
-        if goes_on:
+        if self._goes_on:
             self._job.episodes.pause()
-        self._tell_episodes(conn, leaving=not goes_on)
+        self._tell_episodes(conn, leaving=not self._goes_on)
         note_lost_workers(conn, self._job.migration.id)
 
     def _run(self) -> None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from embedtui.demo.api import FaultKind, LoopbackServer
+from embedtui.engine.backfill.job import Job
+from embedtui.engine.backfill.worker import Worker
 from embedtui.engine.engine import Engine
+from embedtui.errors import Interrupted
+from embedtui.model import Phase
+from embedtui.postgres.connect import host_name
 from embedtui.postgres.state import audit
-from tests.kits.support import connect, make_documents, settings_for
+from tests.kits.log_kit import log_file
+from tests.kits.support import NEW, OLD, connect, make_documents, settings_for, wait_for
+
+__all__ = ["log_file"]
 
 
 def test_outages_and_lost_workers_are_lines_of_the_log(database: str, api: LoopbackServer, tmp_path: Path) -> None:
@@ -58,3 +69,39 @@ def test_the_log_does_not_grow_without_end(database: str, api: LoopbackServer, t
         audit.add_audit(conn, number, "pause", "what somebody does is always told")
         assert engine.audit(1)[0].act == "pause"
     engine.close()
+
+
+def test_each_worker_is_a_line_of_the_log_file_when_it_begins_and_when_it_ends(
+    database: str, api: LoopbackServer, tmp_path: Path, log_file: Path
+) -> None:
+    make_documents(database, 40)
+    here = f"pid {os.getpid()} on {host_name()}"
+    with closing(
+        Engine(database, settings=settings_for(database, api, tmp_path, {"pacing.max_concurrency": 3}))
+    ) as engine:
+        engine.prepare()
+        engine.run(threading.Event(), until=50)
+        stop, ended = threading.Event(), threading.Event()
+
+        def follow() -> None:
+            with suppress(Interrupted):
+                engine.run(stop, follow=True)
+            ended.set()
+
+        threading.Thread(target=follow).start()
+        wait_for(lambda: engine.snapshot().phase is Phase.VALIDATE)
+        stop.set()
+        assert ended.wait(60)
+        migration = engine.migration()
+        assert migration is not None
+        with pytest.raises(RuntimeError), Worker(Job(database, migration, None), threading.Event(), "bridge"):
+            raise RuntimeError("nobody foresaw it")
+    lines = [line.partition("worker ")[2] for line in log_file.read_text().splitlines() if ": worker " in line]
+    begun, over = ([line for line in lines if word in line] for word in (" begins: ", " ends ("))
+    assert [line.split()[0] for line in begun] == [line.split()[0] for line in over], "each has its end"
+    roles = ("preparing", "run until 50 %", "run, and follow", "bridge")
+    for line, role in zip(begun, roles, strict=True):
+        assert f": {role}; documents: {OLD} to {NEW}, placement " in line
+    assert all(here in line and " as role postgres: " in line and line.endswith("; 3 threads") for line in begun)
+    assert [line.partition("(")[2].partition(")")[0] for line in over] == ["done", "done", "stopped", "by an error"]
+    assert all(f"{here}, after " in line for line in over) and over[1].endswith(" 20 rows written by this run")

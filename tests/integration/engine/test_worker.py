@@ -16,7 +16,6 @@ from embedtui.demo.api import LoopbackServer
 from embedtui.demo.database import EmbeddedServer
 from embedtui.engine import resilience
 from embedtui.engine.backfill import worker as worker_module
-from embedtui.engine.backfill.database_throttle import Throttle
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.stages import make_row_embedder
 from embedtui.engine.backfill.worker import Worker
@@ -33,7 +32,7 @@ from tests.kits.support import OLD, connect, wait_for
 
 def entered(database: str, migration: Migration) -> tuple[Job, Worker]:
     job = Job(database, migration, None)
-    return job, Worker(job, threading.Event(), Throttle.of(migration))
+    return job, Worker(job, threading.Event(), "test")
 
 
 def state_of_shards(conn: Connection) -> list[tuple[str, int | None]]:
