@@ -102,7 +102,7 @@ def test_a_pace_that_is_none(database: str, api: LoopbackServer, tmp_path: Path,
             conn.execute("ALTER TABLE embedtui.pace DROP CONSTRAINT pace_blocked_until")
             conn.execute("UPDATE embedtui.pace SET blocked_until = %s", [value])
         news = PaceNews(
-            None, None, 60.0, None, 0, 1, 1, 0, 16, 4.0, None, "", probed=False, clear=False, claim=False, probe=5.0
+            None, None, 60.0, 1, None, 0, 1, 1, 0, 16, 4.0, None, "", probed=False, clear=False, claim=False, probe=5.0
         )
         pace = exchange(conn, 1, news)
         assert pace is not None and pace.characters_per_token == 4.0

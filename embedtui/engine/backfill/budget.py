@@ -32,6 +32,8 @@ class Claim:
 
     settle: int
     """Tokens used beyond the lease."""
+    need: int
+    """Tokens of the request that is next."""
     tokens: int
     """Wanted; negative: given back."""
     requests: int
@@ -55,6 +57,8 @@ class Budget:
         """Tokens of the requests in flight."""
         self._pool_tokens = 0
         self._pool_requests = 0
+        self._busy_at = 0.0
+        """When a request was last over, or one last asked of the row."""
         self._told, self._told_at = RateLimits(), 0.0
         self._operator: tuple[float | None, float | None] = (None, None)
         self._cap: float | None = None
@@ -94,9 +98,10 @@ class Budget:
         self.in_flight += 1
         self._reserved += need
 
-    def release(self, reserved: int, *, unused: bool) -> None:
+    def release(self, reserved: int, now: float, *, unused: bool) -> None:
         """A request is over; ``unused``: it was never sent."""
         self.in_flight -= 1
+        self._busy_at = now
         self._reserved -= reserved
         if unused:
             self._pool_tokens += reserved
@@ -186,7 +191,7 @@ class Budget:
             tokens, requests = -self._pool_tokens, -self._pool_requests
         characters, counted = self._sample
         ratio = _plausible(characters / counted) if counted and characters else None
-        claim = Claim(settle, tokens, requests, self._rejections, self._by_requests, ratio)
+        claim = Claim(settle, next(iter(needs), 0), tokens, requests, self._rejections, self._by_requests, ratio)
         self._sample, self._rejections = (0, 0), 0
         return claim
 
@@ -206,6 +211,10 @@ class Budget:
         # what was accepted: neither what is only leased nor what is still in flight
         accepted_tokens = self.spent - self._pool_tokens - self._reserved
         accepted_requests = pace.requests - pace.rejected - self._pool_requests - self.in_flight
+        if not self.in_flight:  # who waits in line comes here every second: else there was nothing to send
+            self.tokens.rested(now - self._busy_at)
+            self.requests.rested(now - self._busy_at)
+        self._busy_at = now
         self.tokens.observed(now, accepted_tokens)
         self.requests.observed(now, accepted_requests)
         # 429s of other processes are news about the same budget

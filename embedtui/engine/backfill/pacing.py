@@ -27,7 +27,7 @@ from embedtui.providers import ProviderFault, RateLimits
 POLL_SECONDS = 0.1
 """How soon a waiting thread sees its stop signal."""
 BURST_SECONDS = 2.0
-"""How much of a minute's budget the shared bucket saves up while nobody asks."""
+"""How much of a minute's budget the shared bucket saves up while nobody asks; at least what the next request needs."""
 PROBE_SECONDS = 20.0
 """For how long a process may take over the probe; then another tries, for it may have been killed."""
 NOTICEABLE_SECONDS = 1.5
@@ -197,7 +197,7 @@ class Pacer:
             yield slot
         finally:
             with self._changed:
-                self._budget.release(slot._reserved, unused=not slot._settled)
+                self._budget.release(slot._reserved, time.monotonic(), unused=not slot._settled)
                 self._tempo.ended(time.monotonic(), self._budget.in_flight)
                 if slot._probe:
                     self._backoff.probing = False
@@ -208,6 +208,7 @@ class Pacer:
     ) -> Slot:
         with self._changed:
             ticket = _Ticket(self._budget.estimate(characters, inputs), self._lock, urgent)
+            self._obstacle = self._obstacle if self._line else None  # else that wait is over, and this is another
             self._line.insert(int(self._urgent_went) if urgent else len(self._line), ticket)
             try:
                 while True:
@@ -222,9 +223,8 @@ class Pacer:
                     obstacle = self._look(ticket)
                     if obstacle is None:
                         return self._grant(ticket, characters)
-                    known = [each for each in (self._obstacle, self._paced) if each and each[0].name == obstacle.name]
-                    began = known[0][1:] if known else (time.monotonic(), datetime.now(UTC))
-                    self._obstacle = (obstacle, *began)
+                    paced = self._paced if self._tempo.moves(time.monotonic()) else None  # else it is long ago
+                    self._obstacle = (obstacle, *_since(obstacle.name, self._obstacle, paced))
                     if obstacle.name:
                         self._paced = None
                     self._changed.wait(min(max(obstacle.wait, 0.001), POLL_SECONDS))
@@ -382,6 +382,12 @@ class Pacer:
             self._link.drop()
 
 
+def _since(name: str, *known: tuple[Obstacle, float, datetime] | None) -> tuple[float, datetime]:
+    """Since when that is waited for: since one of those known, if it is of this name, else from now."""
+    begun = (each[1:] for each in known if each is not None and each[0].name == name)
+    return next(begun, (time.monotonic(), datetime.now(UTC)))
+
+
 def _stalled(now: float, began: float, since: datetime, tempo: Tempo, backoff: Backoff, budget: Budget) -> Hold | None:
     """The hold while there have been but refusals since then; None where that is not long."""
     if now - began < STALL_SECONDS:
@@ -399,6 +405,7 @@ def _news(budget: Budget, asked: Claim, block: Block | None, concurrency: int, *
         token_rate=budget.tokens.rate,
         request_rate=budget.requests.rate,
         burst=BURST_SECONDS,
+        need=asked.need,
         price=budget.price,
         settle=asked.settle,
         tokens=asked.tokens,

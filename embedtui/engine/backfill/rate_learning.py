@@ -41,6 +41,8 @@ class RateLearner:
         self._pressed_at = 0.0
         self._first: tuple[float, float] | None = None
         self._mark: tuple[float, float] | None = None
+        self._idle = 0.0
+        """Seconds of rest since the mark."""
         self._pressure = 0.0
         """Seconds of pressure since the last rejection."""
         self._measured = False
@@ -56,6 +58,11 @@ class RateLearner:
         if self._first is None:
             self._first = (now, total)
 
+    def rested(self, seconds: float) -> None:
+        """Tell that there was nothing to send for so long: that is no measure of what may be sent."""
+        if self._first is not None and seconds > MEASURE_SECONDS:
+            self._idle += seconds
+
     def rejected(self, now: float, total: float) -> None:
         """The provider said 429 after accepting ``total`` in all."""
         if self._mark is not None and now - self._mark[0] < MERGE_SECONDS:
@@ -63,6 +70,7 @@ class RateLearner:
         rate = self._rate
         since, before = self._mark or self._first or (now - MERGE_SECONDS, total)
         total = max(total, before)
+        since, self._idle = since + self._idle, 0.0
         if total <= before and self._limit is None:
             # Nothing was accepted, so nothing was measured: somebody else uses the budget, or it is an outage. The
             # backoff waits for that; a rate learnt from it would be next to nothing, and last.

@@ -42,7 +42,9 @@ class PaceNews:
     """Tokens a minute that all processes together may use; None: not limited."""
     request_rate: float | None
     burst: float
-    """Seconds of a minute's budget that the buckets save up while nobody asks."""
+    """Seconds of a minute's budget that the buckets save up while nobody asks, …"""
+    need: int
+    """… and at least so many tokens: those of the request that is next."""
     price: float | None
     """Per million tokens; None: not known."""
     settle: int
@@ -106,7 +108,9 @@ WITH held AS MATERIALIZED (
     FROM (SELECT held.*, clock_timestamp() AS now FROM held OFFSET 0) AS timed
 ), filled AS MATERIALIZED (
     SELECT asked.*,
-        least(%(token_rate)s::float8 * %(burst)s / 60, token_level + seconds * %(token_rate)s::float8 / 60)
+        least(CASE WHEN %(token_rate)s::float8 IS NOT NULL
+                   THEN greatest(%(need)s, %(token_rate)s::float8 * %(burst)s / 60) END,
+              token_level + seconds * %(token_rate)s::float8 / 60)
             - %(settle)s AS tokens_there,
         least(CASE WHEN %(request_rate)s::float8 IS NOT NULL
                    THEN greatest(1, %(request_rate)s::float8 * %(burst)s / 60) END,

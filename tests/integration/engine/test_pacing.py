@@ -16,10 +16,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from embedtui.demo.database import EmbeddedServer
+from embedtui.engine.backfill import pacing
 from embedtui.engine.backfill import tempo as tempos
 from embedtui.engine.backfill.backoff import Backoff
 from embedtui.engine.backfill.budget import FORGOTTEN_SECONDS, Budget
@@ -32,7 +33,7 @@ from embedtui.model import (
     FaultClass,
 )
 from embedtui.postgres.state.migrations import create_migration
-from embedtui.postgres.state.pace import unblock
+from embedtui.postgres.state.pace import exchange, unblock
 from embedtui.postgres.state.schema import install
 from embedtui.providers import ProviderFault, RateLimits
 from tests.kits.samples import sample_migration
@@ -492,6 +493,164 @@ def test_a_request_larger_than_the_burst_gets_its_turn(kit: Kit) -> None:
     kit.request(pacer, 3000)
     pacer.close()
     assert kit.row("spent_tokens") == 3000
+
+
+def pass_time(kit: Kit, seconds: float) -> None:
+    """As if so long had passed for the row."""
+    kit.set(f"filled_at = filled_at - make_interval(secs => {seconds})")
+
+
+class Storm:
+    """One process's budget on the real row, in simulated time, at a provider that does as told."""
+
+    def __init__(self, kit: Kit) -> None:
+        self.kit, self.budget = kit, Budget(1e6)
+        self.now, self.synced_at, self.charged = 0.0, -math.inf, 0
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+        pass_time(self.kit, seconds)
+
+    def sync(self, *needs: int, give_back: bool = False) -> None:
+        nothing = give_back or math.isinf(self.synced_at)
+        asked = self.budget.claim(self.now - self.synced_at, needs, give_back=nothing)
+        news = pacing._news(self.budget, asked, None, 16, clear=False, claim=False)
+        pace = exchange(self.kit.conn, self.kit.migration.id, news)
+        assert pace is not None
+        self.synced_at = self.now
+        self.budget.merge(self.now, pace, asked)
+
+    def let_go(self, need: int) -> float:
+        """Wait until a request of so many tokens may go; the seconds that took."""
+        began = self.now
+        self.sync(need)
+        self.sync(need)  # the first may have told of a 429, or read the knobs
+        while self.budget.short(need):
+            assert self.now - began < 300, f"held for ever, at {self.budget.tokens.rate} tokens a minute"
+            self.budget.too_slow(need, self.now)
+            self.pass_(0.5)
+            self.sync(need)
+        self.budget.reserve(need)
+        return self.now - began
+
+    def do(self, act: str, tokens: int, seconds: float) -> None:
+        if act == "rest":
+            self.pass_(seconds * 60)
+            return
+        need = self.budget.estimate(tokens * 4, 1)
+        self.let_go(need)
+        self.pass_(min(seconds, 2.0))
+        if act == "answered":
+            self.budget.used(need, tokens * 4, tokens, measured=True)
+            self.charged += tokens
+        elif act == "timeout":
+            self.charged += need
+        else:
+            self.budget.refund(need)
+        self.budget.release(need, self.now, unused=False)
+        if act == "429":
+            about = ("TPM", "RPM", "")[tokens % 3]
+            self.budget.rejected(ProviderFault(FaultClass.PROVIDER, "429", f"429: {about}."))
+            self.sync(1)
+            self.pass_(seconds)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(acts=[("answered", 30, 1.0), ("rest", 1, 180.0), ("429", 30, 0.1), ("answered", 30, 1.0)], need=40_000)
+@given(
+    acts=st.lists(
+        st.tuples(
+            st.sampled_from(("answered", "answered", "429", "429", "503", "timeout", "rest")),
+            st.integers(1, 20_000),
+            st.floats(0.05, 8.0),
+        ),
+        min_size=3,
+        max_size=40,
+    ),
+    need=st.integers(1, 300_000),
+)
+def test_no_storm_leaves_a_hold_behind_that_does_not_end(
+    kit: Kit, acts: list[tuple[str, int, float]], need: int
+) -> None:
+    """Whatever came before: a request goes within minutes, at once after a rest that refilled it, no token is lost."""
+    kit.set("token_level = 0, request_level = 0, spent_tokens = 0, requests = 0, rejected = 0, filled_at = now()")
+    storm = Storm(kit)
+    for act in acts:
+        storm.do(*act)
+    assert storm.let_go(need) <= 90, "a limit that was learnt is found to be lifted within a minute and a half"
+    storm.budget.release(need, storm.now, unused=True)
+    storm.sync(give_back=True)
+    assert storm.budget.in_flight == 0
+    assert kit.row("spent_tokens") == pytest.approx(storm.charged, abs=1)
+    rate = storm.budget.tokens.rate
+    if rate is not None:
+        storm.pass_(need * 60 / rate + 60)
+        assert storm.let_go(need) == 0, "it was refilled meanwhile"
+
+
+@pytest.mark.parametrize("act", ["rest", "reply"])
+def test_a_limit_is_not_learnt_from_a_rest(kit: Kit, act: str) -> None:
+    """The first 429 after hours with an edit now and then: they say nothing of what the provider takes."""
+    storm = Storm(kit)
+    storm.do("answered", 100, 1.0)
+    if act == "rest":
+        storm.do("rest", 1, 180.0)
+    for _ in range(10):
+        storm.do("answered", 2000, 1.0)
+    if act == "reply":  # a provider that takes long for each is no rest
+        storm.let_go(100)
+        storm.pass_(60)
+        storm.sync(1)
+        storm.budget.release(100, storm.now, unused=False)
+    storm.do("429", 2000, 1.0)
+    rate = storm.budget.tokens.rate
+    assert rate == pytest.approx(20_000 / (12 if act == "rest" else 72) * 60 / 2, rel=0.2)
+
+
+def test_a_limit_below_a_token_in_the_burst_still_lets_requests_go(kit: Kit) -> None:
+    kit.set("tokens_per_minute = 20")
+    pacer = kit.pacer()
+    waiter = Waiter(kit, pacer, 10)
+    wait_for(lambda: pacer.hold is not None)
+    pass_time(kit, 60)
+    assert waiter.entered.wait(20)
+    waiter.end()
+
+
+def held(pacer: Pacer) -> datetime:
+    """Since when requests wait, once that is told."""
+    wait_for(lambda: pacer.hold)
+    hold = pacer.hold
+    assert hold is not None and hold.since is not None
+    return hold.since
+
+
+def test_a_wait_of_long_ago_is_none_of_the_present_one(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit.set("tokens_per_minute = 600")
+    pacer = kit.pacer()
+    stop, given_up = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with contextlib.suppress(Interrupted), pacer.slot(4000, 1, stop):
+            pass
+        given_up.set()
+
+    threading.Thread(target=wait).start()
+    held(pacer)
+    stop.set()
+    assert given_up.wait(20)
+    later = datetime.now(UTC)
+    waiter = Waiter(kit, pacer, 2000)
+    assert held(pacer) >= later, "the former was given up"
+    pass_time(kit, 300)
+    assert waiter.entered.wait(20)
+    waiter.end()
+    monkeypatch.setattr(tempos, "RECENT_SECONDS", -1.0)
+    later = datetime.now(UTC)
+    waiter = Waiter(kit, pacer, 4000)
+    assert held(pacer) >= later, "the former ended, long ago"
+    pass_time(kit, 600)
+    waiter.end()
 
 
 def test_stop_ends_a_wait_and_no_transaction_is_open_during_it(kit: Kit) -> None:
