@@ -99,6 +99,43 @@ async def test_while_typing_the_footer_has_the_keys_that_leave_the_field(shown: 
         assert app.screen.query_one("#filter", Input).value == "f"
 
 
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize(
+    ("screen", "first", "more"),
+    [
+        ("2", ("n New better", "o Old better", "s Same"), ("a Ask", "L Load")),
+        ("4", ("e Retry", "s Skip", "h Shorten"), ("/ Filter", "w Order")),
+        ("5", ("Q Stop", "w Order", "y Copy"), ("c Compare",)),
+    ],
+)
+async def test_the_footer_has_as_many_keys_as_it_has_room_for(
+    shown: Open, screen: str, first: tuple[str, ...], more: tuple[str, ...], width: int
+) -> None:
+    """The more important ones come first, and rollback, help and quit keep their place."""
+    async with shown(replace(states.RUNNING, evaluation=states.EVALUATION, faults=states.FAULTS), (width, 24)) as (
+        app,
+        pilot,
+        _,
+    ):
+        await pilot.press(screen)
+        await until(pilot, lambda: first[0] in footer(app))
+        told = footer(app)
+        places = [told.find(each) for each in (*first, *more)]
+        assert all(place > 0 for place in places if width == 160)
+        there = [place for place in places if place > 0]
+        assert there == sorted(there) and len(there) >= 3, told
+        assert told.index("? Help") < told.index("q Quit") < told.index("F9") and max(there) < told.index("? Help")
+
+
+async def test_where_nothing_is_listed_the_footer_has_what_brings_something(shown: Open) -> None:
+    async with shown(states.FRESH, (80, 24)) as (app, pilot, _):
+        await pilot.press("2")
+        await until(pilot, lambda: "a Ask" in footer(app))
+        assert "L Load" in footer(app) and "Filter" not in footer(app)
+        await pilot.press("4")
+        await until(pilot, lambda: "Order" not in footer(app) and "Ask" not in footer(app))
+
+
 async def test_help_begins_with_the_part_that_has_the_focus(shown: Open) -> None:
     async with shown(states.READY) as (app, pilot, _):
         await pilot.press("4", "question_mark")

@@ -34,7 +34,7 @@ _TYPING: tuple[Key, ...] = (
     Key("^q", "Quit", "app.perform('quit')"),
 )
 _OWN_KEYS, _ALL_KEYS = 3, 6
-"""Keys of the screen itself, and all keys, that fit into a footer of 80 columns beside rollback."""
+"""Keys of the screen itself, and all keys, that fit into a footer of 80 columns beside rollback: they come first."""
 
 
 class DashboardScreen(Screen[None]):
@@ -95,13 +95,15 @@ class DashboardScreen(Screen[None]):
         self.dashboard.bridge.read(work, reply, self.post_message, key)
 
     def keys(self, view: View) -> tuple[Key, ...]:
-        """The keys of the footer: the screen's own first, then what the state suggests, help and quit last.
+        """The keys of the footer: the screen's first, what the state suggests, more of both, help and quit last.
 
-        While a field has the focus they would be typed: then it has the keys that leave the field.
+        As many as have room are shown. While a field has the focus they would be typed: then it has the keys that leave
+        the field.
         """
         if isinstance(self.focused, Input):
             return _TYPING
-        own = [each for bindings in self._bindings.key_to_bindings.values() for each in bindings if each.show]
+        bound = [each for bindings in self._bindings.key_to_bindings.values() for each in bindings]
+        own = [each for each in bound if each.show or each.action in self.KEYS]
         own.sort(key=lambda each: self.KEYS.index(each.action) if each.action in self.KEYS else len(self.KEYS))
         refused = {each.action: self.refusal(actions.parse(each.action)[1]) for each in own}
         ended = view.phase.ended
@@ -110,17 +112,15 @@ class DashboardScreen(Screen[None]):
         own = [each for each in own if refused[each.action] not in pointless and not (ended and refused[each.action])]
         keys = [
             Key(each.key_display or each.key, each.description, f"screen.{each.action}", not refused[each.action])
-            for each in own[:_OWN_KEYS]
+            for each in own
         ]
-        *suggested, help_, quit_ = (ACTIONS[name] for name in footer(view))
-        room = _ALL_KEYS - len(keys) - 2
-        return (
-            *keys,
-            *(
-                Key(each.key_text, each.label_now(view), f"app.perform('{each.name}')", not each.refusal(view))
-                for each in (*suggested[:room], help_, quit_)
-            ),
-        )
+        suggested = [
+            Key(each.key_text, each.label_now(view), f"app.perform('{each.name}')", not each.refusal(view))
+            for each in (ACTIONS[name] for name in footer(view))
+        ]
+        suggested, ways_out = suggested[:-2], suggested[-2:]
+        first, room = keys[:_OWN_KEYS], _ALL_KEYS - 2 - len(keys[:_OWN_KEYS])
+        return (*first, *suggested[:room], *keys[_OWN_KEYS:], *suggested[room:], *ways_out)
 
     def refusal(self, _action: str) -> str:
         """Why one of the screen's own actions is impossible now; empty where it is possible."""

@@ -36,7 +36,7 @@ class CompareScreen(VerdictScreen):
     NAME = "compare"
     LIST = "#queries"
     AUTO_FOCUS = "#queries"
-    KEYS = ("verdict('new')", "verdict('old')", "verdict('same')", "filter", "ask")
+    KEYS = ("verdict('new')", "verdict('old')", "verdict('same')", "ask", "load", "read", "figures", "filter")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "slash", "filter", "Filter", show=False, key_display="/", tooltip="Only queries that contain the words."

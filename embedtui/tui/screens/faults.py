@@ -59,7 +59,7 @@ class FaultsScreen(FilteredScreen):
     LIST = "#groups"
     AUTO_FOCUS = "#groups"
     NOTHING = "There are no faulty rows."
-    KEYS = ("decide('retry')", "decide('skip')", "decide('truncate')")
+    KEYS = ("decide('retry')", "decide('skip')", "decide('truncate')", "filter", "order", "copy")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "decide('retry')", "Retry", tooltip="Embed this row again; on a group, all its open rows."),
         Binding("s", "decide('skip')", "Skip", tooltip="Leave it without a vector of its text, on purpose."),
@@ -146,7 +146,7 @@ class FaultsScreen(FilteredScreen):
     def refusal(self, action: str) -> str:
         """Deciding is possible whenever the limits can be set, and there is something to decide."""
         if action != "decide":
-            return ""
+            return "" if action not in self.KEYS or self.groups or self.filtered else self.NOTHING
         return ACTIONS["limits"].refusal(self.dashboard.view) if self.groups else self.NOTHING
 
     # -------------------------------------------------------------------------------------------------- data

@@ -97,6 +97,8 @@ class VerdictScreen(ExchangeScreen):
         """Verdicts, notes and forgetting are for the kept queries that are shown."""
         if action == "export":
             return "Sides are hidden: V first shows them again." if self.blind.on else ""
+        if action in ("read", "figures", "filter") and self.comparison is None and self.asked is None:
+            return self.NOTHING
         if action not in ("verdict", "note", "forget"):
             return ""
         if action == "note" and self.blind.on:
