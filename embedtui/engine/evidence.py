@@ -158,4 +158,4 @@ def verify(at: Access, *, sample: int = 0, repair: bool = False, stop: threading
 
 def _waits(pacer: Pacer) -> str:
     """What requests wait for now; empty where they are on the wire."""
-    return hold.detail.partition(" Next try at ")[0] if (hold := pacer.hold) is not None else ""
+    return hold.cause if (hold := pacer.hold) is not None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -194,7 +195,9 @@ PACE = "pace"
 """Name of the hold for the limits of requests and tokens a minute: the work goes on, as fast as it may."""
 LOCKED_ROWS = "locked_rows"
 """The same for changed rows that somebody keeps locked: the work goes on without them."""
-GOES_ON = (PACE, LOCKED_ROWS)
+CHANGE = "change"
+"""The same for a change of the tables (a cleanup's, an abort's, a cutover's) that waits for others' transactions."""
+GOES_ON = (PACE, LOCKED_ROWS, CHANGE)
 """Holds that stop nothing."""
 
 
@@ -205,7 +208,8 @@ class Hold:
     name: str
     """Why, e.g. ``replica_lag``, ``probe_latency``, ``lock_waits``, ``long_transactions``, ``autovacuum``,
     ``wal_rate``, ``provider``, ``spend_cap``, ``database``, ``lock``, ``operator``; ``pace`` where it goes on at a
-    limit, ``locked_rows`` where it goes on without rows that somebody keeps locked."""
+    limit, ``locked_rows`` where it goes on without rows that somebody keeps locked, ``change`` while a change of the
+    tables waits for others."""
     detail: str
     since: datetime | None = None
 
@@ -213,6 +217,20 @@ class Hold:
     def stops(self) -> bool:
         """Whether the work stands still for it: at a limit it goes on, and without rows that are locked."""
         return self.name not in GOES_ON
+
+    @property
+    def cause(self) -> str:
+        """``detail`` without its outlook: what was answered, or is in the way."""
+        return self.detail.removesuffix(self.outlook).rstrip()
+
+    @property
+    def outlook(self) -> str:
+        """The end of ``detail`` that says when it is tried again, and at what pace; empty where nothing does."""
+        found = _OUTLOOK.search(self.detail)
+        return found[0] if found is not None else ""
+
+
+_OUTLOOK = re.compile(r"(?:^|(?<= ))(?:Next try at |Asking again now\.|Now [\d,]+ requests ).*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,14 +113,24 @@ def wrapped(text: str, width: int, style: str = "", limit: int = 3) -> list[Cont
     return broken
 
 
-def told(text: str, width: int, style: str, limit: int) -> list[Content]:
-    """As :func:`wrapped`; of what is too long the middle goes: its end says what to do."""
+def told(text: str, width: int, style: str, limit: int, mend: str = "") -> list[Content]:
+    """As :func:`wrapped`; of what is too long the middle goes: its end, ``mend`` or the last sentence, says what to do.
+
+    Where not even a given ``mend`` has room, its last clauses go.
+    """
     rows = wrapped(text, width, style, limit + 1)
-    cause, dot, mend = text.rstrip(". ").rpartition(". ")
-    mend += text[len(text.rstrip(". ")) :].strip()
-    if len(rows) <= limit or not dot:
-        return rows[:limit] if len(rows) <= limit else wrapped(text, width, style, limit)
-    words = cause.split(" ")
+    if len(rows) <= limit:
+        return rows
+    if mend:
+        cause = text.removesuffix(mend)
+        while len(wrapped(mend, width, style, limit + 1)) > limit and (end := max(map(mend.rfind, (". ", "; ")))) > 0:
+            mend = f"{mend[:end]}."
+    else:
+        cause, dot, mend = text.rstrip(". ").rpartition(". ")
+        mend += text[len(text.rstrip(". ")) :].strip()
+        if not dot:
+            return wrapped(text, width, style, limit)
+    words = cause.split()
     while words:
         words.pop()
         rows = wrapped(f"{' '.join(words).rstrip('.,:; ')}… {mend}", width, style, limit + 1)

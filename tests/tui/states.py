@@ -259,7 +259,7 @@ RATE_LIMITED = replace(
         Hold(
             "rate",
             "429: Rate limit reached. Next try at 03:12:52 UTC."
-            " Now 12 requests and 4,000 tokens a minute; found: 600 requests.",
+            " Now 2,412 requests and 4,012,345 tokens a minute; found: 2,998 requests and 4,950,000 tokens.",
             ago(seconds=4),
         ),
     ),

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from embedtui.known import KNOWN_MODELS
-from embedtui.model import Noted, RankedRow, Snapshot, WorkerStatus
+from embedtui.model import Hold, Noted, RankedRow, Snapshot, WorkerStatus
 from embedtui.tui import draw, panels
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.panels import setup
@@ -49,7 +49,9 @@ SHOWN = 8
 
 def foreign(value: object) -> Iterator[str]:
     """Every text in a snapshot that is not written by the screen: reasons, names, what a provider or server said."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, Hold):  # the rest of what it says is the engine's own
+        yield from foreign((value.name, value.cause))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from foreign(getattr(value, field.name))
     elif isinstance(value, tuple | list):

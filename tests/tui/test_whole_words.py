@@ -23,6 +23,7 @@ from embedtui.tui.dialogs.verify import VerifyDialog
 from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.settings import SettingsScreen
 from embedtui.tui.view import Link, Trouble, View
+from embedtui.tui.widgets.panel import Panel
 from tests.tui import states
 from tests.tui.conftest import Open, picture, present, until
 from tests.tui.engine_words import LEAF, doings
@@ -223,3 +224,23 @@ async def test_a_key_that_is_refused_says_why(shown: Open) -> None:
                 assert answered, f"{key} on {screen} says nothing"
                 if isinstance(app.screen, ModalScreen):
                     await pilot.press("escape")
+
+
+_LONG = "429: Rate limit reached for text-embedding-3-large in organization org-4f1 on tokens per min. "
+
+
+@SIZES
+@pytest.mark.parametrize("cause", ["", "429: Rate limit reached. ", _LONG], ids=["none", "short", "long"])
+async def test_what_a_hold_says_of_its_end_is_shown_whole(shown: Open, size: tuple[int, int], cause: str) -> None:
+    """When it is tried again, and every figure of the pace; of what the provider said as much as has room."""
+    rate = states.RATE_LIMITED.reasons[0]
+    assert rate.cause == "429: Rate limit reached." and rate.outlook.startswith("Next try at ")
+    for outlook in (rate.outlook, "Asking again now.", "Next try at 03:12:52 UTC."):
+        hold = replace(rate, detail=f"{cause}{outlook}")
+        async with shown(states.FRESH, size) as (app, pilot, _):
+            await present(app, pilot, replace(states.RATE_LIMITED, reasons=(hold,)))
+            await pilot.pause()
+            box = app.screen.query_one("#holds", Panel)
+            said = " ".join(str(box.render()).split())
+            assert outlook in said and (not cause or "429" in said), said
+            assert len(str(box.render()).splitlines()) <= box.content_size.height

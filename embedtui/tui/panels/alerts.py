@@ -144,10 +144,12 @@ def _held(reasons: tuple[Hold, ...]) -> Alert:
     if [hold.name for hold in reasons] == ["lock"]:  # who does it comes first, where little room is
         return Alert("Locked out", f"{safe.line(reasons[0].detail)}; goes on by itself.", _HELPS["lock"])
     names = ", ".join(safe.line(hold_word(hold.name)) for hold in reasons)
-    told = next((safe.line(hold.detail) for hold in reasons if hold.name in _TOLD), "")
+    # of its outlook the time alone: the pace changes by the second, and has a box of its own
+    said = (f"{hold.cause} {hold.outlook.partition('. ')[0]}" for hold in reasons if hold.name in _TOLD)
+    told = safe.line(next(said, "").strip())
     lasting = held_until(reasons)
     helped = (lasting, *(hold.name for hold in reasons))
     act = next((_HELPS[name] for name in helped if name in _HELPS), "workers")
     goes_on = HELD_UNTIL.get(lasting, "goes on by itself")
-    said = f"by {names}: {told.rstrip('.')}; {goes_on}." if told else f"by {names}: {goes_on}."
-    return Alert("Held back", said, act, urgent=bool(lasting))
+    why = f"by {names}: {told.rstrip('.')}; {goes_on}." if told else f"by {names}: {goes_on}."
+    return Alert("Held back", why, act, urgent=bool(lasting))

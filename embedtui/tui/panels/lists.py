@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from embedtui.model import FaultState, WorkerStatus, hold_word
+from embedtui.model import FaultState, Hold, WorkerStatus, hold_word
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.happened import entry_lines, gathered
 from embedtui.tui.panels.parts import briefly, clipped, loading, shortened
@@ -14,6 +14,8 @@ from embedtui.tui.view import View
 
 _LINES = 4
 """Of one event: a provider may say a lot."""
+_DETAIL = 2
+"""Of what holds the work, where there are several holds or little room."""
 
 
 def holds(view: View, width: int, height: int) -> Content:
@@ -26,7 +28,7 @@ def holds(view: View, width: int, height: int) -> Content:
     if not snapshot.reasons:
         return draw.line(("✓ nothing holds it", "$success"))
     rows: list[Content] = []
-    for hold in snapshot.reasons:
+    for number, hold in enumerate(snapshot.reasons, 1):
         since = ""
         if hold.since is not None:
             since = figures.duration((snapshot.as_of - hold.since).total_seconds())
@@ -35,8 +37,20 @@ def holds(view: View, width: int, height: int) -> Content:
         rows.append(
             draw.row(draw.line((f"{glyph} ", style), (word, f"bold {style}")), draw.line((since, "$muted")), width)
         )
-        rows += [draw.line("  ", each) for each in draw.wrapped(safe.line(hold.detail), width - 2, "$muted", limit=2)]
+        room = height - len(rows) - (len(snapshot.reasons) - number) * (1 + _DETAIL)  # all that the others leave
+        rows += _detail(hold, width, max(_DETAIL, room))
     return clipped(rows, height)
+
+
+def crowded(reasons: Sequence[Hold], width: int) -> bool:
+    """Whether a hold says more than the usual box has room for, on lines of ``width`` cells."""
+    return width > 0 and any(len(_detail(hold, width, _DETAIL + 1)) > _DETAIL for hold in reasons)
+
+
+def _detail(hold: Hold, width: int, lines: int) -> list[Content]:
+    """Of what is too long somebody else's words go first: when it goes on, and at what pace, is ours."""
+    shown = draw.told(safe.line(hold.detail), width - 2, "$muted", lines, safe.line(hold.outlook))
+    return [draw.line("  ", each) for each in shown]
 
 
 def faults(view: View, width: int, height: int) -> Content:
