@@ -120,7 +120,9 @@ def adopt(
     """
     plan = adoption(conn, migration)
     now, table = plan.migration, plan.migration.table
-    run_ddl(conn, plan.beside, stop=stop, on_wait=on_wait, relations=[table, new_side(now).table])
+    run_ddl(
+        conn, plan.beside, migration=migration.id, stop=stop, on_wait=on_wait, relations=[table, new_side(now).table]
+    )
     carried = 0
     if plan.former is not None:
         for rows in carry(conn, now, plan.former.table):
@@ -131,7 +133,7 @@ def adopt(
     if (again.migration.table_oid, again.migration.key_types) != (now.table_oid, now.key_types):
         raise Refused(f"{shown(table)} changed meanwhile.", hint="Adopt it again.")
     relations = [*capture.tables(now), *([plan.former.table] if plan.former is not None else [])]
-    run_ddl(conn, plan.switch, stop=stop, on_wait=on_wait, relations=relations)
+    run_ddl(conn, plan.switch, migration=migration.id, stop=stop, on_wait=on_wait, relations=relations)
     placement = make_placement(now)
     if isinstance(placement, TablePlacement):
         placement.remove_orphans(conn)

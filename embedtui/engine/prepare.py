@@ -136,11 +136,11 @@ def prepare(conn: Connection, migration: Migration, stop: threading.Event, on_wa
         if migration.stored.view and migration.placement is PlacementKind.COLUMN:  # else a fold
             statements += routed_view.make_sql(conn, migration)
         tables = capture.tables(migration) if migration.stored.by_triggers else [migration.table]
-        run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=tables)
+        run_ddl(conn, statements, migration=migration.id, stop=stop, on_wait=on_wait, relations=tables)
         # whatever event triggers and default privileges made of it
         late = rights.differences_sql(conn, migration)
         if late:
-            run_ddl(conn, late, stop=stop, on_wait=on_wait, relations=[migration.table])
+            run_ddl(conn, late, migration=migration.id, stop=stop, on_wait=on_wait, relations=[migration.table])
         capture.close_functions(conn, migration)
         create_route(conn, migration)
         remember(conn, migration)
@@ -170,7 +170,14 @@ def keep_capture(
         return
     try:
         now = as_called_now(conn, migration)
-        run_ddl(conn, capture.remove_sql(now), stop=stop, on_wait=on_wait, relations=capture.tables(now))
+        run_ddl(
+            conn,
+            capture.remove_sql(now),
+            migration=migration.id,
+            stop=stop,
+            on_wait=on_wait,
+            relations=capture.tables(now),
+        )
     except psycopg.errors.InsufficientPrivilege:  # a worker's role leaves it to the owner's
         return
     add_audit(conn, migration.id, "capture", "taken off: changes are scanned for")

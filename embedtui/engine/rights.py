@@ -39,6 +39,6 @@ def follow_rights(
     done = "; ".join(statement.as_string(conn) for statement in statements)
     if not rights.may_change(conn, migration):
         return f"Rights on {shown(side)} are not those on {shown(migration.table)}; a run as its owner would: {done}"
-    run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[side], patience=PATIENCE)
+    run_ddl(conn, statements, migration=migration.id, stop=stop, on_wait=on_wait, relations=[side], patience=PATIENCE)
     add_audit(conn, migration.id, "rights", done)
     return f"Rights followed: {done}"

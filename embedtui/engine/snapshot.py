@@ -33,6 +33,7 @@ from embedtui.model import (
 )
 from embedtui.model.lifecycle import QUEUE_COUNTED, changes_waiting, next_action
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.ddl import read_waits
 from embedtui.postgres.indexes import index_status, lost_old_index
 from embedtui.postgres.joined import rows_sql
 from embedtui.postgres.sides.census import Census
@@ -200,7 +201,7 @@ def read_snapshot(
         migration=migration,
         phase=migration.phase,
         condition=condition,
-        reasons=_reasons(migration, condition, holds),
+        reasons=(*_reasons(migration, condition, holds), *read_waits(conn, migration.id)),
         backfill=_backfill(conn, migration, progress, meter, queued, workers, holds, census),
         batch=_batch(conn, migration),
         index=index_status(conn, migration),

@@ -318,5 +318,7 @@ def follow(
         statements += capture.functions_sql(now, capture.attaching_roles(conn, now))  # the triggers went along
     scan = request_scan_sql(now.id, "; ".join(change.what))
     statements += [rename_sql(now, _KNOWN, now.settings[_KNOWN]), *touch_in_ddl(now), scan]
-    run_ddl(conn, statements, stop=stop, on_wait=on_wait, relations=[now.new_table] if renamed else [])
+    run_ddl(
+        conn, statements, migration=now.id, stop=stop, on_wait=on_wait, relations=[now.new_table] if renamed else []
+    )
     add_audit(conn, migration.id, "table", f"{'; '.join(change.what)}: gone on with that")

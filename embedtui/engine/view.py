@@ -125,7 +125,9 @@ def _run(conn: Connection, migration: Migration, stop: threading.Event | None, o
     statements = routed_view.make_sql(conn, migration)
     # the table itself is read by them alone, which blocks nobody
     relations = [there.name] if there is not None else []
-    run_ddl(conn, statements, stop=stop or threading.Event(), on_wait=on_wait, relations=relations)
+    run_ddl(
+        conn, statements, migration=migration.id, stop=stop or threading.Event(), on_wait=on_wait, relations=relations
+    )
     add_audit(conn, migration.id, "view", f"{routed_view.find(conn, migration)}: made as the table is now")
 
 
@@ -151,7 +153,12 @@ def drop_view(at: Access, stop: threading.Event | None = None) -> str:
                 statements.append(unread_sql(migration))  # a cutover may come before the lock does
             try:
                 run_ddl(
-                    conn, statements, stop=stop or threading.Event(), on_wait=at.say_waiting, relations=[there.name]
+                    conn,
+                    statements,
+                    migration=migration.id,
+                    stop=stop or threading.Event(),
+                    on_wait=at.say_waiting,
+                    relations=[there.name],
                 )
             except errors.ObjectNotInPrerequisiteState:
                 raise _read(there) from None

@@ -79,6 +79,7 @@ class IndexMethod(StrEnum):
 HOLD_WORDS = {
     "rate": "rate limit",
     "pace": "limit",
+    "change": "change of the tables",
     "probe_latency": "slow searches",
     "wal_rate": "WAL rate",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,8 +15,10 @@ from psycopg import sql
 from embedtui.chance import chance
 from embedtui.errors import Interrupted, LockTimeout
 from embedtui.formatting import duration
-from embedtui.model import TableName
-from embedtui.postgres.connect import Connection
+from embedtui.model import Hold, TableName
+from embedtui.model.snapshot import CHANGE
+from embedtui.postgres.connect import APPLICATION, Connection
+from embedtui.postgres.locks import awaiting, read_awaited
 from embedtui.redaction import redact
 
 FIRST_TRY = 0.2
@@ -164,10 +166,20 @@ def session(conn: Connection, pid: int) -> Session:
     return Session(pid, redact(application), age, state, query_head(query))
 
 
+def read_waits(conn: Connection, migration_id: int) -> tuple[Hold, ...]:
+    """Who waits for whom, so that a change of the migration's can be made: one hold, or none."""
+    waits = [
+        f"{act.removeprefix(f'{APPLICATION}/')} waits for {_names([session(conn, pid) for pid in pids])}"
+        for act, pids in read_awaited(conn, migration_id)
+    ]
+    return (Hold(CHANGE, "; ".join(waits)),) if waits else ()
+
+
 def run_ddl(
     conn: Connection,
     statements: Sequence[Statement],
     *,
+    migration: int | None,
     stop: threading.Event,
     on_wait: Callable[[str], None] | None = None,
     patience: float = 300.0,
@@ -183,6 +195,7 @@ def run_ddl(
     Args:
         conn: in autocommit, with no transaction open.
         statements: run in this order.
+        migration: id of the one that this is for: meanwhile every process's snapshot names whom it waits for.
         stop: ends the waiting.
         on_wait: called when those waited for change, with one line that names them.
         patience: seconds.
@@ -197,33 +210,30 @@ def run_ddl(
     """
     if not conn.autocommit or conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
         raise ValueError("run_ddl needs a connection in autocommit with no transaction open")
-    named = (
-        [sql.Identifier(table.schema, table.name) for table in relations]
-        if relations is not None
-        else [found for statement in statements for found in _identifiers(statement)]
-    )
-    deadline = time.monotonic() + patience
-    wait = FIRST_TRY
-    while True:
-        holders = _wait_for_long_transactions(
-            conn, named, blocks_reads=blocks_reads, stop=stop, on_wait=on_wait, deadline=deadline, check=check
-        )
-        if holders:
-            raise _gave_up(patience, holders, "End that transaction, or try again later")
-        try:
-            _attempt(conn, statements, wait)
-        except _NOT_THIS_TIME as error:
-            holders = lock_holders(conn, named, blocks_reads=blocks_reads)
-            if time.monotonic() >= deadline:
-                raise _gave_up(patience, holders, "Try again in a quieter moment") from error
-            if on_wait is not None:
-                on_wait(f"lock not granted within {wait:.1f} s" + (f": {_names(holders)}" if holders else ""))
-            # those that queued behind us get at least as long to catch up as we held them up
-            if stop.wait(wait * chance.uniform(1.0, 2.0)):
-                raise Interrupted("Stopped while waiting for a lock; nothing was changed.") from None
-            wait = min(LONGEST, wait * 1.6)
-        else:
-            return
+    named = [found for statement in statements for found in _identifiers(statement)]
+    if relations is not None:
+        named = [sql.Identifier(table.schema, table.name) for table in relations]
+    deadline, wait = time.monotonic() + patience, FIRST_TRY
+    with awaiting(conn, migration) as await_:
+        while True:
+            _wait_for_long_transactions(
+                conn, named, blocks_reads, stop, on_wait, await_, deadline=deadline, patience=patience, check=check
+            )
+            try:
+                _attempt(conn, statements, wait)
+            except _NOT_THIS_TIME as error:
+                holders = lock_holders(conn, named, blocks_reads=blocks_reads)
+                await_(holder.pid for holder in holders)
+                if time.monotonic() >= deadline:
+                    raise _gave_up(patience, holders, "Try again in a quieter moment") from error
+                if on_wait:
+                    on_wait(f"lock not granted within {wait:.1f} s" + (f": {_names(holders)}" if holders else ""))
+                # those that queued behind us get at least as long to catch up as we held them up
+                if stop.wait(wait * chance.uniform(1.0, 2.0)):
+                    raise Interrupted("Stopped while waiting for a lock; nothing was changed.") from None
+                wait = min(LONGEST, wait * 1.6)
+            else:
+                return
 
 
 def _gave_up(patience: float, holders: Sequence[Session], hint: str) -> LockTimeout:
@@ -290,14 +300,16 @@ def _attempt(conn: Connection, statements: Sequence[Statement], wait: float) -> 
 def _wait_for_long_transactions(
     conn: Connection,
     relations: Sequence[sql.Identifier],
-    *,
     blocks_reads: bool,
     stop: threading.Event,
     on_wait: Callable[[str], None] | None,
+    await_: Callable[[Iterable[int]], None],
+    *,
     deadline: float,
+    patience: float,
     check: Callable[[], None] | None,
-) -> tuple[Session, ...]:
-    """Return () once no transaction seen in two polls running holds a lock, else who does when the deadline passes.
+) -> None:
+    """Return once no transaction seen in two polls running holds a lock; LockTimeout where the deadline passes.
 
     Told by the virtual transaction id, since the age of others' transactions is hidden from an unprivileged role.
     """
@@ -311,10 +323,11 @@ def _wait_for_long_transactions(
         holders = lock_holders(conn, relations, blocks_reads=blocks_reads)
         present = {holder.transaction for holder in holders}
         long = tuple(holder for holder in holders if holder.transaction in before)
+        await_(holder.pid for holder in long)
         if not present or (before and not long):
-            return ()
+            return
         if long and time.monotonic() >= deadline:
-            return long
+            raise _gave_up(patience, long, "End that transaction, or try again later")
         if long and on_wait is not None and {holder.transaction for holder in long} != told:
             told = {holder.transaction for holder in long}
             on_wait(f"waiting for {_names(long)}")

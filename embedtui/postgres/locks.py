@@ -6,9 +6,10 @@ part of the protocol between processes of different versions: never change one, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
+import psycopg
 from psycopg import sql
 
 from embedtui.postgres.connect import Connection
@@ -40,6 +41,12 @@ CLEANUP_CLASS = 0x656D636C
 
 VIEW_CLASS = 0x6577
 """One process at a time makes, changes or drops a migration's routed view."""
+
+AWAITING_CLASS = 0x6578
+"""Shared, by a session that waits for others so that it can change a migration's tables."""
+
+AWAITED_CLASS = 0x6579
+"""Shared, by the same session, for each that it waits for: the second number is that one's process id."""
 
 ALIVE = (
     f"EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.classid = {WORKER_CLASS}"
@@ -117,6 +124,44 @@ def cleaning_up(conn: Connection, migration_id: int) -> bool:
         [CLEANUP_CLASS, migration_id],
     ).fetchone()
     return row == (True,)
+
+
+@contextmanager
+def awaiting(conn: Connection, migration_id: int | None) -> Iterator[Callable[[Iterable[int]], None]]:
+    """What it gives tells every other process for which sessions this one waits now, until this ends or dies.
+
+    By locks, which go with the session and need no transaction; ``migration_id`` None tells nobody.
+    """
+    told: set[tuple[int, int]] = set()
+
+    def tell(pids: Iterable[int]) -> None:
+        nonlocal told
+        wanted = {(AWAITED_CLASS, pid) for pid in pids} if migration_id is not None else set()
+        wanted |= {(AWAITING_CLASS, migration_id)} if wanted and migration_id is not None else set()
+        for act, keys in (("lock_shared", wanted - told), ("unlock_shared", told - wanted)):
+            for key in keys:
+                conn.execute(f"SELECT pg_catalog.pg_advisory_{act}(%s, %s)", key)
+        told = wanted
+
+    try:
+        yield tell
+    finally:
+        with suppress(psycopg.Error):  # a lost session's locks are gone
+            tell(())
+
+
+def read_awaited(conn: Connection, migration_id: int) -> list[tuple[str, list[int]]]:
+    """Sessions that wait so for the migration: application name, and process ids of those that it waits for."""
+    return conn.execute(
+        "SELECT coalesce(a.application_name, ''), array_agg(awaited.objid::bigint::integer ORDER BY awaited.objid)"
+        " FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_locks awaited USING (pid, locktype, database)"
+        " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
+        " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = %s::bigint::oid AND l.objsubid = 2"
+        " AND awaited.classid = %s AND awaited.objsubid = 2"
+        " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+        " GROUP BY l.pid, 1 ORDER BY l.pid",
+        [AWAITING_CLASS, migration_id, AWAITED_CLASS],
+    ).fetchall()
 
 
 def try_index_build(conn: Connection, migration_id: int) -> bool:

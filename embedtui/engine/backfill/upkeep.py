@@ -241,6 +241,7 @@ class Upkeep:
                 run_ddl(
                     conn,
                     statements,
+                    migration=migration.id,
                     stop=self._job.stop,
                     relations=capture.tables(migration),
                     patience=MEND_PATIENCE,

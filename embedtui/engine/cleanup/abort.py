@@ -70,6 +70,7 @@ def abort(
                     run_ddl(
                         conn,
                         remove_sql(conn, migration),
+                        migration=migration.id,
                         stop=stop,
                         on_wait=on_wait,
                         relations=[each.table for each in removed],

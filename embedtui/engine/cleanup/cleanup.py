@@ -216,6 +216,7 @@ class _Work:
                     run_ddl(
                         self.conn,
                         statements,
+                        migration=self.migration.id,
                         stop=self.stop,
                         on_wait=self.say,
                         relations=tables,
@@ -239,4 +240,11 @@ class _Work:
                 hint="Fill them, then run the cleanup again: all else is done.",
             ) from None
         statements = set_not_null_sql(self.migration)
-        run_ddl(self.conn, statements, stop=self.stop, on_wait=self.say, relations=[self.migration.table])
+        run_ddl(
+            self.conn,
+            statements,
+            migration=self.migration.id,
+            stop=self.stop,
+            on_wait=self.say,
+            relations=[self.migration.table],
+        )

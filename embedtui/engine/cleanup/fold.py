@@ -178,6 +178,7 @@ class Folding:
         run_ddl(
             self.conn,
             statements,
+            migration=self.migration.id,
             stop=self.stop,
             on_wait=self.say,
             relations=relations,

@@ -95,6 +95,7 @@ def settle(
         run_ddl(
             conn,
             end_capture_sql(conn, migration),
+            migration=migration.id,
             stop=stop,
             on_wait=say,
             relations=capture.tables(as_called_now(conn, migration)),
@@ -140,6 +141,7 @@ def _put_back(conn: Connection, migration: Migration) -> None:
     run_ddl(
         conn,
         capture.install_sql(watched, capture.attaching_roles(conn, watched)),
+        migration=migration.id,
         stop=threading.Event(),
         relations=capture.tables(watched),
         patience=BACK_PATIENCE,

@@ -356,6 +356,7 @@ class _Switch:
             run_ddl(
                 conn,
                 [*statements, self._audit_sql(act, f"{detail}; column and index names exchanged")],
+                migration=self.migration.id,
                 stop=self.caller.stop or threading.Event(),
                 on_wait=self.caller.on_wait,
                 relations=[self.migration.table],

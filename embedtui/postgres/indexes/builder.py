@@ -190,9 +190,22 @@ class _Builder:
             if target.leaf:
                 self._create_concurrently(create, target)
             else:
-                run_ddl(conn, [create], stop=self._stop, relations=[target.table], blocks_reads=False)
+                run_ddl(
+                    conn,
+                    [create],
+                    migration=self._migration.id,
+                    stop=self._stop,
+                    relations=[target.table],
+                    blocks_reads=False,
+                )
         if target.parent_index is not None and (found is None or not found.attached):
-            run_ddl(conn, [attach_statement(target)], stop=self._stop, relations=[target.parent_index])
+            run_ddl(
+                conn,
+                [attach_statement(target)],
+                migration=self._migration.id,
+                stop=self._stop,
+                relations=[target.parent_index],
+            )
         return found is None and target.leaf
 
     def _drop_leftovers(self, wanted: Container[TableName], existing: Mapping[int, Sequence[ExistingIndex]]) -> None:

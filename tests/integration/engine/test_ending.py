@@ -11,7 +11,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from embedtui.cli.main import cli
 from embedtui.engine.cleanup.abort import abort
 from embedtui.engine.cleanup.choice import CleanupChoice
 from embedtui.engine.cleanup.cleanup import cleanup
@@ -20,6 +22,7 @@ from embedtui.engine.cutover.cutover import cutover, flip_if_due, postpone, roll
 from embedtui.engine.engine import Engine
 from embedtui.errors import Refused, SettingsError
 from embedtui.model import Migration, Phase, PlacementKind, Remedy, Side
+from embedtui.model.snapshot import CHANGE
 from embedtui.postgres import ddl
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import WORKER_CLASS
@@ -376,3 +379,31 @@ def test_what_stands_against_a_run_and_an_index_is_said(database: str, conn: Con
     conn.execute("UPDATE embedtui.migration SET phase = 'aborted'")
     assert [each.name for each in engine.blockers("run")] == ["ended"]
     engine.close()
+
+
+@pytest.mark.parametrize("act", ["cleanup", "abort"])
+def test_whom_an_act_waits_for_is_a_hold_while_it_lasts(database: str, act: str) -> None:
+    """In the snapshot of every process, and in ``status``; the events alone are seen where the act was begun."""
+    soaking(database)
+    with (
+        contextlib.closing(Engine(database, "documents")) as actor,
+        contextlib.closing(Engine(database, "documents")) as watcher,
+    ):
+        if act == "abort":
+            actor.rollback()
+        does = {"cleanup": actor.cleanup, "abort": actor.abort}[act]
+        with psycopg.connect(database, application_name="shop") as shop:
+            shop.execute("SELECT count(*) FROM documents")
+            named = f"{act} waits for pid {shop.info.backend_pid} (shop)"
+            thread = threading.Thread(target=lambda: does("documents"))
+            thread.start()
+            try:
+                wait_for(lambda: any(each.name == CHANGE for each in watcher.snapshot().reasons))
+                said = CliRunner().invoke(cli, ["status"], env={"DATABASE_URL": database}).stdout
+                waited = watcher.snapshot().reasons
+            finally:
+                shop.rollback()
+                thread.join()
+        assert [each.detail.startswith(named) for each in waited if each.name == CHANGE] == [True]
+        assert f"change of the tables: {named}" in " ".join(said.split())
+        assert not [each for each in watcher.snapshot().reasons if each.name == CHANGE]

@@ -46,20 +46,20 @@ def has_column(conn: Connection, column: str = "extra") -> bool:
 
 def test_runs_all_statements_in_one_transaction(conn: Connection) -> None:
     second = sql.SQL("ALTER TABLE documents ADD COLUMN other integer")
-    ddl.run_ddl(conn, [ADD, second], stop=threading.Event())
+    ddl.run_ddl(conn, [ADD, second], migration=None, stop=threading.Event())
     assert has_column(conn)
     assert has_column(conn, "other")
 
 
 def test_nothing_is_done_when_one_statement_is_wrong(conn: Connection) -> None:
     with pytest.raises(psycopg.errors.DuplicateColumn):
-        ddl.run_ddl(conn, [ADD, ADD], stop=threading.Event())
+        ddl.run_ddl(conn, [ADD, ADD], migration=None, stop=threading.Event())
     assert not has_column(conn)
 
 
 def test_refuses_a_connection_that_would_keep_a_transaction_open(conn: Connection) -> None:
     with pytest.raises(ValueError, match="autocommit"), conn.transaction():
-        ddl.run_ddl(conn, [ADD], stop=threading.Event())
+        ddl.run_ddl(conn, [ADD], migration=None, stop=threading.Event())
 
 
 def test_waits_for_a_long_transaction_without_queueing_for_its_lock(
@@ -80,7 +80,7 @@ def test_waits_for_a_long_transaction_without_queueing_for_its_lock(
         blocker.rollback()
 
     monkeypatch.setattr(ddl, "_attempt", watched)
-    ddl.run_ddl(conn, [ADD], stop=threading.Event(), on_wait=on_wait)
+    ddl.run_ddl(conn, [ADD], migration=None, stop=threading.Event(), on_wait=on_wait)
     assert has_column(conn)
     assert tried_beside == [False]
     assert f"pid {blocker.info.backend_pid} (shop)" in waiting[0]
@@ -92,7 +92,7 @@ def test_waits_for_a_long_transaction_without_queueing_for_its_lock(
 def test_gives_up_naming_the_holder(conn: Connection, blocker: Connection) -> None:
     blocker.execute("SELECT 1 FROM documents")
     with pytest.raises(LockTimeout, match=rf"pid {blocker.info.backend_pid} \(shop\)"):
-        ddl.run_ddl(conn, [ADD], stop=threading.Event(), patience=0.5)
+        ddl.run_ddl(conn, [ADD], migration=None, stop=threading.Event(), patience=0.5)
     assert not has_column(conn)
     assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
@@ -101,19 +101,20 @@ def test_is_interrupted_while_it_waits(conn: Connection, blocker: Connection) ->
     blocker.execute("SELECT 1 FROM documents")
     stop = threading.Event()
     with pytest.raises(Interrupted):
-        ddl.run_ddl(conn, [ADD], stop=stop, on_wait=lambda _text: stop.set())
+        ddl.run_ddl(conn, [ADD], migration=None, stop=stop, on_wait=lambda _text: stop.set())
     assert not has_column(conn)
 
 
 def test_a_reader_does_not_hold_up_what_only_locks_out_writers(conn: Connection, blocker: Connection) -> None:
     blocker.execute("SELECT 1 FROM documents")
     create = sql.SQL("CREATE INDEX by_content ON {} (content)").format(sql.Identifier("documents"))
-    ddl.run_ddl(conn, [create], stop=threading.Event(), blocks_reads=False, patience=5)
+    ddl.run_ddl(conn, [create], migration=None, stop=threading.Event(), blocks_reads=False, patience=5)
     blocker.execute("UPDATE documents SET content = 'two'")
     with pytest.raises(LockTimeout):
         ddl.run_ddl(
             conn,
             [sql.SQL("CREATE INDEX another ON documents (content)")],
+            migration=None,
             stop=threading.Event(),
             blocks_reads=False,
             patience=0.5,
@@ -204,3 +205,30 @@ def test_session_reads_as_a_sentence() -> None:
     assert str(ddl.Session(7, "shop", 90.0, "active", "SELECT ?")) == "pid 7 (shop), open for 1 m 30 s: SELECT ?"
     prepared = ddl.Session(0, gid="two-phase", age_seconds=7300.0)
     assert str(prepared) == "prepared transaction two-phase, open for 2 h 01 m"
+
+
+def test_every_process_sees_whom_a_change_waits_for_until_it_does_no_more(
+    database: str, conn: Connection, blocker: Connection
+) -> None:
+    """Of its own migration; it is over when the wait is, also where the process that waits is killed."""
+    blocker.execute("SELECT content FROM documents WHERE content = 'secret'")
+    who = f"ddl waits for pid {blocker.info.backend_pid} (shop), open for "
+    with connect(database, name="screen") as screen:
+        seen: list[tuple[str, ...]] = []
+
+        def look(_text: str) -> None:
+            seen.append(tuple(hold.detail for hold in ddl.read_waits(screen, 7)))
+            assert not ddl.read_waits(screen, 8)
+
+        with pytest.raises(LockTimeout):
+            ddl.run_ddl(conn, [ADD], stop=threading.Event(), on_wait=look, patience=1, migration=7)
+        assert seen and all(detail.startswith(who) and "content = ?" in detail for (detail,) in seen)
+        assert not ddl.read_waits(screen, 7)
+
+        def stops(text: str) -> None:
+            look(text)
+            screen.execute("SELECT pg_terminate_backend(%s)", [conn.info.backend_pid])
+
+        with pytest.raises(psycopg.OperationalError):
+            ddl.run_ddl(conn, [ADD], stop=threading.Event(), on_wait=stops, migration=7)
+        assert not ddl.read_waits(screen, 7)
