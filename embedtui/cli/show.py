@@ -20,6 +20,7 @@ from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, SettingsErro
 from embedtui.formatting import called
 from embedtui.model import EventSink
 from embedtui.postgres.connect import connect
+from embedtui.postgres.dsn import demo as demo_folder
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.redaction import remember, secrets_of
 
@@ -110,13 +111,17 @@ def show(settings: Settings, *, readonly: bool, config: Path | None, unusable: S
         if choice.demo:
             return _demo(dead=choice.dead)
         settings, problem, opens = settings_of({"name": settings.name}, config=config), None, "plan"
-    _ = settings.dsn  # a missing one is said here, not on a screen that just opened
+    folder = demo_folder(settings.dsn)  # a missing DSN is said here, not on a screen that just opened
     return run_dashboard(
         lambda on_event: open_engine(_anew(settings), on_event, apart=True, readonly=readonly),
         readonly=readonly,
         notify=settings.notify,
         again=f"{called()} run --follow",
         opens=opens,
+        warning=f"{settings.database_variable} names the database of the demo in {folder}, not your own: what is done"
+        " here is done to that demo."
+        if folder
+        else "",
     )
 
 

@@ -36,6 +36,7 @@ from embedtui.model import (
 from embedtui.model.bridge import in_words
 from embedtui.model.evaluation import EXACT, SERVED
 from embedtui.model.lifecycle import mended
+from embedtui.model.snapshot import A_DEMO
 from embedtui.postgres.names import shown
 
 if TYPE_CHECKING:
@@ -224,6 +225,8 @@ def _evaluation_lines(evaluation: EvaluationStatus, snapshot: Snapshot) -> Itera
         how, served = evaluation.searched, evaluation.judged_served
         also = f", {served:.2f} {SERVED}" if served is not None and how == EXACT else ""
         yield f"           nDCG {evaluation.judged_old:.2f} old, {evaluation.judged_new:.2f} new {how}{also}"
+    if evaluation.judged_moved:
+        yield f"           {plain(evaluation.judged_moved)}"
     for check in (mended(each, snapshot) for each in evaluation.checks):
         yield f"           {check.result} {plain(check.name)}: {plain(f'{check.detail} {check.advice}'.rstrip())}"
     if evaluation.verdicts_since is not None:
@@ -245,8 +248,14 @@ def _fault_lines(snapshot: Snapshot) -> Iterator[str]:
         yield f"Faults     {number(group.rows)} {group.state.value}: {plain(group.reason)}"
 
 
+def _demo(snapshot: Snapshot) -> Iterator[str]:
+    if snapshot.server.startswith(f"{A_DEMO} at "):
+        yield f"Database   that of {plain(snapshot.server)}, not your own"
+
+
 def _status_lines(snapshot: Snapshot) -> Iterator[str]:
     migration = snapshot.migration
+    yield from _demo(snapshot)
     if migration is None:
         yield "No migration has begun in this database."
         yield "Next: embedtui plan, then embedtui run"

@@ -32,8 +32,10 @@ from embedtui.model import (
     WorkerStatus,
 )
 from embedtui.model.lifecycle import QUEUE_COUNTED, changes_waiting, next_action
+from embedtui.model.snapshot import A_DEMO
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import read_waits
+from embedtui.postgres.dsn import demo
 from embedtui.postgres.indexes import index_status, lost_old_index
 from embedtui.postgres.joined import rows_sql
 from embedtui.postgres.sides.census import Census
@@ -367,6 +369,8 @@ def _batch(conn: Connection, migration: Migration) -> BatchStatus:
 def _server(conn: Connection) -> str:
     """Which database the screen is about, and where it is."""
     info = conn.info
+    if folder := demo(info.dsn):
+        return f"{A_DEMO} at {folder}"
     host = "this host" if info.host.startswith("/") else info.host
     return f"{info.dbname} at {host}" + (f":{info.port}" if info.port != USUAL_PORT else "")
 

@@ -22,6 +22,10 @@ LATE_SECONDS = 60.0
 """A change that waits longer is worth a warning: the sync normally takes seconds."""
 
 
+A_DEMO = "a demo"
+"""What the server of a demo is called, before the folder of its data."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spent:
     """What one part of a migration took of its models."""
@@ -140,6 +144,8 @@ class EvaluationStatus:
     judged_old: float | None = None
     """nDCG@10 of the old side where judgments exist, as ``searched``."""
     judged_new: float | None = None
+    judged_moved: str = ""
+    """How many judged rows have been edited or deleted since their judgments were first counted; empty where none."""
     judged_served: float | None = None
     """That of the new side as its index serves it; None where that was not measured."""
     searched: str = EXACT
@@ -298,7 +304,7 @@ class Snapshot:
     log: tuple[AuditEntry, ...] = ()
     """The newest lines of the audit log, oldest first: what anybody did."""
     server: str = ""
-    """Database and host, as in ``shop at db-1``."""
+    """Database and host, as in ``shop at db-1``; ``a demo at <folder>`` where a demo made it."""
     batch: BatchStatus = field(default_factory=BatchStatus)
     """Of the backfill, where it goes by batch jobs."""
 

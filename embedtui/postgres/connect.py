@@ -319,6 +319,11 @@ def _unreached(error: psycopg.Error, line: str, lower: str, dsn: str) -> Embedtu
         return DatabaseError(f"{line}.", hint="Check the database's name at the end of DATABASE_URL.")
     if "role" in lower and "does not exist" in lower:
         return DatabaseError(f"{line}.", hint="Check the user in DATABASE_URL.")
+    if lost(error) and (folder := strings.demo(dsn)):
+        return DatabaseLost(
+            f"The demo in {folder} does not run, nor does its database, which DATABASE_URL names: {line}",
+            hint="Name your own database there; or start that demo: `embedtui demo`, with its own data folder.",
+        )
     if lost(error):
         return DatabaseLost(
             f"No database at {strings.where(dsn)}: {line}" if dsn else f"The database connection is lost: {line}",

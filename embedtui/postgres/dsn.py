@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import psycopg
 from psycopg import conninfo
@@ -18,6 +19,8 @@ SECRET = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", 
 SHARED = 4
 """A run of so many characters that the server's or the library's words share with a mistyped string is hidden."""
 _USER = re.compile(r"[\w.@$+-]*")
+_DEMO = re.compile(r"^/(.*/)?(embedtui(-demo-[0-9a-f]{12})?/demo|embedtui-[0-9a-f]{12})/?$")
+"""Folders of a demo's socket, by their names: nothing may be left of it."""
 
 
 def read(dsn: str) -> dict[str, str] | None:
@@ -58,6 +61,12 @@ def where(dsn: str) -> str:
         return "the address in DATABASE_URL"
     host = found.get("host") or found.get("hostaddr") or "the local socket"
     return f"{host}:{found['port']}" if found.get("port") else host
+
+
+def demo(dsn: str) -> str:
+    """The folder of the demo whose own PostgreSQL it names, at work or not; empty where it names none."""
+    host = (read(dsn) or {}).get("host", "")
+    return host if _DEMO.search(host) or (host.startswith("/") and any(Path(host).glob("demo*.toml"))) else ""
 
 
 def without_it(text: str, dsn: str) -> str:

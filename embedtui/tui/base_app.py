@@ -69,6 +69,14 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
         else:
             self.action_help_quit()
 
+    warning = ""
+    """What is said as it opens."""
+
+    def on_ready(self) -> None:
+        """Say what is to be said at first."""
+        if self.warning:
+            self.say(self.warning, title="A demo's database", severity="warning")
+
     def say(
         self, text: str, *, title: str = "", severity: Literal["information", "warning", "error"] = "information"
     ) -> None:

@@ -27,6 +27,7 @@ def run_dashboard(
     opens: str = "overview",
     tour: bool = False,
     anew: str = "",
+    warning: str = "",
 ) -> int:
     """Show the dashboard until the operator leaves; returns an exit code.
 
@@ -35,10 +36,11 @@ def run_dashboard(
     ``notify`` rings the bell when somebody is needed, ``again`` is the command that goes on with the work,
     ``elsewhere`` the one that shows it in another terminal, where that is not plain, ``about`` what a demo has made,
     and ``opens`` the screen that is shown first; ``tour`` leads through a first migration, until it ended once;
-    ``anew`` is the command that begins a demo anew.
+    ``anew`` is the command that begins a demo anew, ``warning`` what is said of
+    its database as it opens.
     """
     app = Dashboard(open_engine, readonly=readonly, autostart=autostart, notify=notify, opens=opens)
-    app.elsewhere, app.about = elsewhere, about
+    app.elsewhere, app.about, app.warning = elsewhere, about, warning
     app.tour, app.anew = Tour() if tour and not app.preferences.toured else None, anew
     with signals_restored(), responsive():
         app.run()

@@ -49,7 +49,7 @@ class OverviewScreen(DashboardScreen):
         found = alert(view.snapshot)
         gate = view.snapshot.evaluation if view.snapshot is not None else None
         failed = found is None and gate is not None and gate.verdict == "FAIL" and next_action(view)[0] == "compare"
-        wrong = view.stale or failed or (found is not None and found.style == "$error")
+        wrong = bool(view.link.problem) or failed or (found is not None and found.style == "$error")
         self.set_class(wrong and panels.advice(view, _ENDLESS, 1).cell_length > self.size.width - 2, "-alarm")
         held = view.snapshot.reasons if view.snapshot is not None and not view.stale else ()
         self.set_class(not wrong and panels.crowded(held, self.query_one("#holds").content_size.width), "-held")
