@@ -185,6 +185,8 @@ class Measures:
     """Counts of overlap@k in ten bins from 0 to 1."""
     judged: int = 0
     """Queries with judgments."""
+    judged_moved: str = ""
+    """How many judged rows have been edited or deleted since their judgments were first counted; empty where none."""
     ndcg_old: Interval | None = None
     ndcg_new: Interval | None = None
     ndcg_difference: Interval | None = None
@@ -246,6 +248,8 @@ class Comparison:
     """The application's filter, as given."""
     forgotten: int = 0
     """Queries that the figures count and that are kept no longer."""
+    judged_rows: tuple[tuple[Key, int, int], ...] = ()
+    """Judged rows with the fingerprint of their content when their judgments were first counted, and that of these."""
 
     def distances(self, side: Side) -> tuple[float, float] | None:
         """Median distances of the first and of the last result; None where nothing was found."""

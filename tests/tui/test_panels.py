@@ -583,3 +583,11 @@ def test_status_says_that_the_last_worker_died() -> None:
     told = next(line for line in _status_lines(dead) if line.startswith("Worker"))
     assert told.split(maxsplit=1)[1] == "batch-4:902 DIED, last heard of 24 s ago: was embedding"
     assert "DIED" not in "\n".join(_status_lines(states.RUNNING))
+
+
+@pytest.mark.parametrize(("width", "height"), [(38, 7), (76, 11)])
+def test_judged_rows_that_moved_are_said_beside_ndcg(width: int, height: int) -> None:
+    moved = "12 judged rows edited, 3 deleted since"
+    found = replace(states.EVALUATION, judged_moved=moved)
+    said = " ".join(panels.route(View(replace(states.READY, evaluation=found), UP), width, height).plain.split())
+    assert "nDCG" in said and (moved if width > 40 else "12 edited, 3 deleted since") in said

@@ -104,6 +104,7 @@ def record(
         "latency_old_ms": figures.latency_old_ms,
         "latency_new_ms": figures.latency_new_ms,
         "judged": figures.judged,
+        "judged_moved": figures.judged_moved,
         "verdicts": verdicts,
     }
     number, at = add_evaluation(
@@ -123,6 +124,7 @@ def record(
             checks=[asdict(check) for check in comparison.checks],
             verdict=comparison.verdict,
             state={"seen": asdict(comparison.seen), "summary": summary, "judged_by": thresholds_of(gate)}
+            | ({"judged_rows": comparison.judged_rows} if comparison.judged_rows else {})
             | {"void_share": gate.max_drift},  # earlier versions read it
         ),
     )
@@ -286,6 +288,7 @@ def current_evaluation(conn: Connection, migration: Migration) -> EvaluationStat
         judged_new=newest.summary["ndcg_new"],
         # recorded by an earlier version, the summary has none of these
         judged_served=newest.summary.get("ndcg_served"),
+        judged_moved=newest.summary.get("judged_moved", ""),
         searched=newest.summary.get("searched", EXACT),
         latency_old_ms=_pair(newest.summary.get("latency_old_ms")),
         latency_new_ms=_pair(newest.summary.get("latency_new_ms")),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from embedtui.engine.validate import measures
 from embedtui.engine.validate.measures import mean
@@ -12,11 +14,23 @@ from embedtui.engine.validate.run import Queries, Run
 from embedtui.engine.validate.searching import Searched
 from embedtui.errors import NotClean
 from embedtui.formatting import counted
-from embedtui.model import Comparison, Distance, IndexMethod, Interval, Key, Measures, QueryComparison, SeenState, Side
+from embedtui.model import (
+    Comparison,
+    Distance,
+    IndexMethod,
+    Interval,
+    Key,
+    Measures,
+    Migration,
+    QueryComparison,
+    SeenState,
+    Side,
+)
 from embedtui.postgres.catalog.vectors import is_unit
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.sides.both import count_gone, vector_lengths
+from embedtui.postgres.sides.both import count_gone, fingerprints, vector_lengths
 from embedtui.postgres.sides.hits import read_hits
+from embedtui.postgres.state.evaluations import read_judged_rows
 from embedtui.postgres.state.queries import StoredQuery
 
 LENGTHS = 1000
@@ -71,7 +85,9 @@ def put_together(
             index_recall=recalls.get(Side.NEW, {}).get(position),
         )
         made.append(rank(found, hits, k))
+    kept, moved = _judged_rows(conn, run.migration, [asked.queries[position] for position in rankings])
     told = (
+        *((f"{moved} they were first counted: nDCG, recall and MRR move by that.",) if moved else ()),
         *unknown,
         *searched.unknown,
         *_unknown(conn, run, seen, [asked.queries[position] for position in rankings], bool(judged), searched),
@@ -79,10 +95,41 @@ def put_together(
     return Comparison(
         k=k,
         queries=tuple(sorted(made, key=lambda query: (query.overlap, query.rbo, query.query_id))),
-        measures=_figures(made, judged, searched, recalls, k, basis, told),
+        measures=replace(_figures(made, judged, searched, recalls, k, basis, told), judged_moved=moved),
         partial=seen.one_sided > 0,
         seen=seen,
+        judged_rows=kept,
     )
+
+
+def _judged_rows(
+    conn: Connection, migration: Migration, compared: Sequence[StoredQuery]
+) -> tuple[tuple[tuple[Key, int, int], ...], str]:
+    """The judged rows as first counted, and how many have been edited or deleted since; judged anew they count anew."""
+    gains: dict[Key, list[tuple[int, float]]] = defaultdict(list)
+    for query in compared:
+        for key, gain in query.query.relevant:
+            if gain > 0:
+                gains[key].append((query.id, gain))
+    if not gains:
+        return (), ""
+    before, now = read_judged_rows(conn, migration.id), fingerprints(conn, migration, gains)
+    kept = []
+    edited = deleted = 0
+    for key, judgments in gains.items():
+        stamp = zlib.crc32(repr(sorted(judgments)).encode())
+        then = before[key][0] if key in before and before[key][1] == stamp else now.get(key)
+        if then is None:  # it was never there
+            continue
+        kept.append((key, then, stamp))
+        edited += now.get(key, then) != then
+        deleted += key not in now
+    parts = [(number, what) for number, what in ((edited, "edited"), (deleted, "deleted")) if number]
+    if not parts:
+        return tuple(sorted(kept)), ""
+    (number, what), *more = parts
+    also = "".join(f", {number:,} {what}" for number, what in more)
+    return tuple(sorted(kept)), f"{counted(number, 'judged row', 'judged rows')} {what}{also} since"
 
 
 def _judge(

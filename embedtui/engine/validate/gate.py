@@ -277,7 +277,8 @@ def _quality(figures: Measures, thresholds: GateSettings) -> Check:
     detail = (
         f"nDCG@10 {_mean(figures.ndcg_old)} → {_mean(figures.ndcg_new)} {figures.searched}"
         f" ({_signed(figures.ndcg_difference)}, p = {figures.p_value:.4f},"
-        f" {counted(figures.judged, 'judged query', 'judged queries')})."
+        f" {counted(figures.judged, 'judged query', 'judged queries')}"
+        f"{f'; {figures.judged_moved}' if figures.judged_moved else ''})."
     )
     if found is Quality.WORSE:
         return Check(

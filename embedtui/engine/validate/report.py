@@ -53,7 +53,7 @@ _OPERATORS = {"new": "new better", "old": "old better", "same": "same", "bad": "
 
 def to_json(comparison: Comparison, migration: Migration) -> str:
     """Everything that was measured, as one JSON object; keys of rows are lists of text."""
-    document = {
+    document: dict[str, object] = {
         "format": FORMAT,
         "table": str(migration.table),
         "old_model": migration.old_model.name,
@@ -63,6 +63,7 @@ def to_json(comparison: Comparison, migration: Migration) -> str:
         **asdict(comparison),
         "at": comparison.at.isoformat() if comparison.at is not None else None,
     }
+    del document["judged_rows"]  # for the next comparison to be told from
     return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 

@@ -13,7 +13,15 @@ from embedtui.arrays import np
 from embedtui.model import Key, Migration, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import key_join_sql, key_sql, keys_sql, relation
-from embedtui.postgres.sides.layout import content_sql, has_content_sql, new_side, scope_sql, vector_kind, vectors_at
+from embedtui.postgres.sides.layout import (
+    content_sql,
+    fingerprint_sql,
+    has_content_sql,
+    new_side,
+    scope_sql,
+    vector_kind,
+    vectors_at,
+)
 from embedtui.postgres.state.queries import Vector
 from embedtui.postgres.values import equal_sql, key_types, text_sql, value_sql
 
@@ -252,6 +260,20 @@ def count_gone(conn: Connection, migration: Migration, keys: Iterable[Key]) -> i
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def fingerprints(conn: Connection, migration: Migration, keys: Iterable[Key]) -> dict[Key, int]:
+    """Fingerprint of the content of each row that has one of these keys."""
+    alias = migration.table.name
+    rows = conn.execute(
+        sql.SQL("SELECT embedtui_k.key, {fingerprint} FROM {keys} JOIN {table} ON {match}").format(
+            fingerprint=fingerprint_sql(migration, alias),
+            keys=keys_sql(keys),
+            table=relation(migration.table),
+            match=key_join_sql(migration, alias, sql.SQL("embedtui_k.key")),
+        )
+    )
+    return {tuple(key): fingerprint for key, fingerprint in rows}
 
 
 def keys_as_stored(conn: Connection, migration: Migration, keys: Sequence[Key]) -> dict[Key, Key]:

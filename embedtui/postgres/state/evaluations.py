@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from embedtui.model import Key
 from embedtui.postgres.connect import Connection
 
 _COUNTS = (
@@ -106,6 +107,16 @@ def newest_summary(conn: Connection, migration_id: int) -> EvaluationSummary | N
         [migration_id],
     ).fetchone()
     return None if row is None else EvaluationSummary(*row)
+
+
+def read_judged_rows(conn: Connection, migration_id: int) -> dict[Key, tuple[int, int]]:
+    """Judged rows as they were when a comparison first counted their judgments: fingerprint, and of which judgments."""
+    row = conn.execute(
+        "SELECT state->'judged_rows' FROM embedtui.evaluation WHERE migration = %s AND state ? 'judged_rows'"
+        " ORDER BY id DESC LIMIT 1",
+        [migration_id],
+    ).fetchone()
+    return {tuple(key): (fingerprint, judgments) for key, fingerprint, judgments in row[0]} if row else {}
 
 
 def read_verdicts_counted(conn: Connection, evaluation: int) -> str | None:

@@ -189,6 +189,11 @@ def evaluation(view: View, width: int, limit: int = 9) -> list[Content]:
             if all(judged.cell_length + len(each) > width for each in rest):
                 after = [draw.line(" " * 9, (f"◆ {served}", "$new"))]
         second = draw.fitting(width, *(draw.line(judged, (each, "$muted")) for each in rest), judged)
+    if status.judged_moved:
+        full = f"! {safe.line(status.judged_moved)}"
+        short = full.replace(" judged rows", "").replace(" judged row", "")
+        moved = draw.fitting(width - 9, *(draw.line((each, "$warning")) for each in (full, short)))
+        after.append(draw.line(" " * 9, moved))
     return [draw.field("evidence", *head), *more, second, *after]
 
 

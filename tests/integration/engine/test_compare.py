@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from embedtui.config import GateSettings
 from embedtui.demo.api import LoopbackServer, ModelFunction, hash_model
 from embedtui.engine import Engine
 from embedtui.engine.validate import gate, queries, query_vectors, searching
 from embedtui.engine.validate.compare import ad_hoc, compare
+from embedtui.engine.validate.evaluation import current_evaluation, record
+from embedtui.engine.validate.report import to_html, to_json
 from embedtui.engine.validate.run import CompareOptions
 from embedtui.errors import Interrupted, NotClean, ProviderError
 from embedtui.model import Comparison, Distance, EmbeddingModel, Interval, Migration, PlacementKind, QueryInput, Side
@@ -260,6 +265,34 @@ def test_judged_rows_that_are_gone_are_told(database: str) -> None:
     assert any("1 judged row" in line for line in made.measures.unknown)
     lost = next(query for query in made.queries if query.text == "query 21")
     assert lost.ndcg_new == pytest.approx(1 / (1 + 1 / np.log2(3)))
+
+
+def test_judged_rows_that_were_edited_or_deleted_since_are_counted_wherever_the_figure_stands(database: str) -> None:
+    """Since their judgments were first counted, over any number of comparisons; judged anew they count anew."""
+    with LoopbackServer(both_models(), log_texts=100) as api:
+        migration = served_table(database, api)
+
+        def judged(gain: float, *keys: str) -> Comparison:
+            asked = [*ASKED, QueryInput("query 21", tuple(((key,), gain) for key in keys))]
+            made = compare(connector(database), migration, asked, embedders=embedders(migration, api))
+            with connect(database, name="test") as conn:
+                return record(conn, migration, replace(made, verdict="FAIL"), GateSettings(), "")
+
+        assert judged(1.0, "21", "22", "23").measures.judged_moved == ""
+        with connect(database, name="test") as conn:
+            conn.execute(f"UPDATE {migration.table} SET content = content || '!' WHERE id = '21'")
+            conn.execute(f"DELETE FROM {migration.table} WHERE id = '23'")
+        for _ in range(2):
+            made = judged(1.0, "21", "22", "23")
+            said = "1 judged row edited, 1 deleted since"
+            assert made.measures.judged_moved == said
+            assert made.measures.unknown[0].startswith(said) and said in to_html(made, migration)
+            assert "judged_rows" not in json.loads(to_json(made, migration))
+            assert said in gate._quality(made.measures, GateSettings()).detail
+        with connect(database, name="test") as conn:
+            found = current_evaluation(conn, migration)
+            assert found is not None and found.judged_moved == said
+        assert judged(2.0, "21", "22").measures.judged_moved == ""
 
 
 def test_the_loss_is_laid_at_the_index(database: str) -> None:
