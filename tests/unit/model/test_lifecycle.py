@@ -146,11 +146,11 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         phase,
         condition,
         draw(st.sampled_from([(), (Hold("failure", "wrong key"),)])),
-        BackfillStatus(concurrency=draw(st.none() | st.integers(1, 8))),
-        IndexStatus(valid=draw(st.booleans())),
-        SyncStatus(draw(st.integers(0, 200_000)), draw(st.none() | st.floats(0, 1e6))),
-        draw(st.sampled_from([(), (FaultGroup(FaultClass.ROW, "too long", 2, FaultState.OPEN),)])),
-        RouteStatus(
+        backfill=BackfillStatus(concurrency=draw(st.none() | st.integers(1, 8))),
+        index=IndexStatus(valid=draw(st.booleans())),
+        sync=SyncStatus(draw(st.integers(0, 200_000)), draw(st.none() | st.floats(0, 1e6))),
+        faults=draw(st.sampled_from([(), (FaultGroup(FaultClass.ROW, "too long", 2, FaultState.OPEN),)])),
+        route=RouteStatus(
             draw(st.sampled_from(Side)),
             canary,
             pending=draw(st.sampled_from(["", "100 % when the queue is empty"])),
