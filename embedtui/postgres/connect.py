@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
+from psycopg.types.json import set_json_loads
 
 from embedtui.errors import DatabaseError, DatabaseLost, DatabaseUnreachable, EmbedtuiError, Locked, Refused
 from embedtui.model import Remedy
@@ -150,6 +152,7 @@ def connect(
         raise found from None
     for secret in strings.secrets(dsn):
         remember(secret)
+    set_json_loads(_loads, conn)
     try:
         conn.prepare_threshold = 5
         settings = [SEARCH_PATH, f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", str(os.getpid()), read_only]
@@ -167,6 +170,15 @@ def connect(
         conn.close()
         raise translate(error) from None
     return conn
+
+
+def _loads(text: str | bytes) -> Any:
+    """JSON of the database, part of which other roles may write: a number of thousands of digits, or nesting without
+    end (None then), ends no read."""
+    try:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 300 else float(digits))
+    except RecursionError:
+        return None
 
 
 def home_schemas(conn: Connection) -> list[str]:

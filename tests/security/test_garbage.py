@@ -11,13 +11,18 @@ import pytest
 
 from embedtui.demo.api import LoopbackServer
 from embedtui.engine.engine import Engine
-from embedtui.model import Phase
+from embedtui.model import Phase, QueryInput
 from embedtui.postgres.connect import connect
+from embedtui.postgres.locks import WORKER_CLASS
 from embedtui.postgres.state.pace import PaceNews, exchange
 from tests.kits.support import make_documents, settings_for
 
+DEEP = "[" * 5000 + "]" * 5000
 QUEUED = ("'{}', 'i'", "'{{a,b},{c,d}}', 'u'", "'{NULL}', 'r'", "'{1,2,3}', 'u'", "'{{x}}', 'd'")
-JUDGED = ("'{a,b}', '[1, 2]'", "'{{1},{2}}', '{}'", '\'{}\', \'[["1", 2], [[], 1], [[1], 1], [["1"], "x"]]\'')
+JUDGED = (
+    "'{a,b}', '[1, 2]'", "'{{1},{2}}', '{}'", '\'{}\', \'[["1", 2], [[], 1], [[1], 1], [["1"], "x"]]\'',
+    '\'{}\', \'[[["1"], 1e400], [["2"], -1e5000], [["3"], 1e308]]\'', f"'{{}}', '{DEEP}'",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("placement", ["column", "table"])
@@ -89,6 +94,41 @@ def test_judgments_that_are_none_are_left_out(database: str, api: LoopbackServer
                     f" VALUES (1, 'q{number}', 's', {judged})".encode()
                 )
         assert engine.compare().measures.judged == 0
+        assert engine.last_comparison() is not None
+
+
+@pytest.mark.parametrize("vector", ["{}", "{1,2}", "{%s,NULL}", "{%s,NaN}", "{%s,-Infinity}", "{{%s,1}}"])
+def test_vectors_of_queries_that_are_none_are_made_again(
+    database: str, api: LoopbackServer, tmp_path: Path, vector: str
+) -> None:
+    make_documents(database, 20)
+    planted = vector.replace("%s", ",".join("1" * 15))
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path))) as engine:
+        engine.run(threading.Event())
+        queries = [QueryInput("document number 7"), QueryInput("document number 8")]
+        before = engine.compare(queries)
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute("UPDATE embedtui.query_vector SET vector = %s::real[]", [planted])
+        assert engine.compare(queries, again=True).measures.overlap == before.measures.overlap
+
+
+@pytest.mark.parametrize("column", ["threads", "holds"])
+@pytest.mark.parametrize("value", ["[1e5000]", '[["a", "b", 1e5000]]', DEEP], ids=["number", "age", "nesting"])
+def test_json_that_python_reads_not(
+    database: str, api: LoopbackServer, tmp_path: Path, column: str, value: str
+) -> None:
+    make_documents(database, 20)
+    with closing(Engine(database, settings=settings_for(database, api, tmp_path))) as engine:
+        engine.prepare()
+        with psycopg.connect(database, autocommit=True) as conn:
+            planted = (
+                f"INSERT INTO embedtui.worker (migration, host, pid, {column}) VALUES (1, 'h', 1, %s) RETURNING id"
+            )
+            conn.execute(
+                "SELECT pg_advisory_lock(%s, %s)",
+                [WORKER_CLASS, *conn.execute(planted.encode(), [value]).fetchall()[0]],
+            )
+            assert [worker.host for worker in engine.snapshot().workers] == ["h"]
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "0"])

@@ -52,7 +52,8 @@ def _judgments(stored: object) -> tuple[tuple[Key, float], ...]:
     found = []
     for pair in stored if isinstance(stored, list) else ():
         match pair:
-            case [parts, int() | float() as gain] if (key := _key(parts)) is not None:
+            # sums of gains are no infinity
+            case [parts, int() | float() as gain] if abs(gain) <= 1e100 and (key := _key(parts)) is not None:
                 found.append((key, float(gain)))
     return tuple(found)
 
@@ -106,15 +107,18 @@ def remove_queries(conn: Connection, migration_id: int, ids: Sequence[int]) -> i
 
 
 def load_vectors(conn: Connection, model: int | None, ids: Sequence[int]) -> dict[int, Vector]:
-    """Kept vectors of these queries under this model (id in embedtui.model); those without are absent."""
+    """Kept vectors of these queries under this model (id in embedtui.model); absent is what is none of that model's."""
     rows = conn.execute(
-        "SELECT query, pg_catalog.array_send(vector) FROM embedtui.query_vector WHERE model = %s AND query = ANY (%s)",
+        "SELECT query, pg_catalog.array_send(vector) FROM embedtui.query_vector v JOIN embedtui.model m ON m.id = model"
+        " WHERE model = %s AND query = ANY (%s) AND pg_catalog.array_ndims(vector) = 1"
+        " AND pg_catalog.octet_length(pg_catalog.array_send(vector)) = 20 + 8 * m.dimensions",  # a null is shorter
         [model, list(ids)],
         binary=True,
     )
     # array_send: 20 bytes of head for one dimension, then length and value of each number
     element = np.dtype([("length", ">i4"), ("value", ">f4")])
-    return {query: np.frombuffer(data, element, offset=20)["value"].astype(np.float32) for query, data in rows}
+    found = {query: np.frombuffer(data, element, offset=20)["value"].astype(np.float32) for query, data in rows}
+    return {query: vector for query, vector in found.items() if np.isfinite(vector).all()}
 
 
 def store_vectors(conn: Connection, model: int | None, vectors: Mapping[int, Vector]) -> None:
