@@ -173,8 +173,10 @@ def connect(
 
 
 def _loads(text: str | bytes) -> Any:
-    """JSON of the database, part of which other roles may write: a number of thousands of digits, or nesting without
-    end (None then), ends no read."""
+    """JSON of the database, some of which other roles may write; None where it is nested deeper than anything of ours.
+
+    Python's own reader refuses integers of thousands of digits.
+    """
     try:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 300 else float(digits))
     except RecursionError:

@@ -10,7 +10,7 @@ import psycopg
 from embedtui.engine.backfill.job import Job
 from embedtui.postgres.connect import Connection, Link
 from embedtui.postgres.sides.protocol import SourceRow
-from embedtui.postgres.state.shards import SHARD_BLOCKS, Shard
+from embedtui.postgres.state.shards import SHARD_BLOCKS, Shard, pages_of
 
 READ_BYTES = 16 << 20
 """Text read ahead of the requests, about; bounds memory whatever the table's size."""
@@ -29,20 +29,22 @@ class ShardReader:
 
     def chunks(self, link: Link, shard: Shard) -> Iterator[list[SourceRow]]:
         """The shard's rows in block ranges of no more than READ_BYTES of text each (a block at least)."""
-        first = shard.first_block
+        first = max(0, shard.first_block)
+        pages = self._job.with_database(link, lambda conn: pages_of(conn, shard.leaf), self._stop)
+        end = min(shard.last_block, pages - 1)  # a worker's role may have written any other
         if self._first:
             self._first = False
-            most = -(-(shard.last_block - first + 1) // FIRST_READ_SHARE)
+            most = -(-(end - first + 1) // FIRST_READ_SHARE)
         else:
-            most = shard.last_block - first + 1
-        while first <= shard.last_block and not self._stop.is_set():
+            most = end - first + 1
+        while first <= end and not self._stop.is_set():
 
             def read(conn: Connection, first: int = first, most: int = most) -> tuple[list[SourceRow], int]:
-                return self._read_blocks(conn, shard, first, min(first + most - 1, shard.last_block))
+                return self._read_blocks(conn, shard, first, min(first + most - 1, end))
 
             rows, last = self._job.with_database(link, read, self._stop)
             yield rows
-            first, most = last + 1, shard.last_block - last
+            first, most = last + 1, end - last
 
     def _read_blocks(self, conn: Connection, shard: Shard, first: int, last: int) -> tuple[list[SourceRow], int]:
         """Rows of as many blocks from ``first`` as READ_BYTES and the statement time-out allow, and the last block."""

@@ -12,6 +12,7 @@ from psycopg import Rollback, sql
 from embedtui.model import BatchJobStatus, BatchStatus, Key, Migration
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import ALIVE
+from embedtui.postgres.state.counters import LATELY, added
 from embedtui.postgres.state.shards import (
     COLUMNS,
     GRACE_SECONDS,
@@ -29,7 +30,7 @@ _FREE = f"""
             < now() - make_interval(secs => %(grace)s)
         AND NOT {ALIVE.format("x.worker")}
         AND NOT EXISTS (SELECT FROM embedtui.worker b
-                        WHERE b.id = x.worker AND b.heartbeat > now() - make_interval(secs => %(grace)s)))
+                        WHERE b.id = x.worker AND {LATELY.format("b.heartbeat", "now()", "%(grace)s")}))
 """
 """SQL: nobody else works on the job x; a session that is new itself cannot tell, as of a shard."""
 
@@ -113,8 +114,8 @@ def record_job(
     with conn.transaction() as transaction:
         reserved = model.at_live_price(estimate)
         room = conn.execute(
-            "UPDATE embedtui.pace SET spent_tokens = spent_tokens + %(need)s WHERE migration = %(migration)s"
-            " AND (spend_cap IS NULL OR %(price)s::float8 = 0"
+            f"UPDATE embedtui.pace SET spent_tokens = {added('spent_tokens', '%(need)s')}"
+            " WHERE migration = %(migration)s AND (spend_cap IS NULL OR %(price)s::float8 = 0"
             "      OR (spent_tokens + %(need)s) * %(price)s::float8 / 1e6 <= spend_cap) RETURNING true",
             {"need": reserved, "migration": migration.id, "price": model.price_per_million},
         ).fetchone()
@@ -191,7 +192,7 @@ def next_job(conn: Connection, migration_id: int, worker: int | None) -> BatchJo
 def leave(conn: Connection, job: BatchJob, status: str, finished: int, *, missing: bool = False) -> None:
     """Record what the provider says of the job, and let any process look after it."""
     conn.execute(
-        "UPDATE embedtui.batch_job SET worker = NULL, status = %s, finished = greatest(finished, %s),"
+        "UPDATE embedtui.batch_job SET worker = NULL, status = %s, finished = least(greatest(finished, %s), lines),"
         " missing_since = CASE WHEN %s THEN coalesce(missing_since, now()) END WHERE id = %s",
         [status, finished, missing, job.id],
     )
@@ -220,7 +221,8 @@ def settle_line(conn: Connection, job: BatchJob, number: int, *, tokens: int, ro
             [tokens, job.id, number],
         ).fetchone()
         conn.execute(
-            "UPDATE embedtui.batch_job SET tokens = tokens + %s, rows = rows + %s WHERE id = %s",
+            f"UPDATE embedtui.batch_job SET tokens = {added('tokens', digits=12)}, rows = {added('rows', digits=12)}"
+            " WHERE id = %s",
             [tokens if first else 0, rows, job.id],
         )
         if over:
@@ -244,7 +246,7 @@ def end_job(conn: Connection, migration: Migration, job: BatchJob, *, reason: st
             return 0, 0
         tokens, rows, reserved = row
         conn.execute(
-            "UPDATE embedtui.pace SET spent_tokens = spent_tokens + %s WHERE migration = %s",
+            f"UPDATE embedtui.pace SET spent_tokens = {added('spent_tokens')} WHERE migration = %s",
             [migration.new_model.at_live_price(tokens) - reserved, migration.id],
         )
         conn.execute(
@@ -315,9 +317,9 @@ def drop_jobs_sql(migration: Migration) -> list[sql.Composed]:
     return [
         sql.SQL(text).format(**values)
         for text in (
-            "UPDATE embedtui.pace SET spent_tokens = greatest(0, spent_tokens + coalesce((SELECT"
+            "UPDATE embedtui.pace SET spent_tokens = least(1e15, greatest(0, spent_tokens + coalesce((SELECT"
             " sum(tokens * {rate} - reserved) FROM embedtui.batch_job WHERE migration = {id}"
-            " AND {under_way}), 0))::bigint WHERE migration = {id}",
+            " AND {under_way}), 0)))::bigint WHERE migration = {id}",
             "UPDATE embedtui.batch_job SET state = 'dropped', reason = 'given up', reserved = 0, ended_at = now()"
             " WHERE migration = {id} AND {under_way}",
             "DELETE FROM embedtui.batch_line l USING embedtui.batch_job j WHERE j.id = l.job AND j.migration = {id}",

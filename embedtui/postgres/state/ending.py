@@ -15,6 +15,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import Statement
 from embedtui.postgres.state.audit import audit_sql
 from embedtui.postgres.state.batches import drop_jobs_sql
+from embedtui.postgres.state.counters import added
 from embedtui.postgres.state.pointer import end_in_ddl, or_fail
 
 QUEUE_FULL = "55006"
@@ -153,10 +154,11 @@ def working_rows_sql(migration: Migration, *tables: str) -> list[Statement]:
         for table in tables
     ]
     emptied += drop_jobs_sql(migration)
+    sums = "coalesce((SELECT sum(tokens) FROM gone), 0)"
     shards = sql.SQL(
         "WITH gone AS (DELETE FROM embedtui.shard WHERE migration = {id} RETURNING tokens)"
-        " UPDATE embedtui.migration SET synced_first = 0, synced_tokens = synced_tokens"
-        " + coalesce((SELECT sum(tokens) FROM gone), 0)::bigint WHERE id = {id}"
+        " UPDATE embedtui.migration SET synced_first = 0,"
+        f" synced_tokens = {added('synced_tokens', sums)} WHERE id = {{id}}"
     ).format(id=sql.Literal(migration.id))
     return [*emptied, shards]
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from embedtui.model import ListenerStatus, Migration
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.state.counters import LATELY
 
 LISTENER_ALIVE_SECONDS = 15.0
 """A listener not heard from for so long is no longer counted (Routers report every two seconds)."""
@@ -117,7 +118,7 @@ def read_listeners(conn: Connection, name: str) -> tuple[ListenerStatus, ...]:
         " THEN greatest(0, extract(epoch FROM l.epoch_seen_at - r.changed_at)::float8 * 1000) END, l.by_view,"
         " l.latency_ms::float8[]"
         " FROM embedtui.listener l JOIN embedtui.route r USING (name)"
-        " WHERE name = %s AND l.heartbeat > clock_timestamp() - make_interval(secs => %s)"
+        f" WHERE name = %s AND {LATELY.format('l.heartbeat', 'clock_timestamp()', '%s')}"
         " ORDER BY l.application, l.host, l.pid, l.id",
         [name, LISTENER_ALIVE_SECONDS],
     )

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from embedtui.config import PacingSettings
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.state.counters import added
 
 
 def begin_pace(conn: Connection, migration_id: int, pacing: PacingSettings) -> None:
@@ -100,7 +101,7 @@ class Pace:
 # One statement does it all, so that processes cannot interleave: settle what was used beyond the lease, refill the
 # buckets by the database's clock, lease what is asked within budget and cap (negative: give back), publish or clear a
 # block, and read the knobs. `held` locks the row first; `asked` reads the clock only after that.
-_EXCHANGE = """
+_EXCHANGE = f"""
 WITH held AS MATERIALIZED (
     SELECT * FROM embedtui.pace WHERE migration = %(migration)s FOR UPDATE
 ), asked AS MATERIALIZED (
@@ -132,9 +133,9 @@ UPDATE embedtui.pace AS p SET
     token_level = CASE WHEN %(rejected)s > 0 THEN 0 ELSE coalesce(tokens_there - tokens, 0) END,
     request_level = CASE WHEN %(rejected)s > 0 THEN 0 ELSE coalesce(requests_there - leases, 0) END,
     filled_at = now,
-    spent_tokens = p.spent_tokens + tokens::bigint + %(settle)s,
-    requests = p.requests + leases::bigint,
-    rejected = p.rejected + %(rejected)s,
+    spent_tokens = {added("p.spent_tokens", "tokens::bigint + %(settle)s")},
+    requests = {added("p.requests", "leases::bigint")},
+    rejected = {added("p.rejected", "%(rejected)s")},
     concurrency = %(concurrency)s,
     characters_per_token = CASE WHEN %(ratio)s::float8 IS NULL THEN p.characters_per_token
         ELSE coalesce(CASE WHEN p.characters_per_token BETWEEN 0.01 AND 1000 THEN p.characters_per_token END * 0.7

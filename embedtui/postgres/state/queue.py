@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from embedtui.model import Key
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.state.counters import added
 
 EVERY_KIND = "iudtrsex"
 """Kinds of entries: insert, update, delete, truncate, repair, scanned, entered the scope, text in another table."""
@@ -183,10 +184,10 @@ def count_old_waiting(conn: Connection, migration_id: int, limit: int) -> int:
 
 def forget_entries(conn: Connection, migration_id: int, ids: Iterable[int]) -> None:
     """Take entries that are worked off from the queue, and count their rows: written, then given a vector is one."""
+    counted = "(SELECT count(*) FROM (SELECT DISTINCT key, text_key FROM gone) g)"
     conn.execute(
         "WITH gone AS (DELETE FROM embedtui.queue WHERE id = ANY (%s) RETURNING key, text_key)"
-        " UPDATE embedtui.migration SET synced = synced"
-        " + (SELECT count(*) FROM (SELECT DISTINCT key, text_key FROM gone) g) WHERE id = %s",
+        f" UPDATE embedtui.migration SET synced = {added('synced', counted)} WHERE id = %s",
         [list(ids), migration_id],
     )
 
@@ -194,8 +195,8 @@ def forget_entries(conn: Connection, migration_id: int, ids: Iterable[int]) -> N
 def count_synced(conn: Connection, migration_id: int, *, tokens: int, first: int) -> None:
     """Count what embedding changed rows for the new side took; ``first``: planned rows that had none before."""
     conn.execute(
-        "UPDATE embedtui.migration SET synced_tokens = synced_tokens + %s, synced_first = synced_first + %s"
-        " WHERE id = %s",
+        f"UPDATE embedtui.migration SET synced_tokens = {added('synced_tokens')},"
+        f" synced_first = {added('synced_first')} WHERE id = %s",
         [tokens, first, migration_id],
     )
 

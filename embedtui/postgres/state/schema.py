@@ -12,7 +12,7 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import lock_schema
 from embedtui.postgres.trust import require_trusted_objects
 
-VERSION = 9
+VERSION = 10
 
 
 def installed_version(conn: Connection) -> int:

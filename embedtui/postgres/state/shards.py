@@ -9,6 +9,8 @@ from embedtui.errors import TableError
 from embedtui.model import Migration, Remedy, TableName
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import ALIVE, lock_shards
+from embedtui.postgres.names import relation
+from embedtui.postgres.state.counters import LATELY, added
 
 LEASE_SECONDS = 30
 GRACE_SECONDS = 3
@@ -24,7 +26,7 @@ _ABANDONED = f"""
         < now() - make_interval(secs => %(grace)s)
     AND (x.lease_until < now() OR NOT {ALIVE.format("x.worker")})
     AND NOT EXISTS (
-        SELECT FROM embedtui.worker b WHERE b.id = x.worker AND b.heartbeat > now() - make_interval(secs => %(grace)s))
+        SELECT FROM embedtui.worker b WHERE b.id = x.worker AND {LATELY.format("b.heartbeat", "now()", "%(grace)s")})
 """
 """SQL: nobody works on the leased shard x any more. A session that is new itself cannot tell: the server, or the way
 to it, may have been away for all. Who has just been heard from renews what ran out meanwhile."""
@@ -60,7 +62,7 @@ OF_TABLE = """
 written with our rights."""
 
 _CLAIM = f"""
-UPDATE embedtui.shard s SET state = 'leased', worker = %(worker)s, job = NULL, passes = passes + 1,
+UPDATE embedtui.shard s SET state = 'leased', worker = %(worker)s, job = NULL, passes = least(passes, 999) + 1,
        lease_until = now() + make_interval(secs => %(lease)s)
 FROM (SELECT id FROM embedtui.shard x WHERE migration = %(migration)s
           AND (%(live)s::boolean IS NULL OR x.live = %(live)s) AND (state = 'open'
@@ -162,6 +164,15 @@ def claim_shard(
             raise TableError(f"Table {migration.table} is gone.", hint="End this.", remedies=(Remedy.ABORT,))
 
 
+def pages_of(conn: Connection, leaf: TableName) -> int:
+    """Pages that a table has now."""
+    row = conn.execute(
+        "SELECT pg_catalog.pg_relation_size(%s::regclass) / pg_catalog.current_setting('block_size')::bigint",
+        [relation(leaf).as_string(conn)],
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
 def page_ranges(conn: Connection, table_oid: int, size: int) -> Iterator[tuple[TableName, int, int]]:
     """(leaf, first block, last block): a whole table as it is now, up to ``size`` pages of a leaf at a time."""
     for schema, name, _, _, pages in conn.execute(_LEAVES, {"table": table_oid}).fetchall():
@@ -210,9 +221,10 @@ def all_done(conn: Connection, migration_id: int) -> bool:
 
 def count_written(conn: Connection, shard: int, *, rows: int, updates: int, hot_updates: int, tokens: int) -> None:
     """Add what one transaction wrote to its shard's counts; renews the lease, too."""
+    counters = ("rows", "updates", "hot_updates", "tokens")
     conn.execute(
-        "UPDATE embedtui.shard SET rows = rows + %s, updates = updates + %s, hot_updates = hot_updates + %s,"
-        " tokens = tokens + %s, lease_until = now() + make_interval(secs => %s) WHERE id = %s",
+        f"UPDATE embedtui.shard SET {', '.join(f'{name} = {added(name, digits=12)}' for name in counters)},"
+        " lease_until = now() + make_interval(secs => %s) WHERE id = %s",
         [rows, updates, hot_updates, tokens, LEASE_SECONDS, shard],
     )
 

@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Mapping
 from typing import Literal
 
-from psycopg import errors, sql
+from psycopg import errors
 
 from embedtui.model import Side
 from embedtui.postgres.connect import Connection
+from embedtui.postgres.state.counters import added
 
 Counter = Literal["old_tokens", "asked_new", "asked_old", "proof_tokens"]
 ASKED: Mapping[Side, Counter] = {Side.OLD: "asked_old", Side.NEW: "asked_new"}
@@ -22,6 +23,6 @@ def add_tokens(conn: Connection, migration_id: int, counter: Counter, tokens: in
     denied = (errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)
     with contextlib.suppress(*denied), conn.transaction():
         conn.execute(
-            sql.SQL("UPDATE embedtui.migration SET {0} = {0} + %s WHERE id = %s").format(sql.Identifier(counter)),
+            f"UPDATE embedtui.migration SET {counter} = {added(counter)} WHERE id = %s",
             [tokens, migration_id],
         )

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from embedtui.model import Hold, ThreadStatus, WorkerStatus
 from embedtui.postgres.connect import Connection, host_name, operator_name
 from embedtui.postgres.locks import ALIVE
+from embedtui.postgres.state.counters import LATELY
 
 CHANNEL = "embedtui_worker"
 """NOTIFY channel: what is wanted of a migration's workers has changed. The payload is the migration's id."""
@@ -134,7 +135,7 @@ def read_workers(conn: Connection, migration_id: int, own_pids: Collection[int])
         " FROM embedtui.worker w WHERE migration = %s AND stopped_at IS NULL"
         f" AND ({ALIVE.format('w.id')} OR NOT EXISTS (SELECT FROM embedtui.worker later"
         "  WHERE later.migration = w.migration AND later.started_at > w.heartbeat + interval '5 s'))"
-        " AND heartbeat > now() - interval '10 minutes' ORDER BY w.id DESC LIMIT 50",
+        f" AND {LATELY.format('heartbeat', 'now()', '600')} ORDER BY w.id DESC LIMIT 50",
         [migration_id],
     )
     here = host_name()
