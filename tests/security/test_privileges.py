@@ -22,7 +22,9 @@ from embedtui.engine.grants import grants
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted
 from embedtui.model import Phase
 from embedtui.postgres.state.privileges import Role
+from embedtui.postgres.state.schema import VERSION
 from embedtui.router import Router
+from tests.kits.downgrade import back_to
 from tests.kits.support import NEW, make_documents, settings_for, two_beats, wait_for
 
 
@@ -147,6 +149,20 @@ def test_a_worker_that_follows_leaves_the_index_to_the_operator_and_names_who_lo
             stop.set()
         assert isinstance(follows.exception(60), Interrupted)
         assert owner.verify().clean
+
+
+def test_a_worker_of_an_older_schema_is_told_who_upgrades_it(roles: Roles, api: LoopbackServer, tmp_path: Path) -> None:
+    settings = settings_for(roles.owner, api, tmp_path)
+    roles.grant(settings_for(roles.admin, api, tmp_path), Role.OPERATOR, roles.owner)
+    with closing(Engine(roles.owner, settings=settings)) as owner:
+        owner.prepare()
+    roles.grant(settings, Role.WORKER, roles.worker)
+    with psycopg.connect(roles.admin) as conn:
+        back_to(conn, VERSION - 1)
+    with closing(Engine(roles.worker, settings=settings_for(roles.worker, api, tmp_path))) as worker:
+        with pytest.raises(DatabaseError, match=f"is version {VERSION - 1}") as refused:
+            worker.run(threading.Event())
+        assert "as the owner of the schema" in refused.value.hint
 
 
 @pytest.mark.parametrize("capture", ["triggers", "scan"])

@@ -54,6 +54,14 @@ def install(conn: Connection) -> None:
     if version >= VERSION:
         require_current(conn)
         return
+    try:
+        _upgrade(conn, version)
+    except psycopg.errors.InsufficientPrivilege:
+        require_current(conn)  # to a worker's role it is said who upgrades it
+        raise
+
+
+def _upgrade(conn: Connection, version: int) -> None:
     with conn.transaction():
         lock_schema(conn)
         if installed_version(conn) == VERSION:  # another process was first
