@@ -7,7 +7,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -17,7 +17,7 @@ from psycopg.types.json import set_json_loads
 from embedtui.errors import DatabaseError, DatabaseLost, DatabaseUnreachable, EmbedtuiError, Locked, Refused
 from embedtui.model import Remedy
 from embedtui.postgres import dsn as strings
-from embedtui.postgres.trust import require_trusted_schema
+from embedtui.postgres.trust import OURS, require_trusted_schema
 from embedtui.redaction import redact, remember
 
 APPLICATION = "embedtui"
@@ -85,7 +85,8 @@ SELECT pg_catalog.set_config('search_path', %s, false),
        pg_catalog.set_config('tcp_keepalives_idle', '10', false),
        pg_catalog.set_config('tcp_keepalives_interval', '5', false),
        pg_catalog.set_config('tcp_keepalives_count', '4', false),
-       pg_catalog.set_config('tcp_user_timeout', '30000', false)
+       pg_catalog.set_config('tcp_user_timeout', '30000', false),
+       {OURS}
 """
 
 # 'PL/pgSQL function "App".log() line 3 at SQL statement', 'SQL function "slug" during startup'
@@ -157,11 +158,9 @@ def connect(
         conn.prepare_threshold = 5
         settings = [SEARCH_PATH, f"{statement_timeout_ms}ms", f"{lock_timeout_ms}ms", str(os.getpid()), read_only]
         try:
-            conn.execute(_SET_UP, settings)
-            require_trusted_schema(conn)
+            _set_up(conn, settings)
         except errors.QueryCanceled:  # a cancel that was meant for something else, or a busy moment
-            conn.execute(_SET_UP, settings)
-            require_trusted_schema(conn)
+            _set_up(conn, settings)
         conn.autocommit = autocommit
     except DatabaseError:
         conn.close()
@@ -170,6 +169,12 @@ def connect(
         conn.close()
         raise translate(error) from None
     return conn
+
+
+def _set_up(conn: Connection, settings: Sequence[object]) -> None:
+    row = conn.execute(_SET_UP, settings).fetchone()
+    if row is None or not row[-1]:
+        require_trusted_schema(conn)
 
 
 def _loads(text: str | bytes) -> Any:

@@ -32,6 +32,13 @@ _TRUSTED = f"""
                                          AND pg_has_role(g.grantee, 'MEMBER')))))
 """
 
+OURS = """
+(SELECT pg_catalog.count(*) OPERATOR(pg_catalog.=) 0 FROM pg_catalog.pg_namespace
+ WHERE nspname OPERATOR(pg_catalog.=) 'embedtui'
+   AND pg_catalog.pg_get_userbyid(nspowner) OPERATOR(pg_catalog.<>) current_user)"""
+"""SQL: there is no such schema, or the session's own role owns it; whatever the search path. The whole question costs a
+new session as much as all else that sets it up."""
+
 _SCHEMA = f"""
 SELECT o.rolname FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner
 WHERE n.nspname = 'embedtui' AND NOT ({_TRUSTED})

@@ -20,7 +20,7 @@ def test_no_key_stands_for_two_things() -> None:
     databases = {locks.INSTALL, locks.FUNCTIONS}
     classes = [value for name, value in vars(locks).items() if name.endswith("_CLASS")]
     assert len(databases) == 2
-    assert len(classes) == len(set(classes)) == 6
+    assert len(classes) == len(set(classes)) > 1
 
 
 def test_a_worker_is_alive_as_long_as_its_session_holds_the_lock(database: str) -> None:
