@@ -203,7 +203,7 @@ def read_snapshot(
         migration=migration,
         phase=migration.phase,
         condition=condition,
-        reasons=(*_reasons(migration, condition, holds), *read_waits(conn, migration.id)),
+        reasons=(*_reasons(migration, condition, holds), *read_waits(conn, migration.id, migration.table_oid)),
         backfill=_backfill(conn, migration, progress, meter, queued, workers, holds, census),
         batch=_batch(conn, migration),
         index=index_status(conn, migration),

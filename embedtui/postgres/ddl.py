@@ -166,11 +166,11 @@ def session(conn: Connection, pid: int) -> Session:
     return Session(pid, redact(application), age, state, query_head(query))
 
 
-def read_waits(conn: Connection, migration_id: int) -> tuple[Hold, ...]:
+def read_waits(conn: Connection, migration_id: int, table_oid: int) -> tuple[Hold, ...]:
     """Who waits for whom, so that a change of the migration's can be made: one hold, or none."""
     waits = [
         f"{act.removeprefix(f'{APPLICATION}/')} waits for {_names([session(conn, pid) for pid in pids])}"
-        for act, pids in read_awaited(conn, migration_id)
+        for act, pids in read_awaited(conn, migration_id, table_oid)
     ]
     return (Hold(CHANGE, "; ".join(waits)),) if waits else ()
 

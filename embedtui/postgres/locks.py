@@ -138,10 +138,12 @@ def awaiting(conn: Connection, migration_id: int | None) -> Iterator[Callable[[I
         nonlocal told
         wanted = {(AWAITED_CLASS, pid) for pid in pids} if migration_id is not None else set()
         wanted |= {(AWAITING_CLASS, migration_id)} if wanted and migration_id is not None else set()
-        for act, keys in (("lock_shared", wanted - told), ("unlock_shared", told - wanted)):
-            for key in keys:
-                conn.execute(f"SELECT pg_catalog.pg_advisory_{act}(%s, %s)", key)
-        told = wanted
+        for key in told - wanted:
+            conn.execute("SELECT pg_catalog.pg_advisory_unlock_shared(%s, %s)", key)
+        told &= wanted
+        for key in wanted - told:  # any role may have it for itself: then that is not told, and nothing waits for it
+            if conn.execute("SELECT pg_catalog.pg_try_advisory_lock_shared(%s, %s)", key).fetchone() == (True,):
+                told.add(key)
 
     try:
         yield tell
@@ -150,17 +152,22 @@ def awaiting(conn: Connection, migration_id: int | None) -> Iterator[Callable[[I
             tell(())
 
 
-def read_awaited(conn: Connection, migration_id: int) -> list[tuple[str, list[int]]]:
-    """Sessions that wait so for the migration: application name, and process ids of those that it waits for."""
+def read_awaited(conn: Connection, migration_id: int, table_oid: int) -> list[tuple[str, list[int]]]:
+    """Sessions that wait so for the migration: application name, and process ids of those that it waits for.
+
+    Any role may take such locks; only those who have the rights of the table's owner are believed.
+    """
     return conn.execute(
-        "SELECT coalesce(a.application_name, ''), array_agg(awaited.objid::bigint::integer ORDER BY awaited.objid)"
+        "SELECT a.application_name, array_agg(awaited.objid::bigint ORDER BY awaited.objid)"
         " FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_locks awaited USING (pid, locktype, database)"
-        " LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
+        " JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
         " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = %s::bigint::oid AND l.objsubid = 2"
-        " AND awaited.classid = %s AND awaited.objsubid = 2"
+        " AND awaited.classid = %s AND awaited.objsubid = 2 AND awaited.objid::bigint < 2147483648"
         " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+        " AND EXISTS (SELECT FROM pg_catalog.pg_class c"
+        "             WHERE c.oid = %s AND pg_catalog.pg_has_role(a.usesysid, c.relowner, 'MEMBER'))"
         " GROUP BY l.pid, 1 ORDER BY l.pid",
-        [AWAITING_CLASS, migration_id, AWAITED_CLASS],
+        [AWAITING_CLASS, migration_id, AWAITED_CLASS, table_oid],
     ).fetchall()
 
 

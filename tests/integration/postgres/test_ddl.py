@@ -13,7 +13,7 @@ from psycopg import sql
 
 from embedtui.errors import Interrupted, LockTimeout
 from embedtui.model import TableName
-from embedtui.postgres import ddl
+from embedtui.postgres import ddl, locks
 from embedtui.postgres.connect import Connection
 from tests.kits.support import connect
 
@@ -207,6 +207,12 @@ def test_session_reads_as_a_sentence() -> None:
     assert str(prepared) == "prepared transaction two-phase, open for 2 h 01 m"
 
 
+def oid_of(conn: Connection) -> int:
+    row = conn.execute("SELECT 'documents'::regclass::oid::bigint").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def test_every_process_sees_whom_a_change_waits_for_until_it_does_no_more(
     database: str, conn: Connection, blocker: Connection
 ) -> None:
@@ -214,16 +220,17 @@ def test_every_process_sees_whom_a_change_waits_for_until_it_does_no_more(
     blocker.execute("SELECT content FROM documents WHERE content = 'secret'")
     who = f"ddl waits for pid {blocker.info.backend_pid} (shop), open for "
     with connect(database, name="screen") as screen:
+        oid = oid_of(screen)
         seen: list[tuple[str, ...]] = []
 
         def look(_text: str) -> None:
-            seen.append(tuple(hold.detail for hold in ddl.read_waits(screen, 7)))
-            assert not ddl.read_waits(screen, 8)
+            seen.append(tuple(hold.detail for hold in ddl.read_waits(screen, 7, oid)))
+            assert not ddl.read_waits(screen, 8, oid)
 
         with pytest.raises(LockTimeout):
             ddl.run_ddl(conn, [ADD], stop=threading.Event(), on_wait=look, patience=1, migration=7)
         assert seen and all(detail.startswith(who) and "content = ?" in detail for (detail,) in seen)
-        assert not ddl.read_waits(screen, 7)
+        assert not ddl.read_waits(screen, 7, oid)
 
         def stops(text: str) -> None:
             look(text)
@@ -231,4 +238,26 @@ def test_every_process_sees_whom_a_change_waits_for_until_it_does_no_more(
 
         with pytest.raises(psycopg.OperationalError):
             ddl.run_ddl(conn, [ADD], stop=threading.Event(), on_wait=stops, migration=7)
-        assert not ddl.read_waits(screen, 7)
+        assert not ddl.read_waits(screen, 7, oid)
+
+
+def test_nobody_else_is_believed_to_wait_and_nobody_holds_up_who_does(
+    database: str, conn: Connection, blocker: Connection
+) -> None:
+    """Advisory locks are anybody's: one that stands for no process, one that is had by somebody for himself."""
+    conn.execute("CREATE ROLE stranger LOGIN")
+    try:
+        with psycopg.connect(database, user="stranger", application_name="embedtui/abort", autocommit=True) as stranger:
+            stranger.execute("SELECT pg_advisory_lock_shared(%s, 7)", [locks.AWAITING_CLASS])
+            for pid in (-1, blocker.info.backend_pid):
+                stranger.execute("SELECT pg_advisory_lock(%s, %s)", [locks.AWAITED_CLASS, pid])
+            with connect(database, name="screen") as screen:
+                assert ddl.read_waits(screen, 7, oid_of(screen)) == ()
+                conn.execute("SELECT pg_advisory_lock_shared(%s, 7)", [locks.AWAITING_CLASS])
+                conn.execute("SELECT pg_advisory_lock_shared(%s, -2)", [locks.AWAITED_CLASS])
+                assert ddl.read_waits(screen, 7, oid_of(screen)) == ()
+            blocker.execute("SELECT FROM documents")
+            with pytest.raises(LockTimeout, match=f"pid {blocker.info.backend_pid}"):
+                ddl.run_ddl(conn, [ADD], stop=threading.Event(), patience=1, migration=7)
+    finally:
+        conn.execute("DROP ROLE stranger")
