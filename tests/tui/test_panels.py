@@ -475,6 +475,8 @@ def test_the_gates_view_of_the_table_has_the_present_one_beside_it() -> None:
     assert now(other) == [
         "now: 1 change waits", "now: 519,000 of 520,000 rows with content", "now: 226 rows have an undecided fault",
     ]  # fmt: skip
+    for phase in (Phase.DONE, Phase.ABORTED):
+        assert now(replace(other, phase=phase)) == [f"now: nothing waits: the migration is {phase}"]
 
 
 def test_latency_is_the_routers_own_where_they_tell() -> None:

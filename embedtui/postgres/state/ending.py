@@ -94,8 +94,14 @@ def left_check_sql(migration: Migration, left: Mapping[str, int]) -> sql.Compose
     return sql.SQL("DO {}").format(sql.Literal(body.as_string(None)))
 
 
+_FORGET = "DELETE FROM embedtui.fault WHERE migration = {} AND side = {}"
+
+
 def record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) -> list[Statement]:
-    """The end of the transaction: it fails if the pointer has moved, tells all Routers, and records what it did."""
+    """The end of the transaction: it fails if the pointer has moved, tells all Routers, and records what it did.
+
+    ``gone``: the side that was dropped, with which its rows' faults go; empty where none was.
+    """
     return [
         *end_in_ddl(migration, "abort" if phase is Phase.ABORTED else "cleanup"),
         sql.SQL(
@@ -108,6 +114,7 @@ def record_sql(migration: Migration, phase: Phase, gone: str, new_column: str) -
             gone=sql.Literal(gone),
             id=sql.Literal(migration.id),
         ),
+        *([sql.SQL(_FORGET).format(sql.Literal(migration.id), sql.Literal(gone))] if gone else []),
         audit_sql(migration.id, "phase", phase.value),
     ]
 

@@ -46,8 +46,10 @@ def gate(comparison: Comparison, view: View, width: int) -> list[Content]:
 def _now(check: Check, view: View) -> str:
     """What the table's state is now that a check tells of, in its words; empty where none does, or nobody knows."""
     snapshot = view.snapshot
-    if snapshot is None or snapshot.phase.ended or view.stale:
+    if snapshot is None or view.stale:
         return ""
+    if snapshot.phase.ended:
+        return f"nothing waits: the migration is {snapshot.phase}" if check.name == "freshness" else ""
     total, rows = snapshot.backfill.total, snapshot.backfill.rows
     if check.name == "coverage" and total is not None:
         return f"{rows:,} of {counted(total, 'row', 'rows')} with content"

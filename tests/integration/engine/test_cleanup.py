@@ -32,6 +32,7 @@ from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state import migrations as state
 from embedtui.postgres.state import pointer, schema
+from embedtui.postgres.state.faults import count_open, record_faults
 from tests.kits.samples import DOCUMENTS, sample_migration
 from tests.kits.support import connect
 
@@ -777,6 +778,32 @@ def test_abort_takes_everything_back(conn: Connection, placement: PlacementKind,
     abort(conn, migration, typed_name="documents", stop=threading.Event())
     with pytest.raises(Refused):
         cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
+
+
+def test_the_faults_of_a_side_go_with_it(conn: Connection) -> None:
+    def faulty() -> list[tuple[str, ...]]:
+        return conn.execute("SELECT DISTINCT side FROM embedtui.fault").fetchall()
+
+    migration = soaked(conn)
+    record_faults(conn, migration.id, [(("1",), "400: maximum context length")], Side.OLD)
+    record_faults(conn, migration.id, [(("2",), "400: maximum context length")])
+    conn.execute("UPDATE embedtui.fault SET state = 'skipped' WHERE side = 'new'")
+    cleanup(conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event())
+    assert faulty() == [("new",)]
+
+
+def test_the_faults_of_a_side_that_stays_stay(conn: Connection) -> None:
+    migration = soaked(conn)
+    record_faults(conn, migration.id, [(("1",), "400: maximum context length")], Side.OLD)
+    cleanup(conn, migration, CleanupChoice(keep_old=True), typed_name="documents", stop=threading.Event())
+    assert count_open(conn, migration.id) == 1
+
+
+def test_an_aborted_migration_has_no_faulty_rows_of_the_side_it_dropped(conn: Connection) -> None:
+    migration = begun(conn)
+    record_faults(conn, migration.id, [(("1",), "400: maximum context length")])
+    abort(conn, migration, typed_name="documents", stop=threading.Event())
+    assert count_open(conn, migration.id) == 0
 
 
 def test_abort_is_refused_while_production_reads_the_new_side(conn: Connection) -> None:
