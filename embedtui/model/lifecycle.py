@@ -100,6 +100,8 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
         reason = snapshot.reasons[0].detail if snapshot.reasons else ""
         if snapshot.migration.desired == "run":  # a worker ended by it, and nobody paused
             return Command.RUN, f"The last worker ended by an error: mend it, then run. {reason}"
+        if not any(worker.alive for worker in snapshot.workers):  # a run lifts the pause itself
+            return Command.RUN, f"Mend this, then run, which tries again: {reason}"
         return Command.RESUME, f"Mend this, then resume: {reason}"
     if snapshot.condition is Condition.PAUSED:
         return Command.RESUME, "Paused by an operator."

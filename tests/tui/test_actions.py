@@ -7,8 +7,10 @@ from dataclasses import replace
 import click
 
 from embedtui.cli.main import cli
+from embedtui.engine.snapshot import with_advice
 from embedtui.model import IndexMethod, Remedy
-from embedtui.tui.actions import ACTIONS, SCREENS
+from embedtui.tui import panels
+from embedtui.tui.actions import ACTIONS, SCREENS, footer
 from embedtui.tui.app import Dashboard
 from embedtui.tui.remedies import worded
 from embedtui.tui.screens.base import DashboardScreen
@@ -98,3 +100,12 @@ def test_every_action_has_one_key_one_label_and_one_sentence_of_help() -> None:
         assert action.label
         assert action.help.endswith(".")
         assert "\n" not in action.help
+
+
+def test_a_failure_without_a_worker_offers_to_try_again() -> None:
+    """A resume lifts the pause and nobody works; a run does both, by the settings as they are now."""
+    failed = replace(states.FAULTED, workers=tuple(replace(each, alive=False) for each in states.WORKERS))
+    gone, alive = (View(with_advice(each), UP) for each in (failed, states.FAULTED))
+    assert footer(gone)[:2] == ("run", "pause") and footer(alive)[0] == "pause" and "run" not in footer(alive)
+    assert panels.advice(gone, 78, 3).plain.split()[:4] == ["✗", "Failed", "r", "Run"]
+    assert panels.advice(alive, 78, 3).plain.split()[:4] == ["✗", "Failed", "p", "Resume"]

@@ -80,7 +80,8 @@ def _failed(snapshot: Snapshot) -> Alert | None:
     if snapshot.condition is not Condition.FAILED or snapshot.migration is None:
         return None
     reason = safe.line(snapshot.reasons[0].detail) if snapshot.reasons else ""
-    act = "pause" if snapshot.migration.desired == "pause" else "run"  # a worker ended by it, and nobody paused
+    waits = snapshot.migration.desired == "pause" and any(worker.alive for worker in snapshot.workers)
+    act = "pause" if waits else "run"  # with nobody to be resumed a run tries again
     return Alert("Failed", f"{reason.rstrip('.')}.", act, "$error", urgent=True)
 
 
