@@ -194,7 +194,7 @@ def _print_plan(found: Plan, *, asked: bool) -> None:
         say(f"Batch      {'' if offer.cost is None else 'about '}{money(offer.cost)}, {within}: {how}")
     say(f"Placement  {found.placement.value}: {plain(found.placement_why)}")
     say()
-    for check in found.checks:
+    for check in found.worst_first:
         say(f"{_MARKS.get(check.result, check.result)}  {check.name}: {plain(check.detail)}")
         if check.advice:
             say(f"      {plain(check.advice)}")

@@ -29,6 +29,7 @@ class Check:
         return with_remedies(self.hint, [remedy.command for remedy in self.remedies])
 
 
+_IN_A_PLAN = ("fail", "warn", "unknown", "pass")
 _WORST_FIRST = ("fail", "inconclusive", "unknown", "warn", "pass")
 
 
@@ -77,3 +78,8 @@ class Plan:
     proof_cost: float | None = None
     another: bool = False
     """The migration of this name is done: it is of another one, that the settings would begin now."""
+
+    @property
+    def worst_first(self) -> list[Check]:
+        """Its checks: what is in the way, what to look at, what is not known, and what is well."""
+        return sorted(self.checks, key=lambda check: _IN_A_PLAN.index(check.result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
+from embedtui.cli.setup import _print_plan
 from embedtui.errors import Interrupted
 from embedtui.model import Blocker, Check, Condition, Hold, Noted, Phase, Plan, Snapshot
 from embedtui.tui import preferences
@@ -534,6 +536,23 @@ async def test_what_the_plan_does_is_said_at_once_and_where_it_cannot_scroll_awa
             answers.set()
             await until(pilot, lambda: "◌" not in picture(app))
             answers.clear()
+
+
+async def test_what_is_in_the_way_comes_first_on_the_plan_and_is_named(
+    shown: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = ["pass", "unknown", "warn", "fail", "unknown", "warn", "pass"]
+    checks = tuple(Check(f"check{at}", result, "Said.") for at, result in enumerate(results))
+    async with shown(states.READY, (80, 24)) as (app, pilot, engine):
+        engine.plan = lambda **_: replace(states.PLAN, checks=checks)  # type: ignore[method-assign]
+        await pilot.press("7")
+        await until(pilot, lambda: "check3" in picture(app))
+        assert "✗ 1 check in the way: check3" in str(app.screen.query_one("#plan-line", Panel).render())
+        assert isinstance(app.screen, PlanScreen) and (plan := app.screen.plan) is not None
+        read = app.screen._checks(70).plain
+    _print_plan(plan, asked=True)
+    for told in (read, capsys.readouterr().out):
+        assert re.findall(r"check(\d)", told) == list("3251406")
 
 
 @pytest.mark.parametrize(("others", "said_of_them"), [(0, "Nobody works then"), (1, "Others go on")])

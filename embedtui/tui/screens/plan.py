@@ -171,7 +171,7 @@ class PlanScreen(DashboardScreen):
         if self.plan is None:
             return draw.line((self._under_way, "$muted"))
         rows = []
-        for check in sorted(self.plan.checks, key=lambda each: each.result == "pass"):
+        for check in self.plan.worst_first:
             rows += check_lines(check, width, 6)
         return draw.lines(rows)
 
@@ -186,11 +186,11 @@ class PlanScreen(DashboardScreen):
             return Content("")
         if self._reading and self._silent:
             return draw.lines(draw.wrapped(self._under_way, width, "bold $warning", 2), height)
-        failed = sum(check.result == "fail" for check in plan.checks)
+        failing = [safe.line(check.name) for check in plan.checks if check.result == "fail"]
         warned = sum(check.result == "warn" for check in plan.checks)
         of = " of another one" if view.phase is Phase.DONE else ""
-        if failed:
-            verdict = draw.line((f"✗ {counted(failed, 'check', 'checks')} in the way{of}", "bold $error"))
+        if failing:
+            verdict = draw.line((f"✗ {counted(len(failing), 'check', 'checks')} in the way{of}", "bold $error"))
         elif warned:
             verdict = draw.line((f"! {counted(warned, 'check', 'checks')} to look at{of}", "bold $warning"))
         else:
@@ -212,6 +212,9 @@ class PlanScreen(DashboardScreen):
             "  ",
             time,
         )
+        if failing and not self._reading:
+            named = draw.line(verdict, (f": {', '.join(failing)}", "bold $error"), first[verdict.cell_length :])
+            first = draw.fitting(width, named, first)
         if plan.proof_tokens:
             cost = figures.money(plan.proof_cost, unknown=f"{figures.short(plan.proof_tokens)} tokens")
             first = draw.line(first, ("  proof ", "$muted"), cost, (" by the old model", "$muted"))
