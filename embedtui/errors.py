@@ -33,6 +33,8 @@ class Remedy(StrEnum):
     """Some rows are embedded again and compared."""
     REPAIR = "verify --repair"
     """What is wrong is queued to be embedded again."""
+    ASK = "plan --check-provider"
+    """The models are asked for a few vectors, and what they give is looked at."""
     ROLLBACK = "rollback"
     CLEANUP = "cleanup"
     ABORT = "abort"

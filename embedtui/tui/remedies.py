@@ -28,6 +28,11 @@ def worded(text: str, remedies: Sequence[Remedy]) -> str:
     """``text``, made harmless, with the keys of ``remedies``, as in "Build it again: r (Run)."."""
     from embedtui.tui.actions import ACTIONS  # here, because actions open dialogs, and dialogs name actions
 
-    by_remedy = {remedy: action for action in ACTIONS.values() for remedy in action.remedies}
-    named = [f"{by_remedy[each].key_text} ({by_remedy[each].mends_as or by_remedy[each].label})" for each in remedies]
+    keys = {
+        remedy: f"{action.key_text} ({action.mends_as or action.label})"
+        for action in ACTIONS.values()
+        for remedy in action.remedies
+    }
+    keys[Remedy.ASK] = "a (Ask models)"  # on the screen whose checks it is among
+    named = [keys[each] for each in remedies]
     return with_remedies(_FLAG.sub(lambda found: _FLAGS[found[1]], safe.line(text)), named)

@@ -89,6 +89,7 @@ def test_every_remedy_has_a_key_here_and_a_command_there() -> None:
         assert cli.get_command(click.Context(cli), remedy.split()[0]), remedy
     assert worded("Build it", [Remedy.RUN]) == "Build it: r (Run)."
     assert worded("Queue them.", [Remedy.REPAIR, Remedy.RUN]) == "Queue them: v (Verify), then r (Run)."
+    assert worded("Ask it for one vector.", [Remedy.ASK]) == "Ask it for one vector: a (Ask models)."
     assert worded("Lift that", [Remedy.RESUME]) == "Lift that: p (Resume)."
     assert worded("Wait \x1b[2J", ()) == "Wait ·[2J"
 

@@ -427,8 +427,7 @@ def provider_check(settings: Settings, migration: Migration, ask: bool, asking: 
         if not ask:
             endpoint(model, settings.environ)
             detail = f"{model.name} was not asked."
-            hint = "embedtui plan --check-provider asks it for one vector."
-            return Answer(Check("provider", "unknown", detail, hint))
+            return Answer(Check("provider", "unknown", detail, "Ask it for one vector.", (Remedy.ASK,)))
         with (asking or Asking()).embedder(model, settings.environ) as embedder:
             reply = first_answer(embedder, model)
             if asks_queries_otherwise(model):

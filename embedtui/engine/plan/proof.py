@@ -11,7 +11,7 @@ from psycopg import Connection
 from embedtui.arrays import np
 from embedtui.config import CHARACTERS_PER_TOKEN, Settings
 from embedtui.formatting import counted, money
-from embedtui.model import UNNAMED, Check, EmbeddingModel, Migration
+from embedtui.model import UNNAMED, Check, EmbeddingModel, Migration, Remedy
 from embedtui.postgres.names import shown_column
 from embedtui.postgres.sides.proof import StoredRow, stored_rows
 from embedtui.postgres.state.queries import Vector
@@ -78,8 +78,8 @@ def proof_check(
     if model.retired:
         return _unknown(f"{model.name} is retired", "Look at the texts above: are they what the application embeds?")
     if not ask:
-        hint = f"embedtui plan --check-provider embeds some of them with {model.name}, and so does the first run."
-        return _unknown(f"{model.name} was not asked", hint)
+        hint = f"The first run embeds some of them with {model.name}; to see it now"
+        return _unknown(f"{model.name} was not asked", hint, Remedy.ASK)
     longest = int(model.max_input_tokens * CHARACTERS_PER_TOKEN)
     rows = stored_rows(conn, migration, ROWS, longest)
     if not rows:
@@ -92,9 +92,9 @@ def proof_check(
     return Proof(judge(evidence, migration, accepted="proof" in settings.accept), evidence.tokens)
 
 
-def _unknown(why: str, hint: str) -> Proof:
+def _unknown(why: str, hint: str, *remedies: Remedy) -> Proof:
     detail = f"Not known whether the stored vectors are those of these texts: {why}."
-    return Proof(Check("proof", "unknown", detail, hint))
+    return Proof(Check("proof", "unknown", detail, hint, remedies))
 
 
 def gather(embedder: Embedder, model: EmbeddingModel, rows: Sequence[StoredRow]) -> Evidence:

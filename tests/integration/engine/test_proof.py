@@ -15,7 +15,7 @@ from embedtui.demo.api import LoopbackServer, hash_model
 from embedtui.engine.plan.plan import make_plan
 from embedtui.engine.plan.start import require_startable
 from embedtui.errors import Refused
-from embedtui.model import Check
+from embedtui.model import Check, Remedy
 from tests.kits.support import connect, vector_literal
 
 OLD = hash_model(24, "old")
@@ -76,7 +76,7 @@ def test_nothing_is_asked_without_being_told(database: str, api: LoopbackServer)
     articles(database, 5)
     check = proof(database, api, check_provider=False)
     assert (check.result, api.requests) == ("unknown", 0)
-    assert "--check-provider" in check.hint
+    assert check.remedies == (Remedy.ASK,) and check.advice.endswith(": `embedtui plan --check-provider`.")
 
 
 @pytest.mark.parametrize(
