@@ -44,6 +44,7 @@ from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.reader import ReaderScreen
 from embedtui.tui.screens.settings import SettingsScreen
 from embedtui.tui.screens.workers import WorkersScreen
+from embedtui.tui.widgets.panel import Panel
 from tests.kits.support import NEW, OLD, make_documents, settings_for
 from tests.tui.conftest import front, picture, said, until
 
@@ -701,3 +702,20 @@ def test_every_key_is_pressed_here() -> None:
     for factory in Dashboard.MODES.values():
         keys |= set(factory()._bindings.key_to_bindings) - {"tab", "shift+tab", "ctrl+c", "super+c"}
     assert keys - pressed <= {"q"}, "leaving is tested in a real terminal"
+
+
+async def test_a_beginning_is_seen_at_once_with_whom_it_waits_for(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, ROWS)
+    async with dashboard(database, api, tmp_path) as (app, pilot):
+        await pilot.press("7")
+        await until(pilot, lambda: app.current_mode == "plan")
+        with psycopg.connect(database) as other:
+            other.execute("UPDATE documents SET content = content WHERE id = 1")
+            await begin(app, pilot)
+            await until(pilot, lambda: app.current_mode == "overview")
+            advice = app.screen.query_one("#advice", Panel)
+            await until(pilot, lambda: f"{other.info.backend_pid}" in str(advice.render()), 60)
+            assert seen(app).phase in (Phase.PLAN, Phase.PREPARE)
+        await until(pilot, lambda: seen(app).phase is Phase.VALIDATE, 60)

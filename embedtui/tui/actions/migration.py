@@ -45,7 +45,12 @@ class Run(Action):
 
     def _do(self, app: Dashboard) -> None:
         if app.view.begins:
-            app.ask_after(lambda engine: engine.plan(), PrepareDialog, lambda _: self._task, app.bridge.run)
+
+            def go(task: Task[object]) -> None:
+                app.bridge.run(task)
+                app.call_later(app.goto, "overview")  # where it is seen to begin, and for whom it waits
+
+            app.ask_after(lambda engine: engine.plan(), PrepareDialog, lambda _: self._task, go)
         else:
             self.begin(app)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from textual.content import Content
 
 from embedtui.formatting import counted
-from embedtui.model import Condition, Phase, Side
-from embedtui.model.snapshot import PACE
+from embedtui.model import Condition, Noted, Phase, Side
+from embedtui.model.snapshot import CHANGE, PACE
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import ACTIONS, SCREENS, next_action
 from embedtui.tui.panels.alerts import Alert, alert
@@ -64,7 +64,7 @@ def advice(view: View, width: int, height: int = 1) -> Content:
         return draw.lines([*rows, *draw.told(hint, width, "$muted", height - len(rows))], height)
     found = alert(view.snapshot)
     if "run" in view.busy and (name == "run" or (found is not None and found.act == "run")):
-        return _starting(found, width, height)
+        return _starting(view, found, width, height)
     if found is not None:
         return _alarmed(view, found, width, height)
     elif name in SCREENS and name not in ACTIONS:
@@ -89,9 +89,13 @@ def advice(view: View, width: int, height: int = 1) -> Content:
     return draw.lines(rows, height)
 
 
-def _starting(found: Alert | None, width: int, height: int) -> Content:
-    """A worker is on its way; what it is begun for is not forgotten meanwhile."""
+def _starting(view: View, found: Alert | None, width: int, height: int) -> Content:
+    """A worker is on its way; what it is begun for is not forgotten meanwhile, nor for whom it waits."""
     head = draw.line(("◌ Starting", "bold $primary"), ("  a worker begins in a moment", "$muted"))
+    if found is None and (waits := _awaited(view)):
+        head = draw.line(("◌ Starting ", "bold $primary"))
+        rows = draw.told(safe.line(waits), width if height > 1 else width - 11, "$muted", max(1, height - 1))
+        return draw.lines([head, *rows]) if height > 1 else draw.line(head, rows[0])
     if found is None:
         return draw.cut(head, width)
     word = (f"✗ {found.word}: " if found.style == "$error" else f"! {found.word}: ", found.style)
@@ -99,6 +103,14 @@ def _starting(found: Alert | None, width: int, height: int) -> Content:
         rest = draw.told(safe.line(found.why), width - len(word[0]), "$muted", height - 1)
         return draw.lines([head, *(draw.line(word if not at else "  ", each) for at, each in enumerate(rest))], height)
     return draw.cut(draw.line(("◌ Starting", "bold $primary"), "  ", word, (safe.line(found.why), "$muted")), width)
+
+
+def _awaited(view: View) -> str:
+    """Whom a change of the table waits for, by the database, else by what was told last; empty where nobody."""
+    held = view.snapshot.reasons if view.snapshot is not None else ()
+    told = view.events[-1] if view.events else None
+    said = told.text if isinstance(told, Noted) and told.text.startswith(("Waiting for", "Lock not")) else ""
+    return next((hold.detail for hold in held if hold.name == CHANGE), said)
 
 
 def _alarmed(view: View, found: Alert, width: int, height: int) -> Content:
@@ -156,5 +168,5 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
             time = f", about {figures.duration(status.eta_seconds)}" if status.eta_seconds is not None else ""
             pace = next((f" {safe.line(hold.detail)}" for hold in snapshot.reasons if hold.name == PACE), "")
             return glyph, "Working", style, f"{left}{time}.{pace} p pauses, + - change the pace."
-        return glyph, "Working", style, why
+        return glyph, "Working", style, (_awaited(view) if snapshot.phase is Phase.PREPARE else "") or why
     return "◌", "Starting", "$primary", "the work begins in a moment."
