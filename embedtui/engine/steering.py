@@ -108,7 +108,8 @@ def decide_faults(at: Access, ids: Sequence[int] | None, state: FaultState) -> i
             keys = decide_stored(conn, migration.id, ids, state)
             if state is not FaultState.SKIPPED:
                 queue_keys(conn, migration.id, keys)
-            add_audit(conn, migration.id, f"faults {state}", counted(len(keys), "row", "rows"))
+            act = "shorten" if state is FaultState.TRUNCATE else state  # as keys and commands call it
+            add_audit(conn, migration.id, f"faults {act}", counted(len(keys), "row", "rows"))
         return len(keys)
 
     return at.write(work)

@@ -562,6 +562,9 @@ async def test_faults_are_tried_again_and_shortened(database: str, api: Loopback
             await pilot.press("tab", "enter")
             assert (tmp_path / "exports" / "faults.tsv").read_text("utf-8").count("too long") == 3
             await until(pilot, lambda: states() == {"open": 2, "truncate": 1})
+            await until(pilot, lambda: "1 row to be embedded shortened." in said(app))
+            acts = conn.execute("SELECT act FROM embedtui.audit WHERE act LIKE 'faults %'").fetchall()
+            assert acts == [("faults shorten",)]
             await until(pilot, lambda: [group.count for group in screen.groups] == [2, 1])
             screen.query_one("#groups").focus()
             await pilot.press("home", "e")

@@ -62,7 +62,7 @@ def _over(hold: Hold) -> str:
     """That a hold is over, and how long it lasted."""
     lasted = f" after {duration((now() - hold.since).total_seconds())}" if hold.since is not None else ""
     if hold.name in OF_THE_PROVIDER:
-        return f"Provider back{lasted}: {hold.cause}"
+        return f"Provider back{lasted}; before that: {hold.cause}"
     return f"No longer held{lasted}: {hold_word(hold.name)}"
 
 

@@ -44,12 +44,12 @@ _WHOSE = {
     FaultClass.CONFIGURATION: "the settings'",
 }
 
-_DECISIONS: dict[str, tuple[Callable[[Engine, list[int]], object], str]] = {
-    "retry": (lambda engine, ids: engine.retry_faults(ids), "Faulty rows will be tried again."),
-    "skip": (lambda engine, ids: engine.skip_faults(ids), "Skipped: they count as decided."),
-    "truncate": (lambda engine, ids: engine.truncate_faults(ids), "They will be embedded shortened."),
+_DECISIONS: dict[str, tuple[Callable[[Engine, list[int]], int], str]] = {
+    "retry": (lambda engine, ids: engine.retry_faults(ids), "to be tried again"),
+    "skip": (lambda engine, ids: engine.skip_faults(ids), "skipped, by your decision"),
+    "truncate": (lambda engine, ids: engine.truncate_faults(ids), "to be embedded shortened"),
 }
-"""What can be decided: how the engine does it, and what is said then."""
+"""What can be decided: how the engine does it, and what becomes of so many rows."""
 
 
 class FaultsScreen(FilteredScreen):
@@ -277,17 +277,20 @@ class FaultsScreen(FilteredScreen):
     def _decide(
         self,
         what: str,
-        decide: Callable[[Engine, list[int]], object],
+        decide: Callable[[Engine, list[int]], int],
         done: str,
         group: FaultGroup,
         row: FaultRow | None,
     ) -> None:
-        def work(engine: Engine, _call: object) -> object:
+        def work(engine: Engine, _call: object) -> int:
             # Of a group the ids are read first, because other reasons are not meant.
             rows = (row,) if row else engine.faults(max(1, group.count * 2), 0, reason=group.reason, state=group.state)
             return decide(engine, [each.id for each in rows])
 
-        self.dashboard.bridge.do(Task(what, work, done, result=lambda _: FaultsDecided(), to=self.post_message))
+        def said(rows: int) -> str:
+            return f"{counted(rows, 'row', 'rows')} {done}."
+
+        self.dashboard.bridge.do(Task(what, work, said, result=lambda _: FaultsDecided(), to=self.post_message))
 
     def action_order(self) -> None:
         """Order the reasons by number of rows, or by their words."""
