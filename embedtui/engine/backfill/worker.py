@@ -9,6 +9,8 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 
@@ -44,6 +46,19 @@ _STANDS = re.compile("^(embedding|reading|claiming|syncing|waiting for (rows|rep
 """What a thread last began, where it does not go on while the work is paused."""
 
 _log = logging.getLogger("embedtui")
+
+
+def _in_a_word(threads: Sequence[ThreadStatus]) -> str:
+    """What a process does: what its main thread does, or while that waits for the others, what most of those do."""
+    main = next((each.doing for each in threads if each.name == "MainThread"), "")
+    if main and not main.startswith("waiting: "):
+        return main
+    others = [each.doing for each in threads if each.name != "MainThread"]
+    at_work = [each for each in others if not each.startswith("waiting")] or others
+    if not at_work:
+        return main or "idle"
+    most = Counter(each.split()[0] for each in at_work).most_common(1)[0][0]
+    return next(each for each in at_work if each.split()[0] == most)
 
 
 class Worker:
@@ -233,8 +248,7 @@ class Worker:
     def _tell(self, conn: Connection) -> None:
         self._look_who_locks(conn)
         threads = self._activity()
-        main = next((each.doing for each in threads if each.name == "MainThread"), "")
-        doing = main or (threads[0].doing if threads else "idle")
+        doing = _in_a_word(threads)
         began = time.monotonic()
         told = Heartbeat(self._job.rows, doing, threads, self._job.holds, self._job.in_flight())
         wanted = beat(conn, self._job.migration.id, self._job.worker_id, told)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -18,9 +20,10 @@ from embedtui.engine import resilience
 from embedtui.engine.backfill import worker as worker_module
 from embedtui.engine.backfill.job import Job
 from embedtui.engine.backfill.stages import make_row_embedder
-from embedtui.engine.backfill.worker import Worker
+from embedtui.engine.backfill.worker import Worker, _in_a_word
 from embedtui.errors import DatabaseError, Interrupted
-from embedtui.model import Hold, Migration
+from embedtui.model import Event, Hold, Migration, ThreadStatus
+from embedtui.model.snapshot import TO_BE_RESUMED
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides.protocol import SourceRow
 from embedtui.postgres.state import shards, steering, workers
@@ -270,3 +273,27 @@ def test_a_worker_that_cannot_register_says_that_it_waits(server: EmbeddedServer
             assert job.holds == () and job.worker_id is not None
         finally:
             worker.__exit__(None, None, None)
+
+
+def test_a_process_is_told_by_what_most_of_its_threads_do() -> None:
+    def told(**doing: str) -> str:
+        return _in_a_word([ThreadStatus(name, each, datetime.now(UTC)) for name, each in doing.items()])
+
+    rest = "waiting: other threads finish"
+    assert told(MainThread=rest, a="reading blocks 1-9", b="embedding 32 rows", c="embedding 7 rows") == (
+        "embedding 32 rows"
+    )
+    assert told(MainThread=rest, a="waiting for replies", b="writing 3 rows") == "writing 3 rows"
+    assert told(MainThread=rest, a="waiting to embed", b="waiting to embed") == "waiting to embed"
+    assert told(MainThread=TO_BE_RESUMED, a="embedding 3 rows") == TO_BE_RESUMED
+    assert told(MainThread="final sweep", a="embedding 3 rows") == "final sweep"
+    assert told(MainThread=rest) == rest and told() == "idle"
+
+
+@pytest.mark.parametrize("name", ["provider", "rate"])
+def test_what_a_provider_answered_is_not_told_as_if_it_did_so_still(database: str, name: str) -> None:
+    told: list[Event] = []
+    job = Job(database, small(database), told.append)
+    job.hold(name, "500: The server had an error.")
+    job.release(name)
+    assert re.fullmatch(r"Provider back after .+; before that: 500: The server had an error\.", told[-1].text)
