@@ -91,7 +91,7 @@ def test_the_rate_of_the_eta_is_said_where_it_is_not_the_one_shown() -> None:
         return next(line for line in text.splitlines() if line.startswith("ETA"))
 
     assert eta(1449 / 19).endswith(" at the recent rate")
-    assert eta(1449 / 8).endswith(" at a cautious 8.0 rows/s")
+    assert eta(1449 / 8).endswith(" at 8.0 rows/s, holds and limits included")
 
 
 def test_workers_that_rest_are_not_said_to_be_at_work() -> None:

@@ -103,7 +103,8 @@ def _eta_rate(status: BackfillStatus) -> tuple[str, ...]:
     """The rate that the time to the end is told by, where the one above it is another; in ever fewer words."""
     taken = ((status.total or 0) - status.rows) / status.eta_seconds if status.eta_seconds else 0.0
     if taken and not taken / ETA_RATIO <= (status.rate or 0.0) <= taken * ETA_RATIO:
-        return f" at a cautious {figures.rate(taken)} rows/s", f" at {figures.rate(taken)} rows/s"
+        at = f" at {figures.rate(taken)} rows/s"
+        return f"{at}, holds and limits included", f"{at}, holds included", at
     return (" at the recent rate",)
 
 
