@@ -7,12 +7,16 @@ import sys
 from embedtui import formatting
 from embedtui.errors import ExitCode
 from embedtui.model import Phase
-from embedtui.tui import figures
+from embedtui.tui import figures, safe
 from embedtui.tui.app import Dashboard
 from embedtui.tui.engine import OpenEngine
 from embedtui.tui.smooth import responsive
 from embedtui.tui.terminal import signals_restored
 from embedtui.tui.tour import Tour
+
+
+_NAMED = 3
+"""Workers that are named one by one."""
 
 
 def run_dashboard(
@@ -51,13 +55,21 @@ def run_dashboard(
 
 
 def farewell(app: Dashboard, again: str) -> str:
-    """What is worth a line on the terminal after leaving; empty where nothing was under way."""
+    """What is worth a line on the terminal after leaving; empty where nothing was, or is, under way."""
     snapshot = app.snapshot
+    others = [each for each in snapshot.workers if each.alive and not each.own] if snapshot else []
     if app.detached:
         own = next((worker.pid for worker in snapshot.workers if worker.own), None) if snapshot else None
         named = f" as process {own}" if own else ""
         return f"The work goes on{named}. Watch it: {formatting.called()}. End it: {formatting.called()} stop"
-    if snapshot is None or not app.worked or snapshot.phase.ended or snapshot.migration is None:
+    if snapshot is None or snapshot.phase.ended or snapshot.migration is None:
+        return ""
+    if others and not app.readonly:
+        named = ", ".join(f"{safe.line(each.host)}:{each.pid}" for each in others[:_NAMED])
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        works, them = ("works", "it") if len(others) == 1 else ("work", "them")
+        return f"{named}{more} still {works}; `{formatting.called()} stop` ends {them}."
+    if not app.worked:
         return ""
     status = snapshot.backfill
     if snapshot.phase is Phase.BACKFILL and status.total:

@@ -655,6 +655,8 @@ async def test_the_work_goes_on_without_its_terminal(database: str, api: Loopbac
         await until(pilot, lambda: seen(app).phase is Phase.VALIDATE, 60)
         assert seen(app).backfill.rows == ROWS
         assert [(worker.alive, worker.own) for worker in seen(app).workers] == [(True, False)]
+        left = seen(app).workers[0]
+        assert farewell(app, "embedtui run") == f"{left.host}:{left.pid} still works; `embedtui stop` ends it."
         await pilot.press("5", "Q")
         await until(pilot, lambda: isinstance(app.screen, StopDialog))
         await pilot.press("Q", "enter")  # Cancel is focused
