@@ -23,7 +23,7 @@ from embedtui.tui import preferences
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
 from embedtui.tui.dialogs import CutoverDialog, LimitsDialog, NameDialog, PrepareDialog, WaitingDialog
-from embedtui.tui.dialogs.base import NamedDialog
+from embedtui.tui.dialogs.base import Answer, NamedDialog
 from embedtui.tui.messages import EngineReported, SnapshotTaken
 from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.screens.base import DashboardScreen
@@ -500,6 +500,24 @@ async def test_the_command_for_a_second_terminal_is_in_the_help(shown: Open, rem
         file = remembered / "exports" / "second-terminal.sh"
         await until(pilot, file.is_file)
         assert file.read_text("utf-8") == app.elsewhere
+
+
+async def test_enter_in_a_dialogs_sql_goes_to_what_is_missing_and_then_on(shown: Open) -> None:
+    async with shown(states.CUT_OVER, (80, 24)) as (app, pilot, engine):
+        engine.cleanup_sql = lambda **_: tuple(f"DROP INDEX idx_{n}" for n in range(30))  # type: ignore[method-assign]
+        await pilot.press("K")
+        await until(pilot, lambda: isinstance(app.screen, NameDialog) and bool(app.screen.focused))
+        sql, go = app.screen.query_one(".sql"), app.screen.query_one("#go", Answer)
+        plain = sql.styles.border_left
+        sql.focus()
+        await until(pilot, lambda: app.screen.focused is sql and sql.styles.border_left != plain)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen.focused is app.screen.query_one("#typed"))
+        await pilot.press(*"documents")
+        sql.focus()
+        await until(pilot, lambda: go.entered and not go.disabled)
+        await pilot.press("enter")
+        await until(pilot, lambda: any(call.startswith("cleanup") for call in engine.calls))
 
 
 @pytest.mark.parametrize("count", [1, 2])

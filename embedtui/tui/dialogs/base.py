@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, TypeVar
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.geometry import Size
 from textual.reactive import reactive
@@ -55,7 +55,9 @@ class Dialog(ModalScreen[T]):
     """The field that gets what is typed while a button has the focus."""
     CANCEL: ClassVar[str] = "Cancel"
     SUBMIT: ClassVar[str] = "#go"
-    """The button that Enter presses in a field of one line."""
+    """The button that Enter presses in a field of one line …"""
+    SUBMITS: ClassVar[tuple[type[Widget], ...]] = (Input,)
+    """… and in whatever else is of one of these."""
 
     def __init__(self, title: str, go: str = "", variant: ButtonVariant = "primary") -> None:
         """Ask under ``title``; ``go`` is the word on the button that goes on, if there is one."""
@@ -113,7 +115,7 @@ class Dialog(ModalScreen[T]):
 
     def watch_focused(self, focused: Widget | None) -> None:
         """Show which button Enter presses from here."""
-        submits = isinstance(focused, Input)
+        submits = isinstance(focused, self.SUBMITS)
         for each in self.query(Answer):
             each.entered = each is focused or (submits and f"#{each.id}" == self.SUBMIT)
 
@@ -172,6 +174,7 @@ class NamedDialog(Dialog[T]):
     """Asks for the table's name, and for a reason where something stands against it that may be overridden."""
 
     TYPED = "#typed"
+    SUBMITS = (Input, VerticalScroll)
 
     def __init__(
         self,
@@ -194,6 +197,12 @@ class NamedDialog(Dialog[T]):
     def on_mount(self) -> None:
         """Nothing is answered yet."""
         self.release_buttons()
+
+    def on_key(self, event: events.Key) -> None:
+        """Enter in what scrolls is that in a field: on with a whole answer, else to what is missing."""
+        if event.key == "enter" and isinstance(self.focused, VerticalScroll):
+            event.stop()
+            self.confirmed()
 
     @on(Input.Changed)
     def typed(self) -> None:
