@@ -97,12 +97,7 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
     if snapshot.route.ending == "abort":
         return Command.ABORT, "An abort has begun: run it again if it was interrupted."
     if snapshot.condition is Condition.FAILED:
-        reason = snapshot.reasons[0].detail if snapshot.reasons else ""
-        if snapshot.migration.desired == "run":  # a worker ended by it, and nobody paused
-            return Command.RUN, f"The last worker ended by an error: mend it, then run. {reason}"
-        if not any(worker.alive for worker in snapshot.workers):  # a run lifts the pause itself
-            return Command.RUN, f"Mend this, then run, which tries again: {reason}"
-        return Command.RESUME, f"Mend this, then resume: {reason}"
+        return _after_failure(snapshot, paused=snapshot.migration.desired != "run")
     if snapshot.condition is Condition.PAUSED:
         return Command.RESUME, "Paused by an operator."
     if phase in (*_BEFORE_INDEX, Phase.INDEX):
@@ -141,6 +136,15 @@ def next_action(snapshot: Snapshot) -> tuple[str, str]:
         return Command.CUTOVER, f"{share}: watch them, then move the rest."
     near = f" Soon: {evaluation.near_void}." if evaluation.near_void else ""
     return Command.CUTOVER, f"The gate passed: cut over when ready.{near}"
+
+
+def _after_failure(snapshot: Snapshot, *, paused: bool) -> tuple[str, str]:
+    reason = snapshot.reasons[0].detail if snapshot.reasons else ""
+    if not paused:
+        return Command.RUN, f"The last worker ended by an error: mend it, then run. {reason}"
+    if not any(worker.alive for worker in snapshot.workers):  # a run lifts the pause itself
+        return Command.RUN, f"Mend this, then run, which tries again: {reason}"
+    return Command.RESUME, f"Mend this, then resume: {reason}"
 
 
 def _done(snapshot: Snapshot) -> str:

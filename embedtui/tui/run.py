@@ -14,7 +14,6 @@ from embedtui.tui.smooth import responsive
 from embedtui.tui.terminal import signals_restored
 from embedtui.tui.tour import Tour
 
-
 _NAMED = 3
 """Workers that are named one by one."""
 

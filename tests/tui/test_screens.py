@@ -566,7 +566,9 @@ async def test_what_is_in_the_way_comes_first_on_the_plan_and_is_named(
         await pilot.press("7")
         await until(pilot, lambda: "check3" in picture(app))
         assert "✗ 1 check in the way: check3" in str(app.screen.query_one("#plan-line", Panel).render())
-        assert isinstance(app.screen, PlanScreen) and (plan := app.screen.plan) is not None
+        assert isinstance(app.screen, PlanScreen)
+        plan = app.screen.plan
+        assert plan is not None
         read = app.screen._checks(70).plain
     _print_plan(plan, asked=True)
     for told in (read, capsys.readouterr().out):
