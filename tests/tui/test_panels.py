@@ -482,11 +482,11 @@ def test_the_gates_view_of_the_table_has_the_present_one_beside_it() -> None:
 def test_latency_is_the_routers_own_where_they_tell() -> None:
     """The slowest one's; a side that nobody searches is unknown; without any, the newest comparison's."""
 
-    def told(*pairs: tuple[tuple[float, float] | None, tuple[float, float] | None]) -> str:
+    def told(*pairs: tuple[tuple[float, float] | None, tuple[float, float] | None], width: int = 90) -> str:
         one = states.CUT_OVER.route.listeners[0]
         heard = tuple(replace(one, pid=i, latency_old_ms=old, latency_new_ms=new) for i, (old, new) in enumerate(pairs))
         shown = replace(states.CUT_OVER, route=replace(states.CUT_OVER.route, listeners=heard))
-        lines = panels.backfill(View(shown, UP), 90, 12).plain.splitlines()
+        lines = panels.backfill(View(shown, UP), width, 12).plain.splitlines()
         return " ".join(next(each for each in lines if each.startswith("latency")).split())
 
     assert (
@@ -495,6 +495,16 @@ def test_latency_is_the_routers_own_where_they_tell() -> None:
     slowest = told(((1.0, 9.0), None), ((4.0, 5.0), None), (None, None))
     assert slowest == "latency ◇ 4.0, 9.0 ms ◆ — p50, p95 of the slowest Router's last searches"
     assert "comparison of" in told((None, None)) and "comparison of" in told()
+    assert told(((2.4, 6.2), (2.0, 12.4)), width=36) == "latency ◇ 2.4, 6.2 ◆ 2.0, 12.4 ms", "whole, however narrow"
+    assert told(((2.4, 6.2), None), width=36) == "latency ◇ 2.4, 6.2 ms ◆ — now"
+
+
+def test_which_side_is_behind_is_read_whole() -> None:
+    behind = replace(
+        states.CUT_OVER, sync=SyncStatus(0, None, 9), rollback=RollbackStatus(False, 3, "acme-v1 does not answer")
+    )
+    for width, said in ((60, "! old side 3 rows behind; new side in sync"), (36, "! old 3 rows behind; new in sync")):
+        assert panels.sync(View(behind, UP), width, 4).plain.splitlines()[0] == said
 
 
 def test_a_soak_promises_no_rollback_that_is_not_there() -> None:

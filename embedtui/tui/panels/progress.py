@@ -166,12 +166,11 @@ def _latency(snapshot: Snapshot, width: int) -> Content:
         said = (f"  p50, p95 of the comparison of {at}", f"  p50, p95 when compared, {at}", "  p50, p95", "")
     else:
         return draw.field("latency", ("not measured: no Router and no comparison tells", "$muted"))
-    parts: list[draw.Part] = []
-    for glyph, style, pair in zip("◇◆", ("$old", "$new"), live, strict=True):
-        told = figures.UNKNOWN if pair is None else f"{pair[0]:.1f}, {pair[1]:.1f} ms"
-        parts += [(f"{glyph} {told}", style), "  "]
-    line = draw.field("latency", *parts[:-1])
-    return draw.fitting(width, *(draw.line(line, (each, "$muted")) for each in said))
+    old, new = (figures.UNKNOWN if pair is None else f"{pair[0]:.1f}, {pair[1]:.1f} ms" for pair in live)
+    line = draw.field("latency", (f"◇ {old}", "$old"), "  ", (f"◆ {new}", "$new"))
+    once = old.removesuffix(" ms") if new.endswith(" ms") else old
+    short = draw.field("latency", (f"◇ {once}", "$old"), "  ", (f"◆ {new}", "$new"))
+    return draw.fitting(width, *(draw.line(line, (each, "$muted")) for each in said), short)
 
 
 _Latency = tuple[float, float] | None
@@ -327,8 +326,13 @@ def sync(view: View, width: int, height: int) -> Content:
     if status.queued == 0 and not any(worker.alive for worker in snapshot.workers):
         head = draw.line(("○ no change waits; ", ""), ("no worker looks", "$muted"))
     elif status.queued == 0 and (aged := snapshot.rollback_behind):
-        old = f"! old side {counted(aged, 'row', 'rows')} behind"
-        head = draw.line((old, "bold $warning"), ("; new side in sync", "$muted"))
+        head = draw.fitting(
+            width,
+            *(
+                draw.line((f"! old{side} {counted(aged, 'row', 'rows')} behind", "bold $warning"), (new, "$muted"))
+                for side, new in ((" side", "; new side in sync"), ("", "; new in sync"), (" side", ""))
+            ),
+        )
     elif status.queued == 0:
         head = draw.line(("✓ in sync ", "bold $success"), ("no change waits", "$muted"))
     else:
