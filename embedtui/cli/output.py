@@ -94,7 +94,7 @@ def progress_text(snapshot: Snapshot) -> str:
     parts = [snapshot.phase.value]
     if snapshot.phase in (Phase.PREPARE, Phase.BACKFILL, Phase.INDEX):
         share = f" ({percent(backfill.rows / backfill.total, 1)})" if backfill.total else ""
-        parts.append(f"{number(backfill.rows)}/{number(backfill.total)} rows{share}")
+        parts.append(f"{number(backfill.rows)}/{snapshot.about}{number(backfill.total)} rows{share}")
     if snapshot.phase is Phase.BACKFILL:
         if backfill.rate is not None:
             parts.append(f"{backfill.rate:,.0f} rows/s")

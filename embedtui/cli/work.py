@@ -272,7 +272,8 @@ def _status_lines(snapshot: Snapshot) -> Iterator[str]:
     for hold in snapshot.reasons:
         yield f"           {plain(hold_word(hold.name))}: {plain(hold.detail)}"
     # nobody counts the rows of one that has ended
-    rows = "" if snapshot.phase.ended else f"{number(backfill.rows)} of {number(backfill.total)} {snapshot.counts}, "
+    rows = f"{number(backfill.rows)} of {snapshot.about}{number(backfill.total)} {snapshot.counts}, "
+    rows = "" if snapshot.phase.ended else rows
     cap = f" of {money(backfill.cap)}" if backfill.cap is not None and not snapshot.phase.ended else ""
     yield f"Backfill   {rows}{number(backfill.tokens)} tokens, spent {money(backfill.spent)}{cap} by the new model"
     if len(backfill.parts) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import replace
 
 import psycopg
 
@@ -18,9 +19,11 @@ AT_REST = (2.0, 50.0)
 MOVED = (0.3, 10.0)
 """… and once something moved."""
 COUNT_MS = 10_000
-"""A table that takes longer is not counted: what is not known is said to be unknown …"""
+"""A table that takes longer is not counted, and is tried again …"""
 GIVEN_UP_SECONDS = 120.0
-"""… and tried again so much later."""
+"""… so much later, as is one that may not be read."""
+AGAIN_SECONDS = 2.0
+"""After any other failure, a lock on the table above all, it is tried again so soon; the last count stays meanwhile."""
 CLOSE_SECONDS = 1.0
 FIRST_SECONDS = 1.0
 """The first snapshot waits so long for the first count."""
@@ -35,6 +38,7 @@ class Counter:
         self._lock = threading.Lock()
         self._migration: int | None = None
         self._found: Census | None = None
+        self._counted_at = 0.0
         self._seen: object = None
         self._earliest = self._due = 0.0
         self._thread: threading.Thread | None = None
@@ -43,7 +47,7 @@ class Counter:
         self._closed = False
 
     def count(self, migration: Migration, seen: object) -> Census | None:
-        """The newest count; None where there is none, or none could be taken.
+        """The newest count that could be taken, with its age; None where there is none.
 
         ``seen``: what is known of the rows' movements; where it differs from the last, a new count is due sooner.
         """
@@ -54,7 +58,7 @@ class Counter:
             now = time.monotonic()
             due = now >= self._due or (now >= self._earliest and seen != self._seen)
             if self._closed:
-                return self._found
+                return self._aged()
             if first or (due and not self._thread.is_alive()):  # type: ignore[union-attr]
                 self._seen = seen
                 self._thread = threading.Thread(
@@ -64,7 +68,11 @@ class Counter:
             thread = self._thread
         if first and thread is not None:
             thread.join(FIRST_SECONDS)
-        return self._found
+        with self._lock:
+            return self._aged()
+
+    def _aged(self) -> Census | None:
+        return self._found and replace(self._found, age=time.monotonic() - self._counted_at)
 
     def renew(self) -> None:
         """What was counted so far is of before; the next snapshot waits for a new count, as the first did."""
@@ -92,12 +100,15 @@ class Counter:
                     found = None if closed else take_census(conn, migration)
                 finally:
                     self._conn = None
-        except (psycopg.Error, EmbedtuiError):  # too long, no right to read it, or the table is being changed
+        except (psycopg.errors.QueryCanceled, psycopg.errors.InsufficientPrivilege):
             sooner = later = GIVEN_UP_SECONDS
+        except (psycopg.Error, EmbedtuiError):  # the table is locked or being changed, or the database is away
+            sooner = later = AGAIN_SECONDS
         else:
             took = time.monotonic() - began
             sooner, later = (max(least, times * took) for least, times in (MOVED, AT_REST))
         with self._lock:
             if self._thread is threading.current_thread():  # nobody asked for a newer count
-                self._found = found
+                if found is not None:
+                    self._found, self._counted_at = found, began
                 self._earliest, self._due = time.monotonic() + sooner, time.monotonic() + later

@@ -273,7 +273,7 @@ def _backfill(
     census: Census | None,
 ) -> BackfillStatus:
     running = migration.phase is Phase.BACKFILL
-    total, rows, tokens = progress.total_rows, progress.rows, progress.tokens
+    total, rows, tokens, planned = progress.total_rows, progress.rows, progress.tokens, False
     if census is not None:
         total, rows = census.rows, census.rows - census.without_new
     elif total is not None:
@@ -281,7 +281,7 @@ def _backfill(
         # or faulty. Of one that was given up there are none.
         under_way = migration.phase in BEFORE_INDEX or migration.phase is Phase.ABORTED
         faulty = 0 if under_way else count_faulty(conn, migration.id, tuple(FaultState))
-        rows = min(rows, total) if under_way else max(0, total - queued - faulty)
+        rows, planned = (min(rows, total), False) if under_way else (max(0, total - queued - faulty), True)
     resting = migration.desired == "pause" or not any(worker.alive for worker in workers)
     held = resting or any(hold.stops for hold in holds)
     rate = meter.add(rows, held=held) if running else None
@@ -298,12 +298,12 @@ def _backfill(
     if ahead and spent is not None and edits is not None and backfilled > 0 and total:
         estimate = spent + (spent - edits) / backfilled * (total - rows)
     share = progress.hot_updates / progress.updates if progress.updates else None
-    holder = ""
-    if share is not None and share < HOT_SHARE_EXPLAINED and migration.phase is Phase.BACKFILL:
-        holder = xmin_holder(conn)
+    suffers = running and share is not None and share < HOT_SHARE_EXPLAINED
     return BackfillStatus(
         rows=rows,
         total=total,
+        counted_age=census.age if census is not None else 0.0,
+        planned=planned,
         rate=rate,
         eta_seconds=(total - rows) / lasting if lasting and total is not None else None,
         tokens=tokens,
@@ -312,7 +312,7 @@ def _backfill(
         estimate=estimate,
         cap=progress.spend_cap,
         hot_share=share if migration.placement is PlacementKind.COLUMN else None,
-        hot_holder=holder,
+        hot_holder=xmin_holder(conn) if suffers else "",
         shards_done=progress.shards_done,
         shards=progress.shards,
         concurrency=progress.concurrency if running else None,

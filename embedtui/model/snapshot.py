@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from embedtui.errors import Remedy
-from embedtui.formatting import counted, with_remedies
+from embedtui.formatting import counted, duration, with_remedies
 from embedtui.model.audit import AuditEntry
 from embedtui.model.batch import BatchStatus
 from embedtui.model.bridge import DOING, BridgeFit, in_words
@@ -20,6 +20,8 @@ from embedtui.model.words import Condition, IndexMethod, Phase, Side
 
 LATE_SECONDS = 60.0
 """A change that waits longer is worth a warning: the sync normally takes seconds."""
+OLD_COUNT_SECONDS = 30.0
+"""A count of rows that is older is shown with its age."""
 
 
 A_DEMO = "a demo"
@@ -51,6 +53,10 @@ class BackfillStatus:
     total: int | None = None
     """Rows with something to embed, counted when the shards were planned; from then on by the census, where there is
     one."""
+    counted_age: float = 0.0
+    """Seconds since that census."""
+    planned: bool = False
+    """After the backfill, without a census: both figures are by the plan's count, and lack rows that came since."""
     rate: float | None = None
     """Rows per second, from the last seconds; None until measured."""
     eta_seconds: float | None = None
@@ -331,7 +337,14 @@ class Snapshot:
     @property
     def counts(self) -> str:
         """What the rows of ``backfill`` are."""
-        return "planned rows" if self.phase is Phase.BACKFILL else "rows"
+        old = self.backfill.counted_age >= OLD_COUNT_SECONDS
+        ago = f", counted {duration(self.backfill.counted_age)} ago" if old else ""
+        return "planned rows" if self.phase is Phase.BACKFILL or self.backfill.planned else f"rows{ago}"
+
+    @property
+    def about(self) -> str:
+        """Stands before the total of ``backfill`` where it is no count of what is there now."""
+        return "~" if self.backfill.planned else ""
 
     @property
     def unanswered(self) -> bool:

@@ -16,7 +16,6 @@ from embedtui.postgres.connect import Connection
 from embedtui.postgres.names import relation, shown, shown_column
 from embedtui.postgres.sides import routed_view
 from embedtui.postgres.state.listeners import ever_heard, heard_from, read_listeners
-from embedtui.postgres.state.migrations import total_rows
 from embedtui.postgres.state.pointer import read_status
 from embedtui.redaction import redact
 
@@ -87,10 +86,11 @@ def cleanup_notices(conn: Connection, migration: Migration, choice: CleanupChoic
 def _fold(conn: Connection, migration: Migration) -> Check:
     name = relation(migration.new_table).as_string(conn)
     row = conn.execute(
-        "SELECT pg_table_size(c)::int8, pg_indexes_size(c)::int8 FROM to_regclass(%s) c WHERE c IS NOT NULL", [name]
+        "SELECT pg_table_size(c)::int8, pg_indexes_size(c)::int8, greatest(pg_stat_get_live_tuples(c), (SELECT"
+        " reltuples::int8 FROM pg_class WHERE oid = c)) FROM to_regclass(%s) c WHERE c IS NOT NULL",
+        [name],
     ).fetchone()
-    table, index = row if row is not None else (0, 0)
-    rows = total_rows(conn, migration.id)
+    table, index, rows = row if row is not None else (0, 0, 0)
     return Check(
         "fold",
         "pass",

@@ -22,6 +22,8 @@ class Census:
     without_old: int
     awaited: int
     """Of these, how many wait in the queue."""
+    age: float = 0.0
+    """Seconds since it was taken."""
 
 
 def take_census(conn: Connection, migration: Migration) -> Census:

@@ -52,7 +52,7 @@ def _now(check: Check, view: View) -> str:
         return f"nothing waits: the migration is {snapshot.phase}" if check.name == "freshness" else ""
     total, rows = snapshot.backfill.total, snapshot.backfill.rows
     if check.name == "coverage" and total is not None:
-        return f"{rows:,} of {counted(total, 'row', 'rows')} with content"
+        return f"{rows:,} of {snapshot.about}{counted(total, 'row', 'rows')} with content"
     if check.name == "faults" and (snapshot.faulty or check.result != "pass"):
         return f"{counted(snapshot.faulty, 'row has', 'rows have')} an undecided fault"
     return changes_waiting(snapshot.sync.queued) if check.name == "freshness" else ""

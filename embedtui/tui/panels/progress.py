@@ -54,7 +54,7 @@ def backfill(view: View, width: int, height: int) -> Content:
     of = draw.line(
         (figures.number(status.rows), "bold"),
         (" of ", "$muted"),
-        figures.number(status.total),
+        f"{snapshot.about}{figures.number(status.total)}",
         (f" {snapshot.counts}", "$muted"),
     )
     if snapshot.phase is Phase.DONE:  # nobody counts them any more
