@@ -24,6 +24,7 @@ from embedtui.tui.actions import SCREENS
 from embedtui.tui.app import Dashboard
 from embedtui.tui.dialogs import CutoverDialog, LimitsDialog, NameDialog, PrepareDialog, WaitingDialog
 from embedtui.tui.dialogs.base import Answer, NamedDialog
+from embedtui.tui.dialogs.faults import DecideDialog
 from embedtui.tui.messages import EngineReported, SnapshotTaken
 from embedtui.tui.palette import ActionsProvider
 from embedtui.tui.screens.base import DashboardScreen
@@ -363,6 +364,23 @@ async def test_reasons_are_filtered_by_their_words(shown: Open) -> None:
         await until(pilot, lambda: groups.count == 0 and "Esc clears" in groups.empty)
         await pilot.press("escape")
         await until(pilot, lambda: groups.count == len(states.FAULTS) and groups.has_focus)
+
+
+async def test_a_decision_is_of_the_reason_that_was_read(shown: Open) -> None:
+    """Reasons are listed by their numbers, which change meanwhile: the cursor stays, and the dialog names it."""
+    long, content, *others = states.FAULTS
+    async with shown(states.FAULTED) as (app, pilot, _):
+        await pilot.press("4")
+        groups = app.screen.query_one("#groups", Listing)
+        await until(pilot, lambda: groups.count == len(states.FAULTS) and groups.cursor == 0)
+        more = (replace(content, count=900), long, *others)
+        await present(app, pilot, replace(states.FAULTED, faults=more))
+        await until(pilot, lambda: groups.cursor == 1)
+        await pilot.press("h")
+        await until(pilot, lambda: isinstance(app.screen, DecideDialog))
+        assert long.reason in picture(app) and content.reason not in "".join(
+            str(each.render()) for each in app.screen.query(Static)
+        )
 
 
 async def test_workers_are_ordered_and_copied(shown: Open, remembered: Path) -> None:

@@ -31,6 +31,7 @@ from tests.tui.standin import StandIn
 from tests.tui.test_fitting import cut_words, foreign
 from tests.tui.test_screens import toasts
 
+TAKES = "text-embedding-3-large takes 8,192 tokens."
 LONG_NAME = "customer_support_articles_and_answers_2026"
 SIZES = pytest.mark.parametrize("size", [(80, 24), (160, 45)], ids=lambda size: f"{size[0]}x{size[1]}")
 TABLE = replace(
@@ -66,8 +67,8 @@ DIALOGS: dict[str, Callable[[], ModalScreen[object]]] = {
     "forget": lambda: ForgetDialog("how do I rotate the signing keys of the payment gateway without a restart"),
     "note": lambda: PromptDialog("Note", "◆ new better: “the pager woke me”", "", optional=True),
     "stop": lambda: StopDialog("worker-7.eu-central-1.internal:41300", "backfill: shard 12 of 1,000", 0),
-    "skip": lambda: DecideDialog("skip", "226 rows: each", tuple(Side), "text-embedding-3-large takes 8,192 tokens."),
-    "shorten": lambda: DecideDialog("truncate", "row 90017", (Side.OLD,), "text-embedding-3-large takes 8,192 tokens."),
+    "skip": lambda: DecideDialog("skip", "226 rows: each", tuple(Side), TAKES, "400: too long"),
+    "shorten": lambda: DecideDialog("truncate", "row 90017", (Side.OLD,), TAKES, "400: too long. " * 9),
 }
 
 

@@ -111,7 +111,7 @@ class FaultsScreen(FilteredScreen):
         if groups == self.groups:
             return
         before, self.groups = self.groups, groups
-        self.listing.update_rows(before, groups)
+        self.listing.update_rows(before, groups, _identity)  # what is pressed is of the reason that was read
         self._choose(self.listing.cursor, again=True)
 
     def opened(self) -> None:
@@ -122,9 +122,14 @@ class FaultsScreen(FilteredScreen):
         """Show a page, unless another reason was chosen meanwhile."""
         if self._group is None or _identity(message.group) != _identity(self._group):
             return
-        self._pages[message.page] = message.rows
+        page, place = divmod(self._rows.cursor, PAGE)
+        before, self._pages[message.page] = self._pages.get(message.page, ()), message.rows
         for index in range(message.page * PAGE, (message.page + 1) * PAGE):
             self._rows.repaint(index)
+        if page == message.page and place < len(before):  # rows before it may be gone
+            ids = [row.id for row in message.rows]
+            if before[place].id in ids:
+                self._rows.cursor = page * PAGE + ids.index(before[place].id)
         self._detail()
 
     def on_row_text_read(self, message: RowTextRead) -> None:
@@ -255,7 +260,8 @@ class FaultsScreen(FilteredScreen):
             return
         rows = f"row {', '.join(row.key)}" if row else f"{counted(group.rows, 'row', 'rows')}: each"
         sides = (row.side,) if row else group.sides
-        asked = DecideDialog(what, safe.line(rows), sides, self._cut_to(sides, row))
+        reason = (row or group).reason
+        asked = DecideDialog(what, safe.line(rows), sides, self._cut_to(sides, row), safe.line(reason))
         self.dashboard.push_screen(asked, lambda yes: self._decide(what, decide, done, group, row) if yes else None)
 
     def _cut_to(self, sides: Sequence[Side], row: FaultRow | None) -> str:

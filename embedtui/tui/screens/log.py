@@ -98,7 +98,10 @@ class LogScreen(FilteredScreen):
             )
         if before == self.entries and before:
             return
-        self.listing.reset(len(self.entries), len(self.entries) - 1 if self.following else None)
+        if self.following:
+            self.listing.reset(len(self.entries), len(self.entries) - 1)
+        else:
+            self.listing.update_rows(before, self.entries, lambda entry: entry)
         self._title()
         self._whole()
 

@@ -93,13 +93,16 @@ class SettingsScreen(ModalScreen[None]):
         listed = [each for each in found if not (self._only_said and each.origin == "default" and each.written is None)]
         named = [each for each in listed if all(word in each.path for word in words)]
         # what is typed is mostly a name; values and origins are looked through where it is none
-        self.lines = tuple(
-            named
-            or (each for each in listed if all(word in f"{each.value} {each.origin}".casefold() for word in words))
+        before, self.lines = (
+            self.lines,
+            tuple(
+                named
+                or (each for each in listed if all(word in f"{each.value} {each.origin}".casefold() for word in words))
+            ),
         )
         listing = self.query_one("#settings", Listing)
         listing.empty = "No setting matches; Esc clears the filter."
-        listing.reset(len(self.lines))
+        listing.update_rows(before, self.lines, lambda line: line.path)
         self._detail()
 
     def _paint(self, index: int, width: int) -> Content | None:

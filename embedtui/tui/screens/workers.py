@@ -62,14 +62,8 @@ class WorkersScreen(DashboardScreen):
             listing.empty = _NOT_READ
         else:
             listing.empty = f"The migration is {view.phase}: there is no more work." if view.phase.ended else _NOBODY
-        marked = _identity(before[listing.cursor]) if before else None
-        listing.update_rows(before, self.lines)
-        # Threads come and go: the cursor stays with its line, or a stop would meet another process.
-        identities = [_identity(line) for line in self.lines]
-        for wanted in (marked, marked and (marked[0], "")):
-            if wanted in identities:
-                listing.cursor = identities.index(wanted)
-                break
+        # Threads come and go: the cursor stays with its line, or else its process, or a stop would meet another.
+        listing.update_rows(before, self.lines, _identity, lambda line: line[0].id)
 
     def action_order(self) -> None:
         """List this terminal's process first, or the one that wrote most."""

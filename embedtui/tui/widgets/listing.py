@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual import events
 from textual.actions import SkipAction
@@ -20,6 +20,7 @@ from textual.visual import Visual
 
 from embedtui.tui import draw
 
+T = TypeVar("T")
 PaintRow = Callable[[int, int], Content | None]
 """Paints row number ``index`` on ``width`` cells; None while the row is not known yet."""
 
@@ -103,14 +104,25 @@ class Listing(ScrollView, can_focus=True):
         self.cursor = max(0, min(self.cursor if cursor is None else cursor, count - 1))
         self.refresh()
 
-    def update_rows(self, before: Sequence[object], now: Sequence[object]) -> None:
-        """Repaint what differs between the rows' data ``before`` and ``now``; the place is kept."""
+    def update_rows(self, before: Sequence[T], now: Sequence[T], *identities: Callable[[T], object]) -> None:
+        """Repaint what differs between the rows' data ``before`` and ``now``.
+
+        The cursor stays with its row as the first of ``identities`` knows it again that can, else on its line.
+        """
+        marked = before[self.cursor] if self.cursor < len(before) else None
         if len(before) != self._count or len(now) != self._count:
             self.reset(len(now))
+        else:
+            for index, (old, new) in enumerate(zip(before, now, strict=True)):
+                if old != new:
+                    self.repaint(index)
+        if marked is None:
             return
-        for index, (old, new) in enumerate(zip(before, now, strict=True)):
-            if old != new:
-                self.repaint(index)
+        for identity in identities:
+            found = [identity(each) for each in now]
+            if (wanted := identity(marked)) in found:
+                self.cursor = found.index(wanted)
+                return
 
     def repaint(self, index: int) -> None:
         """Paint one row anew."""
