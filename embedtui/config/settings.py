@@ -56,7 +56,7 @@ class ModelSettings:
     def complete(self, side: str, *, dimensions: int | None = None) -> EmbeddingModel:
         """The model with what is known about it filled in; ``dimensions`` are those found in the database.
 
-        A model without a name counts as retired: nothing can be asked of it.
+        A model without a name is not known to be retired, though nothing can be asked of it.
 
         Raises SettingsError: ``new`` without a name, dimensions unknown or more than the model has.
         """
@@ -66,7 +66,7 @@ class ModelSettings:
         own = self.provider or (known.provider if known else "openai")
         manners, served = provider(own), served_by(own, known, size)
         ended = retirement(own, name)
-        gone = self.name is None or (ended is not None and ended.past())
+        gone = ended is not None and ended.past()
         price, tells = served.price_per_million, tells_dimensions(own, served, size)
         return EmbeddingModel(
             name=name,

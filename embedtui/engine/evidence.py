@@ -100,7 +100,7 @@ def _query_embedders(at: Access, migration: Migration) -> Iterator[dict[Side, Em
     with contextlib.ExitStack() as opened:
         for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
             try:
-                embedder = None if model.retired else make_embedder(model, environ=at.environ)
+                embedder = None if model.unasked else make_embedder(model, environ=at.environ)
             except ProviderFault as fault:
                 if side is Side.NEW:
                     raise ProviderError(fault.reason, hint=fault.hint) from None

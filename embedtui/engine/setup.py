@@ -118,7 +118,7 @@ def _old_key(settings: Settings, draft: Draft) -> str:
 
 def missing_keys(settings: Settings, draft: Draft) -> tuple[str, ...]:
     """Variables with the models' keys that are not set."""
-    wanted = [draft.new_model.key_variable, "" if draft.old_model.retired else _old_key(settings, draft)]
+    wanted = [draft.new_model.key_variable, "" if draft.old_model.unasked else _old_key(settings, draft)]
     return tuple(dict.fromkeys(each for each in wanted if each and not settings.environ.get(each, "").strip()))
 
 

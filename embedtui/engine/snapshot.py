@@ -398,9 +398,9 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
     if fresh and moved and census is None:
         fresh = None
         reasons.append("rows without an old vector are not counted here")
-    if fresh and snapshot.route.active is Side.OLD and migration.old_model.retired:
+    if fresh and snapshot.route.active is Side.OLD and migration.old_model.unasked:
         later = "later edits would be stale" if not bridging else "later edits get vectors by the bridge"
-        reasons.append(f"nothing to roll back yet; {migration.old_model.called} is retired: {later}")
+        reasons.append(f"nothing to roll back yet; {migration.old_model.called} {migration.old_model.unasked}: {later}")
     # a row that waits without an old vector is missing, and not stale
     stale = marked.stale + max(0, waiting - (census.awaited if census is not None else 0))
     return RollbackStatus(fresh, stale, "; ".join(reasons), marked.bridged, missing if moved else marked.missing, rows)
@@ -412,8 +412,8 @@ def _why_behind(conn: Connection, snapshot: Snapshot, migration: Migration) -> s
     The model is to blame where a call to it failed, or where it refused their texts.
     """
     called = migration.old_model.called
-    if migration.old_model.retired:
-        return f"{called} is retired"
+    if migration.old_model.unasked:
+        return f"{called} {migration.old_model.unasked}"
     if not snapshot.route.changed_by:  # until reads first move, the old side is the application's
         since = f" since {migration.created_at:%Y-%m-%d %H:%M} UTC" if migration.created_at else ""
         return f"edited{since}, and the old vector left as it was; what was edited before is not known"

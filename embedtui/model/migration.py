@@ -30,7 +30,7 @@ def for_use(table: Mapping[str, Any], use: str) -> dict[str, Any]:
 
 
 UNNAMED = "unknown"
-"""Name of an old model that nobody knows; it counts as retired."""
+"""Name of an old model that nobody has named: whether it still answers, embedtui cannot know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,11 @@ class EmbeddingModel:
     def called(self) -> str:
         """Its name in a sentence."""
         return self.name if self.name != UNNAMED else "the unnamed old model"
+
+    @property
+    def unasked(self) -> str:
+        """Why nothing is asked of it, as a sentence goes on after its name; empty where it may be asked."""
+        return "is retired" if self.retired else "cannot be asked by embedtui" if self.name == UNNAMED else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def unsaid_endpoint(
     It is so where the other one, of the same provider, is asked at another endpoint: a gateway, say, whose key and
     whose texts are not for the provider itself.
     """
-    if old.retired or old.provider != new.provider:
+    if old.unasked or old.provider != new.provider:
         return None
     own = provider(old.provider).base_url
     for side, model, other in (("old", old, new), ("new", new, old)):

@@ -154,7 +154,7 @@ class OldSide:
 
     def give_up(self) -> None:
         """It was not asked: where nobody can ask it here, that is said."""
-        if self._model is None and not self._job.migration.old_model.retired and not self._refused:
+        if self._model is None and not self._job.migration.old_model.unasked and not self._refused:
             self.lose("there is no name or no key to ask the old model by")
 
     def answers(self) -> None:
@@ -188,7 +188,7 @@ class OldSide:
         Once reads were moved to the new side, if only a share of them, the application may have left old vectors
         behind; that stays so after a rollback, for what was written before it.
         """
-        return self._job.migration.old_model.retired or reads_ever_moved(conn, self._job.migration.id)
+        return bool(self._job.migration.old_model.unasked) or reads_ever_moved(conn, self._job.migration.id)
 
     def to_do(self, limit: int) -> tuple[list[Key], bool]:
         """Marked rows to look after now, and whether there may be more at once: for the model, else for the bridge."""

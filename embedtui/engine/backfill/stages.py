@@ -211,7 +211,7 @@ class Stages:
         It has no pacer: an outage of the old model, or its price, must not hold up the new side.
         """
         model = self._job.migration.old_model
-        if model.retired:
+        if model.unasked:
             return None
         try:
             size = request_size(model, self._job, self._link)

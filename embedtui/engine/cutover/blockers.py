@@ -208,10 +208,10 @@ def _not_null(conn: Connection, migration: Migration) -> list[Blocker]:
 def cutover_notices(conn: Connection, migration: Migration) -> tuple[Check, ...]:
     """What an operator should know before the cutover, though it blocks nothing."""
     found = []
-    if migration.old_model.retired:
+    if migration.old_model.unasked:
         bridged = bridge_in_force(conn, migration.id) is not None
         later = "get old vectors by the bridge" if bridged else "age on its side"
-        message = f"{migration.old_model.called} no longer answers: rows edited after the cutover {later}."
+        message = f"{migration.old_model.called} {migration.old_model.unasked}: rows edited after the cutover {later}."
         found.append(Check("old_model", "warn", message))
     elif trigger := look(conn, migration).reaching_out:
         message = (

@@ -409,7 +409,7 @@ def endpoint_check(settings: Settings, migration: Migration) -> Check:
     """Where texts are sent: all of them to the new model, some to the old one."""
     new, old = (shown_endpoint(each, settings.environ) for each in (migration.new_model, migration.old_model))
     detail = f"Texts go to {new or 'no known endpoint'}."
-    if not migration.old_model.retired:
+    if not migration.old_model.unasked:
         detail += (
             f" The old model is asked at {old or 'no known endpoint'}: for the proof, queries, and edits after the"
         )

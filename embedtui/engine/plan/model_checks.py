@@ -31,13 +31,10 @@ def model_checks(migration: Migration, settings: Settings) -> Iterator[Check]:
     elif ends is not None and ends.near():
         yield Check("new model", "warn", f"{ends}.", "Choose a model that is served for longer.")
     said = f"{ended}. " if ended is not None and ended.near() else ""
-    if old.retired:
-        yield Check(
-            "old model",
-            "warn",
-            f"{said}The old model ({old.name}) does not answer: after the cutover, a rollback finds edited rows stale.",
-            "Nothing to do; the screen counts them.",
-        )
+    if old.unasked:
+        why = f"The old model ({old.name}) does not answer" if old.retired else f"The unnamed old model {old.unasked}"
+        hint = "Nothing to do; the screen counts them." if old.retired else "Set old_model.name, if it still answers."
+        yield Check("old model", "warn", f"{said}{why}: after the cutover, a rollback finds edited rows stale.", hint)
     elif said:
         hint = "From then on a rollback finds edited rows stale; if it is gone already, set old_model.retired = true."
         yield Check("old model", "warn", said.strip(), hint)

@@ -17,7 +17,7 @@ from embedtui.postgres.sides.own_writes import GRANTABLE_SINCE, PARAMETER, OwnWr
 def own_write_checks(conn: Connection[Any], draft: Draft, migration: Migration) -> Iterator[Check]:
     """What the work's own updates of the table set off."""
     beside = migration.placement is PlacementKind.COLUMN
-    if not beside and draft.old_model.retired:
+    if not beside and draft.old_model.unasked:
         return
     found = look(conn, migration)
     if found.passed:

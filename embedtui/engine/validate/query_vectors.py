@@ -84,7 +84,7 @@ def with_vectors(
     for side, model in ((Side.OLD, migration.old_model), (Side.NEW, migration.new_model)):
         missing = [query for query in real if query.id not in known[side]]
         embedder = embedders.get(side)
-        why = "it is retired" if model.retired else "it is not to be asked"
+        why = f"it {model.unasked or 'is not to be asked'}"
         if missing and embedder is not None:
             try:
                 found, refused = _embed(conn, run, side, model, embedder, missing)

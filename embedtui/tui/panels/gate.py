@@ -103,8 +103,9 @@ def _kept(snapshot: Snapshot) -> str:
     if not any(worker.alive for worker in snapshot.workers):
         return "no worker keeps the sides current now: r works here"
     migration = snapshot.migration
-    if migration is not None and migration.old_model.retired:
-        return f"the new side is kept current; {migration.old_model.called} no longer answers, so the old one ages"
+    if migration is not None and migration.old_model.unasked:
+        old = migration.old_model
+        return f"the new side is kept current; {old.called} {old.unasked}, so the old one ages"
     return "both sides are kept current while their models answer"
 
 
@@ -130,8 +131,8 @@ def happens(view: View, notices: Sequence[Check], width: int) -> Content:
             routers = counted(len(snapshot.route.listeners), "Router hears", "Routers hear")
             heard = f"{routers} of it, mostly within milliseconds"
         kept = f"{m.old_column} stays and is kept current"
-        if m.old_model.retired:
-            kept = f"{m.old_column} stays but ages: {m.old_model.called} no longer answers"
+        if m.old_model.unasked:
+            kept = f"{m.old_column} stays but ages: {m.old_model.called} {m.old_model.unasked}"
         steps = [
             ("1", f"one row is changed: searches use {where} with {m.new_model.name}"),
             ("2", heard),

@@ -137,6 +137,26 @@ def test_a_model_that_answers_and_services_that_do_not_follow_are_no_reason_for_
     assert any("to try it" in entry.detail for entry in engine.audit())
 
 
+def test_an_old_model_that_nobody_named_is_not_known_to_be_dead(
+    database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
+) -> None:
+    """Searches by it may well go on: only who says that it is retired is told to bridge."""
+    make_table(database)
+    unnamed = {"old_model.name": None}
+    engine = opened(database, settings=settings_for(database, dead, tmp_path, unnamed))
+    engine.prepare()
+    assert engine.ask_old_model() == ""
+    snapshot = engine.snapshot()
+    assert (snapshot.old_gone, snapshot.unanswered, snapshot.next_act) == ("", False, "run")
+    assert snapshot.migration is not None and not snapshot.migration.old_model.retired
+    [told] = [each.detail for each in engine.notices() if each.name == "old_model"]
+    assert told.startswith("the unnamed old model cannot be asked by embedtui: rows edited after the cutover age")
+    with pytest.raises(Refused, match="cannot be told \\(nobody has named it\\)"):
+        engine.bridge(rows=200)
+    said = opened(database, settings=settings(database, dead, tmp_path, unnamed)).snapshot()
+    assert (said.old_gone, said.next_act) == ("the unnamed old model is retired", "bridge")
+
+
 def test_a_model_that_is_not_there_any_more_needs_nobody_to_say_so(
     database: str, dead: LoopbackServer, opened: Opener, tmp_path: Path
 ) -> None:

@@ -38,7 +38,8 @@ def test_all_is_chosen_where_only_one_is_possible(conn: Connection, resolve: Res
         "embedding_v2",
     )
     assert (migration.distance, migration.vector_type) == (Distance.L2, "vector")
-    assert (migration.old_model.dimensions, migration.old_model.retired) == (3, True)
+    assert (migration.old_model.dimensions, migration.old_model.retired) == (3, False)
+    assert migration.old_model.unasked == "cannot be asked by embedtui"
     assert migration.new_table == migration.table
     aside = draft.migration(PlacementKind.TABLE)
     assert (str(aside.new_table), aside.new_column) == ("documents_embedding_v2", "embedding")

@@ -225,7 +225,7 @@ def test_known_models_fill_in_and_settings_override() -> None:
     own = ModelSettings("own", 12, key_variable="", retired=False).complete("new")
     assert (own.price_per_million, own.key_variable, own.provider) == (None, "", "openai")
     nameless = ModelSettings().complete("old", dimensions=5)
-    assert (nameless.dimensions, nameless.retired) == (5, True)
+    assert (nameless.dimensions, nameless.retired) == (5, False)
 
 
 def test_a_written_file_reads_back_the_same(load: Load, tmp_path: Path) -> None:
