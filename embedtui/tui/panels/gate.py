@@ -106,7 +106,7 @@ def _kept(snapshot: Snapshot) -> str:
     if migration is not None and migration.old_model.unasked:
         old = migration.old_model
         return f"the new side is kept current; {old.called} {old.unasked}, so the old one ages"
-    return "both sides are kept current while their models answer"
+    return "both sides are kept current while the new model answers, the old one while both do"
 
 
 def happens(view: View, notices: Sequence[Check], width: int) -> Content:
