@@ -36,16 +36,22 @@ class FaultState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FaultGroup:
-    """Faulty rows that share class, state and reason."""
+    """Faulty rows that share class, state and reason, but for the numbers in it."""
 
     fault_class: FaultClass
     reason: str
+    """One of theirs."""
     count: int
     state: FaultState = FaultState.OPEN
     old: int = 0
     """Of these, those of the old side."""
     both: int = 0
     """Rows that are counted for either side."""
+
+    @property
+    def identity(self) -> tuple[str, FaultState]:
+        """What stays the same while rows come and go."""
+        return self.reason.translate(dict.fromkeys(map(ord, "0123456789"))), self.state
 
     @property
     def rows(self) -> int:

@@ -30,17 +30,21 @@ def record_faults(
         )
 
 
+WITHOUT_NUMBERS = "regexp_replace({}, '[0-9]+', '', 'g')"
+"""SQL of a reason as it is grouped: a provider's words hold the numbers of each row."""
+
+
 def group_faults(conn: Connection, migration_id: int) -> tuple[FaultGroup, ...]:
-    """Faults by class, reason and state, the most frequent first; a hundred groups at most.
+    """Faults by class, reason but for its numbers, and state, the most frequent first; a hundred groups at most.
 
     Who may not read keys is not told which rows are there for either side.
     """
     may = conn.execute("SELECT pg_catalog.has_column_privilege('embedtui.fault', 'key', 'SELECT')").fetchone()
     both = "count(*) - count(DISTINCT key)" if may == (True,) else "0"
     rows = conn.execute(
-        f"SELECT class, reason, count(*), state, count(*) FILTER (WHERE side = 'old'), {both}"
+        f"SELECT class, min(reason), count(*), state, count(*) FILTER (WHERE side = 'old'), {both}"
         " FROM embedtui.fault WHERE migration = %s"
-        " GROUP BY class, reason, state ORDER BY count(*) DESC LIMIT 100",
+        f" GROUP BY class, {WITHOUT_NUMBERS.format('reason')}, state ORDER BY count(*) DESC LIMIT 100",
         [migration_id],
     )
     return tuple(

@@ -9,16 +9,18 @@ from psycopg import sql
 from embedtui.model import FaultClass, FaultRow, FaultState, Key, Side
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.locks import ALIVE
+from embedtui.postgres.state.faults import WITHOUT_NUMBERS
 from embedtui.postgres.state.workers import tell_workers
 
 
 def read_faults(
     conn: Connection, migration_id: int, limit: int, offset: int, reason: str | None, state: FaultState | None
 ) -> tuple[FaultRow, ...]:
-    """Faulty rows, oldest first, of one reason or state where given."""
+    """Faulty rows, oldest first, of one state, or one reason whatever its numbers, where given."""
+    alike = " = ".join(map(WITHOUT_NUMBERS.format, ("reason", "%(r)s")))
     rows = conn.execute(
         "SELECT id, key, side, class, reason, attempts, state, last_seen FROM embedtui.fault"
-        " WHERE migration = %(m)s AND (%(r)s::text IS NULL OR reason = %(r)s)"
+        f" WHERE migration = %(m)s AND (%(r)s::text IS NULL OR {alike})"
         " AND (%(s)s::text IS NULL OR state = %(s)s) ORDER BY id LIMIT %(n)s OFFSET %(o)s",
         {"m": migration_id, "r": reason, "s": state and state.value, "n": limit, "o": offset},
     )

@@ -111,7 +111,8 @@ class FaultsScreen(FilteredScreen):
         if groups == self.groups:
             return
         before, self.groups = self.groups, groups
-        self.listing.update_rows(before, groups, _identity)  # what is pressed is of the reason that was read
+        # What is pressed is of the reason that was read.
+        self.listing.update_rows(before, groups, lambda group: group.identity)
         self._choose(self.listing.cursor, again=True)
 
     def opened(self) -> None:
@@ -120,7 +121,7 @@ class FaultsScreen(FilteredScreen):
 
     def on_faults_read(self, message: FaultsRead) -> None:
         """Show a page, unless another reason was chosen meanwhile."""
-        if self._group is None or _identity(message.group) != _identity(self._group):
+        if self._group is None or message.group.identity != self._group.identity:
             return
         page, place = divmod(self._rows.cursor, PAGE)
         before, self._pages[message.page] = self._pages.get(message.page, ()), message.rows
@@ -159,7 +160,7 @@ class FaultsScreen(FilteredScreen):
     def _choose(self, index: int, *, again: bool = False) -> None:
         """Shows the rows of a reason; with ``again`` they are read anew, and the old ones stay meanwhile."""
         group = self.groups[index] if index < len(self.groups) else None
-        same = group is not None and self._group is not None and _identity(group) == _identity(self._group)
+        same = group is not None and self._group is not None and group.identity == self._group.identity
         if same and not again:
             return
         self._group = group
@@ -178,7 +179,7 @@ class FaultsScreen(FilteredScreen):
             self.ask_engine(
                 lambda engine: engine.faults(PAGE, page * PAGE, reason=group.reason, state=group.state),
                 functools.partial(FaultsRead, group, page),
-                key=(FaultsRead, _identity(group), page),
+                key=(FaultsRead, group.identity, page),
             )
         rows = self._pages.get(page, ())
         return rows[place] if place < len(rows) else None
@@ -337,11 +338,6 @@ class FaultsScreen(FilteredScreen):
         left = draw.line((f"{glyph} {draw.fit(word, 8)}", style), side, (safe.line(", ".join(row.key)), "bold"))
         right = draw.line((f"{row.attempts}×  {draw.clock(row.last_seen)}", "$muted"))
         return draw.row(left, right, width)
-
-
-def _identity(group: FaultGroup) -> tuple[str, FaultState]:
-    """What stays the same while rows of the reason come and go."""
-    return group.reason, group.state
 
 
 def _by_count(group: FaultGroup) -> tuple[bool, int, str]:

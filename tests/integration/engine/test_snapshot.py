@@ -20,6 +20,7 @@ from embedtui.postgres import locks
 from embedtui.postgres.connect import Connection, host_name
 from embedtui.postgres.state.faults import record_faults
 from embedtui.postgres.state.migrations import set_desired
+from embedtui.postgres.state.steering import read_faults
 from embedtui.tui import panels
 from embedtui.tui.view import Link, View
 from tests.kits.comparing import small
@@ -332,10 +333,27 @@ def test_a_row_whose_sides_fail_for_different_reasons_is_one_faulty_row(database
 
 
 def test_rows_with_more_reasons_than_are_listed_are_all_faulty(database: str) -> None:
-    """The reason of a text that is too long says how long it is."""
+    """Whatever a provider makes of each."""
     migration = small(database)
     with connect(database) as conn:
-        record_faults(conn, migration.id, [((str(each),), f"{each} characters") for each in range(150)])
+        record_faults(conn, migration.id, [((str(each),), f"no {chr(0x4E00 + each)}") for each in range(150)])
         record_faults(conn, migration.id, [((str(each),), "refused") for each in range(40)], Side.OLD)
         assert len(look(conn).faults) == 100
         assert look(conn).faulty == 150
+
+
+def test_a_reason_is_one_whatever_the_numbers_in_it(database: str) -> None:
+    """The provider's words hold each text's own length: a thousand long texts are one reason, and decided as one."""
+    migration = small(database)
+    with connect(database, name="look") as conn:
+        said = [((str(n),), f"400: at most 8192 tokens, yours has {9000 + n * n}") for n in range(3)]
+        record_faults(conn, migration.id, [*said, (("9",), "400: content policy")])
+        groups = look(conn).faults
+        assert [(group.count, group.reason) for group in groups] == [
+            (3, "400: at most 8192 tokens, yours has 9000"),
+            (1, "400: content policy"),
+        ]
+        for group in groups:
+            assert len(read_faults(conn, migration.id, 9, 0, group.reason, group.state)) == group.count
+        record_faults(conn, migration.id, [(("8",), "400: at most 8192 tokens, yours has 10")])
+        assert look(conn).faults[0].identity == groups[0].identity
