@@ -40,7 +40,7 @@ QUICK_SECONDS = 3
 @click.option(
     "--dead", is_flag=True, help="The other story: the old model is shut down while the application searches."
 )
-@click.option("--reset", is_flag=True, help="Begin anew with fresh data.")
+@click.option("--reset", is_flag=True, help="Begin anew with fresh data; of the two stories the other keeps its own.")
 @click.pass_context
 def demo(ctx: click.Context, headless: bool, as_json: bool, dead: bool, reset: bool) -> None:
     """Watch a migration of 5,000 documents, with nothing to set up.

@@ -42,6 +42,7 @@ from embedtui.demo.questions import QUESTIONS
 from embedtui.demo.traffic import Traffic
 from embedtui.engine import Engine
 from embedtui.engine.validate import queries as kept_queries
+from embedtui.errors import DatabaseError
 from embedtui.formatting import called
 from embedtui.model import EmbeddingModel, EventSink, PlacementKind, QueryInput
 from embedtui.postgres.connect import connect
@@ -66,10 +67,10 @@ LEAVING_SECONDS = 0.5
 class Demo:
     """Everything the demo brings along, as a context manager: inside, the application is at work.
 
-    The database, in embedtui's data folder, is used again next time, unless ``reset`` or what it holds was made by
-    another Python or version; a migration that has ended is shown as it is. ``dead`` is the story in which the old
-    model is shut down (:meth:`shut_down`), ``limit`` the number of documents (None: the usual), ``tokens_per_minute``
-    the pace of the migration (None: as it can), ``out`` receives lines of progress.
+    The database, in embedtui's data folder, is used again next time, unless ``reset`` (of this story alone) or what it
+    holds was made by another Python or version; a migration that has ended is shown as it is. ``dead`` is the story in
+    which the old model is shut down (:meth:`shut_down`), ``limit`` the number of documents (None: the usual),
+    ``tokens_per_minute`` the pace of the migration (None: as it can), ``out`` receives lines of progress.
 
     SIGTERM and a closed terminal end the program through its context managers, so that nothing is left running.
 
@@ -112,13 +113,12 @@ class Demo:
         with ExitStack() as stack:
             stack.enter_context(_ended_by_signals())
             stack.enter_context(_without_proxy())
-            if self._reset:
-                self._server.reset()
             self._out("Starting PostgreSQL")
-            stack.enter_context(self._server)
+            self._start()
+            stack.callback(self._server.stop)
             stack.enter_context(self.api)
             self._write_settings()
-            if not self._reusable():
+            if self._reset or not self._reusable():
                 self._fill()
             elif self.dead and self.went_on:
                 self.shut_down()  # it died before
@@ -178,6 +178,17 @@ class Demo:
         """How to go on with it, or begin anew."""
         command = f"{called()} demo{' --dead' if self.dead else ''}"
         return f"Go on: {command}. Anew: {command} --reset"
+
+    def _start(self) -> None:
+        """Start the server; where it cannot, and all is to begin anew, with fresh data."""
+        try:
+            self._server.start()
+        except DatabaseError as error:
+            if not self._reset:
+                raise
+            self._out(f"{error.message} All its data are made anew, the other demo's, too.")
+            self._server.reset()
+            self._server.start()
 
     def _write_settings(self) -> None:
         write_toml(self.settings_file, self._configured(), after="")

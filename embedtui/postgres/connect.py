@@ -335,7 +335,11 @@ def _unreached(error: psycopg.Error, line: str, lower: str, dsn: str) -> Embedtu
             hint="Check user and password in DATABASE_URL.",
         )
     if "does not exist" in lower and "database" in lower:
-        return DatabaseError(f"{line}.", hint="Check the database's name at the end of DATABASE_URL.")
+        if strings.demo(dsn):
+            return DatabaseError(
+                f"The demo was reset: {line}.", hint="Start it again: `embedtui demo`, or with --dead."
+            )
+        return DatabaseError(f"{line}.", hint="Check the database's name in DATABASE_URL.")
     if "role" in lower and "does not exist" in lower:
         return DatabaseError(f"{line}.", hint="Check the user in DATABASE_URL.")
     if lost(error) and (folder := strings.demo(dsn)):

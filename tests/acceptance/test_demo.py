@@ -26,8 +26,9 @@ from embedtui.demo.journey import OpenEngine, run_demo
 from embedtui.demo.models import BASE_MODEL, EARLIER_MODEL, NEW_MODEL
 from embedtui.demo.shutdown import FAILED_SEEN
 from embedtui.engine import Engine
-from embedtui.errors import ExitCode
+from embedtui.errors import DatabaseError, ExitCode
 from embedtui.model import Phase, Side
+from embedtui.postgres.connect import connect
 from tests.kits.support import following, wait_for
 
 DOCUMENTS = 700
@@ -244,6 +245,26 @@ def test_an_ended_migration_stays_until_a_reset() -> None:
     assert "demo --reset begins anew" in told[-1] and not any("Filling" in each for each in told)
     with Demo(limit=300, reset=True) as demo:
         assert not rows_and_schema(demo)[1]
+
+
+def test_a_reset_is_of_one_story_alone_unless_the_server_no_longer_starts(folder: Path) -> None:
+    for dead in (False, True):
+        with Demo(limit=300, dead=dead, reset=True) as demo:
+            demo.open_engine().close()
+            here = demo.dsn
+    with Demo(limit=300) as demo:
+        assert demo.went_on, "the other story was begun anew"
+        with connect(demo._server.dsn(), name="test") as conn:
+            conn.execute("DROP DATABASE demo_shutdown")
+        with pytest.raises(DatabaseError, match="demo was reset") as gone:
+            connect(here, name="test")
+        assert "DATABASE_URL" not in gone.value.hint and "embedtui demo" in gone.value.hint
+    (control,) = folder.glob("postgresql-*/global/pg_control")
+    control.write_bytes(b"")
+    with pytest.raises(DatabaseError, match="did not start"):
+        Demo(limit=300).__enter__()
+    with Demo(limit=300, reset=True) as demo:
+        assert not demo.went_on
 
 
 def test_its_settings_may_be_tried_out_and_another_terminal_may_join() -> None:
