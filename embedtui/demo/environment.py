@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from types import FrameType, TracebackType
 
 import numpy as np
 import platformdirs
+import psycopg
 from pgvector.psycopg.vector import register_vector_info
 from psycopg import sql
 from psycopg.types import TypeInfo
@@ -42,10 +43,10 @@ from embedtui.demo.questions import QUESTIONS
 from embedtui.demo.traffic import Traffic
 from embedtui.engine import Engine
 from embedtui.engine.validate import queries as kept_queries
-from embedtui.errors import DatabaseError
+from embedtui.errors import DatabaseError, EmbedtuiError
 from embedtui.formatting import called
 from embedtui.model import EmbeddingModel, EventSink, PlacementKind, QueryInput
-from embedtui.postgres.connect import connect
+from embedtui.postgres.connect import Connection, connect
 from embedtui.postgres.state.migrations import load_migration
 from embedtui.postgres.state.models import register_model
 
@@ -98,7 +99,7 @@ class Demo:
         self.went_on = False
         """Whether a migration was found that had begun before."""
         self.ended = False
-        """Whether one was found that had ended."""
+        """Whether it had ended, when last looked at."""
         self._database = SHUTDOWN_DATABASE if dead else DATABASE
         self._old: tuple[str, int, ModelFunction] = (
             (EARLIER_MODEL, EARLIER_DIMENSIONS, earlier_generation(self._texts, EARLIER_DIMENSIONS))
@@ -175,9 +176,12 @@ class Demo:
 
     @property
     def again(self) -> str:
-        """How to go on with it, or begin anew."""
+        """How to go on with it, or look at it again where it has ended by now, or begin anew."""
         command = f"{called()} demo{' --dead' if self.dead else ''}"
-        return f"Go on: {command}. Anew: {command} --reset"
+        with suppress(EmbedtuiError, psycopg.Error), connect(self.dsn, name="demo") as conn:
+            self._look(conn)
+        what = "The migration has ended. Look at it again" if self.ended else "Go on"
+        return f"{what}: {command}. Anew: {command} --reset"
 
     def _start(self) -> None:
         """Start the server; where it cannot, and all is to begin anew, with fresh data."""
@@ -303,14 +307,18 @@ class Demo:
             row = conn.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", [f"public.{TABLE}"]).fetchone()
             if row is None or row[0] != self._origin:
                 return False
-            if conn.execute("SELECT to_regclass('embedtui.migration')").fetchone() == (None,):
-                return True
-            migration = load_migration(conn)
-            self.went_on = migration is not None
-            self.ended = migration is not None and migration.phase.ended
-            for model in self._embedding_models():  # the API has another port every time
+            self.went_on = self._look(conn)
+            for model in self._embedding_models() if self.went_on else ():  # the API has another port every time
                 register_model(conn, model)
         return True
+
+    def _look(self, conn: Connection) -> bool:
+        """Whether a migration has begun; and notes whether it has ended."""
+        if conn.execute("SELECT to_regclass('embedtui.migration')").fetchone() == (None,):
+            return False
+        migration = load_migration(conn)
+        self.ended = migration is not None and migration.phase.ended
+        return migration is not None
 
     def _fill(self) -> None:
         """Make the database anew: all of it, or nothing that `_reusable` would take."""

@@ -233,8 +233,10 @@ def test_an_ended_migration_stays_until_a_reset() -> None:
         rows, migrated = rows_and_schema(demo)
         assert 290 <= rows <= 320 and not migrated
         engine = demo.open_engine()
+        assert demo.again == "Go on: embedtui demo. Anew: embedtui demo --reset"
         engine.abort("documents")
         assert engine.snapshot().phase is Phase.ABORTED
+        assert demo.again == ("The migration has ended. Look at it again: embedtui demo. Anew: embedtui demo --reset")
         engine.close()
     told: list[str] = []
     with Demo(limit=300, out=told.append) as demo:
