@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from embedtui.model import Check, RankedRow, Side, SweepPoint
+from embedtui.model import Check, Phase, RankedRow, Side, SweepPoint
 from embedtui.tui.app import Dashboard
 from embedtui.tui.blind import Blind
 from embedtui.tui.dialogs import PromptDialog
@@ -412,3 +412,28 @@ async def test_copies_of_own_queries_overwrite_none(shown: Open, remembered: Pat
             await pilot.press("y")
         files = (remembered / "exports").glob("own-*.txt")
         assert sorted(file.read_text().split("\n")[0] for file in files) == ["Query: another", "Query: mine"]
+
+
+@pytest.mark.parametrize("phase", [Phase.DONE, Phase.ABORTED])
+async def test_what_would_be_refused_is_not_offered_and_nothing_is_typed_for_it(shown: Open, phase: Phase) -> None:
+    async with shown(replace(states.DONE, phase=phase), (160, 45)) as (app, pilot, _):
+        screen = await opened(app, pilot)
+        assert not {"Ask", "Load"} & {key.label for key in screen.keys(app.view)}
+        for key, title in (("a", "Ask"), ("L", "Load")):
+            await pilot.press(key)
+            assert app.screen is screen and f"{title} · The migration" in said(app)
+        await present(app, pilot, states.READY)
+        assert {"Ask", "Load"} <= {key.label for key in screen.keys(app.view)}
+        app.link = Link()
+        await pilot.press("a")
+        assert app.screen is screen and "out of reach" in said(app)
+
+
+async def test_who_only_watches_may_ask_but_not_load(shown: Open) -> None:
+    async with shown(states.READY, (160, 45), readonly=True) as (app, pilot, _):
+        screen = await opened(app, pilot)
+        assert {"Ask", "Load"} & {key.label for key in screen.keys(app.view)} == {"Ask"}
+        await pilot.press("L")
+        assert app.screen is screen
+        await pilot.press("a")
+        assert isinstance(app.screen, PromptDialog)

@@ -46,8 +46,20 @@ class ExchangeScreen(FilteredScreen):
         cursor = self.listing.cursor
         return self.shown[cursor] if cursor < len(self.shown) else None
 
+    def refusal(self, action: str) -> str:
+        """Asking and loading search both sides, which the state has to allow."""
+        if action not in ("ask", "load"):
+            return ""
+        view = self.dashboard.view
+        # a comparison under way ends: what is typed meanwhile is for the dialog, which waits for that
+        view = replace(view, busy=tuple(each for each in view.busy if each != "compare"))
+        # a query of one's own is not kept: who only watches may ask it, too
+        return ACTIONS["compare"].refusal(replace(view, readonly=view.readonly and action == "load"))
+
     def action_ask(self) -> None:
         """Ask for a query and compare it alone."""
+        if self.refuse("ask", "Ask"):
+            return
 
         def answered(text: str | None) -> None:
             if text is not None:
@@ -65,11 +77,8 @@ class ExchangeScreen(FilteredScreen):
         """Ask where queries are, and compare them."""
         compare = ACTIONS["compare"]
         assert isinstance(compare, Compare)
-        reason = compare.refusal(self.dashboard.view)
-        if reason and "compare" not in self.dashboard.view.busy:
-            self.dashboard.say(reason, title="Load", severity="warning")
+        if self.refuse("load", "Load"):
             return
-
         compared = self.dashboard.comparison.queries if self.dashboard.comparison else ()
 
         def answered(answer: QueriesAnswer | None) -> None:
@@ -77,7 +86,6 @@ class ExchangeScreen(FilteredScreen):
             if answer is not None:
                 compare.start(self.dashboard, answer.given, compared if answer.together else ())
 
-        # a comparison under way ends: what is typed meanwhile is for the dialog, which waits for that
         dialog = QueriesDialog(lambda: compare.refusal(self.dashboard.view), self._draft, compared)
         self.dashboard.push_screen(dialog, answered)
 

@@ -100,7 +100,7 @@ class VerdictScreen(ExchangeScreen):
         if action in ("read", "figures", "filter") and self.comparison is None and self.asked is None:
             return self.NOTHING
         if action not in ("verdict", "note", "forget"):
-            return ""
+            return super().refusal(action)
         if action == "note" and self.blind.on:
             return "Sides are hidden: V first shows them again."
         if self.dashboard.readonly:
