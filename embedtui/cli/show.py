@@ -75,7 +75,7 @@ def _dashboard(open_engine: Callable[[EventSink], Engine], elsewhere: str, about
         again=again,
         elsewhere=elsewhere,
         about=about,
-        tour=not dead,
+        tour="shutdown" if dead else "migration",
         anew=f"{again} --reset",
     )
 

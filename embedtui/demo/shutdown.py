@@ -20,6 +20,7 @@ from embedtui.model.bridge import BridgeReport
 
 DEATH_SECONDS = 12.0
 """After the dashboard opened: time to see the application search and the backfill begin."""
+_SOON = "Nothing to do yet: soon the old model is shut down, and the application's searches fail."
 FAILED_SEEN = 20
 """Failed searches that are waited for, headless, before anything is done about them."""
 LOOK_SECONDS = 0.2
@@ -81,15 +82,18 @@ class ShutdownJourney(Journey):
 
 
 class WatchedEngine(SubprocessEngine):
-    """An engine whose screen also says how the demo's application fares."""
+    """An engine whose screen tells the story: first to wait for it, then how the demo's application fares."""
 
     application: Callable[[], str] = staticmethod(lambda: "")
-    """In a sentence; empty where there is nothing to say."""
+    """How it fares, in a sentence; empty where there is nothing to say."""
 
     def snapshot(self) -> Snapshot:
         """The state as of now."""
         found = super().snapshot()
         said = self.application() if found.route.active is Side.OLD else ""
+        if found.next_act == "run" and not found.old_gone and not found.route.bridging:
+            # a run before anything has happened would be another story
+            found = replace(found, next_act="wait", next_why=_SOON, sync=replace(found.sync, growing=False))
         if not said:
             return found
         why = f"{said}." if found.next_act == "bridge" else found.next_why

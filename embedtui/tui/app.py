@@ -188,7 +188,7 @@ class Dashboard(Guided):
             busy=self._busy,
             readonly=self.readonly,
             another=self.another,
-            tour=self.tour.at if self.tour else None,
+            tour=self.tour,
         )
 
     @property

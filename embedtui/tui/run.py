@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 from embedtui import formatting
 from embedtui.errors import ExitCode
@@ -12,7 +13,7 @@ from embedtui.tui.app import Dashboard
 from embedtui.tui.engine import OpenEngine
 from embedtui.tui.smooth import responsive
 from embedtui.tui.terminal import signals_restored
-from embedtui.tui.tour import Tour
+from embedtui.tui.tour import SHUTDOWN, Tour
 
 _NAMED = 3
 """Workers that are named one by one."""
@@ -28,7 +29,7 @@ def run_dashboard(
     elsewhere: str = "",
     about: str = "",
     opens: str = "overview",
-    tour: bool = False,
+    tour: Literal["", "migration", "shutdown"] = "",
     anew: str = "",
     warning: str = "",
 ) -> int:
@@ -38,13 +39,17 @@ def run_dashboard(
     while it fails. The engine is closed on leaving. ``autostart`` begins the work at once, ``readonly`` only watches,
     ``notify`` rings the bell when somebody is needed, ``again`` is the command that goes on with the work,
     ``elsewhere`` the one that shows it in another terminal, where that is not plain, ``about`` what a demo has made,
-    and ``opens`` the screen that is shown first; ``tour`` leads through a first migration, until it ended once;
-    ``anew`` is the command that begins a demo anew, ``warning`` what is said of
-    its database as it opens.
+    and ``opens`` the screen that is shown first; ``tour`` leads through a first migration, until it ended once, or
+    through a shutdown; ``anew`` is the command that begins a demo anew, ``warning`` what is said of its database as it
+    opens.
     """
     app = Dashboard(open_engine, readonly=readonly, autostart=autostart, notify=notify, opens=opens)
     app.elsewhere, app.about, app.warning = elsewhere, about, warning
-    app.tour, app.anew = Tour() if tour and not app.preferences.toured else None, anew
+    app.anew = anew
+    if tour == "shutdown":
+        app.tour = Tour(hints=SHUTDOWN)
+    elif tour and not app.preferences.toured:
+        app.tour = Tour()
     with signals_restored(), responsive():
         app.run()
     said = farewell(app, again)

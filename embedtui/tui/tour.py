@@ -1,4 +1,4 @@
-"""The guided tour of the demo: seven hints on one line, each until what it is about was done, or T goes on."""
+"""The guided tours of the demo: a few hints on one line, each until what it is about was done, or T goes on."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class Tour:
 
     at: int = 0
     """Index of the hint that is shown."""
+    hints: tuple[Hint, ...] = field(default_factory=lambda: HINTS)
+    """All of them, in their order."""
     front: str = ""
     """The screen in front."""
     left: set[str] = field(default_factory=set)
@@ -48,7 +50,7 @@ class Tour:
     @property
     def hint(self) -> Hint | None:
         """The hint that is shown; None once all were."""
-        return HINTS[self.at] if self.at < len(HINTS) else None
+        return self.hints[self.at] if self.at < len(self.hints) else None
 
     def follow(self, view: View, screen: str) -> None:
         """Go on past what was done, whoever did it; a migration that has ended leaves nothing to lead through."""
@@ -57,7 +59,7 @@ class Tour:
             self.front = screen
         self.flipped = self.flipped or view.new_reads
         if view.phase.ended:
-            self.at = len(HINTS)
+            self.at = len(self.hints)
         while self.hint is not None and self.hint.done(self, view):
             self.at += 1
             self.left.clear()  # what was looked at before its hint came was not looked at for it
@@ -67,7 +69,7 @@ def _compared(view: View) -> bool:
     return view.snapshot is not None and view.snapshot.evaluation is not None
 
 
-HINTS = (
+HINTS: tuple[Hint, ...] = (
     Hint(
         "p pauses, p goes on. ? says how a second terminal joins.",
         "Rows are embedded, searches go on; a crash loses nothing that was paid for.",
@@ -112,10 +114,38 @@ HINTS = (
     ),
 )
 
+SHUTDOWN: tuple[Hint, ...] = (
+    Hint(
+        "Soon the old model is shut down: press nothing yet, watch.",
+        "The application searches with it, and nobody has begun to migrate.",
+        lambda tour, view: tour.flipped or view.route.bridging or _gone(view),
+        lambda view: not view.new_reads,
+    ),
+    Hint(
+        "B brings the failing searches back, over a bridge.",
+        "The new model's queries then search the old vectors, through a map.",
+        lambda tour, view: tour.flipped or view.route.bridging,
+        lambda view: _gone(view) and not view.new_reads,
+    ),
+    Hint(
+        "r embeds the rows meanwhile.",
+        "The bridge is for the time until then.",
+        lambda tour, view: tour.flipped or view.running or view.phase not in _EMBEDDING,
+        lambda view: view.phase in _EMBEDDING,
+    ),
+    *HINTS[1:4],
+)
+"""The story in which the old model dies: it begins by itself."""
+
+
+def _gone(view: View) -> bool:
+    return view.snapshot is not None and bool(view.snapshot.old_gone)
+
 
 def hint_of(view: View) -> Hint | None:
     """The hint to show; None where nobody is led, or it is not true now."""
-    hint = HINTS[view.tour] if view.tour is not None and view.tour < len(HINTS) else None
+    tour = view.tour
+    hint = tour.hint if tour is not None else None
     return hint if hint is not None and not view.phase.ended and hint.holds(view) else None
 
 
@@ -123,7 +153,9 @@ def tour_line(view: View, width: int, _height: int = 1) -> Content:
     """The hint, and how to get rid of it."""
     if view.tour is None or (hint := hint_of(view)) is None:
         return Content("")
-    head = draw.line((f" Hint {view.tour + 1}/{len(HINTS)} ", "bold $background on $primary"), " ", (hint.text, "bold"))
+    head = draw.line(
+        (f" Hint {view.tour.at + 1}/{len(view.tour.hints)} ", "bold $background on $primary"), " ", (hint.text, "bold")
+    )
     right = draw.line(draw.link("T", "bold $primary", "app.tour"), draw.link(" next ", "$muted", "app.tour"))
     whole = draw.line(head, (f"  {hint.more}", "$muted"))
     return draw.row(draw.fitting(width - right.cell_length - 1, whole, head), right, width)
@@ -156,7 +188,7 @@ class Guided(Others):
 
     def _leave(self) -> None:
         if self.tour is not None and self.tour.hint is None:
-            self.tour = None
             app = cast("Dashboard", self)
-            app.preferences = replace(app.preferences, toured=True)
+            app.preferences = replace(app.preferences, toured=app.preferences.toured or self.tour.hints is HINTS)
+            self.tour = None
             self.say("That was the tour. ? has all other keys.", title="Tour")

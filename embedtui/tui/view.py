@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from embedtui.errors import EmbedtuiError, SettingsError, TableError
 from embedtui.logs import unexpected
 from embedtui.model import Command, Condition, Event, Phase, Remedy, RouteStatus, Snapshot
 from embedtui.model.lifecycle import refusal
 from embedtui.tui.searches import Rates
+
+if TYPE_CHECKING:
+    from embedtui.tui.tour import Tour
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +79,8 @@ class View:
     readonly: bool = False
     another: bool = False
     """This terminal has a plan of another migration of the table, after this one."""
-    tour: int | None = None
-    """Index of the tour's hint; None where nobody is led."""
+    tour: Tour | None = None
+    """How far somebody is led; None where nobody is."""
 
     @property
     def stale(self) -> bool:

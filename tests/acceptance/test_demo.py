@@ -162,6 +162,8 @@ def test_beside_a_dashboard_it_dies_after_a_while_and_the_screen_counts(monkeypa
     def dashboard(open_engine: OpenEngine, elsewhere: str, about: str) -> int:
         engine = open_engine(lambda event: events.append(event.text))
         assert engine.snapshot().notices == () and engine.snapshot().backfill.rows == 0
+        wait_for(lambda: engine.snapshot().sync.queued)
+        assert engine.snapshot().next_act == "wait", "nothing urges to run before it has begun"
 
         def counted() -> bool:
             return any("searches failed since" in each for each in engine.snapshot().notices)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from embedtui.model import Side, Snapshot
+from embedtui.model import Condition, Side, Snapshot
+from embedtui.tui import panels
 from embedtui.tui.app import Dashboard
 from embedtui.tui.preferences import load
-from embedtui.tui.tour import HINTS, Tour, tour_line
+from embedtui.tui.tour import HINTS, SHUTDOWN, Tour, tour_line
 from embedtui.tui.view import View
 from tests.tui import states
 from tests.tui.conftest import Open, picture, present, said, until
@@ -49,10 +50,10 @@ def test_what_is_done_leads_on_whoever_did_it() -> None:
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_a_hint_fits(width: int) -> None:
     for number, (hint, snapshot) in enumerate(zip(HINTS, WHEN, strict=True)):
-        told = tour_line(View(snapshot, tour=number), width).plain
+        told = tour_line(View(snapshot, tour=Tour(number)), width).plain
         assert hint.text in told and "…" not in told and told.rstrip().endswith("T next")
         assert width < 160 or hint.more in told
-        assert not tour_line(View(states.DONE, tour=number), width).plain, "only while it is true"
+        assert not tour_line(View(states.DONE, tour=Tour(number)), width).plain, "only while it is true"
     assert not tour_line(View(), width).plain
 
 
@@ -111,3 +112,34 @@ async def test_the_plan_of_a_done_migration_says_that_it_is_done(shown: Open) ->
         await pilot.press("7")
         await until(pilot, lambda: "✓ done" in picture(app))
         assert "in the way" not in picture(app)
+
+
+def test_the_shutdown_has_a_tour_of_its_own() -> None:
+    calm = replace(states.DEAD, old_gone="", notices=())
+    tour = Tour(hints=SHUTDOWN)
+    shown = []
+    for snapshot in (calm, states.DEAD, states.BRIDGE_ON, replace(states.READY, evaluation=None), states.READY):
+        tour.follow(View(snapshot), "overview")
+        shown.append(tour.at)
+        for width in (80, 160):
+            told = tour_line(View(snapshot, tour=tour), width).plain
+            assert SHUTDOWN[tour.at].text in told and "…" not in told and f"Hint {tour.at + 1}/6" in told
+    assert shown == [0, 1, 2, 3, 4]
+    tour.follow(View(states.CUT_OVER), "overview")
+    assert tour.hint is None
+
+
+async def test_the_other_tour_is_not_taken_for_seen_by_it(remembered: Path) -> None:
+    app = Dashboard(lambda _: StandIn(states.DEAD), interval=3600)
+    app.tour = Tour(hints=SHUTDOWN)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "Hint 2/6" in picture(app))
+        for _ in SHUTDOWN:
+            await pilot.press("T")
+        assert app.tour is None and not load().toured
+
+
+def test_what_is_waited_for_is_said_where_nobody_works() -> None:
+    idle = replace(states.RUNNING, condition=Condition.IDLE, workers=(), next_act="wait", next_why="It dies soon.")
+    told = panels.advice(View(idle), 100, 1).plain
+    assert told.startswith("◌ Waiting") and "It dies soon." in told

@@ -169,4 +169,6 @@ def _waiting(view: View, why: str) -> tuple[str, str, str, str]:
             pace = next((f" {safe.line(hold.detail)}" for hold in snapshot.reasons if hold.name == PACE), "")
             return glyph, "Working", style, f"{left}{time}.{pace} p pauses, + - change the pace."
         return glyph, "Working", style, (_awaited(view) if snapshot.phase is Phase.PREPARE else "") or why
+    if snapshot.next_act == "wait" and view.condition is Condition.IDLE and not view.running:
+        return "◌", "Waiting", "$muted", why  # not for us
     return "◌", "Starting", "$primary", "the work begins in a moment."
