@@ -11,6 +11,7 @@ from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Input, TextArea
+from textual.widgets._toast import ToastRack
 
 from embedtui.tui import preferences, safe, terminal, theme
 from embedtui.tui.crash import CrashLogged
@@ -73,9 +74,16 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
     """What is said as it opens."""
 
     def on_ready(self) -> None:
-        """Say what is to be said at first."""
+        """Say what is to be said at first, and each message on the screen in front alone."""
+        self.screen_change_signal.subscribe(self, self._one_rack, immediate=True)
         if self.warning:
             self.say(self.warning, title="A demo's database", severity="warning")
+
+    def _one_rack(self, front: Screen[object]) -> None:
+        """A dialog shows the messages anew; behind it they would be seen beside those."""
+        for screen in self.screen_stack:
+            for rack in screen.query_children(ToastRack):
+                rack.set_class(screen is not front, "-behind")
 
     def say(
         self, text: str, *, title: str = "", severity: Literal["information", "warning", "error"] = "information"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from textual.events import Key
 from textual.pilot import Pilot
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 from textual.widgets import Button, Input, Static
 
@@ -32,6 +32,7 @@ from embedtui.tui.screens.compare import CompareScreen
 from embedtui.tui.screens.help import HelpScreen
 from embedtui.tui.screens.plan import PlanScreen
 from embedtui.tui.screens.workers import WorkersScreen
+from embedtui.tui.tour import Tour
 from embedtui.tui.widgets.listing import Listing
 from embedtui.tui.widgets.panel import Panel
 from embedtui.tui.widgets.sheet import Sheet
@@ -640,3 +641,26 @@ async def test_a_screen_that_comes_back_is_laid_out_once(
         await pilot.press(key)
         await painting(app, pilot)
         assert laid_out == [app.screen]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)])
+async def test_a_message_leaves_the_hint_free_and_is_said_once_beside_a_dialog(size: tuple[int, int]) -> None:
+    app = Dashboard(lambda _: StandIn(states.RUNNING), remember=False, interval=3600)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        app.tour = Tour()
+        await until(pilot, lambda: app.snapshot is not None)
+        app.say("Sent to the clipboard")
+        app.show()
+        await until(pilot, lambda: any(toast.region.height for toast in toasts(app)))
+        (toast,) = toasts(app)
+        assert app.screen.query_one("#tour").region.height == 1
+        assert toast.region.bottom == app.screen.query_one("#tour").region.y
+        assert "Hint 1/7" in picture(app) and "Sent to the clipboard" in picture(app)
+        for key in ("v", "question_mark"):
+            await pilot.press(key)
+            await until(pilot, lambda: isinstance(app.screen, ModalScreen) and toasts(app))
+            await pilot.pause(0.1)
+            assert picture(app).count("Sent to the clipboard") == 1
+            await pilot.press("escape")
+            await until(pilot, lambda: not isinstance(app.screen, ModalScreen))
+            await until(pilot, lambda: picture(app).count("Sent to the clipboard") == 1)
