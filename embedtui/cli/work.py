@@ -137,7 +137,7 @@ def _tell(events: queue.SimpleQueue[Event] | None, progress: ProgressLine) -> No
 @json_option
 def status(settings: Settings, watch: bool, every: float, as_json: bool) -> None:
     """Show where a migration stands, wherever its workers run."""
-    picture = Picture(again=watch).show
+    picture, lost = Picture(again=watch), ""
     with engine_for(settings) as engine, stop_signals() as stop:
         while True:
             try:
@@ -147,12 +147,17 @@ def status(settings: Settings, watch: bool, every: float, as_json: bool) -> None
             except DatabaseError as error:
                 if not watch:
                     raise
-                note(f"embedtui: {error.title}: {plain(error.message)}")
+                said, lost = lost, error.title
+                if said != lost:  # its message names the time-out or the port tried last, which differ
+                    note(f"embedtui: {lost}: {plain(error.message)}")
             else:
+                if lost:
+                    note("embedtui: The database is back.")
+                lost = ""
                 if as_json:
                     emit_json(_status_data(snapshot))
                 else:
-                    picture(_status_lines(snapshot))
+                    picture.show(_status_lines(snapshot))
             if not watch or stop.wait(every):
                 return
 

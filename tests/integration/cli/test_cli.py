@@ -20,7 +20,9 @@ import tomlkit
 
 from embedtui.cli.main import cli
 from embedtui.demo.api import LoopbackServer, hash_model
-from embedtui.errors import ExitCode
+from embedtui.engine import Engine
+from embedtui.errors import DatabaseLost, ExitCode
+from embedtui.model import Snapshot
 from embedtui.router import Router
 from tests.kits.cli_kit import DOCUMENTS, InProcess, Result, Shell, execute, rows, traces
 
@@ -711,3 +713,22 @@ def test_init_takes_a_text_from_another_table(run: InProcess, database: str) -> 
     texts = next(check for check in run("plan", "--json").json["checks"] if check["name"] == "texts")
     assert texts["detail"] == 'title, body of papers by paper_id, as sent: "One the first body"'
     assert 'ON "public"."papers"' in run("plan", "--sql").out
+
+
+def test_a_watched_status_says_once_that_the_database_is_lost_and_once_that_it_is_back(
+    run: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, outages = Engine.snapshot, iter([False, True, True, True, False, False, True, True, False])
+
+    def snapshot(engine: Engine) -> Snapshot:
+        lost = next(outages, None)
+        if lost is None:
+            signal.raise_signal(signal.SIGINT)
+        if lost:
+            raise DatabaseLost("No database at x: refused.")
+        return read(engine)
+
+    monkeypatch.setattr(Engine, "snapshot", snapshot)
+    told = run("status", "--watch", "--every", "0.2")
+    said = [line.split(": ")[1] for line in told.err.splitlines() if line.startswith("embedtui: ")]
+    assert said == ["Database lost", "The database is back."] * 2
