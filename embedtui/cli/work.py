@@ -258,6 +258,19 @@ def _demo(snapshot: Snapshot) -> Iterator[str]:
         yield f"Database   that of {plain(snapshot.server)}, not your own"
 
 
+def _route_lines(snapshot: Snapshot) -> Iterator[str]:
+    """Who serves, and how well; what a rollback would find."""
+    route = snapshot.route
+    canary = f", {route.canary} % of the keys read the new side" if route.canary else ""
+    yield f"Route      {route.active.value} serves{canary}, {_followers(route)}"
+    if snapshot.unanswered:
+        work = f"; bridging, {plain(snapshot.bridge_work)}" if snapshot.bridge_work else ""
+        yield f"Old model  SEARCHES FAIL: {plain(snapshot.old_gone)}{work}"
+    if route.bridged and route.bridge_found is not None:
+        yield f"Bridged    version {route.bridge}: {in_words(route.bridge_found)}"
+    yield f"{'Serves' if snapshot.served_behind else 'Rollback':<11}{_rollback(snapshot)}"
+
+
 def _status_lines(snapshot: Snapshot) -> Iterator[str]:
     migration = snapshot.migration
     yield from _demo(snapshot)
@@ -265,7 +278,7 @@ def _status_lines(snapshot: Snapshot) -> Iterator[str]:
         yield "No migration has begun in this database."
         yield "Next: embedtui plan, then embedtui run"
         return
-    backfill, route = snapshot.backfill, snapshot.route
+    backfill = snapshot.backfill
     yield f"Migration  {plain(migration.name)}: {plain(shown(migration.table))}, {migration.placement.value} placement"
     yield (
         f"Models     {plain(migration.old_model.name)} ({migration.old_model.dimensions}) to "
@@ -303,11 +316,7 @@ def _status_lines(snapshot: Snapshot) -> Iterator[str]:
         + (f"; old side {counted(aged, 'row', 'rows')} behind" if (aged := snapshot.rollback_behind) else "")
     )
     yield from _fault_lines(snapshot)
-    canary = f", {route.canary} % of the keys read the new side" if route.canary else ""
-    yield f"Route      {route.active.value} serves{canary}, {_followers(route)}"
-    if route.bridged and route.bridge_found is not None:
-        yield f"Bridged    version {route.bridge}: {in_words(route.bridge_found)}"
-    yield f"{'Serves' if snapshot.served_behind else 'Rollback':<11}{_rollback(snapshot)}"
+    yield from _route_lines(snapshot)
     if snapshot.evaluation is not None:
         yield from _evaluation_lines(snapshot.evaluation, snapshot)
     for worker in snapshot.workers:

@@ -24,7 +24,7 @@ from embedtui.known import retirement
 from embedtui.model import Command, EvaluationStatus, Event, EventSink, Migration, Noted, Remedy, Snapshot
 from embedtui.model.lifecycle import as_stored, ended, refusal
 from embedtui.postgres.connect import Connection, Link, connect, lost, translate
-from embedtui.postgres.state.audit import LOST_SECONDS, add_audit_once, note_lost_workers
+from embedtui.postgres.state.audit import LOST_SECONDS, add_audit_once, note_lost_workers, tell_old_dead
 from embedtui.postgres.state.migrations import load_migration, may_store_settings, store_settings
 from embedtui.postgres.state.models import LIMITED_BY, forget_learnt
 from embedtui.postgres.state.steering import set_pace
@@ -53,7 +53,7 @@ class Access:
         self.own_pids = {os.getpid()}
         """Processes of this host that work for this object."""
         self._meter = RateMeter()
-        self._old_said = ""
+        self._old_said: str | None = None
         """What the old model said last, where it is for that taken to be dead."""
         self._noted: set[int] = set()
         """Workers that were found gone."""
@@ -166,9 +166,9 @@ class Access:
         here = self.here(found.migration)
         ends = [retirement(model.provider, model.name) for model in (here.old_model, here.new_model)]
         notices = tuple(str(each) for each in ends if each is not None and each.near())
-        gone = self.old_gone(here)
+        gone = self.old_gone(here, found.old_gone)
         found = replace(found, migration=here, notices=() if here.phase.ended else notices, old_gone=gone)
-        return with_advice(found) if gone else found
+        return with_advice(found)
 
     def _note_lost(self, migration_id: int, seen: Snapshot) -> None:
         """Have the log say that a worker is gone: nobody else may come for hours."""
@@ -178,15 +178,25 @@ class Access:
             with contextlib.suppress(EmbedtuiError):  # who may only watch writes nothing
                 self.read(lambda conn: note_lost_workers(conn, migration_id))
 
-    def old_gone(self, migration: Migration) -> str:
-        """Why the old model is taken for dead, by what is known and what it said last; empty where it is not."""
-        return "" if migration.phase.ended else known_gone(migration.old_model) or self._old_said
+    def old_gone(self, migration: Migration, told: str = "") -> str:
+        """Why the old model is taken for dead, by what is known and what it said last; empty where it is not.
+
+        ``told``: what it said to another process, which counts until it is asked here.
+        """
+        heard = told if self._old_said is None else self._old_said
+        return "" if migration.phase.ended else known_gone(migration.old_model) or heard
 
     def ask_old_model(self, migration: Migration) -> OldModel:
-        """Whether the old model answers, by one short request; what is heard counts for the snapshots to come."""
+        """Whether the old model answers, by one short request; what is heard counts for the snapshots to come.
+
+        News is kept for every other process; who may only watch keeps it for itself.
+        """
         found = ask_model(migration.old_model, self.environ)
         if not found.unknown:  # what cannot be told takes nothing back
-            self._old_said = found.gone
+            news, self._old_said = found.gone != self._old_said, found.gone
+            if news and not known_gone(migration.old_model):
+                with contextlib.suppress(EmbedtuiError):
+                    self.write(lambda conn: tell_old_dead(conn, migration.id, found.gone))
         return found
 
     def reread(self) -> None:

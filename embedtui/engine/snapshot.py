@@ -39,7 +39,7 @@ from embedtui.postgres.dsn import demo
 from embedtui.postgres.indexes import index_status, lost_old_index
 from embedtui.postgres.joined import rows_sql
 from embedtui.postgres.sides.census import Census
-from embedtui.postgres.state.audit import old_side_refused, read_audit, why_old_lost
+from embedtui.postgres.state.audit import old_side_refused, read_audit, why_old_dead, why_old_lost
 from embedtui.postgres.state.batches import read_batches
 from embedtui.postgres.state.bridges import newest_fit
 from embedtui.postgres.state.faults import count_faulty, count_open, count_unwritable, group_faults
@@ -217,6 +217,7 @@ def read_snapshot(
         workers=workers,
         soak_seconds=_soak_seconds(migration, route, as_of),
         old_refused="" if migration.phase.ended else old_side_refused(conn, migration.id),
+        old_gone="" if migration.phase.ended else why_old_dead(conn, migration.id),
     )
     return with_advice(replace(snapshot, rollback=_rollback(conn, snapshot, waiting, census)))
 

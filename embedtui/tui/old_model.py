@@ -24,11 +24,11 @@ class OldModelWatch:
     def due(self, view: View) -> bool:
         """Whether it is to be asked now; then the next word is due later."""
         snapshot = view.snapshot
-        if snapshot is None or snapshot.old_gone or view.readonly or ASKING.name in view.busy:
+        if snapshot is None or view.readonly or ASKING.name in view.busy:
             return False
         route = snapshot.route
-        needed = snapshot.phase in _ON_OLD and route.active is Side.OLD and not route.bridging
-        due = needed and time.monotonic() - self._asked_at >= ASK_SECONDS
+        needed = (snapshot.phase in _ON_OLD or snapshot.old_gone) and route.active is Side.OLD and not route.bridging
+        due = bool(needed) and time.monotonic() - self._asked_at >= ASK_SECONDS
         if due:
             self._asked_at = time.monotonic()
         return due

@@ -24,7 +24,7 @@ from embedtui.postgres.sides.batch import vector_digests
 from embedtui.postgres.sides.new_vectors import new_vectors
 from embedtui.postgres.sides.own_writes import look
 from embedtui.postgres.sides.protocol import SourceRow
-from embedtui.postgres.state.audit import OLD_BACK, OLD_LOST, add_audit, old_model_lost, tell_refused
+from embedtui.postgres.state.audit import OLD_BACK, OLD_LOST, add_audit, old_model_lost, tell_refused, why_old_dead
 from embedtui.postgres.state.bridges import load_map, load_status
 from embedtui.postgres.state.pointer import bridge_in_force, reads_ever_moved
 from embedtui.postgres.state.shards import page_ranges
@@ -165,7 +165,7 @@ class OldSide:
             return
 
         def back(conn: Connection) -> bool:
-            lost = old_model_lost(conn, self._job.migration.id)
+            lost = old_model_lost(conn, self._job.migration.id) or bool(why_old_dead(conn, self._job.migration.id))
             if lost:
                 add_audit(conn, self._job.migration.id, OLD_BACK)
             return lost

@@ -15,6 +15,8 @@ from embedtui.redaction import redact
 
 OLD_LOST, OLD_BACK = "old model lost", "old model answers"
 """What a worker writes when a call to the old model failed, and when one was answered again."""
+OLD_DEAD = "old model dead"
+"""What who asked it writes where it is no longer served; over by an answer to anybody."""
 OLD_REFUSED, OLD_ACCEPTED = "old side refused", "old side accepted"
 """What a worker writes when the database accepted no old vector, and when it did again."""
 TRY_SECONDS = 60.0
@@ -79,6 +81,17 @@ def old_model_lost(conn: Connection, migration_id: int) -> bool:
 def why_old_lost(conn: Connection, migration_id: int) -> str:
     """Why the last call to the old model failed; empty where none did, or one was answered since."""
     return _unless_over(conn, migration_id, OLD_LOST, OLD_BACK)
+
+
+def why_old_dead(conn: Connection, migration_id: int) -> str:
+    """Why who asked the old model took it for dead; empty where nobody did, or it answered since."""
+    return _unless_over(conn, migration_id, OLD_DEAD, OLD_BACK)
+
+
+def tell_old_dead(conn: Connection, migration_id: int, why: str) -> None:
+    """Append that the old model is dead, or (empty) answers again, unless that is known."""
+    if bool(why) != bool(why_old_dead(conn, migration_id)):
+        add_audit(conn, migration_id, OLD_DEAD if why else OLD_BACK, why)
 
 
 def old_side_refused(conn: Connection, migration_id: int) -> str:

@@ -37,6 +37,7 @@ _LOOKS = {
     "old side refused": ("✗", "$error"),
     "old side accepted": ("✓", "$success"),
     "old model lost": ("✗", "$error"),
+    "old model dead": ("✗", "$error"),
     "old model answers": ("✓", "$success"),
 }
 """Glyph and style of what the audit log tells; all else is somebody's pencil."""
@@ -51,7 +52,7 @@ _AUDITED = (PhaseChanged, RouteFlipped)
 """Events that stand in the audit log as well, with who it was."""
 QUIET = ("phase", "batch", "capture", "settings", "rights", "held", "over", "worker lost")
 """What others' processes write in passing: worth a line, and no message in the corner."""
-LOUD = ("rollback", "abort", "index failed", "old model lost", "worker failed", "old side refused")
+LOUD = ("rollback", "abort", "index failed", "old model lost", "old model dead", "worker failed", "old side refused")
 """What is worth more than a glance when it was somebody else."""
 
 
@@ -191,5 +192,7 @@ def _mended(entry: AuditEntry, snapshot: Snapshot | None) -> bool:
         return snapshot.condition is not Condition.FAILED
     if entry.act == "old side refused":
         return not snapshot.old_refused
+    if entry.act == "old model dead":
+        return not snapshot.old_gone
     aged = snapshot.rollback.stale or snapshot.rollback.bridged
     return entry.act == "old model lost" and (snapshot.phase.ended or not aged)

@@ -16,6 +16,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from embedtui.cli.work import _status_lines
 from embedtui.config import Settings
 from embedtui.demo.api import FaultKind, LoopbackServer
 from embedtui.engine import Engine
@@ -170,12 +171,18 @@ def test_a_model_that_is_not_there_any_more_needs_nobody_to_say_so(
     assert OLD in engine.ask_old_model()
     snapshot = engine.snapshot()
     assert "404" in snapshot.old_gone and snapshot.next_act == "bridge" and "404" in snapshot.next_why
+    other = opened(database)  # asked nothing, as a status on another host
+    assert (other.snapshot().old_gone, other.snapshot().next_act) == (snapshot.old_gone, "bridge")
+    said = "\n".join(_status_lines(other.snapshot()))
+    assert f"SEARCHES FAIL: {snapshot.old_gone}" in said and "Next       bridge" in said
     assert engine.blockers("bridge") == ()
     engine.bridge(rows=200)
     assert engine.snapshot().next_act == "run", "what is bridged can wait for the rest"
+    engine.ask_old_model()
+    assert [entry.act for entry in engine.audit()].count("old model dead") == 1, "known"
     dead.models[OLD] = OLD_MODEL
     engine.ask_old_model()
-    assert engine.snapshot().old_gone == ""
+    assert engine.snapshot().old_gone == "" and other.snapshot().old_gone == ""
 
 
 @pytest.mark.parametrize("fault", ["server_error", "unauthorized"])
