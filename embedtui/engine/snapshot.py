@@ -235,9 +235,7 @@ def with_advice(snapshot: Snapshot) -> Snapshot:
 
 
 def _database_time(conn: Connection) -> datetime:
-    row = conn.execute("SELECT now()").fetchone()
-    assert row is not None
-    result: datetime = row[0]
+    result: datetime = conn.execute("SELECT now()").fetchall()[0][0]
     return result
 
 
@@ -383,7 +381,7 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
     if migration.phase is Phase.DONE:
         gone = migration.run_state.gone is Side.OLD
         return RollbackStatus(None, 0, "the old side is gone" if gone else "nothing keeps the old side current")
-    rows, without = (census.rows, census.without_old) if census is not None else (snapshot.backfill.total, None)
+    rows, without = (census.rows, census.without_old) if census is not None else (None, None)
     if not migration.stored.by_triggers:
         return RollbackStatus(None, 0, "no change capture", missing=without or 0, rows=rows)
     marked, bridging = count_marked(conn, migration.id, QUEUE_COUNTED), snapshot.route.bridging
@@ -393,8 +391,10 @@ def _rollback(conn: Connection, snapshot: Snapshot, waiting: int, census: Census
     if marked.stale or marked.bridged:
         reasons.append(_why_behind(conn, snapshot, migration))
     # before reads first move the sync notes which old vectors a change left behind: until then nobody knows of it
-    if unsynced := waiting if moved else snapshot.sync.queued:
-        reasons.insert(len(reasons) if moved else 0, f"{changes_waiting(unsynced)} to be synced")
+    if moved and waiting:  # not all that wait: not those of rows that are noted already
+        reasons.append(f"{counted(waiting, 'old vector is', 'old vectors are')} due")
+    elif not moved and snapshot.sync.queued:
+        reasons.insert(0, f"{changes_waiting(snapshot.sync.queued)} to be synced")
     fresh: bool | None = not (waiting or marked.stale or marked.bridged or marked.missing or (moved and missing))
     if fresh and moved and census is None:
         fresh = None

@@ -66,7 +66,18 @@ def possible(remedies: tuple[Remedy, ...], snapshot: Snapshot) -> tuple[Remedy, 
 
 def mended(check: Check, snapshot: Snapshot) -> Check:
     """``check`` with what mends it in this state: a recorded one was made in another."""
+    void = snapshot.evaluation is not None and not snapshot.evaluation.valid
+    if void and Remedy.RUN in check.remedies and _holds(check.name, snapshot):
+        return replace(check, hint="Done since. Compare again.", remedies=(Remedy.COMPARE,))
     return replace(check, remedies=possible(check.remedies, snapshot))
+
+
+def _holds(name: str, snapshot: Snapshot) -> bool:
+    """Whether what a check by this name asks for, and a worker does, is done."""
+    rows, total = snapshot.backfill.rows, snapshot.backfill.total
+    filled = snapshot.phase not in _BEFORE_INDEX and total is not None and rows + snapshot.sync.queued >= total
+    synced = filled and not snapshot.late
+    return {"coverage": filled, "freshness": synced, "index": snapshot.index.valid}.get(name, False)
 
 
 def unneeded(command: Command, snapshot: Snapshot) -> Blocker | None:

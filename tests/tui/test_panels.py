@@ -477,6 +477,28 @@ def test_the_gates_view_of_the_table_has_the_present_one_beside_it() -> None:
     ]  # fmt: skip
     for phase in (Phase.DONE, Phase.ABORTED):
         assert now(replace(other, phase=phase)) == [f"now: nothing waits: the migration is {phase}"]
+    planned = now(replace(other, phase=Phase.BACKFILL))
+    assert not any("content" in each for each in planned), "planned rows are others, and counted before"
+
+
+def test_what_a_void_evaluation_asked_for_and_is_done_is_not_asked_for() -> None:
+    checks = (
+        Check("coverage", "fail", "2,032 of 5,013 rows.", "Let the backfill run to its end.", (Remedy.RUN,)),
+        Check("index", "fail", "The new side has no approximate index.", "Build it.", (Remedy.RUN,)),
+        WAITS,
+    )
+    full = replace(states.READY.backfill, rows=5_000, total=5_000)
+    done = replace(states.READY, backfill=full, index=replace(states.READY.index, valid=True), sync=SyncStatus(0, None))
+    void = replace(done, evaluation=replace(states.EVALUATION, valid=False, why_void="x", checks=checks))
+
+    def said(snapshot: Snapshot) -> str:
+        lines = gate(replace(states.COMPARISON, checks=checks), View(snapshot, UP), 100)
+        return " ".join(each.plain for each in lines)
+
+    assert said(void).count("Done since. Compare again: c (Compare)") == 3 and "(Run)" not in said(void)
+    assert "\n".join(_status_lines(void)).count("`embedtui compare`") == 3
+    lacks = replace(void, backfill=replace(full, rows=4_000))
+    assert "Let the backfill run to its end" in said(lacks) and said(lacks).count("Done since") == 1
 
 
 def test_latency_is_the_routers_own_where_they_tell() -> None:

@@ -346,9 +346,13 @@ def _why_void(conn: Connection, migration: Migration, seen: SeenState) -> tuple[
     if min(inserted, deleted, updated) < 0:
         return "the server's write counters were reset (a crash?), so how far the table moved is unknown", ""
     captured = now.queued_after + max(0, now.synced - seen.synced)
-    moved = max((0 if of_scope else inserted) + deleted + updated, captured, now.backfilled - seen.backfilled)
+    written = max((0 if of_scope else inserted) + deleted + updated, captured)
+    ours = now.backfilled - seen.backfilled
+    moved = max(written, ours)
     found, limit = percent(moved / max(1, seen.rows), 1, exact=True), percent(share, 1, exact=True)
     made = f"{counted(moved, 'change', 'changes')} to {counted(seen.rows, 'row', 'rows')} since ({found}"
+    if ours > written:  # the backfill's own: the application's are fewer
+        made = f"{moved:,} of {counted(seen.rows, 'row', 'rows')} backfilled since ({found}"
     if moved > allowed:
         least = "at least " if moved == captured and now.queued_after > allowed else ""  # counted up to a bound
         return f"{least}{made}, more than {limit})", ""

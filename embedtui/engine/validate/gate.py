@@ -165,7 +165,7 @@ def _coverage(counts: VerifyReport, queued: int) -> Check:
     detail = f"{done:,} of {counted(filled, 'row', 'rows')} with content {'has' if done == 1 else 'have'} a new vector"
     detail += f" ({percent(share, 1, exact=True)})."
     if awaited:
-        detail += f" {counted(awaited, 'just written waits', 'just written wait')} for one."
+        detail += f" {counted(queued, 'change waits', 'changes wait')} to be embedded."
     if counts.skipped:
         detail += f" {counted(counts.skipped, 'was', 'were')} skipped on purpose."
     if 1 - (without - awaited - counts.skipped) / filled < MIN_COVERAGE:

@@ -51,7 +51,8 @@ def _now(check: Check, view: View) -> str:
     if snapshot.phase.ended:
         return f"nothing waits: the migration is {snapshot.phase}" if check.name == "freshness" else ""
     total, rows = snapshot.backfill.total, snapshot.backfill.rows
-    if check.name == "coverage" and total is not None:
+    planned = snapshot.phase in (Phase.PLAN, Phase.PREPARE, Phase.BACKFILL)  # counted before the check, and others
+    if check.name == "coverage" and total is not None and not planned:
         return f"{rows:,} of {snapshot.about}{counted(total, 'row', 'rows')} with content"
     if check.name == "faults" and (snapshot.faulty or check.result != "pass"):
         return f"{counted(snapshot.faulty, 'row has', 'rows have')} an undecided fault"

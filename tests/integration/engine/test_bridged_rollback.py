@@ -164,6 +164,18 @@ def test_what_is_written_after_the_cutover_is_found_after_a_rollback(
     assert (data["fresh"], data["stale"], data["bridged"], data["missing"], data["rows"]) == (False, 0, 4, 0, ROWS)
 
 
+def test_old_vectors_that_are_due_are_no_changes_that_wait(made: Bridged) -> None:
+    made.engine.bridge(rows=300, override={"old_model": "a test"})
+    assert made.engine.snapshot().rollback.rows is None, "the planned rows are none of now"
+    made.engine.run(threading.Event())
+    made.engine.cutover(override=GATE)
+    made.engine.rollback()
+    made.edit(1, 2, 3)
+    snapshot = made.engine.snapshot()
+    assert snapshot.sync.queued == snapshot.rollback.stale == 3 and snapshot.rollback.rows == ROWS
+    assert snapshot.rollback.why == "3 old vectors are due"
+
+
 def test_rows_written_before_the_cutover_are_found_by_the_bridge_that_serves(made: Bridged) -> None:
     made.ready().follow()
     made.edit(1)

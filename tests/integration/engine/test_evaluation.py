@@ -185,7 +185,7 @@ def test_there_is_no_evaluation_before_the_first(database: str) -> None:
         (
             "INSERT INTO embedtui.shard (migration, leaf, filenode, first_block, last_block, rows)"
             " VALUES (1, 1, 1, 0, 1, 11)",
-            "11 changes to 200",
+            "11 of 200 rows backfilled since (5.5 %, more than 5 %)",
         ),
     ],
 )

@@ -293,7 +293,7 @@ def test_too_few_queries_are_not_a_pass() -> None:
             ),
             "coverage",
             "pass",
-            "199 of 200 rows with content have a new vector (99.5 %). 1 just written waits for one.",
+            "199 of 200 rows with content have a new vector (99.5 %). 1 change waits to be embedded.",
         ),
         (
             (
