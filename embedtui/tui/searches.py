@@ -14,19 +14,28 @@ Rates = tuple[float, float]
 """Searches a second of the old side and of the new one."""
 
 _Counters = dict[tuple[str, int, str], tuple[int, int]]
+_Epochs = dict[tuple[str, int, str], int]
 
 
 class SearchMeter:
-    """Rates over the last seconds. A Router that comes or goes changes nothing: only its own counters are compared."""
+    """Rates over the last seconds, anew from a flip and when a Router follows it: none of before it is among them.
+
+    A Router that comes or goes changes nothing: only its own counters are compared.
+    """
 
     def __init__(self) -> None:
         """Nothing is known yet."""
         self._samples: deque[tuple[datetime, _Counters]] = deque()
+        self._epoch, self._epochs = 0, _Epochs()
 
     def add(self, snapshot: Snapshot) -> Rates | None:
         """The rates as of ``snapshot``; None while there is nothing to compare with."""
         counters = {_identity(each): (each.searches_old, each.searches_new) for each in snapshot.route.listeners}
         now, samples = snapshot.as_of, self._samples
+        epoch, epochs = snapshot.route.epoch, {_identity(each): each.epoch for each in snapshot.route.listeners}
+        if epoch != self._epoch or any(self._epochs.get(each, at) != at for each, at in epochs.items()):
+            samples.clear()
+        self._epoch, self._epochs = epoch, epochs
         # only readings that tell something new: between two reports of a Router its counters stand still
         if not samples or samples[-1][1] != counters:
             samples.append((now, counters))

@@ -68,6 +68,8 @@ class View:
     """Rows per second of the last readings, oldest first."""
     searches: tuple[Rates, ...] = ()
     """Searches per second of each side, as Routers reported them, oldest first."""
+    counting: bool = False
+    """None has been counted yet since the last flip, or no Router tells any more."""
     events: tuple[Event, ...] = ()
     """What the engine of this process reported, oldest first."""
     running: bool = False
@@ -81,6 +83,11 @@ class View:
     """This terminal has a plan of another migration of the table, after this one."""
     tour: Tour | None = None
     """How far somebody is led; None where nobody is."""
+
+    @property
+    def searches_now(self) -> Rates | None:
+        """The newest of ``searches``; None while that is not of now."""
+        return self.searches[-1] if self.searches and not self.counting else None
 
     @property
     def stale(self) -> bool:

@@ -12,7 +12,7 @@ from textual.content import Content
 
 from embedtui.known import KNOWN_MODELS
 from embedtui.model import Hold, Noted, RankedRow, Snapshot, WorkerStatus
-from embedtui.tui import draw, panels
+from embedtui.tui import draw, figures, panels
 from embedtui.tui.actions import SCREENS
 from embedtui.tui.panels import setup
 from embedtui.tui.panels.alerts import alert
@@ -247,3 +247,20 @@ def test_searches_are_counted_by_router() -> None:
             )
         )
     assert found == (8.0, 20.0)
+
+
+def test_after_a_flip_searches_are_counted_anew() -> None:
+    """Also those of a Router that hears of it later."""
+    meter, (first, *_) = SearchMeter(), states.LISTENERS
+    rates = []
+    for second in range(30):
+        moved = second > 10
+        told = max(0, second - 12)  # it follows two seconds later
+        seen = replace(first, epoch=4 if told else 3, searches_old=5 * (second - told), searches_new=7 * told)
+        route = replace(states.RUNNING.route, epoch=4 if moved else 3, listeners=(seen,))
+        rates.append(meter.add(replace(states.RUNNING, as_of=states.ago(seconds=60 - second), route=route)))
+    assert rates[10] == (5.0, 0.0) and rates[11] is None
+    assert set(rates[13:]) == {None, (0.0, 7.0)} and rates[17] == (0.0, 7.0)
+    view = View(states.CANARY, UP, searches=((5.0, 0.0),), counting=True)
+    assert f"{figures.UNKNOWN} of the searches now" in panels.route(view, 100, 12).plain
+    assert "◇ —  ◆ —  not counted yet" in panels.backfill(view, 100, 12).plain

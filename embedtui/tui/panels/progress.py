@@ -11,6 +11,7 @@ from embedtui.formatting import counted
 from embedtui.model import BackfillStatus, Condition, IndexMethod, ListenerStatus, Phase, PlacementKind, Snapshot, Spent
 from embedtui.tui import draw, figures, safe
 from embedtui.tui.panels.parts import loading
+from embedtui.tui.searches import WINDOW_SECONDS
 from embedtui.tui.view import View
 
 EMBEDDED = (Phase.INDEX, Phase.VALIDATE, Phase.CUTOVER, Phase.SOAK, Phase.CLEANUP)
@@ -123,11 +124,11 @@ def serving(view: View) -> bool:
 
 def _serving(view: View, snapshot: Snapshot, rows: list[Content], width: int, height: int) -> Content:
     """Once the switch begins: what each side serves, where the backfill's rate and time stood."""
-    old, new = view.searches[-1] if view.searches else (None, None)
+    old, new = view.searches_now or (None, None)
     rows.append(draw.field("searches", (f"◇ {figures.rate(old)}", "$old"), "  ", (f"◆ {figures.rate(new)}", "$new")))
-    told: tuple[str, ...] = (" a second, by Routers", " a second")
-    if not view.searches:
-        told = ("  not known yet",) if snapshot.route.listeners else ("  no Router tells",)
+    told: tuple[str, ...] = (f" a second over {WINDOW_SECONDS:.0f} s, by Routers", " a second")
+    if view.searches_now is None:
+        told = ("  not counted yet",) if snapshot.route.listeners else ("  no Router tells",)
     rows[-1] = draw.fitting(width, *(draw.line(rows[-1], (each, "$muted")) for each in told), rows[-1])
     rows.append(_latency(snapshot, width))
     rows.append(_spent(snapshot, width))
@@ -160,7 +161,7 @@ def _latency(snapshot: Snapshot, width: int) -> Content:
     if any(live):
         several = sum(any(_taken(each)) for each in snapshot.route.listeners) > 1
         whose = f"  p50, p95 of the {'slowest ' if several else ''}Router's last searches"
-        said: tuple[str, ...] = (whose, "  p50, p95 of Routers now", "  p50, p95 now", "  now", "")
+        said: tuple[str, ...] = (whose, "  p50, p95 of last searches", "  p50, p95, last", "  last", "")
     elif found is not None and found.latency_old_ms and found.latency_new_ms:
         live, at = (found.latency_old_ms, found.latency_new_ms), draw.when(found.at, snapshot.as_of)
         said = (f"  p50, p95 of the comparison of {at}", f"  p50, p95 when compared, {at}", "  p50, p95", "")

@@ -72,7 +72,7 @@ def _canary(view: View, share: int, width: int) -> Content:
     """The share of the keys, and beside it that of the searches, where Routers tell."""
     shares: tuple[str, ...] = (" of the keys: each key keeps its side", " of the keys, not searches", " of the keys")
     if view.searches:
-        now = figures.percent(new_share(view.searches[-1]))
+        now = figures.percent(new_share(view.searches_now or (0.0, 0.0)))
         whole = f" of the keys, {now} of the searches now"
         shares = (f"{whole}: each key keeps its side", whole, f" of keys, {now} of searches", f" keys, {now} searches")
     canary = draw.field("canary", f"{share} %")
