@@ -128,14 +128,13 @@ class Dashboard(Guided):
         """How far tasks are that are under way, by name."""
         self.rates: deque[float] = deque(maxlen=_RATES)
         self.searches: deque[Rates] = deque(maxlen=_RATES)
-        self._search_meter, self._counting = SearchMeter(), True
+        self._search_meter, self._old_model = SearchMeter(), OldModelWatch()
         self.events: deque[Event] = deque(maxlen=_EVENTS)
         self.another = self.worked = False
         """Whether a plan of another migration was read, after this one; whether work was ever under way here."""
         self.detached: bool | None = None
         """How it was left, once that is decided; a crash decides nothing, and then, too, the work goes on."""
         self._busy: tuple[str, ...] = ()
-        self._old_model = OldModelWatch()
         self._autostart = autostart
         self._remember = remember
         self._notify = notify
@@ -182,7 +181,7 @@ class Dashboard(Guided):
             link=self.link,
             rates=tuple(self.rates),
             searches=tuple(self.searches),
-            counting=self._counting,
+            counting=self._search_meter.counting,
             events=tuple(self.events),
             running=self.bridge.running,
             detachable=self.bridge.detachable,
@@ -250,9 +249,7 @@ class Dashboard(Guided):
         rate = message.snapshot.backfill.rate
         if message.snapshot.phase is Phase.BACKFILL and (rate is not None or self.rates):
             self.rates.append(rate or 0.0)  # while nothing moves, time does
-        searched = self._search_meter.add(message.snapshot)
-        self._counting = searched is None
-        if searched is not None:
+        if (searched := self._search_meter.add(message.snapshot)) is not None:
             self.searches.append(searched)
         before, self.snapshot = self.snapshot, message.snapshot
         if self._old_model.due(self.view):

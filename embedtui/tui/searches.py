@@ -25,11 +25,18 @@ class SearchMeter:
 
     def __init__(self) -> None:
         """Nothing is known yet."""
+        self.counting = True
+        """The newest snapshot gave no rates."""
         self._samples: deque[tuple[datetime, _Counters]] = deque()
         self._epoch, self._epochs = 0, _Epochs()
 
     def add(self, snapshot: Snapshot) -> Rates | None:
         """The rates as of ``snapshot``; None while there is nothing to compare with."""
+        found = self._add(snapshot)
+        self.counting = found is None
+        return found
+
+    def _add(self, snapshot: Snapshot) -> Rates | None:
         counters = {_identity(each): (each.searches_old, each.searches_new) for each in snapshot.route.listeners}
         now, samples = snapshot.as_of, self._samples
         epoch, epochs = snapshot.route.epoch, {_identity(each): each.epoch for each in snapshot.route.listeners}
