@@ -157,7 +157,9 @@ def _print_comparison(comparison: Comparison, show: int) -> None:
         how = figures.searched
         say(f"nDCG@10      old {_interval(figures.ndcg_old)}, new {_interval(figures.ndcg_new)}, {how}")
         if figures.ndcg_served is not None and how == EXACT:
-            say(f"             new {_interval(figures.ndcg_served)} {SERVED}")
+            say(
+                f"             old {_interval(figures.ndcg_served_old)}, new {_interval(figures.ndcg_served)}, {SERVED}"
+            )
         say(f"Recall@10    old {_interval(figures.recall_old)}, new {_interval(figures.recall_new)}, {how}")
         say(f"MRR@10       old {_interval(figures.mrr_old)}, new {_interval(figures.mrr_new)}, {how}")
     say(f"Model        exact old against exact new: {_share(figures.model_overlap)}")

@@ -209,6 +209,8 @@ class Measures:
     ndcg_served: Interval | None = None
     """nDCG@10 of the new side as its index serves it; what it is below ``ndcg_new`` is the index's loss. None where
     not all judged queries were searched as served."""
+    ndcg_served_old: Interval | None = None
+    """The same of the old side."""
     sweep: tuple[SweepPoint, ...] = ()
     """Recall against latency of the new side's index, made when the index is the culprit."""
     latency_old_ms: tuple[float, float] | None = None

@@ -22,7 +22,8 @@ from tests.tui.test_compare import LONG, opened
 
 UP = Link(up=True)
 LOSES = replace(states.READY, evaluation=replace(states.EVALUATION, judged_served=0.31))
-COMPARED = replace(states.COMPARISON, measures=replace(states.MEASURES, ndcg_served=Interval(0.31, 0.28, 0.34)))
+SERVED = replace(states.MEASURES, ndcg_served=Interval(0.31, 0.28, 0.34), ndcg_served_old=Interval(0.203, 0.19, 0.21))
+COMPARED = replace(states.COMPARISON, measures=SERVED)
 
 
 @pytest.mark.parametrize("width", [38, 46, 76])
@@ -50,15 +51,15 @@ def test_every_place_says_how_its_figures_were_searched(capsys: pytest.CaptureFi
     assert "◆ 0.59 exact" in summary_line(COMPARED, View(LOSES, UP), 150).plain
     lines = [each.plain for each in measure_lines(COMPARED, 46)]
     assert sum("exact" in each for each in lines if each.startswith(("nDCG", "recall", "MRR"))) == 3
-    assert any("◆ 0.310 as served" in each for each in lines)
+    assert any("◇ 0.203  ◆ 0.310  as served" in each for each in lines)
     _print_comparison(COMPARED, 0)
     said = capsys.readouterr().out
-    assert said.count(", exact\n") == 3 and "new 0.310 (0.280 to 0.340) as served" in said
+    assert said.count(", exact\n") == 3 and "old 0.203 (0.190 to 0.210), new 0.310 (0.280 to 0.340), as served" in said
     said = "\n".join(_status_lines(LOSES))
     assert "nDCG 0.41 old, 0.59 new exact, 0.31 as served" in said and "mean overlap 0.47 exact" in said
     assert LOSES.migration is not None
     page = to_html(COMPARED, LOSES.migration)
-    assert "nDCG@10, exact" in page and "0.3100 as the new index serves" in page
+    assert "nDCG@10, exact" in page and "0.2030 → 0.3100 as served" in page
 
 
 async def test_every_ranking_says_how_it_was_searched(shown: Open) -> None:

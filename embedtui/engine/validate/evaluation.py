@@ -237,7 +237,7 @@ def _searched(query: StoredQuery, entry: Mapping[str, Any]) -> SearchedQuery:
 
 _SHOWN = ("old", "bridged", "new")
 _INTERVALS = (
-    *("overlap", "rbo", "ndcg_old", "ndcg_new", "ndcg_difference", "ndcg_served"),
+    *("overlap", "rbo", "ndcg_old", "ndcg_new", "ndcg_difference", "ndcg_served", "ndcg_served_old"),
     *("recall_old", "recall_new", "mrr_old", "mrr_new"),
 )
 

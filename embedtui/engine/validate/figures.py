@@ -149,7 +149,8 @@ def _judge(
         judged[f"recall_{side}"].append(measures.recall(keys[side], gains))
         judged[f"mrr_{side}"].append(measures.reciprocal_rank(keys[side], gains))
     if served:
-        judged["served"].append(measures.ndcg(served[Side.NEW], gains))
+        for side in Side:
+            judged[f"served_{side}"].append(measures.ndcg(served[side], gains))
     return ndcg
 
 
@@ -191,7 +192,9 @@ def _figures(
 ) -> Measures:
     overlaps = [query.overlap for query in made]
     differences = [new - old for old, new in zip(judged.get("ndcg_old", ()), judged.get("ndcg_new", ()), strict=True)]
-    served = judged.get("served", ())
+    served = {side: judged.get(f"served_{side}", ()) for side in Side}
+    if Side.NEW not in recalls or len(served[Side.NEW]) != len(differences):
+        served = dict.fromkeys(Side, ())
     models = [
         measures.overlap([key for key, _ in found[Side.OLD]], [key for key, _ in found[Side.NEW]], k)
         for found in searched.exact.values()
@@ -218,7 +221,8 @@ def _figures(
         index_recall_old=mean(recalls.get(Side.OLD, {}).values()),
         basis=basis,
         exact_queries=len(searched.exact),
-        ndcg_served=measures.bootstrap(served) if Side.NEW in recalls and len(served) == len(differences) else None,
+        ndcg_served=measures.bootstrap(served[Side.NEW]),
+        ndcg_served_old=measures.bootstrap(served[Side.OLD]),
         sweep=searched.sweep,
         latency_old_ms=_latency(searched, Side.OLD),
         latency_new_ms=_latency(searched, Side.NEW),

@@ -17,7 +17,7 @@ from string import Template
 from embedtui.engine.validate.figures import LOW_OVERLAP
 from embedtui.formatting import counted
 from embedtui.model import Check, Comparison, Interval, Measures, Migration, QueryComparison, RankedRow, Side
-from embedtui.model.evaluation import EXACT
+from embedtui.model.evaluation import EXACT, SERVED
 
 FORMAT = 3
 """Version of the JSON's shape; grows when a name changes its meaning."""
@@ -204,7 +204,8 @@ def _figures(comparison: Comparison) -> str:
     if figures.ndcg_old is not None and figures.ndcg_new is not None:
         told, how = "" if figures.p_value is None else f"p = {figures.p_value:.4f}", figures.searched
         if figures.ndcg_served is not None and how == EXACT:
-            told = f"{figures.ndcg_served.mean:.4f} as the new index serves; {told}".rstrip("; ")
+            served = _pair(figures.ndcg_served_old, figures.ndcg_served)
+            told = f"{served} {SERVED}; {told}".rstrip("; ")
         cards += [
             (f"nDCG@10, {how}", _pair(figures.ndcg_old, figures.ndcg_new), told),
             (
@@ -268,7 +269,8 @@ def _charts(comparison: Comparison) -> str:
         how = figures.searched
         rows = [(f"old, {how}", figures.ndcg_old, "old"), (f"new, {how}", figures.ndcg_new, "new")]
         if figures.ndcg_served is not None:
-            rows.append(("new, as served", figures.ndcg_served, "new"))
+            both = (("old", figures.ndcg_served_old), ("new", figures.ndcg_served))
+            rows += [(f"{side}, {SERVED}", figure, side) for side, figure in both if figure is not None]
         charts.append(("nDCG@10 with 95 % intervals", _intervals(rows)))
         changes = sorted(
             query.ndcg_new - query.ndcg_old

@@ -113,7 +113,8 @@ def _judged(comparison: Comparison, width: int) -> list[Content]:
     judged = (f"  {m.searched}, {m.judged:,} judged", "$muted")
     rows = [field("nDCG@10", *_sides(f"{m.ndcg_old.mean:.3f}", f"{m.ndcg_new.mean:.3f}", judged))]
     if m.ndcg_served is not None and m.searched == EXACT:
-        rows.append(field("", (f"◆ {m.ndcg_served.mean:.3f}", "bold $new"), (f" {SERVED}", "$muted")))
+        old = figures.UNKNOWN if m.ndcg_served_old is None else f"{m.ndcg_served_old.mean:.3f}"
+        rows.append(field("", *_sides(old, f"{m.ndcg_served.mean:.3f}", (f"  {SERVED}", "$muted"))))
     if m.ndcg_difference is not None:
         d = m.ndcg_difference
         sure = d.low > 0 or d.high < 0

@@ -147,6 +147,8 @@ def test_a_bad_index_is_blamed_instead_of_the_model(database: str, corpus: Corpu
     assert found is not None and made.measures.ndcg_served is not None and found.searched == EXACT
     assert found.judged_served == made.measures.ndcg_served.mean
     assert found.judged_new is not None and found.judged_served < found.judged_new
+    assert made.measures.ndcg_served_old is not None and made.measures.ndcg_old is not None
+    assert made.measures.ndcg_served_old.mean <= made.measures.ndcg_old.mean + 0.01
 
 
 def test_without_judgments_nothing_is_called_worse(database: str, corpus: Corpus) -> None:
