@@ -9,7 +9,7 @@ import pytest
 from embedtui.cli.work import _status_lines
 from embedtui.engine.snapshot import with_advice
 from embedtui.model import Snapshot
-from embedtui.tui import panels
+from embedtui.tui import old_model, panels
 from embedtui.tui.dialogs import CutoverDialog
 from embedtui.tui.panels.gate import gate, happens
 from embedtui.tui.view import Link, View
@@ -53,3 +53,15 @@ def test_evidence_that_will_soon_be_void_says_so(width: int) -> None:
     shown = panels.route(view, width, 14).plain, "\n".join(each.plain for each in gate(states.COMPARISON, view, width))
     for text in (*shown, state.next_why, "\n".join(_status_lines(state))):
         assert near in " ".join(text.split())
+
+
+@pytest.mark.parametrize("gone", ["", states.DEAD.old_gone])
+def test_the_old_model_is_asked_again_also_where_it_is_taken_for_dead(
+    gone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(old_model, "ASK_SECONDS", 0.0)
+    view = View(replace(states.RUNNING, old_gone=gone), UP)
+    watch = old_model.OldModelWatch()
+    assert watch.due(view) and not watch.due(replace(view, readonly=True))
+    served = replace(states.READY, old_gone=gone)
+    assert watch.due(View(served, UP)) == bool(gone), "later it is asked only to hear that it is back"
