@@ -518,7 +518,7 @@ def test_latency_is_the_routers_own_where_they_tell() -> None:
     assert slowest == "latency ◇ 4.0, 9.0 ms ◆ — p50, p95 of the slowest Router's last searches"
     assert "comparison of" in told((None, None)) and "comparison of" in told()
     assert told(((2.4, 6.2), (2.0, 12.4)), width=36) == "latency ◇ 2.4, 6.2 ◆ 2.0, 12.4 ms", "whole, however narrow"
-    assert told(((2.4, 6.2), None), width=36) == "latency ◇ 2.4, 6.2 ms ◆ — now"
+    assert told(((2.4, 6.2), None), width=36) == "latency ◇ 2.4, 6.2 ms ◆ — last"
 
 
 def test_which_side_is_behind_is_read_whole() -> None:
