@@ -196,8 +196,9 @@ async def test_a_dialog_shows_what_enter_does(shown: Open) -> None:
                 dialog.set_focus(stop)
                 await pilot.pause()
                 marked = [each for each in dialog.query(Answer) if each.entered]
-                wanted = [dialog.query_one("#go", Answer)] if isinstance(stop, Input) else [stop]
-                assert marked == (wanted if isinstance(stop, Input | Button) else []), f"{name}: {stop}"
+                submits = isinstance(stop, dialog.SUBMITS)
+                wanted = [dialog.query_one("#go", Answer)] if submits else [stop]
+                assert marked == (wanted if submits or isinstance(stop, Button) else []), f"{name}: {stop}"
                 if marked and not marked[0].disabled:
                     assert picture(app).count(f"⏎ {marked[0].label}") == 1, f"{name}: {stop}"
             app.pop_screen()
