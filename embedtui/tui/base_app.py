@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, TypeVar
 
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
+from textual.notifications import Notify
 from textual.screen import Screen
 from textual.widgets import Input, TextArea
 from textual.widgets._toast import ToastRack
@@ -94,6 +95,12 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
         """
         head = f"{safe.line(title, 70)} · " if title else ""
         self.notify(head + safe.line(text, SAID), severity=severity, markup=False, timeout=4)
+
+    def on_notify(self, event: Notify) -> None:
+        """Of the same message one at a time is shown: the newest."""
+        for shown in list(self._notifications):
+            if shown.message == event.notification.message:
+                del self._notifications[shown]
 
     def trouble(self, trouble: Trouble) -> None:
         """Show an error there: what, and what to do."""
