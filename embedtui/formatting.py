@@ -22,6 +22,11 @@ def number(value: float | None, *, unknown: str = UNKNOWN) -> str:
     return unknown if value is None else f"{value:,.0f}"
 
 
+def limit(value: float | None) -> str:
+    """A limit in full; fractions, too, for one a minute may be a lot."""
+    return "none" if value is None else f"{value:,.10g}"
+
+
 def money(value: float | None, *, unknown: str = UNKNOWN) -> str:
     """US dollars; small amounts keep four digits, because a job often costs cents; big ones need no cents."""
     if value is None:

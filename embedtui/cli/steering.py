@@ -7,8 +7,9 @@ import click
 from embedtui.cli.common import ExampleCommand, engine_for, json_option, target_options
 from embedtui.cli.output import emit_json, plain, say
 from embedtui.config import Settings
+from embedtui.config.specs import MOST_CONCURRENCY
 from embedtui.errors import Refused
-from embedtui.formatting import counted, money, number
+from embedtui.formatting import counted, limit, money
 
 
 @click.command(cls=ExampleCommand, example='embedtui pause --reason "sale starts at noon"')
@@ -82,7 +83,7 @@ def reload(settings: Settings, as_json: bool) -> None:
 @target_options
 @click.option("--requests-per-minute", type=click.FloatRange(0), help="0 takes the limit away.")
 @click.option("--tokens-per-minute", type=click.FloatRange(0), help="0 takes the limit away.")
-@click.option("--max-concurrency", type=click.IntRange(1, 256), help="Requests in flight at most.")
+@click.option("--max-concurrency", type=click.IntRange(1, MOST_CONCURRENCY), help="Requests in flight at most.")
 @click.option("--spend-cap", "cap", type=click.FloatRange(0), metavar="MONEY", help="0 takes the cap away.")
 @json_option
 def pace(
@@ -105,12 +106,12 @@ def pace(
             )
         backfill = engine.snapshot().backfill
     if as_json:
-        names = ("requests_per_minute", "tokens_per_minute", "concurrency", "spent", "cap")
+        names = ("requests_per_minute", "tokens_per_minute", "max_concurrency", "concurrency", "spent", "cap")
         emit_json({name: getattr(backfill, name) for name in names})
         return
-    say(f"Requests per minute  {number(backfill.requests_per_minute)}")
-    say(f"Tokens per minute    {number(backfill.tokens_per_minute)}")
-    say(f"Requests in flight   {number(backfill.concurrency)} at most")
+    say(f"Requests per minute  {limit(backfill.requests_per_minute)}")
+    say(f"Tokens per minute    {limit(backfill.tokens_per_minute)}")
+    say(f"Requests in flight   {limit(backfill.max_concurrency)} at most")
     cap_text = "none" if backfill.cap is None else money(backfill.cap)
     say(f"Spent                {money(backfill.spent)} by the new model, cap {cap_text}: it counts no other model's")
     if len(backfill.parts) > 1:

@@ -34,6 +34,8 @@ from embedtui.redaction import redact
 
 CONFIG_NAME = "embedtui.toml"
 
+MOST_CONCURRENCY = 256
+"""Requests in flight, of all workers."""
 FLAG_VARIABLE = "USE_V2_EMBEDDINGS"
 """Written by the ``env_file`` strategy for services that read a flag."""
 
@@ -141,7 +143,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("index.parallel_workers", whole(0, 1024), "for the build alone; unset is the server's"),
     Spec("pacing.requests_per_minute", number(0, float("inf"), above=True), "unset is learnt from the provider"),
     Spec("pacing.tokens_per_minute", number(0, float("inf"), above=True), "unset is learnt from the provider"),
-    Spec("pacing.max_concurrency", whole(1, 256), "requests in flight at most"),
+    Spec("pacing.max_concurrency", whole(1, MOST_CONCURRENCY), "requests in flight at most"),
     Spec("pacing.spend_cap", number(0, float("inf")), "stop at this much money", "--spend-cap"),
     Spec("throttle.max_replica_lag_seconds", or_off(number(0, float("inf"))), "hold while a replica lags more"),
     Spec("throttle.probe_query", text, "a harmless query of production, timed now and then"),

@@ -93,6 +93,10 @@ class Engine(Reads):
             },
         )
 
+    def change_concurrency(self, by: int) -> tuple[int, int]:
+        """Let workers have ``by`` more requests in flight (negative: fewer); the limit before, and now."""
+        return steering.change_concurrency(self._at, by)
+
     def retry_faults(self, ids: Sequence[int] | None = None) -> int:
         """Embed faulty rows again; how many."""
         return steering.decide_faults(self._at, ids, FaultState.RETRY)

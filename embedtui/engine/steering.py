@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from embedtui.config.specs import MOST_CONCURRENCY
 from embedtui.engine.access import Access
 from embedtui.errors import Refused
-from embedtui.formatting import counted
+from embedtui.formatting import counted, limit, money
 from embedtui.model import Command, Condition, FaultState
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.state.audit import add_audit
@@ -14,10 +15,18 @@ from embedtui.postgres.state.migrations import ask_to_reload, set_condition, set
 from embedtui.postgres.state.models import forget_learnt
 from embedtui.postgres.state.pace import unblock
 from embedtui.postgres.state.queue import queue_keys
+from embedtui.postgres.state.steering import change_concurrency as store_change
 from embedtui.postgres.state.steering import decide_faults as decide_stored
 from embedtui.postgres.state.steering import set_pace as store_pace
 from embedtui.postgres.state.steering import stop_workers as ask_to_stop
 from embedtui.postgres.state.workers import live_workers
+
+_UNITS = {
+    "requests_per_minute": "requests a minute",
+    "tokens_per_minute": "tokens a minute",
+    "max_concurrency": "requests in flight: at most",
+    "spend_cap": "spend cap",
+}
 
 
 def pause(at: Access, reason: str = "") -> None:
@@ -92,11 +101,37 @@ def set_pace(at: Access, knobs: Mapping[str, float | int | None]) -> None:
         with conn.transaction():
             for name, value in changed.items():
                 store_pace(conn, migration.id, name, value or None)
-            told = ", ".join(f"{name} {value or 'no limit'}" for name, value in changed.items())
-            add_audit(conn, migration.id, "pace", told)
+            add_audit(conn, migration.id, "pace", _told(changed))
 
     if changed:
         at.write(work)
+
+
+def change_concurrency(at: Access, by: int) -> tuple[int, int]:
+    """Let workers have ``by`` more requests in flight (negative: fewer); the limit before, and now."""
+    migration = at.allowed(Command.PACE)
+
+    def work(conn: Connection) -> tuple[int, int]:
+        with conn.transaction():
+            before, now = store_change(conn, migration.id, by, MOST_CONCURRENCY)
+            if now != before:
+                add_audit(conn, migration.id, "pace", _told({"max_concurrency": now}))
+        return before, now
+
+    return at.write(work)
+
+
+def _told(knobs: Mapping[str, float | int]) -> str:
+    """What was set, in words."""
+    said = []
+    for name, value in knobs.items():
+        unit = _UNITS[name]
+        shown = money(value) if name == "spend_cap" else limit(value)
+        if name.endswith("_per_minute"):
+            said.append(f"{shown} {unit}" if value else f"no limit of {unit}")
+        else:
+            said.append(f"{unit} {shown}" if value else f"no {unit}")
+    return ", ".join(said)
 
 
 def decide_faults(at: Access, ids: Sequence[int] | None, state: FaultState) -> int:

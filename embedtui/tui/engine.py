@@ -82,6 +82,9 @@ class Engine(Protocol):
     ) -> object:
         """Change the limits of all workers; None leaves one as it is, 0 takes it away."""
 
+    def change_concurrency(self, by: int) -> tuple[int, int]:
+        """Let workers have ``by`` more requests in flight (negative: fewer); the limit before, and now."""
+
     def hold_index(self, held: bool = True) -> object:
         """Keep the workers from building the index, or let them."""
 

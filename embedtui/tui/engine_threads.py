@@ -96,8 +96,6 @@ class Bridge:
         self._urgent: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
         self._turns: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
         self._last_progress = 0.0
-        self.pace_asked = (0, 0.0)
-        """Requests in flight that a key asked for last, and when."""
         self._run_thread: threading.Thread | None = None
 
     def start(self) -> None:

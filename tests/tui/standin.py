@@ -39,6 +39,8 @@ class StandIn(Engine):
     def __init__(self, snapshot: Snapshot) -> None:
         self.shown = snapshot
         self.calls: list[str] = []
+        self.step = 1
+        """How far a press moves the limit."""
         self.blocked: tuple[Blocker, ...] = ()
         self.comparison: Comparison = states.COMPARISON
         self.given: dict[int, tuple[str, str]] = {}
@@ -85,6 +87,10 @@ class StandIn(Engine):
         spend_cap: float | None = None,
     ) -> None:
         self.calls.append(f"set_pace {requests_per_minute} {tokens_per_minute} {max_concurrency} {spend_cap}")
+
+    def change_concurrency(self, by: int) -> tuple[int, int]:
+        self.calls.append(f"change_concurrency {by}")
+        return 6, 6 + by * self.step
 
     def settings_in_force(self) -> SettingsInForce:
         return SETTINGS

@@ -157,6 +157,25 @@ async def test_a_hold_is_the_headline_with_the_key_that_helps(shown: Open) -> No
         assert "Held back" not in picture(app) and "Runs at" in picture(app)
 
 
+async def test_a_press_moves_the_limit_and_not_what_a_start_allows_as_yet(shown: Open) -> None:
+    limit = Hold("pace", "Runs at the limit of 200,000 tokens a minute.", states.NOW)
+    starting = replace(states.RUNNING, reasons=(limit,), backfill=replace(states.BACKFILL, concurrency=1))
+    async with shown(starting) as (app, pilot, engine):
+        await pilot.press("minus", "plus")
+        await until(pilot, lambda: "more" in said(app).lower())
+        assert [call for call in engine.calls if "concurrency" in call] == [
+            "change_concurrency -1",
+            "change_concurrency 1",
+        ]
+        useless = "More do not help while it runs at the limit of 200,000 tokens a minute."
+        assert "at most 5." in said(app) and f"at most 7. {useless}" in said(app) and said(app).count("More") == 1
+        await pilot.press("5")
+        await until(pilot, lambda: "in flight ≤6 (1 for now)" in picture(app))
+        engine.step = 0
+        await pilot.press("minus")
+        await until(pilot, lambda: "at most 6, at the least already" in said(app))
+
+
 @pytest.mark.parametrize("notify", [True, False])
 async def test_somebody_is_called_once_for_what_does_not_go_on_by_itself(shown: Open, notify: bool) -> None:
     async with shown(states.RUNNING, notify=notify) as (app, pilot, _):

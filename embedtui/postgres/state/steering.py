@@ -48,6 +48,18 @@ def set_pace(conn: Connection, migration_id: int, knob: str, value: object) -> N
     )
 
 
+def change_concurrency(conn: Connection, migration_id: int, by: int, most: int) -> tuple[int, int]:
+    """Move the limit of requests in flight by so many within 1 and ``most``, in one statement; before, and after."""
+    row = conn.execute(
+        "UPDATE embedtui.pace p SET max_concurrency = greatest(1, least(%(most)s, was.max_concurrency + %(by)s))"
+        " FROM (SELECT max_concurrency FROM embedtui.pace WHERE migration = %(m)s FOR UPDATE) was"
+        " WHERE p.migration = %(m)s RETURNING was.max_concurrency, p.max_concurrency",
+        {"by": by, "most": most, "m": migration_id},
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
 def stop_workers(conn: Connection, migration_id: int, ids: Sequence[int] | None) -> list[tuple[str, int]]:
     """Ask living workers (None: all) to stop; host and process id of each."""
     asked = conn.execute(

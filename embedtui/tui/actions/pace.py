@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, ClassVar
 
 from embedtui.model import Command
+from embedtui.model.snapshot import PACE
+from embedtui.tui import safe
 from embedtui.tui.actions.base import Action
 from embedtui.tui.dialogs import LimitsDialog
 from embedtui.tui.engine_threads import Task
 
 if TYPE_CHECKING:
     from embedtui.tui.app import Dashboard
-
-
-FOLLOWED_SECONDS = 3.0
-"""The next press goes on from what the last one asked for: the figure shown follows that after a second or two."""
 
 
 class Faster(Action):
@@ -27,13 +24,17 @@ class Faster(Action):
     step: ClassVar[int] = 1
 
     def _do(self, app: Dashboard) -> None:
-        shown = app.snapshot.backfill.concurrency if app.snapshot else None
-        if shown is not None:
-            asked, at = app.bridge.pace_asked
-            wanted = max(1, (asked if time.monotonic() - at < FOLLOWED_SECONDS else shown) + self.step)
-            app.bridge.pace_asked = wanted, time.monotonic()
-            done = f"Requests in flight: at most {wanted}."
-            app.bridge.do_in_turn(Task("pace", lambda engine, _: engine.set_pace(max_concurrency=wanted), done))
+        holds = app.snapshot.reasons if app.snapshot else ()
+        paced = next((safe.line(hold.detail) for hold in holds if hold.name == PACE), "") if self.step > 0 else ""
+        useless = f" More do not help while it {paced[:1].lower()}{paced[1:]}" if paced else ""
+
+        def done(moved: tuple[int, int]) -> str:
+            before, now = moved
+            if before == now:
+                return f"Requests in flight: at most {now}, at the {'most' if self.step > 0 else 'least'} already."
+            return f"Requests in flight: at most {now}.{useless}"
+
+        app.bridge.do_in_turn(Task("pace", lambda engine, _: engine.change_concurrency(self.step), done))
 
 
 class Slower(Faster):

@@ -191,7 +191,9 @@ def _summary(view: View, width: int, _height: int) -> Content:
         parts: list[draw.Part] = [(f"{len(alive)}", "bold"), (f" {state}, ", "$muted"), (f"{threads}", "bold")]
         parts.append((" thread   " if threads == 1 else " threads   ", "$muted"))
         if status.concurrency is not None:
-            parts += [(flight, "$muted"), (f"{status.concurrency}", "bold"), ("   ", "")]
+            most = status.max_concurrency or status.concurrency
+            for_now = f" ({status.concurrency} for now)" if status.concurrency < most else ""
+            parts += [(flight, "$muted"), (f"{most}", "bold"), (f"{for_now}   ", "$muted")]
         if status.requests_per_minute is not None:
             parts += [(figures.short(status.requests_per_minute), "bold"), (f"{requests}   ", "$muted")]
         if status.tokens_per_minute is not None:

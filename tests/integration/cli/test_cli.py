@@ -418,6 +418,13 @@ def test_pause_resume_and_pace(run: InProcess) -> None:
     assert changed.code == 0, changed
     assert (changed.json["tokens_per_minute"], changed.json["cap"]) == (5000, 2.5)
     assert "5,000" in run("pace").out
+    lifted = run("pace", "--tokens-per-minute", "0", "--max-concurrency", "8")
+    assert lifted.out.splitlines()[:3] == [
+        "Requests per minute  none",
+        "Tokens per minute    none",
+        "Requests in flight   8 at most",
+    ]
+    assert run("pace", "--json").json["max_concurrency"] == 8
 
 
 def test_faults_are_listed_and_decided(run: InProcess, api: LoopbackServer) -> None:

@@ -206,7 +206,7 @@ def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, 
         other.set_pace(max_concurrency=8)
         other.set_pace(tokens_per_minute=0.0, requests_per_minute=60_000.0)
         told = {entry.detail for entry in other.audit() if entry.act == "pace"}
-        assert told == {"max_concurrency 8", "requests_per_minute 60000.0, tokens_per_minute no limit"}
+        assert told == {"requests in flight: at most 8", "60,000 requests a minute, no limit of tokens a minute"}
         wait_for(lambda: other.snapshot().phase is Phase.VALIDATE)
         (before,) = other.snapshot().workers
         other.reload()
@@ -216,6 +216,21 @@ def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, 
     assert other.verify().clean
     engine.close()
     other.close()
+
+
+def test_two_operators_who_each_lower_the_limit_lower_it_twice_and_never_below_one(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 5)
+    with contextlib.closing(engine_for(database, api, tmp_path, **{"pacing.max_concurrency": 4})) as engine:
+        engine.run(threading.Event())
+        with contextlib.closing(Engine(database)) as other:
+            seen = [each.snapshot().backfill.max_concurrency for each in (engine, other)]
+            steps = [each.change_concurrency(-1) for each in (engine, other, other, engine)]
+            assert (seen, steps) == ([4, 4], [(4, 3), (3, 2), (2, 1), (1, 1)])
+            told = [entry.detail for entry in other.audit() if entry.act == "pace"]
+            assert sorted(told) == [f"requests in flight: at most {now}" for now in (1, 2, 3)]
+            assert other.change_concurrency(1000) == (1, 256), "as the settings have it"
 
 
 def test_what_is_not_on_the_wire_when_it_is_paused_is_not_sent(
