@@ -339,6 +339,15 @@ def test_what_the_old_model_takes_is_shown_apart() -> None:
         in said
     )
     assert "old side $0.0012, proof 4,200 tokens" in said
+    several = replace(whole, spent=0.0467, estimate=None, cap=None, parts=(
+        Spent("new model", 9, 0.0467), Spent("old side", 1, 0.00009), Spent("questions and checks", 2, 0.003),
+    ))  # fmt: skip
+    for width, told in (
+        (100, "new $0.0467, old side under $0.0001, questions and checks $0.0030"),
+        (60, "new $0.0467, the rest $0.0031"),
+    ):
+        one_line = panels.backfill(View(replace(states.CUT_OVER, backfill=several), UP), width, 12)
+        assert told in one_line.plain, "what is left out is said as one"
     assert "12.0k old" in (small := panels.backfill(view, 38, 12).plain)
     assert f"spent    {figures.money((whole.spent or 0) + 0.0012)} and unpriced tokens" in small
     early = replace(taken, spent=0.0, parts=(Spent("proof", 4_200, None, 4_200),))

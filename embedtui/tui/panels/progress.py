@@ -199,7 +199,7 @@ def _share(snapshot: Snapshot) -> float | None:
 def _spent(snapshot: Snapshot, width: int) -> Content:
     """What is spent, and of what: in all and by part where not only the new model took some.
 
-    Estimate and cap are the new model's; where there is too little room the estimate goes first, then the small parts.
+    Estimate and cap are the new model's; with too little room the estimate goes first, then the small parts become one.
     """
     status = snapshot.backfill
     guess, short, cap, saved = Content(""), Content(""), Content(""), Content("")
@@ -217,10 +217,14 @@ def _spent(snapshot: Snapshot, width: int) -> Content:
         money = draw.line(money, (" and unpriced tokens" if status.unpriced else "", "$muted"))
         new = draw.line((": new ", "$muted"), figures.money(status.spent, unknown="price unknown"))
         new = new if status.spent != 0 else Content("")  # nothing of it yet
-        parts = draw.line(*((f", {part.what} {_worth(part)}", "$muted") for part in beside))
+        known = [part.money for part in beside if part.money is not None]
+        rest = Spent("the rest", sum(part.tokens for part in beside), sum(known) if known else None)
+        parts, as_one = _beside(beside), _beside([rest])
         choices: tuple[tuple[Content, ...], ...] = (
             (new, short, cap, saved, parts),
             (new, cap, parts),
+            (new, cap, as_one),
+            (new, as_one),
             (new, short, cap),
             (new, cap),
             (new,),
@@ -231,6 +235,10 @@ def _spent(snapshot: Snapshot, width: int) -> Content:
     else:
         choices = ((guess, cap, saved), (short, cap, saved), (cap, saved), (cap,), ())
     return draw.fitting(width, *(draw.line(money, *each) for each in choices))
+
+
+def _beside(parts: Sequence[Spent]) -> Content:
+    return draw.line(*((f", {part.what} {_worth(part)}", "$muted") for part in parts))
 
 
 def _worth(part: Spent) -> str:
