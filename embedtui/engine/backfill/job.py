@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -98,6 +98,8 @@ class Job:
         """What the pacer waits for, if anything."""
         self.in_flight: Callable[[], int] = lambda: 0
         """Requests on the wire."""
+        self.waiting: Callable[[], Mapping[str, str]] = dict
+        """By thread, what it waits for before it sends."""
         self._holds: dict[str, Hold] = {}
         self._limits_told: set[str] = set()
         self._doing: dict[str, tuple[str, datetime]] = {}

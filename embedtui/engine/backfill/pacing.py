@@ -46,10 +46,10 @@ class PlaceGivenUp(Exception):
 class _Ticket:
     """One thread's place in the line."""
 
-    __slots__ = ("need", "turn", "urgent")
+    __slots__ = ("need", "thread", "turn", "urgent")
 
     def __init__(self, need: int, lock: threading.RLock, urgent: bool) -> None:
-        self.need, self.urgent = need, urgent
+        self.need, self.urgent, self.thread = need, urgent, threading.current_thread().name
         self.turn = threading.Condition(lock)
         """Its own, so that news wake the first in line only: with many threads, waking all takes their interpreter."""
 
@@ -420,3 +420,14 @@ def _news(budget: Budget, asked: Claim, block: Block | None, concurrency: int, *
         claim=claim,
         probe=PROBE_SECONDS,
     )
+
+
+def in_line(pacer: Pacer) -> dict[str, str]:
+    """By thread, what it waits for before its request may go, as a person would say it."""
+    with pacer._lock:
+        if pacer._obstacle is None:  # whoever came first is about to look
+            return {}
+        obstacle = pacer._obstacle[0]
+        _, at, limit = obstacle.detail.removesuffix(".").partition("Runs at ")
+        why = limit if obstacle.name == PACE and at else "its turn"
+        return {ticket.thread: f"waiting for {why}" for ticket in pacer._line}

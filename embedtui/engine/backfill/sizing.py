@@ -73,7 +73,7 @@ class RequestSize:
         """Somebody may go who had to wait."""
         self._exploring: float | None = None
         """Since when a thread tries out more than is known."""
-        self._wanted: dict[int, int] = {}
+        self._wanted: dict[threading.Thread, int] = {}
         """How many rows each waiting thread has: the one with most tries them out, which leaves the others least."""
 
     @property
@@ -98,7 +98,7 @@ class RequestSize:
         Raises:
             Interrupted: ``stop`` was set while another thread tried out the first request.
         """
-        me = threading.get_ident()
+        me = threading.current_thread()
         with self._turns:
             try:
                 self._wanted[me] = len(rows)
@@ -122,6 +122,11 @@ class RequestSize:
                 if exploring:
                     self._exploring = None
                 self._turns.notify_all()
+
+    def waiting(self) -> dict[str, str]:
+        """By thread, that it waits while another tries out what a request may hold."""
+        with self._turns:
+            return dict.fromkeys((thread.name for thread in self._wanted), "waiting for its turn")
 
     @property
     def _worth_waiting(self) -> bool:

@@ -17,7 +17,7 @@ from embedtui.engine.backfill.batch.jobs import BatchJobs
 from embedtui.engine.backfill.embedding import ConfigurationFault, RowEmbedder
 from embedtui.engine.backfill.index_stage import IndexStage
 from embedtui.engine.backfill.job import IDLE_SECONDS, Job, now
-from embedtui.engine.backfill.pacing import Pacer
+from embedtui.engine.backfill.pacing import Pacer, in_line
 from embedtui.engine.backfill.partitions import queue_unseen
 from embedtui.engine.backfill.sizing import RequestSize
 from embedtui.engine.backfill.sync import Sync
@@ -78,6 +78,10 @@ def make_row_embedder(
     except ProviderFault as fault:
         raise ConfigurationFault(fault.reason, hint=fault.hint) from None
 
+    of_size = size or request_size(model, job)
+    if pacer is not None:
+        job.waiting = lambda: {**of_size.waiting(), **in_line(pacer)}
+
     def on_fault(fault: ProviderFault) -> None:
         if fault.fault_class is not FaultClass.PROVIDER:
             return
@@ -103,7 +107,7 @@ def make_row_embedder(
         on_remark=on_remark,
         urgent=urgent,
         half=kind == "halfvec",
-        size=size or request_size(model, job),
+        size=of_size,
     )
 
 

@@ -260,11 +260,12 @@ class Worker:
             self._limits = wanted.throttle
 
     def _activity(self) -> tuple[ThreadStatus, ...]:
-        """What each thread does; nothing is being embedded while it is paused, or the provider is waited for."""
+        """What each thread does; nothing is embedded in line, in a pause, or while the provider is waited for."""
         threads, hold = self._job.activity(), self._job.pacer_hold()
         waits = self._job.held or (hold is not None and hold.stops)
         if not waits or self._job.in_flight():
-            return threads
+            waiting = self._job.waiting()
+            return tuple(replace(each, doing=waiting.get(each.name, each.doing)) for each in threads)
         paused = self._job.wanted.paused
         asks, said = (_STANDS, PAUSED) if paused else (_EMBEDS, "waiting to embed")
         return tuple(replace(each, doing=asks.sub(said, each.doing)) for each in threads)

@@ -218,6 +218,21 @@ def test_pausing_holds_and_resuming_goes_on(database: str, api: LoopbackServer, 
     other.close()
 
 
+def test_threads_that_wait_for_the_limit_say_so_and_not_that_they_embed(
+    database: str, api: LoopbackServer, tmp_path: Path
+) -> None:
+    make_documents(database, 600)
+    engine = engine_for(database, api, tmp_path, **{"new_model.max_inputs": 2, "pacing.tokens_per_minute": 60.0})
+    with following(engine), contextlib.closing(Engine(database)) as screen:
+
+        def told() -> bool:
+            doing = {thread.doing for worker in screen.snapshot().workers for thread in worker.threads}
+            return "waiting for the limit of 60 tokens a minute" in doing and "embedding 2 rows" not in doing
+
+        wait_for(told)
+    engine.close()
+
+
 def test_two_operators_who_each_lower_the_limit_lower_it_twice_and_never_below_one(
     database: str, api: LoopbackServer, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from embedtui.engine.backfill import pacing
 from embedtui.engine.backfill import tempo as tempos
 from embedtui.engine.backfill.backoff import Backoff
 from embedtui.engine.backfill.budget import FORGOTTEN_SECONDS, Budget
-from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer
+from embedtui.engine.backfill.pacing import BURST_SECONDS, Pacer, in_line
 from embedtui.engine.backfill.packing import UNCALIBRATED
 from embedtui.engine.backfill.rate_learning import ConcurrencyFinder, RateLearner
 from embedtui.errors import DatabaseError, EmbedtuiError, Interrupted
@@ -661,6 +661,7 @@ def test_stop_ends_a_wait_and_no_transaction_is_open_during_it(kit: Kit) -> None
     hold = pacer.hold
     assert hold is not None
     assert (hold.name, hold.detail) == ("pace", "Waits for the limit of 1 tokens a minute.")
+    assert in_line(pacer) == {waiter.thread.name: "waiting for the limit of 1 tokens a minute"}
     states = kit.conn.execute(
         "SELECT DISTINCT xact_start IS NULL OR state <> 'idle in transaction' FROM pg_stat_activity"
         " WHERE application_name = 'embedtui/pace'"

@@ -142,6 +142,19 @@ def test_while_the_provider_is_waited_for_nothing_is_said_to_be_embedded(databas
         wait_for(lambda: said(conn, migration) == "embedding 3 rows")
 
 
+def test_what_waits_in_line_is_not_said_to_be_embedding_though_others_are_on_the_wire(database: str) -> None:
+    migration = small(database)
+    job, worker = entered(database, migration)
+    waiting = {threading.current_thread().name: "waiting for its turn"}
+    job.follow_pacer(lambda: None, lambda: 1)
+    job.waiting = lambda: waiting
+    job.doing("embedding 3 rows")
+    with worker, connect(database) as conn:
+        wait_for(lambda: said(conn, migration) == "waiting for its turn")
+        waiting.clear()
+        wait_for(lambda: said(conn, migration) == "embedding 3 rows")
+
+
 def test_what_is_paused_embeds_nothing(database: str) -> None:
     migration = small(database)
     job, worker = entered(database, migration)
