@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Literal
 
 from embedtui import formatting
 from embedtui.errors import ExitCode
-from embedtui.model import Phase
+from embedtui.model import Phase, Snapshot
 from embedtui.tui import figures, safe
 from embedtui.tui.app import Dashboard
 from embedtui.tui.engine import OpenEngine
@@ -59,24 +60,30 @@ def run_dashboard(
 
 
 def farewell(app: Dashboard, again: str) -> str:
-    """What is worth a line on the terminal after leaving; empty where nothing was, or is, under way."""
+    """What is worth saying on the terminal after leaving; empty where nothing was, or is, under way."""
     snapshot = app.snapshot
-    others = [each for each in snapshot.workers if each.alive and not each.own] if snapshot else []
     if app.detached:
         own = next((worker.pid for worker in snapshot.workers if worker.own), None) if snapshot else None
         named = f" as process {own}" if own else ""
         return f"The work goes on{named}. Watch it: {formatting.called()}. End it: {formatting.called()} stop"
     if snapshot is None or snapshot.phase.ended or snapshot.migration is None:
         return ""
-    if others and not app.readonly:
-        named = ", ".join(f"{safe.line(each.host)}:{each.pid}" for each in others[:_NAMED])
-        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        works, them = ("works", "it") if len(others) == 1 else ("work", "them")
-        return f"{named}{more} still {works}; `{formatting.called()} stop` ends {them}."
-    if not app.worked:
-        return ""
+    lines = [_of_ours(snapshot, again)] if app.worked else []
+    return "\n".join([*lines, *([] if app.readonly else _of_others(snapshot))])
+
+
+def _of_ours(snapshot: Snapshot, again: str) -> str:
     status = snapshot.backfill
     if snapshot.phase is Phase.BACKFILL and status.total:
         done = f"{figures.number(status.rows)} of {figures.number(status.total)}"
         return f"Stopped with {done} rows done. Go on: {again}"
     return f"This terminal no longer keeps the sides in sync. Go on: {again}"
+
+
+def _of_others(snapshot: Snapshot) -> Iterator[str]:
+    others = [each for each in snapshot.workers if each.alive and not each.own]
+    if others:
+        named = ", ".join(f"{safe.line(each.host)}:{each.pid}" for each in others[:_NAMED])
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        works, them = ("works", "it") if len(others) == 1 else ("work", "them")
+        yield f"{named}{more} still {works}; `{formatting.called()} stop` ends {them}."

@@ -198,7 +198,7 @@ def test_a_wrong_setting_pauses_at_once_and_a_run_goes_on_once_it_is_mended(
     assert api.requests <= 8
     snapshot = engine.snapshot()
     assert snapshot.condition is Condition.FAILED and snapshot.reasons[0].detail.startswith(caught.value.message[:20])
-    assert snapshot.next_act == "resume"
+    assert snapshot.next_act == "run"
     assert snapshot.faulty == 0
     api.faults.clear()
     engine.run(threading.Event())
