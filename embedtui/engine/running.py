@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import TypeVar
 
 from embedtui.engine.access import Access
@@ -23,9 +24,9 @@ from embedtui.engine.provider_check import ProviderCheck
 from embedtui.engine.resilience import FIRST_WAIT, LONGEST_WAIT, with_database
 from embedtui.engine.rights import follow_rights
 from embedtui.engine.steering import resume
+from embedtui.engine.table_changes import TableChange, same_names, table_change
 from embedtui.engine.table_changes import follow as follow_table
 from embedtui.engine.table_changes import remember as remember_columns
-from embedtui.engine.table_changes import same_names, table_change
 from embedtui.engine.view import follow_table as follow_view
 from embedtui.engine.worker_failure import ended_by, pause_for
 from embedtui.errors import (
@@ -244,8 +245,7 @@ class Runner:
         """
 
         def work(conn: Connection) -> None:
-            migration = self._at.require()
-            change = table_change(conn, migration)
+            migration, change = self._look_at_table()
             if change is None:
                 remember_columns(conn, migration)
             else:
@@ -263,6 +263,15 @@ class Runner:
         finally:
             link.drop()
 
+    def _look_at_table(self) -> tuple[Migration, TableChange | None]:
+        """The migration as stored and what the application did to its table, with no exchange of names between."""
+        while True:
+            migration = self._at.require()
+            epoch = self._epoch(migration)
+            change = self._at.read(partial(table_change, migration=migration))
+            if change is None or (same_names(migration, self._at.require()) and self._epoch(migration) == epoch):
+                return migration, change
+
     def _epoch(self, migration: Migration) -> int:
         return self._at.read(lambda conn: read_status(conn, migration)).epoch
 
@@ -274,8 +283,7 @@ class Runner:
         Raises the error itself where the table is as it was.
         """
         try:
-            migration = self._at.require()
-            change = self._at.read(lambda conn: table_change(conn, migration))
+            migration, change = self._look_at_table()
             moved = epoch is not None and self._epoch(migration) != epoch
         except DatabaseLost:  # it went away with what failed, which is the thing to tell
             raise error from None
