@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import psycopg
@@ -174,6 +174,8 @@ class _Work:
     stop: threading.Event
     say: Callable[[str], None]
     connect: Callable[[], Connection] | None
+    left: Mapping[str, int] = field(default_factory=dict, init=False)
+    """What the drop may leave, once it is settled."""
 
     def do(self, name: str) -> None:
         """One step."""
@@ -204,13 +206,14 @@ class _Work:
         return Folding(self.conn, self.migration, self.stop, self.say)
 
     def _settle(self) -> None:
-        settle(self.conn, self.migration, read_ending(self.conn, self.migration).left, self.stop, self.say)
+        accepted = read_ending(self.conn, self.migration).left
+        self.left = settle(self.conn, self.migration, accepted, self.stop, self.say)
 
     def _contract(self) -> None:
         tables = capture.tables(as_called_now(self.conn, self.migration))
         while True:
             state = read_ending(self.conn, self.migration)
-            statements = contract_sql(self.conn, self.migration, self.choice, state.has("not_null"), state.left)
+            statements = contract_sql(self.conn, self.migration, self.choice, state.has("not_null"), self.left)
             try:
                 with taken_back(self.conn, self.migration, "cleanup"):
                     run_ddl(

@@ -25,7 +25,7 @@ from embedtui.postgres.sides import capture
 from embedtui.postgres.sides.placement import make_placement
 from embedtui.postgres.state.audit import add_audit, audit_sql
 from embedtui.postgres.state.capture_faults import request_scan_sql
-from embedtui.postgres.state.ending import read_ending, remember
+from embedtui.postgres.state.ending import read_ending
 from embedtui.postgres.state.faults import count_faulty
 from embedtui.postgres.state.queue import count_entries, count_rows_waiting, queue_keys, waiting_keys
 from embedtui.postgres.state.workers import count_live_workers
@@ -70,15 +70,17 @@ def count_for_old_only(conn: Connection, migration: Migration) -> int:
 
 def settle(
     conn: Connection, migration: Migration, left: Mapping[str, int], stop: threading.Event, say: Callable[[str], None]
-) -> None:
-    """End change capture, and wait until what is queued is embedded.
+) -> dict[str, int]:
+    """End change capture, and wait until what is queued is embedded; gives what the drop that follows may leave.
+
+    That is this drop's alone: where capture comes back before another try, other rows wait then.
 
     What the application goes on changing for itself so fast that it cannot be embedded keeps the vector that it has.
 
     Args:
         conn: in autocommit.
         migration: being cleaned up.
-        left: how many may be left, see :attr:`Ending.left`.
+        left: how many the operator lets be left, see :attr:`Ending.left`.
         stop: ends the waiting.
         say: gets a line with numbers every few seconds.
 
@@ -104,7 +106,7 @@ def settle(
     gone = migration.text_table is not None and as_called_now(conn, migration).text_table is None
     if unseen and not gone:  # taken off by a cleanup that was killed, scanned for from the start, or failed
         _queue_unseen(conn, migration, stop, left["uncovered"])
-    waiting.until_done()
+    return {**left, "queued": max(left["queued"], waiting.until_done())}
 
 
 def _queue_unseen(conn: Connection, migration: Migration, stop: threading.Event, accepted: int) -> None:
@@ -174,7 +176,8 @@ class _Waiting:
                 return
             self._wait(rows)
 
-    def until_done(self) -> None:
+    def until_done(self) -> int:
+        """Until no more need a new vector than may be left; how many entries remain, the old side's with them."""
         began = got_on = worked = time.monotonic()
         least: int | None = None
         first = self._contents()
@@ -182,15 +185,13 @@ class _Waiting:
             entries, faulty = count_entries(self.conn, self.migration.id), self._faulty()
             queued = entries - count_for_old_only(self.conn, self.migration) if entries else 0
             if queued <= self.left["queued"] and faulty <= self.left["faulty"]:
-                if entries > self.left["queued"]:  # they go with the old side; the drop counts them all
-                    remember(self.conn, self.migration, {"queued": entries})
-                return
+                return entries
             now = time.monotonic()
             if least is None or queued < least:
                 least, got_on = queued, now
             worked = now if count_live_workers(self.conn, self.migration.id) else worked
-            if queued and now - began > HOT and now - got_on > HOT / 2 and self._hand_on(first):
-                return
+            if queued and now - began > HOT and now - got_on > HOT / 2 and (handed_on := self._hand_on(first)):
+                return handed_on
             if now - worked > ALONE or now - got_on > PATIENCE or not queued:
                 raise self._gave_up(queued, faulty)
             self._wait(count_rows_waiting(self.conn, self.migration.id))
@@ -235,16 +236,18 @@ class _Waiting:
             return {row.asked: row.row.source for row in rows if row.new_present}
         return {}
 
-    def _hand_on(self, first: Mapping[Key, int]) -> bool:
-        """Whether all that waits has a vector, and was changed since capture ended: it is the application's by now."""
+    def _hand_on(self, first: Mapping[Key, int]) -> int:
+        """Entries of what waits, where all of it has a vector and was changed since capture ended; else 0.
+
+        It is the application's by now.
+        """
         with self.conn.transaction():
             now, keys = self._contents(), waiting_keys(self.conn, self.migration.id)
             if not keys or len(keys) < count_rows_waiting(self.conn, self.migration.id):
-                return False  # a text of other rows is still to be looked at
+                return 0  # a text of other rows is still to be looked at
             if any(key not in now or first.get(key, now[key]) == now[key] for key in keys):
-                return False
-            remember(self.conn, self.migration, {"queued": count_entries(self.conn, self.migration.id)})
+                return 0
             rows = counted(len(keys), "row that the application keeps", "rows that the application keeps")
             self.say(f"{rows} changing keep the vector of what they said before")
             add_audit(self.conn, self.migration.id, "cleanup", f"{rows} changing: the vector is of earlier content")
-        return True
+            return count_entries(self.conn, self.migration.id)

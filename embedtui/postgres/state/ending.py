@@ -36,7 +36,7 @@ class Ending:
 
     @property
     def left(self) -> dict[str, int]:
-        """Rows that the drop may leave without a new vector: queued or without one and overridden, and faulty then."""
+        """Rows that an operator lets be left without a new vector: queued or without one and overridden, and faulty."""
         return {name: int(self.record.get(name, 0)) for name in ("queued", "uncovered", "faulty")}
 
     def has(self, what: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -11,8 +12,9 @@ import pytest
 from embedtui.engine.cleanup import archive, settle
 from embedtui.engine.cleanup.choice import CleanupChoice, CleanupStep
 from embedtui.engine.cleanup.cleanup import cleanup
-from embedtui.errors import Refused
+from embedtui.errors import LockTimeout, Refused
 from embedtui.model import PlacementKind, TableName
+from embedtui.postgres.connect import Connection
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state import migrations as state
 from tests.kits.busy import FOR, soaking
@@ -182,3 +184,55 @@ def test_what_was_rejected_meanwhile_is_said(database: str) -> None:
         assert capture.state(conn, migration).installed
     with psycopg.connect(database) as check:
         assert check.execute("SELECT count(embedding_v2) FROM documents").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("way", ["for the old side alone", "never holding still"])
+def test_what_one_try_might_leave_is_none_of_the_next_ones(
+    database: str, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Captured again between the two, other rows wait: so many as were left then are not so many of them."""
+    monkeypatch.setattr(settle, "HOT", 0.4)
+    monkeypatch.setattr(settle, "ALONE", 2.0)
+    migration = make(database, rows=3, index=False)
+    flip(database, migration.name, "new")
+
+    def clean_up(conn: Connection, on_step: Callable[[CleanupStep], None] | None = None) -> None:
+        cleanup(
+            conn, migration, CleanupChoice(), typed_name="documents", stop=threading.Event(), override=FOR,
+            on_step=on_step,
+        )  # fmt: skip
+
+    with connect(database) as conn, connect(database) as application:
+        for statement in capture.install_sql(migration):
+            conn.execute(statement)
+        queued = "INSERT INTO embedtui.queue (migration, kind, key) VALUES (%s, 'u', '{1}')"
+        edit = "UPDATE documents SET content = content || '.' WHERE id = %s"
+
+        def settled(step: CleanupStep) -> None:
+            if step.name == "settle":
+                conn.execute(queued, [migration.id])
+            if step.name == "contract":
+                raise Killed
+
+        stop = threading.Event()
+
+        def keep_changing() -> None:
+            while not stop.wait(0.05):
+                application.execute(edit, [1])
+
+        changing = threading.Thread(target=keep_changing)
+        if way == "never holding still":
+            changing.start()
+        try:
+            with pytest.raises(Killed):
+                clean_up(conn, settled)
+        finally:
+            stop.set()
+            if changing.ident is not None:
+                changing.join()
+        assert capture.state(conn, migration).installed
+        conn.execute("DELETE FROM embedtui.queue")  # a worker embedded it
+        conn.execute(edit, [2])
+        with pytest.raises(LockTimeout, match="kept waiting to be synced"):
+            clean_up(conn)
+        assert conn.execute("SELECT count(embedding) FROM documents").fetchone() == (3,)
