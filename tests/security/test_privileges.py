@@ -20,7 +20,7 @@ from embedtui.demo.database import EmbeddedServer
 from embedtui.engine.engine import Engine
 from embedtui.engine.grants import grants
 from embedtui.errors import DatabaseError, EmbedtuiError, ExitCode, Interrupted
-from embedtui.model import Phase
+from embedtui.model import Phase, QueryInput
 from embedtui.postgres.state.privileges import Role
 from embedtui.postgres.state.schema import VERSION
 from embedtui.router import Router
@@ -149,6 +149,28 @@ def test_a_worker_that_follows_leaves_the_index_to_the_operator_and_names_who_lo
             stop.set()
         assert isinstance(follows.exception(60), Interrupted)
         assert owner.verify().clean
+
+
+def test_what_a_workers_role_says_of_judged_rows_reaches_nobody_else(
+    roles: Roles, api: LoopbackServer, tmp_path: Path
+) -> None:
+    settings = settings_for(roles.owner, api, tmp_path)
+    roles.grant(settings_for(roles.admin, api, tmp_path), Role.OPERATOR, roles.owner)
+    with (
+        closing(Engine(roles.owner, settings=settings)) as owner,
+        psycopg.connect(roles.worker, autocommit=True) as worker,
+    ):
+        owner.run(threading.Event())
+        roles.grant(settings, Role.WORKER, roles.worker)
+        judged = [QueryInput("document number 7", ((("7",), 1.0),))]
+        assert owner.compare(judged).measures.judged == 1
+        for said in ("5", '[["x"]]', '[[["1"], 1, 1]]', "{}"):
+            worker.execute(
+                "INSERT INTO embedtui.evaluation (migration, who, k, queries, measures, checks, verdict, state)"
+                " VALUES (1, 'w', 10, 1, '{}', '[]', 'PASS', jsonb_build_object('judged_rows', %s::jsonb))",
+                [said],
+            )
+            assert owner.compare(judged, again=True).measures.judged == 1
 
 
 def test_a_worker_of_an_older_schema_is_told_who_upgrades_it(roles: Roles, api: LoopbackServer, tmp_path: Path) -> None:

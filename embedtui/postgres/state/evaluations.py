@@ -113,7 +113,7 @@ def read_judged_rows(conn: Connection, migration_id: int) -> dict[Key, tuple[int
     """Judged rows as they were when a comparison first counted their judgments: fingerprint, and of which judgments."""
     row = conn.execute(
         "SELECT state->'judged_rows' FROM embedtui.evaluation WHERE migration = %s AND state ? 'judged_rows'"
-        " ORDER BY id DESC LIMIT 1",
+        f" AND {_COUNTS} ORDER BY id DESC LIMIT 1",
         [migration_id],
     ).fetchone()
     return {tuple(key): (fingerprint, judgments) for key, fingerprint, judgments in row[0]} if row else {}
