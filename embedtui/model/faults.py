@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +13,10 @@ from embedtui.model.words import Side
 CUT_SHARE = 0.8
 """Of the characters that a model's tokens hold on average: so much of a text that is too long is sent when it is to be
 truncated, and so much of that at each further try."""
+
+NUMBERS = "(^[0-9][0-9][0-9]:)|[0-9]+"
+"""Expression for Python and PostgreSQL: with ``\\1`` in its place, a reason is one whatever the numbers in a provider's
+words, which are each row's own; the status that it begins with stays."""
 
 
 class FaultClass(StrEnum):
@@ -51,7 +56,7 @@ class FaultGroup:
     @property
     def identity(self) -> tuple[str, FaultState]:
         """What stays the same while rows come and go."""
-        return self.reason.translate(dict.fromkeys(map(ord, "0123456789"))), self.state
+        return re.sub(NUMBERS, r"\1", self.reason), self.state
 
     @property
     def rows(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from psycopg.types.json import Jsonb
 
 from embedtui.model import FaultClass, FaultGroup, FaultState, Key, Side
+from embedtui.model.faults import NUMBERS
 from embedtui.postgres.connect import Connection
 from embedtui.redaction import redact
 
@@ -30,8 +31,8 @@ def record_faults(
         )
 
 
-WITHOUT_NUMBERS = "regexp_replace({}, '[0-9]+', '', 'g')"
-"""SQL of a reason as it is grouped: a provider's words hold the numbers of each row."""
+WITHOUT_NUMBERS = f"regexp_replace({{}}, '{NUMBERS}', '\\1', 'g')"
+"""SQL of a reason as it is grouped."""
 
 
 def group_faults(conn: Connection, migration_id: int) -> tuple[FaultGroup, ...]:

@@ -355,5 +355,7 @@ def test_a_reason_is_one_whatever_the_numbers_in_it(database: str) -> None:
         ]
         for group in groups:
             assert len(read_faults(conn, migration.id, 9, 0, group.reason, group.state)) == group.count
+        record_faults(conn, migration.id, [(("7",), "413: at most 8192 tokens, yours has 20")])
         record_faults(conn, migration.id, [(("8",), "400: at most 8192 tokens, yours has 10")])
+        assert [group.count for group in look(conn).faults] == [4, 1, 1], "another status is another reason"
         assert look(conn).faults[0].identity == groups[0].identity
