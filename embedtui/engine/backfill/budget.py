@@ -169,7 +169,9 @@ class Budget:
                 if learner.rate is not None:
                     waits.append((lack * 60 / learner.rate, f"the limit of {learner.rate:,.0f} {unit} a minute"))
         wait, why = max(waits)
-        return Obstacle(PACE, f"Runs at {why}." if wait else "Asking for budget.", max(wait, SYNC_SECONDS))
+        if not wait:
+            return Obstacle(PACE, "Asking for budget.", SYNC_SECONDS)
+        return Obstacle(PACE, f"Runs at {why}.", max(wait, SYNC_SECONDS), why)
 
     # ------------------------------------------------------------------------------------------------ the shared row
 

@@ -19,3 +19,5 @@ class Obstacle:
     detail: str
     wait: float
     """Seconds after which looking again makes sense."""
+    limit: str = ""
+    """The rate that it waits for, where it is one, as in "the limit of 60 requests a minute"."""

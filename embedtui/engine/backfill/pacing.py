@@ -156,10 +156,8 @@ class Pacer:
             obstacle, began, since = waits
             if not obstacle.name or (obstacle.name == PACE and now - began < NOTICEABLE_SECONDS):
                 return None
-            detail = obstacle.detail
-            if obstacle.name == PACE and not self._budget.in_flight and not self._tempo.moves(now):
-                detail = detail.replace("Runs at", "Waits for")
-            return Hold(obstacle.name, detail, since)
+            stands = obstacle.limit and not self._budget.in_flight and not self._tempo.moves(now)
+            return Hold(obstacle.name, f"Waits for {obstacle.limit}." if stands else obstacle.detail, since)
 
     @property
     def in_flight(self) -> int:
@@ -427,7 +425,5 @@ def in_line(pacer: Pacer) -> dict[str, str]:
     with pacer._lock:
         if pacer._obstacle is None:  # whoever came first is about to look
             return {}
-        obstacle = pacer._obstacle[0]
-        _, at, limit = obstacle.detail.removesuffix(".").partition("Runs at ")
-        why = limit if obstacle.name == PACE and at else "its turn"
-        return {ticket.thread: f"waiting for {why}" for ticket in pacer._line}
+        what = pacer._obstacle[0].limit or "its turn"
+        return {ticket.thread: f"waiting for {what}" for ticket in pacer._line}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -36,11 +36,11 @@ from embedtui.engine.cleanup.steps import (
 )
 from embedtui.engine.overrides import Overrides, audited, helped_now, pass_blockers, refuse
 from embedtui.errors import Interrupted, NotClean, Refused, Remedy
-from embedtui.model import Migration, Phase, RollbackStatus
+from embedtui.model import Migration, Phase, RollbackStatus, TableName
 from embedtui.model.lifecycle import QUEUE_COUNTED
 from embedtui.postgres.catalog.inspect import inspect_oid
 from embedtui.postgres.connect import Connection
-from embedtui.postgres.ddl import cancelled_by, run_ddl
+from embedtui.postgres.ddl import Statement, cancelled_by, run_ddl
 from embedtui.postgres.joined import as_called_now
 from embedtui.postgres.sides import capture
 from embedtui.postgres.state.audit import add_audit
@@ -216,15 +216,7 @@ class _Work:
             statements = contract_sql(self.conn, self.migration, self.choice, state.has("not_null"), self.left)
             try:
                 with taken_back(self.conn, self.migration, "cleanup"):
-                    run_ddl(
-                        self.conn,
-                        statements,
-                        migration=self.migration.id,
-                        stop=self.stop,
-                        on_wait=self.say,
-                        relations=tables,
-                        check=lambda: require_held(self.conn, self.migration, "cleanup"),
-                    )
+                    self._ddl(statements, tables, lambda: require_held(self.conn, self.migration, "cleanup"))
             except psycopg.errors.ObjectInUse as error:
                 if error.sqlstate != QUEUE_FULL:
                     raise
@@ -242,12 +234,17 @@ class _Work:
                 f"{final_column(self.migration)} was NOT NULL, and rows without a vector have come in meanwhile.",
                 hint="Fill them, then run the cleanup again: all else is done.",
             ) from None
-        statements = set_not_null_sql(self.migration)
+        self._ddl(set_not_null_sql(self.migration), [self.migration.table])
+
+    def _ddl(
+        self, statements: Sequence[Statement], relations: Sequence[TableName], check: Callable[[], None] | None = None
+    ) -> None:
         run_ddl(
             self.conn,
             statements,
             migration=self.migration.id,
             stop=self.stop,
             on_wait=self.say,
-            relations=[self.migration.table],
+            relations=relations,
+            check=check,
         )
