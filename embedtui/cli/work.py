@@ -36,7 +36,6 @@ from embedtui.model import (
 from embedtui.model.bridge import in_words
 from embedtui.model.evaluation import EXACT, SERVED
 from embedtui.model.lifecycle import mended
-from embedtui.model.snapshot import A_DEMO
 from embedtui.postgres.names import shown
 
 if TYPE_CHECKING:
@@ -254,8 +253,8 @@ def _fault_lines(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _demo(snapshot: Snapshot) -> Iterator[str]:
-    if snapshot.server.startswith(f"{A_DEMO} at "):
-        yield f"Database   that of {plain(snapshot.server)}, not your own"
+    if snapshot.demo:
+        yield f"Database   that of a demo at {plain(snapshot.demo)}, not your own"
 
 
 def _route_lines(snapshot: Snapshot) -> Iterator[str]:

@@ -32,7 +32,6 @@ from embedtui.model import (
     WorkerStatus,
 )
 from embedtui.model.lifecycle import QUEUE_COUNTED, changes_waiting, next_action
-from embedtui.model.snapshot import A_DEMO
 from embedtui.postgres.connect import Connection
 from embedtui.postgres.ddl import read_waits
 from embedtui.postgres.dsn import demo
@@ -186,7 +185,7 @@ def read_snapshot(
     as_of = _database_time(conn)
     migration = load_migration(conn, name)
     if migration is None:
-        return with_advice(Snapshot(as_of=as_of, server=_server(conn)))
+        return with_advice(Snapshot(as_of=as_of, server=_server(conn), demo=demo(conn.info.dsn)))
     workers = read_workers(conn, migration.id, own_pids)
     alive = any(worker.alive for worker in workers)
     holds = read_holds(conn, migration.id)
@@ -199,6 +198,7 @@ def read_snapshot(
     snapshot = Snapshot(
         as_of=as_of,
         server=_server(conn),
+        demo=demo(conn.info.dsn),
         log=read_audit(conn, migration.id, LOG_LINES, own_pids)[::-1],
         migration=migration,
         phase=migration.phase,
@@ -369,7 +369,7 @@ def _server(conn: Connection) -> str:
     """Which database the screen is about, and where it is."""
     info = conn.info
     if folder := demo(info.dsn):
-        return f"{A_DEMO} at {folder}"
+        return f"a demo at {folder}"
     host = "this host" if info.host.startswith("/") else info.host
     return f"{info.dbname} at {host}" + (f":{info.port}" if info.port != USUAL_PORT else "")
 

@@ -24,10 +24,6 @@ OLD_COUNT_SECONDS = 30.0
 """A count of rows that is older is shown with its age."""
 
 
-A_DEMO = "a demo"
-"""What the server of a demo is called, before the folder of its data."""
-
-
 @dataclass(frozen=True, slots=True)
 class Spent:
     """What one part of a migration took of its models."""
@@ -311,6 +307,8 @@ class Snapshot:
     """The newest lines of the audit log, oldest first: what anybody did."""
     server: str = ""
     """Database and host, as in ``shop at db-1``; ``a demo at <folder>`` where a demo made it."""
+    demo: str = ""
+    """The folder of that demo."""
     batch: BatchStatus = field(default_factory=BatchStatus)
     """Of the backfill, where it goes by batch jobs."""
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
-from textual.notifications import Notify
 from textual.screen import Screen
 from textual.widgets import Input, TextArea
-from textual.widgets._toast import ToastRack
 
 from embedtui.tui import preferences, safe, terminal, theme
 from embedtui.tui.crash import CrashLogged
@@ -42,6 +41,8 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
         """Take the terminal's own colours where it wants none."""
         driver = None if "TEXTUAL_DRIVER" in os.environ else TerminalDriver  # None: Textual's, of that name
         super().__init__(driver_class=driver, ansi_color=theme.native_colors())
+        self._shown: dict[str, float] = {}
+        """Messages in the corner, and until when."""
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Our variables, for Textual's own themes."""
@@ -83,7 +84,7 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
     def _one_rack(self, front: Screen[object]) -> None:
         """A dialog shows the messages anew; behind it they would be seen beside those."""
         for screen in self.screen_stack:
-            for rack in screen.query_children(ToastRack):
+            for rack in screen.query_children("ToastRack"):
                 rack.set_class(screen is not front, "-behind")
 
     def say(
@@ -94,19 +95,26 @@ class BaseApp(TypedInOrder[R], CrashLogged[R]):
         Its title begins its line: a line of its own would cover what is listed below.
         """
         head = f"{safe.line(title, 70)} · " if title else ""
-        self.notify(head + safe.line(text, SAID), severity=severity, markup=False, timeout=4)
+        self._show(head + safe.line(text, SAID), severity, 4)
 
-    def on_notify(self, event: Notify) -> None:
-        """Of the same message one at a time is shown: the newest."""
-        for shown in list(self._notifications):
-            if shown.message == event.notification.message:
-                del self._notifications[shown]
+    def _show(self, text: str, severity: Literal["information", "warning", "error"], seconds: float) -> None:
+        """Of the same message one at a time is shown."""
+        now = time.monotonic()
+        self._shown = {said: until for said, until in self._shown.items() if until > now}
+        if text not in self._shown:
+            self._shown[text] = now + seconds
+            self.notify(text, severity=severity, markup=False, timeout=seconds)
+
+    def clear_notifications(self) -> None:
+        """Take all messages away; the same may be said again."""
+        super().clear_notifications()
+        self._shown.clear()
 
     def trouble(self, trouble: Trouble) -> None:
         """Show an error there: what, and what to do."""
         hint = worded(trouble.hint, trouble.remedies)
         text = f"{trouble.title} · {safe.line(trouble.message, SAID)}" + (f"\n{hint}" if hint else "")
-        self.notify(text, severity="error", markup=False, timeout=8)
+        self._show(text, "error", 8)
 
     def call_for(self, text: str) -> None:
         """Ring the bell, and ask the terminal for a desktop notification, for somebody who is not looking."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 
 from embedtui.formatting import counted
-from embedtui.model import Condition, Noted, Phase, Side
+from embedtui.model import Condition, Phase, Side
 from embedtui.model.snapshot import CHANGE, PACE
 from embedtui.tui import draw, figures, safe, theme
 from embedtui.tui.actions import ACTIONS, SCREENS, next_action
@@ -106,11 +106,9 @@ def _starting(view: View, found: Alert | None, width: int, height: int) -> Conte
 
 
 def _awaited(view: View) -> str:
-    """Whom a change of the table waits for, by the database, else by what was told last; empty where nobody."""
+    """Whom a change of the table waits for; empty where nobody."""
     held = view.snapshot.reasons if view.snapshot is not None else ()
-    told = view.events[-1] if view.events else None
-    said = told.text if isinstance(told, Noted) and told.text.startswith(("Waiting for", "Lock not")) else ""
-    return next((hold.detail for hold in held if hold.name == CHANGE), said)
+    return next((hold.detail for hold in held if hold.name == CHANGE), "")
 
 
 def _alarmed(view: View, found: Alert, width: int, height: int) -> Content:
